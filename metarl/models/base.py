@@ -1,0 +1,88 @@
+"""What a model is: a network that runs on the parameters of many tasks at once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+Params = dict[str, Tensor]
+"""Parameters by name. Adapted ones have the tasks leading: name -> Tensor[T, *shape]."""
+
+
+@dataclass
+class Statistics:
+    """Running batch-norm statistics of T tasks, reset for every episode.
+
+    Without one, batch normalisation uses the statistics of the batch it sees, which makes
+    predictions on several queries depend on each other ("transductive"). With one, a learner
+    gathers the statistics of its support passes and predicts each query with those.
+
+    Attributes:
+        momentum: Weight of the newest batch in the running averages, in (0, 1].
+        recording: True: normalise by the batch and record it. False: normalise by the record.
+        values: Layer name -> (mean, variance), each [T, channels], detached.
+    """
+
+    momentum: float = 0.9
+    recording: bool = True
+    values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def record(self, layer: str, mean: Tensor, variance: Tensor) -> None:
+        """Mixes the statistics of a batch, each [T, channels], into those of `layer`."""
+        mean, variance = mean.detach(), variance.detach()
+        if layer in self.values:
+            old_mean, old_variance = self.values[layer]
+            mean = torch.lerp(old_mean, mean, self.momentum)
+            variance = torch.lerp(old_variance, variance, self.momentum)
+        self.values[layer] = (mean, variance)
+
+
+class Model(nn.Module, ABC):
+    """Interface of a network that runs on the parameters of T tasks at once.
+
+    Its own parameters, theta, are those of one network, without a task dimension.
+    """
+
+    @abstractmethod
+    def forward(
+        self, params: Params, inputs: Tensor, statistics: Statistics | None = None
+    ) -> Tensor:
+        """Runs the network of each task on the inputs of that task.
+
+        Args:
+            params: A parameter [T, *shape] for every name of `named_parameters()`.
+            inputs: Shape [T, N, *input], float32.
+            statistics: Running statistics for the batch normalisation, if the network has any.
+
+        Returns:
+            Outputs, shape [T, N, *output].
+        """
+
+    @abstractmethod
+    def initial(self, generator: torch.Generator) -> Params:
+        """Draws fresh parameters, without a task dimension, as training starts from."""
+
+
+def task_params(model: nn.Module, num_tasks: int) -> Params:
+    """Returns theta for every task: views [T, *shape] whose task stride is 0, no copies.
+
+    A task stride of 0 tells the layers that all tasks still share their weights.
+    """
+    return {n: p.unsqueeze(0).expand(num_tasks, *p.shape) for n, p in model.named_parameters()}
+
+
+class Weights(nn.Module):
+    """Holds the weight and bias of one layer under torch's usual names.
+
+    Args:
+        weight: Initial weight.
+        bias: Initial bias, or None for a layer without one.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.bias = None if bias is None else nn.Parameter(bias)
