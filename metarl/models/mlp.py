@@ -77,7 +77,5 @@ class MLP(Model):
     def _draw(self, fan_in: int, fan_out: int, generator: torch.Generator) -> Tensor:
         weight = torch.empty(fan_out, fan_in, device=generator.device)
         if self.init == "truncated":
-            return nn.init.trunc_normal_(
-                weight, std=0.01, a=-0.02, b=0.02, generator=generator
-            )
+            return nn.init.trunc_normal_(weight, std=0.01, a=-0.02, b=0.02, generator=generator)
         return nn.init.normal_(weight, std=1 / math.sqrt(fan_in), generator=generator)
