@@ -1,0 +1,76 @@
+"""Files that appear whole or not at all, and a cache of arrays that rebuilds itself."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+
+def cache_folder() -> Path:
+    """Returns where decoded data is kept: $METARL_CACHE, or `~/.cache/metarl`."""
+    return Path(os.environ.get("METARL_CACHE") or Path.home() / ".cache" / "metarl")
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Gives a temporary name beside `path` to write to; moves it to `path` if all went well.
+
+    Readers see the old file or the whole new one. Nothing is left behind on an error.
+
+    Raises:
+        OSError: The folder cannot be made or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cached_arrays(key: str, build: Callable[[], Arrays]) -> Arrays:
+    """Returns the arrays cached under `key`, or builds and caches them.
+
+    A damaged cache file is rebuilt. Where the cache cannot be written, the arrays are built on
+    every call.
+
+    Args:
+        key: File name without its ending. It must change whenever the arrays would.
+        build: Makes the arrays, none of them of objects.
+    """
+    path = cache_folder() / f"{key}.npz"
+    arrays = _load(path)
+    if arrays is None:
+        arrays = build()
+        # A cache that cannot be written costs time and nothing else.
+        with (
+            contextlib.suppress(OSError),
+            atomic_path(path) as temporary,
+            temporary.open("wb") as file,
+        ):
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+    return arrays
+
+
+def _load(path: Path) -> Arrays | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:  # reading checks the CRC of each array
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None

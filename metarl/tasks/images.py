@@ -1,0 +1,64 @@
+"""Decoding images to arrays, with errors that name the file."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from metarl.errors import DataError
+
+
+def decode(data: bytes, name: str, size: int | None, mode: str = "L") -> np.ndarray:
+    """Decodes an image and resizes it to a square with Lanczos' filter.
+
+    Args:
+        data: The content of a file in any format that Pillow reads.
+        name: The file's name, for the error.
+        size: Side of the result in pixels, or None to leave the image as it is.
+        mode: "L" for one channel, "RGB" for three.
+
+    Returns:
+        uint8, [H, W] for "L" and [H, W, 3] for "RGB".
+
+    Raises:
+        DataError: The image cannot be read.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            # Pillow resizes images of one bit by nearest neighbour, whatever filter is asked for.
+            image = file.convert(mode)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"Cannot read the image {name}: {error}. Replace or remove it.") from error
+    if size is not None and image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def read_members(path: Path, names: Iterable[str] | None = None) -> dict[str, bytes]:
+    """Reads files out of a zip archive.
+
+    Args:
+        path: The archive.
+        names: The members to read; all files if None.
+
+    Raises:
+        DataError: The archive is missing, corrupt, or lacks a member.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if names is None:
+                names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+            return {name: archive.read(name) for name in names}
+    except FileNotFoundError as error:
+        raise DataError(f"The archive {path} is missing.") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError) as error:
+        raise DataError(
+            f"The archive {path} is corrupt or cannot be read ({error}); delete it, so that it is "
+            "downloaded anew, or put a good copy there."
+        ) from error

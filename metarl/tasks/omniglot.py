@@ -1,0 +1,164 @@
+"""Omniglot (Lake et al. 2015): handwritten characters of 50 alphabets, 20 drawings of each."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+
+from metarl.errors import DataError
+from metarl.tasks.base import Split
+from metarl.tasks.download import download
+from metarl.tasks.episodes import FewShot, ImagePool, Rotations, class_indices
+from metarl.tasks.files import Arrays, cache_folder, cached_arrays, sha256
+from metarl.tasks.images import decode, read_members
+from metarl.tasks.omniglot_splits import ARCHIVES, Scheme, SplitSettings, split_names
+
+BASE_URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
+OFFICIAL: dict[str, tuple[int, str]] = {
+    "images_background": (
+        9464212,
+        "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
+    ),
+    "images_evaluation": (
+        6462886,
+        "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
+    ),
+    "images_background_small1": (
+        1319022,
+        "f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4",
+    ),
+    "images_background_small2": (
+        1580917,
+        "3ccaa407515a8778e5d0861875af38b17e418f301ad5bb3b5a6b65d901a41c7f",
+    ),
+}
+"""Size in bytes and SHA-256 of the official archives."""
+
+DATA_VARIABLE = "METARL_DATA"
+IMAGE_SIZE = 28
+CACHE_VERSION = 1  # raise it when decoding changes
+
+
+def Omniglot(  # noqa: N802 - reads like the other distributions
+    scheme: Scheme = "vinyals",
+    way: int = 5,
+    shots: int = 1,
+    queries: int = 15,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    rotations: Rotations = "classes",
+    validation_fraction: float | None = None,
+    split_seed: int = 0,
+    invert: bool = True,
+    base_url: str = BASE_URL,
+) -> FewShot:
+    """Builds N-way K-shot episodes of Omniglot: images [1, 28, 28] with ink 1 on paper 0.
+
+    The official archives are read from a folder, or downloaded there. Decoded images are cached
+    under `files.cache_folder()`.
+
+    Args:
+        scheme: The split; see `SplitSettings` for this and the next two.
+        way: Classes per episode.
+        shots: Support images per class.
+        queries: Query images per class.
+        data_dir: Folder with the archives, itself or in a folder `omniglot` in it. None:
+            $METARL_DATA, or `data` in the cache folder.
+        rotations: See `FewShot`: "episode" as MAML, "classes" as Matching and Prototypical
+            Networks and Reptile.
+        validation_fraction: Share of the training characters held out for validation.
+        split_seed: Chooses what the scheme leaves to chance.
+        invert: True for ink 1, as most papers; False for ink 0 on paper 1, as Reptile.
+        base_url: Where to download archives from.
+
+    Raises:
+        SettingsError: The settings do not fit each other or the data.
+        DataError: An archive is corrupt, or missing and cannot be downloaded.
+    """
+    settings = SplitSettings(scheme, split_seed, validation_fraction)
+    folder = data_folder(data_dir)
+    first, second = (read_archive(locate(name, folder, base_url)) for name in ARCHIVES[scheme])
+    chosen = split_names(settings, first["names"].tolist(), second["names"].tolist())
+    both = {key: np.concatenate([first[key], second[key]]) for key in first}
+    images = both["images"]
+    pool = ImagePool(
+        torch.from_numpy(255 - images if invert else images),
+        torch.from_numpy(both["counts"]),
+        tuple(both["names"].tolist()),
+    )
+    splits: dict[Split, torch.Tensor] = {
+        part: class_indices(pool.names, names) for part, names in chosen.items()
+    }
+    return FewShot(pool, splits, way, shots, queries, rotations=rotations)
+
+
+def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Returns the folder of the archives: the one given, $METARL_DATA's, or the cache's."""
+    given = data_dir or os.environ.get(DATA_VARIABLE)
+    folder = Path(given).expanduser() if given else cache_folder() / "data"
+    inner = folder / "omniglot"
+    return inner if inner.is_dir() else folder
+
+
+def locate(name: str, folder: Path, base_url: str = BASE_URL) -> Path:
+    """Returns the path of an official archive; downloads it to `folder` if it is not there.
+
+    Args:
+        name: A name in `OFFICIAL`.
+        folder: Where the archives are.
+        base_url: Where to download from.
+
+    Raises:
+        DataError: The archive is missing and cannot be downloaded.
+    """
+    path = folder / f"{name}.zip"
+    if path.is_file():
+        return path
+    size, digest = OFFICIAL[name]
+    try:
+        download(f"{base_url.rstrip('/')}/{path.name}", path, digest, size)
+    except DataError as error:
+        raise DataError(
+            f"Omniglot's {path.name} is not in {folder}. {error} If it is in another folder, give "
+            f"that as data_dir or in {DATA_VARIABLE}."
+        ) from error
+    return path
+
+
+def read_archive(path: Path) -> Arrays:
+    """Reads an archive of the official format, from the cache if it was read before.
+
+    Returns:
+        "images" uint8 [M, 28, 28] with ink 0 on paper 255, "counts" int64 [K] of drawings and
+        "names" [K] of characters ("Alphabet/character01"), in the order of the names.
+
+    Raises:
+        DataError: The archive or an image in it cannot be read, or it has no images.
+    """
+    try:
+        key = f"omniglot-v{CACHE_VERSION}-{IMAGE_SIZE}px-{path.stat().st_size}-{sha256(path)[:32]}"
+    except OSError as error:
+        raise DataError(f"Cannot read the archive {path}: {error}.") from error
+    return cached_arrays(key, lambda: _decode_archive(path))
+
+
+def _decode_archive(path: Path) -> Arrays:
+    drawings: dict[str, list[np.ndarray]] = {}
+    for name, data in sorted(read_members(path).items()):
+        parts = PurePosixPath(name).parts  # archive / alphabet / character / drawing
+        if len(parts) == 4 and parts[3].endswith(".png"):
+            image = decode(data, f"{name} in {path}", IMAGE_SIZE)
+            drawings.setdefault(f"{parts[1]}/{parts[2]}", []).append(image)
+    if not drawings:
+        raise DataError(
+            f"{path} has no images named archive/alphabet/character/drawing.png; put the official "
+            "archive there."
+        )
+    return {
+        "images": np.stack([image for images in drawings.values() for image in images]),
+        "counts": np.array([len(images) for images in drawings.values()], dtype=np.int64),
+        "names": np.array(list(drawings)),
+    }

@@ -1,0 +1,175 @@
+"""How papers split Omniglot's characters into train, validation and test."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from metarl.errors import DataError, SettingsError
+from metarl.registry import did_you_mean
+from metarl.tasks.base import Split
+
+Scheme = Literal["vinyals", "random", "lake", "minimal-1", "minimal-2"]
+Names = Sequence[str]
+SplitNames = dict[Split, list[str]]
+
+ARCHIVES: dict[str, tuple[str, str]] = {
+    "vinyals": ("images_background", "images_evaluation"),
+    "random": ("images_background", "images_evaluation"),
+    "lake": ("images_background", "images_evaluation"),
+    "minimal-1": ("images_background_small1", "images_background_small2"),
+    "minimal-2": ("images_background_small2", "images_background_small1"),
+}
+"""The two archives that each scheme reads."""
+
+# The split of Snell et al. 2017 after Vinyals et al. 2016: 1028, 172 and 423 characters. What is
+# in neither list is for training; the test set has the last four characters of Gurmukhi.
+VINYALS_VALIDATION = (
+    "Armenian",
+    "Bengali",
+    "Early_Aramaic",
+    "Hebrew",
+    "Mkhedruli_(Georgian)",
+)
+VINYALS_TEST = (
+    "Gurmukhi",
+    "Kannada",
+    "Keble",
+    "Malayalam",
+    "Manipuri",
+    "Mongolian",
+    "Old_Church_Slavonic_(Cyrillic)",
+    "Oriya",
+    "Sylheti",
+    "Syriac_(Serto)",
+    "Tengwar",
+    "Tibetan",
+    "ULOG",
+)
+GURMUKHI_TEST = tuple(f"Gurmukhi/character{number}" for number in (42, 43, 44, 45))
+
+RANDOM_SHARE = 1200 / 1623  # of all characters, for training and validation (Santoro et al. 2016)
+VALIDATION_SHARE = {"random": 1 / 12, "lake": 1 / 6, "minimal-1": 0.0, "minimal-2": 0.0}
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """How to split Omniglot.
+
+    Attributes:
+        scheme: "vinyals": by alphabet, as Prototypical Networks do (33, 5 and 13 alphabets, with
+            Gurmukhi cut in two). "random": 1200 characters for training and validation, the other
+            423 for testing, whatever their alphabet. "lake": the 30 background alphabets for
+            training and validation, the 20 evaluation alphabets for testing. "minimal-1" and
+            "minimal-2": one background of five alphabets for training and validation, and for
+            testing the characters of the other one whose alphabets are new.
+        seed: Chooses the characters of "random" and all validation sets.
+        validation_fraction: Share, in [0, 1), of the characters for training ("lake": of the
+            alphabets) that is held out for validation. None is the usual one: 1/12 for "random"
+            (100 characters), 1/6 for "lake" (5 alphabets), 0 for the minimal sets, which train on
+            all they have. "vinyals" has a fixed one.
+    """
+
+    scheme: Scheme = "vinyals"
+    seed: int = 0
+    validation_fraction: float | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        schemes = get_args(Scheme)
+        if self.scheme not in schemes:
+            raise SettingsError(
+                f"Expected a split scheme of {', '.join(schemes)}, got {self.scheme!r}."
+                f"{did_you_mean(self.scheme, schemes)}"
+            )
+        if self.validation_fraction is None:
+            return
+        if self.scheme == "vinyals":
+            raise SettingsError(
+                "The split 'vinyals' has validation alphabets of its own; leave out "
+                "validation_fraction, or use another scheme."
+            )
+        if not 0 <= self.validation_fraction < 1:
+            raise SettingsError(
+                f"Expected a validation_fraction in [0, 1), got {self.validation_fraction}."
+            )
+
+
+def split_names(settings: SplitSettings, first: Names, second: Names) -> SplitNames:
+    """Splits characters; no character is in two splits.
+
+    Args:
+        settings: How to split.
+        first: Characters ("Alphabet/character01") of the first of the scheme's `ARCHIVES`.
+        second: Characters of the second.
+
+    Raises:
+        DataError: The archives lack an alphabet that the scheme names.
+    """
+    if settings.scheme == "vinyals":
+        return _vinyals([*first, *second])
+    if settings.scheme == "random":
+        return _random([*first, *second], settings)
+    if settings.scheme == "lake":
+        return _lake(first, second, settings)
+    return _minimal(first, second, settings)
+
+
+def alphabet_of(name: str) -> str:
+    """Returns the alphabet of a character: "Greek" of "Greek/character01"."""
+    return name.rpartition("/")[0]
+
+
+def _vinyals(names: Names) -> SplitNames:
+    missing = {*VINYALS_VALIDATION, *VINYALS_TEST} - {alphabet_of(name) for name in names}
+    if missing:
+        raise DataError(
+            f"The archives lack alphabets of the split 'vinyals': {', '.join(sorted(missing))}. "
+            "Use the official images_background.zip and images_evaluation.zip."
+        )
+    test = [n for n in names if alphabet_of(n) in VINYALS_TEST[1:] or n in GURMUKHI_TEST]
+    validation = [name for name in names if alphabet_of(name) in VINYALS_VALIDATION]
+    return _with_rest(names, validation, test)
+
+
+def _random(names: Names, settings: SplitSettings) -> SplitNames:
+    order = _shuffled(names, settings.seed)
+    known = order[: round(len(order) * RANDOM_SHARE)]
+    validation = known[: _held_out(len(known), settings)]
+    return _with_rest(names, validation, order[len(known) :])
+
+
+def _lake(background: Names, evaluation: Names, settings: SplitSettings) -> SplitNames:
+    alphabets = _shuffled(sorted({alphabet_of(name) for name in background}), settings.seed)
+    held_out = alphabets[: _held_out(len(alphabets), settings)]
+    validation = [name for name in background if alphabet_of(name) in held_out]
+    return _with_rest([*background, *evaluation], validation, evaluation)
+
+
+def _minimal(own: Names, other: Names, settings: SplitSettings) -> SplitNames:
+    known = {alphabet_of(name) for name in own}
+    test = [name for name in other if alphabet_of(name) not in known]
+    validation = _shuffled(own, settings.seed)[: _held_out(len(own), settings)]
+    return _with_rest([*own, *test], validation, test)
+
+
+def _with_rest(names: Names, validation: Names, test: Names) -> SplitNames:
+    """Gives training what is in neither of the other two; keeps the order of the names."""
+    held_out, tested = set(validation), set(test)
+    return {
+        "train": [name for name in names if name not in held_out | tested],
+        "validation": [name for name in names if name in held_out],
+        "test": [name for name in names if name in tested],
+    }
+
+
+def _held_out(total: int, settings: SplitSettings) -> int:
+    share = settings.validation_fraction
+    return round(total * (VALIDATION_SHARE[settings.scheme] if share is None else share))
+
+
+def _shuffled(names: Names, seed: int) -> list[str]:
+    """Orders names by a hash of seed and name: the same for every version of every library."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
