@@ -1,0 +1,80 @@
+"""Coordinate-wise rules see a network as a row of numbers: its packing, and what LSTMs need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from metarl.models.base import Params
+
+
+def pack(params: Params) -> Tensor:
+    """Returns all parameters of each task in one row, [T, P]."""
+    return torch.cat([p.flatten(1) for p in params.values()], dim=1)
+
+
+def unpack(row: Tensor, like: Params) -> Params:
+    """Cuts rows [T, P] into parameters of the names and shapes of `like`."""
+    sizes = [p[0].numel() for p in like.values()]
+    parts = row.split(sizes, dim=1)
+    return {n: part.view_as(p) for (n, p), part in zip(like.items(), parts, strict=True)}
+
+
+def log_sign(x: Tensor, p: float = 10.0) -> Tensor:
+    """Scales numbers of any magnitude to inputs for a network (Andrychowicz et al. 2016, app. A).
+
+    (log|x| / p, sign x) where |x| >= e^-p, and (-1, e^p x) where it is smaller.
+
+    Args:
+        x: Any shape.
+        p: Magnitudes below e^-p count as small.
+
+    Returns:
+        Shape [*x.shape, 2].
+    """
+    size = x.abs()
+    large = size >= math.exp(-p)
+    logarithm = torch.where(large, size.clamp(min=math.exp(-p)).log() / p, -torch.ones_like(x))
+    sign = torch.where(large, x.sign(), math.exp(p) * x)
+    return torch.stack((logarithm, sign), dim=-1)
+
+
+class LSTMCell(nn.Module):
+    """One LSTM layer, one step; torch's weight layout (gates input, forget, cell, output).
+
+    Args:
+        inputs: Number of inputs.
+        units: Number of hidden units.
+        draw: Gives initial weights of a shape.
+    """
+
+    def __init__(
+        self, inputs: int, units: int, draw: Callable[[tuple[int, ...]], Tensor]
+    ) -> None:
+        super().__init__()
+        self.units = units
+        self.weight_ih = nn.Parameter(draw((4 * units, inputs)))
+        self.weight_hh = nn.Parameter(draw((4 * units, units)))
+        self.bias = nn.Parameter(draw((4 * units,)))
+
+    def forward(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes one step; x [N, inputs], hidden and cell [N, units]. Returns the new pair."""
+        gates = torch.addmm(self.bias, x, self.weight_ih.mT)
+        gates = torch.addmm(gates, hidden, self.weight_hh.mT)
+        i, f, g, o = gates.chunk(4, dim=1)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        return o.sigmoid() * cell.tanh(), cell
+
+
+def uniform(
+    generator: torch.Generator, low: float, high: float
+) -> Callable[[tuple[int, ...]], Tensor]:
+    """Returns a function that draws tensors from U[low, high)."""
+
+    def draw(shape: tuple[int, ...]) -> Tensor:
+        return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
+
+    return draw

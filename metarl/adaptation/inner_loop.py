@@ -1,0 +1,96 @@
+"""The inner loop: an update rule run for K steps on a batch of tasks in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.adaptation.update_rules import State, UpdateRule
+from metarl.models.base import Params
+
+SupportLoss = Callable[[Params, int], Tensor]
+"""Loss of each task, [T], given its parameters and the number of steps taken so far.
+
+Supervised tasks compute it on their support set; control tasks collect rollouts with these very
+parameters first. Task t's loss may depend on task t's parameters only.
+"""
+
+
+class Step(NamedTuple):
+    """Where an adaptation stands after k steps.
+
+    Attributes:
+        params: The parameters of each task, [T, *shape] per name.
+        state: The update rule's state.
+        loss: Support loss [T] before the last step, detached; None before the first.
+    """
+
+    params: Params
+    state: State
+    loss: Tensor | None
+
+
+def inner_loop(
+    support_loss: SupportLoss,
+    rule: UpdateRule,
+    params: Params,
+    steps: int,
+    *,
+    first_order: bool = False,
+    state: State | None = None,
+) -> Iterator[Step]:
+    """Yields where the adaptation stands after 0, 1, ..., `steps` steps.
+
+    Args:
+        support_loss: The loss that each task descends.
+        rule: The update rule.
+        params: The parameters to start from, [T, *shape] per name.
+        steps: Number of adaptation steps, at least 0.
+        first_order: Takes the inner gradients as constants: no second derivatives (FOMAML). The
+            path from initial to adapted parameters stays differentiable.
+        state: The rule's state to go on from, for an adaptation that is unrolled in pieces.
+    """
+    differentiable = rule.differentiates_gradient and not first_order
+    state = rule.init(params) if state is None else state
+    yield Step(params, state, None)
+    for step in range(steps):
+        grads, loss = task_gradients(lambda p, k=step: support_loss(p, k), params, differentiable)
+        params, state = rule.update(grads, state, params, loss)
+        yield Step(params, state, loss.detach())
+
+
+def task_gradients(
+    loss: Callable[[Params], Tensor], params: Params, differentiable: bool
+) -> tuple[Params, Tensor]:
+    """Computes the gradient of each task's loss with respect to its own parameters.
+
+    The tasks share nothing, so the gradient of the sum of the losses holds that of each.
+
+    Args:
+        loss: Maps parameters [T, *shape] to losses [T].
+        params: Where to take the gradient.
+        differentiable: Whether the gradient keeps its graph for a second derivative.
+
+    Returns:
+        The gradients, shaped like `params`, and the losses, [T].
+    """
+    if not differentiable:
+        params = {n: p.detach() for n, p in params.items()}
+    if torch.compiler.is_compiling():  # autograd.grad cannot be compiled; func.grad can
+        grads, losses = torch.func.grad(lambda p: _sum_and_losses(loss(p)), has_aux=True)(params)
+        return (grads if differentiable else {n: g.detach() for n, g in grads.items()}), losses
+    with torch.enable_grad():
+        if not differentiable:
+            params = {n: p.requires_grad_() for n, p in params.items()}
+        losses = loss(params)
+        grads = torch.autograd.grad(
+            losses.sum(), list(params.values()), create_graph=differentiable
+        )
+    return dict(zip(params, grads, strict=True)), losses
+
+
+def _sum_and_losses(losses: Tensor) -> tuple[Tensor, Tensor]:
+    return losses.sum(), losses

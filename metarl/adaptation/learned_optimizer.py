@@ -1,0 +1,63 @@
+"""The coordinate-wise learned optimiser of Andrychowicz et al. 2016 as an update rule."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metarl.adaptation.coordinates import LSTMCell, log_sign, pack, uniform, unpack
+from metarl.adaptation.update_rules import State, UpdateRule
+from metarl.models.base import Params
+
+LAYERS = ("lower", "upper")
+
+
+class LearnedOptimizerRule(UpdateRule):
+    """theta <- theta + scale * linear(LSTM(pre(grad), h)), two layers (section 2.1, figure 3).
+
+    All coordinates share the weights; each has a hidden state of its own. Gradients are constants,
+    as in the paper: second derivatives are dropped.
+
+    Args:
+        generator: Source of the initial weights, U(-1/sqrt(units), 1/sqrt(units)).
+        units: Width of each of the two layers.
+        scale: Factor of the output.
+        p: Magnitude below which the preprocessing counts a gradient as small (exponent).
+    """
+
+    differentiates_gradient = False
+
+    def __init__(
+        self, generator: torch.Generator, units: int = 20, scale: float = 0.01, p: float = 10.0
+    ) -> None:
+        super().__init__()
+        bound = units**-0.5
+        draw = uniform(generator, -bound, bound)
+        self.scale = scale
+        self.p = p
+        self.lower = LSTMCell(2, units, draw)
+        self.upper = LSTMCell(units, units, draw)
+        self.output = nn.Parameter(draw((units, 1)))
+
+    def init(self, params: Params) -> State:
+        """See `UpdateRule.init`; zero hidden states, [T, P, units] each."""
+        row = pack(params)
+        zero = row.new_zeros(*row.shape, self.lower.units)
+        return {layer: {"hidden": zero, "cell": zero} for layer in LAYERS}
+
+    def update(
+        self, grads: Params, state: State, params: Params, loss: Tensor
+    ) -> tuple[Params, State]:
+        """See `UpdateRule.update`."""
+        del loss
+        theta, gradient = pack(params), pack(grads).detach()
+        x = log_sign(gradient, self.p).flatten(0, 1)
+        new_state: State = {}
+        for layer in LAYERS:
+            old = state[layer]
+            shape = old["hidden"].shape
+            cell = getattr(self, layer)
+            x, memory = cell(x, old["hidden"].flatten(0, 1), old["cell"].flatten(0, 1))
+            new_state[layer] = {"hidden": x.view(shape), "cell": memory.view(shape)}
+        step = (x @ self.output).view_as(theta)
+        return unpack(theta + self.scale * step, params), new_state

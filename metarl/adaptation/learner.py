@@ -1,0 +1,114 @@
+"""What a learner is: the two verbs that evaluation uses and the meta-loss that training uses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from metarl.adaptation.update_rules import State
+from metarl.models.base import Params, Statistics
+from metarl.tasks.base import Examples, TaskBatch
+
+
+@dataclass(frozen=True)
+class MetaInputs:
+    """All that one meta-iteration computes on; every tensor has the tasks leading.
+
+    Attributes:
+        tasks: Support and query of each task.
+        batches: Indices of the support examples of each step, [T, steps, batch], or None for all.
+        weights: Weight of the query loss after 0..K steps, [T, K + 1], the same for all tasks.
+        judged: The numbers of steps after which the query loss counts.
+        start: Parameters to adapt from, [T, *shape] per name, where they are not theta.
+        state: The update rule's state to go on from, or None for a fresh one.
+    """
+
+    tasks: TaskBatch
+    batches: Tensor | None = None
+    weights: Tensor | None = None
+    judged: tuple[int, ...] = ()
+    start: Params | None = None
+    state: State | None = None
+
+
+class MetaLoss(NamedTuple):
+    """What a learner gives for a batch of tasks.
+
+    Attributes:
+        losses: The outer objective of each task, [T]; their mean is minimised.
+        metrics: TensorBoard tag -> value per task, [T], detached.
+        carry: What the learner's `finish` takes over; tensors detached, tasks leading.
+    """
+
+    losses: Tensor
+    metrics: dict[str, Tensor]
+    carry: dict[str, Any]
+
+
+@dataclass
+class Adapted:
+    """A learner after some adaptation, on T tasks.
+
+    Attributes:
+        params: The parameters of each task, [T, *shape] per name.
+        support: The inputs it adapted on, [T, N, *input].
+        statistics: Batch-norm statistics of the episode, for learners that keep them.
+    """
+
+    params: Params
+    support: Tensor
+    statistics: Statistics | None = field(default=None)
+
+
+class Learner(nn.Module, ABC):
+    """Interface of everything that adapts to a task and is trained over tasks.
+
+    Training calls `prepare` (draws all randomness), `forward` (pure: chunks of tasks may go
+    through it one by one, and it may be compiled) and `finish` (after the outer update).
+    Evaluation calls `adaptation` and `predict`.
+    """
+
+    @abstractmethod
+    def prepare(
+        self, tasks: TaskBatch, generator: torch.Generator, iteration: int
+    ) -> MetaInputs:
+        """Draws what a meta-iteration needs beside its tasks."""
+
+    @abstractmethod
+    def forward(self, inputs: MetaInputs) -> MetaLoss:
+        """Computes the outer objective of each task, differentiable in all parameters."""
+
+    def finish(self, carry: dict[str, Any]) -> None:
+        """Takes over what passes from one meta-iteration to the next."""
+        del carry
+
+    @abstractmethod
+    def adaptation(
+        self, support: Examples, steps: int, generator: torch.Generator
+    ) -> Iterator[Adapted]:
+        """Yields the learner after 0..steps adaptation steps on the support of T tasks."""
+
+    @abstractmethod
+    def predict(self, adapted: Adapted, inputs: Tensor, transductive: bool = True) -> Tensor:
+        """Predicts on query inputs [T, N, *input] of the tasks that it adapted to.
+
+        Args:
+            adapted: What `adaptation` yielded.
+            inputs: Query inputs.
+            transductive: Whether queries may share batch-norm statistics with each other. If not,
+                each query is normalised with the support set and itself alone, or with the
+                running statistics of the episode where the learner keeps them.
+        """
+
+    def carried(self) -> dict[str, Any]:
+        """Returns what a resumed run needs beside parameters and buffers: plain nested tensors."""
+        return {}
+
+    def restore(self, carried: dict[str, Any]) -> None:
+        """Takes back what `carried` returned."""
+        del carried

@@ -1,0 +1,75 @@
+"""The LSTM meta-learner of Ravi & Larochelle 2017 as an update rule."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metarl.adaptation.coordinates import LSTMCell, log_sign, pack, uniform, unpack
+from metarl.adaptation.update_rules import State, UpdateRule
+from metarl.models.base import Params
+
+
+class LSTMMetaLearnerRule(UpdateRule):
+    """theta_t = f_t o theta_{t-1} - i_t o g_t: a cell state that is the network (equation 2).
+
+    All coordinates share the weights; each has a hidden state of its own. A first LSTM layer
+    reads the preprocessed gradient and loss, x_t = LSTM([pre(g_t), pre(L_t)]); the gates see its
+    output, the coordinate and their own previous value (the logit, as in the authors' code):
+
+        i_t = sigmoid(W_I [x_t, theta_{t-1}, i_{t-1}] + b_I)
+        f_t = sigmoid(W_F [x_t, theta_{t-1}, f_{t-1}] + b_F)
+
+    Gradients and losses are constants (section 3.4); the raw gradient enters the update. The
+    initial cell state is the model's theta, learned with the rest.
+
+    Args:
+        generator: Source of the initial weights: U(-0.01, 0.01), b_F from U(4, 5) and b_I from
+            U(-5, -4), so that a fresh rule is gradient descent with a small rate.
+        units: Width of the first layer.
+        p: Magnitude below which the preprocessing counts a number as small (exponent).
+    """
+
+    differentiates_gradient = False
+
+    def __init__(self, generator: torch.Generator, units: int = 20, p: float = 10.0) -> None:
+        super().__init__()
+        small = uniform(generator, -0.01, 0.01)
+        self.p = p
+        self.cell = LSTMCell(4, units, small)
+        # Rows: the input gate and the forget gate; columns: x_t, theta_{t-1}, previous logit.
+        self.gate_weight = nn.Parameter(small((2, units + 2)))
+        bias = torch.cat((uniform(generator, -5, -4)((1,)), uniform(generator, 4, 5)((1,))))
+        self.gate_bias = nn.Parameter(bias)
+
+    def init(self, params: Params) -> State:
+        """See `UpdateRule.init`; hidden state [T, P, units] and gate logits [T, P, 2], all zero."""
+        row = pack(params)
+        hidden = row.new_zeros(*row.shape, self.cell.units)
+        return {"hidden": hidden, "cell": hidden, "logits": row.new_zeros(*row.shape, 2)}
+
+    def update(
+        self, grads: Params, state: State, params: Params, loss: Tensor
+    ) -> tuple[Params, State]:
+        """See `UpdateRule.update`."""
+        theta, gradient = pack(params), pack(grads).detach()
+        inputs = torch.cat(
+            (
+                log_sign(gradient, self.p),
+                log_sign(loss.detach(), self.p).unsqueeze(1).expand(*gradient.shape, 2),
+            ),
+            dim=-1,
+        )
+        hidden, cell = self.cell(
+            inputs.flatten(0, 1), state["hidden"].flatten(0, 1), state["cell"].flatten(0, 1)
+        )
+        units = self.cell.units
+        weight = self.gate_weight
+        logits = torch.addmm(self.gate_bias, hidden, weight[:, :units].mT).view(*theta.shape, 2)
+        logits = logits + theta.unsqueeze(-1) * weight[:, units]
+        logits = logits + state["logits"] * weight[:, units + 1]
+        input_gate, forget_gate = logits.sigmoid().unbind(-1)
+        moved = forget_gate * theta - input_gate * gradient
+        shape = state["hidden"].shape
+        state = {"hidden": hidden.view(shape), "cell": cell.view(shape), "logits": logits}
+        return unpack(moved, params), state

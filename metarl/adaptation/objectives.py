@@ -1,0 +1,90 @@
+"""Outer objectives: what turns an adaptation into a loss for the outer loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from metarl.errors import SettingsError
+from metarl.models.base import Params
+
+
+class Objective(ABC):
+    """Interface: a weighted sum of query losses along the adaptation, and a distance."""
+
+    @abstractmethod
+    def weights(self, iteration: int, steps: int) -> list[float]:
+        """Returns the weight of the query loss after each of 0..steps steps."""
+
+    def distance(self, start: Params, adapted: Params) -> Tensor | None:
+        """Returns a loss [T] between initial and adapted parameters, or None."""
+        del start, adapted
+        return None
+
+
+@dataclass(frozen=True)
+class QueryLoss(Objective):
+    """MAML's: the query loss after the last step (Finn et al. 2017, equation 1)."""
+
+    def weights(self, iteration: int, steps: int) -> list[float]:
+        """See `Objective.weights`."""
+        del iteration
+        return [0.0] * steps + [1.0]
+
+
+@dataclass(frozen=True)
+class MultiStepLoss(Objective):
+    """MAML++'s: query losses after every step, moved linearly to the last one.
+
+    Antoniou et al. 2019, section 4 ("multi-step loss"), with the annealing of the authors' code:
+    equal weights at first; all but the last fall to `floor`/steps, then to nothing.
+
+    Attributes:
+        iterations: Meta-iterations until only the last step counts.
+        floor: Lowest weight of the earlier steps while annealing, divided by the steps.
+    """
+
+    iterations: int
+    floor: float = 0.03
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        if self.iterations < 1:
+            raise SettingsError(f"Expected at least 1 iteration, got {self.iterations}.")
+
+    def weights(self, iteration: int, steps: int) -> list[float]:
+        """See `Objective.weights`."""
+        if iteration >= self.iterations or steps == 0:
+            return [0.0] * steps + [1.0]
+        early = max((1 - iteration / self.iterations) / steps, self.floor / steps)
+        return [0.0] + [early] * (steps - 1) + [1 - (steps - 1) * early]
+
+
+@dataclass(frozen=True)
+class EveryStepLoss(Objective):
+    """The mean of the query losses after each step (Andrychowicz et al. 2016, equation 3)."""
+
+    def weights(self, iteration: int, steps: int) -> list[float]:
+        """See `Objective.weights`."""
+        del iteration
+        return [0.0] + [1 / steps] * steps
+
+
+@dataclass(frozen=True)
+class ReptileDistance(Objective):
+    """0.5 ||theta - stop_gradient(phi)||^2, whose gradient is theta - phi (Nichol et al. 2018)."""
+
+    def weights(self, iteration: int, steps: int) -> list[float]:
+        """See `Objective.weights`; no query loss counts."""
+        del iteration
+        return [0.0] * (steps + 1)
+
+    def distance(self, start: Params, adapted: Params) -> Tensor:
+        """See `Objective.distance`."""
+        parts = [
+            0.5 * (theta - adapted[n].detach()).square().flatten(1).sum(1)
+            for n, theta in start.items()
+        ]
+        return sum(parts[1:], start=parts[0])

@@ -1,0 +1,224 @@
+"""What an update rule is, and those that scale the gradient."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metarl.errors import SettingsError
+from metarl.models.base import Params
+
+State = dict[str, Any]
+"""What a rule remembers from step to step: tensors with the tasks leading, numbers, dicts of them."""
+
+
+class UpdateRule(nn.Module, ABC):
+    """Interface of an update rule: a pair of pure functions, `init` and `update`.
+
+    Parameters of the module are what the rule itself learns in the outer loop (rates, weights of
+    an LSTM); its buffers are what passes from one batch of tasks to the next (see `carry`).
+    """
+
+    differentiates_gradient: bool = True
+    """False: the rule takes gradients as constants, whatever the order asked for."""
+
+    @abstractmethod
+    def init(self, params: Params) -> State:
+        """Returns the state before the first step of the adaptation of `params`, each [T, ...]."""
+
+    @abstractmethod
+    def update(
+        self, grads: Params, state: State, params: Params, loss: Tensor
+    ) -> tuple[Params, State]:
+        """Takes one adaptation step.
+
+        Args:
+            grads: Gradient of each task's own loss, [T, *shape] per name.
+            state: What `init` or the step before returned; never changed in place.
+            params: The parameters before the step, [T, *shape] per name.
+            loss: The loss of each task before the step, [T].
+
+        Returns:
+            The parameters after the step and the new state.
+        """
+
+    def carry(self, state: State) -> None:
+        """Takes over, after an outer update, what the final `state` of its tasks passes on."""
+        del state
+
+
+class GradientDescent(UpdateRule):
+    """theta <- theta - lr * grad (Finn et al. 2017, equation 1).
+
+    Args:
+        lr: Inner learning rate, above 0.
+    """
+
+    def __init__(self, lr: float) -> None:
+        super().__init__()
+        self.lr = check_rate(lr)
+
+    def init(self, params: Params) -> State:
+        """See `UpdateRule.init`; there is no state."""
+        del params
+        return {}
+
+    def update(
+        self, grads: Params, state: State, params: Params, loss: Tensor
+    ) -> tuple[Params, State]:
+        """See `UpdateRule.update`."""
+        del loss
+        return {n: torch.sub(p, grads[n], alpha=self.lr) for n, p in params.items()}, state
+
+
+class PerParameterRates(UpdateRule):
+    """theta <- theta - alpha o grad with a learned rate per parameter: Meta-SGD (Li et al. 2017).
+
+    The rates may turn negative, as in the paper.
+
+    Args:
+        params: The parameters that will be adapted, without a task dimension.
+        generator: Source of the initial rates.
+        low: Lower end of the uniform distribution of the initial rates.
+        high: Its upper end.
+    """
+
+    def __init__(
+        self, params: Params, generator: torch.Generator, low: float = 0.005, high: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.rates = nn.ParameterDict()
+        for name, p in params.items():
+            rate = torch.rand(p.shape, generator=generator, dtype=p.dtype, device=p.device)
+            self.rates[table_key(name)] = nn.Parameter(low + (high - low) * rate)
+
+    def init(self, params: Params) -> State:
+        """See `UpdateRule.init`; there is no state."""
+        del params
+        return {}
+
+    def update(
+        self, grads: Params, state: State, params: Params, loss: Tensor
+    ) -> tuple[Params, State]:
+        """See `UpdateRule.update`."""
+        del loss
+        rates = self.rates
+        return {n: p - rates[table_key(n)] * grads[n] for n, p in params.items()}, state
+
+
+class PerStepRates(UpdateRule):
+    """Learned rate per parameter tensor and step: MAML++'s LSLR (Antoniou et al. 2019, sec. 4).
+
+    Steps beyond the trained ones use the last rate.
+
+    Args:
+        params: The parameters that will be adapted, without a task dimension.
+        lr: Initial rate of all, above 0.
+        steps: Number of steps with rates of their own, at least 1.
+    """
+
+    def __init__(self, params: Params, lr: float, steps: int) -> None:
+        super().__init__()
+        if steps < 1:
+            raise SettingsError(f"Expected at least 1 step, got {steps}.")
+        self.steps = steps
+        self.rates = nn.ParameterDict(
+            {
+                table_key(n): nn.Parameter(p.new_full((steps,), check_rate(lr)))
+                for n, p in params.items()
+            }
+        )
+
+    def init(self, params: Params) -> State:
+        """See `UpdateRule.init`; the state counts the steps."""
+        del params
+        return {"step": 0}
+
+    def update(
+        self, grads: Params, state: State, params: Params, loss: Tensor
+    ) -> tuple[Params, State]:
+        """See `UpdateRule.update`."""
+        del loss
+        step = min(state["step"], self.steps - 1)
+        rates = self.rates
+        moved = {n: p - rates[table_key(n)][step] * grads[n] for n, p in params.items()}
+        return moved, {"step": state["step"] + 1}
+
+
+class Adam(UpdateRule):
+    """Adam (Kingma & Ba 2015) with beta1 = 0: the inner optimiser of Reptile (Nichol et al. 2018).
+
+    Second moments and step count are carried across tasks, as in the paper's code. Tasks there
+    come one after another; here the tasks of a batch start from the same moments, and the mean of
+    what they end with is carried on.
+
+    Args:
+        params: The parameters that will be adapted, without a task dimension.
+        lr: Step size, above 0.
+        beta2: Decay of the second moments, in [0, 1).
+        epsilon: Added to the root of the second moment.
+    """
+
+    differentiates_gradient = False
+
+    def __init__(
+        self, params: Params, lr: float, beta2: float = 0.999, epsilon: float = 1e-8
+    ) -> None:
+        super().__init__()
+        self.lr = check_rate(lr)
+        self.beta2 = beta2
+        self.epsilon = epsilon
+        self._names = list(params)
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        for i, p in enumerate(params.values()):
+            self.register_buffer(f"second_moment_{i}", torch.zeros_like(p, requires_grad=False))
+
+    def init(self, params: Params) -> State:
+        """See `UpdateRule.init`; starts from the moments carried so far."""
+        moments = {
+            n: self.get_buffer(f"second_moment_{i}").expand_as(params[n])
+            for i, n in enumerate(self._names)
+        }
+        num_tasks = next(iter(params.values())).shape[0]
+        return {"moments": moments, "count": self.get_buffer("count").expand(num_tasks)}
+
+    def update(
+        self, grads: Params, state: State, params: Params, loss: Tensor
+    ) -> tuple[Params, State]:
+        """See `UpdateRule.update`."""
+        del loss
+        count = state["count"] + 1
+        correction = (1 - self.beta2**count).sqrt()
+        moved, moments = {}, {}
+        for n, p in params.items():
+            g = grads[n]
+            moments[n] = torch.lerp(g.square(), state["moments"][n], self.beta2)
+            scale = (self.lr * correction).to(p.dtype).view(-1, *[1] * (p.dim() - 1))
+            moved[n] = p - scale * g / (moments[n].sqrt() + self.epsilon)
+        return moved, {"moments": moments, "count": count}
+
+    @torch.no_grad()
+    def carry(self, state: State) -> None:
+        """See `UpdateRule.carry`."""
+        self.get_buffer("count").copy_(state["count"].mean())
+        for i, n in enumerate(self._names):
+            self.get_buffer(f"second_moment_{i}").copy_(state["moments"][n].mean(0))
+
+
+def table_key(name: str) -> str:
+    """Returns a parameter's name in a form that module tables accept (they refuse dots)."""
+    return name.replace(".", "/")
+
+
+def check_rate(lr: float) -> float:
+    """Returns `lr` if it is a usable learning rate.
+
+    Raises:
+        SettingsError: It is not above 0.
+    """
+    if not lr > 0:
+        raise SettingsError(f"Expected an inner learning rate above 0, got {lr}.")
+    return lr

@@ -1,0 +1,67 @@
+"""Adaptation curves: how good a learner is after 0, 1, ..., K adaptation steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metarl.adaptation.learner import Learner
+from metarl.errors import SettingsError
+from metarl.tasks.base import TaskDistribution
+from metarl.tasks.losses import metric_name, task_metric
+
+
+@dataclass(frozen=True)
+class AdaptationCurve:
+    """The metric of each task after each number of adaptation steps.
+
+    Attributes:
+        metric: What was measured: "mse" or "accuracy".
+        values: Shape [steps + 1, tasks], float32, on the CPU.
+        transductive: Whether queries shared batch-norm statistics.
+    """
+
+    metric: str
+    values: Tensor
+    transductive: bool
+
+
+def adaptation_curve(
+    learner: Learner,
+    distribution: TaskDistribution,
+    *,
+    num_tasks: int,
+    steps: int,
+    generator: torch.Generator,
+    chunk_size: int = 100,
+    transductive: bool = True,
+) -> AdaptationCurve:
+    """Adapts a learner to fresh tasks and judges it on their queries after every step.
+
+    Args:
+        learner: Any learner; it is not changed.
+        distribution: Where the tasks come from; take the split that is meant.
+        num_tasks: Number of tasks.
+        steps: Adaptation steps, at least 0; may be more than in training.
+        generator: Source of the tasks and of whatever else the learner draws.
+        chunk_size: Tasks adapted at once.
+        transductive: See `Learner.predict`.
+
+    Raises:
+        SettingsError: `num_tasks` is below 1 or `steps` below 0.
+    """
+    if num_tasks < 1 or steps < 0:
+        raise SettingsError(f"Expected tasks >= 1 and steps >= 0, got {num_tasks} and {steps}.")
+    columns, name = [], ""
+    for start in range(0, num_tasks, chunk_size):
+        tasks = distribution.sample(min(chunk_size, num_tasks - start), generator)
+        name = metric_name(tasks.query.targets)
+        path = learner.adaptation(tasks.support, steps, generator)
+        rows = [
+            task_metric(learner.predict(a, tasks.query.inputs, transductive), tasks.query.targets)
+            for a in path
+        ]
+        columns.append(torch.stack(rows).float().cpu())
+    return AdaptationCurve(name, torch.cat(columns, dim=1), transductive)

@@ -1,0 +1,77 @@
+"""Sine regression of Finn et al. 2017, section 5.1 (arXiv:1703.03400)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from metarl.errors import SettingsError
+from metarl.tasks.base import SPLITS, Examples, Split, TaskBatch, check_num_tasks, check_split
+
+# The phases are cut into fine cells, dealt to the splits in turn: each split is uniform over the
+# whole range to within a cell (0.001 rad) and shares no task with the others.
+CELLS_PER_SPLIT = 1024
+
+
+@dataclass(frozen=True)
+class Sine:
+    """Tasks y = A sin(x - phi), A ~ U[0.1, 5], phi ~ U[0, pi], x ~ U[-5, 5].
+
+    Attributes:
+        shots: Support points per task (K).
+        queries: Query points per task.
+        part: The split that tasks are drawn from.
+    """
+
+    shots: int = 10
+    queries: int = 10
+    part: Split = "train"
+
+    amplitude = (0.1, 5.0)
+    phase = (0.0, math.pi)
+    inputs = (-5.0, 5.0)
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_split(self.part)
+        if min(self.shots, self.queries) < 1:
+            raise SettingsError(
+                f"Expected at least 1 shot and 1 query, got {self.shots} and {self.queries}."
+            )
+
+    def split(self, name: Split) -> Sine:
+        """See `TaskDistribution.split`."""
+        return replace(self, part=check_split(name))
+
+    def sample(self, num_tasks: int, generator: torch.Generator) -> TaskBatch:
+        """See `TaskDistribution.sample`; inputs and targets are float32 [T, K, 1]."""
+        check_num_tasks(num_tasks)
+        draws = torch.rand(
+            num_tasks,
+            3 + self.shots + self.queries,
+            1,
+            generator=generator,
+            device=generator.device,
+        )
+        low, high = self.amplitude
+        amplitude = low + (high - low) * draws[:, :1]
+        cell = (draws[:, 1:2] * CELLS_PER_SPLIT).floor() * len(SPLITS) + SPLITS.index(self.part)
+        # 0.999: rounding must not lift a phase into the next cell.
+        position = (cell + 0.999 * draws[:, 2:3]) / (CELLS_PER_SPLIT * len(SPLITS))
+        phase = self.phase[0] + (self.phase[1] - self.phase[0]) * position
+        x = self.inputs[0] + (self.inputs[1] - self.inputs[0]) * draws[:, 3:]
+        y = self.values(amplitude, phase, x)
+        k = self.shots
+        return TaskBatch(
+            Examples(x[:, :k], y[:, :k]),
+            Examples(x[:, k:], y[:, k:]),
+            {"amplitude": amplitude[:, 0, 0], "phase": phase[:, 0, 0]},
+        )
+
+    @staticmethod
+    def values(amplitude: Tensor, phase: Tensor, inputs: Tensor) -> Tensor:
+        """Returns A sin(x - phi) of broadcastable tensors."""
+        return amplitude * torch.sin(inputs - phase)

@@ -1,0 +1,67 @@
+"""Settings of the outer loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from metarl.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of the outer loop."""
+
+    iterations: int = 70_000
+    """Meta-iterations to train for."""
+    meta_batch_size: int = 25
+    """Tasks per meta-iteration."""
+    task_chunk_size: int | None = None
+    """Tasks that are computed at once; fewer bound the memory. None: all."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Outer optimiser. Reptile takes sgd, whose rate is its epsilon."""
+    outer_lr: float = 1e-3
+    """Rate of the outer optimiser, above 0."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the outer rate goes from its value to `final_lr`, if at all."""
+    final_lr: float = 0.0
+    """Outer rate at the end of a linear or cosine schedule."""
+    max_grad_norm: float | None = None
+    """Clips the norm of the meta-gradient. None: no clipping."""
+    seed: int = 0
+    """Seed of everything random in the run."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
+    compile: bool = False
+    """Compiles the meta-gradient: seconds to a minute of start-up, then faster steps."""
+    log_every: int = 100
+    """Meta-iterations between two rows of training metrics."""
+    eval_every: int = 5_000
+    """Meta-iterations between two adaptation curves on validation tasks; 0 for none."""
+    eval_tasks: int = 100
+    """Tasks of such a curve."""
+    eval_steps: int = 10
+    """Adaptation steps of such a curve."""
+    checkpoint_every: int = 1_000
+    """Meta-iterations between two checkpoints."""
+    keep_checkpoints: int = 3
+    """Checkpoints kept; older ones are deleted."""
+
+    def __post_init__(self) -> None:
+        """Checks the settings.
+
+        Raises:
+            SettingsError: A count is below 1 or a rate not above 0.
+        """
+        counts = (
+            "iterations", "meta_batch_size", "log_every", "checkpoint_every", "keep_checkpoints"
+        )  # fmt: skip
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise SettingsError(f"Expected `{name}` to be at least 1, got {getattr(self, name)}.")
+        if self.task_chunk_size is not None and self.task_chunk_size < 1:
+            raise SettingsError(
+                f"Expected `task_chunk_size` to be at least 1, got {self.task_chunk_size}."
+            )
+        if not self.outer_lr > 0:
+            raise SettingsError(f"Expected `outer_lr` above 0, got {self.outer_lr}.")
