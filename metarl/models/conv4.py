@@ -1,0 +1,135 @@
+"""The four-block convolutional network of few-shot image classification, task-batched."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from metarl.errors import SettingsError, ShapeError
+from metarl.models.base import Model, Params, Statistics, Weights
+from metarl.models.functional import batch_norm, conv2d, linear, max_pool2d, moments
+
+Pooling = Literal["max", "stride"]
+BLOCKS = 4
+HEAD_STD = 0.01
+
+
+class Conv4(Model):
+    """Four blocks of 3x3 convolution, batch normalisation, ReLU and halving, then a linear head.
+
+    The convolutions have no bias: the batch normalisation would take it out again.
+
+    Args:
+        outputs: Number of outputs, the classes of a task.
+        generator: Source of the initial weights.
+        in_channels: Channels of an image.
+        image_size: Height and width of an image, in pixels.
+        filters: Filters of every block.
+        pooling: "max": 2x2 max-pooling after each block, head on all that is left (Vinyals et al.
+            2016, Snell et al. 2017, MAML++). "stride": convolutions of stride 2, head on the mean
+            over the remaining positions (Finn et al. 2017's network for Omniglot).
+        eps: Added to the variances of the batch normalisation; Ravi & Larochelle 2017 use 1e-3.
+
+    Raises:
+        SettingsError: If a size is not positive, the image too small or the pooling unknown.
+    """
+
+    def __init__(
+        self,
+        outputs: int,
+        generator: torch.Generator,
+        in_channels: int = 1,
+        image_size: int = 28,
+        filters: int = 64,
+        pooling: Pooling = "max",
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if pooling not in ("max", "stride"):
+            raise SettingsError(f"Expected pooling 'max' or 'stride', got {pooling!r}.")
+        if min(outputs, in_channels, filters) < 1 or eps <= 0:
+            raise SettingsError(
+                "Expected positive outputs, in_channels, filters and eps, got "
+                f"{outputs}, {in_channels}, {filters} and {eps}."
+            )
+        if image_size < (2**BLOCKS if pooling == "max" else 1):
+            raise SettingsError(
+                f"Images of {image_size} pixels vanish in {BLOCKS} halvings; "
+                f"use at least {2**BLOCKS} pixels, or pooling='stride'."
+            )
+        self.outputs = outputs
+        self.in_channels = in_channels
+        self.image_size = image_size
+        self.filters = filters
+        self.pooling = pooling
+        self.eps = eps
+        initial = self.initial(generator)
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "conv": Weights(initial[f"blocks.{i}.conv.weight"]),
+                    "norm": Weights(
+                        initial[f"blocks.{i}.norm.weight"], initial[f"blocks.{i}.norm.bias"]
+                    ),
+                }
+            )
+            for i in range(BLOCKS)
+        )
+        self.head = Weights(initial["head.weight"], initial["head.bias"])
+
+    def forward(
+        self, params: Params, inputs: Tensor, statistics: Statistics | None = None
+    ) -> Tensor:
+        """See `Model.forward`; inputs [T, N, in_channels, image_size, image_size].
+
+        Raises:
+            ShapeError: If the images have another shape.
+        """
+        expected = (self.in_channels, self.image_size, self.image_size)
+        if inputs.ndim != 5 or tuple(inputs.shape[2:]) != expected:
+            raise ShapeError(
+                f"Expected images [T, N, {', '.join(map(str, expected))}], got "
+                f"{tuple(inputs.shape)}; reshape the images or build Conv4 with their in_channels "
+                "and image_size."
+            )
+        hidden = inputs
+        for i in range(BLOCKS):
+            hidden = self._block(f"blocks.{i}", params, hidden, statistics)
+        features = hidden.flatten(2) if self.pooling == "max" else hidden.mean((3, 4))
+        return linear(features, params["head.weight"], params["head.bias"])
+
+    def initial(self, generator: torch.Generator) -> Params:
+        """See `Model.initial`: Xavier uniform convolutions, a head of standard deviation 0.01."""
+        device = generator.device
+        params = {}
+        channels = self.in_channels
+        for i in range(BLOCKS):
+            weight = torch.empty(self.filters, channels, 3, 3, device=device)
+            params[f"blocks.{i}.conv.weight"] = nn.init.xavier_uniform_(weight, generator=generator)
+            params[f"blocks.{i}.norm.weight"] = torch.ones(self.filters, device=device)
+            params[f"blocks.{i}.norm.bias"] = torch.zeros(self.filters, device=device)
+            channels = self.filters
+        features = self.filters
+        if self.pooling == "max":
+            features *= (self.image_size // 2**BLOCKS) ** 2
+        head = torch.empty(self.outputs, features, device=device)
+        params["head.weight"] = nn.init.normal_(head, std=HEAD_STD, generator=generator)
+        params["head.bias"] = torch.zeros(self.outputs, device=device)
+        return params
+
+    def _block(
+        self, name: str, params: Params, inputs: Tensor, statistics: Statistics | None
+    ) -> Tensor:
+        stride = 2 if self.pooling == "stride" else 1
+        hidden = conv2d(inputs, params[f"{name}.conv.weight"], stride)
+        if statistics is None or statistics.recording:
+            mean, variance = moments(hidden)
+            if statistics is not None:
+                statistics.record(f"{name}.norm", mean, variance)
+        else:
+            mean, variance = statistics.values[f"{name}.norm"]
+        weight, bias = params[f"{name}.norm.weight"], params[f"{name}.norm.bias"]
+        hidden = torch.relu(batch_norm(hidden, mean, variance, weight, bias, self.eps))
+        return max_pool2d(hidden) if self.pooling == "max" else hidden
