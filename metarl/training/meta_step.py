@@ -17,11 +17,21 @@ from metarl.trees import concatenate_tasks, take_tasks
 
 
 class MetaResult(NamedTuple):
-    """What a meta-iteration tells: losses per task [T], metrics per task, gradient norm."""
+    """What a meta-iteration gave.
+
+    Attributes:
+        losses: Outer objective per task, [T].
+        metrics: TensorBoard tag -> value per task, [T].
+        carry: What the learner's `finish` takes over.
+        grad_norm: Norm of the meta-gradient before clipping, where it is clipped.
+        finite: False if a loss or the gradient norm was not finite: then nothing was updated.
+    """
 
     losses: Tensor
     metrics: dict[str, Tensor]
+    carry: dict[str, Any]
     grad_norm: Tensor | None
+    finite: bool
 
 
 class MetaStep:
@@ -41,12 +51,8 @@ class MetaStep:
         if settings.compile:
             self._gradient_function = torch.compile(self._functional, fullgraph=True)
 
-    def __call__(self, inputs: MetaInputs, iteration: int) -> tuple[MetaResult, dict[str, Any]]:
-        """Accumulates the meta-gradient of the chunks in their order, then updates once.
-
-        Returns:
-            The result, and what the learner carries to the next meta-iteration.
-        """
+    def __call__(self, inputs: MetaInputs, iteration: int) -> MetaResult:
+        """Accumulates the meta-gradient of the chunks in their order, then updates once."""
         self._set_rate(iteration)
         self.optimizer.zero_grad()
         total = inputs.tasks.num_tasks
@@ -57,11 +63,12 @@ class MetaStep:
             chunk = inputs if whole else take_tasks(inputs, start, min(start + size, total))
             parts.append(self._gradient(chunk, total))
         result = parts[0] if len(parts) == 1 else concatenate_tasks(parts)
-        if not bool(torch.isfinite(result.losses.sum())):
-            return MetaResult(result.losses, result.metrics, None), {}
         norm = self._clip()
-        self.optimizer.step()
-        return MetaResult(result.losses, result.metrics, norm), result.carry
+        total_loss = result.losses.sum() if norm is None else result.losses.sum() + norm
+        finite = bool(torch.isfinite(total_loss))
+        if finite:
+            self.optimizer.step()
+        return MetaResult(result.losses, result.metrics, result.carry, norm, finite)
 
     def _eager(self, inputs: MetaInputs, total: int) -> MetaLoss:
         result: MetaLoss = self.learner(inputs)

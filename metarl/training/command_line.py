@@ -1,0 +1,101 @@
+"""The command line of experiment scripts: a dict of settings per algorithm, tyro for the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from metarl.errors import CheckpointError, SettingsError, UnknownNameError
+from metarl.registry import did_you_mean
+from metarl.training.run_folder import find_run
+
+S = TypeVar("S")
+
+
+def parse_settings(
+    configs: Mapping[str, S], experiment: str, arguments: Sequence[str] | None = None
+) -> tuple[S, Path | None]:
+    """Parses the command line of an experiment script.
+
+    `--algorithm NAME` chooses the defaults; `--resume latest|PATH` takes those of the resumed run
+    instead. All other arguments change fields of them.
+
+    Args:
+        configs: Default settings by algorithm; the first one is the default. The settings are
+            frozen dataclasses with at least the fields `algorithm`, `resume` and `runs`.
+        experiment: Name of the experiment, the folder of its runs.
+        arguments: The arguments; by default those of the process.
+
+    Returns:
+        The settings and the run folder to resume, or None for a new run.
+
+    Raises:
+        UnknownNameError: No configuration has the algorithm's name.
+        CheckpointError: There is no such run to resume.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name = _value_of("--algorithm", arguments) or next(iter(configs))
+    if name not in configs:
+        raise UnknownNameError(
+            f"Unknown algorithm {name!r}.{did_you_mean(name, configs)} Known: {', '.join(configs)}."
+        )
+    default: Any = configs[name]
+    folder = None
+    resume = _value_of("--resume", arguments)
+    if resume is not None:
+        runs = Path(_value_of("--runs", arguments) or default.runs)
+        folder = find_run(runs, experiment, name, resume)
+        default = _resumed_settings(configs, folder)
+    parsed = tyro.cli(type(default), default=default, args=arguments)
+    return parsed, folder
+
+
+def settings_from(default: S, saved: Mapping[str, Any]) -> S:
+    """Returns the dataclass `default` with the values of a `config.json`, nested ones included.
+
+    Raises:
+        SettingsError: A saved name is no field.
+    """
+    changes: dict[str, Any] = {}
+    known = {f.name: f.type for f in dataclasses.fields(default)}  # pyright: ignore[reportArgumentType]
+    for name, value in saved.items():
+        if name not in known:
+            raise SettingsError(
+                f"The saved setting {name!r} is unknown here.{did_you_mean(name, known)} "
+                "Was the run made by another version? Its versions.json tells."
+            )
+        current = getattr(default, name)
+        if dataclasses.is_dataclass(current):
+            changes[name] = settings_from(current, value)
+        elif isinstance(value, list):
+            changes[name] = tuple(value)
+        else:
+            changes[name] = Path(value) if isinstance(current, Path) and value else value
+    return dataclasses.replace(default, **changes)  # pyright: ignore[reportType]
+
+
+def _resumed_settings(configs: Mapping[str, S], folder: Path) -> S:
+    path = folder / "config.json"
+    try:
+        saved = json.loads(path.read_text())
+        return settings_from(configs[saved["algorithm"]], saved)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"Cannot read the settings of the run {folder} from {path}: {error}. "
+            "Resume another run, or start a new one without --resume."
+        ) from error
+
+
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    for i, argument in enumerate(arguments):
+        if argument == flag and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(flag + "="):
+            return argument.removeprefix(flag + "=")
+    return None

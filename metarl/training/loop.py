@@ -1,0 +1,169 @@
+"""The outer loop: one for all algorithms."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.adaptation.learner import Learner
+from metarl.errors import NonFiniteError
+from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
+from metarl.tasks.base import TaskDistribution
+from metarl.training.checkpoints import Checkpoints
+from metarl.training.device import resolve_device
+from metarl.training.logger import RunLogger
+from metarl.training.meta_step import MetaResult, MetaStep, outer_rate
+from metarl.training.progress import Progress
+from metarl.training.settings import TrainingSettings
+from metarl.training.signals import StopSignals
+
+# Validation tasks are the same at every evaluation and for every seed.
+VALIDATION_SEED = 1_000_003
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a training ended.
+
+    Attributes:
+        iteration: Meta-iterations done.
+        finished: False if a signal stopped it before its last iteration.
+        seconds: Time spent in training, over all resumptions.
+    """
+
+    iteration: int
+    finished: bool
+    seconds: float
+
+
+class OuterLoop:
+    """Samples tasks, computes meta-gradients, updates, logs, evaluates and checkpoints.
+
+    Args:
+        learner: What is trained; moved to the settings' device.
+        tasks: Distribution of the training tasks.
+        settings: See `TrainingSettings`.
+        folder: The run folder; checkpoints and logs go there.
+        validation: Distribution for the adaptation curves during training; None draws none.
+        resume: Goes on from the newest checkpoint of the folder.
+        config: Settings of the whole experiment, for the logs.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        tasks: TaskDistribution,
+        settings: TrainingSettings,
+        folder: Path,
+        *,
+        validation: TaskDistribution | None = None,
+        resume: bool = False,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        self.device = resolve_device(settings.device)
+        self.learner = learner.to(self.device)
+        self.tasks = tasks
+        self.validation = validation
+        self.settings = settings
+        self.meta_step = MetaStep(learner, settings)
+        self.checkpoints = Checkpoints(folder / "checkpoints", settings.keep_checkpoints)
+        self.generator = torch.Generator(self.device).manual_seed(settings.seed)
+        self.iteration = 0
+        self._seconds = 0.0
+        if resume:
+            self._restore()
+        self.logger = RunLogger(folder, resume_from=self.iteration if resume else None)
+        if config is not None and not resume:
+            self.logger.settings(config)
+
+    def run(self) -> TrainingResult:
+        """Trains to the last iteration, or until SIGINT or SIGTERM; saves either way.
+
+        Raises:
+            NonFiniteError: A loss is infinite or not a number; the message names the iteration,
+                the task and the last good checkpoint, which holds all up to there.
+        """
+        settings = self.settings
+        if self.iteration == 0:
+            self._save()
+        total = settings.iterations
+        with StopSignals() as stop, Progress(total, "meta-training", self.iteration) as progress:
+            while self.iteration < total and not stop.requested:
+                started = time.perf_counter()
+                result = self._iterate()
+                self.iteration += 1
+                self._seconds += time.perf_counter() - started
+                last = self.iteration == total
+                if last or self.iteration % settings.log_every == 0:
+                    progress.metrics(self._log(result))
+                if settings.eval_every and (last or self.iteration % settings.eval_every == 0):
+                    self._evaluate()
+                if last or stop.requested or self.iteration % settings.checkpoint_every == 0:
+                    self._save()
+                progress.advance()
+        self.logger.flush()
+        return TrainingResult(self.iteration, self.iteration >= total, self._seconds)
+
+    def _iterate(self) -> MetaResult:
+        tasks = self.tasks.sample(self.settings.meta_batch_size, self.generator)
+        inputs = self.learner.prepare(tasks, self.generator, self.iteration)
+        result = self.meta_step(inputs, self.iteration)
+        if not result.finite:
+            self._stop_at(result.losses)
+        self.learner.finish(result.carry)
+        return result
+
+    def _stop_at(self, losses: Tensor) -> None:
+        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+        latest = self.checkpoints.latest()
+        raise NonFiniteError(
+            f"The outer loss is not finite at meta-iteration {self.iteration}, task(s) "
+            f"{', '.join(map(str, bad)) or 'unknown (its gradient)'} of the batch. Nothing is lost: the last good checkpoint is "
+            f"{latest}. Lower the inner or outer rate, or clip with `max_grad_norm`, and resume."
+        )
+
+    def _log(self, result: MetaResult) -> dict[str, float]:
+        scalars = {tag: value.mean().item() for tag, value in result.metrics.items()}
+        scalars["meta/loss"] = result.losses.mean().item()
+        scalars["meta/outer_lr"] = outer_rate(self.settings, self.iteration - 1)
+        if result.grad_norm is not None:
+            scalars["meta/grad_norm"] = result.grad_norm.item()
+        scalars["perf/iterations_per_s"] = self.iteration / self._seconds
+        self.logger.scalars(scalars, self.iteration)
+        return scalars
+
+    def _evaluate(self) -> AdaptationCurve | None:
+        if self.validation is None:
+            return None
+        curve = adaptation_curve(
+            self.learner,
+            self.validation,
+            num_tasks=self.settings.eval_tasks,
+            steps=self.settings.eval_steps,
+            generator=torch.Generator(self.device).manual_seed(VALIDATION_SEED),
+        )
+        self.logger.curve(curve, self.iteration, "eval_validation")
+        return curve
+
+    def _save(self) -> Path:
+        state = {
+            "optimizer": self.meta_step.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "carried": self.learner.carried(),
+            "seconds": self._seconds,
+        }
+        return self.checkpoints.save(self.iteration, self.learner.state_dict(), state)
+
+    def _restore(self) -> None:
+        checkpoint = self.checkpoints.load(device=self.device)
+        self.learner.load_state_dict(checkpoint.weights)
+        self.meta_step.optimizer.load_state_dict(checkpoint.state["optimizer"])
+        self.generator.set_state(checkpoint.state["generator"].cpu())
+        self.learner.restore(checkpoint.state["carried"])
+        self._seconds = checkpoint.state["seconds"]
+        self.iteration = checkpoint.iteration
