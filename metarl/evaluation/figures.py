@@ -1,0 +1,243 @@
+"""Figures of adaptation: curves over steps, and fitted sine curves.
+
+Figures are made without pyplot, so that they need no display and leave no global state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
+
+from metarl.errors import CheckpointError, SettingsError, ShapeError
+from metarl.evaluation.statistics import Summary
+from metarl.tasks.files import atomic_path
+
+# Okabe and Ito's colours, which most colour-blind readers can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_INK, _GRID = "#333333", "#E2E2E2"
+_AXIS_NAMES = {"mse": "Mean squared error", "accuracy": "Accuracy", "return": "Return"}
+_DPI = 150
+
+
+@dataclass(frozen=True)
+class SinePanel:
+    """One task of `sine_figure`; plain arrays.
+
+    Attributes:
+        inputs: Shape [N], ascending: where the curves are drawn.
+        target: Shape [N]: the true curve.
+        support_inputs: Shape [K].
+        support_targets: Shape [K].
+        predictions: Adaptation steps -> prediction [N].
+        title: What is written above.
+    """
+
+    inputs: np.ndarray
+    target: np.ndarray
+    support_inputs: np.ndarray
+    support_targets: np.ndarray
+    predictions: Mapping[int, np.ndarray]
+    title: str = ""
+
+
+def adaptation_figure(
+    curves: Mapping[str, Sequence[Summary]],
+    metric: str,
+    *,
+    statistic: Literal["mean", "iqm"] = "mean",
+    published: Mapping[str, Mapping[int, float]] | None = None,
+    title: str = "",
+) -> Figure:
+    """Draws a metric over adaptation steps, with bands of confidence intervals.
+
+    A mean squared error that falls by more than half a decade gets a logarithmic axis.
+
+    Args:
+        curves: Label -> one summary per step, 0 steps first.
+        metric: What was measured ("mse", "accuracy", "return" or another name).
+        statistic: Which statistic is drawn.
+        published: Label -> {steps: value}: diamonds, in the colour of the curve of that label.
+        title: What is written above.
+
+    Raises:
+        SettingsError: There is no curve, or an empty one.
+    """
+    if not curves or not all(curves.values()):
+        raise SettingsError("Expected at least one curve and one step of each, got an empty one.")
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(curves)}
+    for label, summaries in curves.items():
+        _draw_curve(axes, label, summaries, statistic, colours[label])
+    for label, points in (published or {}).items():
+        colour = colours.get(label, _INK)
+        axes.plot(list(points), list(points.values()), **_diamond(colour), clip_on=False)
+    _style(axes)
+    _scale(axes, metric, curves, statistic)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("Adaptation steps", color=_INK)
+    what = "" if statistic == "mean" else ", interquartile mean"
+    axes.set_ylabel(_AXIS_NAMES.get(metric, metric) + what, color=_INK)
+    axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
+    _curve_legend(figure, axes, bool(published))
+    return figure
+
+
+def sine_figure(panels: Sequence[SinePanel], *, columns: int = 3, title: str = "") -> Figure:
+    """Draws fitted sine curves: per task the truth, the support points and the predictions.
+
+    Args:
+        panels: One per task, at least one; they share both axes.
+        columns: Panels beside each other.
+        title: What is written above.
+
+    Raises:
+        SettingsError: There is no panel.
+        ShapeError: The arrays of a panel do not fit together.
+    """
+    if not panels:
+        raise SettingsError("Expected at least one panel, got none.")
+    for panel in panels:
+        _check_panel(panel)
+    columns = min(columns, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(3.3 * columns, 2.6 * rows + 0.7), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _draw_panel(axes, panel)
+    figure.supxlabel("x", color=_INK, fontsize=11)
+    figure.supylabel("y", color=_INK, fontsize=11)
+    if title:
+        figure.suptitle(title, color=_INK, fontsize=12, fontweight="bold")
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10
+    )
+    return figure
+
+
+def figure_pixels(figure: Figure) -> np.ndarray:
+    """Returns a figure as pixels [height, width, 3], uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def save_figure(figure: Figure, path: Path | str) -> None:
+    """Writes a figure; the ending of the name (png, pdf, svg) tells the format.
+
+    Readers see the old file or the whole new one.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
+    path = Path(path)
+    try:
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=_DPI, facecolor="white")
+    except OSError as error:
+        raise CheckpointError(f"Cannot write the figure {path}: {error}.") from error
+
+
+def _draw_curve(
+    axes: Axes, label: str, summaries: Sequence[Summary], statistic: str, colour: str
+) -> None:
+    steps = range(len(summaries))
+    middle = [getattr(s, statistic) for s in summaries]
+    low = [getattr(s, f"{statistic}_low") for s in summaries]
+    high = [getattr(s, f"{statistic}_high") for s in summaries]
+    axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(
+        steps, middle, color=colour, linewidth=2, marker="o", markersize=4.5, label=label, zorder=3
+    )
+
+
+def _diamond(colour: str) -> dict[str, Any]:
+    return {
+        "marker": "D", "markersize": 7, "linestyle": "none", "markerfacecolor": "white",
+        "markeredgecolor": colour, "markeredgewidth": 1.8, "zorder": 4,
+    }  # fmt: skip
+
+
+def _curve_legend(figure: Figure, axes: Axes, published: bool) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if published:
+        handles.append(Line2D([], [], **_diamond(_INK)))
+        labels.append("published")
+    if len(labels) > 1:
+        # Beside the axes: it can hide no curve.
+        figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=10)
+
+
+def _scale(
+    axes: Axes, metric: str, curves: Mapping[str, Sequence[Summary]], statistic: str
+) -> None:
+    values = [getattr(s, statistic) for summaries in curves.values() for s in summaries]
+    values = [v for v in values if math.isfinite(v)]
+    if metric == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    elif metric == "mse" and values and min(values) > 0 and max(values) / min(values) > 3:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _check_panel(panel: SinePanel) -> None:
+    shape = panel.inputs.shape
+    lines = {"target": panel.target}
+    lines |= {f"prediction after {k}": v for k, v in panel.predictions.items()}
+    for name, values in lines.items():
+        if len(shape) != 1 or values.shape != shape:
+            raise ShapeError(f"Expected inputs [N] and {name} alike, got {shape}, {values.shape}.")
+    if panel.support_inputs.shape != panel.support_targets.shape:
+        raise ShapeError(
+            "Expected as many support inputs as targets, got "
+            f"{panel.support_inputs.shape} and {panel.support_targets.shape}."
+        )
+
+
+def _draw_panel(axes: Axes, panel: SinePanel) -> None:
+    axes.plot(panel.inputs, panel.target, color=_INK, linewidth=2, label="truth")
+    dashes = ((0, (1, 1.5)), (0, (4, 2)), "solid")
+    for i, (steps, values) in enumerate(sorted(panel.predictions.items())):
+        name = "before" if steps == 0 else f"after {steps} step{'' if steps == 1 else 's'}"
+        colour = "#888888" if steps == 0 else COLOURS[(i - 1) % len(COLOURS)]
+        axes.plot(
+            panel.inputs, values, color=colour, linewidth=1.8, label=name, zorder=3,
+            linestyle=dashes[min(i, 2)],
+        )  # fmt: skip
+    axes.plot(
+        panel.support_inputs, panel.support_targets, linestyle="none", marker="o", markersize=6,
+        markerfacecolor=COLOURS[4], markeredgecolor="white", label="support points", zorder=5,
+    )  # fmt: skip
+    axes.set_title(panel.title, color=_INK, fontsize=10)
+    _style(axes)
+
+
+def _style(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#999999")
+    axes.tick_params(colors=_INK, labelsize=10, color="#999999")
+    axes.grid(True, color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.label.set_fontsize(11)
+    axes.yaxis.label.set_fontsize(11)

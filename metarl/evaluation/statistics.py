@@ -1,0 +1,178 @@
+"""Mean, median and interquartile mean over tasks, with bootstrap confidence intervals.
+
+References:
+    Agarwal et al. 2021, Deep Reinforcement Learning at the Edge of the Statistical Precipice
+    (arXiv 2108.13264): the interquartile mean and the stratified bootstrap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metarl.errors import SettingsError, ShapeError
+
+_CHUNK = 1 << 21  # numbers of one chunk of resamples: bounds the memory to some 50 MB
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Statistics of one metric over `count` values, with bounds of confidence intervals."""
+
+    mean: float
+    mean_low: float
+    mean_high: float
+    median: float
+    iqm: float
+    iqm_low: float
+    iqm_high: float
+    count: int
+
+
+def mean(values: Tensor) -> Tensor:
+    """Returns the mean over the last dimension, float64."""
+    return values.double().mean(-1)
+
+
+def median(values: Tensor) -> Tensor:
+    """Returns the median over the last dimension, float64; of two middle values their mean."""
+    ordered, n = values.double().sort(-1).values, values.shape[-1]
+    return (ordered[..., (n - 1) // 2] + ordered[..., n // 2]) / 2
+
+
+def iqm(values: Tensor) -> Tensor:
+    """Returns the interquartile mean over the last dimension, float64.
+
+    That is the mean of what is left of n values without the floor(n / 4) lowest and highest.
+    """
+    ordered, n = values.double().sort(-1).values, values.shape[-1]
+    return ordered[..., n // 4 : n - n // 4].mean(-1)
+
+
+def summarise(
+    values: Tensor,
+    generator: torch.Generator,
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Summary:
+    """Summarises the metric of many tasks.
+
+    Args:
+        values: Shape [tasks], or [seeds, tasks] for several training seeds. With seeds, the tasks
+            are drawn anew within each seed (stratified): the interval is about the tasks, given
+            these trained learners. A value that is not a number makes the statistics that it
+            enters so; the interquartile mean may well leave it out.
+        generator: Draws the resamples, on the CPU.
+        resamples: Number of bootstrap resamples.
+        confidence: Of the percentile intervals, in (0, 1).
+
+    Raises:
+        ShapeError: `values` has other dimensions, or no value.
+        SettingsError: `resamples` is below 1 or `confidence` outside (0, 1).
+    """
+    if values.dim() not in (1, 2):
+        raise ShapeError(f"Expected values [tasks] or [seeds, tasks], got {list(values.shape)}.")
+    curve = values.unsqueeze(0)
+    return summarise_curve(curve, generator, resamples=resamples, confidence=confidence)[0]
+
+
+def summarise_curve(
+    values: Tensor,
+    generator: torch.Generator,
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> list[Summary]:
+    """Summarises an adaptation curve, step by step, all steps with the same resampled tasks.
+
+    Args:
+        values: Shape [steps + 1, tasks], or [steps + 1, seeds, tasks]; see `summarise`.
+        generator: Draws the resamples, on the CPU.
+        resamples: Number of bootstrap resamples.
+        confidence: Of the percentile intervals, in (0, 1).
+
+    Returns:
+        One summary per step.
+
+    Raises:
+        ShapeError: `values` has other dimensions, or no value.
+        SettingsError: `resamples` is below 1 or `confidence` outside (0, 1).
+    """
+    if values.dim() not in (2, 3) or values.numel() == 0:
+        raise ShapeError(
+            "Expected values [steps + 1, tasks] or [steps + 1, seeds, tasks], none of them 0; "
+            f"got {list(values.shape)}."
+        )
+    if resamples < 1 or not 0 < confidence < 1:
+        raise SettingsError(
+            f"Expected resamples >= 1 and a confidence in (0, 1), got {resamples} and {confidence}."
+        )
+    seeds = values.shape[1] if values.dim() == 3 else 1
+    flat = values.detach().double().cpu().flatten(1)
+    means, iqms = _bootstrap(flat, seeds, resamples, generator)
+    tail = (1 - confidence) / 2
+    quantiles = torch.tensor([tail, 1 - tail], dtype=torch.float64)
+    mean_bounds = torch.quantile(means, quantiles, dim=1)
+    iqm_bounds = torch.quantile(iqms, quantiles, dim=1)
+    columns = [mean(flat), *mean_bounds, median(flat), iqm(flat), *iqm_bounds]
+    rows = torch.stack(columns, dim=1).tolist()
+    return [Summary(*row, count=flat.shape[1]) for row in rows]
+
+
+def _bootstrap(
+    values: Tensor, seeds: int, resamples: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Returns the means and interquartile means of the resamples, each [steps, resamples].
+
+    A resample is held as how often it drew each value. In the order of the values, the running
+    sum of these counts tells which ranks each value takes in the sorted resample, so nothing
+    needs to be sorted again.
+    """
+    n = values.shape[1]
+    ordered, order = values.sort(dim=1)
+    means, iqms = [], []
+    for counts in _resampled_counts(seeds, n // seeds, resamples, generator):
+        for row, ranks in zip(ordered, order, strict=True):
+            sorted_counts = counts[:, ranks]
+            # Ranks kept of a sorted resample: [n // 4, n - n // 4).
+            running = sorted_counts.cumsum(1).clamp_(n // 4, n - n // 4)
+            kept = torch.diff(running, dim=1, prepend=torch.full_like(running[:, :1], n // 4))
+            means.append(_weighted_mean(sorted_counts, row))
+            iqms.append(_weighted_mean(kept, row))
+    steps = values.shape[0]
+    return _by_step(means, steps), _by_step(iqms, steps)
+
+
+def _by_step(chunks: list[Tensor], steps: int) -> Tensor:
+    """Joins chunks of resamples, listed chunk by chunk and step by step, to [steps, resamples]."""
+    return torch.stack([torch.cat(chunks[step::steps]) for step in range(steps)])
+
+
+def _resampled_counts(
+    seeds: int, tasks: int, resamples: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Yields chunks [chunk, seeds * tasks] of how often each value is in a resample, float64."""
+    n = seeds * tasks
+    offsets = (torch.arange(seeds) * tasks).repeat_interleave(tasks)
+    size = max(1, _CHUNK // n)
+    for start in range(0, resamples, size):
+        chunk = min(size, resamples - start)
+        drawn = torch.randint(tasks, (chunk, n), generator=generator) + offsets
+        ones = torch.ones((), dtype=torch.float64).expand(chunk, n)
+        yield torch.zeros(chunk, n, dtype=torch.float64).scatter_add_(1, drawn, ones)
+
+
+def _weighted_mean(weights: Tensor, values: Tensor) -> Tensor:
+    """Returns the means [chunk] of values [n] by weights [chunk, n].
+
+    Values that are not finite count where their weight is above 0, and make the mean NaN.
+    """
+    finite = torch.isfinite(values)
+    result = weights @ torch.where(finite, values, 0.0) / weights.sum(1)
+    if bool(finite.all()):
+        return result
+    return result.masked_fill((weights[:, ~finite] > 0).any(1), float("nan"))

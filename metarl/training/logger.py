@@ -1,0 +1,217 @@
+"""What a run measures, as TensorBoard events and as lines of JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from metarl.errors import CheckpointError
+from metarl.evaluation.figures import adaptation_figure, figure_pixels
+from metarl.evaluation.statistics import Summary
+from metarl.tasks.base import Split
+from metarl.tasks.files import atomic_path
+from metarl.training.run_folder import to_json
+
+EVAL_FILE = "eval.jsonl"
+_LAST_STEP = [f.name for f in dataclasses.fields(Summary) if f.name != "count"]
+
+
+class RunLogger:
+    """Writes scalars, adaptation curves and settings of one run into its folder.
+
+    Tags: `train/<metric>/step_{k}`, `eval_<split>/<metric>/step_{k}`, `meta/loss`,
+    `meta/grad_norm`, `inner/loss/step_{k}`, `inner/grad_norm/step_{k}`, `perf/...`. The step of
+    an event is the number of meta-iterations done when it was measured.
+
+    Args:
+        folder: The run folder.
+        resume_from: Meta-iterations done in the checkpoint that the run goes on from, or None for
+            a new run. What was written of later iterations is dropped: TensorBoard hides these
+            events, and eval.jsonl is cut.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
+
+    def __init__(self, folder: Path | str, resume_from: int | None = None) -> None:
+        self.folder = Path(folder)
+        self._start = 0 if resume_from is None else resume_from + 1
+        self._fresh = resume_from is None
+        kept = 0
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if resume_from is not None:
+                kept = _cut(self.folder / EVAL_FILE, resume_from)
+            # Events of this step and later ones are hidden.
+            purge = None if resume_from is None else self._start
+            self._writer = SummaryWriter(str(self.folder), purge_step=purge)
+        except OSError as error:
+            raise CheckpointError(f"Cannot write to the run folder {folder}: {error}.") from error
+        self._has_layout = kept > 0
+
+    def __enter__(self) -> RunLogger:
+        """Does nothing; the files are open."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes the files."""
+        self.close()
+
+    def scalars(self, values: Mapping[str, float | Tensor], iteration: int) -> None:
+        """Writes one number per tag.
+
+        Args:
+            values: Numbers, or tensors of one element, by tag.
+            iteration: Meta-iterations done.
+        """
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, float(value), iteration)
+
+    def curve(
+        self,
+        split: Split,
+        metric: str,
+        summaries: Sequence[Summary],
+        iteration: int,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes an adaptation curve as scalars, as a figure and as a line of eval.jsonl.
+
+        The scalars are the mean after every step, and all statistics after the last one.
+
+        Args:
+            split: The tasks measured on.
+            metric: What was measured ("mse", "accuracy").
+            summaries: One per adaptation step, 0 steps first.
+            iteration: Meta-iterations done.
+            extra: More for the line of eval.jsonl (shots, transductive or not).
+        """
+        prefix = f"eval_{split}/{metric}"
+        self._layout(split, metric)
+        values = {f"{prefix}/step_{k}": s.mean for k, s in enumerate(summaries)}
+        values |= {f"{prefix}/{name}": getattr(summaries[-1], name) for name in _LAST_STEP}
+        self.scalars(values, iteration)
+        figure = adaptation_figure({split: list(summaries)}, metric)
+        self._writer.add_image(
+            f"adaptation/curve/{split}", figure_pixels(figure), iteration, dataformats="HWC"
+        )
+        columns = {
+            f.name: [_number(getattr(s, f.name)) for s in summaries]
+            for f in dataclasses.fields(Summary)
+        }
+        line = {"iteration": iteration, "split": split, "metric": metric, **(extra or {})}
+        self._append({**line, "tasks": columns.pop("count")[0], **columns})
+        self.flush()
+
+    def settings(self, config: Any, metrics: Sequence[str] = ()) -> None:
+        """Writes the settings as a table and, for a new run, as TensorBoard's hyper-parameters.
+
+        Args:
+            config: A dataclass or a dict.
+            metrics: Tags that the hyper-parameter dashboard shows beside the settings.
+        """
+        flat = flatten(to_json(config))
+        rows = "\n".join(f"|{name}|{_cell(value)}|" for name, value in flat.items())
+        self._writer.add_text("config", f"|setting|value|\n|-|-|\n{rows}", self._start)
+        if self._fresh:
+            # Not add_hparams: that one opens a second run folder.
+            known = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in flat.items()}
+            for summary in hparams(known, dict.fromkeys(metrics)):
+                self._writer._get_file_writer().add_summary(summary)
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes out what is pending; call it before each checkpoint, or a crash loses events."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Writes out what is pending and closes the files."""
+        self._writer.close()
+
+    def _layout(self, split: str, metric: str) -> None:
+        """Lays the custom-scalars dashboard out, once per run."""
+        if self._has_layout:
+            return
+        self._has_layout = True
+        charts: dict[str, list[Any]] = {}
+        for name in dict.fromkeys((split, "validation", "test")):
+            prefix = f"eval_{name}/{metric}"
+            # Multiline takes expressions that match from the start, Margin takes whole tags.
+            steps = rf"{re.escape(prefix)}/step_\d+$"
+            charts[f"{name}: mean {metric} per adaptation step"] = ["Multiline", [steps]]
+            for kind in ("mean", "iqm"):
+                tags = [f"{prefix}/{kind}{end}" for end in ("", "_low", "_high")]
+                charts[f"{name}: {kind} {metric} after the last step, 95 % CI"] = ["Margin", tags]
+        self._writer.add_custom_scalars({"adaptation": charts})
+
+    def _append(self, line: dict[str, Any]) -> None:
+        path = self.folder / EVAL_FILE
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise CheckpointError(f"Cannot write {path}: {error}.") from error
+
+
+def read_curves(folder: Path | str) -> list[dict[str, Any]]:
+    """Returns the lines of a run's eval.jsonl, oldest first; a line cut short is left out."""
+    return [line for _, line in _lines(Path(folder) / EVAL_FILE)]
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns nested dicts as one, with names joined by dots."""
+    if not isinstance(config, dict):
+        return {prefix: config}
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= flatten(value, f"{prefix}.{name}" if prefix else name)
+    return flat
+
+
+def _cut(path: Path, iteration: int) -> int:
+    """Drops the lines of later iterations and one cut short; returns how many are left."""
+    if not path.exists():
+        return 0
+    kept = [text for text, line in _lines(path) if line["iteration"] <= iteration]
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
+    return len(kept)
+
+
+def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Returns the whole lines of an eval.jsonl, as text and decoded."""
+    lines = []
+    texts = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for number, text in enumerate(texts):
+        try:
+            lines.append((text, json.loads(text)))
+        except json.JSONDecodeError as error:
+            if number + 1 < len(texts):  # only the last line can have been cut by a crash
+                raise CheckpointError(
+                    f"Line {number + 1} of {path} is not JSON: {error}. Repair or delete it."
+                ) from error
+    return lines
+
+
+def _number(value: float) -> float | None:
+    """Returns the number, or None for one that JSON has no word for."""
+    return value if math.isfinite(value) else None
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,146 @@
+"""How far training is: a bar on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+
+class Progress:
+    """Shows the iterations done, the time left and the newest metrics.
+
+    Args:
+        total: Iterations of the whole run.
+        done: Iterations done before, by the run that is resumed.
+        label: What is running ("sine/maml").
+        console: Where to write; standard error by default. A terminal gets a bar.
+        bar_interval: Seconds between two drawings of the bar.
+        line_interval: Seconds between two plain lines.
+        clock: Gives seconds; never runs backwards.
+
+    Example:
+        >>> with Progress(1000, label="sine/maml") as progress:
+        ...     for _ in range(1000):
+        ...         progress.advance()
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        done: int = 0,
+        label: str = "",
+        console: Console | None = None,
+        bar_interval: float = 0.2,
+        line_interval: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.done, self.label = total, done, label
+        self.console = Console(stderr=True) if console is None else console
+        self._clock = clock
+        self._metrics = ""
+        self._bar = _bar(self.console, clock) if self.console.is_terminal else None
+        self._interval = line_interval if self._bar is None else bar_interval
+        self._due = self._last_time = 0.0
+        self._last_done = self._shown = done
+
+    def __enter__(self) -> Progress:
+        """Starts the clock and the bar."""
+        self._last_time = self._clock()
+        self._due = self._last_time + self._interval
+        if self._bar is not None:
+            # Without a thread of its own: it would take time from training.
+            self._bar.start()
+            self._task = self._bar.add_task(
+                escape(self.label), total=self.total, completed=self.done, metrics=""
+            )
+            self._bar.refresh()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Shows where it ended and leaves the terminal as it was."""
+        if self._bar is not None or self._shown != self.done:
+            self._draw()
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self) -> None:
+        """Counts one iteration; draws only when it is time again."""
+        self.done += 1
+        if self._clock() >= self._due:
+            self._draw()
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Sets the metrics that are shown from the next drawing on."""
+        self._metrics = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+    def note(self, text: str) -> None:
+        """Writes a line above the bar."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _draw(self) -> None:
+        now = self._clock()
+        self._due = now + self._interval
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, metrics=self._metrics, refresh=True)
+            return
+        elapsed, count = now - self._last_time, self.done - self._last_done
+        rate = count / elapsed if elapsed > 0 else 0.0
+        self._last_time, self._last_done, self._shown = now, self.done, self.done
+        self.note("  ".join(part for part in self._line(rate) if part))
+
+    def _line(self, rate: float) -> list[str]:
+        share = 100 * self.done / max(self.total, 1)
+        left = f"{_duration((self.total - self.done) / rate)} left" if rate > 0 else ""
+        count = f"{self.done}/{self.total} ({share:.0f} %)"
+        return [self.label, count, f"{rate:.4g} it/s", left, self._metrics]
+
+
+class _Rate(ProgressColumn):
+    """Iterations per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.4g} it/s", style="progress.data.speed")
+
+
+def _bar(console: Console, clock: Callable[[], float]) -> RichProgress:
+    return RichProgress(
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[metrics]}", markup=False),
+        console=console,
+        auto_refresh=False,
+        get_time=clock,
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
