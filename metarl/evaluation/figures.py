@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import (
     FuncFormatter,
     LogLocator,
@@ -62,17 +63,20 @@ def adaptation_figure(
     *,
     statistic: Literal["mean", "iqm"] = "mean",
     published: Mapping[str, Mapping[int, float]] | None = None,
+    band: str = "95 % CI",
     title: str = "",
 ) -> Figure:
     """Draws a metric over adaptation steps, with bands of confidence intervals.
 
-    A mean squared error that falls by more than half a decade gets a logarithmic axis.
+    A mean squared error whose largest value is over three times its smallest gets a logarithmic
+    axis. The legend, if there is more than one curve, lies beside the axes.
 
     Args:
         curves: Label -> one summary per step, 0 steps first.
         metric: What was measured ("mse", "accuracy", "return" or another name).
         statistic: Which statistic is drawn.
         published: Label -> {steps: value}: diamonds, in the colour of the curve of that label.
+        band: What the legend calls the bands.
         title: What is written above.
 
     Raises:
@@ -80,7 +84,9 @@ def adaptation_figure(
     """
     if not curves or not all(curves.values()):
         raise SettingsError("Expected at least one curve and one step of each, got an empty one.")
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    with_legend = len(curves) > 1 or bool(published)
+    margin = 0.9 + 0.085 * max(map(len, [*curves, "published"])) if with_legend else 0.0
+    figure = Figure(figsize=(5.6 + margin, 4.0), layout="constrained")
     axes = figure.add_subplot()
     colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(curves)}
     for label, summaries in curves.items():
@@ -95,16 +101,17 @@ def adaptation_figure(
     what = "" if statistic == "mean" else ", interquartile mean"
     axes.set_ylabel(_AXIS_NAMES.get(metric, metric) + what, color=_INK)
     axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
-    _curve_legend(figure, axes, bool(published))
+    if with_legend:
+        _curve_legend(figure, axes, band, bool(published))
     return figure
 
 
-def sine_figure(panels: Sequence[SinePanel], *, columns: int = 3, title: str = "") -> Figure:
+def sine_figure(panels: Sequence[SinePanel], *, title: str = "") -> Figure:
     """Draws fitted sine curves: per task the truth, the support points and the predictions.
 
     Args:
-        panels: One per task, at least one; they share both axes.
-        columns: Panels beside each other.
+        panels: One per task, at least one; they share both axes. Up to three lie beside each
+            other.
         title: What is written above.
 
     Raises:
@@ -115,22 +122,24 @@ def sine_figure(panels: Sequence[SinePanel], *, columns: int = 3, title: str = "
         raise SettingsError("Expected at least one panel, got none.")
     for panel in panels:
         _check_panel(panel)
-    columns = min(columns, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(3.3 * columns, 2.6 * rows + 0.7), layout="constrained")
+    count = len(panels)
+    columns = 2 if count == 4 else min(count, 3)
+    rows = math.ceil(count / columns)
+    wide = columns == 3
+    size = (3.3 * columns + (0.0 if wide else 1.7), 2.5 * rows + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
-    for axes, panel in zip(grid.flat, panels, strict=False):
-        _draw_panel(axes, panel)
-    figure.supxlabel("x", color=_INK, fontsize=11)
-    figure.supylabel("y", color=_INK, fontsize=11)
+    for i, axes in enumerate(grid.flat):
+        axes.set_visible(i < count)
+        if i < count:
+            _draw_panel(axes, panels[i])
+            _label_edges(axes, left=i % columns == 0, bottom=i + columns >= count)
     if title:
         figure.suptitle(title, color=_INK, fontsize=12, fontweight="bold")
     handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10
-    )
+    place = "outside lower center" if wide else "outside right upper"
+    ncols = len(labels) if wide else 1
+    figure.legend(handles, labels, loc=place, ncols=ncols, frameon=False, fontsize=10)
     return figure
 
 
@@ -177,14 +186,15 @@ def _diamond(colour: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _curve_legend(figure: Figure, axes: Axes, published: bool) -> None:
+def _curve_legend(figure: Figure, axes: Axes, band: str, published: bool) -> None:
     handles, labels = axes.get_legend_handles_labels()
+    handles.append(Patch(color=_INK, alpha=0.18, linewidth=0))
+    labels.append(band)
     if published:
         handles.append(Line2D([], [], **_diamond(_INK)))
         labels.append("published")
-    if len(labels) > 1:
-        # Beside the axes: it can hide no curve.
-        figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=10)
+    # Beside the axes: it can hide no curve.
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=10)
 
 
 def _scale(
@@ -199,6 +209,7 @@ def _scale(
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(axis="y", which="minor", length=0)
 
 
 def _check_panel(panel: SinePanel) -> None:
@@ -231,6 +242,15 @@ def _draw_panel(axes: Axes, panel: SinePanel) -> None:
     )  # fmt: skip
     axes.set_title(panel.title, color=_INK, fontsize=10)
     _style(axes)
+
+
+def _label_edges(axes: Axes, *, left: bool, bottom: bool) -> None:
+    """Labels the axes at the edge of the grid."""
+    if left:
+        axes.set_ylabel("y", color=_INK)
+    if bottom:
+        axes.set_xlabel("x", color=_INK)
+        axes.tick_params(labelbottom=True)  # also above an empty place of the grid
 
 
 def _style(axes: Axes) -> None:

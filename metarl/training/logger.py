@@ -11,19 +11,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from metarl.errors import CheckpointError
+from metarl.evaluation.curves import AdaptationCurve
 from metarl.evaluation.figures import adaptation_figure, figure_pixels
-from metarl.evaluation.statistics import Summary
-from metarl.tasks.base import Split
+from metarl.evaluation.statistics import Summary, summarise_curve
 from metarl.tasks.files import atomic_path
 from metarl.training.run_folder import to_json
 
 EVAL_FILE = "eval.jsonl"
-_LAST_STEP = [f.name for f in dataclasses.fields(Summary) if f.name != "count"]
+BOOTSTRAP_SEED = 20_200_713
+_STATISTICS = [f.name for f in dataclasses.fields(Summary) if f.name != "count"]
 
 
 class RunLogger:
@@ -84,39 +86,42 @@ class RunLogger:
 
     def curve(
         self,
-        split: Split,
-        metric: str,
-        summaries: Sequence[Summary],
+        curve: AdaptationCurve,
         iteration: int,
+        prefix: str = "eval_test",
         extra: Mapping[str, Any] | None = None,
-    ) -> None:
+    ) -> list[Summary]:
         """Writes an adaptation curve as scalars, as a figure and as a line of eval.jsonl.
 
         The scalars are the mean after every step, and all statistics after the last one.
 
         Args:
-            split: The tasks measured on.
-            metric: What was measured ("mse", "accuracy").
-            summaries: One per adaptation step, 0 steps first.
+            curve: The metric per step and task.
             iteration: Meta-iterations done.
-            extra: More for the line of eval.jsonl (shots, transductive or not).
+            prefix: First part of the tags: "eval_test", "eval_validation" or "eval_train".
+            extra: More for the line of eval.jsonl (the shots, the seed).
+
+        Returns:
+            The summary of each step, with 95 % bootstrap confidence intervals over the tasks. The
+            resamples are the same ones every time, so that equal curves have equal intervals.
         """
-        prefix = f"eval_{split}/{metric}"
-        self._layout(split, metric)
-        values = {f"{prefix}/step_{k}": s.mean for k, s in enumerate(summaries)}
-        values |= {f"{prefix}/{name}": getattr(summaries[-1], name) for name in _LAST_STEP}
+        generator = torch.Generator().manual_seed(BOOTSTRAP_SEED)
+        summaries = summarise_curve(curve.values, generator)
+        tag = f"{prefix}/{curve.metric}"
+        self._layout(prefix, curve.metric)
+        values = {f"{tag}/step_{k}": s.mean for k, s in enumerate(summaries)}
+        values |= {f"{tag}/{name}": getattr(summaries[-1], name) for name in _STATISTICS}
         self.scalars(values, iteration)
-        figure = adaptation_figure({split: list(summaries)}, metric)
+        figure = adaptation_figure({prefix: summaries}, curve.metric, title=prefix)
         self._writer.add_image(
-            f"adaptation/curve/{split}", figure_pixels(figure), iteration, dataformats="HWC"
+            f"adaptation/curve/{prefix}", figure_pixels(figure), iteration, dataformats="HWC"
         )
-        columns = {
-            f.name: [_number(getattr(s, f.name)) for s in summaries]
-            for f in dataclasses.fields(Summary)
-        }
-        line = {"iteration": iteration, "split": split, "metric": metric, **(extra or {})}
-        self._append({**line, "tasks": columns.pop("count")[0], **columns})
+        head = {"iteration": iteration, "split": prefix.removeprefix("eval_")}
+        head |= {"metric": curve.metric, "transductive": curve.transductive, **(extra or {})}
+        columns = {n: [_number(getattr(s, n)) for s in summaries] for n in _STATISTICS}
+        self._append({**head, "tasks": summaries[0].count, **columns})
         self.flush()
+        return summaries
 
     def settings(self, config: Any, metrics: Sequence[str] = ()) -> None:
         """Writes the settings as a table and, for a new run, as TensorBoard's hyper-parameters.
@@ -143,20 +148,20 @@ class RunLogger:
         """Writes out what is pending and closes the files."""
         self._writer.close()
 
-    def _layout(self, split: str, metric: str) -> None:
+    def _layout(self, prefix: str, metric: str) -> None:
         """Lays the custom-scalars dashboard out, once per run."""
         if self._has_layout:
             return
         self._has_layout = True
         charts: dict[str, list[Any]] = {}
-        for name in dict.fromkeys((split, "validation", "test")):
-            prefix = f"eval_{name}/{metric}"
+        for name in dict.fromkeys((prefix, "eval_validation", "eval_test")):
+            tag = f"{name}/{metric}"
             # Multiline takes expressions that match from the start, Margin takes whole tags.
-            steps = rf"{re.escape(prefix)}/step_\d+$"
-            charts[f"{name}: mean {metric} per adaptation step"] = ["Multiline", [steps]]
+            steps = rf"{re.escape(tag)}/step_\d+$"
+            charts[f"{tag}: mean per adaptation step"] = ["Multiline", [steps]]
             for kind in ("mean", "iqm"):
-                tags = [f"{prefix}/{kind}{end}" for end in ("", "_low", "_high")]
-                charts[f"{name}: {kind} {metric} after the last step, 95 % CI"] = ["Margin", tags]
+                tags = [f"{tag}/{kind}{end}" for end in ("", "_low", "_high")]
+                charts[f"{tag}: {kind} after the last step, 95 % CI"] = ["Margin", tags]
         self._writer.add_custom_scalars({"adaptation": charts})
 
     def _append(self, line: dict[str, Any]) -> None:

@@ -26,15 +26,15 @@ class Progress:
 
     Args:
         total: Iterations of the whole run.
-        done: Iterations done before, by the run that is resumed.
         label: What is running ("sine/maml").
+        done: Iterations done before, by the run that is resumed.
         console: Where to write; standard error by default. A terminal gets a bar.
         bar_interval: Seconds between two drawings of the bar.
         line_interval: Seconds between two plain lines.
         clock: Gives seconds; never runs backwards.
 
     Example:
-        >>> with Progress(1000, label="sine/maml") as progress:
+        >>> with Progress(1000, "sine/maml") as progress:
         ...     for _ in range(1000):
         ...         progress.advance()
     """
@@ -42,9 +42,9 @@ class Progress:
     def __init__(
         self,
         total: int,
-        *,
-        done: int = 0,
         label: str = "",
+        done: int = 0,
+        *,
         console: Console | None = None,
         bar_interval: float = 0.2,
         line_interval: float = 10.0,

@@ -8,7 +8,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 
-class StopOnSignal:
+class StopSignals:
     """Turns SIGINT and SIGTERM into a flag while its `with` block runs.
 
     A second SIGINT raises KeyboardInterrupt, for whoever cannot wait. The handlers that were
@@ -20,7 +20,7 @@ class StopOnSignal:
         signal_name: Its name ("SIGTERM"), or an empty string.
 
     Example:
-        >>> with StopOnSignal() as stop:
+        >>> with StopSignals() as stop:
         ...     while not stop.requested:
         ...         train_one_iteration()
     """
@@ -30,7 +30,7 @@ class StopOnSignal:
         self.signal_name = ""
         self._previous: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> StopOnSignal:
+    def __enter__(self) -> StopSignals:
         """Takes over the handlers."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
