@@ -141,22 +141,25 @@ def draw(alphabets: int, characters: int, drawings: int, generator: torch.Genera
     total = alphabets * characters
     strokes = _characters(_alphabets(alphabets, generator), characters, generator)
     joints = _joints(total, generator)
-    lines = _join(_trace(strokes), joints)  # the ideal character, to centre and scale by
-    inside = lines.masked_fill(~joints.drawn[..., None, None], math.nan).flatten(1, 2)
-    low, high = inside.nan_to_num(math.inf).amin(1), inside.nan_to_num(-math.inf).amax(1)
-    middle, extent = (low + high) / 2, (high - low).amax(1)
-    images = []
+    middle, extent = _frame(_join(_trace(strokes), joints), joints.drawn)
     slant = _affine(alphabets, drawings, generator).repeat_interleave(characters, 0)
-    per_chunk = max(1, CHUNK // drawings)
-    for part in torch.arange(total).split(per_chunk):
+    images = []
+    for part in torch.arange(total).split(max(1, CHUNK // drawings)):
         by_drawer = Strokes(*(value[part].unsqueeze(1) for value in strokes))
-        jittered = _jitter(by_drawer, drawings, generator)
         pieces = joints.of(part, drawings)
-        points = _join(_trace(jittered), pieces) - middle[part, None, None, None]
-        points = points / extent[part, None, None, None, None]
+        points = _join(_trace(_jitter(by_drawer, drawings, generator)), pieces)
+        points = (points - middle[part, None, None, None]) / extent[part, None, None, None, None]
         points = torch.einsum("cdspi,cdij->cdspj", points, slant[part])
         images.append(_ink(_place(points, generator), pieces.drawn).flatten(0, 1))
     return torch.cat(images)
+
+
+def _frame(lines: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the middle [characters, 2] and the larger side [characters] of characters' boxes."""
+    absent = ~drawn[..., None, None]
+    low = lines.masked_fill(absent, math.inf).amin((1, 2))
+    high = lines.masked_fill(absent, -math.inf).amax((1, 2))
+    return (low + high) / 2, (high - low).amax(1)
 
 
 def _alphabets(count: int, generator: torch.Generator) -> Strokes:
