@@ -1,0 +1,133 @@
+import math
+import time
+
+import pytest
+import torch
+
+from metarl.errors import SettingsError, ShapeError
+from metarl.evaluation.statistics import iqm, mean, median, summarise, summarise_curve
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def test_statistics_by_hand():
+    values = torch.tensor([[8.0, 1.0, 3.0, 100.0, 2.0, 4.0, 6.0, 5.0], [0.0] * 8])
+    assert mean(values).tolist() == [16.125, 0.0]
+    assert median(values).tolist() == [4.5, 0.0]
+    assert iqm(values).tolist() == [4.5, 0.0]  # of 1 2 | 3 4 5 6 | 8 100
+    assert median(torch.tensor([3.0, 1.0, 2.0])).item() == 2.0
+    assert iqm(torch.tensor([9.0, 1.0, 2.0])).item() == 4.0  # floor(3 / 4) = 0 are cut
+    assert iqm(torch.tensor([9.0, 1.0, 2.0, 4.0, 5.0])).item() == pytest.approx(11 / 3)
+
+
+def test_a_summary_holds_them(generator):
+    summary = summarise(torch.tensor([8.0, 1.0, 3.0, 100.0, 2.0, 4.0, 6.0, 5.0]), generator)
+    assert (summary.mean, summary.median, summary.iqm, summary.count) == (16.125, 4.5, 4.5, 8)
+    assert summary.mean_low <= summary.mean <= summary.mean_high
+    assert summary.iqm_low <= summary.iqm <= summary.iqm_high
+    assert summary.iqm_high < summary.mean_high  # the outlier weighs less
+
+
+def test_equal_values_have_an_interval_of_no_width(generator):
+    summary = summarise(torch.full((10,), 0.7, dtype=torch.float64), generator)
+    for name in ("mean_low", "mean_high", "iqm_low", "iqm_high"):
+        assert getattr(summary, name) == pytest.approx(0.7, abs=1e-12)
+
+
+def test_two_values_by_hand(generator):
+    # Resamples of (0, 1) have means 0, 1/2, 1 with chances 1/4, 1/2, 1/4.
+    values = torch.tensor([0.0, 1.0])
+    summary = summarise(values, generator, confidence=0.6)  # tails of 0.2 reach the ends
+    assert (summary.mean_low, summary.mean_high) == (0.0, 1.0)
+    summary = summarise(values, generator, confidence=0.4)  # tails of 0.3 do not
+    assert (summary.mean_low, summary.mean_high) == (0.5, 0.5)
+
+
+def test_the_interval_of_the_mean_is_the_normal_one_for_many_tasks(generator):
+    values = torch.randn(400, generator=generator, dtype=torch.float64)
+    summary = summarise(values, generator, resamples=20_000)
+    half = 1.96 * values.std(correction=0).item() / math.sqrt(400)
+    assert summary.mean_low == pytest.approx(values.mean().item() - half, abs=0.05 * half)
+    assert summary.mean_high == pytest.approx(values.mean().item() + half, abs=0.05 * half)
+
+
+@pytest.mark.parametrize("tasks", [3, 7, 8, 41])
+def test_the_bootstrap_agrees_with_a_plain_one(generator, tasks):
+    """The same draws, each resample sorted and cut by itself."""
+    values = torch.randn(tasks, generator=generator, dtype=torch.float64)
+    values[1] = values[0]  # a tie
+    draws = torch.randint(
+        tasks, (500, tasks), generator=torch.Generator().manual_seed(3)
+    )  # as summarise draws
+    plain = iqm(values[draws]), mean(values[draws])
+    summary = summarise(values, torch.Generator().manual_seed(3), resamples=500)
+    tails = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    for (low, high), statistic in zip(
+        [(summary.iqm_low, summary.iqm_high), (summary.mean_low, summary.mean_high)],
+        plain,
+        strict=True,
+    ):
+        assert [low, high] == pytest.approx(torch.quantile(statistic, tails).tolist(), abs=1e-12)
+
+
+def test_seeds_are_strata(generator):
+    # All tasks of a seed alike: resampling within the seeds changes nothing.
+    values = torch.tensor([[0.0] * 20, [1.0] * 20])
+    stratified = summarise(values, generator)
+    pooled = summarise(values.flatten(), generator)
+    assert (stratified.mean_low, stratified.mean, stratified.mean_high) == (0.5, 0.5, 0.5)
+    assert pooled.mean_high - pooled.mean_low > 0.2
+    assert stratified.count == 40
+
+
+def test_a_curve_is_summarised_step_by_step(generator):
+    values = torch.rand(3, 30, generator=generator)
+    together = summarise_curve(values, torch.Generator().manual_seed(1))
+    alone = [summarise(v, torch.Generator().manual_seed(1)) for v in values]
+    assert together == alone
+    seeds = values.view(3, 5, 6)
+    assert summarise_curve(seeds, torch.Generator().manual_seed(1))[2] == summarise(
+        seeds[2], torch.Generator().manual_seed(1)
+    )
+
+
+def test_the_same_generator_gives_the_same_interval():
+    values = torch.rand(50, generator=torch.Generator().manual_seed(9))
+    first = summarise(values, torch.Generator().manual_seed(1))
+    assert first == summarise(values, torch.Generator().manual_seed(1))
+    assert first != summarise(values, torch.Generator().manual_seed(2))
+
+
+def test_a_diverged_task_spoils_the_mean_but_not_the_iqm(generator):
+    values = torch.arange(100.0)
+    values[99] = math.nan
+    summary = summarise(values, generator)
+    assert math.isnan(summary.mean)
+    assert math.isnan(summary.mean_high)
+    assert summary.iqm == 49.5
+    assert 30 < summary.iqm_low < 49.5 < summary.iqm_high < 70
+    values[99] = math.inf
+    assert summarise(values, generator).mean == math.inf
+
+
+def test_bad_input_is_refused(generator):
+    with pytest.raises(ShapeError, match="none of them 0"):
+        summarise(torch.zeros(0), generator)
+    with pytest.raises(ShapeError, match=r"got \[2, 3, 4\]"):
+        summarise(torch.zeros(2, 3, 4), generator)
+    with pytest.raises(ShapeError, match=r"got \[3\]"):
+        summarise_curve(torch.zeros(3), generator)
+    with pytest.raises(SettingsError, match="resamples >= 1"):
+        summarise(torch.zeros(3), generator, resamples=0)
+    with pytest.raises(SettingsError, match="confidence in"):
+        summarise(torch.zeros(3), generator, confidence=1.0)
+
+
+def test_it_is_fast(generator):
+    values = torch.rand(11, 600, generator=generator)
+    started = time.perf_counter()
+    summarise_curve(values, generator)
+    assert time.perf_counter() - started < 5  # 0.3 s here
