@@ -79,13 +79,6 @@ def create_run_folder(
 
 def find_run(
     root: Path | str, experiment: str, algorithm: str, resume: Path | str = "latest"
-) -> Path:
-    """Returns the run folder of `find_resume_point`, which see for arguments and errors."""
-    return find_resume_point(root, experiment, algorithm, resume).folder
-
-
-def find_resume_point(
-    root: Path | str, experiment: str, algorithm: str, resume: Path | str = "latest"
 ) -> ResumePoint:
     """Finds the run to resume, and the checkpoint to go on from.
 

@@ -9,7 +9,7 @@ import torch
 
 from metarl.errors import CheckpointError
 from metarl.training.checkpoints import Checkpoints
-from metarl.training.run_folder import create_run_folder, find_resume_point, find_run, to_json
+from metarl.training.run_folder import create_run_folder, find_run, to_json
 
 
 @dataclass(frozen=True)
@@ -118,19 +118,19 @@ def test_latest_is_the_newest_run_with_a_checkpoint(make):
     second = make(2, iterations=[3, 4])
     third = make(2, iterations=[1])  # the same second
     make(4)  # died before its first checkpoint
-    assert find_run("runs", "sine", "maml") == third
+    assert find_run("runs", "sine", "maml").folder == third
     assert third.name == f"{second.name}_2"
-    assert find_resume_point("runs", "sine", "maml").checkpoint.name == "step_000001"
+    assert find_run("runs", "sine", "maml").checkpoint.name == "step_000001"
 
 
 def test_a_path_may_be_a_run_or_a_checkpoint(make):
     folder = make(1, iterations=[3, 4])
     old = folder / "checkpoints" / "step_000003"
     paths = [old, old / "meta.json", folder, folder / "checkpoints", folder / "config.json"]
-    points = [find_resume_point("runs", "sine", "maml", path) for path in paths]
+    points = [find_run("runs", "sine", "maml", path) for path in paths]
     assert {p.folder for p in points} == {folder}
     assert [p.checkpoint.name[-1] for p in points] == ["3", "3", "4", "4", "4"]
-    assert find_run("runs", "other", "reptile", str(old)) == folder
+    assert find_run("runs", "other", "reptile", str(old)).folder == folder
 
 
 def test_a_missing_run_is_reported_with_those_there_are(make):
