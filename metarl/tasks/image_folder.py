@@ -1,0 +1,137 @@
+"""Episodes of any folder of images: class folders, or the CSVs of mini-ImageNet."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from metarl.errors import DataError, SettingsError
+from metarl.tasks.base import Split
+from metarl.tasks.episodes import FewShot, ImagePool, Rotations, class_indices
+from metarl.tasks.files import atomic_path, cache_folder
+from metarl.tasks.image_splits import ClassFiles, read_splits
+from metarl.tasks.images import decode
+
+Mode = Literal["RGB", "L"]
+CACHE_VERSION = 1  # raise it when decoding changes
+
+
+def ImageFolder(  # noqa: N802 - reads like the other distributions
+    root: str | os.PathLike[str],
+    split_files: str | Mapping[Split, str] | None = None,
+    way: int = 5,
+    shots: int = 1,
+    queries: int = 15,
+    *,
+    image_size: int = 84,
+    mode: Mode = "RGB",
+    rotations: Rotations = "none",
+) -> FewShot:
+    """Builds N-way K-shot episodes of a folder's images, [C, image_size, image_size] in [0, 1].
+
+    Images are decoded once, resized without keeping their aspect, into a memory-mapped file of
+    bytes under `files.cache_folder()`; episodes read from it what they need. `FewShot.to` loads
+    all of it to a device.
+
+    Args:
+        root: The folder.
+        split_files: Which classes are in which split. Names are relative to `root`:
+            - one JSON file, {"train": ["class", ...], "validation": [...], "test": [...]}, or one
+              CSV file with columns class,split; the images of a class are in the folder
+              `root/class`;
+            - a CSV file per split with columns filename,label, as mini-ImageNet has them (Ravi &
+              Larochelle 2017); the images are in `root/images`, or in `root`;
+            - None: splits.json, splits.csv, or train.csv, val.csv and test.csv, the first found.
+        way: Classes per episode.
+        shots: Support images per class.
+        queries: Query images per class.
+        image_size: Side of the images in pixels.
+        mode: "RGB" for three channels, "L" for one.
+        rotations: See `FewShot`.
+
+    Raises:
+        DataError: A split file or an image is missing or cannot be read, or the cache cannot be
+            written.
+        TaskError: A class is in two splits.
+        SettingsError: The settings do not fit the images.
+    """
+    if image_size < 1 or mode not in get_args(Mode):
+        raise SettingsError(
+            f"Expected an image_size of at least 1 and a mode of {', '.join(get_args(Mode))}, got "
+            f"{image_size} and {mode!r}."
+        )
+    files, chosen = read_splits(Path(root).expanduser(), split_files)
+    images = torch.from_numpy(_memory_map(files, image_size, mode))
+    counts = torch.tensor([len(paths) for paths in files.values()])
+    pool = ImagePool(images, counts, tuple(files))
+    splits: dict[Split, torch.Tensor] = {
+        part: class_indices(pool.names, names) for part, names in chosen.items()
+    }
+    return FewShot(pool, splits, way, shots, queries, rotations=rotations)
+
+
+def _memory_map(files: ClassFiles, size: int, mode: Mode) -> np.ndarray:
+    """Returns all images class by class, uint8 [M, C, size, size], mapped from the cache."""
+    paths = [path for of_class in files.values() for path in of_class]
+    shape = (len(paths), len(mode), size, size)
+    cache = cache_folder() / f"images-{_key(paths, shape)}.npy"
+    cached = _open(cache, shape)
+    if cached is None:
+        try:
+            _build(cache, paths, shape, mode)
+        except OSError as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"Cannot write the decoded images to {cache}: {error}. Set METARL_CACHE to a "
+                f"folder with {np.prod(shape) / 1e6:.0f} MB to spare."
+            ) from error
+        cached = _open(cache, shape)
+    if cached is None:
+        raise DataError(f"Cannot read back the decoded images {cache}; check the disk.")
+    return cached
+
+
+def _open(cache: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    try:
+        # Copy on write: torch wants a writable array, and the file must not change.
+        array = np.load(cache, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if array.shape == shape and array.dtype == np.uint8 else None
+
+
+def _build(cache: Path, paths: list[Path], shape: tuple[int, ...], mode: Mode) -> None:
+    with atomic_path(cache) as temporary:
+        array = np.lib.format.open_memmap(temporary, "w+", dtype=np.uint8, shape=shape)
+        for place, path in enumerate(paths):
+            image = decode(_read(path), str(path), shape[-1], mode)
+            array[place] = image.reshape(*shape[2:], shape[1]).transpose(2, 0, 1)
+        array.flush()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"Cannot read the image {path}: {error}.") from error
+
+
+def _key(paths: list[Path], shape: tuple[int, ...]) -> str:
+    """Names the cache file: another one when a file is added, removed, replaced or touched."""
+    digest = hashlib.sha256(f"{CACHE_VERSION} {shape}".encode())
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise DataError(
+                f"The image {path} is missing; a split file or folder names it."
+            ) from error
+        digest.update(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:32]

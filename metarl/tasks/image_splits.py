@@ -1,0 +1,150 @@
+"""Split files: which class, and which images of it, are for training, validation and testing."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from metarl.errors import DataError, TaskError
+from metarl.registry import did_you_mean
+from metarl.tasks.base import SPLITS, Split
+
+ClassFiles = dict[str, list[Path]]
+"""The images of each class, in order."""
+SplitClasses = dict[Split, list[str]]
+"""The classes of each split."""
+
+IMAGE_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+MINI_IMAGENET: dict[Split, str] = {
+    "train": "train.csv",
+    "validation": "val.csv",
+    "test": "test.csv",
+}
+ALIASES: dict[str, Split] = {"val": "validation", "valid": "validation"}
+
+
+def read_splits(
+    root: Path, split_files: str | Mapping[Split, str] | None
+) -> tuple[ClassFiles, SplitClasses]:
+    """Reads split files; see `ImageFolder` for their formats.
+
+    Returns:
+        The images of every class, and the classes of every split.
+
+    Raises:
+        DataError: A file is missing or malformed, or a class has no images.
+        TaskError: A class is in two splits.
+    """
+    if not root.is_dir():
+        raise DataError(f"The image folder {root} is missing.")
+    if split_files is None:
+        split_files = _find(root)
+    chosen: SplitClasses
+    if isinstance(split_files, str):
+        chosen = _read_classes(root / split_files)
+        files = {name: _images_of(root / name) for name in _all(chosen, root)}
+    else:
+        labelled = {part: _read_labels(root, name) for part, name in split_files.items()}
+        chosen = {part: list(of_split) for part, of_split in labelled.items()}
+        names = _all(chosen, root)
+        files = {n: paths for of_split in labelled.values() for n, paths in of_split.items()}
+        files = {name: files[name] for name in names}
+    return files, chosen
+
+
+def _find(root: Path) -> str | Mapping[Split, str]:
+    for name in ("splits.json", "splits.csv"):
+        if (root / name).is_file():
+            return name
+    if any((root / name).is_file() for name in MINI_IMAGENET.values()):
+        return MINI_IMAGENET
+    raise DataError(
+        f"{root} has no split file: expected splits.json, splits.csv, or train.csv, val.csv and "
+        "test.csv; write one or name yours with split_files."
+    )
+
+
+def _all(chosen: SplitClasses, root: Path) -> list[str]:
+    """Returns all classes, after checking that none is in two splits."""
+    owner: dict[str, Split] = {}
+    for part, names in chosen.items():
+        for name in names:
+            if name in owner:
+                raise TaskError(
+                    f"The class {name!r} of {root} is in two splits, {owner[name]} and {part}, or "
+                    "twice in one; list each class once."
+                )
+            owner[name] = part
+    if not owner:
+        raise DataError(f"The split files of {root} name no class.")
+    return list(owner)
+
+
+def _read_classes(path: Path) -> SplitClasses:
+    """Reads a split file of class names, JSON or CSV."""
+    if path.suffix == ".csv":
+        chosen: SplitClasses = {part: [] for part in SPLITS}
+        for row in _rows(path, ("class", "split")):
+            chosen[_split(row["split"], path)].append(row["class"])
+        return chosen
+    try:
+        content = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"The split file {path} is not JSON: {error}.") from error
+    if not isinstance(content, dict) or not all(_is_names(v) for v in content.values()):
+        raise DataError(
+            f'Expected {{"train": ["class", ...], "validation": [...], "test": [...]}} in {path}.'
+        )
+    return {_split(name, path): classes for name, classes in content.items()}
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _read_labels(root: Path, name: str) -> ClassFiles:
+    """Reads a split file of file names and labels."""
+    folder = root / "images" if (root / "images").is_dir() else root
+    files: ClassFiles = {}
+    for row in _rows(root / name, ("filename", "label")):
+        files.setdefault(row["label"], []).append(folder / row["filename"])
+    return files
+
+
+def _images_of(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(f"The class folder {folder} is missing; a split file names it.")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
+    if not paths:
+        raise DataError(f"The class folder {folder} has no images.")
+    return paths
+
+
+def _rows(path: Path, columns: tuple[str, str]) -> list[dict[str, str]]:
+    rows = list(csv.DictReader(_text(path).splitlines(), skipinitialspace=True))
+    if not rows or any(not row.get(column) for row in rows for column in columns):
+        raise DataError(
+            f"Expected rows with columns {','.join(columns)} in the split file {path}; its first "
+            "line must name them."
+        )
+    return rows
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"Cannot read the split file {path}: {error}.") from error
+
+
+def _split(name: str, path: Path) -> Split:
+    part = ALIASES.get(name.lower(), name.lower())
+    for known in SPLITS:
+        if part == known:
+            return known
+    raise DataError(
+        f"Expected splits of {', '.join(SPLITS)} in {path}, got {name!r}."
+        f"{did_you_mean(name, SPLITS)}"
+    )
