@@ -13,14 +13,14 @@ import tyro
 
 from metarl.errors import CheckpointError, SettingsError, UnknownNameError
 from metarl.registry import did_you_mean
-from metarl.training.run_folder import find_run
+from metarl.training.run_folder import ResumePoint, find_run
 
 S = TypeVar("S")
 
 
 def parse_settings(
     configs: Mapping[str, S], experiment: str, arguments: Sequence[str] | None = None
-) -> tuple[S, Path | None]:
+) -> tuple[S, ResumePoint | None]:
     """Parses the command line of an experiment script.
 
     `--algorithm NAME` chooses the defaults; `--resume latest|PATH` takes those of the resumed run
@@ -33,7 +33,7 @@ def parse_settings(
         arguments: The arguments; by default those of the process.
 
     Returns:
-        The settings and the run folder to resume, or None for a new run.
+        The settings, and the run folder and checkpoint to resume or None for a new run.
 
     Raises:
         UnknownNameError: No configuration has the algorithm's name.
@@ -46,14 +46,14 @@ def parse_settings(
             f"Unknown algorithm {name!r}.{did_you_mean(name, configs)} Known: {', '.join(configs)}."
         )
     default: Any = configs[name]
-    folder = None
+    point = None
     resume = _value_of("--resume", arguments)
     if resume is not None:
         runs = Path(_value_of("--runs", arguments) or default.runs)
-        folder = find_run(runs, experiment, name, resume)
-        default = _resumed_settings(configs, folder)
+        point = find_run(runs, experiment, name, resume)
+        default = _resumed_settings(configs, point.folder)
     parsed = tyro.cli(type(default), default=default, args=arguments)
-    return parsed, folder
+    return parsed, point
 
 
 def settings_from(default: S, saved: Mapping[str, Any]) -> S:

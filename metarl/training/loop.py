@@ -12,15 +12,16 @@ from torch import Tensor
 
 from metarl.adaptation.learner import Learner
 from metarl.errors import NonFiniteError
-from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
+from metarl.evaluation.curves import adaptation_curve
 from metarl.tasks.base import TaskDistribution
-from metarl.training.checkpoints import Checkpoints
+from metarl.training.checkpoints import Checkpoints, load_checkpoint
 from metarl.training.device import resolve_device
 from metarl.training.logger import RunLogger
 from metarl.training.meta_step import MetaResult, MetaStep, outer_rate
 from metarl.training.progress import Progress
 from metarl.training.settings import TrainingSettings
 from metarl.training.signals import StopSignals
+from metarl.trees import to_device
 
 # Validation tasks are the same at every evaluation and for every seed.
 VALIDATION_SEED = 1_000_003
@@ -50,7 +51,7 @@ class OuterLoop:
         settings: See `TrainingSettings`.
         folder: The run folder; checkpoints and logs go there.
         validation: Distribution for the adaptation curves during training; None draws none.
-        resume: Goes on from the newest checkpoint of the folder.
+        resume: The checkpoint to go on from, or None for a new run.
         config: Settings of the whole experiment, for the logs.
     """
 
@@ -62,9 +63,12 @@ class OuterLoop:
         folder: Path,
         *,
         validation: TaskDistribution | None = None,
-        resume: bool = False,
+        resume: Path | None = None,
         config: dict[str, Any] | None = None,
     ) -> None:
+        self.folder = folder
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
         self.device = resolve_device(settings.device)
         self.learner = learner.to(self.device)
         self.tasks = tasks
@@ -75,11 +79,12 @@ class OuterLoop:
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         self.iteration = 0
         self._seconds = 0.0
-        if resume:
-            self._restore()
-        self.logger = RunLogger(folder, resume_from=self.iteration if resume else None)
-        if config is not None and not resume:
+        if resume is not None:
+            self._restore(resume)
+        self.logger = RunLogger(folder, resume_from=None if resume is None else self.iteration)
+        if config is not None:
             self.logger.settings(config)
+        self.label = f"{folder.parent.parent.name}/{folder.parent.name}"
 
     def run(self) -> TrainingResult:
         """Trains to the last iteration, or until SIGINT or SIGTERM; saves either way.
@@ -92,7 +97,8 @@ class OuterLoop:
         if self.iteration == 0:
             self._save()
         total = settings.iterations
-        with StopSignals() as stop, Progress(total, "meta-training", self.iteration) as progress:
+        progress = Progress(total, done=self.iteration, label=self.label)
+        with StopSignals() as stop, progress:
             while self.iteration < total and not stop.requested:
                 started = time.perf_counter()
                 result = self._iterate()
@@ -100,13 +106,12 @@ class OuterLoop:
                 self._seconds += time.perf_counter() - started
                 last = self.iteration == total
                 if last or self.iteration % settings.log_every == 0:
-                    progress.metrics(self._log(result))
+                    progress.metrics(_headline(self._log(result)))
                 if settings.eval_every and (last or self.iteration % settings.eval_every == 0):
                     self._evaluate()
                 if last or stop.requested or self.iteration % settings.checkpoint_every == 0:
                     self._save()
                 progress.advance()
-        self.logger.flush()
         return TrainingResult(self.iteration, self.iteration >= total, self._seconds)
 
     def _iterate(self) -> MetaResult:
@@ -137,9 +142,9 @@ class OuterLoop:
         self.logger.scalars(scalars, self.iteration)
         return scalars
 
-    def _evaluate(self) -> AdaptationCurve | None:
+    def _evaluate(self) -> None:
         if self.validation is None:
-            return None
+            return
         curve = adaptation_curve(
             self.learner,
             self.validation,
@@ -148,9 +153,9 @@ class OuterLoop:
             generator=torch.Generator(self.device).manual_seed(VALIDATION_SEED),
         )
         self.logger.curve(curve, self.iteration, "eval_validation")
-        return curve
 
     def _save(self) -> Path:
+        self.logger.flush()  # events up to the checkpoint outlive a crash
         state = {
             "optimizer": self.meta_step.optimizer.state_dict(),
             "generator": self.generator.get_state(),
@@ -159,11 +164,18 @@ class OuterLoop:
         }
         return self.checkpoints.save(self.iteration, self.learner.state_dict(), state)
 
-    def _restore(self) -> None:
-        checkpoint = self.checkpoints.load(device=self.device)
+    def _restore(self, path: Path) -> None:
+        checkpoint = load_checkpoint(path, self.device)
         self.learner.load_state_dict(checkpoint.weights)
         self.meta_step.optimizer.load_state_dict(checkpoint.state["optimizer"])
         self.generator.set_state(checkpoint.state["generator"].cpu())
-        self.learner.restore(checkpoint.state["carried"])
+        self.learner.restore(to_device(checkpoint.state["carried"], self.device))
         self._seconds = checkpoint.state["seconds"]
         self.iteration = checkpoint.iteration
+
+
+def _headline(scalars: dict[str, float]) -> dict[str, float]:
+    """Picks what the progress bar shows: the training metric after the last step, or the loss."""
+    shown = [tag for tag in scalars if tag.startswith("train/")]
+    tag = shown[-1] if shown else "meta/loss"
+    return {tag.removeprefix("train/"): scalars[tag]}

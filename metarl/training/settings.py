@@ -32,6 +32,8 @@ class TrainingSettings:
     """Seed of everything random in the run."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
+    threads: int | None = None
+    """CPU threads of torch. None: torch's own choice. Small networks are quickest with 1."""
     compile: bool = False
     """Compiles the meta-gradient: seconds to a minute of start-up, then faster steps."""
     log_every: int = 100
@@ -58,10 +60,14 @@ class TrainingSettings:
         )  # fmt: skip
         for name in counts:
             if getattr(self, name) < 1:
-                raise SettingsError(f"Expected `{name}` to be at least 1, got {getattr(self, name)}.")
+                raise SettingsError(
+                    f"Expected `{name}` to be at least 1, got {getattr(self, name)}."
+                )
         if self.task_chunk_size is not None and self.task_chunk_size < 1:
             raise SettingsError(
                 f"Expected `task_chunk_size` to be at least 1, got {self.task_chunk_size}."
             )
+        if self.threads is not None and self.threads < 1:
+            raise SettingsError(f"Expected `threads` to be at least 1, got {self.threads}.")
         if not self.outer_lr > 0:
             raise SettingsError(f"Expected `outer_lr` above 0, got {self.outer_lr}.")

@@ -1,0 +1,117 @@
+"""The evaluation of sine regression in Finn et al. 2017, section 5.1, table and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from rich.table import Table
+
+from metarl.adaptation.learner import Learner
+from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
+from metarl.evaluation.figures import SinePanel
+from metarl.evaluation.statistics import Summary
+from metarl.tasks.sine import Sine
+
+SHOTS = (5, 10, 20)
+NUM_TASKS = 600
+STEPS = 10
+TEST_SEED = 2_000_003
+
+# Finn et al. 2017, table 2 (supplement): mean squared error after so many steps, K = 5. The paper
+# gives K = 10 and 20 as figures only.
+PUBLISHED: dict[str, dict[int, float]] = {
+    "MAML, K=5": {1: 0.67, 5: 0.38, 10: 0.35},
+    "pretrained, K=5": {1: 2.41, 5: 2.23, 10: 2.19},
+}
+
+
+def sine_curves(
+    learner: Learner,
+    *,
+    queries: int = 100,
+    num_tasks: int = NUM_TASKS,
+    steps: int = STEPS,
+    device: torch.device | str = "cpu",
+) -> dict[int, AdaptationCurve]:
+    """Measures the mean squared error after 0..steps steps for K = 5, 10 and 20.
+
+    The test tasks are the same for every learner.
+
+    Args:
+        learner: A trained learner.
+        queries: Points per task that it is judged on.
+        num_tasks: Number of test tasks; the paper takes 600.
+        steps: Adaptation steps.
+        device: Where the learner is.
+
+    Returns:
+        K -> the curve.
+    """
+    curves = {}
+    for shots in SHOTS:
+        curves[shots] = adaptation_curve(
+            learner,
+            Sine(shots, queries).split("test"),
+            num_tasks=num_tasks,
+            steps=steps,
+            generator=torch.Generator(device).manual_seed(TEST_SEED + shots),
+        )
+    return curves
+
+
+def sine_table(curves: Mapping[int, Sequence[Summary]], published: Mapping[int, float]) -> Table:
+    """Returns a table of the mean squared errors with 95 % confidence intervals.
+
+    Args:
+        curves: K -> one summary per number of steps.
+        published: Steps -> published value at K = 5.
+    """
+    count = next(iter(curves.values()))[0].count
+    table = Table(title=f"Mean squared error, {count} test tasks, mean [95 % interval]")
+    table.add_column("steps", justify="right")
+    for shots in curves:
+        table.add_column(f"K={shots}", justify="right")
+    table.add_column("published, K=5", justify="right")
+    for step in range(len(next(iter(curves.values())))):
+        cells = [_cell(summaries[step]) for summaries in curves.values()]
+        known = f"{published[step]:.2f}" if step in published else ""
+        table.add_row(str(step), *cells, known)
+    return table
+
+
+def sine_panels(
+    learner: Learner, *, shots: int = 5, steps: Sequence[int] = (0, 1, 10), num_tasks: int = 6,
+    device: torch.device | str = "cpu",
+) -> list[SinePanel]:  # fmt: skip
+    """Fits a few test tasks and returns what `sine_figure` draws of them.
+
+    Args:
+        learner: A trained learner.
+        shots: Support points per task.
+        steps: Numbers of adaptation steps whose fits are drawn.
+        num_tasks: Number of panels.
+        device: Where the learner is.
+    """
+    generator = torch.Generator(device).manual_seed(TEST_SEED)
+    tasks = Sine(shots, 1).split("test").sample(num_tasks, generator)
+    amplitude, phase = (tasks.info[n].view(-1, 1, 1) for n in ("amplitude", "phase"))
+    grid = torch.linspace(*Sine.inputs, 200, device=device).view(1, -1, 1).repeat(num_tasks, 1, 1)
+    truth = Sine.values(amplitude, phase, grid)
+    path = learner.adaptation(tasks.support, max(steps), generator)
+    fits = {k: learner.predict(a, grid) for k, a in enumerate(path) if k in steps}
+    panels = []
+    for t in range(num_tasks):
+        x, y, points, *drawn = (
+            v[t, :, 0].cpu().numpy()
+            for v in (grid, truth, tasks.support.inputs, tasks.support.targets, *fits.values())
+        )
+        title = f"A = {amplitude[t].item():.1f}, φ = {phase[t].item():.1f}"
+        panels.append(
+            SinePanel(x, y, points, drawn[0], dict(zip(fits, drawn[1:], strict=True)), title)
+        )
+    return panels
+
+
+def _cell(summary: Summary) -> str:
+    return f"{summary.mean:.2f} [{summary.mean_low:.2f}, {summary.mean_high:.2f}]"
