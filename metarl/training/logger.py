@@ -40,13 +40,21 @@ class RunLogger:
         resume_from: Meta-iterations done in the checkpoint that the run goes on from, or None for
             a new run. What was written of later iterations is dropped: TensorBoard hides these
             events, and eval.jsonl is cut.
+        curves: Prefixes of the adaptation curves that get charts in the custom-scalars dashboard,
+            whose layout can be written only once. That of the first curve is added.
 
     Raises:
         CheckpointError: The folder cannot be written.
     """
 
-    def __init__(self, folder: Path | str, resume_from: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        resume_from: int | None = None,
+        curves: Sequence[str] = ("eval_validation", "eval_test"),
+    ) -> None:
         self.folder = Path(folder)
+        self._curves = tuple(curves)
         self._start = 0 if resume_from is None else resume_from + 1
         self._fresh = resume_from is None
         kept = 0
@@ -98,7 +106,7 @@ class RunLogger:
         Args:
             curve: The metric per step and task.
             iteration: Meta-iterations done.
-            prefix: First part of the tags: "eval_test", "eval_validation" or "eval_train".
+            prefix: First part of the tags: "eval_test", "eval_validation", "eval_test_5_shot", ...
             extra: More for the line of eval.jsonl (the shots, the seed).
 
         Returns:
@@ -154,7 +162,7 @@ class RunLogger:
             return
         self._has_layout = True
         charts: dict[str, list[Any]] = {}
-        for name in dict.fromkeys((prefix, "eval_validation", "eval_test")):
+        for name in dict.fromkeys((prefix, *self._curves)):
             tag = f"{name}/{metric}"
             # Multiline takes expressions that match from the start, Margin takes whole tags.
             steps = rf"{re.escape(tag)}/step_\d+$"

@@ -190,3 +190,13 @@ def test_equal_curves_have_equal_intervals(tmp_path):
     curve = AdaptationCurve("accuracy", values, True)
     with RunLogger(tmp_path) as logger:
         assert logger.curve(curve, 1) == logger.curve(curve, 2)
+
+
+def test_the_layout_has_charts_for_the_curves_named(tmp_path, curve):
+    with RunLogger(tmp_path, curves=["eval_test_5_shot"]) as logger:
+        logger.curve(curve, 1, "eval_validation")
+    (event,) = events(tmp_path).Tensors("custom_scalars__config__")
+    layout = event.tensor_proto.string_val[0]
+    assert b"eval_test_5_shot/mse/iqm_low" in layout
+    assert b"eval_validation/mse/iqm_low" in layout
+    assert b"eval_test/" not in layout
