@@ -1,0 +1,144 @@
+"""Meta-gradients against finite differences, explicit formulae and one task at a time."""
+
+import pytest
+import torch
+from torch.func import functional_call
+
+from metarl.adaptation import FOMAML, MAML, MAMLPlusPlus, MetaSGD
+from metarl.adaptation.gradient_learner import GradientLearner
+from metarl.adaptation.objectives import ReptileDistance
+from metarl.adaptation.update_rules import GradientDescent
+from metarl.tasks.losses import task_loss
+from metarl.trees import take_tasks
+
+
+def meta_loss(learner, tasks, iteration=0):
+    inputs = learner.prepare(tasks, torch.Generator().manual_seed(1), iteration)
+    return learner(inputs).losses.mean()
+
+
+def meta_gradient(learner, tasks, iteration=0):
+    learner.zero_grad()
+    meta_loss(learner, tasks, iteration).backward()
+    return {n: p.grad.clone() for n, p in learner.named_parameters()}
+
+
+def check_against_finite_differences(learner, tasks, iteration=0, epsilon=1e-6):
+    """Compares derivatives along random directions in each parameter tensor."""
+    gradient = meta_gradient(learner, tasks, iteration)
+    generator = torch.Generator().manual_seed(2)
+    for name, p in learner.named_parameters():
+        direction = torch.randn(p.shape, generator=generator)
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                p.add_(sign * epsilon * direction)
+            values.append(meta_loss(learner, tasks, iteration).item())
+            with torch.no_grad():
+                p.sub_(sign * epsilon * direction)
+        numeric = (values[0] - values[1]) / (2 * epsilon)
+        exact = (gradient[name] * direction).sum().item()
+        assert exact == pytest.approx(numeric, rel=1e-5, abs=1e-8), name
+        assert gradient[name].abs().max() > 0, f"{name} gets no gradient"
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_maml_matches_finite_differences(mlp, regression, steps):
+    check_against_finite_differences(MAML(mlp, 0.1, steps), regression)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_maml_with_batch_norm_matches_finite_differences(conv, images, steps):
+    check_against_finite_differences(MAML(conv, 0.1, steps), images, epsilon=1e-7)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_meta_sgd_matches_finite_differences(conv, images, generator, steps):
+    check_against_finite_differences(MetaSGD(conv, generator, steps), images, epsilon=1e-7)
+
+
+@pytest.mark.parametrize("iteration", [0, 4, 10])
+def test_learned_rates_and_multi_step_loss_match_finite_differences(conv, images, iteration):
+    learner = MAMLPlusPlus(conv, 0.1, 2, multi_step_iterations=10)
+    check_against_finite_differences(learner, images, iteration, epsilon=1e-7)
+
+
+def test_the_check_notices_a_dropped_hessian(mlp, regression):
+    with pytest.raises(AssertionError):
+        check_against_finite_differences(FOMAML(mlp, 0.1, 1), regression)
+
+
+def one_task_gradients(model, tasks, lr, steps, first_order):
+    """Mean over tasks of d query loss / d theta, with torch's own autograd, a task at a time."""
+    theta = dict(model.named_parameters())
+    total = {n: torch.zeros_like(p) for n, p in theta.items()}
+    for t in range(tasks.num_tasks):
+        task = take_tasks(tasks, t, t + 1)
+        params = {n: p.unsqueeze(0) for n, p in theta.items()}
+        for _ in range(steps):
+            loss = task_loss(model(params, task.support.inputs), task.support.targets).sum()
+            grads = torch.autograd.grad(loss, list(params.values()), create_graph=not first_order)
+            params = {n: p - lr * g for (n, p), g in zip(params.items(), grads, strict=True)}
+        loss = task_loss(model(params, task.query.inputs), task.query.targets).sum()
+        for n, g in zip(total, torch.autograd.grad(loss, list(theta.values())), strict=True):
+            total[n] += g / tasks.num_tasks
+    return total
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_batched_equals_one_task_at_a_time(conv, images, steps, first_order):
+    batched = meta_gradient(MAML(conv, 0.1, steps, first_order=first_order), images)
+    single = one_task_gradients(conv, images, 0.1, steps, first_order)
+    for n, g in single.items():
+        torch.testing.assert_close(batched[f"model.{n}"], g, rtol=1e-9, atol=1e-12)
+
+
+def test_fomaml_is_maml_without_the_inner_hessian(mlp, regression):
+    # MAML, one step: (I - lr H) v with v = d query loss / d theta'. Without H: v itself.
+    names = [n for n, _ in mlp.named_parameters()]
+    theta = torch.cat([p.detach().flatten() for p in mlp.parameters()])
+    sizes, shapes = zip(*[(p.numel(), p.shape) for p in mlp.parameters()], strict=True)
+
+    def loss(row, examples):
+        parts = row.split(sizes)
+        params = {n: c.view(1, *s) for n, c, s in zip(names, parts, shapes, strict=True)}
+        return task_loss(mlp(params, examples.inputs), examples.targets).sum()
+
+    first, second = torch.zeros_like(theta), torch.zeros_like(theta)
+    for t in range(regression.num_tasks):
+        task = take_tasks(regression, t, t + 1)
+        adapted = theta - 0.1 * torch.func.grad(loss)(theta, task.support)
+        v = torch.func.grad(loss)(adapted, task.query)
+        hessian = torch.func.jacrev(torch.func.grad(loss))(theta, task.support)
+        first += v / regression.num_tasks
+        second += (v - 0.1 * hessian @ v) / regression.num_tasks
+    for learner, expected in ((FOMAML(mlp, 0.1), first), (MAML(mlp, 0.1), second)):
+        got = torch.cat([g.flatten() for g in meta_gradient(learner, regression).values()])
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_reptile_with_one_inner_step_follows_joint_training(mlp, regression):
+    learner = GradientLearner(mlp, GradientDescent(0.1), ReptileDistance(), steps=1)
+    reptile = meta_gradient(learner, regression)
+    params = {n: p.unsqueeze(0).expand(4, *p.shape) for n, p in mlp.named_parameters()}
+    support = regression.support
+    task_loss(mlp(params, support.inputs), support.targets).mean().backward()
+    for n, p in mlp.named_parameters():
+        joint = p.grad - reptile[f"model.{n}"]  # backward added to the gradient of before
+        torch.testing.assert_close(reptile[f"model.{n}"], 0.1 * joint, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [MAML, FOMAML, MAMLPlusPlus], ids=lambda f: f.__name__)
+def test_the_compilable_form_gives_the_same_gradient(make, conv, images, monkeypatch):
+    # What --compile compiles, run eagerly: nested torch.func.grad in place of autograd.grad.
+    learner = make(conv, 0.1, 2)
+    expected = meta_gradient(learner, images)
+    inputs = learner.prepare(images, torch.Generator().manual_seed(1), 0)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    values = {n: p.detach() for n, p in learner.named_parameters()}
+    grads = torch.func.grad(
+        lambda v: functional_call(learner, v, (inputs,)).losses.mean()
+    )(values)  # fmt: skip
+    for n, g in expected.items():
+        torch.testing.assert_close(grads[n], g, rtol=1e-9, atol=1e-12)

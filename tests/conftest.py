@@ -1,0 +1,45 @@
+"""Fixtures shared by all tests: no test reads or writes the user's data and caches."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+OFFICIAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "omniglot"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_folders(tmp_path_factory):
+    """Keeps caches in a folder of this run, and data where each test says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METARL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("METARL_DATA", raising=False)
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        yield
+
+
+@pytest.fixture
+def fresh_cache(tmp_path, monkeypatch):
+    """Gives a test an empty cache folder of its own."""
+    folder = tmp_path / "fresh_cache"
+    monkeypatch.setenv("METARL_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def official_data():
+    """The folder of real Omniglot data; skips where there is none."""
+    if not OFFICIAL_DATA.is_dir():
+        pytest.skip("no official Omniglot data beside the repository")
+    return OFFICIAL_DATA
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """The tests' tensors are small: more threads only wait for each other."""
+    torch.set_num_threads(1)
