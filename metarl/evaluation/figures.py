@@ -75,7 +75,8 @@ def adaptation_figure(
         curves: Label -> one summary per step, 0 steps first.
         metric: What was measured ("mse", "accuracy", "return" or another name).
         statistic: Which statistic is drawn.
-        published: Label -> {steps: value}: diamonds, in the colour of the curve of that label.
+        published: Label -> {steps: value}: diamonds, in the colour of the curve of that label. If
+            there is none, they are dark and the legend says the label.
         band: What the legend calls the bands.
         title: What is written above.
 
@@ -85,7 +86,9 @@ def adaptation_figure(
     if not curves or not all(curves.values()):
         raise SettingsError("Expected at least one curve and one step of each, got an empty one.")
     with_legend = len(curves) > 1 or bool(published)
-    margin = 0.9 + 0.085 * max(map(len, [*curves, "published"])) if with_legend else 0.0
+    others = [f"published: {label}" for label in published or {} if label not in curves]
+    names = [*curves, *(others or ["published"])]
+    margin = 0.9 + 0.085 * max(map(len, names)) if with_legend else 0.0
     figure = Figure(figsize=(5.6 + margin, 4.0), layout="constrained")
     axes = figure.add_subplot()
     colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(curves)}
@@ -102,7 +105,8 @@ def adaptation_figure(
     axes.set_ylabel(_AXIS_NAMES.get(metric, metric) + what, color=_INK)
     axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
     if with_legend:
-        _curve_legend(figure, axes, band, bool(published))
+        points = others or ["published"] if published else []
+        _curve_legend(figure, axes, [band, *points])
     return figure
 
 
@@ -186,15 +190,18 @@ def _diamond(colour: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _curve_legend(figure: Figure, axes: Axes, band: str, published: bool) -> None:
+def _curve_legend(figure: Figure, axes: Axes, extra: Sequence[str]) -> None:
+    """Draws the legend beside the axes, where it can hide no curve.
+
+    Args:
+        figure: The figure.
+        axes: Holds the labelled curves.
+        extra: What the bands are called, then what the diamonds are, if there are any.
+    """
     handles, labels = axes.get_legend_handles_labels()
     handles.append(Patch(color=_INK, alpha=0.18, linewidth=0))
-    labels.append(band)
-    if published:
-        handles.append(Line2D([], [], **_diamond(_INK)))
-        labels.append("published")
-    # Beside the axes: it can hide no curve.
-    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=10)
+    handles += [Line2D([], [], **_diamond(_INK)) for _ in extra[1:]]
+    figure.legend(handles, [*labels, *extra], loc="outside right upper", frameon=False, fontsize=10)
 
 
 def _scale(

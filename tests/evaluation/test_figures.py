@@ -59,6 +59,11 @@ def test_curves_bands_and_published_points_are_drawn(curves):
     assert axes.get_title(loc="left") == "MAML"
 
 
+def test_published_points_without_a_curve_are_named(curves):
+    figure = adaptation_figure(curves, "mse", published={"MAML": {1: 0.67}})
+    assert legend_texts(figure) == ["K=5", "K=10", "95 % CI", "published: MAML"]
+
+
 def test_the_axis_fits_the_metric(curves):
     assert adaptation_figure(curves, "mse").axes[0].get_yscale() == "log"
     flat = {"a": [summary(1.0), summary(0.9)]}
