@@ -173,5 +173,5 @@ def _image(path: Path, members: dict[str, bytes], name: str, image_size: int) ->
 
 
 def _to_tensor(images: np.ndarray, invert: bool) -> Tensor:
-    values = torch.from_numpy(images).unsqueeze(2).float().div_(255.0)
-    return 1.0 - values if invert else values
+    images = 255 - images if invert else images
+    return torch.from_numpy(images).unsqueeze(2).float().div_(255.0)

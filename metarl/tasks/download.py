@@ -46,6 +46,8 @@ def download(url: str, path: Path, sha256: str, size: int) -> None:
     except DataError:
         raise
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise DataError(
             f"Cannot download {url} to {path}: {error}. Check the connection and the folder, or "
             "download the file by other means and put it there."

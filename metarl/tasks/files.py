@@ -70,7 +70,8 @@ def cached_arrays(key: str, build: Callable[[], Arrays]) -> Arrays:
 
 def _load(path: Path) -> Arrays | None:
     try:
-        with np.load(path, allow_pickle=False) as file:  # reading checks the CRC of each array
-            return {name: file[name] for name in file.files}
+        # Reading checks the CRC of each array. numpy would not close a damaged file itself.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None

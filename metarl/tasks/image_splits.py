@@ -46,7 +46,9 @@ def read_splits(
         chosen = _read_classes(root / split_files)
         files = {name: _images_of(root / name) for name in _all(chosen, root)}
     else:
-        labelled = {part: _read_labels(root, name) for part, name in split_files.items()}
+        labelled: dict[Split, ClassFiles] = {
+            _split(part, root): _read_labels(root, name) for part, name in split_files.items()
+        }
         chosen = {part: list(of_split) for part, of_split in labelled.items()}
         names = _all(chosen, root)
         files = {n: paths for of_split in labelled.values() for n, paths in of_split.items()}

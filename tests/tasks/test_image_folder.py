@@ -1,0 +1,182 @@
+import functools
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metarl.errors import DataError, SettingsError, TaskError
+from metarl.tasks.image_folder import ImageFolder
+
+SPLITS = {"train": ["ant", "bee", "cat"], "validation": ["dog", "eel"], "test": ["fox", "gnu"]}
+CLASSES = [name for names in SPLITS.values() for name in names]
+few_shot = functools.partial(ImageFolder, way=2, shots=1, queries=2)
+
+
+def write_image(path, class_index, number):
+    """Writes an image of one colour that tells the class and the number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    color = (20 * class_index, 30 * number, 200)
+    Image.new("RGB", (20 + 5 * number, 30), color).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Class folders with splits.json; the classes have three to five images."""
+    root = tmp_path / "folders"
+    for index, name in enumerate(CLASSES):
+        for number in range(3 + index % 3):
+            write_image(root / name / f"{number}.png", index, number)
+    (root / "splits.json").write_text(json.dumps(SPLITS))
+    return root
+
+
+@pytest.fixture
+def mini_imagenet(tmp_path):
+    """All images in one folder, and the three CSV files of Ravi & Larochelle."""
+    root = tmp_path / "mini"
+    for (_, names), file in zip(SPLITS.items(), ("train", "val", "test"), strict=True):
+        rows = ["filename,label"]
+        for name in names:
+            for number in range(3):
+                image = f"{name}{number:08d}.png"
+                write_image(root / "images" / image, CLASSES.index(name), number)
+                rows.append(f"{image},{name}")
+        (root / f"{file}.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture(params=["folders", "mini_imagenet"])
+def root(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_episodes(root, fresh_cache, generator):
+    tasks = few_shot(root, image_size=16)
+    for part, names in SPLITS.items():
+        split = tasks.split(part)  # pyright: ignore[reportArgumentType]
+        assert split.names == tuple(names)
+        batch = split.sample(3, generator)
+        assert batch.query.inputs.shape == (3, 4, 3, 16, 16)
+        # Red tells the class and blue is always 200.
+        classes = (batch.support.inputs[:, :, 0, 8, 8] * 255 / 20).round().long()
+        assert classes.tolist() == batch.info["classes"].tolist()
+        assert (batch.support.inputs[:, :, 2] * 255).round().unique().tolist() == [200]
+
+
+def test_images_are_decoded_once_into_a_mapped_file(root, fresh_cache, monkeypatch):
+    first = few_shot(root, image_size=16).pool.images.clone()
+    (cache,) = fresh_cache.iterdir()
+    assert np.load(cache, mmap_mode="r").shape == (len(first), 3, 16, 16)
+
+    def refuse(*args):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr("metarl.tasks.image_folder.decode", refuse)
+    assert (few_shot(root, image_size=16).pool.images == first).all()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "nonsense"])
+def test_a_damaged_cache_is_rebuilt(root, fresh_cache, damage):
+    first = few_shot(root, image_size=16).pool.images.clone()
+    (cache,) = fresh_cache.iterdir()
+    data = cache.read_bytes()
+    cache.unlink()
+    cache.write_bytes(data[:-10] if damage == "truncated" else b"?")
+    assert (few_shot(root, image_size=16).pool.images == first).all()
+
+
+def test_a_changed_image_is_decoded_anew(folders, fresh_cache):
+    few_shot(folders, image_size=16)
+    Image.new("RGB", (9, 9), (255, 0, 0)).save(folders / "ant" / "0.png")
+    image = few_shot(folders, image_size=16).pool.images[0]
+    assert image[:, 3, 3].tolist() == [255, 0, 0]
+
+
+def test_gray_images(folders, fresh_cache):
+    tasks = few_shot(folders, image_size=16, mode="L")
+    assert tasks.pool.images.shape[1:] == (1, 16, 16)
+
+
+def test_a_csv_of_classes(folders, fresh_cache):
+    rows = [f"{name},{part}" for part, names in SPLITS.items() for name in names]
+    (folders / "mine.csv").write_text("class,split\n" + "\n".join(rows))
+    tasks = few_shot(folders, "mine.csv", image_size=16)
+    assert tasks.split("test").names == ("fox", "gnu")
+
+
+def test_missing_folder_and_split_files(tmp_path, folders, mini_imagenet):
+    with pytest.raises(DataError, match=r"image folder .*nowhere is missing"):
+        ImageFolder(tmp_path / "nowhere")
+    (folders / "splits.json").unlink()
+    with pytest.raises(DataError, match=r"has no split file.*split_files"):
+        ImageFolder(folders)
+    with pytest.raises(DataError, match=r"Cannot read the split file .*mine\.json"):
+        ImageFolder(folders, "mine.json")
+    (mini_imagenet / "val.csv").unlink()
+    with pytest.raises(DataError, match=r"Cannot read the split file .*val\.csv"):
+        ImageFolder(mini_imagenet)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ('{"train": "ant"}', "Expected .*train"),
+        ('{"trian": ["ant"]}', "Did you mean 'train'"),
+        ("{}", "name no class"),
+        ('{"train": ["yak"]}', "class folder .*yak is missing"),
+        ('{"train": ["empty"]}', "empty has no images"),
+    ],
+)
+def test_bad_split_files(folders, content, message):
+    (folders / "empty").mkdir()
+    (folders / "splits.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        ImageFolder(folders)
+
+
+def test_a_csv_without_its_columns(mini_imagenet):
+    (mini_imagenet / "test.csv").write_text("file,label\na.png,fox\n")
+    with pytest.raises(DataError, match=r"columns filename,label in the split file .*test\.csv"):
+        ImageFolder(mini_imagenet)
+
+
+def test_a_class_in_two_splits(folders, mini_imagenet):
+    (folders / "splits.json").write_text(json.dumps(SPLITS | {"test": ["fox", "bee"]}))
+    with pytest.raises(TaskError, match=r"'bee' .* in two splits, train and test"):
+        ImageFolder(folders)
+    rows = (mini_imagenet / "test.csv").read_text()
+    (mini_imagenet / "test.csv").write_text(rows + "ant00000000.png,ant\n")
+    with pytest.raises(TaskError, match=r"'ant' .* in two splits, train and test"):
+        ImageFolder(mini_imagenet)
+
+
+def test_an_image_that_cannot_be_read_is_named(folders, mini_imagenet, fresh_cache):
+    (folders / "cat" / "1.png").write_bytes(b"not a png")
+    with pytest.raises(DataError, match=r"Cannot read the image .*cat/1\.png"):
+        few_shot(folders)
+    (mini_imagenet / "images" / "dog00000001.png").unlink()
+    with pytest.raises(DataError, match=r"dog00000001\.png is missing"):
+        few_shot(mini_imagenet)
+    assert not list(fresh_cache.iterdir())  # nothing half done
+
+
+def test_a_cache_that_cannot_be_written(folders, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("METARL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="Set METARL_CACHE"):
+        few_shot(folders)
+
+
+def test_way_and_shots_have_to_fit(folders, fresh_cache):
+    with pytest.raises(SettingsError, match="at most 3, the classes of the train split, got 5"):
+        ImageFolder(folders, way=5, shots=1, queries=1)
+    with pytest.raises(SettingsError, match="'ant' of the train split has 3"):
+        ImageFolder(folders, way=2, shots=2, queries=2)
+
+
+@pytest.mark.parametrize("settings", [{"image_size": 0}, {"mode": "RGBA"}])
+def test_bad_settings(folders, settings):
+    with pytest.raises(SettingsError, match="image_size of at least 1 and a mode of RGB, L"):
+        ImageFolder(folders, **settings)
