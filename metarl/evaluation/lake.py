@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -42,7 +42,7 @@ training image that each test image belongs to, int64 [R, 20], or to distances [
 20 training], of which the smallest wins. Runs are tasks: no run may learn from another one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LakeRuns:
     """R runs of 20 trials.
 
@@ -53,9 +53,9 @@ class LakeRuns:
         names: The name of each run ("run01").
     """
 
-    training: Tensor
-    test: Tensor
-    answers: Tensor
+    training: Tensor = field(repr=False)
+    test: Tensor = field(repr=False)
+    answers: Tensor = field(repr=False)
     names: tuple[str, ...]
 
     def tasks(self) -> TaskBatch:

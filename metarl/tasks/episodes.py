@@ -29,7 +29,7 @@ class EpisodeClasses(NamedTuple):
     rotations: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImagePool:
     """Images kept class by class, on any device.
 
@@ -40,10 +40,10 @@ class ImagePool:
         offsets: The index of the first image of each class, shape [K], int64.
     """
 
-    images: Tensor
-    counts: Tensor
-    names: tuple[str, ...]
-    offsets: Tensor = field(init=False)
+    images: Tensor = field(repr=False)
+    counts: Tensor = field(repr=False)
+    names: tuple[str, ...] = field(repr=False)
+    offsets: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Checks the shapes and finds the offsets."""
@@ -70,7 +70,7 @@ class ImagePool:
         return ImagePool(self.images.to(device), self.counts.to(device), self.names)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FewShot:
     """A distribution over N-way K-shot classification episodes; see `TaskDistribution`.
 
@@ -90,8 +90,8 @@ class FewShot:
             (Vinyals et al. 2016): the rotations of a character are four classes, which may meet.
     """
 
-    pool: ImagePool
-    splits: Mapping[Split, Tensor]
+    pool: ImagePool = field(repr=False)
+    splits: Mapping[Split, Tensor] = field(repr=False)
     way: int = 5
     shots: int = 1
     queries: int = 15

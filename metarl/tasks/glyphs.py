@@ -50,7 +50,7 @@ class Strokes(NamedTuple):
     length: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Joints:
     """Where the strokes of characters start.
 

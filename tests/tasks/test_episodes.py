@@ -138,6 +138,12 @@ def test_names_and_alphabets_are_those_of_the_split(tasks):
     assert test.alphabets == ("A", "B")
 
 
+def test_a_distribution_is_told_by_its_settings_and_can_be_a_key(tasks):
+    assert repr(tasks) == ("FewShot(way=3, shots=2, queries=2, part='train', rotations='none')")
+    assert {tasks: 1}[tasks] == 1
+    assert tasks != tasks.with_shape(way=2)
+
+
 def test_gray_images_get_a_channel(generator):
     pool = ImagePool(labelled_images()[:, 0], torch.tensor(COUNTS), tuple("abcdefghijkl"))
     tasks = FewShot(pool, {"train": torch.arange(12)}, queries=1)
