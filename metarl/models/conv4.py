@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import Model, Params, Statistics, Weights
-from metarl.models.functional import batch_norm, conv2d, linear, max_pool2d, moments
+from metarl.models.convolution import channel_moments
+from metarl.models.functional import (
+    batch_norm,
+    conv2d,
+    fold_images,
+    linear,
+    max_pool2d,
+    unfold_images,
+)
 
 Pooling = Literal["max", "stride"]
 BLOCKS = 4
@@ -94,10 +102,11 @@ class Conv4(Model):
                 f"{tuple(inputs.shape)}; reshape the images or build Conv4 with their in_channels "
                 "and image_size."
             )
-        hidden = inputs
+        hidden = fold_images(inputs)
         for i in range(BLOCKS):
             hidden = self._block(f"blocks.{i}", params, hidden, statistics)
-        features = hidden.flatten(2) if self.pooling == "max" else hidden.mean((3, 4))
+        features = unfold_images(hidden, inputs.shape[0])
+        features = features.flatten(2) if self.pooling == "max" else features.mean((3, 4))
         return linear(features, params["head.weight"], params["head.bias"])
 
     def initial(self, generator: torch.Generator) -> Params:
@@ -106,7 +115,9 @@ class Conv4(Model):
         params = {}
         channels = self.in_channels
         for i in range(BLOCKS):
+            # channels last: the layout in which the convolutions run
             weight = torch.empty(self.filters, channels, 3, 3, device=device)
+            weight = weight.to(memory_format=torch.channels_last)
             params[f"blocks.{i}.conv.weight"] = nn.init.xavier_uniform_(weight, generator=generator)
             params[f"blocks.{i}.norm.weight"] = torch.ones(self.filters, device=device)
             params[f"blocks.{i}.norm.bias"] = torch.zeros(self.filters, device=device)
@@ -120,16 +131,43 @@ class Conv4(Model):
         return params
 
     def _block(
-        self, name: str, params: Params, inputs: Tensor, statistics: Statistics | None
+        self, name: str, params: Params, folded: Tensor, statistics: Statistics | None
     ) -> Tensor:
-        stride = 2 if self.pooling == "stride" else 1
-        hidden = conv2d(inputs, params[f"{name}.conv.weight"], stride)
-        if statistics is None or statistics.recording:
-            mean, variance = moments(hidden)
-            if statistics is not None:
-                statistics.record(f"{name}.norm", mean, variance)
+        filters, scale = params[f"{name}.conv.weight"], params[f"{name}.norm.weight"]
+        if self.pooling == "stride":
+            hidden = conv2d(folded, filters, stride=2)
+            mean, variance = _moments(f"{name}.norm", hidden, statistics, len(filters))
         else:
-            mean, variance = statistics.values[f"{name}.norm"]
-        weight, bias = params[f"{name}.norm.weight"], params[f"{name}.norm.bias"]
-        hidden = torch.relu(batch_norm(hidden, mean, variance, weight, bias, self.eps))
-        return max_pool2d(hidden) if self.pooling == "max" else hidden
+            # With the sign of the scale moved into the filters, normalisation and ReLU are
+            # monotone and commute with the max-pool: they run on a quarter of the positions.
+            sign = torch.where(scale < 0, -1.0, 1.0).to(scale.dtype)
+            filters, scale = filters * sign[:, :, None, None, None], scale * sign
+            hidden = conv2d(folded, filters)
+            mean, variance = _moments(f"{name}.norm", hidden, statistics, len(filters), sign)
+            hidden = max_pool2d(hidden)
+        shift = params[f"{name}.norm.bias"]
+        return torch.relu(
+            batch_norm(hidden, mean, variance, scale.flatten(), shift.flatten(), self.eps)
+        )
+
+
+def _moments(
+    layer: str,
+    folded: Tensor,
+    statistics: Statistics | None,
+    num_tasks: int,
+    sign: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Returns mean and variance, each [T * C], of the batch or, once that is closed, the record.
+
+    The record is that of channels whose signs are not changed by `sign` [T, C].
+    """
+    if statistics is None or statistics.recording:
+        mean, variance = channel_moments(folded)
+        if statistics is not None:
+            unsigned = mean.view(num_tasks, -1)
+            unsigned = unsigned if sign is None else unsigned * sign
+            statistics.record(layer, unsigned, variance.view(num_tasks, -1))
+        return mean, variance
+    mean, variance = statistics.values[layer]
+    return (mean if sign is None else mean * sign).flatten(), variance.flatten()

@@ -1,10 +1,16 @@
-"""Layers on the parameters of T tasks at once. Right to second order, unlike `vmap` of torch's."""
+"""Layers on the parameters of T tasks at once. Right to second order, unlike `vmap` of torch's.
+
+Image layers work on folded images: the channels of all tasks beside each other, [N, T * C, H, W]
+with the channels last in memory, where a convolution per task is one grouped convolution.
+"""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from metarl.models.convolution import Geometry, grouped_conv2d
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -21,51 +27,54 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias.unsqueeze(1), inputs, weight.mT)
 
 
-def conv2d(inputs: Tensor, weight: Tensor, stride: int = 1, padding: int = 1) -> Tensor:
+def fold_images(images: Tensor) -> Tensor:
+    """Folds the tasks into the channels: [T, N, C, H, W] -> [N, T * C, H, W]."""
+    return images.permute(1, 3, 4, 0, 2).flatten(3).permute(0, 3, 1, 2)
+
+
+def unfold_images(folded: Tensor, num_tasks: int) -> Tensor:
+    """Takes the tasks out of the channels again: [N, T * C, H, W] -> [T, N, C, H, W]."""
+    return folded.unflatten(1, (num_tasks, -1)).transpose(0, 1)
+
+
+def conv2d(folded: Tensor, weight: Tensor, stride: int = 1, padding: int = 1) -> Tensor:
     """Convolves the images of each task with the filters of that task.
 
     Args:
-        inputs: Shape [T, N, in, H, W].
+        folded: Shape [N, T * in, H, W].
         weight: Shape [T, out, in, k, k].
-        stride: Step between two positions of the filter.
-        padding: Rows and columns of zeros on each side.
+        stride: Step between two positions of a filter, in pixels.
+        padding: Rows and columns of zeros on each side, in pixels.
 
     Returns:
-        Shape [T, N, out, H', W'].
+        Shape [N, T * out, H', W'].
     """
-    tasks, images = inputs.shape[:2]
-    folded = inputs.transpose(0, 1).reshape(images, -1, *inputs.shape[3:])
-    out = F.conv2d(folded, weight.flatten(0, 1), stride=stride, padding=padding, groups=tasks)
-    return out.unflatten(1, (tasks, -1)).transpose(0, 1)
-
-
-def moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns mean and biased variance per task and channel, each [T, C], of [T, N, C, H, W]."""
-    variance, mean = torch.var_mean(inputs, dim=(1, 3, 4), correction=0)
-    return mean, variance
+    geometry = Geometry(weight.shape[0], stride, padding)
+    filters = weight.permute(0, 1, 3, 4, 2).flatten(0, 1).permute(0, 3, 1, 2)  # channels last
+    return grouped_conv2d(folded, filters, geometry)
 
 
 def batch_norm(
-    inputs: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float
+    folded: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
-    """Normalises every channel of every task: (x - mean) / sqrt(variance + eps) * weight + bias.
+    """Normalises every channel: (x - mean) / sqrt(variance + eps) * weight + bias.
 
     Args:
-        inputs: Shape [T, N, C, H, W].
-        mean: Shape [T, C].
-        variance: Shape [T, C], biased.
-        weight: Shape [T, C].
-        bias: Shape [T, C].
-        eps: Added to the variance, > 0.
+        folded: Shape [N, C, H, W].
+        mean: Shape [C].
+        variance: Shape [C], biased.
+        weight: Shape [C].
+        bias: Shape [C].
+        eps: Added to the variance, above 0.
 
     Returns:
-        Shape [T, N, C, H, W].
+        Shape [N, C, H, W].
     """
     scale = torch.rsqrt(variance + eps) * weight
     shift = bias - mean * scale
-    return inputs * scale[:, None, :, None, None] + shift[:, None, :, None, None]
+    return torch.addcmul(shift[:, None, None], folded, scale[:, None, None])
 
 
-def max_pool2d(inputs: Tensor) -> Tensor:
-    """Takes the largest of every 2x2 positions: [T, N, C, H, W] -> [T, N, C, H // 2, W // 2]."""
-    return F.max_pool2d(inputs.flatten(0, 1), 2).unflatten(0, inputs.shape[:2])
+def max_pool2d(folded: Tensor) -> Tensor:
+    """Takes the largest of every 2x2 positions: [N, C, H, W] -> [N, C, H // 2, W // 2]."""
+    return F.max_pool2d(folded, 2)
