@@ -70,7 +70,8 @@ class GradientLearner(Learner):
         self.steps = steps
         self.first_order = first_order
         self.batch_size = batch_size
-        self.frozen = tuple(frozen)
+        names = [n for n, _ in model.named_parameters()]
+        self.frozen = frozenset(n for n in names if is_frozen(n, frozen))
         self.unroll = unroll
         self.fresh_start = fresh_start
         self.statistics_momentum = statistics_momentum
@@ -186,7 +187,7 @@ class GradientLearner(Learner):
         state: State | None,
         statistics: Statistics | None,
     ) -> Iterator[Step]:
-        moving = {n: p for n, p in start.items() if not is_frozen(n, self.frozen)}
+        moving = {n: p for n, p in start.items() if n not in self.frozen}
         fixed = {n: p for n, p in start.items() if n not in moving}
 
         def support_loss(params: Params, step: int) -> Tensor:

@@ -1,6 +1,23 @@
 """Distributions over supervised tasks."""
 
 from metarl.tasks.base import Examples, Split, TaskBatch, TaskDistribution
+from metarl.tasks.check import check_task_distribution
+from metarl.tasks.episodes import FewShot, ImagePool
+from metarl.tasks.glyphs import Glyphs
+from metarl.tasks.image_folder import ImageFolder
+from metarl.tasks.omniglot import Omniglot
 from metarl.tasks.sine import Sine
 
-__all__ = ["Examples", "Sine", "Split", "TaskBatch", "TaskDistribution"]
+__all__ = [
+    "Examples",
+    "FewShot",
+    "Glyphs",
+    "ImageFolder",
+    "ImagePool",
+    "Omniglot",
+    "Sine",
+    "Split",
+    "TaskBatch",
+    "TaskDistribution",
+    "check_task_distribution",
+]
