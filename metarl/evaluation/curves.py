@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metarl.adaptation.learner import Learner
 from metarl.errors import SettingsError
-from metarl.tasks.base import TaskDistribution
+from metarl.tasks.base import TaskBatch, TaskDistribution
 from metarl.tasks.losses import metric_name, task_metric
 
 
@@ -19,7 +19,7 @@ class AdaptationCurve:
 
     Attributes:
         metric: What was measured: "mse" or "accuracy".
-        values: Shape [steps + 1, tasks], float32, on the CPU.
+        values: Shape [steps + 1, tasks] ([1, tasks] of the last step only), float32, CPU.
         transductive: Whether queries shared batch-norm statistics.
     """
 
@@ -37,6 +37,7 @@ def adaptation_curve(
     generator: torch.Generator,
     chunk_size: int = 100,
     transductive: bool = True,
+    last_only: bool = False,
 ) -> AdaptationCurve:
     """Adapts a learner to fresh tasks and judges it on their queries after every step.
 
@@ -48,6 +49,7 @@ def adaptation_curve(
         generator: Source of the tasks and of whatever else the learner draws.
         chunk_size: Tasks adapted at once.
         transductive: See `Learner.predict`.
+        last_only: Judges the learner after the last step only: one row of values.
 
     Raises:
         SettingsError: `num_tasks` is below 1 or `steps` below 0.
@@ -58,10 +60,26 @@ def adaptation_curve(
     for start in range(0, num_tasks, chunk_size):
         tasks = distribution.sample(min(chunk_size, num_tasks - start), generator)
         name = metric_name(tasks.query.targets)
-        path = learner.adaptation(tasks.support, steps, generator)
-        rows = [
-            task_metric(learner.predict(a, tasks.query.inputs, transductive), tasks.query.targets)
-            for a in path
-        ]
-        columns.append(torch.stack(rows).float().cpu())
+        columns.append(judge(learner, tasks, steps, generator, transductive, last_only))
     return AdaptationCurve(name, torch.cat(columns, dim=1), transductive)
+
+
+def judge(
+    learner: Learner,
+    tasks: TaskBatch,
+    steps: int,
+    generator: torch.Generator,
+    transductive: bool = True,
+    last_only: bool = False,
+) -> Tensor:
+    """Adapts a learner to given tasks and returns their metric, [steps + 1, tasks], on the CPU.
+
+    The arguments are those of `adaptation_curve`.
+    """
+    rows = []
+    for step, adapted in enumerate(learner.adaptation(tasks.support, steps, generator)):
+        if last_only and step < steps:
+            continue
+        outputs = learner.predict(adapted, tasks.query.inputs, transductive)
+        rows.append(task_metric(outputs, tasks.query.targets))
+    return torch.stack(rows).float().cpu()

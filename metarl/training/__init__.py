@@ -1,8 +1,16 @@
 """The outer loop, its command line, run folders, checkpoints and logs."""
 
 from metarl.training.command_line import parse_settings
+from metarl.training.device import resolve_device
 from metarl.training.experiment import train
 from metarl.training.loop import OuterLoop, TrainingResult
 from metarl.training.settings import TrainingSettings
 
-__all__ = ["OuterLoop", "TrainingResult", "TrainingSettings", "parse_settings", "train"]
+__all__ = [
+    "OuterLoop",
+    "TrainingResult",
+    "TrainingSettings",
+    "parse_settings",
+    "resolve_device",
+    "train",
+]

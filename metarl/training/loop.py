@@ -94,10 +94,9 @@ class OuterLoop:
                 the task and the last good checkpoint, which holds all up to there.
         """
         settings = self.settings
-        if self.iteration == 0:
-            self._save()
         total = settings.iterations
-        progress = Progress(total, done=self.iteration, label=self.label)
+        saved = self.iteration or self._save()
+        progress = Progress(total, self.label, self.iteration)
         with StopSignals() as stop, progress:
             while self.iteration < total and not stop.requested:
                 started = time.perf_counter()
@@ -109,9 +108,11 @@ class OuterLoop:
                     progress.metrics(_headline(self._log(result)))
                 if settings.eval_every and (last or self.iteration % settings.eval_every == 0):
                     self._evaluate()
-                if last or stop.requested or self.iteration % settings.checkpoint_every == 0:
-                    self._save()
+                if self.iteration % settings.checkpoint_every == 0:
+                    saved = self._save()
                 progress.advance()
+            if saved != self.iteration:
+                self._save()
         return TrainingResult(self.iteration, self.iteration >= total, self._seconds)
 
     def _iterate(self) -> MetaResult:
@@ -125,11 +126,11 @@ class OuterLoop:
 
     def _stop_at(self, losses: Tensor) -> None:
         bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
-        latest = self.checkpoints.latest()
+        which = ", ".join(map(str, bad)) or "unknown: the losses are finite, the gradient is not"
         raise NonFiniteError(
-            f"The outer loss is not finite at meta-iteration {self.iteration}, task(s) "
-            f"{', '.join(map(str, bad)) or 'unknown (its gradient)'} of the batch. Nothing is lost: the last good checkpoint is "
-            f"{latest}. Lower the inner or outer rate, or clip with `max_grad_norm`, and resume."
+            f"The outer loss is not finite at meta-iteration {self.iteration}, task(s) {which}. "
+            f"Nothing is lost: the last good checkpoint is {self.checkpoints.latest()}. Lower the "
+            "inner or outer rate, or clip with `max_grad_norm`, and resume from there."
         )
 
     def _log(self, result: MetaResult) -> dict[str, float]:
@@ -154,7 +155,7 @@ class OuterLoop:
         )
         self.logger.curve(curve, self.iteration, "eval_validation")
 
-    def _save(self) -> Path:
+    def _save(self) -> int:
         self.logger.flush()  # events up to the checkpoint outlive a crash
         state = {
             "optimizer": self.meta_step.optimizer.state_dict(),
@@ -162,7 +163,8 @@ class OuterLoop:
             "carried": self.learner.carried(),
             "seconds": self._seconds,
         }
-        return self.checkpoints.save(self.iteration, self.learner.state_dict(), state)
+        self.checkpoints.save(self.iteration, self.learner.state_dict(), state)
+        return self.iteration
 
     def _restore(self, path: Path) -> None:
         checkpoint = load_checkpoint(path, self.device)

@@ -1,0 +1,108 @@
+"""Few-shot classification as papers report it: accuracy over many test tasks, and Lake's runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from rich.table import Table
+
+from metarl.adaptation.learner import Learner
+from metarl.evaluation.curves import AdaptationCurve, adaptation_curve, judge
+from metarl.evaluation.lake import LakeRuns, check_uncontaminated
+from metarl.evaluation.statistics import Summary
+from metarl.tasks.base import TaskDistribution
+
+TEST_SEED = 3_000_003
+
+
+def few_shot_curves(
+    learner: Learner,
+    test: TaskDistribution,
+    *,
+    num_tasks: int,
+    steps: int,
+    device: torch.device | str = "cpu",
+) -> dict[str, AdaptationCurve]:
+    """Measures the accuracy on test tasks, the same for every learner.
+
+    Args:
+        learner: A trained learner.
+        test: Distribution of the test tasks.
+        num_tasks: Number of tasks.
+        steps: Adaptation steps.
+        device: Where the learner is.
+
+    Returns:
+        "transductive": after 0..steps steps, queries sharing batch-norm statistics;
+        "non-transductive": after the last step, each query on its own.
+    """
+    return {
+        name: adaptation_curve(
+            learner,
+            test,
+            num_tasks=num_tasks,
+            steps=steps,
+            generator=torch.Generator(device).manual_seed(TEST_SEED),
+            chunk_size=20,
+            transductive=name == "transductive",
+            last_only=name != "transductive",
+        )
+        for name in ("transductive", "non-transductive")
+    }
+
+
+def lake_errors(
+    learner: Learner,
+    runs: LakeRuns,
+    alphabets_seen: Iterable[str],
+    *,
+    steps: int,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """Measures a 20-way learner on Lake's one-shot runs; see `lake.load_lake_runs`.
+
+    Args:
+        learner: A trained learner with 20 outputs.
+        runs: The runs, drawn as the training images were.
+        alphabets_seen: All alphabets of its training and validation characters.
+        steps: Adaptation steps.
+        device: Where the learner is.
+
+    Returns:
+        Error in percent, "transductive" (the 20 test images of a run share batch-norm statistics)
+        and "non-transductive".
+
+    Raises:
+        ContaminationError: The learner has seen an evaluation alphabet.
+    """
+    check_uncontaminated(alphabets_seen)
+    tasks = runs.to(device).tasks()
+    errors = {}
+    for name in ("transductive", "non-transductive"):
+        generator = torch.Generator(device).manual_seed(TEST_SEED)
+        right = judge(learner, tasks, steps, generator, name == "transductive", last_only=True)
+        errors[name] = 100 * (1 - right.double().mean().item())
+    return errors
+
+
+def few_shot_table(
+    summaries: Mapping[str, Summary], lake: Mapping[str, float], label: str
+) -> Table:
+    """Returns a table of accuracies in percent with 95 % intervals.
+
+    Args:
+        summaries: "transductive" and "non-transductive" -> summary of the accuracy.
+        lake: What `lake_errors` returned, or nothing.
+        label: What was measured ("maml, 5-way 1-shot").
+    """
+    count = next(iter(summaries.values())).count
+    table = Table(title=f"{label}, {count} test tasks")
+    table.add_column("batch-norm statistics")
+    table.add_column("accuracy, %  [95 % interval]", justify="right")
+    if lake:
+        table.add_column("error on Lake's runs, %", justify="right")
+    for name, s in summaries.items():
+        interval = f"{100 * s.mean:.1f}  [{100 * s.mean_low:.1f}, {100 * s.mean_high:.1f}]"
+        table.add_row(name, interval, *([f"{lake[name]:.1f}"] if lake else []))
+    return table

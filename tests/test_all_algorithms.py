@@ -1,0 +1,143 @@
+"""One contract that every algorithm passes."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from metarl.adaptation import settings as s
+from metarl.evaluation.curves import adaptation_curve
+from metarl.models import MLP, Conv4
+from metarl.tasks import Glyphs, Sine
+from metarl.training.meta_step import MetaStep
+from metarl.training.settings import TrainingSettings
+from metarl.trees import map_tensors
+
+ALGORITHMS = {
+    "maml": s.MAMLSettings(),
+    "maml-3-steps": s.MAMLSettings(steps=3),
+    "fomaml": s.MAMLSettings(first_order=True),
+    "metasgd": s.MetaSGDSettings(),
+    "mamlplusplus": s.MAMLPlusPlusSettings(0.01, steps=2, multi_step_iterations=5),
+    "reptile": s.ReptileSettings(0.01, steps=3, batch_size=4),
+    "lstm": s.LSTMMetaLearnerSettings(steps=2),
+    "lstm-batches": s.LSTMMetaLearnerSettings(steps=2, batch_size=3),
+    "learned-optimizer": s.LearnedOptimizerSettings(steps=4, unroll=2, batch_size=4),
+    "learned-optimizer-fresh": s.LearnedOptimizerSettings(steps=4, unroll=2, fresh_start=True),
+    "pretrained": s.PretrainedSettings(),
+}
+SGD = {"reptile"}
+
+
+@pytest.fixture(params=ALGORITHMS)
+def name(request):
+    return request.param
+
+
+def build(name, problem="sine", seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    if problem == "sine":
+        model = MLP((1, 10, 10, 1), generator)
+    else:
+        model = Conv4(3, generator, filters=4, pooling="stride")
+    return ALGORITHMS[name].build(model, generator), generator
+
+
+def tasks_of(problem):
+    if problem == "sine":
+        return Sine(8, 8)
+    return Glyphs(3, 2, 2, alphabets=4, characters=4, drawings=6)
+
+
+def meta_step(name, learner, **changes):
+    kind = {"optimizer": "sgd", "outer_lr": 0.5} if name in SGD else {}
+    return MetaStep(learner, TrainingSettings(**{**kind, **changes}))
+
+
+def train(name, problem="sine", iterations=3, **changes):
+    learner, generator = build(name, problem)
+    step = meta_step(name, learner, **changes)
+    tasks = tasks_of(problem)
+    results = []
+    for i in range(iterations):
+        inputs = learner.prepare(tasks.sample(5, generator), generator, i)
+        results.append(step(inputs, i))
+        learner.finish(results[-1].carry)
+    return learner, results
+
+
+@pytest.mark.parametrize("problem", ["sine", "glyphs"])
+def test_it_trains_what_it_has(name, problem):
+    before = {n: p.clone() for n, p in build(name, problem)[0].state_dict().items()}
+    learner, results = train(name, problem)
+    assert all(r.finite and r.losses.shape == (5,) for r in results)
+    assert not any(r.losses.requires_grad for r in results)
+    for n, p in learner.named_parameters():
+        changed = not torch.equal(p, before[n])
+        assert changed == p.requires_grad, n
+
+
+def test_the_same_seed_gives_the_same_weights(name):
+    first, second = (train(name)[0].state_dict() for _ in range(2))
+    for n in first:
+        assert torch.equal(first[n], second[n]), n
+
+
+def test_chunks_of_tasks_change_nothing_but_rounding(name):
+    whole, chunked = (train(name, task_chunk_size=size)[0] for size in (None, 2))
+    for n, p in whole.state_dict().items():
+        torch.testing.assert_close(chunked.state_dict()[n], p, rtol=2e-4, atol=2e-5, msg=n)
+
+
+@pytest.mark.parametrize("problem", ["sine", "glyphs"])
+def test_its_curve_goes_beyond_the_trained_steps(name, problem):
+    learner, _ = train(name, problem)
+    before = {n: p.clone() for n, p in learner.state_dict().items()}
+    for transductive in (True, False):
+        curve = adaptation_curve(
+            learner,
+            tasks_of(problem),
+            num_tasks=3,
+            steps=7,
+            generator=torch.Generator().manual_seed(1),
+            transductive=transductive,
+        )
+        assert curve.values.shape == (8, 3)
+        assert torch.isfinite(curve.values).all()
+        assert curve.metric == ("mse" if problem == "sine" else "accuracy")
+    for n, p in learner.state_dict().items():
+        assert torch.equal(p, before[n]), f"evaluation changed {n}"
+
+
+def test_predictions_of_a_task_see_that_task_only(name):
+    learner, generator = train(name, "glyphs")[0], torch.Generator().manual_seed(2)
+    tasks = tasks_of("glyphs").sample(3, generator)
+    other = replace(tasks, support=map_tensors(torch.clone, tasks.support))
+    other.support.inputs[1:] = 0.5  # the other tasks change
+    if ALGORITHMS[name] == ALGORITHMS["learned-optimizer-fresh"]:
+        pytest.skip("starts from random parameters: two adaptations of one task differ anyway")
+    outputs = []
+    for batch in (tasks, other):
+        *_, adapted = learner.adaptation(batch.support, 2, torch.Generator().manual_seed(3))
+        outputs.append(learner.predict(adapted, tasks.query.inputs))
+    torch.testing.assert_close(outputs[0][0], outputs[1][0])
+    assert not torch.allclose(outputs[0][1], outputs[1][1]), "the support set has no influence"
+
+
+def test_the_order_of_queries_has_no_influence(name):
+    learner = train(name, "glyphs")[0]
+    tasks = tasks_of("glyphs").sample(2, torch.Generator().manual_seed(2))
+    adapted = list(learner.adaptation(tasks.support, 2, torch.Generator().manual_seed(3)))
+    outputs = [learner.predict(a, tasks.query.inputs) for a in adapted]
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    swapped = [learner.predict(a, tasks.query.inputs[:, order]) for a in adapted]
+    for a, b in zip(outputs, swapped, strict=True):
+        torch.testing.assert_close(a[:, order], b)
+
+
+def test_what_it_carries_can_be_saved(name, tmp_path):
+    learner, _ = train(name)
+    torch.save(learner.carried(), tmp_path / "carried.pt")
+    torch.load(tmp_path / "carried.pt", weights_only=True)
+    json.dumps(sorted(learner.state_dict()))

@@ -1,0 +1,160 @@
+"""The outer loop: resuming, stopping, failing."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from metarl.adaptation import MAML, LearnedOptimizer, Reptile
+from metarl.errors import CheckpointError, NonFiniteError
+from metarl.models import MLP
+from metarl.tasks import Examples, Sine, TaskBatch
+from metarl.training import OuterLoop, TrainingSettings
+from metarl.training.checkpoints import load_checkpoint
+from metarl.training.logger import read_curves
+
+SETTINGS = {"meta_batch_size": 4, "log_every": 2, "eval_every": 4, "eval_tasks": 3, "eval_steps": 2}
+
+
+def make_learner(name):
+    generator = torch.Generator().manual_seed(0)
+    model = MLP((1, 8, 1), generator)
+    if name == "maml":
+        return MAML(model, 0.01, 2)
+    if name == "reptile":
+        return Reptile(model, 0.01, 3, batch_size=4)
+    return LearnedOptimizer(model, generator, steps=6, unroll=2)
+
+
+def loop(name, folder, iterations, *, resume=None, tasks=None, every=3, **changes):
+    settings = TrainingSettings(
+        iterations=iterations, checkpoint_every=every, schedule="constant", **SETTINGS, **changes
+    )
+    return OuterLoop(
+        make_learner(name),
+        tasks or Sine(6, 6),
+        settings,
+        folder,
+        validation=Sine(6, 6).split("validation"),
+        resume=resume,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "sine" / "maml" / "run"
+
+
+@pytest.mark.parametrize("name", ["maml", "reptile", "learned-optimizer"])
+def test_resumed_equals_uninterrupted_to_the_bit(name, tmp_path):
+    whole = loop(name, tmp_path / "a" / "b" / "whole", 8)
+    whole.run()
+    first = loop(name, tmp_path / "a" / "b" / "cut", 5)
+    first.run()
+    second = loop(name, tmp_path / "a" / "b" / "cut", 8, resume=first.checkpoints.latest())
+    assert second.iteration == 5
+    second.run()
+    ends = [load_checkpoint(run.checkpoints.latest()) for run in (whole, second)]
+    assert [end.iteration for end in ends] == [8, 8]
+    for n, p in ends[0].weights.items():
+        assert torch.equal(p, ends[1].weights[n]), n
+    assert torch.equal(ends[0].state["generator"], ends[1].state["generator"])
+    curves = [read_curves(run.folder) for run in (whole, second)]
+    assert [line["iteration"] for line in curves[1]] == [4, 5, 8]  # 5: the end of the first part
+    assert curves[0] == [curves[1][0], curves[1][2]]
+
+
+def test_another_seed_gives_another_run(tmp_path):
+    runs = [loop("maml", tmp_path / "a" / "b" / str(seed), 2, seed=seed) for seed in (0, 1)]
+    for run in runs:
+        run.run()
+    weights = [run.learner.state_dict()["model.layers.0.weight"] for run in runs]
+    assert not torch.equal(*weights)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_save_and_leave(folder, number):
+    class SignalAtThird(Tasks):
+        def after(self, count):
+            if count == 3:
+                os.kill(os.getpid(), number)
+
+    run = loop("maml", folder, 1000, tasks=SignalAtThird(), every=1000)
+    result = run.run()
+    assert (result.iteration, result.finished) == (3, False)
+    assert load_checkpoint(run.checkpoints.latest()).iteration == 3
+
+
+class Tasks:
+    """Sine tasks that do something after so many samples."""
+
+    def __init__(self):
+        self.count = 0
+
+    def split(self, name):
+        return self
+
+    def after(self, count):
+        """Does nothing."""
+
+    def sample(self, num_tasks, generator):
+        self.count += 1
+        self.after(self.count)
+        return self.spoil(Sine(6, 6).sample(num_tasks, generator))
+
+    def spoil(self, tasks):
+        return tasks
+
+
+class NotANumber(Tasks):
+    """Gives task 2 of the sixth batch a target that is not a number."""
+
+    def spoil(self, tasks):
+        if self.count != 6:
+            return tasks
+        targets = tasks.query.targets.clone()
+        targets[2, 0] = float("nan")
+        return TaskBatch(tasks.support, Examples(tasks.query.inputs, targets))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_loses_nothing(folder):
+    run = loop("maml", folder, 100, tasks=NotANumber())
+    with pytest.raises(NonFiniteError, match=r"meta-iteration 5, task\(s\) 2\b.*step_000003") as e:
+        run.run()
+    assert "max_grad_norm" in str(e.value)
+    good = load_checkpoint(run.checkpoints.latest())
+    assert good.iteration == 3
+    assert all(torch.isfinite(p).all() for p in good.weights.values())
+    resumed = loop("maml", folder, 8, resume=good.path)
+    assert resumed.run().finished
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="file"):
+        loop("maml", tmp_path / "file" / "run", 5)
+
+
+def test_truncated_checkpoints_are_named_and_the_one_before_is_offered(folder):
+    run = loop("maml", folder, 6)
+    run.run()
+    latest = run.checkpoints.latest()
+    weights = latest / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-20])
+    with pytest.raises(CheckpointError, match="step_000006.*step_000003"):
+        loop("maml", folder, 8, resume=latest)
+
+
+def test_logged_tags(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = loop("maml", folder, 4)
+    run.run()
+    run.logger.close()
+    events = EventAccumulator(str(folder), {"scalars": 0})
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"train/mse/step_2", "inner/loss/step_0", "inner/loss/step_1", "meta/loss"} <= tags
+    assert {"eval_validation/mse/step_0", "eval_validation/mse/step_2"} <= tags
+    assert [e.step for e in events.Scalars("meta/loss")] == [2, 4]
