@@ -14,23 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
-from metarl.adaptation.settings import (
-    LearnedOptimizerSettings,
-    LearnerSettings,
-    LSTMMetaLearnerSettings,
-    MAMLPlusPlusSettings,
-    MAMLSettings,
-    MetaSGDSettings,
-    PretrainedSettings,
-    ReptileSettings,
-)
-from metarl.evaluation.figures import adaptation_figure, save_figure, sine_figure
-from metarl.evaluation.sine_protocol import PUBLISHED, sine_curves, sine_panels, sine_table
+from metarl.adaptation import settings as learners
 from metarl.models import MLP
 from metarl.tasks import Sine
 from metarl.training import TrainingSettings, parse_settings, train
+from metarl.training.reports import print_report, print_stopped, sine_report
 
 
 @dataclass(frozen=True)
@@ -39,7 +28,7 @@ class SineSettings:
 
     algorithm: str = "maml"
     """maml, fomaml, metasgd, mamlplusplus, reptile, lstm, learned-optimizer or pretrained."""
-    learner: LearnerSettings = field(default_factory=MAMLSettings)
+    learner: learners.LearnerSettings = field(default_factory=learners.MAMLSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     shots: int = 10
     """Support points per training task (K)."""
@@ -55,21 +44,23 @@ PAPER = TrainingSettings(schedule="cosine", threads=1)
 LSTMS = replace(PAPER, iterations=10_000, meta_batch_size=8, max_grad_norm=0.25)
 CONFIGS = {
     "maml": SineSettings(training=PAPER),
-    "fomaml": SineSettings("fomaml", MAMLSettings(first_order=True), PAPER),
-    "metasgd": SineSettings("metasgd", MetaSGDSettings(), PAPER),
+    "fomaml": SineSettings("fomaml", learners.MAMLSettings(first_order=True), PAPER),
+    "metasgd": SineSettings("metasgd", learners.MetaSGDSettings(), PAPER),
     "mamlplusplus": SineSettings(
-        "mamlplusplus", MAMLPlusPlusSettings(0.01, steps=5, multi_step_iterations=10_000), PAPER
+        "mamlplusplus",
+        learners.MAMLPlusPlusSettings(0.01, steps=5, multi_step_iterations=10_000),
+        PAPER,
     ),
     "reptile": SineSettings(
         "reptile",
-        ReptileSettings(inner_lr=0.01, steps=10),
+        learners.ReptileSettings(inner_lr=0.01, steps=10),
         replace(PAPER, iterations=30_000, optimizer="sgd", outer_lr=0.1, schedule="linear"),
     ),
-    "lstm": SineSettings("lstm", LSTMMetaLearnerSettings(steps=5), LSTMS),
+    "lstm": SineSettings("lstm", learners.LSTMMetaLearnerSettings(steps=5), LSTMS),
     "learned-optimizer": SineSettings(
-        "learned-optimizer", LearnedOptimizerSettings(steps=10, unroll=5), LSTMS
+        "learned-optimizer", learners.LearnedOptimizerSettings(steps=10, unroll=5), LSTMS
     ),
-    "pretrained": SineSettings("pretrained", PretrainedSettings(), PAPER),
+    "pretrained": SineSettings("pretrained", learners.PretrainedSettings(), PAPER),
 }
 
 
@@ -82,25 +73,10 @@ def main() -> None:
     tasks = Sine(settings.shots, settings.queries)
     validation = Sine(settings.shots, 100).split("validation")
     loop, result = train("sine", settings, learner, tasks, validation=validation, resume=resume)
-    console = Console()
-    if not result.finished:
-        console.print(f"Stopped after {result.iteration} iterations; --resume latest goes on.")
-        return
-    curves = {
-        shots: loop.logger.curve(
-            curve, result.iteration, f"eval_test_{shots}_shot", {"shots": shots}
-        )
-        for shots, curve in sine_curves(learner, device=loop.device).items()
-    }
-    published = {k: v for k, v in PUBLISHED.items() if k.lower().startswith(settings.algorithm)}
-    labelled = {f"{settings.algorithm}, K={k}": summaries for k, summaries in curves.items()}
-    save_figure(
-        adaptation_figure(labelled, "mse", published=published), loop.folder / "adaptation.png"
-    )
-    save_figure(sine_figure(sine_panels(learner, device=loop.device)), loop.folder / "fits.png")
-    console.print(sine_table(curves, next(iter(published.values()), {})))
-    console.print(f"Run folder: {loop.folder} (adaptation.png, fits.png, eval.jsonl)")
-    console.print(f"Look at it: tensorboard --logdir {loop.folder}", soft_wrap=True)
+    if result.finished:
+        print_report(sine_report(loop, settings.algorithm), loop, result)
+    else:
+        print_stopped(result)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
+from rich.box import SIMPLE
 from rich.table import Table
 
 from metarl.adaptation.learner import Learner
@@ -97,9 +98,9 @@ def few_shot_table(
         label: What was measured ("maml, 5-way 1-shot").
     """
     count = next(iter(summaries.values())).count
-    table = Table(title=f"{label}, {count} test tasks")
-    table.add_column("batch-norm statistics")
-    table.add_column("accuracy, %  [95 % interval]", justify="right")
+    table = Table(title=f"{label}, {count} test tasks, mean [95 % interval]", box=SIMPLE)
+    table.add_column("predictions", no_wrap=True)
+    table.add_column("accuracy, %", justify="right", no_wrap=True)
     if lake:
         table.add_column("error on Lake's runs, %", justify="right")
     for name, s in summaries.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from rich.box import SIMPLE
 from rich.table import Table
 
 from metarl.adaptation.learner import Learner
@@ -18,11 +19,11 @@ NUM_TASKS = 600
 STEPS = 10
 TEST_SEED = 2_000_003
 
-# Finn et al. 2017, table 2 (supplement): mean squared error after so many steps, K = 5. The paper
-# gives K = 10 and 20 as figures only.
+# Algorithm -> steps -> mean squared error for K = 5: Finn et al. 2017, table 2 (supplement). The
+# paper gives K = 10 and 20 as figures only.
 PUBLISHED: dict[str, dict[int, float]] = {
-    "MAML, K=5": {1: 0.67, 5: 0.38, 10: 0.35},
-    "pretrained, K=5": {1: 2.41, 5: 2.23, 10: 2.19},
+    "maml": {1: 0.67, 5: 0.38, 10: 0.35},
+    "pretrained": {1: 2.41, 5: 2.23, 10: 2.19},
 }
 
 
@@ -68,11 +69,10 @@ def sine_table(curves: Mapping[int, Sequence[Summary]], published: Mapping[int, 
         published: Steps -> published value at K = 5.
     """
     count = next(iter(curves.values()))[0].count
-    table = Table(title=f"Mean squared error, {count} test tasks, mean [95 % interval]")
-    table.add_column("steps", justify="right")
-    for shots in curves:
-        table.add_column(f"K={shots}", justify="right")
-    table.add_column("published, K=5", justify="right")
+    title = f"Mean squared error on {count} test tasks, mean [95 % interval]"
+    table = Table(title=title, box=SIMPLE)
+    for name in ("steps", *(f"K={shots}" for shots in curves), "paper, K=5"):
+        table.add_column(name, justify="right", no_wrap=True)
     for step in range(len(next(iter(curves.values())))):
         cells = [_cell(summaries[step]) for summaries in curves.values()]
         known = f"{published[step]:.2f}" if step in published else ""

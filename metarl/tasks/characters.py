@@ -1,0 +1,47 @@
+"""Which characters to learn: Omniglot where its data is at hand, drawn glyphs elsewhere."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from metarl.tasks.episodes import FewShot
+from metarl.tasks.glyphs import Glyphs
+from metarl.tasks.omniglot import DATA_VARIABLE, Omniglot
+from metarl.tasks.omniglot_splits import Scheme
+
+
+@dataclass(frozen=True)
+class CharacterSettings:
+    """The tasks: N-way K-shot episodes of handwritten characters."""
+
+    data_dir: Path | None = None
+    """Folder of Omniglot's archives; METARL_DATA serves too. Neither: drawn glyphs."""
+    scheme: Scheme = "minimal-1"
+    """How Omniglot's characters are split; see metarl.tasks.omniglot_splits."""
+    way: int = 5
+    """Classes per task."""
+    shots: int = 1
+    """Support images per class."""
+    train_shots: int | None = None
+    """Support images per class in training, where they differ (Reptile)."""
+    queries: int = 1
+    """Query images per class."""
+
+    def train(self) -> FewShot:
+        """Returns the training tasks; rotated by quarter turns a character is four classes.
+
+        Raises:
+            SettingsError: The numbers do not fit the data.
+            DataError: An archive is corrupt, or missing and cannot be downloaded.
+        """
+        shape = (self.way, self.train_shots or self.shots, self.queries)
+        if self.data_dir is None and DATA_VARIABLE not in os.environ:
+            return Glyphs(*shape, rotations="classes")
+        return Omniglot(self.scheme, *shape, data_dir=self.data_dir, rotations="classes")
+
+    def test(self, train: FewShot) -> FewShot:
+        """Returns the test tasks beside those training tasks: characters as they were drawn."""
+        test = train.with_shape(shots=self.shots).split("test")
+        return replace(test, rotations="none")
