@@ -142,7 +142,7 @@ def test_truncated_checkpoints_are_named_and_the_one_before_is_offered(folder):
     latest = run.checkpoints.latest()
     weights = latest / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-20])
-    with pytest.raises(CheckpointError, match="step_000006.*step_000003"):
+    with pytest.raises(CheckpointError, match=r"step_000006.*step_000003"):
         loop("maml", folder, 8, resume=latest)
 
 
