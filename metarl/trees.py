@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,19 +12,30 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], value: T) -> T:
-    """Returns `value` with `function` applied to each of its tensors; the rest stays as it is."""
+def map_tensors(function: Callable[..., Tensor], value: T, *others: Any) -> T:
+    """Returns `value` with `function` applied to each of its tensors; the rest stays as it is.
+
+    Args:
+        function: Takes a tensor of `value` and those at the same place of each of `others`.
+        value: Any nesting; fields of dataclasses that their constructor does not take are left
+            for it to compute.
+        others: Values of the same structure.
+    """
     if isinstance(value, Tensor):
-        return function(value)  # pyright: ignore[reportReturnType]
+        return function(value, *others)  # pyright: ignore[reportReturnType]
     if isinstance(value, dict):
-        return type(value)((k, map_tensors(function, v)) for k, v in value.items())
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(function, v) for v in value))
+        _check_keys(value, others)
+        items = {k: map_tensors(function, v, *(o[k] for o in others)) for k, v in value.items()}
+        return type(value)(items)
     if isinstance(value, list | tuple):
-        return type(value)(map_tensors(function, v) for v in value)
+        mapped = [map_tensors(function, *v) for v in zip(value, *others, strict=True)]
+        return type(value)(*mapped) if hasattr(value, "_fields") else type(value)(mapped)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [f.name for f in dataclasses.fields(value)]
-        changes = {n: map_tensors(function, getattr(value, n)) for n in names}
+        names = [f.name for f in dataclasses.fields(value) if f.init]
+        changes = {
+            n: map_tensors(function, getattr(value, n), *(getattr(o, n) for o in others))
+            for n in names
+        }
         return dataclasses.replace(value, **changes)
     return value
 
@@ -41,12 +52,10 @@ def to_device(value: T, device: torch.device) -> T:
 
 def concatenate_tasks(values: list[T]) -> T:
     """Joins nested values of one structure along the leading task dimension."""
-    if len(values) == 1:
-        return values[0]
-    others: list[list[Tensor]] = []
-    for value in values:
-        found: list[Tensor] = []
-        map_tensors(lambda t, found=found: (found.append(t), t)[1], value)
-        others.append(found)
-    joined = iter([torch.cat(tensors) for tensors in zip(*others, strict=True)])
-    return map_tensors(lambda _: next(joined), values[0])
+    return map_tensors(lambda *tensors: torch.cat(tensors), *values)
+
+
+def _check_keys(value: dict[Any, Any], others: tuple[Any, ...]) -> None:
+    for other in others:
+        if other.keys() != value.keys():
+            raise ValueError(f"Expected the keys {list(value)}, got {list(other)}.")
