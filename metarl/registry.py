@@ -13,8 +13,8 @@ T = TypeVar("T")
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Returns " Did you mean 'x'?" for the nearest of `names`, or an empty string."""
-    near = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
     original = {n.lower(): n for n in names}
+    near = difflib.get_close_matches(str(name).lower(), original, n=1, cutoff=0.5)
     return f" Did you mean {original[near[0]]!r}?" if near else ""
 
 
@@ -49,7 +49,7 @@ class Registry(Generic[T]):
             UnknownNameError: No value has this name; the message suggests the nearest one.
         """
         if name not in self._values:
-            known = ", ".join(self.names())
+            known = ", ".join(self.names()) or "none"
             raise UnknownNameError(
                 f"Unknown {self._kind} {name!r}.{did_you_mean(name, self._values)} Known: {known}."
             )
