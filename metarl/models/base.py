@@ -67,10 +67,7 @@ class Model(nn.Module, ABC):
 
 
 def task_params(model: nn.Module, num_tasks: int) -> Params:
-    """Returns theta for every task: views [T, *shape] whose task stride is 0, no copies.
-
-    A task stride of 0 tells the layers that all tasks still share their weights.
-    """
+    """Returns theta for every task: views [T, *shape] whose task stride is 0, no copies."""
     return {n: p.unsqueeze(0).expand(num_tasks, *p.shape) for n, p in model.named_parameters()}
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Collection, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import Model, Params, Statistics, Weights
 from metarl.models.functional import linear
+from metarl.registry import did_you_mean
 
 Activation = Literal["relu", "tanh"]
+Init = Literal["lecun", "truncated"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
 
 
@@ -33,31 +36,26 @@ class MLP(Model):
         sizes: Sequence[int],
         generator: torch.Generator,
         activation: Activation = "relu",
-        init: Literal["lecun", "truncated"] = "lecun",
+        init: Init = "lecun",
     ) -> None:
         super().__init__()
         if len(sizes) < 2 or min(sizes) < 1:
             raise SettingsError(f"Expected at least two positive sizes, got {tuple(sizes)}.")
-        if activation not in ACTIVATIONS or init not in ("lecun", "truncated"):
-            raise SettingsError(f"Unknown activation {activation!r} or initialisation {init!r}.")
+        _check_choice("activation", activation, ACTIVATIONS)
+        _check_choice("initialisation", init, get_args(Init))
         self.sizes = tuple(sizes)
         self.activation = activation
         self.init = init
         self.layers = nn.ModuleList(
-            Weights(self._draw(m, n, generator), torch.zeros(n))
-            for m, n in zip(sizes[:-1], sizes[1:], strict=True)
+            Weights(self._draw(m, n, generator), torch.zeros(n, device=generator.device))
+            for m, n in itertools.pairwise(sizes)
         )
 
     def forward(
         self, params: Params, inputs: Tensor, statistics: Statistics | None = None
     ) -> Tensor:
         """See `Model.forward`; inputs [T, N, *], outputs [T, N, sizes[-1]]."""
-        hidden = inputs.flatten(2)
-        if hidden.shape[-1] != self.sizes[0]:
-            raise ShapeError(
-                f"Expected inputs [T, N, *] of {self.sizes[0]} numbers each, got "
-                f"{tuple(inputs.shape)}; set the first of `sizes` to {hidden.shape[-1]}."
-            )
+        hidden = self._flat(inputs)
         activate = ACTIVATIONS[self.activation]
         last = len(self.layers) - 1
         for i in range(last + 1):
@@ -69,13 +67,35 @@ class MLP(Model):
     def initial(self, generator: torch.Generator) -> Params:
         """See `Model.initial`."""
         params = {}
-        for i, (m, n) in enumerate(zip(self.sizes[:-1], self.sizes[1:], strict=True)):
+        for i, (m, n) in enumerate(itertools.pairwise(self.sizes)):
             params[f"layers.{i}.weight"] = self._draw(m, n, generator)
             params[f"layers.{i}.bias"] = torch.zeros(n, device=generator.device)
         return params
+
+    def _flat(self, inputs: Tensor) -> Tensor:
+        width = math.prod(inputs.shape[2:])
+        if inputs.dim() < 3 or width != self.sizes[0]:
+            remedy = (
+                "give each example a dimension of its own"
+                if inputs.dim() < 3
+                else f"set the first of `sizes` to {width}"
+            )
+            raise ShapeError(
+                f"Expected inputs [T, N, *] of {self.sizes[0]} numbers each, got "
+                f"{tuple(inputs.shape)}; {remedy}."
+            )
+        return inputs.flatten(2)
 
     def _draw(self, fan_in: int, fan_out: int, generator: torch.Generator) -> Tensor:
         weight = torch.empty(fan_out, fan_in, device=generator.device)
         if self.init == "truncated":
             return nn.init.trunc_normal_(weight, std=0.01, a=-0.02, b=0.02, generator=generator)
         return nn.init.normal_(weight, std=1 / math.sqrt(fan_in), generator=generator)
+
+
+def _check_choice(kind: str, name: str, choices: Collection[str]) -> None:
+    if name not in choices:
+        raise SettingsError(
+            f"Expected an {kind} of {', '.join(choices)}, got {name!r}."
+            f"{did_you_mean(name, choices)}"
+        )
