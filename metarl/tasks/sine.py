@@ -59,8 +59,8 @@ class Sine:
         low, high = self.amplitude
         amplitude = low + (high - low) * draws[:, :1]
         cell = (draws[:, 1:2] * CELLS_PER_SPLIT).floor() * len(SPLITS) + SPLITS.index(self.part)
-        # 0.999: rounding must not lift a phase into the next cell.
-        position = (cell + 0.999 * draws[:, 2:3]) / (CELLS_PER_SPLIT * len(SPLITS))
+        # Margins: rounding must not move a phase into the cell before or after.
+        position = (cell + 0.001 + 0.998 * draws[:, 2:3]) / (CELLS_PER_SPLIT * len(SPLITS))
         phase = self.phase[0] + (self.phase[1] - self.phase[0]) * position
         x = self.inputs[0] + (self.inputs[1] - self.inputs[0]) * draws[:, 3:]
         y = self.values(amplitude, phase, x)
