@@ -55,15 +55,16 @@ class TaskDistribution(Protocol):
     Example:
         >>> class Lines:
         ...     def sample(self, num_tasks, generator):
-        ...         slope = torch.randn(num_tasks, 1, 1, generator=generator)
-        ...         x = torch.randn(num_tasks, 20, 1, generator=generator)
-        ...         y = slope * x
-        ...         return TaskBatch(
-        ...             Examples(x[:, :10], y[:, :10]), Examples(x[:, 10:], y[:, 10:]), {"slope": slope}
-        ...         )
+        ...         options = {"generator": generator, "device": generator.device}
+        ...         slope = torch.randn(num_tasks, 1, 1, **options)
+        ...         x, new_x = torch.randn(2, num_tasks, 10, 1, **options)
+        ...         support, query = Examples(x, slope * x), Examples(new_x, slope * new_x)
+        ...         return TaskBatch(support, query, {"slope": slope})
         ...
         ...     def split(self, name):
+        ...         check_split(name)
         ...         return self  # slopes are drawn anew: no task is met twice
+        >>> check_task_distribution(Lines())
     """
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> TaskBatch:
