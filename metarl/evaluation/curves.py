@@ -46,21 +46,26 @@ def adaptation_curve(
         distribution: Where the tasks come from; take the split that is meant.
         num_tasks: Number of tasks.
         steps: Adaptation steps, at least 0; may be more than in training.
-        generator: Source of the tasks and of whatever else the learner draws.
+        generator: Source of the tasks; the learner draws from one derived from it, so that every
+            learner meets the same tasks.
         chunk_size: Tasks adapted at once.
         transductive: See `Learner.predict`.
         last_only: Judges the learner after the last step only: one row of values.
 
     Raises:
-        SettingsError: `num_tasks` is below 1 or `steps` below 0.
+        SettingsError: `num_tasks` or `chunk_size` is below 1 or `steps` below 0.
     """
-    if num_tasks < 1 or steps < 0:
-        raise SettingsError(f"Expected tasks >= 1 and steps >= 0, got {num_tasks} and {steps}.")
+    if min(num_tasks, chunk_size) < 1 or steps < 0:
+        raise SettingsError(
+            "Expected num_tasks >= 1, steps >= 0 and chunk_size >= 1, got "
+            f"{num_tasks}, {steps} and {chunk_size}."
+        )
+    own = derived(generator)
     columns, name = [], ""
     for start in range(0, num_tasks, chunk_size):
         tasks = distribution.sample(min(chunk_size, num_tasks - start), generator)
         name = metric_name(tasks.query.targets)
-        columns.append(judge(learner, tasks, steps, generator, transductive, last_only))
+        columns.append(judge(learner, tasks, steps, own, transductive, last_only))
     return AdaptationCurve(name, torch.cat(columns, dim=1), transductive)
 
 
@@ -74,12 +79,23 @@ def judge(
 ) -> Tensor:
     """Adapts a learner to given tasks and returns their metric, [steps + 1, tasks], on the CPU.
 
-    The arguments are those of `adaptation_curve`.
+    The arguments are those of `adaptation_curve`, but that `generator` is the learner's own.
     """
     rows = []
     for step, adapted in enumerate(learner.adaptation(tasks.support, steps, generator)):
         if last_only and step < steps:
             continue
         outputs = learner.predict(adapted, tasks.query.inputs, transductive)
-        rows.append(task_metric(outputs, tasks.query.targets))
+        rows.append(task_metric(outputs.detach(), tasks.query.targets))
     return torch.stack(rows).float().cpu()
+
+
+def derived(generator: torch.Generator) -> torch.Generator:
+    """Returns another generator on the same device, seeded by the state of `generator`.
+
+    The state itself stays as it is.
+    """
+    other = torch.Generator(generator.device)
+    other.set_state(generator.get_state())
+    seed = torch.randint(2**62, (), generator=other, device=generator.device)
+    return other.manual_seed(int(seed))
