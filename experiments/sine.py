@@ -34,6 +34,8 @@ class SineSettings:
     """Support points per training task (K)."""
     queries: int = 10
     """Query points per training task."""
+    test_tasks: int = 600
+    """Test tasks of the final table."""
     runs: Path = Path("runs")
     """Where the run folders lie."""
     resume: str | None = None
@@ -74,7 +76,7 @@ def main() -> None:
     validation = Sine(settings.shots, 100).split("validation")
     loop, result = train("sine", settings, learner, tasks, validation=validation, resume=resume)
     if result.finished:
-        print_report(sine_report(loop, settings.algorithm), loop, result)
+        print_report(sine_report(loop, settings.algorithm, settings.test_tasks), loop, result)
     else:
         print_stopped(result)
 

@@ -1,4 +1,4 @@
-"""Settings of each algorithm: frozen dataclasses that build its learner; the command line's help."""
+"""Settings of each algorithm: frozen dataclasses that build its learner."""
 
 from __future__ import annotations
 

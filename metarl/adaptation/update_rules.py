@@ -12,7 +12,7 @@ from metarl.errors import SettingsError
 from metarl.models.base import Params
 
 State = dict[str, Any]
-"""What a rule remembers from step to step: tensors with the tasks leading, numbers, dicts of them."""
+"""What a rule remembers between steps: tensors with the tasks leading, numbers, dicts of them."""
 
 
 class UpdateRule(nn.Module, ABC):

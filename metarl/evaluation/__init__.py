@@ -1,0 +1,1 @@
+"""Adaptation curves, their statistics and figures, and published protocols."""

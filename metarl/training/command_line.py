@@ -62,22 +62,23 @@ def settings_from(default: S, saved: Mapping[str, Any]) -> S:
     Raises:
         SettingsError: A saved name is no field.
     """
+    template: Any = default
     changes: dict[str, Any] = {}
-    known = {f.name: f.type for f in dataclasses.fields(default)}  # pyright: ignore[reportArgumentType]
+    known = [f.name for f in dataclasses.fields(template)]
     for name, value in saved.items():
         if name not in known:
             raise SettingsError(
                 f"The saved setting {name!r} is unknown here.{did_you_mean(name, known)} "
                 "Was the run made by another version? Its versions.json tells."
             )
-        current = getattr(default, name)
+        current = getattr(template, name)
         if dataclasses.is_dataclass(current):
             changes[name] = settings_from(current, value)
         elif isinstance(value, list):
             changes[name] = tuple(value)
         else:
             changes[name] = Path(value) if isinstance(current, Path) and value else value
-    return dataclasses.replace(default, **changes)  # pyright: ignore[reportType]
+    return dataclasses.replace(template, **changes)
 
 
 def _resumed_settings(configs: Mapping[str, S], folder: Path) -> S:

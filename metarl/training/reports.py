@@ -16,20 +16,21 @@ from metarl.tasks.episodes import FewShot
 from metarl.training.loop import OuterLoop, TrainingResult
 
 
-def sine_report(loop: OuterLoop, algorithm: str) -> Table:
+def sine_report(loop: OuterLoop, algorithm: str, num_tasks: int) -> Table:
     """Evaluates sine regression; writes `adaptation.png` and `fits.png` into the run folder.
 
     Args:
         loop: A finished training.
         algorithm: Its name; published values of the same name stand beside it.
+        num_tasks: Test tasks.
 
     Returns:
         The table of mean squared errors.
     """
-    curves = {
-        shots: loop.logger.curve(curve, loop.iteration, f"eval_test_{shots}_shot", {"shots": shots})
-        for shots, curve in sine_curves(loop.learner, device=loop.device).items()
-    }
+    curves = {}
+    for shots, curve in sine_curves(loop.learner, num_tasks=num_tasks, device=loop.device).items():
+        prefix = f"eval_test_{shots}_shot"
+        curves[shots] = loop.logger.curve(curve, loop.iteration, prefix, {"shots": shots})
     published = PUBLISHED.get(algorithm, {})
     labelled = {f"{algorithm}, K={shots}": summaries for shots, summaries in curves.items()}
     points = {f"{algorithm}, K=5": published} if published else None

@@ -1,0 +1,106 @@
+"""The experiment scripts as a user runs them, with tiny budgets."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from metarl.training.checkpoints import Checkpoints, load_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = (
+    "--training.iterations",
+    "6",
+    "--training.log-every",
+    "2",
+    "--training.checkpoint-every",
+    "2",
+)
+
+
+def run(script, monkeypatch, runs, *arguments):
+    """Runs a script's main() in this process."""
+    path = ROOT / "experiments" / f"{script}.py"
+    spec = importlib.util.spec_from_file_location(f"experiment_{script}", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    monkeypatch.setattr(sys, "argv", [str(path), "--runs", str(runs), *arguments])
+    spec.loader.exec_module(module)
+    module.main()
+
+
+def only_run(runs, script, algorithm):
+    (folder,) = (runs / script / algorithm).iterdir()
+    return folder
+
+
+def test_sine_leaves_what_it_promises(tmp_path, monkeypatch, capsys):
+    small = (*SMALL, "--training.eval-every", "3", "--training.eval-tasks", "4")
+    run("sine", monkeypatch, tmp_path, *small)
+    folder = only_run(tmp_path, "sine", "maml")
+    for name in ("config.json", "versions.json", "adaptation.png", "fits.png", "eval.jsonl"):
+        assert (folder / name).stat().st_size > 0, name
+    lines = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
+    assert [line.get("shots") for line in lines] == [None, None, 5, 10, 20]
+    assert all(len(line["mean"]) == 11 and line["tasks"] == 600 for line in lines[2:])
+    printed = capsys.readouterr().out
+    assert f"tensorboard --logdir {folder}" in printed
+    assert "0.67" in printed and "K=20" in printed
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    ["fomaml", "metasgd", "mamlplusplus", "reptile", "lstm", "learned-optimizer", "pretrained"],
+)
+def test_sine_runs_every_algorithm(algorithm, tmp_path, monkeypatch, capsys):
+    run("sine", monkeypatch, tmp_path, "--algorithm", algorithm, "--test-tasks", "3", *SMALL)
+    assert "K=5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    ["maml", "fomaml", "metasgd", "mamlplusplus", "reptile", "lstm", "learned-optimizer"],
+)
+def test_omniglot_runs_every_algorithm_on_glyphs(algorithm, tmp_path, monkeypatch, capsys):
+    tiny = ("--test-tasks", "4", "--test-steps", "2", "--filters", "4", "--algorithm", algorithm)
+    run("omniglot", monkeypatch, tmp_path, *SMALL, *tiny)
+    assert "5-way 1-shot, 4 test tasks" in capsys.readouterr().out
+
+
+def test_omniglot_on_the_real_data_with_lakes_runs(official_data, tmp_path, monkeypatch, capsys):
+    archive = official_data / "one_shot_runs_01-10.zip"
+    data = ("--data-dir", str(official_data), "--way", "20", "--lake-runs", str(archive))
+    run("omniglot", monkeypatch, tmp_path, *SMALL, *data, "--test-tasks", "4", "--filters", "4")
+    assert "error on Lake's runs" in capsys.readouterr().out
+
+
+def test_a_killed_run_resumes_to_the_bit(tmp_path):
+    arguments = [
+        sys.executable, str(ROOT / "experiments" / "sine.py"), "--training.eval-every", "0",
+        "--training.checkpoint-every", "20", "--training.iterations", "400", "--test-tasks", "9",
+    ]  # fmt: skip
+    cut = [*arguments, "--runs", str(tmp_path / "cut")]
+    process = subprocess.Popen(cut, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "cut").glob("sine/maml/*/checkpoints/step_0000[4-9]0")):
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint came"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    environment = {**os.environ, "COLUMNS": "120"}
+    for command in ([*cut, "--resume", "latest"], [*arguments, "--runs", str(tmp_path / "whole")]):
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+    ends = []
+    for name in ("cut", "whole"):
+        checkpoints = Checkpoints(only_run(tmp_path / name, "sine", "maml") / "checkpoints")
+        ends.append(load_checkpoint(checkpoints.latest()))
+    assert ends[0].iteration == ends[1].iteration == 400
+    for n, p in ends[0].weights.items():
+        assert torch.equal(p, ends[1].weights[n]), n
