@@ -346,7 +346,7 @@ def test_info_that_comes_and_goes_is_other_tasks():
     assert any("gives other tasks" in c for c in complaints(Forgetful()))
 
 
-@pytest.mark.parametrize("size", [10, 1000], ids="of {} tasks".format)
+@pytest.mark.parametrize("size", [10, 50_000], ids="of {} tasks".format)
 def test_a_finite_distribution_that_ignores_its_split_is_found(size):
     found = complaints(Table(size, ignore_split=True))
     assert found == [
