@@ -126,7 +126,8 @@ class GradientLearner(Learner):
 
     def finish(self, carry: dict[str, Any]) -> None:
         """See `Learner.finish`; keeps an unroll that is not at its end."""
-        self.rule.carry(carry["state"])
+        if self.rule.carries:
+            self.rule.carry(carry["state"])
         if self.unroll is None:
             return
         done = self._unfinished.get("done", 0) + self.unroll
@@ -234,7 +235,9 @@ class GradientLearner(Learner):
         return order[:, : steps * size].view(num_tasks, steps, size)
 
     def _carry(self, tasks: TaskBatch, step: Step) -> dict[str, Any]:
-        carry: dict[str, Any] = {"state": step.state}
+        carry: dict[str, Any] = {}
+        if self.rule.carries or self.unroll is not None:
+            carry["state"] = step.state
         if self.unroll is not None:
             carry["params"] = step.params
             carry["tasks"] = {

@@ -24,6 +24,8 @@ class UpdateRule(nn.Module, ABC):
 
     differentiates_gradient: bool = True
     """False: the rule takes gradients as constants, whatever the order asked for."""
+    carries: bool = False
+    """True: the final state of a batch of tasks is given to `carry` after the outer update."""
 
     @abstractmethod
     def init(self, params: Params) -> State:
@@ -71,7 +73,8 @@ class GradientDescent(UpdateRule):
     ) -> tuple[Params, State]:
         """See `UpdateRule.update`."""
         del loss
-        return {n: torch.sub(p, grads[n], alpha=self.lr) for n, p in params.items()}, state
+        # Added, not subtracted: one operation fewer in each derivative.
+        return {n: torch.add(p, grads[n], alpha=-self.lr) for n, p in params.items()}, state
 
 
 class PerParameterRates(UpdateRule):
@@ -163,6 +166,7 @@ class Adam(UpdateRule):
     """
 
     differentiates_gradient = False
+    carries = True
 
     def __init__(
         self, params: Params, lr: float, beta2: float = 0.999, epsilon: float = 1e-8

@@ -60,13 +60,13 @@ class OuterLoop:
         learner: Learner,
         tasks: TaskDistribution,
         settings: TrainingSettings,
-        folder: Path,
+        folder: Path | str,
         *,
         validation: TaskDistribution | None = None,
         resume: Path | None = None,
         config: dict[str, Any] | None = None,
     ) -> None:
-        self.folder = folder
+        self.folder = Path(folder)
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         self.device = resolve_device(settings.device)
@@ -75,16 +75,16 @@ class OuterLoop:
         self.validation = validation
         self.settings = settings
         self.meta_step = MetaStep(learner, settings)
-        self.checkpoints = Checkpoints(folder / "checkpoints", settings.keep_checkpoints)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.keep_checkpoints)
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         self.iteration = 0
         self._seconds = 0.0
         if resume is not None:
             self._restore(resume)
-        self.logger = RunLogger(folder, resume_from=None if resume is None else self.iteration)
+        self.logger = RunLogger(self.folder, resume_from=None if resume is None else self.iteration)
         if config is not None:
             self.logger.settings(config)
-        self.label = f"{folder.parent.parent.name}/{folder.parent.name}"
+        self.label = "/".join(self.folder.parts[-3:-1])
 
     def run(self) -> TrainingResult:
         """Trains to the last iteration, or until SIGINT or SIGTERM; saves either way.
