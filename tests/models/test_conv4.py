@@ -79,7 +79,7 @@ class TorchConv4(nn.Module):
         self.head = nn.Linear(4, WAYS)
         self.pool = nn.MaxPool2d(2) if pooling == "max" else nn.Identity()
 
-    def forward(self, images):  # noqa: D102
+    def forward(self, images):
         for block in self.blocks:
             assert isinstance(block, nn.ModuleDict)
             images = self.pool(torch.relu(block["norm"](block["conv"](images))))

@@ -1,0 +1,84 @@
+"""The gradient learner: batches, frozen parameters, steps, settings."""
+
+import pytest
+import torch
+
+from metarl.adaptation import MAML, GradientLearner
+from metarl.adaptation.inner_loop import inner_loop
+from metarl.adaptation.objectives import QueryLoss
+from metarl.adaptation.update_rules import GradientDescent
+from metarl.errors import SettingsError, ShapeError
+from metarl.models.base import task_params
+from metarl.tasks import Examples, TaskBatch
+
+
+def test_batches_are_drawn_without_replacement_and_reshuffled(mlp, generator):
+    learner = GradientLearner(mlp, GradientDescent(0.1), QueryLoss(), steps=5, batch_size=4)
+    x = torch.zeros(3, 10, 1)
+    inputs = learner.prepare(TaskBatch(Examples(x, x), Examples(x, x)), generator, 0)
+    assert inputs.batches.shape == (3, 5, 4)
+    for task in inputs.batches.flatten(1).tolist():
+        assert sorted(task[:10]) == sorted(task[10:]) == list(range(10))
+        assert task[:10] != task[10:]
+
+
+def test_a_step_sees_its_batch_only(mlp, regression, generator):
+    learner = GradientLearner(mlp, GradientDescent(0.1), QueryLoss(), steps=1, batch_size=2)
+    inputs = learner.prepare(regression, generator, 0)
+    rows = inputs.batches[:, 0]
+    few = [torch.stack([t[i] for t, i in zip(v, rows, strict=True)]) for v in regression.support]
+    whole = MAML(mlp, 0.1)
+    expected = whole(whole.prepare(TaskBatch(Examples(*few), regression.query), generator, 0))
+    torch.testing.assert_close(learner(inputs).losses, expected.losses)
+
+
+@pytest.mark.parametrize("frozen", [("*.norm.*",), ("blocks.*",)])
+def test_frozen_parameters_stay_in_the_inner_loop_and_learn_in_the_outer(conv, images, frozen):
+    learner = MAML(conv, 0.5, 2, frozen=frozen)
+    *_, adapted = learner.adaptation(images.support, 2, torch.Generator())
+    for n, p in conv.named_parameters():
+        moved = not torch.equal(adapted.params[n], p.expand_as(adapted.params[n]))
+        assert moved == (n not in learner.frozen), n
+    learner(learner.prepare(images, torch.Generator(), 0)).losses.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in conv.parameters())
+
+
+def test_tasks_go_their_own_ways_after_the_first_step(mlp, regression):
+    loss = lambda params, step: mlp(params, regression.support.inputs).square().mean((1, 2))  # noqa: E731
+    start, first, _ = inner_loop(loss, GradientDescent(0.1), task_params(mlp, 4), 2)
+    n = "layers.0.weight"
+    assert all(torch.equal(start.params[n][0], start.params[n][t]) for t in range(4))
+    assert not any(torch.equal(first.params[n][0], first.params[n][t]) for t in range(1, 4))
+    assert start.loss is None and first.loss.shape == (4,)
+
+
+def test_zero_steps_judge_the_initialisation(mlp, regression, generator):
+    learner = GradientLearner(mlp, GradientDescent(0.1), QueryLoss(), steps=0)
+    losses = learner(learner.prepare(regression, generator, 0)).losses
+    outputs = mlp(task_params(mlp, 4), regression.query.inputs)
+    torch.testing.assert_close(losses, (outputs - regression.query.targets).square().mean((1, 2)))
+
+
+def test_single_queries_do_not_see_each_other(conv, images):
+    learner = MAML(conv, 0.1)
+    *_, adapted = learner.adaptation(images.support, 1, torch.Generator())
+    together = learner.predict(adapted, images.query.inputs, transductive=False)
+    alone = learner.predict(adapted, images.query.inputs[:, 2:3], transductive=False)
+    torch.testing.assert_close(together[:, 2:3], alone)
+    assert not torch.allclose(together, learner.predict(adapted, images.query.inputs))
+
+
+def test_targets_of_another_shape_are_refused(mlp, regression, generator):
+    support, query = regression.support, regression.query
+    tasks = TaskBatch(Examples(support.inputs, support.targets.squeeze(2)), query)
+    learner = MAML(mlp, 0.1)
+    with pytest.raises(ShapeError, match="one shape"):
+        learner(learner.prepare(tasks, generator, 0))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"steps": -1}, {"steps": 4, "batch_size": 0}, {"steps": 4, "unroll": 3}]
+)
+def test_bad_settings_are_refused(mlp, changes):
+    with pytest.raises(SettingsError, match="Expected"):
+        GradientLearner(mlp, GradientDescent(0.1), QueryLoss(), **changes)

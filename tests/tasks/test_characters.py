@@ -1,0 +1,27 @@
+"""Which characters are taken, and how test tasks differ from training tasks."""
+
+from metarl.tasks.characters import CharacterSettings
+
+
+def test_glyphs_where_no_data_is_named():
+    tasks = CharacterSettings(way=7, shots=2, queries=3).train()
+    assert tasks.alphabets[0].startswith("Glyph") or len(tasks.alphabets) > 10
+    assert (tasks.way, tasks.shots, tasks.queries) == (7, 2, 3)
+
+
+def test_omniglot_where_data_is_named(official_data, monkeypatch):
+    by_argument = CharacterSettings(data_dir=official_data).train()
+    monkeypatch.setenv("METARL_DATA", str(official_data))
+    by_variable = CharacterSettings().train()
+    for tasks in (by_argument, by_variable):
+        assert tasks.num_classes == 4 * 136
+        assert "Korean" in tasks.alphabets
+
+
+def test_the_test_tasks_of_the_readme(official_data):
+    settings = CharacterSettings(data_dir=official_data, train_shots=10)
+    train = settings.train()
+    test = settings.test(train)
+    assert (train.shots, test.shots) == (10, 1)
+    assert test.num_classes == 106, "unrotated characters of new alphabets"
+    assert not set(test.alphabets) & set(train.alphabets)

@@ -1,0 +1,21 @@
+"""Choice of the device."""
+
+import pytest
+import torch
+
+from metarl.errors import SettingsError
+from metarl.training import resolve_device
+
+
+def test_auto_takes_cuda_where_there_is_one(monkeypatch):
+    for there, expected in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert resolve_device("auto").type == expected
+
+
+def test_missing_and_misspelt_devices_are_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingsError, match="cuda:1"):
+        resolve_device("cuda:1")
+    with pytest.raises(SettingsError, match="gpuu"):
+        resolve_device("gpuu")
