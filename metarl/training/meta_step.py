@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from metarl.adaptation.learner import Learner, MetaInputs, MetaLoss
 from metarl.errors import SettingsError
-from metarl.models.base import Params
+from metarl.training.compilation import CompiledGradient
 from metarl.training.settings import TrainingSettings
 from metarl.trees import concatenate_tasks, take_tasks
 
@@ -47,14 +46,13 @@ class MetaStep:
         self.settings = settings
         self.params = [p for p in learner.parameters() if p.requires_grad]
         self.optimizer = _optimizer(self.params, settings)
-        self._gradient = self._compiled if settings.compile else self._eager
-        if settings.compile:
-            self._gradient_function = torch.compile(self._functional, fullgraph=True)
+        self._compiled = CompiledGradient(learner, self.params) if settings.compile else None
 
     def __call__(self, inputs: MetaInputs, iteration: int) -> MetaResult:
         """Accumulates the meta-gradient of the chunks in their order, then updates once."""
         self._set_rate(iteration)
-        self.optimizer.zero_grad()
+        for p in self.params:
+            p.grad = None
         total = inputs.tasks.num_tasks
         size = self.settings.task_chunk_size or total
         parts: list[MetaLoss] = []
@@ -70,29 +68,19 @@ class MetaStep:
             self.optimizer.step()
         return MetaResult(result.losses, result.metrics, result.carry, norm, finite)
 
-    def _eager(self, inputs: MetaInputs, total: int) -> MetaLoss:
-        result: MetaLoss = self.learner(inputs)
-        (result.losses.sum() / total).backward()
-        return result._replace(losses=result.losses.detach())
-
-    def _compiled(self, inputs: MetaInputs, total: int) -> MetaLoss:
-        params = dict(self.learner.named_parameters())
-        values = {n: p.detach() for n, p in params.items()}
-        grads, result = self._gradient_function(values, inputs, total)
-        for name, p in params.items():
-            if p.requires_grad:
-                p.grad = grads[name] if p.grad is None else p.grad + grads[name]
+    def _gradient(self, inputs: MetaInputs, total: int) -> MetaLoss:
+        """Adds the gradient of a chunk of the `total` tasks to that of the parameters."""
+        if self._compiled is None:
+            result: MetaLoss = self.learner(inputs)
+            (result.losses.sum() / total).backward()
+            return result._replace(losses=result.losses.detach())
+        grads, result = self._compiled(inputs, total)
+        for p, grad in zip(self.params, grads, strict=True):
+            if p.grad is None:  # laid out in memory as the parameter, which Adam relies on
+                p.grad = torch.empty_like(p).copy_(grad) if p.stride() != grad.stride() else grad
+            else:
+                p.grad += grad
         return result
-
-    def _functional(
-        self, params: Params, inputs: MetaInputs, total: int
-    ) -> tuple[Params, MetaLoss]:
-        # The inner gradients are taken by torch.func too: nested autograd.grad cannot be compiled.
-        def objective(values: Params) -> tuple[Tensor, MetaLoss]:
-            result: MetaLoss = functional_call(self.learner, values, (inputs,))
-            return result.losses.sum() / total, result._replace(losses=result.losses.detach())
-
-        return torch.func.grad(objective, has_aux=True)(params)
 
     def _clip(self) -> Tensor | None:
         if self.settings.max_grad_norm is None:
