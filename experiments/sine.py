@@ -42,8 +42,8 @@ class SineSettings:
     """`latest`, or the path of a run or a checkpoint, to go on with."""
 
 
-PAPER = TrainingSettings(schedule="cosine", threads=1)
-LSTMS = replace(PAPER, iterations=10_000, meta_batch_size=8, max_grad_norm=0.25)
+PAPER = TrainingSettings(threads=1)
+LSTMS = replace(PAPER, iterations=10_000, meta_batch_size=8, schedule="cosine", max_grad_norm=0.25)
 CONFIGS = {
     "maml": SineSettings(training=PAPER),
     "fomaml": SineSettings("fomaml", learners.MAMLSettings(first_order=True), PAPER),
