@@ -41,7 +41,7 @@ class CompiledGradient:
     ) -> None:
         self._learner = learner
         self._params = params
-        self._backend = _inductor if backend is None else backend
+        self._backend = backend or _inductor
         self._state = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
         self._compiled: dict[Any, tuple[Callable[..., Any], MetaLoss]] = {}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import torch
@@ -46,21 +48,33 @@ class MetaStep:
         self.settings = settings
         self.params = [p for p in learner.parameters() if p.requires_grad]
         self.optimizer = _optimizer(self.params, settings)
-        self._compiled = CompiledGradient(learner, self.params) if settings.compile else None
+        self._gradient = CompiledGradient(learner, self.params) if settings.compile else self._eager
+        # Each worker computes with one thread: two small operations beside each other are quicker
+        # than each of them on two threads.
+        self._workers = (
+            ThreadPoolExecutor(settings.workers, initializer=torch.set_num_threads, initargs=(1,))
+            if settings.workers > 1
+            else None
+        )
 
     def __call__(self, inputs: MetaInputs, iteration: int) -> MetaResult:
-        """Accumulates the meta-gradient of the chunks in their order, then updates once."""
+        """Adds up the meta-gradients of the chunks in their order, then updates once."""
         self._set_rate(iteration)
-        for p in self.params:
-            p.grad = None
         total = inputs.tasks.num_tasks
         size = self.settings.task_chunk_size or total
-        parts: list[MetaLoss] = []
-        for start in range(0, total, size):
-            whole = size >= total
-            chunk = inputs if whole else take_tasks(inputs, start, min(start + size, total))
-            parts.append(self._gradient(chunk, total))
-        result = parts[0] if len(parts) == 1 else concatenate_tasks(parts)
+        if size >= total:
+            chunks = [inputs]
+        else:
+            starts = range(0, total, size)
+            chunks = [take_tasks(inputs, start, min(start + size, total)) for start in starts]
+        run = map if self._workers is None else self._workers.map
+        results: list[MetaLoss] = []
+        for p in self.params:
+            p.grad = None
+        for grads, part in run(lambda chunk: self._gradient(chunk, total), chunks):
+            self._accumulate(grads)
+            results.append(part)
+        result = results[0] if len(results) == 1 else concatenate_tasks(results)
         norm = self._clip()
         total_loss = result.losses.sum() if norm is None else result.losses.sum() + norm
         finite = bool(torch.isfinite(total_loss))
@@ -68,19 +82,23 @@ class MetaStep:
             self.optimizer.step()
         return MetaResult(result.losses, result.metrics, result.carry, norm, finite)
 
-    def _gradient(self, inputs: MetaInputs, total: int) -> MetaLoss:
-        """Adds the gradient of a chunk of the `total` tasks to that of the parameters."""
-        if self._compiled is None:
-            result: MetaLoss = self.learner(inputs)
-            (result.losses.sum() / total).backward()
-            return result._replace(losses=result.losses.detach())
-        grads, result = self._compiled(inputs, total)
+    def _eager(self, inputs: MetaInputs, total: int) -> tuple[Sequence[Tensor | None], MetaLoss]:
+        """Returns the gradient of the sum of a chunk's losses over `total`, and the rest."""
+        result: MetaLoss = self.learner(inputs)
+        loss = result.losses.sum() / total
+        grads = torch.autograd.grad(loss, self.params, allow_unused=True)
+        return grads, result._replace(losses=result.losses.detach())
+
+    def _accumulate(self, grads: Sequence[Tensor | None]) -> None:
         for p, grad in zip(self.params, grads, strict=True):
-            if p.grad is None:  # laid out in memory as the parameter, which Adam relies on
-                p.grad = torch.empty_like(p).copy_(grad) if p.stride() != grad.stride() else grad
-            else:
-                p.grad += grad
-        return result
+            if grad is None:
+                continue
+            if p.grad is not None:
+                p.grad = p.grad + grad
+            elif p.stride() == grad.stride():
+                p.grad = grad
+            else:  # laid out in memory as the parameter, which fused Adam relies on
+                p.grad = torch.empty_like(p).copy_(grad)
 
     def _clip(self) -> Tensor | None:
         if self.settings.max_grad_norm is None:

@@ -18,6 +18,8 @@ class TrainingSettings:
     """Tasks per meta-iteration."""
     task_chunk_size: int | None = None
     """Tasks that are computed at once; fewer bound the memory. None: all."""
+    workers: int = 1
+    """Chunks computed beside each other, each on one CPU thread. Suits networks of convolutions."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """Outer optimiser. Reptile takes sgd, whose rate is its epsilon."""
     outer_lr: float = 1e-3
@@ -56,7 +58,8 @@ class TrainingSettings:
             SettingsError: A count is below 1 or a rate not above 0.
         """
         counts = (
-            "iterations", "meta_batch_size", "log_every", "checkpoint_every", "keep_checkpoints"
+            "iterations", "meta_batch_size", "workers", "log_every", "checkpoint_every",
+            "keep_checkpoints",
         )  # fmt: skip
         for name in counts:
             if getattr(self, name) < 1:
