@@ -51,9 +51,7 @@ class LSTMCell(nn.Module):
         draw: Gives initial weights of a shape.
     """
 
-    def __init__(
-        self, inputs: int, units: int, draw: Callable[[tuple[int, ...]], Tensor]
-    ) -> None:
+    def __init__(self, inputs: int, units: int, draw: Callable[[tuple[int, ...]], Tensor]) -> None:
         super().__init__()
         self.units = units
         self.weight_ih = nn.Parameter(draw((4 * units, inputs)))

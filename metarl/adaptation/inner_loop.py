@@ -79,9 +79,6 @@ def task_gradients(
     """
     if not differentiable:
         params = {n: p.detach() for n, p in params.items()}
-    if torch.compiler.is_compiling():  # autograd.grad cannot be compiled; func.grad can
-        grads, losses = torch.func.grad(lambda p: _sum_and_losses(loss(p)), has_aux=True)(params)
-        return (grads if differentiable else {n: g.detach() for n, g in grads.items()}), losses
     with torch.enable_grad():
         if not differentiable:
             params = {n: p.requires_grad_() for n, p in params.items()}
@@ -90,7 +87,3 @@ def task_gradients(
             losses.sum(), list(params.values()), create_graph=differentiable
         )
     return dict(zip(params, grads, strict=True)), losses
-
-
-def _sum_and_losses(losses: Tensor) -> tuple[Tensor, Tensor]:
-    return losses.sum(), losses

@@ -74,9 +74,7 @@ class Learner(nn.Module, ABC):
     """
 
     @abstractmethod
-    def prepare(
-        self, tasks: TaskBatch, generator: torch.Generator, iteration: int
-    ) -> MetaInputs:
+    def prepare(self, tasks: TaskBatch, generator: torch.Generator, iteration: int) -> MetaInputs:
         """Draws what a meta-iteration needs beside its tasks."""
 
     @abstractmethod
