@@ -1,0 +1,195 @@
+"""Meta-learning as per-task Python loops: what a user would write with learn2learn or higher.
+
+Each follows the loop of that library's documentation on an ordinary `nn.Module`: clone the
+module, adapt the clone by `autograd.grad`, run backward from its query loss, task after task.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
+from metarl.models import MLP
+
+
+class Task(NamedTuple):
+    """One task: inputs [N, *] and targets [N, *] to adapt on and to be judged on."""
+
+    support_inputs: Tensor
+    support_targets: Tensor
+    query_inputs: Tensor
+    query_targets: Tensor
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+MetaGradient = Callable[[Iterable[Task], int], None]
+"""Adds the mean meta-gradient of so many tasks to the `grad` of the parameters."""
+
+
+def loss_of(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Returns the mean squared error, or the cross-entropy for integer targets."""
+    if targets.is_floating_point():
+        return F.mse_loss(outputs, targets)
+    return F.cross_entropy(outputs, targets)
+
+
+def sine_task(shots: int, queries: int) -> Task:
+    """Draws one sine task as a user would, y = A sin(x - phi)."""
+    amplitude = 0.1 + 4.9 * torch.rand(1)
+    phase = math.pi * torch.rand(1)
+    x = 10 * torch.rand(shots + queries, 1) - 5
+    y = amplitude * torch.sin(x - phase)
+    return Task(x[:shots], y[:shots], x[shots:], y[shots:])
+
+
+def sequential(model: MLP) -> nn.Sequential:
+    """Returns the ordinary module with the sizes and the weights of an `MLP`."""
+    weights = list(model.parameters())
+    layers: list[nn.Module] = []
+    for weight, bias in zip(weights[::2], weights[1::2], strict=True):
+        layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+        layer.load_state_dict({"weight": weight, "bias": bias})
+        layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def clone(module: nn.Module) -> Any:
+    """Returns the module with cloned parameters through which gradients reach the original."""
+    twin: Any = module.__new__(type(module))
+    twin.__dict__ = module.__dict__.copy()
+    twin._parameters = {n: None if p is None else p.clone() for n, p in module._parameters.items()}
+    twin._modules = {n: None if m is None else clone(m) for n, m in module._modules.items()}
+    return twin
+
+
+def adapt(module: nn.Module, loss: Tensor, lr: float, second_order: bool) -> None:
+    """Takes one step of gradient descent on the parameters of a clone."""
+    grads = iter(
+        torch.autograd.grad(
+            loss, list(module.parameters()), create_graph=second_order, retain_graph=second_order
+        )
+    )
+    for part in list(module.modules()):
+        for name, p in part._parameters.items():
+            if p is not None:
+                part._parameters[name] = p - lr * next(grads)  # pyright: ignore[reportArgumentType]
+
+
+def maml(net: nn.Module, lr: float, steps: int, second_order: bool = True) -> MetaGradient:
+    """MAML in learn2learn's way: `clone`, `adapt`, query loss, backward."""
+
+    def gradient(tasks: Iterable[Task], total: int) -> None:
+        for task in tasks:
+            learner = clone(net)
+            for _ in range(steps):
+                loss = loss_of(learner(task.support_inputs), task.support_targets)
+                adapt(learner, loss, lr, second_order)
+            loss = loss_of(learner(task.query_inputs), task.query_targets)
+            (loss / total).backward()
+
+    return gradient
+
+
+def maml_with_higher(net: nn.Module, lr: float, steps: int) -> MetaGradient | None:
+    """MAML in higher's way, `innerloop_ctx`; None where higher is not installed."""
+    try:
+        higher = importlib.import_module("higher")
+    except ImportError:
+        return None
+    inner = torch.optim.SGD(net.parameters(), lr)
+
+    def gradient(tasks: Iterable[Task], total: int) -> None:
+        for task in tasks:
+            with higher.innerloop_ctx(net, inner, copy_initial_weights=False) as (
+                learner,
+                optimizer,
+            ):
+                for _ in range(steps):
+                    loss = loss_of(learner(task.support_inputs), task.support_targets)
+                    optimizer.step(loss)
+                loss = loss_of(learner(task.query_inputs), task.query_targets)
+                (loss / total).backward()
+
+    return gradient
+
+
+def reptile(net: nn.Module, inner: torch.optim.Optimizer, steps: int) -> MetaGradient:
+    """Reptile: train the module on a task, note theta - phi, put theta back.
+
+    The inner optimizer goes on from task to task, as in the paper's code.
+    """
+
+    def gradient(tasks: Iterable[Task], total: int) -> None:
+        start = copy.deepcopy(net.state_dict())
+        sums = [torch.zeros_like(p) for p in net.parameters()]
+        for task in tasks:
+            for _ in range(steps):
+                inner.zero_grad()
+                loss_of(net(task.support_inputs), task.support_targets).backward()
+                inner.step()
+            for row, theta, p in zip(sums, start.values(), net.parameters(), strict=True):
+                row += (theta - p.detach()) / total
+            net.load_state_dict(start)
+        for row, p in zip(sums, net.parameters(), strict=True):
+            p.grad = row
+
+    return gradient
+
+
+def lstm_meta_learner(net: nn.Module, rule: LSTMMetaLearnerRule, steps: int) -> MetaGradient:
+    """The LSTM meta-learner, one task at a time; the rule is applied as to a batch of one."""
+
+    def gradient(tasks: Iterable[Task], total: int) -> None:
+        for task in tasks:
+            params = {n: p.unsqueeze(0) for n, p in net.named_parameters()}
+            state = rule.init(params)
+            for _ in range(steps):
+                constant = {n: p[0].detach().requires_grad_() for n, p in params.items()}
+                outputs = torch.func.functional_call(net, constant, (task.support_inputs,))
+                loss = loss_of(outputs, task.support_targets)
+                grads = torch.autograd.grad(loss, list(constant.values()))
+                rows = {n: g.unsqueeze(0) for n, g in zip(params, grads, strict=True)}
+                params, state = rule.update(rows, state, params, loss.detach().view(1))
+            outputs = torch.func.functional_call(
+                net, {n: p[0] for n, p in params.items()}, (task.query_inputs,)
+            )
+            (loss_of(outputs, task.query_targets) / total).backward()
+
+    return gradient
+
+
+class LoopIteration:
+    """One whole meta-iteration: draws tasks one by one, adapts, updates.
+
+    Args:
+        gradient: Computes the meta-gradient.
+        optimizer: The outer optimizer.
+        draw: Draws a task.
+        total: Tasks per meta-iteration.
+    """
+
+    def __init__(
+        self,
+        gradient: MetaGradient,
+        optimizer: torch.optim.Optimizer,
+        draw: Callable[[], Task],
+        total: int,
+    ) -> None:
+        self.gradient = gradient
+        self.optimizer = optimizer
+        self.draw = draw
+        self.total = total
+
+    def __call__(self) -> None:
+        """Runs it."""
+        self.optimizer.zero_grad()
+        self.gradient((self.draw() for _ in range(self.total)), self.total)
+        self.optimizer.step()

@@ -1,0 +1,141 @@
+"""Interleaved timing, memory in a process of its own, and the table they are printed as."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from metarl.adaptation.learner import Learner
+from metarl.tasks.base import TaskDistribution
+from metarl.training.meta_step import MetaStep
+from metarl.training.settings import TrainingSettings
+
+
+class MetaIteration:
+    """One whole meta-iteration of MetaRL, as the outer loop runs it.
+
+    Args:
+        learner: What is trained.
+        tasks: Distribution of its tasks.
+        settings: Outer loop's settings; the meta-batch size among them.
+    """
+
+    def __init__(
+        self, learner: Learner, tasks: TaskDistribution, settings: TrainingSettings
+    ) -> None:
+        self.learner = learner
+        self.tasks = tasks
+        self.settings = settings
+        self.step = MetaStep(learner, settings)
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.iteration = 0
+
+    def __call__(self) -> None:
+        """Runs it."""
+        tasks = self.tasks.sample(self.settings.meta_batch_size, self.generator)
+        inputs = self.learner.prepare(tasks, self.generator, self.iteration)
+        result = self.step(inputs, self.iteration)
+        self.learner.finish(result.carry)
+        self.iteration += 1
+
+
+class Times:
+    """Times of one candidate.
+
+    Attributes:
+        start: Seconds of its first call: compilation, if any.
+        rounds: Milliseconds per call, a number per round.
+    """
+
+    def __init__(self, start: float) -> None:
+        self.start = start
+        self.rounds: list[float] = []
+
+    @property
+    def median(self) -> float:
+        """Median over the rounds, ms."""
+        return statistics.median(self.rounds)
+
+
+def race(
+    candidates: Mapping[str, Callable[[], object]], rounds: int, seconds: float
+) -> dict[str, Times]:
+    """Times candidates in turn, round by round, so that a busy machine slows all of them alike.
+
+    Args:
+        candidates: What to call, by name.
+        rounds: How often each has its turn.
+        seconds: How long a turn lasts, at least one call.
+    """
+    times: dict[str, Times] = {}
+    calls: dict[str, int] = {}
+    for name, run in candidates.items():
+        times[name] = Times(_time(run, 1))
+        _time(run, 2)
+        calls[name] = max(1, round(seconds / _time(run, 1)))
+    for _ in range(rounds):
+        for name, run in candidates.items():
+            times[name].rounds.append(1e3 * _time(run, calls[name]) / calls[name])
+    return times
+
+
+def _time(run: Callable[[], object], calls: int) -> float:
+    started = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return time.perf_counter() - started
+
+
+def print_race(
+    title: str,
+    times: Mapping[str, Times],
+    baselines: list[str],
+    extra: dict[str, str] | None = None,
+) -> None:
+    """Prints medians, spread and how many times as fast as each baseline every candidate is."""
+    extra = extra or {}
+    table = Table(title=title)
+    table.add_column("")
+    for heading in ("median, ms", "quartiles, ms", "first call, s", *(f"x {b}" for b in baselines)):
+        table.add_column(heading, justify="right")
+    if extra:
+        table.add_column("memory, MB", justify="right")
+    for name, time_ in times.items():
+        low, _, high = statistics.quantiles(time_.rounds, n=4)
+        # Ratios round by round: what slows the machine for a while slows both.
+        ratios = [
+            statistics.median(b / t for b, t in zip(times[base].rounds, time_.rounds, strict=True))
+            for base in baselines
+        ]
+        row = [f"{time_.median:.3g}", f"{low:.3g} to {high:.3g}", f"{time_.start:.1f}"]
+        row += [f"{ratio:.1f}" for ratio in ratios]
+        table.add_row(name, *row, *([extra.get(name, "")] if extra else []))
+    Console().print(table)
+
+
+def peak_memory(build: Callable[..., Callable[[], object]], *args: Any) -> float:
+    """Returns the peak resident memory above start, in MB, of three calls of what `build` builds.
+
+    Runs in a fresh process, whose high-water mark is its own; `build` is a module-level function.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measure, (build, torch.get_num_threads(), *args))
+
+
+def _measure(build: Callable[..., Callable[[], object]], threads: int, *args: Any) -> float:
+    torch.set_num_threads(threads)
+    run = build(*args)
+    unit = 1 if sys.platform == "darwin" else 1024
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        run()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) * unit / 1e6

@@ -1,0 +1,83 @@
+"""The loops that MetaRL is measured against compute what MetaRL computes."""
+
+import pytest
+import torch
+
+from benchmarks import loops
+from metarl.adaptation import MAML, LSTMMetaLearner, Reptile
+from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
+from metarl.models import MLP
+from metarl.tasks import Examples, TaskBatch
+from metarl.training import TrainingSettings
+from metarl.training.meta_step import MetaStep
+
+
+@pytest.fixture
+def tasks():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tasks = [loops.sine_task(10, 10) for _ in range(5)]
+    return [loops.Task(*(t.double() for t in task)) for task in tasks]
+
+
+def mlp():
+    return MLP((1, 20, 20, 1), torch.Generator().manual_seed(0)).double()
+
+
+def check(learner, tasks, params):
+    """Compares the gradients that a loop left in `params` with those of the meta-step."""
+    batch = [torch.stack(tensors) for tensors in zip(*tasks, strict=True)]
+    batch = TaskBatch(Examples(*batch[:2]), Examples(*batch[2:]))
+    inputs = learner.prepare(batch, torch.Generator(), 0)
+    MetaStep(learner, TrainingSettings())(inputs, 0)
+    expected = list(learner.parameters())
+    assert len(expected) == len(params)
+    for p, q in zip(expected, params, strict=True):
+        size = q.grad.abs().max()
+        assert size > 0
+        torch.testing.assert_close(p.grad / size, q.grad / size, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_maml(second_order, steps, tasks):
+    net = loops.sequential(mlp())
+    loops.maml(net, 0.01, steps, second_order)(tasks, len(tasks))
+    check(MAML(mlp(), 0.01, steps, first_order=not second_order), tasks, list(net.parameters()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_maml_with_higher(tasks):
+    net = loops.sequential(mlp())
+    gradient = loops.maml_with_higher(net, 0.01, 3)
+    if gradient is None:
+        pytest.skip("higher is not installed")
+    gradient(tasks, len(tasks))
+    check(MAML(mlp(), 0.01, 3), tasks, list(net.parameters()))
+
+
+def test_reptile(tasks):
+    # One task: the loop's inner Adam goes on from task to task, a batch's tasks start alike.
+    net = loops.sequential(mlp())
+    inner = torch.optim.Adam(net.parameters(), 0.01, betas=(0.0, 0.999), eps=1e-14)
+    loops.reptile(net, inner, 4)(tasks[:1], 1)
+    learner = Reptile(mlp(), 0.01, 4).double()
+    learner.rule.epsilon = 1e-14  # torch's Adam adds it elsewhere
+    check(learner, tasks[:1], list(net.parameters()))
+
+
+def test_lstm_meta_learner(tasks):
+    net, rule = (
+        loops.sequential(mlp()),
+        LSTMMetaLearnerRule(torch.Generator().manual_seed(1)).double(),
+    )
+    loops.lstm_meta_learner(net, rule, 3)(tasks, len(tasks))
+    learner = LSTMMetaLearner(mlp(), torch.Generator().manual_seed(1), 3).double()
+    check(learner, tasks, [*net.parameters(), *rule.parameters()])
+
+
+def test_the_check_notices_another_step_count(tasks):
+    net = loops.sequential(mlp())
+    loops.maml(net, 0.01, 1)(tasks, len(tasks))
+    with pytest.raises(AssertionError):
+        check(MAML(mlp(), 0.01, 2), tasks, list(net.parameters()))

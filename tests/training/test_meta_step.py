@@ -1,0 +1,213 @@
+"""The meta-step: chunks, compilation, clipping, schedules, losses that are not finite."""
+
+import math
+
+import pytest
+import torch
+
+from metarl.adaptation import MAML, MAMLPlusPlus, Reptile
+from metarl.errors import SettingsError
+from metarl.models import MLP
+from metarl.models.conv4 import Conv4
+from metarl.tasks import Examples, Sine, TaskBatch
+from metarl.training import TrainingSettings, compilation
+from metarl.training.compilation import CompiledGradient
+from metarl.training.meta_step import MetaStep, outer_rate
+from metarl.trees import map_tensors
+
+
+def mlp():
+    return MLP((1, 8, 8, 1), torch.Generator().manual_seed(0), activation="tanh")
+
+
+def sine_inputs(learner, num_tasks=7, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    tasks = Sine(5, 5).sample(num_tasks, generator)
+    inputs = learner.prepare(tasks, generator, 0)
+    return map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, inputs)
+
+
+def values(learner):
+    return [p.detach().clone() for p in learner.parameters()]
+
+
+def gradients(learner, inputs, **settings):
+    result = MetaStep(learner, TrainingSettings(**settings))(inputs, 0)
+    return [p.grad for p in learner.parameters()], result
+
+
+def uncompiled(graph, tensors):
+    """Runs the captured operations as they are: what is compiled, without the compiler."""
+    del tensors
+    return graph
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 100])
+def test_chunks_do_not_change_the_gradient(size):
+    whole, chunked = MAML(mlp().double(), 0.1, 2), MAML(mlp().double(), 0.1, 2)
+    inputs = sine_inputs(whole, dtype=torch.float64)
+    expected, result = gradients(whole, inputs)
+    got, parts = gradients(chunked, inputs, task_chunk_size=size)
+    for a, b in zip(expected, got, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(result.losses, parts.losses)
+    for tag, metric in result.metrics.items():
+        torch.testing.assert_close(metric, parts.metrics[tag])
+
+
+def test_chunks_carry_the_inner_optimizers_state():
+    whole, chunked = Reptile(mlp(), 0.01, 3), Reptile(mlp(), 0.01, 3)
+    inputs = sine_inputs(whole)
+    for learner, size in ((whole, None), (chunked, 3)):
+        _, result = gradients(learner, inputs, task_chunk_size=size, optimizer="sgd")
+        learner.finish(result.carry)
+    for a, b in zip(whole.buffers(), chunked.buffers(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_the_captured_gradient_is_that_of_autograd(first_order):
+    learner = MAML(mlp().double(), 0.1, 3, first_order=first_order)
+    inputs = sine_inputs(learner, dtype=torch.float64)
+    expected, result = gradients(learner, inputs)
+    captured = MAML(mlp().double(), 0.1, 3, first_order=first_order)
+    gradient = CompiledGradient(captured, list(captured.parameters()), uncompiled)
+    got, loss = gradient(inputs, inputs.tasks.num_tasks)
+    for a, b in zip(expected, got, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(loss.losses, result.losses)
+    assert list(loss.metrics) == list(result.metrics)
+
+
+def test_the_captured_gradient_of_conv4():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 12, 1, 16, 16, generator=generator)
+    labels = torch.arange(3).repeat(2, 2)
+    tasks = TaskBatch(Examples(images[:, :6], labels), Examples(images[:, 6:], labels))
+    learner = MAML(Conv4(3, generator, filters=3, image_size=16), 0.1, 2).double()
+    inputs = map_tensors(
+        lambda t: t.double() if t.is_floating_point() else t,
+        learner.prepare(tasks, generator, 0),
+    )
+    gradient = CompiledGradient(learner, list(learner.parameters()), uncompiled)
+    got, _ = gradient(inputs, 2)
+    (learner(inputs).losses.sum() / 2).backward()
+    for p, g in zip(learner.parameters(), got, strict=True):
+        torch.testing.assert_close(p.grad, g, rtol=1e-9, atol=1e-12)
+
+
+def test_the_captured_gradient_sees_changed_parameters_buffers_and_tasks():
+    learner = Reptile(mlp(), 0.01, 3)
+    inputs = sine_inputs(learner)
+    gradient = CompiledGradient(learner, list(learner.model.parameters()), uncompiled)
+    for _ in range(3):
+        learner.zero_grad()
+        (learner(inputs).losses.sum() / 7).backward()
+        got, loss = gradient(inputs, 7)
+        for p, g in zip(learner.model.parameters(), got, strict=True):
+            torch.testing.assert_close(p.grad, g)
+            p.data -= 0.1 * g
+        learner.finish(loss.carry)
+        inputs = sine_inputs(learner)
+    assert len(gradient._compiled) == 1, "captured once"
+
+
+def test_it_is_captured_anew_where_other_steps_are_judged(generator):
+    learner = MAMLPlusPlus(mlp(), 0.1, 2, multi_step_iterations=2)
+    tasks = Sine(5, 5).sample(4, generator)
+    gradient = CompiledGradient(learner, list(learner.parameters()), uncompiled)
+    for iteration in range(3):
+        inputs = learner.prepare(tasks, generator, iteration)
+        _, loss = gradient(inputs, 4)
+        torch.testing.assert_close(loss.losses, learner(inputs).losses.detach())
+    assert len(gradient._compiled) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("steps", [1, 3])
+def test_compiled_training_follows_the_uncompiled_one(steps):
+    runs = []
+    for compiled in (False, True):
+        learner = MAML(mlp(), 0.1, steps)
+        step = MetaStep(learner, TrainingSettings(compile=compiled, task_chunk_size=3))
+        for iteration in range(5):
+            result = step(sine_inputs(learner), iteration)
+        runs.append([*values(learner), result.losses])
+    for a, b in zip(*runs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_missing_compiler_is_named(monkeypatch):
+    def backend(graph, tensors):
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
+
+    monkeypatch.setattr(compilation, "_inductor", backend)
+    learner = MAML(mlp())
+    step = MetaStep(learner, TrainingSettings(compile=True))
+    with pytest.raises(SettingsError, match=r"install g\+\+"):
+        step(sine_inputs(learner), 0)
+
+
+def test_clipping_scales_the_gradient_to_the_norm():
+    free, clipped = MAML(mlp()), MAML(mlp())
+    inputs = sine_inputs(free)
+    expected, result = gradients(free, inputs)
+    assert result.grad_norm is None
+    norm = torch.cat([g.flatten() for g in expected]).norm()
+    got, result = gradients(clipped, inputs, max_grad_norm=0.5 * norm.item())
+    assert result.grad_norm is not None
+    torch.testing.assert_close(result.grad_norm, norm)
+    for a, b in zip(expected, got, strict=True):
+        assert a is not None
+        torch.testing.assert_close(0.5 * a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle"), [("constant", 1e-2), ("linear", 6e-3), ("cosine", 6e-3)]
+)
+def test_schedules_go_from_the_rate_to_the_final_one(schedule, middle):
+    settings = TrainingSettings(iterations=100, outer_lr=1e-2, final_lr=2e-3, schedule=schedule)
+    assert outer_rate(settings, 0) == pytest.approx(1e-2)
+    assert outer_rate(settings, 50) == pytest.approx(middle)
+    assert outer_rate(settings, 100) == pytest.approx(1e-2 if schedule == "constant" else 2e-3)
+
+
+def test_the_cosine_schedule_is_flat_at_its_ends():
+    settings = TrainingSettings(iterations=1000, outer_lr=1.0, schedule="cosine")
+    assert outer_rate(settings, 10) == pytest.approx(1 - (math.pi * 0.01) ** 2 / 4, rel=1e-6)
+    assert outer_rate(settings, 990) < 1e-3
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("max_grad_norm", [None, 1.0])
+def test_a_loss_that_is_not_finite_changes_nothing(bad, max_grad_norm):
+    learner = MAML(mlp())
+    step = MetaStep(learner, TrainingSettings(max_grad_norm=max_grad_norm))
+    inputs = sine_inputs(learner)
+    assert step(inputs, 0).finite
+    before = values(learner)
+    state = map_tensors(torch.clone, step.optimizer.state_dict()["state"])
+    inputs.tasks.query.targets[2, 1] = bad
+    result = step(inputs, 1)
+    assert not result.finite
+    assert (~torch.isfinite(result.losses)).nonzero().flatten().tolist() == [2]
+    for a, b in zip(before, values(learner), strict=True):
+        assert torch.equal(a, b)
+    for i, entry in step.optimizer.state_dict()["state"].items():
+        assert all(torch.equal(state[i][name], value) for name, value in entry.items())
+
+
+def test_sgd_performs_reptiles_update():
+    # theta + eps (phi - theta), phi the mean of the adapted parameters (Nichol et al. 2018)
+    learner = Reptile(mlp().double(), 0.05, 4).double()
+    inputs = sine_inputs(learner, dtype=torch.float64)
+    theta = values(learner)
+    *_, adapted = learner.adaptation(inputs.tasks.support, 4, torch.Generator())
+    MetaStep(learner, TrainingSettings(optimizer="sgd", outer_lr=0.3))(inputs, 0)
+    for before, phi, after in zip(
+        theta, adapted.params.values(), learner.parameters(), strict=True
+    ):
+        expected = before + 0.3 * (phi.mean(0) - before)
+        torch.testing.assert_close(after.detach(), expected, rtol=1e-12, atol=1e-14)
