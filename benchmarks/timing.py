@@ -139,3 +139,9 @@ def _measure(build: Callable[..., Callable[[], object]], threads: int, *args: An
     for _ in range(3):
         run()
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) * unit / 1e6
+
+
+def best_gflops(size: int = 2048, calls: int = 8) -> float:
+    """Returns the most GFLOP/s that a square float32 matrix product reaches here."""
+    a, b = torch.rand(size, size), torch.rand(size, size)
+    return 2e-9 * size**3 / min(_time(lambda: a @ b, 1) for _ in range(calls))

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from benchmarks import loops
+from benchmarks import loops, omniglot
 from metarl.adaptation import MAML, LSTMMetaLearner, Reptile
 from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
 from metarl.models import MLP
+from metarl.models.conv4 import Conv4
 from metarl.tasks import Examples, TaskBatch
 from metarl.training import TrainingSettings
 from metarl.training.meta_step import MetaStep
@@ -81,3 +82,15 @@ def test_the_check_notices_another_step_count(tasks):
     loops.maml(net, 0.01, 1)(tasks, len(tasks))
     with pytest.raises(AssertionError):
         check(MAML(mlp(), 0.01, 2), tasks, list(net.parameters()))
+
+
+@pytest.mark.parametrize("first_order", [True, False])
+def test_maml_on_images(first_order):
+    generator = torch.Generator().manual_seed(0)
+    batch = omniglot.RandomImages(omniglot.OmniglotBenchmark(way=3)).sample(2, generator)
+    rows = [t.double() if t.is_floating_point() else t for t in (*batch.support, *batch.query)]
+    tasks = [loops.Task(*(t[i] for t in rows)) for i in range(2)]
+    net = omniglot.sequential(Conv4(3, torch.Generator().manual_seed(0), filters=4)).double()
+    loops.maml(net, 0.4, 1, not first_order)(tasks, 2)
+    model = Conv4(3, torch.Generator().manual_seed(0), filters=4).double()
+    check(MAML(model, 0.4, 1, first_order=first_order), tasks, list(net.parameters()))

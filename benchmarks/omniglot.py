@@ -1,0 +1,197 @@
+"""Speed and memory on Omniglot's shapes: whole meta-iterations beside per-task Python loops.
+
+    python -m benchmarks.omniglot                      # MAML 5-way 1-shot, 5 + 5 images, one step
+    python -m benchmarks.omniglot --queries 15 --steps 5 --first-order
+    python -m benchmarks.omniglot --compile            # the compiled form too
+    python -m benchmarks.omniglot --others             # Reptile and the LSTM meta-learner too
+
+Prints a table each: milliseconds per meta-iteration (Conv4-64 with max-pool, batch statistics, 32
+tasks), memory above start, how many times as fast as the loop; and the share of the machine's best
+matrix product that MAML reaches. Minutes. The images are random: the time does not depend on them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import tyro
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import loops
+from benchmarks.timing import MetaIteration, best_gflops, peak_memory, print_race, race
+from metarl.adaptation import MAML, LSTMMetaLearner, Reptile
+from metarl.adaptation.learner import Learner
+from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
+from metarl.models.conv4 import Conv4
+from metarl.tasks import Examples, TaskBatch
+from metarl.tasks.base import Split
+from metarl.training import TrainingSettings
+
+Form = Literal["loop", "MetaRL", "MetaRL, compiled"]
+Algorithm = Literal["maml", "reptile", "lstm"]
+
+
+@dataclass(frozen=True)
+class OmniglotBenchmark:
+    """What is measured."""
+
+    tasks: int = 32
+    """Tasks per meta-iteration."""
+    way: int = 5
+    """Classes per task."""
+    shots: int = 1
+    """Support images per class."""
+    queries: int = 1
+    """Query images per class."""
+    steps: int = 1
+    """Adaptation steps."""
+    first_order: bool = False
+    """Drops the second derivatives."""
+    chunk: int | None = 4
+    """Tasks computed at once."""
+    compile: bool = False
+    """Measures the compiled form of MAML too."""
+    others: bool = False
+    """Measures Reptile and the LSTM meta-learner too."""
+    rounds: int = 6
+    """Turns of each form."""
+    threads: int = 2
+    """CPU threads."""
+
+
+class RandomImages:
+    """Tasks of Omniglot's shapes whose images are noise.
+
+    Args:
+        settings: Way, shots and queries.
+    """
+
+    def __init__(self, settings: OmniglotBenchmark) -> None:
+        self.settings = settings
+
+    def sample(self, num_tasks: int, generator: torch.Generator) -> TaskBatch:
+        """See `TaskDistribution.sample`."""
+        s = self.settings
+        support = self._examples(num_tasks, s.shots, generator)
+        return TaskBatch(support, self._examples(num_tasks, s.queries, generator))
+
+    def split(self, name: Split) -> RandomImages:
+        """See `TaskDistribution.split`; there is one only."""
+        del name
+        return self
+
+    def _examples(self, num_tasks: int, per_class: int, generator: torch.Generator) -> Examples:
+        labels = torch.arange(self.settings.way).repeat(num_tasks, per_class)
+        return Examples(torch.rand(*labels.shape, 1, 28, 28, generator=generator), labels)
+
+
+def main() -> None:
+    """Measures and prints."""
+    settings = tyro.cli(OmniglotBenchmark)
+    torch.set_num_threads(settings.threads)
+    _race(settings, "maml")
+    if settings.others:
+        _race(settings, "reptile")
+        _race(settings, "lstm")
+
+
+def build(settings: OmniglotBenchmark, algorithm: Algorithm, form: Form) -> Callable[[], None]:
+    """Builds a meta-iteration; a module-level function, so that another process can call it."""
+    if form == "loop":
+        return _loop(settings, algorithm)
+    training = TrainingSettings(
+        meta_batch_size=settings.tasks,
+        task_chunk_size=settings.chunk,
+        compile=form == "MetaRL, compiled",
+    )
+    return MetaIteration(_learner(settings, algorithm), RandomImages(settings), training)
+
+
+def _race(settings: OmniglotBenchmark, algorithm: Algorithm) -> None:
+    forms: list[Form] = ["loop", "MetaRL"]
+    if settings.compile and algorithm == "maml":
+        forms.append("MetaRL, compiled")
+    memory = {f: f"{peak_memory(build, settings, algorithm, f):.0f}" for f in forms}
+    candidates = {f: build(settings, algorithm, f) for f in forms}
+    times = race(candidates, settings.rounds, 0.0)
+    order = "first" if settings.first_order else "second"
+    images = f"{settings.way * settings.shots} + {settings.way * settings.queries} images"
+    title = f"{algorithm}, {images}, {settings.steps} step(s), {order} order"
+    print_race(title, times, ["loop"], memory)
+    if algorithm == "maml":
+        _print_share(candidates["loop"], min(times[f].median for f in forms))
+
+
+def _print_share(loop: Callable[[], None], milliseconds: float) -> None:
+    # The operations of the plain loop: what the mathematics needs, however it is computed.
+    with FlopCounterMode(display=False) as counter:
+        loop()
+    reached, best = counter.get_total_flops() / milliseconds / 1e6, best_gflops()
+    Console().print(
+        f"{reached:.0f} GFLOP/s of the {best:.0f} that a large float32 matrix product reaches: "
+        f"{reached / best:.0%}"
+    )
+
+
+def _learner(settings: OmniglotBenchmark, algorithm: Algorithm) -> Learner:
+    model = Conv4(settings.way, _generator())
+    if algorithm == "maml":
+        return MAML(model, 0.4, settings.steps, first_order=settings.first_order)
+    if algorithm == "reptile":
+        return Reptile(model, 1e-3, settings.steps)
+    return LSTMMetaLearner(model, _generator(), settings.steps)
+
+
+def _loop(settings: OmniglotBenchmark, algorithm: Algorithm) -> loops.LoopIteration:
+    net, rule = sequential(Conv4(settings.way, _generator())), LSTMMetaLearnerRule(_generator())
+    params = list(net.parameters())
+    if algorithm == "maml":
+        gradient = loops.maml(net, 0.4, settings.steps, not settings.first_order)
+    elif algorithm == "reptile":
+        inner = torch.optim.Adam(params, 1e-3, betas=(0.0, 0.999))
+        gradient = loops.reptile(net, inner, settings.steps)
+    else:
+        gradient = loops.lstm_meta_learner(net, rule, settings.steps)
+        params += list(rule.parameters())
+    draw = functools.partial(_draw, RandomImages(settings), _generator())
+    return loops.LoopIteration(gradient, torch.optim.Adam(params, 1e-3), draw, settings.tasks)
+
+
+def _draw(tasks: RandomImages, generator: torch.Generator) -> loops.Task:
+    task = tasks.sample(1, generator)
+    tensors: list[Tensor] = [t[0] for t in (*task.support, *task.query)]
+    return loops.Task(*tensors)
+
+
+def sequential(model: Conv4) -> nn.Sequential:
+    """Returns the ordinary module with the layers and the weights of a `Conv4` with max-pool."""
+    layers: list[nn.Module] = []
+    channels = model.in_channels
+    for _ in range(4):
+        layers += [
+            nn.Conv2d(channels, model.filters, 3, padding=1, bias=False),
+            nn.BatchNorm2d(model.filters, track_running_stats=False),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
+        channels = model.filters
+    features = model.filters * (model.image_size // 16) ** 2
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, model.outputs))
+    with torch.no_grad():
+        for p, source in zip(net.parameters(), model.parameters(), strict=True):
+            p.copy_(source)
+    return net
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""How the cost of a meta-iteration grows with the tasks and the steps: at most linearly.
+
+    python -m benchmarks.scaling
+    python -m benchmarks.scaling --compile
+
+Prints the milliseconds per meta-iteration of MAML on sine (second order, K = 10 + 10) for 8 to 256
+tasks and for 1 to 10 steps, and how each compares with linear growth from the smallest. Seconds
+uncompiled, minutes compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.timing import MetaIteration, race
+from metarl.adaptation import MAML
+from metarl.models import MLP
+from metarl.tasks import Sine
+from metarl.training import TrainingSettings
+
+TASKS = (8, 16, 32, 64, 128, 256)
+STEPS = (1, 2, 3, 5, 10)
+
+
+@dataclass(frozen=True)
+class ScalingBenchmark:
+    """What is measured."""
+
+    compile: bool = False
+    """Measures the compiled form."""
+    tasks: int = 25
+    """Tasks while the steps grow."""
+    steps: int = 1
+    """Steps while the tasks grow."""
+    rounds: int = 15
+    """Turns of each size."""
+    seconds: float = 0.1
+    """Length of a turn."""
+    threads: int = 1
+    """CPU threads."""
+
+
+def main() -> None:
+    """Measures and prints."""
+    settings = tyro.cli(ScalingBenchmark)
+    torch.set_num_threads(settings.threads)
+    _print(settings, "tasks", {n: _iteration(settings, n, settings.steps) for n in TASKS})
+    _print(settings, "steps", {n: _iteration(settings, settings.tasks, n) for n in STEPS})
+
+
+def _iteration(settings: ScalingBenchmark, tasks: int, steps: int) -> Callable[[], None]:
+    model = MLP((1, 40, 40, 1), torch.Generator().manual_seed(0), init="truncated")
+    training = TrainingSettings(meta_batch_size=tasks, compile=settings.compile)
+    return MetaIteration(MAML(model, 0.01, steps), Sine(10, 10), training)
+
+
+def _print(
+    settings: ScalingBenchmark, what: str, candidates: dict[int, Callable[[], None]]
+) -> None:
+    times = race({str(n): f for n, f in candidates.items()}, settings.rounds, settings.seconds)
+    table = Table(what, "median, ms", "of linear growth", title=f"MAML on sine, more {what}")
+    first, *_ = candidates
+    for n in candidates:
+        share = times[str(n)].median / times[str(first)].median / (n / first)
+        table.add_row(str(n), f"{times[str(n)].median:.3g}", f"{share:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
