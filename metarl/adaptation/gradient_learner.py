@@ -117,8 +117,9 @@ class GradientLearner(Learner):
                 assert inputs.weights is not None
                 losses = losses + inputs.weights[:, k] * query_loss
                 name = metric_name(tasks.query.targets)
-                metric = task_metric(outputs.detach(), tasks.query.targets)
-                metrics[f"train/{name}/step_{k}"] = metric
+                same = name == "mse" and self.loss is task_loss
+                metric = query_loss if same else task_metric(outputs, tasks.query.targets)
+                metrics[f"train/{name}/step_{k}"] = metric.detach()
         assert step is not None
         distance = self.objective.distance(start, step.params)
         losses = losses if distance is None else losses + distance
