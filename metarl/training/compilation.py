@@ -8,6 +8,7 @@ Python code. It is captured and compiled anew for each structure and shape of th
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,7 @@ class CompiledGradient:
         self._params = params
         self._backend = backend or _inductor
         self._state = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
+        self._lock = threading.Lock()  # capturing swaps the learner's parameters for a while
         self._compiled: dict[Any, tuple[Callable[..., Any], MetaLoss]] = {}
 
     def __call__(self, inputs: MetaInputs, total: int) -> tuple[list[Tensor], MetaLoss]:
@@ -56,8 +58,9 @@ class CompiledGradient:
         _flatten(inputs, tensors, structure)
         key = tuple(structure)
         with torch.no_grad():
-            if key not in self._compiled:
-                self._compiled[key] = self._compile(inputs, tensors, total)
+            with self._lock:
+                if key not in self._compiled:
+                    self._compiled[key] = self._compile(inputs, tensors, total)
             function, template = self._compiled[key]
             outputs = iter(function(*tensors))
         grads = [next(outputs) for _ in self._params]

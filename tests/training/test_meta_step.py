@@ -123,6 +123,17 @@ def test_it_is_captured_anew_where_other_steps_are_judged(generator):
     assert len(gradient._compiled) == 2
 
 
+def test_chunks_beside_each_other_are_captured_once(monkeypatch):
+    monkeypatch.setattr(compilation, "_inductor", uncompiled)
+    results = []
+    for settings in ({}, {"compile": True, "task_chunk_size": 2, "workers": 3}):
+        learner = MAML(mlp(), 0.1, 2)
+        got, _ = gradients(learner, sine_inputs(learner, num_tasks=8), **settings)
+        results.append(got)
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("steps", [1, 3])
