@@ -19,7 +19,7 @@ import tyro
 from metarl.adaptation import settings as learners
 from metarl.models import Conv4
 from metarl.tasks.characters import CharacterSettings
-from metarl.training import TrainingSettings, parse_settings, train
+from metarl.training import TrainingSettings, parse_settings, run_script, train
 from metarl.training.reports import few_shot_report, print_report, print_stopped
 
 
@@ -96,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

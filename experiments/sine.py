@@ -18,7 +18,7 @@ import torch
 from metarl.adaptation import settings as learners
 from metarl.models import MLP
 from metarl.tasks import Sine
-from metarl.training import TrainingSettings, parse_settings, train
+from metarl.training import TrainingSettings, parse_settings, run_script, train
 from metarl.training.reports import print_report, print_stopped, sine_report
 
 
@@ -82,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,6 +1,6 @@
 """The outer loop, its command line, run folders, checkpoints and logs."""
 
-from metarl.training.command_line import parse_settings
+from metarl.training.command_line import parse_settings, run_script
 from metarl.training.device import resolve_device
 from metarl.training.experiment import train
 from metarl.training.loop import OuterLoop, TrainingResult
@@ -12,5 +12,6 @@ __all__ = [
     "TrainingSettings",
     "parse_settings",
     "resolve_device",
+    "run_script",
     "train",
 ]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
+from rich.console import Console
 
-from metarl.errors import CheckpointError, SettingsError, UnknownNameError
+from metarl.errors import CheckpointError, MetarlError, SettingsError, UnknownNameError
 from metarl.registry import did_you_mean
 from metarl.training.run_folder import ResumePoint, find_run
 
@@ -54,6 +55,15 @@ def parse_settings(
         default = _resumed_settings(configs, point.folder)
     parsed = tyro.cli(type(default), default=default, args=arguments)
     return parsed, point
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Runs a script's `main`; an error of MetaRL ends it with the message, without a traceback."""
+    try:
+        main()
+    except MetarlError as error:
+        Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False)
+        sys.exit(1)
 
 
 def settings_from(default: S, saved: Mapping[str, Any]) -> S:

@@ -7,7 +7,7 @@ import pytest
 
 from metarl.adaptation.settings import LearnerSettings, MAMLSettings, ReptileSettings
 from metarl.errors import CheckpointError, SettingsError, UnknownNameError
-from metarl.training import TrainingSettings, parse_settings
+from metarl.training import TrainingSettings, parse_settings, run_script
 from metarl.training.checkpoints import Checkpoints
 from metarl.training.command_line import settings_from
 from metarl.training.run_folder import create_run_folder, to_json
@@ -88,6 +88,16 @@ def test_an_unreadable_config_is_named(tmp_path):
     (folder / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config\.json"):
         parse("--resume", "latest", "--runs", str(tmp_path))
+
+
+def test_errors_end_a_script_with_their_message(capsys):
+    def main():
+        raise SettingsError("Expected at least 1 task, got [0].")
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "SettingsError: Expected at least 1 task, got [0].\n"
 
 
 def test_settings_go_to_json_and_back():
