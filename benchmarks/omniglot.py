@@ -55,6 +55,8 @@ class OmniglotBenchmark:
     """Drops the second derivatives."""
     chunk: int | None = 4
     """Tasks computed at once."""
+    workers: int = 2
+    """Chunks computed beside each other, each on one thread."""
     compile: bool = False
     """Measures the compiled form of MAML too."""
     others: bool = False
@@ -108,6 +110,7 @@ def build(settings: OmniglotBenchmark, algorithm: Algorithm, form: Form) -> Call
     training = TrainingSettings(
         meta_batch_size=settings.tasks,
         task_chunk_size=settings.chunk,
+        workers=settings.workers,
         compile=form == "MetaRL, compiled",
     )
     return MetaIteration(_learner(settings, algorithm), RandomImages(settings), training)

@@ -20,7 +20,7 @@ from metarl.adaptation import settings as learners
 from metarl.models import Conv4
 from metarl.tasks.characters import CharacterSettings
 from metarl.training import TrainingSettings, parse_settings, run_script, train
-from metarl.training.reports import few_shot_report, print_report, print_stopped
+from metarl.training.reports import few_shot_report, lake_runs_for, print_report, print_stopped
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,15 @@ def main() -> None:
     model = Conv4(settings.tasks.way, generator, filters=settings.filters, pooling="stride")
     learner = settings.learner.build(model, generator)
     tasks = settings.tasks.train()
+    test = settings.tasks.test(tasks)
+    lake_runs = lake_runs_for(test, settings.lake_runs)  # tells what does not fit before training
     loop, result = train("omniglot", settings, learner, tasks, resume=resume)
     if not result.finished:
         print_stopped(result)
-        return
+    count, steps = settings.test_tasks, settings.test_steps
+    label = f"{settings.algorithm}, {settings.tasks.label}"
     table = few_shot_report(
-        loop,
-        settings.tasks.test(tasks),
-        num_tasks=settings.test_tasks,
-        steps=settings.test_steps,
-        lake_runs=settings.lake_runs,
+        loop, test, num_tasks=count, steps=steps, label=label, lake_runs=lake_runs
     )
     print_report(table, loop, result)
 

@@ -75,10 +75,9 @@ def main() -> None:
     tasks = Sine(settings.shots, settings.queries)
     validation = Sine(settings.shots, 100).split("validation")
     loop, result = train("sine", settings, learner, tasks, validation=validation, resume=resume)
-    if result.finished:
-        print_report(sine_report(loop, settings.algorithm, settings.test_tasks), loop, result)
-    else:
+    if not result.finished:
         print_stopped(result)
+    print_report(sine_report(loop, settings.algorithm, settings.test_tasks), loop, result)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -64,6 +65,11 @@ class GradientLearner(Learner):
             raise SettingsError(f"Expected at least 1 example per step, got {batch_size}.")
         if unroll is not None and not (0 < unroll <= steps and steps % unroll == 0):
             raise SettingsError(f"Expected `unroll` to divide the {steps} steps, got {unroll}.")
+        if (unroll or fresh_start) and rule.differentiates_gradient and not first_order:
+            raise SettingsError(
+                "Truncated unrolls and fresh starts suit rules that take gradients as constants, "
+                f"not {type(rule).__name__}; set `first_order` or leave them out."
+            )
         self.model = model
         self.rule = rule
         self.objective = objective
@@ -159,7 +165,8 @@ class GradientLearner(Learner):
         for step in self._adapt(
             support, start, steps, batches, first_order=True, state=None, statistics=statistics
         ):
-            yield Adapted(step.params, support.inputs, statistics)
+            seen = None if statistics is None else replace(statistics, values={**statistics.values})
+            yield Adapted(step.params, support.inputs, seen)
 
     @torch.no_grad()
     def predict(self, adapted: Adapted, inputs: Tensor, transductive: bool = True) -> Tensor:

@@ -5,8 +5,8 @@ from (output gradient, weight), weight gradient from (output gradient, input). T
 each reading is the other two, so none needs torch's own second derivative, which walks the groups
 of a grouped convolution one by one. Gradients that nobody asks for are not computed.
 
-`torch.compile` mistakes the second derivative of these functions (torch 2.13), so there the plain
-operations are used, which it fuses itself.
+`torch.compile` on these functions mistakes their second derivative (torch 2.13): compile the
+captured operations instead, as `metarl.training.compilation` does.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from metarl.tasks.episodes import FewShot
@@ -12,12 +12,17 @@ from metarl.tasks.omniglot import DATA_VARIABLE, Omniglot
 from metarl.tasks.omniglot_splits import Scheme
 
 
+def _folder_of_the_environment() -> Path | None:
+    value = os.environ.get(DATA_VARIABLE)
+    return Path(value) if value else None
+
+
 @dataclass(frozen=True)
 class CharacterSettings:
     """The tasks: N-way K-shot episodes of handwritten characters."""
 
-    data_dir: Path | None = None
-    """Folder of Omniglot's archives; METARL_DATA serves too. Neither: drawn glyphs."""
+    data_dir: Path | None = field(default_factory=_folder_of_the_environment)
+    """Folder of Omniglot's archives, METARL_DATA where that is set. None: drawn glyphs."""
     scheme: Scheme = "minimal-1"
     """How Omniglot's characters are split; see metarl.tasks.omniglot_splits."""
     way: int = 5
@@ -37,7 +42,7 @@ class CharacterSettings:
             DataError: An archive is corrupt, or missing and cannot be downloaded.
         """
         shape = (self.way, self.train_shots or self.shots, self.queries)
-        if self.data_dir is None and DATA_VARIABLE not in os.environ:
+        if self.data_dir is None:
             return Glyphs(*shape, rotations="classes")
         return Omniglot(self.scheme, *shape, data_dir=self.data_dir, rotations="classes")
 
@@ -45,3 +50,8 @@ class CharacterSettings:
         """Returns the test tasks beside those training tasks: characters as they were drawn."""
         test = train.with_shape(shots=self.shots).split("test")
         return replace(test, rotations="none")
+
+    @property
+    def label(self) -> str:
+        """What the characters are, for tables."""
+        return "glyphs" if self.data_dir is None else f"Omniglot {self.scheme}"

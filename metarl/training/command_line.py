@@ -48,11 +48,17 @@ def parse_settings(
         )
     default: Any = configs[name]
     point = None
+    chosen = _value_of("--algorithm", arguments)
     resume = _value_of("--resume", arguments)
     if resume is not None:
         runs = Path(_value_of("--runs", arguments) or default.runs)
         point = find_run(runs, experiment, name, resume)
         default = _resumed_settings(configs, point.folder)
+        if chosen not in (None, default.algorithm):
+            raise SettingsError(
+                f"The run {point.folder} trains {default.algorithm}, not {chosen}; "
+                "leave out --algorithm or resume another run."
+            )
     parsed = tyro.cli(type(default), default=default, args=arguments)
     return parsed, point
 
@@ -62,7 +68,10 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
     except MetarlError as error:
-        Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False)
+        message = f"{type(error).__name__}: {error}"
+        Console(stderr=True).print(
+            message, style="red", markup=False, highlight=False, soft_wrap=True
+        )
         sys.exit(1)
 
 
@@ -74,11 +83,11 @@ def settings_from(default: S, saved: Mapping[str, Any]) -> S:
     """
     template: Any = default
     changes: dict[str, Any] = {}
-    known = [f.name for f in dataclasses.fields(template)]
+    types = {f.name: f.type for f in dataclasses.fields(template)}
     for name, value in saved.items():
-        if name not in known:
+        if name not in types:
             raise SettingsError(
-                f"The saved setting {name!r} is unknown here.{did_you_mean(name, known)} "
+                f"The saved setting {name!r} is unknown here.{did_you_mean(name, types)} "
                 "Was the run made by another version? Its versions.json tells."
             )
         current = getattr(template, name)
@@ -87,7 +96,8 @@ def settings_from(default: S, saved: Mapping[str, Any]) -> S:
         elif isinstance(value, list):
             changes[name] = tuple(value)
         else:
-            changes[name] = Path(value) if isinstance(current, Path) and value else value
+            is_path = "Path" in str(types[name]) and isinstance(value, str)
+            changes[name] = Path(value) if is_path else value
     return dataclasses.replace(template, **changes)
 
 
@@ -104,9 +114,10 @@ def _resumed_settings(configs: Mapping[str, S], folder: Path) -> S:
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    value = None
     for i, argument in enumerate(arguments):
         if argument == flag and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(flag + "="):
-            return argument.removeprefix(flag + "=")
-    return None
+            value = arguments[i + 1]
+        elif argument.startswith(flag + "="):
+            value = argument.removeprefix(flag + "=")
+    return value

@@ -45,10 +45,12 @@ class CompiledGradient:
         self._backend = backend or _inductor
         self._state = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
         self._lock = threading.Lock()  # capturing swaps the learner's parameters for a while
-        self._compiled: dict[Any, tuple[Callable[..., Any], MetaLoss]] = {}
+        self._compiled: dict[Any, tuple[Callable[..., Any], list[bool], MetaLoss]] = {}
 
-    def __call__(self, inputs: MetaInputs, total: int) -> tuple[list[Tensor], MetaLoss]:
+    def __call__(self, inputs: MetaInputs, total: int) -> tuple[list[Tensor | None], MetaLoss]:
         """Returns the gradient of the sum of the losses over `total`, and the rest, detached.
+
+        A parameter that the losses do not depend on has None, as without compilation.
 
         Raises:
             SettingsError: There is no C++ compiler.
@@ -61,15 +63,16 @@ class CompiledGradient:
             with self._lock:
                 if key not in self._compiled:
                     self._compiled[key] = self._compile(inputs, tensors, total)
-            function, template = self._compiled[key]
+            function, used, template = self._compiled[key]
             outputs = iter(function(*tensors))
-        grads = [next(outputs) for _ in self._params]
+        grads = [next(outputs) if u else None for u in used]
         return grads, map_tensors(lambda _: next(outputs), template)
 
     def _compile(
         self, inputs: MetaInputs, tensors: list[Tensor], total: int
-    ) -> tuple[Callable[..., Any], MetaLoss]:
+    ) -> tuple[Callable[..., Any], list[bool], MetaLoss]:
         results: list[MetaLoss] = []
+        used: list[list[bool]] = []
         trained = {id(p) for p in self._params}
 
         @torch.enable_grad()
@@ -82,18 +85,17 @@ class CompiledGradient:
                     leaves.append(state[name].requires_grad_())
             chunk = map_tensors(lambda _: next(rest), inputs)
             result: MetaLoss = functional_call(self._learner, state, (chunk,))
-            grads = torch.autograd.grad(
-                result.losses.sum() / total, leaves, allow_unused=True, materialize_grads=True
-            )
+            grads = torch.autograd.grad(result.losses.sum() / total, leaves, allow_unused=True)
+            used.append([grad is not None for grad in grads])
             detached = map_tensors(Tensor.detach, result)
             outputs: list[Tensor] = []
             _flatten(detached, outputs, [])
             results.append(map_tensors(lambda t: t.new_empty(0), detached))
-            return [*grads, *outputs]
+            return [*(grad for grad in grads if grad is not None), *outputs]
 
         graph = make_fx(gradient, decomposition_table=PRODUCTS)(*tensors)
         try:
-            return self._backend(graph, tensors), results[-1]
+            return self._backend(graph, tensors), used[-1], results[-1]
         except RuntimeError as error:
             if "InvalidCxxCompiler" not in str(error):
                 raise

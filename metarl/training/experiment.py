@@ -7,8 +7,10 @@ from typing import Protocol
 
 from metarl.adaptation.learner import Learner
 from metarl.tasks.base import TaskDistribution
+from metarl.tasks.episodes import FewShot
+from metarl.training.device import resolve_device
 from metarl.training.loop import OuterLoop, TrainingResult
-from metarl.training.run_folder import ResumePoint, create_run_folder, to_json
+from metarl.training.run_folder import ResumePoint, create_run_folder, to_json, write_config
 from metarl.training.settings import TrainingSettings
 
 
@@ -53,11 +55,15 @@ def train(
     Returns:
         The loop, whose logger stays open for the report, and how the training ended.
     """
+    device = resolve_device(settings.training.device)
+    if isinstance(tasks, FewShot):  # images lie on the device, episodes are drawn there
+        tasks = tasks.to(device)
     if resume is None:
         seed = settings.training.seed
         folder = create_run_folder(settings.runs, experiment, settings.algorithm, seed, settings)
     else:
         folder = resume.folder
+        write_config(folder, settings)  # what was changed holds for the next resumption too
     loop = OuterLoop(
         learner,
         tasks,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.learner import Learner
-from metarl.errors import NonFiniteError
+from metarl.errors import CheckpointError, NonFiniteError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.tasks.base import TaskDistribution
 from metarl.training.checkpoints import Checkpoints, load_checkpoint
@@ -91,11 +91,13 @@ class OuterLoop:
 
         Raises:
             NonFiniteError: A loss is infinite or not a number; the message names the iteration,
-                the task and the last good checkpoint, which holds all up to there.
+                the tasks and the last good checkpoint, made just before that iteration.
         """
         settings = self.settings
         total = settings.iterations
-        saved = self.iteration or self._save()
+        saved = self.iteration
+        if saved == 0:
+            self._save()
         progress = Progress(total, self.label, self.iteration)
         with StopSignals() as stop, progress:
             while self.iteration < total and not stop.requested:
@@ -116,29 +118,32 @@ class OuterLoop:
         return TrainingResult(self.iteration, self.iteration >= total, self._seconds)
 
     def _iterate(self) -> MetaResult:
+        before = self.generator.get_state()
         tasks = self.tasks.sample(self.settings.meta_batch_size, self.generator)
         inputs = self.learner.prepare(tasks, self.generator, self.iteration)
         result = self.meta_step(inputs, self.iteration)
         if not result.finite:
+            self.generator.set_state(before)
+            self._save()
             self._stop_at(result.losses)
         self.learner.finish(result.carry)
         return result
 
     def _stop_at(self, losses: Tensor) -> None:
         bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
-        which = ", ".join(map(str, bad)) or "unknown: the losses are finite, the gradient is not"
+        which = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+        which = which or "unknown: the losses are finite, the gradient is not"
         raise NonFiniteError(
             f"The outer loss is not finite at meta-iteration {self.iteration}, task(s) {which}. "
-            f"Nothing is lost: the last good checkpoint is {self.checkpoints.latest()}. Lower the "
-            "inner or outer rate, or clip with `max_grad_norm`, and resume from there."
+            f"Nothing is lost: the last good checkpoint is {self.checkpoints.latest()}, from just "
+            "before. Lower the inner or outer rate, or clip with `max_grad_norm`, and resume it."
         )
 
     def _log(self, result: MetaResult) -> dict[str, float]:
         scalars = {tag: value.mean().item() for tag, value in result.metrics.items()}
         scalars["meta/loss"] = result.losses.mean().item()
         scalars["meta/outer_lr"] = outer_rate(self.settings, self.iteration - 1)
-        if result.grad_norm is not None:
-            scalars["meta/grad_norm"] = result.grad_norm.item()
+        scalars["meta/grad_norm"] = result.grad_norm.item()
         scalars["perf/iterations_per_s"] = self.iteration / self._seconds
         self.logger.scalars(scalars, self.iteration)
         return scalars
@@ -168,8 +173,14 @@ class OuterLoop:
 
     def _restore(self, path: Path) -> None:
         checkpoint = load_checkpoint(path, self.device)
-        self.learner.load_state_dict(checkpoint.weights)
-        self.meta_step.optimizer.load_state_dict(checkpoint.state["optimizer"])
+        try:
+            self.learner.load_state_dict(checkpoint.weights)
+            self.meta_step.load_optimizer(checkpoint.state["optimizer"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"The checkpoint {path} was made with another network, algorithm or optimiser; "
+                f"resume it with the settings in its run's config.json. ({error})"
+            ) from error
         self.generator.set_state(checkpoint.state["generator"].cpu())
         self.learner.restore(to_device(checkpoint.state["carried"], self.device))
         self._seconds = checkpoint.state["seconds"]

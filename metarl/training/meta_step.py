@@ -24,14 +24,14 @@ class MetaResult(NamedTuple):
         losses: Outer objective per task, [T].
         metrics: TensorBoard tag -> value per task, [T].
         carry: What the learner's `finish` takes over.
-        grad_norm: Norm of the meta-gradient before clipping, where it is clipped.
+        grad_norm: Norm of the meta-gradient before clipping.
         finite: False if a loss or the gradient norm was not finite: then nothing was updated.
     """
 
     losses: Tensor
     metrics: dict[str, Tensor]
     carry: dict[str, Any]
-    grad_norm: Tensor | None
+    grad_norm: Tensor
     finite: bool
 
 
@@ -49,8 +49,9 @@ class MetaStep:
         self.params = [p for p in learner.parameters() if p.requires_grad]
         self.optimizer = _optimizer(self.params, settings)
         self._gradient = CompiledGradient(learner, self.params) if settings.compile else self._eager
-        # Each worker computes with one thread: two small operations beside each other are quicker
-        # than each of them on two threads.
+        # Two small operations beside each other are quicker than each of them on two threads.
+        if settings.workers > 1:
+            torch.set_num_threads(1)  # of the whole process, whatever thread sets it
         self._workers = (
             ThreadPoolExecutor(settings.workers, initializer=torch.set_num_threads, initargs=(1,))
             if settings.workers > 1
@@ -75,12 +76,24 @@ class MetaStep:
             self._accumulate(grads)
             results.append(part)
         result = results[0] if len(results) == 1 else concatenate_tasks(results)
-        norm = self._clip()
-        total_loss = result.losses.sum() if norm is None else result.losses.sum() + norm
-        finite = bool(torch.isfinite(total_loss))
+        norm = nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None])
+        finite = bool(torch.isfinite(result.losses.sum() + norm))
         if finite:
+            if self.settings.max_grad_norm is not None:
+                nn.utils.clip_grads_with_norm_(self.params, self.settings.max_grad_norm, norm)
             self.optimizer.step()
         return MetaResult(result.losses, result.metrics, result.carry, norm, finite)
+
+    def load_optimizer(self, state: dict[str, Any]) -> None:
+        """Loads the state of the outer optimiser.
+
+        Raises:
+            ValueError: It is that of another kind of optimiser.
+        """
+        known = set(self.optimizer.state_dict()["param_groups"][0])
+        if known != set(state["param_groups"][0]):
+            raise ValueError(f"its optimiser is not {self.settings.optimizer}")
+        self.optimizer.load_state_dict(state)
 
     def _eager(self, inputs: MetaInputs, total: int) -> tuple[Sequence[Tensor | None], MetaLoss]:
         """Returns the gradient of the sum of a chunk's losses over `total`, and the rest."""
@@ -99,11 +112,6 @@ class MetaStep:
                 p.grad = grad
             else:  # laid out in memory as the parameter, which fused Adam relies on
                 p.grad = torch.empty_like(p).copy_(grad)
-
-    def _clip(self) -> Tensor | None:
-        if self.settings.max_grad_norm is None:
-            return None
-        return nn.utils.clip_grad_norm_(self.params, self.settings.max_grad_norm)
 
     def _set_rate(self, iteration: int) -> None:
         rate = outer_rate(self.settings, iteration)

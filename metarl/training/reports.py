@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
@@ -10,7 +12,7 @@ from rich.table import Table
 from metarl.errors import SettingsError
 from metarl.evaluation.few_shot_protocol import few_shot_curves, few_shot_table, lake_errors
 from metarl.evaluation.figures import adaptation_figure, save_figure, sine_figure
-from metarl.evaluation.lake import load_lake_runs
+from metarl.evaluation.lake import LakeRuns, check_uncontaminated, load_lake_runs
 from metarl.evaluation.sine_protocol import PUBLISHED, sine_curves, sine_panels, sine_table
 from metarl.tasks.episodes import FewShot
 from metarl.training.loop import OuterLoop, TrainingResult
@@ -38,6 +40,7 @@ def sine_report(loop: OuterLoop, algorithm: str, num_tasks: int) -> Table:
     save_figure(figure, loop.folder / "adaptation.png")
     panels = sine_panels(loop.learner, device=loop.device)
     save_figure(sine_figure(panels), loop.folder / "fits.png")
+    loop.logger.close()
     return sine_table(curves, published)
 
 
@@ -47,7 +50,8 @@ def few_shot_report(
     *,
     num_tasks: int,
     steps: int,
-    lake_runs: Path | None = None,
+    label: str,
+    lake_runs: LakeRuns | None = None,
 ) -> Table:
     """Evaluates few-shot classification, and on Lake's runs where their archive is given.
 
@@ -56,20 +60,12 @@ def few_shot_report(
         test: Distribution of the test tasks.
         num_tasks: Test tasks.
         steps: Adaptation steps.
-        lake_runs: Archive of Lake's one-shot runs.
+        label: What was trained on what, for the table.
+        lake_runs: Lake's one-shot runs; see `lake_runs_for`.
 
     Returns:
         The table of accuracies.
-
-    Raises:
-        SettingsError: Lake's runs were asked for with other than 20 ways and 1 shot.
-        ContaminationError: The learner has seen alphabets of the runs.
     """
-    if lake_runs is not None and (test.way, test.shots) != (20, 1):
-        raise SettingsError(
-            f"Lake's runs are 20-way 1-shot, the learner is {test.way}-way {test.shots}-shot; "
-            "train with --way 20 --shots 1 or leave out --lake-runs."
-        )
     device = loop.device
     curves = few_shot_curves(
         loop.learner, test.to(device), num_tasks=num_tasks, steps=steps, device=device
@@ -80,11 +76,32 @@ def few_shot_report(
         summaries[name] = loop.logger.curve(curve, loop.iteration, prefix)[-1]
     lake = {}
     if lake_runs is not None:
-        runs = load_lake_runs(lake_runs)
         seen = test.split("train").alphabets
-        lake = lake_errors(loop.learner, runs, seen, steps=steps, device=device)
+        lake = lake_errors(loop.learner, lake_runs, seen, steps=steps, device=device)
         loop.logger.scalars({f"lake/error/{k}": v for k, v in lake.items()}, loop.iteration)
-    return few_shot_table(summaries, lake, f"{test.way}-way {test.shots}-shot")
+    loop.logger.close()
+    return few_shot_table(summaries, lake, f"{label}, {test.way}-way {test.shots}-shot")
+
+
+def lake_runs_for(test: FewShot, path: Path | None) -> LakeRuns | None:
+    """Loads Lake's runs for a learner trained beside those test tasks; None without a path.
+
+    Called before training, so that what does not fit is told before time is spent.
+
+    Raises:
+        SettingsError: The tasks are other than 20-way 1-shot.
+        ContaminationError: Training sees alphabets of the runs.
+        DataError: The archive is missing or corrupt.
+    """
+    if path is None:
+        return None
+    if (test.way, test.shots) != (20, 1):
+        raise SettingsError(
+            f"Lake's runs are 20-way 1-shot, the tasks are {test.way}-way {test.shots}-shot; "
+            "train with --way 20 --shots 1 or leave out --lake-runs."
+        )
+    check_uncontaminated(test.split("train").alphabets)
+    return load_lake_runs(path)
 
 
 def print_report(table: Table, loop: OuterLoop, result: TrainingResult) -> None:
@@ -98,9 +115,10 @@ def print_report(table: Table, loop: OuterLoop, result: TrainingResult) -> None:
     console.print("Look at it: tensorboard --logdir", str(loop.folder), soft_wrap=True)
 
 
-def print_stopped(result: TrainingResult) -> None:
-    """Prints how to go on with a run that a signal stopped."""
+def print_stopped(result: TrainingResult) -> NoReturn:
+    """Prints how to go on with a run that a signal stopped, and ends with status 130."""
     Console().print(
         f"Stopped after {result.iteration} meta-iterations, all saved. "
         "Go on with the same command and --resume latest."
     )
+    sys.exit(130)

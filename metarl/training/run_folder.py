@@ -64,7 +64,7 @@ def create_run_folder(
     parent = Path(root) / experiment / algorithm
     try:
         folder = _make_new(parent, name)
-        _write_json(folder / "config.json", to_json(config))
+        write_config(folder, config)
         command = f"cd {shlex.quote(os.getcwd())}\n{shlex.join(sys.orig_argv)}\n"
         (folder / "command.txt").write_text(command, encoding="utf-8")
         _write_json(folder / "versions.json", _versions())
@@ -75,6 +75,11 @@ def create_run_folder(
             "one writable."
         ) from error
     return folder
+
+
+def write_config(folder: Path, config: Any) -> None:
+    """Writes `config.json`: settings as a dataclass or a dict."""
+    _write_json(folder / "config.json", to_json(config))
 
 
 def find_run(

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from metarl.errors import SettingsError
+from metarl.registry import did_you_mean
+
+Optimizer = Literal["adam", "sgd"]
+Schedule = Literal["constant", "linear", "cosine"]
+OPTIMIZERS, SCHEDULES = get_args(Optimizer), get_args(Schedule)
 
 
 @dataclass(frozen=True)
@@ -20,11 +26,11 @@ class TrainingSettings:
     """Tasks that are computed at once; fewer bound the memory. None: all."""
     workers: int = 1
     """Chunks computed beside each other, each on one CPU thread. Suits networks of convolutions."""
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Optimizer = "adam"
     """Outer optimiser. Reptile takes sgd, whose rate is its epsilon."""
     outer_lr: float = 1e-3
     """Rate of the outer optimiser, above 0."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     """How the outer rate goes from its value to `final_lr`, if at all."""
     final_lr: float = 0.0
     """Outer rate at the end of a linear or cosine schedule."""
@@ -58,8 +64,8 @@ class TrainingSettings:
             SettingsError: A count is below 1 or a rate not above 0.
         """
         counts = (
-            "iterations", "meta_batch_size", "workers", "log_every", "checkpoint_every",
-            "keep_checkpoints",
+            "iterations", "meta_batch_size", "workers", "log_every", "eval_tasks",
+            "checkpoint_every", "keep_checkpoints",
         )  # fmt: skip
         for name in counts:
             if getattr(self, name) < 1:
@@ -72,5 +78,16 @@ class TrainingSettings:
             )
         if self.threads is not None and self.threads < 1:
             raise SettingsError(f"Expected `threads` to be at least 1, got {self.threads}.")
-        if not self.outer_lr > 0:
-            raise SettingsError(f"Expected `outer_lr` above 0, got {self.outer_lr}.")
+        for name in ("outer_lr", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise SettingsError(f"Expected a finite `{name}` above 0, got {value}.")
+        if min(self.eval_every, self.eval_steps, self.final_lr) < 0:
+            raise SettingsError("Expected `eval_every`, `eval_steps`, `final_lr` of at least 0.")
+        for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            value = getattr(self, name)
+            if value not in choices:
+                raise SettingsError(
+                    f"Unknown {name} {value!r}.{did_you_mean(value, choices)} "
+                    f"Known: {', '.join(choices)}."
+                )

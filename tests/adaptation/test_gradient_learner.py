@@ -77,8 +77,15 @@ def test_targets_of_another_shape_are_refused(mlp, regression, generator):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"steps": -1}, {"steps": 4, "batch_size": 0}, {"steps": 4, "unroll": 3}]
+    "changes",
+    [
+        {"steps": -1},
+        {"steps": 4, "batch_size": 0},
+        {"steps": 4, "unroll": 3, "first_order": True},
+        {"steps": 4, "unroll": 2},
+        {"steps": 4, "fresh_start": True},
+    ],
 )
 def test_bad_settings_are_refused(mlp, changes):
-    with pytest.raises(SettingsError, match="Expected"):
+    with pytest.raises(SettingsError, match=r"Expected|constants"):
         GradientLearner(mlp, GradientDescent(0.1), QueryLoss(), **changes)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from metarl.errors import DataError, SettingsError
 from metarl.training.checkpoints import Checkpoints, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +80,15 @@ def test_omniglot_on_the_real_data_with_lakes_runs(official_data, tmp_path, monk
     data = ("--data-dir", str(official_data), "--way", "20", "--lake-runs", str(archive))
     run("omniglot", monkeypatch, tmp_path, *SMALL, *data, "--test-tasks", "4", "--filters", "4")
     assert "error on Lake's runs" in capsys.readouterr().out
+
+
+def test_what_does_not_fit_is_told_before_training(tmp_path, monkeypatch):
+    archive = str(tmp_path / "runs.zip")
+    with pytest.raises(SettingsError, match="20-way 1-shot"):
+        run("omniglot", monkeypatch, tmp_path, "--lake-runs", archive)
+    with pytest.raises(DataError, match=r"runs\.zip"):
+        run("omniglot", monkeypatch, tmp_path, "--lake-runs", archive, "--way", "20")
+    assert not (tmp_path / "omniglot").exists()
 
 
 def test_a_killed_run_resumes_to_the_bit(tmp_path):

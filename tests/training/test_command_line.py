@@ -77,6 +77,13 @@ def test_a_resumed_run_keeps_its_settings_and_takes_new_ones(tmp_path):
     assert by_path.algorithm == "reptile", "a path tells the algorithm itself"
 
 
+def test_a_run_is_not_resumed_as_another_algorithm(tmp_path):
+    folder = create_run_folder(tmp_path, "test", "maml", 0, CONFIGS["maml"])
+    Checkpoints(folder / "checkpoints").save(5, {}, {})
+    with pytest.raises(SettingsError, match="trains maml, not reptile"):
+        parse("--algorithm", "reptile", "--resume", str(folder), "--runs", str(tmp_path))
+
+
 def test_nothing_to_resume(tmp_path):
     with pytest.raises(CheckpointError, match="no run"):
         parse("--resume", "latest", "--runs", str(tmp_path))
@@ -102,7 +109,7 @@ def test_errors_end_a_script_with_their_message(capsys):
 
 def test_settings_go_to_json_and_back():
     settings = Settings(learner=MAMLSettings(frozen=("*.norm.*",)), data_dir=Path("data"))
-    assert settings_from(Settings(data_dir=Path()), to_json(settings)) == settings
+    assert settings_from(Settings(), to_json(settings)) == settings
 
 
 def test_a_saved_setting_that_is_no_more_is_named():
@@ -119,6 +126,13 @@ def test_a_saved_setting_that_is_no_more_is_named():
         {"threads": 0},
         {"outer_lr": 0.0},
         {"outer_lr": float("nan")},
+        {"outer_lr": float("inf")},
+        {"max_grad_norm": -1.0},
+        {"workers": 0},
+        {"eval_tasks": 0},
+        {"eval_steps": -1},
+        {"schedule": "lineer"},
+        {"optimizer": "adan"},
     ],
 )
 def test_bad_settings_are_refused(change):

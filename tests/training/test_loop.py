@@ -120,11 +120,11 @@ class NotANumber(Tasks):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_loses_nothing(folder):
     run = loop("maml", folder, 100, tasks=NotANumber())
-    with pytest.raises(NonFiniteError, match=r"meta-iteration 5, task\(s\) 2\b.*step_000003") as e:
+    with pytest.raises(NonFiniteError, match=r"meta-iteration 5, task\(s\) 2\b.*step_000005") as e:
         run.run()
     assert "max_grad_norm" in str(e.value)
     good = load_checkpoint(run.checkpoints.latest())
-    assert good.iteration == 3
+    assert good.iteration == 5
     assert all(torch.isfinite(p).all() for p in good.weights.values())
     resumed = loop("maml", folder, 8, resume=good.path)
     assert resumed.run().finished
@@ -146,6 +146,15 @@ def test_truncated_checkpoints_are_named_and_the_one_before_is_offered(folder):
         loop("maml", folder, 8, resume=latest)
 
 
+def test_other_settings_on_resuming_are_told(folder):
+    run = loop("maml", folder, 3)
+    run.run()
+    latest = run.checkpoints.latest()
+    for name, changes in (("maml", {"optimizer": "sgd"}), ("learned-optimizer", {})):
+        with pytest.raises(CheckpointError, match=r"another network, algorithm or optimiser"):
+            loop(name, folder, 6, resume=latest, **changes)
+
+
 def test_logged_tags(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -155,6 +164,7 @@ def test_logged_tags(folder):
     events = EventAccumulator(str(folder), {"scalars": 0})
     events.Reload()
     tags = set(events.Tags()["scalars"])
-    assert {"train/mse/step_2", "inner/loss/step_0", "inner/loss/step_1", "meta/loss"} <= tags
+    assert {"train/mse/step_2", "inner/loss/step_0", "inner/loss/step_1"} <= tags
+    assert {"meta/loss", "meta/grad_norm", "perf/iterations_per_s"} <= tags
     assert {"eval_validation/mse/step_0", "eval_validation/mse/step_2"} <= tags
     assert [e.step for e in events.Scalars("meta/loss")] == [2, 4]

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from metarl.adaptation import MAML, MAMLPlusPlus, Reptile
+from metarl.adaptation import MAML, GradientLearner, LearnedOptimizer, MAMLPlusPlus, Reptile
+from metarl.adaptation.objectives import QueryLoss
+from metarl.adaptation.update_rules import GradientDescent
 from metarl.errors import SettingsError
 from metarl.models import MLP
 from metarl.models.conv4 import Conv4
@@ -106,6 +108,7 @@ def test_the_captured_gradient_sees_changed_parameters_buffers_and_tasks():
         got, loss = gradient(inputs, 7)
         for p, g in zip(learner.model.parameters(), got, strict=True):
             torch.testing.assert_close(p.grad, g)
+            assert g is not None
             p.data -= 0.1 * g
         learner.finish(loss.carry)
         inputs = sine_inputs(learner)
@@ -165,10 +168,9 @@ def test_clipping_scales_the_gradient_to_the_norm():
     free, clipped = MAML(mlp()), MAML(mlp())
     inputs = sine_inputs(free)
     expected, result = gradients(free, inputs)
-    assert result.grad_norm is None
     norm = torch.cat([g.flatten() for g in expected]).norm()
+    torch.testing.assert_close(result.grad_norm, norm)
     got, result = gradients(clipped, inputs, max_grad_norm=0.5 * norm.item())
-    assert result.grad_norm is not None
     torch.testing.assert_close(result.grad_norm, norm)
     for a, b in zip(expected, got, strict=True):
         assert a is not None
@@ -222,3 +224,27 @@ def test_sgd_performs_reptiles_update():
     ):
         expected = before + 0.3 * (phi.mean(0) - before)
         torch.testing.assert_close(after.detach(), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_parameters_that_do_not_count_have_no_gradient_in_the_captured_form_either():
+    # The second unroll goes on from carried parameters: theta has no part in it.
+    generator = torch.Generator().manual_seed(0)
+    learner = LearnedOptimizer(mlp(), generator, steps=4, unroll=2)
+    gradient = CompiledGradient(learner, list(learner.parameters()), uncompiled)
+    names = [n for n, _ in learner.named_parameters()]
+    for unroll in range(2):
+        grads, result = gradient(sine_inputs(learner), 7)
+        learner.finish(result.carry)
+        without = {n for n, g in zip(names, grads, strict=True) if g is None}
+        assert without == ({n for n in names if n.startswith("model.")} if unroll else set())
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    def bad(outputs, targets):  # finite, with a gradient that is not: sqrt at 0
+        return (0 * outputs).square().sum((1, 2)).sqrt() + 1.0
+
+    learner = GradientLearner(mlp(), GradientDescent(0.1), QueryLoss(), steps=0, loss=bad)
+    before = [p.clone() for p in learner.parameters()]
+    result = MetaStep(learner, TrainingSettings())(sine_inputs(learner), 0)
+    assert torch.isfinite(result.losses).all() and not result.finite
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.parameters(), strict=True))
