@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -103,8 +104,8 @@ def print_race(
 ) -> None:
     """Prints medians, spread and how many times as fast as each baseline every candidate is."""
     extra = extra or {}
-    table = Table(title=title)
-    table.add_column("")
+    table = Table(title=title, box=SIMPLE)
+    table.add_column("", no_wrap=True)
     for heading in ("median, ms", "quartiles, ms", "first call, s", *(f"x {b}" for b in baselines)):
         table.add_column(heading, justify="right")
     if extra:
@@ -116,10 +117,14 @@ def print_race(
             statistics.median(b / t for b, t in zip(times[base].rounds, time_.rounds, strict=True))
             for base in baselines
         ]
-        row = [f"{time_.median:.3g}", f"{low:.3g} to {high:.3g}", f"{time_.start:.1f}"]
+        row = [_short(time_.median), f"{_short(low)}-{_short(high)}", f"{time_.start:.1f}"]
         row += [f"{ratio:.1f}" for ratio in ratios]
         table.add_row(name, *row, *([extra.get(name, "")] if extra else []))
     Console().print(table)
+
+
+def _short(milliseconds: float) -> str:
+    return f"{milliseconds:.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
 
 
 def peak_memory(build: Callable[..., Callable[[], object]], *args: Any) -> float:

@@ -5,10 +5,12 @@ from metarl.tasks.check import check_task_distribution
 from metarl.tasks.episodes import FewShot, ImagePool
 from metarl.tasks.glyphs import Glyphs
 from metarl.tasks.image_folder import ImageFolder
+from metarl.tasks.names import DISTRIBUTIONS
 from metarl.tasks.omniglot import Omniglot
 from metarl.tasks.sine import Sine
 
 __all__ = [
+    "DISTRIBUTIONS",
     "Examples",
     "FewShot",
     "Glyphs",
