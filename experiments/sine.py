@@ -51,7 +51,7 @@ CONFIGS = {
     "mamlplusplus": SineSettings(
         "mamlplusplus",
         learners.MAMLPlusPlusSettings(0.01, steps=5, multi_step_iterations=10_000),
-        PAPER,
+        replace(PAPER, schedule="cosine", max_grad_norm=10.0),
     ),
     "reptile": SineSettings(
         "reptile",
