@@ -27,9 +27,14 @@ class UpdateRule(nn.Module, ABC):
     carries: bool = False
     """True: the final state of a batch of tasks is given to `carry` after the outer update."""
 
-    @abstractmethod
     def init(self, params: Params) -> State:
-        """Returns the state before the first step of the adaptation of `params`, each [T, ...]."""
+        """Returns the state before the first step; nothing for rules that remember nothing.
+
+        Args:
+            params: The parameters that will be adapted, [T, *shape] per name.
+        """
+        del params
+        return {}
 
     @abstractmethod
     def update(
@@ -63,11 +68,6 @@ class GradientDescent(UpdateRule):
         super().__init__()
         self.lr = check_rate(lr)
 
-    def init(self, params: Params) -> State:
-        """See `UpdateRule.init`; there is no state."""
-        del params
-        return {}
-
     def update(
         self, grads: Params, state: State, params: Params, loss: Tensor
     ) -> tuple[Params, State]:
@@ -97,11 +97,6 @@ class PerParameterRates(UpdateRule):
         for name, p in params.items():
             rate = torch.rand(p.shape, generator=generator, dtype=p.dtype, device=p.device)
             self.rates[table_key(name)] = nn.Parameter(low + (high - low) * rate)
-
-    def init(self, params: Params) -> State:
-        """See `UpdateRule.init`; there is no state."""
-        del params
-        return {}
 
     def update(
         self, grads: Params, state: State, params: Params, loss: Tensor

@@ -45,10 +45,16 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
         Shape [T].
 
     Raises:
-        ShapeError: The shapes do not fit each other.
+        ShapeError: The shapes do not fit each other, or a label has no logit.
     """
     _check_logits(outputs, targets)
-    losses = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
+    try:
+        losses = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
+    except IndexError as error:  # on the CPU; a GPU stops with an assertion of its own
+        raise ShapeError(
+            f"Expected labels from 0 to {outputs.shape[-1] - 1} for {outputs.shape[-1]} logits, got "
+            f"{int(targets.min())} to {int(targets.max())}; give the model as many outputs as ways."
+        ) from error
     return losses.view(targets.shape).mean(1)
 
 
@@ -71,7 +77,8 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def task_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy for integer targets, mean squared error for the rest; per task [T]."""
-    return _loss_for(targets)(outputs, targets)
+    loss = mean_squared_error if targets.is_floating_point() else cross_entropy
+    return loss(outputs, targets)
 
 
 def task_metric(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -84,10 +91,6 @@ def task_metric(outputs: Tensor, targets: Tensor) -> Tensor:
 def metric_name(targets: Tensor) -> str:
     """Returns the name of what `task_metric` gives for such targets: "mse" or "accuracy"."""
     return "mse" if targets.is_floating_point() else "accuracy"
-
-
-def _loss_for(targets: Tensor) -> TaskLoss:
-    return mean_squared_error if targets.is_floating_point() else cross_entropy
 
 
 def _check_logits(outputs: Tensor, targets: Tensor) -> None:

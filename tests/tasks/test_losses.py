@@ -87,3 +87,8 @@ def test_a_loss_reaches_its_own_task_only(logits, integers):
     (grad,) = torch.autograd.grad(task_loss(logits, targets)[1], logits)
     assert grad[1].abs().min() > 0
     assert grad[[0, 2]].abs().max() == 0
+
+
+def test_a_label_without_a_logit_is_named():
+    with pytest.raises(ShapeError, match="labels from 0 to 2 for 3 logits, got 0 to 3"):
+        cross_entropy(torch.zeros(1, 4, 3), torch.arange(4).unsqueeze(0))
