@@ -52,8 +52,8 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
         losses = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
     except IndexError as error:  # on the CPU; a GPU stops with an assertion of its own
         raise ShapeError(
-            f"Expected labels from 0 to {outputs.shape[-1] - 1} for {outputs.shape[-1]} logits, got "
-            f"{int(targets.min())} to {int(targets.max())}; give the model as many outputs as ways."
+            f"Expected labels from 0 to {outputs.shape[-1] - 1} for {outputs.shape[-1]} logits, "
+            f"got {int(targets.min())} to {int(targets.max())}; give the model as many outputs as ways."
         ) from error
     return losses.view(targets.shape).mean(1)
 
