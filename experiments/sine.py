@@ -50,7 +50,7 @@ CONFIGS = {
     "metasgd": SineSettings("metasgd", learners.MetaSGDSettings(), PAPER),
     "mamlplusplus": SineSettings(
         "mamlplusplus",
-        learners.MAMLPlusPlusSettings(0.01, steps=5, multi_step_iterations=10_000),
+        learners.MAMLPlusPlusSettings(0.01, steps=2, multi_step_iterations=10_000),
         replace(PAPER, schedule="cosine", max_grad_norm=10.0),
     ),
     "reptile": SineSettings(

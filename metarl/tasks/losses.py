@@ -53,7 +53,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     except IndexError as error:  # on the CPU; a GPU stops with an assertion of its own
         raise ShapeError(
             f"Expected labels from 0 to {outputs.shape[-1] - 1} for {outputs.shape[-1]} logits, "
-            f"got {int(targets.min())} to {int(targets.max())}; give the model as many outputs as ways."
+            f"got {int(targets.min())} to {int(targets.max())}; give the model an output per class."
         ) from error
     return losses.view(targets.shape).mean(1)
 
