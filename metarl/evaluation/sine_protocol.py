@@ -70,8 +70,8 @@ def sine_table(curves: Mapping[int, Sequence[Summary]], published: Mapping[int, 
     """
     count = next(iter(curves.values()))[0].count
     title = f"Mean squared error on {count} test tasks, mean [95 % interval]"
-    table = Table(title=title, box=SIMPLE)
-    for name in ("steps", *(f"K={shots}" for shots in curves), "paper, K=5"):
+    table = Table(title=title, box=SIMPLE, caption="paper: Finn et al. 2017, K=5")
+    for name in ("steps", *(f"K={shots}" for shots in curves), "paper"):
         table.add_column(name, justify="right", no_wrap=True)
     for step in range(len(next(iter(curves.values())))):
         cells = [_cell(summaries[step]) for summaries in curves.values()]
