@@ -98,7 +98,8 @@ def few_shot_table(
         label: What was measured ("maml, 5-way 1-shot").
     """
     count = next(iter(summaries.values())).count
-    table = Table(title=f"{label}, {count} test tasks, mean [95 % interval]", box=SIMPLE)
+    title = f"{label}, {count} test tasks"
+    table = Table(title=title, caption="mean [95 % interval]", box=SIMPLE, min_width=72)
     table.add_column("predictions", no_wrap=True)
     table.add_column("accuracy, %", justify="right", no_wrap=True)
     if lake:
