@@ -7,7 +7,7 @@
 
 DATA holds Omniglot's official archives; those of `--scheme` that it lacks are downloaded. Ends with
 a table of accuracies on 1000 test tasks; with 20 ways and `--lake-runs ARCHIVE` also the error on
-Lake's one-shot runs. Expect about 90 % for MAML, 5-way 1-shot, after five minutes on one core.
+Lake's one-shot runs. MAML, 5-way 1-shot: 84 % transductive, after four minutes on one core.
 """
 
 from dataclasses import dataclass, field, replace
@@ -46,7 +46,9 @@ class OmniglotSettings:
     """`latest`, or the path of a run or a checkpoint, to go on with."""
 
 
-BASE = TrainingSettings(iterations=2000, meta_batch_size=16, schedule="cosine", threads=1)
+BASE = TrainingSettings(
+    iterations=2000, meta_batch_size=16, schedule="cosine", threads=1, eval_every=500, eval_steps=3
+)
 LSTMS = replace(BASE, iterations=500, meta_batch_size=4, max_grad_norm=0.25)
 REPTILE = replace(
     BASE, iterations=4000, meta_batch_size=5, optimizer="sgd", outer_lr=1.0, schedule="linear"
@@ -83,14 +85,13 @@ def main() -> None:
     tasks = settings.tasks.train()
     test = settings.tasks.test(tasks)
     lake_runs = lake_runs_for(test, settings.lake_runs)  # tells what does not fit before training
-    loop, result = train("omniglot", settings, learner, tasks, resume=resume)
+    validation = settings.tasks.validation(tasks)
+    loop, result = train("omniglot", settings, learner, tasks, validation=validation, resume=resume)
     if not result.finished:
         print_stopped(result)
-    count, steps = settings.test_tasks, settings.test_steps
+    counts = {"num_tasks": settings.test_tasks, "steps": settings.test_steps}
     label = f"{settings.algorithm}, {settings.tasks.label}"
-    table = few_shot_report(
-        loop, test, num_tasks=count, steps=steps, label=label, lake_runs=lake_runs
-    )
+    table = few_shot_report(loop, test, label=label, lake_runs=lake_runs, **counts)
     print_report(table, loop, result)
 
 

@@ -7,7 +7,7 @@
     tensorboard --logdir runs/sine
 
 Ends with a table of mean squared errors on 600 test tasks after 0..10 steps for K = 5, 10 and 20,
-with `adaptation.png` and `fits.png` in the run folder. MAML: about two minutes on one core.
+with `adaptation.png` and `fits.png` in the run folder. MAML: two to three minutes on one core.
 """
 
 from dataclasses import dataclass, field, replace

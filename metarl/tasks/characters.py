@@ -51,6 +51,12 @@ class CharacterSettings:
         test = train.with_shape(shots=self.shots).split("test")
         return replace(test, rotations="none")
 
+    def validation(self, train: FewShot) -> FewShot | None:
+        """Returns the validation tasks beside those training tasks; None where there are none."""
+        if train.splits["validation"].numel() == 0:
+            return None
+        return train.with_shape(shots=self.shots).split("validation")
+
     @property
     def label(self) -> str:
         """What the characters are, for tables."""

@@ -56,8 +56,10 @@ def train(
         The loop, whose logger stays open for the report, and how the training ended.
     """
     device = resolve_device(settings.training.device)
-    if isinstance(tasks, FewShot):  # images lie on the device, episodes are drawn there
+    if isinstance(tasks, FewShot):  # images lie on the device, and episodes are drawn there
         tasks = tasks.to(device)
+    if isinstance(validation, FewShot):
+        validation = validation.to(device)
     if resume is None:
         seed = settings.training.seed
         folder = create_run_folder(settings.runs, experiment, settings.algorithm, seed, settings)

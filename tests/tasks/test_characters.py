@@ -18,6 +18,14 @@ def test_omniglot_where_data_is_named(official_data, monkeypatch):
         assert "Korean" in tasks.alphabets
 
 
+def test_validation_tasks_where_there_are_some(official_data):
+    glyphs = CharacterSettings(train_shots=3)
+    validation = glyphs.validation(glyphs.train())
+    assert validation is not None and (validation.part, validation.shots) == ("validation", 1)
+    minimal = CharacterSettings(data_dir=official_data)
+    assert minimal.validation(minimal.train()) is None
+
+
 def test_the_test_tasks_of_the_readme(official_data):
     settings = CharacterSettings(data_dir=official_data, train_shots=10)
     train = settings.train()
