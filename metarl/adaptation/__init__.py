@@ -12,13 +12,21 @@ from metarl.adaptation.algorithms import (
 )
 from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.inner_loop import Step, inner_loop, task_gradients
-from metarl.adaptation.learner import Adapted, Learner, MetaInputs, MetaLoss
+from metarl.adaptation.learner import (
+    Adapted,
+    ControlLearner,
+    Learner,
+    MetaInputs,
+    MetaLoss,
+    SupervisedLearner,
+)
 from metarl.adaptation.update_rules import State, UpdateRule
 
 __all__ = [
     "FOMAML",
     "MAML",
     "Adapted",
+    "ControlLearner",
     "GradientLearner",
     "LSTMMetaLearner",
     "LearnedOptimizer",
@@ -31,6 +39,7 @@ __all__ = [
     "Reptile",
     "State",
     "Step",
+    "SupervisedLearner",
     "UpdateRule",
     "inner_loop",
     "task_gradients",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.inner_loop import Step, inner_loop
-from metarl.adaptation.learner import Adapted, Learner, MetaInputs, MetaLoss
+from metarl.adaptation.learner import Adapted, MetaInputs, MetaLoss, SupervisedLearner
 from metarl.adaptation.objectives import Objective
 from metarl.adaptation.update_rules import State, UpdateRule
 from metarl.errors import SettingsError
@@ -21,7 +21,7 @@ from metarl.tasks.losses import TaskLoss, metric_name, task_loss, task_metric
 from metarl.trees import map_tensors
 
 
-class GradientLearner(Learner):
+class GradientLearner(SupervisedLearner):
     """A model, the rule that adapts it and the objective that judges the adaptation.
 
     Args:
@@ -154,7 +154,7 @@ class GradientLearner(Learner):
     def adaptation(
         self, support: Examples, steps: int, generator: torch.Generator
     ) -> Iterator[Adapted]:
-        """See `Learner.adaptation`."""
+        """See `SupervisedLearner.adaptation`."""
         num_tasks = support.inputs.shape[0]
         if self.fresh_start:
             start = self._fresh_params(num_tasks, generator)
@@ -170,7 +170,7 @@ class GradientLearner(Learner):
 
     @torch.no_grad()
     def predict(self, adapted: Adapted, inputs: Tensor, transductive: bool = True) -> Tensor:
-        """See `Learner.predict`."""
+        """See `SupervisedLearner.predict`."""
         params = adapted.params
         if adapted.statistics is not None and not transductive:
             return self.model(params, inputs, self._frozen_statistics(adapted, params))

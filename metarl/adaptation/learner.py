@@ -1,4 +1,4 @@
-"""What a learner is: the two verbs that evaluation uses and the meta-loss that training uses."""
+"""What a learner is: the meta-loss that training uses and the verbs that evaluation uses."""
 
 from __future__ import annotations
 
@@ -68,22 +68,48 @@ class Adapted:
 class Learner(nn.Module, ABC):
     """Interface of everything that adapts to a task and is trained over tasks.
 
-    Training calls `prepare` (draws all randomness), `forward` (pure: chunks of tasks may go
-    through it one by one, and it may be compiled) and `finish` (after the outer update).
-    Evaluation calls `adaptation` and `predict`.
+    Training calls `prepare` (draws all randomness, rollouts included), `forward` (pure: chunks of
+    tasks may go through it one by one, and it may be compiled) and `finish` (after the outer
+    update). Evaluation goes by the kind of task: see `SupervisedLearner` and `ControlLearner`.
     """
 
     @abstractmethod
-    def prepare(self, tasks: TaskBatch, generator: torch.Generator, iteration: int) -> MetaInputs:
-        """Draws what a meta-iteration needs beside its tasks."""
+    def prepare(self, tasks: Any, generator: torch.Generator, iteration: int) -> Any:
+        """Draws what a meta-iteration needs beside its tasks.
+
+        Args:
+            tasks: What the task distribution sampled: T tasks.
+            generator: The only source of randomness.
+            iteration: Meta-iterations done so far.
+
+        Returns:
+            The inputs of `forward`: a dataclass with a field `tasks` whose tensors all have the
+            tasks leading.
+        """
 
     @abstractmethod
-    def forward(self, inputs: MetaInputs) -> MetaLoss:
+    def forward(self, inputs: Any) -> MetaLoss:
         """Computes the outer objective of each task, differentiable in all parameters."""
 
     def finish(self, carry: dict[str, Any]) -> None:
         """Takes over what passes from one meta-iteration to the next."""
         del carry
+
+    def carried(self) -> dict[str, Any]:
+        """Returns what a resumed run needs beside parameters and buffers: plain nested tensors."""
+        return {}
+
+    def restore(self, carried: dict[str, Any]) -> None:
+        """Takes back what `carried` returned."""
+        del carried
+
+
+class SupervisedLearner(Learner):
+    """Interface of learners that adapt on a support set and predict on queries."""
+
+    @abstractmethod
+    def prepare(self, tasks: TaskBatch, generator: torch.Generator, iteration: int) -> MetaInputs:
+        """See `Learner.prepare`."""
 
     @abstractmethod
     def adaptation(
@@ -103,10 +129,16 @@ class Learner(nn.Module, ABC):
                 running statistics of the episode where the learner keeps them.
         """
 
-    def carried(self) -> dict[str, Any]:
-        """Returns what a resumed run needs beside parameters and buffers: plain nested tensors."""
-        return {}
 
-    def restore(self, carried: dict[str, Any]) -> None:
-        """Takes back what `carried` returned."""
-        del carried
+class ControlLearner(Learner):
+    """Interface of learners that adapt on rollouts and are judged by their returns."""
+
+    @abstractmethod
+    def returns(self, tasks: Any, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """Yields the undiscounted return of each task, [T], after 0..steps adaptation steps.
+
+        Args:
+            tasks: What the family sampled: T tasks.
+            steps: Adaptation steps, at least 0.
+            generator: Source of all randomness in the rollouts.
+        """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metarl.adaptation.learner import Learner
+from metarl.adaptation.learner import ControlLearner, Learner, SupervisedLearner
 from metarl.errors import SettingsError
 from metarl.tasks.base import TaskBatch, TaskDistribution
 from metarl.tasks.losses import metric_name, task_metric
@@ -18,7 +18,7 @@ class AdaptationCurve:
     """The metric of each task after each number of adaptation steps.
 
     Attributes:
-        metric: What was measured: "mse" or "accuracy".
+        metric: What was measured: "mse", "accuracy" or "return".
         values: Shape [steps + 1, tasks] ([1, tasks] of the last step only), float32, CPU.
         transductive: Whether queries shared batch-norm statistics.
     """
@@ -39,7 +39,9 @@ def adaptation_curve(
     transductive: bool = True,
     last_only: bool = False,
 ) -> AdaptationCurve:
-    """Adapts a learner to fresh tasks and judges it on their queries after every step.
+    """Adapts a learner to fresh tasks and judges it after every step.
+
+    Supervised learners are judged on the queries, control learners by their undiscounted returns.
 
     Args:
         learner: Any learner; it is not changed.
@@ -49,7 +51,7 @@ def adaptation_curve(
         generator: Source of the tasks; the learner draws from one derived from it, so that every
             learner meets the same tasks.
         chunk_size: Tasks adapted at once.
-        transductive: See `Learner.predict`.
+        transductive: See `SupervisedLearner.predict`.
         last_only: Judges the learner after the last step only: one row of values.
 
     Raises:
@@ -64,8 +66,12 @@ def adaptation_curve(
     columns, name = [], ""
     for start in range(0, num_tasks, chunk_size):
         tasks = distribution.sample(min(chunk_size, num_tasks - start), generator)
-        name = metric_name(tasks.query.targets)
-        columns.append(judge(learner, tasks, steps, own, transductive, last_only))
+        if isinstance(learner, ControlLearner):
+            name, rows = "return", torch.stack(list(learner.returns(tasks, steps, own)))
+            columns.append(rows[-1:].cpu() if last_only else rows.cpu())
+        else:
+            name = metric_name(tasks.query.targets)
+            columns.append(judge(learner, tasks, steps, own, transductive, last_only))
     return AdaptationCurve(name, torch.cat(columns, dim=1), transductive)
 
 
@@ -81,6 +87,7 @@ def judge(
 
     The arguments are those of `adaptation_curve`, but that `generator` is the learner's own.
     """
+    assert isinstance(learner, SupervisedLearner)
     rows = []
     for step, adapted in enumerate(learner.adaptation(tasks.support, steps, generator)):
         if last_only and step < steps:

@@ -8,7 +8,7 @@ import torch
 from rich.box import SIMPLE
 from rich.table import Table
 
-from metarl.adaptation.learner import Learner
+from metarl.adaptation.learner import Learner, SupervisedLearner
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
 from metarl.evaluation.figures import SinePanel
 from metarl.evaluation.statistics import Summary
@@ -98,6 +98,7 @@ def sine_panels(
     amplitude, phase = (tasks.info[n].view(-1, 1, 1) for n in ("amplitude", "phase"))
     grid = torch.linspace(*Sine.inputs, 200, device=device).view(1, -1, 1).repeat(num_tasks, 1, 1)
     truth = Sine.values(amplitude, phase, grid)
+    assert isinstance(learner, SupervisedLearner)
     path = learner.adaptation(tasks.support, max(steps), generator)
     fits = {k: learner.predict(a, grid) for k, a in enumerate(path) if k in steps}
     panels = []

@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from metarl.adaptation import MAML, Reptile
-from metarl.adaptation.learner import Adapted, Learner
+from metarl.adaptation.learner import Adapted, SupervisedLearner
 from metarl.errors import SettingsError
 from metarl.evaluation.curves import adaptation_curve, derived, judge
 from metarl.models import MLP, Conv4
 from metarl.tasks import Examples, Glyphs, Sine, TaskBatch
 
 
-class Halving(Learner):
+class Halving(SupervisedLearner):
     """Knows the answer but for an offset that every step halves: mse (offset / 2^k)^2."""
 
     def __init__(self):
