@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 import torch
@@ -41,6 +41,7 @@ def inner_loop(
     *,
     first_order: bool = False,
     state: State | None = None,
+    frozen: Collection[str] = (),
 ) -> Iterator[Step]:
     """Yields where the adaptation stands after 0, 1, ..., `steps` steps.
 
@@ -52,14 +53,19 @@ def inner_loop(
         first_order: Takes the inner gradients as constants: no second derivatives (FOMAML). The
             path from initial to adapted parameters stays differentiable.
         state: The rule's state to go on from, for an adaptation that is unrolled in pieces.
+        frozen: Names of parameters that stay as they are.
     """
     differentiable = rule.differentiates_gradient and not first_order
-    state = rule.init(params) if state is None else state
+    fixed = {n: p for n, p in params.items() if n in frozen}
+    moving = {n: p for n, p in params.items() if n not in frozen}
+    state = rule.init(moving) if state is None else state
     yield Step(params, state, None)
     for step in range(steps):
-        grads, loss = task_gradients(lambda p, k=step: support_loss(p, k), params, differentiable)
-        params, state = rule.update(grads, state, params, loss)
-        yield Step(params, state, loss.detach())
+        grads, loss = task_gradients(
+            lambda p, k=step: support_loss({**fixed, **p}, k), moving, differentiable
+        )
+        moving, state = rule.update(grads, state, moving, loss)
+        yield Step({**fixed, **moving}, state, loss.detach())
 
 
 def task_gradients(
