@@ -1,0 +1,1 @@
+"""Control tasks in the inner loop: policies, rollouts, returns and surrogate losses."""

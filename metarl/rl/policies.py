@@ -1,0 +1,219 @@
+"""Policies that run on the parameters of many tasks at once."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from metarl.errors import SettingsError
+from metarl.models import MLP, Params
+from metarl.models.mlp import Activation
+from metarl.rl.distributions import Categorical, Distribution, Gaussian
+
+NETWORK = "network."
+
+
+class Policy(nn.Module, ABC):
+    """Interface of a policy that runs on the parameters of T tasks at once.
+
+    Its own parameters, theta, are those of one policy, without a task dimension.
+    """
+
+    @abstractmethod
+    def distribution(self, params: Params, observations: Tensor) -> Distribution:
+        """Returns the distribution over actions of each task's policy.
+
+        Args:
+            params: A parameter [T, *shape] for every name of `named_parameters()`.
+            observations: Shape [T, *B, O], float; B are worlds or samples, of one or more
+                dimensions.
+
+        Returns:
+            A distribution of batch shape [T, *B].
+        """
+
+    @abstractmethod
+    def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Draws the random numbers that sampling actions of batch `shape` takes."""
+
+    @abstractmethod
+    def initial(self, generator: torch.Generator) -> Params:
+        """Draws fresh parameters, without a task dimension, as training starts from."""
+
+    @property
+    @abstractmethod
+    def action_shape(self) -> tuple[int, ...]:
+        """Shape of one action: (A,) if continuous, () if one of k."""
+
+
+class GaussianPolicy(Policy):
+    """Normal distributions whose means a network gives; their deviations are parameters.
+
+    The policy of MAML's control tasks (Finn et al. 2017): the deviations do not depend on the
+    observation and adapt with the rest.
+
+    Args:
+        observation_size: Numbers in an observation, O.
+        action_size: Dimensions of an action, A.
+        generator: Source of the initial weights.
+        hidden: Widths of the hidden layers.
+        activation: Non-linearity after each of them.
+        init_std: Initial standard deviation, in units of the action, above 0.
+        min_std: Standard deviations are not let below this, above 0.
+
+    Raises:
+        SettingsError: A size or deviation cannot be used.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        generator: torch.Generator,
+        hidden: Sequence[int] = (100, 100),
+        activation: Activation = "relu",
+        init_std: float = 1.0,
+        min_std: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        if not 0 < min_std <= init_std:
+            raise SettingsError(f"Expected 0 < min_std <= init_std, got {min_std} and {init_std}.")
+        self.action_size = action_size
+        self.init_std = init_std
+        self.min_std = min_std
+        self.network = MLP((observation_size, *hidden, action_size), generator, activation)
+        self.log_std = nn.Parameter(self._initial_log_std(generator))
+
+    def distribution(self, params: Params, observations: Tensor) -> Gaussian:
+        """See `Policy.distribution`."""
+        mean = _run(self.network, params, observations)
+        log_std = params["log_std"].clamp(min=math.log(self.min_std))
+        batch = [1] * (observations.dim() - 2)
+        return Gaussian(mean, log_std.view(log_std.shape[0], *batch, self.action_size))
+
+    def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """See `Policy.noise`; standard normal, [*shape, A]."""
+        shape = (*shape, self.action_size)
+        return torch.randn(shape, generator=generator, device=generator.device)
+
+    def initial(self, generator: torch.Generator) -> Params:
+        """See `Policy.initial`."""
+        return {
+            **_initial(self.network, generator),
+            "log_std": self._initial_log_std(generator),
+        }
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """See `Policy.action_shape`."""
+        return (self.action_size,)
+
+    def _initial_log_std(self, generator: torch.Generator) -> Tensor:
+        return torch.full((self.action_size,), math.log(self.init_std), device=generator.device)
+
+
+class CategoricalPolicy(Policy):
+    """One of k actions, with logits that a network gives.
+
+    Args:
+        observation_size: Numbers in an observation, O.
+        num_actions: Number of actions, k.
+        generator: Source of the initial weights.
+        hidden: Widths of the hidden layers; none makes the logits linear, which on one-hot
+            observations is a table.
+        activation: Non-linearity after each of them.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        num_actions: int,
+        generator: torch.Generator,
+        hidden: Sequence[int] = (100, 100),
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__()
+        self.network = MLP((observation_size, *hidden, num_actions), generator, activation)
+
+    def distribution(self, params: Params, observations: Tensor) -> Categorical:
+        """See `Policy.distribution`."""
+        return Categorical(_run(self.network, params, observations))
+
+    def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """See `Policy.noise`; uniform in [0, 1), [*shape]."""
+        return torch.rand(tuple(shape), generator=generator, device=generator.device)
+
+    def initial(self, generator: torch.Generator) -> Params:
+        """See `Policy.initial`."""
+        return _initial(self.network, generator)
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """See `Policy.action_shape`."""
+        return ()
+
+
+class HasSpaces(Protocol):
+    """A task family, or whatever else tells the spaces of one world."""
+
+    @property
+    def observation_space(self) -> spaces.Space[Any]:
+        """The observations of one world."""
+        ...
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """The actions of one world."""
+        ...
+
+
+def policy_for(
+    where: HasSpaces | tuple[spaces.Space[Any], spaces.Space[Any]],
+    generator: torch.Generator,
+    hidden: Sequence[int] = (100, 100),
+    activation: Activation = "relu",
+    init_std: float = 1.0,
+) -> Policy:
+    """Builds the policy that fits a task family: Gaussian for boxes of actions, else categorical.
+
+    Args:
+        where: A task family, or the spaces of an observation and of an action.
+        generator: Source of the initial weights.
+        hidden: Widths of the hidden layers.
+        activation: Non-linearity after each of them.
+        init_std: Initial standard deviation of continuous actions, in their units.
+
+    Raises:
+        SettingsError: The observations are not a box, or the actions neither a vector nor numbered
+            from 0.
+    """
+    pair = where if isinstance(where, tuple) else (where.observation_space, where.action_space)
+    observation, action = pair
+    if not isinstance(observation, spaces.Box):
+        raise SettingsError(f"Expected a Box of observations, got {observation}; flatten it.")
+    size = math.prod(observation.shape)
+    if isinstance(action, spaces.Discrete) and action.start == 0:
+        return CategoricalPolicy(size, int(action.n), generator, hidden, activation)
+    if isinstance(action, spaces.Box) and len(action.shape) == 1:
+        return GaussianPolicy(size, action.shape[0], generator, hidden, activation, init_std)
+    raise SettingsError(
+        f"Expected actions in a Box of one dimension or a Discrete that starts at 0, got {action}; "
+        "write a Policy of your own."
+    )
+
+
+def _run(network: MLP, params: Params, observations: Tensor) -> Tensor:
+    """Returns the outputs [T, *B, *] of the network for observations [T, *B, O]."""
+    own = {n.removeprefix(NETWORK): p for n, p in params.items() if n.startswith(NETWORK)}
+    outputs = network(own, observations.flatten(1, -2))
+    return outputs.view(*observations.shape[:-1], outputs.shape[-1])
+
+
+def _initial(network: MLP, generator: torch.Generator) -> Params:
+    return {NETWORK + n: p for n, p in network.initial(generator).items()}
