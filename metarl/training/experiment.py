@@ -8,7 +8,7 @@ from typing import Protocol
 from metarl.adaptation.learner import Learner
 from metarl.tasks.base import TaskDistribution
 from metarl.tasks.episodes import FewShot
-from metarl.training.device import resolve_device
+from metarl.training.device import resolve_device, set_threads
 from metarl.training.loop import OuterLoop, TrainingResult
 from metarl.training.run_folder import ResumePoint, create_run_folder, to_json, write_config
 from metarl.training.settings import TrainingSettings
@@ -55,6 +55,7 @@ def train(
     Returns:
         The loop, whose logger stays open for the report, and how the training ended.
     """
+    set_threads(settings.training.threads)  # before versions.json notes them
     device = resolve_device(settings.training.device)
     if isinstance(tasks, FewShot):  # images lie on the device, and episodes are drawn there
         tasks = tasks.to(device)

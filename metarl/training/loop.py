@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.adaptation.learner import Learner
+from metarl.adaptation.learner import ControlLearner, Learner
 from metarl.errors import CheckpointError, NonFiniteError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.tasks.base import TaskDistribution
+from metarl.tasks.losses import metric_name
 from metarl.training.checkpoints import Checkpoints, load_checkpoint
-from metarl.training.device import resolve_device
+from metarl.training.device import resolve_device, set_threads
 from metarl.training.logger import RunLogger
 from metarl.training.meta_step import MetaResult, MetaStep, outer_rate
 from metarl.training.progress import Progress
@@ -35,11 +36,13 @@ class TrainingResult:
         iteration: Meta-iterations done.
         finished: False if a signal stopped it before its last iteration.
         seconds: Time spent in training, over all resumptions.
+        stopped_by: Name of that signal ("SIGTERM"), or an empty string.
     """
 
     iteration: int
     finished: bool
     seconds: float
+    stopped_by: str = ""
 
 
 class OuterLoop:
@@ -67,8 +70,7 @@ class OuterLoop:
         config: dict[str, Any] | None = None,
     ) -> None:
         self.folder = Path(folder)
-        if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
+        set_threads(settings.threads)
         self.device = resolve_device(settings.device)
         self.learner = learner.to(self.device)
         self.tasks = tasks
@@ -83,7 +85,7 @@ class OuterLoop:
             self._restore(resume)
         self.logger = RunLogger(self.folder, resume_from=None if resume is None else self.iteration)
         if config is not None:
-            self.logger.settings(config)
+            self.logger.settings(config, self._dashboard())
         self.label = "/".join(self.folder.parts[-3:-1])
 
     def run(self) -> TrainingResult:
@@ -115,7 +117,20 @@ class OuterLoop:
                 progress.advance()
             if saved != self.iteration:
                 self._save()
-        return TrainingResult(self.iteration, self.iteration >= total, self._seconds)
+        finished = self.iteration >= total
+        stopped_by = "" if finished else stop.signal_name
+        return TrainingResult(self.iteration, finished, self._seconds, stopped_by)
+
+    def _dashboard(self) -> list[str]:
+        """Returns the tags that stand beside the settings in the hyper-parameter dashboard."""
+        if self.validation is None or not self.settings.eval_every:
+            return ["meta/loss"]
+        if isinstance(self.learner, ControlLearner):
+            name = "return"
+        else:
+            generator = torch.Generator(self.device).manual_seed(VALIDATION_SEED)
+            name = metric_name(self.validation.sample(1, generator).query.targets)
+        return ["meta/loss", f"eval_validation/{name}/mean"]
 
     def _iterate(self) -> MetaResult:
         before = self.generator.get_state()

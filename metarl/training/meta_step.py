@@ -76,8 +76,8 @@ class MetaStep:
             self._accumulate(grads)
             results.append(part)
         result = results[0] if len(results) == 1 else concatenate_tasks(results)
-        norm = nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None])
-        finite = bool(torch.isfinite(result.losses.sum() + norm))
+        norm = _norm([p.grad for p in self.params if p.grad is not None])
+        finite = math.isfinite((result.losses.sum() + norm).item())
         if finite:
             if self.settings.max_grad_norm is not None:
                 nn.utils.clip_grads_with_norm_(self.params, self.settings.max_grad_norm, norm)
@@ -127,6 +127,11 @@ def outer_rate(settings: TrainingSettings, iteration: int) -> float:
     done = iteration / s.iterations
     left = 1 - done if s.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
     return s.final_lr + (s.outer_lr - s.final_lr) * left
+
+
+def _norm(grads: list[Tensor]) -> Tensor:
+    """Returns the norm of all gradients together; quicker than torch's, which groups devices."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
 
 
 def _optimizer(params: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:

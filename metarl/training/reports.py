@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -116,9 +117,12 @@ def print_report(table: Table, loop: OuterLoop, result: TrainingResult) -> None:
 
 
 def print_stopped(result: TrainingResult) -> NoReturn:
-    """Prints how to go on with a run that a signal stopped, and ends with status 130."""
+    """Prints how to go on with a run that a signal stopped.
+
+    Ends as shells have it: with status 130 after SIGINT, 143 after SIGTERM.
+    """
     Console().print(
         f"Stopped after {result.iteration} meta-iterations, all saved. "
         "Go on with the same command and --resume latest."
     )
-    sys.exit(130)
+    sys.exit(128 + signal.Signals[result.stopped_by])

@@ -44,6 +44,9 @@ def only_run(runs, script, algorithm):
 
 def test_sine_leaves_what_it_promises(tmp_path, monkeypatch, capsys):
     small = (*SMALL, "--training.eval-every", "3", "--training.eval-tasks", "4")
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: threads.append(n))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    threads = [7]
     run("sine", monkeypatch, tmp_path, *small)
     folder = only_run(tmp_path, "sine", "maml")
     for name in ("config.json", "versions.json", "adaptation.png", "fits.png", "eval.jsonl"):
@@ -51,6 +54,7 @@ def test_sine_leaves_what_it_promises(tmp_path, monkeypatch, capsys):
     lines = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
     assert [line.get("shots") for line in lines] == [None, None, 5, 10, 20]
     assert all(len(line["mean"]) == 11 and line["tasks"] == 600 for line in lines[2:])
+    assert json.loads((folder / "versions.json").read_text())["torch_threads"] == 1
     printed = capsys.readouterr().out
     assert f"tensorboard --logdir {folder}" in printed
     assert "0.67" in printed and "K=20" in printed

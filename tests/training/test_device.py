@@ -19,3 +19,13 @@ def test_missing_and_misspelt_devices_are_named(monkeypatch):
         resolve_device("cuda:1")
     with pytest.raises(SettingsError, match="gpuu"):
         resolve_device("gpuu")
+
+
+@pytest.mark.parametrize(("count", "rest"), [(1, "cuda:0, auto"), (2, "cuda:0 to cuda:1, auto")])
+def test_a_device_beyond_those_there_is_refused(count, rest, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert resolve_device("cuda").type == "cuda"
+    assert resolve_device(f"cuda:{count - 1}").index == count - 1
+    with pytest.raises(SettingsError, match=rf"cuda:7.* {count} CUDA.*{rest}"):
+        resolve_device("cuda:7")

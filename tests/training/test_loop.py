@@ -27,7 +27,7 @@ def make_learner(name):
     return LearnedOptimizer(model, generator, steps=6, unroll=2)
 
 
-def loop(name, folder, iterations, *, resume=None, tasks=None, every=3, **changes):
+def loop(name, folder, iterations, *, resume=None, tasks=None, config=None, every=3, **changes):
     settings = TrainingSettings(
         iterations=iterations, checkpoint_every=every, schedule="constant", **SETTINGS, **changes
     )
@@ -38,6 +38,7 @@ def loop(name, folder, iterations, *, resume=None, tasks=None, every=3, **change
         folder,
         validation=Sine(6, 6).split("validation"),
         resume=resume,
+        config=config,
     )
 
 
@@ -82,7 +83,7 @@ def test_signals_save_and_leave(folder, number):
 
     run = loop("maml", folder, 1000, tasks=SignalAtThird(), every=1000)
     result = run.run()
-    assert (result.iteration, result.finished) == (3, False)
+    assert (result.iteration, result.finished, result.stopped_by) == (3, False, number.name)
     assert load_checkpoint(run.checkpoints.latest()).iteration == 3
 
 
@@ -168,3 +169,19 @@ def test_logged_tags(folder):
     assert {"meta/loss", "meta/grad_norm", "perf/iterations_per_s"} <= tags
     assert {"eval_validation/mse/step_0", "eval_validation/mse/step_2"} <= tags
     assert [e.step for e in events.Scalars("meta/loss")] == [2, 4]
+
+
+def test_the_dashboard_has_columns_of_what_was_measured(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    run = loop("maml", folder, 4, config={"shots": 6})
+    run.run()
+    run.logger.close()
+    events = EventAccumulator(str(folder), {"scalars": 0})
+    events.Reload()
+    content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
+    columns = [info.name.tag for info in experiment.metric_infos]
+    assert columns == ["meta/loss", "eval_validation/mse/mean"]
+    assert set(columns) <= set(events.Tags()["scalars"])
