@@ -18,7 +18,8 @@ from metarl.tasks.losses import metric_name
 from metarl.training.checkpoints import Checkpoints, load_checkpoint
 from metarl.training.device import resolve_device, set_threads
 from metarl.training.logger import RunLogger
-from metarl.training.meta_step import MetaResult, MetaStep, outer_rate
+from metarl.training.meta_step import MetaStep, outer_rate
+from metarl.training.outer_update import MetaResult, OuterUpdate
 from metarl.training.progress import Progress
 from metarl.training.settings import TrainingSettings
 from metarl.training.signals import StopSignals
@@ -54,6 +55,7 @@ class OuterLoop:
         settings: See `TrainingSettings`.
         folder: The run folder; checkpoints and logs go there.
         validation: Distribution for the adaptation curves during training; None draws none.
+        update: The outer update; None takes the optimiser of the settings.
         resume: The checkpoint to go on from, or None for a new run.
         config: Settings of the whole experiment, for the logs.
     """
@@ -66,6 +68,7 @@ class OuterLoop:
         folder: Path | str,
         *,
         validation: TaskDistribution | None = None,
+        update: OuterUpdate | None = None,
         resume: Path | None = None,
         config: dict[str, Any] | None = None,
     ) -> None:
@@ -76,7 +79,7 @@ class OuterLoop:
         self.tasks = tasks
         self.validation = validation
         self.settings = settings
-        self.meta_step = MetaStep(learner, settings)
+        self.update = update or MetaStep(learner, settings)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.keep_checkpoints)
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         self.iteration = 0
@@ -136,7 +139,7 @@ class OuterLoop:
         before = self.generator.get_state()
         tasks = self.tasks.sample(self.settings.meta_batch_size, self.generator)
         inputs = self.learner.prepare(tasks, self.generator, self.iteration)
-        result = self.meta_step(inputs, self.iteration)
+        result = self.update(inputs, self.iteration)
         if not result.finite:
             self.generator.set_state(before)
             self._save()
@@ -178,7 +181,7 @@ class OuterLoop:
     def _save(self) -> int:
         self.logger.flush()  # events up to the checkpoint outlive a crash
         state = {
-            "optimizer": self.meta_step.optimizer.state_dict(),
+            "optimizer": self.update.state_dict(),
             "generator": self.generator.get_state(),
             "carried": self.learner.carried(),
             "seconds": self._seconds,
@@ -190,7 +193,7 @@ class OuterLoop:
         checkpoint = load_checkpoint(path, self.device)
         try:
             self.learner.load_state_dict(checkpoint.weights)
-            self.meta_step.load_optimizer(checkpoint.state["optimizer"])
+            self.update.load_state_dict(checkpoint.state["optimizer"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(
                 f"The checkpoint {path} was made with another network, algorithm or optimiser; "

@@ -1,0 +1,98 @@
+"""The meta-gradient of a batch of tasks, in chunks that bound the memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.adaptation.learner import Learner, MetaLoss
+from metarl.training.compilation import CompiledGradient
+from metarl.training.settings import TrainingSettings
+from metarl.trees import concatenate_tasks, take_tasks
+
+
+class Gradient(NamedTuple):
+    """A meta-gradient, which lies in the parameters' `grad`.
+
+    Attributes:
+        result: What the learner gave for all tasks, detached.
+        norm: The norm of the gradient.
+        finite: Whether the losses and the norm are finite.
+    """
+
+    result: MetaLoss
+    norm: Tensor
+    finite: bool
+
+
+class MetaGradient:
+    """Computes meta-gradients, eagerly or compiled.
+
+    Args:
+        learner: What is trained.
+        settings: Chunks, workers and compilation.
+    """
+
+    def __init__(self, learner: Learner, settings: TrainingSettings) -> None:
+        self.learner = learner
+        self.settings = settings
+        self.params = [p for p in learner.parameters() if p.requires_grad]
+        self._gradient = CompiledGradient(learner, self.params) if settings.compile else self._eager
+        # Two small operations beside each other are quicker than each of them on two threads.
+        if settings.workers > 1:
+            torch.set_num_threads(1)  # of the whole process, whatever thread sets it
+        self._workers = (
+            ThreadPoolExecutor(settings.workers, initializer=torch.set_num_threads, initargs=(1,))
+            if settings.workers > 1
+            else None
+        )
+
+    def __call__(self, inputs: Any) -> Gradient:
+        """Adds up the gradients of the mean loss of all tasks, chunk by chunk in their order."""
+        total = inputs.tasks.num_tasks
+        run = map if self._workers is None else self._workers.map
+        results: list[MetaLoss] = []
+        for p in self.params:
+            p.grad = None
+        for grads, part in run(lambda chunk: self._gradient(chunk, total), self.chunks(inputs)):
+            self._accumulate(grads)
+            results.append(part)
+        result = results[0] if len(results) == 1 else concatenate_tasks(results)
+        norm = _norm([p.grad for p in self.params if p.grad is not None])
+        return Gradient(result, norm, math.isfinite((result.losses.sum() + norm).item()))
+
+    def chunks(self, inputs: Any) -> list[Any]:
+        """Cuts inputs into those of `task_chunk_size` tasks each."""
+        total = inputs.tasks.num_tasks
+        size = self.settings.task_chunk_size or total
+        if size >= total:
+            return [inputs]
+        return [take_tasks(inputs, low, min(low + size, total)) for low in range(0, total, size)]
+
+    def _eager(self, inputs: Any, total: int) -> tuple[Sequence[Tensor | None], MetaLoss]:
+        """Returns the gradient of the sum of a chunk's losses over `total`, and the rest."""
+        result: MetaLoss = self.learner(inputs)
+        loss = result.losses.sum() / total
+        grads = torch.autograd.grad(loss, self.params, allow_unused=True)
+        return grads, result._replace(losses=result.losses.detach())
+
+    def _accumulate(self, grads: Sequence[Tensor | None]) -> None:
+        for p, grad in zip(self.params, grads, strict=True):
+            if grad is None:
+                continue
+            if p.grad is not None:
+                p.grad = p.grad + grad
+            elif p.stride() == grad.stride():
+                p.grad = grad
+            else:  # laid out in memory as the parameter, which fused Adam relies on
+                p.grad = torch.empty_like(p).copy_(grad)
+
+
+def _norm(grads: list[Tensor]) -> Tensor:
+    """Returns the norm of all gradients together; quicker than torch's, which groups devices."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
