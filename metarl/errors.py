@@ -33,6 +33,10 @@ class NonFiniteError(MetarlError, ArithmeticError):
     """Training met a loss or a gradient that is infinite or not a number."""
 
 
+class SimulationError(MetarlError, ArithmeticError):
+    """A simulated world gave a value that is not finite, or was given an impossible action."""
+
+
 class CheckpointError(MetarlError, OSError):
     """A checkpoint or a run folder cannot be read or written."""
 

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError
-from metarl.tasks.base import SPLITS, Examples, Split, TaskBatch, check_num_tasks, check_split
-
-# The phases are cut into fine cells, dealt to the splits in turn: each split is uniform over the
-# whole range to within a cell (0.001 rad) and shares no task with the others.
-CELLS_PER_SPLIT = 1024
+from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
+from metarl.tasks.cells import split_uniform
 
 
 @dataclass(frozen=True)
 class Sine:
     """Tasks y = A sin(x - phi), A ~ U[0.1, 5], phi ~ U[0, pi], x ~ U[-5, 5].
+
+    The splits share no phase; each covers the range to within 0.001 rad.
 
     Attributes:
         shots: Support points per task (K).
@@ -58,9 +57,7 @@ class Sine:
         )
         low, high = self.amplitude
         amplitude = low + (high - low) * draws[:, :1]
-        cell = (draws[:, 1:2] * CELLS_PER_SPLIT).floor() * len(SPLITS) + SPLITS.index(self.part)
-        # Margins: rounding must not move a phase into the cell before or after.
-        position = (cell + 0.001 + 0.998 * draws[:, 2:3]) / (CELLS_PER_SPLIT * len(SPLITS))
+        position = split_uniform(draws[:, 1:2], draws[:, 2:3], self.part)
         phase = self.phase[0] + (self.phase[1] - self.phase[0]) * position
         x = self.inputs[0] + (self.inputs[1] - self.inputs[0]) * draws[:, 3:]
         y = self.values(amplitude, phase, x)

@@ -12,7 +12,7 @@ from metarl.evaluation.figures import sine_figure
 from metarl.evaluation.sine_protocol import PUBLISHED, SHOTS, sine_curves, sine_panels, sine_table
 from metarl.evaluation.statistics import summarise_curve
 from metarl.models import MLP
-from metarl.tasks.sine import CELLS_PER_SPLIT
+from metarl.tasks.cells import CELLS_PER_SPLIT
 
 
 @pytest.fixture

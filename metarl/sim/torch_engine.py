@@ -1,0 +1,48 @@
+"""The torch engine: worlds whose dynamics are tensor functions, on CPU or GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.errors import SettingsError
+from metarl.sim.family import TorchFamily, WorldState
+from metarl.sim.vector_env import TensorVectorEnv
+
+
+class TorchVectorEnv(TensorVectorEnv):
+    """W worlds of a `TorchFamily`; see `TensorVectorEnv`.
+
+    Args:
+        family: What the worlds are.
+        num_envs: The number of worlds, W.
+        **settings: As of `TensorVectorEnv`.
+    """
+
+    family: TorchFamily
+
+    def __init__(self, family: TorchFamily, num_envs: int, **settings: Any) -> None:
+        if not isinstance(family, TorchFamily):
+            raise SettingsError(
+                f"Expected a TorchFamily, got {type(family).__name__}: the torch engine needs "
+                "dynamics as a tensor function, `step`."
+            )
+        super().__init__(family, num_envs, **settings)
+
+    def start(self, noise: Tensor, mask: Tensor | None) -> WorldState:
+        """See `TensorVectorEnv.start`."""
+        fresh = self.family.reset(self._tasks, noise)
+        if mask is None:
+            return fresh
+        return {n: torch.where(_like(mask, v), v, self._state[n]) for n, v in fresh.items()}
+
+    def advance(self, actions: Tensor, noise: Tensor) -> WorldState:
+        """See `TensorVectorEnv.advance`."""
+        return self.family.step(self._state, actions, self._tasks, noise)
+
+
+def _like(mask: Tensor, values: Tensor) -> Tensor:
+    """Returns the mask [W] as [W, 1, ...] with as many dimensions as `values`."""
+    return mask.view(-1, *[1] * (values.dim() - 1))

@@ -1,0 +1,351 @@
+"""The vector environment: many worlds of one family, gymnasium's interface, tensors throughout."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from metarl.errors import SettingsError, ShapeError, SimulationError
+from metarl.registry import did_you_mean
+from metarl.sim.family import Family, Tasks, WorldState
+from metarl.sim.watch import Watch
+from metarl.trees import map_tensors
+
+Autoreset = Literal["same_step", "disabled"]
+
+AUTORESET_MODES = {
+    "same_step": AutoresetMode.SAME_STEP,
+    "disabled": AutoresetMode.DISABLED,
+}
+
+
+class WorldNoise(NamedTuple):
+    """The randomness of one episode of each of W worlds, drawn beforehand, uniform in [0, 1).
+
+    Attributes:
+        reset: What the reset consumes, [W, reset_noise] float32.
+        step: What each step consumes, [W, horizon, step_noise] float32.
+    """
+
+    reset: Tensor
+    step: Tensor
+
+
+class TensorVectorEnv(VectorEnv, ABC):
+    """W worlds of one family, each with a task of its own; all values are tensors on `device`.
+
+    Every world has a task from the start; resets keep it, `set_tasks` changes it. Worlds that are
+    done start anew within the step (`same_step`), or wait for `reset` with a mask (`disabled`):
+    until then they go on being stepped, and what they give is for the caller to leave out.
+
+    Args:
+        family: What the worlds are.
+        num_envs: The number of worlds, W.
+        device: Where they are computed.
+        autoreset: "same_step" or "disabled".
+        observe_task: Appends the family's `task_vector` to what is observed, for oracle policies.
+        seed: Seed of the first tasks, of resets and of steps.
+
+    Raises:
+        SettingsError: An argument has a value that cannot work.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        num_envs: int,
+        *,
+        device: torch.device | str = "cpu",
+        autoreset: Autoreset = "same_step",
+        observe_task: bool = False,
+        seed: int = 0,
+    ) -> None:
+        _check_arguments(family, num_envs, autoreset)
+        self.family = family
+        self.num_envs = num_envs
+        self.device = torch.device(device)
+        self.metadata = {"autoreset_mode": AUTORESET_MODES[autoreset]}
+        self.observe_task = observe_task
+        self._autoreset = autoreset == "same_step"
+        self._generator = torch.Generator(self.device).manual_seed(seed)
+        self._noise: WorldNoise | None = None
+        self._state: WorldState = {}
+        self._elapsed = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+        self._no_noise = torch.empty(num_envs, 0, device=self.device)
+        self._tasks: Tasks = {}
+        self._tasks = family.sample(num_envs, self._generator).values
+        self._vector = family.task_vector(self._tasks)
+        self._make_spaces()
+        self._watch = Watch(family.action_space, family.horizon)
+
+    def _make_spaces(self) -> None:
+        family = self.family
+        self.single_action_space = family.action_space
+        self.single_observation_space = family.observation_space
+        if self.observe_task:
+            self.single_observation_space = _with_task(
+                family.observation_space, self._vector.shape[1]
+            )
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        space = family.action_space
+        self._action_shape = torch.Size(self.action_space.shape or ())
+        self._last_action = int(space.n) - 1 if isinstance(space, spaces.Discrete) else None
+        self._action_type = torch.float32 if self._last_action is None else torch.int64
+
+    # What an engine does
+
+    @abstractmethod
+    def start(self, noise: Tensor, mask: Tensor | None) -> WorldState:
+        """Starts episodes and returns the state of all worlds.
+
+        Args:
+            noise: Uniform numbers, [W, reset_noise].
+            mask: Which worlds start, [W] bool; None for all of them.
+        """
+
+    @abstractmethod
+    def advance(self, actions: Tensor, noise: Tensor) -> WorldState:
+        """Moves all worlds on by one step and returns their new state.
+
+        Args:
+            actions: [W, A] float32, not clipped, or [W] int64 in range.
+            noise: Uniform numbers, [W, step_noise].
+        """
+
+    # gymnasium's interface
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Starts episodes of the worlds' present tasks.
+
+        Args:
+            seed: Seeds the randomness anew; None goes on with it.
+            options: {"reset_mask": [W] bool} starts only the worlds that it marks.
+
+        Returns:
+            The observations of all worlds, [W, O] float32, and an empty dict.
+
+        Raises:
+            SettingsError: An option is unknown, or not all worlds have started once.
+            ShapeError: The mask is not [W] bool.
+        """
+        super().reset(seed=seed)
+        if seed is not None:
+            self._generator.manual_seed(seed)
+        mask = self._mask(options or {})
+        self._begin(mask)
+        observation = self._observe()
+        self._watch.started(self._tasks, observation)
+        return observation, {}
+
+    def step(self, actions: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Moves every world on by one step.
+
+        Args:
+            actions: [W, A] float32, clipped to the space by the family, or [W] int64.
+
+        Returns:
+            Observations [W, O] float32, rewards [W] float32, terminated and truncated [W] bool,
+            and a dict with "final_obs": what the step led to, before any reset, [W, O]; with
+            autoreset also "_final_obs": which worlds were reset, [W] bool.
+
+        Raises:
+            ShapeError: The actions have another shape.
+            SimulationError: `reset` was not called yet, or as `check`, some steps late.
+        """
+        before = self._state
+        actions = torch.as_tensor(actions, dtype=self._action_type, device=self.device).detach()
+        if actions.shape != self._action_shape or not before:
+            self._refuse(actions)
+        family, tasks = self.family, self._tasks
+        chosen = actions
+        if self._last_action is not None:
+            # An index out of range would end a CUDA process; `check` tells of it.
+            chosen = actions.clamp(0, self._last_action)
+        after = self._state = self.advance(chosen, self._step_noise())
+        reward = family.reward(before, chosen, after, tasks)
+        terminated = family.terminated(after, tasks)
+        observation = self._observe()
+        self._watch.stepped(self._elapsed, tasks, actions, observation, reward)
+        self._elapsed = self._elapsed + 1
+        truncated = self._elapsed >= family.horizon
+        info = {"final_obs": observation}
+        if self._autoreset:
+            info["_final_obs"] = done = terminated | truncated
+            self._begin(done)
+            observation = self._observe()
+            self._watch.started(tasks, observation)
+        return observation, reward, terminated, truncated, info
+
+    # Tasks and randomness
+
+    def set_tasks(self, tasks: Tasks) -> None:
+        """Gives each world its task; it takes effect at once, in the running episode too.
+
+        Args:
+            tasks: One value per world, [W, *] per name.
+
+        Raises:
+            ShapeError: A value is missing, unknown or has another shape.
+        """
+        present = self._tasks
+        if tasks.keys() != present.keys():
+            raise ShapeError(
+                f"Expected task values named {list(present)}, got {list(tasks)}: "
+                f"pass what {self.family.name} samples."
+            )
+        for name, value in tasks.items():
+            if value.shape != present[name].shape:
+                raise ShapeError(
+                    f"Expected the task value {name!r} of shape {tuple(present[name].shape)}, one "
+                    f"for each of {self.num_envs} worlds, got {tuple(value.shape)}; "
+                    "`repeat_interleave` gives a task several worlds."
+                )
+        self._tasks = {n: tasks[n].detach().to(t, copy=True) for n, t in present.items()}
+        self._vector = self.family.task_vector(self._tasks)
+
+    def get_tasks(self) -> Tasks:
+        """Returns a copy of each world's task, [W, *] per name."""
+        return map_tensors(Tensor.clone, self._tasks)
+
+    def follow(self, noise: WorldNoise | None) -> None:
+        """Takes randomness from prepared numbers; call it before `reset`.
+
+        Each world then uses numbers of its own, those of a step at that step of its episode, so
+        what happens in it does not depend on the worlds beside it. Every further episode of the
+        world uses them again.
+
+        Args:
+            noise: The numbers; None returns to the generator.
+
+        Raises:
+            ShapeError: There are more or fewer numbers than the worlds consume.
+        """
+        if noise is not None:
+            noise = WorldNoise(*noise)
+            family, worlds = self.family, self.num_envs
+            expected = ((worlds, family.reset_noise), (worlds, family.horizon, family.step_noise))
+            shapes = tuple(tuple(n.shape) for n in noise)
+            if shapes != expected:
+                raise ShapeError(
+                    f"Expected noise of {expected[0]} for resets and {expected[1]} for steps, "
+                    f"got {shapes[0]} and {shapes[1]}."
+                )
+            noise = map_tensors(lambda n: n.to(self.device), noise)
+        self._noise = noise
+
+    def check(self) -> None:
+        """Looks at all that happened since the last check; waits for the device once.
+
+        The environment calls it by itself after `horizon` steps without.
+
+        Raises:
+            SimulationError: A reward or an observation was not finite or an action not in the
+                space; the first of them is told with its world, step and task.
+        """
+        self._watch.check()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns copies of all that a continuation to the bit needs."""
+        values = {
+            "state": self._state,
+            "tasks": self._tasks,
+            "elapsed": self._elapsed,
+            "noise": None if self._noise is None else tuple(self._noise),
+            "generator": self._generator.get_state(),
+        }
+        return map_tensors(Tensor.clone, values)
+
+    def load_state_dict(self, values: dict[str, Any]) -> None:
+        """Goes on from where `state_dict` was called, on this or another device.
+
+        Raises:
+            ShapeError: The values are of another family or of another number of worlds.
+        """
+        self.set_tasks(values["tasks"])
+        noise = values["noise"]
+        self.follow(None if noise is None else WorldNoise(*noise))
+        self._state = map_tensors(lambda t: t.to(self.device, copy=True), values["state"])
+        self._elapsed = values["elapsed"].to(self.device, copy=True)
+        self._generator.set_state(values["generator"].cpu())
+        self._watch.clear()
+
+    # Parts
+
+    def _begin(self, mask: Tensor | None) -> None:
+        noise = self._uniform(self.family.reset_noise) if self._noise is None else self._noise.reset
+        self._state = self.start(noise, mask)
+        if mask is None:
+            self._elapsed = torch.zeros_like(self._elapsed)
+        else:
+            self._elapsed = self._elapsed.masked_fill(mask, 0)
+
+    def _observe(self) -> Tensor:
+        observation = self.family.observe(self._state, self._tasks)
+        return torch.cat([observation, self._vector], 1) if self.observe_task else observation
+
+    def _step_noise(self) -> Tensor:
+        if not self.family.step_noise or self._noise is None:
+            return self._uniform(self.family.step_noise)
+        numbers = self._noise.step
+        step = self._elapsed.clamp(max=numbers.shape[1] - 1)  # worlds may be stepped past the end
+        return numbers[torch.arange(self.num_envs, device=self.device), step]
+
+    def _uniform(self, count: int) -> Tensor:
+        if not count:
+            return self._no_noise
+        return torch.rand(self.num_envs, count, generator=self._generator, device=self.device)
+
+    def _mask(self, options: dict[str, Any]) -> Tensor | None:
+        for name in options.keys() - {"reset_mask"}:
+            raise SettingsError(
+                f"Unknown option {name!r} of reset.{did_you_mean(name, ['reset_mask'])} "
+                "Known: reset_mask."
+            )
+        if options.get("reset_mask") is None:
+            return None
+        mask = torch.as_tensor(options["reset_mask"], device=self.device)
+        if mask.shape != (self.num_envs,) or mask.dtype != torch.bool:
+            raise ShapeError(
+                f"Expected a reset mask of [{self.num_envs}] bool, got {list(mask.shape)} "
+                f"{mask.dtype}."
+            )
+        if not self._state:
+            raise SettingsError("The first reset must be of all worlds; leave out reset_mask.")
+        return mask
+
+    def _refuse(self, actions: Tensor) -> None:
+        if not self._state:
+            raise SimulationError("No episode has started; call `reset` before `step`.")
+        raise ShapeError(
+            f"Expected actions of shape {tuple(self._action_shape)}, got {tuple(actions.shape)}."
+        )
+
+
+def _check_arguments(family: Family, num_envs: int, autoreset: str) -> None:
+    if num_envs < 1:
+        raise SettingsError(f"Expected at least 1 world, got {num_envs}.")
+    if family.horizon < 1:
+        raise SettingsError(
+            f"Expected a horizon of at least 1 step, got {family.horizon} of {family.name}."
+        )
+    if autoreset not in get_args(Autoreset):
+        raise SettingsError(
+            f"Unknown autoreset {autoreset!r}.{did_you_mean(autoreset, get_args(Autoreset))} "
+            f"Known: {', '.join(get_args(Autoreset))}."
+        )
+
+
+def _with_task(space: spaces.Box, size: int) -> spaces.Box:
+    free = np.full(size, np.inf, np.float32)
+    low, high = np.concatenate([space.low, -free]), np.concatenate([space.high, free])
+    return spaces.Box(low, high, dtype=np.float32)
