@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import warnings
 from collections.abc import Iterable
+from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 from metarl.errors import DuplicateNameError, UnknownNameError
@@ -58,3 +61,67 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """Returns all names in the order in which they were registered."""
         return list(self._values)
+
+
+class PluginRegistry(Registry[T]):
+    """A registry that also finds what installed packages offer, and anything by `module:Name`.
+
+    A package offers values as entry points; its pyproject.toml holds, for the group
+    "metarl.task_distributions",
+
+        [project.entry-points."metarl.task_distributions"]
+        "MyFamily-v1" = "my_package.my_module:MyFamily"
+
+    They are loaded on the first look-up. One that cannot be loaded, or whose name is taken, is
+    reported as a RuntimeWarning and left out.
+
+    Args:
+        kind: What the values are, for the error messages.
+        group: The entry-point group.
+    """
+
+    def __init__(self, kind: str, group: str) -> None:
+        super().__init__(kind)
+        self._group = group
+        self._loaded = False
+
+    def get(self, name: str) -> T:
+        """Returns the value registered under `name`, or what `module:Name` says.
+
+        Raises:
+            UnknownNameError: No value has this name, or the module has none such.
+        """
+        if ":" in name:
+            return self._imported(name)
+        self._load()
+        return super().get(name)
+
+    def names(self) -> list[str]:
+        """Returns all names: those registered here, then those of other packages."""
+        self._load()
+        return super().names()
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        for point in sorted(entry_points(group=self._group), key=lambda p: p.name):
+            try:
+                self.register(point.name, point.load())
+            except Exception as error:  # whatever it is, it must not stop the others
+                warnings.warn(
+                    f"The {self._kind} {point.name!r} ({point.value}) was left out: "
+                    f"{type(error).__name__}: {error}",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+
+    def _imported(self, name: str) -> T:
+        module, _, attribute = name.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UnknownNameError(
+                f"Cannot find the {self._kind} {name!r}: {error}. Expected module:Name, with a "
+                "module that Python can import here."
+            ) from error

@@ -120,6 +120,11 @@ class Family(ABC):
     def task_vector(self, tasks: Tasks) -> Tensor:
         """Returns what an oracle policy is told of each task, [W, D] float32."""
 
+    @property
+    def task_size(self) -> int:
+        """How many numbers `task_vector` tells of a task, D."""
+        return self.task_vector(self.sample(1, torch.Generator()).values).shape[1]
+
 
 class TorchFamily(Family):
     """A family whose dynamics are a tensor function too."""

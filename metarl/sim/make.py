@@ -1,0 +1,83 @@
+"""Families and their vector environments by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from metarl.errors import SettingsError
+from metarl.registry import PluginRegistry, Registry
+from metarl.sim.family import Family, TorchFamily
+from metarl.sim.torch_engine import TorchVectorEnv
+from metarl.sim.vector_env import TensorVectorEnv
+
+FAMILIES: PluginRegistry[Callable[..., Family]] = PluginRegistry(
+    "task family", "metarl.task_distributions"
+)
+"""Name with version -> what builds the family. Those that ship with MetaRL are plug-ins too."""
+
+ENGINES: Registry[Callable[..., TensorVectorEnv]] = Registry("engine")
+"""Name -> what builds the vector environment of a family and a number of worlds."""
+
+ENGINES.register("torch", TorchVectorEnv)
+
+
+def make_family(name: str, **settings: Any) -> Family:
+    """Builds the family of that name, with settings of its own if there are any.
+
+    Args:
+        name: A name such as "Navigation2D-v1", or `module:Name`.
+        **settings: What the family takes, as `arms=10` for "Bandit-v1".
+
+    Raises:
+        UnknownNameError: No family has the name; the message suggests the nearest one.
+        SettingsError: A setting is not usable, or what was built is no family.
+    """
+    build = FAMILIES.get(name)
+    try:
+        family = build(**settings)
+    except TypeError as error:
+        raise SettingsError(
+            f"The task family {name!r} does not take {settings}: {error}"
+        ) from error
+    if not isinstance(family, Family):
+        raise SettingsError(f"Expected {name!r} to build a Family, got {type(family).__name__}.")
+    return family
+
+
+def make_vec(
+    family: Family | str,
+    num_envs: int,
+    device: torch.device | str = "auto",
+    engine: str = "auto",
+    **settings: Any,
+) -> TensorVectorEnv:
+    """Builds the vector environment of a family.
+
+    Args:
+        family: A family, or the name of one with its default settings.
+        num_envs: The number of worlds.
+        device: A device of torch; "auto" is CUDA where there is one, else the CPU.
+        engine: What computes the dynamics; "auto" takes what the family has been written for.
+        **settings: As of `TensorVectorEnv`: `autoreset`, `observe_task`, `seed`.
+
+    Raises:
+        UnknownNameError: No family or no engine has the name.
+        SettingsError: A setting is not usable, or the engine cannot run the family.
+    """
+    if isinstance(family, str):
+        family = make_family(family)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    name = _engine_for(family) if engine == "auto" else engine
+    return ENGINES.get(name)(family, num_envs, device=device, **settings)
+
+
+def _engine_for(family: Family) -> str:
+    if isinstance(family, TorchFamily):
+        return "torch"
+    raise SettingsError(
+        f"No engine runs {type(family).__name__}; derive it from TorchFamily and give it `step`."
+    )
