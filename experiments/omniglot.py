@@ -19,8 +19,8 @@ import tyro
 from metarl.adaptation import settings as learners
 from metarl.models import Conv4
 from metarl.tasks.characters import CharacterSettings
-from metarl.training import TrainingSettings, parse_settings, run_script, train
-from metarl.training.reports import few_shot_report, lake_runs_for, print_report, print_stopped
+from metarl.training import Experiment, Parts, TrainingSettings
+from metarl.training.reports import few_shot_report, lake_runs_for
 
 
 @dataclass(frozen=True)
@@ -76,24 +76,24 @@ CONFIGS = {
 }
 
 
-def main() -> None:
-    """Trains and reports."""
-    settings, resume = parse_settings(CONFIGS, "omniglot")
+def build(settings: OmniglotSettings) -> Parts:
+    """Builds what the settings describe."""
     generator = torch.Generator().manual_seed(settings.training.seed)
     model = Conv4(settings.tasks.way, generator, filters=settings.filters, pooling="stride")
-    learner = settings.learner.build(model, generator)
     tasks = settings.tasks.train()
     test = settings.tasks.test(tasks)
     lake_runs = lake_runs_for(test, settings.lake_runs)  # tells what does not fit before training
-    validation = settings.tasks.validation(tasks)
-    loop, result = train("omniglot", settings, learner, tasks, validation=validation, resume=resume)
-    if not result.finished:
-        print_stopped(result)
     counts = {"num_tasks": settings.test_tasks, "steps": settings.test_steps}
     label = f"{settings.algorithm}, {settings.tasks.label}"
-    table = few_shot_report(loop, test, label=label, lake_runs=lake_runs, **counts)
-    print_report(table, loop, result)
+    return Parts(
+        learner=settings.learner.build(model, generator),
+        tasks=tasks,
+        validation=settings.tasks.validation(tasks),
+        report=lambda loop: few_shot_report(loop, test, label=label, lake_runs=lake_runs, **counts),
+    )
 
+
+EXPERIMENT = Experiment("omniglot", CONFIGS, build)
 
 if __name__ == "__main__":
-    run_script(main)
+    EXPERIMENT.run()

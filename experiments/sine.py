@@ -18,8 +18,8 @@ import torch
 from metarl.adaptation import settings as learners
 from metarl.models import MLP
 from metarl.tasks import Sine
-from metarl.training import TrainingSettings, parse_settings, run_script, train
-from metarl.training.reports import print_report, print_stopped, sine_report
+from metarl.training import Experiment, Parts, TrainingSettings
+from metarl.training.reports import sine_report
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,19 @@ CONFIGS = {
 }
 
 
-def main() -> None:
-    """Trains and reports."""
-    settings, resume = parse_settings(CONFIGS, "sine")
+def build(settings: SineSettings) -> Parts:
+    """Builds what the settings describe."""
     generator = torch.Generator().manual_seed(settings.training.seed)
     model = MLP((1, 40, 40, 1), generator, init="truncated")
-    learner = settings.learner.build(model, generator)
-    tasks = Sine(settings.shots, settings.queries)
-    validation = Sine(settings.shots, 100).split("validation")
-    loop, result = train("sine", settings, learner, tasks, validation=validation, resume=resume)
-    if not result.finished:
-        print_stopped(result)
-    print_report(sine_report(loop, settings.algorithm, settings.test_tasks), loop, result)
+    return Parts(
+        learner=settings.learner.build(model, generator),
+        tasks=Sine(settings.shots, settings.queries),
+        validation=Sine(settings.shots, 100).split("validation"),
+        report=lambda loop: sine_report(loop, settings.algorithm, settings.test_tasks),
+    )
 
+
+EXPERIMENT = Experiment("sine", CONFIGS, build)
 
 if __name__ == "__main__":
-    run_script(main)
+    EXPERIMENT.run()

@@ -1,15 +1,23 @@
-"""What every experiment script does between its settings and its report."""
+"""What an experiment script is: settings, what they build, and training from start to report."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from rich.table import Table
 
 from metarl.adaptation.learner import Learner
-from metarl.tasks.base import TaskDistribution
 from metarl.tasks.episodes import FewShot
+from metarl.training.command_line import parse_settings, run_script
 from metarl.training.device import resolve_device, set_threads
-from metarl.training.loop import OuterLoop, TrainingResult
+from metarl.training.loop import OuterLoop
+from metarl.training.outer_update import OuterUpdate
+from metarl.training.reports import print_report, print_stopped
 from metarl.training.run_folder import ResumePoint, create_run_folder, to_json, write_config
 from metarl.training.settings import TrainingSettings
 
@@ -33,47 +41,86 @@ class ExperimentSettings(Protocol):
         ...
 
 
-def train(
-    experiment: str,
-    settings: ExperimentSettings,
-    learner: Learner,
-    tasks: TaskDistribution,
-    *,
-    validation: TaskDistribution | None = None,
-    resume: ResumePoint | None = None,
-) -> tuple[OuterLoop, TrainingResult]:
-    """Trains a learner in a new run folder, or goes on with a resumed one.
+S = TypeVar("S", bound=ExperimentSettings)
 
-    Args:
-        experiment: Its name, the first folder below `runs`.
-        settings: The experiment's settings; all of them go into config.json.
+
+@dataclass(frozen=True)
+class Parts:
+    """What the settings of an experiment build.
+
+    Attributes:
         learner: What is trained.
         tasks: Distribution of the training tasks.
-        validation: Distribution for the adaptation curves during training.
-        resume: The run and checkpoint to go on from.
-
-    Returns:
-        The loop, whose logger stays open for the report, and how the training ended.
+        report: Judges the learner of a loop on test tasks, logs that and returns a table.
+        validation: Distribution for the adaptation curves during training; None draws none.
+        update: The outer update; None takes the optimiser of the training settings.
     """
-    set_threads(settings.training.threads)  # before versions.json notes them
-    device = resolve_device(settings.training.device)
-    if isinstance(tasks, FewShot):  # images lie on the device, and episodes are drawn there
-        tasks = tasks.to(device)
-    if isinstance(validation, FewShot):
-        validation = validation.to(device)
-    if resume is None:
-        seed = settings.training.seed
-        folder = create_run_folder(settings.runs, experiment, settings.algorithm, seed, settings)
-    else:
-        folder = resume.folder
-        write_config(folder, settings)  # what was changed holds for the next resumption too
-    loop = OuterLoop(
-        learner,
-        tasks,
-        settings.training,
-        folder,
-        validation=validation,
-        resume=None if resume is None else resume.checkpoint,
-        config=to_json(settings),
-    )
-    return loop, loop.run()
+
+    learner: Learner
+    tasks: Any
+    report: Callable[[OuterLoop], Table]
+    validation: Any = None
+    update: OuterUpdate | None = None
+
+
+@dataclass(frozen=True)
+class Experiment(Generic[S]):
+    """An experiment script: all that training, resuming and judging again need.
+
+    A script keeps its experiment under the name EXPERIMENT; run folders note where the script
+    lies, and `metarl evaluate` and `metarl play` load it from there.
+
+    Attributes:
+        name: First folder below `runs`.
+        configs: Default settings by algorithm, frozen dataclasses; the first one is the default.
+        build: Makes the parts from settings.
+    """
+
+    name: str
+    configs: Mapping[str, S]
+    build: Callable[[S], Parts]
+
+    def run(self) -> None:
+        """Does what a script does: parses the command line, trains and reports."""
+        run_script(self.main)
+
+    def open(self, settings: S, parts: Parts, resume: ResumePoint | None = None) -> OuterLoop:
+        """Returns the outer loop of a new run folder, or of a resumed one at its checkpoint."""
+        set_threads(settings.training.threads)  # before versions.json notes them
+        device = resolve_device(settings.training.device)
+        if resume is None:
+            seed = settings.training.seed
+            folder = create_run_folder(
+                settings.runs, self.name, settings.algorithm, seed, settings, script=self._script()
+            )
+        else:
+            folder = resume.folder
+            write_config(folder, settings)  # what was changed holds for the next resumption too
+        return OuterLoop(
+            parts.learner,
+            _on_device(parts.tasks, device),
+            settings.training,
+            folder,
+            validation=_on_device(parts.validation, device),
+            update=parts.update,
+            resume=None if resume is None else resume.checkpoint,
+            config=to_json(settings),
+        )
+
+    def main(self) -> None:
+        """Trains and reports; raises what `run` turns into a message."""
+        settings, resume = parse_settings(self.configs, self.name)
+        parts = self.build(settings)
+        loop = self.open(settings, parts, resume)
+        result = loop.run()
+        if not result.finished:
+            print_stopped(result)
+        print_report(parts.report(loop), loop, result)
+
+    def _script(self) -> Path:
+        return Path(inspect.getfile(self.build)).resolve()
+
+
+def _on_device(tasks: Any, device: torch.device) -> Any:
+    """Moves images to the device, where episodes are then drawn; the rest draws by generator."""
+    return tasks.to(device) if isinstance(tasks, FewShot) else tasks

@@ -21,6 +21,7 @@ from metarl.errors import CheckpointError
 from metarl.training.checkpoints import Checkpoints, is_checkpoint
 
 CHECKPOINTS = "checkpoints"
+SCRIPT_FILE = "script.json"
 _PACKAGES = ("metarl", "torch", "numpy", "tensorboard", "safetensors")
 _GIT_SECONDS = 10.0
 
@@ -39,12 +40,13 @@ def create_run_folder(
     seed: int,
     config: Any,
     clock: Callable[[], datetime] = datetime.now,
+    script: Path | None = None,
 ) -> Path:
     """Makes `<root>/<experiment>/<algorithm>/<YYYYmmdd_HHMMSS>_s<seed>/`.
 
-    It gets config.json, command.txt, versions.json and, inside a git repository, git.json (commit,
-    branch, untracked files) and git.diff (what differs from the commit). A folder that is there
-    already is never used again: a number is added to the name.
+    It gets config.json, script.json, command.txt, versions.json and, inside a git repository,
+    git.json (commit, branch, untracked files) and git.diff (what differs from the commit). A
+    folder that is there already is never used again: a number is added to the name.
 
     Args:
         root: Usually "runs".
@@ -53,6 +55,7 @@ def create_run_folder(
         seed: Seed of the run.
         config: Settings: a dataclass or a dict, which may hold more of these.
         clock: Gives the time for the name.
+        script: The experiment script, for script.json.
 
     Returns:
         The new folder.
@@ -66,6 +69,8 @@ def create_run_folder(
         folder = _make_new(parent, name)
         write_config(folder, config)
         command = f"cd {shlex.quote(os.getcwd())}\n{shlex.join(sys.orig_argv)}\n"
+        if script is not None:
+            _write_json(folder / SCRIPT_FILE, {"experiment": experiment, "script": str(script)})
         (folder / "command.txt").write_text(command, encoding="utf-8")
         _write_json(folder / "versions.json", _versions())
         _write_git(folder)

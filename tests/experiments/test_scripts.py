@@ -34,7 +34,7 @@ def run(script, monkeypatch, runs, *arguments):
     monkeypatch.setitem(sys.modules, spec.name, module)
     monkeypatch.setattr(sys, "argv", [str(path), "--runs", str(runs), *arguments])
     spec.loader.exec_module(module)
-    module.main()
+    module.EXPERIMENT.main()
 
 
 def only_run(runs, script, algorithm):
