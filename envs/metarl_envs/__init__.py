@@ -1,5 +1,7 @@
 """The control task families that ship with MetaRL, registered as a user's would be."""
 
-from metarl_envs.navigation import Navigation2D
+from metarl_envs.bandit import Bandit
+from metarl_envs.navigation import Navigation2D, Navigation2DCorner, Navigation2DSparse
+from metarl_envs.tabular_mdp import TabularMDP
 
-__all__ = ["Navigation2D"]
+__all__ = ["Bandit", "Navigation2D", "Navigation2DCorner", "Navigation2DSparse", "TabularMDP"]

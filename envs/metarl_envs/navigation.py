@@ -1,7 +1,9 @@
-"""2D navigation of Finn et al. 2017, section 5.3 (arXiv:1703.03400), as their code has it."""
+"""2D navigation: a point in the plane walks to a goal that only the reward tells."""
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,26 +16,14 @@ from metarl.tasks.base import Split, check_num_tasks, check_split
 from metarl.tasks.cells import split_uniform
 
 
-@dataclass(frozen=True)
-class Navigation2D(TorchFamily):
-    """A point in the plane walks to a goal that it is not shown; the reward is -||s - g||_2.
+class Point(TorchFamily):
+    """Interface of families in which a point walks in the plane; "goal" [T, 2] tells tasks apart.
 
     Attributes:
-        horizon: Steps of an episode.
-        part: The split that goals are drawn from.
+        step_size: Displacement of an action of 1.
     """
 
-    horizon: int = 100
-    part: Split = "train"
-
-    name = "Navigation2D-v1"
-    goals = (-0.5, 0.5)
-    step_size = 0.1
-    radius = 0.01
-
-    def __post_init__(self) -> None:
-        """Checks the settings."""
-        check_split(self.part)
+    step_size: float
 
     @property
     def observation_space(self) -> spaces.Box:
@@ -42,44 +32,21 @@ class Navigation2D(TorchFamily):
 
     @property
     def action_space(self) -> spaces.Box:
-        """The displacement (dx, dy) in tenths."""
+        """The displacement (dx, dy), in units of `step_size`."""
         return spaces.Box(-1.0, 1.0, (2,), np.float32)
-
-    def card(self) -> Card:
-        """See `Family.card`."""
-        low, high = self.goals
-        size = self.step_size
-        return Card(
-            self.name,
-            "a point walks to a goal that only the reward tells",
-            "Finn et al. 2017 (arXiv:1703.03400) and github.com/cbfinn/maml_rl, "
-            "point_env_randgoal.py",
-            (
-                Fact("tasks", f"goal g ~ U({low}, {high})^2"),
-                Fact("start", "s = (0, 0)"),
-                Fact("observation", "position s, 2 numbers"),
-                Fact("action", f"a clipped to [-1, 1]^2; 1.0 moves by {size}"),
-                Fact("dynamics", f"s' = s + {size} * clip(a, -1, 1)"),
-                Fact("reward", "-||s' - g||_2, after the move", "the code; the paper squares it"),
-                Fact("termination", f"|x - g_x| < {self.radius} and |y - g_y| < {self.radius}"),
-                Fact("horizon", f"{self.horizon} steps"),
-            ),
-        )
-
-    def split(self, name: Split) -> Navigation2D:
-        """See `Family.split`; the splits share no x-coordinate of a goal."""
-        return replace(self, part=check_split(name))
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
         """See `Family.sample`; "goal" is [T, 2]."""
         check_num_tasks(num_tasks)
-        cell, inside, y = torch.rand(3, num_tasks, generator=generator, device=generator.device)
-        low, high = self.goals
-        unit = torch.stack([split_uniform(cell, inside, self.part), y], 1)
-        return ControlTasks({"goal": low + (high - low) * unit})
+        draws = torch.rand(3, num_tasks, generator=generator, device=generator.device)
+        return ControlTasks({"goal": self.goals(*draws)})
+
+    @abstractmethod
+    def goals(self, cell: Tensor, inside: Tensor, other: Tensor) -> Tensor:
+        """Returns the goals [T, 2] that three uniform draws [T] for each task give."""
 
     def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
-        """See `Family.reset`; "position" is [W, 2]."""
+        """See `Family.reset`; "position" is [W, 2], the origin."""
         return {"position": torch.zeros_like(tasks["goal"])}
 
     def step(self, state: WorldState, actions: Tensor, tasks: Tasks, noise: Tensor) -> WorldState:
@@ -91,16 +58,222 @@ class Navigation2D(TorchFamily):
         """See `Family.observe`."""
         return state["position"].clone()
 
+    def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
+        """See `Family.terminated`: never."""
+        return torch.zeros_like(state["position"][:, 0], dtype=torch.bool)
+
+    def task_vector(self, tasks: Tasks) -> Tensor:
+        """See `Family.task_vector`: the goal."""
+        return tasks["goal"]
+
+    def distance(self, state: WorldState, tasks: Tasks) -> Tensor:
+        """Returns each world's distance from its goal, [W]."""
+        return torch.linalg.vector_norm(state["position"] - tasks["goal"], dim=1)
+
+    def _movement(self, note: str = "") -> tuple[Fact, ...]:
+        size = self.step_size
+        return (
+            Fact("observation", "position s, 2 numbers"),
+            Fact("action", f"a, 2 numbers, clipped to [-1, 1]; 1 moves by {size}", note),
+            Fact("dynamics", f"s' = s + {size} clip(a)"),
+            Fact("horizon", f"{self.horizon} steps"),
+        )
+
+
+@dataclass(frozen=True)
+class Navigation2D(Point):
+    """Goals anywhere in a square, dense rewards: Finn et al. 2017, section 5.3 (arXiv:1703.03400).
+
+    Attributes:
+        horizon: Steps of an episode.
+        part: The split that goals are drawn from.
+    """
+
+    horizon: int = 100
+    part: Split = "train"
+
+    name = "Navigation2D-v1"
+    step_size = 0.1
+    goal_range = (-0.5, 0.5)
+    radius = 0.01
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_split(self.part)
+
+    def card(self) -> Card:
+        """See `Family.card`."""
+        low, high = self.goal_range
+        code = "the code"
+        return Card(
+            self.name,
+            "a point walks to a goal in a square; dense rewards",
+            "Finn et al. 2017, arXiv:1703.03400; code: github.com/cbfinn/maml_rl, "
+            "maml_examples/point_env_randgoal.py",
+            (
+                Fact("tasks", f"goal g ~ U({low}, {high})^2"),
+                Fact("start", "s = (0, 0)"),
+                *self._movement(),
+                Fact("reward", "-||s' - g||_2", f"{code}; the paper squares the distance"),
+                Fact("termination", f"|x' - g_x| and |y' - g_y| below {self.radius}", code),
+            ),
+        )
+
+    def split(self, name: Split) -> Navigation2D:
+        """See `Family.split`; no two splits share the x of a goal."""
+        return replace(self, part=check_split(name))
+
+    def goals(self, cell: Tensor, inside: Tensor, other: Tensor) -> Tensor:
+        """See `Point.goals`."""
+        low, high = self.goal_range
+        return low + (high - low) * torch.stack([split_uniform(cell, inside, self.part), other], 1)
+
     def reward(
         self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
     ) -> Tensor:
         """See `Family.reward`."""
-        return -torch.linalg.vector_norm(after["position"] - tasks["goal"], dim=1)
+        return -self.distance(after, tasks)
 
     def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
         """See `Family.terminated`."""
         return ((state["position"] - tasks["goal"]).abs() < self.radius).all(1)
 
-    def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `Family.task_vector`: the goal."""
-        return tasks["goal"]
+
+@dataclass(frozen=True)
+class Navigation2DSparse(Point):
+    """Goals on the unit half circle, rewards near them only: Rakelly et al. 2019 (PEARL).
+
+    arXiv:1903.08254, section 6.3.
+
+    Attributes:
+        dense: Rewards everywhere, on which PEARL meta-trains.
+        horizon: Steps of an episode.
+        part: The split that goals are drawn from.
+    """
+
+    dense: bool = False
+    horizon: int = 20
+    part: Split = "train"
+
+    name = "Navigation2DSparse-v1"
+    step_size = 0.1
+    goal_angle = (0.0, math.pi)
+    radius = 0.2
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_split(self.part)
+
+    def card(self) -> Card:
+        """See `Family.card`."""
+        sparse = f"1 - ||s' - g||_2 where that distance is at most {self.radius}, else 0"
+        return Card(
+            self.name,
+            f"a point walks to a goal on a half circle; {'dense' if self.dense else 'sparse'} "
+            "rewards",
+            "Rakelly et al. 2019, arXiv:1903.08254; code: github.com/katerakelly/oyster, "
+            "rlkit/envs/point_robot.py, configs/sparse-point-robot.json",
+            (
+                Fact(
+                    "tasks",
+                    "goal g = (cos w, sin w), w ~ U(0, pi)",
+                    "the code has 100 angles at equal distances, 80 to train on and 20 to test on",
+                ),
+                Fact("start", "s = (0, 0)"),
+                *self._movement(),
+                Fact(
+                    "reward",
+                    "-||s' - g||_2" if self.dense else sparse,
+                    "meta-training there uses the dense reward, dense=True here",
+                ),
+                Fact("termination", "never"),
+            ),
+        )
+
+    def split(self, name: Split) -> Navigation2DSparse:
+        """See `Family.split`; no two splits share the angle of a goal."""
+        return replace(self, part=check_split(name))
+
+    def goals(self, cell: Tensor, inside: Tensor, other: Tensor) -> Tensor:
+        """See `Point.goals`."""
+        low, high = self.goal_angle
+        angle = low + (high - low) * split_uniform(cell, inside, self.part)
+        return torch.stack([angle.cos(), angle.sin()], 1)
+
+    def reward(
+        self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
+    ) -> Tensor:
+        """See `Family.reward`."""
+        distance = self.distance(after, tasks)
+        if self.dense:
+            return -distance
+        return torch.where(distance <= self.radius, 1 - distance, 0.0)
+
+
+@dataclass(frozen=True)
+class Navigation2DCorner(Point):
+    """Goals in the four corners, rewards in their quadrants only: Rothfuss et al. 2019 (ProMP).
+
+    arXiv:1810.06784, appendix. Training and test tasks are the same four.
+
+    Attributes:
+        horizon: Steps of an episode.
+        part: The split, which makes no difference.
+    """
+
+    horizon: int = 100
+    part: Split = "train"
+
+    name = "Navigation2DCorner-v1"
+    reset_noise = 2
+    step_size = 0.2
+    corner = 2.0
+    start = 0.2
+    radius = 0.5
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_split(self.part)
+
+    def card(self) -> Card:
+        """See `Family.card`."""
+        return Card(
+            self.name,
+            "a point walks to one of four corners; rewards in the right quadrant only",
+            "Rothfuss et al. 2019, arXiv:1810.06784; code: github.com/jonasrothfuss/ProMP, "
+            "meta_policy_search/envs/point_envs/point_env_2d_corner.py",
+            (
+                Fact("tasks", f"goal g = (+-{self.corner}, +-{self.corner}), each as likely"),
+                Fact("start", f"s ~ U(-{self.start}, {self.start})^2"),
+                *self._movement("the code's normalize() takes 10 for what is 1 here"),
+                Fact(
+                    "reward",
+                    "||s - g||_2 - ||s' - g||_2 where g is the corner nearest to s' and "
+                    f"|x'| + |y'| at least {self.radius}, else 0",
+                ),
+                Fact("termination", "never"),
+            ),
+            disjoint=False,
+        )
+
+    def split(self, name: Split) -> Navigation2DCorner:
+        """See `Family.split`: all splits have the same four tasks."""
+        return replace(self, part=check_split(name))
+
+    def goals(self, cell: Tensor, inside: Tensor, other: Tensor) -> Tensor:
+        """See `Point.goals`."""
+        return torch.where(torch.stack([cell, other], 1) < 0.5, -self.corner, self.corner)
+
+    def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
+        """See `Family.reset`; "position" is [W, 2]."""
+        return {"position": self.start * (2 * noise - 1)}
+
+    def reward(
+        self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
+    ) -> Tensor:
+        """See `Family.reward`."""
+        position = after["position"]
+        nearest = (position * tasks["goal"] >= 0).all(1)  # the corner of the quadrant
+        away = position.abs().sum(1) >= self.radius
+        progress = self.distance(before, tasks) - self.distance(after, tasks)
+        return torch.where(nearest & away, progress, 0.0)
