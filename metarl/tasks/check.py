@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.errors import MetarlError, TaskError
-from metarl.tasks.base import SPLITS, Examples, TaskBatch
-
-NUM_TASKS = 16
-SPLIT_BATCHES = 4  # batches of NUM_TASKS by which splits are compared
+from metarl.errors import TaskError
+from metarl.tasks.base import Examples, TaskBatch
+from metarl.tasks.sampling_check import NUM_TASKS, randomness, rows, seeded, splits
 
 
 def check_task_distribution(distribution: Any, seed: int = 0, require_splits: bool = True) -> None:
@@ -40,17 +36,13 @@ def check_task_distribution(distribution: Any, seed: int = 0, require_splits: bo
     """
     problems = list(_interface(distribution)) or list(_structure(distribution, seed))
     if not problems:
-        problems += _contents(distribution.sample(NUM_TASKS, _generator(seed)))
-        problems += _randomness(distribution, seed)
-        problems += _splits(distribution, seed, require_splits)
+        problems += _contents(distribution.sample(NUM_TASKS, seeded(seed)))
+        problems += randomness(distribution, seed)
+        problems += splits(distribution, seed, require_splits)
     if problems:
         name = type(distribution).__name__
         listing = "\n".join(f"- {p}" for p in dict.fromkeys(problems))
         raise TaskError(f"{name} is not a usable task distribution:\n{listing}")
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _interface(distribution: Any) -> Iterator[str]:
@@ -64,7 +56,7 @@ def _interface(distribution: Any) -> Iterator[str]:
 
 def _structure(distribution: Any, seed: int) -> Iterator[str]:
     for num_tasks in (1, 3, NUM_TASKS):
-        tasks = distribution.sample(num_tasks, _generator(seed))
+        tasks = distribution.sample(num_tasks, seeded(seed))
         if not isinstance(tasks, TaskBatch):
             yield f"`sample` must return a TaskBatch, got {type(tasks).__name__}"
             return
@@ -143,71 +135,7 @@ def _contents(tasks: TaskBatch) -> Iterator[str]:
 def _repeats(tasks: TaskBatch) -> bool:
     """Tells whether every query input of every task is among the support inputs, in any order."""
     pairs = zip(tasks.support.inputs, tasks.query.inputs, strict=True)
-    return all(_rows(query) <= _rows(support) for support, query in pairs)
-
-
-def _randomness(distribution: Any, seed: int) -> Iterator[str]:
-    state = _global_states()
-    first = distribution.sample(NUM_TASKS, _generator(seed))
-    if state != _global_states():
-        yield "it draws from a global random state; draw from the generator that is passed in"
-    generator = _generator(seed)
-    again = distribution.sample(NUM_TASKS, generator)
-    if not _equal(first, again):
-        yield "the same generator state gives other tasks; draw from the generator only"
-    if _equal(again, distribution.sample(NUM_TASKS, generator)):
-        yield "a generator that has moved on gives the same tasks; draw from it"
-
-
-# Splits
-
-
-def _splits(distribution: Any, seed: int, required: bool) -> Iterator[str]:
-    seen: dict[str, set[bytes]] = {}
-    for number, name in enumerate(SPLITS):
-        try:
-            fingerprints = _split_fingerprints(distribution.split(name), seed, number)
-        except MetarlError as error:
-            if required:
-                yield f"split({name!r}) cannot be sampled: {error}"
-            continue
-        for other, known in seen.items():
-            if known & fingerprints:
-                yield f"splits {other!r} and {name!r} share tasks; make them disjoint"
-        seen[name] = fingerprints
-    try:
-        distribution.split("no such split")
-    except (MetarlError, ValueError, KeyError):
-        return
-    yield "split must refuse a name that is no split"
-
-
-def _split_fingerprints(distribution: Any, seed: int, number: int) -> set[bytes]:
-    """Returns the fingerprints of tasks of split `number`.
-
-    Whole numbers tell of a finite set of tasks: the same seed for all splits shows best whether
-    they share any. Continuous draws never repeat, so splits may be one and the same distribution:
-    with one seed the same tasks would come out of each, hence another seed for each.
-    """
-    info = distribution.sample(1, _generator(seed)).info
-    finite = bool(info) and not any(v.is_floating_point() for v in info.values())
-    generator = _generator(seed if finite or "classes" in info else seed + number)
-    batches = (distribution.sample(NUM_TASKS, generator) for _ in range(SPLIT_BATCHES))
-    return set().union(*map(_fingerprints, batches))
-
-
-def _fingerprints(tasks: TaskBatch) -> set[bytes]:
-    """Returns what tells each task apart: its info where there is one, else its support set.
-
-    Class indices and the like are compared one by one: two episodes share a class, not a set.
-    """
-    if "classes" in tasks.info:
-        return _rows(tasks.info["classes"].flatten())
-    source = list(tasks.info.values()) or list(tasks.support)
-    return _rows(torch.cat([t.reshape(len(t), -1).double() for t in source], dim=1))
-
-
-# Parts
+    return all(rows(query) <= rows(support) for support, query in pairs)
 
 
 def _tensors(tasks: TaskBatch) -> Iterator[tuple[str, Tensor]]:
@@ -217,20 +145,3 @@ def _tensors(tasks: TaskBatch) -> Iterator[tuple[str, Tensor]]:
     yield "query.targets", tasks.query.targets
     for name, value in tasks.info.items():
         yield f"info[{name!r}]", value
-
-
-def _equal(a: TaskBatch, b: TaskBatch) -> bool:
-    first, second = dict(_tensors(a)), dict(_tensors(b))
-    return first.keys() == second.keys() and all(
-        np.array_equal(first[n].detach(), second[n].detach(), equal_nan=True) for n in first
-    )
-
-
-def _rows(values: Tensor) -> set[bytes]:
-    return {row.tobytes() for row in values.detach().numpy()}
-
-
-def _global_states() -> tuple[Any, ...]:
-    numpy_state = np.random.get_state(legacy=True)
-    parts = (s.tobytes() if isinstance(s, np.ndarray) else s for s in numpy_state)
-    return (torch.random.get_rng_state().numpy().tobytes(), random.getstate(), *parts)

@@ -1,0 +1,124 @@
+"""Checks of how tasks are drawn: what supervised and control task distributions must both keep."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.errors import MetarlError
+from metarl.tasks.base import SPLITS
+from metarl.trees import map_tensors
+
+NUM_TASKS = 16
+SPLIT_BATCHES = 4  # batches of NUM_TASKS by which splits are compared
+
+
+def seeded(seed: int) -> torch.Generator:
+    """Returns a generator of that seed, on the CPU."""
+    return torch.Generator().manual_seed(seed)
+
+
+def randomness(distribution: Any, seed: int) -> Iterator[str]:
+    """Yields what is wrong with the randomness of `sample`."""
+    state = _global_states()
+    first = distribution.sample(NUM_TASKS, seeded(seed))
+    if state != _global_states():
+        yield "it draws from a global random state; draw from the generator that is passed in"
+    generator = seeded(seed)
+    again = distribution.sample(NUM_TASKS, generator)
+    if not equal(first, again):
+        yield "the same generator state gives other tasks; draw from the generator only"
+    if equal(again, distribution.sample(NUM_TASKS, generator)):
+        yield "a generator that has moved on gives the same tasks; draw from it"
+
+
+def splits(
+    distribution: Any, seed: int, required: bool = True, disjoint: bool = True
+) -> Iterator[str]:
+    """Yields what is wrong with `split`.
+
+    Args:
+        distribution: Has `sample` and `split`.
+        seed: Seed of the draws.
+        required: Whether every split must have tasks.
+        disjoint: Whether they must share none.
+    """
+    seen: dict[str, set[bytes]] = {}
+    for number, name in enumerate(SPLITS):
+        try:
+            fingerprints = _split_fingerprints(distribution.split(name), seed, number)
+        except MetarlError as error:
+            if required:
+                yield f"split({name!r}) cannot be sampled: {error}"
+            continue
+        for other, known in seen.items():
+            if disjoint and known & fingerprints:
+                yield f"splits {other!r} and {name!r} share tasks; make them disjoint"
+        seen[name] = fingerprints
+    try:
+        distribution.split("no such split")
+    except (MetarlError, ValueError, KeyError):
+        return
+    yield "split must refuse a name that is no split"
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Tells whether nested values hold the same tensors, to the bit; NaN equals NaN."""
+    first, second = tensors(a), tensors(b)
+    return len(first) == len(second) and all(
+        np.array_equal(x.detach().cpu(), y.detach().cpu(), equal_nan=True)
+        for x, y in zip(first, second, strict=True)
+    )
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """Returns all tensors of a nested value."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(note, value)
+    return found
+
+
+def rows(values: Tensor) -> set[bytes]:
+    """Returns the bytes of each row of [N, *]."""
+    return {row.tobytes() for row in values.detach().numpy()}
+
+
+def _split_fingerprints(distribution: Any, seed: int, number: int) -> set[bytes]:
+    """Returns the fingerprints of tasks of split `number`.
+
+    Whole numbers tell of a finite set of tasks: the same seed for all splits shows best whether
+    they share any. Continuous draws never repeat, so splits may be one and the same distribution:
+    with one seed the same tasks would come out of each, hence another seed for each.
+    """
+    info = distribution.sample(1, seeded(seed)).info
+    finite = bool(info) and not any(v.is_floating_point() for v in info.values())
+    generator = seeded(seed if finite or "classes" in info else seed + number)
+    batches = (distribution.sample(NUM_TASKS, generator) for _ in range(SPLIT_BATCHES))
+    return set().union(*map(_fingerprints, batches))
+
+
+def _fingerprints(tasks: Any) -> set[bytes]:
+    """Returns what tells each task apart: its info where there is one, else its support set.
+
+    Class indices and the like are compared one by one: two episodes share a class, not a set.
+    """
+    if "classes" in tasks.info:
+        return rows(tasks.info["classes"].flatten())
+    source = list(tasks.info.values()) or list(tasks.support)
+    return rows(torch.cat([t.reshape(len(t), -1).double() for t in source], dim=1))
+
+
+def _global_states() -> tuple[Any, ...]:
+    numpy_state = np.random.get_state(legacy=True)
+    parts = (s.tobytes() if isinstance(s, np.ndarray) else s for s in numpy_state)
+    return (torch.random.get_rng_state().numpy().tobytes(), random.getstate(), *parts)
