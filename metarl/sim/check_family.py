@@ -1,0 +1,303 @@
+"""Tells a user what their own family of control tasks gets wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from metarl.errors import TaskError
+from metarl.sim.card import Card
+from metarl.sim.family import ActionSpace, ControlTasks, Family, Tasks, TorchFamily, WorldState
+from metarl.tasks.sampling_check import NUM_TASKS, equal, randomness, seeded, splits
+from metarl.trees import map_tensors, take_tasks
+
+WORLDS = 8
+FEWER = 3
+
+
+def check_family(family: Any, seed: int = 0) -> None:
+    """Checks a family of control tasks against `Family`.
+
+    It looks at the settings and spaces, samples tasks of every split, and calls every function on
+    a few worlds: shapes and types, finite values inside the spaces, arguments left as they were,
+    the same arguments giving the same values, no world depending on those beside it, and a card.
+
+    Args:
+        family: The family.
+        seed: Seed of the checks.
+
+    Raises:
+        TaskError: Something is wrong; the message lists all that was found.
+    """
+    report(f"{type(family).__name__} is not a usable family", family_problems(family, seed))
+
+
+def report(title: str, problems: list[str]) -> None:
+    """Raises TaskError with a list of the problems, if there are any."""
+    if problems:
+        listing = "\n".join(f"- {p}" for p in dict.fromkeys(problems))
+        raise TaskError(f"{title}:\n{listing}")
+
+
+def family_problems(family: Any, seed: int) -> list[str]:
+    """Returns all that is wrong with a family."""
+    if not isinstance(family, Family):
+        return [f"it must be derived from Family, {type(family).__name__} is not"]
+    # What is wrong in one of these would make the next fail in ways that help nobody.
+    for stage in (_settings, _sampling, _functions):
+        problems = list(stage(family, seed))
+        if problems:
+            return problems
+    return [*_contents(family, seed), *_purity(family, seed), *_card(family)]
+
+
+def sample_actions(space: ActionSpace, count: tuple[int, ...], seed: int) -> Tensor:
+    """Draws actions [*count, *shape of one]: also such as are outside a box."""
+    if isinstance(space, spaces.Discrete):
+        return torch.randint(int(space.n), count, generator=seeded(seed))
+    scale = torch.from_numpy(np.nan_to_num(space.high, posinf=1.0).astype(np.float32))
+    return 2 * scale * torch.randn(*count, *space.shape, generator=seeded(seed))
+
+
+def outside(space: spaces.Box, values: Tensor) -> bool:
+    """Tells whether values [W, O] leave a box or are not numbers."""
+    low, high = (torch.from_numpy(b).to(values.device) for b in (space.low, space.high))
+    return not bool(((values >= low) & (values <= high)).all())
+
+
+# Settings and spaces
+
+
+def _settings(family: Family, _seed: int) -> Iterator[str]:
+    name = getattr(family, "name", None)
+    if not isinstance(name, str) or not re.fullmatch(r"\S+-v\d+", name):
+        yield f'`name` must end with a version, as "{type(family).__name__}-v1", got {name!r}'
+    horizon = getattr(family, "horizon", None)
+    if not isinstance(horizon, int) or horizon < 1:
+        yield f"`horizon` must be a whole number of at least 1, got {horizon!r}"
+    for attribute in ("reset_noise", "step_noise"):
+        value = getattr(family, attribute)
+        if not isinstance(value, int) or value < 0:
+            yield f"`{attribute}` must be a whole number of at least 0, got {value!r}"
+    if not _is_vector(family.observation_space):
+        yield f"`observation_space` must be a Box of [O] float32, got {family.observation_space}"
+    space = family.action_space
+    if isinstance(space, spaces.Discrete):
+        if space.start != 0:
+            yield f"`action_space` must start at 0, got {space}"
+    elif not _is_vector(space):
+        yield f"`action_space` must be a Box of [A] float32 or a Discrete, got {space}"
+
+
+def _is_vector(space: Any) -> bool:
+    is_box = isinstance(space, spaces.Box)
+    return is_box and len(space.shape) == 1 and space.shape[0] > 0 and space.dtype == np.float32
+
+
+# Tasks
+
+
+def _sampling(family: Family, seed: int) -> Iterator[str]:
+    for count in (1, FEWER, NUM_TASKS):
+        problem = _structure(family.sample(count, seeded(seed)), count)
+        if problem:
+            yield problem
+            return
+    yield from randomness(family, seed)
+    values = family.sample(NUM_TASKS, seeded(seed)).values
+    if all((v == v[:1]).all() for v in values.values()):
+        yield "all tasks of a batch are the same one"
+    yield from splits(family, seed, disjoint=family.card().disjoint)
+
+
+def _structure(tasks: Any, count: int) -> str | None:
+    if not isinstance(tasks, ControlTasks):
+        return f"`sample` must return ControlTasks, got {type(tasks).__name__}"
+    if not isinstance(tasks.values, dict) or not tasks.values:
+        return "`sample` must return at least one value that tells tasks apart"
+    for name, value in tasks.values.items():
+        problem = _world_tensor(f"the task value {name!r}", value, count)
+        if problem:
+            return problem
+        if value.is_floating_point() and not value.isfinite().all():
+            return f"the task value {name!r} is infinite or not a number"
+    return None
+
+
+def _world_tensor(what: str, value: Any, count: int) -> str | None:
+    if not isinstance(value, Tensor):
+        return f"{what} must be a tensor, got {type(value).__name__}"
+    if value.shape[:1] != (count,):
+        return f"{what} must be [{count}, ...], as many rows as tasks, got {list(value.shape)}"
+    if value.device.type != "cpu":
+        return f"{what} must be on the device of what it is made from, cpu, got {value.device}"
+    return None
+
+
+# Functions
+
+
+def _functions(family: Family, seed: int) -> Iterator[str]:
+    tasks, noise, actions = _arguments(family, seed)
+    state, problem = _state("reset", lambda: family.reset(tasks, noise))
+    after = state
+    if not problem and isinstance(family, TorchFamily):
+        numbers = _uniform(family.step_noise, seed)
+        after, problem = _state("step", lambda: family.step(state, actions, tasks, numbers))
+        if not problem and _layout(after) != _layout(state):
+            problem = f"`step` must return a state like reset's, {_layout(state)}, got "
+            problem += str(_layout(after))
+    if problem:
+        yield problem
+        return
+    observed = (WORLDS, family.observation_space.shape[0])
+    calls: dict[str, tuple[Callable[[], Tensor], tuple[int | None, ...], torch.dtype]] = {
+        "observe": (lambda: family.observe(state, tasks), observed, torch.float32),
+        "reward": (lambda: family.reward(state, actions, after, tasks), (WORLDS,), torch.float32),
+        "terminated": (lambda: family.terminated(after, tasks), (WORLDS,), torch.bool),
+        "task_vector": (lambda: family.task_vector(tasks), (WORLDS, None), torch.float32),
+    }
+    for name, (call, shape, dtype) in calls.items():
+        problem = _result(name, call, shape, dtype)
+        if problem:
+            yield problem
+
+
+def _arguments(family: Family, seed: int) -> tuple[Tasks, Tensor, Tensor]:
+    tasks = family.sample(WORLDS, seeded(seed)).values
+    noise = _uniform(family.reset_noise, seed + 1)
+    return tasks, noise, sample_actions(family.action_space, (WORLDS,), seed + 2)
+
+
+def _uniform(count: int, seed: int) -> Tensor:
+    return torch.rand(WORLDS, count, generator=seeded(seed))
+
+
+def _state(name: str, call: Callable[[], WorldState]) -> tuple[WorldState, str | None]:
+    try:
+        state: Any = call()
+    except Exception as error:
+        return {}, f"`{name}` fails: {type(error).__name__}: {error}"
+    if not isinstance(state, dict) or not state:
+        return {}, f"`{name}` must return a dict with at least one tensor, got {state!r}"
+    problems = (_world_tensor(f"`{name}`'s {n!r}", v, WORLDS) for n, v in state.items())
+    return state, next((p for p in problems if p), None)
+
+
+def _layout(state: WorldState) -> dict[str, tuple[Any, ...]]:
+    return {n: (list(v.shape), v.dtype) for n, v in state.items()}
+
+
+def _result(
+    name: str, call: Callable[[], Tensor], shape: tuple[int | None, ...], dtype: torch.dtype
+) -> str | None:
+    try:
+        value: Any = call()
+    except Exception as error:
+        return f"`{name}` fails: {type(error).__name__}: {error}"
+    if not isinstance(value, Tensor):
+        return f"`{name}` must return a tensor, got {type(value).__name__}"
+    matches = len(value.shape) == len(shape) and all(
+        e in (None, s) for e, s in zip(shape, value.shape, strict=True)
+    )
+    if not matches or value.dtype != dtype:
+        expected = ", ".join("D" if s is None else str(s) for s in shape)
+        return f"`{name}` must return [{expected}] {dtype}, got {list(value.shape)} {value.dtype}"
+    return None
+
+
+# What is in them
+
+
+def _contents(family: Family, seed: int) -> Iterator[str]:
+    values = _evaluate(family, *_arguments(family, seed), _uniform(family.step_noise, seed))
+    if outside(family.observation_space, values["observe"]):
+        yield f"`observe` leaves the observation space {family.observation_space}"
+    for name in ("reward", "task_vector"):
+        if not values[name].isfinite().all():
+            yield f"`{name}` returns values that are infinite or not a number"
+
+
+def _evaluate(
+    family: Family, tasks: Tasks, noise: Tensor, actions: Tensor, numbers: Tensor
+) -> dict[str, Any]:
+    """Calls every function once, in the order in which an episode does."""
+    before = after = family.reset(tasks, noise)
+    if isinstance(family, TorchFamily):
+        after = family.step(before, actions, tasks, numbers)
+    return {
+        "reset": before,
+        "step": after,
+        "observe": family.observe(after, tasks),
+        "reward": family.reward(before, actions, after, tasks),
+        "terminated": family.terminated(after, tasks),
+        "task_vector": family.task_vector(tasks),
+    }
+
+
+def _purity(family: Family, seed: int) -> Iterator[str]:
+    arguments = (*_arguments(family, seed), _uniform(family.step_noise, seed))
+    copies = map_tensors(Tensor.clone, arguments)
+    values = _evaluate(family, *arguments)
+    if not equal(arguments, copies):
+        yield "a function changes its arguments; return new tensors"
+        return
+    again = _evaluate(family, *arguments)
+    few = _evaluate(family, *take_tasks(arguments, 0, FEWER))
+    for name, value in values.items():
+        if not equal(value, again[name]):
+            yield (
+                f"`{name}` gives other values for the same arguments; it may draw only from the "
+                "numbers that are passed in"
+            )
+        elif not _close(take_tasks(value, 0, FEWER), few[name]):
+            yield f"`{name}` mixes worlds: {FEWER} of them alone have other values"
+    yield from _changed_states(family, arguments)
+
+
+def _changed_states(family: Family, arguments: tuple[Any, ...]) -> Iterator[str]:
+    """Finds functions that change the state which they are given, or give away a part of it."""
+    tasks, noise, actions, numbers = arguments
+    before = after = family.reset(tasks, noise)
+    start = map_tensors(Tensor.clone, before)
+    if isinstance(family, TorchFamily):
+        after = family.step(before, actions, tasks, numbers)
+        if not equal(before, start):
+            yield "`step` changes the state that it is given; return new tensors"
+            return
+    end = map_tensors(Tensor.clone, after)
+    seen = family.observe(after, tasks)
+    family.reward(before, actions, after, tasks)
+    family.terminated(after, tasks)
+    if not equal((before, after), (start, end)):
+        yield "`observe`, `reward` or `terminated` changes the state that it is given"
+        return
+    seen += 1
+    if not equal(after, end):
+        yield "`observe` returns a part of the state itself; return a copy"
+
+
+def _close(a: Any, b: Any) -> bool:
+    """Tells whether nested tensors are equal but for rounding."""
+    same: list[bool] = []
+
+    def compare(x: Tensor, y: Tensor) -> Tensor:
+        same.append(x.shape == y.shape and torch.allclose(x.double(), y.double(), 1e-4, 1e-6))
+        return x
+
+    map_tensors(compare, a, b)
+    return all(same)
+
+
+def _card(family: Family) -> Iterator[str]:
+    card: Any = family.card()
+    if not isinstance(card, Card):
+        yield f"`card` must return a Card, got {type(card).__name__}"
+    elif card.name != family.name:
+        yield f"the card's name must be the family's, {family.name!r}, got {card.name!r}"
