@@ -45,6 +45,21 @@ def take_tasks(value: T, start: int, stop: int) -> T:
     return map_tensors(lambda t: t[start:stop], value)
 
 
+def cut_tasks(value: T, size: int | None) -> list[T]:
+    """Cuts a value whose tensors all have the tasks leading into parts of `size` tasks or fewer.
+
+    Args:
+        value: Has at least one tensor.
+        size: Tasks in a part; None leaves the value whole.
+    """
+    if size is None:
+        return [value]
+    counts: list[int] = []
+    map_tensors(lambda t: counts.append(len(t)) or t, value)
+    total = counts[0]
+    return [take_tasks(value, low, min(low + size, total)) for low in range(0, total, size)]
+
+
 def to_device(value: T, device: torch.device) -> T:
     """Returns `value` with all tensors on `device`."""
     return map_tensors(lambda t: t.to(device), value)

@@ -26,11 +26,11 @@ from metarl.adaptation.objectives import (
     ReptileDistance,
 )
 from metarl.adaptation.update_rules import Adam, GradientDescent, PerParameterRates, PerStepRates
-from metarl.models.base import Model, Params
+from metarl.models.base import Adaptable, Params
 
 
 def MAML(
-    model: Model,
+    model: Adaptable,
     inner_lr: float = 0.01,
     steps: int = 1,
     *,
@@ -48,14 +48,14 @@ def MAML(
 
 
 def FOMAML(
-    model: Model, inner_lr: float = 0.01, steps: int = 1, *, frozen: Sequence[str] = ()
+    model: Adaptable, inner_lr: float = 0.01, steps: int = 1, *, frozen: Sequence[str] = ()
 ) -> GradientLearner:
     """First-order MAML (Finn et al. 2017, section 5.2): `MAML` without second derivatives."""
     return MAML(model, inner_lr, steps, first_order=True, frozen=frozen)
 
 
 def MetaSGD(
-    model: Model,
+    model: Adaptable,
     generator: torch.Generator,
     steps: int = 1,
     *,
@@ -72,7 +72,7 @@ def MetaSGD(
 
 
 def MAMLPlusPlus(
-    model: Model,
+    model: Adaptable,
     inner_lr: float = 0.1,
     steps: int = 5,
     *,
@@ -92,7 +92,7 @@ def MAMLPlusPlus(
 
 
 def Reptile(
-    model: Model, inner_lr: float = 1e-3, steps: int = 5, *, batch_size: int | None = 10
+    model: Adaptable, inner_lr: float = 1e-3, steps: int = 5, *, batch_size: int | None = 10
 ) -> GradientLearner:
     """Reptile (Nichol et al. 2018, arXiv:1803.02999) with its inner Adam, beta1 = 0.
 
@@ -103,7 +103,7 @@ def Reptile(
 
 
 def LSTMMetaLearner(
-    model: Model,
+    model: Adaptable,
     generator: torch.Generator,
     steps: int = 12,
     *,
@@ -128,7 +128,7 @@ def LSTMMetaLearner(
 
 
 def LearnedOptimizer(
-    model: Model,
+    model: Adaptable,
     generator: torch.Generator,
     steps: int = 100,
     unroll: int = 20,
@@ -155,7 +155,7 @@ def LearnedOptimizer(
     )
 
 
-def Pretrained(model: Model, inner_lr: float = 0.01) -> GradientLearner:
+def Pretrained(model: Adaptable, inner_lr: float = 0.01) -> GradientLearner:
     """The baseline: one model trained on all tasks at once, then fine-tuned by gradient descent.
 
     ("Pretrained" in Finn et al. 2017, section 5.1.)
@@ -163,6 +163,6 @@ def Pretrained(model: Model, inner_lr: float = 0.01) -> GradientLearner:
     return GradientLearner(model, GradientDescent(inner_lr), QueryLoss(), steps=0)
 
 
-def _adapted_params(model: Model, frozen: Sequence[str]) -> Params:
+def _adapted_params(model: Adaptable, frozen: Sequence[str]) -> Params:
     named = model.named_parameters()
     return {n: p.detach() for n, p in named if not is_frozen(n, frozen)}

@@ -15,7 +15,7 @@ from metarl.adaptation.learner import Adapted, MetaInputs, MetaLoss, SupervisedL
 from metarl.adaptation.objectives import Objective
 from metarl.adaptation.update_rules import State, UpdateRule
 from metarl.errors import SettingsError
-from metarl.models.base import Model, Params, Statistics, task_params
+from metarl.models.base import Adaptable, Params, Statistics, task_params
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.losses import TaskLoss, metric_name, task_loss, task_metric
 from metarl.trees import map_tensors
@@ -45,7 +45,7 @@ class GradientLearner(SupervisedLearner):
 
     def __init__(
         self,
-        model: Model,
+        model: Adaptable,
         rule: UpdateRule,
         objective: Objective,
         *,

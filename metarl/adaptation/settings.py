@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass
 import torch
 
 from metarl.adaptation import algorithms
-from metarl.adaptation.learner import Learner
-from metarl.models.base import Model
+from metarl.adaptation.gradient_learner import GradientLearner
+from metarl.models.base import Adaptable
 
 
 class LearnerSettings(ABC):
     """Interface: settings that build a learner around a model."""
 
     @abstractmethod
-    def build(self, model: Model, generator: torch.Generator) -> Learner:
+    def build(self, model: Adaptable, generator: torch.Generator) -> GradientLearner:
         """Builds the learner; what its rule learns starts from draws of `generator`."""
 
 
@@ -33,7 +33,7 @@ class MAMLSettings(LearnerSettings):
     frozen: tuple[str, ...] = ()
     """Name patterns of parameters that the inner loop leaves alone."""
 
-    def build(self, model: Model, generator: torch.Generator) -> Learner:
+    def build(self, model: Adaptable, generator: torch.Generator) -> GradientLearner:
         """See `LearnerSettings.build`."""
         del generator
         return algorithms.MAML(model, **asdict(self))
@@ -52,7 +52,7 @@ class MetaSGDSettings(LearnerSettings):
     frozen: tuple[str, ...] = ()
     """Name patterns of parameters that the inner loop leaves alone."""
 
-    def build(self, model: Model, generator: torch.Generator) -> Learner:
+    def build(self, model: Adaptable, generator: torch.Generator) -> GradientLearner:
         """See `LearnerSettings.build`."""
         return algorithms.MetaSGD(model, generator, **asdict(self))
 
@@ -70,7 +70,7 @@ class MAMLPlusPlusSettings(LearnerSettings):
     frozen: tuple[str, ...] = ("*.norm.*",)
     """Name patterns of parameters that the inner loop leaves alone."""
 
-    def build(self, model: Model, generator: torch.Generator) -> Learner:
+    def build(self, model: Adaptable, generator: torch.Generator) -> GradientLearner:
         """See `LearnerSettings.build`."""
         del generator
         return algorithms.MAMLPlusPlus(model, **asdict(self))
@@ -87,7 +87,7 @@ class ReptileSettings(LearnerSettings):
     batch_size: int | None = 10
     """Examples per inner step. None: all."""
 
-    def build(self, model: Model, generator: torch.Generator) -> Learner:
+    def build(self, model: Adaptable, generator: torch.Generator) -> GradientLearner:
         """See `LearnerSettings.build`."""
         del generator
         return algorithms.Reptile(model, **asdict(self))
@@ -106,7 +106,7 @@ class LSTMMetaLearnerSettings(LearnerSettings):
     statistics_momentum: float = 0.9
     """Weight of the newest batch in an episode's batch-norm statistics, in (0, 1]."""
 
-    def build(self, model: Model, generator: torch.Generator) -> Learner:
+    def build(self, model: Adaptable, generator: torch.Generator) -> GradientLearner:
         """See `LearnerSettings.build`."""
         return algorithms.LSTMMetaLearner(model, generator, **asdict(self))
 
@@ -126,7 +126,7 @@ class LearnedOptimizerSettings(LearnerSettings):
     fresh_start: bool = False
     """Starts each task from random parameters, as the paper does, not from a learned start."""
 
-    def build(self, model: Model, generator: torch.Generator) -> Learner:
+    def build(self, model: Adaptable, generator: torch.Generator) -> GradientLearner:
         """See `LearnerSettings.build`."""
         return algorithms.LearnedOptimizer(model, generator, **asdict(self))
 
@@ -138,7 +138,7 @@ class PretrainedSettings(LearnerSettings):
     inner_lr: float = 0.01
     """Rate of the fine-tuning, above 0."""
 
-    def build(self, model: Model, generator: torch.Generator) -> Learner:
+    def build(self, model: Adaptable, generator: torch.Generator) -> GradientLearner:
         """See `LearnerSettings.build`."""
         del generator
         return algorithms.Pretrained(model, **asdict(self))

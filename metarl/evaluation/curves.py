@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metarl.adaptation.learner import ControlLearner, Learner, SupervisedLearner
 from metarl.errors import SettingsError
-from metarl.tasks.base import TaskBatch, TaskDistribution
+from metarl.tasks.base import TaskBatch, TaskSource
 from metarl.tasks.losses import metric_name, task_metric
 
 
@@ -30,7 +30,7 @@ class AdaptationCurve:
 
 def adaptation_curve(
     learner: Learner,
-    distribution: TaskDistribution,
+    distribution: TaskSource,
     *,
     num_tasks: int,
     steps: int,

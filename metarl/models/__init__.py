@@ -1,7 +1,7 @@
 """Networks that run on the parameters of many tasks at once."""
 
-from metarl.models.base import Model, Params, Statistics, task_params
+from metarl.models.base import Adaptable, Model, Params, Statistics, task_params
 from metarl.models.conv4 import Conv4
 from metarl.models.mlp import MLP
 
-__all__ = ["MLP", "Conv4", "Model", "Params", "Statistics", "task_params"]
+__all__ = ["MLP", "Adaptable", "Conv4", "Model", "Params", "Statistics", "task_params"]

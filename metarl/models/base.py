@@ -40,11 +40,20 @@ class Statistics:
         self.values[layer] = (mean, variance)
 
 
-class Model(nn.Module, ABC):
-    """Interface of a network that runs on the parameters of T tasks at once.
+class Adaptable(nn.Module, ABC):
+    """Interface of a network whose parameters tasks adapt: models and policies.
 
-    Its own parameters, theta, are those of one network, without a task dimension.
+    It runs on the parameters of T tasks at once. Its own parameters, theta, are those of one
+    network, without a task dimension.
     """
+
+    @abstractmethod
+    def initial(self, generator: torch.Generator) -> Params:
+        """Draws fresh parameters, without a task dimension, as training starts from."""
+
+
+class Model(Adaptable):
+    """Interface of a network from inputs to outputs."""
 
     @abstractmethod
     def forward(
@@ -60,10 +69,6 @@ class Model(nn.Module, ABC):
         Returns:
             Outputs, shape [T, N, *output].
         """
-
-    @abstractmethod
-    def initial(self, generator: torch.Generator) -> Params:
-        """Draws fresh parameters, without a task dimension, as training starts from."""
 
 
 def task_params(model: nn.Module, num_tasks: int) -> Params:

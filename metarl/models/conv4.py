@@ -110,7 +110,7 @@ class Conv4(Model):
         return linear(features, params["head.weight"], params["head.bias"])
 
     def initial(self, generator: torch.Generator) -> Params:
-        """See `Model.initial`: Xavier uniform convolutions, a head of standard deviation 0.01."""
+        """See `Adaptable.initial`: Xavier uniform convolutions, a head of deviation 0.01."""
         device = generator.device
         params = {}
         channels = self.in_channels

@@ -65,7 +65,7 @@ class MLP(Model):
         return hidden
 
     def initial(self, generator: torch.Generator) -> Params:
-        """See `Model.initial`."""
+        """See `Adaptable.initial`."""
         params = {}
         for i, (m, n) in enumerate(itertools.pairwise(self.sizes)):
             params[f"layers.{i}.weight"] = self._draw(m, n, generator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -12,14 +12,14 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from metarl.errors import SettingsError
-from metarl.models import MLP, Params
+from metarl.models import MLP, Adaptable, Params
 from metarl.models.mlp import Activation
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
 
 NETWORK = "network."
 
 
-class Policy(nn.Module, ABC):
+class Policy(Adaptable):
     """Interface of a policy that runs on the parameters of T tasks at once.
 
     Its own parameters, theta, are those of one policy, without a task dimension.
@@ -41,10 +41,6 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """Draws the random numbers that sampling actions of batch `shape` takes."""
-
-    @abstractmethod
-    def initial(self, generator: torch.Generator) -> Params:
-        """Draws fresh parameters, without a task dimension, as training starts from."""
 
     @property
     @abstractmethod
@@ -103,7 +99,7 @@ class GaussianPolicy(Policy):
         return torch.randn(shape, generator=generator, device=generator.device)
 
     def initial(self, generator: torch.Generator) -> Params:
-        """See `Policy.initial`."""
+        """See `Adaptable.initial`."""
         return {
             **_initial(self.network, generator),
             "log_std": self._initial_log_std(generator),
@@ -150,7 +146,7 @@ class CategoricalPolicy(Policy):
         return torch.rand(tuple(shape), generator=generator, device=generator.device)
 
     def initial(self, generator: torch.Generator) -> Params:
-        """See `Policy.initial`."""
+        """See `Adaptable.initial`."""
         return _initial(self.network, generator)
 
     @property

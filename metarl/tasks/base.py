@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -46,6 +46,14 @@ class TaskBatch:
     def num_tasks(self) -> int:
         """The number of tasks, T."""
         return self.support.inputs.shape[0]
+
+
+class TaskSource(Protocol):
+    """What training and evaluation need of tasks of any kind: batches of them."""
+
+    def sample(self, num_tasks: int, generator: torch.Generator) -> Any:
+        """Draws a batch of tasks, with all tensors on the generator's device."""
+        ...
 
 
 @runtime_checkable

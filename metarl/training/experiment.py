@@ -12,6 +12,7 @@ import torch
 from rich.table import Table
 
 from metarl.adaptation.learner import Learner
+from metarl.tasks.base import TaskSource
 from metarl.tasks.episodes import FewShot
 from metarl.training.command_line import parse_settings, run_script
 from metarl.training.device import resolve_device, set_threads
@@ -57,9 +58,9 @@ class Parts:
     """
 
     learner: Learner
-    tasks: Any
+    tasks: TaskSource
     report: Callable[[OuterLoop], Table]
-    validation: Any = None
+    validation: TaskSource | None = None
     update: OuterUpdate | None = None
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl.adaptation.learner import ControlLearner, Learner
 from metarl.errors import CheckpointError, NonFiniteError
 from metarl.evaluation.curves import adaptation_curve
-from metarl.tasks.base import TaskDistribution
+from metarl.tasks.base import TaskSource
 from metarl.tasks.losses import metric_name
 from metarl.training.checkpoints import Checkpoints, load_checkpoint
 from metarl.training.device import resolve_device, set_threads
@@ -63,11 +63,11 @@ class OuterLoop:
     def __init__(
         self,
         learner: Learner,
-        tasks: TaskDistribution,
+        tasks: TaskSource,
         settings: TrainingSettings,
         folder: Path | str,
         *,
-        validation: TaskDistribution | None = None,
+        validation: TaskSource | None = None,
         update: OuterUpdate | None = None,
         resume: Path | None = None,
         config: dict[str, Any] | None = None,

@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl.adaptation.learner import Learner, MetaLoss
 from metarl.training.compilation import CompiledGradient
 from metarl.training.settings import TrainingSettings
-from metarl.trees import concatenate_tasks, take_tasks
+from metarl.trees import concatenate_tasks, cut_tasks
 
 
 class Gradient(NamedTuple):
@@ -55,24 +55,17 @@ class MetaGradient:
     def __call__(self, inputs: Any) -> Gradient:
         """Adds up the gradients of the mean loss of all tasks, chunk by chunk in their order."""
         total = inputs.tasks.num_tasks
+        chunks = cut_tasks(inputs, self.settings.task_chunk_size)
         run = map if self._workers is None else self._workers.map
         results: list[MetaLoss] = []
         for p in self.params:
             p.grad = None
-        for grads, part in run(lambda chunk: self._gradient(chunk, total), self.chunks(inputs)):
+        for grads, part in run(lambda chunk: self._gradient(chunk, total), chunks):
             self._accumulate(grads)
             results.append(part)
         result = results[0] if len(results) == 1 else concatenate_tasks(results)
         norm = _norm([p.grad for p in self.params if p.grad is not None])
         return Gradient(result, norm, math.isfinite((result.losses.sum() + norm).item()))
-
-    def chunks(self, inputs: Any) -> list[Any]:
-        """Cuts inputs into those of `task_chunk_size` tasks each."""
-        total = inputs.tasks.num_tasks
-        size = self.settings.task_chunk_size or total
-        if size >= total:
-            return [inputs]
-        return [take_tasks(inputs, low, min(low + size, total)) for low in range(0, total, size)]
 
     def _eager(self, inputs: Any, total: int) -> tuple[Sequence[Tensor | None], MetaLoss]:
         """Returns the gradient of the sum of a chunk's losses over `total`, and the rest."""

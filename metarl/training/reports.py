@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from metarl.errors import SettingsError
+from metarl.evaluation.control_protocol import (
+    TEST_SEED,
+    ControlProtocol,
+    protocol_curve,
+    return_table,
+)
+from metarl.evaluation.curves import adaptation_curve
 from metarl.evaluation.few_shot_protocol import few_shot_curves, few_shot_table, lake_errors
 from metarl.evaluation.figures import adaptation_figure, save_figure, sine_figure
 from metarl.evaluation.lake import LakeRuns, check_uncontaminated, load_lake_runs
 from metarl.evaluation.sine_protocol import PUBLISHED, sine_curves, sine_panels, sine_table
+from metarl.sim.family import Family
 from metarl.tasks.episodes import FewShot
 from metarl.training.loop import OuterLoop, TrainingResult
 
@@ -82,6 +92,47 @@ def few_shot_report(
         loop.logger.scalars({f"lake/error/{k}": v for k, v in lake.items()}, loop.iteration)
     loop.logger.close()
     return few_shot_table(summaries, lake, f"{label}, {test.way}-way {test.shots}-shot")
+
+
+def control_report(
+    loop: OuterLoop,
+    test: Family,
+    algorithm: str,
+    num_tasks: int,
+    steps: int,
+    protocols: Sequence[ControlProtocol] = (),
+) -> Table:
+    """Evaluates control tasks; writes `adaptation.png` into the run folder.
+
+    Args:
+        loop: A finished training.
+        test: The test split of its family.
+        algorithm: Its name; published values of the same name stand beside it.
+        num_tasks: Test tasks.
+        steps: Adaptation steps.
+        protocols: Published evaluations to add.
+
+    Returns:
+        The table of returns.
+    """
+    generator = torch.Generator(loop.device).manual_seed(TEST_SEED)
+    curves = {
+        "test tasks": adaptation_curve(
+            loop.learner, test, num_tasks=num_tasks, steps=steps, generator=generator
+        )
+    }
+    curves |= {p.name: protocol_curve(loop.learner, p, loop.device) for p in protocols}
+    rows = {}
+    for label, curve in curves.items():
+        prefix = "eval_test" if label == "test tasks" else f"eval_{label}"
+        rows[label] = loop.logger.curve(curve, loop.iteration, prefix)
+    published = {p.name: p.published.get(algorithm, {}) for p in protocols}
+    figure = adaptation_figure(
+        rows, "return", published=published, title=f"{algorithm}, {test.name}"
+    )
+    save_figure(figure, loop.folder / "adaptation.png")
+    loop.logger.close()
+    return return_table(rows, published, f"{algorithm} on {test.name}")
 
 
 def lake_runs_for(test: FewShot, path: Path | None) -> LakeRuns | None:

@@ -1,0 +1,101 @@
+"""Evaluation of control tasks: returns after every adaptation step, beside published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from rich.box import SIMPLE
+from rich.table import Table
+
+from metarl.adaptation.learner import Learner
+from metarl.errors import SettingsError
+from metarl.evaluation.curves import AdaptationCurve
+from metarl.evaluation.statistics import Summary
+from metarl.rl.policy_learner import PolicyLearner
+from metarl.sim.family import ControlTasks
+from metarl.trees import to_device
+
+TEST_SEED = 2_000_003
+
+
+@dataclass(frozen=True)
+class ControlProtocol:
+    """A published evaluation: given tasks, and how they are adapted to.
+
+    Attributes:
+        name: Its name in tables and tags.
+        tasks: The tasks.
+        steps: Adaptation steps.
+        trajectories: Rollouts per task before each step and after the last.
+        scales: Factor on the inner rate of each step; see `PolicyLearner.rollouts`.
+        published: Algorithm -> steps -> published mean return.
+        source: Where that was published.
+    """
+
+    name: str
+    tasks: ControlTasks
+    steps: int
+    trajectories: int
+    scales: Sequence[float] = ()
+    published: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    source: str = ""
+
+
+def protocol_curve(
+    learner: Learner, protocol: ControlProtocol, device: torch.device | str = "cpu"
+) -> AdaptationCurve:
+    """Measures the mean return on each of a protocol's tasks after 0..steps steps.
+
+    The rollouts' randomness is the same for every learner.
+
+    Raises:
+        SettingsError: The learner is not one of policies that adapt by gradients.
+    """
+    if not isinstance(learner, PolicyLearner):
+        raise SettingsError(
+            f"The protocol {protocol.name} is for a PolicyLearner, got {type(learner).__name__}."
+        )
+    generator = torch.Generator(device).manual_seed(TEST_SEED)
+    rows = learner.returns(
+        to_device(protocol.tasks, torch.device(device)),
+        protocol.steps,
+        generator,
+        protocol.scales,
+        protocol.trajectories,
+    )
+    return AdaptationCurve("return", torch.stack(list(rows)).cpu(), True)
+
+
+def return_table(
+    rows: Mapping[str, Sequence[Summary]],
+    published: Mapping[str, Mapping[int, float]],
+    title: str,
+) -> Table:
+    """Returns a table of mean returns with 95 % confidence intervals over tasks.
+
+    Args:
+        rows: Name of the evaluation -> one summary per number of steps.
+        published: Name of the evaluation -> steps -> published mean return.
+        title: What was trained on what.
+    """
+    table = Table(title=f"{title}: return, mean [95 % interval over tasks]", box=SIMPLE)
+    table.add_column("steps", justify="right")
+    for name, summaries in rows.items():
+        table.add_column(f"{name} ({summaries[0].count})", justify="right", no_wrap=True)
+        if published.get(name):
+            table.add_column("published", justify="right")
+    for step in range(max(map(len, rows.values()))):
+        cells = [str(step)]
+        for name, summaries in rows.items():
+            cells.append(_cell(summaries[step]) if step < len(summaries) else "")
+            if published.get(name):
+                known = published[name].get(step)
+                cells.append("" if known is None else f"{known:.2f}")
+        table.add_row(*cells)
+    return table
+
+
+def _cell(summary: Summary) -> str:
+    return f"{summary.mean:.2f} [{summary.mean_low:.2f}, {summary.mean_high:.2f}]"

@@ -1,0 +1,68 @@
+"""What a batch of rollouts teaches: advantages, and the weight of each step in a mean."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.rl.baseline import LinearBaseline
+from metarl.rl.returns import discounted_returns, gae
+from metarl.rl.rollouts import Rollouts
+from metarl.rl.settings import PolicyGradientSettings
+
+
+class Experience(NamedTuple):
+    """Rollouts of T tasks with what policy gradients need of them.
+
+    Attributes:
+        rollouts: The rollouts.
+        log_probs: Log-probability of each action under the policy that took it, [T, N, H].
+        advantages: Advantage of each action, [T, N, H]; 0 after the end of the episode.
+        weights: Weight of each step in a mean over all steps of a task, [T, N, H]; sums to 1.
+    """
+
+    rollouts: Rollouts
+    log_probs: Tensor
+    advantages: Tensor
+    weights: Tensor
+
+
+@torch.no_grad()
+def experience(rollouts: Rollouts, settings: PolicyGradientSettings) -> Experience:
+    """Estimates advantages with a linear baseline fitted to these very rollouts, per task.
+
+    (Duan et al. 2016, "Benchmarking deep reinforcement learning", section 3; Schulman et al. 2016,
+    equation 16.)
+    """
+    r, gamma = rollouts, settings.discount
+    baseline = LinearBaseline.fit(
+        r.observations, discounted_returns(r.rewards, r.mask, gamma), r.mask
+    )
+    values = baseline.values(r.observations)
+    last = baseline.values(r.final_observations.unsqueeze(2), first_step=values.shape[2])
+    if not settings.bootstrap:
+        last = torch.zeros_like(last)
+    next_values = torch.cat((values[..., 1:], last), dim=2)
+    advantages = gae(
+        r.rewards, values, next_values, r.terminated, r.mask, gamma, settings.gae_lambda
+    )
+    weights = r.mask / r.mask.sum((1, 2), keepdim=True)
+    if settings.normalize_advantages:
+        advantages = normalized(advantages, weights) * r.mask
+    return Experience(r, r.behaviour.log_prob(r.actions), advantages, weights)
+
+
+def normalized(values: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:
+    """Shifts and scales each task's values to weighted mean 0 and standard deviation 1.
+
+    Args:
+        values: Shape [T, N, H].
+        weights: Shape [T, N, H], summing to 1 per task.
+        eps: Added to the deviation.
+    """
+    mean = (weights * values).sum((1, 2), keepdim=True)
+    centred = values - mean
+    deviation = (weights * centred.square()).sum((1, 2), keepdim=True).sqrt()
+    return centred / (deviation + eps)

@@ -1,0 +1,327 @@
+"""The learner of control tasks: gradient-based adaptation of a policy on its own rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.adaptation.gradient_learner import GradientLearner
+from metarl.adaptation.inner_loop import Step, inner_loop
+from metarl.adaptation.learner import ControlLearner, MetaLoss
+from metarl.errors import SettingsError
+from metarl.models.base import Params, task_params
+from metarl.rl.distributions import Distribution
+from metarl.rl.experience import Experience, experience
+from metarl.rl.policies import Policy
+from metarl.rl.rollouts import RolloutNoise, Rollouts, collect, draw_noise
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.rl.surrogates import SURROGATES, exploration_term
+from metarl.sim.family import ControlTasks, Family
+from metarl.sim.make import make_vec
+from metarl.sim.vector_env import TensorVectorEnv
+from metarl.trees import concatenate_tasks, cut_tasks, map_tensors
+
+
+@dataclass(frozen=True)
+class PolicyInputs:
+    """All that one meta-iteration computes on; every tensor has the tasks leading.
+
+    Attributes:
+        tasks: The tasks.
+        experience: Rollouts of the policies after 0, 1, ..., K adaptation steps.
+        weights: Weight of the outer surrogate after 0..K steps, [T, K + 1].
+        judged: The numbers of steps after which it counts.
+        credit: How much better than others a task did after adaptation, [T]; E-MAML's term.
+        start: Parameters to adapt from, where they are not theta.
+    """
+
+    tasks: ControlTasks
+    experience: tuple[Experience, ...]
+    weights: Tensor
+    judged: tuple[int, ...]
+    credit: Tensor
+    start: Params | None = None
+
+    def thinned(self, trajectories: int) -> PolicyInputs:
+        """Keeps the first rollouts of each task, as many as given, of every adaptation step."""
+        kept = map_tensors(lambda t: t[:, :trajectories], self.experience)
+        kept = tuple(
+            e._replace(weights=e.weights / e.weights.sum((1, 2), keepdim=True)) for e in kept
+        )
+        return replace(self, experience=kept)
+
+
+class PolicyLearner(ControlLearner):
+    """Adapts a policy by an update rule whose gradients come from rollouts.
+
+    Rollouts are collected anew before every adaptation step, with the parameters of that step.
+    `prepare` adapts and collects; `forward` goes through the same adaptation again on the stored
+    rollouts, differentiably, from whatever theta is by then: so several outer updates, a line
+    search or a Fisher product can use one set of rollouts.
+
+    Args:
+        adaptation: Policy, update rule, objective, steps: any of `metarl.adaptation`'s algorithms
+            built around a `Policy` (`MAML(policy, inner_lr=0.1)`).
+        family: Where the tasks come from.
+        settings: See `PolicyGradientSettings`.
+        task_chunk_size: Tasks whose rollouts are made at once. None: all.
+        observe_task: Tells the policy the task (the oracle); it then sees `task_vector` behind
+            the observation.
+
+    Raises:
+        SettingsError: The adaptation is one that only supervised tasks know: with batches of
+            examples or truncated unrolls.
+    """
+
+    def __init__(
+        self,
+        adaptation: GradientLearner,
+        family: Family,
+        settings: PolicyGradientSettings | None = None,
+        *,
+        task_chunk_size: int | None = None,
+        observe_task: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(adaptation.model, Policy):
+            raise SettingsError(
+                f"Expected an algorithm around a Policy, got one around a "
+                f"{type(adaptation.model).__name__}; see `metarl.rl.policy_for`."
+            )
+        if adaptation.batch_size is not None:
+            raise SettingsError(
+                "A policy adapts on all rollouts of a step: set the learner's `batch_size` to None."
+            )
+        if adaptation.unroll not in (None, adaptation.steps):
+            raise SettingsError(
+                f"Policies unroll the whole adaptation: expected `unroll` = {adaptation.steps}, "
+                f"the steps, got {adaptation.unroll}."
+            )
+        self.adaptation = adaptation
+        self.family = family
+        self.settings = settings or PolicyGradientSettings()
+        self.task_chunk_size = task_chunk_size
+        self.observe_task = observe_task
+        self._envs: dict[tuple[int, torch.device], TensorVectorEnv] = {}
+
+    @property
+    def policy(self) -> Policy:
+        """The policy; its parameters are the initialisation theta."""
+        assert isinstance(self.adaptation.model, Policy)
+        return self.adaptation.model
+
+    # Training
+
+    def prepare(
+        self, tasks: ControlTasks, generator: torch.Generator, iteration: int
+    ) -> PolicyInputs:
+        """See `Learner.prepare`: adapts, and keeps the rollouts of every step."""
+        steps = self.adaptation.steps
+        weights = self.adaptation.objective.weights(iteration, steps)
+        start = self._fresh(tasks.num_tasks, generator)
+        noises = self._noises(tasks.num_tasks, steps + 1, generator)
+        parts = [
+            tuple(e for _, e in self._collect_path(*part))
+            for part in cut_tasks((tasks, noises, start), self.task_chunk_size)
+        ]
+        kept = concatenate_tasks(parts) if len(parts) > 1 else parts[0]
+        row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
+        judged = tuple(k for k, w in enumerate(weights) if w != 0)
+        credit = _credit(kept[-1].rollouts.returns())
+        return PolicyInputs(tasks, kept, row, judged, credit, start)
+
+    def forward(self, inputs: PolicyInputs) -> MetaLoss:
+        """See `Learner.forward`: the outer surrogate on the rollouts of the adapted policies."""
+        last = len(inputs.experience) - 1
+        losses = inputs.weights.new_zeros(inputs.tasks.num_tasks)
+        metrics: dict[str, Tensor] = {}
+        step = None
+        for k, step in enumerate(self._path(inputs)):
+            seen = inputs.experience[k]
+            metrics[f"train/return/step_{k}"] = seen.rollouts.returns()
+            if step.loss is not None:
+                metrics[f"inner/loss/step_{k - 1}"] = step.loss
+            if k < last and self.settings.exploration:
+                log_probs = self._log_probs(step.params, seen.rollouts)[1]
+                losses = losses + exploration_term(log_probs, inputs.credit, seen.rollouts.mask)
+            if k < last and self.settings.inner_kl:
+                distribution = self._log_probs(step.params, seen.rollouts)[0]
+                losses = losses + self.settings.inner_kl * _divergence(distribution, seen)
+            if k in inputs.judged:
+                loss, divergence = self._outer_loss(step.params, seen)
+                losses = losses + inputs.weights[:, k] * loss
+                metrics["meta/kl"] = divergence.detach()
+        assert step is not None
+        start = inputs.start or task_params(self.policy, inputs.tasks.num_tasks)
+        distance = self.adaptation.objective.distance(start, step.params)
+        losses = losses if distance is None else losses + distance
+        carry = {"state": step.state} if self.adaptation.rule.carries else {}
+        return MetaLoss(losses, metrics, map_tensors(torch.Tensor.detach, carry))
+
+    def finish(self, carry: dict[str, Any]) -> None:
+        """See `Learner.finish`."""
+        if self.adaptation.rule.carries:
+            self.adaptation.rule.carry(carry["state"])
+
+    def adapted_distribution(self, inputs: PolicyInputs) -> Distribution:
+        """Returns what the adapted policies do where they were, differentiable in theta.
+
+        Each field is [T, N, H, *]: the distribution at every observation of the last rollouts.
+        """
+        *_, step = self._path(inputs)
+        return self._log_probs(step.params, inputs.experience[-1].rollouts)[0]
+
+    # Evaluation
+
+    def returns(
+        self,
+        tasks: ControlTasks,
+        steps: int,
+        generator: torch.Generator,
+        scales: Sequence[float] = (),
+        trajectories: int | None = None,
+    ) -> Iterator[Tensor]:
+        """See `ControlLearner.returns`; `scales` and `trajectories` are those of `rollouts`."""
+        for rollouts in self.rollouts(tasks, steps, generator, scales, trajectories):
+            yield rollouts.returns()
+
+    def rollouts(
+        self,
+        tasks: ControlTasks,
+        steps: int,
+        generator: torch.Generator,
+        scales: Sequence[float] = (),
+        trajectories: int | None = None,
+    ) -> Iterator[Rollouts]:
+        """Yields the rollouts of the policies after 0..steps adaptation steps.
+
+        Args:
+            tasks: T tasks.
+            steps: Adaptation steps, at least 0.
+            generator: Source of all randomness.
+            scales: Factor on the inner loss of each step, 1 beyond the end; of gradient descent
+                it scales the rate (the ICML protocol halves it after the first step).
+            trajectories: Rollouts per task and step; None takes those of the settings.
+        """
+        start = self._fresh(tasks.num_tasks, generator)
+        noises = self._noises(tasks.num_tasks, steps + 1, generator, trajectories)
+        for _, seen in self._collect_path(tasks, noises, start, scales):
+            yield seen.rollouts
+
+    # Parts
+
+    def _collect_path(
+        self,
+        tasks: ControlTasks,
+        noises: Sequence[RolloutNoise],
+        start: Params | None,
+        scales: Sequence[float] = (),
+    ) -> Iterator[tuple[Params, Experience]]:
+        """Yields parameters and experience after 0..K steps, K + 1 being the number of noises."""
+        latest: list[Experience] = []
+
+        def gather(params: Params, step: int) -> Experience:
+            held = map_tensors(torch.Tensor.detach, params)
+            env = self._env(noises[step])
+            rollouts = collect(env, self.policy, held, tasks.values, noises[step])
+            return experience(rollouts, self.settings)
+
+        def support_loss(params: Params, step: int) -> Tensor:
+            return self._inner_loss(params, latest[-1]) * (
+                scales[step] if step < len(scales) else 1.0
+            )
+
+        with torch.no_grad():
+            steps = len(noises) - 1
+            path = self._inner_loop(support_loss, start, tasks.num_tasks, steps, first_order=True)
+            for k, step in enumerate(path):
+                latest = [gather(step.params, k)]
+                yield step.params, latest[0]
+
+    def _path(self, inputs: PolicyInputs) -> Iterator[Step]:
+        """The adaptation on stored rollouts, differentiable where gradients are on."""
+        first_order = self.adaptation.first_order or not torch.is_grad_enabled()
+        return self._inner_loop(
+            lambda params, step: self._inner_loss(params, inputs.experience[step]),
+            inputs.start, inputs.tasks.num_tasks, len(inputs.experience) - 1,
+            first_order=first_order,
+        )  # fmt: skip
+
+    def _inner_loop(
+        self,
+        support_loss: Callable[[Params, int], Tensor],
+        start: Params | None,
+        num_tasks: int,
+        steps: int,
+        *,
+        first_order: bool,
+    ) -> Iterator[Step]:
+        return inner_loop(
+            support_loss, self.adaptation.rule, start or task_params(self.policy, num_tasks), steps,
+            first_order=first_order, frozen=self.adaptation.frozen,
+        )  # fmt: skip
+
+    def _inner_loss(self, params: Params, seen: Experience) -> Tensor:
+        log_probs = self._log_probs(params, seen.rollouts)[1]
+        surrogate = SURROGATES.get(self.settings.surrogate)
+        return surrogate(log_probs, seen.advantages, seen.weights, self.settings, seen.log_probs)
+
+    def _outer_loss(self, params: Params, seen: Experience) -> tuple[Tensor, Tensor]:
+        """The (clipped) likelihood ratio (Schulman et al. 2017, equations 6, 7) and mean KL."""
+        distribution, log_probs = self._log_probs(params, seen.rollouts)
+        ratio = (log_probs - seen.log_probs).exp()
+        gain = ratio * seen.advantages
+        if self.settings.clip is not None:
+            clipped = ratio.clamp(1 - self.settings.clip, 1 + self.settings.clip)
+            gain = torch.minimum(gain, clipped * seen.advantages)
+        loss = -(gain * seen.weights).sum((1, 2))
+        return loss, _divergence(distribution, seen)
+
+    def _log_probs(self, params: Params, rollouts: Rollouts) -> tuple[Distribution, Tensor]:
+        distribution = self.policy.distribution(params, rollouts.observations)
+        return distribution, distribution.log_prob(rollouts.actions)
+
+    def _noises(
+        self,
+        num_tasks: int,
+        count: int,
+        generator: torch.Generator,
+        trajectories: int | None = None,
+    ) -> tuple[RolloutNoise, ...]:
+        n = trajectories or self.settings.trajectories
+        return tuple(
+            draw_noise(self.policy, self.family, num_tasks, n, generator) for _ in range(count)
+        )
+
+    def _env(self, noise: RolloutNoise) -> TensorVectorEnv:
+        worlds, device = noise.reset.shape[0] * noise.reset.shape[1], noise.reset.device
+        key = (worlds, device)
+        if key not in self._envs:
+            self._envs[key] = make_vec(
+                self.family, worlds, device=device, autoreset="disabled",
+                observe_task=self.observe_task,
+            )  # fmt: skip
+        return self._envs[key]
+
+    def _fresh(self, num_tasks: int, generator: torch.Generator) -> Params | None:
+        if not self.adaptation.fresh_start:
+            return None
+        drawn = [self.policy.initial(generator) for _ in range(num_tasks)]
+        return {n: torch.stack([d[n] for d in drawn]) for n in drawn[0]}
+
+
+def _credit(returns: Tensor) -> Tensor:
+    """Return of each task, [T], less the mean of the others: a baseline that is independent."""
+    count = returns.shape[0]
+    if count == 1:
+        return returns
+    return (returns - returns.mean()) * (count / (count - 1))
+
+
+def _divergence(new: Distribution, seen: Experience) -> Tensor:
+    """Mean KL of each task from the policy that made the rollouts to `new`, [T]."""
+    return (seen.rollouts.behaviour.kl(new) * seen.weights).sum((1, 2))

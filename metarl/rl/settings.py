@@ -1,0 +1,61 @@
+"""Settings of policy gradients: how many rollouts, and what loss is made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from metarl.errors import SettingsError
+from metarl.registry import did_you_mean
+
+Surrogate = Literal["ratio", "dice", "logprob"]
+
+
+@dataclass(frozen=True)
+class PolicyGradientSettings:
+    """How a policy's experience becomes a loss, in the inner and in the outer loop."""
+
+    trajectories: int = 20
+    """Rollouts per task before every adaptation step and after the last one."""
+    discount: float = 0.99
+    """Discount of the rewards (gamma), in (0, 1]."""
+    gae_lambda: float = 1.0
+    """Lambda of generalised advantage estimation, in [0, 1]."""
+    normalize_advantages: bool = True
+    """Scales the advantages of each task to mean 0 and deviation 1 in every batch."""
+    bootstrap: bool = False
+    """Values the state in which the horizon cuts an episode off; False: the horizon is the end."""
+    surrogate: Surrogate = "ratio"
+    """Inner loss: ratio (ProMP's), dice (exact, noisy) or logprob (older papers'; biased)."""
+    dice_lambda: float = 1.0
+    """Lambda of Loaded DiCE, in [0, 1]: 1 is exact, less trades bias for variance."""
+    clip: float | None = None
+    """Clips the outer ratio to 1 +- this (PPO). None: no clipping."""
+    inner_kl: float = 0.0
+    """Weight of ProMP's penalty on how far the policies before the last step may move."""
+    exploration: bool = False
+    """Adds E-MAML's term: credit to the first rollouts for what adapting on them gave."""
+
+    def __post_init__(self) -> None:
+        """Checks the settings.
+
+        Raises:
+            SettingsError: A setting is out of its range.
+        """
+        if self.trajectories < 1:
+            raise SettingsError(f"Expected at least 1 trajectory, got {self.trajectories}.")
+        if not 0 < self.discount <= 1:
+            raise SettingsError(f"Expected a discount in (0, 1], got {self.discount}.")
+        for name in ("gae_lambda", "dice_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError(f"Expected `{name}` in [0, 1], got {getattr(self, name)}.")
+        if self.clip is not None and not 0 < self.clip < 1:
+            raise SettingsError(f"Expected `clip` in (0, 1), got {self.clip}.")
+        if not self.inner_kl >= 0:
+            raise SettingsError(f"Expected `inner_kl` of at least 0, got {self.inner_kl}.")
+        if self.surrogate not in get_args(Surrogate):
+            raise SettingsError(
+                f"Unknown surrogate {self.surrogate!r}."
+                f"{did_you_mean(self.surrogate, get_args(Surrogate))} "
+                f"Known: {', '.join(get_args(Surrogate))}."
+            )

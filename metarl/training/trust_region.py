@@ -1,0 +1,180 @@
+"""The outer update of MAML-TRPO: the largest step that a trust region allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.adaptation.learner import Learner
+from metarl.errors import SettingsError
+from metarl.rl.conjugate_gradient import conjugate_gradient
+from metarl.rl.fisher import fisher_product, flatten, unflatten
+from metarl.rl.policy_learner import PolicyInputs, PolicyLearner
+from metarl.training.meta_gradient import MetaGradient
+from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
+from metarl.training.settings import TrainingSettings
+from metarl.trees import cut_tasks
+
+
+@dataclass(frozen=True)
+class TrustRegionSettings(UpdateSettings):
+    """Settings of the TRPO outer update (Schulman et al. 2015, appendix C)."""
+
+    max_kl: float = 0.01
+    """Largest mean divergence of the adapted policies, old from new, in nats; above 0."""
+    cg_iterations: int = 10
+    """Iterations of the conjugate gradient."""
+    damping: float = 1e-5
+    """Added to the diagonal of the Fisher matrix."""
+    backtrack_ratio: float = 0.8
+    """Factor between two tries of the line search, in (0, 1)."""
+    max_backtracks: int = 15
+    """Tries of the line search; if none is accepted nothing changes."""
+    fisher_trajectories: int | None = None
+    """Rollouts per task that the Fisher matrix is estimated from. None: all."""
+
+    def __post_init__(self) -> None:
+        """Checks the settings.
+
+        Raises:
+            SettingsError: A setting is out of its range.
+        """
+        if not 0 < self.max_kl < math.inf:
+            raise SettingsError(f"Expected a finite `max_kl` above 0, got {self.max_kl}.")
+        if not 0 < self.backtrack_ratio < 1:
+            raise SettingsError(
+                f"Expected `backtrack_ratio` in (0, 1), got {self.backtrack_ratio}."
+            )
+        counts = (self.cg_iterations, self.max_backtracks, self.fisher_trajectories or 1)
+        if min(counts) < 1 or self.damping < 0:
+            raise SettingsError(
+                "Expected counts of at least 1 and a `damping` of at least 0, got "
+                f"cg_iterations={self.cg_iterations}, max_backtracks={self.max_backtracks}, "
+                f"fisher_trajectories={self.fisher_trajectories}, damping={self.damping}."
+            )
+
+    def build(self, learner: Learner, training: TrainingSettings) -> OuterUpdate:
+        """See `UpdateSettings.build`."""
+        if not isinstance(learner, PolicyLearner):
+            raise SettingsError(
+                f"A trust region is for policies; got a {type(learner).__name__}. "
+                "Choose an optimiser of the training settings."
+            )
+        return TrustRegionUpdate(learner, training, self)
+
+
+class TrustRegionUpdate(OuterUpdate):
+    """TRPO on the adapted policies (Finn et al. 2017, section 5.3, algorithm 3).
+
+    The step solves F x = g, where F is the Fisher matrix of the policies after adaptation, taken
+    through the adaptation and averaged over the tasks, by conjugate gradients, and has the length
+    at which the quadratic model of the divergence reaches `max_kl`. A line search shortens it
+    until the true divergence is within `max_kl` and the loss falls; adaptation is computed anew
+    from each try, on the same rollouts. If no try is good, the parameters stay, to the bit.
+
+    Args:
+        learner: What is trained.
+        training: Settings of the outer loop; chunks of tasks bound the memory.
+        settings: See `TrustRegionSettings`.
+    """
+
+    def __init__(
+        self, learner: PolicyLearner, training: TrainingSettings, settings: TrustRegionSettings
+    ) -> None:
+        self.learner = learner
+        self.settings = settings
+        self.gradient = MetaGradient(learner, training)
+        self.params = self.gradient.params
+
+    def __call__(self, inputs: PolicyInputs, iteration: int) -> MetaResult:
+        """See `OuterUpdate.__call__`."""
+        del iteration
+        result, norm, finite = self.gradient(inputs)
+        metrics = dict(result.metrics)
+        if finite:
+            slope = flatten(
+                [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+            )
+            step = self._step(slope, inputs)
+            metrics |= self._line_search(step, result.losses.mean(), inputs)
+        return MetaResult(result.losses, metrics, result.carry, norm, finite)
+
+    def _step(self, slope: Tensor, inputs: PolicyInputs) -> Tensor:
+        """Returns the step to try first: down the natural gradient, as far as the model allows."""
+        product = self._fisher(inputs)
+        direction = conjugate_gradient(product, slope, self.settings.cg_iterations).solution
+        curvature = direction @ product(direction)
+        # Not a curved direction: rounding, or no gradient at all. Then nothing moves.
+        safe = curvature > 0
+        scale = torch.where(safe, 2 * self.settings.max_kl / curvature, 0.0).sqrt()
+        return -scale * direction
+
+    def _fisher(self, inputs: PolicyInputs) -> Callable[[Tensor], Tensor]:
+        """Returns the damped product; graphs of several chunks are made anew for each vector."""
+        thinned, size = inputs, self.gradient.settings.task_chunk_size
+        kept_rollouts = self.settings.fisher_trajectories
+        if kept_rollouts is not None:
+            thinned = inputs.thinned(kept_rollouts)
+            # A chunk of thinned rollouts holds as many as one of whole tasks.
+            size = size and size * self.learner.settings.trajectories // kept_rollouts
+        chunks = cut_tasks(thinned, size)
+        total = inputs.tasks.num_tasks
+
+        def of_chunk(chunk: PolicyInputs) -> Callable[[Tensor], Tensor]:
+            distribution = self.learner.adapted_distribution(chunk)
+            return fisher_product(distribution, chunk.experience[-1].weights / total, self.params)
+
+        kept = of_chunk(chunks[0]) if len(chunks) == 1 else None
+
+        def product(vector: Tensor) -> Tensor:
+            damped = self.settings.damping * vector
+            if kept is not None:
+                return kept(vector) + damped
+            return sum((of_chunk(chunk)(vector) for chunk in chunks), start=damped)
+
+        return product
+
+    @torch.no_grad()
+    def _line_search(self, step: Tensor, loss: Tensor, inputs: PolicyInputs) -> dict[str, Tensor]:
+        before = [p.clone() for p in self.params]
+        moves = unflatten(step, self.params)
+        accepted, divergence, tries = False, torch.zeros(()), 0
+        for tries in range(self.settings.max_backtracks):
+            share = self.settings.backtrack_ratio**tries
+            for p, old, move in zip(self.params, before, moves, strict=True):
+                p.copy_(old + share * move)
+            new_loss, divergence = self._judge(inputs)
+            # Comparisons with NaN are false: a step into it is refused.
+            accepted = bool((new_loss < loss) & (divergence <= self.settings.max_kl))
+            if accepted:
+                break
+        if not accepted:
+            for p, old in zip(self.params, before, strict=True):
+                p.copy_(old)
+        return {
+            "meta/line_search/accepted": torch.tensor(float(accepted)),
+            "meta/line_search/tries": torch.tensor(tries + 1.0),
+            "meta/kl": divergence if accepted else torch.zeros(()),
+        }
+
+    def _judge(self, inputs: PolicyInputs) -> tuple[Tensor, Tensor]:
+        """Returns loss and divergence of the adapted policies, mean over the tasks."""
+        losses, divergences = [], []
+        for chunk in cut_tasks(inputs, self.gradient.settings.task_chunk_size):
+            result = self.learner(chunk)
+            losses.append(result.losses)
+            divergences.append(result.metrics["meta/kl"])
+        return torch.cat(losses).mean(), torch.cat(divergences).mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `OuterUpdate.state_dict`; there is nothing to keep."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `OuterUpdate.load_state_dict`."""
+        del state
