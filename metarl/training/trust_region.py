@@ -50,7 +50,11 @@ class TrustRegionSettings(UpdateSettings):
             raise SettingsError(
                 f"Expected `backtrack_ratio` in (0, 1), got {self.backtrack_ratio}."
             )
-        counts = (self.cg_iterations, self.max_backtracks, self.fisher_trajectories or 1)
+        counts = (
+            self.cg_iterations,
+            self.max_backtracks,
+            1 if self.fisher_trajectories is None else self.fisher_trajectories,
+        )
         if min(counts) < 1 or self.damping < 0:
             raise SettingsError(
                 "Expected counts of at least 1 and a `damping` of at least 0, got "

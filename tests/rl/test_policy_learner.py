@@ -1,0 +1,195 @@
+import pytest
+import torch
+from metarl_envs.navigation import Navigation2D
+
+from metarl.adaptation import FOMAML, MAML, LearnedOptimizer, MetaSGD, Pretrained, Reptile
+from metarl.errors import SettingsError
+from metarl.models import MLP
+from metarl.rl.policies import policy_for
+from metarl.rl.policy_learner import PolicyLearner
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.trees import map_tensors
+
+FAMILY = Navigation2D(horizon=6)
+T, N = 3, 4
+
+
+def make(algorithm=MAML, *arguments, settings=None, chunk=None, **options):
+    policy = policy_for(FAMILY, torch.Generator().manual_seed(1), hidden=(8,), activation="tanh")
+    settings = settings or PolicyGradientSettings(trajectories=N)
+    adaptation = algorithm(policy, *arguments, **options)
+    return PolicyLearner(adaptation, FAMILY, settings, task_chunk_size=chunk)
+
+
+def prepared(learner, seed=0, tasks=T):
+    generator = torch.Generator().manual_seed(seed)
+    return learner.prepare(FAMILY.sample(tasks, generator), generator, 0)
+
+
+def double(value):
+    return map_tensors(lambda t: t.double() if t.is_floating_point() else t, value)
+
+
+def test_shapes_and_first_rollouts_of_the_same_policy():
+    inputs = prepared(make(MAML, 0.5, 2))
+    assert len(inputs.experience) == 3
+    first = inputs.experience[0]
+    assert first.rollouts.observations.shape == (T, N, 6, 2)
+    assert first.rollouts.actions.shape == (T, N, 6, 2)
+    assert first.advantages.shape == first.log_probs.shape == (T, N, 6)
+    torch.testing.assert_close(first.weights.sum((1, 2)), torch.ones(T))
+    torch.testing.assert_close(first.advantages.mean((1, 2)), torch.zeros(T), atol=1e-6, rtol=0)
+
+
+def test_the_same_rollouts_however_many_tasks_go_through_one_call():
+    whole, chunked = prepared(make(MAML, 0.5, 2)), prepared(make(MAML, 0.5, 2, chunk=1))
+    for a, b in zip(whole.experience, chunked.experience, strict=True):
+        torch.testing.assert_close(a.rollouts.actions, b.rollouts.actions, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(a.advantages, b.advantages, rtol=1e-3, atol=1e-3)
+
+
+def test_each_task_goes_on_from_its_own_parameters():
+    learner = make(MAML, 0.5, 3)
+    inputs = prepared(learner)
+    paths = [step.params for step in learner._path(inputs)]
+    name = "network.layers.0.weight"
+    assert torch.equal(paths[0][name][0], paths[0][name][1])
+    for k in (0, 1, 2):
+        for t in range(T):  # the step of one task alone, from where that very task stood
+            own = {n: p.detach()[t : t + 1].requires_grad_() for n, p in paths[k].items()}
+            seen = map_tensors(lambda v, t=t: v[t : t + 1], inputs.experience[k])
+            grads = torch.autograd.grad(learner._inner_loss(own, seen).sum(), list(own.values()))
+            for (n, p), g in zip(own.items(), grads, strict=True):
+                torch.testing.assert_close(paths[k + 1][n][t : t + 1], p - 0.5 * g)
+    assert not torch.allclose(paths[2][name][0], paths[2][name][1])
+
+
+@pytest.mark.parametrize("surrogate", ["ratio", "dice", "logprob"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_meta_gradient_on_stored_rollouts_is_that_of_finite_differences(surrogate, steps):
+    settings = PolicyGradientSettings(
+        trajectories=N, surrogate=surrogate, inner_kl=0.3, exploration=False
+    )
+    learner = make(MAML, 0.5, steps, settings=settings)
+    inputs = double(prepared(learner))
+    learner.double()
+    params = list(learner.parameters())
+    with torch.no_grad():  # away from the parameters that made the rollouts: every term counts
+        for p in params:
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)))
+    grads = torch.autograd.grad(learner(inputs).losses.mean(), params)
+    generator = torch.Generator().manual_seed(3)
+    for p, g in zip(params, grads, strict=True):
+        direction = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        ends = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                p.add_(sign * 1e-5 * direction)
+                ends.append(_loss_with_gradients(learner, inputs))
+                p.add_(-sign * 1e-5 * direction)
+        numeric = (ends[0] - ends[1]) / 2e-5
+        torch.testing.assert_close((g * direction).sum(), numeric, rtol=1e-5, atol=1e-8)
+
+
+def _loss_with_gradients(learner, inputs):
+    with torch.enable_grad():
+        return learner(inputs).losses.mean().detach()
+
+
+def test_values_without_gradients_are_those_with_them():
+    learner = make(MAML, 0.5, 2)
+    inputs = prepared(learner)
+    with torch.no_grad():
+        plain = learner(inputs)
+    torch.testing.assert_close(plain.losses, learner(inputs).losses)
+
+
+def test_first_order_drops_the_hessian():
+    second, first = make(MAML, 0.5, 1), make(FOMAML, 0.5, 1)
+    inputs = prepared(second)
+    grads = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(
+            learner(inputs).losses.mean(), list(learner.parameters()))])
+        for learner in (second, first)
+    ]  # fmt: skip
+    assert not torch.allclose(*grads, rtol=1e-3)
+    # The gradient at the adapted parameters, applied to theta.
+    *_, step = first._path(inputs)
+    adapted = {n: p.detach().requires_grad_() for n, p in step.params.items()}
+    loss, _ = first._outer_loss(adapted, inputs.experience[-1])
+    direct = torch.autograd.grad(loss.mean(), list(adapted.values()))
+    torch.testing.assert_close(grads[1], torch.cat([g.sum(0).flatten() for g in direct]))
+
+
+def test_returns_do_not_change_where_nothing_is_learned():
+    learner = make(MAML, 1e-12, 1)
+    generator = torch.Generator().manual_seed(0)
+    before, after = learner.returns(FAMILY.sample(200, generator), 1, generator)
+    assert abs((before - after).mean()) < 3 * (before - after).std() / 200**0.5
+    assert abs((before - after).mean()) < 0.05
+
+
+def test_halved_steps_move_half_as_far():
+    learner = make(MAML, 0.5, 1)
+    tasks = FAMILY.sample(2, torch.Generator().manual_seed(0))
+    noises = learner._noises(2, 2, torch.Generator().manual_seed(0))
+    moved = []
+    for scales in ((), (0.5,)):
+        (start, _), (end, _) = learner._collect_path(tasks, noises, None, scales)
+        moved.append(end["log_std"] - start["log_std"])
+    torch.testing.assert_close(moved[1], moved[0] / 2)
+
+
+def test_e_maml_credits_the_first_rollouts():
+    plain = make(MAML, 0.5, 1)
+    credited = make(MAML, 0.5, 1, settings=PolicyGradientSettings(trajectories=N, exploration=True))
+    inputs = prepared(plain)
+    difference = credited(inputs).losses - plain(inputs).losses
+    log_probs = inputs.experience[0].log_probs.sum((1, 2))
+    torch.testing.assert_close(difference, -inputs.credit * log_probs)
+    assert abs(inputs.credit.mean()) < 1e-4
+    assert inputs.credit.abs().max() > 0.1
+
+
+def test_clipping_stops_the_gain():
+    settings = PolicyGradientSettings(trajectories=N, clip=0.1)
+    learner = make(Pretrained, 0.5, settings=settings)
+    inputs = prepared(learner)
+    seen = inputs.experience[0]
+    up = seen._replace(log_probs=seen.log_probs - 1.0, advantages=torch.ones_like(seen.advantages))
+    loss = learner._outer_loss(dict(_batched(learner)), up)[0]
+    torch.testing.assert_close(loss, torch.full((T,), -1.1), rtol=1e-4, atol=0)
+
+
+def _batched(learner):
+    return {n: p.expand(T, *p.shape) for n, p in learner.policy.named_parameters()}
+
+
+def test_reptile_moves_towards_the_adapted_policies():
+    learner = make(Reptile, 0.01, 2, batch_size=None)
+    inputs = prepared(learner)
+    result = learner(inputs)
+    theta = list(learner.policy.parameters())
+    grads = torch.autograd.grad(result.losses.mean(), theta)
+    *_, step = learner._path(inputs)
+    for (name, p), g in zip(learner.policy.named_parameters(), grads, strict=True):
+        torch.testing.assert_close(g, p.detach() - step.params[name].detach().mean(0))
+    learner.finish(result.carry)
+    assert learner.adaptation.rule.get_buffer("count") == 2
+
+
+def test_what_does_not_suit_policies_is_refused():
+    with pytest.raises(SettingsError, match="batch_size"):
+        make(Reptile, 0.01, 2)
+    with pytest.raises(SettingsError, match="unroll"):
+        make(LearnedOptimizer, torch.Generator(), 4, 2)
+    with pytest.raises(SettingsError, match="Policy"):
+        PolicyLearner(MAML(MLP((2, 2), torch.Generator())), FAMILY)
+
+
+def test_meta_sgd_gets_gradients_for_its_rates():
+    learner = make(MetaSGD, torch.Generator().manual_seed(0), 1)
+    inputs = prepared(learner)
+    rates = list(learner.adaptation.rule.parameters())
+    grads = torch.autograd.grad(learner(inputs).losses.mean(), rates)
+    assert all(g.abs().max() > 0 for g in grads)

@@ -1,0 +1,61 @@
+import pytest
+import torch
+from metarl_envs.navigation import Navigation2D
+
+from metarl.adaptation import MAML
+from metarl.errors import SettingsError
+from metarl.rl.policies import policy_for
+from metarl.rl.policy_learner import PolicyLearner
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.training.meta_step import GradientUpdateSettings
+from metarl.training.proximal import ProximalSettings
+from metarl.training.settings import TrainingSettings
+
+FAMILY = Navigation2D(horizon=8)
+SETTINGS = PolicyGradientSettings(trajectories=6, clip=0.2, inner_kl=1e-3)
+
+
+def make(update):
+    policy = policy_for(FAMILY, torch.Generator().manual_seed(1), hidden=(8,), activation="tanh")
+    learner = PolicyLearner(MAML(policy, 0.1), FAMILY, SETTINGS)
+    generator = torch.Generator().manual_seed(0)
+    inputs = learner.prepare(FAMILY.sample(3, generator), generator, 0)
+    return learner, update.build(learner, TrainingSettings(outer_lr=1e-3)), inputs
+
+
+def parameters(learner):
+    return torch.cat([p.detach().flatten() for p in learner.parameters()])
+
+
+def test_epochs_are_optimiser_steps_on_the_same_rollouts():
+    learner, update, inputs = make(ProximalSettings(epochs=3))
+    result = update(inputs, 0)
+    other, step, same = make(GradientUpdateSettings())
+    losses = [step(same, 0).losses for _ in range(3)]
+    assert torch.equal(parameters(learner), parameters(other))
+    assert torch.equal(result.losses, losses[0])
+    assert losses[2].mean() < losses[0].mean()
+    assert result.metrics["meta/kl"].mean() > 0
+
+
+def test_an_epoch_that_is_not_finite_takes_back_those_before_it():
+    learner, update, inputs = make(ProximalSettings(epochs=3))
+    update(inputs, 0)
+    before, optimizer = parameters(learner), update.state_dict()["state"][0]["exp_avg"].clone()
+    calls = []
+    gradient = update.step.gradient
+
+    def breaks_at_the_second(inputs):
+        calls.append(None)
+        found = gradient(inputs)
+        return found._replace(finite=False) if len(calls) == 2 else found
+
+    update.step.gradient = breaks_at_the_second
+    assert not update(inputs, 0).finite
+    assert torch.equal(parameters(learner), before)
+    assert torch.equal(update.state_dict()["state"][0]["exp_avg"], optimizer)
+
+
+def test_no_epochs_are_refused():
+    with pytest.raises(SettingsError, match="epoch"):
+        ProximalSettings(0)

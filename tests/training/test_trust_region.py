@@ -1,0 +1,145 @@
+import pytest
+import torch
+from metarl_envs.navigation import Navigation2D
+
+from metarl.adaptation import MAML
+from metarl.errors import SettingsError
+from metarl.models import MLP
+from metarl.rl.policies import policy_for
+from metarl.rl.policy_learner import PolicyLearner
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.training.settings import TrainingSettings
+from metarl.training.trust_region import TrustRegionSettings
+from metarl.trees import map_tensors
+
+FAMILY = Navigation2D(horizon=8)
+
+
+def make(chunk=None, **settings):
+    policy = policy_for(FAMILY, torch.Generator().manual_seed(1), hidden=(8,), activation="tanh")
+    learner = PolicyLearner(MAML(policy, 0.5), FAMILY, PolicyGradientSettings(trajectories=6))
+    update = TrustRegionSettings(**settings).build(learner, TrainingSettings(task_chunk_size=chunk))
+    return learner, update
+
+
+def prepared(learner, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return learner.prepare(FAMILY.sample(4, generator), generator, 0)
+
+
+def double(inputs):
+    return map_tensors(lambda t: t.double() if t.is_floating_point() else t, inputs)
+
+
+def parameters(learner):
+    return torch.cat([p.detach().flatten() for p in learner.parameters()])
+
+
+def test_an_accepted_step_lowers_the_loss_within_the_trust_region():
+    learner, update = make(max_kl=0.02)
+    for seed in range(5):
+        inputs = prepared(learner, seed)
+        result = update(inputs, 0)
+        assert result.metrics["meta/line_search/accepted"] == 1
+        after = learner(inputs)
+        assert after.losses.mean() < result.losses.mean()
+        kl = after.metrics["meta/kl"].mean()
+        assert 0 < kl <= 0.02
+        torch.testing.assert_close(kl, result.metrics["meta/kl"])
+    assert kl > 0.005  # the step is as long as the region allows, nearly
+
+
+def test_the_step_solves_the_system_of_the_dense_fisher_matrix():
+    learner, update = make(max_kl=0.01, cg_iterations=80, damping=1e-3)
+    inputs = double(prepared(learner))
+    learner.double()
+    product = update._fisher(inputs)
+    size = len(parameters(learner))
+    dense = torch.stack([product(e) for e in torch.eye(size, dtype=torch.double)], 1)
+    torch.testing.assert_close(dense, dense.T, rtol=1e-6, atol=1e-9)
+    assert torch.linalg.eigvalsh(dense).min() > 0.99e-3
+    slope = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    direction = torch.linalg.solve(dense, slope)
+    expected = -direction * (0.02 / (direction @ dense @ direction)).sqrt()
+    torch.testing.assert_close(update._step(slope, inputs), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_chunks_change_nothing_but_memory():
+    vectors = []
+    for chunk in (None, 1):
+        learner, update = make(chunk)
+        inputs = double(prepared(learner))
+        learner.double()
+        update(inputs, 0)
+        vectors.append(parameters(learner))
+    torch.testing.assert_close(*vectors)
+
+
+def test_fewer_rollouts_estimate_the_matrix_of_the_first_of_them():
+    learner, update = make(fisher_trajectories=2)
+    inputs = prepared(learner)
+    whole = make()[1]
+    whole.learner.load_state_dict(learner.state_dict())
+    vector = torch.randn(len(parameters(learner)), generator=torch.Generator().manual_seed(0))
+    thinned = inputs.thinned(2)
+    torch.testing.assert_close(thinned.experience[1].weights.sum((1, 2)), torch.ones(4))
+    torch.testing.assert_close(update._fisher(inputs)(vector), whole._fisher(thinned)(vector))
+    assert not torch.allclose(update._fisher(inputs)(vector), whole._fisher(inputs)(vector))
+
+
+@pytest.mark.parametrize("broken", ["loss", "kl", "nan"])
+def test_a_step_that_no_try_makes_good_is_taken_back_to_the_bit(broken, monkeypatch):
+    learner, update = make(max_backtracks=3)
+    judged = []
+
+    def judge(inputs):
+        judged.append(parameters(learner))
+        values = {"loss": (1e9, 0.0), "kl": (-1e9, 1.0), "nan": (float("nan"), 0.0)}[broken]
+        return tuple(torch.tensor(v) for v in values)
+
+    monkeypatch.setattr(update, "_judge", judge)
+    before = parameters(learner)
+    result = update(prepared(learner), 0)
+    assert torch.equal(parameters(learner), before)
+    assert result.metrics["meta/line_search/accepted"] == 0
+    assert result.metrics["meta/line_search/tries"] == 3
+    steps = [(j - before).norm() for j in judged]
+    assert steps[0] > 0
+    torch.testing.assert_close(steps[1] / steps[0], torch.tensor(0.8), rtol=1e-3, atol=0)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    learner, update = make()
+    inputs = prepared(learner)
+    inputs.experience[-1].advantages[0, 0, 0] = torch.nan
+    before = parameters(learner)
+    assert not update(inputs, 0).finite
+    assert torch.equal(parameters(learner), before)
+
+
+def test_no_gradient_moves_nothing():
+    learner, update = make()
+    inputs = prepared(learner)
+    for seen in inputs.experience:
+        seen.advantages.zero_()
+    before = parameters(learner)
+    assert update(inputs, 0).finite
+    assert torch.equal(parameters(learner), before)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_kl": 0.0}, {"backtrack_ratio": 1.0}, {"cg_iterations": 0}, {"damping": -1.0},
+        {"max_backtracks": 0}, {"fisher_trajectories": 0},
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_refused(settings):
+    with pytest.raises(SettingsError, match=next(iter(settings))):
+        TrustRegionSettings(**settings)
+
+
+def test_it_is_for_policies():
+    learner = MAML(MLP((1, 1), torch.Generator()))
+    with pytest.raises(SettingsError, match="GradientLearner"):
+        TrustRegionSettings().build(learner, TrainingSettings())
