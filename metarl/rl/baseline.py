@@ -36,14 +36,15 @@ class LinearBaseline(NamedTuple):
             returns: Shape [T, N, H], float.
             mask: 1 for steps that count, 0 for the rest; [T, N, H], any type.
         """
-        valid = (mask > 0).flatten(1)
-        features = torch.where(valid.unsqueeze(2), _features(observations, 0).flatten(1, 2), 0)
-        targets = torch.where(valid, returns.flatten(1).double(), 0)
-        gram = features.mT @ features
+        valid = mask > 0
+        features = _features(torch.where(valid.unsqueeze(3), observations, 0), 0)
+        features.mul_(valid.flatten(1).unsqueeze(1))
+        targets = torch.where(valid, returns, 0).flatten(1).double().unsqueeze(1)
+        gram = features @ features.mT
         diagonal = gram.diagonal(dim1=1, dim2=2)
         ridge = (ROUNDING * gram.shape[1] * diagonal).clamp(min=RIDGE)
         factor, _ = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge))
-        moments = features.mT @ targets.unsqueeze(2)
+        moments = (targets @ features.mT).mT
         return cls(torch.cholesky_solve(moments, factor).squeeze(2))
 
     def values(self, observations: Tensor, first_step: int = 0) -> Tensor:
@@ -56,14 +57,15 @@ class LinearBaseline(NamedTuple):
         Returns:
             Shape [T, N, H], of the observations' type.
         """
-        predicted = _features(observations, first_step) @ self.weights[:, None, :, None]
-        return predicted.squeeze(3).to(observations.dtype)
+        predicted = self.weights.unsqueeze(1) @ _features(observations, first_step)
+        return predicted.view(observations.shape[:3]).to(observations.dtype)
 
 
 def _features(observations: Tensor, first_step: int) -> Tensor:
-    """Returns the features [T, N, H, 2 O + 4], float64."""
-    clipped = observations.double().clamp(-CLIP, CLIP)
-    steps = observations.shape[2]
-    time = torch.arange(first_step, first_step + steps).to(clipped) / 100
-    powers = torch.stack((time, time**2, time**3, torch.ones_like(time)), 1)
-    return torch.cat((clipped, clipped.square(), powers.expand(*clipped.shape[:3], 4)), 3)
+    """Returns the features [T, 2 O + 4, N * H], float64; steps last, where products run best."""
+    tasks, episodes, steps, _ = observations.shape
+    clipped = observations.flatten(1, 2).mT.double().clamp(-CLIP, CLIP)
+    options = {"dtype": clipped.dtype, "device": clipped.device}
+    time = torch.arange(first_step, first_step + steps, **options) / 100
+    powers = torch.stack((time, time**2, time**3, torch.ones_like(time))).repeat(1, episodes)
+    return torch.cat((clipped, clipped.square(), powers.expand(tasks, -1, -1)), 1)
