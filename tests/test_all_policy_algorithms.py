@@ -1,0 +1,105 @@
+"""One contract that every algorithm passes on control tasks."""
+
+import pytest
+import torch
+from metarl_envs.navigation import Navigation2D
+
+from metarl.adaptation import settings as s
+from metarl.evaluation.curves import adaptation_curve
+from metarl.rl.policies import policy_for
+from metarl.rl.policy_learner import PolicyLearner
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.sim import make_family
+from metarl.training.meta_step import GradientUpdateSettings
+from metarl.training.proximal import ProximalSettings
+from metarl.training.settings import TrainingSettings
+from metarl.training.trust_region import TrustRegionSettings
+
+ALGORITHMS = {
+    "maml": s.MAMLSettings(0.5),
+    "maml-3-steps": s.MAMLSettings(0.5, steps=3),
+    "fomaml": s.MAMLSettings(0.5, first_order=True),
+    "metasgd": s.MetaSGDSettings(),
+    "mamlplusplus": s.MAMLPlusPlusSettings(0.1, steps=2, multi_step_iterations=5, frozen=()),
+    "reptile": s.ReptileSettings(0.01, steps=2, batch_size=None),
+    "lstm": s.LSTMMetaLearnerSettings(steps=2),
+    "learned-optimizer": s.LearnedOptimizerSettings(steps=2, unroll=2),
+    "learned-optimizer-fresh": s.LearnedOptimizerSettings(steps=2, unroll=2, fresh_start=True),
+    "pretrained": s.PretrainedSettings(),
+}
+UPDATES = {
+    "trpo": TrustRegionSettings(),
+    "promp": ProximalSettings(2),
+    "adam": GradientUpdateSettings(),
+}
+FAMILIES = {
+    "navigation": lambda: Navigation2D(horizon=5),
+    "bandit": lambda: make_family("Bandit-v1"),
+}
+
+
+@pytest.fixture(params=ALGORITHMS)
+def name(request):
+    return request.param
+
+
+def build(name, family, seed=0, **settings):
+    generator = torch.Generator().manual_seed(seed)
+    policy = policy_for(family, generator, hidden=(6,), activation="tanh")
+    adaptation = ALGORITHMS[name].build(policy, generator)
+    settings = PolicyGradientSettings(**{"trajectories": 3, **settings})
+    return PolicyLearner(adaptation, family, settings), generator
+
+
+def train(name, where="navigation", update="adam", iterations=2, chunk=None):
+    family = FAMILIES[where]()
+    learner, generator = build(name, family)
+    learner.task_chunk_size = chunk
+    training = TrainingSettings(outer_lr=0.01, task_chunk_size=chunk)
+    outer = UPDATES[update].build(learner, training)
+    results = []
+    for i in range(iterations):
+        inputs = learner.prepare(family.sample(4, generator), generator, i)
+        results.append(outer(inputs, i))
+        learner.finish(results[-1].carry)
+    return learner, results
+
+
+@pytest.mark.parametrize("where", FAMILIES)
+def test_it_trains_what_it_has(name, where):
+    before = {n: p.clone() for n, p in build(name, FAMILIES[where]())[0].state_dict().items()}
+    learner, results = train(name, where)
+    assert all(r.finite and r.losses.shape == (4,) for r in results)
+    moved = [n for n, p in learner.named_parameters() if not torch.equal(p, before[n])]
+    trained = [n for n, p in learner.named_parameters() if p.requires_grad]
+    assert moved == trained
+
+
+@pytest.mark.parametrize("update", ["trpo", "promp"])
+def test_every_outer_update_serves_it(name, update):
+    if name == "reptile" and update == "trpo":
+        pytest.skip("Reptile's distance is no objective for a trust region of policies")
+    _, results = train(name, update=update)
+    assert all(r.finite for r in results)
+
+
+def test_the_same_seed_gives_the_same_weights(name):
+    first, second = (train(name)[0].state_dict() for _ in range(2))
+    assert all(torch.equal(first[n], second[n]) for n in first)
+
+
+def test_chunks_change_nothing_but_memory(name):
+    whole, parts = train(name, iterations=1)[1], train(name, iterations=1, chunk=2)[1]
+    torch.testing.assert_close(whole[0].losses, parts[0].losses, rtol=1e-3, atol=1e-4)
+
+
+def test_it_is_judged_by_returns_after_every_step(name):
+    family = FAMILIES["navigation"]()
+    learner, generator = build(name, family)
+    before = {n: p.clone() for n, p in learner.state_dict().items()}
+    curve = adaptation_curve(learner, family, num_tasks=5, steps=3, generator=generator)
+    assert curve.metric == "return"
+    assert curve.values.shape == (4, 5)
+    assert (curve.values < 0).all()
+    assert not curve.values.requires_grad
+    assert all(torch.equal(p, before[n]) for n, p in learner.state_dict().items())
