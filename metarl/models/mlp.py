@@ -29,6 +29,8 @@ class MLP(Model):
         activation: Non-linearity after every layer but the last.
         init: "lecun" (normal of variance 1 / fan-in, zero bias) or "truncated" (normal of standard
             deviation 0.01 cut at two of them, zero bias: Finn et al. 2017's sine network).
+        output_scale: Factor on the initial weights of the last layer; policies take a small one,
+            so that their first actions are near zero wherever they are.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class MLP(Model):
         generator: torch.Generator,
         activation: Activation = "relu",
         init: Init = "lecun",
+        output_scale: float = 1.0,
     ) -> None:
         super().__init__()
         if len(sizes) < 2 or min(sizes) < 1:
@@ -46,10 +49,9 @@ class MLP(Model):
         self.sizes = tuple(sizes)
         self.activation = activation
         self.init = init
-        self.layers = nn.ModuleList(
-            Weights(self._draw(m, n, generator), torch.zeros(n, device=generator.device))
-            for m, n in itertools.pairwise(sizes)
-        )
+        self.output_scale = output_scale
+        drawn = list(self.initial(generator).values())
+        self.layers = nn.ModuleList(map(Weights, drawn[::2], drawn[1::2]))
 
     def forward(
         self, params: Params, inputs: Tensor, statistics: Statistics | None = None
@@ -70,6 +72,7 @@ class MLP(Model):
         for i, (m, n) in enumerate(itertools.pairwise(self.sizes)):
             params[f"layers.{i}.weight"] = self._draw(m, n, generator)
             params[f"layers.{i}.bias"] = torch.zeros(n, device=generator.device)
+        params[f"layers.{len(self.sizes) - 2}.weight"] *= self.output_scale
         return params
 
     def _flat(self, inputs: Tensor) -> Tensor:

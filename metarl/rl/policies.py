@@ -17,6 +17,7 @@ from metarl.models.mlp import Activation
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
 
 NETWORK = "network."
+OUTPUT_SCALE = 0.01  # an untrained policy treats all actions alike (Andrychowicz et al. 2021, 3.2)
 
 
 class Policy(Adaptable):
@@ -83,7 +84,8 @@ class GaussianPolicy(Policy):
         self.action_size = action_size
         self.init_std = init_std
         self.min_std = min_std
-        self.network = MLP((observation_size, *hidden, action_size), generator, activation)
+        sizes = (observation_size, *hidden, action_size)
+        self.network = MLP(sizes, generator, activation, output_scale=OUTPUT_SCALE)
         self.log_std = nn.Parameter(self._initial_log_std(generator))
 
     def distribution(self, params: Params, observations: Tensor) -> Gaussian:
@@ -135,7 +137,8 @@ class CategoricalPolicy(Policy):
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
-        self.network = MLP((observation_size, *hidden, num_actions), generator, activation)
+        sizes = (observation_size, *hidden, num_actions)
+        self.network = MLP(sizes, generator, activation, output_scale=OUTPUT_SCALE)
 
     def distribution(self, params: Params, observations: Tensor) -> Categorical:
         """See `Policy.distribution`."""

@@ -67,7 +67,7 @@ def test_the_step_solves_the_system_of_the_dense_fisher_matrix():
 def test_chunks_change_nothing_but_memory():
     vectors = []
     for chunk in (None, 1):
-        learner, update = make(chunk)
+        learner, update = make(chunk, damping=1e-2)
         inputs = double(prepared(learner))
         learner.double()
         update(inputs, 0)
