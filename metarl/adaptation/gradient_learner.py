@@ -98,20 +98,22 @@ class GradientLearner(SupervisedLearner):
             start = self._fresh_params(tasks.num_tasks, generator)
         weights = self.objective.weights(iteration, steps)
         judged = tuple(k for k, w in enumerate(weights) if w != 0)
-        row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
+        row = None
+        if any(weights[k] != 1 for k in judged):
+            row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
         batches = self._draw_batches(tasks.support, steps, generator)
         return MetaInputs(tasks, batches, row, judged, start, state)
 
     def forward(self, inputs: MetaInputs) -> MetaLoss:
         """See `Learner.forward`."""
-        tasks = inputs.tasks
+        tasks, weights = inputs.tasks, inputs.weights
         start = inputs.start or task_params(self.model, tasks.num_tasks)
         statistics = self._statistics()
         path = self._adapt(
-            tasks.support, start, self._path_length(inputs), inputs.batches,
+            tasks.support, start, self.unroll or self.steps, inputs.batches,
             first_order=self.first_order, state=inputs.state, statistics=statistics,
         )  # fmt: skip
-        losses = tasks.support.inputs.new_zeros(tasks.num_tasks)
+        parts: list[Tensor] = []
         metrics: dict[str, Tensor] = {}
         step = None
         for k, step in enumerate(path):
@@ -120,15 +122,16 @@ class GradientLearner(SupervisedLearner):
             if k in inputs.judged:
                 outputs = self.model(step.params, tasks.query.inputs, None)
                 query_loss = self.loss(outputs, tasks.query.targets)
-                assert inputs.weights is not None
-                losses = losses + inputs.weights[:, k] * query_loss
+                parts.append(query_loss if weights is None else weights[:, k] * query_loss)
                 name = metric_name(tasks.query.targets)
                 same = name == "mse" and self.loss is task_loss
                 metric = query_loss if same else task_metric(outputs, tasks.query.targets)
                 metrics[f"train/{name}/step_{k}"] = metric.detach()
         assert step is not None
         distance = self.objective.distance(start, step.params)
-        losses = losses if distance is None else losses + distance
+        if distance is not None:
+            parts.append(distance)
+        losses = sum(parts[1:], start=parts[0])
         return MetaLoss(losses, metrics, self._carry(tasks, step))
 
     def finish(self, carry: dict[str, Any]) -> None:
@@ -209,10 +212,6 @@ class GradientLearner(SupervisedLearner):
         )
         for step in path:
             yield step._replace(params={**fixed, **step.params})
-
-    def _path_length(self, inputs: MetaInputs) -> int:
-        assert inputs.weights is not None
-        return inputs.weights.shape[1] - 1
 
     def _statistics(self) -> Statistics | None:
         momentum = self.statistics_momentum

@@ -90,6 +90,6 @@ def task_gradients(
             params = {n: p.requires_grad_() for n, p in params.items()}
         losses = loss(params)
         grads = torch.autograd.grad(
-            losses.sum(), list(params.values()), create_graph=differentiable
+            losses, list(params.values()), torch.ones_like(losses), create_graph=differentiable
         )
     return dict(zip(params, grads, strict=True)), losses

@@ -22,7 +22,8 @@ class MetaInputs:
     Attributes:
         tasks: Support and query of each task.
         batches: Indices of the support examples of each step, [T, steps, batch], or None for all.
-        weights: Weight of the query loss after 0..K steps, [T, K + 1], the same for all tasks.
+        weights: Weight of the query loss after 0..K steps, [T, K + 1], the same for all tasks;
+            None where every one that counts is 1.
         judged: The numbers of steps after which the query loss counts.
         start: Parameters to adapt from, [T, *shape] per name, where they are not theta.
         state: The update rule's state to go on from, or None for a fresh one.

@@ -73,7 +73,7 @@ class Model(Adaptable):
 
 def task_params(model: nn.Module, num_tasks: int) -> Params:
     """Returns theta for every task: views [T, *shape] whose task stride is 0, no copies."""
-    return {n: p.unsqueeze(0).expand(num_tasks, *p.shape) for n, p in model.named_parameters()}
+    return {n: p.expand(num_tasks, *p.shape) for n, p in model.named_parameters()}
 
 
 class Weights(nn.Module):

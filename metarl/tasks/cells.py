@@ -11,14 +11,20 @@ from metarl.tasks.base import SPLITS, Split
 CELLS_PER_SPLIT = 1024
 
 
-def split_uniform(cell: Tensor, inside: Tensor, part: Split) -> Tensor:
-    """Returns numbers of a split, uniform in [0, 1] to within a cell.
+def split_uniform(
+    cell: Tensor, inside: Tensor, part: Split, low: float = 0.0, high: float = 1.0
+) -> Tensor:
+    """Returns numbers of a split, uniform in [low, high] to within a cell.
 
     Args:
         cell: Uniform draws in [0, 1) that choose the cells.
         inside: Uniform draws in [0, 1) that choose the places inside, of the same shape.
         part: The split.
+        low: Lower end of the range.
+        high: Its upper end.
     """
-    number = (cell * CELLS_PER_SPLIT).floor() * len(SPLITS) + SPLITS.index(part)
+    width = (high - low) / (CELLS_PER_SPLIT * len(SPLITS))
+    number = (cell * CELLS_PER_SPLIT).floor_()
     # Margins: rounding must not move a number into the cell before or after.
-    return (number + 0.001 + 0.998 * inside) / (CELLS_PER_SPLIT * len(SPLITS))
+    first = low + (SPLITS.index(part) + 0.001) * width
+    return number.mul_(len(SPLITS) * width).add_(first).add_(inside, alpha=0.998 * width)

@@ -31,7 +31,8 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
             f"Expected outputs and targets of one shape, got {tuple(outputs.shape)} and "
             f"{tuple(targets.shape)}; let the model give {tuple(targets.shape[2:])} per example."
         )
-    return F.mse_loss(outputs, targets, reduction="none").flatten(1).mean(1)
+    errors = F.mse_loss(outputs, targets, reduction="none")
+    return errors.mean(tuple(range(1, errors.dim())))
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

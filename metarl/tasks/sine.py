@@ -55,20 +55,22 @@ class Sine:
             generator=generator,
             device=generator.device,
         )
-        low, high = self.amplitude
-        amplitude = low + (high - low) * draws[:, :1]
-        position = split_uniform(draws[:, 1:2], draws[:, 2:3], self.part)
-        phase = self.phase[0] + (self.phase[1] - self.phase[0]) * position
-        x = self.inputs[0] + (self.inputs[1] - self.inputs[0]) * draws[:, 3:]
+        head, x = draws.split((3, self.shots + self.queries), dim=1)
+        amplitude = _scaled(head[:, :1], self.amplitude)
+        phase = split_uniform(head[:, 1:2], head[:, 2:], self.part, *self.phase)
+        x = _scaled(x, self.inputs)
         y = self.values(amplitude, phase, x)
-        k = self.shots
-        return TaskBatch(
-            Examples(x[:, :k], y[:, :k]),
-            Examples(x[:, k:], y[:, k:]),
-            {"amplitude": amplitude[:, 0, 0], "phase": phase[:, 0, 0]},
-        )
+        sizes = (self.shots, self.queries)
+        support, query = map(Examples, x.split(sizes, dim=1), y.split(sizes, dim=1))
+        info = {"amplitude": amplitude.flatten(), "phase": phase.flatten()}
+        return TaskBatch(support, query, info)
 
     @staticmethod
     def values(amplitude: Tensor, phase: Tensor, inputs: Tensor) -> Tensor:
         """Returns A sin(x - phi) of broadcastable tensors."""
         return amplitude * torch.sin(inputs - phase)
+
+
+def _scaled(draws: Tensor, ends: tuple[float, float]) -> Tensor:
+    """Returns draws of U[0, 1) as ones between `ends`."""
+    return (draws * (ends[1] - ends[0])).add_(ends[0])

@@ -70,8 +70,8 @@ class MetaGradient:
     def _eager(self, inputs: Any, total: int) -> tuple[Sequence[Tensor | None], MetaLoss]:
         """Returns the gradient of the sum of a chunk's losses over `total`, and the rest."""
         result: MetaLoss = self.learner(inputs)
-        loss = result.losses.sum() / total
-        grads = torch.autograd.grad(loss, self.params, allow_unused=True)
+        shares = torch.full_like(result.losses, 1 / total)
+        grads = torch.autograd.grad(result.losses, self.params, shares, allow_unused=True)
         return grads, result._replace(losses=result.losses.detach())
 
     def _accumulate(self, grads: Sequence[Tensor | None]) -> None:

@@ -212,6 +212,20 @@ def test_a_loss_that_is_not_finite_changes_nothing(bad, max_grad_norm):
         assert all(torch.equal(state[i][name], value) for name, value in entry.items())
 
 
+def test_the_update_is_that_of_torchs_adam():
+    learner, reference = MAML(mlp()), MAML(mlp())
+    step = MetaStep(learner, TrainingSettings(outer_lr=0.01))
+    adam = torch.optim.Adam(reference.parameters(), 0.01, fused=True)
+    inputs = sine_inputs(learner)
+    for iteration in range(3):
+        assert step(inputs, iteration).finite
+        adam.zero_grad()
+        reference(inputs).losses.mean().backward()
+        adam.step()
+    for a, b in zip(learner.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_sgd_performs_reptiles_update():
     # theta + eps (phi - theta), phi the mean of the adapted parameters (Nichol et al. 2018)
     learner = Reptile(mlp().double(), 0.05, 4).double()
