@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import copy
 import importlib
+import importlib.util
 import math
+import sys
+import types
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -92,6 +96,34 @@ def maml(net: nn.Module, lr: float, steps: int, second_order: bool = True) -> Me
             for _ in range(steps):
                 loss = loss_of(learner(task.support_inputs), task.support_targets)
                 adapt(learner, loss, lr, second_order)
+            loss = loss_of(learner(task.query_inputs), task.query_targets)
+            (loss / total).backward()
+
+    return gradient
+
+
+def maml_with_learn2learn(net: nn.Module, lr: float, steps: int) -> MetaGradient | None:
+    """MAML with learn2learn itself, second order; None where it is not at hand.
+
+    Only its plain Python is loaded, past an `__init__` that asks for compiled data sets and gym.
+    Its 0.2.0 does not build on Python 3.11: unpack the source archive and name it in PYTHONPATH.
+    """
+    found = importlib.util.find_spec("learn2learn")
+    if found is None or found.origin is None:
+        return None
+    root = Path(found.origin).parent
+    for name, folder in (("learn2learn", root), ("learn2learn.algorithms", root / "algorithms")):
+        package = types.ModuleType(name)
+        package.__path__ = [str(folder)]
+        package.__spec__ = importlib.util.spec_from_file_location(name, root / "__init__.py")
+        sys.modules.setdefault(name, package)
+    maml_of = importlib.import_module("learn2learn.algorithms.maml").MAML(net, lr=lr)
+
+    def gradient(tasks: Iterable[Task], total: int) -> None:
+        for task in tasks:
+            learner = maml_of.clone()
+            for _ in range(steps):
+                learner.adapt(loss_of(learner(task.support_inputs), task.support_targets))
             loss = loss_of(learner(task.query_inputs), task.query_targets)
             (loss / total).backward()
 

@@ -63,7 +63,12 @@ def main() -> None:
 
 def _race_maml(settings: SineBenchmark, steps: int) -> None:
     candidates: dict[str, Callable[[], object]] = {}
-    for name, make in (("loop", loops.maml), ("higher", loops.maml_with_higher)):
+    libraries = {
+        "loop": loops.maml,
+        "l2l": loops.maml_with_learn2learn,
+        "higher": loops.maml_with_higher,
+    }
+    for name, make in libraries.items():
         net = loops.sequential(_mlp())
         gradient = make(net, INNER_LR, steps)
         if gradient is not None:
@@ -72,7 +77,7 @@ def _race_maml(settings: SineBenchmark, steps: int) -> None:
     if settings.compile:
         candidates["MetaRL, compiled"] = _ours(settings, MAML(_mlp(), INNER_LR, steps), True)
     times = race(candidates, settings.rounds, settings.seconds)
-    baselines = [name for name in ("loop", "higher") if name in candidates]
+    baselines = [name for name in libraries if name in candidates]
     print_race(f"MAML, second order, {steps} step(s)", times, baselines)
 
 
