@@ -1,7 +1,11 @@
+import warnings
+from importlib.metadata import EntryPoint
+
 import pytest
 
+from metarl import registry as registries
 from metarl.errors import DuplicateNameError, MetarlError, UnknownNameError
-from metarl.registry import Registry, did_you_mean
+from metarl.registry import PluginRegistry, Registry, did_you_mean
 
 
 @pytest.fixture
@@ -48,3 +52,66 @@ def test_suggestions_ignore_case_and_take_any_iterable():
     assert did_you_mean("sinus", (n for n in ("sine", "Omniglot"))) == " Did you mean 'sine'?"
     assert did_you_mean("sine", []) == ""
     assert did_you_mean(7, ["sine"]) == ""  # pyright: ignore[reportArgumentType]
+
+
+# What other packages offer
+
+OFFERED = {
+    "Pi": "math:pi",
+    "Broken": "no_such_package.module:Thing",
+    "Zero": "math:nothing_such",
+    "Tau": "math:tau",
+}
+
+
+@pytest.fixture
+def plugins(monkeypatch):
+    """A registry of numbers, to which installed packages offer `OFFERED`."""
+    looked_up = []
+
+    def entry_points(group):
+        looked_up.append(group)
+        return [EntryPoint(name, value, group) for name, value in OFFERED.items()]
+
+    monkeypatch.setattr(registries, "entry_points", entry_points)
+    plugins = PluginRegistry[float]("number", "numbers")
+    plugins.looked_up = looked_up
+    return plugins
+
+
+def test_plugins_are_loaded_on_the_first_look_up_and_once(plugins):
+    plugins.register("One", 1.0)
+    assert plugins.looked_up == []
+    with pytest.warns(RuntimeWarning, match="was left out") as caught:
+        assert plugins.get("Tau") == pytest.approx(6.283, abs=1e-3)
+    assert plugins.names() == ["One", "Pi", "Tau"]  # broken ones do not stop the others
+    assert plugins.looked_up == ["numbers"]
+    told = [str(w.message) for w in caught]
+    assert len(told) == 2
+    assert "The number 'Broken' (no_such_package.module:Thing) was left out: ModuleNot" in told[0]
+    assert "'Zero'" in told[1]
+
+
+def test_a_plugin_cannot_take_a_name_that_is_taken(plugins, monkeypatch):
+    plugins.register("Pi", 3.0)
+    with pytest.warns(RuntimeWarning) as caught:
+        assert plugins.get("Pi") == 3.0
+    assert any("'Pi' is registered already" in str(w.message) for w in caught)
+
+
+def test_an_unknown_name_gets_a_suggestion_among_plugins_too(plugins):
+    with (
+        pytest.warns(RuntimeWarning),
+        pytest.raises(UnknownNameError, match=r"Did you mean 'Tau'\? Known: Pi, Tau"),
+    ):
+        plugins.get("tauu")
+
+
+def test_module_and_name_need_no_registration(plugins):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert plugins.get("math:e") == pytest.approx(2.718, abs=1e-3)
+    assert plugins.looked_up == []
+    for name in ("math:nothing_such", "no_such_package:x", "math:", ":e"):
+        with pytest.raises(UnknownNameError, match=f"the number '{name}'.*module:Name"):
+            plugins.get(name)

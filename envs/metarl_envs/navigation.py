@@ -126,7 +126,8 @@ class Navigation2D(Point):
     def goals(self, cell: Tensor, inside: Tensor, other: Tensor) -> Tensor:
         """See `Point.goals`."""
         low, high = self.goal_range
-        return low + (high - low) * torch.stack([split_uniform(cell, inside, self.part), other], 1)
+        x = split_uniform(cell, inside, self.part, low, high)
+        return torch.stack([x, low + (high - low) * other], 1)
 
     def reward(
         self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
@@ -136,7 +137,7 @@ class Navigation2D(Point):
 
     def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
         """See `Family.terminated`."""
-        return ((state["position"] - tasks["goal"]).abs() < self.radius).all(1)
+        return (state["position"] - tasks["goal"]).abs().amax(1) < self.radius
 
 
 @dataclass(frozen=True)
@@ -196,8 +197,7 @@ class Navigation2DSparse(Point):
 
     def goals(self, cell: Tensor, inside: Tensor, other: Tensor) -> Tensor:
         """See `Point.goals`."""
-        low, high = self.goal_angle
-        angle = low + (high - low) * split_uniform(cell, inside, self.part)
+        angle = split_uniform(cell, inside, self.part, *self.goal_angle)
         return torch.stack([angle.cos(), angle.sin()], 1)
 
     def reward(

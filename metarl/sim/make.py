@@ -39,9 +39,7 @@ def make_family(name: str, **settings: Any) -> Family:
     try:
         family = build(**settings)
     except TypeError as error:
-        raise SettingsError(
-            f"The task family {name!r} does not take {settings}: {error}"
-        ) from error
+        raise SettingsError(f"The task family {name!r} cannot be built: {error}.") from error
     if not isinstance(family, Family):
         raise SettingsError(f"Expected {name!r} to build a Family, got {type(family).__name__}.")
     return family

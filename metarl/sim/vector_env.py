@@ -183,7 +183,7 @@ class TensorVectorEnv(VectorEnv, ABC):
             info["_final_obs"] = done = terminated | truncated
             self._begin(done)
             observation = self._observe()
-            self._watch.started(tasks, observation)
+            self._watch.started(tasks, observation.masked_fill(~done.unsqueeze(1), 0))
         return observation, reward, terminated, truncated, info
 
     # Tasks and randomness

@@ -49,6 +49,8 @@ class Watch:
 
     def started(self, tasks: Tasks, observation: Tensor) -> None:
         """Keeps what was seen after resets, [W, O]."""
+        if len(self._starts) > self._most:
+            self.check()
         self._starts.append(_Start(tasks, observation))
 
     def stepped(
@@ -75,16 +77,28 @@ class Watch:
         """
         starts, steps = self._starts, self._steps
         self.clear()
-        if starts:
-            wrong = _not_finite([s.observation for s in starts])
-            if wrong.any():
-                number, world = (int(i) for i in wrong.nonzero()[0])
-                start = starts[number]
-                _refuse("observation", start.observation, world, "after a reset", start.tasks)
-        if steps:
+        if (starts or steps) and self._suspicious(starts, steps):
+            _check_starts(starts)
             self._check_steps(steps)
 
+    def _suspicious(self, starts: list[_Start], steps: list[_Step]) -> bool:
+        """Tells whether anything may be wrong, at a tenth of the cost of telling what.
+
+        A value that is not finite makes the sum of all so; so may an overflow, which is no error.
+        """
+        suspicious = ~torch.stack([s.observation for s in (*starts, *steps)]).sum().isfinite()
+        if steps:
+            actions = torch.stack([s.actions for s in steps])
+            total = torch.stack([s.reward for s in steps]).sum() + actions.sum()
+            suspicious = suspicious | ~total.isfinite()
+            if isinstance(self._space, spaces.Discrete):
+                least, most = actions.aminmax()
+                suspicious = suspicious | (least < 0) | (most >= int(self._space.n))
+        return bool(suspicious)
+
     def _check_steps(self, steps: list[_Step]) -> None:
+        if not steps:
+            return
         # In the order in which one brings about the next.
         wrong = torch.stack(
             [
@@ -106,6 +120,16 @@ class Watch:
             chosen = torch.stack(actions)
             return (chosen < 0) | (chosen >= int(self._space.n))
         return _not_finite(actions)
+
+
+def _check_starts(starts: list[_Start]) -> None:
+    if not starts:
+        return
+    wrong = _not_finite([s.observation for s in starts])
+    if wrong.any():
+        number, world = (int(i) for i in wrong.nonzero()[0])
+        start = starts[number]
+        _refuse("observation", start.observation, world, "after a reset", start.tasks)
 
 
 def _not_finite(values: list[Tensor]) -> Tensor:

@@ -1,0 +1,61 @@
+"""A family for tests of engines: everything random, ends of its own, integers in the state."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from metarl.sim import Card, ControlTasks, TorchFamily
+from metarl.tasks.base import check_num_tasks, check_split
+from metarl.tasks.cells import split_uniform
+
+
+@dataclass(frozen=True)
+class Drift(TorchFamily):
+    """A number drifts by a task's speed, noise and the action, until it leaves [-1, 1]."""
+
+    horizon: int = 6
+    part: str = "train"
+
+    name = "Drift-v1"
+    reset_noise = 1
+    step_noise = 2
+
+    @property
+    def observation_space(self):
+        return spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    @property
+    def action_space(self):
+        return spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def card(self):
+        return Card(self.name, "a number drifts", "tests", ())
+
+    def split(self, name):
+        return replace(self, part=check_split(name))
+
+    def sample(self, num_tasks, generator):
+        check_num_tasks(num_tasks)
+        draws = torch.rand(2, num_tasks, generator=generator, device=generator.device)
+        return ControlTasks({"speed": 0.2 * split_uniform(draws[0], draws[1], self.part)})
+
+    def reset(self, tasks, noise):
+        return {"place": noise[:, 0] - 0.5, "steps": torch.zeros(len(noise), dtype=torch.int64)}
+
+    def step(self, state, actions, tasks, noise):
+        move = 0.5 * actions[:, 0].clamp(-1, 1) + tasks["speed"] + 0.1 * noise.sum(1)
+        return {"place": state["place"] + move, "steps": state["steps"] + 1}
+
+    def observe(self, state, tasks):
+        return torch.stack([state["place"], state["steps"].float()], 1)
+
+    def reward(self, before, actions, after, tasks):
+        return after["place"] - before["place"]
+
+    def terminated(self, state, tasks):
+        return state["place"].abs() > 1
+
+    def task_vector(self, tasks):
+        return tasks["speed"].unsqueeze(1)

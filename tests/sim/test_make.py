@@ -1,0 +1,83 @@
+"""Families and vector environments by name."""
+
+import pytest
+import torch
+from metarl_envs import Bandit, Navigation2D
+
+from metarl.errors import SettingsError, UnknownNameError
+from metarl.sim import FAMILIES, Family, TorchVectorEnv, make_family, make_vec
+from tests.sim.families import Drift
+
+# A family for which no engine is there.
+Unmoved = type("Unmoved", (Family,), dict.fromkeys(Family.__abstractmethods__))
+
+
+def broken(size):
+    """A builder that needs an argument."""
+    return size
+
+
+def test_families_are_found_by_name_and_take_settings():
+    assert make_family("Navigation2D-v1") == Navigation2D()
+    assert make_family("Bandit-v1", arms=10, horizon=20) == Bandit(10, 20)
+
+
+def test_families_are_found_by_module_and_name():
+    assert make_family("tests.sim.families:Drift", horizon=9) == Drift(9)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("navigation2d-v1", r"Unknown task family .*Did you mean 'Navigation2D-v1'\? Known: Band"),
+        ("metarl_envs:Navigatoin2D", "Cannot find .*has no attribute 'Navigatoin2D'.*module:Name"),
+        ("no_such_module:Family", "No module named 'no_such_module'"),
+        (":Family", "module:Name"),
+    ],
+)
+def test_unknown_families(name, message):
+    with pytest.raises(UnknownNameError, match=message):
+        make_vec(name, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("Bandit-v1", {"amrs": 3}, "'Bandit-v1' cannot be built: .*'amrs'"),
+        ("tests.sim.test_make:broken", {}, "cannot be built: .*size"),
+        ("tests.sim.test_make:broken", {"size": 3}, "to build a Family, got int"),
+    ],
+)
+def test_families_that_cannot_be_built(name, settings, message):
+    with pytest.raises(SettingsError, match=message):
+        make_family(name, **settings)
+
+
+def test_a_vector_environment_by_name_or_of_a_family():
+    by_name = make_vec("Navigation2D-v1", 3, device="cpu", autoreset="disabled", seed=5)
+    of_family = make_vec(Navigation2D(), 3, device=torch.device("cpu"), engine="torch", seed=5)
+    assert isinstance(by_name, TorchVectorEnv)
+    assert by_name.family == of_family.family
+    assert torch.equal(by_name.get_tasks()["goal"], of_family.get_tasks()["goal"])
+
+
+def test_the_device_is_found():
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert make_vec("Navigation2D-v1", 2).device.type == expected
+
+
+def test_engines_are_checked():
+    with pytest.raises(UnknownNameError, match=r"Unknown engine 'trch'. Did you mean 'torch'"):
+        make_vec(Drift(), 2, engine="trch")
+    with pytest.raises(SettingsError, match="No engine runs Unmoved"):
+        make_vec(Unmoved(), 2)
+
+
+def test_all_shipped_families_are_plug_ins():
+    assert [n for n in FAMILIES.names() if n[0] in "BNT"] == [
+        "Bandit-v1",
+        "Navigation2D-v1",
+        "Navigation2DCorner-v1",
+        "Navigation2DSparse-v1",
+        "TabularMDP-v1",
+    ]
