@@ -132,7 +132,13 @@ class SupervisedLearner(Learner):
 
 
 class ControlLearner(Learner):
-    """Interface of learners that adapt on rollouts and are judged by their returns."""
+    """Interface of learners that adapt on rollouts and are judged by their returns.
+
+    Attributes:
+        environment_steps: How many training has taken so far, those of adaptation included.
+    """
+
+    environment_steps: int = 0
 
     @abstractmethod
     def returns(self, tasks: Any, steps: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -36,6 +36,7 @@ class PolicyInputs:
         weights: Weight of the outer surrogate after 0..K steps, [T, K + 1].
         judged: The numbers of steps after which it counts.
         credit: How much better than others a task did after adaptation, [T]; E-MAML's term.
+        environment_steps: How many each task took in all its rollouts, [T] int64.
         start: Parameters to adapt from, where they are not theta.
     """
 
@@ -44,6 +45,7 @@ class PolicyInputs:
     weights: Tensor
     judged: tuple[int, ...]
     credit: Tensor
+    environment_steps: Tensor
     start: Params | None = None
 
     def thinned(self, trajectories: int) -> PolicyInputs:
@@ -132,7 +134,8 @@ class PolicyLearner(ControlLearner):
         row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
         judged = tuple(k for k, w in enumerate(weights) if w != 0)
         credit = _credit(kept[-1].rollouts.returns())
-        return PolicyInputs(tasks, kept, row, judged, credit, start)
+        counts = torch.stack([e.rollouts.steps() for e in kept]).long().sum(0)
+        return PolicyInputs(tasks, kept, row, judged, credit, counts, start)
 
     def forward(self, inputs: PolicyInputs) -> MetaLoss:
         """See `Learner.forward`: the outer surrogate on the rollouts of the adapted policies."""
@@ -159,13 +162,24 @@ class PolicyLearner(ControlLearner):
         start = inputs.start or task_params(self.policy, inputs.tasks.num_tasks)
         distance = self.adaptation.objective.distance(start, step.params)
         losses = losses if distance is None else losses + distance
-        carry = {"state": step.state} if self.adaptation.rule.carries else {}
+        carry: dict[str, Any] = {"environment_steps": inputs.environment_steps}
+        if self.adaptation.rule.carries:
+            carry["state"] = step.state
         return MetaLoss(losses, metrics, map_tensors(torch.Tensor.detach, carry))
 
     def finish(self, carry: dict[str, Any]) -> None:
-        """See `Learner.finish`."""
+        """See `Learner.finish`; counts the steps of the rollouts."""
+        self.environment_steps += int(carry["environment_steps"].sum())
         if self.adaptation.rule.carries:
             self.adaptation.rule.carry(carry["state"])
+
+    def carried(self) -> dict[str, Any]:
+        """See `Learner.carried`."""
+        return {"environment_steps": self.environment_steps}
+
+    def restore(self, carried: dict[str, Any]) -> None:
+        """See `Learner.restore`."""
+        self.environment_steps = carried["environment_steps"]
 
     def adapted_distribution(self, inputs: PolicyInputs) -> Distribution:
         """Returns what the adapted policies do where they were, differentiable in theta.

@@ -163,6 +163,8 @@ class OuterLoop:
         scalars["meta/outer_lr"] = outer_rate(self.settings, self.iteration - 1)
         scalars["meta/grad_norm"] = result.grad_norm.item()
         scalars["perf/iterations_per_s"] = self.iteration / self._seconds
+        if isinstance(self.learner, ControlLearner):
+            scalars["perf/environment_steps"] = self.learner.environment_steps
         self.logger.scalars(scalars, self.iteration)
         return scalars
 

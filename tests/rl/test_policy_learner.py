@@ -8,7 +8,7 @@ from metarl.models import MLP
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
-from metarl.trees import map_tensors
+from metarl.trees import cut_tasks, map_tensors
 
 FAMILY = Navigation2D(horizon=6)
 T, N = 3, 4
@@ -193,3 +193,20 @@ def test_meta_sgd_gets_gradients_for_its_rates():
     rates = list(learner.adaptation.rule.parameters())
     grads = torch.autograd.grad(learner(inputs).losses.mean(), rates)
     assert all(g.abs().max() > 0 for g in grads)
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_environment_steps_of_training_are_counted_and_carried(chunk):
+    learner = make(MAML, 0.5, 2, chunk=chunk)
+    inputs = prepared(learner)
+    taken = sum(int(e.rollouts.mask.sum()) for e in inputs.experience)
+    assert 0 < taken <= 3 * T * N * 6
+    results = [learner(part) for part in cut_tasks(inputs, chunk)]
+    assert learner.environment_steps == 0  # looking at rollouts again takes none
+    for result in results:
+        learner.finish(result.carry)
+    assert learner.environment_steps == taken
+    list(learner.returns(inputs.tasks, 1, torch.Generator()))  # evaluation is not training
+    other = make()
+    other.restore(learner.carried())
+    assert other.environment_steps == taken
