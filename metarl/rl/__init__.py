@@ -1,1 +1,24 @@
-"""Control tasks in the inner loop: policies, rollouts, returns and surrogate losses."""
+"""Reinforcement learning through the inner and outer loop: policies, rollouts, policy gradients."""
+
+from metarl.rl.distributions import Categorical, Distribution, Gaussian
+from metarl.rl.policies import CategoricalPolicy, GaussianPolicy, Policy, policy_for
+from metarl.rl.policy_learner import PolicyInputs, PolicyLearner
+from metarl.rl.rollouts import RolloutNoise, Rollouts, collect, draw_noise
+from metarl.rl.settings import PolicyGradientSettings
+
+__all__ = [
+    "Categorical",
+    "CategoricalPolicy",
+    "Distribution",
+    "Gaussian",
+    "GaussianPolicy",
+    "Policy",
+    "PolicyGradientSettings",
+    "PolicyInputs",
+    "PolicyLearner",
+    "RolloutNoise",
+    "Rollouts",
+    "collect",
+    "draw_noise",
+    "policy_for",
+]
