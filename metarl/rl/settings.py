@@ -34,7 +34,7 @@ class PolicyGradientSettings:
     inner_kl: float = 0.0
     """Weight of ProMP's penalty on how far the policies before the last step may move."""
     exploration: bool = False
-    """Adds E-MAML's term: credit to the first rollouts for what adapting on them gave."""
+    """Adds E-MAML's credit to the first rollouts; unbiased with the surrogate logprob alone."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
