@@ -79,22 +79,16 @@ def _episode(env: TensorVectorEnv, seed: int) -> Iterator[str]:
     yield from _tensor("the observation of `reset`", observation, env)
     if not isinstance(info, dict):
         yield f"`reset` must return a dict beside the observation, got {type(info).__name__}"
-    horizon = env.family.horizon
     elapsed = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
-    for actions in _actions(env, horizon, seed):
+    for actions in _actions(env, env.family.horizon, seed):
         step = Step(*env.step(actions))
-        problems = list(_step(env, step))
         elapsed = elapsed + 1
-        if not problems and not torch.equal(step.truncated, elapsed >= horizon):
-            problems = [f"`truncated` must be true from step {horizon} of an episode on, no sooner"]
-        done = step.terminated | step.truncated
-        if not problems:
-            problems = list(_after_the_end(env, step, done))
+        problems = list(_step(env, step)) or list(_ends(env, step, elapsed))
         if problems:
             yield from problems
             return
         if env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP:
-            elapsed = elapsed.masked_fill(done, 0)
+            elapsed = elapsed.masked_fill(step.terminated | step.truncated, 0)
     try:
         env.check()
     except SimulationError as error:
@@ -123,7 +117,7 @@ def _tensor(what: str, value: Any, env: TensorVectorEnv) -> Iterator[str]:
     if not _is(value, shape, torch.float32, env.device):
         yield f"{what} must be {list(shape)} float32 on {env.device}, got {_told(value)}"
     elif outside(space, value):
-        yield f"{what} leaves the observation space {space}"
+        yield f"{what} leaves the observation space {space} or is not finite"
 
 
 def _is(value: Any, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> bool:
@@ -141,12 +135,15 @@ def _told(value: Any) -> str:
     return f"{list(value.shape)} {value.dtype} on {value.device}"
 
 
-def _after_the_end(env: TensorVectorEnv, step: Step, done: Tensor) -> Iterator[str]:
-    final = step.info["final_obs"]
-    if env.metadata["autoreset_mode"] == AutoresetMode.DISABLED:
+def _ends(env: TensorVectorEnv, step: Step, elapsed: Tensor) -> Iterator[str]:
+    horizon, final = env.family.horizon, step.info["final_obs"]
+    going = ~(step.terminated | step.truncated)
+    if not torch.equal(step.truncated, elapsed >= horizon):
+        yield f"`truncated` must be true from step {horizon} of an episode on, no sooner"
+    elif env.metadata["autoreset_mode"] == AutoresetMode.DISABLED:
         if not torch.equal(step.observation, final):
             yield "without autoreset, the observation must be what the step led to, final_obs"
-    elif not torch.equal(step.observation[~done], final[~done]):
+    elif not torch.equal(step.observation[going], final[going]):
         yield "worlds that are not done must go on: their observation must be their final_obs"
 
 

@@ -66,9 +66,9 @@ def sample_actions(space: ActionSpace, count: tuple[int, ...], seed: int) -> Ten
 
 
 def outside(space: spaces.Box, values: Tensor) -> bool:
-    """Tells whether values [W, O] leave a box or are not numbers."""
+    """Tells whether values [W, O] leave a box or are not finite."""
     low, high = (torch.from_numpy(b).to(values.device) for b in (space.low, space.high))
-    return not bool(((values >= low) & (values <= high)).all())
+    return not bool(((values >= low) & (values <= high) & values.isfinite()).all())
 
 
 # Settings and spaces
@@ -218,7 +218,7 @@ def _result(
 def _contents(family: Family, seed: int) -> Iterator[str]:
     values = _evaluate(family, *_arguments(family, seed), _uniform(family.step_noise, seed))
     if outside(family.observation_space, values["observe"]):
-        yield f"`observe` leaves the observation space {family.observation_space}"
+        yield f"`observe` leaves the observation space {family.observation_space} or is not finite"
     for name in ("reward", "task_vector"):
         if not values[name].isfinite().all():
             yield f"`{name}` returns values that are infinite or not a number"
