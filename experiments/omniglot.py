@@ -82,7 +82,7 @@ def build(settings: OmniglotSettings) -> Parts:
     model = Conv4(settings.tasks.way, generator, filters=settings.filters, pooling="stride")
     tasks = settings.tasks.train()
     test = settings.tasks.test(tasks)
-    lake_runs = lake_runs_for(test, settings.lake_runs)  # tells what does not fit before training
+    lake_runs = lake_runs_for(test, settings.lake_runs, settings.tasks.invert)
     counts = {"num_tasks": settings.test_tasks, "steps": settings.test_steps}
     label = f"{settings.algorithm}, {settings.tasks.label}"
     return Parts(

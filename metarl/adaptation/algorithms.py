@@ -28,6 +28,8 @@ from metarl.adaptation.objectives import (
 from metarl.adaptation.update_rules import Adam, GradientDescent, PerParameterRates, PerStepRates
 from metarl.models.base import Adaptable, Params
 
+NORMALISATION = "*.norm.*"
+
 
 def MAML(
     model: Adaptable,
@@ -77,14 +79,17 @@ def MAMLPlusPlus(
     steps: int = 5,
     *,
     multi_step_iterations: int = 0,
-    frozen: Sequence[str] = ("*.norm.*",),
+    frozen: Sequence[str] | None = None,
 ) -> GradientLearner:
     """MAML++'s learned rates and multi-step loss (Antoniou et al. 2019, arXiv:1810.09502).
 
     A learned rate per parameter tensor and step, starting at `inner_lr`; normalisation parameters
-    stay out of the inner loop. For the first `multi_step_iterations` meta-iterations the query
-    loss counts after every step; 0 leaves that out. Batch statistics are those of the batch.
+    (`*.norm.*`) stay out of the inner loop unless `frozen` says otherwise. For the first
+    `multi_step_iterations` meta-iterations the query loss counts after every step; 0 leaves that
+    out. Batch statistics are those of the batch.
     """
+    if frozen is None:
+        frozen = [n for n, _ in model.named_parameters() if is_frozen(n, [NORMALISATION])]
     rule = PerStepRates(_adapted_params(model, frozen), inner_lr, steps)
     iterations = multi_step_iterations
     objective = MultiStepLoss(iterations) if iterations else QueryLoss()

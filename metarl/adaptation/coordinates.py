@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from metarl.errors import SettingsError
 from metarl.models.base import Params
 
 
@@ -65,6 +66,17 @@ class LSTMCell(nn.Module):
         i, f, g, o = gates.chunk(4, dim=1)
         cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
         return o.sigmoid() * cell.tanh(), cell
+
+
+def check_units(units: int) -> int:
+    """Returns `units` if a layer can have so many.
+
+    Raises:
+        SettingsError: It is below 1.
+    """
+    if units < 1:
+        raise SettingsError(f"Expected at least 1 unit in the rule's layers, got {units}.")
+    return units
 
 
 def uniform(

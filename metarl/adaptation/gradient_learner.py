@@ -16,6 +16,7 @@ from metarl.adaptation.objectives import Objective
 from metarl.adaptation.update_rules import State, UpdateRule
 from metarl.errors import SettingsError
 from metarl.models.base import Adaptable, Params, Statistics, task_params
+from metarl.registry import did_you_mean
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.losses import TaskLoss, metric_name, task_loss, task_metric
 from metarl.trees import map_tensors
@@ -33,14 +34,17 @@ class GradientLearner(SupervisedLearner):
         batch_size: Support examples per step, drawn without replacement and reshuffled each pass;
             None takes the whole support set each step.
         frozen: Patterns of names of parameters that the inner loop leaves as they are
-            (`blocks.*.norm.*`); the outer loop trains them.
+            (`blocks.*.norm.*`), each of which must match; the outer loop trains them.
         unroll: Truncates: each meta-iteration unrolls so many of the `steps` and carries
             parameters and state to the next; None unrolls all.
         fresh_start: Adapts from random initial parameters instead of theta, drawn anew for each
             task; theta is then not trained.
         statistics_momentum: Keeps running batch-norm statistics of each episode with this weight
-            of the newest batch, for predictions on single queries; None keeps none.
+            of the newest batch, in (0, 1], for predictions on single queries; None keeps none.
         loss: Loss per task; by default cross-entropy for labels, squared error for the rest.
+
+    Raises:
+        SettingsError: A number is out of its range, or a pattern matches no parameter.
     """
 
     def __init__(
@@ -63,6 +67,10 @@ class GradientLearner(SupervisedLearner):
             raise SettingsError(f"Expected at least 0 adaptation steps, got {steps}.")
         if batch_size is not None and batch_size < 1:
             raise SettingsError(f"Expected at least 1 example per step, got {batch_size}.")
+        if statistics_momentum is not None and not 0 < statistics_momentum <= 1:
+            raise SettingsError(
+                f"Expected `statistics_momentum` in (0, 1], got {statistics_momentum}."
+            )
         if unroll is not None and not (0 < unroll <= steps and steps % unroll == 0):
             raise SettingsError(f"Expected `unroll` to divide the {steps} steps, got {unroll}.")
         if (unroll or fresh_start) and rule.differentiates_gradient and not first_order:
@@ -76,8 +84,7 @@ class GradientLearner(SupervisedLearner):
         self.steps = steps
         self.first_order = first_order
         self.batch_size = batch_size
-        names = [n for n, _ in model.named_parameters()]
-        self.frozen = frozenset(n for n in names if is_frozen(n, frozen))
+        self.frozen = _frozen_names([n for n, _ in model.named_parameters()], frozen)
         self.unroll = unroll
         self.fresh_start = fresh_start
         self.statistics_momentum = statistics_momentum
@@ -95,7 +102,7 @@ class GradientLearner(SupervisedLearner):
             tasks = _tasks_from(self._unfinished["tasks"])
             start, state = self._unfinished["params"], self._unfinished["state"]
         elif self.fresh_start:
-            start = self._fresh_params(tasks.num_tasks, generator)
+            start = self.model.initial(generator, tasks.num_tasks)
         weights = self.objective.weights(iteration, steps)
         judged = tuple(k for k, w in enumerate(weights) if w != 0)
         row = None
@@ -160,7 +167,7 @@ class GradientLearner(SupervisedLearner):
         """See `SupervisedLearner.adaptation`."""
         num_tasks = support.inputs.shape[0]
         if self.fresh_start:
-            start = self._fresh_params(num_tasks, generator)
+            start = self.model.initial(generator, num_tasks)
         else:
             start = task_params(self.model, num_tasks)
         batches = self._draw_batches(support, steps, generator)
@@ -225,10 +232,6 @@ class GradientLearner(SupervisedLearner):
             self.model(params, adapted.support, record)
         return Statistics(recording=False, values=record.values)
 
-    def _fresh_params(self, num_tasks: int, generator: torch.Generator) -> Params:
-        drawn = [self.model.initial(generator) for _ in range(num_tasks)]
-        return {n: torch.stack([d[n] for d in drawn]) for n in drawn[0]}
-
     def _draw_batches(
         self, support: Examples, steps: int, generator: torch.Generator
     ) -> Tensor | None:
@@ -256,6 +259,16 @@ class GradientLearner(SupervisedLearner):
 def is_frozen(name: str, patterns: Sequence[str]) -> bool:
     """Tells whether a parameter's name matches one of the patterns."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _frozen_names(names: Sequence[str], patterns: Sequence[str]) -> frozenset[str]:
+    for pattern in patterns:
+        if not any(is_frozen(name, [pattern]) for name in names):
+            raise SettingsError(
+                f"The `frozen` pattern {pattern!r} matches no parameter."
+                f"{did_you_mean(pattern, names)} Known: {', '.join(names)}."
+            )
+    return frozenset(name for name in names if is_frozen(name, patterns))
 
 
 def _select(examples: Examples, index: Tensor) -> Examples:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metarl.adaptation.coordinates import LSTMCell, log_sign, pack, uniform, unpack
+from metarl.adaptation.coordinates import LSTMCell, check_units, log_sign, pack, uniform, unpack
 from metarl.adaptation.update_rules import State, UpdateRule
 from metarl.models.base import Params
 
@@ -19,8 +19,9 @@ class LearnedOptimizerRule(UpdateRule):
     as in the paper: second derivatives are dropped.
 
     Args:
-        generator: Source of the initial weights, U(-1/sqrt(units), 1/sqrt(units)).
-        units: Width of each of the two layers.
+        generator: Source of the initial weights, U(-1/sqrt(units), 1/sqrt(units)); the bias of the
+            output layer, which moves all coordinates alike, starts at 0.
+        units: Width of each of the two layers, at least 1.
         scale: Factor of the output.
         p: Magnitude below which the preprocessing counts a gradient as small (exponent).
     """
@@ -31,13 +32,14 @@ class LearnedOptimizerRule(UpdateRule):
         self, generator: torch.Generator, units: int = 20, scale: float = 0.01, p: float = 10.0
     ) -> None:
         super().__init__()
-        bound = units**-0.5
+        bound = check_units(units) ** -0.5
         draw = uniform(generator, -bound, bound)
         self.scale = scale
         self.p = p
         self.lower = LSTMCell(2, units, draw)
         self.upper = LSTMCell(units, units, draw)
         self.output = nn.Parameter(draw((units, 1)))
+        self.output_bias = nn.Parameter(torch.zeros(1, device=generator.device))
 
     def init(self, params: Params) -> State:
         """See `UpdateRule.init`; zero hidden states, [T, P, units] each."""
@@ -59,5 +61,5 @@ class LearnedOptimizerRule(UpdateRule):
             cell = getattr(self, layer)
             x, memory = cell(x, old["hidden"].flatten(0, 1), old["cell"].flatten(0, 1))
             new_state[layer] = {"hidden": x.view(shape), "cell": memory.view(shape)}
-        step = (x @ self.output).view_as(theta)
+        step = torch.addmm(self.output_bias, x, self.output).view_as(theta)
         return unpack(theta + self.scale * step, params), new_state

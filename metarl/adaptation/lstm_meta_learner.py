@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metarl.adaptation.coordinates import LSTMCell, log_sign, pack, uniform, unpack
+from metarl.adaptation.coordinates import LSTMCell, check_units, log_sign, pack, uniform, unpack
 from metarl.adaptation.update_rules import State, UpdateRule
 from metarl.models.base import Params
 
@@ -26,7 +26,7 @@ class LSTMMetaLearnerRule(UpdateRule):
     Args:
         generator: Source of the initial weights: U(-0.01, 0.01), b_F from U(4, 5) and b_I from
             U(-5, -4), so that a fresh rule is gradient descent with a small rate.
-        units: Width of the first layer.
+        units: Width of the first layer, at least 1.
         p: Magnitude below which the preprocessing counts a number as small (exponent).
     """
 
@@ -36,7 +36,7 @@ class LSTMMetaLearnerRule(UpdateRule):
         super().__init__()
         small = uniform(generator, -0.01, 0.01)
         self.p = p
-        self.cell = LSTMCell(4, units, small)
+        self.cell = LSTMCell(4, check_units(units), small)
         # Rows: the input gate and the forget gate; columns: x_t, theta_{t-1}, previous logit.
         self.gate_weight = nn.Parameter(small((2, units + 2)))
         bias = torch.cat((uniform(generator, -5, -4)((1,)), uniform(generator, 4, 5)((1,))))

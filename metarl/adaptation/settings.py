@@ -67,8 +67,8 @@ class MAMLPlusPlusSettings(LearnerSettings):
     """Adaptation steps in training, each with rates of its own."""
     multi_step_iterations: int = 0
     """Meta-iterations in which the loss after every step counts; 0 leaves that out."""
-    frozen: tuple[str, ...] = ("*.norm.*",)
-    """Name patterns of parameters that the inner loop leaves alone."""
+    frozen: tuple[str, ...] | None = None
+    """Name patterns of parameters that the inner loop leaves alone. None: the normalisation."""
 
     def build(self, model: Adaptable, generator: torch.Generator) -> GradientLearner:
         """See `LearnerSettings.build`."""

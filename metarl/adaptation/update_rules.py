@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -86,13 +87,15 @@ class PerParameterRates(UpdateRule):
         params: The parameters that will be adapted, without a task dimension.
         generator: Source of the initial rates.
         low: Lower end of the uniform distribution of the initial rates.
-        high: Its upper end.
+        high: Its upper end, at least `low`.
     """
 
     def __init__(
         self, params: Params, generator: torch.Generator, low: float = 0.005, high: float = 0.1
     ) -> None:
         super().__init__()
+        if not -math.inf < low <= high < math.inf:
+            raise SettingsError(f"Expected finite rates low <= high, got {low} and {high}.")
         self.rates = nn.ParameterDict()
         for name, p in params.items():
             rate = torch.rand(p.shape, generator=generator, dtype=p.dtype, device=p.device)
@@ -216,8 +219,8 @@ def check_rate(lr: float) -> float:
     """Returns `lr` if it is a usable learning rate.
 
     Raises:
-        SettingsError: It is not above 0.
+        SettingsError: It is not finite or not above 0.
     """
-    if not lr > 0:
-        raise SettingsError(f"Expected an inner learning rate above 0, got {lr}.")
+    if not 0 < lr < math.inf:
+        raise SettingsError(f"Expected a finite inner learning rate above 0, got {lr}.")
     return lr

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from types import TracebackType
 
 import torch
 from torch import Tensor, nn
+
+from metarl.errors import ShapeError
 
 Params = dict[str, Tensor]
 """Parameters by name. Adapted ones have the tasks leading: name -> Tensor[T, *shape]."""
@@ -48,8 +51,14 @@ class Adaptable(nn.Module, ABC):
     """
 
     @abstractmethod
-    def initial(self, generator: torch.Generator) -> Params:
-        """Draws fresh parameters, without a task dimension, as training starts from."""
+    def initial(self, generator: torch.Generator, num_tasks: int | None = None) -> Params:
+        """Draws fresh parameters, as training starts from.
+
+        Args:
+            generator: The only source of randomness.
+            num_tasks: Draws parameters for so many tasks, [T, *shape] each, and other ones for
+                every task; None draws one network's, without a task dimension.
+        """
 
 
 class Model(Adaptable):
@@ -74,6 +83,57 @@ class Model(Adaptable):
 def task_params(model: nn.Module, num_tasks: int) -> Params:
     """Returns theta for every task: views [T, *shape] whose task stride is 0, no copies."""
     return {n: p.expand(num_tasks, *p.shape) for n, p in model.named_parameters()}
+
+
+def task_shape(num_tasks: int | None) -> tuple[int, ...]:
+    """Returns the leading dimensions of tensors for so many tasks: none for None."""
+    return () if num_tasks is None else (num_tasks,)
+
+
+class Fitting:
+    """Explains an error of torch in its block, if parameters and inputs do not fit each other.
+
+    It looks at them only then: on the way in and out it costs nothing worth counting.
+
+    Args:
+        params: The parameters, [T, *shape] per name.
+        inputs: The inputs, [T, N, *input].
+
+    Raises:
+        ShapeError: From the exit, where they are of different types or numbers of tasks.
+    """
+
+    __slots__ = ("inputs", "params")
+
+    def __init__(self, params: Params, inputs: Tensor) -> None:
+        self.params = params
+        self.inputs = inputs
+
+    def __enter__(self) -> None:
+        """Does nothing."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Explains a RuntimeError."""
+        if not isinstance(error, RuntimeError):
+            return
+        inputs = self.inputs
+        for name, p in self.params.items():
+            if p.shape[0] != inputs.shape[0]:
+                raise ShapeError(
+                    f"Expected parameters and inputs of as many tasks, got {p.shape[0]} tasks in "
+                    f"{name} and {inputs.shape[0]} in inputs {tuple(inputs.shape)}; `task_params` "
+                    "gives theta for any number of tasks."
+                ) from error
+            if p.dtype != inputs.dtype:
+                raise ShapeError(
+                    f"Expected inputs of the parameters' type {p.dtype}, got {inputs.dtype}; "
+                    "convert one of them: `inputs.float()`, or `model.double()`."
+                ) from error
 
 
 class Weights(nn.Module):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from metarl.errors import SettingsError, ShapeError
-from metarl.models.base import Model, Params, Statistics, Weights
+from metarl.models.base import Fitting, Model, Params, Statistics, Weights, task_shape
 from metarl.models.convolution import channel_moments
 from metarl.models.functional import (
     batch_norm,
@@ -93,7 +94,7 @@ class Conv4(Model):
         """See `Model.forward`; inputs [T, N, in_channels, image_size, image_size].
 
         Raises:
-            ShapeError: If the images have another shape.
+            ShapeError: If the images have another shape, or do not fit the parameters.
         """
         expected = (self.in_channels, self.image_size, self.image_size)
         if inputs.ndim != 5 or tuple(inputs.shape[2:]) != expected:
@@ -102,32 +103,34 @@ class Conv4(Model):
                 f"{tuple(inputs.shape)}; reshape the images or build Conv4 with their in_channels "
                 "and image_size."
             )
-        hidden = fold_images(inputs)
-        for i in range(BLOCKS):
-            hidden = self._block(f"blocks.{i}", params, hidden, statistics)
-        features = unfold_images(hidden, inputs.shape[0])
-        features = features.flatten(2) if self.pooling == "max" else features.mean((3, 4))
-        return linear(features, params["head.weight"], params["head.bias"])
+        with Fitting(params, inputs):
+            hidden = fold_images(inputs)
+            for i in range(BLOCKS):
+                hidden = self._block(f"blocks.{i}", params, hidden, statistics)
+            features = unfold_images(hidden, inputs.shape[0])
+            features = features.flatten(2) if self.pooling == "max" else features.mean((3, 4))
+            return linear(features, params["head.weight"], params["head.bias"])
 
-    def initial(self, generator: torch.Generator) -> Params:
+    def initial(self, generator: torch.Generator, num_tasks: int | None = None) -> Params:
         """See `Adaptable.initial`: Xavier uniform convolutions, a head of deviation 0.01."""
-        device = generator.device
+        device, tasks = generator.device, task_shape(num_tasks)
         params = {}
         channels = self.in_channels
         for i in range(BLOCKS):
             # channels last: the layout in which the convolutions run
-            weight = torch.empty(self.filters, channels, 3, 3, device=device)
-            weight = weight.to(memory_format=torch.channels_last)
-            params[f"blocks.{i}.conv.weight"] = nn.init.xavier_uniform_(weight, generator=generator)
-            params[f"blocks.{i}.norm.weight"] = torch.ones(self.filters, device=device)
-            params[f"blocks.{i}.norm.bias"] = torch.zeros(self.filters, device=device)
+            weight = torch.empty(*tasks, self.filters, 3, 3, channels, device=device)
+            bound = math.sqrt(6 / (9 * (channels + self.filters)))
+            nn.init.uniform_(weight, -bound, bound, generator)
+            params[f"blocks.{i}.conv.weight"] = weight.movedim(-1, -3)
+            params[f"blocks.{i}.norm.weight"] = torch.ones(*tasks, self.filters, device=device)
+            params[f"blocks.{i}.norm.bias"] = torch.zeros(*tasks, self.filters, device=device)
             channels = self.filters
         features = self.filters
         if self.pooling == "max":
             features *= (self.image_size // 2**BLOCKS) ** 2
-        head = torch.empty(self.outputs, features, device=device)
+        head = torch.empty(*tasks, self.outputs, features, device=device)
         params["head.weight"] = nn.init.normal_(head, std=HEAD_STD, generator=generator)
-        params["head.bias"] = torch.zeros(self.outputs, device=device)
+        params["head.bias"] = torch.zeros(*tasks, self.outputs, device=device)
         return params
 
     def _block(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.errors import SettingsError, ShapeError
-from metarl.models.base import Model, Params, Statistics, Weights
+from metarl.models.base import Fitting, Model, Params, Statistics, Weights, task_shape
 from metarl.models.functional import linear
 from metarl.registry import did_you_mean
 
@@ -50,29 +50,35 @@ class MLP(Model):
         self.activation = activation
         self.init = init
         self.output_scale = output_scale
+        self._names = [(f"layers.{i}.weight", f"layers.{i}.bias") for i in range(len(sizes) - 1)]
         drawn = list(self.initial(generator).values())
         self.layers = nn.ModuleList(map(Weights, drawn[::2], drawn[1::2]))
 
     def forward(
         self, params: Params, inputs: Tensor, statistics: Statistics | None = None
     ) -> Tensor:
-        """See `Model.forward`; inputs [T, N, *], outputs [T, N, sizes[-1]]."""
+        """See `Model.forward`; inputs [T, N, *], outputs [T, N, sizes[-1]].
+
+        Raises:
+            ShapeError: The inputs fit neither the first size nor the parameters.
+        """
         hidden = self._flat(inputs)
         activate = ACTIVATIONS[self.activation]
-        last = len(self.layers) - 1
-        for i in range(last + 1):
-            hidden = linear(hidden, params[f"layers.{i}.weight"], params[f"layers.{i}.bias"])
-            if i < last:
-                hidden = activate(hidden)
-        return hidden
+        *inner, last = self._names
+        with Fitting(params, inputs):
+            for weight, bias in inner:
+                hidden = activate(linear(hidden, params[weight], params[bias]))
+            return linear(hidden, params[last[0]], params[last[1]])
 
-    def initial(self, generator: torch.Generator) -> Params:
+    def initial(self, generator: torch.Generator, num_tasks: int | None = None) -> Params:
         """See `Adaptable.initial`."""
         params = {}
-        for i, (m, n) in enumerate(itertools.pairwise(self.sizes)):
-            params[f"layers.{i}.weight"] = self._draw(m, n, generator)
-            params[f"layers.{i}.bias"] = torch.zeros(n, device=generator.device)
-        params[f"layers.{len(self.sizes) - 2}.weight"] *= self.output_scale
+        tasks = task_shape(num_tasks)
+        for (m, n), (weight, bias) in zip(itertools.pairwise(self.sizes), self._names, strict=True):
+            empty = torch.empty(*tasks, n, m, device=generator.device)
+            params[weight] = self._draw(empty, generator)
+            params[bias] = torch.zeros(*tasks, n, device=generator.device)
+        params[self._names[-1][0]] *= self.output_scale
         return params
 
     def _flat(self, inputs: Tensor) -> Tensor:
@@ -89,11 +95,10 @@ class MLP(Model):
             )
         return inputs.flatten(2)
 
-    def _draw(self, fan_in: int, fan_out: int, generator: torch.Generator) -> Tensor:
-        weight = torch.empty(fan_out, fan_in, device=generator.device)
+    def _draw(self, weight: Tensor, generator: torch.Generator) -> Tensor:
         if self.init == "truncated":
             return nn.init.trunc_normal_(weight, std=0.01, a=-0.02, b=0.02, generator=generator)
-        return nn.init.normal_(weight, std=1 / math.sqrt(fan_in), generator=generator)
+        return nn.init.normal_(weight, std=1 / math.sqrt(weight.shape[-1]), generator=generator)
 
 
 def _check_choice(kind: str, name: str, choices: Collection[str]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from metarl.errors import SettingsError
 from metarl.models import MLP, Adaptable, Params
+from metarl.models.base import task_shape
 from metarl.models.mlp import Activation
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
 
@@ -100,11 +101,11 @@ class GaussianPolicy(Policy):
         shape = (*shape, self.action_size)
         return torch.randn(shape, generator=generator, device=generator.device)
 
-    def initial(self, generator: torch.Generator) -> Params:
+    def initial(self, generator: torch.Generator, num_tasks: int | None = None) -> Params:
         """See `Adaptable.initial`."""
         return {
-            **_initial(self.network, generator),
-            "log_std": self._initial_log_std(generator),
+            **_initial(self.network, generator, num_tasks),
+            "log_std": self._initial_log_std(generator, num_tasks),
         }
 
     @property
@@ -112,8 +113,9 @@ class GaussianPolicy(Policy):
         """See `Policy.action_shape`."""
         return (self.action_size,)
 
-    def _initial_log_std(self, generator: torch.Generator) -> Tensor:
-        return torch.full((self.action_size,), math.log(self.init_std), device=generator.device)
+    def _initial_log_std(self, generator: torch.Generator, num_tasks: int | None = None) -> Tensor:
+        shape = (*task_shape(num_tasks), self.action_size)
+        return torch.full(shape, math.log(self.init_std), device=generator.device)
 
 
 class CategoricalPolicy(Policy):
@@ -148,9 +150,9 @@ class CategoricalPolicy(Policy):
         """See `Policy.noise`; uniform in [0, 1), [*shape]."""
         return torch.rand(tuple(shape), generator=generator, device=generator.device)
 
-    def initial(self, generator: torch.Generator) -> Params:
+    def initial(self, generator: torch.Generator, num_tasks: int | None = None) -> Params:
         """See `Adaptable.initial`."""
-        return _initial(self.network, generator)
+        return _initial(self.network, generator, num_tasks)
 
     @property
     def action_shape(self) -> tuple[int, ...]:
@@ -214,5 +216,5 @@ def _run(network: MLP, params: Params, observations: Tensor) -> Tensor:
     return outputs.view(*observations.shape[:-1], outputs.shape[-1])
 
 
-def _initial(network: MLP, generator: torch.Generator) -> Params:
-    return {NETWORK + n: p for n, p in network.initial(generator).items()}
+def _initial(network: MLP, generator: torch.Generator, num_tasks: int | None) -> Params:
+    return {NETWORK + n: p for n, p in network.initial(generator, num_tasks).items()}

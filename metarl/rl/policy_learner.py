@@ -324,8 +324,7 @@ class PolicyLearner(ControlLearner):
     def _fresh(self, num_tasks: int, generator: torch.Generator) -> Params | None:
         if not self.adaptation.fresh_start:
             return None
-        drawn = [self.policy.initial(generator) for _ in range(num_tasks)]
-        return {n: torch.stack([d[n] for d in drawn]) for n in drawn[0]}
+        return self.policy.initial(generator, num_tasks)
 
 
 def _credit(returns: Tensor) -> Tensor:

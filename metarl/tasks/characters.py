@@ -33,6 +33,8 @@ class CharacterSettings:
     """Support images per class in training, where they differ (Reptile)."""
     queries: int = 1
     """Query images per class."""
+    invert: bool = True
+    """Ink 1 on paper 0, as most papers. --no-invert: ink 0 on paper 1, as Reptile's."""
 
     def train(self) -> FewShot:
         """Returns the training tasks; rotated by quarter turns a character is four classes.
@@ -43,8 +45,10 @@ class CharacterSettings:
         """
         shape = (self.way, self.train_shots or self.shots, self.queries)
         if self.data_dir is None:
-            return Glyphs(*shape, rotations="classes")
-        return Omniglot(self.scheme, *shape, data_dir=self.data_dir, rotations="classes")
+            return Glyphs(*shape, rotations="classes", invert=self.invert)
+        return Omniglot(
+            self.scheme, *shape, data_dir=self.data_dir, rotations="classes", invert=self.invert
+        )
 
     def test(self, train: FewShot) -> FewShot:
         """Returns the test tasks beside those training tasks: characters as they were drawn."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -83,6 +83,7 @@ def Glyphs(  # noqa: N802 - reads like the other distributions
     characters: int = 20,
     drawings: int = 20,
     seed: int = 0,
+    invert: bool = True,
 ) -> FewShot:
     """Builds N-way K-shot episodes of drawn characters: images [1, 28, 28], ink 1 on paper 0.
 
@@ -98,6 +99,7 @@ def Glyphs(  # noqa: N802 - reads like the other distributions
         characters: Characters per alphabet.
         drawings: Drawings per character, each by another drawer.
         seed: The same seed gives the same characters.
+        invert: False for ink 0 on paper 1; see `Omniglot`.
 
     Raises:
         SettingsError: A number is below 1, or the episodes do not fit the characters.
@@ -108,6 +110,8 @@ def Glyphs(  # noqa: N802 - reads like the other distributions
             f"and {drawings}."
         )
     pool = _pool(alphabets, characters, drawings, seed)
+    if not invert:
+        pool = replace(pool, images=255 - pool.images)
     splits = _splits(alphabets, characters)
     return FewShot(pool, splits, way, shots, queries, rotations=rotations)
 

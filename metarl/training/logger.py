@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,14 +32,15 @@ class RunLogger:
     """Writes scalars, adaptation curves and settings of one run into its folder.
 
     Tags: `train/<metric>/step_{k}`, `eval_<split>/<metric>/step_{k}`, `meta/loss`,
-    `meta/grad_norm`, `inner/loss/step_{k}`, `inner/grad_norm/step_{k}`, `perf/...`. The step of
-    an event is the number of meta-iterations done when it was measured.
+    `meta/grad_norm`, `inner/loss/step_{k}`, `perf/...`. The step of an event is the number of
+    meta-iterations done when it was measured.
 
     Args:
         folder: The run folder.
         resume_from: Meta-iterations done in the checkpoint that the run goes on from, or None for
             a new run. What was written of later iterations is dropped: TensorBoard hides these
-            events, and eval.jsonl is cut.
+            events, and eval.jsonl is cut. A curve of that very iteration (the report of a finished
+            run, resumed) takes the place of the line it had.
         curves: Prefixes of the adaptation curves that get charts in the custom-scalars dashboard,
             whose layout can be written only once. That of the first curve is added.
 
@@ -56,7 +57,7 @@ class RunLogger:
         self.folder = Path(folder)
         self._curves = tuple(curves)
         self._start = 0 if resume_from is None else resume_from + 1
-        self._fresh = resume_from is None
+        self._resumed_from = resume_from
         kept = 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -126,6 +127,8 @@ class RunLogger:
         )
         head = {"iteration": iteration, "split": prefix.removeprefix("eval_")}
         head |= {"metric": curve.metric, "transductive": curve.transductive, **(extra or {})}
+        if iteration == self._resumed_from:
+            _drop(self.folder / EVAL_FILE, json.loads(json.dumps(head)))
         columns = {n: [_number(getattr(s, n)) for s in summaries] for n in _STATISTICS}
         self._append({**head, "tasks": summaries[0].count, **columns})
         self.flush()
@@ -141,7 +144,7 @@ class RunLogger:
         flat = flatten(to_json(config))
         rows = "\n".join(f"|{name}|{_cell(value)}|" for name, value in flat.items())
         self._writer.add_text("config", f"|setting|value|\n|-|-|\n{rows}", self._start)
-        if self._fresh:
+        if self._resumed_from is None:
             # Not add_hparams: that one opens a second run folder.
             known = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in flat.items()}
             for summary in hparams(known, dict.fromkeys(metrics)):
@@ -198,9 +201,19 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def _cut(path: Path, iteration: int) -> int:
     """Drops the lines of later iterations and one cut short; returns how many are left."""
+    return _keep(path, lambda line: line["iteration"] <= iteration)
+
+
+def _drop(path: Path, head: dict[str, Any]) -> None:
+    """Drops the lines that say what `head` says."""
+    _keep(path, lambda line: line != {**line, **head})
+
+
+def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> int:
+    """Keeps the lines that are wanted and whole; returns how many these are."""
     if not path.exists():
         return 0
-    kept = [text for text, line in _lines(path) if line["iteration"] <= iteration]
+    kept = [text for text, line in _lines(path) if wanted(line)]
     with atomic_path(path) as temporary:
         temporary.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
     return len(kept)

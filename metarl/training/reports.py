@@ -135,10 +135,15 @@ def control_report(
     return return_table(rows, published, f"{algorithm} on {test.name}")
 
 
-def lake_runs_for(test: FewShot, path: Path | None) -> LakeRuns | None:
+def lake_runs_for(test: FewShot, path: Path | None, invert: bool = True) -> LakeRuns | None:
     """Loads Lake's runs for a learner trained beside those test tasks; None without a path.
 
     Called before training, so that what does not fit is told before time is spent.
+
+    Args:
+        test: The test tasks.
+        path: The archive.
+        invert: See `load_lake_runs`; as the test tasks.
 
     Raises:
         SettingsError: The tasks are other than 20-way 1-shot.
@@ -153,7 +158,7 @@ def lake_runs_for(test: FewShot, path: Path | None) -> LakeRuns | None:
             "train with --way 20 --shots 1 or leave out --lake-runs."
         )
     check_uncontaminated(test.split("train").alphabets)
-    return load_lake_runs(path)
+    return load_lake_runs(path, invert=invert)
 
 
 def print_report(table: Table, loop: OuterLoop, result: TrainingResult) -> None:

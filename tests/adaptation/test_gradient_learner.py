@@ -1,15 +1,18 @@
 """The gradient learner: batches, frozen parameters, steps, settings."""
 
+import math
+
 import pytest
 import torch
 
-from metarl.adaptation import MAML, GradientLearner
+from metarl.adaptation import MAML, GradientLearner, MAMLPlusPlus
 from metarl.adaptation.inner_loop import inner_loop
 from metarl.adaptation.objectives import QueryLoss
 from metarl.adaptation.update_rules import GradientDescent
 from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import task_params
 from metarl.tasks import Examples, TaskBatch
+from metarl.trees import map_tensors
 
 
 def test_batches_are_drawn_without_replacement_and_reshuffled(mlp, generator):
@@ -84,8 +87,33 @@ def test_targets_of_another_shape_are_refused(mlp, regression, generator):
         {"steps": 4, "unroll": 3, "first_order": True},
         {"steps": 4, "unroll": 2},
         {"steps": 4, "fresh_start": True},
+        {"steps": 4, "statistics_momentum": 0.0},
+        {"steps": 4, "statistics_momentum": 1.5},
+        {"steps": 4, "statistics_momentum": math.nan},
     ],
 )
 def test_bad_settings_are_refused(mlp, changes):
     with pytest.raises(SettingsError, match=r"Expected|constants"):
         GradientLearner(mlp, GradientDescent(0.1), QueryLoss(), **changes)
+
+
+def test_a_frozen_pattern_that_matches_nothing_is_refused(conv):
+    with pytest.raises(SettingsError, match=r"'haed\.\*' matches no.*mean 'head\.\w+'"):
+        MAML(conv, frozen=("*.norm.*", "haed.*"))
+
+
+def test_the_normalisation_stays_out_of_the_inner_loop_where_there_is_one(mlp, conv):
+    assert MAMLPlusPlus(mlp).frozen == frozenset()
+    norms = {n for n, _ in conv.named_parameters() if ".norm." in n}
+    assert MAMLPlusPlus(conv).frozen == norms and len(norms) == 8
+    assert set(MAMLPlusPlus(conv).rule.rates) == {
+        n.replace(".", "/") for n, _ in conv.named_parameters() if n not in norms
+    }
+    assert MAMLPlusPlus(conv, frozen=()).frozen == frozenset()
+
+
+def test_data_of_another_type_is_refused(mlp, regression, generator):
+    narrow = map_tensors(torch.Tensor.float, regression)
+    learner = MAML(mlp)
+    with pytest.raises(ShapeError, match=r"type torch\.float64, got torch\.float32"):
+        learner(learner.prepare(narrow, generator, 0))

@@ -12,6 +12,7 @@ from metarl.adaptation.learned_optimizer import LearnedOptimizerRule
 from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
 from metarl.adaptation.objectives import EveryStepLoss, QueryLoss
 from metarl.adaptation.update_rules import GradientDescent
+from metarl.errors import SettingsError
 from metarl.models.base import task_params
 from metarl.tasks.losses import task_loss
 
@@ -140,8 +141,16 @@ def test_lstm_meta_learner_gates_see_the_previous_logits(generator):
         torch.testing.assert_close(state["logits"][0, 0], step * rule.gate_bias)
 
 
+@pytest.mark.parametrize("rule", [LSTMMetaLearnerRule, LearnedOptimizerRule])
+def test_layers_without_units_are_refused(rule, generator):
+    with pytest.raises(SettingsError, match="at least 1 unit"):
+        rule(generator, units=0)
+
+
 def test_learned_optimizer_step_by_its_equation(generator):
     rule = LearnedOptimizerRule(generator)
+    assert rule.output_bias.item() == 0.0
+    rule.output_bias.data.fill_(0.7)
     params = {
         "a": torch.randn(2, 3, generator=generator),
         "b": torch.randn(2, 1, generator=generator),
@@ -156,7 +165,7 @@ def test_learned_optimizer_step_by_its_equation(generator):
                 x = log_sign(grads[n][t, i].view(1))
                 h, _ = rule.lower(x, zero, zero)
                 h, _ = rule.upper(h, zero, zero)
-                expected = params[n][t, i] + 0.01 * (h @ rule.output).item()
+                expected = params[n][t, i] + 0.01 * ((h @ rule.output).item() + 0.7)
                 torch.testing.assert_close(moved[n][t, i], expected)
 
 

@@ -96,6 +96,9 @@ def test_adam_carries_the_mean_moments_across_tasks(batch):
     [
         lambda: GradientDescent(0.0),
         lambda: GradientDescent(float("nan")),
+        lambda: GradientDescent(float("inf")),
+        lambda: PerParameterRates(zeros(), torch.Generator(), 0.1, 0.01),
+        lambda: PerParameterRates(zeros(), torch.Generator(), 0.1, float("inf")),
         lambda: PerStepRates(zeros(), 0.1, 0),
         lambda: Adam(zeros(), -1.0),
     ],

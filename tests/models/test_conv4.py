@@ -172,6 +172,26 @@ def test_initial_matches_the_parameters(generator):
     assert model(task_params(model, 2), torch.zeros(2, 1, 3, 84, 84)).shape == (2, 1, 5)
 
 
+def test_initial_draws_other_parameters_for_every_task(generator):
+    model = Conv4(5, generator, in_channels=3, image_size=16)
+    drawn = model.initial(generator, num_tasks=2)
+    for name, parameter in model.named_parameters():
+        assert drawn[name].shape == (2, *parameter.shape), name
+        if "norm" not in name and "bias" not in name:
+            first, second = drawn[name]
+            assert first.stride() == parameter.stride() and (first != second).all()
+            assert first.std().item() == pytest.approx(parameter.std().item(), rel=0.15), name
+        else:
+            assert torch.equal(drawn[name], parameter.expand(2, *parameter.shape))
+    assert model(drawn, torch.zeros(2, 1, 3, 16, 16)).shape == (2, 1, 5)
+
+
+@pytest.mark.parametrize(("tasks", "dtype"), [(1, torch.float64), (2, torch.float64), (4, None)])
+def test_parameters_that_do_not_fit_the_images_are_refused(model, tasks, dtype):
+    with pytest.raises(ShapeError, match=f"got {tasks} tasks|got torch.float32"):
+        model(task_params(model, tasks), torch.zeros(4, 2, 2, SIZE, SIZE, dtype=dtype))
+
+
 @pytest.mark.parametrize("shape", [(1, 2, 3, 16, 16), (1, 2, 2, 20, 16), (2, 2, 16, 16)])
 def test_wrong_images_are_refused_with_a_remedy(model, shape):
     with pytest.raises(ShapeError, match="build Conv4 with"):

@@ -87,6 +87,19 @@ def test_inputs_that_do_not_fit_are_refused_with_a_remedy(model, shape, message)
         model(task_params(model, 1), torch.zeros(shape))
 
 
+@pytest.mark.parametrize(
+    ("tasks", "dtype", "message"),
+    [
+        (3, torch.float32, r"as many tasks, got 3 tasks in layers\.0\.weight and 4 in inputs"),
+        (1, torch.float32, "got 1 tasks"),
+        (4, torch.float64, r"type torch\.float32, got torch\.float64.*inputs\.float\(\)"),
+    ],
+)
+def test_parameters_that_do_not_fit_the_inputs_are_refused(model, tasks, dtype, message):
+    with pytest.raises(ShapeError, match=message):
+        model(task_params(model, tasks), torch.zeros(4, 5, 2, dtype=dtype))
+
+
 def weights_and_biases(model):
     named = dict(model.named_parameters())
     ends = ("weight", "bias")
@@ -192,3 +205,17 @@ def test_bad_settings(generator, settings, message):
 def test_weights_and_biases_are_on_the_generators_device():
     model = MLP(SIZES, torch.Generator("cuda"))
     assert {p.device.type for p in model.parameters()} == {"cuda"}
+
+
+@pytest.mark.parametrize("init", ["lecun", "truncated"])
+def test_initial_draws_other_parameters_for_every_task(init):
+    model = MLP((50, 40, 60), torch.Generator().manual_seed(1), init=init, output_scale=0.5)
+    drawn = model.initial(torch.Generator().manual_seed(2), num_tasks=3)
+    assert {n: p.shape for n, p in drawn.items()} == {
+        n: (3, *p.shape) for n, p in model.named_parameters()
+    }
+    for name, parameter in model.named_parameters():
+        if name.endswith("weight"):
+            assert (drawn[name][0] != drawn[name][1]).all()
+            for own in drawn[name]:
+                assert own.std().item() == pytest.approx(parameter.std().item(), rel=0.1)

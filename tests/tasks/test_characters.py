@@ -1,5 +1,7 @@
 """Which characters are taken, and how test tasks differ from training tasks."""
 
+import torch
+
 from metarl.tasks.characters import CharacterSettings
 
 
@@ -24,6 +26,25 @@ def test_validation_tasks_where_there_are_some(official_data):
     assert validation is not None and (validation.part, validation.shots) == ("validation", 1)
     minimal = CharacterSettings(data_dir=official_data)
     assert minimal.validation(minimal.train()) is None
+
+
+def test_ink_and_paper_change_places(generator):
+    ink, paper = (CharacterSettings(invert=invert) for invert in (True, False))
+    for choose in (lambda s: s.train(), lambda s: s.test(s.train())):
+        images = []
+        for settings in (ink, paper):
+            tasks = choose(settings).sample(2, generator.manual_seed(0))
+            images.append(tasks.support.inputs)
+        torch.testing.assert_close(images[1], 1 - images[0])
+        assert images[0].mean() < 0.5, "most of an image is paper, 0"
+
+
+def test_real_ink_and_paper_change_places(official_data):
+    images = [
+        CharacterSettings(official_data, invert=invert).train().pool.images
+        for invert in (True, False)
+    ]
+    assert torch.equal(images[1], 255 - images[0])
 
 
 def test_the_test_tasks_of_the_readme(official_data):

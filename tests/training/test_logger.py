@@ -157,6 +157,19 @@ def test_what_came_after_the_checkpoint_does_not_appear_twice(tmp_path, curve):
     assert len(events(tmp_path).Tensors("config/text_summary")) == 1
 
 
+def test_the_report_of_a_finished_run_is_not_written_twice(tmp_path, curve):
+    for resume_from in (None, 4, 4):
+        with RunLogger(tmp_path, resume_from=resume_from) as logger:
+            if resume_from is None:
+                logger.curve(curve, 4, "eval_validation")
+                logger.curve(curve, 2, "eval_test_5_shot", {"shots": 5})
+            for shots in (5, 10):
+                logger.curve(curve, 4, f"eval_test_{shots}_shot", {"shots": shots})
+    lines = [(line["split"], line["iteration"]) for line in read_curves(tmp_path)]
+    reported = [("test_5_shot", 4), ("test_10_shot", 4)]
+    assert lines == [("validation", 4), ("test_5_shot", 2), *reported]
+
+
 def test_events_and_a_line_cut_by_a_crash_are_dropped(tmp_path, curve):
     with RunLogger(tmp_path) as logger:
         logger.scalars({"meta/loss": 1.0}, 1)
