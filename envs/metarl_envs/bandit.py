@@ -97,10 +97,6 @@ class Bandit(TorchFamily):
         """See `Family.reward`."""
         return after["reward"]
 
-    def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `Family.terminated`: never."""
-        return torch.zeros_like(state["reward"], dtype=torch.bool)
-
     def task_vector(self, tasks: Tasks) -> Tensor:
         """See `Family.task_vector`: the probabilities."""
         return tasks["probabilities"]

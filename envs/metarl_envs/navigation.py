@@ -58,10 +58,6 @@ class Point(TorchFamily):
         """See `Family.observe`."""
         return state["position"].clone()
 
-    def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `Family.terminated`: never."""
-        return torch.zeros_like(state["position"][:, 0], dtype=torch.bool)
-
     def task_vector(self, tasks: Tasks) -> Tensor:
         """See `Family.task_vector`: the goal."""
         return tasks["goal"]

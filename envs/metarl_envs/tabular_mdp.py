@@ -110,10 +110,6 @@ class TabularMDP(TorchFamily):
         """See `Family.reward`."""
         return after["reward"]
 
-    def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `Family.terminated`: never."""
-        return torch.zeros_like(state["reward"], dtype=torch.bool)
-
     def task_vector(self, tasks: Tasks) -> Tensor:
         """See `Family.task_vector`: transitions and mean rewards, S * A * (S + 1) numbers."""
         return torch.cat([tasks["transitions"].flatten(1), tasks["rewards"].flatten(1)], 1)

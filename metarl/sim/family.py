@@ -112,9 +112,13 @@ class Family(ABC):
             tasks: The task of each world.
         """
 
-    @abstractmethod
     def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """Tells which worlds reached an end of their task, [W] bool; time limits do not count."""
+        """Tells which worlds reached an end of their task, [W] bool; time limits do not count.
+
+        By default none ever does.
+        """
+        values = next(iter(state.values()))
+        return torch.zeros(len(values), dtype=torch.bool, device=values.device)
 
     @abstractmethod
     def task_vector(self, tasks: Tasks) -> Tensor:
