@@ -57,7 +57,7 @@ CONFIGS = {
     "metasgd": SineSettings("metasgd", learners.MetaSGDSettings(), BASE),
     "mamlplusplus": SineSettings(
         "mamlplusplus",
-        learners.MAMLPlusPlusSettings(0.01, steps=5, multi_step_iterations=10_000),
+        learners.MAMLPlusPlusSettings(0.01, steps=2, multi_step_iterations=10_000),
         replace(BASE, iterations=30_000),
     ),
     "reptile": SineSettings(
