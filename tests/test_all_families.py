@@ -13,6 +13,7 @@ from metarl.sim import (
 )
 from metarl.sim.check_family import sample_actions
 from metarl.tasks.base import SPLITS
+from metarl.trees import take_tasks
 
 NAMES = FAMILIES.names()
 MODES = ("same_step", "disabled")
@@ -21,6 +22,16 @@ MODES = ("same_step", "disabled")
 @pytest.fixture(params=NAMES)
 def family(request):
     return make_family(request.param)
+
+
+def prepared(family, worlds):
+    """Tasks and numbers for one episode of each of `worlds` worlds."""
+    generator = torch.Generator().manual_seed(1)
+    noise = WorldNoise(
+        torch.rand(worlds, family.reset_noise, generator=generator),
+        torch.rand(worlds, family.horizon, family.step_noise, generator=generator),
+    )
+    return family.sample(worlds, generator).values, noise
 
 
 def test_check_family_finds_nothing(family):
@@ -57,14 +68,28 @@ def test_the_card_tells_everything_that_is_needed(family):
     assert ("train equals" in text) == (not card.disjoint)
 
 
+def episode(family, noise, tasks, actions):
+    """Everything that an episode with prepared numbers gives, [W, *] each."""
+    env = make_vec(family, len(noise.reset), device="cpu", autoreset="disabled")
+    env.set_tasks(tasks)
+    env.follow(noise)
+    return [env.reset()[0], *(value for a in actions for value in env.step(a)[:4])]
+
+
+def test_prepared_numbers_give_the_same_episode_whatever_the_number_of_worlds(family):
+    tasks, noise = prepared(family, 9)
+    actions = sample_actions(family.action_space, (family.horizon, 9), 2)
+    together = episode(family, noise, tasks, actions)
+    for low, high in ((0, 1), (1, 5), (5, 9)):
+        few, own = take_tasks((noise, tasks), low, high)
+        alone = episode(family, few, own, actions[:, low:high])
+        for value, expected in zip(alone, together, strict=True):
+            assert torch.equal(value, expected[low:high])
+
+
 @pytest.mark.gpu
 def test_a_gpu_gives_the_same_episodes(family):
-    tasks = family.sample(8, torch.Generator().manual_seed(0)).values
-    generator = torch.Generator().manual_seed(1)
-    noise = WorldNoise(
-        torch.rand(8, family.reset_noise, generator=generator),
-        torch.rand(8, family.horizon, family.step_noise, generator=generator),
-    )
+    tasks, noise = prepared(family, 8)
     runs = []
     for device in ("cpu", "cuda"):
         env = make_vec(family, 8, device=device, autoreset="disabled")

@@ -74,6 +74,10 @@ def test_states_and_rewards_follow_the_tables():
                     rewards[0, s, a].item(), abs=4.5 / count**0.5
                 )
                 assert got.std().item() == pytest.approx(1, abs=4 / count**0.5)
+        surprise = reward - rewards[0, state, action]
+        for following in range(4):  # where one gets tells nothing of what is paid
+            its = surprise[seen[:, following] == 1]
+            assert its.mean().abs() < 4.5 / len(its) ** 0.5
 
 
 def test_certain_transitions_are_taken():
