@@ -9,6 +9,7 @@ from metarl.adaptation.algorithms import (
     MetaSGD,
     Pretrained,
     Reptile,
+    Scratch,
 )
 from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.inner_loop import Step, inner_loop, task_gradients
@@ -37,6 +38,7 @@ __all__ = [
     "MetaSGD",
     "Pretrained",
     "Reptile",
+    "Scratch",
     "State",
     "Step",
     "SupervisedLearner",

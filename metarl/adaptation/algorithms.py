@@ -168,6 +168,12 @@ def Pretrained(model: Adaptable, inner_lr: float = 0.01) -> GradientLearner:
     return GradientLearner(model, GradientDescent(inner_lr), QueryLoss(), steps=0)
 
 
+def Scratch(model: Adaptable, inner_lr: float = 0.01) -> GradientLearner:
+    """The baseline: each task learned alone, by Adam from random parameters; nothing to train."""
+    rule = Adam(_adapted_params(model, ()), inner_lr)
+    return GradientLearner(model, rule, QueryLoss(), steps=0, fresh_start=True)
+
+
 def _adapted_params(model: Adaptable, frozen: Sequence[str]) -> Params:
     named = model.named_parameters()
     return {n: p.detach() for n, p in named if not is_frozen(n, frozen)}

@@ -142,3 +142,16 @@ class PretrainedSettings(LearnerSettings):
         """See `LearnerSettings.build`."""
         del generator
         return algorithms.Pretrained(model, **asdict(self))
+
+
+@dataclass(frozen=True)
+class ScratchSettings(LearnerSettings):
+    """Baseline: each task learned alone, from random parameters."""
+
+    inner_lr: float = 0.01
+    """Rate of Adam, above 0."""
+
+    def build(self, model: Adaptable, generator: torch.Generator) -> GradientLearner:
+        """See `LearnerSettings.build`."""
+        del generator
+        return algorithms.Scratch(model, **asdict(self))

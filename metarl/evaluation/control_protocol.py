@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from rich.box import SIMPLE
@@ -12,7 +12,7 @@ from rich.table import Table
 from metarl.adaptation.learner import Learner
 from metarl.errors import SettingsError
 from metarl.evaluation.curves import AdaptationCurve
-from metarl.evaluation.statistics import Summary
+from metarl.evaluation.statistics import Summary, telling_steps
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.sim.family import ControlTasks
 from metarl.trees import to_device
@@ -41,6 +41,15 @@ class ControlProtocol:
     scales: Sequence[float] = ()
     published: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     source: str = ""
+
+    def extended(self, steps: int) -> ControlProtocol:
+        """Returns the protocol with at least so many steps, the added ones as its last one."""
+        if steps <= self.steps:
+            return self
+        scales = tuple(self.scales)
+        if scales:
+            scales += (steps - len(scales)) * scales[-1:]
+        return replace(self, steps=steps, scales=scales)
 
 
 def protocol_curve(
@@ -86,7 +95,7 @@ def return_table(
         table.add_column(f"{name} ({summaries[0].count})", justify="right", no_wrap=True)
         if published.get(name):
             table.add_column("published", justify="right")
-    for step in range(max(map(len, rows.values()))):
+    for step in telling_steps(max(map(len, rows.values())) - 1):
         cells = [str(step)]
         for name, summaries in rows.items():
             cells.append(_cell(summaries[step]) if step < len(summaries) else "")

@@ -31,7 +31,7 @@ from metarl.tasks.files import atomic_path
 
 # Okabe and Ito's colours, which most colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_INK, _GRID = "#333333", "#E2E2E2"
+INK, BEFORE, _GRID = "#333333", "#888888", "#E2E2E2"
 _AXIS_NAMES = {"mse": "Mean squared error", "accuracy": "Accuracy", "return": "Return"}
 _DPI = 150
 
@@ -95,15 +95,15 @@ def adaptation_figure(
     for label, summaries in curves.items():
         _draw_curve(axes, label, summaries, statistic, colours[label])
     for label, points in (published or {}).items():
-        colour = colours.get(label, _INK)
+        colour = colours.get(label, INK)
         axes.plot(list(points), list(points.values()), **_diamond(colour), clip_on=False)
-    _style(axes)
+    style_axes(axes)
     _scale(axes, metric, curves, statistic)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("Adaptation steps", color=_INK)
+    axes.set_xlabel("Adaptation steps", color=INK)
     what = "" if statistic == "mean" else ", interquartile mean"
-    axes.set_ylabel(_AXIS_NAMES.get(metric, metric) + what, color=_INK)
-    axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
+    axes.set_ylabel(_AXIS_NAMES.get(metric, metric) + what, color=INK)
+    axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold")
     if with_legend:
         points = others or ["published"] if published else []
         _curve_legend(figure, axes, [band, *points])
@@ -139,7 +139,7 @@ def sine_figure(panels: Sequence[SinePanel], *, title: str = "") -> Figure:
             _draw_panel(axes, panels[i])
             _label_edges(axes, left=i % columns == 0, bottom=i + columns >= count)
     if title:
-        figure.suptitle(title, color=_INK, fontsize=12, fontweight="bold")
+        figure.suptitle(title, color=INK, fontsize=12, fontweight="bold")
     handles, labels = grid.flat[0].get_legend_handles_labels()
     place = "outside lower center" if wide else "outside right upper"
     ncols = len(labels) if wide else 1
@@ -199,8 +199,8 @@ def _curve_legend(figure: Figure, axes: Axes, extra: Sequence[str]) -> None:
         extra: What the bands are called, then what the diamonds are, if there are any.
     """
     handles, labels = axes.get_legend_handles_labels()
-    handles.append(Patch(color=_INK, alpha=0.18, linewidth=0))
-    handles += [Line2D([], [], **_diamond(_INK)) for _ in extra[1:]]
+    handles.append(Patch(color=INK, alpha=0.18, linewidth=0))
+    handles += [Line2D([], [], **_diamond(INK)) for _ in extra[1:]]
     figure.legend(handles, [*labels, *extra], loc="outside right upper", frameon=False, fontsize=10)
 
 
@@ -234,11 +234,11 @@ def _check_panel(panel: SinePanel) -> None:
 
 
 def _draw_panel(axes: Axes, panel: SinePanel) -> None:
-    axes.plot(panel.inputs, panel.target, color=_INK, linewidth=2, label="truth")
+    axes.plot(panel.inputs, panel.target, color=INK, linewidth=2, label="truth")
     dashes = ((0, (1, 1.5)), (0, (4, 2)), "solid")
     for i, (steps, values) in enumerate(sorted(panel.predictions.items())):
-        name = "before" if steps == 0 else f"after {steps} step{'' if steps == 1 else 's'}"
-        colour = "#888888" if steps == 0 else COLOURS[(i - 1) % len(COLOURS)]
+        name = after_steps(steps)
+        colour = BEFORE if steps == 0 else COLOURS[(i - 1) % len(COLOURS)]
         axes.plot(
             panel.inputs, values, color=colour, linewidth=1.8, label=name, zorder=3,
             linestyle=dashes[min(i, 2)],
@@ -247,23 +247,29 @@ def _draw_panel(axes: Axes, panel: SinePanel) -> None:
         panel.support_inputs, panel.support_targets, linestyle="none", marker="o", markersize=6,
         markerfacecolor=COLOURS[4], markeredgecolor="white", label="support points", zorder=5,
     )  # fmt: skip
-    axes.set_title(panel.title, color=_INK, fontsize=10)
-    _style(axes)
+    axes.set_title(panel.title, color=INK, fontsize=10)
+    style_axes(axes)
 
 
 def _label_edges(axes: Axes, *, left: bool, bottom: bool) -> None:
     """Labels the axes at the edge of the grid."""
     if left:
-        axes.set_ylabel("y", color=_INK)
+        axes.set_ylabel("y", color=INK)
     if bottom:
-        axes.set_xlabel("x", color=_INK)
+        axes.set_xlabel("x", color=INK)
         axes.tick_params(labelbottom=True)  # also above an empty place of the grid
 
 
-def _style(axes: Axes) -> None:
+def after_steps(steps: int) -> str:
+    """Returns "before", "after 1 step", "after 2 steps" and so on."""
+    return "before" if steps == 0 else f"after {steps} step{'' if steps == 1 else 's'}"
+
+
+def style_axes(axes: Axes) -> None:
+    """Gives axes the look of all figures here."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999999")
-    axes.tick_params(colors=_INK, labelsize=10, color="#999999")
+    axes.tick_params(colors=INK, labelsize=10, color="#999999")
     axes.grid(True, color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.xaxis.label.set_fontsize(11)

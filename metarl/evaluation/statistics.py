@@ -176,3 +176,21 @@ def _weighted_mean(weights: Tensor, values: Tensor) -> Tensor:
     if bool(finite.all()):
         return result
     return result.masked_fill((weights[:, ~finite] > 0).any(1), float("nan"))
+
+
+def telling_steps(last: int, most: int = 12) -> list[int]:
+    """Returns the numbers of steps 0..last that a table shows, `last` among them.
+
+    All of them where these are few, else 0, 1, 2, 5, 10, 20, 50, ...
+
+    Args:
+        last: The largest number of steps.
+        most: How many are few, at least 2; more are thinned out to as many at most.
+    """
+    if last < most:
+        return list(range(last + 1))
+    series = [m * 10**e for e in range(len(str(last))) for m in (1, 2, 5)]
+    steps = [0, *(k for k in series if k < last), last]
+    if len(steps) <= most:
+        return steps
+    return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]

@@ -112,6 +112,10 @@ class Checkpoints:
         found = _candidates(self.folder)
         return found[max(found)] if found else None
 
+    def newest_good(self) -> Path | None:
+        """Returns the folder of the newest checkpoint that verifies, or None without any."""
+        return _newest_good_before(self.folder)
+
     def load(
         self, which: Path | str | int | None = None, device: torch.device | str = "cpu"
     ) -> Checkpoint:
@@ -165,7 +169,7 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Che
     try:
         return _read(path, torch.device(device))
     except CheckpointError as error:
-        earlier = _newest_good_before(path)
+        earlier = _newest_good_before(path.parent, _iteration(path))
         advice = (
             f"The newest good one before it: {earlier}"
             if earlier
@@ -198,9 +202,8 @@ def _candidates(folder: Path) -> dict[int, Path]:
     return found
 
 
-def _newest_good_before(path: Path) -> Path | None:
-    limit = _iteration(path)
-    for iteration, candidate in sorted(_candidates(path.parent).items(), reverse=True):
+def _newest_good_before(folder: Path, limit: int | None = None) -> Path | None:
+    for iteration, candidate in sorted(_candidates(folder).items(), reverse=True):
         if limit is not None and iteration >= limit:
             continue
         with contextlib.suppress(CheckpointError):

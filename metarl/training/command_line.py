@@ -53,7 +53,7 @@ def parse_settings(
     if resume is not None:
         runs = Path(_value_of("--runs", arguments) or default.runs)
         point = find_run(runs, experiment, name, resume)
-        default = _resumed_settings(configs, point.folder)
+        default = saved_settings(configs, point.folder)
         if chosen not in (None, default.algorithm):
             raise SettingsError(
                 f"The run {point.folder} trains {default.algorithm}, not {chosen}; "
@@ -101,7 +101,17 @@ def settings_from(default: S, saved: Mapping[str, Any]) -> S:
     return dataclasses.replace(template, **changes)
 
 
-def _resumed_settings(configs: Mapping[str, S], folder: Path) -> S:
+def saved_settings(configs: Mapping[str, S], folder: Path) -> S:
+    """Returns the settings in the `config.json` of a run folder.
+
+    Args:
+        configs: Default settings by algorithm.
+        folder: The run folder.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, or its algorithm has no configuration.
+        SettingsError: A saved name is no field.
+    """
     path = folder / "config.json"
     try:
         saved = json.loads(path.read_text())

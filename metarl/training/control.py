@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from rich.table import Table
 
 from metarl.adaptation import settings as learners
-from metarl.evaluation.control_protocol import ControlProtocol
+from metarl.evaluation.control_protocol import TEST_SEED, ControlProtocol
+from metarl.evaluation.pictures import Picture, returns_picture
 from metarl.rl.policies import Policy, policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
-from metarl.sim.family import Family
+from metarl.sim.family import ControlTasks, Family
 from metarl.sim.make import make_vec
 from metarl.training.experiment import Parts
+from metarl.training.loop import OuterLoop
+from metarl.training.meta_step import GradientUpdateSettings
 from metarl.training.outer_update import UpdateSettings
+from metarl.training.proximal import ProximalSettings
 from metarl.training.reports import control_report
 from metarl.training.settings import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
+
+Draw = Callable[[PolicyLearner, ControlTasks, int, torch.Generator], Picture]
+"""Adapts a learner to tasks, in a number of steps, and returns what that looks like."""
+
+DRAWN_TASKS = 3
 
 
 @dataclass(frozen=True)
@@ -48,8 +59,60 @@ class ControlSettings:
     """`latest`, or the path of a run or a checkpoint, to go on with."""
 
 
+def control_configs(
+    maml: ControlSettings, changes: Mapping[str, ControlSettings] | None = None
+) -> dict[str, ControlSettings]:
+    """Makes the configurations of all algorithms from that of MAML-TRPO.
+
+    All have its tasks, rollouts and meta-iterations, so that those that adapt in as many steps use
+    as many environment steps. "scratch" has no meta-iterations: its test tasks together use what
+    meta-training uses of them.
+
+    Args:
+        maml: MAML's configuration; its learner is a `MAMLSettings`.
+        changes: Configurations that take the place of these, or come beside them.
+    """
+    learner, training = maml.learner, maml.training
+    assert isinstance(learner, learners.MAMLSettings)
+    lr, steps, untrained = learner.inner_lr, learner.steps, replace(training, iterations=0)
+    batches = training.iterations * training.meta_batch_size * (steps + 1)
+    gradient = GradientUpdateSettings()
+    different: dict[str, dict[str, Any]] = {
+        "maml": {},
+        "fomaml": {"learner": replace(learner, first_order=True)},
+        "promp": {
+            "gradients": replace(maml.gradients, clip=0.3, inner_kl=5e-4),
+            "update": ProximalSettings(),
+        },
+        "metasgd": {"learner": learners.MetaSGDSettings(steps, 0.2 * lr, lr)},
+        "reptile": {
+            "learner": learners.ReptileSettings(0.01, 3, batch_size=None),
+            "update": gradient,
+            "training": replace(training, optimizer="sgd", outer_lr=0.3),
+        },
+        "lstm": {"learner": learners.LSTMMetaLearnerSettings(steps), "update": gradient},
+        "learned-optimizer": {
+            "learner": learners.LearnedOptimizerSettings(steps, steps),
+            "update": gradient,
+        },
+        "pretrained": {"learner": learners.PretrainedSettings(lr)},
+        "oracle": {"learner": learners.PretrainedSettings(lr), "observe_task": True},
+        "random": {"learner": learners.PretrainedSettings(lr), "training": untrained},
+        "scratch": {
+            "learner": learners.ScratchSettings(),
+            "training": untrained,
+            "test_steps": max(batches // maml.test_tasks, 1),
+        },
+    }
+    configs = {name: replace(maml, algorithm=name, **fields) for name, fields in different.items()}
+    return configs | dict(changes or {})
+
+
 def build_control(
-    settings: ControlSettings, family: Family, protocols: Sequence[ControlProtocol] = ()
+    settings: ControlSettings,
+    family: Family,
+    protocols: Sequence[ControlProtocol] = (),
+    draw: Draw | None = None,
 ) -> Parts:
     """Builds policy, learner and outer update for a family of control tasks.
 
@@ -57,6 +120,8 @@ def build_control(
         settings: The settings.
         family: The tasks.
         protocols: Published evaluations that the report adds to the family's test tasks.
+        draw: Draws an adaptation, for the report and `metarl play`; by default that one alone, as
+            a table of returns.
     """
     generator = torch.Generator().manual_seed(settings.training.seed)
     learner = PolicyLearner(
@@ -66,16 +131,27 @@ def build_control(
         task_chunk_size=settings.training.task_chunk_size,
         observe_task=settings.observe_task,
     )
+    test, drawn = family.split("test"), draw or returns_picture
+
+    def show(loop: OuterLoop, tasks: int, steps: int | None) -> Picture:
+        generator = torch.Generator(loop.device).manual_seed(TEST_SEED)
+        steps = settings.test_steps if steps is None else steps
+        return drawn(learner, test.sample(tasks, generator), steps, generator)
+
+    def report(loop: OuterLoop) -> Table:
+        if draw is not None:
+            loop.logger.picture(show(loop, DRAWN_TASKS, None), loop.iteration)
+        counts = (settings.test_tasks, settings.test_steps)
+        return control_report(loop, test, settings.algorithm, *counts, protocols)
+
     return Parts(
         learner,
         family.split("train"),
         validation=family.split("validation"),
         update=settings.update.build(learner, settings.training),
-        report=lambda loop: control_report(
-            loop, family.split("test"), settings.algorithm, settings.test_tasks,
-            settings.test_steps, protocols,
-        ),
-    )  # fmt: skip
+        report=report,
+        show=show,
+    )
 
 
 def _policy(settings: ControlSettings, family: Family, generator: torch.Generator) -> Policy:

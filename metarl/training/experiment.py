@@ -12,6 +12,7 @@ import torch
 from rich.table import Table
 
 from metarl.adaptation.learner import Learner
+from metarl.evaluation.pictures import Picture
 from metarl.tasks.base import TaskSource
 from metarl.tasks.episodes import FewShot
 from metarl.training.command_line import parse_settings, run_script
@@ -55,6 +56,8 @@ class Parts:
         report: Judges the learner of a loop on test tasks, logs that and returns a table.
         validation: Distribution for the adaptation curves during training; None draws none.
         update: The outer update; None takes the optimiser of the training settings.
+        show: Adapts the learner of a loop to a number of test tasks, in a number of steps (None:
+            as many as suit it), and returns that as a picture; None: there is none to see.
     """
 
     learner: Learner
@@ -62,6 +65,7 @@ class Parts:
     report: Callable[[OuterLoop], Table]
     validation: TaskSource | None = None
     update: OuterUpdate | None = None
+    show: Callable[[OuterLoop, int, int | None], Picture] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,6 @@ class Experiment(Generic[S]):
     def open(self, settings: S, parts: Parts, resume: ResumePoint | None = None) -> OuterLoop:
         """Returns the outer loop of a new run folder, or of a resumed one at its checkpoint."""
         set_threads(settings.training.threads)  # before versions.json notes them
-        device = resolve_device(settings.training.device)
         if resume is None:
             seed = settings.training.seed
             folder = create_run_folder(
@@ -97,16 +100,20 @@ class Experiment(Generic[S]):
         else:
             folder = resume.folder
             write_config(folder, settings)  # what was changed holds for the next resumption too
-        return OuterLoop(
-            parts.learner,
-            _on_device(parts.tasks, device),
-            settings.training,
-            folder,
-            validation=_on_device(parts.validation, device),
-            update=parts.update,
-            resume=None if resume is None else resume.checkpoint,
-            config=to_json(settings),
-        )
+        checkpoint = None if resume is None else resume.checkpoint
+        return _loop(settings, parts, folder, checkpoint, to_json(settings))
+
+    def reopen(self, settings: S, checkpoint: Path, folder: Path) -> tuple[OuterLoop, Parts]:
+        """Returns the outer loop at a checkpoint, and its parts, to look at the learner again.
+
+        Args:
+            settings: Those of the run.
+            checkpoint: The checkpoint.
+            folder: Where reports and logs go: another one than the run's.
+        """
+        set_threads(settings.training.threads)
+        parts = self.build(settings)
+        return _loop(settings, parts, folder, checkpoint), parts
 
     def main(self) -> None:
         """Trains and reports; raises what `run` turns into a message."""
@@ -120,6 +127,26 @@ class Experiment(Generic[S]):
 
     def _script(self) -> Path:
         return Path(inspect.getfile(self.build)).resolve()
+
+
+def _loop(
+    settings: ExperimentSettings,
+    parts: Parts,
+    folder: Path,
+    checkpoint: Path | None,
+    config: dict[str, Any] | None = None,
+) -> OuterLoop:
+    device = resolve_device(settings.training.device)
+    return OuterLoop(
+        parts.learner,
+        _on_device(parts.tasks, device),
+        settings.training,
+        folder,
+        validation=_on_device(parts.validation, device),
+        update=parts.update,
+        resume=checkpoint,
+        config=config,
+    )
 
 
 def _on_device(tasks: Any, device: torch.device) -> Any:

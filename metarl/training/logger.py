@@ -18,7 +18,8 @@ from torch.utils.tensorboard.summary import hparams
 
 from metarl.errors import CheckpointError
 from metarl.evaluation.curves import AdaptationCurve
-from metarl.evaluation.figures import adaptation_figure, figure_pixels
+from metarl.evaluation.figures import adaptation_figure, figure_pixels, save_figure
+from metarl.evaluation.pictures import Picture
 from metarl.evaluation.statistics import Summary, summarise_curve
 from metarl.tasks.files import atomic_path
 from metarl.training.run_folder import to_json
@@ -33,7 +34,8 @@ class RunLogger:
 
     Tags: `train/<metric>/step_{k}`, `eval_<split>/<metric>/step_{k}`, `meta/loss`,
     `meta/grad_norm`, `inner/loss/step_{k}`, `perf/...`. The step of an event is the number of
-    meta-iterations done when it was measured.
+    meta-iterations done when it was measured; the means of curves of control tasks stand a second
+    time below `by_environment_steps/`, where it is the number of environment steps.
 
     Args:
         folder: The run folder.
@@ -69,6 +71,8 @@ class RunLogger:
         except OSError as error:
             raise CheckpointError(f"Cannot write to the run folder {folder}: {error}.") from error
         self._has_layout = kept > 0
+        if resume_from is not None:
+            self._repeat()
 
     def __enter__(self) -> RunLogger:
         """Does nothing; the files are open."""
@@ -99,6 +103,7 @@ class RunLogger:
         iteration: int,
         prefix: str = "eval_test",
         extra: Mapping[str, Any] | None = None,
+        environment_steps: int | None = None,
     ) -> list[Summary]:
         """Writes an adaptation curve as scalars, as a figure and as a line of eval.jsonl.
 
@@ -109,6 +114,7 @@ class RunLogger:
             iteration: Meta-iterations done.
             prefix: First part of the tags: "eval_test", "eval_validation", "eval_test_5_shot", ...
             extra: More for the line of eval.jsonl (the shots, the seed).
+            environment_steps: Environment steps of training so far; None for supervised tasks.
 
         Returns:
             The summary of each step, with 95 % bootstrap confidence intervals over the tasks. The
@@ -130,9 +136,24 @@ class RunLogger:
         if iteration == self._resumed_from:
             _drop(self.folder / EVAL_FILE, json.loads(json.dumps(head)))
         columns = {n: [_number(getattr(s, n)) for s in summaries] for n in _STATISTICS}
-        self._append({**head, "tasks": summaries[0].count, **columns})
+        line: dict[str, Any] = {**head, "tasks": summaries[0].count}
+        if environment_steps is not None:
+            line["environment_steps"] = environment_steps
+            self._by_environment_steps(tag, columns["mean"], environment_steps)
+        self._append({**line, **columns})
         self.flush()
         return summaries
+
+    def picture(self, picture: Picture, iteration: int) -> None:
+        """Writes a picture's figure into the folder and as an image, `adaptation/<name>`.
+
+        Args:
+            picture: The picture.
+            iteration: Meta-iterations done.
+        """
+        save_figure(picture.figure, self.folder / f"{picture.name}.png")
+        pixels = figure_pixels(picture.figure)
+        self._writer.add_image(f"adaptation/{picture.name}", pixels, iteration, dataformats="HWC")
 
     def settings(self, config: Any, metrics: Sequence[str] = ()) -> None:
         """Writes the settings as a table and, for a new run, as TensorBoard's hyper-parameters.
@@ -158,6 +179,23 @@ class RunLogger:
     def close(self) -> None:
         """Writes out what is pending and closes the files."""
         self._writer.close()
+
+    def _by_environment_steps(
+        self, tag: str, means: Sequence[float | None], environment_steps: int
+    ) -> None:
+        values = {
+            f"by_environment_steps/{tag}/step_{k}": math.nan if mean is None else mean
+            for k, mean in enumerate(means)
+        }
+        self.scalars(values, environment_steps)
+
+    def _repeat(self) -> None:
+        """Writes again what was hidden though it is kept: environment steps outrun iterations."""
+        for line in read_curves(self.folder):
+            steps = line.get("environment_steps", -1)
+            if steps >= self._start:
+                tag = f"eval_{line['split']}/{line['metric']}"
+                self._by_environment_steps(tag, line["mean"], steps)
 
     def _layout(self, prefix: str, metric: str) -> None:
         """Lays the custom-scalars dashboard out, once per run."""

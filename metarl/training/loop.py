@@ -124,6 +124,12 @@ class OuterLoop:
         stopped_by = "" if finished else stop.signal_name
         return TrainingResult(self.iteration, finished, self._seconds, stopped_by)
 
+    @property
+    def environment_steps(self) -> int | None:
+        """Environment steps of training so far; None where tasks have no environment."""
+        learner = self.learner
+        return learner.environment_steps if isinstance(learner, ControlLearner) else None
+
     def _dashboard(self) -> list[str]:
         """Returns the tags that stand beside the settings in the hyper-parameter dashboard."""
         if self.validation is None or not self.settings.eval_every:
@@ -163,8 +169,8 @@ class OuterLoop:
         scalars["meta/outer_lr"] = outer_rate(self.settings, self.iteration - 1)
         scalars["meta/grad_norm"] = result.grad_norm.item()
         scalars["perf/iterations_per_s"] = self.iteration / self._seconds
-        if isinstance(self.learner, ControlLearner):
-            scalars["perf/environment_steps"] = self.learner.environment_steps
+        if self.environment_steps is not None:
+            scalars["perf/environment_steps"] = self.environment_steps
         self.logger.scalars(scalars, self.iteration)
         return scalars
 
@@ -178,7 +184,9 @@ class OuterLoop:
             steps=self.settings.eval_steps,
             generator=torch.Generator(self.device).manual_seed(VALIDATION_SEED),
         )
-        self.logger.curve(curve, self.iteration, "eval_validation")
+        self.logger.curve(
+            curve, self.iteration, "eval_validation", environment_steps=self.environment_steps
+        )
 
     def _save(self) -> int:
         self.logger.flush()  # events up to the checkpoint outlive a crash

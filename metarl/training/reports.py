@@ -121,11 +121,14 @@ def control_report(
             loop.learner, test, num_tasks=num_tasks, steps=steps, generator=generator
         )
     }
-    curves |= {p.name: protocol_curve(loop.learner, p, loop.device) for p in protocols}
+    for p in protocols:
+        curves[p.name] = protocol_curve(loop.learner, p.extended(steps), loop.device)
     rows = {}
     for label, curve in curves.items():
         prefix = "eval_test" if label == "test tasks" else f"eval_{label}"
-        rows[label] = loop.logger.curve(curve, loop.iteration, prefix)
+        rows[label] = loop.logger.curve(
+            curve, loop.iteration, prefix, environment_steps=loop.environment_steps
+        )
     published = {p.name: p.published.get(algorithm, {}) for p in protocols}
     figure = adaptation_figure(
         rows, "return", published=published, title=f"{algorithm}, {test.name}"

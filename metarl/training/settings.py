@@ -19,7 +19,7 @@ class TrainingSettings:
     """Settings of the outer loop."""
 
     iterations: int = 70_000
-    """Meta-iterations to train for."""
+    """Meta-iterations to train for; 0 judges the learner untrained."""
     meta_batch_size: int = 25
     """Tasks per meta-iteration."""
     task_chunk_size: int | None = None
@@ -64,7 +64,7 @@ class TrainingSettings:
             SettingsError: A count is below 1 or a rate not above 0.
         """
         counts = (
-            "iterations", "meta_batch_size", "workers", "log_every", "eval_tasks",
+            "meta_batch_size", "workers", "log_every", "eval_tasks",
             "checkpoint_every", "keep_checkpoints",
         )  # fmt: skip
         for name in counts:
@@ -82,8 +82,10 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise SettingsError(f"Expected a finite `{name}` above 0, got {value}.")
-        if min(self.eval_every, self.eval_steps, self.final_lr) < 0:
-            raise SettingsError("Expected `eval_every`, `eval_steps`, `final_lr` of at least 0.")
+        if min(self.iterations, self.eval_every, self.eval_steps, self.final_lr) < 0:
+            raise SettingsError(
+                "Expected `iterations`, `eval_every`, `eval_steps`, `final_lr` of at least 0."
+            )
         for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             value = getattr(self, name)
             if value not in choices:
