@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -17,15 +19,17 @@ NAVIGATION = {
 }
 
 
-def icml_navigation() -> ControlProtocol:
+def icml_navigation() -> list[ControlProtocol]:
     """The evaluation of 2D navigation by Finn et al. 2017, as their code has it.
 
     40 goals of numpy's seed 1; 40 trajectories per step (the paper's text says 20); the first step
-    at the training rate, later ones at half of it.
+    at the training rate, later ones at half of it. A second protocol keeps the rate, for what was
+    trained with several steps or learned its rates.
     """
     goals = np.random.RandomState(1).uniform(-0.5, 0.5, (40, 2))
     tasks = ControlTasks({"goal": torch.tensor(goals, dtype=torch.float32)})
-    return ControlProtocol(
+    halved = ControlProtocol(
         "icml2017", tasks, steps=3, trajectories=40, scales=(1.0, 0.5, 0.5), published=NAVIGATION,
         source="Finn et al. 2017",
     )  # fmt: skip
+    return [halved, replace(halved, name="icml2017_rate_kept", scales=(), published={})]

@@ -64,9 +64,9 @@ def control_configs(
 ) -> dict[str, ControlSettings]:
     """Makes the configurations of all algorithms from that of MAML-TRPO.
 
-    All have its tasks, rollouts and meta-iterations, so that those that adapt in as many steps use
-    as many environment steps. "scratch" has no meta-iterations: its test tasks together use what
-    meta-training uses of them.
+    All have its tasks and rollouts and use as many environment steps in training: the more
+    adaptation steps, the fewer meta-iterations. "scratch" has no meta-iterations: its test tasks
+    together use what meta-training uses of them.
 
     Args:
         maml: MAML's configuration; its learner is a `MAMLSettings`.
@@ -75,33 +75,47 @@ def control_configs(
     learner, training = maml.learner, maml.training
     assert isinstance(learner, learners.MAMLSettings)
     lr, steps, untrained = learner.inner_lr, learner.steps, replace(training, iterations=0)
-    batches = training.iterations * training.meta_batch_size * (steps + 1)
-    gradient = GradientUpdateSettings()
+    batches = training.iterations * (steps + 1)
+
+    def adapting(steps: int, **changes: Any) -> TrainingSettings:
+        return replace(training, iterations=max(batches // (steps + 1), 1), **changes)
+
+    clipped = {
+        "gradients": replace(maml.gradients, clip=0.3, inner_kl=5e-4),
+        "update": ProximalSettings(),
+        "training": adapting(steps, outer_lr=3e-3),
+    }
     different: dict[str, dict[str, Any]] = {
         "maml": {},
         "fomaml": {"learner": replace(learner, first_order=True)},
-        "promp": {
-            "gradients": replace(maml.gradients, clip=0.3, inner_kl=5e-4),
-            "update": ProximalSettings(),
-        },
+        "promp": clipped,
         "metasgd": {"learner": learners.MetaSGDSettings(steps, 0.2 * lr, lr)},
+        "mamlplusplus": {
+            # The loss after every step counts to the end: curves are judged after every step.
+            "learner": learners.MAMLPlusPlusSettings(lr, 3, 2 * batches, frozen=()),
+            "training": adapting(3),
+        },
         "reptile": {
             "learner": learners.ReptileSettings(0.01, 3, batch_size=None),
-            "update": gradient,
-            "training": replace(training, optimizer="sgd", outer_lr=0.3),
+            "update": GradientUpdateSettings(),
+            "training": adapting(3, optimizer="sgd", outer_lr=0.3),
         },
-        "lstm": {"learner": learners.LSTMMetaLearnerSettings(steps), "update": gradient},
+        "lstm": {"learner": learners.LSTMMetaLearnerSettings(steps), **clipped},
         "learned-optimizer": {
             "learner": learners.LearnedOptimizerSettings(steps, steps),
-            "update": gradient,
+            **clipped,
         },
-        "pretrained": {"learner": learners.PretrainedSettings(lr)},
-        "oracle": {"learner": learners.PretrainedSettings(lr), "observe_task": True},
+        "pretrained": {"learner": learners.PretrainedSettings(lr), "training": adapting(0)},
+        "oracle": {
+            "learner": learners.PretrainedSettings(lr),
+            "observe_task": True,
+            "training": adapting(0),
+        },
         "random": {"learner": learners.PretrainedSettings(lr), "training": untrained},
         "scratch": {
             "learner": learners.ScratchSettings(),
             "training": untrained,
-            "test_steps": max(batches // maml.test_tasks, 1),
+            "test_steps": max(batches * training.meta_batch_size // maml.test_tasks, 1),
         },
     }
     configs = {name: replace(maml, algorithm=name, **fields) for name, fields in different.items()}
