@@ -55,10 +55,9 @@ class Sine:
             generator=generator,
             device=generator.device,
         )
-        head, x = draws.split((3, self.shots + self.queries), dim=1)
-        amplitude = _scaled(head[:, :1], self.amplitude)
-        phase = split_uniform(head[:, 1:2], head[:, 2:], self.part, *self.phase)
-        x = _scaled(x, self.inputs)
+        first, cell, inside, rest = draws.split((1, 1, 1, self.shots + self.queries), dim=1)
+        amplitude, x = _scaled(first, self.amplitude), _scaled(rest, self.inputs)
+        phase = split_uniform(cell, inside, self.part, *self.phase)
         y = self.values(amplitude, phase, x)
         sizes = (self.shots, self.queries)
         support, query = map(Examples, x.split(sizes, dim=1), y.split(sizes, dim=1))

@@ -138,6 +138,8 @@ def _flatten(value: Any, tensors: list[Tensor], structure: list[Any]) -> None:
 
 
 def _bmm(a: Tensor, b: Tensor) -> Tensor:
+    if a.shape[2] == 1:  # an outer product, which is fused with what follows
+        return a * b
     if b.stride(0) == 0 and b.shape[0] > 1:  # all tasks share the factor: one product for all
         return torch.mm(a.flatten(0, 1), b[0]).unflatten(0, a.shape[:2])
     if 1 < b.shape[2] < min(NARROW, a.shape[1]):
