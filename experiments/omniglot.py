@@ -20,7 +20,7 @@ from metarl.adaptation import settings as learners
 from metarl.models import Conv4
 from metarl.tasks.characters import CharacterSettings
 from metarl.training import Experiment, Parts, TrainingSettings
-from metarl.training.reports import few_shot_report, lake_runs_for
+from metarl.training.reports import few_shot_report, lake_runs_for, show_few_shot
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,9 @@ def build(settings: OmniglotSettings) -> Parts:
         tasks=tasks,
         validation=settings.tasks.validation(tasks),
         report=lambda loop: few_shot_report(loop, test, label=label, lake_runs=lake_runs, **counts),
+        show=lambda loop, tasks, steps: show_few_shot(
+            loop, test, tasks, settings.test_steps if steps is None else steps
+        ),
     )
 
 

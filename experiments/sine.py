@@ -20,7 +20,7 @@ from metarl.models import MLP
 from metarl.models.mlp import Init
 from metarl.tasks import Sine
 from metarl.training import Experiment, Parts, TrainingSettings
-from metarl.training.reports import sine_report
+from metarl.training.reports import show_sine, sine_report
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def build(settings: SineSettings) -> Parts:
         tasks=Sine(settings.shots, settings.queries),
         validation=Sine(settings.shots, 100).split("validation"),
         report=lambda loop: sine_report(loop, settings.algorithm, settings.test_tasks),
+        show=show_sine,
     )
 
 

@@ -75,11 +75,12 @@ def paths_picture(tasks: Sequence[Paths], *, title: str = "", rows: int = 9) -> 
     return Picture("paths", paths_figure(tasks, title=title), _grid(columns, drawings, title, key))
 
 
-def sine_picture(panels: Sequence[SinePanel], *, rows: int = 8) -> Picture:
+def sine_picture(panels: Sequence[SinePanel], *, width: int = 22, rows: int = 8) -> Picture:
     """Draws fits of sine curves: a row per task, a column per number of steps.
 
     Args:
         panels: See `sine_figure`.
+        width: Letters in a row of each drawing.
         rows: Rows of letters of each drawing.
 
     Raises:
@@ -95,14 +96,14 @@ def sine_picture(panels: Sequence[SinePanel], *, rows: int = 8) -> Picture:
         spare = 0.2 * (high - low) * [0, 1]
         cells = []
         for i, step in enumerate(columns):
-            canvas = Canvas(3 * rows, rows, low - spare, high + spare)
+            canvas = Canvas(width, rows, low - spare, high + spare)
             canvas.line(np.stack((panel.inputs, panel.target), 1), _TRUTH)
             canvas.line(np.stack((panel.inputs, panel.predictions[step]), 1), _style(i, step))
             for point in np.stack((panel.support_inputs, panel.support_targets), 1):
                 canvas.mark(point, "o", _GOAL)
             cells.append(canvas.text())
         drawings.append((panel.title, cells))
-    key = Text.assemble(("o", _GOAL), " support points   ", ("grey", _TRUTH), " truth")
+    key = Text.assemble(("o", _GOAL), " support points   ", ("──", _TRUTH), " truth")
     return Picture("fits", figure, _grid(columns, drawings, "", key))
 
 

@@ -38,10 +38,14 @@ class Card:
     facts: tuple[Fact, ...]
     disjoint: bool = True
 
+    def lines(self) -> tuple[Fact, ...]:
+        """Returns the facts, and how the splits are."""
+        splits = "disjoint" if self.disjoint else "train equals validation equals test"
+        return (*self.facts, Fact("splits", splits, "MetaRL"))
+
     def __str__(self) -> str:
         """Returns the card as lines of text, with the facts under each other."""
-        splits = "disjoint" if self.disjoint else "train equals validation equals test"
-        facts = (*self.facts, Fact("splits", splits, "MetaRL"))
+        facts = self.lines()
         width = max(len(f.what) for f in facts) + 2
         lines = [f"{self.name}: {self.summary}", f"Source: {self.source}", ""]
         for fact in facts:

@@ -23,7 +23,14 @@ from metarl.evaluation.curves import adaptation_curve
 from metarl.evaluation.few_shot_protocol import few_shot_curves, few_shot_table, lake_errors
 from metarl.evaluation.figures import adaptation_figure, save_figure, sine_figure
 from metarl.evaluation.lake import LakeRuns, check_uncontaminated, load_lake_runs
-from metarl.evaluation.sine_protocol import PUBLISHED, sine_curves, sine_panels, sine_table
+from metarl.evaluation.pictures import Picture, curve_picture, sine_picture
+from metarl.evaluation.sine_protocol import (
+    PUBLISHED,
+    STEPS,
+    sine_curves,
+    sine_panels,
+    sine_table,
+)
 from metarl.sim.family import Family
 from metarl.tasks.episodes import FewShot
 from metarl.training.loop import OuterLoop, TrainingResult
@@ -53,6 +60,15 @@ def sine_report(loop: OuterLoop, algorithm: str, num_tasks: int) -> Table:
     save_figure(sine_figure(panels), loop.folder / "fits.png")
     loop.logger.close()
     return sine_table(curves, published)
+
+
+def show_sine(loop: OuterLoop, num_tasks: int, steps: int | None) -> Picture:
+    """Fits test curves; see `Parts.show`. Without a number of steps: 1 and 10."""
+    last = STEPS if steps is None else steps
+    shown = sorted({0, min(1, last), last})
+    return sine_picture(
+        sine_panels(loop.learner, steps=shown, num_tasks=num_tasks, device=loop.device)
+    )
 
 
 def few_shot_report(
@@ -92,6 +108,15 @@ def few_shot_report(
         loop.logger.scalars({f"lake/error/{k}": v for k, v in lake.items()}, loop.iteration)
     loop.logger.close()
     return few_shot_table(summaries, lake, f"{label}, {test.way}-way {test.shots}-shot")
+
+
+def show_few_shot(loop: OuterLoop, test: FewShot, num_tasks: int, steps: int) -> Picture:
+    """Adapts to test episodes and shows their accuracies; see `Parts.show`."""
+    generator = torch.Generator(loop.device).manual_seed(TEST_SEED)
+    curve = adaptation_curve(
+        loop.learner, test.to(loop.device), num_tasks=num_tasks, steps=steps, generator=generator
+    )
+    return curve_picture(curve)
 
 
 def control_report(

@@ -120,7 +120,7 @@ def test_a_saved_setting_that_is_no_more_is_named():
 @pytest.mark.parametrize(
     "change",
     [
-        {"iterations": 0},
+        {"iterations": -1},
         {"meta_batch_size": 0},
         {"task_chunk_size": 0},
         {"threads": 0},

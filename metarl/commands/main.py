@@ -1,0 +1,21 @@
+"""The entry point of `metarl`: one subcommand per module beside this."""
+
+from __future__ import annotations
+
+import tyro
+
+from metarl.commands.evaluate import evaluate
+from metarl.commands.names import names
+from metarl.commands.play import play
+from metarl.training.command_line import run_script
+
+COMMANDS = {"list": names, "evaluate": evaluate, "play": play}
+
+
+def main() -> None:
+    """Runs the subcommand that the command line names; errors are printed, without a traceback."""
+    run_script(
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="metarl", description="Meta-learning in PyTorch."
+        )
+    )
