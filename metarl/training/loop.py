@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.learner import ControlLearner, Learner
-from metarl.errors import CheckpointError, NonFiniteError
+from metarl.errors import CheckpointError, NonFiniteError, SimulationError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.tasks.base import TaskSource
 from metarl.tasks.losses import metric_name
@@ -143,24 +145,44 @@ class OuterLoop:
 
     def _iterate(self) -> MetaResult:
         before = self.generator.get_state()
-        tasks = self.tasks.sample(self.settings.meta_batch_size, self.generator)
-        inputs = self.learner.prepare(tasks, self.generator, self.iteration)
+        with self._losing_nothing():
+            tasks = self.tasks.sample(self.settings.meta_batch_size, self.generator)
+            inputs = self.learner.prepare(tasks, self.generator, self.iteration)
         result = self.update(inputs, self.iteration)
         if not result.finite:
-            self.generator.set_state(before)
-            self._save()
-            self._stop_at(result.losses)
+            self._stop_at(result.losses, self._save_before(before))
         self.learner.finish(result.carry)
         return result
 
-    def _stop_at(self, losses: Tensor) -> None:
+    @contextmanager
+    def _losing_nothing(self) -> Iterator[None]:
+        """Where a user's tasks run: an error saves the state before and names the checkpoint."""
+        before = self.generator.get_state()
+        try:
+            yield
+        except Exception as error:
+            kept = self._save_before(before)
+            if isinstance(error, SimulationError):
+                raise SimulationError(f"{error} {kept}") from error
+            error.add_note(kept)
+            raise
+
+    def _save_before(self, generator: Tensor) -> str:
+        """Saves the state before this iteration, whose tasks a resumed run will draw again."""
+        self.generator.set_state(generator)
+        self._save()
+        return (
+            f"Stopped at meta-iteration {self.iteration}. Nothing is lost: the last good "
+            f"checkpoint is {self.checkpoints.latest()}, from just before."
+        )
+
+    def _stop_at(self, losses: Tensor, kept: str) -> None:
         bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
         which = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         which = which or "unknown: the losses are finite, the gradient is not"
         raise NonFiniteError(
             f"The outer loss is not finite at meta-iteration {self.iteration}, task(s) {which}. "
-            f"Nothing is lost: the last good checkpoint is {self.checkpoints.latest()}, from just "
-            "before. Lower the inner or outer rate, or clip with `max_grad_norm`, and resume it."
+            f"{kept} Lower the inner or outer rate, or clip with `max_grad_norm`, and resume it."
         )
 
     def _log(self, result: MetaResult) -> dict[str, float]:
@@ -177,13 +199,14 @@ class OuterLoop:
     def _evaluate(self) -> None:
         if self.validation is None:
             return
-        curve = adaptation_curve(
-            self.learner,
-            self.validation,
-            num_tasks=self.settings.eval_tasks,
-            steps=self.settings.eval_steps,
-            generator=torch.Generator(self.device).manual_seed(VALIDATION_SEED),
-        )
+        with self._losing_nothing():
+            curve = adaptation_curve(
+                self.learner,
+                self.validation,
+                num_tasks=self.settings.eval_tasks,
+                steps=self.settings.eval_steps,
+                generator=torch.Generator(self.device).manual_seed(VALIDATION_SEED),
+            )
         self.logger.curve(
             curve, self.iteration, "eval_validation", environment_steps=self.environment_steps
         )
