@@ -48,11 +48,12 @@ def test_maml(second_order, steps, tasks):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_maml_with_higher(tasks):
+@pytest.mark.parametrize("make", [loops.maml_with_learn2learn, loops.maml_with_higher])
+def test_maml_with_libraries(make, tasks):
     net = loops.sequential(mlp())
-    gradient = loops.maml_with_higher(net, 0.01, 3)
+    gradient = make(net, 0.01, 3)
     if gradient is None:
-        pytest.skip("higher is not installed")
+        pytest.skip("the library is not at hand")
     gradient(tasks, len(tasks))
     check(MAML(mlp(), 0.01, 3), tasks, list(net.parameters()))
 
