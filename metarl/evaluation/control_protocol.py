@@ -89,10 +89,12 @@ def return_table(
         published: Name of the evaluation -> steps -> published mean return.
         title: What was trained on what.
     """
-    table = Table(title=f"{title}: return, mean [95 % interval over tasks]", box=SIMPLE)
-    table.add_column("steps", justify="right")
+    table = Table(
+        title=f"{title}: return", box=SIMPLE, caption="mean ± half of the 95 % interval over tasks"
+    )
+    table.add_column("steps", justify="right", no_wrap=True)
     for name, summaries in rows.items():
-        table.add_column(f"{name} ({summaries[0].count})", justify="right", no_wrap=True)
+        table.add_column(f"{name} ({summaries[0].count})", justify="right", overflow="fold")
         if published.get(name):
             table.add_column("published", justify="right")
     for step in telling_steps(max(map(len, rows.values())) - 1):
@@ -107,4 +109,4 @@ def return_table(
 
 
 def _cell(summary: Summary) -> str:
-    return f"{summary.mean:.2f} [{summary.mean_low:.2f}, {summary.mean_high:.2f}]"
+    return f"{summary.mean:.2f} ±{(summary.mean_high - summary.mean_low) / 2:.2f}"
