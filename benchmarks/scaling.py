@@ -15,10 +15,8 @@ from dataclasses import dataclass
 
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.timing import MetaIteration, race
+from benchmarks.timing import MetaIteration, print_growth, race
 from metarl.adaptation import MAML
 from metarl.models import MLP
 from metarl.tasks import Sine
@@ -64,12 +62,7 @@ def _print(
     settings: ScalingBenchmark, what: str, candidates: dict[int, Callable[[], None]]
 ) -> None:
     times = race({str(n): f for n, f in candidates.items()}, settings.rounds, settings.seconds)
-    table = Table(what, "median, ms", "of linear growth", title=f"MAML on sine, more {what}")
-    first, *_ = candidates
-    for n in candidates:
-        share = times[str(n)].median / times[str(first)].median / (n / first)
-        table.add_row(str(n), f"{times[str(n)].median:.3g}", f"{share:.2f}")
-    Console().print(table)
+    print_growth(f"MAML on sine, more {what}", what, times)
 
 
 if __name__ == "__main__":

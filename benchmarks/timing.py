@@ -16,8 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl.adaptation.learner import Learner
+from metarl.sim.family import Family
 from metarl.tasks.base import TaskDistribution
-from metarl.training.meta_step import MetaStep
+from metarl.training.meta_step import GradientUpdateSettings
+from metarl.training.outer_update import UpdateSettings
 from metarl.training.settings import TrainingSettings
 
 
@@ -28,15 +30,20 @@ class MetaIteration:
         learner: What is trained.
         tasks: Distribution of its tasks.
         settings: Outer loop's settings; the meta-batch size among them.
+        update: The outer update; None takes the optimiser that the settings name.
     """
 
     def __init__(
-        self, learner: Learner, tasks: TaskDistribution, settings: TrainingSettings
+        self,
+        learner: Learner,
+        tasks: TaskDistribution | Family,
+        settings: TrainingSettings,
+        update: UpdateSettings | None = None,
     ) -> None:
         self.learner = learner
         self.tasks = tasks
         self.settings = settings
-        self.step = MetaStep(learner, settings)
+        self.step = (update or GradientUpdateSettings()).build(learner, settings)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.iteration = 0
 
@@ -120,6 +127,16 @@ def print_race(
         row = [_short(time_.median), f"{_short(low)}-{_short(high)}", f"{time_.start:.1f}"]
         row += [f"{ratio:.1f}" for ratio in ratios]
         table.add_row(name, *row, *([extra.get(name, "")] if extra else []))
+    Console().print(table)
+
+
+def print_growth(title: str, what: str, times: Mapping[str, Times]) -> None:
+    """Prints medians and how each compares with linear growth from the first; names are sizes."""
+    table = Table(what, "median, ms", "of linear growth", title=title)
+    first, *_ = times
+    for size, time_ in times.items():
+        share = time_.median / times[first].median / (int(size) / int(first))
+        table.add_row(size, f"{time_.median:.3g}", f"{share:.2f}")
     Console().print(table)
 
 
