@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from metarl.errors import CheckpointError
 from metarl.evaluation.curves import AdaptationCurve
+from metarl.evaluation.pictures import Picture
 from metarl.training.logger import EVAL_FILE, RunLogger, flatten, read_curves
 
 
@@ -213,3 +215,30 @@ def test_the_layout_has_charts_for_the_curves_named(tmp_path, curve):
     assert b"eval_test_5_shot/mse/iqm_low" in layout
     assert b"eval_validation/mse/iqm_low" in layout
     assert b"eval_test/" not in layout
+
+
+def test_curves_by_environment_steps_outlive_resuming(tmp_path, curve):
+    tag = "by_environment_steps/eval_validation/mse/step_2"
+    with RunLogger(tmp_path) as logger:
+        for iteration, steps in ((10, 5), (20, 4000), (30, 6000)):
+            logger.curve(curve, iteration, "eval_validation", environment_steps=steps)
+    assert points(tmp_path, tag) == [(5, 0.25), (4000, 0.25), (6000, 0.25)]
+    with RunLogger(tmp_path, resume_from=20) as logger:  # iteration 30 is of a left future
+        logger.curve(curve, 40, "eval_validation", environment_steps=7000)
+    assert points(tmp_path, tag) == [(5, 0.25), (4000, 0.25), (7000, 0.25)]
+    assert [line["environment_steps"] for line in read_curves(tmp_path)] == [5, 4000, 7000]
+
+
+def test_supervised_curves_count_no_environment_steps(tmp_path, curve):
+    with RunLogger(tmp_path) as logger:
+        logger.curve(curve, 10)
+    assert not [tag for tag in events(tmp_path).Tags()["scalars"] if "environment" in tag]
+    assert "environment_steps" not in read_curves(tmp_path)[0]
+
+
+def test_a_picture_becomes_a_file_and_an_image(tmp_path):
+    with RunLogger(tmp_path) as logger:
+        logger.picture(Picture("paths", Figure(figsize=(2, 1)), ""), 7)
+    assert (tmp_path / "paths.png").read_bytes().startswith(b"\x89PNG")
+    (image,) = events(tmp_path).Images("adaptation/paths")
+    assert (image.step, image.width, image.height) == (7, 200, 100)

@@ -1,0 +1,33 @@
+from metarl.sim import FAMILIES, make_family
+
+
+def test_everything_there_is_has_its_name_in_the_list(metarl):
+    status, printed = metarl("list", "--experiments", "experiments")
+    assert status == 0
+    for name in (*FAMILIES.names(), "sine", "image-folder", "ratio", "ReptileSettings"):
+        assert name in printed.out, name
+    assert "navigation2d.py" in printed.out and "promp" in printed.out
+
+
+def test_a_folder_without_experiments_and_one_with_a_broken_script(metarl, tmp_path):
+    assert "--experiments FOLDER" in metarl("list", "--experiments", tmp_path)[1].out
+    (tmp_path / "broken.py").write_text("1 / 0")
+    status, printed = metarl("list", "--experiments", tmp_path)
+    assert status == 0 and "ZeroDivisionError" in printed.out
+
+
+def test_a_card_has_every_fact_and_source(metarl, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    for name in FAMILIES.names():
+        _, printed = metarl("list", "--card", name)
+        text = "".join(printed.out.split())
+        card = make_family(name).card()
+        for part in (card.name, card.summary, *(f.what for f in card.lines())):
+            assert "".join(part.split()) in text, (name, part)
+    assert "[-1,1]" in "".join(metarl("list", "--card", "Navigation2D-v1")[1].out.split())
+
+
+def test_an_unknown_card_gets_a_suggestion_and_no_traceback(metarl):
+    status, printed = metarl("list", "--card", "Bandits-v1")
+    assert status == 1
+    assert "Did you mean 'Bandit-v1'?" in printed.err and "Traceback" not in printed.err
