@@ -11,6 +11,7 @@ import torch
 from rich.table import Table
 
 from metarl.adaptation import settings as learners
+from metarl.errors import SettingsError
 from metarl.evaluation.control_protocol import TEST_SEED, ControlProtocol
 from metarl.evaluation.pictures import Picture, returns_picture
 from metarl.rl.policies import Policy, policy_for
@@ -136,7 +137,16 @@ def build_control(
         protocols: Published evaluations that the report adds to the family's test tasks.
         draw: Draws an adaptation, for the report and `metarl play`; by default that one alone, as
             a table of returns.
+
+    Raises:
+        SettingsError: The learner has nothing to train, and meta-iterations are asked for; or
+            parts of the settings do not suit each other.
     """
+    if isinstance(settings.learner, learners.ScratchSettings) and settings.training.iterations:
+        raise SettingsError(
+            "Learning each task from scratch has nothing to meta-train: expected "
+            f"--training.iterations 0, got {settings.training.iterations}."
+        )
     generator = torch.Generator().manual_seed(settings.training.seed)
     learner = PolicyLearner(
         settings.learner.build(_policy(settings, family, generator), generator),
