@@ -18,6 +18,7 @@ from metarl.registry import did_you_mean
 Activation = Literal["relu", "tanh"]
 Init = Literal["lecun", "truncated"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
+IN_PLACE = {"relu": torch.relu_, "tanh": torch.tanh_}
 
 
 class MLP(Model):
@@ -63,7 +64,9 @@ class MLP(Model):
             ShapeError: The inputs fit neither the first size nor the parameters.
         """
         hidden = self._flat(inputs)
-        activate = ACTIVATIONS[self.activation]
+        # Without a derivative to come, fresh memory would cost more than the activation.
+        activations = ACTIVATIONS if torch.is_grad_enabled() else IN_PLACE
+        activate = activations[self.activation]
         *inner, last = self._names
         with Fitting(params, inputs):
             for weight, bias in inner:

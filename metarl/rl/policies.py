@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -39,6 +40,13 @@ class Policy(Adaptable):
         Returns:
             A distribution of batch shape [T, *B].
         """
+
+    def fixed(self, params: Params) -> Callable[[Tensor], Distribution]:
+        """Returns `distribution` at these parameters, to be called many times without derivatives.
+
+        What does not depend on the observations may be computed once; this one leaves it.
+        """
+        return functools.partial(self.distribution, params)
 
     @abstractmethod
     def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -91,10 +99,13 @@ class GaussianPolicy(Policy):
 
     def distribution(self, params: Params, observations: Tensor) -> Gaussian:
         """See `Policy.distribution`."""
-        mean = _run(self.network, params, observations)
-        log_std = params["log_std"].clamp(min=math.log(self.min_std))
-        batch = [1] * (observations.dim() - 2)
-        return Gaussian(mean, log_std.view(log_std.shape[0], *batch, self.action_size))
+        mean = _run(self.network, _own(params), observations)
+        return Gaussian(mean, self._log_stds(params, mean.dim()))
+
+    def fixed(self, params: Params) -> Callable[[Tensor], Gaussian]:
+        """See `Policy.fixed`; observations are [T, B, O]."""
+        own, log_std = _own(params), self._log_stds(params, 3)
+        return lambda observations: Gaussian(self.network(own, observations), log_std)
 
     def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """See `Policy.noise`; standard normal, [*shape, A]."""
@@ -112,6 +123,10 @@ class GaussianPolicy(Policy):
     def action_shape(self) -> tuple[int, ...]:
         """See `Policy.action_shape`."""
         return (self.action_size,)
+
+    def _log_stds(self, params: Params, dims: int) -> Tensor:
+        log_std = params["log_std"].clamp(min=math.log(self.min_std))
+        return log_std.view(log_std.shape[0], *[1] * (dims - 2), self.action_size)
 
     def _initial_log_std(self, generator: torch.Generator, num_tasks: int | None = None) -> Tensor:
         shape = (*task_shape(num_tasks), self.action_size)
@@ -144,7 +159,12 @@ class CategoricalPolicy(Policy):
 
     def distribution(self, params: Params, observations: Tensor) -> Categorical:
         """See `Policy.distribution`."""
-        return Categorical(_run(self.network, params, observations))
+        return Categorical(_run(self.network, _own(params), observations))
+
+    def fixed(self, params: Params) -> Callable[[Tensor], Categorical]:
+        """See `Policy.fixed`; observations are [T, B, O]."""
+        own = _own(params)
+        return lambda observations: Categorical(self.network(own, observations))
 
     def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """See `Policy.noise`; uniform in [0, 1), [*shape]."""
@@ -209,10 +229,14 @@ def policy_for(
     )
 
 
+def _own(params: Params) -> Params:
+    """Returns the parameters of the policy's network, by its own names."""
+    return {n.removeprefix(NETWORK): p for n, p in params.items() if n.startswith(NETWORK)}
+
+
 def _run(network: MLP, params: Params, observations: Tensor) -> Tensor:
     """Returns the outputs [T, *B, *] of the network for observations [T, *B, O]."""
-    own = {n.removeprefix(NETWORK): p for n, p in params.items() if n.startswith(NETWORK)}
-    outputs = network(own, observations.flatten(1, -2))
+    outputs = network(params, observations.flatten(1, -2))
     return outputs.view(*observations.shape[:-1], outputs.shape[-1])
 
 

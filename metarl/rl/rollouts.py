@@ -105,10 +105,11 @@ def collect(
     env.follow(WorldNoise(noise.reset.flatten(0, 1), noise.steps.flatten(0, 1)))
     draws = noise.actions.transpose(0, 2).transpose(1, 2).contiguous()  # [H, T, N, *]: time first
     shape = (num_tasks, trajectories)
+    policies = policy.fixed(params)
     observation, _ = env.reset()
     observations, behaviours, actions, rewards, terminated = [], [], [], [], []
     for draw in draws:
-        distribution = policy.distribution(params, observation.unflatten(0, shape))
+        distribution = policies(observation.unflatten(0, shape))
         action = distribution.sample(draw)
         observations.append(observation)
         behaviours.append(distribution)
