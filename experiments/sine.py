@@ -70,7 +70,7 @@ CONFIGS = {
     "learned-optimizer": SineSettings(
         "learned-optimizer", learners.LearnedOptimizerSettings(steps=5, unroll=5, units=8), LSTMS
     ),
-    "pretrained": SineSettings("pretrained", learners.PretrainedSettings(), BASE),
+    "pretrained": SineSettings("pretrained", learners.PretrainedSettings(), BASE, init="truncated"),
 }
 
 
