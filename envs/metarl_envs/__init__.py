@@ -1,7 +1,16 @@
 """The control task families that ship with MetaRL, registered as a user's would be."""
 
 from metarl_envs.bandit import Bandit
+from metarl_envs.half_cheetah import HalfCheetahDirection, HalfCheetahVelocity
 from metarl_envs.navigation import Navigation2D, Navigation2DCorner, Navigation2DSparse
 from metarl_envs.tabular_mdp import TabularMDP
 
-__all__ = ["Bandit", "Navigation2D", "Navigation2DCorner", "Navigation2DSparse", "TabularMDP"]
+__all__ = [
+    "Bandit",
+    "HalfCheetahDirection",
+    "HalfCheetahVelocity",
+    "Navigation2D",
+    "Navigation2DCorner",
+    "Navigation2DSparse",
+    "TabularMDP",
+]

@@ -10,6 +10,8 @@ import torch
 from metarl.errors import SettingsError
 from metarl.registry import PluginRegistry, Registry
 from metarl.sim.family import Family, TorchFamily
+from metarl.sim.mujoco_engine import MujocoVectorEnv
+from metarl.sim.physics import MujocoFamily
 from metarl.sim.torch_engine import TorchVectorEnv
 from metarl.sim.vector_env import TensorVectorEnv
 
@@ -22,6 +24,7 @@ ENGINES: Registry[Callable[..., TensorVectorEnv]] = Registry("engine")
 """Name -> what builds the vector environment of a family and a number of worlds."""
 
 ENGINES.register("torch", TorchVectorEnv)
+ENGINES.register("mujoco", MujocoVectorEnv)
 
 
 def make_family(name: str, **settings: Any) -> Family:
@@ -59,7 +62,8 @@ def make_vec(
         num_envs: The number of worlds.
         device: A device of torch; "auto" is CUDA where there is one, else the CPU.
         engine: What computes the dynamics; "auto" takes what the family has been written for.
-        **settings: As of `TensorVectorEnv`: `autoreset`, `observe_task`, `seed`.
+        **settings: As of `TensorVectorEnv`: `autoreset`, `observe_task`, `seed`; `threads` of the
+            mujoco engine.
 
     Raises:
         UnknownNameError: No family or no engine has the name.
@@ -76,6 +80,9 @@ def make_vec(
 def _engine_for(family: Family) -> str:
     if isinstance(family, TorchFamily):
         return "torch"
+    if isinstance(family, MujocoFamily):
+        return "mujoco"
     raise SettingsError(
-        f"No engine runs {type(family).__name__}; derive it from TorchFamily and give it `step`."
+        f"No engine runs {type(family).__name__}; derive it from TorchFamily and give it `step`, "
+        "or from MujocoFamily and give it a `model`."
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError
@@ -34,15 +33,8 @@ class TorchVectorEnv(TensorVectorEnv):
     def start(self, noise: Tensor, mask: Tensor | None) -> WorldState:
         """See `TensorVectorEnv.start`."""
         fresh = self.family.reset(self._tasks, noise)
-        if mask is None:
-            return fresh
-        return {n: torch.where(_like(mask, v), v, self._state[n]) for n, v in fresh.items()}
+        return fresh if mask is None else self.merged(mask, fresh)
 
     def advance(self, actions: Tensor, noise: Tensor) -> WorldState:
         """See `TensorVectorEnv.advance`."""
         return self.family.step(self._state, actions, self._tasks, noise)
-
-
-def _like(mask: Tensor, values: Tensor) -> Tensor:
-    """Returns the mask [W] as [W, 1, ...] with as many dimensions as `values`."""
-    return mask.view(-1, *[1] * (values.dim() - 1))

@@ -83,7 +83,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         self._tasks = family.sample(num_envs, self._generator).values
         self._vector = family.task_vector(self._tasks)
         self._make_spaces()
-        self._watch = Watch(family.action_space, family.horizon)
+        self._watch = Watch(family.action_space, family.horizon, self.diagnosis)
 
     def _make_spaces(self) -> None:
         family = self.family
@@ -119,6 +119,10 @@ class TensorVectorEnv(VectorEnv, ABC):
             actions: [W, A] float32, not clipped, or [W] int64 in range.
             noise: Uniform numbers, [W, step_noise].
         """
+
+    def diagnosis(self) -> str:
+        """Returns a sentence that an engine adds to the errors of `check`, or nothing."""
+        return ""
 
     # gymnasium's interface
 
@@ -281,6 +285,10 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     # Parts
 
+    def merged(self, mask: Tensor, fresh: WorldState) -> WorldState:
+        """Returns the state with `fresh` in the worlds that the mask [W] bool marks."""
+        return {n: torch.where(_like(mask, v), v, self._state[n]) for n, v in fresh.items()}
+
     def _begin(self, mask: Tensor | None) -> None:
         noise = self._uniform(self.family.reset_noise) if self._noise is None else self._noise.reset
         self._state = self.start(noise, mask)
@@ -329,6 +337,11 @@ class TensorVectorEnv(VectorEnv, ABC):
         raise ShapeError(
             f"Expected actions of shape {tuple(self._action_shape)}, got {tuple(actions.shape)}."
         )
+
+
+def _like(mask: Tensor, values: Tensor) -> Tensor:
+    """Returns the mask [W] as [W, 1, ...] with as many dimensions as `values`."""
+    return mask.view(-1, *[1] * (values.dim() - 1))
 
 
 def _check_arguments(family: Family, num_envs: int, autoreset: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -35,10 +36,14 @@ class Watch:
     Args:
         space: The action space of one world.
         horizon: Steps of an episode: after so many, or after 256, it checks by itself.
+        diagnosis: Returns a sentence that is added to an error, or nothing.
     """
 
-    def __init__(self, space: ActionSpace, horizon: int) -> None:
+    def __init__(
+        self, space: ActionSpace, horizon: int, diagnosis: Callable[[], str] = str
+    ) -> None:
         self._space = space
+        self._diagnosis = diagnosis
         self._most = min(horizon, MOST_STEPS)
         self.clear()
 
@@ -78,7 +83,7 @@ class Watch:
         starts, steps = self._starts, self._steps
         self.clear()
         if (starts or steps) and self._suspicious(starts, steps):
-            _check_starts(starts)
+            self._check_starts(starts)
             self._check_steps(steps)
 
     def _suspicious(self, starts: list[_Start], steps: list[_Step]) -> bool:
@@ -95,6 +100,15 @@ class Watch:
                 least, most = actions.aminmax()
                 suspicious = suspicious | (least < 0) | (most >= int(self._space.n))
         return bool(suspicious)
+
+    def _check_starts(self, starts: list[_Start]) -> None:
+        if not starts:
+            return
+        wrong = _not_finite([s.observation for s in starts])
+        if wrong.any():
+            number, world = (int(i) for i in wrong.nonzero()[0])
+            start = starts[number]
+            self._refuse("observation", start.observation, world, "after a reset", start.tasks)
 
     def _check_steps(self, steps: list[_Step]) -> None:
         if not steps:
@@ -113,7 +127,8 @@ class Watch:
             step = steps[number]
             name = ("action", "observation", "reward")[kind]
             values = (step.actions, step.observation, step.reward)[kind]
-            _refuse(name, values, world, f"in step {int(step.elapsed[world])}", step.tasks)
+            when = f"in step {int(step.elapsed[world])}"
+            self._refuse(name, values, world, when, step.tasks)
 
     def _outside(self, actions: list[Tensor]) -> Tensor:
         if isinstance(self._space, spaces.Discrete):
@@ -121,29 +136,19 @@ class Watch:
             return (chosen < 0) | (chosen >= int(self._space.n))
         return _not_finite(actions)
 
-
-def _check_starts(starts: list[_Start]) -> None:
-    if not starts:
-        return
-    wrong = _not_finite([s.observation for s in starts])
-    if wrong.any():
-        number, world = (int(i) for i in wrong.nonzero()[0])
-        start = starts[number]
-        _refuse("observation", start.observation, world, "after a reset", start.tasks)
+    def _refuse(self, name: str, values: Tensor, world: int, when: str, tasks: Tasks) -> None:
+        task = ", ".join(f"{n} {_shown(v[world])}" for n, v in tasks.items())
+        expected = "one in the space" if name == "action" else "finite numbers"
+        raise SimulationError(
+            f"World {world} has the {name} {_shown(values[world])} {when} of its episode, with the "
+            f"task {task}; expected {expected}.{self._diagnosis()}"
+        )
 
 
 def _not_finite(values: list[Tensor]) -> Tensor:
     """Returns which of S values of W worlds are infinite or not a number, [S, W] bool."""
     wrong = ~torch.isfinite(torch.stack(values))
     return wrong.flatten(2).any(2) if wrong.dim() > 2 else wrong
-
-
-def _refuse(name: str, values: Tensor, world: int, when: str, tasks: Tasks) -> None:
-    task = ", ".join(f"{n} {_shown(v[world])}" for n, v in tasks.items())
-    raise SimulationError(
-        f"World {world} has the {name} {_shown(values[world])} {when} of its episode, with the "
-        f"task {task}; expected {'one in the space' if name == 'action' else 'finite numbers'}."
-    )
 
 
 def _shown(value: Tensor) -> str:

@@ -5,7 +5,14 @@ import torch
 from metarl_envs import Bandit, Navigation2D
 
 from metarl.errors import SettingsError, UnknownNameError
-from metarl.sim import FAMILIES, Family, TorchVectorEnv, make_family, make_vec
+from metarl.sim import (
+    FAMILIES,
+    Family,
+    MujocoVectorEnv,
+    TorchVectorEnv,
+    make_family,
+    make_vec,
+)
 from tests.sim.families import Drift
 
 # A family for which no engine is there.
@@ -57,6 +64,7 @@ def test_a_vector_environment_by_name_or_of_a_family():
     by_name = make_vec("Navigation2D-v1", 3, device="cpu", autoreset="disabled", seed=5)
     of_family = make_vec(Navigation2D(), 3, device=torch.device("cpu"), engine="torch", seed=5)
     assert isinstance(by_name, TorchVectorEnv)
+    assert isinstance(make_vec("HalfCheetahVelocity-v1", 2, device="cpu"), MujocoVectorEnv)
     assert by_name.family == of_family.family
     assert torch.equal(by_name.get_tasks()["goal"], of_family.get_tasks()["goal"])
 
@@ -74,8 +82,10 @@ def test_engines_are_checked():
 
 
 def test_all_shipped_families_are_plug_ins():
-    assert [n for n in FAMILIES.names() if n[0] in "BNT"] == [
+    assert [n for n in FAMILIES.names() if "metarl_envs" in FAMILIES.get(n).__module__] == [
         "Bandit-v1",
+        "HalfCheetahDirection-v1",
+        "HalfCheetahVelocity-v1",
         "Navigation2D-v1",
         "Navigation2DCorner-v1",
         "Navigation2DSparse-v1",

@@ -1,0 +1,57 @@
+"""The half cheetah that runs at a velocity, or forwards or backwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metarl.tasks.base import Split
+from metarl_envs.locomotion import Direction, Robot, Velocity, gymnasium_model
+
+HALF_CHEETAH = Robot("HalfCheetah-v5", gymnasium_model("half_cheetah.xml"), 5)
+PAPER = "Finn et al. 2017, arXiv:1703.03400; code: github.com/cbfinn/maml_rl"
+PHYSICS = "with rllab's cheetah, whose step is 0.01 s; its returns do not compare"
+
+
+@dataclass(frozen=True)
+class HalfCheetahVelocity(Velocity):
+    """Velocities of U(0, 2) m/s: Finn et al. 2017, section 5.3 (arXiv:1703.03400).
+
+    Attributes:
+        fastest: The greatest velocity, m/s. ProMP and PEARL have 3, MAML 2.
+        horizon: Steps of an episode.
+        integrator: See `MujocoFamily`.
+        part: The split that velocities are drawn from.
+    """
+
+    fastest: float = 2.0
+    horizon: int = 200
+    integrator: str = "xml"
+    part: Split = "train"
+
+    name = "HalfCheetahVelocity-v1"
+    robot = HALF_CHEETAH
+    control_cost = 0.05
+    paper = PAPER
+    range_note = "U(0, 3) in ProMP, arXiv:1810.06784, and PEARL, arXiv:1903.08254"
+    reward_note = PHYSICS
+
+
+@dataclass(frozen=True)
+class HalfCheetahDirection(Direction):
+    """Forwards or backwards: Finn et al. 2017, section 5.3 (arXiv:1703.03400).
+
+    Attributes:
+        horizon: Steps of an episode; ProMP has 100.
+        integrator: See `MujocoFamily`.
+        part: The split, which makes no difference.
+    """
+
+    horizon: int = 200
+    integrator: str = "xml"
+    part: Split = "train"
+
+    name = "HalfCheetahDirection-v1"
+    robot = HALF_CHEETAH
+    control_cost = 0.05
+    paper = PAPER
+    reward_note = PHYSICS

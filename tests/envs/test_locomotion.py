@@ -1,0 +1,119 @@
+"""Walking robots: gymnasium's dynamics to the bit, and the rewards of the papers."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from metarl_envs import HalfCheetahDirection, HalfCheetahVelocity
+
+from metarl.errors import SettingsError
+from metarl.sim import make_vec
+
+ROBOTS = {"HalfCheetah-v5": HalfCheetahVelocity()}
+SETTINGS = {"Ant-v5": {"include_cfrc_ext_in_observation": False}}
+STEPS = 20
+
+
+def started(family, worlds=3, **settings):
+    env = make_vec(family, worlds, device="cpu", autoreset="disabled", **settings)
+    env.reset(seed=1)
+    return env
+
+
+def actions(family, steps, worlds, seed=0):
+    shape = (steps, worlds, *family.action_space.shape)
+    return 2.4 * torch.rand(shape, generator=torch.Generator().manual_seed(seed)) - 1.2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("title", ROBOTS)
+def test_dynamics_and_observations_are_gymnasiums_to_the_bit(title, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo's log of gymnasium's deprecated attributes
+    family, env = ROBOTS[title], started(ROBOTS[title])
+    theirs = gymnasium.make(title, **SETTINGS.get(title, {})).unwrapped
+    assert theirs.dt == family.dt
+    theirs.reset(seed=0)
+    start = env.state_dict()["state"]
+    theirs.set_state(start["qpos"][1].numpy(), start["qvel"][1].numpy())
+    for a in actions(family, STEPS, 3):
+        seen = env.step(a)[0][1]
+        expected, *_ = theirs.step(a[1].clamp(-1, 1).numpy())
+        now = env.state_dict()["state"]
+        assert np.array_equal(now["qpos"][1], theirs.data.qpos)
+        assert np.array_equal(now["qvel"][1], theirs.data.qvel)
+        assert np.array_equal(seen, expected.astype(np.float32))
+    theirs.close()
+
+
+def moved(family, tasks):
+    """Two states 0.3 m apart, and the reward of the step between them, for each task."""
+    noise = torch.zeros(2, family.reset_noise)
+    before = family.reset(tasks, noise)
+    after = {n: v.clone() for n, v in before.items()}
+    after["qpos"][:, 0] += 0.3
+    after["ctrl"] = torch.full((2, family.action_space.shape[0]), 0.5)
+    return family.reward(before, torch.full_like(after["ctrl"], 9.0), after, tasks)
+
+
+def test_half_cheetah_rewards():
+    velocity, cost = 0.3 / 0.05, 0.05 * 6 * 0.25
+    tasks = {"velocity": torch.tensor([1.0, 8.0])}
+    expected = torch.tensor([1.0 - velocity - cost, velocity - 8.0 - cost])
+    torch.testing.assert_close(moved(HalfCheetahVelocity(), tasks), expected)
+    tasks = {"direction": torch.tensor([1.0, -1.0])}
+    expected = torch.tensor([velocity - cost, -velocity - cost])
+    torch.testing.assert_close(moved(HalfCheetahDirection(), tasks), expected)
+
+
+@pytest.mark.parametrize("fastest", [2.0, 3.0])
+def test_velocities_are_uniform_and_apart_between_splits(fastest):
+    family, generator = HalfCheetahVelocity(fastest), torch.Generator().manual_seed(0)
+    drawn = [
+        family.split(part).sample(4000, generator).values["velocity"] for part in ("train", "test")
+    ]
+    for velocity in drawn:
+        steps = torch.arange(1, 4001) / 4000
+        assert (velocity.sort().values / fastest - steps).abs().max() < 0.03
+        assert 0 < velocity.min() < 0.01 and fastest - 0.01 < velocity.max() < fastest
+    assert not set(drawn[0].tolist()) & set(drawn[1].tolist())
+
+
+def test_both_directions_in_every_split():
+    for part in ("train", "validation", "test"):
+        tasks = HalfCheetahDirection(part=part).sample(1000, torch.Generator().manual_seed(3))
+        values, counts = tasks.values["direction"].unique(return_counts=True)
+        assert values.tolist() == [-1, 1]
+        assert counts.min() > 440
+
+
+def test_starts_are_gymnasiums():
+    family = ROBOTS["HalfCheetah-v5"]
+    noise = torch.rand(4000, family.reset_noise, generator=torch.Generator().manual_seed(0))
+    state = family.reset(family.sample(4000, torch.Generator()).values, noise)
+    shift = state["qpos"] - family.default("qpos0", state["qpos"])
+    assert 0.0995 < shift.abs().max() <= 0.1
+    torch.testing.assert_close(
+        shift.std(0), torch.full((9,), 0.1 / 3**0.5).double(), rtol=0.05, atol=0
+    )
+    torch.testing.assert_close(
+        state["qvel"].std(0), torch.full((9,), 0.1).double(), rtol=0.05, atol=0
+    )
+    assert torch.equal(
+        family.observe(state, {}), torch.cat((state["qpos"][:, 1:], state["qvel"]), 1).float()
+    )
+
+
+def test_cards_tell_what_was_chosen():
+    told = str(HalfCheetahVelocity(3.0, horizon=50, integrator="implicitfast").card())
+    for text in ("U(0, 3) m/s", "50 steps", "implicitfast, which gymnasium has not", "dt = 0.05 s"):
+        assert text in told
+    assert "U(0, 2) m/s" in str(HalfCheetahVelocity().card())
+    assert not HalfCheetahDirection().card().disjoint
+
+
+@pytest.mark.parametrize("fastest", [0.0, -1.0, float("inf"), float("nan")])
+def test_settings_are_checked(fastest):
+    with pytest.raises(SettingsError, match="fastest velocity above 0"):
+        HalfCheetahVelocity(fastest)
+    with pytest.raises(SettingsError, match="Expected a split"):
+        HalfCheetahVelocity(part="rest")
