@@ -17,6 +17,7 @@ from metarl.training import Experiment, Parts, TrainingSettings
 from metarl.training.control import ControlSettings, build_control, control_configs
 from metarl.training.trust_region import TrustRegionSettings
 
+# The inner rates were chosen on validation tasks, before any meta-training.
 MAML = ControlSettings(
     "maml", learners.MAMLSettings(10.0), PolicyGradientSettings(trajectories=10, gae_lambda=0.0),
     TrustRegionSettings(),
@@ -26,7 +27,7 @@ MAML = ControlSettings(
     ),
     hidden=(), test_tasks=400,
 )  # fmt: skip
-CONFIGS = control_configs(MAML)
+CONFIGS = control_configs(MAML, adam_lr=0.1)
 
 
 def build(settings: ControlSettings) -> Parts:

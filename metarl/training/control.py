@@ -61,7 +61,10 @@ class ControlSettings:
 
 
 def control_configs(
-    maml: ControlSettings, changes: Mapping[str, ControlSettings] | None = None
+    maml: ControlSettings,
+    changes: Mapping[str, ControlSettings] | None = None,
+    *,
+    adam_lr: float = 0.01,
 ) -> dict[str, ControlSettings]:
     """Makes the configurations of all algorithms from that of MAML-TRPO.
 
@@ -72,6 +75,7 @@ def control_configs(
     Args:
         maml: MAML's configuration; its learner is a `MAMLSettings`.
         changes: Configurations that take the place of these, or come beside them.
+        adam_lr: Rate of the inner Adam of "reptile" and "scratch".
     """
     learner, training = maml.learner, maml.training
     assert isinstance(learner, learners.MAMLSettings)
@@ -97,7 +101,7 @@ def control_configs(
             "training": adapting(3),
         },
         "reptile": {
-            "learner": learners.ReptileSettings(0.01, 3, batch_size=None),
+            "learner": learners.ReptileSettings(adam_lr, 3, batch_size=None),
             "update": GradientUpdateSettings(),
             "training": adapting(3, optimizer="sgd", outer_lr=0.3),
         },
@@ -114,7 +118,7 @@ def control_configs(
         },
         "random": {"learner": learners.PretrainedSettings(lr), "training": untrained},
         "scratch": {
-            "learner": learners.ScratchSettings(),
+            "learner": learners.ScratchSettings(adam_lr),
             "training": untrained,
             "test_steps": max(batches * training.meta_batch_size // maml.test_tasks, 1),
         },
