@@ -7,7 +7,7 @@
 Prints a table each: 20 tasks x 20 trajectories x 100 steps with a policy (2 x 100) per task beside
 gymnasium's `SyncVectorEnv` over plain Python environments and beside the policy's own matrix
 products; a meta-iteration of that size beside the loop, with the Fisher matrix of all rollouts and
-of a few ("thinned"); the share of its parts. About three minutes, and five more for growth and
+of a few ("thinned"); the share of its parts. Some six minutes, and as many more for growth and
 memory.
 """
 
