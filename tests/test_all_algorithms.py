@@ -7,6 +7,8 @@ import torch
 
 from metarl.adaptation import settings as s
 from metarl.evaluation.curves import adaptation_curve
+from metarl.learners import ImageShape
+from metarl.learners import settings as m
 from metarl.models import MLP, Conv4
 from metarl.tasks import Glyphs, Sine
 from metarl.training.meta_step import MetaStep
@@ -27,15 +29,23 @@ ALGORITHMS = {
     "pretrained": s.PretrainedSettings(),
 }
 SGD = {"reptile"}
+METRIC = {
+    "prototypical": m.PrototypicalSettings(),
+    "nearest-neighbour": m.NearestNeighbourSettings(),
+}
+CASES = [(name, problem) for name in ALGORITHMS for problem in ("sine", "glyphs")]
+CASES += [(name, "glyphs") for name in METRIC]
 
 
-@pytest.fixture(params=ALGORITHMS)
+@pytest.fixture(params=[*ALGORITHMS, *METRIC])
 def name(request):
     return request.param
 
 
-def build(name, problem="sine", seed=0):
+def build(name, problem, seed=0):
     generator = torch.Generator().manual_seed(seed)
+    if name in METRIC:
+        return METRIC[name].build(ImageShape(), 4, generator), generator
     if problem == "sine":
         model = MLP((1, 10, 10, 1), generator)
     else:
@@ -54,7 +64,8 @@ def meta_step(name, learner, **changes):
     return MetaStep(learner, TrainingSettings(**{**kind, **changes}))
 
 
-def train(name, problem="sine", iterations=3, **changes):
+def train(name, problem=None, iterations=3, **changes):
+    problem = problem or ("glyphs" if name in METRIC else "sine")
     learner, generator = build(name, problem)
     step = meta_step(name, learner, **changes)
     tasks = tasks_of(problem)
@@ -66,7 +77,7 @@ def train(name, problem="sine", iterations=3, **changes):
     return learner, results
 
 
-@pytest.mark.parametrize("problem", ["sine", "glyphs"])
+@pytest.mark.parametrize(("name", "problem"), CASES)
 def test_it_trains_what_it_has(name, problem):
     before = {n: p.clone() for n, p in build(name, problem)[0].state_dict().items()}
     learner, results = train(name, problem)
@@ -95,7 +106,7 @@ def test_workers_change_nothing(name):
         assert torch.equal(two.state_dict()[n], p), n
 
 
-@pytest.mark.parametrize("problem", ["sine", "glyphs"])
+@pytest.mark.parametrize(("name", "problem"), CASES)
 def test_its_curve_goes_beyond_the_trained_steps(name, problem):
     learner, _ = train(name, problem)
     before = {n: p.clone() for n, p in learner.state_dict().items()}

@@ -53,7 +53,7 @@ class MetaLoss(NamedTuple):
 
 @dataclass
 class Adapted:
-    """A learner after some adaptation, on T tasks.
+    """A gradient-based learner after some adaptation, on T tasks.
 
     Attributes:
         params: The parameters of each task, [T, *shape] per name.
@@ -106,20 +106,31 @@ class Learner(nn.Module, ABC):
 
 
 class SupervisedLearner(Learner):
-    """Interface of learners that adapt on a support set and predict on queries."""
+    """Interface of learners that adapt on a support set and predict on queries.
+
+    Attributes:
+        transduces: Whether `predict` can let queries share batch-norm statistics. If not, its
+            `transductive` changes nothing and no result counts as transductive.
+    """
+
+    transduces: bool = True
 
     @abstractmethod
-    def prepare(self, tasks: TaskBatch, generator: torch.Generator, iteration: int) -> MetaInputs:
+    def prepare(self, tasks: TaskBatch, generator: torch.Generator, iteration: int) -> Any:
         """See `Learner.prepare`."""
 
     @abstractmethod
     def adaptation(
         self, support: Examples, steps: int, generator: torch.Generator
-    ) -> Iterator[Adapted]:
-        """Yields the learner after 0..steps adaptation steps on the support of T tasks."""
+    ) -> Iterator[Any]:
+        """Yields what `predict` takes after 0..steps adaptation steps on the support of T tasks.
+
+        `Adapted` for learners that adapt by gradients; learners that do not yield the same thing
+        for every step.
+        """
 
     @abstractmethod
-    def predict(self, adapted: Adapted, inputs: Tensor, transductive: bool = True) -> Tensor:
+    def predict(self, adapted: Any, inputs: Tensor, transductive: bool = True) -> Tensor:
         """Predicts on query inputs [T, N, *input] of the tasks that it adapted to.
 
         Args:

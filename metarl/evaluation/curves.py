@@ -51,7 +51,7 @@ def adaptation_curve(
         generator: Source of the tasks; the learner draws from one derived from it, so that every
             learner meets the same tasks.
         chunk_size: Tasks adapted at once.
-        transductive: See `SupervisedLearner.predict`.
+        transductive: See `SupervisedLearner.predict`; False for learners that do not transduce.
         last_only: Judges the learner after the last step only: one row of values.
 
     Raises:
@@ -62,6 +62,8 @@ def adaptation_curve(
             "Expected num_tasks >= 1, steps >= 0 and chunk_size >= 1, got "
             f"{num_tasks}, {steps} and {chunk_size}."
         )
+    if isinstance(learner, SupervisedLearner):
+        transductive = transductive and learner.transduces
     own = derived(generator)
     columns, name = [], ""
     for start in range(0, num_tasks, chunk_size):

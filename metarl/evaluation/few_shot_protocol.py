@@ -8,7 +8,7 @@ import torch
 from rich.box import SIMPLE
 from rich.table import Table
 
-from metarl.adaptation.learner import Learner
+from metarl.adaptation.learner import Learner, SupervisedLearner
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve, judge
 from metarl.evaluation.lake import LakeRuns, check_uncontaminated
 from metarl.evaluation.statistics import Summary
@@ -35,8 +35,8 @@ def few_shot_curves(
         device: Where the learner is.
 
     Returns:
-        "transductive": after 0..steps steps, queries sharing batch-norm statistics;
-        "non-transductive": after the last step, each query on its own.
+        "transductive": after 0..steps steps, queries sharing batch-norm statistics, for learners
+        that let them; "non-transductive": after the last step, each query on its own.
     """
     return {
         name: adaptation_curve(
@@ -49,7 +49,7 @@ def few_shot_curves(
             transductive=name == "transductive",
             last_only=name != "transductive",
         )
-        for name in ("transductive", "non-transductive")
+        for name in _predictions(learner)
     }
 
 
@@ -71,8 +71,8 @@ def lake_errors(
         device: Where the learner is.
 
     Returns:
-        Error in percent, "transductive" (the 20 test images of a run share batch-norm statistics)
-        and "non-transductive".
+        Error in percent, "transductive" (the 20 test images of a run share batch-norm statistics;
+        for learners that let them) and "non-transductive".
 
     Raises:
         ContaminationError: The learner has seen an evaluation alphabet.
@@ -80,7 +80,7 @@ def lake_errors(
     check_uncontaminated(alphabets_seen)
     tasks = runs.to(device).tasks()
     errors = {}
-    for name in ("transductive", "non-transductive"):
+    for name in _predictions(learner):
         generator = torch.Generator(device).manual_seed(TEST_SEED)
         right = judge(learner, tasks, steps, generator, name == "transductive", last_only=True)
         errors[name] = 100 * (1 - right.double().mean().item())
@@ -108,3 +108,9 @@ def few_shot_table(
         interval = f"{100 * s.mean:.1f}  [{100 * s.mean_low:.1f}, {100 * s.mean_high:.1f}]"
         table.add_row(name, interval, *([f"{lake[name]:.1f}"] if lake else []))
     return table
+
+
+def _predictions(learner: Learner) -> tuple[str, ...]:
+    """Returns the kinds of predictions that a learner makes."""
+    assert isinstance(learner, SupervisedLearner)
+    return ("transductive", "non-transductive") if learner.transduces else ("non-transductive",)

@@ -27,6 +27,8 @@ class CharacterSettings:
     """How Omniglot's characters are split; see metarl.tasks.omniglot_splits."""
     way: int = 5
     """Classes per task."""
+    train_way: int | None = None
+    """Classes per task in training, where they differ (prototypical networks)."""
     shots: int = 1
     """Support images per class."""
     train_shots: int | None = None
@@ -43,7 +45,7 @@ class CharacterSettings:
             SettingsError: The numbers do not fit the data.
             DataError: An archive is corrupt, or missing and cannot be downloaded.
         """
-        shape = (self.way, self.train_shots or self.shots, self.queries)
+        shape = (self.train_way or self.way, self.train_shots or self.shots, self.queries)
         if self.data_dir is None:
             return Glyphs(*shape, rotations="classes", invert=self.invert)
         return Omniglot(
@@ -52,14 +54,14 @@ class CharacterSettings:
 
     def test(self, train: FewShot) -> FewShot:
         """Returns the test tasks beside those training tasks: characters as they were drawn."""
-        test = train.with_shape(shots=self.shots).split("test")
+        test = train.with_shape(self.way, self.shots).split("test")
         return replace(test, rotations="none")
 
     def validation(self, train: FewShot) -> FewShot | None:
         """Returns the validation tasks beside those training tasks; None where there are none."""
         if train.splits["validation"].numel() == 0:
             return None
-        return train.with_shape(shots=self.shots).split("validation")
+        return train.with_shape(self.way, self.shots).split("validation")
 
     @property
     def label(self) -> str:

@@ -71,8 +71,11 @@ def test_sine_runs_every_algorithm(algorithm, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "algorithm",
-    ["maml", "fomaml", "metasgd", "mamlplusplus", "reptile", "lstm", "learned-optimizer"],
-)
+    [
+        "maml", "fomaml", "metasgd", "mamlplusplus", "reptile", "lstm", "learned-optimizer",
+        "prototypical", "nearest-neighbour",
+    ],
+)  # fmt: skip
 def test_omniglot_runs_every_algorithm_on_glyphs(algorithm, tmp_path, monkeypatch, capsys):
     tiny = ("--test-tasks", "4", "--test-steps", "2", "--filters", "4", "--algorithm", algorithm)
     run("omniglot", monkeypatch, tmp_path, *SMALL, *tiny)

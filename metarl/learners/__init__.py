@@ -1,0 +1,25 @@
+"""Learners that adapt without a gradient."""
+
+from metarl.learners.comparisons import (
+    Attention,
+    Comparison,
+    NearestNeighbour,
+    Prototypes,
+    Reference,
+)
+from metarl.learners.embeddings import ConvEmbedding, Embedding, ImageShape, Pixels
+from metarl.learners.metric_learner import MetricInputs, MetricLearner
+
+__all__ = [
+    "Attention",
+    "Comparison",
+    "ConvEmbedding",
+    "Embedding",
+    "ImageShape",
+    "MetricInputs",
+    "MetricLearner",
+    "NearestNeighbour",
+    "Pixels",
+    "Prototypes",
+    "Reference",
+]

@@ -1,0 +1,154 @@
+"""The one learner behind every algorithm that adapts by comparing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.adaptation.learner import MetaLoss, SupervisedLearner
+from metarl.errors import TaskError
+from metarl.learners.comparisons import Comparison, Reference
+from metarl.learners.embeddings import Embedding
+from metarl.learners.layers import Moments, SharedNorm
+from metarl.tasks.base import Examples, TaskBatch
+from metarl.tasks.losses import accuracy
+
+
+@dataclass(frozen=True)
+class MetricInputs:
+    """All that one meta-iteration of a metric learner computes on; the tasks lead every tensor.
+
+    Attributes:
+        tasks: Support and query of each task.
+        way: Classes of each task.
+        order: A permutation of the support of each task, [T, N], for comparisons that read it as
+            a sequence.
+    """
+
+    tasks: TaskBatch
+    way: int
+    order: Tensor | None = None
+
+
+class MetricLearner(SupervisedLearner):
+    """An embedding and a comparison: it adapts by embedding the support set, without a gradient.
+
+    More adaptation steps change nothing. Batch normalisation uses the moments of each episode in
+    training and the running ones at evaluation, so predictions are never transductive.
+
+    Args:
+        embedding: Maps images to features.
+        comparison: Scores the classes of the support set for embedded queries.
+    """
+
+    transduces = False
+
+    def __init__(self, embedding: Embedding, comparison: Comparison) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.comparison = comparison
+
+    # Training
+
+    def prepare(self, tasks: TaskBatch, generator: torch.Generator, iteration: int) -> MetricInputs:
+        """See `Learner.prepare`.
+
+        Raises:
+            TaskError: The targets are no class labels, or a support set lacks a class.
+        """
+        del iteration
+        way = _way(tasks.support.targets, tasks.query.targets)
+        _check_classes(tasks.support, way)
+        return MetricInputs(tasks, way, self._draw_order(tasks.support, generator))
+
+    def forward(self, inputs: MetricInputs) -> MetaLoss:
+        """See `Learner.forward`."""
+        support, query = inputs.tasks.support, inputs.tasks.query
+        moments: Moments = {}
+        count = support.targets.shape[1]
+        images = torch.cat((support.inputs, query.inputs), dim=1)
+        features = self.embedding(images, moments)
+        known = Reference(features[:, :count], _members(support, inputs.way))
+        reference = self.comparison.condense(known, inputs.order)
+        outputs = self.comparison(reference, features[:, count:], moments)
+        losses = self.comparison.loss(outputs, query.targets)
+        metrics = {"train/accuracy": accuracy(outputs.detach(), query.targets)}
+        carry = {name: moments[norm] for name, norm in self._norms() if norm in moments}
+        return MetaLoss(losses, metrics, carry)
+
+    def finish(self, carry: dict[str, Any]) -> None:
+        """See `Learner.finish`; takes up the batch-norm moments."""
+        for name, norm in self._norms():
+            if name in carry:
+                norm.absorb(*carry[name])
+
+    # Evaluation
+
+    @torch.no_grad()
+    def adaptation(
+        self, support: Examples, steps: int, generator: torch.Generator
+    ) -> Iterator[Reference]:
+        """See `SupervisedLearner.adaptation`; yields the same for every step.
+
+        Supports may have more examples of one class than of another, not none.
+
+        Raises:
+            TaskError: The targets are no class labels, or a support set lacks a class.
+        """
+        way = _way(support.targets)
+        _check_classes(support, way)
+        order = self._draw_order(support, generator)
+        known = Reference(self.embedding(support.inputs, None), _members(support, way))
+        reference = self.comparison.condense(known, order)
+        for _ in range(steps + 1):
+            yield reference
+
+    @torch.no_grad()
+    def predict(self, adapted: Reference, inputs: Tensor, transductive: bool = True) -> Tensor:
+        """See `SupervisedLearner.predict`; each query is on its own either way."""
+        del transductive
+        return self.comparison(adapted, self.embedding(inputs, None), None)
+
+    # Parts
+
+    def _norms(self) -> Iterator[tuple[str, SharedNorm]]:
+        for name, module in self.named_modules():
+            if isinstance(module, SharedNorm):
+                yield name, module
+
+    def _draw_order(self, support: Examples, generator: torch.Generator) -> Tensor | None:
+        if not self.comparison.ordered:
+            return None
+        shape, device = support.targets.shape, generator.device
+        return torch.rand(shape, generator=generator, device=device).argsort(1)
+
+
+def _way(*targets: Tensor) -> int:
+    """Returns the number of classes that labels [T, N] name."""
+    for labels in targets:
+        if labels.is_floating_point() or labels.dim() != 2:
+            raise TaskError(
+                "Metric learners compare classes: expected integer labels [T, N], got "
+                f"{labels.dtype} {tuple(labels.shape)}. Use a gradient-based learner for values."
+            )
+    return 1 + max(int(labels.max()) for labels in targets)
+
+
+def _members(support: Examples, way: int) -> Tensor:
+    """Returns the classes of the support as rows of 0 and 1, [T, N, way], float32."""
+    classes = torch.arange(way, device=support.targets.device)
+    return (support.targets.unsqueeze(2) == classes).to(support.inputs.dtype)
+
+
+def _check_classes(support: Examples, way: int) -> None:
+    lacking = (_members(support, way).sum(1) == 0).nonzero()
+    if len(lacking):
+        task, label = lacking[0].tolist()
+        raise TaskError(
+            f"Expected support examples of the classes 0 to {way - 1} in every task; task {task} "
+            f"has none of class {label}. Number the classes of each task from 0, without gaps."
+        )

@@ -1,0 +1,49 @@
+"""Settings of each metric learner: frozen dataclasses that build it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+
+from metarl.learners.comparisons import NearestNeighbour, Prototypes
+from metarl.learners.embeddings import ConvEmbedding, ImageShape, Pixels
+from metarl.learners.metric_learner import MetricLearner
+
+
+class MetricSettings(ABC):
+    """Interface: settings that build a metric learner for images."""
+
+    @abstractmethod
+    def build(self, images: ImageShape, filters: int, generator: torch.Generator) -> MetricLearner:
+        """Builds the learner.
+
+        Args:
+            images: What it compares.
+            filters: Filters of each convolution, if it has any.
+            generator: The initial weights start from its draws.
+        """
+
+
+@dataclass(frozen=True)
+class PrototypicalSettings(MetricSettings):
+    """Prototypical networks (Snell et al. 2017)."""
+
+    def build(self, images: ImageShape, filters: int, generator: torch.Generator) -> MetricLearner:
+        """See `MetricSettings.build`."""
+        embedding = ConvEmbedding(images, generator, filters)
+        return MetricLearner(embedding, Prototypes())
+
+
+@dataclass(frozen=True)
+class NearestNeighbourSettings(MetricSettings):
+    """Baseline: nearest neighbour by the cosine of the pixels."""
+
+    scale: float = 10.0
+    """Initial factor of the cosines in probabilities, above 0; it changes no decision."""
+
+    def build(self, images: ImageShape, filters: int, generator: torch.Generator) -> MetricLearner:
+        """See `MetricSettings.build`."""
+        del filters, generator
+        return MetricLearner(Pixels(images), NearestNeighbour(self.scale))

@@ -1,0 +1,109 @@
+"""Few-shot classification of characters: the settings, and each algorithm's defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from metarl.adaptation import settings as learners
+from metarl.adaptation.learner import SupervisedLearner
+from metarl.errors import SettingsError
+from metarl.learners import settings as metric
+from metarl.learners.embeddings import ImageShape
+from metarl.models.conv4 import Conv4
+from metarl.tasks.characters import CharacterSettings
+from metarl.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class OmniglotSettings:
+    """Omniglot; `--algorithm` chooses the defaults of all the rest."""
+
+    algorithm: str = "maml"
+    """The algorithm; an unknown name lists them all."""
+    learner: Any = field(default_factory=learners.MAMLSettings)
+    """A `LearnerSettings` or `MetricSettings`; `algorithm` chooses which."""
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    tasks: tyro.conf.OmitArgPrefixes[CharacterSettings] = field(default_factory=CharacterSettings)
+    filters: int = 32
+    """Filters of each convolution."""
+    test_tasks: int = 1000
+    """Test tasks of the final table."""
+    test_steps: int = 3
+    """Adaptation steps at test."""
+    lake_runs: Path | None = None
+    """Archive of Lake's one-shot runs; for 20 ways and 1 shot."""
+    runs: Path = Path("runs")
+    """Where the run folders lie."""
+    resume: str | None = None
+    """`latest`, or the path of a run or a checkpoint, to go on with."""
+
+
+def build_learner(settings: OmniglotSettings, generator: torch.Generator) -> SupervisedLearner:
+    """Builds the learner, its network included.
+
+    Raises:
+        SettingsError: A gradient-based learner is to train on more or fewer classes than it is
+            tested on.
+    """
+    chosen, tasks = settings.learner, settings.tasks
+    if isinstance(chosen, metric.MetricSettings):
+        return chosen.build(ImageShape(), settings.filters, generator)
+    if tasks.train_way not in (None, tasks.way):
+        raise SettingsError(
+            f"The network of {settings.algorithm} has an output per class: expected a train_way "
+            f"of {tasks.way}, got {tasks.train_way}. Metric learners take any."
+        )
+    model = Conv4(tasks.way, generator, filters=settings.filters, pooling="stride")
+    return chosen.build(model, generator)
+
+
+BASE = TrainingSettings(
+    iterations=2000, meta_batch_size=16, schedule="cosine", threads=1, eval_every=500, eval_steps=3
+)
+LSTMS = replace(BASE, iterations=500, meta_batch_size=4, max_grad_norm=0.25)
+REPTILE = replace(
+    BASE, iterations=4000, meta_batch_size=5, optimizer="sgd", outer_lr=1.0, schedule="linear"
+)
+NORMS = ("*.norm.*",)  # Finn's code adapts no normalisation; nor does MAML++
+MAML = learners.MAMLSettings(inner_lr=0.4, frozen=NORMS)
+FOMAML = replace(MAML, first_order=True)
+META_SGD = learners.MetaSGDSettings(low=0.2, high=0.4, frozen=NORMS)
+MAML_PLUS_PLUS = learners.MAMLPlusPlusSettings(0.1, steps=3, multi_step_iterations=500)
+LSTM = learners.LSTMMetaLearnerSettings(steps=5)
+LEARNED_OPTIMIZER = learners.LearnedOptimizerSettings(steps=5, unroll=5)
+TEN_SHOTS = CharacterSettings(train_shots=10)
+
+# One large episode a meta-iteration, as Snell et al.; adaptation has no steps.
+EPISODES = replace(BASE, meta_batch_size=1, eval_steps=0)
+SIXTY_WAYS = CharacterSettings(train_way=60, queries=5)
+
+
+def _comparing(name: str, learner: metric.MetricSettings, **changes: Any) -> OmniglotSettings:
+    defaults = {"training": EPISODES, "tasks": SIXTY_WAYS, "filters": 64, "test_steps": 0}
+    return OmniglotSettings(name, learner, **{**defaults, **changes})
+
+
+CONFIGS = {
+    "maml": OmniglotSettings("maml", MAML, BASE),
+    "fomaml": OmniglotSettings("fomaml", FOMAML, BASE),
+    "metasgd": OmniglotSettings("metasgd", META_SGD, BASE),
+    "mamlplusplus": OmniglotSettings("mamlplusplus", MAML_PLUS_PLUS, BASE),
+    "reptile": OmniglotSettings(
+        "reptile", learners.ReptileSettings(), REPTILE, TEN_SHOTS, test_steps=50
+    ),
+    "lstm": OmniglotSettings("lstm", LSTM, LSTMS, filters=16, test_steps=5),
+    "learned-optimizer": OmniglotSettings(
+        "learned-optimizer", LEARNED_OPTIMIZER, LSTMS, filters=16, test_steps=5
+    ),
+    "prototypical": _comparing("prototypical", metric.PrototypicalSettings()),
+    "nearest-neighbour": _comparing(
+        "nearest-neighbour",
+        metric.NearestNeighbourSettings(),
+        training=replace(EPISODES, iterations=0),
+    ),
+}
