@@ -13,7 +13,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 @pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
 def test_the_code_runs(code, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code.replace("iterations=1000", "iterations=20"), "README.md", "exec"), {})
+    few = re.sub(r"iterations=\d+", "iterations=2", code)
+    exec(compile(few, "README.md", "exec"), {})
     if "print(" in code:
         assert "tensor(" in capsys.readouterr().out
 
