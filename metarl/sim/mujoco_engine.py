@@ -71,6 +71,8 @@ class MujocoVectorEnv(TensorVectorEnv):
         marked = np.ones(self.num_envs, bool) if mask is None else mask.cpu().numpy()
         if not marked.any():
             return self._state
+        if mask is None:
+            self._cause = ""
         fresh = self.family.reset(self._tasks, noise)
         self._batch.reset(marked, stage=0)
         self._warned[marked] = 0

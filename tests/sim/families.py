@@ -1,4 +1,4 @@
-"""A family for tests of engines: everything random, ends of its own, integers in the state."""
+"""Families for tests of engines: all random, ends of their own; a model that tasks change."""
 
 from dataclasses import dataclass, replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from metarl.sim import Card, ControlTasks, TorchFamily
+from metarl.sim import Card, ControlTasks, MujocoFamily, TorchFamily
 from metarl.tasks.base import check_num_tasks, check_split
 from metarl.tasks.cells import split_uniform
 
@@ -59,3 +59,66 @@ class Drift(TorchFamily):
 
     def task_vector(self, tasks):
         return tasks["speed"].unsqueeze(1)
+
+
+CART = """
+<mujoco>
+  <option timestep="0.01" gravity="0 0 0" integrator="Euler"/>
+  <worldbody>
+    <body name="cart">
+      <joint name="x" type="slide" axis="1 0 0"/>
+      <geom type="sphere" size="0.1" mass="2"/>
+    </body>
+  </worldbody>
+  <actuator><motor joint="x" gear="3"/></actuator>
+</mujoco>
+"""
+
+
+@dataclass(frozen=True)
+class Cart(MujocoFamily):
+    """A cart of a task's mass is pushed by a force without limits, 3 N for an action of 1."""
+
+    horizon: int = 6
+    model: str = CART
+    frame_skip: int = 4
+    integrator: str = "xml"
+    part: str = "train"
+
+    name = "Cart-v1"
+    reset_noise = 2
+
+    @property
+    def observation_space(self):
+        return spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    def card(self):
+        return Card(self.name, "a cart is pushed", "tests", ())
+
+    def split(self, name):
+        return replace(self, part=check_split(name))
+
+    def sample(self, num_tasks, generator):
+        draws = torch.rand(2, num_tasks, generator=generator, device=generator.device)
+        return ControlTasks({"mass": split_uniform(draws[0], draws[1], self.part, 1, 4)})
+
+    def model_fields(self, tasks):
+        share = tasks["mass"].unsqueeze(1) / 2
+        mass = self.default("body_mass", share) * share
+        inertia = self.default("body_inertia", share) * share.unsqueeze(2)
+        return {"body_mass": mass, "body_inertia": inertia}
+
+    def initial(self, noise, tasks):
+        return noise[:, :1], noise[:, 1:]
+
+    def observe(self, state, tasks):
+        return torch.cat([state["qpos"], state["qvel"]], 1).float()
+
+    def reward(self, before, actions, after, tasks):
+        return (after["qvel"] - before["qvel"])[:, 0].float()
+
+    def terminated(self, state, tasks):
+        return state["qpos"][:, 0] > 1
+
+    def task_vector(self, tasks):
+        return tasks["mass"].unsqueeze(1)
