@@ -31,6 +31,9 @@ ALGORITHMS = {
 SGD = {"reptile"}
 METRIC = {
     "prototypical": m.PrototypicalSettings(),
+    "matching": m.MatchingSettings(),
+    "matching-euclidean": m.MatchingSettings("euclidean"),
+    "matching-context": m.MatchingSettings(context_steps=2),
     "nearest-neighbour": m.NearestNeighbourSettings(),
 }
 CASES = [(name, problem) for name in ALGORITHMS for problem in ("sine", "glyphs")]

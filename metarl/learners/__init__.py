@@ -7,12 +7,14 @@ from metarl.learners.comparisons import (
     Prototypes,
     Reference,
 )
+from metarl.learners.context import ContextAttention
 from metarl.learners.embeddings import ConvEmbedding, Embedding, ImageShape, Pixels
 from metarl.learners.metric_learner import MetricInputs, MetricLearner
 
 __all__ = [
     "Attention",
     "Comparison",
+    "ContextAttention",
     "ConvEmbedding",
     "Embedding",
     "ImageShape",

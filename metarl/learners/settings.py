@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from metarl.learners.comparisons import NearestNeighbour, Prototypes
+from metarl.learners.comparisons import Attention, Distance, NearestNeighbour, Prototypes
+from metarl.learners.context import ContextAttention
 from metarl.learners.embeddings import ConvEmbedding, ImageShape, Pixels
 from metarl.learners.metric_learner import MetricLearner
 
@@ -34,6 +35,29 @@ class PrototypicalSettings(MetricSettings):
         """See `MetricSettings.build`."""
         embedding = ConvEmbedding(images, generator, filters)
         return MetricLearner(embedding, Prototypes())
+
+
+@dataclass(frozen=True)
+class MatchingSettings(MetricSettings):
+    """Matching networks (Vinyals et al. 2016)."""
+
+    distance: Distance = "cosine"
+    """cosine, times a learned scale, or euclidean: the squared distance, without a scale."""
+    scale: float = 10.0
+    """Initial scale of the cosines, above 0; 1 caps the probabilities."""
+    context_steps: int = 0
+    """Steps of the attention LSTM of full context embeddings, 3 in papers; 0 leaves them out."""
+
+    def build(self, images: ImageShape, filters: int, generator: torch.Generator) -> MetricLearner:
+        """See `MetricSettings.build`."""
+        embedding = ConvEmbedding(images, generator, filters)
+        similarity = (self.distance, self.scale)
+        if self.context_steps == 0:
+            return MetricLearner(embedding, Attention(*similarity))
+        return MetricLearner(
+            embedding,
+            ContextAttention(embedding.features, generator, self.context_steps, *similarity),
+        )
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ TEN_SHOTS = CharacterSettings(train_shots=10)
 # One large episode a meta-iteration, as Snell et al.; adaptation has no steps.
 EPISODES = replace(BASE, meta_batch_size=1, eval_steps=0)
 SIXTY_WAYS = CharacterSettings(train_way=60, queries=5)
+TWENTY_WAYS = replace(SIXTY_WAYS, train_way=20)
 
 
 def _comparing(name: str, learner: metric.MetricSettings, **changes: Any) -> OmniglotSettings:
@@ -101,6 +102,7 @@ CONFIGS = {
         "learned-optimizer", LEARNED_OPTIMIZER, LSTMS, filters=16, test_steps=5
     ),
     "prototypical": _comparing("prototypical", metric.PrototypicalSettings()),
+    "matching": _comparing("matching", metric.MatchingSettings(), tasks=TWENTY_WAYS),
     "nearest-neighbour": _comparing(
         "nearest-neighbour",
         metric.NearestNeighbourSettings(),

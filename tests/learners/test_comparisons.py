@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from metarl.errors import SettingsError
 from metarl.learners import (
+    Attention,
     ImageShape,
     MetricLearner,
     NearestNeighbour,
@@ -76,3 +78,49 @@ def test_the_nearest_neighbour_of_a_support_image_is_itself(glyphs, generator):
     (reference,) = learner.adaptation(tasks.support, 0, generator)
     outputs = learner.predict(reference, tasks.support.inputs)
     assert torch.equal(outputs.argmax(2), tasks.support.targets)
+
+
+def test_matching_is_a_weighted_nearest_neighbour(glyphs, generator):
+    """On the pixels themselves: the support's labels, each weighted by the attention it gets."""
+    tasks = glyphs.sample(2, generator)
+    learner = MetricLearner(Pixels(ImageShape()), Attention(scale=7.0))
+    (reference,) = learner.adaptation(tasks.support, 0, generator)
+    outputs = learner.predict(reference, tasks.query.inputs).exp()
+    for t in range(2):
+        known = tasks.support.inputs[t].flatten(1)
+        for j, query in enumerate(tasks.query.inputs[t].flatten(1)):
+            weights = (7 * torch.cosine_similarity(known, query, dim=1)).softmax(0)
+            expected = [weights[tasks.support.targets[t] == k].sum() for k in range(3)]
+            torch.testing.assert_close(outputs[t, j], torch.stack(expected))
+
+
+def test_prototypical_and_matching_agree_in_one_shot_up_to_the_distance(support, queries):
+    one_shot = Reference(support.features[:, :WAY], support.members[:, :WAY])
+    prototypical = Prototypes()(Prototypes().condense(one_shot), queries, None)
+    matching = Attention("euclidean")(one_shot, queries, None)
+    torch.testing.assert_close(matching, prototypical.log_softmax(2), rtol=1e-4, atol=1e-4)
+    cosine = Attention("cosine")(one_shot, queries, None)
+    assert not torch.allclose(cosine, matching, atol=0.1)
+
+
+def test_without_its_scale_the_cosine_caps_the_probability():
+    best = Reference(torch.tensor([[[1.0], [-1.0], [-1.0]]]), torch.eye(3).unsqueeze(0))
+    query = torch.ones(1, 1, 1)
+    capped = Attention(scale=1.0)(best, query, None).exp()[0, 0, 0]
+    torch.testing.assert_close(capped, torch.tensor(torch.e / (torch.e + 2 / torch.e)))
+    assert Attention()(best, query, None).exp()[0, 0, 0] > 0.999
+
+
+def test_far_away_classes_have_a_finite_loss():
+    far = Reference(torch.tensor([[[0.0], [1000.0]]]), torch.eye(2).unsqueeze(0))
+    comparison = Attention("euclidean")
+    outputs = comparison(far, torch.zeros(1, 1, 1), None)
+    assert comparison.loss(outputs, torch.tensor([[1]])).item() == pytest.approx(1e6)
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(SettingsError, match="Did you mean 'cosine'"):
+        Attention("cosin")
+    for comparison in (Attention, NearestNeighbour):
+        with pytest.raises(SettingsError, match="above 0, got 0"):
+            comparison(scale=0)

@@ -20,9 +20,12 @@ from metarl.training.settings import TrainingSettings
 
 LEARNERS = {
     "prototypical": m.PrototypicalSettings(),
+    "matching": m.MatchingSettings(),
+    "matching-euclidean": m.MatchingSettings("euclidean"),
+    "matching-context": m.MatchingSettings(context_steps=2),
     "nearest-neighbour": m.NearestNeighbourSettings(),
 }
-ORDERED: set[str] = set()  # those that read the support set as a sequence
+ORDERED = {"matching-context"}  # those that read the support set as a sequence
 
 
 @pytest.fixture(params=LEARNERS)
