@@ -32,7 +32,7 @@ def run(script, algorithm, runs, monkeypatch):
 @pytest.mark.parametrize("algorithm", ["maml", "scratch"])
 def test_navigation_leaves_what_it_promises(algorithm, tmp_path, monkeypatch, capsys):
     folder = run("navigation2d", algorithm, tmp_path, monkeypatch)
-    assert "Navigation2D-v1" in capsys.readouterr().out
+    assert "Navigation2D-v1:" in capsys.readouterr().out
     for name in ("adaptation.png", "paths.png"):
         assert (folder / name).stat().st_size > 0, name
     curves = {line["split"]: line for line in read_curves(folder)}
@@ -43,7 +43,7 @@ def test_navigation_leaves_what_it_promises(algorithm, tmp_path, monkeypatch, ca
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_bandit_runs_every_algorithm(algorithm, tmp_path, monkeypatch, capsys):
     folder = run("bandit", algorithm, tmp_path, monkeypatch)
-    assert "Bandit-v1: return" in capsys.readouterr().out
+    assert "Bandit-v1:" in capsys.readouterr().out
     (line,) = read_curves(folder)
     assert (line["environment_steps"] == 0) == (algorithm in UNTRAINED)
     assert len(line["mean"]) == 3
@@ -51,7 +51,7 @@ def test_the_bandit_runs_every_algorithm(algorithm, tmp_path, monkeypatch, capsy
 
 def test_the_tabular_mdp_runs(tmp_path, monkeypatch, capsys):
     run("tabular_mdp", "maml", tmp_path, monkeypatch)
-    assert "TabularMDP-v1" in capsys.readouterr().out
+    assert "TabularMDP-v1:" in capsys.readouterr().out
 
 
 def test_training_what_has_nothing_to_train_is_refused(tmp_path, monkeypatch):
