@@ -14,11 +14,14 @@ class CGResult(NamedTuple):
 
     Attributes:
         solution: The approximate solution, [P]; always finite.
+        residual: target - A solution as the iterations keep it, [P]; solution . (target - residual)
+            is the curvature along the solution without another product.
         iterations: Number of iterations that it holds. 0: no direction was usable, and the solution
             is zero.
     """
 
     solution: Tensor
+    residual: Tensor
     iterations: int
 
 
@@ -45,15 +48,15 @@ def conjugate_gradient(
     enough = tolerance**2 * squared
     for done in range(iterations):
         if not squared > enough:
-            return CGResult(solution, done)
+            return CGResult(solution, residual, done)
         image = product(direction)
         curvature = direction.dot(image)
         step = squared / curvature
         moved, left = solution + step * direction, residual - step * image
         remaining = left.dot(left)
         if not (curvature > 0) & moved.isfinite().all() & remaining.isfinite():
-            return CGResult(solution, done)
+            return CGResult(solution, residual, done)
         solution, residual = moved, left
         direction = residual + (remaining / squared) * direction
         squared = remaining
-    return CGResult(solution, iterations)
+    return CGResult(solution, residual, iterations)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from metarl.adaptation.learner import Learner, MetaLoss
 from metarl.training.compilation import CompiledGradient
 from metarl.training.settings import TrainingSettings
 from metarl.trees import concatenate_tasks, cut_tasks
+
+C = TypeVar("C")
+R = TypeVar("R")
 
 
 class Gradient(NamedTuple):
@@ -56,16 +59,24 @@ class MetaGradient:
         """Adds up the gradients of the mean loss of all tasks, chunk by chunk in their order."""
         total = inputs.tasks.num_tasks
         chunks = cut_tasks(inputs, self.settings.task_chunk_size)
-        run = map if self._workers is None else self._workers.map
         results: list[MetaLoss] = []
         for p in self.params:
             p.grad = None
-        for grads, part in run(lambda chunk: self._gradient(chunk, total), chunks):
+        for grads, part in self.map(lambda chunk: self._gradient(chunk, total), chunks):
             self._accumulate(grads)
             results.append(part)
         result = results[0] if len(results) == 1 else concatenate_tasks(results)
         norm = _norm([p.grad for p in self.params if p.grad is not None])
         return Gradient(result, norm, math.isfinite((result.losses.sum() + norm).item()))
+
+    def map(self, function: Callable[[C], R], chunks: Iterable[C]) -> Iterator[R]:
+        """Applies a function to chunks, on the workers if there are any; keeps their order.
+
+        Gradients are on in a worker, whatever the caller has set.
+        """
+        return (
+            map(function, chunks) if self._workers is None else self._workers.map(function, chunks)
+        )
 
     def _eager(self, inputs: Any, total: int) -> tuple[Sequence[Tensor | None], MetaLoss]:
         """Returns the gradient of the sum of a chunk's losses over `total`, and the rest."""

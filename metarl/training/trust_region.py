@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.adaptation.learner import Learner
+from metarl.adaptation.learner import Learner, MetaLoss
 from metarl.errors import SettingsError
 from metarl.rl.conjugate_gradient import conjugate_gradient
 from metarl.rl.fisher import fisher_product, flatten, unflatten
@@ -111,35 +111,37 @@ class TrustRegionUpdate(OuterUpdate):
     def _step(self, slope: Tensor, inputs: PolicyInputs) -> Tensor:
         """Returns the step to try first: down the natural gradient, as far as the model allows."""
         product = self._fisher(inputs)
-        direction = conjugate_gradient(product, slope, self.settings.cg_iterations).solution
-        curvature = direction @ product(direction)
+        solved = conjugate_gradient(product, slope, self.settings.cg_iterations)
+        direction = solved.solution
+        curvature = direction @ (slope - solved.residual)
         # Not a curved direction: rounding, or no gradient at all. Then nothing moves.
         safe = curvature > 0
         scale = torch.where(safe, 2 * self.settings.max_kl / curvature, 0.0).sqrt()
         return -scale * direction
 
     def _fisher(self, inputs: PolicyInputs) -> Callable[[Tensor], Tensor]:
-        """Returns the damped product; graphs of several chunks are made anew for each vector."""
-        thinned, size = inputs, self.gradient.settings.task_chunk_size
-        kept_rollouts = self.settings.fisher_trajectories
-        if kept_rollouts is not None:
-            thinned = inputs.thinned(kept_rollouts)
+        """Returns the damped product; graphs beyond one chunk's are made anew for each vector."""
+        training, total = self.gradient.settings, inputs.tasks.num_tasks
+        thinned, size = inputs, training.task_chunk_size or total
+        if self.settings.fisher_trajectories is not None:
+            thinned = inputs.thinned(self.settings.fisher_trajectories)
             # A chunk of thinned rollouts holds as many as one of whole tasks.
-            size = size and size * self.learner.settings.trajectories // kept_rollouts
-        chunks = cut_tasks(thinned, size)
-        total = inputs.tasks.num_tasks
+            size *= max(self.learner.settings.trajectories // self.settings.fisher_trajectories, 1)
 
         def of_chunk(chunk: PolicyInputs) -> Callable[[Tensor], Tensor]:
             distribution = self.learner.adapted_distribution(chunk)
             return fisher_product(distribution, chunk.experience[-1].weights / total, self.params)
 
-        kept = of_chunk(chunks[0]) if len(chunks) == 1 else None
+        fits = total <= size
+        chunks = cut_tasks(thinned, -(-total // training.workers) if fits else size)
+        kept = list(self.gradient.map(of_chunk, chunks)) if fits else None
 
         def product(vector: Tensor) -> Tensor:
-            damped = self.settings.damping * vector
             if kept is not None:
-                return kept(vector) + damped
-            return sum((of_chunk(chunk)(vector) for chunk in chunks), start=damped)
+                parts = self.gradient.map(lambda made: made(vector), kept)
+            else:
+                parts = self.gradient.map(lambda chunk: of_chunk(chunk)(vector), chunks)
+            return sum(parts, start=self.settings.damping * vector)
 
         return product
 
@@ -168,12 +170,14 @@ class TrustRegionUpdate(OuterUpdate):
 
     def _judge(self, inputs: PolicyInputs) -> tuple[Tensor, Tensor]:
         """Returns loss and divergence of the adapted policies, mean over the tasks."""
-        losses, divergences = [], []
-        for chunk in cut_tasks(inputs, self.gradient.settings.task_chunk_size):
-            result = self.learner(chunk)
-            losses.append(result.losses)
-            divergences.append(result.metrics["meta/kl"])
-        return torch.cat(losses).mean(), torch.cat(divergences).mean()
+        chunks = cut_tasks(inputs, self.gradient.settings.task_chunk_size)
+        results = list(self.gradient.map(self._without_gradients, chunks))
+        losses = torch.cat([r.losses for r in results])
+        return losses.mean(), torch.cat([r.metrics["meta/kl"] for r in results]).mean()
+
+    @torch.no_grad()
+    def _without_gradients(self, chunk: PolicyInputs) -> MetaLoss:
+        return self.learner(chunk)
 
     def state_dict(self) -> dict[str, Any]:
         """See `OuterUpdate.state_dict`; there is nothing to keep."""

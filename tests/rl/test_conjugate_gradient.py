@@ -35,6 +35,12 @@ def test_solves_a_known_system(matrix, target):
     assert 0 < result.iterations < 3 * SIZE
 
 
+@pytest.mark.parametrize("iterations", [0, 1, 4])
+def test_the_residual_is_what_the_solution_leaves(matrix, target, iterations):
+    result = conjugate_gradient(Counted(matrix), target, iterations)
+    torch.testing.assert_close(result.residual, target - matrix @ result.solution)
+
+
 def test_takes_as_many_steps_as_there_are_eigenvalues(target):
     product = Counted(torch.diag(torch.tensor([1.0, 2.0, 3.0] * 4, dtype=torch.double)))
     result = conjugate_gradient(product, target, tolerance=1e-8)

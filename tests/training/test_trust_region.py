@@ -16,10 +16,11 @@ from metarl.trees import map_tensors
 FAMILY = Navigation2D(horizon=8)
 
 
-def make(chunk=None, **settings):
+def make(chunk=None, workers=1, **settings):
     policy = policy_for(FAMILY, torch.Generator().manual_seed(1), hidden=(8,), activation="tanh")
     learner = PolicyLearner(MAML(policy, 0.5), FAMILY, PolicyGradientSettings(trajectories=6))
-    update = TrustRegionSettings(**settings).build(learner, TrainingSettings(task_chunk_size=chunk))
+    training = TrainingSettings(task_chunk_size=chunk, workers=workers)
+    update = TrustRegionSettings(**settings).build(learner, training)
     return learner, update
 
 
@@ -67,8 +68,8 @@ def test_the_step_solves_the_system_of_the_dense_fisher_matrix():
 
 def test_chunks_change_nothing_but_memory():
     found = []
-    for chunk in (None, 1):
-        learner, update = make(chunk)
+    for chunk, workers in ((None, 1), (1, 1), (None, 2), (1, 2)):
+        learner, update = make(chunk, workers)
         inputs = double(prepared(learner))
         learner.double()
         update.gradient(inputs)
@@ -76,7 +77,8 @@ def test_chunks_change_nothing_but_memory():
         with torch.no_grad():
             judged = torch.stack(update._judge(inputs))
         found.append((slope, update._fisher(inputs)(slope), judged))
-    torch.testing.assert_close(*found)
+    for others in found[1:]:
+        torch.testing.assert_close(found[0], others)
 
 
 def test_fewer_rollouts_estimate_the_matrix_of_the_first_of_them():
