@@ -1,5 +1,7 @@
 """The contract that every family of control tasks keeps: add yours to the registry."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -17,11 +19,13 @@ from metarl.trees import take_tasks
 
 NAMES = FAMILIES.names()
 MODES = ("same_step", "disabled")
+MOST_STEPS = 40  # robots take their time
 
 
 @pytest.fixture(params=NAMES)
 def family(request):
-    return make_family(request.param)
+    family = make_family(request.param)
+    return replace(family, horizon=min(family.horizon, MOST_STEPS))
 
 
 def prepared(family, worlds):

@@ -1,11 +1,15 @@
 """The control task families that ship with MetaRL, registered as a user's would be."""
 
+from metarl_envs.ant import AntDirection, AntVelocity
 from metarl_envs.bandit import Bandit
 from metarl_envs.half_cheetah import HalfCheetahDirection, HalfCheetahVelocity
 from metarl_envs.navigation import Navigation2D, Navigation2DCorner, Navigation2DSparse
 from metarl_envs.tabular_mdp import TabularMDP
+from metarl_envs.walker2d import Walker2dDirection, Walker2dVelocity
 
 __all__ = [
+    "AntDirection",
+    "AntVelocity",
     "Bandit",
     "HalfCheetahDirection",
     "HalfCheetahVelocity",
@@ -13,4 +17,6 @@ __all__ = [
     "Navigation2DCorner",
     "Navigation2DSparse",
     "TabularMDP",
+    "Walker2dDirection",
+    "Walker2dVelocity",
 ]

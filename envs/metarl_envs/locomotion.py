@@ -157,8 +157,9 @@ class Locomotion(MujocoFamily):
     ) -> Tensor:
         """See `Family.reward`."""
         velocity = (after["qpos"][:, 0] - before["qpos"][:, 0]) / self.dt
-        cost = after["ctrl"].square().sum(1)
-        return (self.pay(velocity, tasks) + self.alive - self.control_cost * cost).float()
+        effort = after["ctrl"].square().sum(1)
+        pay = torch.sub(self.pay(velocity, tasks), effort, alpha=self.control_cost)
+        return (pay + self.alive if self.alive else pay).float()
 
     def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
         """See `Family.terminated`."""

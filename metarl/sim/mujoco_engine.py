@@ -87,7 +87,7 @@ class MujocoVectorEnv(TensorVectorEnv):
         self._views["ctrl"].copy_(self.family.controls(actions, self._tasks))
         self._batch.step(nstep=self.family.frame_skip)
         state = {n: v.to(self.device, copy=True) for n, v in self._views.items()}
-        if not np.array_equal(self._warnings, self._warned):
+        if self._batch.warning.any():
             self._mark(state)
         return state
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class MujocoFamily(Family):
             )
         return compile_model(self.model, self.integrator)
 
-    @property
+    @cached_property
     def dt(self) -> float:
         """Seconds of one step of the family."""
         return self.frame_skip * self.compiled.opt.timestep

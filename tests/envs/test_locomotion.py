@@ -4,12 +4,23 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from metarl_envs import HalfCheetahDirection, HalfCheetahVelocity
+from metarl_envs import (
+    AntDirection,
+    AntVelocity,
+    HalfCheetahDirection,
+    HalfCheetahVelocity,
+    Walker2dDirection,
+    Walker2dVelocity,
+)
 
 from metarl.errors import SettingsError
 from metarl.sim import make_vec
 
-ROBOTS = {"HalfCheetah-v5": HalfCheetahVelocity()}
+ROBOTS = {
+    "HalfCheetah-v5": HalfCheetahVelocity(),
+    "Walker2d-v5": Walker2dVelocity(),
+    "Ant-v5": AntVelocity(),
+}
 SETTINGS = {"Ant-v5": {"include_cfrc_ext_in_observation": False}}
 STEPS = 20
 
@@ -55,14 +66,59 @@ def moved(family, tasks):
     return family.reward(before, torch.full_like(after["ctrl"], 9.0), after, tasks)
 
 
-def test_half_cheetah_rewards():
-    velocity, cost = 0.3 / 0.05, 0.05 * 6 * 0.25
-    tasks = {"velocity": torch.tensor([1.0, 8.0])}
-    expected = torch.tensor([1.0 - velocity - cost, velocity - 8.0 - cost])
-    torch.testing.assert_close(moved(HalfCheetahVelocity(), tasks), expected)
+@pytest.mark.parametrize(
+    ("velocity", "direction", "dt", "alive", "cost"),
+    [
+        (HalfCheetahVelocity(), HalfCheetahDirection(), 0.05, (0, 0), 0.05 * 6 * 0.25),
+        (Walker2dVelocity(), Walker2dDirection(), 0.008, (15, 1), 1e-3 * 6 * 0.25),
+        (AntVelocity(), AntDirection(), 0.05, (1.05, 0.05), 0.005 * 8 * 0.25),
+    ],
+)
+def test_rewards(velocity, direction, dt, alive, cost):
+    speed = 0.3 / dt
+    tasks = {"velocity": torch.tensor([1.0, 80.0])}
+    expected = torch.tensor([1 - speed, speed - 80]) + alive[0] - cost
+    torch.testing.assert_close(moved(velocity, tasks), expected)
     tasks = {"direction": torch.tensor([1.0, -1.0])}
-    expected = torch.tensor([velocity - cost, -velocity - cost])
-    torch.testing.assert_close(moved(HalfCheetahDirection(), tasks), expected)
+    expected = torch.tensor([speed, -speed]) + alive[1] - cost
+    torch.testing.assert_close(moved(direction, tasks), expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "positions", "ends"),
+    [
+        (HalfCheetahVelocity(), {1: -9.0, 2: 9.0}, False),
+        (Walker2dVelocity(), {1: 1.0, 2: 0.9}, False),
+        (Walker2dVelocity(), {1: 0.79}, True),
+        (Walker2dVelocity(), {1: 2.01}, True),
+        (Walker2dVelocity(), {2: -1.01}, True),
+        (Walker2dDirection(), {2: 1.01}, True),
+        (AntVelocity(), {1: 9.0, 2: 0.99}, False),
+        (AntVelocity(), {2: 0.19}, True),
+        (AntDirection(), {2: 1.01}, True),
+    ],
+)
+def test_falls_end_the_episode(family, positions, ends):
+    state = family.reset({}, torch.full((2, family.reset_noise), 0.5))
+    assert not family.terminated(state, {}).any()
+    for place, value in positions.items():
+        state["qpos"][1, place] = value
+    assert family.terminated(state, {}).tolist() == [False, ends]
+
+
+def test_a_walker_that_falls_is_done_as_in_gymnasium():
+    family, env = ROBOTS["Walker2d-v5"], started(ROBOTS["Walker2d-v5"], 20)
+    theirs = gymnasium.make("Walker2d-v5").unwrapped
+    theirs.reset(seed=0)
+    start = env.state_dict()["state"]
+    theirs.set_state(start["qpos"][1].numpy(), start["qvel"][1].numpy())
+    for a in actions(family, 100, 20):
+        _, _, ended, *_ = env.step(a)
+        assert theirs.step(a[1].clamp(-1, 1).numpy())[2] == ended[1]
+        if ended[1]:
+            break
+    assert ended[1]
+    theirs.close()
 
 
 @pytest.mark.parametrize("fastest", [2.0, 3.0])
@@ -86,21 +142,22 @@ def test_both_directions_in_every_split():
         assert counts.min() > 440
 
 
-def test_starts_are_gymnasiums():
-    family = ROBOTS["HalfCheetah-v5"]
+@pytest.mark.parametrize(
+    ("family", "position", "velocity"),
+    [
+        (HalfCheetahVelocity(), 0.1 / 3**0.5, 0.1),
+        (Walker2dVelocity(), 5e-3 / 3**0.5, 5e-3 / 3**0.5),
+        (AntVelocity(), 0.1 / 3**0.5, 0.1),
+    ],
+)
+def test_starts_are_gymnasiums(family, position, velocity):
     noise = torch.rand(4000, family.reset_noise, generator=torch.Generator().manual_seed(0))
     state = family.reset(family.sample(4000, torch.Generator()).values, noise)
     shift = state["qpos"] - family.default("qpos0", state["qpos"])
-    assert 0.0995 < shift.abs().max() <= 0.1
-    torch.testing.assert_close(
-        shift.std(0), torch.full((9,), 0.1 / 3**0.5).double(), rtol=0.05, atol=0
-    )
-    torch.testing.assert_close(
-        state["qvel"].std(0), torch.full((9,), 0.1).double(), rtol=0.05, atol=0
-    )
-    assert torch.equal(
-        family.observe(state, {}), torch.cat((state["qpos"][:, 1:], state["qvel"]), 1).float()
-    )
+    assert 0.99 * position * 3**0.5 < shift.abs().max() <= position * 3**0.5
+    for values, scale in ((shift, position), (state["qvel"], velocity)):
+        torch.testing.assert_close(values.std(0) / scale, values[0] * 0 + 1, rtol=0.05, atol=0)
+        assert (values.mean(0).abs() < 0.06 * scale).all()
 
 
 def test_cards_tell_what_was_chosen():

@@ -36,7 +36,7 @@ def test_families_are_found_by_module_and_name():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("navigation2d-v1", r"Unknown task family .*Did you mean 'Navigation2D-v1'\? Known: Band"),
+        ("navigation2d-v1", r"Unknown task family .*Did you mean 'Navigation2D-v1'\? Known: Ant"),
         ("metarl_envs:Navigatoin2D", "Cannot find .*has no attribute 'Navigatoin2D'.*module:Name"),
         ("no_such_module:Family", "No module named 'no_such_module'"),
         (":Family", "module:Name"),
@@ -83,6 +83,8 @@ def test_engines_are_checked():
 
 def test_all_shipped_families_are_plug_ins():
     assert [n for n in FAMILIES.names() if "metarl_envs" in FAMILIES.get(n).__module__] == [
+        "AntDirection-v1",
+        "AntVelocity-v1",
         "Bandit-v1",
         "HalfCheetahDirection-v1",
         "HalfCheetahVelocity-v1",
@@ -90,4 +92,6 @@ def test_all_shipped_families_are_plug_ins():
         "Navigation2DCorner-v1",
         "Navigation2DSparse-v1",
         "TabularMDP-v1",
+        "Walker2dDirection-v1",
+        "Walker2dVelocity-v1",
     ]

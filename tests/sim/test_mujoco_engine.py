@@ -133,7 +133,7 @@ def test_divergence_is_named(autoreset, tmp_path, monkeypatch):
     env.reset()
     env.check()
     env.step(torch.tensor([[0.0], [0.0], [9e9], [0.0]]))
-    with pytest.raises(SimulationError, match="in step 0 .*BADQACC in world 2"):
+    with pytest.raises(SimulationError, match=r"in step 0 .*BADQACC in world 2"):
         env.check()
     env.reset()
     env.step(torch.zeros(4, 1))

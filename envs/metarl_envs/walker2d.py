@@ -1,0 +1,61 @@
+"""The two-legged walker in the plane that walks at a velocity, or forwards or backwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metarl.tasks.base import Split
+from metarl_envs.locomotion import Direction, Robot, Velocity, gymnasium_model
+
+WALKER2D = Robot(
+    "Walker2d-v5", gymnasium_model("walker2d_v5.xml"), 4, noise=5e-3, normal_velocities=False,
+    speed_limit=10.0, height=1, heights=(0.8, 2.0), lean=1.0,
+)  # fmt: skip
+PAPER = "Rothfuss et al. 2019 (ProMP), arXiv:1810.06784; code: github.com/jonasrothfuss/ProMP"
+FRAME_SKIP = "there with a frame skip of 8, twice this one"
+
+
+@dataclass(frozen=True)
+class Walker2dVelocity(Velocity):
+    """Velocities of U(0, 10) m/s: Rothfuss et al. 2019, appendix (arXiv:1810.06784).
+
+    Attributes:
+        fastest: The greatest velocity, m/s.
+        horizon: Steps of an episode.
+        integrator: See `MujocoFamily`.
+        part: The split that velocities are drawn from.
+    """
+
+    fastest: float = 10.0
+    horizon: int = 200
+    integrator: str = "xml"
+    part: Split = "train"
+
+    name = "Walker2dVelocity-v1"
+    robot = WALKER2D
+    alive = 15.0
+    control_cost = 1e-3
+    paper = PAPER
+    reward_note = FRAME_SKIP
+
+
+@dataclass(frozen=True)
+class Walker2dDirection(Direction):
+    """Forwards or backwards: Rothfuss et al. 2019, appendix (arXiv:1810.06784).
+
+    Attributes:
+        horizon: Steps of an episode.
+        integrator: See `MujocoFamily`.
+        part: The split, which makes no difference.
+    """
+
+    horizon: int = 200
+    integrator: str = "xml"
+    part: Split = "train"
+
+    name = "Walker2dDirection-v1"
+    robot = WALKER2D
+    alive = 1.0
+    control_cost = 1e-3
+    paper = PAPER
+    reward_note = FRAME_SKIP
