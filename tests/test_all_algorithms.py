@@ -34,6 +34,7 @@ METRIC = {
     "matching": m.MatchingSettings(),
     "matching-euclidean": m.MatchingSettings("euclidean"),
     "matching-context": m.MatchingSettings(context_steps=2),
+    "relation": m.RelationSettings(),
     "nearest-neighbour": m.NearestNeighbourSettings(),
 }
 CASES = [(name, problem) for name in ALGORITHMS for problem in ("sine", "glyphs")]

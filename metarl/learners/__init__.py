@@ -10,6 +10,7 @@ from metarl.learners.comparisons import (
 from metarl.learners.context import ContextAttention
 from metarl.learners.embeddings import ConvEmbedding, Embedding, ImageShape, Pixels
 from metarl.learners.metric_learner import MetricInputs, MetricLearner
+from metarl.learners.relation import Relation, RelationEmbedding
 
 __all__ = [
     "Attention",
@@ -24,4 +25,6 @@ __all__ = [
     "Pixels",
     "Prototypes",
     "Reference",
+    "Relation",
+    "RelationEmbedding",
 ]

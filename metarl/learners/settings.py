@@ -11,6 +11,7 @@ from metarl.learners.comparisons import Attention, Distance, NearestNeighbour, P
 from metarl.learners.context import ContextAttention
 from metarl.learners.embeddings import ConvEmbedding, ImageShape, Pixels
 from metarl.learners.metric_learner import MetricLearner
+from metarl.learners.relation import Relation, RelationEmbedding
 
 
 class MetricSettings(ABC):
@@ -58,6 +59,20 @@ class MatchingSettings(MetricSettings):
             embedding,
             ContextAttention(embedding.features, generator, self.context_steps, *similarity),
         )
+
+
+@dataclass(frozen=True)
+class RelationSettings(MetricSettings):
+    """Relation networks (Sung et al. 2018)."""
+
+    units: int = 8
+    """Width of the relation module's hidden layer."""
+
+    def build(self, images: ImageShape, filters: int, generator: torch.Generator) -> MetricLearner:
+        """See `MetricSettings.build`."""
+        embedding = RelationEmbedding(images, generator, filters)
+        relation = Relation(filters, embedding.size, generator, self.units)
+        return MetricLearner(embedding, relation)
 
 
 @dataclass(frozen=True)

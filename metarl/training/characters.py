@@ -81,6 +81,8 @@ TEN_SHOTS = CharacterSettings(train_shots=10)
 # One large episode a meta-iteration, as Snell et al.; adaptation has no steps.
 EPISODES = replace(BASE, meta_batch_size=1, eval_steps=0)
 SIXTY_WAYS = CharacterSettings(train_way=60, queries=5)
+CLIPPED = replace(EPISODES, meta_batch_size=4, max_grad_norm=0.5)
+FIVE_WAYS = CharacterSettings(queries=5)
 TWENTY_WAYS = replace(SIXTY_WAYS, train_way=20)
 
 
@@ -103,6 +105,9 @@ CONFIGS = {
     ),
     "prototypical": _comparing("prototypical", metric.PrototypicalSettings()),
     "matching": _comparing("matching", metric.MatchingSettings(), tasks=TWENTY_WAYS),
+    "relation": _comparing(
+        "relation", metric.RelationSettings(), tasks=FIVE_WAYS, training=CLIPPED
+    ),
     "nearest-neighbour": _comparing(
         "nearest-neighbour",
         metric.NearestNeighbourSettings(),

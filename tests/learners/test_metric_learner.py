@@ -23,6 +23,7 @@ LEARNERS = {
     "matching": m.MatchingSettings(),
     "matching-euclidean": m.MatchingSettings("euclidean"),
     "matching-context": m.MatchingSettings(context_steps=2),
+    "relation": m.RelationSettings(),
     "nearest-neighbour": m.NearestNeighbourSettings(),
 }
 ORDERED = {"matching-context"}  # those that read the support set as a sequence
