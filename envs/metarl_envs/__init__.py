@@ -4,6 +4,7 @@ from metarl_envs.ant import AntDirection, AntVelocity
 from metarl_envs.bandit import Bandit
 from metarl_envs.half_cheetah import HalfCheetahDirection, HalfCheetahVelocity
 from metarl_envs.navigation import Navigation2D, Navigation2DCorner, Navigation2DSparse
+from metarl_envs.random_parameters import HopperRandomParameters, Walker2dRandomParameters
 from metarl_envs.tabular_mdp import TabularMDP
 from metarl_envs.walker2d import Walker2dDirection, Walker2dVelocity
 
@@ -13,10 +14,12 @@ __all__ = [
     "Bandit",
     "HalfCheetahDirection",
     "HalfCheetahVelocity",
+    "HopperRandomParameters",
     "Navigation2D",
     "Navigation2DCorner",
     "Navigation2DSparse",
     "TabularMDP",
     "Walker2dDirection",
+    "Walker2dRandomParameters",
     "Walker2dVelocity",
 ]

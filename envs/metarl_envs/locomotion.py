@@ -118,17 +118,6 @@ class Locomotion(MujocoFamily):
         settings: Any = self  # the families derived from this are dataclasses
         return replace(settings, part=check_split(name))
 
-    def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `Family.sample`; one number [T] tells tasks apart."""
-        check_num_tasks(num_tasks)
-        return ControlTasks(
-            self.tasks(*torch.rand(2, num_tasks, generator=generator, device=generator.device))
-        )
-
-    @abstractmethod
-    def tasks(self, cell: Tensor, inside: Tensor) -> Tasks:
-        """Returns the tasks that two uniform draws [T] for each give."""
-
     @abstractmethod
     def pay(self, velocity: Tensor, tasks: Tasks) -> Tensor:
         """Returns what velocities along x are worth to the tasks, [W] float64.
@@ -227,9 +216,10 @@ class Velocity(Locomotion):
             True,
         )
 
-    def tasks(self, cell: Tensor, inside: Tensor) -> Tasks:
-        """See `Locomotion.tasks`."""
-        return {"velocity": split_uniform(cell, inside, self.part, 0.0, self.fastest)}
+    def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
+        """See `Family.sample`; no two splits share a velocity."""
+        cell, inside = _draws(num_tasks, generator)
+        return ControlTasks({"velocity": split_uniform(cell, inside, self.part, 0.0, self.fastest)})
 
     def pay(self, velocity: Tensor, tasks: Tasks) -> Tensor:
         """See `Locomotion.pay`: how far the velocity is from the task's, negative."""
@@ -253,9 +243,10 @@ class Direction(Locomotion):
             False,
         )
 
-    def tasks(self, cell: Tensor, inside: Tensor) -> Tasks:
-        """See `Locomotion.tasks`; all splits have the same two."""
-        return {"direction": torch.where(cell < 0.5, -1.0, 1.0)}
+    def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
+        """See `Family.sample`; all splits have the same two tasks."""
+        first, _ = _draws(num_tasks, generator)
+        return ControlTasks({"direction": torch.where(first < 0.5, -1.0, 1.0)})
 
     def pay(self, velocity: Tensor, tasks: Tasks) -> Tensor:
         """See `Locomotion.pay`: the velocity in the task's direction."""
@@ -264,6 +255,11 @@ class Direction(Locomotion):
     def task_vector(self, tasks: Tasks) -> Tensor:
         """See `Family.task_vector`: the direction."""
         return tasks["direction"].unsqueeze(1)
+
+
+def _draws(num_tasks: int, generator: torch.Generator) -> Tensor:
+    check_num_tasks(num_tasks)
+    return torch.rand(2, num_tasks, generator=generator, device=generator.device)
 
 
 def _integrator(name: str) -> str:

@@ -1,5 +1,7 @@
 """Walking robots: gymnasium's dynamics to the bit, and the rewards of the papers."""
 
+from dataclasses import dataclass
+
 import gymnasium
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from metarl_envs import (
     AntVelocity,
     HalfCheetahDirection,
     HalfCheetahVelocity,
+    HopperRandomParameters,
     Walker2dDirection,
+    Walker2dRandomParameters,
     Walker2dVelocity,
 )
 
@@ -40,7 +44,11 @@ def actions(family, steps, worlds, seed=0):
 @pytest.mark.parametrize("title", ROBOTS)
 def test_dynamics_and_observations_are_gymnasiums_to_the_bit(title, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo's log of gymnasium's deprecated attributes
-    family, env = ROBOTS[title], started(ROBOTS[title])
+    same_as_gymnasium(title, ROBOTS[title])
+
+
+def same_as_gymnasium(title, family):
+    env = started(family)
     theirs = gymnasium.make(title, **SETTINGS.get(title, {})).unwrapped
     assert theirs.dt == family.dt
     theirs.reset(seed=0)
@@ -104,6 +112,52 @@ def test_falls_end_the_episode(family, positions, ends):
     for place, value in positions.items():
         state["qpos"][1, place] = value
     assert family.terminated(state, {}).tolist() == [False, ends]
+
+
+@dataclass(frozen=True)
+class SameHopper(HopperRandomParameters):
+    """A hopper that no task changes."""
+
+    def model_fields(self, tasks):
+        return {}
+
+
+def test_hoppers_are_gymnasiums_to_the_bit():
+    same_as_gymnasium("Hopper-v5", SameHopper())
+
+
+@pytest.mark.parametrize("family", [HopperRandomParameters(), Walker2dRandomParameters()])
+def test_random_parameters(family):
+    tasks = family.sample(2000, torch.Generator().manual_seed(0)).values
+    bodies, joints = family.compiled.nbody, family.compiled.nv
+    assert tasks["body_inertia"].shape == (2000, bodies, 3)
+    assert tasks["dof_damping"].shape == (2000, joints)
+    for name, factors in tasks.items():
+        exponents = factors.log() / np.log(1.3 if name == "dof_damping" else 1.5)
+        assert 2.9 < exponents.max() < 3.001 and -3.001 < exponents.min() < -2.9
+        assert exponents.mean(0).abs().max() < 0.2
+        assert (exponents.std(0) - 3**0.5).abs().max() < 0.1
+    state = family.reset(tasks, torch.full((2000, family.reset_noise), 0.5))
+    after = {**state, "qpos": state["qpos"] + 0.1, "ctrl": state["ctrl"] + 1}
+    reward = family.reward(state, None, after, tasks)
+    expected = 0.1 / 0.008 + 1 - 1e-3 * family.compiled.nu
+    torch.testing.assert_close(reward, torch.full((2000,), expected))
+
+
+def test_random_parameters_reach_every_worlds_model():
+    env = started(HopperRandomParameters(), 2)
+    tasks, own = env.get_tasks(), env.family.compiled
+    for world in range(2):
+        model = env.batch.get_model(world)
+        for name, factors in tasks.items():
+            expected = getattr(own, name) * factors[world].numpy()
+            np.testing.assert_allclose(getattr(model, name), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("spread", [0.0, 11.0, float("nan")])
+def test_spreads_are_checked(spread):
+    with pytest.raises(SettingsError, match="spread above 0"):
+        Walker2dRandomParameters(spread)
 
 
 def test_a_walker_that_falls_is_done_as_in_gymnasium():

@@ -88,10 +88,12 @@ def test_all_shipped_families_are_plug_ins():
         "Bandit-v1",
         "HalfCheetahDirection-v1",
         "HalfCheetahVelocity-v1",
+        "HopperRandomParameters-v1",
         "Navigation2D-v1",
         "Navigation2DCorner-v1",
         "Navigation2DSparse-v1",
         "TabularMDP-v1",
         "Walker2dDirection-v1",
+        "Walker2dRandomParameters-v1",
         "Walker2dVelocity-v1",
     ]

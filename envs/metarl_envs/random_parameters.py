@@ -1,0 +1,128 @@
+"""Robots whose bodies differ: masses, inertias, friction and damping drawn anew for each task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.errors import SettingsError
+from metarl.sim import Card, ControlTasks, Fact, Tasks
+from metarl.tasks.base import Split, check_num_tasks
+from metarl.tasks.cells import split_uniform
+from metarl_envs.locomotion import Locomotion, Robot, gymnasium_model
+from metarl_envs.walker2d import WALKER2D
+
+HOPPER = Robot(
+    "Hopper-v5", gymnasium_model("hopper.xml"), 4, noise=5e-3, normal_velocities=False,
+    speed_limit=10.0, height=1, heights=(0.7, float("inf")), lean=0.2,
+)  # fmt: skip
+
+PAPER = "Rothfuss et al. 2019 (ProMP), arXiv:1810.06784; github.com/dennisl88/rand_param_envs"
+# Field of the model -> base of its factor.
+BASES = {"body_mass": 1.5, "body_inertia": 1.5, "geom_friction": 1.5, "dof_damping": 1.3}
+
+
+class RandomParameters(Locomotion):
+    """Interface of families whose tasks scale every number of four fields of the model.
+
+    A factor is 1.5^u, or 1.3^u for damping, with u ~ U(-spread, spread): "body_mass" [T, bodies],
+    "body_inertia" [T, bodies, 3], "geom_friction" [T, geoms, 3] and "dof_damping" [T, nv] are the
+    factors, and tell tasks apart.
+
+    Attributes:
+        spread: The greatest exponent, above 0.
+    """
+
+    spread: float
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        super().__post_init__()
+        if not 0 < self.spread <= 10:
+            raise SettingsError(f"Expected a spread above 0, at most 10, got {self.spread}.")
+
+    def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
+        """See `Family.sample`; no two splits share the torso's factor of mass."""
+        check_num_tasks(num_tasks)
+        options: dict[str, Any] = {"generator": generator, "device": generator.device}
+        tasks = {}
+        for field, base in BASES.items():
+            shape = self.default(field, torch.empty(0)).shape
+            exponents = self.spread * (2 * torch.rand(num_tasks, *shape, **options) - 1)
+            tasks[field] = base**exponents
+        cell, inside = torch.rand(2, num_tasks, **options)
+        torso = split_uniform(cell, inside, self.part, -self.spread, self.spread)
+        tasks["body_mass"][:, 1] = BASES["body_mass"] ** torso
+        return ControlTasks(tasks)
+
+    def model_fields(self, tasks: Tasks) -> dict[str, Tensor]:
+        """See `MujocoFamily.model_fields`: the factors times the model's own values."""
+        return {field: self.default(field, factor) * factor for field, factor in tasks.items()}
+
+    def pay(self, velocity: Tensor, tasks: Tasks) -> Tensor:
+        """See `Locomotion.pay`: the velocity."""
+        return velocity
+
+    def task_vector(self, tasks: Tasks) -> Tensor:
+        """See `Family.task_vector`: the logarithms of all factors."""
+        return torch.cat([tasks[field].log().flatten(1) for field in BASES], 1)
+
+    def card(self) -> Card:
+        """See `Family.card`."""
+        robot, u = self.robot.title.partition("-")[0], f"u ~ U(-{self.spread:g}, {self.spread:g})"
+        tasks = f"{u} for each number; mass, inertia, friction x 1.5^u, damping x 1.3^u"
+        return self._card(
+            f"{robot} runs forwards with a body that nothing tells it of",
+            Fact("tasks", tasks),
+            "(x' - x) / dt",
+            True,
+        )
+
+
+@dataclass(frozen=True)
+class Walker2dRandomParameters(RandomParameters):
+    """Walkers with other bodies: Rothfuss et al. 2019 (ProMP, arXiv:1810.06784).
+
+    Attributes:
+        spread: The greatest exponent of a factor.
+        horizon: Steps of an episode.
+        integrator: See `MujocoFamily`.
+        part: The split that bodies are drawn from.
+    """
+
+    spread: float = 3.0
+    horizon: int = 200
+    integrator: str = "xml"
+    part: Split = "train"
+
+    name = "Walker2dRandomParameters-v1"
+    robot = WALKER2D
+    alive = 1.0
+    control_cost = 1e-3
+    paper = PAPER
+
+
+@dataclass(frozen=True)
+class HopperRandomParameters(RandomParameters):
+    """Hoppers with other bodies: Rothfuss et al. 2019 (ProMP, arXiv:1810.06784).
+
+    Attributes:
+        spread: The greatest exponent of a factor.
+        horizon: Steps of an episode.
+        integrator: See `MujocoFamily`.
+        part: The split that bodies are drawn from.
+    """
+
+    spread: float = 3.0
+    horizon: int = 200
+    integrator: str = "xml"
+    part: Split = "train"
+
+    name = "HopperRandomParameters-v1"
+    robot = HOPPER
+    alive = 1.0
+    control_cost = 1e-3
+    paper = PAPER
