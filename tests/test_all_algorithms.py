@@ -35,6 +35,7 @@ METRIC = {
     "matching-euclidean": m.MatchingSettings("euclidean"),
     "matching-context": m.MatchingSettings(context_steps=2),
     "relation": m.RelationSettings(),
+    "siamese": m.SiameseSettings(units=8),
     "nearest-neighbour": m.NearestNeighbourSettings(),
 }
 CASES = [(name, problem) for name in ALGORITHMS for problem in ("sine", "glyphs")]

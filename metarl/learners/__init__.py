@@ -11,6 +11,7 @@ from metarl.learners.context import ContextAttention
 from metarl.learners.embeddings import ConvEmbedding, Embedding, ImageShape, Pixels
 from metarl.learners.metric_learner import MetricInputs, MetricLearner
 from metarl.learners.relation import Relation, RelationEmbedding
+from metarl.learners.siamese import SiameseEmbedding, WeightedDifference
 
 __all__ = [
     "Attention",
@@ -27,4 +28,6 @@ __all__ = [
     "Reference",
     "Relation",
     "RelationEmbedding",
+    "SiameseEmbedding",
+    "WeightedDifference",
 ]

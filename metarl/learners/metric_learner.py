@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ from metarl.learners.embeddings import Embedding
 from metarl.learners.layers import Moments, SharedNorm
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.losses import accuracy
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""Changes images at random, with the generator as its only source of randomness."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,18 @@ class MetricLearner(SupervisedLearner):
     Args:
         embedding: Maps images to features.
         comparison: Scores the classes of the support set for embedded queries.
+        augment: Changes the images [T, N, C, H, W] of training at random; None: as they are.
     """
 
     transduces = False
 
-    def __init__(self, embedding: Embedding, comparison: Comparison) -> None:
+    def __init__(
+        self, embedding: Embedding, comparison: Comparison, augment: Augment | None = None
+    ) -> None:
         super().__init__()
         self.embedding = embedding
         self.comparison = comparison
+        self.augment = augment
 
     # Training
 
@@ -63,6 +70,12 @@ class MetricLearner(SupervisedLearner):
         del iteration
         way = _way(tasks.support.targets, tasks.query.targets)
         _check_classes(tasks.support, way)
+        if self.augment is not None:
+            support, query = (
+                examples._replace(inputs=self.augment(examples.inputs, generator))
+                for examples in (tasks.support, tasks.query)
+            )
+            tasks = TaskBatch(support, query, tasks.info)
         return MetricInputs(tasks, way, self._draw_order(tasks.support, generator))
 
     def forward(self, inputs: MetricInputs) -> MetaLoss:

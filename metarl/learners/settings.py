@@ -9,9 +9,11 @@ import torch
 
 from metarl.learners.comparisons import Attention, Distance, NearestNeighbour, Prototypes
 from metarl.learners.context import ContextAttention
+from metarl.learners.distortions import distort
 from metarl.learners.embeddings import ConvEmbedding, ImageShape, Pixels
 from metarl.learners.metric_learner import MetricLearner
 from metarl.learners.relation import Relation, RelationEmbedding
+from metarl.learners.siamese import SiameseEmbedding, WeightedDifference
 
 
 class MetricSettings(ABC):
@@ -73,6 +75,22 @@ class RelationSettings(MetricSettings):
         embedding = RelationEmbedding(images, generator, filters)
         relation = Relation(filters, embedding.size, generator, self.units)
         return MetricLearner(embedding, relation)
+
+
+@dataclass(frozen=True)
+class SiameseSettings(MetricSettings):
+    """Convolutional siamese networks (Koch et al. 2015), small."""
+
+    units: int = 512
+    """Width of the layer whose outputs are compared."""
+    distortions: bool = True
+    """Trains on images that are distorted at random."""
+
+    def build(self, images: ImageShape, filters: int, generator: torch.Generator) -> MetricLearner:
+        """See `MetricSettings.build`."""
+        embedding = SiameseEmbedding(images, generator, filters, self.units)
+        comparison = WeightedDifference(self.units, generator)
+        return MetricLearner(embedding, comparison, distort if self.distortions else None)
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,7 @@ CONFIGS = {
     "relation": _comparing(
         "relation", metric.RelationSettings(), tasks=FIVE_WAYS, training=CLIPPED
     ),
+    "siamese": _comparing("siamese", metric.SiameseSettings(), tasks=TWENTY_WAYS),
     "nearest-neighbour": _comparing(
         "nearest-neighbour",
         metric.NearestNeighbourSettings(),

@@ -73,7 +73,7 @@ def test_sine_runs_every_algorithm(algorithm, tmp_path, monkeypatch, capsys):
     "algorithm",
     [
         "maml", "fomaml", "metasgd", "mamlplusplus", "reptile", "lstm", "learned-optimizer",
-        "prototypical", "matching", "relation", "nearest-neighbour",
+        "prototypical", "matching", "relation", "siamese", "nearest-neighbour",
     ],
 )  # fmt: skip
 def test_omniglot_runs_every_algorithm_on_glyphs(algorithm, tmp_path, monkeypatch, capsys):

@@ -24,6 +24,7 @@ LEARNERS = {
     "matching-euclidean": m.MatchingSettings("euclidean"),
     "matching-context": m.MatchingSettings(context_steps=2),
     "relation": m.RelationSettings(),
+    "siamese": m.SiameseSettings(units=8),
     "nearest-neighbour": m.NearestNeighbourSettings(),
 }
 ORDERED = {"matching-context"}  # those that read the support set as a sequence
