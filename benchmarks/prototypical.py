@@ -1,0 +1,139 @@
+"""Speed of prototypical networks: whole training iterations beside easyfsl's, episode by episode.
+
+    python -m benchmarks.prototypical                                     # one 60-way 5+5 episode
+    python -m benchmarks.prototypical --tasks 32 --way 5 --shots 1        # 32 small episodes
+
+Prints milliseconds per iteration (Conv4-64 with max-pool, Adam, sampling of glyphs included) and
+how many times as fast as the baselines. "loop" is easyfsl's computation in plain torch; easyfsl's
+own code joins in where it can be imported: `pip install easyfsl`, which needs torchvision.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor, nn
+
+from benchmarks.timing import MetaIteration, print_race, race
+from metarl.learners import ConvEmbedding, ImageShape, MetricLearner, Prototypes
+from metarl.tasks import Examples, Glyphs
+from metarl.tasks.episodes import FewShot
+from metarl.training import TrainingSettings
+
+Scores = Callable[[Examples, Tensor], Tensor]
+"""Maps the support and the query images of one episode to scores."""
+
+
+@dataclass(frozen=True)
+class PrototypicalBenchmark:
+    """What is measured."""
+
+    tasks: int = 1
+    """Episodes per iteration."""
+    way: int = 60
+    """Classes per episode."""
+    shots: int = 5
+    """Support images per class."""
+    queries: int = 5
+    """Query images per class."""
+    filters: int = 64
+    """Filters of each convolution."""
+    threads: int = 1
+    """CPU threads of torch."""
+    rounds: int = 5
+    """How often each has its turn."""
+    seconds: float = 1.0
+    """How long a turn lasts, at least one iteration."""
+
+
+class EpisodeLoop:
+    """A training iteration that takes one episode after the other.
+
+    Args:
+        tasks: Distribution of the episodes.
+        count: Episodes per iteration.
+        backbone: The embedding, which is trained.
+        scores: Scores queries, with that backbone.
+    """
+
+    def __init__(self, tasks: FewShot, count: int, backbone: nn.Module, scores: Scores) -> None:
+        self.tasks = tasks
+        self.count = count
+        self.scores = scores
+        self.optimizer = torch.optim.Adam(backbone.parameters(), 1e-3)
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __call__(self) -> None:
+        """Runs it."""
+        batch = self.tasks.sample(self.count, self.generator)
+        self.optimizer.zero_grad()
+        for t in range(self.count):
+            support = Examples(batch.support.inputs[t], batch.support.targets[t])
+            scores = self.scores(support, batch.query.inputs[t])
+            (F.cross_entropy(scores, batch.query.targets[t]) / self.count).backward()
+        self.optimizer.step()
+
+
+def conv4(filters: int) -> nn.Sequential:
+    """Returns the usual embedding made of torch's layers."""
+    layers: list[nn.Module] = []
+    for channels in (1, filters, filters, filters):
+        convolution = nn.Conv2d(channels, filters, 3, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(filters), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten())
+
+
+def plain_scores(backbone: nn.Module, way: int) -> Scores:
+    """Returns easyfsl's computation: support and queries embedded one after the other."""
+
+    def scores(support: Examples, queries: Tensor) -> Tensor:
+        known = backbone(support.inputs)
+        prototypes = torch.stack([known[support.targets == k].mean(0) for k in range(way)])
+        return -torch.cdist(backbone(queries), prototypes)
+
+    return scores
+
+
+def easyfsl_scores(backbone: nn.Module) -> Scores | None:
+    """Returns easyfsl's own code, or None where it cannot be imported."""
+    try:
+        methods = importlib.import_module("easyfsl.methods")
+    except ImportError:
+        return None
+    classifier = methods.PrototypicalNetworks(backbone)
+
+    def scores(support: Examples, queries: Tensor) -> Tensor:
+        classifier.process_support_set(support.inputs, support.targets)
+        return classifier(queries)
+
+    return scores
+
+
+def main(settings: PrototypicalBenchmark) -> None:
+    """Measures and prints."""
+    s = settings
+    torch.set_num_threads(s.threads)
+    tasks = Glyphs(s.way, s.shots, s.queries, rotations="classes")
+    embedding = ConvEmbedding(ImageShape(), torch.Generator().manual_seed(0), s.filters)
+    training = TrainingSettings(meta_batch_size=s.tasks)
+    ours = MetaIteration(MetricLearner(embedding, Prototypes()), tasks, training)
+    backbone, other = conv4(s.filters), conv4(s.filters)
+    candidates: dict[str, Callable[[], None]] = {
+        "loop": EpisodeLoop(tasks, s.tasks, backbone, plain_scores(backbone, s.way))
+    }
+    theirs = easyfsl_scores(other)
+    if theirs is not None:
+        candidates["easyfsl"] = EpisodeLoop(tasks, s.tasks, other, theirs)
+    baselines = list(candidates)
+    candidates["MetaRL"] = ours
+    title = f"{s.tasks} episode(s), {s.way}-way, {s.shots}+{s.queries} images per class"
+    print_race(title, race(candidates, s.rounds, s.seconds), baselines)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(PrototypicalBenchmark, description=__doc__))
