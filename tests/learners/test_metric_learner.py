@@ -11,6 +11,7 @@ from metarl.evaluation.curves import adaptation_curve
 from metarl.evaluation.few_shot_protocol import few_shot_curves
 from metarl.learners import ImageShape
 from metarl.learners import settings as m
+from metarl.learners.layers import SharedNorm
 from metarl.tasks import Examples, Sine
 from metarl.training.characters import CONFIGS, build_learner
 from metarl.training.checkpoints import load_checkpoint
@@ -27,6 +28,7 @@ LEARNERS = {
     "siamese": m.SiameseSettings(units=8),
     "nearest-neighbour": m.NearestNeighbourSettings(),
 }
+NORMALISED = {"ConvEmbedding", "RelationEmbedding"}
 ORDERED = {"matching-context"}  # those that read the support set as a sequence
 
 
@@ -174,3 +176,11 @@ def test_gradient_learners_take_no_other_way_in_training(generator):
     wide = dataclasses.replace(settings.tasks, train_way=20)
     with pytest.raises(SettingsError, match="train_way of 5, got 20"):
         build_learner(dataclasses.replace(settings, tasks=wide), generator)
+
+
+def test_training_moves_the_running_moments(learner):
+    norms = [module for module in learner.modules() if isinstance(module, SharedNorm)]
+    assert bool(norms) == (learner.embedding.__class__.__name__ in NORMALISED)
+    for norm in norms:
+        assert not torch.equal(norm.mean, torch.zeros_like(norm.mean))
+        assert not torch.equal(norm.variance, torch.ones_like(norm.variance))
