@@ -12,7 +12,7 @@ from metarl.training.saved_run import script_experiment
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 TINY = (
     "--training.iterations", "2", "--training.meta-batch-size", "2", "--training.log-every", "1",
-    "--training.checkpoint-every", "1", "--training.eval-every", "1", "--training.eval-tasks", "2",
+    "--training.checkpoint-every", "1", "--training.eval-every", "2", "--training.eval-tasks", "2",
     "--training.eval-steps", "1", "--test-tasks", "3",
 )  # fmt: skip
 
