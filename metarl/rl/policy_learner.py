@@ -35,7 +35,8 @@ class PolicyInputs:
         experience: Rollouts of the policies after 0, 1, ..., K adaptation steps.
         weights: Weight of the outer surrogate after 0..K steps, [T, K + 1].
         judged: The numbers of steps after which it counts.
-        credit: How much better than others a task did after adaptation, [T]; E-MAML's term.
+        credit: How much better than others a task did after adaptation, per step of an episode as
+            the outer surrogate counts it, [T]; E-MAML's term.
         environment_steps: How many each task took in all its rollouts, [T] int64.
         start: Parameters to adapt from, where they are not theta.
     """
@@ -133,7 +134,7 @@ class PolicyLearner(ControlLearner):
         kept = concatenate_tasks(parts) if len(parts) > 1 else parts[0]
         row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
         judged = tuple(k for k, w in enumerate(weights) if w != 0)
-        credit = _credit(kept[-1].rollouts.returns())
+        credit = _credit(kept[-1].rollouts, self.settings.normalize_advantages)
         counts = torch.stack([e.rollouts.steps() for e in kept]).long().sum(0)
         return PolicyInputs(tasks, kept, row, judged, credit, counts, start)
 
@@ -327,12 +328,18 @@ class PolicyLearner(ControlLearner):
         return self.policy.initial(generator, num_tasks)
 
 
-def _credit(returns: Tensor) -> Tensor:
-    """Return of each task, [T], less the mean of the others: a baseline that is independent."""
-    count = returns.shape[0]
+def _credit(rollouts: Rollouts, normalize: bool) -> Tensor:
+    """Return of each task, [T], less the mean of the others: a baseline that is independent.
+
+    In the units of the outer surrogate: that is a mean over steps, not a sum, and where advantages
+    have deviation 1, so have the returns of the tasks.
+    """
+    returns = rollouts.returns()
+    steps, count = rollouts.mask.sum(2).mean(1), returns.shape[0]
     if count == 1:
-        return returns
-    return (returns - returns.mean()) * (count / (count - 1))
+        return returns / steps
+    better = (returns - returns.mean()) * (count / (count - 1))
+    return better / (steps * (returns.std() + 1e-8) if normalize else steps)
 
 
 def _divergence(new: Distribution, seen: Experience) -> Tensor:

@@ -34,7 +34,8 @@ class PolicyGradientSettings:
     inner_kl: float = 0.0
     """Weight of ProMP's penalty on how far the policies before the last step may move."""
     exploration: bool = False
-    """Adds E-MAML's credit to the first rollouts; unbiased with the surrogate logprob alone."""
+    """Adds E-MAML's credit to the first rollouts; unbiased only with the surrogate logprob and
+    advantages that are not normalised."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
