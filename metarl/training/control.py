@@ -59,6 +59,18 @@ class ControlSettings:
     resume: str | None = None
     """`latest`, or the path of a run or a checkpoint, to go on with."""
 
+    def __post_init__(self) -> None:
+        """Checks the settings of the final table, before hours go by.
+
+        Raises:
+            SettingsError: A count is out of its range.
+        """
+        if self.test_tasks < 1 or self.test_steps < 0:
+            raise SettingsError(
+                "Expected `test_tasks` of at least 1 and `test_steps` of at least 0, got "
+                f"{self.test_tasks} and {self.test_steps}."
+            )
+
 
 def control_configs(
     maml: ControlSettings,

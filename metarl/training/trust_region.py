@@ -69,6 +69,13 @@ class TrustRegionSettings(UpdateSettings):
                 f"A trust region is for policies; got a {type(learner).__name__}. "
                 "Choose an optimiser of the training settings."
             )
+        steps = learner.adaptation.steps
+        if not learner.adaptation.objective.weights(0, steps)[-1]:
+            raise SettingsError(
+                "A trust region needs a loss of the adapted policies, and "
+                f"{type(learner.adaptation.objective).__name__} has none: expected another "
+                "update, such as GradientUpdateSettings."
+            )
         return TrustRegionUpdate(learner, training, self)
 
 
@@ -185,4 +192,5 @@ class TrustRegionUpdate(OuterUpdate):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `OuterUpdate.load_state_dict`."""
-        del state
+        if state:
+            raise ValueError("it holds an optimiser's state, and a trust region has none")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from metarl_envs.bandit import Bandit
@@ -9,6 +10,7 @@ from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metarl.adaptation import settings as learners
+from metarl.errors import SettingsError
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.training import Experiment, TrainingSettings
@@ -43,6 +45,14 @@ def policies(settings):
 
 
 EXPERIMENT = Experiment("small", CONFIGS, build)
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Leaves out drawing, most of the time; the tests of the scripts look at figures."""
+    blank = np.zeros((1, 1, 3), np.uint8)
+    monkeypatch.setattr("metarl.training.logger.figure_pixels", lambda figure: blank)
+    monkeypatch.setattr("metarl.training.reports.save_figure", lambda figure, path: None)
 
 
 def train(settings, runs, resume=None):
@@ -136,3 +146,9 @@ def test_the_default_picture_is_a_table_of_returns(tmp_path):
     assert picture.name == "adaptation" and len(picture.drawing.columns) == 1 + 2 + 1
     assert picture.drawing.row_count == MAML.test_steps + 1
     loop.logger.close()
+
+
+@pytest.mark.parametrize("counts", [{"test_tasks": 0}, {"test_steps": -1}])
+def test_what_the_report_cannot_do_is_told_before_training(counts):
+    with pytest.raises(SettingsError, match="test_tasks"):
+        replace(MAML, **counts)

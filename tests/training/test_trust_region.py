@@ -2,13 +2,14 @@ import pytest
 import torch
 from metarl_envs.navigation import Navigation2D
 
-from metarl.adaptation import MAML
+from metarl.adaptation import MAML, Reptile
 from metarl.errors import SettingsError
 from metarl.models import MLP
 from metarl.rl.fisher import flatten
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
+from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 from metarl.trees import map_tensors
@@ -149,3 +150,17 @@ def test_it_is_for_policies():
     learner = MAML(MLP((1, 1), torch.Generator()))
     with pytest.raises(SettingsError, match="GradientLearner"):
         TrustRegionSettings().build(learner, TrainingSettings())
+
+
+def test_an_objective_without_a_loss_of_the_adapted_policies_is_refused():
+    policy = policy_for(FAMILY, torch.Generator().manual_seed(1), hidden=(8,))
+    learner = PolicyLearner(Reptile(policy, 0.01, batch_size=None), FAMILY)
+    with pytest.raises(SettingsError, match="ReptileDistance has none"):
+        TrustRegionSettings().build(learner, TrainingSettings())
+
+
+def test_the_state_of_an_optimiser_is_refused():
+    learner, update = make()
+    update.load_state_dict(update.state_dict())
+    with pytest.raises(ValueError, match="optimiser's state"):
+        update.load_state_dict(MetaStep(learner, TrainingSettings()).state_dict())
