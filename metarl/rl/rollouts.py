@@ -123,7 +123,7 @@ def collect(
     return Rollouts(
         observations=torch.stack(observations, 1).unflatten(0, shape),
         actions=torch.stack(actions, 2),
-        rewards=torch.stack(rewards, 1).unflatten(0, shape) * mask,
+        rewards=torch.stack(rewards, 1).unflatten(0, shape),
         mask=mask,
         terminated=ended & (mask > 0),
         final_observations=observation.unflatten(0, shape),

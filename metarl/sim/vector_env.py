@@ -43,7 +43,8 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     Every world has a task from the start; resets keep it, `set_tasks` changes it. Worlds that are
     done start anew within the step (`same_step`), or wait for `reset` with a mask (`disabled`):
-    until then they go on being stepped, and what they give is for the caller to leave out.
+    until then they go on being stepped, and those that terminated stay so, show what they ended
+    with and give rewards of 0, whatever the family makes of states after its end.
 
     Args:
         family: What the worlds are.
@@ -78,11 +79,14 @@ class TensorVectorEnv(VectorEnv, ABC):
         self._noise: WorldNoise | None = None
         self._state: WorldState = {}
         self._elapsed = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+        self._over = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
+        self._waits = not self._autoreset and type(family).terminated is not Family.terminated
         self._no_noise = torch.empty(num_envs, 0, device=self.device)
         self._tasks: Tasks = {}
         self._tasks = family.sample(num_envs, self._generator).values
         self._vector = family.task_vector(self._tasks)
         self._make_spaces()
+        self._seen = torch.zeros(self.observation_space.shape or (), device=self.device)
         self._watch = Watch(family.action_space, family.horizon, self.diagnosis)
 
     def _make_spaces(self) -> None:
@@ -179,6 +183,9 @@ class TensorVectorEnv(VectorEnv, ABC):
         reward = family.reward(before, chosen, after, tasks)
         terminated = family.terminated(after, tasks)
         observation = self._observe()
+        if self._waits:
+            reward = reward.masked_fill(self._over, 0)
+            self._over = terminated = self._over | terminated
         self._watch.stepped(self._elapsed, tasks, actions, observation, reward)
         self._elapsed = self._elapsed + 1
         truncated = self._elapsed >= family.horizon
@@ -264,6 +271,8 @@ class TensorVectorEnv(VectorEnv, ABC):
             "state": self._state,
             "tasks": self._tasks,
             "elapsed": self._elapsed,
+            "over": self._over,
+            "seen": self._seen,
             "noise": None if self._noise is None else tuple(self._noise),
             "generator": self._generator.get_state(),
         }
@@ -280,6 +289,8 @@ class TensorVectorEnv(VectorEnv, ABC):
         self.follow(None if noise is None else WorldNoise(*noise))
         self._state = map_tensors(lambda t: t.to(self.device, copy=True), values["state"])
         self._elapsed = values["elapsed"].to(self.device, copy=True)
+        self._over = values["over"].to(self.device, copy=True)
+        self._seen = values["seen"].to(self.device, copy=True)
         self._generator.set_state(values["generator"].cpu())
         self._watch.clear()
 
@@ -294,12 +305,19 @@ class TensorVectorEnv(VectorEnv, ABC):
         self._state = self.start(noise, mask)
         if mask is None:
             self._elapsed = torch.zeros_like(self._elapsed)
+            self._over = torch.zeros_like(self._over)
         else:
             self._elapsed = self._elapsed.masked_fill(mask, 0)
+            self._over = self._over & ~mask
 
     def _observe(self) -> Tensor:
         observation = self.family.observe(self._state, self._tasks)
-        return torch.cat([observation, self._vector], 1) if self.observe_task else observation
+        if self.observe_task:
+            observation = torch.cat([observation, self._vector], 1)
+        if self._waits:
+            observation = torch.where(self._over.unsqueeze(1), self._seen, observation)
+            self._seen = observation
+        return observation
 
     def _step_noise(self) -> Tensor:
         if not self.family.step_noise or self._noise is None:

@@ -89,12 +89,38 @@ def test_same_step_starts_worlds_anew_within_the_step():
 def test_disabled_goes_on_past_the_end_until_it_is_told():
     env = make("disabled")
     env.reset()
-    (seen, _, terminated, truncated), info = play(env, torch.ones(8, WORLDS, 1))
+    (seen, rewards, terminated, truncated), info = play(env, torch.ones(8, WORLDS, 1))
     assert torch.equal(seen, info["final_obs"])
     assert "_final_obs" not in info
-    assert terminated[-1].all()
     assert torch.equal(truncated, torch.tensor([False] * 5 + [True] * 3).expand(WORLDS, 8).T)
-    assert torch.equal(seen[:, 0, 1], torch.arange(1.0, 9.0))
+    # Each world moves and earns until it terminates; from then on it stays as it ended.
+    ends = terminated.int().argmax(0)
+    over = torch.arange(8).unsqueeze(1) > ends
+    assert 0 < ends.max() < 7
+    assert torch.equal(terminated, torch.arange(8).unsqueeze(1) >= ends)
+    assert torch.equal(seen[..., 1], torch.arange(1.0, 9.0).unsqueeze(1).minimum(ends + 1.0))
+    assert torch.equal(rewards > 0, ~over)
+
+
+class Spent(Drift):
+    """Gives what is not a number in every step after its end."""
+
+    def step(self, state, actions, tasks, noise):
+        after = super().step(state, actions, tasks, noise)
+        ended = self.terminated(state, tasks)
+        return {**after, "place": after["place"].masked_fill(ended, torch.nan)}
+
+    def terminated(self, state, tasks):
+        return ~(state["place"].abs() <= 1)
+
+
+def test_what_a_family_gives_after_its_own_end_is_left_out():
+    env = TorchVectorEnv(Spent(), WORLDS, autoreset="disabled")
+    env.reset()
+    (seen, rewards, terminated, _), _ = play(env, torch.ones(8, WORLDS, 1))
+    assert terminated[-1].all() and seen.isfinite().all() and rewards.isfinite().all()
+    env.reset(options={"reset_mask": torch.arange(WORLDS) == 2})
+    env.check()
 
 
 @pytest.mark.parametrize("kind", [torch.tensor, np.array])
