@@ -55,7 +55,8 @@ def train(name, where="navigation", update="adam", iterations=2, chunk=None):
     family = FAMILIES[where]()
     learner, generator = build(name, family)
     learner.task_chunk_size = chunk
-    training = TrainingSettings(outer_lr=0.01, task_chunk_size=chunk)
+    rate = {} if update == "trpo" else {"outer_lr": 0.01}
+    training = TrainingSettings(**rate, task_chunk_size=chunk)
     outer = UPDATES[update].build(learner, training)
     results = []
     for i in range(iterations):

@@ -20,7 +20,7 @@ from metarl.tasks.losses import metric_name
 from metarl.training.checkpoints import Checkpoints, load_checkpoint
 from metarl.training.device import resolve_device, set_threads
 from metarl.training.logger import RunLogger
-from metarl.training.meta_step import MetaStep, outer_rate
+from metarl.training.meta_step import MetaStep
 from metarl.training.outer_update import MetaResult, OuterUpdate
 from metarl.training.progress import Progress
 from metarl.training.settings import TrainingSettings
@@ -188,8 +188,10 @@ class OuterLoop:
     def _log(self, result: MetaResult) -> dict[str, float]:
         scalars = {tag: value.mean().item() for tag, value in result.metrics.items()}
         scalars["meta/loss"] = result.losses.mean().item()
-        scalars["meta/outer_lr"] = outer_rate(self.settings, self.iteration - 1)
         scalars["meta/grad_norm"] = result.grad_norm.item()
+        rate = self.update.rate(self.iteration - 1)
+        if rate is not None:
+            scalars["meta/outer_lr"] = rate
         scalars["perf/iterations_per_s"] = self.iteration / self._seconds
         if self.environment_steps is not None:
             scalars["perf/environment_steps"] = self.environment_steps

@@ -43,6 +43,10 @@ class MetaStep(OuterUpdate):
             self._update(self.optimizer)
         return MetaResult(result.losses, result.metrics, result.carry, norm, finite)
 
+    def rate(self, iteration: int) -> float:
+        """See `OuterUpdate.rate`."""
+        return outer_rate(self.settings, iteration)
+
     def state_dict(self) -> dict[str, Any]:
         """See `OuterUpdate.state_dict`: that of the optimiser."""
         return self.optimizer.state_dict()
@@ -55,7 +59,7 @@ class MetaStep(OuterUpdate):
         self.optimizer.load_state_dict(state)
 
     def _set_rate(self, iteration: int) -> None:
-        rate = outer_rate(self.settings, iteration)
+        rate = self.rate(iteration)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 

@@ -41,6 +41,11 @@ class OuterUpdate(ABC):
             iteration: Meta-iterations done so far.
         """
 
+    def rate(self, iteration: int) -> float | None:
+        """Returns the outer rate at an iteration, counted from 0, or None where there is none."""
+        del iteration
+        return None
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Returns what a resumed run needs to go on: plain nested tensors and numbers."""

@@ -70,6 +70,10 @@ class ProximalUpdate(OuterUpdate):
         last = {tag: result.metrics[tag] for tag in ("meta/kl",) if tag in result.metrics}
         return first._replace(metrics={**first.metrics, **last})
 
+    def rate(self, iteration: int) -> float:
+        """See `OuterUpdate.rate`."""
+        return self.step.rate(iteration)
+
     def state_dict(self) -> dict[str, Any]:
         """See `OuterUpdate.state_dict`: that of the optimiser."""
         return self.step.state_dict()

@@ -76,7 +76,20 @@ class TrustRegionSettings(UpdateSettings):
                 f"{type(learner.adaptation.objective).__name__} has none: expected another "
                 "update, such as GradientUpdateSettings."
             )
+        _refuse_rates(training)
         return TrustRegionUpdate(learner, training, self)
+
+
+def _refuse_rates(training: TrainingSettings) -> None:
+    """Raises where settings of optimisers are asked for: a trust region would not obey them."""
+    usual = TrainingSettings()
+    for name in ("optimizer", "outer_lr", "schedule", "final_lr", "max_grad_norm"):
+        value = getattr(training, name)
+        if value != getattr(usual, name):
+            raise SettingsError(
+                f"A trust region finds the length of its step by `max_kl`: {name}={value} would "
+                "change nothing. Leave it out, or choose an algorithm with an optimiser (promp)."
+            )
 
 
 class TrustRegionUpdate(OuterUpdate):

@@ -159,6 +159,17 @@ def test_an_objective_without_a_loss_of_the_adapted_policies_is_refused():
         TrustRegionSettings().build(learner, TrainingSettings())
 
 
+@pytest.mark.parametrize(
+    "ignored",
+    [{"outer_lr": 0.1}, {"optimizer": "sgd"}, {"schedule": "linear"}, {"max_grad_norm": 1.0}],
+)
+def test_settings_of_optimisers_are_refused_since_they_would_change_nothing(ignored):
+    learner, update = make()
+    with pytest.raises(SettingsError, match=f"{next(iter(ignored))}=.* would change nothing"):
+        update.settings.build(learner, TrainingSettings(**ignored))
+    assert update.rate(0) is None
+
+
 def test_the_state_of_an_optimiser_is_refused():
     learner, update = make()
     update.load_state_dict(update.state_dict())
