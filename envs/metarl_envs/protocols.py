@@ -22,9 +22,9 @@ NAVIGATION = {
 def icml_navigation() -> list[ControlProtocol]:
     """The evaluation of 2D navigation by Finn et al. 2017, as their code has it.
 
-    40 goals of numpy's seed 1; 40 trajectories per step (the paper's text says 20); the first step
-    at the training rate, later ones at half of it. A second protocol keeps the rate, for what was
-    trained with several steps or learned its rates.
+    40 goals of numpy's seed 1; 40 trajectories per step; the first step at the training rate, later
+    ones at half of it. A second protocol has the 20 trajectories of the paper's text; a third keeps
+    the rate, for what was trained with several steps or learned its rates.
     """
     goals = np.random.RandomState(1).uniform(-0.5, 0.5, (40, 2))
     tasks = ControlTasks({"goal": torch.tensor(goals, dtype=torch.float32)})
@@ -32,4 +32,5 @@ def icml_navigation() -> list[ControlProtocol]:
         "icml2017", tasks, steps=3, trajectories=40, scales=(1.0, 0.5, 0.5), published=NAVIGATION,
         source="Finn et al. 2017",
     )  # fmt: skip
-    return [halved, replace(halved, name="icml2017_rate_kept", scales=(), published={})]
+    fewer = replace(halved, name="icml2017_20_rollouts", trajectories=20, published={})
+    return [halved, fewer, replace(halved, name="icml2017_rate_kept", scales=(), published={})]

@@ -94,7 +94,8 @@ def return_table(
     )
     table.add_column("steps", justify="right", no_wrap=True)
     for name, summaries in rows.items():
-        table.add_column(f"{name} ({summaries[0].count})", justify="right", overflow="fold")
+        title = f"{name.replace('_', ' ')} ({summaries[0].count})"  # wraps between words
+        table.add_column(title, justify="right", overflow="fold")
         if published.get(name):
             table.add_column("published", justify="right")
     for step in telling_steps(max(map(len, rows.values())) - 1):
