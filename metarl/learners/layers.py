@@ -7,6 +7,8 @@ moments take their place, so that no prediction depends on another query.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,6 +48,19 @@ class SharedNorm(nn.Module):
         """Mixes the moments of T tasks, each [T, C], into the running ones."""
         self.mean.lerp_(mean.mean(0), MOMENTUM)
         self.variance.lerp_(variance.mean(0), MOMENTUM)
+
+
+def moments_by_name(learner: nn.Module, moments: Moments) -> dict[str, tuple[Tensor, Tensor]]:
+    """Returns what training passes recorded, by the names of a learner's layers."""
+    named = learner.named_modules()
+    return {n: moments[m] for n, m in named if isinstance(m, SharedNorm) and m in moments}
+
+
+def absorb_moments(learner: nn.Module, carry: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Mixes what `moments_by_name` returned into the running moments of a learner's layers."""
+    for name, module in learner.named_modules():
+        if isinstance(module, SharedNorm) and name in carry:
+            module.absorb(*carry[name])
 
 
 class ConvBlock(nn.Module):

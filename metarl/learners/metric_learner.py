@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.learner import MetaLoss, SupervisedLearner
-from metarl.errors import TaskError
 from metarl.learners.comparisons import Comparison, Reference
 from metarl.learners.embeddings import Embedding
-from metarl.learners.layers import Moments, SharedNorm
+from metarl.learners.layers import Moments, absorb_moments, moments_by_name
+from metarl.learners.supports import check_classes, count_classes, memberships
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.losses import accuracy
 
@@ -68,8 +68,8 @@ class MetricLearner(SupervisedLearner):
             TaskError: The targets are no class labels, or a support set lacks a class.
         """
         del iteration
-        way = _way(tasks.support.targets, tasks.query.targets)
-        _check_classes(tasks.support, way)
+        way = count_classes(tasks.support.targets, tasks.query.targets)
+        check_classes(tasks.support, way)
         if self.augment is not None:
             support, query = (
                 examples._replace(inputs=self.augment(examples.inputs, generator))
@@ -85,19 +85,16 @@ class MetricLearner(SupervisedLearner):
         count = support.targets.shape[1]
         images = torch.cat((support.inputs, query.inputs), dim=1)
         features = self.embedding(images, moments)
-        known = Reference(features[:, :count], _members(support, inputs.way))
+        known = Reference(features[:, :count], memberships(support, inputs.way))
         reference = self.comparison.condense(known, inputs.order)
         outputs = self.comparison(reference, features[:, count:], moments)
         losses = self.comparison.loss(outputs, query.targets)
         metrics = {"train/accuracy": accuracy(outputs.detach(), query.targets)}
-        carry = {name: moments[norm] for name, norm in self._norms() if norm in moments}
-        return MetaLoss(losses, metrics, carry)
+        return MetaLoss(losses, metrics, moments_by_name(self, moments))
 
     def finish(self, carry: dict[str, Any]) -> None:
         """See `Learner.finish`; takes up the batch-norm moments."""
-        for name, norm in self._norms():
-            if name in carry:
-                norm.absorb(*carry[name])
+        absorb_moments(self, carry)
 
     # Evaluation
 
@@ -112,10 +109,10 @@ class MetricLearner(SupervisedLearner):
         Raises:
             TaskError: The targets are no class labels, or a support set lacks a class.
         """
-        way = _way(support.targets)
-        _check_classes(support, way)
+        way = count_classes(support.targets)
+        check_classes(support, way)
         order = self._draw_order(support, generator)
-        known = Reference(self.embedding(support.inputs, None), _members(support, way))
+        known = Reference(self.embedding(support.inputs, None), memberships(support, way))
         reference = self.comparison.condense(known, order)
         for _ in range(steps + 1):
             yield reference
@@ -128,40 +125,8 @@ class MetricLearner(SupervisedLearner):
 
     # Parts
 
-    def _norms(self) -> Iterator[tuple[str, SharedNorm]]:
-        for name, module in self.named_modules():
-            if isinstance(module, SharedNorm):
-                yield name, module
-
     def _draw_order(self, support: Examples, generator: torch.Generator) -> Tensor | None:
         if not self.comparison.ordered:
             return None
         shape, device = support.targets.shape, generator.device
         return torch.rand(shape, generator=generator, device=device).argsort(1)
-
-
-def _way(*targets: Tensor) -> int:
-    """Returns the number of classes that labels [T, N] name."""
-    for labels in targets:
-        if labels.is_floating_point() or labels.dim() != 2:
-            raise TaskError(
-                "Metric learners compare classes: expected integer labels [T, N], got "
-                f"{labels.dtype} {tuple(labels.shape)}. Use a gradient-based learner for values."
-            )
-    return 1 + max(int(labels.max()) for labels in targets)
-
-
-def _members(support: Examples, way: int) -> Tensor:
-    """Returns the classes of the support as rows of 0 and 1, [T, N, way], float32."""
-    classes = torch.arange(way, device=support.targets.device)
-    return (support.targets.unsqueeze(2) == classes).to(support.inputs.dtype)
-
-
-def _check_classes(support: Examples, way: int) -> None:
-    lacking = (_members(support, way).sum(1) == 0).nonzero()
-    if len(lacking):
-        task, label = lacking[0].tolist()
-        raise TaskError(
-            f"Expected support examples of the classes 0 to {way - 1} in every task; task {task} "
-            f"has none of class {label}. Number the classes of each task from 0, without gaps."
-        )
