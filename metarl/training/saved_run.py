@@ -41,9 +41,12 @@ def reopened(
 
     Raises:
         CheckpointError: There is no such run, it has no good checkpoint or lacks a file.
-        SettingsError: The script has no such experiment, or that one no such setting.
+        SettingsError: The script has no such experiment, or that one no such setting; or `out` lies
+            in the run folder.
     """
     point = find_good(path)
+    if out is not None and out.resolve().is_relative_to(point.folder.resolve()):
+        raise SettingsError(f"Expected `out` outside of the run folder, which stays; got {out}.")
     experiment = load_experiment(point.folder, script)
     settings = changed(saved_settings(experiment.configs, point.folder), overrides)
     with TemporaryDirectory() as temporary:

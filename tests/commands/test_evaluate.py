@@ -31,6 +31,13 @@ def test_tasks_and_steps_can_be_chosen(trained, metarl, tmp_path):
     assert line["tasks"] == 5 and len(line["mean"]) == 2
 
 
+def test_the_run_folder_is_no_place_for_what_is_written(trained, metarl):
+    before = contents(trained["sine"])
+    status, printed = metarl("evaluate", trained["sine"], "--out", trained["sine"] / "again")
+    assert status == 1 and "outside of the run folder" in printed.err
+    assert contents(trained["sine"]) == before
+
+
 def test_a_setting_that_the_experiment_lacks_is_told(trained, metarl):
     status, printed = metarl("evaluate", trained["sine"], "--steps", 3)
     assert status == 1 and "no setting 'test_steps'" in printed.err
