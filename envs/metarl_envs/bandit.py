@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from metarl.errors import SettingsError
 from metarl.sim import Card, ControlTasks, Fact, Tasks, TorchFamily, WorldState
 from metarl.tasks.base import Split, check_num_tasks, check_split
 from metarl.tasks.cells import split_uniform
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -100,3 +104,10 @@ class Bandit(TorchFamily):
     def task_vector(self, tasks: Tasks) -> Tensor:
         """See `Family.task_vector`: the probabilities."""
         return tasks["probabilities"]
+
+    def draw(self, axes: Axes, path: WorldState, tasks: Tasks) -> None:
+        """See `Family.draw`: each arm's probability, and what was paid so far."""
+        paid, pulls = int(path["reward"].sum()), len(path["reward"]) - 1
+        axes.bar(range(self.arms), tasks["probabilities"][0].tolist())
+        axes.set(ylim=(0, 1), xlabel="arm", ylabel="probability that it pays")
+        axes.set_title(f"{self.name}: paid {paid} of {pulls} pulls seen")

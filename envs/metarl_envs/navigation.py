@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,15 +16,24 @@ from metarl.sim import Card, ControlTasks, Fact, Tasks, TorchFamily, WorldState
 from metarl.tasks.base import Split, check_num_tasks, check_split
 from metarl.tasks.cells import split_uniform
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_WAY = "#0072B2"
+
 
 class Point(TorchFamily):
     """Interface of families in which a point walks in the plane; "goal" [T, 2] tells tasks apart.
 
     Attributes:
         step_size: Displacement of an action of 1.
+        far: How far from the origin a coordinate of a goal may be.
+        circle: Radius of the circle around the goal that pictures show; 0 shows none.
     """
 
     step_size: float
+    far: float
+    circle: float = 0.0
 
     @property
     def observation_space(self) -> spaces.Box:
@@ -62,6 +72,16 @@ class Point(TorchFamily):
         """See `Family.task_vector`: the goal."""
         return tasks["goal"]
 
+    def draw(self, axes: Axes, path: WorldState, tasks: Tasks) -> None:
+        """See `Family.draw`: the way so far, its start, and the goal."""
+        # Only pictures take matplotlib, which takes a second to load.
+        from metarl.evaluation.path_figure import Paths, draw_paths
+
+        way, goal = path["position"].numpy(), tasks["goal"][0].numpy()
+        draw_paths(axes, Paths(goal, {0: [way]}, radius=self.circle), 0, _WAY)
+        reach = max(1.2 * self.far, 1.05 * float(np.abs(way).max()))
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), title=self.name)
+
     def distance(self, state: WorldState, tasks: Tasks) -> Tensor:
         """Returns each world's distance from its goal, [W]."""
         return torch.linalg.vector_norm(state["position"] - tasks["goal"], dim=1)
@@ -91,6 +111,7 @@ class Navigation2D(Point):
     name = "Navigation2D-v1"
     step_size = 0.1
     goal_range = (-0.5, 0.5)
+    far = 0.5
     radius = 0.01
 
     def __post_init__(self) -> None:
@@ -155,7 +176,8 @@ class Navigation2DSparse(Point):
     name = "Navigation2DSparse-v1"
     step_size = 0.1
     goal_angle = (0.0, math.pi)
-    radius = 0.2
+    far = 1.0
+    radius = circle = 0.2
 
     def __post_init__(self) -> None:
         """Checks the settings."""
@@ -223,7 +245,7 @@ class Navigation2DCorner(Point):
     name = "Navigation2DCorner-v1"
     reset_noise = 2
     step_size = 0.2
-    corner = 2.0
+    corner = far = 2.0
     start = 0.2
     radius = 0.5
 

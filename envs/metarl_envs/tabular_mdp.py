@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from metarl.errors import SettingsError
 from metarl.sim import Card, ControlTasks, Fact, Tasks, TorchFamily, WorldState, normal
 from metarl.tasks.base import Split, check_num_tasks, check_split
 from metarl.tasks.cells import split_uniform
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -113,3 +117,17 @@ class TabularMDP(TorchFamily):
     def task_vector(self, tasks: Tasks) -> Tensor:
         """See `Family.task_vector`: transitions and mean rewards, S * A * (S + 1) numbers."""
         return torch.cat([tasks["transitions"].flatten(1), tasks["rewards"].flatten(1)], 1)
+
+    def draw(self, axes: Axes, path: WorldState, tasks: Tasks) -> None:
+        """See `Family.draw`: the states on a circle, as dark as their best action pays."""
+        angles = 2 * torch.pi * torch.arange(self.states) / self.states
+        places = torch.stack((angles.sin(), angles.cos()), 1)
+        pay = tasks["rewards"][0].amax(1).tolist()
+        axes.scatter(*places.T.tolist(), s=400, c=pay, cmap="Greens", edgecolors="grey")
+        for number, (x, y) in enumerate(places.tolist()):
+            axes.annotate(str(number), (1.2 * x, 1.2 * y), ha="center", va="center")
+        way = places[path["state"]]
+        axes.plot(*way.T.tolist(), color="#0072B2")
+        axes.plot(*way[-1:].T.tolist(), "o", color="#D55E00")
+        axes.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), xticks=[], yticks=[])
+        axes.set_title(f"{self.name}: paid {float(path['reward'].sum()):.1f}")

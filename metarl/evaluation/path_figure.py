@@ -58,7 +58,7 @@ def paths_figure(tasks: Sequence[Paths], *, title: str = "") -> Figure:
     low, high = square(tasks)
     for row, task in zip(grid, tasks, strict=True):
         for axes, (i, step) in zip(row, enumerate(columns), strict=True):
-            _draw(axes, task, step, BEFORE if step == 0 else COLOURS[(i - 1) % len(COLOURS)])
+            draw_paths(axes, task, step, BEFORE if step == 0 else COLOURS[(i - 1) % len(COLOURS)])
         row[0].set_ylabel(task.title, color=INK)
     for axes, step in zip(grid[0], columns, strict=True):
         axes.set_title(after_steps(step), color=INK, fontsize=11)
@@ -111,7 +111,8 @@ def check_paths(tasks: Sequence[Paths]) -> list[int]:
     return columns
 
 
-def _draw(axes: Axes, task: Paths, step: int, colour: str) -> None:
+def draw_paths(axes: Axes, task: Paths, step: int, colour: str) -> None:
+    """Draws the paths of a task after some adaptation steps, with their start and goal."""
     for path in task.steps[step]:
         axes.plot(*path.T, color=colour, linewidth=0.9, alpha=0.6, zorder=2)
         axes.plot(*path[-1], **_mark("o", colour, 4), zorder=4)

@@ -4,29 +4,45 @@ from metarl.sim.card import Card, Fact
 from metarl.sim.check import check_vector_env
 from metarl.sim.check_family import check_family
 from metarl.sim.family import ControlTasks, Family, Tasks, TorchFamily, WorldState, normal
+from metarl.sim.gym_tasks import GymTasks
+from metarl.sim.gymnasium_engine import GymnasiumVectorEnv
+from metarl.sim.gymnasium_family import GymnasiumFamily
 from metarl.sim.make import FAMILIES, make_family, make_vec
 from metarl.sim.mujoco_engine import MujocoVectorEnv
 from metarl.sim.physics import MujocoFamily
+from metarl.sim.rendering import WorldRenderer, make_renderer
+from metarl.sim.ranges import Choice, LogUniform, Range, Uniform
+from metarl.sim.task_pool import GymTaskPool
 from metarl.sim.torch_engine import TorchVectorEnv
 from metarl.sim.vector_env import TensorVectorEnv, WorldNoise
 
 __all__ = [
     "FAMILIES",
     "Card",
+    "Choice",
     "ControlTasks",
     "Fact",
     "Family",
+    "GymTaskPool",
+    "GymTasks",
+    "GymnasiumFamily",
+    "GymnasiumVectorEnv",
+    "LogUniform",
     "MujocoFamily",
     "MujocoVectorEnv",
+    "Range",
     "Tasks",
     "TensorVectorEnv",
     "TorchFamily",
     "TorchVectorEnv",
+    "Uniform",
     "WorldNoise",
+    "WorldRenderer",
     "WorldState",
     "check_family",
     "check_vector_env",
     "make_family",
+    "make_renderer",
     "make_vec",
     "normal",
 ]

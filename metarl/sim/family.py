@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from gymnasium import spaces
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from metarl.sim.card import Card
 from metarl.tasks.base import Split
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Tasks = dict[str, Tensor]
 """What tells tasks apart: name -> [T, *], or [W, *] for the task of each of W worlds."""
@@ -123,6 +127,20 @@ class Family(ABC):
     @abstractmethod
     def task_vector(self, tasks: Tasks) -> Tensor:
         """Returns what an oracle policy is told of each task, [W, D] float32."""
+
+    def draw(self, axes: Axes, path: WorldState, tasks: Tasks) -> None:
+        """Draws one world, for families that no engine has pictures of.
+
+        By default it draws what was observed against the steps.
+
+        Args:
+            axes: Where to draw; it is empty.
+            path: The states of its episode so far, one after another: [L, *] per name.
+            tasks: Its task, [L, *] per name: L times the same, so that all functions here take it.
+        """
+        observations = self.observe(path, tasks)
+        axes.plot(observations.numpy(), marker="." if len(observations) == 1 else "")
+        axes.set(xlim=(0, self.horizon), xlabel="step", ylabel="observation", title=self.name)
 
     @property
     def task_size(self) -> int:

@@ -228,6 +228,20 @@ class TensorVectorEnv(VectorEnv, ABC):
         """Returns a copy of each world's task, [W, *] per name."""
         return map_tensors(Tensor.clone, self._tasks)
 
+    def snapshot(self, world: int) -> tuple[WorldState, Tasks, int]:
+        """Returns copies of one world's state and task, [1, *] per name, to look at.
+
+        The number behind them is how many steps its episode has had. Before the first reset the
+        state is empty.
+
+        Args:
+            world: Its number, 0 to W - 1.
+        """
+        state, tasks = map_tensors(
+            lambda t: t[world : world + 1].clone(), (self._state, self._tasks)
+        )
+        return state, tasks, int(self._elapsed[world])
+
     def follow(self, noise: WorldNoise | None) -> None:
         """Takes randomness from prepared numbers; call it before `reset`.
 
