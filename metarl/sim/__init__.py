@@ -10,8 +10,8 @@ from metarl.sim.gymnasium_family import GymnasiumFamily
 from metarl.sim.make import FAMILIES, make_family, make_vec
 from metarl.sim.mujoco_engine import MujocoVectorEnv
 from metarl.sim.physics import MujocoFamily
-from metarl.sim.rendering import WorldRenderer, make_renderer
 from metarl.sim.ranges import Choice, LogUniform, Range, Uniform
+from metarl.sim.rendering import WorldRenderer, make_renderer
 from metarl.sim.task_pool import GymTaskPool
 from metarl.sim.torch_engine import TorchVectorEnv
 from metarl.sim.vector_env import TensorVectorEnv, WorldNoise
