@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metarl.tasks.base import Split
-from metarl_envs.locomotion import Direction, Robot, Velocity, gymnasium_model
+from metarl_envs.locomotion import Direction, Velocity
+from metarl_envs.models import gymnasium_model
+from metarl_envs.robot import Robot
 
 ANT = Robot("Ant-v5", gymnasium_model("ant.xml"), 5, hidden=2, height=2, heights=(0.2, 1.0))
 PAPER = "Finn et al. 2017, arXiv:1703.03400; code: github.com/cbfinn/maml_rl"

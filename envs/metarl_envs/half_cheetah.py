@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metarl.tasks.base import Split
-from metarl_envs.locomotion import Direction, Robot, Velocity, gymnasium_model
+from metarl_envs.locomotion import Direction, Velocity
+from metarl_envs.models import own_model
+from metarl_envs.robot import Robot
 
-HALF_CHEETAH = Robot("HalfCheetah-v5", gymnasium_model("half_cheetah.xml"), 5)
+HALF_CHEETAH = Robot("HalfCheetah-v5", own_model("half_cheetah.xml"), 5)
 PAPER = "Finn et al. 2017, arXiv:1703.03400; code: github.com/cbfinn/maml_rl"
 PHYSICS = "with rllab's cheetah, whose step is 0.01 s; its returns do not compare"
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,57 +17,14 @@ from metarl.errors import SettingsError
 from metarl.sim import Card, ControlTasks, Fact, MujocoFamily, Tasks, WorldState, normal
 from metarl.tasks.base import Split, check_num_tasks, check_split
 from metarl.tasks.cells import split_uniform
-
-GYMNASIUM = "gymnasium v5"
-
-
-@dataclass(frozen=True)
-class Robot:
-    """What a robot is, whatever its task: numbers of gymnasium's environments, version 5.
-
-    Attributes:
-        title: What it is called in gymnasium, "HalfCheetah-v5".
-        model: Path of its model.
-        frame_skip: MuJoCo's steps in one step.
-        hidden: How many leading positions, x or x and y, are not observed.
-        noise: Scale of what is added to positions and velocities at the start.
-        normal_velocities: Whether that is normal for velocities; it is uniform for positions.
-        speed_limit: Observed velocities are clipped to it.
-        height: Which position is the height, where heights end an episode.
-        heights: The lowest and the highest height of a robot that stands.
-        lean: The greatest angle, position 2, of one that stands, rad.
-    """
-
-    title: str
-    model: str
-    frame_skip: int
-    hidden: int = 1
-    noise: float = 0.1
-    normal_velocities: bool = True
-    speed_limit: float = math.inf
-    height: int | None = None
-    heights: tuple[float, float] = (-math.inf, math.inf)
-    lean: float = math.inf
-
-    def start(self) -> str:
-        """Returns what is added at the start, for a card."""
-        uniform = f"U(-{self.noise}, {self.noise})"
-        kick = f"{self.noise} N(0, 1)" if self.normal_velocities else uniform
-        return f"the model's pose at rest, + {uniform} on positions and {kick} on velocities"
-
-
-def gymnasium_model(name: str) -> str:
-    """Returns the path of a model that gymnasium ships, without importing its environments."""
-    spec = find_spec("gymnasium")
-    assert spec is not None and spec.origin is not None
-    return str(Path(spec.origin).parent / "envs" / "mujoco" / "assets" / name)
+from metarl_envs.models import Change, changed_model, told_changes
+from metarl_envs.robot import Robot
 
 
 class Locomotion(MujocoFamily):
-    """Interface of families in which a robot runs along x.
+    """Interface of families in which a robot runs.
 
-    The reward of a step is `pay`, plus `alive`, minus `control_cost` times the sum of the squared
-    controls.
+    The reward of a step is `pay`, plus `alive`, minus `control_cost` times `effort`.
 
     Attributes:
         robot: Who runs.
@@ -78,6 +34,8 @@ class Locomotion(MujocoFamily):
         paper: Where the tasks and rewards are from.
         range_note: What else is known of the range of tasks, for the card.
         reward_note: What the authors' reward has and this one has not, for the card.
+        observation_note: What the robot's own observation has and this one has not, for the card.
+        speed: How the velocity is found, for the card.
     """
 
     robot: Robot
@@ -85,6 +43,8 @@ class Locomotion(MujocoFamily):
     paper: str
     range_note: str = ""
     reward_note: str = ""
+    observation_note: str = ""
+    speed: str = "v = (x' - x) / dt"
     alive: float = 0.0
     control_cost: float
 
@@ -93,9 +53,14 @@ class Locomotion(MujocoFamily):
         check_split(self.part)
 
     @property
+    def changes(self) -> tuple[Change, ...]:
+        """What is changed in the robot's model."""
+        return self.robot.changes
+
+    @property
     def model(self) -> str:
-        """Path of the robot's model."""
-        return self.robot.model
+        """Path of the robot's model, or its text if it is changed."""
+        return changed_model(self.robot.model, self.changes)
 
     @property
     def frame_skip(self) -> int:
@@ -119,20 +84,30 @@ class Locomotion(MujocoFamily):
         return replace(settings, part=check_split(name))
 
     @abstractmethod
-    def pay(self, velocity: Tensor, tasks: Tasks) -> Tensor:
-        """Returns what velocities along x are worth to the tasks, [W] float64.
+    def pay(self, before: WorldState, after: WorldState, tasks: Tasks) -> Tensor:
+        """Returns what a step is worth to the tasks, [W] float64.
 
         Args:
-            velocity: Metres per second, [W] float64.
+            before: The state that it started in.
+            after: The state that it led to.
             tasks: The task of each world.
         """
+
+    def velocity(self, before: WorldState, after: WorldState) -> Tensor:
+        """Returns the velocity of a step along x, [W] float64 in m/s: the torso's."""
+        return (after["qpos"][:, 0] - before["qpos"][:, 0]) / self.dt
+
+    def effort(self, actions: Tensor, after: WorldState) -> Tensor:
+        """Returns what costs are in proportion to, [W] float64: the sum of squared controls."""
+        return after["ctrl"].square().sum(1)
 
     def initial(self, noise: Tensor, tasks: Tasks) -> tuple[Tensor, Tensor]:
         """See `MujocoFamily.initial`."""
         robot, positions = self.robot, self.compiled.nq
-        shift, kick = 2 * noise[:, :positions] - 1, noise[:, positions:]
-        kick = normal(kick) if robot.normal_velocities else 2 * kick - 1
-        return self.default("qpos0", noise) + robot.noise * shift, robot.noise * kick
+        shift = _centred(noise[:, :positions], robot.normal_positions)
+        kick = _centred(noise[:, positions:], robot.normal_velocities)
+        pose = self.default("qpos0", noise) if robot.pose is None else noise.new_tensor(robot.pose)
+        return pose + robot.noise * shift, robot.speed_noise * kick
 
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
         """See `Family.observe`."""
@@ -145,9 +120,8 @@ class Locomotion(MujocoFamily):
         self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
     ) -> Tensor:
         """See `Family.reward`."""
-        velocity = (after["qpos"][:, 0] - before["qpos"][:, 0]) / self.dt
-        effort = after["ctrl"].square().sum(1)
-        pay = torch.sub(self.pay(velocity, tasks), effort, alpha=self.control_cost)
+        effort = self.effort(actions, after)
+        pay = torch.sub(self.pay(before, after, tasks), effort, alpha=self.control_cost)
         return (pay + self.alive if self.alive else pay).float()
 
     def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
@@ -162,29 +136,39 @@ class Locomotion(MujocoFamily):
             stands = stands & (qpos[:, 2].abs() < robot.lean)
         return ~stands
 
-    def _card(self, summary: str, tasks: Fact, pay: str, disjoint: bool) -> Card:
-        robot, model = self.robot, self.compiled
+    def seen(self) -> str:
+        """Returns what is observed, for a card."""
+        robot = self.robot
         seen = f"positions from number {robot.hidden} on, velocities"
         if math.isfinite(robot.speed_limit):
             seen += f" clipped to +-{robot.speed_limit}"
-        alive = f" + {self.alive}" if self.alive else ""
-        seen += f"; {self.reset_noise - robot.hidden} numbers"
+        return seen
+
+    def _card(self, summary: str, tasks: Fact, pay: str, disjoint: bool) -> Card:
+        robot, model = self.robot, self.compiled
+        seen = f"{self.seen()}; {self.observation_space.shape[0]} numbers"
+        low, high = (f"{limit:g}" for limit in model.actuator_ctrlrange[0])
         steps = f"{robot.frame_skip} steps of {model.opt.timestep} s, dt = {self.dt:.4g} s"
+        changed = told_changes(self.changes)
+        alive = f" + {self.alive}" if self.alive else ""
         cost = f"{self.control_cost} ||clip(a)||^2"
-        fall = Fact("termination", _fall(robot), GYMNASIUM if robot.height is not None else "")
+        given = f"; {self.speed}" if self.speed else ""
         return Card(
             self.name,
             summary,
             self.paper,
             (
                 tasks,
-                Fact("start", robot.start(), GYMNASIUM),
-                Fact("observation", seen, GYMNASIUM),
-                Fact("action", f"a, {model.nu} numbers, clipped to the model's [-1, 1]", GYMNASIUM),
-                Fact("dynamics", f"MuJoCo, {Path(self.model).name} of {robot.title}; {steps}"),
-                Fact("integrator", _integrator(self.integrator), GYMNASIUM),
-                Fact("reward", f"{pay}{alive} - {cost}", self.reward_note),
-                fall,
+                Fact("start", robot.start(), robot.source),
+                Fact("observation", seen, self.observation_note or robot.source),
+                Fact("action", f"a, {model.nu} numbers, clipped to [{low}, {high}]", robot.source),
+                Fact(
+                    "dynamics",
+                    f"MuJoCo, {Path(robot.model).name} of {robot.title}{changed}; {steps}",
+                ),
+                Fact("integrator", _integrator(self.integrator, robot.source), robot.source),
+                Fact("reward", f"{pay}{alive} - {cost}{given}", self.reward_note),
+                Fact("termination", robot.fall(), "" if robot.height is None else robot.source),
                 Fact("horizon", f"{self.horizon} steps"),
             ),
             disjoint,
@@ -208,22 +192,21 @@ class Velocity(Locomotion):
 
     def card(self) -> Card:
         """See `Family.card`."""
-        robot = self.robot.title.partition("-")[0]
         return self._card(
-            f"{robot} runs at a velocity that only the reward tells",
+            f"{self.robot.name} runs at a velocity that only the reward tells",
             Fact("tasks", f"velocity g ~ U(0, {self.fastest:g}) m/s", self.range_note),
-            "-|(x' - x) / dt - g|",
+            "-|v - g|",
             True,
         )
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
         """See `Family.sample`; no two splits share a velocity."""
-        cell, inside = _draws(num_tasks, generator)
+        cell, inside = uniform_draws(2, num_tasks, generator)
         return ControlTasks({"velocity": split_uniform(cell, inside, self.part, 0.0, self.fastest)})
 
-    def pay(self, velocity: Tensor, tasks: Tasks) -> Tensor:
+    def pay(self, before: WorldState, after: WorldState, tasks: Tasks) -> Tensor:
         """See `Locomotion.pay`: how far the velocity is from the task's, negative."""
-        return -(velocity - tasks["velocity"]).abs()
+        return -(self.velocity(before, after) - tasks["velocity"]).abs()
 
     def task_vector(self, tasks: Tasks) -> Tensor:
         """See `Family.task_vector`: the velocity."""
@@ -231,44 +214,49 @@ class Velocity(Locomotion):
 
 
 class Direction(Locomotion):
-    """Interface of families with two tasks, forwards and backwards: "direction" [T], 1 or -1."""
+    """Interface of families with two tasks, forwards and backwards: "direction" [T], 1 or -1.
+
+    Attributes:
+        weight: What 1 m/s in the task's direction is paid.
+    """
+
+    weight: float = 1.0
 
     def card(self) -> Card:
         """See `Family.card`."""
-        robot = self.robot.title.partition("-")[0]
+        weight = "" if self.weight == 1 else f"{self.weight:g} "
         return self._card(
-            f"{robot} runs forwards or backwards, which only the reward tells",
+            f"{self.robot.name} runs forwards or backwards, which only the reward tells",
             Fact("tasks", "direction d in {-1, 1}, each as likely"),
-            "d (x' - x) / dt",
+            f"{weight}d v",
             False,
         )
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
         """See `Family.sample`; all splits have the same two tasks."""
-        first, _ = _draws(num_tasks, generator)
+        first, _ = uniform_draws(2, num_tasks, generator)
         return ControlTasks({"direction": torch.where(first < 0.5, -1.0, 1.0)})
 
-    def pay(self, velocity: Tensor, tasks: Tasks) -> Tensor:
+    def pay(self, before: WorldState, after: WorldState, tasks: Tasks) -> Tensor:
         """See `Locomotion.pay`: the velocity in the task's direction."""
-        return tasks["direction"] * velocity
+        return self.weight * tasks["direction"] * self.velocity(before, after)
 
     def task_vector(self, tasks: Tasks) -> Tensor:
         """See `Family.task_vector`: the direction."""
         return tasks["direction"].unsqueeze(1)
 
 
-def _draws(num_tasks: int, generator: torch.Generator) -> Tensor:
+def uniform_draws(count: int, num_tasks: int, generator: torch.Generator) -> Tensor:
+    """Returns uniform numbers in [0, 1), [count, num_tasks]; checks the number of tasks."""
     check_num_tasks(num_tasks)
-    return torch.rand(2, num_tasks, generator=generator, device=generator.device)
+    return torch.rand(count, num_tasks, generator=generator, device=generator.device)
 
 
-def _integrator(name: str) -> str:
-    return "the model's own, as gymnasium" if name == "xml" else f"{name}, which gymnasium has not"
+def _centred(uniform: Tensor, is_normal: bool) -> Tensor:
+    """Returns normal numbers, or uniform ones in [-1, 1), for uniform ones in [0, 1)."""
+    return normal(uniform) if is_normal else 2 * uniform - 1
 
 
-def _fall(robot: Robot) -> str:
-    if robot.height is None:
-        return "never"
-    low, high = robot.heights
-    lean = f" or |angle| {robot.lean} rad and more" if math.isfinite(robot.lean) else ""
-    return f"height outside ({low}, {high}) m{lean}"
+def _integrator(name: str, source: str) -> str:
+    others = source.partition(" ")[0]
+    return f"the model's own, as {others}" if name == "xml" else f"{name}, which {others} has not"

@@ -9,16 +9,12 @@ import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError
-from metarl.sim import Card, ControlTasks, Fact, Tasks
+from metarl.sim import Card, ControlTasks, Fact, Tasks, WorldState
 from metarl.tasks.base import Split, check_num_tasks
 from metarl.tasks.cells import split_uniform
-from metarl_envs.locomotion import Locomotion, Robot, gymnasium_model
+from metarl_envs.hopper import HOPPER
+from metarl_envs.locomotion import Locomotion
 from metarl_envs.walker2d import WALKER2D
-
-HOPPER = Robot(
-    "Hopper-v5", gymnasium_model("hopper.xml"), 4, noise=5e-3, normal_velocities=False,
-    speed_limit=10.0, height=1, heights=(0.7, float("inf")), lean=0.2,
-)  # fmt: skip
 
 PAPER = "Rothfuss et al. 2019 (ProMP), arXiv:1810.06784; github.com/dennisl88/rand_param_envs"
 # Field of the model -> base of its factor.
@@ -62,9 +58,9 @@ class RandomParameters(Locomotion):
         """See `MujocoFamily.model_fields`: the factors times the model's own values."""
         return {field: self.default(field, factor) * factor for field, factor in tasks.items()}
 
-    def pay(self, velocity: Tensor, tasks: Tasks) -> Tensor:
+    def pay(self, before: WorldState, after: WorldState, tasks: Tasks) -> Tensor:
         """See `Locomotion.pay`: the velocity."""
-        return velocity
+        return self.velocity(before, after)
 
     def task_vector(self, tasks: Tasks) -> Tensor:
         """See `Family.task_vector`: the logarithms of all factors."""
@@ -72,12 +68,12 @@ class RandomParameters(Locomotion):
 
     def card(self) -> Card:
         """See `Family.card`."""
-        robot, u = self.robot.title.partition("-")[0], f"u ~ U(-{self.spread:g}, {self.spread:g})"
+        u = f"u ~ U(-{self.spread:g}, {self.spread:g})"
         tasks = f"{u} for each number; mass, inertia, friction x 1.5^u, damping x 1.3^u"
         return self._card(
-            f"{robot} runs forwards with a body that nothing tells it of",
+            f"{self.robot.name} runs forwards with a body that nothing tells it of",
             Fact("tasks", tasks),
-            "(x' - x) / dt",
+            "v",
             True,
         )
 

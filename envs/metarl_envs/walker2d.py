@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metarl.tasks.base import Split
-from metarl_envs.locomotion import Direction, Robot, Velocity, gymnasium_model
+from metarl_envs.locomotion import Direction, Velocity
+from metarl_envs.models import gymnasium_model
+from metarl_envs.robot import Robot
 
 WALKER2D = Robot(
     "Walker2d-v5", gymnasium_model("walker2d_v5.xml"), 4, noise=5e-3, normal_velocities=False,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,7 @@ from metarl_envs import (
 )
 
 from metarl.errors import SettingsError
-from metarl.sim import make_vec
+from metarl.sim import FAMILIES, make_family, make_vec
 
 ROBOTS = {
     "HalfCheetah-v5": HalfCheetahVelocity(),
@@ -38,6 +39,16 @@ def started(family, worlds=3, **settings):
 def actions(family, steps, worlds, seed=0):
     shape = (steps, worlds, *family.action_space.shape)
     return 2.4 * torch.rand(shape, generator=torch.Generator().manual_seed(seed)) - 1.2
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES.names() if hasattr(make_family(n), "robot")])
+def test_mujoco_has_nothing_to_warn_of(name, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    model = make_family(name).model
+    load = mujoco.MjModel.from_xml_string if "<" in model else mujoco.MjModel.from_xml_path
+    load(model)
+    assert not list(tmp_path.iterdir())
+    assert "WARNING" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

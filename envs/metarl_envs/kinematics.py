@@ -1,0 +1,191 @@
+"""Where the centre of mass of a robot is and how fast it moves, from positions and velocities."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import mujoco
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.sim.physics import compile_model
+
+mj: Any = mujoco  # type checkers cannot see what its compiled modules hold
+
+
+class Skeleton:
+    """A robot as rigid links at hinges, below a free base or below slides of the world.
+
+    It uses positions and velocities alone: MuJoCo's own `subtree_com` lags by a step of its, and
+    engines differ in what they compute of it.
+
+    Args:
+        model: A compiled `mujoco.MjModel` of one robot; only its root may slide or be free.
+        device: Where the tensors are.
+    """
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        links = _Links(model)
+        self._free = links.free
+        self._start = _tensor(links.base, device)
+        self._slides = _tensor(np.reshape(links.slides, (-1, 3)), device)
+        self._slide_rest = _tensor(model.qpos0[: len(links.slides)], device)
+        first = 7 if self._free else len(links.slides)
+        self._positions, self._velocities = first, 6 if self._free else first
+        order = np.argsort(links.depth[1:], kind="stable") + 1  # hinges, level by level
+        places = {0: 0} | {int(link): i + 1 for i, link in enumerate(order)}
+        self._order = torch.as_tensor(order - 1, device=device)
+        self._rest = _tensor(model.qpos0[first:], device)[self._order]
+        self._levels: list[tuple[Tensor, slice]] = []
+        levels = np.array(links.depth)[order]
+        before = 0  # the first place of the level above
+        for level in range(1, int(levels.max()) + 1):
+            members = np.flatnonzero(levels == level)
+            parents = [places[links.parent[order[m]]] - before for m in members]
+            chosen = slice(int(members[0]), int(members[-1]) + 1)
+            self._levels.append((torch.tensor(parents, device=device), chosen))
+            before = int(members[0]) + 1
+        turn, axis = np.array(links.turn)[order], np.array(links.axis)[order]
+        outer = axis[:, :, None] * axis[:, None, :]
+        cross = np.cross(axis[:, None, :], np.eye(3)[None]).transpose(0, 2, 1)
+        parts = (turn @ outer, turn @ cross, turn @ (np.eye(3) - outer))  # Rodrigues' formula
+        self._fixed, self._sine, self._cosine = (_tensor(p, device) for p in parts)
+        self._axes = _tensor(axis[..., None], device)
+        self._offset = _tensor(np.array(links.offset)[order][..., None], device)
+        every = [0, *order]
+        mass = np.array(links.mass)[every]
+        self._moment = _tensor(np.array(links.moment)[every][..., None] / mass.sum(), device)
+        self._share = _tensor(mass[:, None] / mass.sum(), device)
+        self._below = _tensor(_descendants([places[links.parent[link]] for link in order]), device)
+
+    def motion(self, qpos: Tensor, qvel: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the centre of mass and its velocity, [W, 3] each, in m and m/s.
+
+        Args:
+            qpos: Generalised positions, [W, nq] float64.
+            qvel: Generalised velocities, [W, nv] float64.
+        """
+        origins, turns = self._place(qpos)
+        moments = self._moments(origins, turns)
+        centre, base = moments.sum(1), origins[:, 0]
+        shares = self._below @ moments - (self._below @ self._share) * origins[:, 1:]
+        axes = (turns[:, 1:] @ self._axes).squeeze(3)
+        speeds = qvel[:, self._velocities :][:, self._order].unsqueeze(2)
+        velocity = (speeds * torch.linalg.cross(axes, shares)).sum(1)
+        if not self._free:
+            return centre, velocity + qvel[:, : self._velocities] @ self._slides
+        spin = (turns[:, 0] @ qvel[:, 3:6].unsqueeze(2)).squeeze(2)
+        return centre, velocity + qvel[:, :3] + torch.linalg.cross(spin, centre - base)
+
+    def centre(self, qpos: Tensor) -> Tensor:
+        """Returns the centre of mass, [W, 3] in m, for positions [W, nq] float64."""
+        return self._moments(*self._place(qpos)).sum(1)
+
+    def _place(self, qpos: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns where the links' origins are, [W, L, 3], and how they are turned."""
+        if self._free:
+            origin, turn = qpos[:, :3], rotation(qpos[:, 3:7])
+        else:
+            moved = qpos[:, : self._positions] - self._slide_rest
+            origin = self._start + moved @ self._slides
+            turn = torch.eye(3, dtype=qpos.dtype, device=qpos.device).expand(len(qpos), 3, 3)
+        angles = (qpos[:, self._positions :][:, self._order] - self._rest)[..., None, None]
+        local = self._fixed + angles.sin() * self._sine + angles.cos() * self._cosine
+        origins, turns = [origin.unsqueeze(1)], [turn.unsqueeze(1)]
+        for parents, members in self._levels:
+            above = turns[-1][:, parents]
+            origins.append(origins[-1][:, parents] + (above @ self._offset[members]).squeeze(3))
+            turns.append(above @ local[:, members])
+        return torch.cat(origins, 1), torch.cat(turns, 1)
+
+    def _moments(self, origins: Tensor, turns: Tensor) -> Tensor:
+        return self._share * origins + (turns @ self._moment).squeeze(3)
+
+
+@lru_cache(maxsize=16)
+def skeleton(model: str, device: torch.device) -> Skeleton:
+    """Returns the skeleton of a model, a path or a text; it is made once."""
+    return Skeleton(compile_model(model), device)
+
+
+def rotation(quaternion: Tensor) -> Tensor:
+    """Returns the rotation matrices [W, 3, 3] of quaternions [W, 4], w first, of any length."""
+    w, x, y, z = (quaternion / quaternion.norm(dim=1, keepdim=True)).unbind(1)
+    rows = (
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    )  # fmt: skip
+    return torch.stack(rows, 1).view(-1, 3, 3)
+
+
+class _Links:
+    """The base, link 0, and one link for each hinge; bodies without one belong to the link above.
+
+    The frame of a link lies in its hinge. `offset` and `turn` lead from the frame above to it,
+    for an angle of rest; `moment` is the sum of masses times their places in the frame.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.free = bool(model.jnt_type[0] == mj.mjtJoint.mjJNT_FREE)
+        self.base = np.zeros(3)
+        self.slides: list[np.ndarray] = []
+        self.parent, self.depth, self.mass = [-1], [0], [0.0]
+        self.offset, self.turn = [np.zeros(3)], [np.eye(3)]
+        self.axis, self.moment = [np.zeros(3)], [np.zeros(3)]
+        # Of each body: its link, and where it lies in the link's frame.
+        frames = {0: (0, np.zeros(3), np.eye(3))}
+        for body in range(1, model.nbody):
+            link, place, turn = frames[int(model.body_parentid[body])]
+            place = place + turn @ model.body_pos[body]
+            turn = turn @ _matrix(model.body_quat[body])
+            for joint in np.flatnonzero(model.jnt_bodyid == body):
+                link, place, turn = self._join(model, int(joint), link, place, turn)
+            frames[body] = (link, place, turn)
+            self.mass[link] += model.body_mass[body]
+            centre = place + turn @ model.body_ipos[body]
+            self.moment[link] = self.moment[link] + model.body_mass[body] * centre
+
+    def _join(
+        self, model: Any, joint: int, link: int, place: np.ndarray, turn: np.ndarray
+    ) -> tuple[int, np.ndarray, np.ndarray]:
+        kind, axis = model.jnt_type[joint], model.jnt_axis[joint]
+        if kind == mj.mjtJoint.mjJNT_FREE:
+            return 0, np.zeros(3), np.eye(3)
+        if kind == mj.mjtJoint.mjJNT_SLIDE:
+            assert link == 0 and not self.free, "only the root of a robot may slide"
+            self.slides.append(turn @ axis)
+            return link, place, turn
+        assert kind == mj.mjtJoint.mjJNT_HINGE, "balls have no skeleton"
+        anchor = model.jnt_pos[joint]
+        self.parent.append(link)
+        self.depth.append(self.depth[link] + 1)
+        self.offset.append(place + turn @ anchor)
+        self.turn.append(turn)
+        self.axis.append(axis)
+        self.mass.append(0.0)
+        self.moment.append(np.zeros(3))
+        return len(self.mass) - 1, -anchor, np.eye(3)
+
+
+def _matrix(quaternion: np.ndarray) -> np.ndarray:
+    return rotation(torch.as_tensor(np.array(quaternion))[None])[0].numpy()
+
+
+def _descendants(parents: list[int]) -> np.ndarray:
+    """Returns which links hang on each hinge, itself included, [hinges, links] of 0 and 1.
+
+    Args:
+        parents: Of each hinge, the link above: 0 the base, i + 1 hinge i, which comes earlier.
+    """
+    below = np.eye(len(parents), len(parents) + 1, 1)
+    for hinge in reversed(range(len(parents))):
+        if parents[hinge]:
+            below[parents[hinge] - 1] += below[hinge]
+    return below
+
+
+def _tensor(values: np.ndarray, device: torch.device) -> Tensor:
+    return torch.as_tensor(np.array(values, np.float64)).to(device)
