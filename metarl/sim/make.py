@@ -8,16 +8,17 @@ from typing import Any
 import torch
 
 from metarl.errors import SettingsError
+from metarl.gymnasium_ids import FAMILY_GROUP
 from metarl.registry import PluginRegistry, Registry
 from metarl.sim.family import Family, TorchFamily
+from metarl.sim.gymnasium_engine import GymnasiumVectorEnv
+from metarl.sim.gymnasium_family import GymnasiumFamily
 from metarl.sim.mujoco_engine import MujocoVectorEnv
 from metarl.sim.physics import MujocoFamily
 from metarl.sim.torch_engine import TorchVectorEnv
 from metarl.sim.vector_env import TensorVectorEnv
 
-FAMILIES: PluginRegistry[Callable[..., Family]] = PluginRegistry(
-    "task family", "metarl.task_distributions"
-)
+FAMILIES: PluginRegistry[Callable[..., Family]] = PluginRegistry("task family", FAMILY_GROUP)
 """Name with version -> what builds the family. Those that ship with MetaRL are plug-ins too."""
 
 ENGINES: Registry[Callable[..., TensorVectorEnv]] = Registry("engine")
@@ -25,6 +26,7 @@ ENGINES: Registry[Callable[..., TensorVectorEnv]] = Registry("engine")
 
 ENGINES.register("torch", TorchVectorEnv)
 ENGINES.register("mujoco", MujocoVectorEnv)
+ENGINES.register("gymnasium", GymnasiumVectorEnv)
 
 
 def make_family(name: str, **settings: Any) -> Family:
@@ -63,7 +65,7 @@ def make_vec(
         device: A device of torch; "auto" is CUDA where there is one, else the CPU.
         engine: What computes the dynamics; "auto" takes what the family has been written for.
         **settings: As of `TensorVectorEnv`: `autoreset`, `observe_task`, `seed`; `threads` of the
-            mujoco engine.
+            mujoco engine, `workers` of the gymnasium engine.
 
     Raises:
         UnknownNameError: No family or no engine has the name.
@@ -82,7 +84,9 @@ def _engine_for(family: Family) -> str:
         return "torch"
     if isinstance(family, MujocoFamily):
         return "mujoco"
+    if isinstance(family, GymnasiumFamily):
+        return "gymnasium"
     raise SettingsError(
         f"No engine runs {type(family).__name__}; derive it from TorchFamily and give it `step`, "
-        "or from MujocoFamily and give it a `model`."
+        "or from MujocoFamily and give it a `model`. GymTasks makes one of any environment."
     )

@@ -137,12 +137,16 @@ class Watch:
         return _not_finite(actions)
 
     def _refuse(self, name: str, values: Tensor, world: int, when: str, tasks: Tasks) -> None:
-        task = ", ".join(f"{n} {_shown(v[world])}" for n, v in tasks.items())
         expected = "one in the space" if name == "action" else "finite numbers"
         raise SimulationError(
             f"World {world} has the {name} {_shown(values[world])} {when} of its episode, with the "
-            f"task {task}; expected {expected}.{self._diagnosis()}"
+            f"task {shown_task(tasks, world)}; expected {expected}.{self._diagnosis()}"
         )
+
+
+def shown_task(tasks: Tasks, world: int) -> str:
+    """Returns the task of a world as text, for errors."""
+    return ", ".join(f"{name} {_shown(value[world])}" for name, value in tasks.items())
 
 
 def _not_finite(values: list[Tensor]) -> Tensor:
