@@ -19,10 +19,9 @@ from metarl.rl.experience import Experience, experience
 from metarl.rl.policies import Policy
 from metarl.rl.rollouts import RolloutNoise, Rollouts, collect, draw_noise
 from metarl.rl.settings import PolicyGradientSettings
-from metarl.rl.surrogates import SURROGATES, exploration_term
+from metarl.rl.surrogates import SURROGATES, exploration_term, proximal
+from metarl.rl.worlds import Worlds
 from metarl.sim.family import ControlTasks, Family
-from metarl.sim.make import make_vec
-from metarl.sim.vector_env import TensorVectorEnv
 from metarl.trees import concatenate_tasks, cut_tasks, map_tensors
 
 
@@ -108,8 +107,7 @@ class PolicyLearner(ControlLearner):
         self.family = family
         self.settings = settings or PolicyGradientSettings()
         self.task_chunk_size = task_chunk_size
-        self.observe_task = observe_task
-        self._envs: dict[tuple[int, torch.device], TensorVectorEnv] = {}
+        self._worlds = Worlds(family, observe_task)
 
     @property
     def policy(self) -> Policy:
@@ -241,7 +239,7 @@ class PolicyLearner(ControlLearner):
 
         def gather(params: Params, step: int) -> Experience:
             held = map_tensors(torch.Tensor.detach, params)
-            env = self._env(noises[step])
+            env = self._worlds.get(noises[step])
             rollouts = collect(env, self.policy, held, tasks.values, noises[step])
             return experience(rollouts, self.settings)
 
@@ -286,15 +284,10 @@ class PolicyLearner(ControlLearner):
         return surrogate(log_probs, seen.advantages, seen.weights, self.settings, seen.log_probs)
 
     def _outer_loss(self, params: Params, seen: Experience) -> tuple[Tensor, Tensor]:
-        """The (clipped) likelihood ratio (Schulman et al. 2017, equations 6, 7) and mean KL."""
+        """The (clipped) likelihood ratio and the mean KL of each task."""
         distribution, log_probs = self._log_probs(params, seen.rollouts)
-        ratio = (log_probs - seen.log_probs).exp()
-        gain = ratio * seen.advantages
-        if self.settings.clip is not None:
-            clipped = ratio.clamp(1 - self.settings.clip, 1 + self.settings.clip)
-            gain = torch.minimum(gain, clipped * seen.advantages)
-        loss = -(gain * seen.weights).sum((1, 2))
-        return loss, _divergence(distribution, seen)
+        numbers = (log_probs, seen.log_probs, seen.advantages, seen.weights)
+        return proximal(*numbers, self.settings.clip), _divergence(distribution, seen)
 
     def _log_probs(self, params: Params, rollouts: Rollouts) -> tuple[Distribution, Tensor]:
         distribution = self.policy.distribution(params, rollouts.observations)
@@ -311,16 +304,6 @@ class PolicyLearner(ControlLearner):
         return tuple(
             draw_noise(self.policy, self.family, num_tasks, n, generator) for _ in range(count)
         )
-
-    def _env(self, noise: RolloutNoise) -> TensorVectorEnv:
-        worlds, device = noise.reset.shape[0] * noise.reset.shape[1], noise.reset.device
-        key = (worlds, device)
-        if key not in self._envs:
-            self._envs[key] = make_vec(
-                self.family, worlds, device=device, autoreset="disabled",
-                observe_task=self.observe_task,
-            )  # fmt: skip
-        return self._envs[key]
 
     def _fresh(self, num_tasks: int, generator: torch.Generator) -> Params | None:
         if not self.adaptation.fresh_start:

@@ -105,6 +105,32 @@ SURROGATES.register("dice", dice)
 SURROGATES.register("logprob", logprob)
 
 
+def proximal(
+    log_prob: Tensor,
+    old_log_prob: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    clip: float | None = None,
+) -> Tensor:
+    """The (clipped) likelihood ratio of an outer loss (Schulman et al. 2017, equations 6 and 7).
+
+    Args:
+        log_prob: Log-probabilities under the parameters at hand, [T, N, H].
+        old_log_prob: Those under the parameters that made the rollouts.
+        advantages: Advantage of each action, [T, N, H].
+        weights: Weight of each step, [T, N, H].
+        clip: Gains count only while the ratio is within 1 +- this; None: all do.
+
+    Returns:
+        A loss to minimise per task, [T].
+    """
+    ratio = (log_prob - old_log_prob).exp()
+    gains = ratio * advantages
+    if clip is not None:
+        gains = torch.minimum(gains, ratio.clamp(1 - clip, 1 + clip) * advantages)
+    return _loss(gains, weights)
+
+
 def exploration_term(log_prob: Tensor, credit: Tensor, mask: Tensor) -> Tensor:
     """E-MAML's credit to the rollouts for what adapting on them gave (Stadie et al. 2018, sec. 3).
 

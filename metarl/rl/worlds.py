@@ -1,0 +1,35 @@
+"""The environments of a learner, made when they are needed."""
+
+from __future__ import annotations
+
+import torch
+
+from metarl.rl.rollouts import RolloutNoise
+from metarl.sim.family import Family
+from metarl.sim.make import make_vec
+from metarl.sim.vector_env import TensorVectorEnv
+
+
+class Worlds:
+    """Environments of one family that do not reset themselves, one per size and device.
+
+    Args:
+        family: What the worlds are.
+        observe_task: Appends the task to what is observed.
+    """
+
+    def __init__(self, family: Family, observe_task: bool = False) -> None:
+        self.family = family
+        self.observe_task = observe_task
+        self._envs: dict[tuple[int, torch.device], TensorVectorEnv] = {}
+
+    def get(self, noise: RolloutNoise) -> TensorVectorEnv:
+        """Returns the environment with a world for each rollout that the noise is for."""
+        count, device = noise.reset.shape[0] * noise.reset.shape[1], noise.reset.device
+        key = (count, device)
+        if key not in self._envs:
+            self._envs[key] = make_vec(
+                self.family, count, device=device, autoreset="disabled",
+                observe_task=self.observe_task,
+            )  # fmt: skip
+        return self._envs[key]
