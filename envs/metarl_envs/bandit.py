@@ -44,8 +44,11 @@ class Bandit(TorchFamily):
 
     @property
     def observation_space(self) -> spaces.Box:
-        """The number 1: there is nothing to see, and a network needs an input."""
-        return spaces.Box(1.0, 1.0, (1,), np.float32)
+        """The number 1: there is nothing to see, and a network needs an input.
+
+        Other libraries warn of a space of one value, hence the limit of 0.
+        """
+        return spaces.Box(0.0, 1.0, (1,), np.float32)
 
     @property
     def action_space(self) -> spaces.Discrete:

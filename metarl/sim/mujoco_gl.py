@@ -37,11 +37,12 @@ class GLPainter:
         self._model = copy.deepcopy(model)
         self._model.vis.global_.offwidth = width
         self._model.vis.global_.offheight = height
-        self._model.vis.quality.offsamples = 0
+        self._model.vis.quality.offsamples = self._model.vis.quality.shadowsize = 0
         self._data = mj.MjData(self._model)
         self._context: Any = _context(width, height)
         self._context.make_current()
-        self._painting = mj.MjrContext(self._model, mj.mjtFontScale.mjFONTSCALE_150.value)
+        # No text is painted: the smallest letters are made quickest.
+        self._painting = mj.MjrContext(self._model, mj.mjtFontScale.mjFONTSCALE_50.value)
         mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN.value, self._painting)
         self._scene = mj.MjvScene(self._model, maxgeom=10_000)
         for flag in (mj.mjtRndFlag.mjRND_SHADOW, mj.mjtRndFlag.mjRND_REFLECTION):

@@ -1,0 +1,34 @@
+"""The contract that every family keeps as a gymnasium environment, by its checker and SB3's."""
+
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as check_for_sb3
+
+from metarl.errors import SettingsError
+from metarl.sim import FAMILIES
+
+# Observations without limits are what robots have, and gymnasium's own as well.
+ADVICE = r".*Box observation space (minimum value is -|maximum value is |maximum and minimum)"
+
+
+@pytest.mark.parametrize("name", FAMILIES.names())
+def test_both_checkers_find_nothing(name):
+    size = {"width": 64, "height": 48}
+    env = gymnasium.make(f"metarl/{name}", render_mode="rgb_array", **size)
+    env.reset(seed=0)
+    try:
+        frame = env.render()
+    except SettingsError as error:
+        if "OpenGL" not in str(error):
+            raise
+        pytest.skip(str(error))
+    assert frame.shape == (48, 64, 3) and frame.dtype == np.uint8 and frame.std() > 0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=ADVICE)
+        check_env(env.unwrapped)
+        check_for_sb3(env)
+    env.close()
