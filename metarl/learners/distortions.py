@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metarl.tasks.distortions import matrices, resample
+
 ROTATION = math.radians(10)
 SHEAR = 0.3
 SCALES = (0.8, 1.2)
@@ -29,8 +31,7 @@ def distort(images: Tensor, generator: torch.Generator) -> Tensor:
     flat = images.flatten(0, 1)
     paper = flat[:, :, :1, :1]
     grid = F.affine_grid(_affine(len(flat), generator), list(flat.shape), align_corners=False)
-    moved = F.grid_sample(flat - paper, grid, padding_mode="zeros", align_corners=False)
-    return (moved + paper).view_as(images)
+    return (resample(flat - paper, grid) + paper).view_as(images)
 
 
 def _affine(count: int, generator: torch.Generator) -> Tensor:
@@ -42,13 +43,9 @@ def _affine(count: int, generator: torch.Generator) -> Tensor:
     middle, half = sum(SCALES) / 2, (SCALES[1] - SCALES[0]) / 2
     cos, sin = torch.cos(ROTATION * angle), torch.sin(ROTATION * angle)
     one = torch.ones_like(angle)
-    rotation = _matrices(cos, -sin, sin, cos)
-    shear = _matrices(one, SHEAR * shear_x, SHEAR * shear_y, one)
-    scale = _matrices(middle + half * scale_x, 0 * one, 0 * one, middle + half * scale_y)
+    rotation = matrices(cos, -sin, sin, cos)
+    shear = matrices(one, SHEAR * shear_x, SHEAR * shear_y, one)
+    scale = matrices(middle + half * scale_x, 0 * one, 0 * one, middle + half * scale_y)
     # In the grid's units an image is 2 wide.
     shift = 2 * SHIFT * torch.stack((shift_x, shift_y), 1).unsqueeze(2)
     return torch.cat((rotation @ shear @ torch.linalg.inv(scale), shift), 2)
-
-
-def _matrices(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    return torch.stack((torch.stack((a, b), 1), torch.stack((c, d), 1)), 1)

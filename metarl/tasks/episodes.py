@@ -12,9 +12,14 @@ from torch import Tensor
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.registry import did_you_mean
 from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
+from metarl.tasks.distortions import Distortion
 
-Rotations = Literal["none", "episode", "classes"]
+Rotations = Literal["none", "episode", "classes", "reflected"]
 QUARTERS = 4  # rotations by 0, 90, 180 and 270 degrees
+ORIENTATIONS = {"none": 1, "episode": 1, "classes": QUARTERS, "reflected": 2 * QUARTERS}
+"""Classes that each kind of rotations makes of one."""
+
+Grouping = Literal["none", "alphabets", "drawers"]
 
 
 class EpisodeClasses(NamedTuple):
@@ -22,11 +27,15 @@ class EpisodeClasses(NamedTuple):
 
     Attributes:
         classes: Indices into the pool, shape [T, way], int64.
-        rotations: Counter-clockwise quarter turns 0..3, shape [T, way], int64.
+        rotations: Counter-clockwise quarter turns 0..3; 4 more: of the mirror image. Shape
+            [T, way], int64.
+        labels: Numbers of the classes among all of the split, rotations counted, shape [T, way],
+            int64.
     """
 
     classes: Tensor
     rotations: Tensor
+    labels: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +96,14 @@ class FewShot:
         part: The split that classes are drawn from.
         rotations: "none"; "episode" (Finn et al. 2017): each class of an episode is turned by one
             of 0, 90, 180, 270 degrees, so two rotations of one character never meet; "classes"
-            (Vinyals et al. 2016): the rotations of a character are four classes, which may meet.
+            (Vinyals et al. 2016): the rotations of a character are four classes, which may meet;
+            "reflected": its rotations and those of its mirror image are eight.
+        grouping: "none": classes of any alphabets; "alphabets": of one alphabet an episode, turned
+            alike where rotations are classes; "drawers": besides, one drawer has drawn all images
+            of a shot, and another those of a query, as in Lake's runs. The n-th image of each
+            class of an alphabet is then by the same drawer, as Omniglot's are. Alphabets with
+            fewer classes than an episode are passed over.
+        distortion: Changes images at random; None: they come as they are.
     """
 
     pool: ImagePool = field(repr=False)
@@ -97,13 +113,18 @@ class FewShot:
     queries: int = 15
     part: Split = "train"
     rotations: Rotations = "none"
+    grouping: Grouping = "none"
+    distortion: Distortion | None = None
     _most_images: int = field(init=False, repr=False)
+    _groups: Tensor = field(init=False, repr=False)
+    _large: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Checks the settings against the classes and images of the split."""
         check_split(self.part)
         self._check_settings()
         self._check_disjoint()
+        self._group()
         self._check_split_size()
         # Kept as a number: reading it from the device on every batch would wait for the device.
         most = int(self.pool.counts[self._classes].max())
@@ -138,20 +159,22 @@ class FewShot:
     @property
     def num_classes(self) -> int:
         """The number of classes that episodes of this split draw from, rotations counted."""
-        return len(self._classes) * (QUARTERS if self.rotations == "classes" else 1)
+        return len(self._classes) * ORIENTATIONS[self.rotations]
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> TaskBatch:
         """See `TaskDistribution.sample`.
 
         Returns:
             Inputs float32 [T, way * shots, C, H, W] in [0, 1] and targets int64 [T, way * shots],
-            class by class (0 0 1 1 ...); queries likewise. `info` has "classes", indices into
-            `pool.names`, and "rotations", quarter turns, both [T, way].
+            class by class (0 0 1 1 ...); queries likewise. `info` has the fields of
+            `EpisodeClasses`, each [T, way].
         """
         check_num_tasks(num_tasks)
         episode = self._draw_classes(num_tasks, generator)
         index = self._draw_images(episode.classes, generator)
-        images = self._gather(index, episode.rotations)
+        images = self._gather(index, episode.rotations).to(torch.float32).div_(255.0)
+        if self.distortion is not None:
+            images = self.distortion(images, generator)
         return TaskBatch(
             _examples(images[:, :, : self.shots]),
             _examples(images[:, :, self.shots :]),
@@ -164,22 +187,36 @@ class FewShot:
 
     def _draw_classes(self, num_tasks: int, generator: torch.Generator) -> EpisodeClasses:
         device = generator.device
-        scores = torch.rand(num_tasks, self.num_classes, generator=generator, device=device)
-        chosen = scores.topk(self.way, dim=1).indices
-        rotations = torch.zeros_like(chosen)
-        if self.rotations == "classes":
-            chosen, rotations = chosen // QUARTERS, chosen % QUARTERS
-        elif self.rotations == "episode":
+        grouped = self.grouping != "none"
+        orientations = ORIENTATIONS[self.rotations]
+        # A group is turned as one: then the rotation is the task's, not the class's.
+        count = len(self._classes) if grouped else self.num_classes
+        scores = torch.rand(num_tasks, count, generator=generator, device=device)
+        if grouped:
+            large = self._large.to(device)
+            group = large[
+                torch.randint(len(large), (num_tasks, 1), generator=generator, device=device)
+            ]
+            scores.masked_fill_(self._groups.to(device) != group, -1.0)
+        labels = scores.topk(self.way, dim=1).indices
+        if grouped and orientations > 1:
+            shape = (num_tasks, 1)
+            turn = torch.randint(orientations, shape, generator=generator, device=device)
+            labels = labels * orientations + turn
+        chosen, rotations = labels // orientations, labels % orientations
+        if self.rotations == "episode":
             rotations = torch.randint(QUARTERS, chosen.shape, generator=generator, device=device)
-        return EpisodeClasses(self._classes.to(device)[chosen], rotations)
+        return EpisodeClasses(self._classes.to(device)[chosen], rotations, labels)
 
     def _draw_images(self, classes: Tensor, generator: torch.Generator) -> Tensor:
         """Returns indices of images, shape [T, way, shots + queries]."""
         device = generator.device
         counts = self.pool.counts.to(device)[classes].unsqueeze(2)
-        shape = (*classes.shape, self._most_images)
+        alike = self.grouping == "drawers"
+        shape = (len(classes), 1 if alike else classes.shape[1], self._most_images)
         scores = torch.rand(shape, generator=generator, device=device)
-        absent = torch.arange(shape[2], device=device) >= counts
+        fewest = counts.amin(1, keepdim=True) if alike else counts
+        absent = torch.arange(shape[2], device=device) >= fewest
         chosen = scores.masked_fill_(absent, -1.0).topk(self.shots + self.queries, dim=2).indices
         return chosen + self.pool.offsets.to(device)[classes].unsqueeze(2)
 
@@ -192,7 +229,9 @@ class FewShot:
             return images
         height, width = pixels.shape[2:]
         grid = torch.arange(height * width, device=index.device).view(height, width)
-        turned = torch.stack([grid.rot90(k).flatten() for k in range(QUARTERS)])
+        turned = torch.stack(
+            [g.rot90(k).flatten() for g in (grid, grid.flip(1)) for k in range(QUARTERS)]
+        )
         flat = images.flatten(4).flatten(2, 3)  # [T, way, n * C, H * W]
         source = turned[rotations].unsqueeze(2).expand(flat.shape)
         return flat.gather(3, source).view(images.shape)
@@ -203,18 +242,28 @@ class FewShot:
                 f"Expected at least 1 way, 1 shot and 1 query, got {self.way}, {self.shots} and "
                 f"{self.queries}."
             )
-        choices = get_args(Rotations)
-        if self.rotations not in choices:
-            raise SettingsError(
-                f"Expected rotations of {', '.join(choices)}, got {self.rotations!r}."
-                f"{did_you_mean(self.rotations, choices)}"
-            )
+        for name, literal in (("rotations", Rotations), ("grouping", Grouping)):
+            value, choices = getattr(self, name), get_args(literal)
+            if value not in choices:
+                raise SettingsError(
+                    f"Expected {name} of {', '.join(choices)}, got {value!r}."
+                    f"{did_you_mean(value, choices)}"
+                )
         height, width = self.pool.images.shape[2:]
         if self.rotations != "none" and height != width:
             raise SettingsError(
                 f"Rotations by 90 degrees need square images, got {height} x {width}; "
                 "use rotations='none'."
             )
+
+    def _group(self) -> None:
+        """Notes the alphabet of each class, and those with classes enough for an episode."""
+        numbers: dict[str, int] = {}
+        alphabets = [name.rpartition("/")[0] for name in self.names]
+        groups = torch.tensor([numbers.setdefault(a, len(numbers)) for a in alphabets])
+        large = (groups.bincount() >= self.way).nonzero().flatten() if alphabets else groups
+        object.__setattr__(self, "_groups", groups)
+        object.__setattr__(self, "_large", large)
 
     def _check_disjoint(self) -> None:
         classes = torch.cat(
@@ -230,6 +279,12 @@ class FewShot:
             raise TaskError(
                 f"The {self.part} split has no classes; give it some (Omniglot without validation "
                 "classes takes validation_fraction=0.1), or use another split."
+            )
+        if self.grouping != "none" and len(self._large) == 0:
+            raise SettingsError(
+                f"Expected a way of at most {int(self._groups.bincount().max())}, the classes of "
+                f"the largest alphabet of the {self.part} split, got {self.way}; lower it or use "
+                "grouping='none'."
             )
         if self.way > self.num_classes:
             raise SettingsError(
@@ -255,8 +310,7 @@ def class_indices(names: Sequence[str], chosen: Sequence[str]) -> Tensor:
 
 
 def _examples(images: Tensor) -> Examples:
-    """Turns uint8 images [T, way, n, C, H, W] into examples in [0, 1], class by class."""
+    """Turns images [T, way, n, C, H, W] into examples, class by class."""
     num_tasks, way, count = images.shape[:3]
     targets = torch.arange(way, device=images.device).repeat_interleave(count)
-    inputs = images.flatten(1, 2).to(torch.float32).div_(255.0)
-    return Examples(inputs, targets.repeat(num_tasks, 1))
+    return Examples(images.flatten(1, 2), targets.repeat(num_tasks, 1))

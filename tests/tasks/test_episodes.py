@@ -6,6 +6,7 @@ import torch
 
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.tasks.base import Split, TaskDistribution
+from metarl.tasks.distortions import Distortion
 from metarl.tasks.episodes import FewShot, ImagePool, class_indices
 
 COUNTS = [6, 4, 5, 4, 7, 4, 5, 4, 4, 6, 4, 4]
@@ -132,6 +133,76 @@ def test_two_rotations_of_a_character_meet_only_as_classes(corner_tasks, generat
     assert (info["classes"] * 4 + info["rotations"]).sort(1).values.tolist() == [[*range(12)]] * 20
 
 
+def test_reflections_are_classes_beside_rotations(corner_tasks, generator):
+    tasks = replace(corner_tasks, rotations="reflected", way=8)
+    assert tasks.num_classes == 3 * 8
+    batch = tasks.sample(40, generator)
+    pictures = tasks.pool.images[:, 0].float() / 255
+    for part in (batch.support, batch.query):
+        for task, (classes, turns) in enumerate(
+            zip(batch.info["classes"], batch.info["rotations"], strict=True)
+        ):
+            for k in range(8):
+                image = pictures[int(classes[k]) * 4]
+                image = image.flip(1) if turns[k] >= 4 else image
+                assert torch.equal(part.inputs[task, k, 0], image.rot90(int(turns[k]) % 4))
+    assert torch.equal(batch.info["labels"], batch.info["classes"] * 8 + batch.info["rotations"])
+    assert len(batch.info["labels"].unique()) == 24
+    assert all(len(row.unique()) == 8 for row in batch.info["labels"])
+
+
+@pytest.mark.parametrize("rotations", ["none", "episode", "classes", "reflected"])
+def test_labels_number_the_classes_of_the_split(pool, rotations, generator):
+    tasks = FewShot(pool, {"test": torch.tensor(TEST)}, 2, 1, 1, "test", rotations)
+    info = tasks.sample(200, generator).info
+    labels = info["labels"].unique()
+    assert labels.tolist() == list(range(tasks.num_classes))
+    turns = tasks.num_classes // 3
+    assert torch.equal(info["classes"], torch.tensor(TEST)[info["labels"] // turns])
+
+
+@pytest.mark.parametrize("grouping", ["alphabets", "drawers"])
+def test_classes_of_one_alphabet_turned_alike(tasks, grouping, generator):
+    grouped = replace(tasks, grouping=grouping, rotations="reflected", way=4)
+    info = grouped.sample(300, generator).info
+    letters = info["classes"] % 2  # the alphabets A and B take turns
+    assert (letters == letters[:, :1]).all() and len(letters.unique()) == 2
+    assert (info["rotations"] == info["rotations"][:, :1]).all()
+    assert len(info["rotations"].unique()) == 8
+    assert all(len(row.unique()) == 4 for row in info["classes"])
+
+
+def test_small_alphabets_are_passed_over(tasks, generator):
+    test = replace(tasks.split("test"), grouping="alphabets", way=2, shots=1)
+    names = {test.pool.names[i] for i in test.sample(30, generator).info["classes"].flatten()}
+    assert names == {"B/character09", "B/character11"}
+
+
+def test_a_drawer_draws_all_classes_of_a_shot(tasks, generator):
+    tasks = replace(tasks, grouping="drawers", shots=1)
+    batch = tasks.sample(300, generator)
+    for part, count in ((batch.support, 1), (batch.query, 2)):
+        numbers = image_numbers(part).view(300, 3, count)
+        drawers = numbers - tasks.pool.offsets[batch.info["classes"]].unsqueeze(2)
+        assert (drawers == drawers[:, :1]).all()
+        assert drawers.max() >= 3
+    known, asked = (image_numbers(p).view(300, 3, -1) for p in (batch.support, batch.query))
+    assert not (known == asked).any()
+    apart = replace(tasks, grouping="alphabets").sample(300, generator)
+    drawers = image_numbers(apart.support) - tasks.pool.offsets[apart.info["classes"]]
+    assert (drawers != drawers[:, :1]).any()
+
+
+def test_distortions_change_images_and_nothing_else(tasks, generator):
+    images = torch.randint(256, tasks.pool.images.shape, generator=generator, dtype=torch.uint8)
+    tasks = replace(tasks, pool=replace(tasks.pool, images=images))
+    distorted = replace(tasks, distortion=Distortion(shift=0.3))
+    plain, moved = (t.sample(9, generator.manual_seed(0)) for t in (tasks, distorted))
+    assert not torch.equal(plain.support.inputs, moved.support.inputs)
+    assert torch.equal(plain.query.targets, moved.query.targets)
+    assert all(torch.equal(plain.info[key], moved.info[key]) for key in plain.info)
+
+
 def test_names_and_alphabets_are_those_of_the_split(tasks):
     test = tasks.split("test")
     assert test.names == ("B/character09", "A/character10", "B/character11")
@@ -139,7 +210,10 @@ def test_names_and_alphabets_are_those_of_the_split(tasks):
 
 
 def test_a_distribution_is_told_by_its_settings_and_can_be_a_key(tasks):
-    assert repr(tasks) == ("FewShot(way=3, shots=2, queries=2, part='train', rotations='none')")
+    assert repr(tasks) == (
+        "FewShot(way=3, shots=2, queries=2, part='train', rotations='none', grouping='none', "
+        "distortion=None)"
+    )
     assert {tasks: 1}[tasks] == 1
     assert tasks != tasks.with_shape(way=2)
 
@@ -182,6 +256,8 @@ def test_a_class_in_two_splits(pool):
         ({"queries": -1}, "1 query"),
         ({"rotations": "episodes"}, "Did you mean 'episode'"),
         ({"part": "tset"}, "Did you mean 'test'"),
+        ({"grouping": "alphabet"}, "Did you mean 'alphabets'"),
+        ({"grouping": "alphabets", "way": 5}, "at most 4, the classes of the largest alphabet"),
     ],
 )
 def test_bad_settings(tasks, settings, message):

@@ -1,0 +1,138 @@
+"""Random distortions of drawings: affine, elastic as of a shaky hand, thicker and thinner strokes.
+
+Distorted anew, an image stays in its class; distorted alike, the images of a class make a new one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metarl.errors import SettingsError
+
+GRIDS = ((4, 1.0), (7, 0.5))
+"""Points along a side of each grid of random displacements, and their share of `elastic`."""
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """How far each image, and each class as a whole, is distorted; where all is 0, not at all.
+
+    Everything is drawn uniformly up to its value in both directions, except for `elastic`.
+
+    Attributes:
+        rotation: Degrees.
+        shear: Tangent of the angle, along either axis.
+        scale: Natural logarithm of the scale, along either axis.
+        shift: Shift along either axis, as a share of the image's size.
+        elastic: Standard deviation of smooth displacements, as a share of the image's size: normal
+            ones on coarse grids, interpolated (after Simard et al. 2003).
+        stroke: Up to this much, from 0 to 1, of the strokes' thickening by a pixel on each side,
+            or of their thinning.
+        novelty: Times these of which all images of a class are first distorted alike, each class
+            in its own way: as good as a new class.
+    """
+
+    rotation: float = 0.0
+    shear: float = 0.0
+    scale: float = 0.0
+    shift: float = 0.0
+    elastic: float = 0.0
+    stroke: float = 0.0
+    novelty: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not 0 <= value < math.inf:
+                raise SettingsError(f"Expected a finite `{field.name}` of at least 0, got {value}.")
+        if self.stroke > 1:
+            raise SettingsError(f"Expected a `stroke` from 0 to 1, got {self.stroke}.")
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Distorts images [T, way, n, C, H, W], float32 in [0, 1]; returns the same shape.
+
+        Outside is the value of an image's upper left pixel: paper, be it 0 or 1.
+
+        Args:
+            images: Those of `way` classes of T tasks.
+            generator: The only source of randomness.
+        """
+        tasks, way, count = images.shape[:3]
+        flat = images.flatten(0, 2)
+        paper = flat[:, :, :1, :1]
+        flat = flat - paper
+        if self.novelty:
+            grids = self._grids(tasks * way, images.shape[-1], generator, self.novelty)
+            flat = resample(flat, grids.repeat_interleave(count, 0))
+        flat = resample(flat, self._grids(len(flat), images.shape[-1], generator, 1.0))
+        if self.stroke:
+            flat = _draw_strokes(flat, self.stroke, generator)
+        return (flat + paper).view_as(images)
+
+    def _grids(self, number: int, size: int, generator: torch.Generator, times: float) -> Tensor:
+        """Draws maps from places in the new image to places in the old one, [number, H, W, 2]."""
+        device = generator.device
+        draws = 2 * torch.rand(7, number, generator=generator, device=device) - 1
+        angle = times * math.radians(self.rotation) * draws[0]
+        cos, sin = angle.cos(), angle.sin()
+        shears = times * self.shear * draws[1:3]
+        scales = torch.exp(times * self.scale * draws[3:5])
+        one, zero = torch.ones_like(angle), torch.zeros_like(angle)
+        maps = matrices(cos, -sin, sin, cos) @ matrices(one, shears[0], shears[1], one)
+        maps = maps @ matrices(scales[0], zero, zero, scales[1])
+        # In the grid's units an image is 2 wide.
+        shift = 2 * times * self.shift * draws[5:].T.unsqueeze(2)
+        shape = [number, 1, size, size]
+        grids = F.affine_grid(torch.cat((maps, shift), 2), shape, align_corners=False)
+        if self.elastic:
+            grids = grids + 2 * times * self.elastic * _displacements(number, size, generator)
+        return grids
+
+
+def resample(images: Tensor, grids: Tensor) -> Tensor:
+    """Returns images [N, C, H, W] as read at the places `grids` [N, H, W, 2]; 0 outside."""
+    return F.grid_sample(images, grids, padding_mode="zeros", align_corners=False)
+
+
+def matrices(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """Returns the matrices ((a, b), (c, d)), [N, 2, 2], of numbers [N]."""
+    return torch.stack((torch.stack((a, b), 1), torch.stack((c, d), 1)), 1)
+
+
+def _displacements(number: int, size: int, generator: torch.Generator) -> Tensor:
+    """Draws smooth displacements [number, size, size, 2] of a deviation of about 1."""
+    total = torch.zeros(number, 2, size, size, device=generator.device)
+    for points, share in GRIDS:
+        shape = (number, 2, points, points)
+        coarse = torch.randn(shape, generator=generator, device=generator.device)
+        total += share * F.interpolate(coarse, (size, size), mode="bicubic", align_corners=True)
+    return total.permute(0, 2, 3, 1)
+
+
+def _draw_strokes(ink: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Mixes each drawing [N, C, H, W], 0 where there is none, with a thicker or a thinner one."""
+    number, device = len(ink), generator.device
+    mix = most * (2 * torch.rand(number, 1, 1, 1, generator=generator, device=device) - 1)
+    strength = ink.abs()
+    thick = F.max_pool2d(strength, 3, stride=1, padding=1)
+    # A blurred line is highest in its middle: squared, its flanks are gone.
+    thin = (1.5 * _blur(strength).square()).clamp(max=1.0)
+    return torch.lerp(strength, torch.where(mix > 0, thick, thin), mix.abs()) * _sign(ink)
+
+
+def _blur(images: Tensor) -> Tensor:
+    """Averages with weights 1 2 1 along either axis; images [N, C, H, W]."""
+    line = torch.tensor([0.25, 0.5, 0.25], device=images.device)
+    kernel = torch.outer(line, line).expand(images.shape[1], 1, 3, 3)
+    return F.conv2d(images, kernel, padding=1, groups=images.shape[1])
+
+
+def _sign(ink: Tensor) -> Tensor:
+    """Returns 1 for drawings of ink above paper, -1 for those below, [N, 1, 1, 1]."""
+    return torch.where(ink.sum((1, 2, 3), keepdim=True) < 0, -1.0, 1.0)
