@@ -19,6 +19,7 @@ from metarl.adaptation.learner import (
     Learner,
     MetaInputs,
     MetaLoss,
+    StreamLearner,
     SupervisedLearner,
 )
 from metarl.adaptation.update_rules import State, UpdateRule
@@ -41,6 +42,7 @@ __all__ = [
     "Scratch",
     "State",
     "Step",
+    "StreamLearner",
     "SupervisedLearner",
     "UpdateRule",
     "inner_loop",

@@ -160,3 +160,19 @@ class ControlLearner(Learner):
             steps: Adaptation steps, at least 0.
             generator: Source of all randomness in the rollouts.
         """
+
+
+class StreamLearner(Learner):
+    """Interface of learners that meet a task example by example, each before its label."""
+
+    @abstractmethod
+    def accuracies(
+        self, tasks: TaskBatch, steps: int, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Yields the accuracy on each task, [T], on what comes after 0..steps of its class.
+
+        Args:
+            tasks: Streams, see `metarl.tasks.streams`: support and query are the same.
+            steps: Earlier instances of the class, at least 0.
+            generator: Source of all that a learner draws.
+        """

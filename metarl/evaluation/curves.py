@@ -7,7 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metarl.adaptation.learner import ControlLearner, Learner, SupervisedLearner
+from metarl.adaptation.learner import (
+    ControlLearner,
+    Learner,
+    StreamLearner,
+    SupervisedLearner,
+)
 from metarl.errors import SettingsError
 from metarl.tasks.base import TaskBatch, TaskSource
 from metarl.tasks.losses import metric_name, task_metric
@@ -41,7 +46,8 @@ def adaptation_curve(
 ) -> AdaptationCurve:
     """Adapts a learner to fresh tasks and judges it after every step.
 
-    Supervised learners are judged on the queries, control learners by their undiscounted returns.
+    Supervised learners are judged on the queries, control learners by their undiscounted returns;
+    learners of streams on what comes after 0, 1, ... examples of its class.
 
     Args:
         learner: Any learner; it is not changed.
@@ -69,11 +75,15 @@ def adaptation_curve(
     for start in range(0, num_tasks, chunk_size):
         tasks = distribution.sample(min(chunk_size, num_tasks - start), generator)
         if isinstance(learner, ControlLearner):
-            name, rows = "return", torch.stack(list(learner.returns(tasks, steps, own)))
-            columns.append(rows[-1:].cpu() if last_only else rows.cpu())
+            name, rows = "return", learner.returns(tasks, steps, own)
+        elif isinstance(learner, StreamLearner):
+            name, rows = "accuracy", learner.accuracies(tasks, steps, own)
         else:
             name = metric_name(tasks.query.targets)
             columns.append(judge(learner, tasks, steps, own, transductive, last_only))
+            continue
+        values = torch.stack(list(rows)).cpu()
+        columns.append(values[-1:] if last_only else values)
     return AdaptationCurve(name, torch.cat(columns, dim=1), transductive)
 
 

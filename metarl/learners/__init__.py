@@ -8,10 +8,17 @@ from metarl.learners.comparisons import (
     Reference,
 )
 from metarl.learners.context import ContextAttention
-from metarl.learners.embeddings import ConvEmbedding, Embedding, ImageShape, Pixels
+from metarl.learners.embeddings import ConvEmbedding, Embedding, ImageShape, Pixels, Thumbnail
 from metarl.learners.metric_learner import MetricInputs, MetricLearner
 from metarl.learners.relation import Relation, RelationEmbedding
+from metarl.learners.sequences import (
+    Feedforward,
+    MemoryAugmented,
+    Recurrent,
+    SequenceNetwork,
+)
 from metarl.learners.siamese import SiameseEmbedding, WeightedDifference
+from metarl.learners.stream_reader import StreamInputs, StreamReader
 
 __all__ = [
     "Attention",
@@ -19,15 +26,22 @@ __all__ = [
     "ContextAttention",
     "ConvEmbedding",
     "Embedding",
+    "Feedforward",
     "ImageShape",
+    "MemoryAugmented",
     "MetricInputs",
     "MetricLearner",
     "NearestNeighbour",
     "Pixels",
     "Prototypes",
+    "Recurrent",
     "Reference",
     "Relation",
     "RelationEmbedding",
+    "SequenceNetwork",
     "SiameseEmbedding",
+    "StreamInputs",
+    "StreamReader",
+    "Thumbnail",
     "WeightedDifference",
 ]

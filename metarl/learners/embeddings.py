@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metarl.errors import SettingsError, ShapeError
@@ -60,6 +61,32 @@ class Pixels(Embedding):
         del moments
         check_shape(images, self.images)
         return images.flatten(2)
+
+
+class Thumbnail(Embedding):
+    """The pixels of smaller images, each the mean of what it covers.
+
+    Args:
+        images: What it takes.
+        size: Height and width of the smaller images, from 1 to theirs; 20 in Santoro et al. 2016.
+
+    Raises:
+        SettingsError: The size is out of this range.
+    """
+
+    def __init__(self, images: ImageShape, size: int = 20) -> None:
+        super().__init__()
+        if not 1 <= size <= images.size:
+            raise SettingsError(f"Expected a size from 1 to {images.size} pixels, got {size}.")
+        self.images = images
+        self.size = size
+        self.features = images.channels * size**2
+
+    def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
+        """See `Embedding.forward`; features [T, N, C * size * size]."""
+        del moments
+        check_shape(images, self.images)
+        return F.adaptive_avg_pool2d(images.flatten(0, 1), self.size).view(*images.shape[:2], -1)
 
 
 class ConvEmbedding(Embedding):

@@ -12,11 +12,12 @@ import torch
 from rich.table import Table
 
 from metarl.adaptation.learner import Learner
+from metarl.devices import resolve_device, set_threads
 from metarl.evaluation.pictures import Picture
 from metarl.tasks.base import TaskSource
 from metarl.tasks.episodes import FewShot
+from metarl.tasks.streams import Streams
 from metarl.training.command_line import parse_settings, run_script
-from metarl.training.device import resolve_device, set_threads
 from metarl.training.loop import OuterLoop
 from metarl.training.outer_update import OuterUpdate
 from metarl.training.reports import print_report, print_stopped
@@ -151,4 +152,4 @@ def _loop(
 
 def _on_device(tasks: Any, device: torch.device) -> Any:
     """Moves images to the device, where episodes are then drawn; the rest draws by generator."""
-    return tasks.to(device) if isinstance(tasks, FewShot) else tasks
+    return tasks.to(device) if isinstance(tasks, FewShot | Streams) else tasks

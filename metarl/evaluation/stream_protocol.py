@@ -1,0 +1,50 @@
+"""Accuracy by instance, as Santoro et al. 2016 report it, beside their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from metarl.evaluation.statistics import Summary
+
+INSTANCES = (1, 2, 3, 4, 5, 10)
+TEST_SEED = 5_000_003
+
+# Algorithm -> instance -> accuracy, percent: Santoro et al. 2016, tables 1 and 2, after 100 000
+# episodes on 1200 characters; 5 classes with one-hot labels, 15 with strings.
+PUBLISHED: dict[str, Mapping[int, float]] = {
+    name: dict(zip(INSTANCES, row, strict=True))
+    for name, row in {
+        "mann": (36.4, 82.8, 91.0, 92.6, 94.9, 98.1),
+        "lstm": (24.4, 49.5, 55.3, 61.0, 63.6, 62.5),
+        "feedforward": (24.4, 19.6, 21.1, 19.9, 22.8, 19.5),
+        "mann-strings": (0.1, 62.6, 79.3, 86.6, 88.7, 95.3),
+        "lstm-strings": (0.0, 2.2, 2.9, 4.3, 5.6, 12.7),
+    }.items()
+}
+
+
+def instance_table(
+    summaries: Sequence[Summary], published: Mapping[int, float], label: str
+) -> Table:
+    """Returns a table of accuracies by instance in percent with 95 % intervals.
+
+    Args:
+        summaries: One per instance, the first first.
+        published: Instance -> published accuracy, percent.
+        label: What was measured, on what.
+    """
+    title = f"{label}, {summaries[0].count} test streams"
+    caption = "mean [95 % interval]; paper: Santoro et al. 2016, on other data"
+    table = Table(title=title, box=SIMPLE, caption=caption, min_width=72)
+    for name in ("instance", "accuracy, %", *(("paper",) if published else ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    shown = sorted({i for i in INSTANCES if i <= len(summaries)} | {len(summaries)})
+    for instance in shown:
+        s = summaries[instance - 1]
+        cell = f"{100 * s.mean:.1f}  [{100 * s.mean_low:.1f}, {100 * s.mean_high:.1f}]"
+        known = f"{published[instance]:.1f}" if instance in published else ""
+        table.add_row(str(instance), cell, *((known,) if published else ()))
+    return table
