@@ -15,6 +15,7 @@ from metarl.sim.rendering import WorldRenderer, make_renderer
 from metarl.sim.task_pool import GymTaskPool
 from metarl.sim.torch_engine import TorchVectorEnv
 from metarl.sim.vector_env import TensorVectorEnv, WorldNoise
+from metarl.sim.warp_engine import WarpVectorEnv
 
 __all__ = [
     "FAMILIES",
@@ -36,6 +37,7 @@ __all__ = [
     "TorchFamily",
     "TorchVectorEnv",
     "Uniform",
+    "WarpVectorEnv",
     "WorldNoise",
     "WorldRenderer",
     "WorldState",

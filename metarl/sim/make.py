@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from metarl.devices import resolve_device
 from metarl.errors import SettingsError
 from metarl.gymnasium_ids import FAMILY_GROUP
 from metarl.registry import PluginRegistry, Registry
@@ -17,6 +18,7 @@ from metarl.sim.mujoco_engine import MujocoVectorEnv
 from metarl.sim.physics import MujocoFamily
 from metarl.sim.torch_engine import TorchVectorEnv
 from metarl.sim.vector_env import TensorVectorEnv
+from metarl.sim.warp_engine import WarpVectorEnv, runs_on
 
 FAMILIES: PluginRegistry[Callable[..., Family]] = PluginRegistry("task family", FAMILY_GROUP)
 """Name with version -> what builds the family. Those that ship with MetaRL are plug-ins too."""
@@ -26,6 +28,7 @@ ENGINES: Registry[Callable[..., TensorVectorEnv]] = Registry("engine")
 
 ENGINES.register("torch", TorchVectorEnv)
 ENGINES.register("mujoco", MujocoVectorEnv)
+ENGINES.register("warp", WarpVectorEnv)
 ENGINES.register("gymnasium", GymnasiumVectorEnv)
 
 
@@ -62,28 +65,30 @@ def make_vec(
     Args:
         family: A family, or the name of one with its default settings.
         num_envs: The number of worlds.
-        device: A device of torch; "auto" is CUDA where there is one, else the CPU.
-        engine: What computes the dynamics; "auto" takes what the family has been written for.
+        device: Where tensors are; "auto" is CUDA where there is one, else the CPU.
+        engine: What computes the dynamics; "auto" takes what the family has been written for. For
+            a `MujocoFamily` that is "warp" on CUDA where the extra `metarl[warp]` is installed and
+            finds the device, else "mujoco", which is on the CPU wherever tensors are.
         **settings: As of `TensorVectorEnv`: `autoreset`, `observe_task`, `seed`; `threads` of the
-            mujoco engine, `workers` of the gymnasium engine.
+            mujoco engine, `workers` of the gymnasium engine, those of `WarpVectorEnv`.
 
     Raises:
         UnknownNameError: No family or no engine has the name.
-        SettingsError: A setting is not usable, or the engine cannot run the family.
+        SettingsError: A setting is not usable, the device is not there, or the engine cannot run
+            the family.
     """
     if isinstance(family, str):
         family = make_family(family)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    name = _engine_for(family) if engine == "auto" else engine
+    device = resolve_device(str(device))
+    name = _engine_for(family, device) if engine == "auto" else engine
     return ENGINES.get(name)(family, num_envs, device=device, **settings)
 
 
-def _engine_for(family: Family) -> str:
+def _engine_for(family: Family, device: torch.device) -> str:
     if isinstance(family, TorchFamily):
         return "torch"
     if isinstance(family, MujocoFamily):
-        return "mujoco"
+        return "warp" if device.type == "cuda" and runs_on(device) else "mujoco"
     if isinstance(family, GymnasiumFamily):
         return "gymnasium"
     raise SettingsError(

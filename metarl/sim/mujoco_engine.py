@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError
 from metarl.sim.family import Tasks, WorldState
-from metarl.sim.physics import MujocoFamily, mj, model_field
+from metarl.sim.physics import MujocoFamily, check_shape, mj, model_field
 from metarl.sim.vector_env import TensorVectorEnv
 
 WARNINGS = {
@@ -149,9 +149,5 @@ def _expand(batch: Batch, name: str, value: Tensor) -> Tensor:
     """Gives each world its own values of a field of the model, and returns a live view of them."""
     model_field(batch.model, name)  # raises for unknown names
     view = torch.from_numpy(batch.expand(name))
-    if view.shape != value.shape:
-        raise ShapeError(
-            f"Expected the model field {name!r} of shape {tuple(view.shape)}, one for each world, "
-            f"got {tuple(value.shape)}."
-        )
+    check_shape(name, value, view.shape)
     return view

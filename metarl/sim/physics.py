@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from operator import attrgetter
@@ -17,7 +17,7 @@ from gymnasium import spaces
 from mujoco.batch import MODEL_FIELDS
 from torch import Tensor
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, ShapeError
 from metarl.registry import did_you_mean
 from metarl.sim.family import Family, Tasks, WorldState
 
@@ -169,6 +169,19 @@ def model_field(model: Any, name: str) -> np.ndarray:
             f"{did_you_mean(name, MODEL_FIELDS)} Options are named 'opt.gravity'."
         )
     return np.array(attrgetter(name)(model))
+
+
+def check_shape(name: str, value: Tensor, expected: Sequence[int]) -> None:
+    """Checks what a family gives for a field of the model.
+
+    Raises:
+        ShapeError: It has not one value for each world.
+    """
+    if tuple(value.shape) != tuple(expected):
+        raise ShapeError(
+            f"Expected the model field {name!r} of shape {tuple(expected)}, one for each world, "
+            f"got {tuple(value.shape)}."
+        )
 
 
 @contextmanager

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.learner import ControlLearner, Learner
+from metarl.devices import resolve_device, set_threads
 from metarl.errors import CheckpointError, NonFiniteError, SimulationError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.tasks.base import TaskSource
 from metarl.tasks.losses import metric_name
 from metarl.training.checkpoints import Checkpoints, load_checkpoint
-from metarl.training.device import resolve_device, set_threads
 from metarl.training.logger import RunLogger
 from metarl.training.meta_step import MetaStep
 from metarl.training.outer_update import MetaResult, OuterUpdate

@@ -1,4 +1,4 @@
-"""Which device a run computes on."""
+"""Which device to compute on, with how many threads."""
 
 from __future__ import annotations
 

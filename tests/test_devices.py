@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from metarl.devices import resolve_device
 from metarl.errors import SettingsError
-from metarl.training import resolve_device
 
 
 def test_auto_takes_cuda_where_there_is_one(monkeypatch):
