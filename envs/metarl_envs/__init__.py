@@ -1,20 +1,39 @@
 """The control task families that ship with MetaRL, registered as a user's would be."""
 
-from metarl_envs.ant import AntDirection, AntVelocity
+from metarl_envs.ant import (
+    AntDirection,
+    AntGoal,
+    AntVelocity,
+)
 from metarl_envs.bandit import Bandit
 from metarl_envs.half_cheetah import HalfCheetahDirection, HalfCheetahVelocity
+from metarl_envs.humanoid import (
+    HumanoidDirection,
+)
 from metarl_envs.navigation import Navigation2D, Navigation2DCorner, Navigation2DSparse
 from metarl_envs.random_parameters import HopperRandomParameters, Walker2dRandomParameters
+from metarl_envs.rllab import (
+    AntDirectionRllab,
+    AntVelocityRllab,
+    HalfCheetahDirectionRllab,
+    HalfCheetahVelocityRllab,
+)
 from metarl_envs.tabular_mdp import TabularMDP
 from metarl_envs.walker2d import Walker2dDirection, Walker2dVelocity
 
 __all__ = [
     "AntDirection",
+    "AntDirectionRllab",
+    "AntGoal",
     "AntVelocity",
+    "AntVelocityRllab",
     "Bandit",
     "HalfCheetahDirection",
+    "HalfCheetahDirectionRllab",
     "HalfCheetahVelocity",
+    "HalfCheetahVelocityRllab",
     "HopperRandomParameters",
+    "HumanoidDirection",
     "Navigation2D",
     "Navigation2DCorner",
     "Navigation2DSparse",

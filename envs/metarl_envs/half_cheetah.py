@@ -11,7 +11,7 @@ from metarl_envs.robot import Robot
 
 HALF_CHEETAH = Robot("HalfCheetah-v5", own_model("half_cheetah.xml"), 5)
 PAPER = "Finn et al. 2017, arXiv:1703.03400; code: github.com/cbfinn/maml_rl"
-PHYSICS = "with rllab's cheetah, whose step is 0.01 s; its returns do not compare"
+PHYSICS = "there with rllab's cheetah, whose step is 0.01 s: its returns do not compare"
 
 
 @dataclass(frozen=True)

@@ -23,21 +23,22 @@ class Skeleton:
 
     Args:
         model: A compiled `mujoco.MjModel` of one robot; only its root may slide or be free.
-        device: Where the tensors are.
+        like: A floating-point tensor whose type and device the results have.
     """
 
-    def __init__(self, model: Any, device: torch.device) -> None:
+    def __init__(self, model: Any, like: Tensor) -> None:
+        device = like.device
         links = _Links(model)
         self._free = links.free
-        self._start = _tensor(links.base, device)
-        self._slides = _tensor(np.reshape(links.slides, (-1, 3)), device)
-        self._slide_rest = _tensor(model.qpos0[: len(links.slides)], device)
+        self._start = _tensor(links.base, like)
+        self._slides = _tensor(np.reshape(links.slides, (-1, 3)), like)
+        self._slide_rest = _tensor(model.qpos0[: len(links.slides)], like)
         first = 7 if self._free else len(links.slides)
         self._positions, self._velocities = first, 6 if self._free else first
         order = np.argsort(links.depth[1:], kind="stable") + 1  # hinges, level by level
         places = {0: 0} | {int(link): i + 1 for i, link in enumerate(order)}
         self._order = torch.as_tensor(order - 1, device=device)
-        self._rest = _tensor(model.qpos0[first:], device)[self._order]
+        self._rest = _tensor(model.qpos0[first:], like)[self._order]
         self._levels: list[tuple[Tensor, slice]] = []
         levels = np.array(links.depth)[order]
         before = 0  # the first place of the level above
@@ -51,21 +52,21 @@ class Skeleton:
         outer = axis[:, :, None] * axis[:, None, :]
         cross = np.cross(axis[:, None, :], np.eye(3)[None]).transpose(0, 2, 1)
         parts = (turn @ outer, turn @ cross, turn @ (np.eye(3) - outer))  # Rodrigues' formula
-        self._fixed, self._sine, self._cosine = (_tensor(p, device) for p in parts)
-        self._axes = _tensor(axis[..., None], device)
-        self._offset = _tensor(np.array(links.offset)[order][..., None], device)
+        self._fixed, self._sine, self._cosine = (_tensor(p, like) for p in parts)
+        self._axes = _tensor(axis[..., None], like)
+        self._offset = _tensor(np.array(links.offset)[order][..., None], like)
         every = [0, *order]
         mass = np.array(links.mass)[every]
-        self._moment = _tensor(np.array(links.moment)[every][..., None] / mass.sum(), device)
-        self._share = _tensor(mass[:, None] / mass.sum(), device)
-        self._below = _tensor(_descendants([places[links.parent[link]] for link in order]), device)
+        self._moment = _tensor(np.array(links.moment)[every][..., None] / mass.sum(), like)
+        self._share = _tensor(mass[:, None] / mass.sum(), like)
+        self._below = _tensor(_descendants([places[links.parent[link]] for link in order]), like)
 
     def motion(self, qpos: Tensor, qvel: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the centre of mass and its velocity, [W, 3] each, in m and m/s.
 
         Args:
-            qpos: Generalised positions, [W, nq] float64.
-            qvel: Generalised velocities, [W, nv] float64.
+            qpos: Generalised positions, [W, nq].
+            qvel: Generalised velocities, [W, nv].
         """
         origins, turns = self._place(qpos)
         moments = self._moments(origins, turns)
@@ -80,7 +81,7 @@ class Skeleton:
         return centre, velocity + qvel[:, :3] + torch.linalg.cross(spin, centre - base)
 
     def centre(self, qpos: Tensor) -> Tensor:
-        """Returns the centre of mass, [W, 3] in m, for positions [W, nq] float64."""
+        """Returns the centre of mass, [W, 3] in m, for positions [W, nq]."""
         return self._moments(*self._place(qpos)).sum(1)
 
     def _place(self, qpos: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,10 +105,19 @@ class Skeleton:
         return self._share * origins + (turns @ self._moment).squeeze(3)
 
 
+def skeleton(model: str, like: Tensor) -> Skeleton:
+    """Returns the skeleton of a model, a path or a text; it is made once for each type and device.
+
+    Args:
+        model: The MJCF file's path, or its text.
+        like: A floating-point tensor whose type and device the results have.
+    """
+    return _skeleton(model, like.dtype, like.device)
+
+
 @lru_cache(maxsize=16)
-def skeleton(model: str, device: torch.device) -> Skeleton:
-    """Returns the skeleton of a model, a path or a text; it is made once."""
-    return Skeleton(compile_model(model), device)
+def _skeleton(model: str, dtype: torch.dtype, device: torch.device) -> Skeleton:
+    return Skeleton(compile_model(model), torch.empty(0, dtype=dtype, device=device))
 
 
 def rotation(quaternion: Tensor) -> Tensor:
@@ -187,5 +197,5 @@ def _descendants(parents: list[int]) -> np.ndarray:
     return below
 
 
-def _tensor(values: np.ndarray, device: torch.device) -> Tensor:
-    return torch.as_tensor(np.array(values, np.float64)).to(device)
+def _tensor(values: np.ndarray, like: Tensor) -> Tensor:
+    return torch.as_tensor(np.array(values, np.float64)).to(like)

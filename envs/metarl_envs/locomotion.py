@@ -148,7 +148,8 @@ class Locomotion(MujocoFamily):
         robot, model = self.robot, self.compiled
         seen = f"{self.seen()}; {self.observation_space.shape[0]} numbers"
         low, high = (f"{limit:g}" for limit in model.actuator_ctrlrange[0])
-        steps = f"{robot.frame_skip} steps of {model.opt.timestep} s, dt = {self.dt:.4g} s"
+        many = "s" if robot.frame_skip > 1 else ""
+        steps = f"{robot.frame_skip} step{many} of {model.opt.timestep} s, dt = {self.dt:.4g} s"
         changed = told_changes(self.changes)
         alive = f" + {self.alive}" if self.alive else ""
         cost = f"{self.control_cost} ||clip(a)||^2"
@@ -165,6 +166,7 @@ class Locomotion(MujocoFamily):
                 Fact(
                     "dynamics",
                     f"MuJoCo, {Path(robot.model).name} of {robot.title}{changed}; {steps}",
+                    robot.physics,
                 ),
                 Fact("integrator", _integrator(self.integrator, robot.source), robot.source),
                 Fact("reward", f"{pay}{alive} - {cost}{given}", self.reward_note),

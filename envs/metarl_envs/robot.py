@@ -30,6 +30,7 @@ class Robot:
         pose: Positions at the start; None for the model's at rest.
         changes: What is changed in the model.
         source: Where these numbers are from.
+        physics: What else is known of its dynamics, for cards.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Robot:
     pose: tuple[float, ...] | None = None
     changes: tuple[Change, ...] = ()
     source: str = GYMNASIUM
+    physics: str = ""
 
     @property
     def name(self) -> str:

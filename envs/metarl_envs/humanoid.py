@@ -1,0 +1,72 @@
+"""The humanoid that runs forwards or backwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from metarl.errors import SettingsError
+from metarl.sim import WorldState
+from metarl.tasks.base import Split
+from metarl_envs.kinematics import skeleton
+from metarl_envs.locomotion import Direction
+from metarl_envs.models import Change, gymnasium_model
+from metarl_envs.robot import Robot
+
+HUMANOID = Robot(
+    "Humanoid-v5", gymnasium_model("humanoid.xml"), 5, hidden=2, noise=1e-2,
+    normal_velocities=False, height=2, heights=(1.0, 2.0),
+    physics="the model's solver is PGS, which MuJoCo Warp has not: solver=Newton is for that",
+)  # fmt: skip
+
+Solver = Literal["xml", "Newton", "CG"]
+
+
+@dataclass(frozen=True)
+class HumanoidDirection(Direction):
+    """Forwards or backwards along x: Rothfuss et al. 2019, appendix (arXiv:1810.06784).
+
+    What pays is the velocity of the centre of mass, computed from positions.
+
+    Attributes:
+        solver: MuJoCo's solver of constraints: "xml" for the model's own, PGS; "Newton" or "CG".
+        horizon: Steps of an episode.
+        integrator: See `MujocoFamily`.
+        part: The split, which makes no difference.
+    """
+
+    solver: Solver = "xml"
+    horizon: int = 200
+    integrator: str = "xml"
+    part: Split = "train"
+
+    name = "HumanoidDirection-v1"
+    robot = HUMANOID
+    weight = 1.25
+    alive = 5.0
+    control_cost = 0.1
+    paper = "Rothfuss et al. 2019 (ProMP), arXiv:1810.06784; code: github.com/jonasrothfuss/ProMP"
+    speed = "v = (c' - c) / dt of the centre of mass c"
+    reward_note = "there also min(5e-7 times the squared contact forces, 10)"
+    observation_note = "there also inertias, velocities and forces that MuJoCo derives"
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        super().__post_init__()
+        if self.solver not in get_args(Solver):
+            known = ", ".join(get_args(Solver))
+            raise SettingsError(f"Expected a solver out of {known}; got {self.solver!r}.")
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """See `Locomotion.changes`: the solver, if it is not the model's own."""
+        return () if self.solver == "xml" else (("option", "solver", self.solver),)
+
+    def velocity(self, before: WorldState, after: WorldState) -> Tensor:
+        """See `Locomotion.velocity`: that of the centre of mass."""
+        positions = torch.cat((before["qpos"], after["qpos"]))
+        start, end = skeleton(self.robot.model, positions).centre(positions)[:, 0].chunk(2)
+        return (end - start) / self.dt
