@@ -70,6 +70,22 @@ def concatenate_tasks(values: list[T]) -> T:
     return map_tensors(lambda *tensors: torch.cat(tensors), *values)
 
 
+def choose(mask: Tensor, new: T, old: T) -> T:
+    """Returns the rows of `new` that the mask marks, and those of `old` that it does not.
+
+    Args:
+        mask: Shape [N], bool.
+        new: Tensors [N, *].
+        old: Tensors of the same structure, shapes and devices.
+    """
+
+    def chosen(new: Tensor, old: Tensor) -> Tensor:
+        marked = mask.to(new.device).view(-1, *[1] * (new.dim() - 1))
+        return torch.where(marked, new, old)
+
+    return map_tensors(chosen, new, old)
+
+
 def _check_keys(value: dict[Any, Any], others: tuple[Any, ...]) -> None:
     for other in others:
         if other.keys() != value.keys():

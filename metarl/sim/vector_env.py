@@ -16,7 +16,7 @@ from metarl.errors import SettingsError, ShapeError, SimulationError
 from metarl.registry import did_you_mean
 from metarl.sim.family import Family, Tasks, WorldState
 from metarl.sim.watch import Watch
-from metarl.trees import map_tensors
+from metarl.trees import choose, map_tensors
 
 Autoreset = Literal["same_step", "disabled"]
 
@@ -312,7 +312,7 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     def merged(self, mask: Tensor, fresh: WorldState) -> WorldState:
         """Returns the state with `fresh` in the worlds that the mask [W] bool marks."""
-        return {n: torch.where(_like(mask, v), v, self._state[n]) for n, v in fresh.items()}
+        return choose(mask, fresh, {n: self._state[n] for n in fresh})
 
     def _begin(self, mask: Tensor | None) -> None:
         noise = self._uniform(self.family.reset_noise) if self._noise is None else self._noise.reset
@@ -369,11 +369,6 @@ class TensorVectorEnv(VectorEnv, ABC):
         raise ShapeError(
             f"Expected actions of shape {tuple(self._action_shape)}, got {tuple(actions.shape)}."
         )
-
-
-def _like(mask: Tensor, values: Tensor) -> Tensor:
-    """Returns the mask [W] as [W, 1, ...] with as many dimensions as `values`."""
-    return mask.view(-1, *[1] * (values.dim() - 1))
 
 
 def _check_arguments(family: Family, num_envs: int, autoreset: str) -> None:

@@ -1,0 +1,5 @@
+"""The bridge to Stable-Baselines3: its algorithms on our worlds, our policies as its PPO."""
+
+from metarl.sb3.vec_env import SB3VecEnv
+
+__all__ = ["SB3VecEnv"]
