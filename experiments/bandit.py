@@ -1,25 +1,51 @@
 """Bernoulli bandits (Duan et al. 2016, section 3.1): find the arm that pays most often.
 
     python experiments/bandit.py                                # MAML-TRPO
+    python experiments/bandit.py --algorithm rl2                # a recurrent policy
+    python experiments/bandit.py --algorithm rl2 --arms 10 --pulls 500
+    python experiments/bandit.py --algorithm ucb1               # and random-arm, greedy, thompson
     python experiments/bandit.py --algorithm reptile            # an unknown name lists them all
     python experiments/bandit.py --resume latest                # after a stop of any kind
     tensorboard --logdir runs/bandit
 
-5 arms, 100 pulls an episode; an adaptation step sees one episode. Ends with a table of what an
-episode pays on test bandits: any arm pays 50 on average, the best of five 83.
+5 arms, 100 pulls an episode. An adaptation step of the gradient-based learners sees one episode;
+RL^2 and the strategies learn while they pull, so theirs is the return of the very first one. Ends
+with a table of what an episode pays on test bandits: any arm pays half of the pulls on average,
+the best of five 5/6 of them.
 """
 
+from dataclasses import dataclass, replace
+
+from metarl_envs import bandit_strategies as strategies
 from metarl_envs.bandit import Bandit
 
 from metarl.adaptation import settings as learners
 from metarl.rl.settings import PolicyGradientSettings
+from metarl.rl.strategies import StrategySettings
 from metarl.training import Experiment, Parts, TrainingSettings
-from metarl.training.control import ControlSettings, build_control, control_configs
+from metarl.training.control import (
+    ControlSettings,
+    build_control,
+    control_configs,
+    rl2_config,
+)
+from metarl.training.no_update import NoUpdateSettings
 from metarl.training.trust_region import TrustRegionSettings
+
+
+@dataclass(frozen=True)
+class BanditSettings(ControlSettings):
+    """An experiment on bandits; `--algorithm` chooses the defaults of all the rest."""
+
+    arms: int = 5
+    """Arms to choose from, at least 2."""
+    pulls: int = 100
+    """Pulls of an episode, at least 1."""
+
 
 # A pull changes nothing but its own reward: lambda = 0 credits it with no other's.
 # The inner rates were chosen on validation tasks, before any meta-training.
-MAML = ControlSettings(
+MAML = BanditSettings(
     "maml", learners.MAMLSettings(10.0), PolicyGradientSettings(trajectories=1, gae_lambda=0.0),
     TrustRegionSettings(),
     TrainingSettings(
@@ -28,12 +54,38 @@ MAML = ControlSettings(
     ),
     hidden=(), test_tasks=400,
 )  # fmt: skip
-CONFIGS = control_configs(MAML, adam_lr=0.1)
+# To RL^2 a pull also gives what later pulls are chosen by.
+RL2 = rl2_config(
+    MAML, 1, PolicyGradientSettings(1, 0.99, 0.95, clip=0.2),
+    TrainingSettings(
+        iterations=400, meta_batch_size=500, outer_lr=3e-3, schedule="linear", max_grad_norm=1.0,
+        threads=1, log_every=10, eval_every=50, eval_tasks=1000, checkpoint_every=50,
+    ),
+    entropy_weight=0.02,
+)  # fmt: skip
+
+
+def strategy(name: str, learner: StrategySettings) -> ControlSettings:
+    """Returns the configuration of a strategy, which has nothing to train."""
+    training = replace(RL2.training, iterations=0)
+    return replace(
+        RL2, algorithm=name, learner=learner, update=NoUpdateSettings(), training=training
+    )
+
+
+CONFIGS = control_configs(MAML, adam_lr=0.1) | {
+    "rl2": RL2,
+    "random-arm": strategy("random-arm", strategies.RandomArmSettings()),
+    "ucb1": strategy("ucb1", strategies.UCB1Settings()),
+    "greedy": strategy("greedy", strategies.EpsilonGreedySettings()),
+    "thompson": strategy("thompson", strategies.ThompsonSettings()),
+}
 
 
 def build(settings: ControlSettings) -> Parts:
     """Builds what the settings describe."""
-    return build_control(settings, Bandit())
+    assert isinstance(settings, BanditSettings)
+    return build_control(settings, Bandit(settings.arms, settings.pulls))
 
 
 EXPERIMENT = Experiment("bandit", CONFIGS, build)

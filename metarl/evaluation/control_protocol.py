@@ -14,6 +14,7 @@ from metarl.errors import SettingsError
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.evaluation.statistics import Summary, telling_steps
 from metarl.rl.policy_learner import PolicyLearner
+from metarl.rl.trial_learner import TrialLearner
 from metarl.sim.family import ControlTasks
 from metarl.trees import to_device
 
@@ -57,23 +58,24 @@ def protocol_curve(
 ) -> AdaptationCurve:
     """Measures the mean return on each of a protocol's tasks after 0..steps steps.
 
-    The rollouts' randomness is the same for every learner.
+    The rollouts' randomness is the same for every learner that adapts by gradients. One that plays
+    trials adapts in its own way: its steps are single episodes.
 
     Raises:
-        SettingsError: The learner is not one of policies that adapt by gradients.
+        SettingsError: The learner is not one of control tasks.
     """
-    if not isinstance(learner, PolicyLearner):
+    if not isinstance(learner, PolicyLearner | TrialLearner):
         raise SettingsError(
-            f"The protocol {protocol.name} is for a PolicyLearner, got {type(learner).__name__}."
+            f"The protocol {protocol.name} is for a PolicyLearner or a TrialLearner, got "
+            f"{type(learner).__name__}."
         )
     generator = torch.Generator(device).manual_seed(TEST_SEED)
-    rows = learner.returns(
-        to_device(protocol.tasks, torch.device(device)),
-        protocol.steps,
-        generator,
-        protocol.scales,
-        protocol.trajectories,
-    )
+    tasks = to_device(protocol.tasks, torch.device(device))
+    if isinstance(learner, TrialLearner):
+        rows = learner.returns(tasks, protocol.steps, generator)
+    else:
+        options = (protocol.scales, protocol.trajectories)
+        rows = learner.returns(tasks, protocol.steps, generator, *options)
     return AdaptationCurve("return", torch.stack(list(rows)).cpu(), True)
 
 
@@ -81,6 +83,7 @@ def return_table(
     rows: Mapping[str, Sequence[Summary]],
     published: Mapping[str, Mapping[int, float]],
     title: str,
+    whole: Summary | None = None,
 ) -> Table:
     """Returns a table of mean returns with 95 % confidence intervals over tasks.
 
@@ -88,10 +91,12 @@ def return_table(
         rows: Name of the evaluation -> one summary per number of steps.
         published: Name of the evaluation -> steps -> published mean return.
         title: What was trained on what.
+        whole: That of the sums over the steps, where these are episodes of one trial.
     """
-    table = Table(
-        title=f"{title}: return", box=SIMPLE, caption="mean ± half of the 95 % interval over tasks"
-    )
+    caption = "mean ± half of the 95 % interval over tasks"
+    if whole is not None:
+        caption += f"\nall episodes of a trial together: {_cell(whole)}"
+    table = Table(title=f"{title}: return", box=SIMPLE, caption=caption)
     table.add_column("steps", justify="right", no_wrap=True)
     for name, summaries in rows.items():
         title = f"{name.replace('_', ' ')} ({summaries[0].count})"  # wraps between words

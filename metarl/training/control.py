@@ -11,12 +11,16 @@ import torch
 from rich.table import Table
 
 from metarl.adaptation import settings as learners
+from metarl.adaptation.learner import ControlLearner
 from metarl.errors import SettingsError
 from metarl.evaluation.control_protocol import TEST_SEED, ControlProtocol
 from metarl.evaluation.pictures import Picture, returns_picture
-from metarl.rl.policies import Policy, policy_for
+from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
-from metarl.rl.settings import PolicyGradientSettings
+from metarl.rl.recurrent_learner import RecurrentLearner
+from metarl.rl.recurrent_policy import RecurrentPolicy
+from metarl.rl.settings import PolicyGradientSettings, RL2Settings
+from metarl.rl.strategies import StrategyLearner, StrategySettings
 from metarl.sim.family import ControlTasks, Family
 from metarl.sim.make import make_vec
 from metarl.training.experiment import Parts
@@ -40,7 +44,8 @@ class ControlSettings:
 
     algorithm: str = "maml"
     """The algorithm; an unknown name lists them all."""
-    learner: learners.LearnerSettings = field(default_factory=learners.MAMLSettings)
+    learner: Any = field(default_factory=learners.MAMLSettings)
+    """A `LearnerSettings`, `RL2Settings` or `StrategySettings`; `algorithm` chooses which."""
     gradients: PolicyGradientSettings = field(default_factory=PolicyGradientSettings)
     update: UpdateSettings = field(default_factory=TrustRegionSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -139,6 +144,34 @@ def control_configs(
     return configs | dict(changes or {})
 
 
+def rl2_config(
+    maml: ControlSettings,
+    episodes: int,
+    gradients: PolicyGradientSettings,
+    training: TrainingSettings,
+    **learner: Any,
+) -> ControlSettings:
+    """Makes the configuration of RL^2 with PPO, on the tasks that another one is tested on.
+
+    Args:
+        maml: The other configuration.
+        episodes: Episodes of a trial, in training, for the curves and at test.
+        gradients: Trials per task, discount, lambda and clip.
+        training: The outer loop's settings.
+        **learner: Fields of `RL2Settings`.
+    """
+    return replace(
+        maml,
+        algorithm="rl2",
+        learner=RL2Settings(episodes, **learner),
+        gradients=gradients,
+        update=ProximalSettings(),
+        training=replace(training, eval_steps=episodes - 1),
+        hidden=(),
+        test_steps=episodes - 1,
+    )
+
+
 def build_control(
     settings: ControlSettings,
     family: Family,
@@ -164,19 +197,16 @@ def build_control(
             f"--training.iterations 0, got {settings.training.iterations}."
         )
     generator = torch.Generator().manual_seed(settings.training.seed)
-    learner = PolicyLearner(
-        settings.learner.build(_policy(settings, family, generator), generator),
-        family,
-        settings.gradients,
-        task_chunk_size=settings.training.task_chunk_size,
-        observe_task=settings.observe_task,
-    )
-    test, drawn = family.split("test"), draw or returns_picture
+    learner = _learner(settings, family, generator)
+    test = family.split("test")
 
     def show(loop: OuterLoop, tasks: int, steps: int | None) -> Picture:
         generator = torch.Generator(loop.device).manual_seed(TEST_SEED)
         steps = settings.test_steps if steps is None else steps
-        return drawn(learner, test.sample(tasks, generator), steps, generator)
+        drawn = test.sample(tasks, generator)
+        if draw is None or not isinstance(learner, PolicyLearner):
+            return returns_picture(learner, drawn, steps, generator)
+        return draw(learner, drawn, steps, generator)
 
     def report(loop: OuterLoop) -> Table:
         if draw is not None:
@@ -194,7 +224,22 @@ def build_control(
     )
 
 
-def _policy(settings: ControlSettings, family: Family, generator: torch.Generator) -> Policy:
+def _learner(
+    settings: ControlSettings, family: Family, generator: torch.Generator
+) -> ControlLearner:
+    chosen, gradients = settings.learner, settings.gradients
+    if isinstance(chosen, StrategySettings):
+        return StrategyLearner(chosen.build(family), family, gradients.trajectories)
     env = make_vec(family, 1, "cpu", observe_task=settings.observe_task)
     spaces = (env.single_observation_space, env.single_action_space)
-    return policy_for(spaces, generator, settings.hidden, init_std=settings.init_std)
+    shared: dict[str, Any] = {
+        "task_chunk_size": settings.training.task_chunk_size,
+        "observe_task": settings.observe_task,
+    }
+    if isinstance(chosen, RL2Settings):
+        recurrent = RecurrentPolicy(
+            *spaces, generator, chosen.units, settings.hidden, settings.init_std
+        )
+        return RecurrentLearner(recurrent, family, chosen, gradients, **shared)
+    policy = policy_for(spaces, generator, settings.hidden, init_std=settings.init_std)
+    return PolicyLearner(chosen.build(policy, generator), family, gradients, **shared)

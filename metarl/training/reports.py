@@ -31,6 +31,8 @@ from metarl.evaluation.sine_protocol import (
     sine_panels,
     sine_table,
 )
+from metarl.evaluation.statistics import summarise_curve
+from metarl.rl.trial_learner import TrialLearner
 from metarl.sim.family import Family
 from metarl.tasks.episodes import FewShot
 from metarl.training.loop import OuterLoop, TrainingResult
@@ -129,6 +131,8 @@ def control_report(
 ) -> Table:
     """Evaluates control tasks; writes `adaptation.png` into the run folder.
 
+    Where steps are the episodes of a trial, it also tells what all of them give together.
+
     Args:
         loop: A finished training.
         test: The test split of its family.
@@ -154,13 +158,18 @@ def control_report(
         rows[label] = loop.logger.curve(
             curve, loop.iteration, prefix, environment_steps=loop.environment_steps
         )
+    whole = None
+    if steps and isinstance(loop.learner, TrialLearner):
+        total = curves["test tasks"].values.sum(0, keepdim=True)
+        whole = summarise_curve(total, torch.Generator().manual_seed(0))[0]
+        loop.logger.scalars({"eval_test/return/trial": whole.mean}, loop.iteration)
     published = {p.name: p.published.get(algorithm, {}) for p in protocols}
     figure = adaptation_figure(
         rows, "return", published=published, title=f"{algorithm}, {test.name}"
     )
     save_figure(figure, loop.folder / "adaptation.png")
     loop.logger.close()
-    return return_table(rows, published, f"{algorithm} on {test.name}")
+    return return_table(rows, published, f"{algorithm} on {test.name}", whole)
 
 
 def lake_runs_for(test: FewShot, path: Path | None, invert: bool = True) -> LakeRuns | None:
@@ -186,7 +195,7 @@ def lake_runs_for(test: FewShot, path: Path | None, invert: bool = True) -> Lake
             "train with --way 20 --shots 1 or leave out --lake-runs."
         )
     check_uncontaminated(test.split("train").alphabets)
-    return load_lake_runs(path, invert=invert)
+    return load_lake_runs(path, test.pool.images.shape[-1], invert=invert)
 
 
 def print_report(table: Table, loop: OuterLoop, result: TrainingResult) -> None:
