@@ -12,6 +12,7 @@ import tyro
 from metarl.adaptation import settings as learners
 from metarl.adaptation.learner import SupervisedLearner
 from metarl.errors import SettingsError
+from metarl.learners import memory_settings as memory
 from metarl.learners import settings as metric
 from metarl.learners.embeddings import ImageShape
 from metarl.models.conv4 import Conv4
@@ -26,7 +27,7 @@ class OmniglotSettings:
     algorithm: str = "maml"
     """The algorithm; an unknown name lists them all."""
     learner: Any = field(default_factory=learners.MAMLSettings)
-    """A `LearnerSettings` or `MetricSettings`; `algorithm` chooses which."""
+    """`LearnerSettings`, `MetricSettings` or `MemorySettings`; `algorithm` chooses which."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
     tasks: tyro.conf.OmitArgPrefixes[CharacterSettings] = field(default_factory=CharacterSettings)
     filters: int = 32
@@ -47,8 +48,8 @@ def build_learner(settings: OmniglotSettings, generator: torch.Generator) -> Sup
     """Builds the learner, its network included.
 
     Raises:
-        SettingsError: A gradient-based learner is to train on more or fewer classes than it is
-            tested on.
+        SettingsError: A learner with an output per class is to train on more or fewer classes than
+            it is tested on.
     """
     chosen, tasks = settings.learner, settings.tasks
     if isinstance(chosen, metric.MetricSettings):
@@ -58,6 +59,8 @@ def build_learner(settings: OmniglotSettings, generator: torch.Generator) -> Sup
             f"The network of {settings.algorithm} has an output per class: expected a train_way "
             f"of {tasks.way}, got {tasks.train_way}. Metric learners take any."
         )
+    if isinstance(chosen, memory.MemorySettings):
+        return chosen.build(ImageShape(), tasks.way, settings.filters, generator)
     model = Conv4(tasks.way, generator, filters=settings.filters, pooling="stride")
     return chosen.build(model, generator)
 
@@ -82,11 +85,15 @@ TEN_SHOTS = CharacterSettings(train_shots=10)
 EPISODES = replace(BASE, meta_batch_size=1, eval_steps=0)
 SIXTY_WAYS = CharacterSettings(train_way=60, queries=5)
 CLIPPED = replace(EPISODES, meta_batch_size=4, max_grad_norm=0.5)
+SEVERAL = replace(EPISODES, meta_batch_size=16, max_grad_norm=10.0)
+FEW = replace(SEVERAL, meta_batch_size=4)
 FIVE_WAYS = CharacterSettings(queries=5)
 TWENTY_WAYS = replace(SIXTY_WAYS, train_way=20)
 
 
-def _comparing(name: str, learner: metric.MetricSettings, **changes: Any) -> OmniglotSettings:
+def _comparing(
+    name: str, learner: metric.MetricSettings | memory.MemorySettings, **changes: Any
+) -> OmniglotSettings:
     defaults = {"training": EPISODES, "tasks": SIXTY_WAYS, "filters": 64, "test_steps": 0}
     return OmniglotSettings(name, learner, **{**defaults, **changes})
 
@@ -113,5 +120,9 @@ CONFIGS = {
         "nearest-neighbour",
         metric.NearestNeighbourSettings(),
         training=replace(EPISODES, iterations=0),
+    ),
+    "mann": _comparing("mann", memory.MANNSettings(), tasks=CharacterSettings(), training=SEVERAL),
+    "metanet": _comparing(
+        "metanet", memory.MetaNetSettings(), tasks=FIVE_WAYS, training=FEW, filters=32
     ),
 }
