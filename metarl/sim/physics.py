@@ -78,7 +78,7 @@ class MujocoFamily(Family):
         Raises:
             SettingsError: Models have no field of this name.
         """
-        return torch.as_tensor(model_field(self.compiled, field), dtype=like.dtype).to(like.device)
+        return _compiled_field(self.model, self.integrator, field, like.dtype, like.device).clone()
 
     def model_fields(self, tasks: Tasks) -> dict[str, Tensor]:
         """Returns the model's fields that differ between tasks, [W, *shape in the model] each.
@@ -155,6 +155,13 @@ def control_limits(model: str, integrator: str, device: torch.device) -> tuple[T
         low.masked_fill(free, -torch.inf).to(device),
         high.masked_fill(free, torch.inf).to(device),
     )
+
+
+@lru_cache(maxsize=256)  # resets need some at every step, and a GPU would be waited for
+def _compiled_field(
+    model: str, integrator: str, name: str, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    return torch.tensor(model_field(compile_model(model, integrator), name), dtype=dtype).to(device)
 
 
 def model_field(model: Any, name: str) -> np.ndarray:

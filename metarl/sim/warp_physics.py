@@ -2,7 +2,6 @@
 
 Only the warp engine imports this module, and only when it is built: Warp is an extra.
 """
-# pyright: reportInvalidTypeForm=false
 
 import copy
 import gc
@@ -18,8 +17,9 @@ from torch import Tensor
 
 from metarl.errors import SettingsError
 from metarl.sim.physics import check_shape, mj, model_field
+from metarl.sim.warp_kernels import BAD, KEPT, Overflow, begin, gather, judge
 
-# Type checkers cannot read kernels, and Warp need not be there when they run.
+# Warp need not be there when type checkers run.
 wp: Any = importlib.import_module("warp")
 mjw: Any = importlib.import_module("mujoco_warp")
 
@@ -36,86 +36,9 @@ CONSTANTS = (
 # Fields from which no constant follows; after all others they are computed anew.
 FREE = {"geom_friction", "dof_damping", "dof_frictionloss", "jnt_range"}
 
+SLIDES = 2  # `body_simple` of bodies on slide joints along their axes alone
+
 FEW_ITERATIONS = 10  # of the solver, where a graph cannot end its loop sooner
-
-MOST = 1e10  # |positions|, |velocities| and |accelerations| above are bad: mjMAXVAL
-BAD = {1 << 24: "BADQPOS", 1 << 25: "BADQVEL", 1 << 26: "BADQACC"}  # MuJoCo's own words
-_POSITION, _VELOCITY, _ACCELERATION = BAD
-
-Overflow = mjw.OverflowType
-# A solver that stops at its limit of iterations is not out of room, and C MuJoCo says nothing.
-_KEPT = int(Overflow.ALL & ~(Overflow.ITERATIONS | Overflow.LS_ITERATIONS))
-
-
-@wp.kernel(enable_backward=False)
-def _judge(
-    qpos: wp.array2d(dtype=float),
-    qvel: wp.array2d(dtype=float),
-    qacc: wp.array2d(dtype=float),
-    overflow: wp.array(dtype=int),
-    warned: wp.array(dtype=int),
-    seen: wp.array(dtype=int),
-) -> None:
-    """Notes what is wrong in each world, in its episode and since the last reset of all."""
-    world = wp.tid()
-    bits = overflow[world] & wp.static(_KEPT)
-    for i in range(qpos.shape[1]):
-        if not (wp.abs(qpos[world, i]) <= wp.static(MOST)):  # nan is not less than anything
-            bits = bits | wp.static(_POSITION)
-    for i in range(qvel.shape[1]):
-        if not (wp.abs(qvel[world, i]) <= wp.static(MOST)):
-            bits = bits | wp.static(_VELOCITY)
-        if not (wp.abs(qacc[world, i]) <= wp.static(MOST)):
-            bits = bits | wp.static(_ACCELERATION)
-    warned[world] = warned[world] | bits
-    seen[world] = seen[world] | bits
-
-
-@wp.kernel(enable_backward=False)
-def _begin(
-    mask: wp.array(dtype=bool),
-    fresh: wp.array2d(dtype=float),
-    qpos: wp.array2d(dtype=float),
-    qvel: wp.array2d(dtype=float),
-    ctrl: wp.array2d(dtype=float),
-    warned: wp.array(dtype=int),
-) -> None:
-    """Writes the first states of the worlds that start."""
-    world, i = wp.tid()
-    if not mask[world]:
-        return
-    if i == 0:
-        warned[world] = 0
-    value = fresh[world, i]
-    if i < qpos.shape[1]:
-        qpos[world, i] = value
-    elif i < qpos.shape[1] + qvel.shape[1]:
-        qvel[world, i - qpos.shape[1]] = value
-    else:
-        ctrl[world, i - qpos.shape[1] - qvel.shape[1]] = value
-
-
-@wp.kernel(enable_backward=False)
-def _gather(
-    qpos: wp.array2d(dtype=float),
-    qvel: wp.array2d(dtype=float),
-    ctrl: wp.array2d(dtype=float),
-    warned: wp.array(dtype=int),
-    state: wp.array2d(dtype=float),
-) -> None:
-    """Puts positions, velocities and controls side by side; nan where something is wrong."""
-    world, i = wp.tid()
-    value = 0.0
-    moves = qpos.shape[1] + qvel.shape[1]
-    if i < qpos.shape[1]:
-        value = qpos[world, i]
-    elif i < moves:
-        value = qvel[world, i - qpos.shape[1]]
-    else:
-        value = ctrl[world, i - moves]
-    if i < moves and warned[world] != 0:
-        value = wp.nan
-    state[world, i] = value
 
 
 class WarpPhysics:
@@ -174,6 +97,11 @@ class WarpPhysics:
             self._model = self._put(model, fields, deterministic)
             self._data = mjw.make_data(model, nworld=worlds, nconmax=nconmax, njmax=njmax)
             self.fields = {f: self._field(f, model) for f in fields}
+        slides, weights = model.body_simple == SLIDES, model.body_invweight0
+        self._slides, self._weightless = (
+            torch.from_numpy(b).to(wp.device_to_torch(self._warp_device))
+            for b in (slides, weights == 0)
+        )
         self.ctrl = wp.to_torch(self._data.ctrl)
         self.device = self.ctrl.device
         width = model.nq + model.nv + model.nu
@@ -209,6 +137,7 @@ class WarpPhysics:
         if self._derive:
             with self._on_torchs_stream():
                 mjw.set_const(self._model, self._data)
+            self._correct()
 
     def save(self) -> Tensor:
         """Returns all that MuJoCo's next step depends on, warm start included, [W, *] float32."""
@@ -228,7 +157,7 @@ class WarpPhysics:
         """Returns sentences on what went wrong since `seen` was last 0, or nothing; waits."""
         seen = self.seen.tolist()
         diverged = _first(seen, sum(BAD))
-        full = _first(seen, _KEPT)
+        full = _first(seen, KEPT)
         text = ""
         if diverged is not None:
             names = ", ".join(name for bit, name in BAD.items() if seen[diverged] & bit)
@@ -237,7 +166,7 @@ class WarpPhysics:
                 "steps of time or smaller actions may help."
             )
         if full is not None:
-            names = ", ".join(b.name for b in Overflow if b & _KEPT & seen[full] and b.name)
+            names = ", ".join(b.name for b in Overflow if b & KEPT & seen[full] and b.name)
             text += (
                 f" MuJoCo Warp ran out of room in world {full} ({names}): give more than nconmax "
                 f"{self._room[0]} for contacts or njmax {self._room[1]} for constraints."
@@ -249,6 +178,14 @@ class WarpPhysics:
         return wp.to_torch(getattr(self._model, name)).clone()
 
     # Parts
+
+    def _correct(self) -> None:
+        """Gives bodies that only slide the weights that C gives them; `set_const` has others."""
+        weights, masses = (
+            wp.to_torch(f) for f in (self._model.body_invweight0, self._model.body_mass)
+        )
+        weights[..., 0] = torch.where(self._slides, 1 / masses, weights[..., 0])
+        weights.masked_fill_(self._weightless, 0)
 
     def _put(self, model: Any, fields: tuple[str, ...], deterministic: bool) -> Any:
         for name in fields:
@@ -284,20 +221,20 @@ class WarpPhysics:
         for _ in range(self._frame_skip):
             mjw.step(self._model, data)
         state = [data.qpos, data.qvel, data.qacc, data.overflow]
-        wp.launch(_judge, self._worlds, inputs=state, outputs=[self._warned, self._seen])
+        wp.launch(judge, self._worlds, inputs=state, outputs=[self._warned, self._seen])
         self._gather()
 
     def _reset(self) -> None:
         data = self._data
         mjw.reset_data(self._model, data, reset=self._mask)
         outputs = [data.qpos, data.qvel, data.ctrl, self._warned]
-        wp.launch(_begin, self.fresh.shape, inputs=[self._mask, self._fresh], outputs=outputs)
+        wp.launch(begin, self.fresh.shape, inputs=[self._mask, self._fresh], outputs=outputs)
         self._gather()
 
     def _gather(self) -> None:
         data = self._data
         inputs = [data.qpos, data.qvel, data.ctrl, self._warned]
-        wp.launch(_gather, self.state.shape, inputs=inputs, outputs=[self._state])
+        wp.launch(gather, self.state.shape, inputs=inputs, outputs=[self._state])
 
     def _launch(self, body: Callable[[], None]) -> None:
         wp.capture_launch(self._graphs[body], stream=self._torchs_stream())
