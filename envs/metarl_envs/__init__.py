@@ -6,6 +6,23 @@ from metarl_envs.ant import (
     AntVelocity,
 )
 from metarl_envs.bandit import Bandit
+from metarl_envs.changed_robots import (
+    AntActuator,
+    AntLeg,
+    AntSlope,
+    HalfCheetahActuator,
+    HalfCheetahFriction,
+    HalfCheetahLatency,
+    HalfCheetahPayload,
+    HalfCheetahSlope,
+    HalfCheetahStrength,
+    HopperPayload,
+    HopperSlope,
+    HopperStrength,
+    Walker2dActuator,
+    Walker2dPayload,
+    Walker2dSlope,
+)
 from metarl_envs.half_cheetah import HalfCheetahDirection, HalfCheetahVelocity
 from metarl_envs.humanoid import (
     HumanoidDirection,
@@ -22,23 +39,38 @@ from metarl_envs.tabular_mdp import TabularMDP
 from metarl_envs.walker2d import Walker2dDirection, Walker2dVelocity
 
 __all__ = [
+    "AntActuator",
     "AntDirection",
     "AntDirectionRllab",
     "AntGoal",
+    "AntLeg",
+    "AntSlope",
     "AntVelocity",
     "AntVelocityRllab",
     "Bandit",
+    "HalfCheetahActuator",
     "HalfCheetahDirection",
     "HalfCheetahDirectionRllab",
+    "HalfCheetahFriction",
+    "HalfCheetahLatency",
+    "HalfCheetahPayload",
+    "HalfCheetahSlope",
+    "HalfCheetahStrength",
     "HalfCheetahVelocity",
     "HalfCheetahVelocityRllab",
+    "HopperPayload",
     "HopperRandomParameters",
+    "HopperSlope",
+    "HopperStrength",
     "HumanoidDirection",
     "Navigation2D",
     "Navigation2DCorner",
     "Navigation2DSparse",
     "TabularMDP",
+    "Walker2dActuator",
     "Walker2dDirection",
+    "Walker2dPayload",
     "Walker2dRandomParameters",
+    "Walker2dSlope",
     "Walker2dVelocity",
 ]
