@@ -14,22 +14,21 @@ with a table of what an episode pays on test bandits: any arm pays half of the p
 the best of five 5/6 of them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from metarl_envs import bandit_strategies as strategies
 from metarl_envs.bandit import Bandit
 
 from metarl.adaptation import settings as learners
 from metarl.rl.settings import PolicyGradientSettings
-from metarl.rl.strategies import StrategySettings
 from metarl.training import Experiment, Parts, TrainingSettings
 from metarl.training.control import (
     ControlSettings,
     build_control,
     control_configs,
     rl2_config,
+    strategy_config,
 )
-from metarl.training.no_update import NoUpdateSettings
 from metarl.training.trust_region import TrustRegionSettings
 
 
@@ -63,22 +62,12 @@ RL2 = rl2_config(
     ),
     entropy_weight=0.02,
 )  # fmt: skip
-
-
-def strategy(name: str, learner: StrategySettings) -> ControlSettings:
-    """Returns the configuration of a strategy, which has nothing to train."""
-    training = replace(RL2.training, iterations=0)
-    return replace(
-        RL2, algorithm=name, learner=learner, update=NoUpdateSettings(), training=training
-    )
-
-
 CONFIGS = control_configs(MAML, adam_lr=0.1) | {
     "rl2": RL2,
-    "random-arm": strategy("random-arm", strategies.RandomArmSettings()),
-    "ucb1": strategy("ucb1", strategies.UCB1Settings()),
-    "greedy": strategy("greedy", strategies.EpsilonGreedySettings()),
-    "thompson": strategy("thompson", strategies.ThompsonSettings()),
+    "random-arm": strategy_config(RL2, "random-arm", strategies.RandomArmSettings()),
+    "ucb1": strategy_config(RL2, "ucb1", strategies.UCB1Settings()),
+    "greedy": strategy_config(RL2, "greedy", strategies.EpsilonGreedySettings()),
+    "thompson": strategy_config(RL2, "thompson", strategies.ThompsonSettings()),
 }
 
 

@@ -2,6 +2,7 @@
 
     python experiments/navigation2d.py                          # MAML-TRPO
     python experiments/navigation2d.py --algorithm mamlplusplus # an unknown name lists them all
+    python experiments/navigation2d.py --algorithm rl2          # a recurrent policy, 4 episodes
     python experiments/navigation2d.py --training.seed 1
     python experiments/navigation2d.py --resume latest          # after a stop of any kind
     tensorboard --logdir runs/navigation2d
@@ -12,6 +13,8 @@ after the first step, or kept), with `adaptation.png` and `paths.png` in the run
 six minutes on one core.
 """
 
+from dataclasses import replace
+
 from metarl_envs.navigation import Navigation2D
 from metarl_envs.paths import navigation_picture
 from metarl_envs.protocols import icml_navigation
@@ -19,7 +22,12 @@ from metarl_envs.protocols import icml_navigation
 from metarl.adaptation import settings as learners
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.training import Experiment, Parts, TrainingSettings
-from metarl.training.control import ControlSettings, build_control, control_configs
+from metarl.training.control import (
+    ControlSettings,
+    build_control,
+    control_configs,
+    rl2_config,
+)
 from metarl.training.trust_region import TrustRegionSettings
 
 TRAINING = TrainingSettings(
@@ -30,7 +38,12 @@ MAML = ControlSettings(
     "maml", learners.MAMLSettings(0.1), PolicyGradientSettings(gae_lambda=0.95),
     TrustRegionSettings(max_kl=0.02, fisher_trajectories=2), TRAINING, init_std=0.5,
 )  # fmt: skip
-CONFIGS = control_configs(MAML)
+RL2 = rl2_config(
+    MAML, 4, PolicyGradientSettings(1, 0.99, 0.95, clip=0.2),
+    replace(TRAINING, iterations=300, meta_batch_size=100, outer_lr=3e-3, schedule="linear",
+            max_grad_norm=1.0),
+)  # fmt: skip
+CONFIGS = control_configs(MAML, {"rl2": RL2})
 
 
 def build(settings: ControlSettings) -> Parts:

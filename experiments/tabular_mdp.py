@@ -1,20 +1,31 @@
 """Random MDPs (Duan et al. 2016, section 3.1): find the way to the states that pay.
 
     python experiments/tabular_mdp.py                           # MAML-TRPO
+    python experiments/tabular_mdp.py --algorithm rl2           # a recurrent policy, 10 episodes
+    python experiments/tabular_mdp.py --algorithm rl2 --learner.episodes 25 --test-steps 24
+    python experiments/tabular_mdp.py --algorithm greedy        # and random-player, optimal
     python experiments/tabular_mdp.py --algorithm metasgd       # an unknown name lists them all
     python experiments/tabular_mdp.py --resume latest           # after a stop of any kind
     tensorboard --logdir runs/tabular_mdp
 
-10 states, 5 actions, 10 steps an episode; an adaptation step sees ten episodes. Ends with a table
-of returns on test MDPs: acting at random gives 10.07 on average, knowing the MDP 21.9.
+10 states, 5 actions, 10 steps an episode. An adaptation step of the gradient-based learners sees
+ten episodes, one of RL^2 and of the strategies a single one: step k is episode k of a trial. Ends
+with a table of returns on test MDPs: acting at random gives 10.07 on average, knowing the MDP 21.9.
 """
 
+from metarl_envs import mdp_strategies as strategies
 from metarl_envs.tabular_mdp import TabularMDP
 
 from metarl.adaptation import settings as learners
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.training import Experiment, Parts, TrainingSettings
-from metarl.training.control import ControlSettings, build_control, control_configs
+from metarl.training.control import (
+    ControlSettings,
+    build_control,
+    control_configs,
+    rl2_config,
+    strategy_config,
+)
 from metarl.training.trust_region import TrustRegionSettings
 
 # The inner rates were chosen on validation tasks, before any meta-training.
@@ -27,7 +38,20 @@ MAML = ControlSettings(
     ),
     hidden=(), test_tasks=400,
 )  # fmt: skip
-CONFIGS = control_configs(MAML, adam_lr=0.1)
+RL2 = rl2_config(
+    MAML, 10, PolicyGradientSettings(1, 0.99, 0.95, clip=0.2),
+    TrainingSettings(
+        iterations=1000, meta_batch_size=200, outer_lr=5e-3, schedule="linear", max_grad_norm=1.0,
+        threads=1, log_every=10, eval_every=50, eval_tasks=500, checkpoint_every=50,
+    ),
+    units=128, entropy_weight=0.02,
+)  # fmt: skip
+CONFIGS = control_configs(MAML, adam_lr=0.1) | {
+    "rl2": RL2,
+    "random-player": strategy_config(RL2, "random-player", strategies.RandomPlayerSettings()),
+    "greedy": strategy_config(RL2, "greedy", strategies.GreedySettings()),
+    "optimal": strategy_config(RL2, "optimal", strategies.OptimalSettings()),
+}
 
 
 def build(settings: ControlSettings) -> Parts:

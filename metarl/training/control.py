@@ -26,6 +26,7 @@ from metarl.sim.make import make_vec
 from metarl.training.experiment import Parts
 from metarl.training.loop import OuterLoop
 from metarl.training.meta_step import GradientUpdateSettings
+from metarl.training.no_update import NoUpdateSettings
 from metarl.training.outer_update import UpdateSettings
 from metarl.training.proximal import ProximalSettings
 from metarl.training.reports import control_report
@@ -169,6 +170,14 @@ def rl2_config(
         training=replace(training, eval_steps=episodes - 1),
         hidden=(),
         test_steps=episodes - 1,
+    )
+
+
+def strategy_config(like: ControlSettings, name: str, learner: StrategySettings) -> ControlSettings:
+    """Makes the configuration of a strategy, which has nothing to train, tested as another one."""
+    training = replace(like.training, iterations=0)
+    return replace(
+        like, algorithm=name, learner=learner, update=NoUpdateSettings(), training=training
     )
 
 
