@@ -103,6 +103,7 @@ class ConvBlock(nn.Module):
         """
         filters = self.weight * self.sign[:, None, None, None]
         convolved = F.conv2d(images, filters, padding=self.padding)
+        convolved = convolved.to(images.dtype)  # under autocast it is of fewer bits
         return self.normalise(convolved, num_tasks, moments)
 
     @property

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
 
+from metarl.errors import SettingsError
 from metarl.learners.comparisons import Attention, Distance, NearestNeighbour, Prototypes
 from metarl.learners.context import ContextAttention
 from metarl.learners.distortions import distort
-from metarl.learners.embeddings import ConvEmbedding, ImageShape, Pixels
+from metarl.learners.embeddings import ConvEmbedding, Embedding, ImageShape, Pixels
 from metarl.learners.metric_learner import MetricLearner
+from metarl.learners.pyramid import AveragedViews, PyramidEmbedding
 from metarl.learners.relation import Relation, RelationEmbedding
 from metarl.learners.siamese import SiameseEmbedding, WeightedDifference
+from metarl.registry import did_you_mean
+from metarl.tasks.distortions import Distortion
+
+Network = Literal["conv4", "pyramid"]
+VIEW = Distortion(tilt=8, shear=0.1, scale=0.1, shift=0.025, elastic=0.03)
 
 
 class MetricSettings(ABC):
@@ -31,12 +39,53 @@ class MetricSettings(ABC):
 
 
 @dataclass(frozen=True)
+class EmbeddingSettings:
+    """The network that embeds images, and how many views of an image evaluation embeds."""
+
+    network: Network = "conv4"
+    """conv4: that of the papers; pyramid: filters double from block to block, maps kept whole."""
+    bfloat16: bool = False
+    """Trains the pyramid's convolutions in bfloat16."""
+    views: int = 1
+    """Views that evaluation takes the mean of; 1: the image itself."""
+    view: Distortion = field(default_factory=lambda: VIEW)
+    """How views but the first are distorted; strokes are left as they are."""
+
+    def build(
+        self, images: ImageShape, filters: int, generator: torch.Generator
+    ) -> tuple[Embedding, int]:
+        """Builds the embedding; returns it and its number of features. See `MetricSettings.build`.
+
+        Raises:
+            SettingsError: The network is unknown, it has no bfloat16, or a number is too small.
+        """
+        choices = get_args(Network)
+        if self.network not in choices:
+            raise SettingsError(
+                f"Expected a network of {', '.join(choices)}, got {self.network!r}."
+                f"{did_you_mean(self.network, choices)}"
+            )
+        if self.network == "pyramid":
+            network = PyramidEmbedding(images, generator, filters, bfloat16=self.bfloat16)
+        elif self.bfloat16:
+            raise SettingsError("Only the network 'pyramid' trains in bfloat16; choose that.")
+        else:
+            network = ConvEmbedding(images, generator, filters)
+        if self.views == 1:
+            return network, network.features
+        averaged = AveragedViews(network, self.views, self.view, images, generator)
+        return averaged, network.features
+
+
+@dataclass(frozen=True)
 class PrototypicalSettings(MetricSettings):
     """Prototypical networks (Snell et al. 2017)."""
 
+    embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
+
     def build(self, images: ImageShape, filters: int, generator: torch.Generator) -> MetricLearner:
         """See `MetricSettings.build`."""
-        embedding = ConvEmbedding(images, generator, filters)
+        embedding, _ = self.embedding.build(images, filters, generator)
         return MetricLearner(embedding, Prototypes())
 
 
@@ -50,16 +99,17 @@ class MatchingSettings(MetricSettings):
     """Initial scale of the cosines, above 0; 1 caps the probabilities."""
     context_steps: int = 0
     """Steps of the attention LSTM of full context embeddings, 3 in papers; 0 leaves them out."""
+    embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
 
     def build(self, images: ImageShape, filters: int, generator: torch.Generator) -> MetricLearner:
         """See `MetricSettings.build`."""
-        embedding = ConvEmbedding(images, generator, filters)
+        embedding, features = self.embedding.build(images, filters, generator)
         similarity = (self.distance, self.scale)
         if self.context_steps == 0:
             return MetricLearner(embedding, Attention(*similarity))
         return MetricLearner(
             embedding,
-            ContextAttention(embedding.features, generator, self.context_steps, *similarity),
+            ContextAttention(features, generator, self.context_steps, *similarity),
         )
 
 

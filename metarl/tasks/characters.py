@@ -6,8 +6,11 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from metarl.tasks.episodes import FewShot
-from metarl.tasks.glyphs import Glyphs
+from metarl.errors import SettingsError
+from metarl.tasks.base import Split
+from metarl.tasks.distortions import Distortion
+from metarl.tasks.episodes import FewShot, Grouping, Rotations
+from metarl.tasks.glyphs import IMAGE_SIZE, Glyphs
 from metarl.tasks.omniglot import DATA_VARIABLE, Omniglot
 from metarl.tasks.omniglot_splits import Scheme
 
@@ -35,6 +38,18 @@ class CharacterSettings:
     """Support images per class in training, where they differ (Reptile)."""
     queries: int = 1
     """Query images per class."""
+    rotations: Rotations = "classes"
+    """Of training characters. classes: quarter turns are four classes; reflected: with mirror
+    images eight; episode: turned at random, the same class; none. Test characters never are."""
+    grouping: Grouping = "none"
+    """Of training episodes. alphabets: the classes of each are of one alphabet; drawers: besides,
+    one drawer for each shot and query."""
+    test_grouping: Grouping = "none"
+    """The same of validation and test episodes; drawers is as in Lake's runs."""
+    distortion: Distortion = field(default_factory=Distortion)
+    """Of training images only."""
+    image_size: int = 28
+    """Height and width of Omniglot's images in pixels; drawn with 105."""
     invert: bool = True
     """Ink 1 on paper 0, as most papers. --no-invert: ink 0 on paper 1, as Reptile's."""
 
@@ -46,22 +61,40 @@ class CharacterSettings:
             DataError: An archive is corrupt, or missing and cannot be downloaded.
         """
         shape = (self.train_way or self.way, self.train_shots or self.shots, self.queries)
+        common = {"rotations": self.rotations, "invert": self.invert}
         if self.data_dir is None:
-            return Glyphs(*shape, rotations="classes", invert=self.invert)
-        return Omniglot(
-            self.scheme, *shape, data_dir=self.data_dir, rotations="classes", invert=self.invert
-        )
+            if self.image_size != IMAGE_SIZE:
+                raise SettingsError(
+                    f"Glyphs have {IMAGE_SIZE} pixels, an image_size of {self.image_size} is "
+                    "Omniglot's: give its data_dir too."
+                )
+            tasks = Glyphs(*shape, **common)
+        else:
+            size = self.image_size
+            tasks = Omniglot(self.scheme, *shape, data_dir=self.data_dir, image_size=size, **common)
+        distortion = None if self.distortion == Distortion() else self.distortion
+        return replace(tasks, grouping=self.grouping, distortion=distortion)
 
     def test(self, train: FewShot) -> FewShot:
         """Returns the test tasks beside those training tasks: characters as they were drawn."""
-        test = train.with_shape(self.way, self.shots).split("test")
-        return replace(test, rotations="none")
+        return replace(self._judged(train, "test"), rotations="none")
 
     def validation(self, train: FewShot) -> FewShot | None:
         """Returns the validation tasks beside those training tasks; None where there are none."""
         if train.splits["validation"].numel() == 0:
             return None
-        return train.with_shape(self.way, self.shots).split("validation")
+        return self._judged(train, "validation")
+
+    def _judged(self, train: FewShot, part: Split) -> FewShot:
+        """Returns undistorted tasks of another split; all is changed at once, as it is checked."""
+        return replace(
+            train,
+            part=part,
+            way=self.way,
+            shots=self.shots,
+            grouping=self.test_grouping,
+            distortion=None,
+        )
 
     @property
     def label(self) -> str:

@@ -23,27 +23,24 @@ class Distortion:
     """How far each image, and each class as a whole, is distorted; where all is 0, not at all.
 
     Everything is drawn uniformly up to its value in both directions, except for `elastic`.
-
-    Attributes:
-        rotation: Degrees.
-        shear: Tangent of the angle, along either axis.
-        scale: Natural logarithm of the scale, along either axis.
-        shift: Shift along either axis, as a share of the image's size.
-        elastic: Standard deviation of smooth displacements, as a share of the image's size: normal
-            ones on coarse grids, interpolated (after Simard et al. 2003).
-        stroke: Up to this much, from 0 to 1, of the strokes' thickening by a pixel on each side,
-            or of their thinning.
-        novelty: Times these of which all images of a class are first distorted alike, each class
-            in its own way: as good as a new class.
     """
 
-    rotation: float = 0.0
+    tilt: float = 0.0
+    """Rotation, in degrees."""
     shear: float = 0.0
+    """Tangent of the angle, along either axis."""
     scale: float = 0.0
+    """Natural logarithm of the scale, along either axis."""
     shift: float = 0.0
+    """Along either axis, as a share of the image's size."""
     elastic: float = 0.0
+    """Standard deviation of smooth displacements, as a share of the image's size: normal ones on
+    coarse grids, interpolated (after Simard et al. 2003)."""
     stroke: float = 0.0
+    """How far, from 0 to 1, strokes get a pixel thicker on each side, or thinner."""
     novelty: float = 0.0
+    """Times the above of which all images of a class are first distorted alike, each class in its
+    own way: as good as a new class."""
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -57,29 +54,37 @@ class Distortion:
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Distorts images [T, way, n, C, H, W], float32 in [0, 1]; returns the same shape.
 
-        Outside is the value of an image's upper left pixel: paper, be it 0 or 1.
-
         Args:
             images: Those of `way` classes of T tasks.
             generator: The only source of randomness.
         """
         tasks, way, count = images.shape[:3]
-        flat = images.flatten(0, 2)
-        paper = flat[:, :, :1, :1]
-        flat = flat - paper
+        flat, size = images.flatten(0, 2), images.shape[-1]
         if self.novelty:
-            grids = self._grids(tasks * way, images.shape[-1], generator, self.novelty)
+            grids = self.grids(tasks * way, size, generator, self.novelty)
             flat = resample(flat, grids.repeat_interleave(count, 0))
-        flat = resample(flat, self._grids(len(flat), images.shape[-1], generator, 1.0))
+        flat = resample(flat, self.grids(len(flat), size, generator))
         if self.stroke:
             flat = _draw_strokes(flat, self.stroke, generator)
-        return (flat + paper).view_as(images)
+        return flat.view_as(images)
 
-    def _grids(self, number: int, size: int, generator: torch.Generator, times: float) -> Tensor:
-        """Draws maps from places in the new image to places in the old one, [number, H, W, 2]."""
+    def grids(
+        self, number: int, size: int, generator: torch.Generator, times: float = 1.0
+    ) -> Tensor:
+        """Draws what `resample` takes: where in the old image each pixel of the new one is.
+
+        Args:
+            number: How many.
+            size: Height and width of the images, in pixels.
+            generator: The only source of randomness.
+            times: What all strengths are multiplied by.
+
+        Returns:
+            Shape [number, size, size, 2], float32, the image from -1 to 1.
+        """
         device = generator.device
         draws = 2 * torch.rand(7, number, generator=generator, device=device) - 1
-        angle = times * math.radians(self.rotation) * draws[0]
+        angle = times * math.radians(self.tilt) * draws[0]
         cos, sin = angle.cos(), angle.sin()
         shears = times * self.shear * draws[1:3]
         scales = torch.exp(times * self.scale * draws[3:5])
@@ -96,8 +101,13 @@ class Distortion:
 
 
 def resample(images: Tensor, grids: Tensor) -> Tensor:
-    """Returns images [N, C, H, W] as read at the places `grids` [N, H, W, 2]; 0 outside."""
-    return F.grid_sample(images, grids, padding_mode="zeros", align_corners=False)
+    """Returns images [N, C, H, W] as read at the places `grids` [N, H, W, 2].
+
+    Outside is the value of an image's upper left pixel: paper, be it 0 or 1.
+    """
+    paper = images[:, :, :1, :1]
+    read = F.grid_sample(images - paper, grids, padding_mode="zeros", align_corners=False)
+    return read + paper
 
 
 def matrices(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
@@ -115,15 +125,16 @@ def _displacements(number: int, size: int, generator: torch.Generator) -> Tensor
     return total.permute(0, 2, 3, 1)
 
 
-def _draw_strokes(ink: Tensor, most: float, generator: torch.Generator) -> Tensor:
-    """Mixes each drawing [N, C, H, W], 0 where there is none, with a thicker or a thinner one."""
-    number, device = len(ink), generator.device
+def _draw_strokes(images: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Mixes each drawing [N, C, H, W] on paper of 0 or 1 with a thicker or a thinner one."""
+    number, device = len(images), generator.device
     mix = most * (2 * torch.rand(number, 1, 1, 1, generator=generator, device=device) - 1)
-    strength = ink.abs()
-    thick = F.max_pool2d(strength, 3, stride=1, padding=1)
+    white = images[:, :, :1, :1].round()
+    ink = (images - white).abs()
+    thick = F.max_pool2d(ink, 3, stride=1, padding=1)
     # A blurred line is highest in its middle: squared, its flanks are gone.
-    thin = (1.5 * _blur(strength).square()).clamp(max=1.0)
-    return torch.lerp(strength, torch.where(mix > 0, thick, thin), mix.abs()) * _sign(ink)
+    thin = (1.5 * _blur(ink).square()).clamp(max=1.0)
+    return (torch.lerp(ink, torch.where(mix > 0, thick, thin), mix.abs()) - white).abs()
 
 
 def _blur(images: Tensor) -> Tensor:
@@ -131,8 +142,3 @@ def _blur(images: Tensor) -> Tensor:
     line = torch.tensor([0.25, 0.5, 0.25], device=images.device)
     kernel = torch.outer(line, line).expand(images.shape[1], 1, 3, 3)
     return F.conv2d(images, kernel, padding=1, groups=images.shape[1])
-
-
-def _sign(ink: Tensor) -> Tensor:
-    """Returns 1 for drawings of ink above paper, -1 for those below, [N, 1, 1, 1]."""
-    return torch.where(ink.sum((1, 2, 3), keepdim=True) < 0, -1.0, 1.0)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from metarl.errors import DataError
+from metarl.errors import DataError, SettingsError
 from metarl.tasks.base import Split
 from metarl.tasks.download import download
 from metarl.tasks.episodes import FewShot, ImagePool, Rotations, class_indices
@@ -53,9 +53,10 @@ def Omniglot(  # noqa: N802 - reads like the other distributions
     validation_fraction: float | None = None,
     split_seed: int = 0,
     invert: bool = True,
+    image_size: int = IMAGE_SIZE,
     base_url: str = BASE_URL,
 ) -> FewShot:
-    """Builds N-way K-shot episodes of Omniglot: images [1, 28, 28] with ink 1 on paper 0.
+    """Builds N-way K-shot episodes of Omniglot: images [1, size, size] with ink 1 on paper 0.
 
     The official archives are read from a folder, or downloaded there. Decoded images are cached
     under `files.cache_folder()`.
@@ -72,15 +73,20 @@ def Omniglot(  # noqa: N802 - reads like the other distributions
         validation_fraction: Share of the training characters held out for validation.
         split_seed: Chooses what the scheme leaves to chance.
         invert: True for ink 1, as most papers; False for ink 0 on paper 1, as Reptile.
+        image_size: Height and width in pixels: 28 as most papers, 105 as drawn.
         base_url: Where to download archives from.
 
     Raises:
         SettingsError: The settings do not fit each other or the data.
         DataError: An archive is corrupt, or missing and cannot be downloaded.
     """
+    if image_size < 1:
+        raise SettingsError(f"Expected an image_size of at least 1 pixel, got {image_size}.")
     settings = SplitSettings(scheme, split_seed, validation_fraction)
     folder = data_folder(data_dir)
-    first, second = (read_archive(locate(name, folder, base_url)) for name in ARCHIVES[scheme])
+    first, second = (
+        read_archive(locate(name, folder, base_url), image_size) for name in ARCHIVES[scheme]
+    )
     chosen = split_names(settings, first["names"].tolist(), second["names"].tolist())
     both = {key: np.concatenate([first[key], second[key]]) for key in first}
     images = both["images"]
@@ -128,29 +134,29 @@ def locate(name: str, folder: Path, base_url: str = BASE_URL) -> Path:
     return path
 
 
-def read_archive(path: Path) -> Arrays:
+def read_archive(path: Path, image_size: int = IMAGE_SIZE) -> Arrays:
     """Reads an archive of the official format, from the cache if it was read before.
 
     Returns:
-        "images" uint8 [M, 28, 28] with ink 0 on paper 255, "counts" int64 [K] of drawings and
-        "names" [K] of characters ("Alphabet/character01"), in the order of the names.
+        "images" uint8 [M, image_size, image_size] with ink 0 on paper 255, "counts" int64 [K] of
+        drawings and "names" [K] of characters ("Alphabet/character01"), in the order of the names.
 
     Raises:
         DataError: The archive or an image in it cannot be read, or it has no images.
     """
     try:
-        key = f"omniglot-v{CACHE_VERSION}-{IMAGE_SIZE}px-{path.stat().st_size}-{sha256(path)[:32]}"
+        key = f"omniglot-v{CACHE_VERSION}-{image_size}px-{path.stat().st_size}-{sha256(path)[:32]}"
     except OSError as error:
         raise DataError(f"Cannot read the archive {path}: {error}.") from error
-    return cached_arrays(key, lambda: _decode_archive(path))
+    return cached_arrays(key, lambda: _decode_archive(path, image_size))
 
 
-def _decode_archive(path: Path) -> Arrays:
+def _decode_archive(path: Path, image_size: int) -> Arrays:
     drawings: dict[str, list[np.ndarray]] = {}
     for name, data in sorted(read_members(path).items()):
         parts = PurePosixPath(name).parts  # archive / alphabet / character / drawing
         if len(parts) == 4 and parts[3].endswith(".png"):
-            image = decode(data, f"{name} in {path}", IMAGE_SIZE)
+            image = decode(data, f"{name} in {path}", image_size)
             drawings.setdefault(f"{parts[1]}/{parts[2]}", []).append(image)
     if not drawings:
         raise DataError(

@@ -17,6 +17,7 @@ from metarl.learners import settings as metric
 from metarl.learners.embeddings import ImageShape
 from metarl.models.conv4 import Conv4
 from metarl.tasks.characters import CharacterSettings
+from metarl.tasks.distortions import Distortion
 from metarl.training.settings import TrainingSettings
 
 
@@ -53,15 +54,22 @@ def build_learner(settings: OmniglotSettings, generator: torch.Generator) -> Sup
     """
     chosen, tasks = settings.learner, settings.tasks
     if isinstance(chosen, metric.MetricSettings):
-        return chosen.build(ImageShape(), settings.filters, generator)
+        return chosen.build(ImageShape(size=tasks.image_size), settings.filters, generator)
     if tasks.train_way not in (None, tasks.way):
         raise SettingsError(
             f"The network of {settings.algorithm} has an output per class: expected a train_way "
             f"of {tasks.way}, got {tasks.train_way}. Metric learners take any."
         )
     if isinstance(chosen, memory.MemorySettings):
-        return chosen.build(ImageShape(), tasks.way, settings.filters, generator)
-    model = Conv4(tasks.way, generator, filters=settings.filters, pooling="stride")
+        images = ImageShape(size=tasks.image_size)
+        return chosen.build(images, tasks.way, settings.filters, generator)
+    model = Conv4(
+        tasks.way,
+        generator,
+        image_size=tasks.image_size,
+        filters=settings.filters,
+        pooling="stride",
+    )
     return chosen.build(model, generator)
 
 
@@ -90,6 +98,20 @@ FEW = replace(SEVERAL, meta_batch_size=4)
 FIVE_WAYS = CharacterSettings(queries=5)
 TWENTY_WAYS = replace(SIXTY_WAYS, train_way=20)
 
+# For Lake's runs, chosen on the new alphabets of minimal-2: classes and images that are distorted
+# replace the background's other alphabets.
+ONE_SHOT = metric.MatchingSettings(
+    scale=20.0, embedding=metric.EmbeddingSettings("pyramid", bfloat16=True, views=9)
+)
+DISTORTED = CharacterSettings(
+    way=20,
+    train_way=128,
+    rotations="reflected",
+    test_grouping="drawers",
+    distortion=Distortion(12, 0.2, 0.2, 0.06, 0.04, 0.7),
+)
+LONG = replace(EPISODES, outer_lr=3e-3, max_grad_norm=5.0, eval_every=0)
+
 
 def _comparing(
     name: str, learner: metric.MetricSettings | memory.MemorySettings, **changes: Any
@@ -116,6 +138,7 @@ CONFIGS = {
         "relation", metric.RelationSettings(), tasks=FIVE_WAYS, training=CLIPPED
     ),
     "siamese": _comparing("siamese", metric.SiameseSettings(), tasks=TWENTY_WAYS),
+    "one-shot": OmniglotSettings("one-shot", ONE_SHOT, LONG, DISTORTED, 32, test_steps=0),
     "nearest-neighbour": _comparing(
         "nearest-neighbour",
         metric.NearestNeighbourSettings(),

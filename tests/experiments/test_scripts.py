@@ -73,18 +73,20 @@ def test_sine_runs_every_algorithm(algorithm, tmp_path, monkeypatch, capsys):
     "algorithm",
     [
         "maml", "fomaml", "metasgd", "mamlplusplus", "reptile", "lstm", "learned-optimizer",
-        "prototypical", "matching", "relation", "siamese", "nearest-neighbour",
+        "prototypical", "matching", "one-shot", "relation", "siamese", "nearest-neighbour",
     ],
 )  # fmt: skip
 def test_omniglot_runs_every_algorithm_on_glyphs(algorithm, tmp_path, monkeypatch, capsys):
     tiny = ("--test-tasks", "4", "--test-steps", "2", "--filters", "4", "--algorithm", algorithm)
     run("omniglot", monkeypatch, tmp_path, *SMALL, *tiny)
-    assert "5-way 1-shot, 4 test tasks" in capsys.readouterr().out
+    way = 20 if algorithm == "one-shot" else 5
+    assert f"{way}-way 1-shot, 4 test tasks" in capsys.readouterr().out
 
 
 def test_omniglot_on_the_real_data_with_lakes_runs(official_data, tmp_path, monkeypatch, capsys):
     archive = official_data / "one_shot_runs_01-10.zip"
     data = ("--data-dir", str(official_data), "--way", "20", "--lake-runs", str(archive))
+    data = (*data, "--image-size", "20", "--test-grouping", "drawers", "--shift", ".1")
     run("omniglot", monkeypatch, tmp_path, *SMALL, *data, "--test-tasks", "4", "--filters", "4")
     assert "error on Lake's runs" in capsys.readouterr().out
 

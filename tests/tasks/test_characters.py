@@ -1,8 +1,11 @@
 """Which characters are taken, and how test tasks differ from training tasks."""
 
+import pytest
 import torch
 
+from metarl.errors import SettingsError
 from metarl.tasks.characters import CharacterSettings
+from metarl.tasks.distortions import Distortion
 
 
 def test_glyphs_where_no_data_is_named():
@@ -54,3 +57,26 @@ def test_the_test_tasks_of_the_readme(official_data):
     assert (train.shots, test.shots) == (10, 1)
     assert test.num_classes == 106, "unrotated characters of new alphabets"
     assert not set(test.alphabets) & set(train.alphabets)
+
+
+def test_what_is_of_training_only():
+    distortion = Distortion(shift=0.1)
+    settings = CharacterSettings(
+        way=4, train_way=30, rotations="reflected", test_grouping="drawers", distortion=distortion
+    )
+    train = settings.train()
+    assert (train.way, train.grouping, train.distortion) == (30, "none", distortion)
+    test, validation = settings.test(train), settings.validation(train)
+    assert validation is not None and (test.part, test.rotations) == ("test", "none")
+    for tasks in (test, validation):
+        assert (tasks.way, tasks.grouping, tasks.distortion) == (4, "drawers", None)
+    assert CharacterSettings().train().distortion is None
+
+
+def test_images_of_another_size(official_data, generator):
+    small = CharacterSettings(official_data, image_size=20).train().sample(1, generator)
+    assert small.support.inputs.shape == (1, 5, 1, 20, 20)
+    with pytest.raises(SettingsError, match="Glyphs have 28 pixels"):
+        CharacterSettings(image_size=20).train()
+    with pytest.raises(SettingsError, match="at least 1 pixel, got 0"):
+        CharacterSettings(official_data, image_size=0).train()

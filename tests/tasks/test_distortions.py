@@ -30,7 +30,7 @@ def test_no_strength_no_change(generator):
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Distortion) if f.name != "novelty"])
 def test_each_setting_changes_every_image_in_its_own_way(name, generator):
-    strength = 10.0 if name == "rotation" else 0.3
+    strength = 10.0 if name == "tilt" else 0.3
     images = Distortion(**{name: strength})(crosses(), generator).flatten(0, 2)
     assert images.shape == (24, 1, 28, 28) and images.dtype == torch.float32
     assert images.min() >= 0 and images.max() <= 1
@@ -44,11 +44,11 @@ def test_the_generator_is_the_only_source(generator):
 
 def test_novelty_distorts_the_images_of_a_class_alike(generator, monkeypatch):
     """With what each image gets of its own switched off."""
-    grids = Distortion._grids
+    grids = Distortion.grids
     monkeypatch.setattr(
         Distortion,
-        "_grids",
-        lambda self, number, size, generator, times: grids(
+        "grids",
+        lambda self, number, size, generator, times=1.0: grids(
             self if times == 2 else Distortion(), number, size, generator, times
         ),
     )
@@ -68,15 +68,15 @@ def test_images_stay_in_their_places(generator):
     assert (ink[:, 1:].amin(2) > ink[:, :-1].amax(2)).all()
 
 
-@pytest.mark.parametrize("setting", ["rotation", "scale", "shift"])
+@pytest.mark.parametrize("setting", ["tilt", "scale", "shift"])
 def test_a_known_map(setting, generator, monkeypatch):
     """Draws of 1 throughout: a quarter turn, a half of the size, a shift by two pixels."""
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.ones(*shape))
-    values = {"rotation": 90.0, "scale": math.log(2), "shift": 0.25}
+    values = {"tilt": 90.0, "scale": math.log(2), "shift": 0.25}
     image = torch.zeros(1, 1, 1, 1, 8, 8)
-    image[..., 2:6, 2:6] = torch.rand(4, 4, generator=generator) if setting == "rotation" else 1.0
+    image[..., 2:6, 2:6] = torch.rand(4, 4, generator=generator) if setting == "tilt" else 1.0
     result = Distortion(**{setting: values[setting]})(image, generator)
-    if setting == "rotation":
+    if setting == "tilt":
         expected = image.rot90(1, (4, 5))
     else:
         expected = torch.zeros_like(image)
