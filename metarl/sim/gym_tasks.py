@@ -132,7 +132,8 @@ class GymTasks(GymnasiumFamily):
             env = self.given(self.probe, {name: v[0].cpu().numpy() for name, v in task.items()})
         except (AttributeError, SettingsError) as error:
             names = {n for n in vars(self.probe.unwrapped) if not n.startswith("_")}
-            names |= inspect.signature(type(self.probe.unwrapped)).parameters.keys()
+            builder = type(self.probe.unwrapped) if isinstance(self.env, str) else self.env
+            names |= inspect.signature(builder).parameters.keys()
             near = "".join(did_you_mean(name, names) for name in self.parameters)
             raise SettingsError(
                 f"{self.title!r} does not take the parameters {', '.join(self.parameters)}, as "

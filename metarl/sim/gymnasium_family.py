@@ -38,7 +38,7 @@ class GymnasiumFamily(Family):
 
     Attributes:
         env: An environment's id, or what builds one.
-        settings: Keyword arguments for that.
+        settings: Keyword arguments for that; those that it cannot be built without among them.
         horizon: Steps of an episode; where it is 0 at first, the environment's own time limit.
         part: The split that tasks are drawn from.
         workers: Processes that step the environments; 0 steps them in this one.
@@ -85,7 +85,7 @@ class GymnasiumFamily(Family):
         """The environment's id, or the name of what builds it."""
         if isinstance(self.env, str):
             return self.env
-        return getattr(self.env, "__name__", type(self.env).__name__)
+        return self._builder.__name__
 
     def build(self, **keywords: Any) -> gymnasium.Env:
         """Builds an environment of the settings, and of other keyword arguments if there are any.
@@ -175,11 +175,16 @@ class GymnasiumFamily(Family):
         """Leaves the environment behind: what a worker gets need not be picklable then."""
         return {name: value for name, value in self.__dict__.items() if name != "probe"}
 
+    @property
+    def _builder(self) -> Any:
+        """The function or class that builds environments, where that is not an id."""
+        builder: Any = getattr(self.env, "func", self.env)  # of a functools.partial
+        return builder if hasattr(builder, "__name__") else type(builder)
+
     def _card(self, summary: str, tasks: Fact, disjoint: bool) -> Card:
         own, env = "the environment's own", self.probe
         settings = ", ".join(f"{n}={v!r}" for n, v in self.settings.items())
-        module = getattr(self.env, "__module__", "")
-        source = "" if isinstance(self.env, str) else f" of {module}"
+        source = "" if isinstance(self.env, str) else f" of {self._builder.__module__}"
         seen = f"{_told(env.observation_space)}; {self.observation_space.shape[0]} numbers"
         return Card(
             self.name,

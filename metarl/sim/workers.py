@@ -26,6 +26,7 @@ from metarl.sim.worlds import Rows, TaskRows, WorldError, Worlds
 METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 START_SECONDS = 120.0  # that a process may take to import what it needs, beside the time limit
 GRACE_SECONDS = 3.0  # that one may take to close its environments
+UNGUARDED = ' A script that starts workers needs `if __name__ == "__main__":` around what it does.'
 
 
 class Workers:
@@ -69,7 +70,9 @@ class Workers:
             other.close()  # or this end would keep the pipe open after the worker's death
             self._links.append(link)
             self._processes.append(process)
+        self._ready = False
         self._answers(START_SECONDS + self._limit)
+        self._ready = True
 
     def start(self, tasks: TaskRows | None) -> None:
         """See `Host.start`; raises for processes that die or take too long too."""
@@ -135,11 +138,11 @@ class Workers:
     def _died(self, number: int) -> WorldError:
         process = self._processes[number]
         process.join(GRACE_SECONDS)
+        hint = "" if self._ready else UNGUARDED
         return WorldError(
             self._at(number),
             f"was being worked at when {self._name(number)} ended with exit code "
-            f"{process.exitcode}. A script that starts workers needs "
-            '`if __name__ == "__main__":` around what it does.',
+            f"{process.exitcode}.{hint}",
         )
 
     def _at(self, number: int) -> int:
