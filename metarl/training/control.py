@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.table import Table
@@ -78,12 +78,15 @@ class ControlSettings:
             )
 
 
+C = TypeVar("C", bound=ControlSettings)
+
+
 def control_configs(
-    maml: ControlSettings,
-    changes: Mapping[str, ControlSettings] | None = None,
+    maml: C,
+    changes: Mapping[str, C] | None = None,
     *,
     adam_lr: float = 0.01,
-) -> dict[str, ControlSettings]:
+) -> dict[str, C]:
     """Makes the configurations of all algorithms from that of MAML-TRPO.
 
     All have its tasks and rollouts and use as many environment steps in training: the more

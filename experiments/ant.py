@@ -1,0 +1,29 @@
+"""The ant (Finn et al. 2017, section 5.3): run at a speed, in a direction, or to a goal.
+
+    python experiments/ant.py                                     # MAML-TRPO, U(0, 3) m/s
+    python experiments/ant.py --family AntGoal-v1                 # goals in a disc
+    python experiments/ant.py --family AntLeg-v1                  # a leg fails
+    python experiments/ant.py --options integrator=implicitfast   # quicker, other dynamics
+    python experiments/ant.py --resume latest                     # after a stop of any kind
+    tensorboard --logdir runs/ant
+
+Ends with a table of returns on test tasks; an unknown `--family` lists all that there
+are. The rest is as in `half_cheetah.py`.
+"""
+
+from metarl.training import Experiment, Parts
+from metarl.training.control import control_configs
+from metarl.training.families import FamilySettings, build_family, robot_settings
+
+CONFIGS = control_configs(robot_settings("AntVelocity-v1"))
+
+
+def build(settings: FamilySettings) -> Parts:
+    """Builds what the settings describe."""
+    return build_family(settings, "Ant")
+
+
+EXPERIMENT = Experiment("ant", CONFIGS, build)
+
+if __name__ == "__main__":
+    EXPERIMENT.run()

@@ -1,0 +1,28 @@
+"""The hopper (Rothfuss et al. 2019): another body, ground, load or strength in each task.
+
+    python experiments/hopper.py                                  # MAML-TRPO, other bodies
+    python experiments/hopper.py --family HopperSlope-v1          # adapt to going uphill
+    python experiments/hopper.py --options integrator=implicitfast  # quicker, other dynamics
+    python experiments/hopper.py --resume latest                  # after a stop of any kind
+    tensorboard --logdir runs/hopper
+
+Ends with a table of returns on test tasks; an unknown `--family` lists all that there
+are. The rest is as in `half_cheetah.py`.
+"""
+
+from metarl.training import Experiment, Parts
+from metarl.training.control import control_configs
+from metarl.training.families import FamilySettings, build_family, robot_settings
+
+CONFIGS = control_configs(robot_settings("HopperRandomParameters-v1"))
+
+
+def build(settings: FamilySettings) -> Parts:
+    """Builds what the settings describe."""
+    return build_family(settings, "Hopper")
+
+
+EXPERIMENT = Experiment("hopper", CONFIGS, build)
+
+if __name__ == "__main__":
+    EXPERIMENT.run()

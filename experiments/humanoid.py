@@ -1,0 +1,28 @@
+"""The humanoid (Rothfuss et al. 2019): run forwards or backwards, which only the reward tells.
+
+    python experiments/humanoid.py                                # MAML-TRPO
+    python experiments/humanoid.py --options solver=Newton        # for MuJoCo Warp
+    python experiments/humanoid.py --options integrator=implicitfast  # quicker, other dynamics
+    python experiments/humanoid.py --resume latest                # after a stop of any kind
+    tensorboard --logdir runs/humanoid
+
+Ends with a table of returns on test tasks; an unknown `--family` lists all that there
+are. The rest is as in `half_cheetah.py`.
+"""
+
+from metarl.training import Experiment, Parts
+from metarl.training.control import control_configs
+from metarl.training.families import FamilySettings, build_family, robot_settings
+
+CONFIGS = control_configs(robot_settings("HumanoidDirection-v1", hidden=(128, 128), init_std=0.2))
+
+
+def build(settings: FamilySettings) -> Parts:
+    """Builds what the settings describe."""
+    return build_family(settings, "Humanoid")
+
+
+EXPERIMENT = Experiment("humanoid", CONFIGS, build)
+
+if __name__ == "__main__":
+    EXPERIMENT.run()

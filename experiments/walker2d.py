@@ -1,0 +1,29 @@
+"""The walker in the plane (Rothfuss et al. 2019): a speed, a direction, another body or ground.
+
+    python experiments/walker2d.py                                # MAML-TRPO, U(0, 10) m/s
+    python experiments/walker2d.py --family Walker2dRandomParameters-v1  # other bodies
+    python experiments/walker2d.py --family Walker2dSlope-v1      # adapt to going uphill
+    python experiments/walker2d.py --options integrator=implicitfast  # quicker, other dynamics
+    python experiments/walker2d.py --resume latest                # after a stop of any kind
+    tensorboard --logdir runs/walker2d
+
+Ends with a table of returns on test tasks; an unknown `--family` lists all that there
+are. The rest is as in `half_cheetah.py`.
+"""
+
+from metarl.training import Experiment, Parts
+from metarl.training.control import control_configs
+from metarl.training.families import FamilySettings, build_family, robot_settings
+
+CONFIGS = control_configs(robot_settings("Walker2dVelocity-v1"))
+
+
+def build(settings: FamilySettings) -> Parts:
+    """Builds what the settings describe."""
+    return build_family(settings, "Walker2d")
+
+
+EXPERIMENT = Experiment("walker2d", CONFIGS, build)
+
+if __name__ == "__main__":
+    EXPERIMENT.run()

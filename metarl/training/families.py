@@ -1,0 +1,95 @@
+"""What the experiments on robots share: a family by its name, and the budget of MAML-TRPO."""
+
+from __future__ import annotations
+
+from ast import literal_eval
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metarl.adaptation import settings as learners
+from metarl.errors import SettingsError, UnknownNameError
+from metarl.evaluation.control_protocol import ControlProtocol
+from metarl.registry import did_you_mean
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.sim.family import Family
+from metarl.sim.make import FAMILIES, make_family
+from metarl.training.control import ControlSettings, build_control
+from metarl.training.experiment import Parts
+from metarl.training.settings import TrainingSettings
+from metarl.training.trust_region import TrustRegionSettings
+
+
+@dataclass(frozen=True)
+class FamilySettings(ControlSettings):
+    """An experiment on a family; `--algorithm` chooses the defaults of all the rest."""
+
+    family: str = ""
+    """Name of the family, as "AntGoal-v1"; an unknown one lists them all."""
+    horizon: int | None = None
+    """Steps of an episode; None for the family's own number."""
+    options: tuple[str, ...] = ()
+    """Other settings of the family, as `fastest=3 integrator=implicitfast`."""
+
+
+def robot_settings(family: str, **changes: Any) -> FamilySettings:
+    """Returns MAML-TRPO's configuration for families in which a robot runs.
+
+    An iteration is 40 tasks of 20 trajectories, before and after adaptation.
+
+    Args:
+        family: Name of the default family.
+        **changes: Fields that differ from these defaults.
+    """
+    fields: dict[str, Any] = {
+        "learner": learners.MAMLSettings(0.1),
+        "gradients": PolicyGradientSettings(gae_lambda=0.95),
+        "update": TrustRegionSettings(fisher_trajectories=2),
+        "training": TrainingSettings(
+            iterations=200, meta_batch_size=40, task_chunk_size=4, threads=1, log_every=1,
+            eval_every=20, eval_tasks=20, eval_steps=3, checkpoint_every=5,
+        ),
+        "init_std": 0.5,
+    }  # fmt: skip
+    return FamilySettings("maml", family=family, **(fields | changes))
+
+
+def build_family(
+    settings: FamilySettings, robot: str = "", protocols: Sequence[ControlProtocol] = ()
+) -> Parts:
+    """Builds policy, learner and outer update for the family that the settings name.
+
+    Args:
+        settings: The settings.
+        robot: What the names of families begin with that may be chosen: "Ant".
+        protocols: Published evaluations that the report adds to the family's test tasks.
+
+    Raises:
+        UnknownNameError: The family is none of the robot's.
+        SettingsError: An option is not usable; or as `build_control`.
+    """
+    return build_control(settings, named_family(settings, robot), protocols)
+
+
+def named_family(settings: FamilySettings, robot: str = "") -> Family:
+    """Builds the family that the settings name; arguments and errors as of `build_family`."""
+    names = [name for name in FAMILIES.names() if name.startswith(robot)]
+    if robot and settings.family not in names:
+        raise UnknownNameError(
+            f"Unknown family {settings.family!r} of {robot}."
+            f"{did_you_mean(settings.family, names)} Known: {', '.join(names)}."
+        )
+    options = dict(map(_option, settings.options))
+    if settings.horizon is not None:
+        options["horizon"] = settings.horizon
+    return make_family(settings.family, **options)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals and value):
+        raise SettingsError(f"Expected options as name=value, as fastest=3; got {text!r}.")
+    try:
+        return name, literal_eval({"true": "True", "false": "False"}.get(value, value))
+    except (ValueError, SyntaxError):
+        return name, value
