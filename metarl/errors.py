@@ -43,3 +43,7 @@ class CheckpointError(MetarlError, OSError):
 
 class ContaminationError(MetarlError, ValueError):
     """Weights were trained on data that the evaluation holds out."""
+
+
+class ExportError(MetarlError, RuntimeError):
+    """A policy in another library's format does not act as the original."""

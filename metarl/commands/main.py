@@ -5,11 +5,12 @@ from __future__ import annotations
 import tyro
 
 from metarl.commands.evaluate import evaluate
+from metarl.commands.export import export
 from metarl.commands.names import names
 from metarl.commands.play import play
 from metarl.training.command_line import run_script
 
-COMMANDS = {"list": names, "evaluate": evaluate, "play": play}
+COMMANDS = {"list": names, "evaluate": evaluate, "export": export, "play": play}
 
 
 def main() -> None:

@@ -107,7 +107,7 @@ class PolicyLearner(ControlLearner):
         self.family = family
         self.settings = settings or PolicyGradientSettings()
         self.task_chunk_size = task_chunk_size
-        self._worlds = Worlds(family, observe_task)
+        self.worlds = Worlds(family, observe_task)
 
     @property
     def policy(self) -> Policy:
@@ -225,6 +225,25 @@ class PolicyLearner(ControlLearner):
         for _, seen in self._collect_path(tasks, noises, start, scales):
             yield seen.rollouts
 
+    def adapted(
+        self, tasks: ControlTasks, steps: int, generator: torch.Generator
+    ) -> tuple[Params, Rollouts]:
+        """Adapts to tasks, and returns what came of it and rollouts of that.
+
+        Args:
+            tasks: T tasks.
+            steps: Adaptation steps, at least 0.
+            generator: Source of all randomness.
+
+        Returns:
+            The parameters of each task's policy, [T, *shape] per name, without derivatives; and
+            the rollouts that `rollouts` yields last.
+        """
+        start = self._fresh(tasks.num_tasks, generator)
+        noises = self._noises(tasks.num_tasks, steps + 1, generator)
+        *_, (params, seen) = self._collect_path(tasks, noises, start)
+        return map_tensors(torch.Tensor.detach, params), seen.rollouts
+
     # Parts
 
     def _collect_path(
@@ -239,7 +258,7 @@ class PolicyLearner(ControlLearner):
 
         def gather(params: Params, step: int) -> Experience:
             held = map_tensors(torch.Tensor.detach, params)
-            env = self._worlds.get(noises[step])
+            env = self.worlds.get(noises[step])
             rollouts = collect(env, self.policy, held, tasks.values, noises[step])
             return experience(rollouts, self.settings)
 
