@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import sys
 import warnings
 from collections.abc import Iterable
 from importlib.metadata import entry_points
@@ -118,10 +120,13 @@ class PluginRegistry(Registry[T]):
 
     def _imported(self, name: str) -> T:
         module, _, attribute = name.partition(":")
+        # Installed commands do not look where they are run, unlike `python -m`.
+        if os.getcwd() not in sys.path and "" not in sys.path:
+            sys.path.append(os.getcwd())
         try:
             return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
             raise UnknownNameError(
                 f"Cannot find the {self._kind} {name!r}: {error}. Expected module:Name, with a "
-                "module that Python can import here."
+                "module that Python can import here, or one in this folder."
             ) from error

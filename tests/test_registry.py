@@ -1,3 +1,5 @@
+import os
+import sys
 import warnings
 from importlib.metadata import EntryPoint
 
@@ -115,3 +117,10 @@ def test_module_and_name_need_no_registration(plugins):
     for name in ("math:nothing_such", "no_such_package:x", "math:", ":e"):
         with pytest.raises(UnknownNameError, match=f"the number '{name}'.*module:Name"):
             plugins.get(name)
+
+
+def test_modules_in_the_folder_where_a_command_is_run_are_found(plugins, tmp_path, monkeypatch):
+    (tmp_path / "numbers_of_mine.py").write_text("seven = 7")
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", os.getcwd())])
+    monkeypatch.chdir(tmp_path)
+    assert plugins.get("numbers_of_mine:seven") == 7

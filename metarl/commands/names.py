@@ -53,7 +53,11 @@ def card_table(card: Card) -> Table:
 def _families() -> Table:
     table = _table("Families of control tasks", "name", "what", "source")
     for name in FAMILIES.names():
-        card = make_family(name).card()
+        try:
+            card = make_family(name).card()
+        except Exception as error:  # a user's: whatever it is, it must not stop the others
+            table.add_row(name, f"[red]{escape(f'{type(error).__name__}: {error}')}[/]", "")
+            continue
         table.add_row(name, escape(card.summary), escape(card.source.partition(";")[0]))
     return table
 

@@ -11,12 +11,12 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError, SimulationError
+from metarl.sim.environments import Environments, Host, Rows, WorldError
 from metarl.sim.family import Tasks, WorldState
 from metarl.sim.gymnasium_family import GymnasiumFamily, seeds
 from metarl.sim.vector_env import TensorVectorEnv
 from metarl.sim.watch import shown_task
 from metarl.sim.workers import Workers
-from metarl.sim.worlds import Host, Rows, WorldError, Worlds
 
 
 class GymnasiumVectorEnv(TensorVectorEnv):
@@ -176,7 +176,7 @@ class GymnasiumVectorEnv(TensorVectorEnv):
     def _opened(self) -> Host:
         count = min(self.workers, self.num_envs)
         if not count:
-            return Worlds(self.family, Rows.of(self.family, self.num_envs))
+            return Environments(self.family, Rows.of(self.family, self.num_envs))
         try:
             return Workers(self.family, self.num_envs, count)
         except WorldError as failure:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import gymnasium
 import torch
 
 from metarl.devices import resolve_device
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, UnknownNameError
 from metarl.gymnasium_ids import FAMILY_GROUP
 from metarl.registry import PluginRegistry, Registry
 from metarl.sim.family import Family, TorchFamily
@@ -36,16 +38,25 @@ def make_family(name: str, **settings: Any) -> Family:
     """Builds the family of that name, with settings of its own if there are any.
 
     Args:
-        name: A name such as "Navigation2D-v1", or `module:Name`.
+        name: A name such as "Navigation2D-v1", or `module:Name` of what builds a family, or of one.
         **settings: What the family takes, as `arms=10` for "Bandit-v1".
 
     Raises:
         UnknownNameError: No family has the name; the message suggests the nearest one.
         SettingsError: A setting is not usable, or what was built is no family.
     """
-    build = FAMILIES.get(name)
     try:
-        family = build(**settings)
+        build: Any = FAMILIES.get(name)
+    except UnknownNameError as error:
+        if name not in gymnasium.registry:
+            raise
+        raise UnknownNameError(
+            f"{name!r} is an environment of gymnasium, not a family of tasks: say what differs "
+            f'between tasks, as tasks = GymTasks({name!r}, {{"g": Uniform(5, 15)}}) does in '
+            "my_module.py, and name my_module:tasks. See docs/families.md."
+        ) from error
+    try:
+        family = _changed(build, settings) if isinstance(build, Family) else build(**settings)
     except TypeError as error:
         raise SettingsError(f"The task family {name!r} cannot be built: {error}.") from error
     if not isinstance(family, Family):
@@ -82,6 +93,10 @@ def make_vec(
     device = resolve_device(str(device))
     name = _engine_for(family, device) if engine == "auto" else engine
     return ENGINES.get(name)(family, num_envs, device=device, **settings)
+
+
+def _changed(family: Any, settings: dict[str, Any]) -> Family:
+    return replace(family, **settings) if settings else family
 
 
 def _engine_for(family: Family, device: torch.device) -> str:

@@ -18,8 +18,8 @@ import torch
 from gymnasium.vector.utils import CloudpickleWrapper
 
 from metarl.errors import SettingsError
+from metarl.sim.environments import Environments, Rows, TaskRows, WorldError
 from metarl.sim.gymnasium_family import GymnasiumFamily
-from metarl.sim.worlds import Rows, TaskRows, WorldError, Worlds
 
 # A server imports what all workers need once and forks them from there: seconds less for each. It
 # has no threads and no CUDA, whose locks and state a fork of this process would copy.
@@ -212,7 +212,7 @@ def _work(payload: bytes, shared: dict[str, Any], low: int, high: int, link: Con
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # the workers are the threads
-    worlds: Worlds | None = None
+    worlds: Environments | None = None
     try:
         family: GymnasiumFamily = pickle.loads(payload)()
         rows = Rows(
@@ -221,7 +221,7 @@ def _work(payload: bytes, shared: dict[str, Any], low: int, high: int, link: Con
                 for name, (raw, shape, kind) in shared.items()
             }
         )
-        worlds = Worlds(family, rows.cut(low, high))
+        worlds = Environments(family, rows.cut(low, high))
         link.send(None)
         while _served(worlds, link):
             pass
@@ -234,7 +234,7 @@ def _work(payload: bytes, shared: dict[str, Any], low: int, high: int, link: Con
             worlds.close()
 
 
-def _served(worlds: Worlds, link: Connection) -> bool:
+def _served(worlds: Environments, link: Connection) -> bool:
     """Does what the next message says; tells whether others may follow."""
     command, tasks = link.recv()
     if command == "close":

@@ -1,3 +1,10 @@
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from metarl import registry
+from metarl.gymnasium_ids import FAMILY_GROUP
+from metarl.registry import PluginRegistry
 from metarl.sim import FAMILIES, make_family
 
 
@@ -7,6 +14,29 @@ def test_everything_there_is_has_its_name_in_the_list(metarl):
     for name in (*FAMILIES.names(), "sine", "image-folder", "ratio", "ReptileSettings"):
         assert name in printed.out, name
     assert "navigation2d.py" in printed.out and "promp" in printed.out
+
+
+def test_a_family_that_cannot_be_built_does_not_stop_the_others(metarl, monkeypatch):
+    entry_points = registry.entry_points
+
+    def with_broken(group):
+        broken = [("Broken-v1", "no_such_package:Family"), ("Divided-v1", f"{__name__}:divided")]
+        return [*entry_points(group=group), *(EntryPoint(*pair, group) for pair in broken)]
+
+    monkeypatch.setattr(registry, "entry_points", with_broken)
+    monkeypatch.setattr("metarl.commands.names.FAMILIES", PluginRegistry("family", FAMILY_GROUP))
+    monkeypatch.setattr("metarl.sim.make.FAMILIES", PluginRegistry("family", FAMILY_GROUP))
+    with pytest.warns(RuntimeWarning, match=r"'Broken-v1' .* was left out: ModuleNotFoundError"):
+        status, printed = metarl("list", "--experiments", "experiments")
+    assert status == 0
+    assert "ZeroDivisionError" in printed.out
+    for name in FAMILIES.names():
+        assert name in printed.out, name
+
+
+def divided():
+    """Stands for a plug-in with a mistake."""
+    return 1 / 0
 
 
 def test_a_folder_without_experiments_and_one_with_a_broken_script(metarl, tmp_path):

@@ -8,8 +8,11 @@ from metarl.errors import SettingsError, UnknownNameError
 from metarl.sim import (
     FAMILIES,
     Family,
+    GymnasiumVectorEnv,
+    GymTasks,
     MujocoVectorEnv,
     TorchVectorEnv,
+    Uniform,
     make_family,
     make_vec,
 )
@@ -17,6 +20,8 @@ from tests.sim.families import Drift
 
 # A family for which no engine is there.
 Unmoved = type("Unmoved", (Family,), dict.fromkeys(Family.__abstractmethods__))
+
+PENDULA = GymTasks("Pendulum-v1", {"g": Uniform(5, 15)}, horizon=5)
 
 
 def broken(size):
@@ -58,6 +63,19 @@ def test_unknown_families(name, message):
 def test_families_that_cannot_be_built(name, settings, message):
     with pytest.raises(SettingsError, match=message):
         make_family(name, **settings)
+
+
+def test_a_family_itself_may_be_named():
+    assert make_family("tests.sim.test_make:PENDULA") is PENDULA
+    assert make_family("tests.sim.test_make:PENDULA", horizon=9).horizon == 9
+    with pytest.raises(SettingsError, match=r"cannot be built: .*'horizn'"):
+        make_family("tests.sim.test_make:PENDULA", horizn=9)
+    assert isinstance(make_vec("tests.sim.test_make:PENDULA", 2), GymnasiumVectorEnv)
+
+
+def test_an_environment_without_tasks_is_told_what_to_do():
+    with pytest.raises(UnknownNameError, match=r"not a family .*GymTasks\('Pendulum-v1', .*:tasks"):
+        make_family("Pendulum-v1")
 
 
 def test_a_vector_environment_by_name_or_of_a_family():

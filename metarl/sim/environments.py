@@ -78,7 +78,7 @@ class Rows:
 
 
 class Host(Protocol):
-    """Where environments live: in this process (`Worlds`) or in others (`Workers`).
+    """Where environments live: in this process (`Environments`) or in others (`Workers`).
 
     Attributes:
         rows: What the environments are told and tell.
@@ -109,7 +109,7 @@ class Host(Protocol):
         ...
 
 
-class Worlds:
+class Environments:
     """A `Host` in this process; environments are built when they first start.
 
     Args:
