@@ -12,7 +12,7 @@ from metarl.adaptation.learner import MetaLoss
 from metarl.errors import SettingsError
 from metarl.rl.experience import normalized
 from metarl.rl.recurrent_policy import RecurrentPolicy, Remembered
-from metarl.rl.returns import gae
+from metarl.rl.returns import discounted_returns, gae, sums_to_end
 from metarl.rl.settings import PolicyGradientSettings, RL2Settings
 from metarl.rl.surrogates import proximal
 from metarl.rl.trial_learner import TrialLearner
@@ -31,7 +31,7 @@ class RecurrentInputs:
         trials: What was played; its record is `Remembered`.
         log_probs: Log-probability of each action under the policy that took it, [T, N, L].
         advantages: Advantage of each action, [T, N, L]; 0 beyond the end of a trial.
-        targets: What the values are to be, in units of reward, [T, N, L].
+        targets: The discounted return from each step on, per step to come, [T, N, L].
         weights: Weight of each step in a mean over all steps of a task, [T, N, L]; sums to 1.
         scale: Standard deviation of all targets together, [T]: the same for every task.
     """
@@ -53,7 +53,8 @@ class RecurrentLearner(TrialLearner):
     plays; `forward` runs the network over the stored sequences again, so several optimiser steps
     (`ProximalUpdate`) use one set of trials, with derivatives through all of each.
 
-    The values come from the policy's own state. They are learned in units of the last batch's
+    A linear function of the policy's own state tells what a step to come is worth on average; a
+    state's value is that times the steps that are left. It is learned in units of the last batch's
     targets, which `value_mean` and `value_std` keep: rewards of any size do.
 
     Args:
@@ -106,9 +107,11 @@ class RecurrentLearner(TrialLearner):
         trials = self.play(tasks, self.settings.episodes, generator)
         seen: Remembered = trials.record
         log_probs = seen.behaviour.log_prob(trials.actions)
-        values = self._values(self.policy.unroll(seen.inputs))
+        steps_left = self._steps_left(trials)
+        values = self._values(self.policy.unroll(seen.inputs)) * steps_left
         advantages = self._advantages(trials, values)
-        targets = advantages + values
+        returns = discounted_returns(trials.rewards, trials.mask, self.gradients.discount)
+        targets = returns / steps_left
         weights = trials.mask / trials.mask.sum((1, 2), keepdim=True)
         _, deviation = _moments(targets, weights)
         if self.gradients.normalize_advantages:
@@ -157,7 +160,13 @@ class RecurrentLearner(TrialLearner):
     # Parts
 
     def _values(self, states: Tensor) -> Tensor:
+        """Returns what each step to come is worth on average, [T, N, L]."""
         return self.value_mean + self.value_std * self.policy.values(states)
+
+    def _steps_left(self, trials: Trials) -> Tensor:
+        """Returns how many steps are to come, a later one counting by its discount, [L]."""
+        ones = torch.ones_like(trials.mask[0, 0])
+        return sums_to_end(ones, self.gradients.discount)
 
     def _advantages(self, trials: Trials, values: Tensor) -> Tensor:
         """GAE over the trial, whose end is the end of all reward."""

@@ -35,9 +35,10 @@ class Remembered(NamedTuple):
 class RecurrentPolicy(nn.Module):
     """A GRU from what a step shows and the step before gave to actions (Duan et al. 2016, 2.2).
 
-    Its input is the observation, the last action (one-hot if numbered), the last reward and a flag
-    that tells the first step of every episode but the trial's first. Its state starts from zeros
-    with a trial. One set of weights serves all tasks, which go through it as one batch.
+    Its input is the observation, the last action, the last reward and a flag that tells the first
+    step of every episode but the trial's first. Numbered actions are one-hot, and stand there once
+    more times their reward: a product that the network would take long to find. The state starts
+    from zeros with a trial. One set of weights serves all tasks, which go through it as one batch.
 
     Args:
         observation_space: What one world shows.
@@ -68,7 +69,7 @@ class RecurrentPolicy(nn.Module):
         self.head = policy_for((memory, action_space), generator, hidden, init_std=init_std)
         self.num_actions = int(action_space.n) if isinstance(action_space, spaces.Discrete) else 0
         action_size = self.num_actions or math.prod(action_space.shape or ())
-        size = math.prod(observation_space.shape or ()) + action_size + 2
+        size = math.prod(observation_space.shape or ()) + action_size + self.num_actions + 2
         # On the meta device first: torch would draw its weights from the global generator.
         self.gru = nn.GRU(size, units, device="meta").to_empty(device=generator.device)
         self._initialise(generator)
@@ -96,11 +97,11 @@ class RecurrentPolicy(nn.Module):
 
     def encode(self, percept: Percept) -> Tensor:
         """Returns the network's inputs [W, I] for what is perceived."""
-        action = percept.action
+        action, reward = percept.action, percept.reward.unsqueeze(1)
         if self.num_actions:
             action = F.one_hot(action, self.num_actions) * percept.begun.unsqueeze(1)
-        rest = (percept.reward.unsqueeze(1), percept.ended.unsqueeze(1))
-        return torch.cat((percept.observation, action, *rest), 1)
+            reward = torch.cat((reward, reward * action), 1)
+        return torch.cat((percept.observation, action, reward, percept.ended.unsqueeze(1)), 1)
 
     # Looking back
 
