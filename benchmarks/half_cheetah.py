@@ -22,9 +22,8 @@ from metarl_envs.half_cheetah import HalfCheetahVelocity
 from mujoco.batch import Batch
 from torch import Tensor
 
+from benchmarks.rollouts import rollouts
 from benchmarks.timing import print_race, race
-from metarl.models.base import task_params
-from metarl.rl.policies import GaussianPolicy
 from metarl.sim import MujocoFamily, Tasks, make_vec
 from metarl.sim.physics import quiet
 
@@ -107,22 +106,8 @@ def _physics(settings: HalfCheetahBenchmark, worlds: int) -> Callable[[], None]:
 def _rollouts(
     settings: HalfCheetahBenchmark, family: MujocoFamily, worlds: int
 ) -> Callable[[], None]:
-    generator = torch.Generator().manual_seed(0)
-    policy = GaussianPolicy(17, 6, generator)
-    params = {n: p.detach().clone() for n, p in task_params(policy, 1).items()}
     env = make_vec(family, worlds, device="cpu", threads=settings.threads, autoreset="disabled")
-    observation, _ = env.reset(seed=0)
-    draws = policy.noise((settings.steps, 1, worlds), generator)
-
-    @torch.no_grad()
-    def run() -> None:
-        nonlocal observation
-        for draw in draws:
-            actions = policy.distribution(params, observation.unsqueeze(0)).sample(draw)
-            observation, *_ = env.step(actions[0])
-        env.check()
-
-    return run
+    return rollouts(env, settings.steps)
 
 
 if __name__ == "__main__":

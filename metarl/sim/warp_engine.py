@@ -85,16 +85,10 @@ class WarpVectorEnv(TensorVectorEnv):
         model = family.compiled
         self._sizes = [model.nq, model.nv, model.nu]
 
-    def constant(self, name: str) -> Tensor:
-        """Returns a copy of one of Warp's fields of the model, as it is now.
-
-        Args:
-            name: Its name in MuJoCo, "dof_invweight0" or "body_mass".
-
-        Returns:
-            [W, *]; [1, *] if all worlds share it.
-        """
-        return self._physics.constant(name)
+    @property
+    def physics(self) -> Any:
+        """The `WarpPhysics`, to look at (`constant`, `fields`); stepping it is the engine's."""
+        return self._physics
 
     def start(self, noise: Tensor, mask: Tensor | None) -> WorldState:
         """See `TensorVectorEnv.start`."""

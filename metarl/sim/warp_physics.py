@@ -34,7 +34,7 @@ CONSTANTS = (
 )  # fmt: skip
 
 # Fields from which no constant follows; after all others they are computed anew.
-FREE = {"geom_friction", "dof_damping", "dof_frictionloss", "jnt_range"}
+FREE = {"actuator_delay", "dof_damping", "dof_frictionloss", "geom_friction", "jnt_range"}
 
 SLIDES = 2  # `body_simple` of bodies on slide joints along their axes alone
 

@@ -31,7 +31,7 @@ def constants(env, name):
     if hasattr(env, "batch"):
         values = [getattr(env.batch.get_model(i), name) for i in range(4)]
         return torch.from_numpy(np.stack(values)).float()
-    return env.constant(name).cpu()
+    return env.physics.constant(name).cpu()
 
 
 @pytest.mark.parametrize("autoreset", ["same_step", "disabled"])

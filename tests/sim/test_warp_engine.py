@@ -139,7 +139,7 @@ def test_captured_steps_equal_direct_ones(warp_device, monkeypatch):
     runs = []
     for direct in (False, True):
         if direct:
-            physics = type(warp._physics)
+            physics = type(warp.physics)
             monkeypatch.setattr(physics, "_launch", lambda self, body: body())
         runs.append([warp.reset(seed=0)[0], *(warp.step(a)[0] for a in actions)])
     for captured, expected in zip(*runs, strict=True):
