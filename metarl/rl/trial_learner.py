@@ -37,7 +37,7 @@ class TrialLearner(ControlLearner):
         self.family = family
         self.trials = trials
         self.task_chunk_size = task_chunk_size
-        self._worlds = Worlds(family, observe_task)
+        self.worlds = Worlds(family, observe_task)
 
     @property
     @abstractmethod
@@ -53,7 +53,7 @@ class TrialLearner(ControlLearner):
         counts = (tasks.num_tasks, self.trials, episodes)
         noise = draw_trial_noise(self.player, self.family, *counts, generator)
         parts = [
-            play(self._worlds.get(part), self.player, some.values, part)
+            play(self.worlds.get(part), self.player, some.values, part)
             for some, part in cut_tasks((tasks, noise), self.task_chunk_size)
         ]
         return parts[0] if len(parts) == 1 else concatenate_tasks(parts)

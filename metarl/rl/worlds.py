@@ -7,7 +7,7 @@ import torch
 from metarl.rl.rollouts import RolloutNoise
 from metarl.sim.family import Family
 from metarl.sim.make import make_vec
-from metarl.sim.vector_env import TensorVectorEnv
+from metarl.sim.vector_env import Observer, TensorVectorEnv
 
 
 class Worlds:
@@ -22,6 +22,7 @@ class Worlds:
         self.family = family
         self.observe_task = observe_task
         self._envs: dict[tuple[int, torch.device], TensorVectorEnv] = {}
+        self._observer: Observer | None = None
 
     def get(self, noise: RolloutNoise) -> TensorVectorEnv:
         """Returns the environment with a world for each rollout that the noise is for."""
@@ -32,4 +33,10 @@ class Worlds:
                 self.family, count, device=device, autoreset="disabled",
                 observe_task=self.observe_task,
             )  # fmt: skip
-        return self._envs[key]
+        env = self._envs[key]
+        env.observer = self._observer
+        return env
+
+    def observe(self, observer: Observer | None) -> None:
+        """Lets somebody look on in all environments from their next use on; None: nobody."""
+        self._observer = observer

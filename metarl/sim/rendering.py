@@ -15,7 +15,7 @@ from metarl.sim.vector_env import TensorVectorEnv
 from metarl.trees import concatenate_tasks, map_tensors
 
 _DPI = 100
-_PLACE = (0.15, 0.12, 0.81, 0.8)  # of the axes: left, bottom, width and height, in shares
+_PLACE = (0.15, 0.12, 0.81, 0.76)  # of the axes: left, bottom, width and height, in shares
 
 
 class WorldRenderer(ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -38,6 +39,10 @@ class WorldNoise(NamedTuple):
     step: Tensor
 
 
+Observer = Callable[["TensorVectorEnv", Tensor | None], None]
+"""Called after every reset, without rewards, and after every step with its rewards [W]."""
+
+
 class TensorVectorEnv(VectorEnv, ABC):
     """W worlds of one family, each with a task of its own; all values are tensors on `device`.
 
@@ -53,6 +58,9 @@ class TensorVectorEnv(VectorEnv, ABC):
         autoreset: "same_step" or "disabled".
         observe_task: Appends the family's `task_vector` to what is observed, for oracle policies.
         seed: Seed of the first tasks, of resets and of steps.
+
+    Attributes:
+        observer: Who looks on, such as a camera; None: nobody.
 
     Raises:
         SettingsError: An argument has a value that cannot work.
@@ -74,6 +82,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         self.device = torch.device(device)
         self.metadata = {"autoreset_mode": AUTORESET_MODES[autoreset]}
         self.observe_task = observe_task
+        self.observer: Observer | None = None
         self._autoreset = autoreset == "same_step"
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._noise: WorldNoise | None = None
@@ -153,6 +162,8 @@ class TensorVectorEnv(VectorEnv, ABC):
         self._begin(mask)
         observation = self._observe()
         self._watch.started(self._tasks, observation)
+        if self.observer is not None:
+            self.observer(self, None)
         return observation, {}
 
     def step(self, actions: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
@@ -195,6 +206,8 @@ class TensorVectorEnv(VectorEnv, ABC):
             self._begin(done)
             observation = self._observe()
             self._watch.started(tasks, observation.masked_fill(~done.unsqueeze(1), 0))
+        if self.observer is not None:
+            self.observer(self, reward)
         return observation, reward, terminated, truncated, info
 
     # Tasks and randomness
