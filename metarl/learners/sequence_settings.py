@@ -38,8 +38,9 @@ class MemoryAugmentedSettings(SequenceSettings):
     """Heads, which write and read."""
     decay: float = 0.99
     """Of the rows' usage from step to step, in [0, 1]."""
-    sharpens: bool = False
-    """Lets the controller sharpen the reads, as a neural Turing machine's does."""
+    strength: float | None = 10.0
+    """Initial factor of the cosines, above 1, learned as a neural Turing machine's. None: 1 always,
+    as in the paper; then learning sets in much later."""
 
     def build(self, inputs: int, outputs: int, generator: torch.Generator) -> MemoryAugmented:
         """See `SequenceSettings.build`."""

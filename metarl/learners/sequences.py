@@ -178,12 +178,13 @@ class MemoryAugmented(SequenceNetwork):
         width: Numbers in a row.
         reads: Heads.
         decay: Of the usage, in [0, 1].
-        sharpens: Whether the controller also gives a strength to every head, 1 + softplus, which
-            sharpens its reads; the paper has none.
+        strength: What the controller multiplies the cosines of a head by at first, above 1; it
+            learns to sharpen reads with it, as in Graves et al. 2014. None: by 1 always, as in the
+            paper, where all that is read is close to the mean of all rows.
 
     Raises:
-        SettingsError: A number is not positive, there are fewer rows than heads, or the decay is
-            outside [0, 1].
+        SettingsError: A number is not positive, there are fewer rows than heads, the decay is
+            outside [0, 1] or the strength not above 1.
     """
 
     def __init__(
@@ -196,7 +197,7 @@ class MemoryAugmented(SequenceNetwork):
         width: int = 40,
         reads: int = 4,
         decay: float = 0.99,
-        sharpens: bool = False,
+        strength: float | None = 10.0,
     ) -> None:
         super().__init__()
         _check_positive(inputs=inputs, outputs=outputs, units=units, width=width, reads=reads)
@@ -205,14 +206,21 @@ class MemoryAugmented(SequenceNetwork):
                 f"Expected at least {reads} slots, one for each read, and a decay in [0, 1], got "
                 f"{slots} and {decay}."
             )
+        if strength is not None and not 1 < strength < math.inf:
+            raise SettingsError(
+                f"Expected a finite `strength` above 1, or None for 1 always, got {strength}."
+            )
         self.longest = slots
         self.shape = (slots, width, reads)
         self.decay = decay
-        self.sharpens = sharpens
+        self.sharpens = strength is not None
         read = reads * width
         self.input = _gates(inputs, units, generator)
         self.recurrent = _recurrent(units + read, units, generator)
-        self.heads = dense(units, read + reads * (2 if sharpens else 1), generator)
+        self.heads = dense(units, read + reads * (2 if self.sharpens else 1), generator)
+        if strength is not None:
+            with torch.no_grad():  # softplus of which is strength - 1
+                self.heads.bias[-reads:] = strength - 1 + math.log(-math.expm1(1 - strength))
         self.output = dense(units + read, outputs, generator)
 
     def encode(self, inputs: Tensor) -> Tensor:

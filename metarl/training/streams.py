@@ -66,7 +66,14 @@ class StreamSettings:
 
 
 BASE = TrainingSettings(
-    iterations=5000, meta_batch_size=16, max_grad_norm=10.0, threads=1, eval_every=500, eval_steps=9
+    iterations=5000,
+    meta_batch_size=16,
+    outer_lr=3e-3,
+    schedule="cosine",
+    max_grad_norm=10.0,
+    threads=1,
+    eval_every=500,
+    eval_steps=9,
 )
 STRINGS = replace(FIFTY_STEPS, way=15)
 NETWORKS = {
