@@ -3,7 +3,7 @@
 import pytest
 
 from metarl.errors import SettingsError, UnknownNameError
-from metarl.sim import FAMILIES
+from metarl.sim import FAMILIES, make_family
 from metarl.training.control import control_configs
 from metarl.training.families import FamilySettings, named_family, robot_settings
 from metarl.training.logger import read_curves
@@ -87,9 +87,9 @@ def test_a_family_of_another_robot_is_refused():
 
 def test_every_robots_family_has_a_script():
     robots = ("HalfCheetah", "Ant", "Walker2d", "Hopper", "Humanoid")
-    others = ("Bandit", "Navigation2D", "TabularMDP")
-    for name in FAMILIES.names():
-        assert name.startswith(robots + others), name
+    own = [name for name in FAMILIES.names() if hasattr(make_family(name), "robot")]
+    assert len(own) > 20
+    assert all(name.startswith(robots) for name in own)
 
 
 def test_configurations_keep_their_kind():
