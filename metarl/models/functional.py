@@ -6,6 +6,8 @@ with the channels last in memory, where a convolution per task is one grouped co
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,7 +26,13 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         Shape [T, N, out].
     """
-    return torch.baddbmm(bias.unsqueeze(1), inputs, weight.mT)
+    return affine(weight, bias)(inputs)
+
+
+def affine(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
+    """Returns `linear` with this weight and bias, for inputs that come one after another."""
+    shift, factor = bias.unsqueeze(1), weight.mT
+    return lambda inputs: torch.baddbmm(shift, inputs, factor)
 
 
 def fold_images(images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import Fitting, Model, Params, Statistics, Weights, task_shape
-from metarl.models.functional import linear
+from metarl.models.functional import affine
 from metarl.registry import did_you_mean
 
 Activation = Literal["relu", "tanh"]
@@ -64,14 +64,25 @@ class MLP(Model):
             ShapeError: The inputs fit neither the first size nor the parameters.
         """
         hidden = self._flat(inputs)
+        with Fitting(params, inputs):
+            return self.fixed(params)(hidden)
+
+    def fixed(self, params: Params) -> Callable[[Tensor], Tensor]:
+        """Returns `forward` at these parameters, to be called many times with inputs [T, N, *].
+
+        It looks at the parameters once and at the inputs not at all.
+        """
         # Without a derivative to come, fresh memory would cost more than the activation.
         activations = ACTIVATIONS if torch.is_grad_enabled() else IN_PLACE
         activate = activations[self.activation]
-        *inner, last = self._names
-        with Fitting(params, inputs):
-            for weight, bias in inner:
-                hidden = activate(linear(hidden, params[weight], params[bias]))
-            return linear(hidden, params[last[0]], params[last[1]])
+        *inner, last = [affine(params[weight], params[bias]) for weight, bias in self._names]
+
+        def run(hidden: Tensor) -> Tensor:
+            for layer in inner:
+                hidden = activate(layer(hidden))
+            return last(hidden)
+
+        return run
 
     def initial(self, generator: torch.Generator, num_tasks: int | None = None) -> Params:
         """See `Adaptable.initial`."""

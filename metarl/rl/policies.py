@@ -104,8 +104,8 @@ class GaussianPolicy(Policy):
 
     def fixed(self, params: Params) -> Callable[[Tensor], Gaussian]:
         """See `Policy.fixed`; observations are [T, B, O]."""
-        own, log_std = _own(params), self._log_stds(params, 3)
-        return lambda observations: Gaussian(self.network(own, observations), log_std)
+        means, log_std = self.network.fixed(_own(params)), self._log_stds(params, 3)
+        return lambda observations: Gaussian(means(observations), log_std)
 
     def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """See `Policy.noise`; standard normal, [*shape, A]."""
@@ -163,8 +163,8 @@ class CategoricalPolicy(Policy):
 
     def fixed(self, params: Params) -> Callable[[Tensor], Categorical]:
         """See `Policy.fixed`; observations are [T, B, O]."""
-        own = _own(params)
-        return lambda observations: Categorical(self.network(own, observations))
+        logits = self.network.fixed(_own(params))
+        return lambda observations: Categorical(logits(observations))
 
     def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """See `Policy.noise`; uniform in [0, 1), [*shape]."""

@@ -11,6 +11,7 @@ from metarl.errors import ShapeError
 from metarl.models.base import Params
 from metarl.rl.distributions import Distribution
 from metarl.rl.policies import Policy
+from metarl.sim.episode import held
 from metarl.sim.family import Family, Tasks
 from metarl.sim.vector_env import TensorVectorEnv, WorldNoise
 from metarl.trees import map_tensors
@@ -103,32 +104,41 @@ def collect(
         )
     env.set_tasks({n: v.repeat_interleave(trajectories, 0) for n, v in tasks.items()})
     env.follow(WorldNoise(noise.reset.flatten(0, 1), noise.steps.flatten(0, 1)))
-    draws = noise.actions.transpose(0, 2).transpose(1, 2).contiguous()  # [H, T, N, *]: time first
+    draws = iter(noise.actions.movedim(2, 0).contiguous().unbind())  # time first
     shape = (num_tasks, trajectories)
-    policies = policy.fixed(params)
-    observation, _ = env.reset()
-    observations, behaviours, actions, rewards, terminated = [], [], [], [], []
-    for draw in draws:
-        distribution = policies(observation.unflatten(0, shape))
-        action = distribution.sample(draw)
-        observations.append(observation)
-        behaviours.append(distribution)
-        actions.append(action)
-        observation, reward, ended, _, _ = env.step(action.flatten(0, 1))
-        rewards.append(reward)
-        terminated.append(ended)
-    env.check()
-    ended = torch.stack(terminated, 1).unflatten(0, shape)
-    mask = alive(ended)
-    return Rollouts(
-        observations=torch.stack(observations, 1).unflatten(0, shape),
-        actions=torch.stack(actions, 2),
-        rewards=torch.stack(rewards, 1).unflatten(0, shape),
+    policies, behaviours = policy.fixed(params), []
+
+    def act(observation: Tensor) -> Tensor:
+        behaviours.append(policies(observation.view(*shape, -1)))
+        return behaviours[-1].sample(next(draws)).view(worlds, *policy.action_shape)
+
+    episode = map_tensors(lambda v: v.unflatten(0, shape), env.episode(act))
+    mask = alive(episode.terminated)
+    rollouts = Rollouts(
+        observations=episode.observations[:, :, :-1].contiguous(),
+        actions=episode.actions,
+        rewards=episode.rewards,
         mask=mask,
-        terminated=ended & (mask > 0),
-        final_observations=observation.unflatten(0, shape),
+        terminated=episode.terminated & (mask > 0),
+        final_observations=episode.observations[:, :, -1],
         behaviour=map_tensors(lambda *steps: torch.stack(steps, 2), *behaviours),
     )
+    return _settled(rollouts, noise) if episode.terminated.any() else rollouts
+
+
+def _settled(rollouts: Rollouts, noise: RolloutNoise) -> Rollouts:
+    """Acts after the end of an episode on what it ended with, whatever was seen there then."""
+    mask, count = rollouts.mask, rollouts.mask.shape[1]
+    steps = mask.sum(2).long()
+
+    def settle(values: Tensor) -> Tensor:
+        # What has one place for all worlds of a task does not depend on what they see.
+        return held(values, steps) if values.shape[1] == count else values
+
+    behaviour = map_tensors(settle, rollouts.behaviour)
+    here = mask.view(*mask.shape, *[1] * (rollouts.actions.dim() - 3)) > 0
+    actions = torch.where(here, rollouts.actions, behaviour.sample(noise.actions))
+    return rollouts._replace(actions=actions, behaviour=behaviour)
 
 
 def alive(terminated: Tensor) -> Tensor:

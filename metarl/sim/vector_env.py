@@ -15,6 +15,7 @@ from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError, SimulationError
 from metarl.registry import did_you_mean
+from metarl.sim.episode import Act, Episode, by_steps
 from metarl.sim.family import Family, Tasks, WorldState
 from metarl.sim.watch import Watch
 from metarl.trees import choose, map_tensors
@@ -182,14 +183,8 @@ class TensorVectorEnv(VectorEnv, ABC):
             SimulationError: `reset` was not called yet, or as `check`, some steps late.
         """
         before = self._state
-        actions = torch.as_tensor(actions, dtype=self._action_type, device=self.device).detach()
-        if actions.shape != self._action_shape or not before:
-            self._refuse(actions)
         family, tasks = self.family, self._tasks
-        chosen = actions
-        if self._last_action is not None:
-            # An index out of range would end a CUDA process; `check` tells of it.
-            chosen = actions.clamp(0, self._last_action)
+        actions, chosen = self._chosen(actions)
         after = self._state = self.advance(chosen, self._step_noise())
         reward = family.reward(before, chosen, after, tasks)
         terminated = family.terminated(after, tasks)
@@ -209,6 +204,16 @@ class TensorVectorEnv(VectorEnv, ABC):
         if self.observer is not None:
             self.observer(self, reward)
         return observation, reward, terminated, truncated, info
+
+    def episode(self, act: Act) -> Episode:
+        """Resets all worlds, runs one episode in each and checks it, as `check` does.
+
+        What happens is what `step` would do, where worlds do not reset themselves ("disabled").
+
+        Args:
+            act: Is called with what is seen, [W, O], at each step of the horizon; returns actions.
+        """
+        return by_steps(self, act)
 
     # Tasks and randomness
 
@@ -337,10 +342,22 @@ class TensorVectorEnv(VectorEnv, ABC):
             self._elapsed = self._elapsed.masked_fill(mask, 0)
             self._over = self._over & ~mask
 
-    def _observe(self) -> Tensor:
+    def _chosen(self, actions: Any) -> tuple[Tensor, Tensor]:
+        """Returns the actions as tensors, as they came and as they are possible."""
+        actions = torch.as_tensor(actions, dtype=self._action_type, device=self.device).detach()
+        if actions.shape != self._action_shape or not self._state:
+            self._refuse(actions)
+        if self._last_action is None:
+            return actions, actions
+        # An index out of range would end a CUDA process; `check` tells of it.
+        return actions, actions.clamp(0, self._last_action)
+
+    def _look(self) -> Tensor:
         observation = self.family.observe(self._state, self._tasks)
-        if self.observe_task:
-            observation = torch.cat([observation, self._vector], 1)
+        return torch.cat([observation, self._vector], 1) if self.observe_task else observation
+
+    def _observe(self) -> Tensor:
+        observation = self._look()
         if self._waits:
             observation = torch.where(self._over.unsqueeze(1), self._seen, observation)
             self._seen = observation

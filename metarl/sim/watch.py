@@ -10,6 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import SimulationError
+from metarl.sim.episode import Episode
 from metarl.sim.family import ActionSpace, Tasks
 
 MOST_STEPS = 256  # bounds what is kept between checks
@@ -82,20 +83,48 @@ class Watch:
         """
         starts, steps = self._starts, self._steps
         self.clear()
-        if (starts or steps) and self._suspicious(starts, steps):
+        if not starts and not steps:
+            return
+        observations = torch.stack([s.observation for s in (*starts, *steps)])
+        actions = torch.stack([s.actions for s in steps]) if steps else None
+        rewards = torch.stack([s.reward for s in steps]) if steps else None
+        if self._suspicious(observations, actions, rewards):
             self._check_starts(starts)
             self._check_steps(steps)
 
-    def _suspicious(self, starts: list[_Start], steps: list[_Step]) -> bool:
+    def played(self, tasks: Tasks, episode: Episode) -> None:
+        """Looks at all that was kept, and at one episode of each world up to its end.
+
+        Args:
+            tasks: The task of each world.
+            episode: What happened since the last start.
+
+        Raises:
+            SimulationError: As `check`.
+        """
+        self.check()
+        if not self._suspicious(episode.observations, episode.actions, episode.rewards):
+            return
+        over = episode.over()
+        mask = over.view(*over.shape, *[1] * (episode.actions.dim() - 2))
+        actions = episode.actions.masked_fill(mask, 0)
+        steps = zip(
+            actions.unbind(1), episode.observations[:, 1:].unbind(1), episode.rewards.unbind(1),
+            strict=True,
+        )  # fmt: skip
+        elapsed = torch.zeros(len(over), dtype=torch.int64)
+        self._check_steps([_Step(elapsed + n, tasks, *step) for n, step in enumerate(steps)])
+
+    def _suspicious(
+        self, observations: Tensor, actions: Tensor | None, rewards: Tensor | None
+    ) -> bool:
         """Tells whether anything may be wrong, at a tenth of the cost of telling what.
 
         A value that is not finite makes the sum of all so; so may an overflow, which is no error.
         """
-        suspicious = ~torch.stack([s.observation for s in (*starts, *steps)]).sum().isfinite()
-        if steps:
-            actions = torch.stack([s.actions for s in steps])
-            total = torch.stack([s.reward for s in steps]).sum() + actions.sum()
-            suspicious = suspicious | ~total.isfinite()
+        suspicious = ~observations.sum().isfinite()
+        if actions is not None and rewards is not None:
+            suspicious = suspicious | ~(rewards.sum() + actions.sum()).isfinite()
             if isinstance(self._space, spaces.Discrete):
                 least, most = actions.aminmax()
                 suspicious = suspicious | (least < 0) | (most >= int(self._space.n))

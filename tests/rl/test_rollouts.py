@@ -1,5 +1,6 @@
 import pytest
 import torch
+from metarl_envs import TabularMDP
 from metarl_envs.navigation import Navigation2D
 
 from metarl.errors import ShapeError, SimulationError
@@ -7,7 +8,9 @@ from metarl.models.base import task_params
 from metarl.rl.policies import policy_for
 from metarl.rl.rollouts import alive, collect, draw_noise
 from metarl.sim import TorchVectorEnv, WorldNoise
-from metarl.trees import take_tasks
+from metarl.sim.episode import by_steps
+from metarl.trees import map_tensors, take_tasks
+from tests.sim.families import Drift
 
 FAMILY = Navigation2D(horizon=30)
 T, N = 3, 5
@@ -105,3 +108,31 @@ def test_noise_has_the_tasks_leading(policy, generator):
     assert noise.reset.shape == (T, N, FAMILY.reset_noise)
     assert noise.steps.shape == (T, N, 30, FAMILY.step_noise)
     assert isinstance(WorldNoise(noise.reset, noise.steps), tuple)
+
+
+@pytest.mark.parametrize("trajectories", [1, N])
+@pytest.mark.parametrize("family", [Drift(horizon=12), TabularMDP()], ids=["Gaussian", "tabular"])
+def test_rollouts_are_those_of_worlds_that_are_stepped(
+    family, trajectories, generator, monkeypatch
+):
+    policy = policy_for(family, generator, hidden=(8,))
+    params = params_of(policy, generator)
+    tasks = family.sample(T, generator).values
+    noise = draw_noise(policy, family, T, trajectories, generator)
+
+    def rolled():
+        env = TorchVectorEnv(family, T * trajectories, autoreset="disabled")
+        return collect(env, policy, params, tasks, noise)
+
+    found = rolled()
+    monkeypatch.setattr(TorchVectorEnv, "episode", by_steps)
+    expected = rolled()
+    assert found.terminated.any() == isinstance(family, Drift)
+    pairs = zip(tensors_of(found), tensors_of(expected), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def tensors_of(value):
+    tensors = []
+    map_tensors(lambda t: tensors.append(t) or t, value)
+    return tensors
