@@ -8,7 +8,9 @@ from metarl.adaptation import settings as s
 from metarl.evaluation.curves import adaptation_curve
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
-from metarl.rl.settings import PolicyGradientSettings
+from metarl.rl.recurrent_learner import RecurrentLearner
+from metarl.rl.recurrent_policy import RecurrentPolicy
+from metarl.rl.settings import PolicyGradientSettings, RL2Settings
 from metarl.sim import make_family
 from metarl.training.meta_step import GradientUpdateSettings
 from metarl.training.proximal import ProximalSettings
@@ -26,11 +28,16 @@ ALGORITHMS = {
     "learned-optimizer": s.LearnedOptimizerSettings(steps=2, unroll=2),
     "learned-optimizer-fresh": s.LearnedOptimizerSettings(steps=2, unroll=2, fresh_start=True),
     "pretrained": s.PretrainedSettings(),
+    "rl2": RL2Settings(episodes=2, units=6),
 }
 UPDATES = {
     "trpo": TrustRegionSettings(),
     "promp": ProximalSettings(2),
     "adam": GradientUpdateSettings(),
+}
+WITHOUT_TRUST_REGION = {
+    "reptile": "a distance is no objective for it",
+    "rl2": "it is for policies that adapt by gradients",
 }
 FAMILIES = {
     "navigation": lambda: Navigation2D(horizon=5),
@@ -45,10 +52,14 @@ def name(request):
 
 def build(name, family, seed=0, **settings):
     generator = torch.Generator().manual_seed(seed)
-    policy = policy_for(family, generator, hidden=(6,), activation="tanh")
-    adaptation = ALGORITHMS[name].build(policy, generator)
+    chosen = ALGORITHMS[name]
     settings = PolicyGradientSettings(**{"trajectories": 3, **settings})
-    return PolicyLearner(adaptation, family, settings), generator
+    if isinstance(chosen, RL2Settings):
+        spaces = (family.observation_space, family.action_space)
+        recurrent = RecurrentPolicy(*spaces, generator, chosen.units)
+        return RecurrentLearner(recurrent, family, chosen, settings), generator
+    policy = policy_for(family, generator, hidden=(6,), activation="tanh")
+    return PolicyLearner(chosen.build(policy, generator), family, settings), generator
 
 
 def train(name, where="navigation", update="adam", iterations=2, chunk=None):
@@ -78,8 +89,8 @@ def test_it_trains_what_it_has(name, where):
 
 @pytest.mark.parametrize("update", ["trpo", "promp"])
 def test_every_outer_update_serves_it(name, update):
-    if name == "reptile" and update == "trpo":
-        pytest.skip("Reptile's distance is no objective for a trust region of policies")
+    if name in WITHOUT_TRUST_REGION and update == "trpo":
+        pytest.skip(f"a trust region is refused: {WITHOUT_TRUST_REGION[name]}")
     _, results = train(name, update=update)
     assert all(r.finite for r in results)
 

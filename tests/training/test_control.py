@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from metarl_envs.bandit import Bandit
+from metarl_envs.bandit_strategies import EpsilonGreedySettings
 from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -15,7 +16,13 @@ from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.training import Experiment, TrainingSettings
 from metarl.training.checkpoints import load_checkpoint
-from metarl.training.control import ControlSettings, build_control, control_configs
+from metarl.training.control import (
+    ControlSettings,
+    build_control,
+    control_configs,
+    rl2_config,
+    strategy_config,
+)
 from metarl.training.logger import read_curves
 from metarl.training.run_folder import ResumePoint
 from metarl.training.trust_region import TrustRegionSettings
@@ -30,7 +37,8 @@ MAML = ControlSettings(
     ),
     hidden=(4,), test_tasks=5, test_steps=1,
 )  # fmt: skip
-CONFIGS = control_configs(MAML)
+RL2 = rl2_config(MAML, 2, PolicyGradientSettings(N, clip=0.2), MAML.training, units=4)
+CONFIGS = control_configs(MAML, {"rl2": RL2})
 PER_ITERATION = T * N * H * (STEPS + 1)
 
 
@@ -78,7 +86,7 @@ def test_environment_steps_are_logged_and_curves_stand_against_them(tmp_path):
     assert [e.value for e in curve] == pytest.approx([line["mean"][1] for line in lines[:4]])
 
 
-@pytest.mark.parametrize("name", ["maml", "promp", "reptile", "lstm"])
+@pytest.mark.parametrize("name", ["maml", "promp", "reptile", "lstm", "rl2"])
 def test_a_resumed_run_equals_a_whole_one_to_the_bit(name, tmp_path):
     whole, _ = train(CONFIGS[name], tmp_path / "whole")
     short = replace(CONFIGS[name], training=replace(CONFIGS[name].training, iterations=2))
@@ -130,7 +138,7 @@ def test_configurations_differ_in_what_their_names_say():
     assert CONFIGS["oracle"].observe_task and not CONFIGS["pretrained"].observe_task
     for name, settings in CONFIGS.items():
         assert settings.gradients.trajectories == N, name
-        if name not in ("random", "scratch"):
+        if name not in ("random", "scratch", "ppo", "rl2"):
             used = settings.training.iterations * (policies(settings).adaptation.steps + 1)
             assert used == MAML.training.iterations * (STEPS + 1), name
     mine = replace(MAML, hidden=(9,))
@@ -146,6 +154,33 @@ def test_the_default_picture_is_a_table_of_returns(tmp_path):
     assert picture.name == "adaptation" and len(picture.drawing.columns) == 1 + 2 + 1
     assert picture.drawing.row_count == MAML.test_steps + 1
     loop.logger.close()
+
+
+def test_steps_of_rl2_are_the_episodes_of_its_trials(tmp_path):
+    assert RL2.test_steps == RL2.training.eval_steps == 1
+    loop, _ = train(RL2, tmp_path)
+    assert loop.environment_steps == 4 * T * N * 2 * H
+    found = EventAccumulator(str(loop.folder), size_guidance={"scalars": 0}).Reload()
+    episodes = [found.Scalars(f"eval_test/return/step_{k}")[-1].value for k in (0, 1)]
+    (whole,) = found.Scalars("eval_test/return/trial")
+    assert whole.value == pytest.approx(sum(episodes))
+    parts = build(replace(RL2, runs=tmp_path))
+    again = EXPERIMENT.open(replace(RL2, runs=tmp_path), parts)
+    caption = str(parts.report(again).caption)
+    assert "all episodes of a trial together:" in caption
+
+
+def test_strategies_are_judged_and_not_trained(tmp_path):
+    greedy = strategy_config(RL2, "greedy", EpsilonGreedySettings())
+    loop, result = train(greedy, tmp_path)
+    assert result.finished and loop.environment_steps == 0
+    (line,) = read_curves(loop.folder)
+    assert len(line["mean"]) == RL2.test_steps + 1
+    with pytest.raises(SettingsError, match=r"nothing to meta-train: .*iterations 0, got"):
+        build(replace(greedy, training=replace(greedy.training, iterations=1)))
+    learner = build(greedy).learner
+    with pytest.raises(SettingsError, match="EpsilonGreedy has nothing to train"):
+        learner.prepare(Bandit(3, H).sample(2, torch.Generator()), torch.Generator(), 0)
 
 
 @pytest.mark.parametrize("counts", [{"test_tasks": 0}, {"test_steps": -1}])
