@@ -151,6 +151,14 @@ class ControlLearner(Learner):
 
     environment_steps: int = 0
 
+    @property
+    def adaptation_cost(self) -> int:
+        """Environment steps that an adaptation step takes of each task; 0 where none is told.
+
+        Episodes that end early take fewer.
+        """
+        return 0
+
     @abstractmethod
     def returns(self, tasks: Any, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Yields the undiscounted return of each task, [T], after 0..steps adaptation steps.

@@ -15,7 +15,7 @@ TINY = (
     "--training.meta-batch-size", "2", "--training.log-every", "1", "--training.eval-every", "0",
     "--gradients.trajectories", "2", "--hidden", "4", "--test-tasks", "3", "--test-steps", "2",
 )  # fmt: skip
-UNTRAINED = ("random", "scratch")
+UNTRAINED = ("random", "scratch", "ppo")
 ALGORITHMS = list(script_experiment(EXPERIMENTS / "navigation2d.py").configs)
 
 

@@ -1,0 +1,116 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from metarl_envs.navigation import Navigation2D, Navigation2DSparse
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from metarl.adaptation import settings as learners
+from metarl.errors import SettingsError
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.sb3.baseline import PPOLearner, PPOSettings
+from metarl.sim import ControlTasks
+from metarl.training import Experiment, TrainingSettings
+from metarl.training.control import ControlSettings, build_control, control_configs
+from metarl.training.logger import read_curves
+from tests.sim.families import Drift
+
+GOALS = ControlTasks({"goal": torch.tensor([[0.4, 0.3], [-0.3, 0.4]])})
+QUICK = PPOSettings(learning_rate=5e-3, epochs=4, batch_size=50)
+
+
+def learner(family, settings=QUICK, trajectories=10, **more):
+    return PPOLearner(settings, family, PolicyGradientSettings(trajectories), (16,), **more)
+
+
+def rows(ppo, tasks, steps, seed=0):
+    return torch.stack(list(ppo.returns(tasks, steps, torch.Generator().manual_seed(seed))))
+
+
+def test_each_task_is_learned_and_a_seed_fixes_how():
+    ppo = learner(Navigation2D(horizon=15), init_std=0.6)
+    curves = rows(ppo, GOALS, 9)
+    assert curves.shape == (10, 2) and curves.dtype == torch.float32
+    # Both start as badly: nothing is carried from one task to the next.
+    assert (curves[-2:].mean(0) > curves[:2].mean(0) + 3).all()
+    state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    assert torch.equal(rows(ppo, GOALS, 2), curves[:3])
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert (np.random.get_state()[1] == state[1]).all()
+    assert not torch.equal(rows(ppo, GOALS, 1, seed=1), curves[:2])
+
+
+def test_returns_are_those_of_whole_episodes_even_if_they_end_early():
+    """Standing still pays nothing; Drift pays where it goes, and ends outside [-1, 1]."""
+    tasks = ControlTasks({"speed": torch.full((1,), 0.2)})
+    ppo = learner(Drift(), replace(QUICK, learning_rate=1e-9), trajectories=400, init_std=1e-3)
+    curve = rows(ppo, tasks, 2)
+    # A step moves by .2 + .1 (u + v): an episode starts in U(-.5, .5) and ends above 1, on average
+    # after some four of its six steps. Its return is how far it went.
+    assert ((curve > 0.9) & (curve < 1.4)).all()
+    assert (curve - curve.mean()).abs().max() < 0.1
+
+
+def test_the_oracle_sees_the_task():
+    ppo = learner(Navigation2DSparse(horizon=3), observe_task=True)
+    assert rows(ppo, ControlTasks({"goal": torch.eye(2)}), 0).shape == (1, 2)
+
+
+def test_batches_divide_the_samples_of_a_step():
+    # 7 x 3 samples: SB3 warns where the last batch is a smaller one, and warnings are errors here.
+    assert rows(learner(Drift(horizon=3), trajectories=7), drift(1), 1).isfinite().all()
+    with pytest.raises(SettingsError, match="trajectories"):
+        learner(Drift(horizon=1), trajectories=1)
+
+
+def drift(count):
+    return Drift().sample(count, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("change", [{"epochs": 0}, {"batch_size": 1}, {"clip": 0.0}])
+def test_settings_out_of_range_are_refused(change):
+    with pytest.raises(SettingsError, match="Expected at least 1 epoch"):
+        PPOSettings(**change)
+
+
+MAML = ControlSettings(
+    "maml", learners.MAMLSettings(0.1), PolicyGradientSettings(4),
+    training=TrainingSettings(iterations=3, meta_batch_size=4, eval_every=0),
+    hidden=(4,), test_tasks=2,
+)  # fmt: skip
+CONFIGS = control_configs(MAML)
+
+
+def build(settings):
+    return build_control(settings, Navigation2D(horizon=5))
+
+
+def test_the_configuration_uses_the_environment_steps_of_meta_training(tmp_path, monkeypatch):
+    ppo = replace(CONFIGS["ppo"], runs=tmp_path)
+    assert ppo.training.iterations == 0
+    used = ppo.test_tasks * ppo.test_steps * 4 * 5
+    assert used == MAML.training.iterations * 4 * 2 * 4 * 5
+    assert ppo.test_steps == CONFIGS["scratch"].test_steps == 12
+
+    ppo = replace(ppo, test_steps=2)
+    experiment = Experiment("small", {"ppo": ppo}, build)
+    parts = build(ppo)
+    loop = experiment.open(ppo, parts)
+    loop.run()
+    table = parts.report(loop)
+    assert table.row_count == 3
+    (line,) = read_curves(loop.folder)
+    assert len(line["mean"]) == 3 and line["environment_steps"] == 0
+    found = EventAccumulator(str(loop.folder), size_guidance={"scalars": 0}).Reload()
+    curve = found.Scalars("adaptation/return")
+    assert [e.step for e in curve] == [0, 20, 40]
+    assert [e.value for e in curve] == pytest.approx(line["mean"])
+
+
+def test_meta_training_is_refused():
+    ppo = CONFIGS["ppo"]
+    with pytest.raises(SettingsError, match="iterations 0"):
+        build(replace(ppo, training=replace(ppo.training, iterations=1)))
+    with pytest.raises(SettingsError, match="from scratch"):
+        learner(Drift()).prepare(drift(1), torch.Generator(), 0)
