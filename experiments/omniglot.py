@@ -27,7 +27,7 @@ def build(settings: OmniglotSettings) -> Parts:
     counts = {"num_tasks": settings.test_tasks, "steps": settings.test_steps}
     label = f"{settings.algorithm}, {settings.tasks.label}"
     return Parts(
-        learner=build_learner(settings, generator),
+        learner=build_learner(settings, generator, tasks.num_classes),
         tasks=tasks,
         validation=settings.tasks.validation(tasks),
         report=lambda loop: few_shot_report(loop, test, label=label, lake_runs=lake_runs, **counts),

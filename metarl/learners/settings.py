@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 
 from metarl.errors import SettingsError
+from metarl.learners.classifier import FeatureClassifier
 from metarl.learners.comparisons import Attention, Distance, NearestNeighbour, Prototypes
 from metarl.learners.context import ContextAttention
 from metarl.learners.distortions import distort
@@ -154,3 +155,17 @@ class NearestNeighbourSettings(MetricSettings):
         """See `MetricSettings.build`."""
         del filters, generator
         return MetricLearner(Pixels(images), NearestNeighbour(self.scale))
+
+
+@dataclass(frozen=True)
+class FeatureClassifierSettings:
+    """Baseline: nearest neighbour by the cosine of the features of a classifier."""
+
+    embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
+
+    def build(
+        self, images: ImageShape, filters: int, classes: int, generator: torch.Generator
+    ) -> FeatureClassifier:
+        """Builds the learner for a number of training classes; see `MetricSettings.build`."""
+        embedding, features = self.embedding.build(images, filters, generator)
+        return FeatureClassifier(embedding, features, classes, generator)

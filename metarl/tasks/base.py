@@ -34,8 +34,9 @@ class TaskBatch:
     Attributes:
         support: The experience to adapt on.
         query: Held-out experience of the same tasks, to judge the adapted learner on.
-        info: What tells the tasks apart (amplitudes, class indices), each [T, ...]. No learner
-            reads it; checks, figures and per-task tables do.
+        info: What tells the tasks apart (amplitudes, class indices), each [T, ...]. Checks,
+            figures and per-task tables read it; of learners only a classifier of all training
+            classes does, in training.
     """
 
     support: Examples

@@ -45,16 +45,26 @@ class OmniglotSettings:
     """`latest`, or the path of a run or a checkpoint, to go on with."""
 
 
-def build_learner(settings: OmniglotSettings, generator: torch.Generator) -> SupervisedLearner:
+def build_learner(
+    settings: OmniglotSettings, generator: torch.Generator, classes: int
+) -> SupervisedLearner:
     """Builds the learner, its network included.
+
+    Args:
+        settings: Those of the experiment.
+        generator: The initial weights start from its draws.
+        classes: Number of training classes, rotations counted.
 
     Raises:
         SettingsError: A learner with an output per class is to train on more or fewer classes than
             it is tested on.
     """
     chosen, tasks = settings.learner, settings.tasks
+    images = ImageShape(size=tasks.image_size)
     if isinstance(chosen, metric.MetricSettings):
-        return chosen.build(ImageShape(size=tasks.image_size), settings.filters, generator)
+        return chosen.build(images, settings.filters, generator)
+    if isinstance(chosen, metric.FeatureClassifierSettings):
+        return chosen.build(images, settings.filters, classes, generator)
     if tasks.train_way not in (None, tasks.way):
         raise SettingsError(
             f"The network of {settings.algorithm} has an output per class: expected a train_way "
@@ -108,14 +118,12 @@ DISTORTED = CharacterSettings(
     train_way=128,
     rotations="reflected",
     test_grouping="drawers",
-    distortion=Distortion(12, 0.2, 0.2, 0.06, 0.04, 0.7),
+    distortion=Distortion(12, 0.15, 0.15, 0.06, 0.025, 0.5),
 )
-LONG = replace(EPISODES, outer_lr=3e-3, max_grad_norm=5.0, eval_every=0)
+LONG = replace(EPISODES, iterations=2400, outer_lr=6e-3, max_grad_norm=5.0, eval_every=0)
 
 
-def _comparing(
-    name: str, learner: metric.MetricSettings | memory.MemorySettings, **changes: Any
-) -> OmniglotSettings:
+def _comparing(name: str, learner: Any, **changes: Any) -> OmniglotSettings:
     defaults = {"training": EPISODES, "tasks": SIXTY_WAYS, "filters": 64, "test_steps": 0}
     return OmniglotSettings(name, learner, **{**defaults, **changes})
 
@@ -148,4 +156,5 @@ CONFIGS = {
     "metanet": _comparing(
         "metanet", memory.MetaNetSettings(), tasks=FIVE_WAYS, training=FEW, filters=32
     ),
+    "classifier": _comparing("classifier", metric.FeatureClassifierSettings()),
 }

@@ -175,7 +175,7 @@ def test_gradient_learners_take_no_other_way_in_training(generator):
     assert isinstance(settings.learner, MAMLSettings)
     wide = dataclasses.replace(settings.tasks, train_way=20)
     with pytest.raises(SettingsError, match="train_way of 5, got 20"):
-        build_learner(dataclasses.replace(settings, tasks=wide), generator)
+        build_learner(dataclasses.replace(settings, tasks=wide), generator, 8)
 
 
 def test_training_moves_the_running_moments(learner):
