@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
-from metarl.errors import DuplicateNameError, UnknownNameError
+from metarl.errors import DuplicateNameError, MetarlError, UnknownNameError
 
 T = TypeVar("T")
 
@@ -125,6 +125,8 @@ class PluginRegistry(Registry[T]):
             sys.path.append(os.getcwd())
         try:
             return getattr(importlib.import_module(module), attribute)
+        except MetarlError:
+            raise  # it was found, and says itself what is wrong
         except (ImportError, AttributeError, ValueError) as error:
             raise UnknownNameError(
                 f"Cannot find the {self._kind} {name!r}: {error}. Expected module:Name, with a "

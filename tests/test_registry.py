@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from metarl import registry as registries
-from metarl.errors import DuplicateNameError, MetarlError, UnknownNameError
+from metarl.errors import DuplicateNameError, MetarlError, TaskError, UnknownNameError
 from metarl.registry import PluginRegistry, Registry, did_you_mean
 
 
@@ -121,6 +121,9 @@ def test_module_and_name_need_no_registration(plugins):
 
 def test_modules_in_the_folder_where_a_command_is_run_are_found(plugins, tmp_path, monkeypatch):
     (tmp_path / "numbers_of_mine.py").write_text("seven = 7")
+    (tmp_path / "mistaken.py").write_text("import metarl.errors as e; raise e.TaskError('mine')")
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", os.getcwd())])
     monkeypatch.chdir(tmp_path)
     assert plugins.get("numbers_of_mine:seven") == 7
+    with pytest.raises(TaskError, match="mine"):
+        plugins.get("mistaken:seven")

@@ -222,8 +222,12 @@ class PolicyLearner(ControlLearner):
         """
         start = self._fresh(tasks.num_tasks, generator)
         noises = self._noises(tasks.num_tasks, steps + 1, generator, trajectories)
-        for _, seen in self._collect_path(tasks, noises, start, scales):
-            yield seen.rollouts
+        paths = [
+            self._collect_path(*part, scales)
+            for part in cut_tasks((tasks, noises, start), self.task_chunk_size)
+        ]
+        for parts in zip(*paths, strict=True):
+            yield concatenate_tasks([seen.rollouts for _, seen in parts])
 
     def adapted(
         self, tasks: ControlTasks, steps: int, generator: torch.Generator
@@ -246,6 +250,7 @@ class PolicyLearner(ControlLearner):
 
     # Parts
 
+    @torch.no_grad()  # not a block: that would leave gradients off for whoever is yielded to
     def _collect_path(
         self,
         tasks: ControlTasks,
@@ -267,12 +272,11 @@ class PolicyLearner(ControlLearner):
                 scales[step] if step < len(scales) else 1.0
             )
 
-        with torch.no_grad():
-            steps = len(noises) - 1
-            path = self._inner_loop(support_loss, start, tasks.num_tasks, steps, first_order=True)
-            for k, step in enumerate(path):
-                latest = [gather(step.params, k)]
-                yield step.params, latest[0]
+        steps = len(noises) - 1
+        path = self._inner_loop(support_loss, start, tasks.num_tasks, steps, first_order=True)
+        for k, step in enumerate(path):
+            latest = [gather(step.params, k)]
+            yield step.params, latest[0]
 
     def _path(self, inputs: PolicyInputs) -> Iterator[Step]:
         """The adaptation on stored rollouts, differentiable where gradients are on."""

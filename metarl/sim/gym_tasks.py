@@ -145,8 +145,8 @@ class GymTasks(GymnasiumFamily):
 
 
 def versioned(title: str, note: str) -> str:
-    """Returns an environment's name with a note before its version: "Pendulum[g]-v1"."""
+    """Returns an environment's name with a note before its version: "Pendulum(g)-v1"."""
     stem, _, version = title.rpartition("-v")
     if not stem or not version.isdigit():
         stem, version = title, "1"
-    return f"{stem}[{note}]-v{version}"
+    return f"{stem}({note})-v{version}"

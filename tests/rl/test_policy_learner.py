@@ -48,6 +48,21 @@ def test_the_same_rollouts_however_many_tasks_go_through_one_call():
         torch.testing.assert_close(a.advantages, b.advantages, rtol=1e-3, atol=1e-3)
 
 
+def test_evaluation_keeps_to_the_chunks_too_and_leaves_gradients_on():
+    whole, chunked = make(MAML, 0.5, 2), make(MAML, 0.5, 2, chunk=2)
+    tasks = FAMILY.sample(T, torch.Generator().manual_seed(2))
+    results = []
+    for learner in (whole, chunked):
+        results.append([])
+        for returns in learner.returns(tasks, 2, torch.Generator().manual_seed(3)):
+            assert torch.is_grad_enabled()
+            results[-1].append(returns)
+        assert torch.is_grad_enabled()
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
+    sizes = {env.num_envs for env in chunked.worlds._envs.values()}
+    assert sizes == {2 * N, N}  # of two tasks, and of the third
+
+
 def test_each_task_goes_on_from_its_own_parameters():
     learner = make(MAML, 0.5, 3)
     inputs = prepared(learner)

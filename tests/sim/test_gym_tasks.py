@@ -86,8 +86,8 @@ def test_keyword_arguments_of_registered_environments_and_settings():
 
 
 def test_names_are_the_environments_with_its_parameters():
-    assert GymTasks("Pendulum-v1", GRAVITY).name == "Pendulum[g]-v1"
-    assert GymTasks(Slide, {"speed": Uniform(0, 1)}, horizon=3).name == "Slide[speed]-v1"
+    assert GymTasks("Pendulum-v1", GRAVITY).name == "Pendulum(g)-v1"
+    assert GymTasks(Slide, {"speed": Uniform(0, 1)}, horizon=3).name == "Slide(speed)-v1"
     assert GymTasks("Pendulum-v1", GRAVITY, name="Moons-v2").name == "Moons-v2"
     assert GymTasks("Pendulum-v1", GRAVITY).card().source == "gymnasium environment Pendulum-v1"
     slide = GymTasks(partial(Slide, slope=0.1), {"speed": Uniform(0, 1)}, horizon=3)

@@ -211,7 +211,7 @@ def test_a_fault_is_told_with_world_task_and_traceback(fault, message):
     env.set_tasks({"speed": torch.tensor([0.0, 0.0, 0.2])})
     env.reset()
     env.step(torch.zeros(3, 1))
-    expected = rf"^World 2 of Faulty\[speed\]-v1, with the task speed 0\.2, (?s:.*){message}"
+    expected = rf"^World 2 of Faulty\(speed\)-v1, with the task speed 0\.2, (?s:.*){message}"
     with pytest.raises(SimulationError, match=expected):
         env.step(torch.zeros(3, 1))
     with pytest.raises(SimulationError, match="are closed; `reset` builds them anew"):

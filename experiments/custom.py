@@ -1,0 +1,37 @@
+"""Any family of control tasks by its name: MetaRL's, an installed package's, or one of your own.
+
+    python experiments/custom.py --family my_tasks:pendulums            # tasks in my_tasks.py
+    python experiments/custom.py --family my_tasks:pendulums --algorithm promp
+    python experiments/custom.py --family my_tasks:pendulums --options workers=2
+    python experiments/custom.py --family Navigation2D-v1 --training.iterations 20
+    python experiments/custom.py --resume latest                        # after a stop of any kind
+    tensorboard --logdir runs/custom
+    metarl play runs/custom/maml/RUN                                    # before and after each step
+
+`metarl list` has all installed families, docs/families.md tells how to make one of a gymnasium
+environment. Ends with a table of returns on test tasks. The defaults are those for robots: an
+iteration is 40 tasks of 20 trajectories, before and after adaptation, in 80 worlds at once.
+"""
+
+from metarl.errors import SettingsError
+from metarl.training import Experiment, Parts
+from metarl.training.control import control_configs
+from metarl.training.families import FamilySettings, build_family, robot_settings
+
+CONFIGS = control_configs(robot_settings(""))
+
+
+def build(settings: FamilySettings) -> Parts:
+    """Builds what the settings describe."""
+    if not settings.family:
+        raise SettingsError(
+            "Expected a family of tasks, --family NAME or --family module:Name, got none; "
+            "`metarl list` has all names."
+        )
+    return build_family(settings)
+
+
+EXPERIMENT = Experiment("custom", CONFIGS, build)
+
+if __name__ == "__main__":
+    EXPERIMENT.run()
