@@ -7,6 +7,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
+from metarl.evaluation.by_task import TASKS_FILE, tasks_table
 from metarl.training.saved_run import reopened
 
 
@@ -17,6 +18,7 @@ def evaluate(
     steps: int | None = None,
     device: str | None = None,
     out: Path | None = None,
+    per_task: bool = False,
 ) -> None:
     """Judges a run on test tasks again and prints its table; the run's folder stays as it is.
 
@@ -27,11 +29,15 @@ def evaluate(
         steps: Adaptation steps; as many as in the run by default.
         device: cpu, cuda, ...; that of the run by default.
         out: Folder for the figures and eval.jsonl; by default none are kept.
+        per_task: Prints a row for each test task of a control experiment, too.
     """
     changes = {"test_tasks": tasks, "test_steps": steps, "training__device": device}
     with reopened(run, script=script, out=out, **changes) as (parts, loop, checkpoint):
         table = parts.report(loop)
+        rows = tasks_table(loop.folder / TASKS_FILE) if per_task else None
     console = Console()
+    if rows is not None:
+        console.print(rows)
     console.print(table)
     console.print("Checkpoint:", str(checkpoint), soft_wrap=True)
     if out is not None:

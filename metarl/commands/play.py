@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import tyro
 from rich.console import Console
 
 from metarl.errors import SettingsError
 from metarl.evaluation.figures import save_figure
+from metarl.evaluation.film import save_film
 from metarl.training.saved_run import reopened
+
+T = TypeVar("T")
 
 
 def play(
@@ -19,6 +24,7 @@ def play(
     steps: int | None = None,
     device: str | None = None,
     out: Path | None = None,
+    video: Path | None = None,
 ) -> None:
     """Adapts a run's learner to a few test tasks and shows what that looks like.
 
@@ -29,18 +35,32 @@ def play(
         steps: Adaptation steps; what suits the experiment by default.
         device: cpu, cuda, ...; that of the run by default.
         out: File for the figure (.png, .pdf, .svg); by default it is drawn in the terminal only.
+        video: File for a film (.gif, or .mp4 with the extra "video"): the same tasks before and
+            after each step. Nothing else is drawn then, unless `out` asks for it.
     """
     if tasks < 1 or (steps is not None and steps < 0):
         raise SettingsError(f"Expected tasks >= 1 and steps >= 0, got {tasks} and {steps}.")
+    picture = film = None
     with reopened(run, script=script, training__device=device) as (parts, loop, _):
-        if parts.show is None:
-            raise SettingsError(
-                f"The experiment of {run} has no picture of an adaptation; give its `Parts` a "
-                "`show`, or see `metarl evaluate`."
-            )
-        picture = parts.show(loop, tasks, steps)
+        if video is not None:
+            film = _asked(parts.film, "film", run)(loop, tasks, steps)
+        if video is None or out is not None:
+            picture = _asked(parts.show, "show", run)(loop, tasks, steps)
     console = Console()
-    console.print(picture.drawing)
-    if out is not None:
+    if picture is not None:
+        console.print(picture.drawing)
+    if picture is not None and out is not None:
         save_figure(picture.figure, out)
         console.print("Figure:", str(out), soft_wrap=True)
+    if film is not None and video is not None:
+        save_film(film, video)
+        console.print("Film:", str(video), soft_wrap=True)
+
+
+def _asked(part: Callable[..., T] | None, name: str, run: Path) -> Callable[..., T]:
+    if part is None:
+        raise SettingsError(
+            f"The experiment of {run} has no picture of an adaptation of this kind; give its "
+            f"`Parts` a `{name}`, or see `metarl evaluate`."
+        )
+    return part

@@ -14,8 +14,10 @@ from metarl.adaptation.learner import (
     SupervisedLearner,
 )
 from metarl.errors import SettingsError
+from metarl.sim.family import Tasks
 from metarl.tasks.base import TaskBatch, TaskSource
 from metarl.tasks.losses import metric_name, task_metric
+from metarl.trees import concatenate_tasks
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,13 @@ class AdaptationCurve:
         metric: What was measured: "mse", "accuracy" or "return".
         values: Shape [steps + 1, tasks] ([1, tasks] of the last step only), float32, CPU.
         transductive: Whether queries shared batch-norm statistics.
+        tasks: What tells control tasks apart, [tasks, *] per name; None of other tasks.
     """
 
     metric: str
     values: Tensor
     transductive: bool
+    tasks: Tasks | None = None
 
 
 def adaptation_curve(
@@ -71,11 +75,12 @@ def adaptation_curve(
     if isinstance(learner, SupervisedLearner):
         transductive = transductive and learner.transduces
     own = derived(generator)
-    columns, name = [], ""
+    columns, name, told = [], "", []
     for start in range(0, num_tasks, chunk_size):
         tasks = distribution.sample(min(chunk_size, num_tasks - start), generator)
         if isinstance(learner, ControlLearner):
             name, rows = "return", learner.returns(tasks, steps, own)
+            told.append(tasks.values)
         elif isinstance(learner, StreamLearner):
             name, rows = "accuracy", learner.accuracies(tasks, steps, own)
         else:
@@ -84,7 +89,8 @@ def adaptation_curve(
             continue
         values = torch.stack(list(rows)).cpu()
         columns.append(values[-1:] if last_only else values)
-    return AdaptationCurve(name, torch.cat(columns, dim=1), transductive)
+    values = torch.cat(columns, dim=1)
+    return AdaptationCurve(name, values, transductive, concatenate_tasks(told) if told else None)
 
 
 def judge(

@@ -14,6 +14,7 @@ from metarl.adaptation import settings as learners
 from metarl.adaptation.learner import ControlLearner
 from metarl.errors import SettingsError
 from metarl.evaluation.control_protocol import TEST_SEED, ControlProtocol
+from metarl.evaluation.film import Film, film_adaptation
 from metarl.evaluation.pictures import Picture, returns_picture
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
@@ -21,15 +22,17 @@ from metarl.rl.recurrent_learner import RecurrentLearner
 from metarl.rl.recurrent_policy import RecurrentPolicy
 from metarl.rl.settings import PolicyGradientSettings, RL2Settings
 from metarl.rl.strategies import StrategyLearner, StrategySettings
+from metarl.rl.trial_learner import TrialLearner
+from metarl.sb3.baseline import PPOLearner, PPOSettings
 from metarl.sim.family import ControlTasks, Family
 from metarl.sim.make import make_vec
+from metarl.training.control_reports import control_report, log_film
 from metarl.training.experiment import Parts
 from metarl.training.loop import OuterLoop
 from metarl.training.meta_step import GradientUpdateSettings
 from metarl.training.no_update import NoUpdateSettings
 from metarl.training.outer_update import UpdateSettings
 from metarl.training.proximal import ProximalSettings
-from metarl.training.reports import control_report
 from metarl.training.settings import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 
@@ -46,7 +49,7 @@ class ControlSettings:
     algorithm: str = "maml"
     """The algorithm; an unknown name lists them all."""
     learner: Any = field(default_factory=learners.MAMLSettings)
-    """A `LearnerSettings`, `RL2Settings` or `StrategySettings`; `algorithm` chooses which."""
+    """`LearnerSettings`, `RL2Settings`, `StrategySettings` or `PPOSettings`, by `algorithm`."""
     gradients: PolicyGradientSettings = field(default_factory=PolicyGradientSettings)
     update: UpdateSettings = field(default_factory=TrustRegionSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -60,6 +63,8 @@ class ControlSettings:
     """Test tasks of the final table."""
     test_steps: int = 3
     """Adaptation steps of the final table."""
+    film: int = 0
+    """Test tasks in a film of the adaptation at the end; robots need OpenGL for it."""
     runs: Path = Path("runs")
     """Where the run folders lie."""
     resume: str | None = None
@@ -71,10 +76,10 @@ class ControlSettings:
         Raises:
             SettingsError: A count is out of its range.
         """
-        if self.test_tasks < 1 or self.test_steps < 0:
+        if self.test_tasks < 1 or min(self.test_steps, self.film) < 0:
             raise SettingsError(
-                "Expected `test_tasks` of at least 1 and `test_steps` of at least 0, got "
-                f"{self.test_tasks} and {self.test_steps}."
+                "Expected `test_tasks` of at least 1, `test_steps` and `film` of at least 0, got "
+                f"{self.test_tasks}, {self.test_steps} and {self.film}."
             )
 
 
@@ -90,7 +95,7 @@ def control_configs(
     """Makes the configurations of all algorithms from that of MAML-TRPO.
 
     All have its tasks and rollouts and use as many environment steps in training: the more
-    adaptation steps, the fewer meta-iterations. "scratch" has no meta-iterations: its test tasks
+    adaptation steps, the fewer meta-iterations. "scratch" and "ppo" have none: their test tasks
     together use what meta-training uses of them.
 
     Args:
@@ -110,6 +115,10 @@ def control_configs(
         "gradients": replace(maml.gradients, clip=0.3, inner_kl=5e-4),
         "update": ProximalSettings(),
         "training": adapting(steps, outer_lr=3e-3),
+    }
+    alone = {
+        "training": untrained,
+        "test_steps": max(batches * training.meta_batch_size // maml.test_tasks, 1),
     }
     different: dict[str, dict[str, Any]] = {
         "maml": {},
@@ -138,11 +147,8 @@ def control_configs(
             "training": adapting(0),
         },
         "random": {"learner": learners.PretrainedSettings(lr), "training": untrained},
-        "scratch": {
-            "learner": learners.ScratchSettings(adam_lr),
-            "training": untrained,
-            "test_steps": max(batches * training.meta_batch_size // maml.test_tasks, 1),
-        },
+        "scratch": {"learner": learners.ScratchSettings(adam_lr), **alone},
+        "ppo": {"learner": PPOSettings(), "update": NoUpdateSettings(), **alone},
     }
     configs = {name: replace(maml, algorithm=name, **fields) for name, fields in different.items()}
     return configs | dict(changes or {})
@@ -210,20 +216,30 @@ def build_control(
         )
     generator = torch.Generator().manual_seed(settings.training.seed)
     learner = _learner(settings, family, generator)
-    test = family.split("test")
+    test, moves = family.split("test"), isinstance(learner, PolicyLearner | TrialLearner)
 
-    def show(loop: OuterLoop, tasks: int, steps: int | None) -> Picture:
+    def some(loop: OuterLoop, tasks: int, steps: int | None) -> tuple[Any, int, torch.Generator]:
         generator = torch.Generator(loop.device).manual_seed(TEST_SEED)
         steps = settings.test_steps if steps is None else steps
-        drawn = test.sample(tasks, generator)
+        return test.sample(tasks, generator), steps, generator
+
+    def show(loop: OuterLoop, tasks: int, steps: int | None) -> Picture:
         if draw is None or not isinstance(learner, PolicyLearner):
-            return returns_picture(learner, drawn, steps, generator)
-        return draw(learner, drawn, steps, generator)
+            return returns_picture(learner, *some(loop, tasks, steps))
+        return draw(learner, *some(loop, tasks, steps))
+
+    def film(loop: OuterLoop, tasks: int, steps: int | None) -> Film:
+        assert isinstance(learner, PolicyLearner | TrialLearner)
+        return film_adaptation(learner, *some(loop, tasks, steps))
 
     def report(loop: OuterLoop) -> Table:
+        if settings.film and moves:
+            log_film(loop, lambda: film(loop, settings.film, None))
+        counts = (settings.test_tasks, settings.test_steps)
+        if isinstance(learner, PPOLearner):  # each further evaluation would take as long as this
+            return control_report(loop, test, settings.algorithm, *counts)
         if draw is not None:
             loop.logger.picture(show(loop, DRAWN_TASKS, None), loop.iteration)
-        counts = (settings.test_tasks, settings.test_steps)
         return control_report(loop, test, settings.algorithm, *counts, protocols)
 
     return Parts(
@@ -233,6 +249,7 @@ def build_control(
         update=settings.update.build(learner, settings.training),
         report=report,
         show=show,
+        film=film if moves else None,
     )
 
 
@@ -242,6 +259,9 @@ def _learner(
     chosen, gradients = settings.learner, settings.gradients
     if isinstance(chosen, StrategySettings):
         return StrategyLearner(chosen.build(family), family, gradients.trajectories)
+    if isinstance(chosen, PPOSettings):
+        policy = (settings.hidden, settings.init_std, settings.observe_task)
+        return PPOLearner(chosen, family, gradients, *policy)
     env = make_vec(family, 1, "cpu", observe_task=settings.observe_task)
     spaces = (env.single_observation_space, env.single_action_space)
     shared: dict[str, Any] = {

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from metarl.adaptation.learner import Learner
 from metarl.devices import resolve_device, set_threads
+from metarl.evaluation.film import Film
 from metarl.evaluation.pictures import Picture
 from metarl.tasks.base import TaskSource
 from metarl.tasks.episodes import FewShot
@@ -59,6 +60,7 @@ class Parts:
         update: The outer update; None takes the optimiser of the training settings.
         show: Adapts the learner of a loop to a number of test tasks, in a number of steps (None:
             as many as suit it), and returns that as a picture; None: there is none to see.
+        film: The same as a film; None: there is nothing that moves.
     """
 
     learner: Learner
@@ -67,6 +69,7 @@ class Parts:
     validation: TaskSource | None = None
     update: OuterUpdate | None = None
     show: Callable[[OuterLoop, int, int | None], Picture] | None = None
+    film: Callable[[OuterLoop, int, int | None], Film] | None = None
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ def robot_settings(family: str, **changes: Any) -> FamilySettings:
             eval_every=20, eval_tasks=20, eval_steps=3, checkpoint_every=5,
         ),
         "init_std": 0.5,
+        "film": 2,
     }  # fmt: skip
     return FamilySettings("maml", family=family, **(fields | changes))
 

@@ -12,6 +12,8 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
+from tensorboard.compat.proto import summary_pb2
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -19,6 +21,7 @@ from torch.utils.tensorboard.summary import hparams
 from metarl.errors import CheckpointError
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.evaluation.figures import adaptation_figure, figure_pixels, save_figure
+from metarl.evaluation.film import Film, gif
 from metarl.evaluation.pictures import Picture
 from metarl.evaluation.statistics import Summary, summarise_curve
 from metarl.tasks.files import atomic_path
@@ -151,9 +154,29 @@ class RunLogger:
             picture: The picture.
             iteration: Meta-iterations done.
         """
-        save_figure(picture.figure, self.folder / f"{picture.name}.png")
-        pixels = figure_pixels(picture.figure)
-        self._writer.add_image(f"adaptation/{picture.name}", pixels, iteration, dataformats="HWC")
+        self.figure(picture.name, picture.figure, iteration)
+
+    def figure(self, name: str, figure: Figure, iteration: int) -> None:
+        """Writes a figure into the folder, `<name>.png`, and as an image, `adaptation/<name>`."""
+        save_figure(figure, self.folder / f"{name}.png")
+        pixels = figure_pixels(figure)
+        self._writer.add_image(f"adaptation/{name}", pixels, iteration, dataformats="HWC")
+
+    def film(self, film: Film, iteration: int) -> None:
+        """Writes a film, `<name>.gif` in the folder and the image `adaptation/<name>_film`."""
+        data = gif(film)
+        with atomic_path(self.folder / f"{film.name}.gif") as path:
+            path.write_bytes(data)
+        height, width, channels = film.frames[0].shape
+        # What `add_video` does, which would need moviepy.
+        events = getattr(summary_pb2, "Summary")  # noqa: B009 - type checkers cannot see it
+        image = events.Image(
+            height=height, width=width, colorspace=channels, encoded_image_string=data
+        )
+        summary = events(value=[events.Value(tag=f"adaptation/{film.name}_film", image=image)])
+        writer = self._writer._get_file_writer()
+        assert writer is not None
+        writer.add_summary(summary, iteration)
 
     def settings(self, config: Any, metrics: Sequence[str] = ()) -> None:
         """Writes the settings as a table and, for a new run, as TensorBoard's hyper-parameters.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,12 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl.errors import SettingsError
-from metarl.evaluation.control_protocol import (
-    TEST_SEED,
-    ControlProtocol,
-    protocol_curve,
-    return_table,
-)
+from metarl.evaluation.control_protocol import TEST_SEED
 from metarl.evaluation.curves import adaptation_curve
 from metarl.evaluation.few_shot_protocol import few_shot_curves, few_shot_table, lake_errors
 from metarl.evaluation.figures import adaptation_figure, save_figure, sine_figure
@@ -31,9 +25,6 @@ from metarl.evaluation.sine_protocol import (
     sine_panels,
     sine_table,
 )
-from metarl.evaluation.statistics import summarise_curve
-from metarl.rl.trial_learner import TrialLearner
-from metarl.sim.family import Family
 from metarl.tasks.episodes import FewShot
 from metarl.training.loop import OuterLoop, TrainingResult
 
@@ -119,57 +110,6 @@ def show_few_shot(loop: OuterLoop, test: FewShot, num_tasks: int, steps: int) ->
         loop.learner, test.to(loop.device), num_tasks=num_tasks, steps=steps, generator=generator
     )
     return curve_picture(curve)
-
-
-def control_report(
-    loop: OuterLoop,
-    test: Family,
-    algorithm: str,
-    num_tasks: int,
-    steps: int,
-    protocols: Sequence[ControlProtocol] = (),
-) -> Table:
-    """Evaluates control tasks; writes `adaptation.png` into the run folder.
-
-    Where steps are the episodes of a trial, it also tells what all of them give together.
-
-    Args:
-        loop: A finished training.
-        test: The test split of its family.
-        algorithm: Its name; published values of the same name stand beside it.
-        num_tasks: Test tasks.
-        steps: Adaptation steps.
-        protocols: Published evaluations to add.
-
-    Returns:
-        The table of returns.
-    """
-    generator = torch.Generator(loop.device).manual_seed(TEST_SEED)
-    curves = {
-        "test tasks": adaptation_curve(
-            loop.learner, test, num_tasks=num_tasks, steps=steps, generator=generator
-        )
-    }
-    for p in protocols:
-        curves[p.name] = protocol_curve(loop.learner, p.extended(steps), loop.device)
-    rows = {}
-    for label, curve in curves.items():
-        prefix = "eval_test" if label == "test tasks" else f"eval_{label}"
-        rows[label] = loop.logger.curve(
-            curve, loop.iteration, prefix, environment_steps=loop.environment_steps
-        )
-    whole = None
-    if steps and isinstance(loop.learner, TrialLearner):
-        total = curves["test tasks"].values.sum(0, keepdim=True)
-        whole = summarise_curve(total, torch.Generator().manual_seed(0))[0]
-        loop.logger.scalars({"eval_test/return/trial": whole.mean}, loop.iteration)
-    published = {p.name: p.published.get(algorithm, {}) for p in protocols}
-    figure = adaptation_figure(
-        rows, "return", published=published, title=f"{algorithm}, {test.name}"
-    )
-    save_figure(figure, loop.folder / "adaptation.png")
-    loop.logger.close()
-    return return_table(rows, published, f"{algorithm} on {test.name}", whole)
 
 
 def lake_runs_for(test: FewShot, path: Path | None, invert: bool = True) -> LakeRuns | None:

@@ -83,3 +83,10 @@ def test_another_script_is_refused(trained, metarl, tmp_path):
 def test_no_run_at_all(metarl, tmp_path):
     status, printed = metarl("evaluate", tmp_path / "nowhere")
     assert status == 1 and "nowhere" in printed.err and "Traceback" not in printed.err
+
+
+def test_single_tasks_are_told(trained, metarl):
+    status, printed = metarl("evaluate", trained["navigation2d"], "--per-task")
+    assert status == 0 and "goal 0" in printed.out and "return 2" in printed.out
+    status, printed = metarl("evaluate", trained["sine"], "--per-task")
+    assert status == 1 and "single tasks" in printed.err

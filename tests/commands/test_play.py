@@ -54,3 +54,13 @@ def test_what_cannot_be_played_is_told(trained, metarl, monkeypatch):
     monkeypatch.setattr(play, "reopened", Without)
     status, printed = metarl("play", trained["bandit"])
     assert status == 1 and "metarl evaluate" in printed.err
+
+
+def test_a_film_is_made_of_control_tasks_alone(trained, metarl, tmp_path):
+    out = tmp_path / "a.gif"
+    arguments = ("--tasks", 1, "--steps", 0, "--video", out)
+    status, printed = metarl("play", trained["navigation2d"], *arguments)
+    assert status == 0, printed.err
+    assert out.read_bytes().startswith(b"GIF8") and "return" not in printed.out
+    status, printed = metarl("play", trained["sine"], "--video", out)
+    assert status == 1 and "`film`" in printed.err
