@@ -17,11 +17,12 @@ from metarl.learners.embeddings import ConvEmbedding, Embedding, ImageShape, Pix
 from metarl.learners.metric_learner import MetricLearner
 from metarl.learners.pyramid import AveragedViews, PyramidEmbedding
 from metarl.learners.relation import Relation, RelationEmbedding
-from metarl.learners.siamese import SiameseEmbedding, WeightedDifference
+from metarl.learners.siamese import KOCH, SMALL, SiameseEmbedding, WeightedDifference
 from metarl.registry import did_you_mean
 from metarl.tasks.distortions import Distortion
 
 Network = Literal["conv4", "pyramid"]
+SiameseLayers = Literal["small", "koch"]
 VIEW = Distortion(tilt=8, shear=0.1, scale=0.1, shift=0.025, elastic=0.03)
 
 
@@ -130,16 +131,25 @@ class RelationSettings(MetricSettings):
 
 @dataclass(frozen=True)
 class SiameseSettings(MetricSettings):
-    """Convolutional siamese networks (Koch et al. 2015), small."""
+    """Convolutional siamese networks (Koch et al. 2015)."""
 
     units: int = 512
-    """Width of the layer whose outputs are compared."""
+    """Width of the layer whose outputs are compared; Koch et al.: 4096."""
+    layers: SiameseLayers = "small"
+    """small: for images of 28x28; koch: Koch et al.'s, for 105x105 and 64 filters."""
     distortions: bool = True
     """Trains on images that are distorted at random."""
 
     def build(self, images: ImageShape, filters: int, generator: torch.Generator) -> MetricLearner:
         """See `MetricSettings.build`."""
-        embedding = SiameseEmbedding(images, generator, filters, self.units)
+        layers = {"small": SMALL, "koch": KOCH}
+        if self.layers not in layers:
+            raise SettingsError(
+                f"Expected layers of {', '.join(layers)}, got {self.layers!r}."
+                f"{did_you_mean(self.layers, layers)}"
+            )
+        chosen = layers[self.layers]
+        embedding = SiameseEmbedding(images, generator, filters, self.units, chosen)
         comparison = WeightedDifference(self.units, generator)
         return MetricLearner(embedding, comparison, distort if self.distortions else None)
 

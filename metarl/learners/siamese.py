@@ -1,10 +1,12 @@
-"""Convolutional siamese networks (Koch et al. 2015), a small one for images of 28x28.
+"""Convolutional siamese networks (Koch et al. 2015): a small one for images of 28x28, and theirs.
 
-Trained to tell pairs of one class from pairs of two; at test the most alike class wins. Theirs
-took images of 105x105, sizes 10, 7, 4, 4 of its filters and 4096 units.
+Trained to tell pairs of one class from pairs of two; at test the most alike class wins.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,23 +20,42 @@ from metarl.models.base import Weights
 from metarl.models.functional import max_pool2d
 
 
-class SiameseEmbedding(Embedding):
-    """Three convolutions with biases and ReLU, the first two halved, then a layer of sigmoids.
+class Layer(NamedTuple):
+    """A convolution with biases and ReLU.
 
-    Filters of 5x5, 3x3 and 3x3, the last two twice as many; no normalisation, as theirs.
+    Attributes:
+        times: Its filters, as a multiple of the first layer's.
+        size: Height and width of its filters, in pixels.
+        padding: Rows and columns of zeros on each side, in pixels.
+        pool: Whether it halves the images.
+    """
+
+    times: int
+    size: int
+    padding: int = 0
+    pool: bool = True
+
+
+SMALL = (Layer(1, 5), Layer(2, 3), Layer(2, 3, padding=1, pool=False))
+KOCH = (Layer(1, 10), Layer(2, 7), Layer(2, 4), Layer(4, 4, pool=False))
+"""Koch et al.'s, figure 4: for images of 105x105 with 64 filters and 4096 units."""
+
+
+class SiameseEmbedding(Embedding):
+    """Convolutions with biases and ReLU, most of them halved, then a layer of sigmoids.
+
+    No normalisation, as theirs.
 
     Args:
         images: What it embeds.
         generator: Source of the initial weights, Xavier uniform.
         filters: Filters of the first convolution.
         units: Sigmoids.
+        layers: The convolutions, `SMALL` or `KOCH` or others.
 
     Raises:
         SettingsError: A number is not positive or the images are too small.
     """
-
-    SIZES = (5, 3, 3)
-    SMALLEST = 18  # 18 -> 14, halved 7 -> 5, halved 2: padded once more for the last filters
 
     def __init__(
         self,
@@ -42,33 +63,36 @@ class SiameseEmbedding(Embedding):
         generator: torch.Generator,
         filters: int = 64,
         units: int = 512,
+        layers: Sequence[Layer] = SMALL,
     ) -> None:
         super().__init__()
-        check_images(images, filters, self.SMALLEST)
+        check_images(images, filters, _smallest(layers))
         if units < 1:
             raise SettingsError(f"Expected at least 1 unit, got {units}.")
         self.images = images
-        channels = (images.channels, filters, 2 * filters, 2 * filters)
+        self.layers = tuple(layers)
+        channels = (images.channels, *(layer.times * filters for layer in layers))
         self.convolutions = nn.ModuleList(
             Weights(
-                shared_filters(outputs, inputs, size, generator),
+                shared_filters(outputs, inputs, layer.size, generator),
                 torch.zeros(outputs, device=generator.device),
             )
-            for inputs, outputs, size in zip(channels, channels[1:], self.SIZES, strict=False)
+            for inputs, outputs, layer in zip(channels, channels[1:], layers, strict=False)
         )
-        self.size = ((images.size - 4) // 2 - 2) // 2
-        self.dense = dense(2 * filters * self.size**2, units, generator)
+        self.size = images.size
+        for layer in layers:
+            self.size = (self.size + 2 * layer.padding - layer.size + 1) // (1 + layer.pool)
+        self.dense = dense(channels[-1] * self.size**2, units, generator)
 
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
         """See `Embedding.forward`; features in (0, 1), [T, N, units]."""
         del moments
         check_shape(images, self.images)
         hidden = images.flatten(0, 1)
-        for i, layer in enumerate(self.convolutions):
-            assert isinstance(layer, Weights)
-            last = i == len(self.SIZES) - 1
-            hidden = F.conv2d(hidden, layer.weight, layer.bias, padding=1 if last else 0)
-            hidden = torch.relu(hidden if last else max_pool2d(hidden))
+        for layer, weights in zip(self.layers, self.convolutions, strict=True):
+            assert isinstance(weights, Weights)
+            hidden = F.conv2d(hidden, weights.weight, weights.bias, padding=layer.padding)
+            hidden = torch.relu(max_pool2d(hidden) if layer.pool else hidden)
         return torch.sigmoid(self.dense(hidden.flatten(1))).unflatten(0, images.shape[:2])
 
 
@@ -106,3 +130,11 @@ class WeightedDifference(Comparison):
         losses = F.binary_cross_entropy_with_logits(outputs, same, reduction="none")
         shares = same + (1 - same) / max(way - 1, 1)
         return (losses * shares).sum(2).mean(1) / 2
+
+
+def _smallest(layers: Sequence[Layer]) -> int:
+    """Returns the smallest image of which a pixel is left."""
+    size = 1
+    for layer in reversed(layers):
+        size = size * (1 + layer.pool) + layer.size - 1 - 2 * layer.padding
+    return size

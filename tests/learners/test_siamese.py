@@ -10,7 +10,12 @@ from metarl.errors import SettingsError
 from metarl.learners import ImageShape, Reference, SiameseEmbedding, WeightedDifference
 from metarl.learners import distortions as d
 from metarl.learners.settings import SiameseSettings
+from metarl.learners.siamese import KOCH
 from metarl.models.base import Weights
+from metarl.tasks.characters import CharacterSettings
+from metarl.training.meta_step import MetaStep
+from metarl.training.settings import TrainingSettings
+from tests.tasks.drawn_archives import write_minimal
 
 
 def test_the_network_layer_by_layer(generator):
@@ -52,7 +57,7 @@ def test_distortions_are_of_training_only(glyphs):
     inputs = {}
     for distortions in (True, False):
         generator = torch.Generator().manual_seed(0)
-        learner = SiameseSettings(8, distortions).build(ImageShape(), 4, generator)
+        learner = SiameseSettings(8, distortions=distortions).build(ImageShape(), 4, generator)
         inputs[distortions] = learner.prepare(tasks, generator, 0).tasks
     assert inputs[False] is tasks
     assert not torch.equal(inputs[True].support.inputs, tasks.support.inputs)
@@ -87,10 +92,46 @@ def test_what_comes_in_from_outside_is_paper(paper, generator):
     torch.testing.assert_close(d.distort(images, generator), images)
 
 
+def test_the_network_of_koch_et_al(generator):
+    """Figure 4 of the paper: 256 maps of 6x6, 4096 units, one logit: 38 951 745 parameters."""
+    learner = SiameseSettings(4096, layers="koch").build(ImageShape(1, 105), 64, generator)
+    weights = [w.weight for w in learner.embedding.modules() if isinstance(w, Weights)]
+    shapes = [tuple(w.shape) for w in weights]
+    assert shapes == [(64, 1, 10, 10), (128, 64, 7, 7), (128, 128, 4, 4), (256, 128, 4, 4)]
+    assert sum(p.numel() for p in learner.parameters()) == 38_951_745
+
+
+def _train_at_105(learner, data, generator):
+    settings = CharacterSettings(data, image_size=105, way=2)
+    tasks = settings.train().sample(1, generator)
+    before = [p.clone() for p in learner.parameters()]
+    inputs = learner.prepare(tasks, generator, 0)
+    assert inputs.tasks.support.inputs.shape == (1, 2, 1, 105, 105)
+    result = MetaStep(learner, TrainingSettings())(inputs, 0)
+    assert result.finite
+    assert all(not torch.equal(p, q) for p, q in zip(before, learner.parameters(), strict=True))
+
+
+def test_a_step_of_a_narrow_one_at_105_pixels(tmp_path, generator):
+    learner = SiameseSettings(8, layers="koch").build(ImageShape(1, 105), 2, generator)
+    write_minimal(tmp_path)
+    _train_at_105(learner, tmp_path, generator)
+
+
+@pytest.mark.slow
+def test_a_step_of_theirs_at_105_pixels(official_data, generator):
+    learner = SiameseSettings(4096, layers="koch").build(ImageShape(1, 105), 64, generator)
+    _train_at_105(learner, official_data, generator)
+
+
 def test_sizes_that_cannot_work_are_refused(generator):
-    with pytest.raises(SettingsError, match="at least 18"):
-        SiameseEmbedding(ImageShape(1, 17), generator)
+    with pytest.raises(SettingsError, match="at least 12"):
+        SiameseEmbedding(ImageShape(1, 11), generator)
+    with pytest.raises(SettingsError, match="at least 65"):
+        SiameseEmbedding(ImageShape(1, 64), generator, layers=KOCH)
+    with pytest.raises(SettingsError, match="Did you mean 'koch'"):
+        SiameseSettings(layers="kock").build(ImageShape(), 4, generator)  # pyright: ignore[reportArgumentType]
     with pytest.raises(SettingsError, match="1 unit, got 0"):
         SiameseEmbedding(ImageShape(), generator, units=0)
-    small = SiameseEmbedding(ImageShape(1, 18), generator, filters=2, units=3)
-    assert small(torch.zeros(1, 2, 1, 18, 18), None).shape == (1, 2, 3)
+    small = SiameseEmbedding(ImageShape(1, 12), generator, filters=2, units=3)
+    assert small(torch.zeros(1, 2, 1, 12, 12), None).shape == (1, 2, 3)
