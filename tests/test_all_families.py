@@ -7,6 +7,7 @@ import torch
 
 from metarl.sim import (
     FAMILIES,
+    MujocoFamily,
     WorldNoise,
     check_family,
     check_vector_env,
@@ -94,9 +95,10 @@ def test_prepared_numbers_give_the_same_episode_whatever_the_number_of_worlds(fa
 @pytest.mark.gpu
 def test_a_gpu_gives_the_same_episodes(family):
     tasks, noise = prepared(family, 8)
+    engine = "mujoco" if isinstance(family, MujocoFamily) else "auto"  # Warp: its own tests
     runs = []
     for device in ("cpu", "cuda"):
-        env = make_vec(family, 8, device=device, autoreset="disabled")
+        env = make_vec(family, 8, device=device, engine=engine, autoreset="disabled")
         env.set_tasks(tasks)
         env.follow(noise)
         runs.append([env.reset()[0]])

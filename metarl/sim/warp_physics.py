@@ -82,7 +82,7 @@ class WarpPhysics:
         device: torch.device,
         fields: tuple[str, ...] = (),
         *,
-        nconmax: int = 48,
+        nconmax: int = 32,
         njmax: int = 64,
         deterministic: bool = False,
     ) -> None:
