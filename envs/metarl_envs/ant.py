@@ -23,19 +23,7 @@ CONTACTS = "there with rllab's ant and costs of contact forces, which this one h
 
 @dataclass(frozen=True)
 class AntVelocity(Velocity):
-    """Velocities of U(0, 3) m/s along x: Finn et al. 2017, section 5.3 (arXiv:1703.03400).
-
-    Attributes:
-        fastest: The greatest velocity, m/s.
-        horizon: Steps of an episode.
-        integrator: See `MujocoFamily`.
-        part: The split that velocities are drawn from.
-    """
-
-    fastest: float = 3.0
-    horizon: int = 200
-    integrator: str = "xml"
-    part: Split = "train"
+    """Velocities of U(0, 3) m/s along x: Finn et al. 2017, section 5.3 (arXiv:1703.03400)."""
 
     name = "AntVelocity-v1"
     robot = ANT
@@ -47,17 +35,7 @@ class AntVelocity(Velocity):
 
 @dataclass(frozen=True)
 class AntDirection(Direction):
-    """Forwards or backwards along x: Finn et al. 2017, section 5.3 (arXiv:1703.03400).
-
-    Attributes:
-        horizon: Steps of an episode.
-        integrator: See `MujocoFamily`.
-        part: The split, which makes no difference.
-    """
-
-    horizon: int = 200
-    integrator: str = "xml"
-    part: Split = "train"
+    """Forwards or backwards along x: Finn et al. 2017, section 5.3 (arXiv:1703.03400)."""
 
     name = "AntDirection-v1"
     robot = ANT

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metarl.tasks.base import Split
 from metarl_envs.locomotion import Direction, Velocity
 from metarl_envs.models import own_model
 from metarl_envs.robot import Robot
@@ -16,19 +15,9 @@ PHYSICS = "there with rllab's cheetah, whose step is 0.01 s: its returns do not 
 
 @dataclass(frozen=True)
 class HalfCheetahVelocity(Velocity):
-    """Velocities of U(0, 2) m/s: Finn et al. 2017, section 5.3 (arXiv:1703.03400).
-
-    Attributes:
-        fastest: The greatest velocity, m/s. ProMP and PEARL have 3, MAML 2.
-        horizon: Steps of an episode.
-        integrator: See `MujocoFamily`.
-        part: The split that velocities are drawn from.
-    """
+    """Velocities of U(0, 2) m/s: Finn et al. 2017, section 5.3 (arXiv:1703.03400)."""
 
     fastest: float = 2.0
-    horizon: int = 200
-    integrator: str = "xml"
-    part: Split = "train"
 
     name = "HalfCheetahVelocity-v1"
     robot = HALF_CHEETAH
@@ -40,17 +29,7 @@ class HalfCheetahVelocity(Velocity):
 
 @dataclass(frozen=True)
 class HalfCheetahDirection(Direction):
-    """Forwards or backwards: Finn et al. 2017, section 5.3 (arXiv:1703.03400).
-
-    Attributes:
-        horizon: Steps of an episode; ProMP has 100.
-        integrator: See `MujocoFamily`.
-        part: The split, which makes no difference.
-    """
-
-    horizon: int = 200
-    integrator: str = "xml"
-    part: Split = "train"
+    """Forwards or backwards: Finn et al. 2017, section 5.3 (arXiv:1703.03400)."""
 
     name = "HalfCheetahDirection-v1"
     robot = HALF_CHEETAH

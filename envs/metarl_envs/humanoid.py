@@ -10,7 +10,6 @@ from torch import Tensor
 
 from metarl.errors import SettingsError
 from metarl.sim import WorldState
-from metarl.tasks.base import Split
 from metarl_envs.kinematics import skeleton
 from metarl_envs.locomotion import Direction
 from metarl_envs.models import Change, gymnasium_model
@@ -33,15 +32,9 @@ class HumanoidDirection(Direction):
 
     Attributes:
         solver: MuJoCo's solver of constraints: "xml" for the model's own, PGS; "Newton" or "CG".
-        horizon: Steps of an episode.
-        integrator: See `MujocoFamily`.
-        part: The split, which makes no difference.
     """
 
     solver: Solver = "xml"
-    horizon: int = 200
-    integrator: str = "xml"
-    part: Split = "train"
 
     name = "HumanoidDirection-v1"
     robot = HUMANOID

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -177,14 +177,21 @@ class Locomotion(MujocoFamily):
         )
 
 
+@dataclass(frozen=True)
 class Velocity(Locomotion):
     """Interface of families whose tasks are speeds; "velocity" [T] in m/s tells them apart.
 
     Attributes:
         fastest: The greatest velocity, m/s; they are uniform between 0 and it.
+        horizon: Steps of an episode.
+        integrator: See `MujocoFamily`.
+        part: The split that velocities are drawn from.
     """
 
-    fastest: float
+    fastest: float = 3.0
+    horizon: int = 200
+    integrator: str = "xml"
+    part: Split = "train"
 
     def __post_init__(self) -> None:
         """Checks the settings."""
@@ -215,14 +222,22 @@ class Velocity(Locomotion):
         return tasks["velocity"].unsqueeze(1)
 
 
+@dataclass(frozen=True)
 class Direction(Locomotion):
     """Interface of families with two tasks, forwards and backwards: "direction" [T], 1 or -1.
 
     Attributes:
         weight: What 1 m/s in the task's direction is paid.
+        horizon: Steps of an episode.
+        integrator: See `MujocoFamily`.
+        part: The split, which makes no difference.
     """
 
-    weight: float = 1.0
+    horizon: int = 200
+    integrator: str = "xml"
+    part: Split = "train"
+
+    weight: ClassVar[float] = 1.0
 
     def card(self) -> Card:
         """See `Family.card`."""

@@ -21,6 +21,7 @@ PAPER = "Rothfuss et al. 2019 (ProMP), arXiv:1810.06784; github.com/dennisl88/ra
 BASES = {"body_mass": 1.5, "body_inertia": 1.5, "geom_friction": 1.5, "dof_damping": 1.3}
 
 
+@dataclass(frozen=True)
 class RandomParameters(Locomotion):
     """Interface of families whose tasks scale every number of four fields of the model.
 
@@ -30,9 +31,15 @@ class RandomParameters(Locomotion):
 
     Attributes:
         spread: The greatest exponent, above 0.
+        horizon: Steps of an episode.
+        integrator: See `MujocoFamily`.
+        part: The split that bodies are drawn from.
     """
 
-    spread: float
+    spread: float = 3.0
+    horizon: int = 200
+    integrator: str = "xml"
+    part: Split = "train"
 
     def __post_init__(self) -> None:
         """Checks the settings."""
@@ -80,19 +87,7 @@ class RandomParameters(Locomotion):
 
 @dataclass(frozen=True)
 class Walker2dRandomParameters(RandomParameters):
-    """Walkers with other bodies: Rothfuss et al. 2019 (ProMP, arXiv:1810.06784).
-
-    Attributes:
-        spread: The greatest exponent of a factor.
-        horizon: Steps of an episode.
-        integrator: See `MujocoFamily`.
-        part: The split that bodies are drawn from.
-    """
-
-    spread: float = 3.0
-    horizon: int = 200
-    integrator: str = "xml"
-    part: Split = "train"
+    """Walkers with other bodies: Rothfuss et al. 2019 (ProMP, arXiv:1810.06784)."""
 
     name = "Walker2dRandomParameters-v1"
     robot = WALKER2D
@@ -103,19 +98,7 @@ class Walker2dRandomParameters(RandomParameters):
 
 @dataclass(frozen=True)
 class HopperRandomParameters(RandomParameters):
-    """Hoppers with other bodies: Rothfuss et al. 2019 (ProMP, arXiv:1810.06784).
-
-    Attributes:
-        spread: The greatest exponent of a factor.
-        horizon: Steps of an episode.
-        integrator: See `MujocoFamily`.
-        part: The split that bodies are drawn from.
-    """
-
-    spread: float = 3.0
-    horizon: int = 200
-    integrator: str = "xml"
-    part: Split = "train"
+    """Hoppers with other bodies: Rothfuss et al. 2019 (ProMP, arXiv:1810.06784)."""
 
     name = "HopperRandomParameters-v1"
     robot = HOPPER

@@ -17,7 +17,6 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.sim import Tasks, WorldState
-from metarl.tasks.base import Split
 from metarl_envs.ant import ANT
 from metarl_envs.half_cheetah import HALF_CHEETAH, PAPER
 from metarl_envs.kinematics import rotation, skeleton
@@ -107,55 +106,23 @@ class AntRllab(Rllab):
 
 @dataclass(frozen=True)
 class HalfCheetahVelocityRllab(CheetahRllab, Velocity):
-    """Velocities of U(0, 2) m/s with rllab's half cheetah: Finn et al. 2017, section 5.3.
-
-    Attributes:
-        fastest: The greatest velocity, m/s.
-        horizon: Steps of an episode.
-        integrator: See `MujocoFamily`.
-        part: The split that velocities are drawn from.
-    """
+    """Velocities of U(0, 2) m/s with rllab's half cheetah: Finn et al. 2017, section 5.3."""
 
     fastest: float = 2.0
-    horizon: int = 200
-    integrator: str = "xml"
-    part: Split = "train"
 
     name = "HalfCheetahVelocityRllab-v1"
 
 
 @dataclass(frozen=True)
 class HalfCheetahDirectionRllab(CheetahRllab, Direction):
-    """Forwards or backwards with rllab's half cheetah: Finn et al. 2017, section 5.3.
-
-    Attributes:
-        horizon: Steps of an episode.
-        integrator: See `MujocoFamily`.
-        part: The split, which makes no difference.
-    """
-
-    horizon: int = 200
-    integrator: str = "xml"
-    part: Split = "train"
+    """Forwards or backwards with rllab's half cheetah: Finn et al. 2017, section 5.3."""
 
     name = "HalfCheetahDirectionRllab-v1"
 
 
 @dataclass(frozen=True)
 class AntVelocityRllab(AntRllab, Velocity):
-    """Velocities of U(0, 3) m/s with rllab's ant: Finn et al. 2017, section 5.3.
-
-    Attributes:
-        fastest: The greatest velocity, m/s.
-        horizon: Steps of an episode.
-        integrator: See `MujocoFamily`.
-        part: The split that velocities are drawn from.
-    """
-
-    fastest: float = 3.0
-    horizon: int = 200
-    integrator: str = "xml"
-    part: Split = "train"
+    """Velocities of U(0, 3) m/s with rllab's ant: Finn et al. 2017, section 5.3."""
 
     name = "AntVelocityRllab-v1"
     alive = 1.05
@@ -163,17 +130,7 @@ class AntVelocityRllab(AntRllab, Velocity):
 
 @dataclass(frozen=True)
 class AntDirectionRllab(AntRllab, Direction):
-    """Forwards or backwards with rllab's ant: Finn et al. 2017, section 5.3.
-
-    Attributes:
-        horizon: Steps of an episode.
-        integrator: See `MujocoFamily`.
-        part: The split, which makes no difference.
-    """
-
-    horizon: int = 200
-    integrator: str = "xml"
-    part: Split = "train"
+    """Forwards or backwards with rllab's ant: Finn et al. 2017, section 5.3."""
 
     name = "AntDirectionRllab-v1"
     alive = 0.05

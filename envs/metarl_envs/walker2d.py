@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metarl.tasks.base import Split
 from metarl_envs.locomotion import Direction, Velocity
 from metarl_envs.models import gymnasium_model
 from metarl_envs.robot import Robot
@@ -19,19 +18,9 @@ FRAME_SKIP = "there with a frame skip of 8, twice this one"
 
 @dataclass(frozen=True)
 class Walker2dVelocity(Velocity):
-    """Velocities of U(0, 10) m/s: Rothfuss et al. 2019, appendix (arXiv:1810.06784).
-
-    Attributes:
-        fastest: The greatest velocity, m/s.
-        horizon: Steps of an episode.
-        integrator: See `MujocoFamily`.
-        part: The split that velocities are drawn from.
-    """
+    """Velocities of U(0, 10) m/s: Rothfuss et al. 2019, appendix (arXiv:1810.06784)."""
 
     fastest: float = 10.0
-    horizon: int = 200
-    integrator: str = "xml"
-    part: Split = "train"
 
     name = "Walker2dVelocity-v1"
     robot = WALKER2D
@@ -43,17 +32,7 @@ class Walker2dVelocity(Velocity):
 
 @dataclass(frozen=True)
 class Walker2dDirection(Direction):
-    """Forwards or backwards: Rothfuss et al. 2019, appendix (arXiv:1810.06784).
-
-    Attributes:
-        horizon: Steps of an episode.
-        integrator: See `MujocoFamily`.
-        part: The split, which makes no difference.
-    """
-
-    horizon: int = 200
-    integrator: str = "xml"
-    part: Split = "train"
+    """Forwards or backwards: Rothfuss et al. 2019, appendix (arXiv:1810.06784)."""
 
     name = "Walker2dDirection-v1"
     robot = WALKER2D
