@@ -8,7 +8,9 @@ import torch
 from metarl.adaptation import settings as s
 from metarl.evaluation.curves import adaptation_curve
 from metarl.learners import ImageShape
+from metarl.learners import memory_settings as memory
 from metarl.learners import settings as m
+from metarl.learners.sequence_settings import MemoryAugmentedSettings
 from metarl.models import MLP, Conv4
 from metarl.tasks import Glyphs, Sine
 from metarl.training.meta_step import MetaStep
@@ -38,11 +40,16 @@ METRIC = {
     "siamese": m.SiameseSettings(units=8),
     "nearest-neighbour": m.NearestNeighbourSettings(),
 }
+MEMORY = {
+    "mann": memory.MANNSettings(MemoryAugmentedSettings(units=8, slots=8, width=6, reads=2)),
+    "metanet": memory.MetaNetSettings(features=6),
+}
+COMPARING = [*METRIC, *MEMORY]
 CASES = [(name, problem) for name in ALGORITHMS for problem in ("sine", "glyphs")]
-CASES += [(name, "glyphs") for name in METRIC]
+CASES += [(name, "glyphs") for name in COMPARING]
 
 
-@pytest.fixture(params=[*ALGORITHMS, *METRIC])
+@pytest.fixture(params=[*ALGORITHMS, *COMPARING])
 def name(request):
     return request.param
 
@@ -51,6 +58,8 @@ def build(name, problem, seed=0):
     generator = torch.Generator().manual_seed(seed)
     if name in METRIC:
         return METRIC[name].build(ImageShape(), 4, generator), generator
+    if name in MEMORY:
+        return MEMORY[name].build(ImageShape(), 3, 4, generator), generator
     if problem == "sine":
         model = MLP((1, 10, 10, 1), generator)
     else:
@@ -70,7 +79,7 @@ def meta_step(name, learner, **changes):
 
 
 def train(name, problem=None, iterations=3, **changes):
-    problem = problem or ("glyphs" if name in METRIC else "sine")
+    problem = problem or ("glyphs" if name in COMPARING else "sine")
     learner, generator = build(name, problem)
     step = meta_step(name, learner, **changes)
     tasks = tasks_of(problem)

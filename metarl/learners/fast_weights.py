@@ -20,7 +20,6 @@ from metarl.models.base import Params, Weights, task_params
 from metarl.models.functional import linear
 
 P = 7.0  # of the gradients' preprocessing: magnitudes below e^-7 count as small
-INITIAL = 0.1  # the paper's U[-0.1, 0.1)
 
 
 class AugmentedNetwork(nn.Module):
@@ -131,6 +130,9 @@ class AugmentedNetwork(nn.Module):
 class GradientMap(nn.Module):
     """m(Z, .): a network of three layers, the same for all coordinates (section 2.2).
 
+    From the paper's initial U[-0.1, 0.1) fast weights would come out almost alike, and below 0 all
+    of their ReLUs would be silent; so biases start at 0 and weights within 1 / sqrt(inputs).
+
     Args:
         generator: Source of the initial weights.
         units: Width of its hidden layers.
@@ -138,10 +140,9 @@ class GradientMap(nn.Module):
 
     def __init__(self, generator: torch.Generator, units: int = 20) -> None:
         super().__init__()
-        draw = uniform(generator, -INITIAL, INITIAL)
         sizes = (2, check_units(units), units, 1)
         self.layers = nn.ModuleList(
-            Weights(draw((after, before)), draw((after,))) for before, after in pairwise(sizes)
+            _draw(before, after, generator) for before, after in pairwise(sizes)
         )
 
     def forward(self, gradients: Tensor) -> Tensor:
@@ -165,9 +166,9 @@ class GradientReader(nn.Module):
 
     def __init__(self, generator: torch.Generator, units: int = 20) -> None:
         super().__init__()
-        draw = uniform(generator, -INITIAL, INITIAL)
-        self.cell = LSTMCell(2, check_units(units), draw)
-        self.output = Weights(draw((1, units)), draw((1,)))
+        bound = check_units(units) ** -0.5
+        self.cell = LSTMCell(2, units, uniform(generator, -bound, bound))
+        self.output = _draw(units, 1, generator)
 
     def forward(self, gradients: Tensor) -> Tensor:
         """Maps sequences of gradients [T, E, P], constants, to fast weights [T, P]."""
@@ -176,6 +177,13 @@ class GradientReader(nn.Module):
         for gradient in gradients.unbind(1):
             hidden, cell = self.cell(log_sign(gradient, P).flatten(0, 1), hidden, cell)
         return F.linear(hidden, self.output.weight, self.output.bias).view(shape)
+
+
+def _draw(inputs: int, outputs: int, generator: torch.Generator) -> Weights:
+    """Returns an affine layer with weights from U(-1 / sqrt(inputs), ..) and a bias of 0."""
+    bound = inputs**-0.5
+    weight = uniform(generator, -bound, bound)((outputs, inputs))
+    return Weights(weight, torch.zeros(outputs, device=generator.device))
 
 
 def _layer(shape: tuple[int, ...], generator: torch.Generator) -> Weights:

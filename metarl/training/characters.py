@@ -71,7 +71,6 @@ def build_learner(
             f"of {tasks.way}, got {tasks.train_way}. Metric learners take any."
         )
     if isinstance(chosen, memory.MemorySettings):
-        images = ImageShape(size=tasks.image_size)
         return chosen.build(images, tasks.way, settings.filters, generator)
     model = Conv4(
         tasks.way,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarl.errors import DataError, SettingsError
+from metarl.errors import DataError, SettingsError, TaskError
 from metarl.training.checkpoints import Checkpoints, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +74,8 @@ def test_sine_runs_every_algorithm(algorithm, tmp_path, monkeypatch, capsys):
     [
         "maml", "fomaml", "metasgd", "mamlplusplus", "reptile", "lstm", "learned-optimizer",
         "prototypical", "matching", "one-shot", "relation", "siamese", "nearest-neighbour",
+        "mann", "metanet",
+        "classifier",
     ],
 )  # fmt: skip
 def test_omniglot_runs_every_algorithm_on_glyphs(algorithm, tmp_path, monkeypatch, capsys):
@@ -89,6 +91,25 @@ def test_omniglot_on_the_real_data_with_lakes_runs(official_data, tmp_path, monk
     data = (*data, "--image-size", "20", "--test-grouping", "drawers", "--shift", ".1")
     run("omniglot", monkeypatch, tmp_path, *SMALL, *data, "--test-tasks", "4", "--filters", "4")
     assert "error on Lake's runs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("algorithm", ["mann", "lstm", "feedforward", "mann-strings"])
+def test_mann_leaves_accuracies_by_instance(algorithm, tmp_path, monkeypatch, capsys):
+    tiny = ("--test-tasks", "3", "--training.meta-batch-size", "2", "--algorithm", algorithm)
+    short = ("--training.iterations", "2", "--training.eval-every", "0")
+    run("mann", monkeypatch, tmp_path, *SMALL, *tiny, *short)
+    folder = only_run(tmp_path, "mann", algorithm)
+    assert (folder / "adaptation.png").stat().st_size > 0
+    (line,) = (json.loads(text) for text in (folder / "eval.jsonl").read_text().splitlines())
+    assert line["metric"] == "accuracy" and len(line["mean"]) == 10
+    printed = capsys.readouterr().out
+    assert "3 test streams" in printed and "10" in printed
+
+
+def test_streams_too_long_for_the_memory_are_told_before_training(tmp_path, monkeypatch):
+    with pytest.raises(TaskError, match=r"at most 128 steps.*got 150"):
+        run("mann", monkeypatch, tmp_path, "--way", "15")
+    assert not (tmp_path / "mann").exists()
 
 
 def test_what_does_not_fit_is_told_before_training(tmp_path, monkeypatch):

@@ -1,0 +1,78 @@
+"""Speed of the learners that remember: whole training iterations on glyphs.
+
+    python -m benchmarks.memory
+    python -m benchmarks.memory --streams 32 --episodes 8
+
+Prints milliseconds per iteration, sampling and Adam included, then the steps per second of
+streams (5 classes, 50 steps each: MANN, an LSTM, a network without memory) and the episodes per
+second of 5-way 1-shot learners. The factors are against the LSTM, or against MANN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import tyro
+from rich.console import Console
+
+from benchmarks.timing import MetaIteration, Times, print_race, race
+from metarl.training import characters, streams
+
+
+@dataclass(frozen=True)
+class MemoryBenchmark:
+    """What is measured."""
+
+    streams: int = 16
+    """Streams per iteration."""
+    episodes: int = 4
+    """Episodes per iteration."""
+    threads: int = 1
+    """CPU threads of torch."""
+    rounds: int = 5
+    """How often each has its turn."""
+    seconds: float = 1.0
+    """How long a turn lasts, at least one iteration."""
+
+
+def stream_iteration(algorithm: str, count: int) -> MetaIteration:
+    """Returns a training iteration of so many streams of glyphs."""
+    settings = streams.CONFIGS[algorithm]
+    tasks = settings.streams(replace(settings.tasks, data_dir=None).train())
+    learner = settings.build(tasks, torch.Generator().manual_seed(0))
+    return MetaIteration(learner, tasks, replace(settings.training, meta_batch_size=count))
+
+
+def episode_iteration(algorithm: str, count: int) -> MetaIteration:
+    """Returns a training iteration of so many episodes of glyphs, with one query per class."""
+    settings = characters.CONFIGS[algorithm]
+    tasks = replace(settings.tasks, data_dir=None, queries=1).train()
+    generator = torch.Generator().manual_seed(0)
+    learner = characters.build_learner(settings, generator, tasks.num_classes)
+    return MetaIteration(learner, tasks, replace(settings.training, meta_batch_size=count))
+
+
+def print_rates(times: Mapping[str, Times], count: int, what: str) -> None:
+    """Prints how many of something, `count` per iteration, each candidate does in a second."""
+    for name, time_ in times.items():
+        Console().print(f"{name}: {1e3 * count / time_.median:,.0f} {what} per second")
+
+
+def main(settings: MemoryBenchmark) -> None:
+    """Measures and prints."""
+    s = settings
+    torch.set_num_threads(s.threads)
+    readers = {n: stream_iteration(n, s.streams) for n in ("lstm", "mann", "feedforward")}
+    times = race(readers, s.rounds, s.seconds)
+    print_race(f"{s.streams} streams of 50 steps", times, ["lstm"])
+    print_rates(times, 50 * s.streams, "steps")
+    learners = {n: episode_iteration(n, s.episodes) for n in ("mann", "metanet")}
+    times = race(learners, s.rounds, s.seconds)
+    print_race(f"{s.episodes} episodes, 5-way, 1+1 images per class", times, ["mann"])
+    print_rates(times, s.episodes, "episodes")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(MemoryBenchmark, description=__doc__))
