@@ -98,5 +98,14 @@ class CharacterSettings:
 
     @property
     def label(self) -> str:
-        """What the characters are, for tables."""
-        return "glyphs" if self.data_dir is None else f"Omniglot {self.scheme}"
+        """What the characters are and what was done to them, for tables."""
+        parts = ["glyphs" if self.data_dir is None else f"Omniglot {self.scheme}"]
+        if self.image_size != IMAGE_SIZE:
+            parts.append(f"{self.image_size} pixels")
+        if self.rotations == "reflected":
+            parts.append("trained on reflections")
+        if self.distortion != Distortion():
+            parts.append("trained on distortions")
+        if self.test_grouping != "none":
+            parts.append("within alphabets")
+        return ", ".join(parts)

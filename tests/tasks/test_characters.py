@@ -1,5 +1,7 @@
 """Which characters are taken, and how test tasks differ from training tasks."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -80,3 +82,15 @@ def test_images_of_another_size(official_data, generator):
         CharacterSettings(image_size=20).train()
     with pytest.raises(SettingsError, match="at least 1 pixel, got 0"):
         CharacterSettings(official_data, image_size=0).train()
+
+
+def test_labels_tell_what_was_done_to_the_characters():
+    assert CharacterSettings().label == "glyphs"
+    settings = CharacterSettings(
+        Path("data"), rotations="reflected", test_grouping="drawers", image_size=105,
+        distortion=Distortion(stroke=0.5),
+    )  # fmt: skip
+    assert settings.label == (
+        "Omniglot minimal-1, 105 pixels, trained on reflections, trained on distortions, "
+        "within alphabets"
+    )
