@@ -3,6 +3,7 @@
     python experiments/ant.py                                     # MAML-TRPO, U(0, 3) m/s
     python experiments/ant.py --family AntGoal-v1                 # goals in a disc
     python experiments/ant.py --family AntLeg-v1                  # a leg fails
+    python experiments/ant.py --family AntDirectionRllab-v1       # as in MAML's paper
     python experiments/ant.py --options integrator=implicitfast   # quicker, other dynamics
     python experiments/ant.py --resume latest                     # after a stop of any kind
     tensorboard --logdir runs/ant
@@ -10,6 +11,8 @@
 Ends with a table of returns on test tasks; an unknown `--family` lists all that there
 are. The rest is as in `half_cheetah.py`.
 """
+
+from metarl_envs.protocols import icml_robots
 
 from metarl.training import Experiment, Parts
 from metarl.training.control import control_configs
@@ -20,7 +23,7 @@ CONFIGS = control_configs(robot_settings("AntVelocity-v1"))
 
 def build(settings: FamilySettings) -> Parts:
     """Builds what the settings describe."""
-    return build_family(settings, "Ant")
+    return build_family(settings, "Ant", icml_robots)
 
 
 EXPERIMENT = Experiment("ant", CONFIGS, build)

@@ -4,6 +4,7 @@
     python experiments/half_cheetah.py --options fastest=3      # of U(0, 3), as ProMP and PEARL
     python experiments/half_cheetah.py --family HalfCheetahDirection-v1
     python experiments/half_cheetah.py --family HalfCheetahSlope-v1     # adapt to going uphill
+    python experiments/half_cheetah.py --family HalfCheetahVelocityRllab-v1 --horizon 200  # MAML's
     python experiments/half_cheetah.py --algorithm promp        # an unknown name lists them all
     python experiments/half_cheetah.py --resume latest          # after a stop of any kind
     tensorboard --logdir runs/half_cheetah
@@ -14,6 +15,8 @@ steps take nearly all of the time and use all CPUs: an iteration is 160 000 step
 hours of its time.
 """
 
+from metarl_envs.protocols import icml_robots
+
 from metarl.training import Experiment, Parts
 from metarl.training.control import control_configs
 from metarl.training.families import FamilySettings, build_family, robot_settings
@@ -23,7 +26,7 @@ CONFIGS = control_configs(robot_settings("HalfCheetahVelocity-v1", horizon=100))
 
 def build(settings: FamilySettings) -> Parts:
     """Builds what the settings describe."""
-    return build_family(settings, "HalfCheetah")
+    return build_family(settings, "HalfCheetah", icml_robots)
 
 
 EXPERIMENT = Experiment("half_cheetah", CONFIGS, build)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from metarl.evaluation.control_protocol import ControlProtocol
-from metarl.sim import ControlTasks
+from metarl.sim import ControlTasks, Family
 
 # Mean return over the 40 goals after 0, 1, ... steps: Finn et al. 2017, appendix, and the
 # snapshots' evaluations in github.com/cbfinn/maml_rl, icml/.
@@ -34,3 +34,91 @@ def icml_navigation() -> list[ControlProtocol]:
     )  # fmt: skip
     fewer = replace(halved, name="icml2017_20_rollouts", trajectories=20, published={})
     return [halved, fewer, replace(halved, name="icml2017_rate_kept", scales=(), published={})]
+
+
+@dataclass(frozen=True)
+class IcmlRobot:
+    """How Finn et al. 2017 judged a family of robots, and the means that they found.
+
+    Attributes:
+        fastest: Their goals are numpy's U(0, fastest); direction: those below the middle go back.
+        returns: Algorithm -> mean return over the goals after 0, 1, ... steps.
+        seed: The seed of the goals.
+        trajectories: Rollouts per step.
+        later: Factor on the rate of later steps.
+    """
+
+    fastest: float
+    returns: dict[str, tuple[float, ...]]
+    seed: int = 1
+    trajectories: int = 20
+    later: float = 0.5
+
+    def protocol(self, task: str) -> ControlProtocol:
+        """Returns the evaluation, with goals under the name that the family's tasks have."""
+        goals = np.random.RandomState(self.seed).uniform(0.0, self.fastest, 40)
+        if task == "direction":
+            goals = np.where(goals < self.fastest / 2, -1.0, 1.0)
+        tasks = ControlTasks({task: torch.tensor(goals, dtype=torch.float32)})
+        published = {name: dict(enumerate(means)) for name, means in self.returns.items()}
+        return ControlProtocol(
+            "icml2017", tasks, steps=3, trajectories=self.trajectories,
+            scales=(1.0, self.later, self.later), published=published, source="Finn et al. 2017",
+        )  # fmt: skip
+
+
+# github.com/cbfinn/maml_rl: goals, trajectories and rates of maml_examples/test_maml_*.py, returns
+# of icml/*.pkl.
+ICML_ROBOTS = {
+    "HalfCheetahVelocityRllab-v1": IcmlRobot(
+        2.0,
+        {
+            "maml": (-129.53, -78.57, -66.62, -60.78),
+            "pretrained": (-158.0, -135.4, -128.5, -133.6),
+            "random": (-254.8, -254.3, -246.8, -230.8),
+            "oracle": (-54.47,),
+        },
+    ),
+    "HalfCheetahDirectionRllab-v1": IcmlRobot(
+        2.0,
+        {
+            "maml": (-50.69, 293.19, 313.48, 315.65),
+            "pretrained": (-43.0, -24.8, -12.9, 19.6),
+            "random": (-35.7, 21.8, 62.3, 86.2),
+            "oracle": (442.69,),
+        },
+    ),
+    "AntVelocityRllab-v1": IcmlRobot(
+        3.0,
+        {
+            "maml": (30.58, 96.74, 100.06, 101.41),
+            "pretrained": (-1.8, 6.1, 8.5, 9.5),
+            "random": (-78.6, -62.8, -48.6, -35.6),
+            "oracle": (107.89,),
+        },
+    ),
+    "AntDirectionRllab-v1": IcmlRobot(
+        3.0,
+        {
+            "maml": (8.66, 499.15, 500.68, 499.11),
+            "pretrained": (3.2, 1.3, 6.5, 6.9),
+            "random": (3.1, 9.3, 16.0, 26.1),
+            "oracle": (524.8,),
+        },
+        seed=2,
+        trajectories=40,
+        later=0.01,
+    ),
+}
+
+
+def icml_robots(family: Family) -> list[ControlProtocol]:
+    """The evaluation by Finn et al. 2017 of a family with rllab's robots; else none.
+
+    40 goals; the first step at the training rate, later ones at a part of it. It holds for their
+    episodes of 200 steps only.
+    """
+    robot = ICML_ROBOTS.get(family.name)
+    if robot is None or family.horizon != 200:
+        return []
+    return [robot.protocol("direction" if "Direction" in family.name else "velocity")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ast import literal_eval
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from metarl.training.control import ControlSettings, build_control
 from metarl.training.experiment import Parts
 from metarl.training.settings import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
+
+Protocols = Callable[[Family], Sequence[ControlProtocol]]
 
 
 @dataclass(frozen=True)
@@ -56,20 +58,22 @@ def robot_settings(family: str, **changes: Any) -> FamilySettings:
 
 
 def build_family(
-    settings: FamilySettings, robot: str = "", protocols: Sequence[ControlProtocol] = ()
+    settings: FamilySettings, robot: str = "", protocols: Protocols | None = None
 ) -> Parts:
     """Builds policy, learner and outer update for the family that the settings name.
 
     Args:
         settings: The settings.
         robot: What the names of families begin with that may be chosen: "Ant".
-        protocols: Published evaluations that the report adds to the family's test tasks.
+        protocols: Returns published evaluations of a family, which the report adds to its test
+            tasks.
 
     Raises:
         UnknownNameError: The family is none of the robot's.
         SettingsError: An option is not usable; or as `build_control`.
     """
-    return build_control(settings, named_family(settings, robot), protocols)
+    family = named_family(settings, robot)
+    return build_control(settings, family, () if protocols is None else protocols(family))
 
 
 def named_family(settings: FamilySettings, robot: str = "") -> Family:
