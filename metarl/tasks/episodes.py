@@ -192,16 +192,14 @@ class FewShot:
         # A group is turned as one: then the rotation is the task's, not the class's.
         count = len(self._classes) if grouped else self.num_classes
         scores = torch.rand(num_tasks, count, generator=generator, device=device)
+        one = (num_tasks, 1)
         if grouped:
-            large = self._large.to(device)
-            group = large[
-                torch.randint(len(large), (num_tasks, 1), generator=generator, device=device)
-            ]
+            picked = torch.randint(len(self._large), one, generator=generator, device=device)
+            group = self._large.to(device)[picked]
             scores.masked_fill_(self._groups.to(device) != group, -1.0)
         labels = scores.topk(self.way, dim=1).indices
         if grouped and orientations > 1:
-            shape = (num_tasks, 1)
-            turn = torch.randint(orientations, shape, generator=generator, device=device)
+            turn = torch.randint(orientations, one, generator=generator, device=device)
             labels = labels * orientations + turn
         chosen, rotations = labels // orientations, labels % orientations
         if self.rotations == "episode":
@@ -260,8 +258,9 @@ class FewShot:
         """Notes the alphabet of each class, and those with classes enough for an episode."""
         numbers: dict[str, int] = {}
         alphabets = [name.rpartition("/")[0] for name in self.names]
-        groups = torch.tensor([numbers.setdefault(a, len(numbers)) for a in alphabets])
-        large = (groups.bincount() >= self.way).nonzero().flatten() if alphabets else groups
+        found = [numbers.setdefault(a, len(numbers)) for a in alphabets]
+        groups = torch.tensor(found, dtype=torch.int64, device=self._classes.device)
+        large = (groups.bincount() >= self.way).nonzero().flatten()
         object.__setattr__(self, "_groups", groups)
         object.__setattr__(self, "_large", large)
 
