@@ -87,40 +87,27 @@ class WarpPhysics:
         deterministic: bool = False,
     ) -> None:
         self._warp_device = warp_device(device)
+        self.device = torch.device(wp.device_to_torch(self._warp_device))
         self._frame_skip, self._worlds = frame_skip, worlds
         self._derive = bool({f for f in fields if not f.startswith("opt.")} - FREE)
         self._streams: dict[int, Any] = {}
         self._room = (nconmax, njmax)
         model = _with_newton(model)
         self.saved_shape = (worlds, mj.mj_stateSize(model, mjw.State.INTEGRATION.value))
-        with wp.ScopedDevice(self._warp_device):
+        with self._on_torchs_stream():
             self._model = self._put(model, fields, deterministic)
             self._data = mjw.make_data(model, nworld=worlds, nconmax=nconmax, njmax=njmax)
             self.fields = {f: self._field(f, model) for f in fields}
-        slides, weights = model.body_simple == SLIDES, model.body_invweight0
-        self._slides, self._weightless = (
-            torch.from_numpy(b).to(wp.device_to_torch(self._warp_device))
-            for b in (slides, weights == 0)
-        )
-        self.ctrl = wp.to_torch(self._data.ctrl)
-        self.device = self.ctrl.device
-        width = model.nq + model.nv + model.nu
-        self.mask = torch.ones(worlds, dtype=torch.bool, device=self.device)
-        self.fresh, self.state = torch.zeros(2, worlds, width, device=self.device)
-        self.warned, self.seen = torch.zeros(2, worlds, dtype=torch.int32, device=self.device)
-        shared = (self.mask, self.fresh, self.state, self.warned, self.seen)
-        self._mask, self._fresh, self._state, self._warned, self._seen = map(wp.from_torch, shared)
-        self.fresh[:, : model.nq] = torch.from_numpy(model.qpos0)
-        with wp.ScopedDevice(self._warp_device):
-            self._graphs = {body: _captured(body) for body in (self._reset, self._step)}
+            self._share(model)
+            self._resets, self._steps = _captured(self._reset), _captured(self._step)
 
     def step(self) -> None:
         """Takes `frame_skip` steps with the controls `ctrl`, and renews `state`."""
-        self._launch(self._step)
+        wp.capture_launch(self._steps, stream=self._torchs_stream())
 
     def reset(self) -> None:
         """Starts the worlds that `mask` marks with what `fresh` says, and renews `state`."""
-        self._launch(self._reset)
+        wp.capture_launch(self._resets, stream=self._torchs_stream())
 
     def update(self, fields: Mapping[str, Tensor]) -> None:
         """Gives the model's fields other values, and computes the constants that follow.
@@ -179,6 +166,23 @@ class WarpPhysics:
 
     # Parts
 
+    def _share(self, model: Any) -> None:
+        """Makes the tensors that torch and Warp both know."""
+        width = model.nq + model.nv + model.nu
+        self.ctrl = wp.to_torch(self._data.ctrl)
+        self.mask = torch.ones(self._worlds, dtype=torch.bool, device=self.device)
+        self.fresh, self.state = torch.zeros(2, self._worlds, width, device=self.device)
+        self.fresh[:, : model.nq] = self._constant(model.qpos0)
+        shape = (2, self._worlds)
+        self.warned, self.seen = torch.zeros(shape, dtype=torch.int32, device=self.device)
+        shared = (self.mask, self.fresh, self.state, self.warned, self.seen)
+        self._mask, self._fresh, self._state, self._warned, self._seen = map(wp.from_torch, shared)
+        self._slides = self._constant(model.body_simple == SLIDES)
+        self._weightless = self._constant(model.body_invweight0 == 0)
+
+    def _constant(self, values: np.ndarray) -> Tensor:
+        return torch.tensor(values, device=self.device)
+
     def _correct(self) -> None:
         """Gives bodies that only slide the weights that C gives them; `set_const` has others."""
         weights, masses = (
@@ -235,9 +239,6 @@ class WarpPhysics:
         data = self._data
         inputs = [data.qpos, data.qvel, data.ctrl, self._warned]
         wp.launch(gather, self.state.shape, inputs=inputs, outputs=[self._state])
-
-    def _launch(self, body: Callable[[], None]) -> None:
-        wp.capture_launch(self._graphs[body], stream=self._torchs_stream())
 
     def _torchs_stream(self) -> Any:
         """Returns torch's stream for Warp, or None where Warp's own is in step with it.
