@@ -24,11 +24,14 @@ LEARNERS = {
     "matching": m.MatchingSettings(),
     "matching-euclidean": m.MatchingSettings("euclidean"),
     "matching-context": m.MatchingSettings(context_steps=2),
+    "matching-views": m.MatchingSettings(
+        embedding=m.EmbeddingSettings("pyramid", bfloat16=True, views=3)
+    ),
     "relation": m.RelationSettings(),
     "siamese": m.SiameseSettings(units=8),
     "nearest-neighbour": m.NearestNeighbourSettings(),
 }
-NORMALISED = {"ConvEmbedding", "RelationEmbedding"}
+NORMALISED = {"ConvEmbedding", "AveragedViews", "RelationEmbedding"}
 ORDERED = {"matching-context"}  # those that read the support set as a sequence
 
 
