@@ -2,7 +2,7 @@
 
     python experiments/bandit.py                                # MAML-TRPO
     python experiments/bandit.py --algorithm rl2                # a recurrent policy
-    python experiments/bandit.py --algorithm rl2 --arms 10 --pulls 500
+    python experiments/bandit.py --algorithm rl2 --pulls 10 --training.meta-batch-size 1000
     python experiments/bandit.py --algorithm ucb1               # and random-arm, greedy, thompson
     python experiments/bandit.py --algorithm reptile            # an unknown name lists them all
     python experiments/bandit.py --resume latest                # after a stop of any kind
@@ -53,19 +53,19 @@ MAML = BanditSettings(
     ),
     hidden=(), test_tasks=400,
 )  # fmt: skip
-# To RL^2 a pull also gives what later pulls are chosen by.
+# To RL^2 a pull also gives what later pulls are chosen by; lambda is the paper's.
 RL2 = rl2_config(
-    MAML, 1, PolicyGradientSettings(1, 0.99, 0.95, clip=0.2),
+    MAML, 1, PolicyGradientSettings(1, 0.99, 0.3, clip=0.2),
     TrainingSettings(
-        iterations=400, meta_batch_size=500, outer_lr=3e-3, schedule="linear", max_grad_norm=1.0,
-        threads=1, log_every=10, eval_every=50, eval_tasks=1000, checkpoint_every=50,
+        iterations=1000, meta_batch_size=200, outer_lr=5e-3, schedule="linear", max_grad_norm=1.0,
+        threads=1, log_every=10, eval_every=100, eval_tasks=1000, checkpoint_every=100,
     ),
     entropy_weight=0.02,
 )  # fmt: skip
 CONFIGS = control_configs(MAML, adam_lr=0.1) | {
     "rl2": RL2,
     "random-arm": strategy_config(RL2, "random-arm", strategies.RandomArmSettings()),
-    "ucb1": strategy_config(RL2, "ucb1", strategies.UCB1Settings()),
+    "ucb1": strategy_config(RL2, "ucb1", strategies.UCB1Settings(0.2)),
     "greedy": strategy_config(RL2, "greedy", strategies.EpsilonGreedySettings()),
     "thompson": strategy_config(RL2, "thompson", strategies.ThompsonSettings()),
 }

@@ -73,7 +73,7 @@ class UCB1(ArmStrategy):
 
     Args:
         arms: Number of arms.
-        width: Factor on sqrt(2 ln t / n); 1 is the theorem's, practice takes less.
+        width: Factor on sqrt(2 ln t / n); 1 is the theorem's, practice takes less: 0.2 or so.
     """
 
     def __init__(self, arms: int, width: float = 1.0) -> None:
