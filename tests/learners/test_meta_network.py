@@ -140,6 +140,12 @@ def _params(network, row):
     return {n: p[0] for n, p in unpack(row.unsqueeze(0), like).items()}
 
 
+def test_one_example_per_class_is_read_in_a_random_order(learner, glyphs, generator):
+    chosen = learner._choose(glyphs.with_shape(shots=1).sample(50, generator).support, generator)
+    assert (chosen.squeeze(2).sort(1).values == torch.arange(3)).all()
+    assert len(chosen.squeeze(2).unique(dim=0)) == 6
+
+
 def test_pairs_are_of_two_examples(learner, glyphs, generator):
     chosen = learner._choose(glyphs.sample(50, generator).support, generator)
     assert (chosen[..., 0] != chosen[..., 1]).all()
