@@ -1,7 +1,7 @@
 """The humanoid (Rothfuss et al. 2019): run forwards or backwards, which only the reward tells.
 
     python experiments/humanoid.py                                # MAML-TRPO
-    python experiments/humanoid.py --options solver=Newton        # for MuJoCo Warp
+    python experiments/humanoid.py --options solver=Newton        # as on MuJoCo Warp
     python experiments/humanoid.py --options integrator=implicitfast  # quicker, other dynamics
     python experiments/humanoid.py --resume latest                # after a stop of any kind
     tensorboard --logdir runs/humanoid

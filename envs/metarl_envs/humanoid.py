@@ -18,7 +18,7 @@ from metarl_envs.robot import Robot
 HUMANOID = Robot(
     "Humanoid-v5", gymnasium_model("humanoid.xml"), 5, hidden=2, noise=1e-2,
     normal_velocities=False, height=2, heights=(1.0, 2.0),
-    physics="the model's solver is PGS, which MuJoCo Warp has not: solver=Newton is for that",
+    physics="the model's own solver is PGS; MuJoCo Warp has Newton in its place",
 )  # fmt: skip
 
 Solver = Literal["xml", "Newton", "CG"]
