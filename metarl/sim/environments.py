@@ -145,8 +145,9 @@ class Environments:
         self._envs = [None] * len(self._envs)
 
     def _each(self, work: Callable[[int], None], done: str) -> None:
+        at = self.rows.at
         for world in self.rows.active.nonzero()[0].tolist():
-            self.rows.at[0] = world
+            at[0] = world
             try:
                 work(world)
             except Exception as error:
@@ -170,7 +171,7 @@ class Environments:
                 f"got {len(result)} values."
             )
         observation, reward, terminated, truncated, _ = result
-        if np.ndim(reward):
+        if not isinstance(reward, float) and np.ndim(reward):  # NumPy's are floats too
             raise ValueError(f"Expected one number as reward, got the shape {np.shape(reward)}.")
         rows.observation[world] = self._flat(observation)
         rows.reward[world] = reward
@@ -195,4 +196,6 @@ def _action_maker(space: spaces.Space[Any]) -> Callable[[Any], Any]:
         first = int(space.start)
         return lambda row: int(row) + first
     shape, kind = space.shape, space.dtype
+    if len(shape or ()) == 1:
+        return lambda row: row.astype(kind)
     return lambda row: row.astype(kind).reshape(shape)

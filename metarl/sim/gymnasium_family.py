@@ -150,7 +150,7 @@ class GymnasiumFamily(Family):
         flat, rows = flattener(self.probe.observation_space), []
         for task, seed in zip(each_task(tasks), seeds(noise), strict=True):
             env = self.given(self.probe, task)
-            rows.append(flat(env.reset(seed=int(seed))[0]))
+            rows.append(np.asarray(flat(env.reset(seed=int(seed))[0]), np.float32))
             if env is not self.probe:
                 env.close()
         observation = torch.from_numpy(np.stack(rows)).to(noise.device)
@@ -244,19 +244,21 @@ def check_spaces(env: gymnasium.Env) -> None:
         )
 
 
-def flattener(space: spaces.Space[Any]) -> Callable[[Any], np.ndarray]:
-    """Returns what flattens an observation to [O] float32, and raises ValueError for others."""
+def flattener(space: spaces.Space[Any]) -> Callable[[Any], Any]:
+    """Returns what makes O numbers of an observation, and raises ValueError for others."""
     if not isinstance(space, spaces.Box):
-        return lambda value: np.asarray(spaces.flatten(space, value), np.float32)
+        return lambda value: spaces.flatten(space, value)
     shape = space.shape
+    is_flat = len(shape) == 1
 
-    def flat(value: Any) -> np.ndarray:
-        if np.shape(value) != shape:
+    def flat(value: Any) -> Any:
+        found = value.shape if isinstance(value, np.ndarray) else np.shape(value)
+        if found != shape:
             raise ValueError(
                 f"Expected an observation of shape {shape}, that of the observation space, got "
-                f"{np.shape(value)}."
+                f"{found}."
             )
-        return np.asarray(value, np.float32).ravel()
+        return value if is_flat else np.ravel(value)
 
     return flat
 

@@ -19,15 +19,17 @@ UNTRAINED = ("random", "scratch", "ppo")
 ALGORITHMS = list(script_experiment(EXPERIMENTS / "navigation2d.py").configs)
 
 
-def run(script, algorithm, runs, monkeypatch, drawn=False):
-    """Runs a script's main() in this process and returns the run folder.
+def leave_out_figures(monkeypatch):
+    """Drawing takes most of the time: it is left out where figures are not looked at."""
+    blank = np.zeros((1, 1, 3), np.uint8)
+    monkeypatch.setattr("metarl.training.logger.figure_pixels", lambda figure: blank)
+    monkeypatch.setattr("metarl.training.control_reports.save_figure", lambda figure, path: None)
 
-    Drawing takes most of the time: it is left out where figures are not looked at.
-    """
+
+def run(script, algorithm, runs, monkeypatch, drawn=False):
+    """Runs a script's main() in this process and returns the run folder."""
     if not drawn:
-        blank = np.zeros((1, 1, 3), np.uint8)
-        monkeypatch.setattr("metarl.training.logger.figure_pixels", lambda figure: blank)
-        monkeypatch.setattr("metarl.training.reports.save_figure", lambda figure, path: None)
+        leave_out_figures(monkeypatch)
     iterations = "0" if algorithm in UNTRAINED else "1"
     arguments = ["--runs", str(runs), "--algorithm", algorithm, *TINY]
     arguments += ["--training.iterations", iterations]

@@ -1,0 +1,95 @@
+"""Speed of users' own environments: the gymnasium engine beside gymnasium's vector environments.
+
+    python -m benchmarks.custom_environments                 # Pendulum and HalfCheetah, 64 worlds
+    python -m benchmarks.custom_environments --environments CartPole-v1 --workers 2 4
+
+All are given the same random actions, none has a policy. Prints a table for each environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+import tyro
+from metarl_envs.models import own_model
+
+from benchmarks.timing import print_race, race
+from metarl.sim import GymTasks, Uniform, make_vec
+
+# Something that differs between tasks, and costs as little as it can.
+PARAMETERS = {"Pendulum-v1": "g", "HalfCheetah-v5": "_forward_reward_weight"}
+# gymnasium's own model has MuJoCo warn of it once for every world.
+SETTINGS = {"HalfCheetah-v5": {"xml_file": own_model("half_cheetah.xml")}}
+
+
+@dataclass(frozen=True)
+class CustomBenchmark:
+    """What is measured."""
+
+    environments: tuple[str, ...] = ("Pendulum-v1", "HalfCheetah-v5")
+    """Ids of gymnasium."""
+    worlds: int = 64
+    """Worlds side by side."""
+    workers: tuple[int, ...] = (2,)
+    """Numbers of worker processes."""
+    steps: int = 20
+    """Environment steps of a turn's repetition."""
+    rounds: int = 7
+    """Turns of each form."""
+    seconds: float = 0.5
+    """Length of a turn."""
+
+
+def main(settings: CustomBenchmark) -> None:
+    """Measures and prints."""
+    torch.set_num_threads(1)
+    for name in settings.environments:
+        candidates = {"SyncVectorEnv": _gymnasium(settings, name)}
+        for workers in (0, *settings.workers):
+            where = f"{workers} workers" if workers else "in process"
+            candidates[f"MetaRL, {where}"] = _metarl(settings, name, workers)
+        times = race(candidates, settings.rounds, settings.seconds)
+        print_race(f"{settings.worlds} worlds of {name}", times, ["SyncVectorEnv"])
+
+
+def _gymnasium(settings: CustomBenchmark, name: str) -> Callable[[], None]:
+    keywords: dict[str, Any] = SETTINGS.get(name, {})
+    envs = gymnasium.make_vec(name, settings.worlds, vectorization_mode="sync", **keywords)
+    envs.reset(seed=0)
+    actions = _actions(settings, envs.single_action_space)
+
+    def run() -> None:
+        for chosen in actions:
+            envs.step(chosen)
+
+    return run
+
+
+def _metarl(settings: CustomBenchmark, name: str, workers: int) -> Callable[[], None]:
+    parameter = PARAMETERS.get(name, "gravity")
+    family = GymTasks(name, {parameter: Uniform(9, 10)}, settings=SETTINGS.get(name, {}))
+    env = make_vec(family, settings.worlds, device="cpu", workers=workers)
+    env.reset(seed=0)
+    actions = torch.from_numpy(_actions(settings, env.single_action_space))
+
+    def run() -> None:
+        for chosen in actions:
+            env.step(chosen)
+
+    return run
+
+
+def _actions(settings: CustomBenchmark, space: gymnasium.Space) -> np.ndarray:
+    space.seed(0)
+    return np.stack(
+        [[space.sample() for _ in range(settings.worlds)] for _ in range(settings.steps)]
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(CustomBenchmark))
