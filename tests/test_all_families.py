@@ -20,7 +20,7 @@ from metarl.trees import take_tasks
 
 NAMES = FAMILIES.names()
 MODES = ("same_step", "disabled")
-MOST_STEPS = 40  # robots take their time
+MOST_STEPS = 12  # robots take their time
 
 
 @pytest.fixture(params=NAMES)
