@@ -18,7 +18,7 @@ from metarl.training import Experiment, Parts
 from metarl.training.control import control_configs
 from metarl.training.families import FamilySettings, build_family, robot_settings
 
-CONFIGS = control_configs(robot_settings(""))
+CONFIGS = control_configs(robot_settings("", film=0))
 
 
 def build(settings: FamilySettings) -> Parts:
