@@ -45,11 +45,13 @@ class RecurrentPolicy(nn.Module):
         action_space: What it takes.
         generator: Source of the initial weights.
         units: Width of the GRU's state, at least 1.
+        embedding: Width of a layer of rectified units between the inputs and the GRU, which makes
+            products of what goes in easy to find; 0 leaves it out, as the paper does.
         hidden: Widths of the layers between the state and the action.
         init_std: Initial standard deviation of continuous actions, in their units.
 
     Raises:
-        SettingsError: There are no units, or the spaces are none that a policy suits.
+        SettingsError: A width is out of its range, or the spaces are none that a policy suits.
     """
 
     def __init__(
@@ -58,20 +60,30 @@ class RecurrentPolicy(nn.Module):
         action_space: spaces.Space[Any],
         generator: torch.Generator,
         units: int = 64,
+        embedding: int = 0,
         hidden: tuple[int, ...] = (),
         init_std: float = 1.0,
     ) -> None:
         super().__init__()
-        if units < 1:
-            raise SettingsError(f"Expected at least 1 recurrent unit, got {units}.")
+        if units < 1 or embedding < 0:
+            raise SettingsError(
+                "Expected at least 1 recurrent unit and an embedding of at least 0, got "
+                f"{units} and {embedding}."
+            )
         policy_for((observation_space, action_space), torch.Generator(), ())  # checks the spaces
         memory = spaces.Box(-1.0, 1.0, (units,), np.float32)
         self.head = policy_for((memory, action_space), generator, hidden, init_std=init_std)
         self.num_actions = int(action_space.n) if isinstance(action_space, spaces.Discrete) else 0
         action_size = self.num_actions or math.prod(action_space.shape or ())
         size = math.prod(observation_space.shape or ()) + action_size + self.num_actions + 2
+        self.embedding = None
+        if embedding:
+            weight = torch.empty(embedding, size, device=generator.device)
+            nn.init.normal_(weight, std=math.sqrt(2 / size), generator=generator)
+            self.embedding = Weights(weight, torch.zeros(embedding, device=generator.device))
         # On the meta device first: torch would draw its weights from the global generator.
-        self.gru = nn.GRU(size, units, device="meta").to_empty(device=generator.device)
+        gru = nn.GRU(embedding or size, units, device="meta")
+        self.gru = gru.to_empty(device=generator.device)
         self._initialise(generator)
         self.value = Weights(
             torch.zeros(1, units, device=generator.device), torch.zeros(1, device=generator.device)
@@ -91,7 +103,7 @@ class RecurrentPolicy(nn.Module):
     def act(self, state: Tensor, percept: Percept, noise: Tensor) -> Choice:
         """See `Player.act`; records `Remembered`."""
         inputs = self.encode(percept)
-        state = torch.gru_cell(inputs, state, *self.gru.all_weights[0])
+        state = torch.gru_cell(self._embedded(inputs), state, *self.gru.all_weights[0])
         behaviour = self.distribution(state)
         return Choice(behaviour.sample(noise), state, Remembered(inputs, behaviour))
 
@@ -111,7 +123,7 @@ class RecurrentPolicy(nn.Module):
         The state at a step is that after its inputs: what its action comes from.
         """
         sequences = inputs.flatten(0, 1).transpose(0, 1).contiguous()
-        states, _ = self.gru(sequences)
+        states, _ = self.gru(self._embedded(sequences))
         return states.transpose(0, 1).unflatten(0, inputs.shape[:2])
 
     def distribution(self, states: Tensor) -> Distribution:
@@ -124,6 +136,11 @@ class RecurrentPolicy(nn.Module):
     def values(self, states: Tensor) -> Tensor:
         """Returns the values [*B] of states [*B, units], in units that the learner knows."""
         return F.linear(states, self.value.weight, self.value.bias).squeeze(-1)
+
+    def _embedded(self, inputs: Tensor) -> Tensor:
+        if self.embedding is None:
+            return inputs
+        return torch.relu(F.linear(inputs, self.embedding.weight, self.embedding.bias))
 
     def _initialise(self, generator: torch.Generator) -> None:
         """Orthogonal weights from state to state, gate by gate; normal ones from the inputs."""

@@ -70,6 +70,8 @@ class RL2Settings:
     """Episodes of a training trial, at least 1; an evaluation of K steps plays K + 1."""
     units: int = 64
     """Width of the recurrent state."""
+    embedding: int = 0
+    """Width of a layer of rectified units before it; 0 leaves that out, as the paper does."""
     value_weight: float = 0.5
     """Weight of the value function's error in the loss, above 0."""
     entropy_weight: float = 0.0
@@ -81,10 +83,10 @@ class RL2Settings:
         Raises:
             SettingsError: A setting is out of its range.
         """
-        if min(self.episodes, self.units) < 1:
+        if min(self.episodes, self.units) < 1 or self.embedding < 0:
             raise SettingsError(
-                "Expected at least 1 episode and 1 unit, got "
-                f"episodes={self.episodes} and units={self.units}."
+                "Expected at least 1 episode, 1 unit and an embedding of at least 0, got "
+                f"episodes={self.episodes}, units={self.units} and embedding={self.embedding}."
             )
         if not self.value_weight > 0 or not self.entropy_weight >= 0:
             raise SettingsError(

@@ -269,9 +269,8 @@ def _learner(
         "observe_task": settings.observe_task,
     }
     if isinstance(chosen, RL2Settings):
-        recurrent = RecurrentPolicy(
-            *spaces, generator, chosen.units, settings.hidden, settings.init_std
-        )
+        widths = (chosen.units, chosen.embedding, settings.hidden)
+        recurrent = RecurrentPolicy(*spaces, generator, *widths, settings.init_std)
         return RecurrentLearner(recurrent, family, chosen, gradients, **shared)
     policy = policy_for(spaces, generator, settings.hidden, init_std=settings.init_std)
     return PolicyLearner(chosen.build(policy, generator), family, gradients, **shared)

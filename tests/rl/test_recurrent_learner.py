@@ -17,9 +17,10 @@ T, N, E = 3, 2, 3
 FAMILIES = {"mdp": TabularMDP(states=3, actions=2, horizon=3), "early ends": Drift(horizon=4)}
 
 
-def make(family, chunk=None, gradients=None, units=5, **settings):
+def make(family, chunk=None, gradients=None, units=5, embedding=0, **settings):
     generator = torch.Generator().manual_seed(1)
-    policy = RecurrentPolicy(family.observation_space, family.action_space, generator, units)
+    spaces = (family.observation_space, family.action_space)
+    policy = RecurrentPolicy(*spaces, generator, units, embedding)
     with torch.no_grad():  # values and actions that depend on the state
         for p in (*policy.value.parameters(), *policy.head.parameters()):
             p.add_(0.3 * torch.randn(p.shape, generator=generator))
@@ -37,9 +38,9 @@ def double(value):
     return map_tensors(lambda t: t.double() if t.is_floating_point() else t, value)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_gradient_on_stored_trials_is_that_of_finite_differences(name):
-    learner = make(FAMILIES[name])
+@pytest.mark.parametrize(("name", "embedding"), [("mdp", 0), ("mdp", 4), ("early ends", 0)])
+def test_the_gradient_on_stored_trials_is_that_of_finite_differences(name, embedding):
+    learner = make(FAMILIES[name], embedding=embedding)
     inputs = double(prepared(learner))
     learner.double()
     generator = torch.Generator().manual_seed(2)
@@ -181,7 +182,8 @@ def test_settings_of_an_inner_loop_are_refused(setting):
 @pytest.mark.parametrize(
     ("setting", "word"),
     [({"episodes": 0}, "episodes=0"), ({"units": 0}, "units=0"),
-     ({"value_weight": 0.0}, "value_weight"), ({"entropy_weight": -0.1}, "entropy_weight")],
+     ({"embedding": -1}, "embedding=-1"), ({"value_weight": 0.0}, "value_weight"),
+     ({"entropy_weight": -0.1}, "entropy_weight")],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(setting, word):
     with pytest.raises(SettingsError, match=word):

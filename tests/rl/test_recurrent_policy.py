@@ -21,10 +21,10 @@ FAMILIES = {
 }
 
 
-def policy_of(family, seed=1, units=7):
+def policy_of(family, seed=1, units=7, embedding=0):
     generator = torch.Generator().manual_seed(seed)
     policy = RecurrentPolicy(
-        family.observation_space, family.action_space, generator, units, hidden=(5,)
+        family.observation_space, family.action_space, generator, units, embedding, hidden=(5,)
     )
     with torch.no_grad():  # an untrained head is nearly blind to the state
         for p in policy.head.parameters():
@@ -83,10 +83,11 @@ def test_a_step_is_that_of_the_formula():
     np.testing.assert_allclose(new, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("embedding", [0, 6])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_looking_back_gives_what_was_there_when_it_acted(name):
+def test_looking_back_gives_what_was_there_when_it_acted(name, embedding):
     """Whole sequences through torch.nn.GRU against the steps of the trials."""
-    policy = policy_of(FAMILIES[name])
+    policy = policy_of(FAMILIES[name], embedding=embedding)
     trials = played(FAMILIES[name], policy)
     seen = trials.record
     again = policy.distribution(policy.unroll(seen.inputs))
@@ -149,6 +150,8 @@ def test_what_it_cannot_be_built_for_is_refused(generator):
     box = spaces.Box(0, 1, (2,), np.float32)
     with pytest.raises(SettingsError, match="at least 1 recurrent unit"):
         RecurrentPolicy(box, spaces.Discrete(2), generator, units=0)
+    with pytest.raises(SettingsError, match="an embedding of at least 0, got 1 and -1"):
+        RecurrentPolicy(box, spaces.Discrete(2), generator, units=1, embedding=-1)
     with pytest.raises(SettingsError, match="Box of observations"):
         RecurrentPolicy(spaces.Discrete(3), spaces.Discrete(2), generator)
     with pytest.raises(SettingsError, match="Expected actions"):
