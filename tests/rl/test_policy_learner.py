@@ -9,6 +9,7 @@ from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.trees import cut_tasks, map_tensors
+from tests.rl.differences import check_gradient
 
 FAMILY = Navigation2D(horizon=6)
 T, N = 3, 4
@@ -92,23 +93,7 @@ def test_the_meta_gradient_on_stored_rollouts_is_that_of_finite_differences(surr
     with torch.no_grad():  # away from the parameters that made the rollouts: every term counts
         for p in params:
             p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)))
-    grads = torch.autograd.grad(learner(inputs).losses.mean(), params)
-    generator = torch.Generator().manual_seed(3)
-    for p, g in zip(params, grads, strict=True):
-        direction = torch.randn(p.shape, generator=generator, dtype=p.dtype)
-        ends = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                p.add_(sign * 1e-5 * direction)
-                ends.append(_loss_with_gradients(learner, inputs))
-                p.add_(-sign * 1e-5 * direction)
-        numeric = (ends[0] - ends[1]) / 2e-5
-        torch.testing.assert_close((g * direction).sum(), numeric, rtol=1e-5, atol=1e-8)
-
-
-def _loss_with_gradients(learner, inputs):
-    with torch.enable_grad():
-        return learner(inputs).losses.mean().detach()
+    check_gradient(lambda: learner(inputs).losses.mean(), params)
 
 
 def test_values_without_gradients_are_those_with_them():

@@ -11,6 +11,7 @@ from metarl.rl.settings import PolicyGradientSettings, RL2Settings
 from metarl.training.proximal import ProximalSettings
 from metarl.training.settings import TrainingSettings
 from metarl.trees import concatenate_tasks, cut_tasks, map_tensors
+from tests.rl.differences import check_gradient
 from tests.sim.families import Drift
 
 T, N, E = 3, 2, 3
@@ -48,17 +49,7 @@ def test_the_gradient_on_stored_trials_is_that_of_finite_differences(name, embed
     with torch.no_grad():  # away from where the trials were played, some ratios clipped
         for p in params:
             p.add_(0.2 * torch.randn(p.shape, generator=generator))
-    grads = torch.autograd.grad(learner(inputs).losses.mean(), params)
-    for p, g in zip(params, grads, strict=True):
-        direction = torch.randn(p.shape, generator=generator, dtype=p.dtype)
-        ends = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                p.add_(sign * 1e-6 * direction)
-                ends.append(learner(inputs).losses.mean())
-                p.add_(-sign * 1e-6 * direction)
-        numeric = (ends[0] - ends[1]) / 2e-6
-        torch.testing.assert_close((g * direction).sum(), numeric, rtol=1e-5, atol=1e-8)
+    check_gradient(lambda: learner(inputs).losses.mean(), params, 1e-6)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
