@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import gymnasium
 import torch
@@ -18,7 +17,7 @@ from metarl.sim.card import Card, Fact
 from metarl.sim.family import ControlTasks, Tasks
 from metarl.sim.gymnasium_family import GymnasiumFamily, Task
 from metarl.sim.ranges import Range
-from metarl.tasks.base import Split, check_num_tasks
+from metarl.tasks.base import check_num_tasks
 
 
 @dataclass(frozen=True)
@@ -35,26 +34,14 @@ class GymTasks(GymnasiumFamily):
         >>> family = GymTasks("Pendulum-v1", {"g": Uniform(5, 15), "m": LogUniform(0.5, 2)})
         >>> check_family(family)
 
+    The settings of `GymnasiumFamily` follow by name.
+
     Attributes:
-        env: See `GymnasiumFamily`.
         parameters: Name -> what its values are drawn from. The first one whose values are
             continuous has other values in each split.
-        horizon: See `GymnasiumFamily`.
-        name: With a version; by default the environment's with the parameters in it.
-        settings: See `GymnasiumFamily`.
-        workers: See `GymnasiumFamily`.
-        time_limit: See `GymnasiumFamily`.
-        part: See `GymnasiumFamily`.
     """
 
-    env: str | Callable[..., gymnasium.Env]
     parameters: Mapping[str, Range]
-    horizon: int = 0
-    name: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    workers: int = 0
-    time_limit: float = 60.0
-    part: Split = "train"
 
     def __post_init__(self) -> None:
         """Checks the parameters too; see `GymnasiumFamily`.
@@ -73,10 +60,13 @@ class GymTasks(GymnasiumFamily):
                     f"Expected the parameter {name!r} to be drawn from a Range such as "
                     f"Uniform(0, 1), got {values!r}."
                 )
-        if not self.name:
-            object.__setattr__(self, "name", versioned(self.title, ",".join(self.parameters)))
         super().__post_init__()
         self._check_parameters()
+
+    @property
+    def note(self) -> str:
+        """See `GymnasiumFamily.note`: the parameters."""
+        return ",".join(self.parameters)
 
     @cached_property
     def attributes(self) -> frozenset[str]:
@@ -142,11 +132,3 @@ class GymTasks(GymnasiumFamily):
             ) from error
         if env is not self.probe:
             env.close()
-
-
-def versioned(title: str, note: str) -> str:
-    """Returns an environment's name with a note before its version: "Pendulum(g)-v1"."""
-    stem, _, version = title.rpartition("-v")
-    if not stem or not version.isdigit():
-        stem, version = title, "1"
-    return f"{stem}({note})-v{version}"

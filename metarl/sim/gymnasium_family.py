@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ Task = Mapping[str, np.ndarray]
 SEEDS = 2**24  # a float32 number in [0, 1) has so many values
 
 
+@dataclass(frozen=True, kw_only=True)
 class GymnasiumFamily(Family):
     """A family whose worlds are gymnasium environments; other processes may step them.
 
@@ -38,19 +40,28 @@ class GymnasiumFamily(Family):
 
     Attributes:
         env: An environment's id, or what builds one.
-        settings: Keyword arguments for that; those that it cannot be built without among them.
         horizon: Steps of an episode; where it is 0 at first, the environment's own time limit.
-        part: The split that tasks are drawn from.
+        name: With a version; by default the environment's, with a note of what tasks change.
+        settings: Keyword arguments for what builds the environment, those that it cannot do
+            without among them.
         workers: Processes that step the environments; 0 steps them in this one.
         time_limit: Seconds that a worker may take for one step, or one reset, of all its worlds.
+        part: The split that tasks are drawn from.
     """
 
-    env: str | Callable[..., gymnasium.Env]
-    settings: Mapping[str, Any]
-    part: Split
-    reset_noise = 1
+    env: str | Callable[..., gymnasium.Env] = field(kw_only=False)
+    horizon: int = 0
+    name: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
     workers: int = 0
     time_limit: float = 60.0
+    part: Split = "train"
+    reset_noise = 1
+
+    @property
+    @abstractmethod
+    def note(self) -> str:
+        """What tasks change, for the name: "g,m" of "Pendulum(g,m)-v1"."""
 
     def __post_init__(self) -> None:
         """Builds an environment, and checks it and the settings.
@@ -65,6 +76,8 @@ class GymnasiumFamily(Family):
                 "Expected `workers` and `horizon` of at least 0 and a `time_limit` above 0, got "
                 f"{self.workers}, {self.horizon} and {self.time_limit}."
             )
+        if not self.name:
+            object.__setattr__(self, "name", _versioned(self.title, self.note))
         check_spaces(self.probe)
         object.__setattr__(self, "horizon", self._governing(self.horizon))
 
@@ -283,6 +296,13 @@ def _time_limit(env: gymnasium.Env) -> int | None:
             limits.append(env._max_episode_steps)  # `spec` lacks it for unregistered environments
         env = env.env
     return min(limits, default=None)
+
+
+def _versioned(title: str, note: str) -> str:
+    stem, _, version = title.rpartition("-v")
+    if not stem or not version.isdigit():
+        stem, version = title, "1"
+    return f"{stem}({note})-v{version}"
 
 
 def _told(space: spaces.Space[Any]) -> str:

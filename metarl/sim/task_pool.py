@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pickle
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -19,7 +19,6 @@ from torch import Tensor
 from metarl.errors import SettingsError
 from metarl.sim.card import Card, Fact
 from metarl.sim.family import ControlTasks, Tasks
-from metarl.sim.gym_tasks import versioned
 from metarl.sim.gymnasium_family import GymnasiumFamily, Task
 from metarl.tasks.base import SPLITS, Split, check_num_tasks
 
@@ -43,27 +42,15 @@ class GymTaskPool(GymnasiumFamily):
         >>> pools = {"train": ml1.train_tasks, "validation": ..., "test": ml1.test_tasks}
         >>> family = GymTaskPool(ml1.train_classes["reach-v3"], pools, horizon=500)
 
+    The settings of `GymnasiumFamily` follow by name; for workers, tasks have to be picklable.
+
     Attributes:
-        env: See `GymnasiumFamily`.
         tasks: How many to draw, at least 3; or the tasks of each split, at least 1.
-        horizon: See `GymnasiumFamily`.
-        name: With a version; by default the environment's with "tasks" in it.
         seed: The pool's.
-        settings: See `GymnasiumFamily`.
-        workers: See `GymnasiumFamily`; tasks then have to be picklable.
-        time_limit: See `GymnasiumFamily`.
-        part: See `GymnasiumFamily`.
     """
 
-    env: str | Callable[..., gymnasium.Env]
     tasks: int | Mapping[Split, Sequence[Any]] = 300
-    horizon: int = 0
-    name: str = ""
     seed: int = 0
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    workers: int = 0
-    time_limit: float = 60.0
-    part: Split = "train"
 
     def __post_init__(self) -> None:
         """Draws the pool too; see `GymnasiumFamily`.
@@ -71,8 +58,6 @@ class GymTaskPool(GymnasiumFamily):
         Raises:
             SettingsError: The environment has not the methods, or the pool is not usable.
         """
-        if not self.name:
-            object.__setattr__(self, "name", versioned(self.title, "tasks"))
         super().__post_init__()
         drawn = isinstance(self.tasks, int)
         missing = [
@@ -87,6 +72,11 @@ class GymTaskPool(GymnasiumFamily):
             )
         if any(not tasks for tasks in self.pools.values()):
             raise SettingsError("Expected at least one task for each of train, validation, test.")
+
+    @property
+    def note(self) -> str:
+        """See `GymnasiumFamily.note`."""
+        return "tasks"
 
     @cached_property
     def pools(self) -> dict[Split, list[Any]]:
