@@ -1,8 +1,8 @@
-"""The meta-gradient as one compiled function.
+"""Functions of a learner as compiled code: the meta-gradient, and what trust regions compute.
 
-What a learner computes is captured operation by operation, derivatives of every order included,
-just as it runs uncompiled; the compiler sees that straight list of tensor operations and never the
-Python code. It is captured and compiled anew for each structure and shape of the inputs.
+What runs is captured operation by operation, derivatives of every order included, just as it runs
+uncompiled; the compiler sees that straight list of tensor operations and never the Python code. It
+is captured and compiled anew for each structure and shape of the inputs.
 """
 
 from __future__ import annotations
@@ -16,36 +16,140 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.utils import parameters_to_vector
 
 from metarl.adaptation.learner import Learner, MetaInputs, MetaLoss
 from metarl.errors import SettingsError
+from metarl.training.graphs import split
 from metarl.trees import map_tensors
 
 NARROW = 16
 """Matrix products of fewer columns (than a vector register holds) are quicker transposed."""
 
+Backend = Callable[[torch.fx.GraphModule, list[Tensor]], Callable[..., Any]]
+"""Compiles a graph for example inputs; what it returns gives a sequence of tensors."""
 
-class CompiledGradient:
-    """Computes a learner's meta-gradient with compiled code.
+
+class Capture:
+    """Captures functions of a learner's parameters and of nested tensors as graphs.
 
     Args:
-        learner: Its `forward` must be pure: tensors in, tensors out, no choice by their values.
-        params: The parameters to take the gradient for.
-        backend: Compiles a graph for example inputs: inductor, with its C++ wrapper on the CPU.
+        learner: It must be pure: tensors in, tensors out, no choice by their values.
+        params: The parameters to take derivatives for; the others are constants.
+        function: Called as function(leaves, *inputs) with gradients on, while the learner holds
+            other tensors in place of its own: the leaves in place of `params`. Returns nested
+            tensors.
+        backend: Compiles a graph: inductor, with its C++ wrapper on the CPU.
     """
 
     def __init__(
         self,
         learner: Learner,
         params: list[nn.Parameter],
-        backend: Callable[[torch.fx.GraphModule, list[Tensor]], Callable[..., Any]] | None = None,
+        function: Callable[..., Any],
+        backend: Backend | None = None,
     ) -> None:
-        self._learner = learner
-        self._params = params
+        self._bound = _Bound(learner, function)
         self._backend = backend or _inductor
-        self._state = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
+        self._state = {**dict(self._bound.named_parameters()), **dict(self._bound.named_buffers())}
+        self._trained = {id(p) for p in params}
+
+    def arguments(self, inputs: tuple[Any, ...]) -> tuple[list[Tensor], Any]:
+        """Returns the tensors that a graph takes, and what tells whether a graph fits them."""
+        tensors, structure = list(self._state.values()), []
+        _flatten(inputs, tensors, structure)
+        return tensors, tuple(structure)
+
+    def graph(
+        self, inputs: tuple[Any, ...], tensors: list[Tensor]
+    ) -> tuple[torch.fx.GraphModule, Any]:
+        """Returns the graph, from tensors to tensors, and the structure of what comes out."""
+        templates: list[Any] = []
+
+        @torch.enable_grad()
+        def flat(*values: Tensor) -> list[Tensor]:
+            rest = iter(values)
+            state, leaves = {}, []
+            for name, tensor in self._state.items():
+                state[name] = next(rest).detach()
+                if id(tensor) in self._trained:
+                    leaves.append(state[name].requires_grad_())
+            given = map_tensors(lambda _: next(rest), inputs)
+            result = functional_call(self._bound, state, (leaves, *given))
+            detached = map_tensors(Tensor.detach, result)
+            outputs: list[Tensor] = []
+            _flatten(detached, outputs, [])
+            templates.append(map_tensors(lambda t: t.new_empty(0), detached))
+            return outputs
+
+        return make_fx(flat, decomposition_table=PRODUCTS)(*tensors), templates[-1]
+
+    def compiled(self, graph: torch.fx.GraphModule, tensors: list[Tensor]) -> Callable[..., Any]:
+        """Compiles a graph for these tensors.
+
+        Raises:
+            SettingsError: There is no C++ compiler.
+        """
+        try:
+            return self._backend(graph, tensors)
+        except RuntimeError as error:
+            if "InvalidCxxCompiler" not in str(error):
+                raise
+            raise SettingsError(
+                "`compile` needs a C++ compiler, and none was found: install g++, name one in "
+                "the environment variable CXX, or train without `compile`."
+            ) from error
+
+
+class CompiledFunction:
+    """A function of a learner, compiled.
+
+    Args:
+        capture: What is compiled.
+    """
+
+    def __init__(self, capture: Capture) -> None:
+        self._capture = capture
         self._lock = threading.Lock()  # capturing swaps the learner's parameters for a while
-        self._compiled: dict[Any, tuple[Callable[..., Any], list[bool], MetaLoss]] = {}
+        self._compiled: dict[Any, tuple[Callable[..., Any], Any]] = {}
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Returns what the function returns for nested tensors, detached.
+
+        Raises:
+            SettingsError: There is no C++ compiler.
+        """
+        tensors, key = self._capture.arguments(inputs)
+        with torch.no_grad():
+            with self._lock:
+                if key not in self._compiled:
+                    graph, template = self._capture.graph(inputs, tensors)
+                    self._compiled[key] = self._capture.compiled(graph, tensors), template
+            function, template = self._compiled[key]
+            outputs = iter(function(*tensors))
+        return map_tensors(lambda _: next(outputs), template)
+
+
+class CompiledGradient:
+    """Computes a learner's meta-gradient with compiled code.
+
+    Args:
+        learner: See `Capture`.
+        params: The parameters to take the gradient for.
+        backend: See `Capture`.
+    """
+
+    def __init__(
+        self, learner: Learner, params: list[nn.Parameter], backend: Backend | None = None
+    ) -> None:
+        def gradient(
+            leaves: list[Tensor], inputs: MetaInputs, total: int
+        ) -> tuple[list[Tensor | None], MetaLoss]:
+            result: MetaLoss = learner(inputs)
+            loss = result.losses.sum() / total
+            return list(torch.autograd.grad(loss, leaves, allow_unused=True)), result
+
+        self._gradient = CompiledFunction(Capture(learner, params, gradient, backend))
 
     def __call__(self, inputs: MetaInputs, total: int) -> tuple[list[Tensor | None], MetaLoss]:
         """Returns the gradient of the sum of the losses over `total`, and the rest, detached.
@@ -55,54 +159,66 @@ class CompiledGradient:
         Raises:
             SettingsError: There is no C++ compiler.
         """
-        tensors = list(self._state.values())
-        structure: list[Any] = [total]
-        _flatten(inputs, tensors, structure)
-        key = tuple(structure)
+        return self._gradient(inputs, total)
+
+
+class CompiledProduct:
+    """Products of vectors with a matrix that a learner and inputs give, compiled.
+
+    What does not depend on the vector is computed once for many of them.
+
+    Args:
+        capture: Of a function of inputs and, at last, a vector; it returns a vector.
+        params: P numbers in all, as many as the vectors have.
+    """
+
+    def __init__(self, capture: Capture, params: list[nn.Parameter]) -> None:
+        self._capture = capture
+        self._params = params
+        self._lock = threading.Lock()
+        self._compiled: dict[Any, tuple[Callable[..., Any], Callable[..., Any], list[int]]] = {}
+
+    def __call__(self, *inputs: Any) -> Callable[[Tensor], Tensor]:
+        """Returns the function from vectors [P] to vectors [P].
+
+        Raises:
+            SettingsError: There is no C++ compiler.
+        """
+        inputs = (*inputs, parameters_to_vector(self._params).detach())
+        tensors, key = self._capture.arguments(inputs)
         with torch.no_grad():
             with self._lock:
                 if key not in self._compiled:
-                    self._compiled[key] = self._compile(inputs, tensors, total)
-            function, used, template = self._compiled[key]
-            outputs = iter(function(*tensors))
-        grads = [next(outputs) if u else None for u in used]
-        return grads, map_tensors(lambda _: next(outputs), template)
+                    self._compiled[key] = self._compile(inputs, tensors)
+            early, late, direct = self._compiled[key]
+            known = [*(tensors[i] for i in direct), *early(*tensors[:-1])]
+
+        @torch.no_grad()
+        def product(vector: Tensor) -> Tensor:
+            return late(*known, vector)[0]
+
+        return product
 
     def _compile(
-        self, inputs: MetaInputs, tensors: list[Tensor], total: int
-    ) -> tuple[Callable[..., Any], list[bool], MetaLoss]:
-        results: list[MetaLoss] = []
-        used: list[list[bool]] = []
-        trained = {id(p) for p in self._params}
+        self, inputs: tuple[Any, ...], tensors: list[Tensor]
+    ) -> tuple[Callable[..., Any], Callable[..., Any], list[int]]:
+        graph, _ = self._capture.graph(inputs, tensors)
+        first, second, direct = split(graph)
+        early = self._capture.compiled(first, tensors[:-1])
+        known = [*(tensors[i] for i in direct), *early(*tensors[:-1])]
+        return early, self._capture.compiled(second, [*known, tensors[-1]]), direct
 
-        @torch.enable_grad()
-        def gradient(*values: Tensor) -> list[Tensor]:
-            rest = iter(values)
-            state, leaves = {}, []
-            for name, tensor in self._state.items():
-                state[name] = next(rest).detach()
-                if id(tensor) in trained:
-                    leaves.append(state[name].requires_grad_())
-            chunk = map_tensors(lambda _: next(rest), inputs)
-            result: MetaLoss = functional_call(self._learner, state, (chunk,))
-            grads = torch.autograd.grad(result.losses.sum() / total, leaves, allow_unused=True)
-            used.append([grad is not None for grad in grads])
-            detached = map_tensors(Tensor.detach, result)
-            outputs: list[Tensor] = []
-            _flatten(detached, outputs, [])
-            results.append(map_tensors(lambda t: t.new_empty(0), detached))
-            return [*(grad for grad in grads if grad is not None), *outputs]
 
-        graph = make_fx(gradient, decomposition_table=PRODUCTS)(*tensors)
-        try:
-            return self._backend(graph, tensors), used[-1], results[-1]
-        except RuntimeError as error:
-            if "InvalidCxxCompiler" not in str(error):
-                raise
-            raise SettingsError(
-                "`compile` needs a C++ compiler, and none was found: install g++, name one in "
-                "the environment variable CXX, or train without `compile`."
-            ) from error
+class _Bound(nn.Module):
+    """The learner and a function of it, so that its parameters can be swapped."""
+
+    def __init__(self, learner: Learner, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.learner = learner
+        self._function = function
+
+    def forward(self, *args: Any) -> Any:
+        return self._function(*args)
 
 
 def _inductor(graph: torch.fx.GraphModule, tensors: list[Tensor]) -> Callable[..., Any]:

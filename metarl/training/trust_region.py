@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metarl.adaptation.learner import Learner, MetaLoss
+from metarl.adaptation.learner import Learner
 from metarl.errors import SettingsError
 from metarl.rl.conjugate_gradient import conjugate_gradient
 from metarl.rl.fisher import fisher_product, flatten, unflatten
 from metarl.rl.policy_learner import PolicyInputs, PolicyLearner
+from metarl.training.compilation import Capture, CompiledFunction, CompiledProduct
 from metarl.training.meta_gradient import MetaGradient
 from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
 from metarl.training.settings import TrainingSettings
@@ -114,6 +116,13 @@ class TrustRegionUpdate(OuterUpdate):
         self.settings = settings
         self.gradient = MetaGradient(learner, training)
         self.params = self.gradient.params
+        self._product, self._outcome = partial(self._made_product, self.params), self._judged
+        if training.compile:
+            product = Capture(learner, self.params, self._multiplied)
+            self._product = CompiledProduct(product, self.params)
+            self._outcome = CompiledFunction(
+                Capture(learner, [], lambda _, chunk: self._judged(chunk))
+            )
 
     def __call__(self, inputs: PolicyInputs, iteration: int) -> MetaResult:
         """See `OuterUpdate.__call__`."""
@@ -149,8 +158,7 @@ class TrustRegionUpdate(OuterUpdate):
             size *= max(self.learner.settings.trajectories // self.settings.fisher_trajectories, 1)
 
         def of_chunk(chunk: PolicyInputs) -> Callable[[Tensor], Tensor]:
-            distribution = self.learner.adapted_distribution(chunk)
-            return fisher_product(distribution, chunk.experience[-1].weights / total, self.params)
+            return self._product(chunk, total)
 
         fits = total <= size
         chunks = cut_tasks(thinned, -(-total // training.workers) if fits else size)
@@ -164,6 +172,18 @@ class TrustRegionUpdate(OuterUpdate):
             return sum(parts, start=self.settings.damping * vector)
 
         return product
+
+    def _made_product(
+        self, params: Sequence[Tensor], chunk: PolicyInputs, total: int
+    ) -> Callable[[Tensor], Tensor]:
+        """Returns the product with a chunk's share of the Fisher matrix, not damped."""
+        distribution = self.learner.adapted_distribution(chunk)
+        return fisher_product(distribution, chunk.experience[-1].weights / total, params)
+
+    def _multiplied(
+        self, params: Sequence[Tensor], chunk: PolicyInputs, total: int, vector: Tensor
+    ) -> Tensor:
+        return self._made_product(params, chunk, total)(vector)
 
     @torch.no_grad()
     def _line_search(self, step: Tensor, loss: Tensor, inputs: PolicyInputs) -> dict[str, Tensor]:
@@ -191,13 +211,14 @@ class TrustRegionUpdate(OuterUpdate):
     def _judge(self, inputs: PolicyInputs) -> tuple[Tensor, Tensor]:
         """Returns loss and divergence of the adapted policies, mean over the tasks."""
         chunks = cut_tasks(inputs, self.gradient.settings.task_chunk_size)
-        results = list(self.gradient.map(self._without_gradients, chunks))
-        losses = torch.cat([r.losses for r in results])
-        return losses.mean(), torch.cat([r.metrics["meta/kl"] for r in results]).mean()
+        losses, divergences = zip(*self.gradient.map(self._outcome, chunks), strict=True)
+        return torch.cat(losses).mean(), torch.cat(divergences).mean()
 
     @torch.no_grad()
-    def _without_gradients(self, chunk: PolicyInputs) -> MetaLoss:
-        return self.learner(chunk)
+    def _judged(self, chunk: PolicyInputs) -> tuple[Tensor, Tensor]:
+        """Returns loss and divergence of the adapted policies of a chunk's tasks, [T] each."""
+        result = self.learner(chunk)
+        return result.losses, result.metrics["meta/kl"]
 
     def state_dict(self) -> dict[str, Any]:
         """See `OuterUpdate.state_dict`; there is nothing to keep."""

@@ -112,7 +112,7 @@ def test_the_captured_gradient_sees_changed_parameters_buffers_and_tasks():
             p.data -= 0.1 * g
         learner.finish(loss.carry)
         inputs = sine_inputs(learner)
-    assert len(gradient._compiled) == 1, "captured once"
+    assert len(gradient._gradient._compiled) == 1, "captured once"
 
 
 def test_it_is_captured_anew_where_other_steps_are_judged(generator):
@@ -123,7 +123,7 @@ def test_it_is_captured_anew_where_other_steps_are_judged(generator):
         inputs = learner.prepare(tasks, generator, iteration)
         _, loss = gradient(inputs, 4)
         torch.testing.assert_close(loss.losses, learner(inputs).losses.detach())
-    assert len(gradient._compiled) == 2
+    assert len(gradient._gradient._compiled) == 2
 
 
 def test_chunks_beside_each_other_are_captured_once(monkeypatch):

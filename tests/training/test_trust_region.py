@@ -9,6 +9,7 @@ from metarl.rl.fisher import flatten
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
+from metarl.training import compilation
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
@@ -17,10 +18,10 @@ from metarl.trees import map_tensors
 FAMILY = Navigation2D(horizon=8)
 
 
-def make(chunk=None, workers=1, **settings):
+def make(chunk=None, workers=1, compiled=False, **settings):
     policy = policy_for(FAMILY, torch.Generator().manual_seed(1), hidden=(8,), activation="tanh")
     learner = PolicyLearner(MAML(policy, 0.5), FAMILY, PolicyGradientSettings(trajectories=6))
-    training = TrainingSettings(task_chunk_size=chunk, workers=workers)
+    training = TrainingSettings(task_chunk_size=chunk, workers=workers, compile=compiled)
     update = TrustRegionSettings(**settings).build(learner, training)
     return learner, update
 
@@ -80,6 +81,39 @@ def test_chunks_change_nothing_but_memory():
         found.append((slope, update._fisher(inputs)(slope), judged))
     for others in found[1:]:
         torch.testing.assert_close(found[0], others)
+
+
+@pytest.mark.parametrize(("chunk", "workers", "kept"), [(None, 1, None), (3, 2, None), (2, 2, 3)])
+def test_what_is_captured_to_be_compiled_is_the_same(chunk, workers, kept, monkeypatch):
+    monkeypatch.setattr(compilation, "_inductor", lambda graph, tensors: graph)
+    found = []
+    for compiled in (False, True):
+        learner, update = make(
+            chunk, workers, compiled, fisher_trajectories=kept, cg_iterations=3, damping=0.01
+        )
+        batches = [double(prepared(learner, seed)) for seed in range(2)]
+        learner.double()
+        for inputs in batches:  # the second with the graphs of the first
+            result = update(inputs, 0)
+        product = update._fisher(inputs)
+        vectors = torch.eye(len(parameters(learner)), dtype=torch.double)[:3]
+        metrics = torch.stack([m.mean() for m in result.metrics.values()])
+        found.append([parameters(learner), metrics, *map(product, vectors)])
+    for expected, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_step_is_that_of_the_uncompiled_one():
+    found = []
+    for compiled in (False, True):
+        learner, update = make(2, compiled=compiled, cg_iterations=3, damping=0.01)
+        for seed in range(2):
+            result = update(prepared(learner, seed), 0)
+            assert result.metrics["meta/line_search/accepted"] == 1
+        found.append(parameters(learner))
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
 def test_fewer_rollouts_estimate_the_matrix_of_the_first_of_them():
