@@ -33,7 +33,7 @@ class RecurrentInputs:
         advantages: Advantage of each action, [T, N, L]; 0 beyond the end of a trial.
         targets: The discounted return from each step on, per step to come, [T, N, L].
         weights: Weight of each step in a mean over all steps of a task, [T, N, L]; sums to 1.
-        scale: Standard deviation of all targets together, [T]: the same for every task.
+        units: Mean and spread of all targets together, [T, 2]: the same for every task.
     """
 
     tasks: ControlTasks
@@ -42,7 +42,7 @@ class RecurrentInputs:
     advantages: Tensor
     targets: Tensor
     weights: Tensor
-    scale: Tensor
+    units: Tensor
 
 
 class RecurrentLearner(TrialLearner):
@@ -113,11 +113,10 @@ class RecurrentLearner(TrialLearner):
         returns = discounted_returns(trials.rewards, trials.mask, self.gradients.discount)
         targets = returns / steps_left
         weights = trials.mask / trials.mask.sum((1, 2), keepdim=True)
-        _, deviation = _moments(targets, weights)
+        units = _mean_and_spread(targets, weights).expand(tasks.num_tasks, 2)
         if self.gradients.normalize_advantages:
             advantages = _normalized_together(advantages, weights) * trials.mask
-        scale = deviation.expand(tasks.num_tasks)
-        return RecurrentInputs(tasks, trials, log_probs, advantages, targets, weights, scale)
+        return RecurrentInputs(tasks, trials, log_probs, advantages, targets, weights, units)
 
     def forward(self, inputs: RecurrentInputs) -> MetaLoss:
         """See `Learner.forward`: PPO's clipped gain, less entropy, and the error of the values."""
@@ -127,7 +126,7 @@ class RecurrentLearner(TrialLearner):
         distribution = self.policy.distribution(states)
         log_probs = distribution.log_prob(played.actions)
         numbers = (log_probs, inputs.log_probs, inputs.advantages, weights)
-        error = (self._values(states) - inputs.targets) / (inputs.scale.view(-1, 1, 1) + 1e-8)
+        error = (self._values(states) - inputs.targets) / inputs.units[:, 1].view(-1, 1, 1)
         value_loss = (error.square() * weights).sum((1, 2))
         entropy = (distribution.entropy() * weights).sum((1, 2))
         divergence = (seen.behaviour.kl(distribution) * weights).sum((1, 2))
@@ -143,19 +142,16 @@ class RecurrentLearner(TrialLearner):
             "meta/entropy": entropy.detach(),
             "meta/value_error": value_loss.detach(),
         }
-        squares = (inputs.targets.square() * weights).sum((1, 2))
-        carry = {
-            "environment_steps": played.mask.sum((1, 2)).long(),
-            "targets": torch.stack(((inputs.targets * weights).sum((1, 2)), squares), 1),
-        }
+        steps = played.mask.sum((1, 2)).long()
+        carry = {"environment_steps": steps, "units": inputs.units}
         return MetaLoss(losses, metrics, carry)
 
     def finish(self, carry: dict[str, Any]) -> None:
-        """See `Learner.finish`; takes up the moments of the targets too."""
+        """See `Learner.finish`; takes up the units of the values too."""
         super().finish(carry)
-        mean, square = carry["targets"].mean(0)
+        mean, spread = carry["units"][0]
         self.value_mean.copy_(mean)
-        self.value_std.copy_((square - mean.square()).clamp(min=0).sqrt() + 1e-8)
+        self.value_std.copy_(spread)
 
     # Parts
 
@@ -189,10 +185,14 @@ def _refuse_unused(gradients: PolicyGradientSettings) -> None:
             )
 
 
-def _moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns mean and standard deviation over all tasks; weights sum to 1 for each task."""
+def _mean_and_spread(values: Tensor, weights: Tensor) -> Tensor:
+    """Returns mean and standard deviation over all tasks, [2]; weights sum to 1 for each task.
+
+    The deviation is at least a tenth of the mean: rewards that never change leave finite errors.
+    """
     mean = (values * weights).sum((1, 2)).mean()
-    return mean, ((values - mean).square() * weights).sum((1, 2)).mean().sqrt()
+    deviation = ((values - mean).square() * weights).sum((1, 2)).mean().sqrt()
+    return torch.stack((mean, deviation.maximum(0.1 * mean.abs()) + 1e-8))
 
 
 def _normalized_together(values: Tensor, weights: Tensor) -> Tensor:

@@ -120,7 +120,8 @@ def test_values_are_learned_in_units_of_the_last_targets():
     learner.finish(learner(inputs).carry)
     expected = (inputs.targets * inputs.weights).sum((1, 2)).mean()
     torch.testing.assert_close(learner.value_mean, expected)
-    torch.testing.assert_close(learner.value_std, inputs.scale[0])
+    spread = ((inputs.targets - expected).square() * inputs.weights).sum((1, 2)).mean().sqrt()
+    torch.testing.assert_close(learner.value_std, spread)
     assert {"value_mean", "value_std"} <= set(learner.state_dict())
 
 
@@ -137,6 +138,23 @@ def test_rewards_of_any_size_give_the_same_learning():
         learner.finish(learner(prepared(learner)).carry)
         errors.append(learner(prepared(learner, 1)).metrics["meta/value_error"].mean())
     assert 0.2 < errors[1] / errors[0] < 5
+
+
+class Equal(TabularMDP):
+    """Pays the same for everything."""
+
+    def reward(self, before, actions, after, tasks):
+        return torch.full_like(after["reward"], 7.0)
+
+
+def test_rewards_that_never_change_leave_errors_of_the_values_finite():
+    learner = make(Equal(horizon=3))
+    first = learner(prepared(learner))
+    assert first.metrics["meta/value_error"].max() < 1000
+    learner.finish(first.carry)
+    torch.testing.assert_close(learner.value_mean, torch.tensor(7.0))
+    second = learner(prepared(learner, 1))
+    assert second.metrics["meta/value_error"].max() < 10
 
 
 def test_environment_steps_are_counted_and_carried():
