@@ -2,6 +2,7 @@
 
     python -m benchmarks.navigation                        # rollouts, meta-iterations, their parts
     python -m benchmarks.navigation --growth --memory      # more tasks and steps, peak memory
+    python -m benchmarks.navigation --compile              # the compiled form too
     python -m benchmarks.navigation --tasks 4 --rounds 3   # a quick look
 
 Prints a table each: 20 tasks x 20 trajectories x 100 steps with a policy (2 x 100) per task beside
@@ -76,6 +77,8 @@ class NavigationBenchmark:
     """Rollouts per task of the thinned Fisher matrix."""
     task_chunk_size: int = 4
     """Tasks computed at once."""
+    compile: bool = False
+    """Measures the compiled form of a meta-iteration too, with the thinned Fisher matrix."""
     rounds: int = 7
     """Turns of each form."""
     seconds: float = 0.5
@@ -105,6 +108,9 @@ def main(settings: NavigationBenchmark) -> None:
         _race_iterations(settings)
         for name, kept in (("all rollouts", None), ("thinned", settings.fisher_trajectories)):
             _print_parts(settings, name, _ours(settings, kept))
+        if settings.compile:
+            run = _ours(settings, settings.fisher_trajectories, compiled=True)
+            _print_parts(settings, "thinned; compiled", run)
     if settings.growth:
         _print_growth(settings)
     if settings.memory:
@@ -187,6 +193,8 @@ def _race_iterations(settings: NavigationBenchmark) -> None:
         "MetaRL": _ours(settings, None),
         "MetaRL, thinned": _ours(settings, thin),
     }
+    if settings.compile:
+        candidates["MetaRL, thinned, compiled"] = _ours(settings, thin, compiled=True)
     times = race(candidates, settings.rounds, settings.seconds)
     print_race("MAML-TRPO, a meta-iteration", times, ["loop", "loop, thinned"])
 
@@ -251,11 +259,12 @@ def _ours(
     tasks: int | None = None,
     steps: int = 1,
     whole: bool = False,
+    compiled: bool = False,
 ) -> MetaIteration:
-    chunk = None if whole else settings.task_chunk_size
     training = TrainingSettings(
-        meta_batch_size=tasks or settings.tasks, task_chunk_size=chunk, workers=settings.workers
-    )
+        meta_batch_size=tasks or settings.tasks, workers=settings.workers, compile=compiled,
+        task_chunk_size=None if whole else settings.task_chunk_size,
+    )  # fmt: skip
     learner = PolicyLearner(
         MAML(_policy(settings), INNER_LR, steps), settings.family, settings.gradients
     )

@@ -43,7 +43,8 @@ class TrainingSettings:
     threads: int | None = None
     """CPU threads of torch. None: torch's own choice. Small networks are quickest with 1."""
     compile: bool = False
-    """Compiles the meta-gradient: seconds to a minute of start-up, then faster steps."""
+    """Compiles the meta-gradient, and what trust regions compute: seconds to a minute of start-up,
+    then faster steps."""
     log_every: int = 100
     """Meta-iterations between two rows of training metrics."""
     eval_every: int = 5_000

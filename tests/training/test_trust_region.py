@@ -193,6 +193,21 @@ def test_an_objective_without_a_loss_of_the_adapted_policies_is_refused():
         TrustRegionSettings().build(learner, TrainingSettings())
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_step_that_goes_too_far_is_not_judged_to_the_end(workers, monkeypatch):
+    learner, update = make(1, workers, max_kl=1e-3)
+    inputs, judged, outcome = prepared(learner), [], update._outcome
+    monkeypatch.setattr(update, "_outcome", lambda c: judged.append(c) or outcome(c))
+    with torch.no_grad():
+        for p in learner.parameters():
+            p.add_(0.5)
+        divergence = update._judge(inputs)[1]
+        whole = learner(inputs).metrics["meta/kl"]
+    assert 1e-3 < divergence < whole.mean()
+    torch.testing.assert_close(divergence, whole[0] / 4)
+    assert len(judged) == 1 or workers > 1
+
+
 @pytest.mark.parametrize(
     "ignored",
     [{"outer_lr": 0.1}, {"optimizer": "sgd"}, {"schedule": "linear"}, {"max_grad_norm": 1.0}],
