@@ -49,8 +49,9 @@ class EpisodeReader(SupervisedLearner):
     """A network that reads episodes as it would streams (Santoro et al. 2016), query by query.
 
     The support comes in a random order, each image beside the label of the one before; a query is
-    one more step from the state after that, which no other query sees. More adaptation steps
-    change nothing, and predictions are never transductive.
+    one more step from the state after that, which no other query sees. The loss counts every
+    step, as in a stream: with that of the queries alone, training stays where it starts. More
+    adaptation steps change nothing, and predictions are never transductive.
 
     Args:
         embedding: Maps images to features.
@@ -88,9 +89,11 @@ class EpisodeReader(SupervisedLearner):
         count = support.targets.shape[1]
         images = torch.cat((support.inputs, query.inputs), dim=1)
         features = self.embedding(images, moments)
-        known = self._read(features[:, :count], memberships(support, self.way), inputs.order)
+        labels = memberships(support, self.way)
+        guesses, known = self._read(features[:, :count], labels, inputs.order)
         outputs = self._answer(known, features[:, count:])
-        losses = cross_entropy(outputs, query.targets)
+        targets = torch.cat((support.targets.gather(1, inputs.order), query.targets), dim=1)
+        losses = cross_entropy(torch.cat((guesses, outputs), dim=1), targets)
         metrics = {"train/accuracy": accuracy(outputs.detach(), query.targets)}
         return MetaLoss(losses, metrics, moments_by_name(self, moments))
 
@@ -112,7 +115,7 @@ class EpisodeReader(SupervisedLearner):
         check_way(self.way, support.targets)
         order = self._draw_order(support, generator)
         features = self.embedding(support.inputs, None)
-        known = self._read(features, memberships(support, self.way), order)
+        _, known = self._read(features, memberships(support, self.way), order)
         for _ in range(steps + 1):
             yield known
 
@@ -130,12 +133,13 @@ class EpisodeReader(SupervisedLearner):
         self.network.check_length(shape[1] + 1)  # a query comes after them
         return torch.rand(shape, generator=generator, device=generator.device).argsort(1)
 
-    def _read(self, features: Tensor, labels: Tensor, order: Tensor) -> Recollection:
+    def _read(self, features: Tensor, labels: Tensor, order: Tensor) -> tuple[Tensor, Recollection]:
+        """Reads the support; returns the outputs [T, N, way] before each label, and what stays."""
         rows = torch.arange(len(order), device=order.device).unsqueeze(1)
         features, labels = features[rows, order], labels[rows, order]
         before = F.pad(labels[:, :-1], (0, 0, 1, 0))
-        _, state = self.network.run(torch.cat((features, before), dim=2))
-        return Recollection(state, labels[:, -1])
+        outputs, state = self.network.run(torch.cat((features, before), dim=2))
+        return outputs, Recollection(state, labels[:, -1])
 
     def _answer(self, known: Recollection, features: Tensor) -> Tensor:
         tasks, count = features.shape[:2]

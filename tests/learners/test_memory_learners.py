@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.evaluation.few_shot_protocol import few_shot_curves
@@ -95,6 +96,26 @@ def test_training_predicts_as_evaluation_does(name, tasks, generator):
     outputs = outputs_of(learner, tasks.support, tasks.query.inputs)
     right = (outputs.argmax(2) == tasks.query.targets).float().mean(1)
     torch.testing.assert_close(learner(inputs).metrics["train/accuracy"], right)
+
+
+def test_the_loss_of_a_reader_counts_every_step(tasks, generator):
+    """Each query ends a sequence of its own; the support's steps are guessed before their label."""
+    learner = build("mann-pixels")
+    inputs = learner.prepare(tasks, generator, 0)
+    for t, loss in enumerate(learner(inputs).losses):
+        order = inputs.order[t]
+        images, labels = (part[t, order] for part in tasks.support)
+        before = torch.cat((torch.zeros(1, 3), F.one_hot(labels, 3).float()))
+        entropies = []
+        for image, label in zip(tasks.query.inputs[t], tasks.query.targets[t], strict=True):
+            features = learner.embedding(torch.cat((images, image.unsqueeze(0)))[None], None)[0]
+            outputs, _ = learner.network.run(torch.cat((features, before), 1).unsqueeze(0))
+            every = F.cross_entropy(
+                outputs[0], torch.cat((labels, label.view(1))), reduction="none"
+            )
+            entropies.append(every[-1])
+        expected = torch.cat((every[:-1], torch.stack(entropies))).mean()
+        torch.testing.assert_close(loss, expected)
 
 
 def test_no_result_counts_as_transductive_and_every_step_gives_the_same(learner, glyphs, generator):
