@@ -14,13 +14,13 @@ from metarl.errors import SettingsError, UnknownNameError
 from metarl.gymnasium_ids import FAMILY_GROUP
 from metarl.registry import PluginRegistry, Registry
 from metarl.sim.family import Family, TorchFamily
-from metarl.sim.gymnasium_engine import GymnasiumVectorEnv
-from metarl.sim.gymnasium_family import GymnasiumFamily
+from metarl.sim.gym.engine import GymnasiumVectorEnv
+from metarl.sim.gym.family import GymnasiumFamily
 from metarl.sim.mujoco_engine import MujocoVectorEnv
 from metarl.sim.physics import MujocoFamily
 from metarl.sim.torch_engine import TorchVectorEnv
 from metarl.sim.vector_env import TensorVectorEnv
-from metarl.sim.warp_engine import WarpVectorEnv, runs_on
+from metarl.sim.warp.engine import WarpVectorEnv, runs_on
 
 FAMILIES: PluginRegistry[Callable[..., Family]] = PluginRegistry("task family", FAMILY_GROUP)
 """Name with version -> what builds the family. Those that ship with MetaRL are plug-ins too."""

@@ -226,7 +226,7 @@ def test_what_it_cannot_run(warp_device, family, settings, message):
 @pytest.mark.parametrize("missing", ["warp", "mujoco_warp"])
 def test_the_extra_is_named_where_it_is_missing(missing, monkeypatch):
     for name in ("physics", "kernels"):
-        monkeypatch.delitem(sys.modules, f"metarl.sim.warp_{name}", raising=False)
+        monkeypatch.delitem(sys.modules, f"metarl.sim.warp.{name}", raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(SettingsError, match=rf"needs {missing}, .* pip install 'metarl\[warp\]'"):
         make_vec(Cart(), 2, device="cpu", engine="warp")

@@ -8,7 +8,7 @@ import torch
 from metarl.errors import SettingsError
 from metarl.sim import GymTaskPool, check_family, check_vector_env, make_vec
 from metarl.tasks.base import SPLITS
-from tests.sim.gym_envs import Slide
+from tests.sim.gym.environments import Slide
 
 
 class Opaque:

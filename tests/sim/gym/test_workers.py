@@ -13,8 +13,8 @@ import torch
 
 from metarl.errors import SettingsError, SimulationError
 from metarl.sim import GymTasks, Uniform, WorldNoise, check_vector_env, make_vec
-from metarl.sim.workers import METHOD
-from tests.sim.gym_envs import Faulty, Slide
+from metarl.sim.gym.workers import METHOD
+from tests.sim.gym.environments import Faulty, Slide
 
 SPEED = {"speed": Uniform(-0.2, 0.2)}
 SLIDES = GymTasks(Slide, SPEED, horizon=6)

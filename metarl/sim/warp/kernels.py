@@ -1,6 +1,6 @@
 """Warp kernels: what went wrong in worlds, their first states, and all of a state side by side.
 
-Only `warp_physics` imports this module, once the extra is there.
+Only `physics` imports this module, once the extra is there.
 """
 # pyright: reportInvalidTypeForm=false
 

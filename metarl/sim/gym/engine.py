@@ -11,12 +11,12 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError, SimulationError
-from metarl.sim.environments import Environments, Host, Rows, WorldError
 from metarl.sim.family import Tasks, WorldState
-from metarl.sim.gymnasium_family import GymnasiumFamily, seeds
+from metarl.sim.gym.environments import Environments, Host, Rows, WorldError
+from metarl.sim.gym.family import GymnasiumFamily, seeds
+from metarl.sim.gym.workers import Workers
 from metarl.sim.vector_env import TensorVectorEnv
 from metarl.sim.watch import shown_task
-from metarl.sim.workers import Workers
 
 
 class GymnasiumVectorEnv(TensorVectorEnv):

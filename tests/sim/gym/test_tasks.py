@@ -16,7 +16,7 @@ from metarl.sim import (
     make_vec,
 )
 from metarl.tasks.base import SPLITS
-from tests.sim.gym_envs import Slide
+from tests.sim.gym.environments import Slide
 
 GRAVITY = {"g": Uniform(5, 15)}
 
@@ -91,7 +91,7 @@ def test_names_are_the_environments_with_its_parameters():
     assert GymTasks("Pendulum-v1", GRAVITY, name="Moons-v2").name == "Moons-v2"
     assert GymTasks("Pendulum-v1", GRAVITY).card().source == "gymnasium environment Pendulum-v1"
     slide = GymTasks(partial(Slide, slope=0.1), {"speed": Uniform(0, 1)}, horizon=3)
-    assert slide.card().source == "gymnasium environment Slide of tests.sim.gym_envs"
+    assert slide.card().source == "gymnasium environment Slide of tests.sim.gym.environments"
 
 
 @pytest.mark.parametrize(

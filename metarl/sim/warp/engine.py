@@ -73,7 +73,7 @@ class WarpVectorEnv(TensorVectorEnv):
             raise SettingsError(
                 f"Expected nconmax and njmax of at least 1, got {nconmax} and {njmax}."
             )
-        warp = import_extra("metarl.sim.warp_physics", "warp")
+        warp = import_extra("metarl.sim.warp.physics", "warp")
         super().__init__(family, num_envs, **settings)
         fields = family.model_fields(self._tasks)
         where = self.device if physics_device is None else resolve_device(str(physics_device))
@@ -157,7 +157,7 @@ def runs_on(device: torch.device) -> bool:
     if any(find_spec(name) is None for name in ("warp", "mujoco_warp")):
         return False
     try:
-        import_extra("metarl.sim.warp_physics", "warp").warp_device(device)
+        import_extra("metarl.sim.warp.physics", "warp").warp_device(device)
     except SettingsError:
         return False
     return True

@@ -18,8 +18,8 @@ import torch
 from gymnasium.vector.utils import CloudpickleWrapper
 
 from metarl.errors import SettingsError
-from metarl.sim.environments import Environments, Rows, TaskRows, WorldError
-from metarl.sim.gymnasium_family import GymnasiumFamily
+from metarl.sim.gym.environments import Environments, Rows, TaskRows, WorldError
+from metarl.sim.gym.family import GymnasiumFamily
 
 # A server imports what all workers need once and forks them from there: seconds less for each. It
 # has no threads and no CUDA, whose locks and state a fork of this process would copy.

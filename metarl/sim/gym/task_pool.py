@@ -19,7 +19,7 @@ from torch import Tensor
 from metarl.errors import SettingsError
 from metarl.sim.card import Card, Fact
 from metarl.sim.family import ControlTasks, Tasks
-from metarl.sim.gymnasium_family import GymnasiumFamily, Task
+from metarl.sim.gym.family import GymnasiumFamily, Task
 from metarl.tasks.base import SPLITS, Split, check_num_tasks
 
 INDEX = "index"  # the task value that every pool has

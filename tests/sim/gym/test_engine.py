@@ -21,7 +21,7 @@ from metarl.sim import (
     make_vec,
 )
 from tests.sim.families import Drift
-from tests.sim.gym_envs import Faulty, Slide, Spaces
+from tests.sim.gym.environments import Faulty, Slide, Spaces
 
 SPEED = {"speed": Uniform(-0.2, 0.2)}
 SLIDES = GymTasks(Slide, SPEED, horizon=6)

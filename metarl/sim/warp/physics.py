@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metarl.errors import SettingsError
 from metarl.sim.physics import check_shape, mj, model_field
-from metarl.sim.warp_kernels import BAD, KEPT, Overflow, begin, gather, judge
+from metarl.sim.warp.kernels import BAD, KEPT, Overflow, begin, gather, judge
 
 # Warp need not be there when type checkers run.
 wp: Any = importlib.import_module("warp")

@@ -15,8 +15,8 @@ from metarl.errors import SettingsError
 from metarl.registry import did_you_mean
 from metarl.sim.card import Card, Fact
 from metarl.sim.family import ControlTasks, Tasks
-from metarl.sim.gymnasium_family import GymnasiumFamily, Task
-from metarl.sim.ranges import Range
+from metarl.sim.gym.family import GymnasiumFamily, Task
+from metarl.sim.gym.ranges import Range
 from metarl.tasks.base import check_num_tasks
 
 

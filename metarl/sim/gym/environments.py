@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.sim.gymnasium_family import GymnasiumFamily, Task, flattener
+from metarl.sim.gym.family import GymnasiumFamily, Task, flattener
 
 TaskRows = Mapping[str, np.ndarray]
 """Tasks of W worlds: name -> [W, *]."""
