@@ -39,12 +39,12 @@ MAML = ControlSettings(
     hidden=(), test_tasks=400,
 )  # fmt: skip
 RL2 = rl2_config(
-    MAML, 10, PolicyGradientSettings(1, 0.99, 0.95, clip=0.2),
+    MAML, 10, PolicyGradientSettings(1, 0.99, 0.5, clip=0.2),
     TrainingSettings(
-        iterations=1000, meta_batch_size=200, outer_lr=5e-3, schedule="linear", max_grad_norm=1.0,
-        threads=1, log_every=10, eval_every=50, eval_tasks=500, checkpoint_every=50,
+        iterations=800, meta_batch_size=200, outer_lr=5e-3, schedule="linear", max_grad_norm=1.0,
+        threads=1, log_every=10, eval_every=100, eval_tasks=500, checkpoint_every=100,
     ),
-    units=128, entropy_weight=0.02,
+    units=128, embedding=64, entropy_weight=0.02,
 )  # fmt: skip
 CONFIGS = control_configs(MAML, adam_lr=0.1) | {
     "rl2": RL2,
