@@ -3,6 +3,7 @@
     python experiments/omniglot.py --data-dir DATA                        # MAML, 5-way 1-shot
     python experiments/omniglot.py --data-dir DATA --algorithm reptile --way 20
     python experiments/omniglot.py --data-dir DATA --algorithm prototypical
+    python experiments/omniglot.py --data-dir DATA --algorithm one-shot --lake-runs ARCHIVE
     python experiments/omniglot.py                                        # glyphs: no data needed
     tensorboard --logdir runs/omniglot
 

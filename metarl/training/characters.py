@@ -145,7 +145,9 @@ CONFIGS = {
         "relation", metric.RelationSettings(), tasks=FIVE_WAYS, training=CLIPPED
     ),
     "siamese": _comparing("siamese", metric.SiameseSettings(), tasks=TWENTY_WAYS),
-    "one-shot": OmniglotSettings("one-shot", ONE_SHOT, LONG, DISTORTED, 32, test_steps=0),
+    "one-shot": OmniglotSettings(
+        "one-shot", ONE_SHOT, LONG, DISTORTED, 32, test_tasks=200, test_steps=0
+    ),
     "nearest-neighbour": _comparing(
         "nearest-neighbour",
         metric.NearestNeighbourSettings(),
