@@ -65,6 +65,7 @@ def adaptation_figure(
     published: Mapping[str, Mapping[int, float]] | None = None,
     band: str = "95 % CI",
     title: str = "",
+    axis: str = "Adaptation steps",
 ) -> Figure:
     """Draws a metric over adaptation steps, with bands of confidence intervals.
 
@@ -79,6 +80,7 @@ def adaptation_figure(
             there is none, they are dark and the legend says the label.
         band: What the legend calls the bands.
         title: What is written above.
+        axis: What the steps are.
 
     Raises:
         SettingsError: There is no curve, or an empty one.
@@ -100,7 +102,7 @@ def adaptation_figure(
     style_axes(axes)
     _scale(axes, metric, curves, statistic)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("Adaptation steps", color=INK)
+    axes.set_xlabel(axis, color=INK)
     what = "" if statistic == "mean" else ", interquartile mean"
     axes.set_ylabel(_AXIS_NAMES.get(metric, metric) + what, color=INK)
     axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold")

@@ -30,11 +30,15 @@ def stream_report(
     """
     curve = _curve(loop, test, num_tasks, test.instances - 1)
     summaries = loop.logger.curve(curve, loop.iteration)
-    figure = adaptation_figure({algorithm: summaries}, "accuracy", title=label)
+    known = PUBLISHED.get(algorithm, {})
+    points = {algorithm: {i - 1: value / 100 for i, value in known.items()}} if known else None
+    axis = "Earlier instances of the class"
+    figure = adaptation_figure(
+        {algorithm: summaries}, "accuracy", published=points, title=label, axis=axis
+    )
     save_figure(figure, loop.folder / "adaptation.png")
     loop.logger.close()
     classes = f"{test.episodes.way} classes, {test.labels} labels"
-    known = PUBLISHED.get(algorithm, {})
     return instance_table(summaries, known, f"{algorithm}, {label}, {classes}")
 
 
