@@ -40,8 +40,8 @@ MAML = ControlSettings(
 )  # fmt: skip
 RL2 = rl2_config(
     MAML, 4, PolicyGradientSettings(1, 0.99, 0.95, clip=0.2),
-    replace(TRAINING, iterations=300, meta_batch_size=100, outer_lr=3e-3, schedule="linear",
-            max_grad_norm=1.0),
+    replace(TRAINING, iterations=300, meta_batch_size=100, task_chunk_size=None, outer_lr=3e-3,
+            schedule="linear", max_grad_norm=1.0),
 )  # fmt: skip
 CONFIGS = control_configs(MAML, {"rl2": RL2})
 
