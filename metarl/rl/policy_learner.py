@@ -190,6 +190,11 @@ class PolicyLearner(ControlLearner):
 
     # Evaluation
 
+    @property
+    def adaptation_cost(self) -> int:
+        """See `ControlLearner.adaptation_cost`."""
+        return self.settings.trajectories * self.family.horizon
+
     def returns(
         self,
         tasks: ControlTasks,
