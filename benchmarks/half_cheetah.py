@@ -2,17 +2,26 @@
 
     python -m benchmarks.half_cheetah                      # 64, 256 and 1024 worlds
     python -m benchmarks.half_cheetah --worlds 64 --rounds 3
+    python -m benchmarks.half_cheetah --worlds 64 --others # processes and EnvPool too
+    python -m benchmarks.half_cheetah --worlds --iteration # a MAML-TRPO meta-iteration by its parts
 
 Prints a table for each number of worlds. "MetaRL" is a policy (2 x 100) with observations and
 rewards; "own models" gives each world masses of its own; "physics" is MuJoCo's batch with random
 controls and nothing else, the same model, threads and number of steps; `SyncVectorEnv` is
-gymnasium's, with random actions and no policy.
+gymnasium's, with random actions and no policy; so are, if asked for, its `AsyncVectorEnv` and
+Stable-Baselines3's `SubprocVecEnv`, each with a process per world, and EnvPool where it is
+installed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -20,12 +29,21 @@ import torch
 import tyro
 from metarl_envs.half_cheetah import HalfCheetahVelocity
 from mujoco.batch import Batch
+from stable_baselines3.common.vec_env import SubprocVecEnv
 from torch import Tensor
 
+from benchmarks.parts import print_parts
 from benchmarks.rollouts import rollouts
-from benchmarks.timing import print_race, race
+from benchmarks.timing import MetaIteration, print_race, race
+from metarl.adaptation import MAML
+from metarl.rl.policies import policy_for
+from metarl.rl.policy_learner import PolicyLearner
 from metarl.sim import MujocoFamily, Tasks, make_vec
 from metarl.sim.physics import quiet
+from metarl.training.settings import TrainingSettings
+from metarl.training.trust_region import TrustRegionSettings
+
+ROBOT = "HalfCheetah-v5"
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,14 @@ class HalfCheetahBenchmark:
     """Turns of each form."""
     seconds: float = 0.5
     """Length of a turn."""
+    others: bool = False
+    """Measures what has a process for each world, and EnvPool where it is installed."""
+    iteration: bool = False
+    """Measures a meta-iteration: 40 tasks x 20 trajectories x 100 steps, before and after."""
+    tasks: int = 40
+    """Tasks of the meta-iteration."""
+    workers: int = 2
+    """Chunks of its tasks computed beside each other, each on one CPU thread."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +94,28 @@ def main(settings: HalfCheetahBenchmark) -> None:
             "MetaRL": _rollouts(settings, HalfCheetahVelocity(), worlds),
             "MetaRL, own models": _rollouts(settings, HeavyCheetah(), worlds),
         }
-        times = race(candidates, settings.rounds, settings.seconds)
+        with ExitStack() as stack:
+            if settings.others:
+                candidates |= _others(settings, worlds, stack)
+            times = race(candidates, settings.rounds, settings.seconds)
         print_race(
             f"{worlds} half cheetahs, {settings.steps} steps, {settings.threads} threads",
             times, ["SyncVectorEnv", "physics"],
         )  # fmt: skip
         rate = worlds * settings.steps / times["MetaRL"].median  # per millisecond
         print(f"MetaRL: {rate:.1f} thousand environment steps a second")
+    if settings.iteration:
+        print_parts("HalfCheetahVelocity-v1", _meta_iteration(settings), settings.rounds)
 
 
 def _gymnasium(settings: HalfCheetahBenchmark, worlds: int) -> Callable[[], None]:
     with quiet():
-        envs = gymnasium.make_vec("HalfCheetah-v5", worlds, vectorization_mode="sync")
-    envs.reset(seed=0)
+        envs = gymnasium.make_vec(ROBOT, worlds, vectorization_mode="sync")
+    return _driven(settings, envs, worlds)
+
+
+def _driven(settings: HalfCheetahBenchmark, envs: Any, worlds: int) -> Callable[[], None]:
+    envs.reset()
     actions = np.random.default_rng(0).uniform(-1, 1, (settings.steps, worlds, 6))
 
     def run() -> None:
@@ -88,6 +123,32 @@ def _gymnasium(settings: HalfCheetahBenchmark, worlds: int) -> Callable[[], None
             envs.step(chosen)
 
     return run
+
+
+def _others(
+    settings: HalfCheetahBenchmark, worlds: int, stack: ExitStack
+) -> dict[str, Callable[[], None]]:
+    made: dict[str, Any] = {
+        "AsyncVectorEnv": gymnasium.make_vec(ROBOT, worlds, vectorization_mode="async"),
+        "SubprocVecEnv": SubprocVecEnv([partial(gymnasium.make, ROBOT)] * worlds),
+    }
+    if find_spec("envpool"):
+        envpool: Any = import_module("envpool")
+        threads = {"num_envs": worlds, "num_threads": settings.threads}
+        made["EnvPool"] = envpool.make_gymnasium(ROBOT, **threads)
+    for envs in made.values():
+        stack.callback(envs.close)
+    return {name: _driven(settings, envs, worlds) for name, envs in made.items()}
+
+
+def _meta_iteration(settings: HalfCheetahBenchmark) -> MetaIteration:
+    family = HalfCheetahVelocity(horizon=100)
+    policy = policy_for(family, torch.Generator().manual_seed(0), init_std=0.5)
+    training = TrainingSettings(
+        meta_batch_size=settings.tasks, task_chunk_size=4, workers=settings.workers
+    )
+    learner = PolicyLearner(MAML(policy, 0.1), family, task_chunk_size=4)
+    return MetaIteration(learner, family, training, TrustRegionSettings(fisher_trajectories=2))
 
 
 def _physics(settings: HalfCheetahBenchmark, worlds: int) -> Callable[[], None]:

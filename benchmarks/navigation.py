@@ -14,13 +14,8 @@ memory.
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
-from unittest.mock import patch
 
 import torch
 import tyro
@@ -30,29 +25,20 @@ from rich.table import Table
 
 from benchmarks.navigation_loop import LoopPolicy, NavigationLoop, vector_env
 from benchmarks.navigation_loop import collect as collect_in_loop
+from benchmarks.parts import print_parts
 from benchmarks.timing import MetaIteration, peak_memory, print_growth, print_race, race
 from metarl.adaptation import MAML
 from metarl.models.base import Params, task_params
-from metarl.rl import policy_learner
 from metarl.rl.policies import GaussianPolicy
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.rollouts import collect, draw_noise
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.sim import make_vec
-from metarl.training.meta_gradient import MetaGradient
 from metarl.training.settings import TrainingSettings
-from metarl.training.trust_region import TrustRegionSettings, TrustRegionUpdate
+from metarl.training.trust_region import TrustRegionSettings
 
 TASKS, STEPS = (5, 20, 80, 320), (1, 2, 3, 5)
 INNER_LR = 0.1
-PARTS = (
-    ("rollouts", policy_learner, "collect"),
-    ("advantages", policy_learner, "experience"),
-    ("meta-gradient", MetaGradient, "__call__"),
-    ("Fisher products", TrustRegionUpdate, "_step"),
-    ("line search", TrustRegionUpdate, "_line_search"),
-)
-REST = "inner gradients, random numbers, the rest"
 
 
 @dataclass(frozen=True)
@@ -107,10 +93,10 @@ def main(settings: NavigationBenchmark) -> None:
     if settings.iterations:
         _race_iterations(settings)
         for name, kept in (("all rollouts", None), ("thinned", settings.fisher_trajectories)):
-            _print_parts(settings, name, _ours(settings, kept))
+            print_parts(f"Fisher matrix: {name}", _ours(settings, kept), settings.rounds)
         if settings.compile:
             run = _ours(settings, settings.fisher_trajectories, compiled=True)
-            _print_parts(settings, "thinned; compiled", run)
+            print_parts("Fisher matrix: thinned; compiled", run, settings.rounds)
     if settings.growth:
         _print_growth(settings)
     if settings.memory:
@@ -197,35 +183,6 @@ def _race_iterations(settings: NavigationBenchmark) -> None:
         candidates["MetaRL, thinned, compiled"] = _ours(settings, thin, compiled=True)
     times = race(candidates, settings.rounds, settings.seconds)
     print_race("MAML-TRPO, a meta-iteration", times, ["loop", "loop, thinned"])
-
-
-def _print_parts(settings: NavigationBenchmark, name: str, run: MetaIteration) -> None:
-    spent: dict[str, float] = defaultdict(float)
-    run()
-    with ExitStack() as stack:
-        for part, owner, function in PARTS:
-            timed = _timed(getattr(owner, function), part, spent)
-            stack.enter_context(patch.object(owner, function, timed))
-        started = time.perf_counter()
-        for _ in range(settings.rounds):
-            run()
-        total = time.perf_counter() - started
-    spent[REST] = total - sum(spent.values())
-    table = Table("", "ms", "share", title=f"Parts of a meta-iteration, Fisher matrix: {name}")
-    for part in (*(p for p, *_ in PARTS), REST):
-        milliseconds = 1e3 * spent[part] / settings.rounds
-        table.add_row(part, f"{milliseconds:.1f}", f"{spent[part] / total:.0%}")
-    Console().print(table)
-
-
-def _timed(function: Callable[..., Any], part: str, spent: dict[str, float]) -> Callable[..., Any]:
-    def run(*args: Any) -> Any:
-        started = time.perf_counter()
-        result = function(*args)
-        spent[part] += time.perf_counter() - started
-        return result
-
-    return run
 
 
 # Growth and memory

@@ -7,6 +7,7 @@ from metarl_envs.navigation import Navigation2D
 
 from benchmarks import navigation
 from benchmarks import navigation_loop as loop
+from benchmarks.parts import PARTS
 from metarl.adaptation import MAML
 from metarl.models.base import task_params
 from metarl.rl.experience import experience
@@ -144,7 +145,7 @@ def test_a_small_benchmark_prints_all_its_tables(monkeypatch, capsys):
         )
     )  # fmt: skip
     printed = capsys.readouterr().out
-    for part, *_ in navigation.PARTS:
+    for part, *_ in PARTS:
         assert printed.count(f"│ {part} ") == 2
     for words in ("2 tasks x 3 rollouts x 5 steps", "a meta-iteration", "more tasks", "more steps"):
         assert words in printed
