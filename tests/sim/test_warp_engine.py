@@ -225,6 +225,8 @@ def test_what_it_cannot_run(warp_device, family, settings, message):
 
 @pytest.mark.parametrize("missing", ["warp", "mujoco_warp"])
 def test_the_extra_is_named_where_it_is_missing(missing, monkeypatch):
+    if missing == "mujoco_warp":
+        pytest.importorskip("warp", reason="needs the extra: metarl[warp]")
     for name in ("physics", "kernels"):
         monkeypatch.delitem(sys.modules, f"metarl.sim.warp.{name}", raising=False)
     monkeypatch.setitem(sys.modules, missing, None)

@@ -49,7 +49,7 @@ def test_rewards_that_are_not_numbers_stop_the_run_and_lose_nothing(tmp_path):
     Spoiled.calls = 0
     run = loop(tmp_path, 50, family=Spoiled(horizon=6), every=100)
     with pytest.raises(
-        SimulationError, match=r"World 0 .*step.*goal.*meta-iteration 4\..*step_000004"
+        SimulationError, match=r"World 0 .*step.*goal.*meta-iteration (\d+)\..*step_0*\1,"
     ):
         run.run()
     good = load_checkpoint(run.checkpoints.latest())
