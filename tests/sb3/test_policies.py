@@ -53,6 +53,7 @@ def test_learning_goes_on_from_the_policy_that_was_learned(generator):
     assert start.detach() == pytest.approx(torch.tensor([0, 1.5, 0]).softmax(0), abs=1e-2)
     task = {"probabilities": [0.1, 0.9, 0.1]}
     model.set_env(gymnasium.make(f"metarl/{family.name}", task=task, arms=3, horizon=16))
+    model.get_env().seed(0)
     with global_seed(0):
         model.learn(64 * 4)
     end = model.policy.get_distribution(torch.ones(1, 1)).distribution.probs[0]
