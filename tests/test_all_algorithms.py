@@ -40,8 +40,10 @@ METRIC = {
     "siamese": m.SiameseSettings(units=8),
     "nearest-neighbour": m.NearestNeighbourSettings(),
 }
+SMALL_MEMORY = MemoryAugmentedSettings(units=8, slots=8, width=6, reads=2)
 MEMORY = {
-    "mann": memory.MANNSettings(MemoryAugmentedSettings(units=8, slots=8, width=6, reads=2)),
+    "mann": memory.MANNSettings(SMALL_MEMORY),
+    "mann-convolutions": memory.MANNSettings(SMALL_MEMORY, "convolutions"),
     "metanet": memory.MetaNetSettings(features=6),
 }
 COMPARING = [*METRIC, *MEMORY]

@@ -42,8 +42,9 @@ class MANNSettings(MemorySettings):
 
     network: SequenceSettings = field(default_factory=MemoryAugmentedSettings)
     """What reads the support."""
-    features: Features = "convolutions"
-    """What it sees of an image: features of four convolutions, or 20x20 pixels as in the paper."""
+    features: Features = "pixels"
+    """What it sees of an image: 20x20 pixels as in the paper, or features of four convolutions,
+    with which training had not left its start after 900 iterations."""
 
     def build(
         self, images: ImageShape, way: int, filters: int, generator: torch.Generator

@@ -102,7 +102,9 @@ TEN_SHOTS = CharacterSettings(train_shots=10)
 EPISODES = replace(BASE, meta_batch_size=1, eval_steps=0)
 SIXTY_WAYS = CharacterSettings(train_way=60, queries=5)
 CLIPPED = replace(EPISODES, meta_batch_size=4, max_grad_norm=0.5)
-SEVERAL = replace(EPISODES, iterations=5000, meta_batch_size=16, outer_lr=3e-3, max_grad_norm=10.0)
+SEVERAL = replace(
+    EPISODES, iterations=15_000, meta_batch_size=16, outer_lr=3e-3, max_grad_norm=10.0
+)
 FEW = replace(EPISODES, meta_batch_size=4, max_grad_norm=10.0)
 FIVE_WAYS = CharacterSettings(queries=5)
 TWENTY_WAYS = replace(SIXTY_WAYS, train_way=20)
@@ -153,9 +155,7 @@ CONFIGS = {
         metric.NearestNeighbourSettings(),
         training=replace(EPISODES, iterations=0),
     ),
-    "mann": _comparing(
-        "mann", memory.MANNSettings(), tasks=CharacterSettings(), training=SEVERAL, filters=32
-    ),
+    "mann": _comparing("mann", memory.MANNSettings(), tasks=CharacterSettings(), training=SEVERAL),
     "metanet": _comparing(
         "metanet", memory.MetaNetSettings(), tasks=FIVE_WAYS, training=FEW, filters=32
     ),
