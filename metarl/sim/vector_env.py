@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from metarl.errors import SettingsError, ShapeError, SimulationError
-from metarl.registry import did_you_mean
+from metarl.errors import ShapeError, SimulationError
+from metarl.sim.arguments import (
+    AUTORESET_MODES,
+    Autoreset,
+    check_arguments,
+    read_mask,
+    with_task,
+)
 from metarl.sim.episode import Act, Episode, by_steps
 from metarl.sim.family import Family, Tasks, WorldState
 from metarl.sim.watch import Watch
 from metarl.trees import choose, map_tensors
-
-Autoreset = Literal["same_step", "disabled"]
-
-AUTORESET_MODES = {
-    "same_step": AutoresetMode.SAME_STEP,
-    "disabled": AutoresetMode.DISABLED,
-}
 
 
 class WorldNoise(NamedTuple):
@@ -77,7 +75,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         observe_task: bool = False,
         seed: int = 0,
     ) -> None:
-        _check_arguments(family, num_envs, autoreset)
+        check_arguments(family, num_envs, autoreset)
         self.family = family
         self.num_envs = num_envs
         self.device = torch.device(device)
@@ -104,7 +102,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         self.single_action_space = family.action_space
         self.single_observation_space = family.observation_space
         if self.observe_task:
-            self.single_observation_space = _with_task(
+            self.single_observation_space = with_task(
                 family.observation_space, self._vector.shape[1]
             )
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -159,7 +157,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         super().reset(seed=seed)
         if seed is not None:
             self._generator.manual_seed(seed)
-        mask = self._mask(options or {})
+        mask = read_mask(options or {}, self.num_envs, self.device, bool(self._state))
         self._begin(mask)
         observation = self._observe()
         self._watch.started(self._tasks, observation)
@@ -375,47 +373,9 @@ class TensorVectorEnv(VectorEnv, ABC):
             return self._no_noise
         return torch.rand(self.num_envs, count, generator=self._generator, device=self.device)
 
-    def _mask(self, options: dict[str, Any]) -> Tensor | None:
-        for name in options.keys() - {"reset_mask"}:
-            raise SettingsError(
-                f"Unknown option {name!r} of reset.{did_you_mean(name, ['reset_mask'])} "
-                "Known: reset_mask."
-            )
-        if options.get("reset_mask") is None:
-            return None
-        mask = torch.as_tensor(options["reset_mask"], device=self.device)
-        if mask.shape != (self.num_envs,) or mask.dtype != torch.bool:
-            raise ShapeError(
-                f"Expected a reset mask of [{self.num_envs}] bool, got {list(mask.shape)} "
-                f"{mask.dtype}."
-            )
-        if not self._state:
-            raise SettingsError("The first reset must be of all worlds; leave out reset_mask.")
-        return mask
-
     def _refuse(self, actions: Tensor) -> None:
         if not self._state:
             raise SimulationError("No episode has started; call `reset` before `step`.")
         raise ShapeError(
             f"Expected actions of shape {tuple(self._action_shape)}, got {tuple(actions.shape)}."
         )
-
-
-def _check_arguments(family: Family, num_envs: int, autoreset: str) -> None:
-    if num_envs < 1:
-        raise SettingsError(f"Expected at least 1 world, got {num_envs}.")
-    if family.horizon < 1:
-        raise SettingsError(
-            f"Expected a horizon of at least 1 step, got {family.horizon} of {family.name}."
-        )
-    if autoreset not in get_args(Autoreset):
-        raise SettingsError(
-            f"Unknown autoreset {autoreset!r}.{did_you_mean(autoreset, get_args(Autoreset))} "
-            f"Known: {', '.join(get_args(Autoreset))}."
-        )
-
-
-def _with_task(space: spaces.Box, size: int) -> spaces.Box:
-    free = np.full(size, np.inf, np.float32)
-    low, high = np.concatenate([space.low, -free]), np.concatenate([space.high, free])
-    return spaces.Box(low, high, dtype=np.float32)
