@@ -25,6 +25,7 @@ from metarl.evaluation.sine_protocol import (
     sine_panels,
     sine_table,
 )
+from metarl.evaluation.statistics import Summary
 from metarl.tasks.episodes import FewShot
 from metarl.training.loop import OuterLoop, TrainingResult
 
@@ -76,15 +77,42 @@ def few_shot_report(
     """Evaluates few-shot classification, and on Lake's runs where their archive is given.
 
     Args:
-        loop: A finished training on the distribution that `test` is the test split of.
+        loop: See `few_shot_results`, like `test`, `num_tasks`, `steps` and `lake_runs`.
         test: Distribution of the test tasks.
         num_tasks: Test tasks.
         steps: Adaptation steps.
         label: What was trained on what, for the table.
-        lake_runs: Lake's one-shot runs; see `lake_runs_for`.
+        lake_runs: Lake's one-shot runs.
 
     Returns:
         The table of accuracies.
+    """
+    counts = {"num_tasks": num_tasks, "steps": steps}
+    accuracies, lake = few_shot_results(loop, test, lake_runs=lake_runs, **counts)
+    return few_shot_table(accuracies, lake, f"{label}, {test.way}-way {test.shots}-shot")
+
+
+def few_shot_results(
+    loop: OuterLoop,
+    test: FewShot,
+    *,
+    num_tasks: int,
+    steps: int,
+    lake_runs: LakeRuns | None = None,
+) -> tuple[dict[str, Summary], dict[str, float]]:
+    """Judges a learner on test tasks and on Lake's runs, and logs that; closes the log.
+
+    Args:
+        loop: A finished training on the distribution that `test` is the test split of.
+        test: Distribution of the test tasks.
+        num_tasks: Test tasks.
+        steps: Adaptation steps.
+        lake_runs: Lake's one-shot runs; see `lake_runs_for`.
+
+    Returns:
+        The accuracy after the last step and the error on Lake's runs in percent (nothing without
+        them), each by kind of prediction: "transductive" (not of all learners) and
+        "non-transductive".
     """
     device = loop.device
     curves = few_shot_curves(
@@ -100,7 +128,7 @@ def few_shot_report(
         lake = lake_errors(loop.learner, lake_runs, seen, steps=steps, device=device)
         loop.logger.scalars({f"lake/error/{k}": v for k, v in lake.items()}, loop.iteration)
     loop.logger.close()
-    return few_shot_table(summaries, lake, f"{label}, {test.way}-way {test.shots}-shot")
+    return summaries, lake
 
 
 def show_few_shot(loop: OuterLoop, test: FewShot, num_tasks: int, steps: int) -> Picture:

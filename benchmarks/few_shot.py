@@ -1,0 +1,138 @@
+"""Every few-shot learner after the same time of training: accuracy on new alphabets.
+
+    python -m benchmarks.few_shot --data-dir DATA                             # 5-way 1-shot
+    python -m benchmarks.few_shot --data-dir DATA --shots 5
+    python -m benchmarks.few_shot --data-dir DATA --way 20 --lake-runs ARCHIVE
+    python -m benchmarks.few_shot --data-dir DATA --algorithms maml prototypical --minutes 10
+
+Each learner has the defaults of `experiments/omniglot.py` and as many iterations as fit into
+`--minutes` of CPU time, which a few iterations beforehand tell; so two computers train it for
+different numbers of iterations, and the table names them. Prints its rows as they come, in
+Markdown.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+import tyro
+
+from benchmarks.timing import MetaIteration
+from experiments.omniglot import EXPERIMENT
+from metarl.devices import set_threads
+from metarl.evaluation.statistics import Summary
+from metarl.tasks.characters import CharacterSettings
+from metarl.training import OuterLoop
+from metarl.training.characters import CONFIGS, OmniglotSettings, build_learner
+from metarl.training.reports import few_shot_results, lake_runs_for
+
+LONG = ("one-shot",)  # made for Lake's runs, and begins where the others end
+PROBE_SECONDS = 5.0
+KINDS = ("transductive", "non-transductive")
+HEADINGS = ("", "iterations", "minutes", "parameters", *KINDS, "Lake, transductive", "Lake, not")
+
+
+@dataclass(frozen=True)
+class FewShotBenchmark:
+    """What is compared."""
+
+    minutes: float = 3.0
+    """CPU time of each learner's training."""
+    algorithms: tuple[str, ...] = tuple(name for name in CONFIGS if name not in LONG)
+    """Which learners."""
+    data_dir: Path | None = field(default_factory=lambda: CharacterSettings().data_dir)
+    """Folder of Omniglot's archives, METARL_DATA where that is set. None: drawn glyphs."""
+    way: int = 5
+    """Classes per task."""
+    shots: int = 1
+    """Support images per class."""
+    test_tasks: int = 1000
+    """Test tasks."""
+    lake_runs: Path | None = None
+    """Archive of Lake's one-shot runs; for 20 ways and 1 shot."""
+    seed: int = 0
+    """Seed of everything random."""
+    runs: Path = Path("runs")
+    """Where the run folders lie."""
+
+
+def settings_of(algorithm: str, benchmark: FewShotBenchmark) -> OmniglotSettings:
+    """Returns a learner's defaults for the benchmark's tasks, without looks at it in between."""
+    b, defaults = benchmark, CONFIGS[algorithm]
+    training = replace(defaults.training, seed=b.seed, threads=1, eval_every=0, device="cpu")
+    tasks = replace(defaults.tasks, data_dir=b.data_dir, way=b.way, shots=b.shots)
+    if tasks.train_way is not None:
+        tasks = replace(tasks, train_way=max(b.way, tasks.train_way))
+    if tasks.train_shots is not None:
+        tasks = replace(tasks, train_shots=max(b.shots, tasks.train_shots))
+    return replace(defaults, training=training, tasks=tasks, runs=b.runs)
+
+
+def affordable(settings: OmniglotSettings, minutes: float) -> int:
+    """Returns how many iterations take so many minutes of CPU time."""
+    if not settings.training.iterations:
+        return 0
+    tasks = settings.tasks.train()
+    generator = torch.Generator().manual_seed(settings.training.seed)
+    iteration = MetaIteration(
+        build_learner(settings, generator, tasks.num_classes), tasks, settings.training
+    )
+    iteration()
+    started, count = time.process_time(), 0
+    while time.process_time() - started < PROBE_SECONDS:
+        iteration()
+        count += 1
+    return max(1, round(60 * minutes * count / (time.process_time() - started)))
+
+
+def train(settings: OmniglotSettings) -> OuterLoop:
+    """Trains in a run folder of its own."""
+    parts = EXPERIMENT.build(settings)
+    loop = EXPERIMENT.open(settings, parts)
+    loop.run()
+    return loop
+
+
+def row(algorithm: str, benchmark: FewShotBenchmark) -> list[str]:
+    """Trains and judges a learner.
+
+    Returns:
+        Its name, iterations, CPU minutes, parameters, accuracy in % with shared batch-norm
+        statistics and without, and its errors in % on Lake's runs, likewise.
+    """
+    b = benchmark
+    settings = settings_of(algorithm, b)
+    iterations = affordable(settings, b.minutes)
+    settings = replace(settings, training=replace(settings.training, iterations=iterations))
+    test = settings.tasks.test(settings.tasks.train())
+    runs = lake_runs_for(test, b.lake_runs, settings.tasks.invert)
+    started = time.process_time()
+    loop = train(settings)
+    minutes = (time.process_time() - started) / 60
+    accuracies, errors = few_shot_results(
+        loop, test, num_tasks=b.test_tasks, steps=settings.test_steps, lake_runs=runs
+    )
+    size = sum(p.numel() for p in loop.learner.parameters())
+    cells = [_percent(accuracies[k]) if k in accuracies else "" for k in KINDS]
+    cells += [f"{errors[k]:.1f}" if k in errors else "" for k in KINDS]
+    return [f"`{algorithm}`", str(iterations), f"{minutes:.1f}", f"{size:,}", *cells]
+
+
+def _percent(s: Summary) -> str:
+    return f"{100 * s.mean:.1f} [{100 * s.mean_low:.1f}, {100 * s.mean_high:.1f}]"
+
+
+def main(benchmark: FewShotBenchmark) -> None:
+    """Trains, judges and prints."""
+    set_threads(1)
+    print(f"{benchmark.way}-way {benchmark.shots}-shot")
+    print("| " + " | ".join(HEADINGS) + " |\n|" + "---|" * len(HEADINGS))
+    for algorithm in benchmark.algorithms:
+        print("| " + " | ".join(row(algorithm, benchmark)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(FewShotBenchmark, description=__doc__))
