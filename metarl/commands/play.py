@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from metarl.errors import SettingsError
 from metarl.evaluation.figures import save_figure
@@ -55,6 +56,8 @@ def play(
     if film is not None and video is not None:
         save_film(film, video)
         console.print("Film:", str(video), soft_wrap=True)
+        if film.note:
+            console.print(escape(film.note), soft_wrap=True)
 
 
 def _asked(part: Callable[..., T] | None, name: str, run: Path) -> Callable[..., T]:

@@ -21,16 +21,17 @@ from metarl.evaluation.statistics import telling_steps
 from metarl.extras import import_extra
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.trial_learner import TrialLearner
+from metarl.sim.drawing import DrawnRenderer, WorldRenderer
 from metarl.sim.family import ControlTasks, Tasks
 from metarl.sim.physics import MujocoFamily
-from metarl.sim.rendering import WorldRenderer, make_renderer
+from metarl.sim.rendering import make_renderer, step_seconds
 from metarl.sim.vector_env import TensorVectorEnv
 from metarl.tasks.files import atomic_path
 from metarl.trees import take_tasks
 
 MOST_COLUMNS = 4
-ROBOT_SIZE, ROBOT_FRAMES = (224, 168), 60  # pixels of a picture of a world, pictures of an episode
-DRAWN_SIZE, DRAWN_FRAMES = (240, 240), 40  # matplotlib takes its time
+ROBOT_SIZE, DRAWN_SIZE = (224, 168), (240, 240)  # pixels of a picture of a world
+PAINTED_FRAMES, DRAWN_FRAMES = 60, 40  # pictures of an episode; matplotlib takes its time
 _HEAD, _GAP, _LINE, _TEXT = 24, 4, 20, 12  # pixels
 _COLOURS = 64  # of a GIF
 _DRAWN_STEP = 0.08  # seconds that a step of a family without a clock is shown
@@ -44,11 +45,13 @@ class Film:
         name: Name of its file, without an ending.
         frames: Each [height, width, 3] uint8.
         fps: Frames in a second.
+        note: What should be known of it, a sentence or two; "" if there is nothing.
     """
 
     name: str
     frames: Sequence[np.ndarray]
     fps: float
+    note: str = ""
 
 
 @dataclass
@@ -90,7 +93,7 @@ def film_adaptation(
             rows.append((_title(task.values), camera.cut()))
     whole = isinstance(learner, TrialLearner)
     heads = [f"episode {k + 1}" if whole else after_steps(k) for k in columns]
-    return replace(_joined(rows, heads), fps=1 / camera.seconds)
+    return replace(_joined(rows, heads), fps=1 / camera.seconds, note=camera.note)
 
 
 def gif(film: Film) -> bytes:
@@ -135,6 +138,7 @@ class _Camera:
     def __init__(self, columns: Sequence[int]) -> None:
         self.columns = columns
         self.seconds = _DRAWN_STEP
+        self.note = ""
         self._renderers: dict[TensorVectorEnv, WorldRenderer] = {}
         self._begin()
 
@@ -148,11 +152,16 @@ class _Camera:
             self._ended = bool(env.family.terminated(state, tasks)[0])
         else:
             return
-        every = -(-env.family.horizon // _look(env)[1])
-        if self._episode in self.columns and (self._step % every == 0 or self._ended):
-            self.seconds = every * _step_seconds(env)
-            self._takes[-1].pictures.append(self._renderer(env).frame(0))
+        if self._episode not in self.columns:
+            return
+        renderer = self._renderer(env)
+        most = DRAWN_FRAMES if isinstance(renderer, DrawnRenderer) else PAINTED_FRAMES
+        every = -(-env.family.horizon // most)
+        if self._step % every == 0 or self._ended:
+            self.seconds = every * (step_seconds(env.family) or _DRAWN_STEP)
+            self._takes[-1].pictures.append(renderer.frame(0))
             self._takes[-1].returns.append(self._total)
+            self.note = renderer.note or self.note
 
     def cut(self) -> list[_Take]:
         """Returns the takes since the last cut."""
@@ -175,7 +184,8 @@ class _Camera:
 
     def _renderer(self, env: TensorVectorEnv) -> WorldRenderer:
         if env not in self._renderers:
-            self._renderers[env] = make_renderer(env, *_look(env)[0])
+            robots = isinstance(env.family, MujocoFamily)
+            self._renderers[env] = make_renderer(env, *(ROBOT_SIZE if robots else DRAWN_SIZE))
         return self._renderers[env]
 
 
@@ -187,18 +197,6 @@ def _filmed(learner: PolicyLearner | TrialLearner, camera: _Camera) -> Iterator[
     finally:
         learner.worlds.observe(None)
         camera.close()
-
-
-def _look(env: TensorVectorEnv) -> tuple[tuple[int, int], int]:
-    """Returns the size of pictures of the worlds, and how many an episode has at most."""
-    if isinstance(env.family, MujocoFamily):
-        return ROBOT_SIZE, ROBOT_FRAMES
-    return DRAWN_SIZE, DRAWN_FRAMES
-
-
-def _step_seconds(env: TensorVectorEnv) -> float:
-    family = env.family
-    return family.dt if isinstance(family, MujocoFamily) else _DRAWN_STEP
 
 
 def _title(tasks: Tasks) -> str:

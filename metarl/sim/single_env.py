@@ -13,10 +13,11 @@ from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError
 from metarl.registry import did_you_mean
+from metarl.sim.drawing import WorldRenderer
 from metarl.sim.family import Family, Tasks
 from metarl.sim.make import make_family, make_vec
 from metarl.sim.physics import MujocoFamily
-from metarl.sim.rendering import WorldRenderer, make_renderer
+from metarl.sim.rendering import make_renderer, step_seconds
 from metarl.sim.vector_env import TensorVectorEnv
 from metarl.tasks.base import Split
 from metarl.trees import map_tensors, take_tasks
@@ -157,6 +158,8 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
             return None
         if self._renderer is None:
             self._renderer = make_renderer(self._worlds, *self._size)
+            if self._renderer.note:
+                gymnasium.logger.warn(self._renderer.note)
         return self._renderer.frame(0)
 
     def close(self) -> None:
@@ -299,4 +302,4 @@ def _family(family: Family | str, split: Split, settings: Mapping[str, Any]) -> 
 
 def _rate(family: Family) -> int:
     """Returns how many pictures make a second: as many as there are steps, where time is real."""
-    return max(round(1 / family.dt), 1) if isinstance(family, MujocoFamily) else 10
+    return max(round(1 / (step_seconds(family) or 0.1)), 1)

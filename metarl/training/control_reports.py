@@ -103,4 +103,6 @@ def log_film(loop: OuterLoop, film: Callable[[], Film]) -> None:
     except SettingsError as error:
         print(f"There is no film: {error}", file=sys.stderr)
         return
+    if made.note:
+        print(made.note, file=sys.stderr)
     loop.logger.film(made, loop.iteration)

@@ -15,7 +15,8 @@ from metarl.evaluation.film import Film, film_adaptation, gif, save_film
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
-from metarl.sim import ControlTasks
+from metarl.sim import ControlTasks, GymTasks, Uniform
+from tests.sim.gym.environments import Painted, Slide
 
 
 def learner_on(family, trajectories=2):
@@ -73,6 +74,17 @@ def test_filming_changes_nothing_of_what_is_filmed(small):
     assert all(
         torch.equal(a, b) for a, b in zip(plain, learner.returns(GOALS, 1, seed(3)), strict=True)
     )
+
+
+def test_gymnasiums_environments_are_filmed_in_their_own_pictures_and_time(small):
+    parameters = {"speed": Uniform(-0.2, 0.2)}
+    tasks = ControlTasks({"speed": torch.tensor([0.1])})
+    film = filmed(GymTasks(Painted, parameters, horizon=5), tasks, 0)
+    assert film.fps == pytest.approx(Painted.metadata["render_fps"]) and not film.note
+    assert film.frames[0].shape[:2] == (module._HEAD + 32 + module._LINE, 64)  # as 30 x 60 pixels
+    film = filmed(GymTasks(Slide, parameters, horizon=5), tasks, 0)
+    assert film.fps == pytest.approx(1 / module._DRAWN_STEP)
+    assert "'Slide'" in film.note
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl.errors import SettingsError, ShapeError, SimulationError
 from metarl.sim.family import Tasks, WorldState
 from metarl.sim.gym.environments import Environments, Host, Rows, WorldError
-from metarl.sim.gym.family import GymnasiumFamily, seeds
+from metarl.sim.gym.family import GymnasiumFamily, Task, seeds
 from metarl.sim.gym.workers import Workers
 from metarl.sim.vector_env import TensorVectorEnv
 from metarl.sim.watch import shown_task
@@ -137,6 +137,20 @@ class GymnasiumVectorEnv(TensorVectorEnv):
         self._told = False  # the present tasks may be others
         for step in range(int(self._taken.max())):
             self._moved(self._taken > step, self._actions[step])
+
+    def recording(self, world: int) -> tuple[int, Task, np.ndarray]:
+        """Returns what a world's episode was given so far: its seed, its task and its actions.
+
+        Args:
+            world: Its number.
+
+        Returns:
+            The seed; the task that it started with; copies of the actions, [L, A] float32, clipped,
+            or [L] int64, L at most the horizon.
+        """
+        task = {name: rows[world].copy() for name, rows in self._started.items()}
+        actions = self._actions[: self._taken[world], world]
+        return int(self._rows.seed[world]), task, actions.copy()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Closes all environments and ends their processes; called by `close`."""

@@ -136,6 +136,12 @@ class Environments:
         """See `Host.step`."""
         self._each(self._step, "stepped")
 
+    def picture(self, world: int) -> Any:
+        """Returns what the `render` of a world that has started gives."""
+        env = self._envs[world]
+        assert env is not None
+        return env.render()
+
     def close(self) -> None:
         """See `Host.close`."""
         for env in self._envs:

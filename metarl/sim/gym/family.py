@@ -152,10 +152,24 @@ class GymnasiumFamily(Family):
 
     def split(self, name: Split) -> Self:
         """See `Family.split`."""
-        other = object.__new__(type(self))
-        for attribute, value in vars(self).items():  # the probe too, which may be slow to build
-            object.__setattr__(other, attribute, value)
-        object.__setattr__(other, "part", check_split(name))
+        return self._changed(part=check_split(name))
+
+    def painting(self) -> Self:
+        """Returns the family of the same tasks whose environments' `render` gives pictures.
+
+        Raises:
+            SettingsError: They have no pictures, or cannot be built with `render_mode`.
+        """
+        mode, offered = "rgb_array", self.probe.metadata.get("render_modes") or ()
+        if self.probe.render_mode == mode:
+            return self
+        if mode not in offered:
+            raise SettingsError(
+                f"Expected {self.title!r} to offer the render mode {mode!r}, its metadata has "
+                f"{', '.join(map(str, offered)) or 'none'}."
+            )
+        other = self._changed(settings={**self.settings, "render_mode": mode})
+        vars(other).pop("probe")
         return other
 
     def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
@@ -193,6 +207,12 @@ class GymnasiumFamily(Family):
         """The function or class that builds environments, where that is not an id."""
         builder: Any = getattr(self.env, "func", self.env)  # of a functools.partial
         return builder if hasattr(builder, "__name__") else type(builder)
+
+    def _changed(self, **fields: Any) -> Self:
+        """Returns a copy with other fields, and with what took time to build or draw."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self) | fields)  # frozen: attributes cannot be set
+        return other
 
     def _card(self, summary: str, tasks: Fact, disjoint: bool) -> Card:
         own, env = "the environment's own", self.probe

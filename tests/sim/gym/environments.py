@@ -104,3 +104,26 @@ class Spaces(gymnasium.Env):
         if isinstance(space, spaces.Discrete):
             return int(self.x)
         return np.full(space.shape or (), self.x, space.dtype)
+
+
+class Painted(Slide):
+    """Paints its place as a bright column of a dark picture; its size may differ between tasks."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012
+
+    def __init__(self, render_mode=None, width=60, fault=""):
+        super().__init__()
+        self.render_mode, self.width, self.fault = render_mode, width, fault
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=None if self.fault == "chance" else seed)
+        return self.observed(), {}
+
+    def render(self):
+        if self.fault == "raise" or (self.fault == "late" and self.steps > 1):
+            raise RuntimeError("the screen broke")
+        if self.fault == "list":
+            return []
+        picture = np.zeros((30, self.width, 3), np.uint8)
+        picture[:, int((self.place + 2) / 4 * (self.width - 1))] = 255
+        return picture[..., :1] if self.fault == "grey" else picture

@@ -1,0 +1,117 @@
+"""Pictures that gymnasium environments paint of themselves, wherever they are stepped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from metarl.errors import SettingsError
+from metarl.sim.drawing import DrawnRenderer, WorldRenderer
+from metarl.sim.family import WorldState
+from metarl.sim.gym.engine import GymnasiumVectorEnv
+from metarl.sim.gym.environments import Environments, Rows, WorldError
+from metarl.sim.gym.family import Task
+
+_TOLD = ("observation", "terminated")  # rewards after an end are the engine's
+_INSTEAD = "What is observed is drawn instead of"
+
+
+class GymnasiumRenderer(WorldRenderer):
+    """Pictures by the environments' own `render`.
+
+    Worlds may be in other processes and are built without pictures. So an environment of its own
+    plays the episode that is asked for again, with the same task, seed and actions. It has to see
+    the same all the way: if it does not, or fails, what is observed is drawn from then on, and
+    `note` says so. A picture keeps its proportions, so `width` or `height` becomes less.
+
+    Args:
+        env: The environment.
+        width: Of a picture, pixels, at most.
+        height: Of a picture, pixels, at most.
+
+    Raises:
+        SettingsError: The environments have no pictures; the message says why.
+    """
+
+    env: GymnasiumVectorEnv
+
+    def __init__(self, env: GymnasiumVectorEnv, width: int = 480, height: int = 480) -> None:
+        super().__init__(env, width, height)
+        try:
+            family = env.family.painting()
+            self._played = Environments(family, Rows.of(family, 1))
+            self._given: tuple[int, Task, np.ndarray] | None = None
+            self._drawn: DrawnRenderer | None = None
+            tasks = env.get_tasks().items()
+            self._start(0, {name: rows[0].numpy(force=True) for name, rows in tasks})
+            first = ImageOps.contain(self._image(), (width, height))
+        except (SettingsError, WorldError) as error:
+            raise SettingsError(self._reason(error)) from error
+        self.width, self.height = first.size
+
+    def frame(self, world: int = 0) -> np.ndarray:
+        """See `WorldRenderer.frame`."""
+        state, _, _ = self._seen(world)
+        if self._drawn is None:
+            try:
+                self._follow(world, state)
+                return np.array(ImageOps.pad(self._image(), (self.width, self.height)))
+            except (SettingsError, WorldError) as error:
+                self.note = self._reason(error)
+                self._drawn = DrawnRenderer(self.env, self.width, self.height)
+        return self._drawn.frame(world)
+
+    def close(self) -> None:
+        """See `WorldRenderer.close`."""
+        self._played.close()
+        self._given = None
+
+    def _follow(self, world: int, state: WorldState) -> None:
+        """Plays what is missing of a world's episode."""
+        seed, task, actions = self.env.recording(world)
+        if not _continues(self._given, (seed, task, actions)):
+            self._start(seed, task)
+        assert self._given is not None
+        for action in actions[len(self._given[2]) :]:
+            self._played.rows.action[0] = action
+            self._played.step()
+        self._given = (seed, task, actions)
+        for name in _TOLD:
+            seen, played = state[name][0].numpy(), getattr(self._played.rows, name)[0]
+            if not np.array_equal(seen, played, equal_nan=name != "terminated"):
+                raise SettingsError(
+                    f"the {name} after {len(actions)} steps is {played}, not {seen}, when the "
+                    "episode is played again. Expected all random numbers from `self.np_random`."
+                )
+
+    def _start(self, seed: int, task: Task) -> None:
+        rows = self._played.rows
+        rows.active[0], rows.seed[0] = True, seed
+        self._played.start({name: value[None] for name, value in task.items()})
+        self._given = (seed, task, rows.action[:0].copy())
+
+    def _image(self) -> Image.Image:
+        try:
+            picture: Any = self._played.picture(0)
+        except Exception as error:  # of any kind: missing libraries, displays, drivers
+            raise SettingsError(f"its `render` fails: {type(error).__name__}: {error}") from error
+        if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8):
+            raise SettingsError(f"its `render` gives {type(picture).__name__}, no uint8 array.")
+        if picture.ndim != 3 or picture.shape[2] != 3:
+            raise SettingsError(f"its `render` gives {picture.shape}, not [height, width, 3].")
+        return Image.fromarray(picture)
+
+    def _reason(self, error: Exception) -> str:
+        told = f"it {error.what}" if isinstance(error, WorldError) else error
+        return f"{_INSTEAD} pictures by {self.env.family.title!r}: {told}"
+
+
+def _continues(given: tuple[int, Task, np.ndarray] | None, now: tuple[Any, ...]) -> bool:
+    """Tells whether an episode goes on where one that was played has come to."""
+    if given is None:
+        return False
+    (seed, task, actions), (other, its_task, its_actions) = given, now
+    same = seed == other and all(np.array_equal(task[n], its_task[n]) for n in task)
+    return same and np.array_equal(actions, its_actions[: len(actions)])
