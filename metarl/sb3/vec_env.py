@@ -122,7 +122,7 @@ class SB3VecEnv(VecEnv):
         self.env.close()
 
     def get_images(self) -> Sequence[np.ndarray]:
-        """Returns a picture of each world, [480, 480, 3] uint8."""
+        """Returns a picture of each world, [480, 480, 3] uint8 or of other proportions."""
         if self._renderer is None:
             self._renderer = make_renderer(self.env)
         return [self._renderer.frame(world) for world in range(self.num_envs)]

@@ -21,10 +21,10 @@ _INSTEAD = "What is observed is drawn instead of"
 class GymnasiumRenderer(WorldRenderer):
     """Pictures by the environments' own `render`.
 
-    Worlds may be in other processes and are built without pictures. So an environment of its own
-    plays the episode that is asked for again, with the same task, seed and actions. It has to see
-    the same all the way: if it does not, or fails, what is observed is drawn from then on, and
-    `note` says so. A picture keeps its proportions, so `width` or `height` becomes less.
+    Worlds may be in other processes and are built without pictures. So for each that is asked for,
+    an environment in this process plays its episode again, with the same task, seed and actions.
+    It has to see the same all the way: if it does not, or fails, what is observed is drawn from
+    then on, and `note` says so. A picture keeps its proportions: `width` or `height` becomes less.
 
     Args:
         env: The environment.
@@ -41,12 +41,13 @@ class GymnasiumRenderer(WorldRenderer):
         super().__init__(env, width, height)
         try:
             family = env.family.painting()
-            self._played = Environments(family, Rows.of(family, 1))
-            self._given: tuple[int, Task, np.ndarray] | None = None
+            self._played = Environments(family, Rows.of(family, env.num_envs))
+            self._given: dict[int, tuple[int, Task, np.ndarray]] = {}
             self._drawn: DrawnRenderer | None = None
             tasks = env.get_tasks().items()
-            self._start(0, {name: rows[0].numpy(force=True) for name, rows in tasks})
-            first = ImageOps.contain(self._image(), (width, height))
+            self._played.rows.active[0] = True
+            self._start(0, 0, {name: rows[0].numpy(force=True) for name, rows in tasks})
+            first = ImageOps.contain(self._image(0), (width, height))
         except (SettingsError, WorldError) as error:
             raise SettingsError(self._reason(error)) from error
         self.width, self.height = first.size
@@ -57,7 +58,7 @@ class GymnasiumRenderer(WorldRenderer):
         if self._drawn is None:
             try:
                 self._follow(world, state)
-                return np.array(ImageOps.pad(self._image(), (self.width, self.height)))
+                return np.array(ImageOps.pad(self._image(world), (self.width, self.height)))
             except (SettingsError, WorldError) as error:
                 self.note = self._reason(error)
                 self._drawn = DrawnRenderer(self.env, self.width, self.height)
@@ -66,35 +67,37 @@ class GymnasiumRenderer(WorldRenderer):
     def close(self) -> None:
         """See `WorldRenderer.close`."""
         self._played.close()
-        self._given = None
+        self._given.clear()
 
     def _follow(self, world: int, state: WorldState) -> None:
         """Plays what is missing of a world's episode."""
-        seed, task, actions = self.env.recording(world)
-        if not _continues(self._given, (seed, task, actions)):
-            self._start(seed, task)
-        assert self._given is not None
-        for action in actions[len(self._given[2]) :]:
-            self._played.rows.action[0] = action
+        rows, recording = self._played.rows, self.env.recording(world)
+        seed, task, actions = recording
+        rows.active[:] = np.arange(len(rows.active)) == world
+        if not _continues(self._given.get(world), recording):
+            self._start(world, seed, task)
+        for action in actions[len(self._given[world][2]) :]:
+            rows.action[world] = action
             self._played.step()
-        self._given = (seed, task, actions)
+        self._given[world] = recording
         for name in _TOLD:
-            seen, played = state[name][0].numpy(), getattr(self._played.rows, name)[0]
+            seen, played = state[name][0].numpy(), getattr(rows, name)[world]
             if not np.array_equal(seen, played, equal_nan=name != "terminated"):
                 raise SettingsError(
                     f"the {name} after {len(actions)} steps is {played}, not {seen}, when the "
                     "episode is played again. Expected all random numbers from `self.np_random`."
                 )
 
-    def _start(self, seed: int, task: Task) -> None:
+    def _start(self, world: int, seed: int, task: Task) -> None:
         rows = self._played.rows
-        rows.active[0], rows.seed[0] = True, seed
-        self._played.start({name: value[None] for name, value in task.items()})
-        self._given = (seed, task, rows.action[:0].copy())
+        rows.seed[world] = seed
+        tasks = {n: np.broadcast_to(v, (len(rows.seed), *v.shape)) for n, v in task.items()}
+        self._played.start(tasks)
+        self._given[world] = (seed, task, rows.action[:0].copy())
 
-    def _image(self) -> Image.Image:
+    def _image(self, world: int) -> Image.Image:
         try:
-            picture: Any = self._played.picture(0)
+            picture: Any = self._played.picture(world)
         except Exception as error:  # of any kind: missing libraries, displays, drivers
             raise SettingsError(f"its `render` fails: {type(error).__name__}: {error}") from error
         if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8):
