@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -12,10 +15,18 @@ from rich.table import Table
 
 from metarl.adaptation import settings as learners
 from metarl.errors import SettingsError
+from metarl.learners.memory_settings import MemorySettings
+from metarl.learners.sequence_settings import SequenceSettings
+from metarl.learners.settings import FeatureClassifierSettings, MetricSettings
+from metarl.rl.settings import RL2Settings
 from metarl.rl.surrogates import SURROGATES
+from metarl.sb3.baseline import PPOSettings
 from metarl.sim import FAMILIES, Card, make_family
 from metarl.tasks.names import DISTRIBUTIONS
 from metarl.training.saved_run import script_experiment
+
+Configs = Mapping[str, Any] | SettingsError
+"""Algorithm -> its settings, of an experiment; or what is wrong with its script."""
 
 
 def names(card: str | None = None, experiments: Path = Path("experiments")) -> None:
@@ -29,7 +40,9 @@ def names(card: str | None = None, experiments: Path = Path("experiments")) -> N
     if card is not None:
         console.print(card_table(make_family(card).card()))
         return
-    for table in (_families(), _others(), _learners(), _experiments(experiments)):
+    configs = {script: _configs(script) for script in sorted(experiments.glob("*.py"))}
+    tables = (_families(), _others(), _learners(configs), _experiments(experiments, configs))
+    for table in tables:
         console.print(table)
 
 
@@ -71,21 +84,40 @@ def _others() -> Table:
     return table
 
 
-def _learners() -> Table:
-    table = _table("Algorithms", "settings", "what")
-    for kind in learners.LearnerSettings.__subclasses__():
-        table.add_row(kind.__name__, _summary(kind))
+def _configs(script: Path) -> Configs:
+    try:
+        return script_experiment(script).configs
+    except SettingsError as error:
+        return error
+
+
+def _learners(scripts: Mapping[Path, Configs]) -> Table:
+    table = _table("Algorithms", "settings", "--algorithm", "what, and the fields to set")
+    names: dict[type, list[str]] = {kind: [] for kind in _known_settings()}
+    for configs in scripts.values():
+        for name, config in () if isinstance(configs, SettingsError) else configs.items():
+            chosen = getattr(config, "learner", getattr(config, "network", None))
+            if is_dataclass(chosen) and name not in names.setdefault(type(chosen), []):
+                names[type(chosen)].append(name)
+    for kind, found in names.items():
+        settings = ", ".join(f.name.replace("_", "-") for f in fields(kind)) or "none"
+        table.add_row(kind.__name__, ", ".join(found), f"{_summary(kind)}\n[dim]{settings}[/]")
     return table
 
 
-def _experiments(folder: Path) -> Table:
+def _known_settings() -> Iterator[type]:
+    """Yields the settings that the package brings; experiments may have others."""
+    for interface in (learners.LearnerSettings, MetricSettings, MemorySettings, SequenceSettings):
+        yield from interface.__subclasses__()
+    yield from (FeatureClassifierSettings, RL2Settings, PPOSettings)
+
+
+def _experiments(folder: Path, scripts: Mapping[Path, Configs]) -> Table:
     table = _table(f"Experiments in {folder}", "script", "--algorithm")
-    for script in sorted(folder.glob("*.py")):
-        try:
-            algorithms = ", ".join(script_experiment(script).configs)
-        except SettingsError as error:
-            algorithms = f"[red]{escape(str(error))}[/]"
-        table.add_row(script.name, algorithms)
+    for script, configs in scripts.items():
+        broken = isinstance(configs, SettingsError)
+        told = f"[red]{escape(str(configs))}[/]" if broken else ", ".join(configs)
+        table.add_row(script.name, told)
     if not table.row_count:
         table.add_row("none", "name another folder with --experiments FOLDER")
     return table

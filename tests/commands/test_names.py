@@ -16,6 +16,20 @@ def test_everything_there_is_has_its_name_in_the_list(metarl):
     assert "navigation2d.py" in printed.out and "promp" in printed.out
 
 
+def test_every_algorithm_stands_beside_its_settings(metarl):
+    printed = metarl("list", "--experiments", "experiments")[1].out
+    for kind, algorithm, setting in (
+        ("MAMLSettings", "promp", "inner-lr"),
+        ("PPOSettings", "ppo", "learning-rate"),
+        ("RL2Settings", "rl2", "episodes"),
+        ("PrototypicalSettings", "prototypical", "embedding"),
+        ("MemoryAugmentedSettings", "mann-strings", "slots"),
+        ("UCB1Settings", "ucb1", "width"),
+    ):
+        row = printed.partition(f"  {kind} ")[2].partition("Settings ")[0]
+        assert algorithm in row and setting in row, kind
+
+
 def test_a_family_that_cannot_be_built_does_not_stop_the_others(metarl, monkeypatch):
     entry_points = registry.entry_points
 
