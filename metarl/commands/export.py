@@ -76,6 +76,11 @@ def export(
         + (", then its task vector" if learner.worlds.observe_task else ""),
         "action": frozen.expects(),
     }
+    if to == "sb3":
+        note["value function"] = (
+            "starts anew, so the first updates are noisy: the run has linear fits to the rollouts "
+            "of each task, no network"
+        )
     difference = export_policy(frozen, out, to, _observations(rollouts), note)
     console = Console()
     for key, value in note.items():
