@@ -147,8 +147,9 @@ class ChangedRobot(Locomotion):
 
     def _of_one(self, left: Tensor, chosen: Tensor) -> Tensor:
         """Returns `left` [T] for one group of actuators and 1 for the others, [T, nu]."""
-        group = torch.arange(self.compiled.nu, device=left.device) // self.fault.group
-        fails = group == (chosen * (int(group[-1]) + 1)).floor().unsqueeze(1)
+        actuators, size = self.compiled.nu, self.fault.group
+        group = torch.arange(actuators, device=left.device) // size
+        fails = group == (chosen * -(-actuators // size)).floor().unsqueeze(1)
         return torch.where(fails, left.unsqueeze(1), 1.0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -106,7 +107,10 @@ class Locomotion(MujocoFamily):
         robot, positions = self.robot, self.compiled.nq
         shift = _centred(noise[:, :positions], robot.normal_positions)
         kick = _centred(noise[:, positions:], robot.normal_velocities)
-        pose = self.default("qpos0", noise) if robot.pose is None else noise.new_tensor(robot.pose)
+        if robot.pose is None:
+            pose = self.default("qpos0", noise)
+        else:
+            pose = _constant(robot.pose, noise.dtype, noise.device)
         return pose + robot.noise * shift, robot.speed_noise * kick
 
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
@@ -267,6 +271,11 @@ def uniform_draws(count: int, num_tasks: int, generator: torch.Generator) -> Ten
     """Returns uniform numbers in [0, 1), [count, num_tasks]; checks the number of tasks."""
     check_num_tasks(num_tasks)
     return torch.rand(count, num_tasks, generator=generator, device=generator.device)
+
+
+@lru_cache(maxsize=64)  # resets need them at every step, and a GPU would be waited for
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _centred(uniform: Tensor, is_normal: bool) -> Tensor:
