@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarl.sim import (
     FAMILIES,
     MujocoFamily,
+    TorchFamily,
     WorldNoise,
     check_family,
     check_vector_env,
@@ -50,6 +52,42 @@ def test_check_vector_env_finds_nothing(family, autoreset, observe_task):
     check_vector_env(
         make_vec(family, 4, device="cpu", autoreset=autoreset, observe_task=observe_task)
     )
+
+
+class Waits(TorchDispatchMode):
+    """Notes what would make a GPU wait: reading a number of a tensor, or making one of numbers."""
+
+    KINDS = (torch.ops.aten._local_scalar_dense, torch.ops.aten.lift_fresh)
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._overloadpacket in self.KINDS:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_function_waits_for_the_device(family):
+    generator = torch.Generator()
+    actions = sample_actions(family.action_space, (3,), 0)
+    noise = torch.rand(3, family.reset_noise), torch.rand(3, family.step_noise)
+    for waits in (Waits(), Waits()):  # constants are made once
+        with waits:
+            tasks = family.sample(3, generator).values
+            state = family.reset(tasks, noise[0])
+            after = state
+            if isinstance(family, TorchFamily):
+                after = family.step(state, actions, tasks, noise[1])
+            if isinstance(family, MujocoFamily):
+                family.controls(actions, tasks)
+                family.model_fields(tasks)
+            family.observe(after, tasks)
+            family.reward(state, actions, after, tasks)
+            family.terminated(after, tasks)
+            family.task_vector(tasks)
+    assert not waits.found
 
 
 def test_the_name_is_the_one_it_is_found_by(family):
