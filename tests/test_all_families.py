@@ -64,6 +64,7 @@ class Waits(TorchDispatchMode):
         self.found = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Calls a function, and notes it if it waits."""
         if func._overloadpacket in self.KINDS:
             self.found.append(str(func))
         return func(*args, **(kwargs or {}))
