@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.errors import ExportError, SettingsError
+from metarl.errors import ExportError
 from metarl.extras import import_extra
-from metarl.registry import did_you_mean
+from metarl.registry import check_choice
 from metarl.rl.frozen import FrozenPolicy
 from metarl.sb3.policies import load_outputs, save_ppo
 
@@ -48,10 +48,7 @@ def export_policy(
         SettingsError: The format is unknown, or an extra that it needs is not installed.
         ExportError: An output differs by more than 1e-5 of the greatest one; the file is deleted.
     """
-    if to not in FORMATS:
-        raise SettingsError(
-            f"Unknown format {to!r}.{did_you_mean(to, FORMATS)} Known: {', '.join(FORMATS)}."
-        )
+    check_choice("format", to, FORMATS)
     write, read = FORMATS[to]
     path.parent.mkdir(parents=True, exist_ok=True)
     write(frozen, path, note)

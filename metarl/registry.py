@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
-from metarl.errors import DuplicateNameError, MetarlError, UnknownNameError
+from metarl.errors import DuplicateNameError, MetarlError, SettingsError, UnknownNameError
 
 T = TypeVar("T")
 
@@ -21,6 +21,28 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     original = {n.lower(): n for n in names}
     near = difflib.get_close_matches(str(name).lower(), original, n=1, cutoff=0.5)
     return f" Did you mean {original[near[0]]!r}?" if near else ""
+
+
+def check_choice(
+    kind: str, value: str, choices: Iterable[str], error: type[MetarlError] = SettingsError
+) -> None:
+    """Checks that a value is one of some names.
+
+    Args:
+        kind: What it is, for the message ("algorithm").
+        value: The value.
+        choices: The names.
+        error: What is raised for another one.
+
+    Raises:
+        MetarlError: It is none of them; the message suggests the nearest.
+    """
+    names = list(choices)
+    if value not in names:
+        raise error(
+            f"Unknown {kind} {value!r}.{did_you_mean(value, names)} "
+            f"Known: {', '.join(names) or 'none'}."
+        )
 
 
 class Registry(Generic[T]):
@@ -53,11 +75,7 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: No value has this name; the message suggests the nearest one.
         """
-        if name not in self._values:
-            known = ", ".join(self.names()) or "none"
-            raise UnknownNameError(
-                f"Unknown {self._kind} {name!r}.{did_you_mean(name, self._values)} Known: {known}."
-            )
+        check_choice(self._kind, name, self._values, UnknownNameError)
         return self._values[name]
 
     def names(self) -> list[str]:

@@ -177,5 +177,5 @@ def test_no_tasks_are_refused(distribution, num_tasks):
 
 
 def test_an_unknown_split_is_refused_with_a_suggestion(distribution):
-    with pytest.raises(SettingsError, match=r"got 'tets'\. Did you mean 'test'\?"):
+    with pytest.raises(SettingsError, match=r"'tets'\. Did you mean 'test'\?"):
         distribution.split("tets")

@@ -6,8 +6,15 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from metarl import registry as registries
-from metarl.errors import DuplicateNameError, MetarlError, TaskError, UnknownNameError
-from metarl.registry import PluginRegistry, Registry, did_you_mean
+from metarl.errors import (
+    DataError,
+    DuplicateNameError,
+    MetarlError,
+    SettingsError,
+    TaskError,
+    UnknownNameError,
+)
+from metarl.registry import PluginRegistry, Registry, check_choice, did_you_mean
 
 
 @pytest.fixture
@@ -79,6 +86,15 @@ def plugins(monkeypatch):
     plugins = PluginRegistry[float]("number", "numbers")
     plugins.looked_up = looked_up
     return plugins
+
+
+def test_what_is_no_choice_is_refused_with_all_of_them():
+    check_choice("loss", "ratio", ("ratio", "dice"))
+    message = r"Unknown loss 'rato'\. Did you mean 'ratio'\? Known: ratio, dice\."
+    with pytest.raises(SettingsError, match=message):
+        check_choice("loss", "rato", ("ratio", "dice"))
+    with pytest.raises(DataError, match=r"Unknown loss 'dic'\. .* Known: dice\."):
+        check_choice("loss", "dic", (name for name in ("dice",)), DataError)
 
 
 def test_plugins_are_loaded_on_the_first_look_up_and_once(plugins):

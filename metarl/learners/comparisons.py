@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metarl.errors import SettingsError
 from metarl.learners.layers import Moments
-from metarl.registry import did_you_mean
+from metarl.registry import check_choice
 from metarl.tasks.losses import cross_entropy
 
 Distance = Literal["cosine", "euclidean"]
@@ -108,12 +108,7 @@ class Attention(Comparison):
 
     def __init__(self, distance: Distance = "cosine", scale: float = 10.0) -> None:
         super().__init__()
-        choices = get_args(Distance)
-        if distance not in choices:
-            raise SettingsError(
-                f"Expected a distance of {', '.join(choices)}, got {distance!r}."
-                f"{did_you_mean(distance, choices)}"
-            )
+        check_choice("distance", distance, get_args(Distance))
         self.log_scale = _log_scale(scale) if distance == "cosine" else None
 
     def condense(self, support: Reference, order: Tensor | None = None) -> Reference:

@@ -9,12 +9,11 @@ from typing import Literal, get_args
 import torch
 
 from metarl.adaptation.learner import SupervisedLearner
-from metarl.errors import SettingsError
 from metarl.learners.embeddings import ConvEmbedding, ImageShape, Thumbnail
 from metarl.learners.episode_reader import EpisodeReader
 from metarl.learners.meta_network import MetaNetwork
 from metarl.learners.sequence_settings import MemoryAugmentedSettings, SequenceSettings
-from metarl.registry import did_you_mean
+from metarl.registry import check_choice
 
 Features = Literal["convolutions", "pixels"]
 
@@ -50,12 +49,7 @@ class MANNSettings(MemorySettings):
         self, images: ImageShape, way: int, filters: int, generator: torch.Generator
     ) -> EpisodeReader:
         """See `MemorySettings.build`."""
-        choices = get_args(Features)
-        if self.features not in choices:
-            raise SettingsError(
-                f"Expected features of {', '.join(choices)}, got {self.features!r}."
-                f"{did_you_mean(self.features, choices)}"
-            )
+        check_choice("features", self.features, get_args(Features))
         if self.features == "pixels":
             embedding = Thumbnail(images)
         else:

@@ -18,7 +18,7 @@ from metarl.learners.metric_learner import MetricLearner
 from metarl.learners.pyramid import AveragedViews, PyramidEmbedding
 from metarl.learners.relation import Relation, RelationEmbedding
 from metarl.learners.siamese import KOCH, SMALL, SiameseEmbedding, WeightedDifference
-from metarl.registry import did_you_mean
+from metarl.registry import check_choice
 from metarl.tasks.distortions import Distortion
 
 Network = Literal["conv4", "pyramid"]
@@ -61,12 +61,7 @@ class EmbeddingSettings:
         Raises:
             SettingsError: The network is unknown, it has no bfloat16, or a number is too small.
         """
-        choices = get_args(Network)
-        if self.network not in choices:
-            raise SettingsError(
-                f"Expected a network of {', '.join(choices)}, got {self.network!r}."
-                f"{did_you_mean(self.network, choices)}"
-            )
+        check_choice("network", self.network, get_args(Network))
         if self.network == "pyramid":
             network = PyramidEmbedding(images, generator, filters, bfloat16=self.bfloat16)
         elif self.bfloat16:
@@ -143,11 +138,7 @@ class SiameseSettings(MetricSettings):
     def build(self, images: ImageShape, filters: int, generator: torch.Generator) -> MetricLearner:
         """See `MetricSettings.build`."""
         layers = {"small": SMALL, "koch": KOCH}
-        if self.layers not in layers:
-            raise SettingsError(
-                f"Expected layers of {', '.join(layers)}, got {self.layers!r}."
-                f"{did_you_mean(self.layers, layers)}"
-            )
+        check_choice("layers", self.layers, layers)
         chosen = layers[self.layers]
         embedding = SiameseEmbedding(images, generator, filters, self.units, chosen)
         comparison = WeightedDifference(self.units, generator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import Fitting, Model, Params, Statistics, Weights, task_shape
 from metarl.models.functional import affine
-from metarl.registry import did_you_mean
+from metarl.registry import check_choice
 
 Activation = Literal["relu", "tanh"]
 Init = Literal["lecun", "truncated"]
@@ -45,8 +45,8 @@ class MLP(Model):
         super().__init__()
         if len(sizes) < 2 or min(sizes) < 1:
             raise SettingsError(f"Expected at least two positive sizes, got {tuple(sizes)}.")
-        _check_choice("activation", activation, ACTIVATIONS)
-        _check_choice("initialisation", init, get_args(Init))
+        check_choice("activation", activation, ACTIVATIONS)
+        check_choice("initialisation", init, get_args(Init))
         self.sizes = tuple(sizes)
         self.activation = activation
         self.init = init
@@ -113,11 +113,3 @@ class MLP(Model):
         if self.init == "truncated":
             return nn.init.trunc_normal_(weight, std=0.01, a=-0.02, b=0.02, generator=generator)
         return nn.init.normal_(weight, std=1 / math.sqrt(weight.shape[-1]), generator=generator)
-
-
-def _check_choice(kind: str, name: str, choices: Collection[str]) -> None:
-    if name not in choices:
-        raise SettingsError(
-            f"Expected an {kind} of {', '.join(choices)}, got {name!r}."
-            f"{did_you_mean(name, choices)}"
-        )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from metarl.errors import SettingsError
-from metarl.registry import did_you_mean
+from metarl.registry import check_choice
 
 Surrogate = Literal["ratio", "dice", "logprob"]
 
@@ -54,12 +54,7 @@ class PolicyGradientSettings:
             raise SettingsError(f"Expected `clip` in (0, 1), got {self.clip}.")
         if not self.inner_kl >= 0:
             raise SettingsError(f"Expected `inner_kl` of at least 0, got {self.inner_kl}.")
-        if self.surrogate not in get_args(Surrogate):
-            raise SettingsError(
-                f"Unknown surrogate {self.surrogate!r}."
-                f"{did_you_mean(self.surrogate, get_args(Surrogate))} "
-                f"Known: {', '.join(get_args(Surrogate))}."
-            )
+        check_choice("surrogate", self.surrogate, get_args(Surrogate))
 
 
 @dataclass(frozen=True)

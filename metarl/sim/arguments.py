@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError
-from metarl.registry import did_you_mean
+from metarl.registry import check_choice
 from metarl.sim.family import Family
 
 Autoreset = Literal["same_step", "disabled"]
@@ -37,11 +37,8 @@ def read_mask(
         SettingsError: An option is unknown, or not all worlds have started.
         ShapeError: The mask is not [W] bool.
     """
-    for name in options.keys() - {"reset_mask"}:
-        raise SettingsError(
-            f"Unknown option {name!r} of reset.{did_you_mean(name, ['reset_mask'])} "
-            "Known: reset_mask."
-        )
+    for name in options:
+        check_choice("option of reset", name, ["reset_mask"])
     if options.get("reset_mask") is None:
         return None
     mask = torch.as_tensor(options["reset_mask"], device=device)
@@ -62,11 +59,7 @@ def check_arguments(family: Family, num_envs: int, autoreset: str) -> None:
         raise SettingsError(
             f"Expected a horizon of at least 1 step, got {family.horizon} of {family.name}."
         )
-    if autoreset not in get_args(Autoreset):
-        raise SettingsError(
-            f"Unknown autoreset {autoreset!r}.{did_you_mean(autoreset, get_args(Autoreset))} "
-            f"Known: {', '.join(get_args(Autoreset))}."
-        )
+    check_choice("autoreset", autoreset, get_args(Autoreset))
 
 
 def with_task(space: spaces.Box, size: int) -> spaces.Box:

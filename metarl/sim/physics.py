@@ -18,7 +18,7 @@ from mujoco.batch import MODEL_FIELDS
 from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError
-from metarl.registry import did_you_mean
+from metarl.registry import check_choice, did_you_mean
 from metarl.sim.family import Family, Tasks, WorldState
 
 mj: Any = mujoco  # type checkers cannot see what its compiled modules hold
@@ -122,11 +122,7 @@ def compile_model(model: str, integrator: str = "xml") -> Any:
     Raises:
         SettingsError: The file is not there or does not compile, or the integrator is unknown.
     """
-    if integrator not in ("xml", *INTEGRATORS):
-        raise SettingsError(
-            f"Unknown integrator {integrator!r}.{did_you_mean(integrator, INTEGRATORS)} "
-            f"Known: xml, {', '.join(INTEGRATORS)}."
-        )
+    check_choice("integrator", integrator, ("xml", *INTEGRATORS))
     is_text = model.lstrip().startswith("<")
     if not is_text and not Path(model).is_file():
         raise SettingsError(

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError
-from metarl.registry import did_you_mean
+from metarl.registry import check_choice
 from metarl.sim.drawing import WorldRenderer
 from metarl.sim.family import Family, Tasks
 from metarl.sim.make import make_family, make_vec
@@ -104,10 +104,8 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
             ShapeError: The task has other values than the family's.
         """
         super().reset(seed=seed)
-        for name in (options or {}).keys() - {"task"}:
-            raise SettingsError(
-                f"Unknown option {name!r} of reset.{did_you_mean(name, ['task'])} Known: task."
-            )
+        for name in options or {}:
+            check_choice("option of reset", name, ["task"])
         if options and "task" in options:
             self.set_task(options["task"])
         if seed is not None or not self._seeded:
@@ -249,11 +247,8 @@ def task_values(family: Family, task: Task) -> Tasks:
         ShapeError: A value is missing, unknown, of another shape or no number.
     """
     example = family.sample(1, torch.Generator()).values
-    for name in task.keys() - example.keys():
-        raise ShapeError(
-            f"Unknown task value {name!r} of {family.name}.{did_you_mean(name, example)} "
-            f"Known: {', '.join(example)}."
-        )
+    for name in task:
+        check_choice(f"task value of {family.name}", name, example, ShapeError)
     return {name: _value(name, like, task) for name, like in example.items()}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError
-from metarl.registry import did_you_mean
+from metarl.registry import check_choice
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -96,10 +96,7 @@ def check_split(name: str) -> Split:
     Raises:
         SettingsError: It is not.
     """
-    if name not in SPLITS:
-        raise SettingsError(
-            f"Expected a split of {', '.join(SPLITS)}, got {name!r}.{did_you_mean(name, SPLITS)}"
-        )
+    check_choice("split", name, SPLITS)
     return name  # pyright: ignore[reportReturnType]
 
 

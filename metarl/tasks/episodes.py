@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError, TaskError
-from metarl.registry import did_you_mean
+from metarl.registry import check_choice
 from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
 from metarl.tasks.distortions import Distortion
 
@@ -241,12 +241,7 @@ class FewShot:
                 f"{self.queries}."
             )
         for name, literal in (("rotations", Rotations), ("grouping", Grouping)):
-            value, choices = getattr(self, name), get_args(literal)
-            if value not in choices:
-                raise SettingsError(
-                    f"Expected {name} of {', '.join(choices)}, got {value!r}."
-                    f"{did_you_mean(value, choices)}"
-                )
+            check_choice(name, getattr(self, name), get_args(literal))
         height, width = self.pool.images.shape[2:]
         if self.rotations != "none" and height != width:
             raise SettingsError(

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from metarl.errors import DataError, TaskError
-from metarl.registry import did_you_mean
-from metarl.tasks.base import SPLITS, Split
+from metarl.registry import check_choice
+from metarl.tasks.base import SPLITS, Split, check_split
 
 ClassFiles = dict[str, list[Path]]
 """The images of each class, in order."""
@@ -143,10 +143,5 @@ def _text(path: Path) -> str:
 
 def _split(name: str, path: Path) -> Split:
     part = ALIASES.get(name.lower(), name.lower())
-    for known in SPLITS:
-        if part == known:
-            return known
-    raise DataError(
-        f"Expected splits of {', '.join(SPLITS)} in {path}, got {name!r}."
-        f"{did_you_mean(name, SPLITS)}"
-    )
+    check_choice(f"split in {path},", part, SPLITS, DataError)
+    return check_split(part)

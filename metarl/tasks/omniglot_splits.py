@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from metarl.errors import DataError, SettingsError
-from metarl.registry import did_you_mean
+from metarl.registry import check_choice
 from metarl.tasks.base import Split
 
 Scheme = Literal["vinyals", "random", "lake", "minimal-1", "minimal-2"]
@@ -78,12 +78,7 @@ class SplitSettings:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        schemes = get_args(Scheme)
-        if self.scheme not in schemes:
-            raise SettingsError(
-                f"Expected a split scheme of {', '.join(schemes)}, got {self.scheme!r}."
-                f"{did_you_mean(self.scheme, schemes)}"
-            )
+        check_choice("split scheme", self.scheme, get_args(Scheme))
         if self.validation_fraction is None:
             return
         if self.scheme == "vinyals":

@@ -12,8 +12,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from metarl.errors import SettingsError
-from metarl.registry import did_you_mean
+from metarl.registry import check_choice
 from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks
 from metarl.tasks.episodes import FewShot
 
@@ -66,12 +65,7 @@ class Streams:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        choices = get_args(Labels)
-        if self.labels not in choices:
-            raise SettingsError(
-                f"Expected labels of {', '.join(choices)}, got {self.labels!r}."
-                f"{did_you_mean(self.labels, choices)}"
-            )
+        check_choice("labels", self.labels, get_args(Labels))
 
     def split(self, name: Split) -> Streams:
         """See `TaskDistribution.split`."""

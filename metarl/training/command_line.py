@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 from metarl.errors import CheckpointError, MetarlError, SettingsError, UnknownNameError
-from metarl.registry import did_you_mean
+from metarl.registry import check_choice, did_you_mean
 from metarl.training.run_folder import ResumePoint, find_run
 
 S = TypeVar("S")
@@ -42,10 +42,7 @@ def parse_settings(
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = _value_of("--algorithm", arguments) or next(iter(configs))
-    if name not in configs:
-        raise UnknownNameError(
-            f"Unknown algorithm {name!r}.{did_you_mean(name, configs)} Known: {', '.join(configs)}."
-        )
+    check_choice("algorithm", name, configs, UnknownNameError)
     default: Any = configs[name]
     point = None
     chosen = _value_of("--algorithm", arguments)

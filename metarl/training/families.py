@@ -10,7 +10,7 @@ from typing import Any
 from metarl.adaptation import settings as learners
 from metarl.errors import SettingsError, UnknownNameError
 from metarl.evaluation.control_protocol import ControlProtocol
-from metarl.registry import did_you_mean
+from metarl.registry import check_choice
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.sim.family import Family
 from metarl.sim.make import FAMILIES, make_family
@@ -79,11 +79,8 @@ def build_family(
 def named_family(settings: FamilySettings, robot: str = "") -> Family:
     """Builds the family that the settings name; arguments and errors as of `build_family`."""
     names = [name for name in FAMILIES.names() if name.startswith(robot)]
-    if robot and settings.family not in names:
-        raise UnknownNameError(
-            f"Unknown family {settings.family!r} of {robot}."
-            f"{did_you_mean(settings.family, names)} Known: {', '.join(names)}."
-        )
+    if robot:
+        check_choice(f"family of {robot}", settings.family, names, UnknownNameError)
     options = dict(map(_option, settings.options))
     if settings.horizon is not None:
         options["horizon"] = settings.horizon

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from metarl.errors import SettingsError
-from metarl.registry import did_you_mean
+from metarl.registry import check_choice
 
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -88,9 +88,4 @@ class TrainingSettings:
                 "Expected `iterations`, `eval_every`, `eval_steps`, `final_lr` of at least 0."
             )
         for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-            value = getattr(self, name)
-            if value not in choices:
-                raise SettingsError(
-                    f"Unknown {name} {value!r}.{did_you_mean(value, choices)} "
-                    f"Known: {', '.join(choices)}."
-                )
+            check_choice(name, getattr(self, name), choices)

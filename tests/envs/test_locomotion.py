@@ -238,5 +238,5 @@ def test_cards_tell_what_was_chosen():
 def test_settings_are_checked(fastest):
     with pytest.raises(SettingsError, match="fastest velocity above 0"):
         HalfCheetahVelocity(fastest)
-    with pytest.raises(SettingsError, match="Expected a split"):
+    with pytest.raises(SettingsError, match="Unknown split"):
         HalfCheetahVelocity(part="rest")

@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_streams(episodes):
 
 
 def test_what_cannot_be_is_refused(episodes, generator):
-    with pytest.raises(SettingsError, match=r"got 'string'\. Did you mean 'strings'\?"):
+    with pytest.raises(SettingsError, match=r"'string'\. Did you mean 'strings'\?"):
         Streams(episodes, "string")
     with pytest.raises(SettingsError, match="at least 1 task, got 0"):
         Streams(episodes).sample(0, generator)
