@@ -163,7 +163,8 @@ class OuterLoop:
         except Exception as error:
             kept = self._save_before(before)
             if isinstance(error, SimulationError):
-                raise SimulationError(f"{error} {kept}") from error
+                end = "\n" if "\n" in str(error) else " "  # a user's traceback may be in it
+                raise SimulationError(f"{error}{end}{kept}") from error
             error.add_note(kept)
             raise
 

@@ -174,7 +174,7 @@ class GymnasiumVectorEnv(TensorVectorEnv):
         host = self._host
         host.rows.active[:] = marked
         host.rows.seed[marked] = seed[marked]
-        self._work(lambda: host.start(None if self._told else tasks), tasks)
+        self._work(lambda: host.start(None if self._told else tasks), tasks, "at its reset")
         self._told = True
 
     def _moved(self, going: np.ndarray, actions: np.ndarray) -> None:
@@ -185,7 +185,7 @@ class GymnasiumVectorEnv(TensorVectorEnv):
         rows.reward[~going] = 0
         assert self._host is not None
         if going.any():
-            self._work(self._host.step, self._started)
+            self._work(self._host.step, self._started, "in step {}")
 
     def _opened(self) -> Host:
         count = min(self.workers, self.num_envs)
@@ -196,7 +196,7 @@ class GymnasiumVectorEnv(TensorVectorEnv):
         except WorldError as failure:
             raise SimulationError(f"World {failure.world} {failure.what}") from failure
 
-    def _work(self, work: Callable[[], None], tasks: Mapping[str, np.ndarray]) -> None:
+    def _work(self, work: Callable[[], None], tasks: Mapping[str, np.ndarray], when: str) -> None:
         try:
             work()
         except WorldError as failure:
@@ -204,7 +204,8 @@ class GymnasiumVectorEnv(TensorVectorEnv):
             world = failure.world
             task = shown_task({n: torch.from_numpy(rows) for n, rows in tasks.items()}, world)
             raise SimulationError(
-                f"World {world} of {self.family.name}, with the task {task}, {failure.what}"
+                f"World {world} of {self.family.name}, with the task {task}, "
+                f"{when.format(self._taken[world])}, {failure.what}"
             ) from failure
         except BaseException:
             self.close_extras()

@@ -45,7 +45,8 @@ class GymnasiumFamily(Family):
         settings: Keyword arguments for what builds the environment, those that it cannot do
             without among them.
         workers: Processes that step the environments; 0 steps them in this one.
-        time_limit: Seconds that a worker may take for one step, or one reset, of all its worlds.
+        time_limit: Seconds that a worker may take for one step, or one reset, of all its worlds;
+            without workers nothing limits it.
         part: The split that tasks are drawn from.
     """
 

@@ -24,6 +24,7 @@ from metarl.sim.gym.family import GymnasiumFamily
 # A server imports what all workers need once and forks them from there: seconds less for each. It
 # has no threads and no CUDA, whose locks and state a fork of this process would copy.
 METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # which the parent deals with
 START_SECONDS = 120.0  # that a process may take to import what it needs, beside the time limit
 GRACE_SECONDS = 3.0  # that one may take to close its environments
 UNGUARDED = ' A script that starts workers needs `if __name__ == "__main__":` around what it does.'
@@ -61,6 +62,7 @@ class Workers:
             self, _end, (self._processes, self._links), {"grace": GRACE_SECONDS}, exitpriority=15
         )
         payload = _pickled(family)
+        _start_server()
         for low, high in zip(self._bounds, self._bounds[1:], strict=False):
             link, other = context.Pipe()
             process = context.Process(
@@ -175,6 +177,19 @@ def _shared_rows(
     return rows
 
 
+def _start_server() -> None:
+    """Starts the server of workers: it imports for a while, which Ctrl-C is not to end."""
+    if METHOD != "forkserver":
+        return
+    from multiprocessing import forkserver
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the server keeps it
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _pickled(family: GymnasiumFamily) -> bytes:
     try:
         return pickle.dumps(CloudpickleWrapper(lambda: family))  # pyright: ignore[reportArgumentType]
@@ -208,9 +223,9 @@ def _end(processes: list[BaseProcess], links: list[Connection], grace: float) ->
 
 def _work(payload: bytes, shared: dict[str, Any], low: int, high: int, link: Connection) -> None:
     """What a worker does until it is told to close or its parent is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _end_with_parent()
     torch.set_num_threads(1)  # the workers are the threads
     worlds: Environments | None = None
     try:
@@ -252,7 +267,20 @@ def _served(worlds: Environments, link: Connection) -> bool:
 
 
 def _end_with_parent() -> None:
+    """Has this process end when its parent does, whatever it is doing then."""
     parent = parent_process()
     assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)  # the main thread may be in an environment that never returns
+    sentinel = parent.sentinel  # a pipe, whose other end closes with the parent
+    if hasattr(os, "O_ASYNC"):
+        import fcntl  # not everywhere
+
+        # By the system, which a main thread that is stuck with Python's lock cannot hold up.
+        signal.signal(signal.SIGIO, signal.SIG_DFL)
+        fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+
+    def end() -> None:
+        connection.wait([sentinel])
+        os._exit(1)  # the main thread may be in an environment that never returns
+
+    threading.Thread(target=end, daemon=True).start()

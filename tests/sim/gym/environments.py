@@ -1,6 +1,7 @@
 """Gymnasium environments for tests: one that does all as it should, and its faulty variants."""
 
 import os
+import re
 import time
 
 import gymnasium
@@ -64,6 +65,8 @@ class Faulty(Slide):
             raise RuntimeError("the gearbox broke")
         if self.fault == "hang":
             time.sleep(1000)
+        if self.fault == "spin":  # keeps Python's lock
+            re.match("(a+)+$", 60 * "a" + "b")
         if self.fault == "die":
             os._exit(7)
         if self.fault == "four":

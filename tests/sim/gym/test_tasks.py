@@ -113,7 +113,7 @@ def test_names_are_the_environments_with_its_parameters():
             "cannot be built with {'gravity': 3}: TypeError",
         ),
         (lambda: GymTasks(dict, GRAVITY, horizon=3), "'dict' to build a gymnasium.Env, got dict"),
-        (lambda: GymTasks(Slide, {"speed": Uniform(0, 1)}, part="dev", horizon=3), "a split of"),
+        (lambda: GymTasks(Slide, {"speed": Uniform(0, 1)}, part="dev", horizon=3), "Unknown split"),
         (lambda: GymTasks(Still, {"speed": Uniform(0, 1)}, horizon=3), "no setter"),
         (lambda: Uniform(3, 1), "the upper one above the lower one"),
         (lambda: Uniform(0, float("inf")), "Expected finite bounds"),
