@@ -181,8 +181,9 @@ def _start_server() -> None:
     """Starts the server of workers: it imports for a while, which Ctrl-C is not to end."""
     if METHOD != "forkserver":
         return
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
+    resource_tracker.ensure_running()  # the server starts it too, and that unblocks signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the server keeps it
     try:
         forkserver.ensure_running()

@@ -3,6 +3,8 @@
 import gc
 import os
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 from multiprocessing import active_children, get_context
@@ -217,3 +219,30 @@ def test_interrupts_are_for_the_parent():
     after = env.step(torch.zeros(4, 1))[0]
     assert after.isfinite().all() and not torch.equal(before, after)
     env.close()
+
+
+STARTING = """
+from metarl.sim import make_vec
+from metarl.sim.gym import workers
+from metarl.training.signals import StopSignals
+from tests.sim.gym.test_workers import SLIDES
+
+if __name__ == "__main__":
+    with StopSignals() as stop:
+        workers._start_server()
+        print("started", flush=True)
+        env = make_vec(SLIDES, 4, device="cpu", workers=2)
+        print(tuple(env.reset()[0].shape), stop.signal_name)
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_workers_start_is_for_the_parent_too(tmp_path):
+    (tmp_path / "starting.py").write_text(STARTING)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "starting.py"], stdout=subprocess.PIPE, text=True,
+        start_new_session=True, env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    assert process.stdout.readline() == "started\n"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.communicate(timeout=100)[0] == "(4, 2) SIGINT\n"
