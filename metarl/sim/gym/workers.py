@@ -8,7 +8,15 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from multiprocessing import connection, get_all_start_methods, get_context, parent_process, util
+from multiprocessing import (
+    connection,
+    forkserver,
+    get_all_start_methods,
+    get_context,
+    parent_process,
+    resource_tracker,
+    util,
+)
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -50,7 +58,6 @@ class Workers:
 
     def __init__(self, family: GymnasiumFamily, worlds: int, count: int) -> None:
         context: Any = get_context(METHOD)
-        context.set_forkserver_preload(["__main__", __name__])
         shared: dict[str, Any] = {}
         self.rows = _shared_rows(family, worlds, context, shared)
         self._limit = family.time_limit
@@ -62,7 +69,8 @@ class Workers:
             self, _end, (self._processes, self._links), {"grace": GRACE_SECONDS}, exitpriority=15
         )
         payload = _pickled(family)
-        _start_server()
+        if METHOD == "forkserver":
+            _start_server()
         for low, high in zip(self._bounds, self._bounds[1:], strict=False):
             link, other = context.Pipe()
             process = context.Process(
@@ -178,13 +186,10 @@ def _shared_rows(
 
 
 def _start_server() -> None:
-    """Starts the server of workers: it imports for a while, which Ctrl-C is not to end."""
-    if METHOD != "forkserver":
-        return
-    from multiprocessing import forkserver, resource_tracker
-
-    resource_tracker.ensure_running()  # the server starts it too, and that unblocks signals
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the server keeps it
+    """Starts the server of workers. It imports for a while, which a Ctrl-C is not to end."""
+    resource_tracker.ensure_running()  # the server would start it, and that unblocks signals
+    forkserver.set_forkserver_preload(["__main__", __name__, f"{__package__}.preloaded"])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the server inherits it
     try:
         forkserver.ensure_running()
     finally:

@@ -236,6 +236,21 @@ if __name__ == "__main__":
 """
 
 
+def tell_blocked(link):
+    link.send(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+
+def test_other_processes_of_the_server_take_signals():
+    env = vec(SLIDES)
+    env.reset()
+    link, other = CONTEXT.Pipe()
+    process = CONTEXT.Process(target=tell_blocked, args=(other,))
+    process.start()
+    assert link.recv() == set()
+    process.join()
+    env.close()
+
+
 @pytest.mark.slow
 def test_an_interrupt_while_workers_start_is_for_the_parent_too(tmp_path):
     (tmp_path / "starting.py").write_text(STARTING)
