@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metarl.models.convolution import channel_moments
-from metarl.models.functional import batch_norm, fold_images, max_pool2d
+from metarl.learners.episodic_block import EPS, EpisodicBlock
+from metarl.models.functional import batch_norm, max_pool2d
 
 MOMENTUM = 0.1  # of torch's batch normalisation: the weight of the newest moments
-EPS = 1e-5
 
 Moments = dict["SharedNorm", tuple[Tensor, Tensor]]
 """What training passes recorded: layer -> (mean, variance) of each task, each [T, C], detached."""
@@ -102,9 +101,10 @@ class ConvBlock(nn.Module):
             Shape [T * N, filters, H', W'].
         """
         filters = self.weight * self.sign[:, None, None, None]
+        if moments is not None:
+            return self._by_task(images, filters, num_tasks, moments)
         convolved = F.conv2d(images, filters, padding=self.padding)
-        convolved = convolved.to(images.dtype)  # under autocast it is of fewer bits
-        return self.normalise(convolved, num_tasks, moments)
+        return self._by_record(convolved.to(images.dtype))  # under autocast it is of fewer bits
 
     @property
     def sign(self) -> Tensor:
@@ -117,22 +117,24 @@ class ConvBlock(nn.Module):
 
     def normalise(self, convolved: Tensor, num_tasks: int, moments: Moments | None) -> Tensor:
         """Does the rest of `forward` on what filters with the signs of `sign` gave."""
-        norm, sign = self.norm, self.sign
-        scale, shift = norm.weight * sign, norm.bias
         if moments is None:
-            hidden = self._pooled(convolved)
-            mean = norm.mean * sign
-            return torch.relu(batch_norm(hidden, mean, norm.variance, scale, shift, EPS))
-        folded = fold_images(convolved.unflatten(0, (num_tasks, -1)))
-        mean, variance = channel_moments(folded)
-        per_task = mean.detach().view(num_tasks, -1) * sign
-        moments[norm] = (per_task, variance.detach().view(num_tasks, -1))
-        hidden = self._pooled(folded)
-        scale, shift = scale.repeat(num_tasks), shift.repeat(num_tasks)
-        return _unfold(torch.relu(batch_norm(hidden, mean, variance, scale, shift, EPS)), num_tasks)
+            return self._by_record(convolved)
+        return self._by_task(convolved, None, num_tasks, moments)
 
-    def _pooled(self, images: Tensor) -> Tensor:
-        return max_pool2d(images) if self.pool else images
+    def _by_task(
+        self, images: Tensor, filters: Tensor | None, num_tasks: int, moments: Moments
+    ) -> Tensor:
+        norm, sign = self.norm, self.sign
+        block = EpisodicBlock(num_tasks, self.padding, self.pool)
+        normalised = block(images, filters, norm.weight * sign, norm.bias)
+        moments[norm] = (normalised.mean * sign, normalised.variance)
+        return normalised.images
+
+    def _by_record(self, convolved: Tensor) -> Tensor:
+        norm, sign = self.norm, self.sign
+        hidden = max_pool2d(convolved) if self.pool else convolved
+        mean, scale = norm.mean * sign, norm.weight * sign
+        return torch.relu(batch_norm(hidden, mean, norm.variance, scale, norm.bias, EPS))
 
 
 def shared_filters(filters: int, channels: int, size: int, generator: torch.Generator) -> Tensor:
@@ -149,12 +151,3 @@ def dense(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     nn.init.xavier_uniform_(layer.weight, generator=generator)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def _unfold(folded: Tensor, num_tasks: int) -> Tensor:
-    """Inverts `fold_images`, tasks and images in one dimension: [N, T * C, H, W] -> [T * N, C, ..].
-
-    The channels stay last in memory.
-    """
-    images = folded.permute(0, 2, 3, 1).unflatten(3, (num_tasks, -1)).permute(3, 0, 1, 2, 4)
-    return images.flatten(0, 1).permute(0, 3, 1, 2)

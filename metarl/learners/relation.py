@@ -15,6 +15,7 @@ from metarl.learners.embeddings import (
     run_blocks,
 )
 from metarl.learners.layers import ConvBlock, Moments, dense
+from metarl.learners.supports import one_hot
 
 
 class RelationEmbedding(Embedding):
@@ -88,7 +89,8 @@ class Relation(Comparison):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """See `Comparison.loss`: the mean squared error over all pairs of query and class."""
-        return (outputs - F.one_hot(targets, outputs.shape[2])).square().mean((1, 2))
+        right = one_hot(targets, outputs.shape[2], outputs.dtype)
+        return (outputs - right).square().mean((1, 2))
 
     def _first_convolution(self, classes: Tensor, queries: Tensor) -> Tensor:
         """Convolves all pairs of class and query beside each other, [T, N, way, filters, H, W].

@@ -16,6 +16,7 @@ from metarl.errors import SettingsError
 from metarl.learners.comparisons import Comparison, Reference
 from metarl.learners.embeddings import Embedding, ImageShape, check_images, check_shape
 from metarl.learners.layers import Moments, dense, shared_filters
+from metarl.learners.supports import one_hot
 from metarl.models.base import Weights
 from metarl.models.functional import max_pool2d
 
@@ -126,7 +127,7 @@ class WeightedDifference(Comparison):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """See `Comparison.loss`."""
         way = outputs.shape[2]
-        same = F.one_hot(targets, way).to(outputs.dtype)
+        same = one_hot(targets, way, outputs.dtype)
         losses = F.binary_cross_entropy_with_logits(outputs, same, reduction="none")
         shares = same + (1 - same) / max(way - 1, 1)
         return (losses * shares).sum(2).mean(1) / 2

@@ -26,8 +26,12 @@ def count_classes(*targets: Tensor) -> int:
 
 def memberships(support: Examples, way: int) -> Tensor:
     """Returns the classes of the support as rows of 0 and 1, [T, N, way], float32."""
-    classes = torch.arange(way, device=support.targets.device)
-    return (support.targets.unsqueeze(2) == classes).to(support.inputs.dtype)
+    return one_hot(support.targets, way, support.inputs.dtype)
+
+
+def one_hot(labels: Tensor, way: int, dtype: torch.dtype) -> Tensor:
+    """Returns labels [T, N] as rows of 0 and 1, [T, N, way]; unlike torch's it can be compiled."""
+    return (labels.unsqueeze(2) == torch.arange(way, device=labels.device)).to(dtype)
 
 
 def check_classes(support: Examples, way: int) -> None:

@@ -263,8 +263,10 @@ def _bmm(a: Tensor, b: Tensor) -> Tensor:
     return NotImplemented
 
 
-def _baddbmm(added: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return torch.bmm(a, b) + added  # apart, the sum is fused with what follows
+def _baddbmm(added: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    # apart, the sum is fused with what follows
+    product = torch.bmm(a, b) if alpha == 1 else alpha * torch.bmm(a, b)
+    return product + (added if beta == 1 else beta * added)
 
 
 PRODUCTS = {torch.ops.aten.bmm.default: _bmm, torch.ops.aten.baddbmm.default: _baddbmm}

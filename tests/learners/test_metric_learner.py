@@ -15,6 +15,7 @@ from metarl.learners.layers import SharedNorm
 from metarl.tasks import Examples, Sine
 from metarl.training.characters import CONFIGS, build_learner
 from metarl.training.checkpoints import load_checkpoint
+from metarl.training.compilation import CompiledGradient
 from metarl.training.loop import OuterLoop
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
@@ -187,3 +188,16 @@ def test_training_moves_the_running_moments(learner):
     for norm in norms:
         assert not torch.equal(norm.mean, torch.zeros_like(norm.mean))
         assert not torch.equal(norm.variance, torch.ones_like(norm.variance))
+
+
+@pytest.mark.parametrize("name", ["prototypical", "relation"])
+def test_its_captured_gradient_is_that_of_autograd(learner, tasks, generator):
+    params = [p for p in learner.parameters() if p.requires_grad]
+    inputs = learner.prepare(tasks, generator, 0)
+    gradient = CompiledGradient(learner, params, lambda graph, tensors: graph)
+    captured, result = gradient(inputs, len(tasks.support.targets))
+    loss = learner(inputs)
+    expected = torch.autograd.grad(loss.losses.mean(), params, allow_unused=True)
+    for a, b in zip(expected, captured, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(result.carry, loss.carry)
