@@ -38,7 +38,8 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         task: The values of a task ({"velocity": 1.5}); None draws one at every reset.
         split: The split that tasks are drawn from.
         observe_task: Appends the family's `task_vector` to what is observed.
-        render_mode: "rgb_array" or None. See `Family.draw` for what is not MuJoCo's.
+        render_mode: "rgb_array" or None. See `Family.draw` for what is not MuJoCo's. Of "human"
+            `gymnasium.make` makes a window of its own that shows these pictures.
         width: Of a picture, pixels.
         height: Of a picture, pixels.
         engine: See `make_vec`.
@@ -68,7 +69,8 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         self.metadata = {**SingleEnv.metadata, "render_fps": _rate(self.family)}
         if render_mode not in (None, "rgb_array"):
             raise SettingsError(
-                f"Expected the render mode 'rgb_array' or None, got {render_mode!r}."
+                f"Expected the render mode 'rgb_array' or None, got {render_mode!r}; "
+                "gymnasium.wrappers.HumanRendering shows pictures in a window."
             )
         self.render_mode = render_mode
         self._size = (width, height)

@@ -5,6 +5,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers import HumanRendering
 from metarl_envs.navigation import Navigation2D
 
 import metarl.gymnasium_ids
@@ -179,3 +180,15 @@ def test_what_cannot_work_is_refused():
     with pytest.raises(SimulationError, match="nan"):
         for _ in range(3):
             env.step(np.full(2, np.nan))
+
+
+def test_gymnasium_shows_a_window(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    with pytest.warns(UserWarning, match="HumanRendering wrapper is being applied"):
+        env = gymnasium.make("metarl/Navigation2D-v1", render_mode="human", width=64, height=64)
+    assert isinstance(env, HumanRendering) and env.render_mode == "human"
+    pygame = pytest.importorskip("pygame", reason="needs gymnasium[classic-control]")
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    assert pygame.surfarray.array3d(pygame.display.get_surface()).std() > 1
+    env.close()
