@@ -18,7 +18,7 @@ import torch
 import tyro
 from metarl_envs.models import own_model
 
-from benchmarks.timing import print_race, race
+from benchmarks.timing import TurnSettings, print_race, race
 from metarl.sim import GymTasks, Uniform, make_vec
 
 # Something that differs between tasks, and costs as little as it can.
@@ -28,7 +28,7 @@ SETTINGS = {"HalfCheetah-v5": {"xml_file": own_model("half_cheetah.xml")}}
 
 
 @dataclass(frozen=True)
-class CustomBenchmark:
+class CustomBenchmark(TurnSettings):
     """What is measured."""
 
     environments: tuple[str, ...] = ("Pendulum-v1", "HalfCheetah-v5")
@@ -40,14 +40,12 @@ class CustomBenchmark:
     steps: int = 20
     """Environment steps of a turn's repetition."""
     rounds: int = 7
-    """Turns of each form."""
     seconds: float = 0.5
-    """Length of a turn."""
 
 
 def main(settings: CustomBenchmark) -> None:
     """Measures and prints."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(settings.threads)
     for name in settings.environments:
         candidates = {"SyncVectorEnv": _gymnasium(settings, name)}
         for workers in (0, *settings.workers):

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.rollouts import rollouts
-from benchmarks.timing import race
+from benchmarks.timing import TurnSettings, race
 from metarl.devices import resolve_device
 from metarl.sim import make_vec
 
@@ -31,7 +31,7 @@ NO_GPU = "No CUDA device is here: these are Warp's rates on the CPU; nothing fol
 
 
 @dataclass(frozen=True)
-class GPUBenchmark:
+class GPUBenchmark(TurnSettings):
     """What is measured."""
 
     families: tuple[str, ...] = ("HalfCheetahVelocity-v1", "AntVelocity-v1")
@@ -44,10 +44,6 @@ class GPUBenchmark:
     """Its CPU threads; 0 for as many as there are CPUs."""
     steps: int = 50
     """Environment steps of a turn's repetition."""
-    rounds: int = 5
-    """Turns of each form."""
-    seconds: float = 1.0
-    """Length of a turn."""
     device: str = "auto"
     """Where Warp and its policy are."""
 

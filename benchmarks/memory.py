@@ -17,24 +17,18 @@ import torch
 import tyro
 from rich.console import Console
 
-from benchmarks.timing import MetaIteration, Times, print_race, race
+from benchmarks.timing import MetaIteration, Times, TurnSettings, print_race, race
 from metarl.training import characters, streams
 
 
 @dataclass(frozen=True)
-class MemoryBenchmark:
+class MemoryBenchmark(TurnSettings):
     """What is measured."""
 
     streams: int = 16
     """Streams per iteration."""
     episodes: int = 4
     """Episodes per iteration."""
-    threads: int = 1
-    """CPU threads of torch."""
-    rounds: int = 5
-    """How often each has its turn."""
-    seconds: float = 1.0
-    """How long a turn lasts, at least one iteration."""
 
 
 def stream_iteration(algorithm: str, count: int) -> MetaIteration:

@@ -26,7 +26,14 @@ from rich.table import Table
 from benchmarks.navigation_loop import LoopPolicy, NavigationLoop, vector_env
 from benchmarks.navigation_loop import collect as collect_in_loop
 from benchmarks.parts import print_parts
-from benchmarks.timing import MetaIteration, peak_memory, print_growth, print_race, race
+from benchmarks.timing import (
+    MetaIteration,
+    TurnSettings,
+    peak_memory,
+    print_growth,
+    print_race,
+    race,
+)
 from metarl.adaptation import MAML
 from metarl.models.base import Params, task_params
 from metarl.rl.policies import GaussianPolicy
@@ -42,7 +49,7 @@ INNER_LR = 0.1
 
 
 @dataclass(frozen=True)
-class NavigationBenchmark:
+class NavigationBenchmark(TurnSettings):
     """What is measured."""
 
     collection: bool = True
@@ -66,11 +73,7 @@ class NavigationBenchmark:
     compile: bool = False
     """Measures the compiled form of a meta-iteration too, with the thinned Fisher matrix."""
     rounds: int = 7
-    """Turns of each form."""
     seconds: float = 0.5
-    """Length of a turn."""
-    threads: int = 1
-    """CPU threads of one operation."""
     workers: int = 1
     """Chunks computed beside each other, each on one CPU thread."""
 

@@ -24,7 +24,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import loops
-from benchmarks.timing import MetaIteration, best_gflops, peak_memory, print_race, race
+from benchmarks.timing import (
+    MetaIteration,
+    TurnSettings,
+    best_gflops,
+    peak_memory,
+    print_race,
+    race,
+)
 from metarl.adaptation import MAML, LSTMMetaLearner, Reptile
 from metarl.adaptation.learner import Learner
 from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
@@ -38,7 +45,7 @@ Algorithm = Literal["maml", "reptile", "lstm"]
 
 
 @dataclass(frozen=True)
-class OmniglotBenchmark:
+class OmniglotBenchmark(TurnSettings):
     """What is measured."""
 
     tasks: int = 32
@@ -62,9 +69,8 @@ class OmniglotBenchmark:
     others: bool = False
     """Measures Reptile and the LSTM meta-learner too."""
     rounds: int = 6
-    """Turns of each form."""
+    seconds: float = 0.0
     threads: int = 2
-    """CPU threads."""
 
 
 class RandomImages:
@@ -122,7 +128,7 @@ def _race(settings: OmniglotBenchmark, algorithm: Algorithm) -> None:
         forms.append("MetaRL, compiled")
     memory = {f: f"{peak_memory(build, settings, algorithm, f):.0f}" for f in forms}
     candidates = {f: build(settings, algorithm, f) for f in forms}
-    times = race(candidates, settings.rounds, 0.0)
+    times = race(candidates, settings.rounds, settings.seconds)
     order = "first" if settings.first_order else "second"
     images = f"{settings.way * settings.shots} + {settings.way * settings.queries} images"
     title = f"{algorithm}, {images}, {settings.steps} step(s), {order} order"

@@ -19,7 +19,7 @@ from metarl_envs.bandit import Bandit
 from metarl_envs.tabular_mdp import TabularMDP
 from rich.console import Console
 
-from benchmarks.timing import MetaIteration, Times, print_race, race
+from benchmarks.timing import MetaIteration, Times, TurnSettings, print_race, race
 from metarl.rl.recurrent_learner import RecurrentLearner
 from metarl.rl.recurrent_policy import RecurrentPolicy
 from metarl.rl.settings import PolicyGradientSettings, RL2Settings
@@ -30,7 +30,7 @@ from metarl.trees import take_tasks
 
 
 @dataclass(frozen=True)
-class RL2Benchmark:
+class RL2Benchmark(TurnSettings):
     """What is measured."""
 
     where: Literal["bandit", "mdp"] = "bandit"
@@ -45,12 +45,7 @@ class RL2Benchmark:
     """Width of the recurrent state."""
     epochs: int = 5
     """Optimiser steps on the same trials."""
-    threads: int = 1
-    """CPU threads of torch."""
     rounds: int = 3
-    """How often each has its turn."""
-    seconds: float = 1.0
-    """How long a turn lasts, at least one call."""
 
 
 class Playing:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 import tyro
 
-from benchmarks.timing import MetaIteration, print_growth, race
+from benchmarks.timing import MetaIteration, TurnSettings, print_growth, race
 from metarl.adaptation import MAML
 from metarl.models import MLP
 from metarl.tasks import Sine
@@ -27,7 +27,7 @@ STEPS = (1, 2, 3, 5, 10)
 
 
 @dataclass(frozen=True)
-class ScalingBenchmark:
+class ScalingBenchmark(TurnSettings):
     """What is measured."""
 
     compile: bool = False
@@ -37,11 +37,7 @@ class ScalingBenchmark:
     steps: int = 1
     """Steps while the tasks grow."""
     rounds: int = 15
-    """Turns of each size."""
     seconds: float = 0.1
-    """Length of a turn."""
-    threads: int = 1
-    """CPU threads."""
 
 
 def main() -> None:

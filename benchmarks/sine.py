@@ -17,7 +17,7 @@ import torch
 import tyro
 
 from benchmarks import loops
-from benchmarks.timing import MetaIteration, print_race, race
+from benchmarks.timing import MetaIteration, TurnSettings, print_race, race
 from metarl.adaptation import MAML, LSTMMetaLearner, Reptile
 from metarl.adaptation.learner import Learner
 from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
@@ -31,7 +31,7 @@ OUTER_LR = 1e-3
 
 
 @dataclass(frozen=True)
-class SineBenchmark:
+class SineBenchmark(TurnSettings):
     """What is measured."""
 
     compile: bool = True
@@ -43,11 +43,7 @@ class SineBenchmark:
     shots: int = 10
     """Support points per task; as many queries."""
     rounds: int = 30
-    """Turns of each form."""
     seconds: float = 0.1
-    """Length of a turn."""
-    threads: int = 1
-    """CPU threads; nothing here gains from two."""
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,18 @@ from metarl.tasks.base import TaskDistribution
 from metarl.training.meta_step import GradientUpdateSettings
 from metarl.training.outer_update import UpdateSettings
 from metarl.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class TurnSettings:
+    """Settings of benchmarks whose candidates take turns."""
+
+    rounds: int = 5
+    """Turns of each."""
+    seconds: float = 1.0
+    """Length of a turn, at least one call."""
+    threads: int = 1
+    """CPU threads of torch."""
 
 
 class MetaIteration:

@@ -8,7 +8,11 @@ from metarl.rl.recurrent_policy import RecurrentPolicy
 
 
 def test_it_prints_steps_per_second(capsys):
-    main(RL2Benchmark("mdp", 3, 2, tasks=2, units=4, epochs=1, rounds=2, seconds=0.0))
+    main(
+        RL2Benchmark(
+            where="mdp", steps=3, episodes=2, tasks=2, units=4, epochs=1, rounds=2, seconds=0.0
+        )
+    )
     printed = capsys.readouterr().out
     assert "2 trials of 2 x 3 steps" in printed
     for name in ("loop, trials", "MetaRL, trials", "MetaRL, iteration"):
