@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metarl.adaptation.learner import Learner
 from metarl.errors import SettingsError
@@ -21,15 +22,20 @@ class ProximalSettings(UpdateSettings):
 
     epochs: int = 5
     """Optimiser steps on the same rollouts, at least 1; the gradients' `clip` bounds them."""
+    max_kl: float | None = None
+    """Most that the adapted policies may move in these steps: mean divergence, old from new, in
+    nats. The step that goes further is taken back and ends the epochs. None: no bound."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
 
         Raises:
-            SettingsError: There is not one epoch.
+            SettingsError: There is not one epoch, or no divergence is allowed.
         """
         if self.epochs < 1:
             raise SettingsError(f"Expected at least 1 epoch, got {self.epochs}.")
+        if self.max_kl is not None and not self.max_kl > 0:
+            raise SettingsError(f"Expected a max_kl above 0 or None, got {self.max_kl}.")
 
     def build(self, learner: Learner, training: TrainingSettings) -> OuterUpdate:
         """See `UpdateSettings.build`."""
@@ -39,9 +45,10 @@ class ProximalSettings(UpdateSettings):
 class ProximalUpdate(OuterUpdate):
     """Takes several optimiser steps, each through the adaptation anew, on the same rollouts.
 
-    How far they go is bounded by the objective, not here: the clipped ratio of the adapted
-    policies and the penalty on the divergence of those before (`PolicyGradientSettings.clip` and
-    `inner_kl`; Rothfuss et al. 2019, equation 14).
+    How far they go is bounded by the objective (the clipped ratio of the adapted policies and the
+    penalty on the divergence of those before: `PolicyGradientSettings.clip` and `inner_kl`;
+    Rothfuss et al. 2019, equation 14), which does not hold where policies have become sure of their
+    actions; then `max_kl` does.
 
     Args:
         step: One optimiser step.
@@ -54,21 +61,22 @@ class ProximalUpdate(OuterUpdate):
 
     def __call__(self, inputs: Any, iteration: int) -> MetaResult:
         """See `OuterUpdate.__call__`; gives the numbers of the first step, and the last KL."""
-        before = [p.detach().clone() for p in self.step.params]
-        optimizer = copy.deepcopy(self.step.state_dict())
-        first = result = self.step(inputs, iteration)
+        start = before = self._snapshot()
+        first = last = self.step(inputs, iteration)
         for _ in range(1, self.settings.epochs):
-            if not result.finite:
+            if not last.finite:
                 break
+            now = before if self.settings.max_kl is None else self._snapshot()
             result = self.step(inputs, iteration)
-        if not result.finite:
-            with torch.no_grad():
-                for p, old in zip(self.step.params, before, strict=True):
-                    p.copy_(old)
-            self.step.load_state_dict(optimizer)
-            return result
-        last = {tag: result.metrics[tag] for tag in ("meta/kl",) if tag in result.metrics}
-        return first._replace(metrics={**first.metrics, **last})
+            if self._too_far(result):  # where the step before it led
+                self._return_to(before)
+                break
+            before, last = now, result
+        if not last.finite:
+            self._return_to(start)
+            return last
+        kl = {tag: last.metrics[tag] for tag in ("meta/kl",) if tag in last.metrics}
+        return first._replace(metrics={**first.metrics, **kl})
 
     def rate(self, iteration: int) -> float:
         """See `OuterUpdate.rate`."""
@@ -81,3 +89,20 @@ class ProximalUpdate(OuterUpdate):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `OuterUpdate.load_state_dict`."""
         self.step.load_state_dict(state)
+
+    def _too_far(self, result: MetaResult) -> bool:
+        bound = self.settings.max_kl
+        if bound is None or not result.finite:
+            return False
+        return bool(result.metrics["meta/kl"].mean() > bound)
+
+    def _snapshot(self) -> tuple[list[Tensor], dict[str, Any]]:
+        params = [p.detach().clone() for p in self.step.params]
+        return params, copy.deepcopy(self.step.state_dict())
+
+    def _return_to(self, snapshot: tuple[list[Tensor], dict[str, Any]]) -> None:
+        params, optimizer = snapshot
+        with torch.no_grad():
+            for p, old in zip(self.step.params, params, strict=True):
+                p.copy_(old)
+        self.step.load_state_dict(optimizer)

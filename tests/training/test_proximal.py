@@ -56,6 +56,30 @@ def test_an_epoch_that_is_not_finite_takes_back_those_before_it():
     assert torch.equal(update.state_dict()["state"][0]["exp_avg"], optimizer)
 
 
-def test_no_epochs_are_refused():
-    with pytest.raises(SettingsError, match="epoch"):
-        ProximalSettings(0)
+def test_a_step_that_leads_too_far_is_taken_back_and_ends_the_epochs():
+    learner, step, inputs = make(GradientUpdateSettings())
+    passed, divergences = [], []
+    for _ in range(4):
+        passed.append((parameters(learner), step.optimizer.state_dict()["state"]))
+        divergences.append(step(inputs, 0).metrics["meta/kl"].mean().item())
+    assert divergences == sorted(divergences)
+    for allowed in (1, 2):  # steps whose end is near enough
+        bound = (divergences[allowed] + divergences[allowed + 1]) / 2
+        learner, update, inputs = make(ProximalSettings(epochs=4, max_kl=bound))
+        result = update(inputs, 0)
+        assert torch.equal(parameters(learner), passed[allowed][0])
+        assert update.state_dict()["state"][0]["step"] == allowed
+        assert result.metrics["meta/kl"].mean() == divergences[allowed]
+    learner, update, inputs = make(ProximalSettings(epochs=4, max_kl=1e6))
+    update(inputs, 0)
+    other, step, inputs = make(ProximalSettings(epochs=4))
+    step(inputs, 0)
+    assert torch.equal(parameters(learner), parameters(other))
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"), [({"epochs": 0}, "epoch"), ({"max_kl": 0.0}, "max_kl")]
+)
+def test_settings_out_of_range_are_refused(settings, match):
+    with pytest.raises(SettingsError, match=match):
+        ProximalSettings(**settings)
