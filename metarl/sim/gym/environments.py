@@ -190,10 +190,21 @@ class Environments:
         if held is None or any(not np.array_equal(task[n], held[n]) for n in task):
             env = self._family.given(env, task)
             self._held[world] = task
-        if present is not None and env is not present:
-            present.close()
+        if env is not present:
+            if present is not None:
+                present.close()
+            _check_sizes(env, self._family.probe)
         self._envs[world] = env
         return env
+
+
+def _check_sizes(env: gymnasium.Env, other: gymnasium.Env) -> None:
+    found, expected = ((e.observation_space, e.action_space) for e in (env, other))
+    if list(map(spaces.flatdim, found)) != list(map(spaces.flatdim, expected)):
+        raise ValueError(
+            f"Expected all tasks to have spaces of the same sizes, {expected[0]} and {expected[1]}"
+            f", got {found[0]} and {found[1]}."
+        )
 
 
 def _action_maker(space: spaces.Space[Any]) -> Callable[[Any], Any]:

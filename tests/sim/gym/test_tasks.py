@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, SimulationError
 from metarl.sim import (
     Choice,
     GymTasks,
@@ -134,6 +134,13 @@ class Still(Slide):
 
     def __init__(self):
         self.stepped = 0
+
+
+def test_tasks_whose_spaces_have_other_sizes_are_told():
+    lakes = GymTasks("FrozenLake-v1", {"map_name": Choice("4x4", "8x8")}, horizon=5)
+    message = "map_name 1, at its reset, (?s:.*)spaces of the same sizes, Discrete.16. and "
+    with pytest.raises(SimulationError, match=message):
+        make_vec(lakes, 8, device="cpu").reset(seed=0)
 
 
 def test_an_environment_that_draws_from_elsewhere_is_found():
