@@ -92,6 +92,11 @@ class Learner(nn.Module, ABC):
     def forward(self, inputs: Any) -> MetaLoss:
         """Computes the outer objective of each task, differentiable in all parameters."""
 
+    def at_once(self, inputs: Any) -> int | None:
+        """Returns how many tasks go through `forward` quickest at once; None: all of them."""
+        del inputs
+        return None
+
     def finish(self, carry: dict[str, Any]) -> None:
         """Takes over what passes from one meta-iteration to the next."""
         del carry

@@ -17,6 +17,9 @@ from metarl.learners.supports import check_classes, count_classes, memberships
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.losses import accuracy
 
+IMAGES_AT_ONCE = 200
+"""More on a CPU, and its allocator gives back memory that the next chunk has to ask for again."""
+
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """Changes images at random, with the generator as its only source of randomness."""
 
@@ -91,6 +94,14 @@ class MetricLearner(SupervisedLearner):
         losses = self.comparison.loss(outputs, query.targets)
         metrics = {"train/accuracy": accuracy(outputs.detach(), query.targets)}
         return MetaLoss(losses, metrics, moments_by_name(self, moments))
+
+    def at_once(self, inputs: MetricInputs) -> int | None:
+        """See `Learner.at_once`: on a CPU those of 200 images, or one."""
+        tasks = inputs.tasks
+        if tasks.support.inputs.device.type != "cpu":
+            return None
+        count = tasks.support.targets.shape[1] + tasks.query.targets.shape[1]
+        return max(1, IMAGES_AT_ONCE // count)
 
     def finish(self, carry: dict[str, Any]) -> None:
         """See `Learner.finish`; takes up the batch-norm moments."""

@@ -58,7 +58,7 @@ class MetaGradient:
     def __call__(self, inputs: Any) -> Gradient:
         """Adds up the gradients of the mean loss of all tasks, chunk by chunk in their order."""
         total = inputs.tasks.num_tasks
-        chunks = cut_tasks(inputs, self.settings.task_chunk_size)
+        chunks = cut_tasks(inputs, self._chunk_size(inputs))
         results: list[MetaLoss] = []
         for p in self.params:
             p.grad = None
@@ -77,6 +77,16 @@ class MetaGradient:
         return (
             map(function, chunks) if self._workers is None else self._workers.map(function, chunks)
         )
+
+    def _chunk_size(self, inputs: Any) -> int | None:
+        """Returns the size that the settings name, else the learner's, with work for everyone."""
+        if self.settings.task_chunk_size is not None:
+            return self.settings.task_chunk_size
+        size = self.learner.at_once(inputs)
+        if self._workers is None:
+            return size
+        share = -(-inputs.tasks.num_tasks // self.settings.workers)
+        return share if size is None else min(size, share)
 
     def _eager(self, inputs: Any, total: int) -> tuple[Sequence[Tensor | None], MetaLoss]:
         """Returns the gradient of the sum of a chunk's losses over `total`, and the rest."""

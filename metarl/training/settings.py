@@ -23,7 +23,8 @@ class TrainingSettings:
     meta_batch_size: int = 25
     """Tasks per meta-iteration."""
     task_chunk_size: int | None = None
-    """Tasks that are computed at once; fewer bound the memory. None: all."""
+    """Tasks that are computed at once; fewer bound the memory. None: all, or as many as suit the
+    learner and keep the workers busy."""
     workers: int = 1
     """Chunks computed beside each other, each on one CPU thread. Suits networks of convolutions."""
     optimizer: Optimizer = "adam"

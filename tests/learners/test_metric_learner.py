@@ -201,3 +201,9 @@ def test_its_captured_gradient_is_that_of_autograd(learner, tasks, generator):
     for a, b in zip(expected, captured, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(result.carry, loss.carry)
+
+
+@pytest.mark.parametrize("name", ["prototypical"])
+def test_few_large_or_many_small_episodes_go_through_at_once(learner, tasks, generator):
+    inputs = learner.prepare(tasks, generator, 0)
+    assert learner.at_once(inputs) == 200 // (6 + 6)

@@ -57,6 +57,22 @@ def test_chunks_do_not_change_the_gradient(size):
         torch.testing.assert_close(metric, parts.metrics[tag])
 
 
+@pytest.mark.parametrize(
+    ("named", "suited", "workers", "sizes"),
+    [(None, None, 1, [7]), (None, 3, 1, [3, 3, 1]), (2, 3, 1, [2, 2, 2, 1]),
+     (None, None, 2, [4, 3]), (None, 3, 2, [3, 3, 1])],
+)  # fmt: skip
+def test_chunks_are_those_named_or_suit_the_learner_and_the_workers(
+    named, suited, workers, sizes, monkeypatch
+):
+    learner = MAML(mlp(), 0.1, 1)
+    monkeypatch.setattr(learner, "at_once", lambda inputs: suited)
+    seen = []
+    learner.register_forward_pre_hook(lambda _, given: seen.append(given[0].tasks.num_tasks))
+    gradients(learner, sine_inputs(learner), task_chunk_size=named, workers=workers)
+    assert sorted(seen, reverse=True) == sizes
+
+
 def test_chunks_carry_the_inner_optimizers_state():
     whole, chunked = Reptile(mlp(), 0.01, 3), Reptile(mlp(), 0.01, 3)
     inputs = sine_inputs(whole)
