@@ -205,7 +205,7 @@ GOOD = Ranges((0, 1), (1, 2), (3, 4))
         (lambda: Fault(), "at least one out of slope"),
         (lambda: Fault(strength=GOOD), "strength between 0.0 and 1.0, got"),
         (lambda: Fault(slope=GOOD, group=0), "at least 1 actuator"),
-        (lambda: HalfCheetahSlope(part="rest"), "Expected a split"),
+        (lambda: HalfCheetahSlope(part="rest"), "Unknown split"),
     ],
 )
 def test_settings_are_checked(build, message):
