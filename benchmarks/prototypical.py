@@ -2,10 +2,12 @@
 
     python -m benchmarks.prototypical                                     # one 60-way 5+5 episode
     python -m benchmarks.prototypical --tasks 32 --way 5 --shots 1        # 32 small episodes
+    python -m benchmarks.prototypical --tasks 32 --way 5 --shots 1 --threads 2    # on two cores
 
 Prints milliseconds per iteration (Conv4-64 with max-pool, Adam, sampling of glyphs included) and
 how many times as fast as the baselines. "loop" is easyfsl's computation in plain torch; easyfsl's
-own code joins in where it can be imported: `pip install easyfsl`, which needs torchvision.
+own code joins in where it can be imported: `pip install easyfsl`, which needs torchvision. On
+several cores the baselines have as many threads of torch, and MetaRL as many workers.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class PrototypicalBenchmark:
     filters: int = 64
     """Filters of each convolution."""
     threads: int = 1
-    """CPU threads of torch."""
+    """CPU threads: torch's in the baselines, workers with one of torch's each in MetaRL."""
     rounds: int = 5
     """How often each has its turn."""
     seconds: float = 1.0
@@ -117,10 +119,10 @@ def easyfsl_scores(backbone: nn.Module) -> Scores | None:
 def main(settings: PrototypicalBenchmark) -> None:
     """Measures and prints."""
     s = settings
-    torch.set_num_threads(s.threads)
     tasks = Glyphs(s.way, s.shots, s.queries, rotations="classes")
     embedding = ConvEmbedding(ImageShape(), torch.Generator().manual_seed(0), s.filters)
-    training = TrainingSettings(meta_batch_size=s.tasks)
+    workers = min(s.threads, s.tasks)
+    training = TrainingSettings(meta_batch_size=s.tasks, workers=workers)
     ours = MetaIteration(MetricLearner(embedding, Prototypes()), tasks, training)
     backbone, other = conv4(s.filters), conv4(s.filters)
     candidates: dict[str, Callable[[], None]] = {
@@ -130,9 +132,18 @@ def main(settings: PrototypicalBenchmark) -> None:
     if theirs is not None:
         candidates["easyfsl"] = EpisodeLoop(tasks, s.tasks, other, theirs)
     baselines = list(candidates)
-    candidates["MetaRL"] = ours
+    candidates = {name: _on_threads(run, s.threads) for name, run in candidates.items()}
+    candidates["MetaRL"] = _on_threads(ours, s.threads // workers)
     title = f"{s.tasks} episode(s), {s.way}-way, {s.shots}+{s.queries} images per class"
     print_race(title, race(candidates, s.rounds, s.seconds), baselines)
+
+
+def _on_threads(run: Callable[[], None], threads: int) -> Callable[[], None]:
+    def on_threads() -> None:
+        torch.set_num_threads(threads)
+        run()
+
+    return on_threads
 
 
 if __name__ == "__main__":
