@@ -20,7 +20,7 @@ from metarl.sim.arguments import (
     read_mask,
     with_task,
 )
-from metarl.sim.episode import Act, Episode, by_steps
+from metarl.sim.episode import Act, Episode, afterwards, by_steps
 from metarl.sim.family import Family, Tasks, WorldState
 from metarl.sim.watch import Watch
 from metarl.trees import choose, map_tensors
@@ -207,11 +207,30 @@ class TensorVectorEnv(VectorEnv, ABC):
         """Resets all worlds, runs one episode in each and checks it, as `check` does.
 
         What happens is what `step` would do, where worlds do not reset themselves ("disabled").
+        Step by step goes only what the next action needs; rewards and ends are judged afterwards,
+        in a few operations for all steps. An observer wants to see each step.
 
         Args:
             act: Is called with what is seen, [W, O], at each step of the horizon; returns actions.
         """
-        return by_steps(self, act)
+        if self.observer is not None:
+            return by_steps(self, act)
+        observation, _ = self.reset()
+        states, observations, actions = [self._state], [observation], []
+        prepared = None if self._noise is None else self._noise.step.unbind(1)
+        for step in range(self.family.horizon):
+            action, chosen = self._chosen(act(observation))
+            noise = self._step_noise() if prepared is None else prepared[step]
+            self._state = self.advance(chosen, noise)
+            observation = self._look()
+            states.append(self._state)
+            observations.append(observation)
+            actions.append(action)
+        episode = afterwards(self.family, self._tasks, states, observations, actions)
+        self._elapsed = self._elapsed + self.family.horizon
+        self._over, self._seen = episode.terminated[:, -1], episode.observations[:, -1]
+        self._watch.played(self._tasks, episode)
+        return episode
 
     # Tasks and randomness
 

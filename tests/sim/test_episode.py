@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from metarl_envs import Bandit, TabularMDP
+from metarl_envs import Bandit, TabularMDP, Walker2dVelocity
 from metarl_envs.navigation import Navigation2D, Navigation2DCorner, Navigation2DSparse
 
 from metarl.errors import SimulationError
-from metarl.sim import TorchVectorEnv, WorldNoise, episode
+from metarl.sim import TensorVectorEnv, WorldNoise, episode, make_vec
 from metarl.sim.episode import by_steps, held
 from tests.sim.families import Drift
 from tests.sim.test_vector_env import Spent
@@ -14,7 +14,7 @@ from tests.sim.test_vector_env import Spent
 WORLDS = 7
 FAMILIES = [
     Drift(), Spent(), Navigation2D(horizon=30), Navigation2DSparse(), Navigation2DCorner(),
-    Bandit(), TabularMDP(),
+    Bandit(), TabularMDP(), Walker2dVelocity(horizon=40),
 ]  # fmt: skip
 
 
@@ -22,10 +22,10 @@ def actor(env, seed=1):
     """Acts by what is seen: a wrong observation gives other actions."""
     generator = torch.Generator().manual_seed(seed)
     space = env.single_action_space
-    factor = torch.randn(env.single_observation_space.shape[0], 5, generator=generator)
+    factor = torch.randn(env.single_observation_space.shape[0], 6, generator=generator)
 
     def act(seen):
-        numbers = 2 * torch.randn(len(seen), 5, generator=generator) + seen.nan_to_num() @ factor
+        numbers = 2 * torch.randn(len(seen), 6, generator=generator) + seen.nan_to_num() @ factor
         if not space.shape:
             return numbers[:, : int(space.n)].argmax(1)
         return numbers[:, : space.shape[0]]
@@ -34,7 +34,8 @@ def actor(env, seed=1):
 
 
 def make(family, **settings):
-    return TorchVectorEnv(family, WORLDS, autoreset="disabled", seed=3, **settings)
+    settings = {"device": "cpu", "autoreset": "disabled", "seed": 3, **settings}
+    return make_vec(family, WORLDS, **settings)
 
 
 def prepared(family):
@@ -61,7 +62,7 @@ def test_an_episode_is_that_of_its_steps(family, follows, most, monkeypatch):
             assert torch.equal(getattr(found, name), getattr(expected, name)), name
         for name in ("elapsed", "over", "generator"):
             assert torch.equal(env.state_dict()[name], twin.state_dict()[name]), name
-    if isinstance(family, Drift):
+    if isinstance(family, Drift | Walker2dVelocity):
         assert expected.terminated.any() and expected.over().any()
 
 
@@ -88,7 +89,7 @@ class Broken(Drift):
 
 
 def test_a_wrong_value_is_told_with_its_world_and_step():
-    for run in (TorchVectorEnv.episode, by_steps):
+    for run in (TensorVectorEnv.episode, by_steps):
         env = make(Broken())
         env.set_tasks({"speed": 0.1 * (torch.arange(WORLDS) == 4)})
         with pytest.raises(SimulationError, match=r"World 4 has the reward nan in step 2 .*0\.1"):

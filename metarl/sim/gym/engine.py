@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError, SimulationError
+from metarl.sim.episode import Act, Episode, by_steps
 from metarl.sim.family import Tasks, WorldState
 from metarl.sim.gym.environments import Environments, Host, Rows, WorldError
 from metarl.sim.gym.family import GymnasiumFamily, Task, seeds
@@ -108,6 +109,10 @@ class GymnasiumVectorEnv(TensorVectorEnv):
         self._moved(going, chosen)
         self._taken[going] += 1
         return self._read()
+
+    def episode(self, act: Act) -> Episode:
+        """See `TensorVectorEnv.episode`; environments judge each step themselves."""
+        return by_steps(self, act)
 
     def state_dict(self) -> dict[str, Any]:
         """See `TensorVectorEnv.state_dict`."""
