@@ -5,12 +5,13 @@
     python -m benchmarks.half_cheetah --worlds 64 --others # processes and EnvPool too
     python -m benchmarks.half_cheetah --worlds --iteration # a MAML-TRPO meta-iteration by its parts
 
-Prints a table for each number of worlds. "MetaRL" is a policy (2 x 100) with observations and
-rewards; "own models" gives each world masses of its own; "physics" is MuJoCo's batch with random
-controls and nothing else, the same model, threads and number of steps; `SyncVectorEnv` is
-gymnasium's, with random actions and no policy; so are, if asked for, its `AsyncVectorEnv` and
-Stable-Baselines3's `SubprocVecEnv`, each with a process per world, and EnvPool where it is
-installed.
+Prints a table for each number of worlds. "MetaRL" is an episode of a policy (2 x 100) with resets,
+observations and rewards, as training runs it; "step by step" is the same through `step`, without
+resets; "own models" gives each world masses of its own. "physics" is MuJoCo's batch with random
+controls and nothing else, the same model, threads and number of steps; so are "physics, own
+models". `SyncVectorEnv` is gymnasium's, with random actions and no policy; so are, if asked for,
+its `AsyncVectorEnv` and Stable-Baselines3's `SubprocVecEnv`, each with a process per world, and
+EnvPool where it is installed.
 """
 
 from __future__ import annotations
@@ -33,18 +34,19 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 from torch import Tensor
 
 from benchmarks.parts import print_parts
-from benchmarks.rollouts import rollouts
+from benchmarks.rollouts import episodes, rollouts
 from benchmarks.timing import MetaIteration, print_race, race
 from metarl.adaptation import MAML
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
-from metarl.sim import MujocoFamily, Tasks, make_vec
+from metarl.sim import MujocoFamily, Tasks, TensorVectorEnv, make_vec
 from metarl.sim.physics import quiet
 from metarl.training.settings import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 
 ROBOT = "HalfCheetah-v5"
 MOST_PROCESSES = 64
+OWN = ", own models"
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class HalfCheetahBenchmark:
 
     worlds: tuple[int, ...] = (64, 256, 1024)
     """Numbers of worlds."""
-    steps: int = 10
-    """Environment steps of a turn's repetition."""
+    steps: int = 50
+    """Environment steps of a turn's repetition, and of an episode."""
     threads: int = 2
     """CPU threads of the physics; torch has one."""
     rounds: int = 7
@@ -91,9 +93,13 @@ def main(settings: HalfCheetahBenchmark) -> None:
     for worlds in settings.worlds:
         candidates = {
             "SyncVectorEnv": _gymnasium(settings, worlds),
-            "physics": _physics(settings, worlds),
-            "MetaRL": _rollouts(settings, HalfCheetahVelocity(), worlds),
-            "MetaRL, own models": _rollouts(settings, HeavyCheetah(), worlds),
+            "physics": _physics(settings, HalfCheetahVelocity(), worlds),
+            f"physics{OWN}": _physics(settings, HeavyCheetah(), worlds),
+            "MetaRL": episodes(_vector(settings, HalfCheetahVelocity, worlds)),
+            f"MetaRL{OWN}": episodes(_vector(settings, HeavyCheetah, worlds)),
+            "MetaRL, step by step": rollouts(
+                _vector(settings, HalfCheetahVelocity, worlds), settings.steps
+            ),
         }
         with ExitStack() as stack:
             if settings.others and worlds <= MOST_PROCESSES:
@@ -104,7 +110,14 @@ def main(settings: HalfCheetahBenchmark) -> None:
             times, ["SyncVectorEnv", "physics"],
         )  # fmt: skip
         rate = worlds * settings.steps / times["MetaRL"].median  # per millisecond
-        print(f"MetaRL: {rate:.1f} thousand environment steps a second")
+        shared, own = (
+            times[f"physics{which}"].median / times[f"MetaRL{which}"].median for which in ("", OWN)
+        )
+        extra = times[f"MetaRL{OWN}"].median / times["MetaRL"].median - 1
+        print(
+            f"MetaRL: {rate:.1f} thousand environment steps a second, {shared:.2f} of the physics;"
+            f"\nown models: {own:.2f} of their physics, {extra:+.0%} time beside one for all"
+        )
     if settings.iteration:
         print_parts("HalfCheetahVelocity-v1", _meta_iteration(settings), settings.rounds)
 
@@ -152,12 +165,19 @@ def _meta_iteration(settings: HalfCheetahBenchmark) -> MetaIteration:
     return MetaIteration(learner, family, training, TrustRegionSettings(fisher_trajectories=2))
 
 
-def _physics(settings: HalfCheetahBenchmark, worlds: int) -> Callable[[], None]:
-    family = HalfCheetahVelocity()
+def _physics(
+    settings: HalfCheetahBenchmark, family: MujocoFamily, worlds: int
+) -> Callable[[], None]:
     batch = Batch(family.compiled, worlds, settings.threads)
+    fields = family.model_fields(family.sample(worlds, torch.Generator()).values)
+    for name, values in fields.items():
+        batch.expand(name)[:] = values.numpy()
+    if fields:
+        batch.set_const()
     controls = np.random.default_rng(0).uniform(-1, 1, (settings.steps, worlds, 6))
 
     def run() -> None:
+        batch.reset()
         for chosen in controls:
             batch.ctrl = chosen
             batch.step(nstep=family.frame_skip)
@@ -165,11 +185,11 @@ def _physics(settings: HalfCheetahBenchmark, worlds: int) -> Callable[[], None]:
     return run
 
 
-def _rollouts(
-    settings: HalfCheetahBenchmark, family: MujocoFamily, worlds: int
-) -> Callable[[], None]:
-    env = make_vec(family, worlds, device="cpu", threads=settings.threads, autoreset="disabled")
-    return rollouts(env, settings.steps)
+def _vector(
+    settings: HalfCheetahBenchmark, family: type[HalfCheetahVelocity], worlds: int
+) -> TensorVectorEnv:
+    made = family(horizon=settings.steps)
+    return make_vec(made, worlds, device="cpu", threads=settings.threads, autoreset="disabled")
 
 
 if __name__ == "__main__":

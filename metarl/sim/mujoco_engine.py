@@ -56,6 +56,7 @@ class MujocoVectorEnv(TensorVectorEnv):
         self._views = {n: torch.from_numpy(v) for n, v in views.items()}
         self._warnings = self._batch.warning[:, :, 1]  # a live view
         self._warned = self._warnings.copy()
+        self._counted = self._batch.warning.tobytes()
         self._cause = ""
         fields = family.model_fields(self._tasks)
         self._fields = {n: _expand(self._batch, n, v) for n, v in fields.items()}
@@ -76,6 +77,7 @@ class MujocoVectorEnv(TensorVectorEnv):
         fresh = self.family.reset(self._tasks, noise)
         self._batch.reset(marked, stage=0)
         self._warned[marked] = 0
+        self._counted = self._batch.warning.tobytes()
         chosen = torch.from_numpy(marked)
         for name, view in self._views.items():
             view[chosen] = fresh[name].cpu()[chosen].to(view.dtype)
@@ -86,8 +88,14 @@ class MujocoVectorEnv(TensorVectorEnv):
         """See `TensorVectorEnv.advance`."""
         self._views["ctrl"].copy_(self.family.controls(actions, self._tasks))
         self._batch.step(nstep=self.family.frame_skip)
-        state = {n: v.to(self.device, copy=True) for n, v in self._views.items()}
-        if self._batch.warning.any():
+        # Of few worlds' steps a hundredth each: a clone is quicker than `to`, bytes than `any`.
+        if self.device.type == "cpu":
+            state = {n: v.clone() for n, v in self._views.items()}
+        else:
+            state = {n: v.to(self.device) for n, v in self._views.items()}
+        counted = self._batch.warning.tobytes()
+        if counted != self._counted:
+            self._counted = counted
             self._mark(state)
         return state
 
