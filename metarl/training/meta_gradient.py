@@ -80,13 +80,18 @@ class MetaGradient:
 
     def _chunk_size(self, inputs: Any) -> int | None:
         """Returns the size that the settings name, else the learner's, with work for everyone."""
-        if self.settings.task_chunk_size is not None:
-            return self.settings.task_chunk_size
-        size = self.learner.at_once(inputs)
-        if self._workers is None:
+        size, workers = self.settings.task_chunk_size, self.settings.workers
+        if size is not None:
             return size
-        share = -(-inputs.tasks.num_tasks // self.settings.workers)
-        return share if size is None else min(size, share)
+        size = self.learner.at_once(inputs)
+        if workers == 1:
+            return size
+        total = inputs.tasks.num_tasks
+        share = -(-total // workers)
+        size = share if size is None else min(size, share)
+        # Down to half of it, that by which the workers end soonest.
+        sizes = range(size, size // 2, -1)
+        return min(sizes, key=lambda s: -(-total // (s * workers)) * s)
 
     def _eager(self, inputs: Any, total: int) -> tuple[Sequence[Tensor | None], MetaLoss]:
         """Returns the gradient of the sum of a chunk's losses over `total`, and the rest."""

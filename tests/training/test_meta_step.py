@@ -60,7 +60,7 @@ def test_chunks_do_not_change_the_gradient(size):
 @pytest.mark.parametrize(
     ("named", "suited", "workers", "sizes"),
     [(None, None, 1, [7]), (None, 3, 1, [3, 3, 1]), (2, 3, 1, [2, 2, 2, 1]),
-     (None, None, 2, [4, 3]), (None, 3, 2, [3, 3, 1])],
+     (None, None, 2, [4, 3]), (None, 3, 2, [2, 2, 2, 1]), (None, 6, 3, [3, 3, 1])],
 )  # fmt: skip
 def test_chunks_are_those_named_or_suit_the_learner_and_the_workers(
     named, suited, workers, sizes, monkeypatch
