@@ -21,6 +21,9 @@ from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.losses import TaskLoss, metric_name, task_loss, task_metric
 from metarl.trees import map_tensors
 
+MANY_IMAGES = 200
+"""Tasks of more images than these fill a CPU's cache sooner."""
+
 
 class GradientLearner(SupervisedLearner):
     """A model, the rule that adapts it and the objective that judges the adaptation.
@@ -140,6 +143,13 @@ class GradientLearner(SupervisedLearner):
             parts.append(distance)
         losses = sum(parts[1:], start=parts[0])
         return MetaLoss(losses, metrics, self._carry(tasks, step))
+
+    def at_once(self, inputs: MetaInputs) -> int | None:
+        """See `Learner.at_once`: 4 tasks of images on a CPU, 2 of more than 200 images."""
+        support, query = inputs.tasks.support.inputs, inputs.tasks.query.inputs
+        if support.dim() < 5 or support.device.type != "cpu":
+            return None
+        return 4 if support.shape[1] + query.shape[1] <= MANY_IMAGES else 2
 
     def finish(self, carry: dict[str, Any]) -> None:
         """See `Learner.finish`; keeps an unroll that is not at its end."""

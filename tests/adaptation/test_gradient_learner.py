@@ -117,3 +117,13 @@ def test_data_of_another_type_is_refused(mlp, regression, generator):
     learner = MAML(mlp)
     with pytest.raises(ShapeError, match=r"type torch\.float64, got torch\.float32"):
         learner(learner.prepare(narrow, generator, 0))
+
+
+def test_few_tasks_of_images_go_through_at_once(conv, mlp, images, regression, generator):
+    learner = MAML(conv, 0.1, 1)
+    inputs = learner.prepare(images, generator, 0)
+    assert learner.at_once(inputs) == 4
+    many = map_tensors(lambda t: t.repeat_interleave(100, 1), images)
+    assert learner.at_once(learner.prepare(many, generator, 0)) == 2
+    other = MAML(mlp, 0.1, 1)
+    assert other.at_once(other.prepare(regression, generator, 0)) is None
