@@ -15,10 +15,9 @@ are. The rest is as in `half_cheetah.py`.
 from metarl_envs.protocols import icml_robots
 
 from metarl.training import Experiment, Parts
-from metarl.training.control import control_configs
-from metarl.training.families import FamilySettings, build_family, robot_settings
+from metarl.training.families import FamilySettings, build_family, robot_configs
 
-CONFIGS = control_configs(robot_settings("AntVelocity-v1"))
+CONFIGS = robot_configs("AntVelocity-v1")
 
 
 def build(settings: FamilySettings) -> Parts:

@@ -15,10 +15,9 @@ iteration is 40 tasks of 20 trajectories, before and after adaptation, in 80 wor
 
 from metarl.errors import SettingsError
 from metarl.training import Experiment, Parts
-from metarl.training.control import control_configs
-from metarl.training.families import FamilySettings, build_family, robot_settings
+from metarl.training.families import FamilySettings, build_family, robot_configs
 
-CONFIGS = control_configs(robot_settings("", film=0))
+CONFIGS = robot_configs("", film=0)
 
 
 def build(settings: FamilySettings) -> Parts:

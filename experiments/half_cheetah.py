@@ -18,10 +18,9 @@ hours of its time.
 from metarl_envs.protocols import icml_robots
 
 from metarl.training import Experiment, Parts
-from metarl.training.control import control_configs
-from metarl.training.families import FamilySettings, build_family, robot_settings
+from metarl.training.families import FamilySettings, build_family, robot_configs
 
-CONFIGS = control_configs(robot_settings("HalfCheetahVelocity-v1", horizon=100))
+CONFIGS = robot_configs("HalfCheetahVelocity-v1", horizon=100)
 
 
 def build(settings: FamilySettings) -> Parts:

@@ -12,10 +12,9 @@ are. The rest is as in `half_cheetah.py`.
 """
 
 from metarl.training import Experiment, Parts
-from metarl.training.control import control_configs
-from metarl.training.families import FamilySettings, build_family, robot_settings
+from metarl.training.families import FamilySettings, build_family, robot_configs
 
-CONFIGS = control_configs(robot_settings("Walker2dVelocity-v1"))
+CONFIGS = robot_configs("Walker2dVelocity-v1")
 
 
 def build(settings: FamilySettings) -> Parts:

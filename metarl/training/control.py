@@ -91,6 +91,7 @@ def control_configs(
     changes: Mapping[str, C] | None = None,
     *,
     adam_lr: float = 0.01,
+    max_kl: float | None = None,
 ) -> dict[str, C]:
     """Makes the configurations of all algorithms from that of MAML-TRPO.
 
@@ -102,6 +103,7 @@ def control_configs(
         maml: MAML's configuration; its learner is a `MAMLSettings`.
         changes: Configurations that take the place of these, or come beside them.
         adam_lr: Rate of the inner Adam of "reptile" and "scratch".
+        max_kl: See `ProximalSettings`.
     """
     learner, training = maml.learner, maml.training
     assert isinstance(learner, learners.MAMLSettings)
@@ -113,7 +115,7 @@ def control_configs(
 
     clipped = {
         "gradients": replace(maml.gradients, clip=0.3, inner_kl=5e-4),
-        "update": ProximalSettings(),
+        "update": ProximalSettings(max_kl=max_kl),
         "training": adapting(steps, outer_lr=3e-3),
     }
     alone = {

@@ -14,7 +14,7 @@ from metarl.registry import check_choice
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.sim.family import Family
 from metarl.sim.make import FAMILIES, make_family
-from metarl.training.control import ControlSettings, build_control
+from metarl.training.control import ControlSettings, build_control, control_configs
 from metarl.training.experiment import Parts
 from metarl.training.settings import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
@@ -34,14 +34,15 @@ class FamilySettings(ControlSettings):
     """Other settings of the family, as `fastest=3 integrator=implicitfast`."""
 
 
-def robot_settings(family: str, **changes: Any) -> FamilySettings:
-    """Returns MAML-TRPO's configuration for families in which a robot runs.
+def robot_configs(family: str, **changes: Any) -> dict[str, FamilySettings]:
+    """Returns the configurations of all algorithms for families in which a robot runs.
 
-    An iteration is 40 tasks of 20 trajectories, before and after adaptation.
+    An iteration is 40 tasks of 20 trajectories, before and after adaptation. ProMP has a bound on
+    how far the policies move: without it, once they are sure of their actions, it broke down.
 
     Args:
         family: Name of the default family.
-        **changes: Fields that differ from these defaults.
+        **changes: Fields of MAML-TRPO's that differ from these defaults.
     """
     fields: dict[str, Any] = {
         "learner": learners.MAMLSettings(0.1),
@@ -54,7 +55,7 @@ def robot_settings(family: str, **changes: Any) -> FamilySettings:
         "init_std": 0.5,
         "film": 2,
     }  # fmt: skip
-    return FamilySettings("maml", family=family, **(fields | changes))
+    return control_configs(FamilySettings("maml", family=family, **(fields | changes)), max_kl=0.1)
 
 
 def build_family(

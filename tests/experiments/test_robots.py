@@ -4,8 +4,7 @@ import pytest
 
 from metarl.errors import SettingsError, UnknownNameError
 from metarl.sim import FAMILIES, make_family
-from metarl.training.control import control_configs
-from metarl.training.families import FamilySettings, named_family, robot_settings
+from metarl.training.families import FamilySettings, named_family, robot_configs
 from metarl.training.logger import read_curves
 from metarl.training.saved_run import script_experiment
 from tests.experiments.test_control_scripts import EXPERIMENTS, TINY
@@ -75,14 +74,14 @@ def test_an_option_that_the_family_has_not_is_told():
 
 
 def test_a_family_of_another_robot_is_refused():
-    settings = robot_settings("AntVelociti-v1")
+    settings = robot_configs("AntVelociti-v1")["maml"]
     with pytest.raises(
         UnknownNameError, match=r"Did you mean 'AntVelocity-v1'.*AntGoal-v1"
     ) as told:
         named_family(settings, "Ant")
     assert "Hopper" not in str(told.value)
     with pytest.raises(UnknownNameError, match="of Hopper"):
-        named_family(robot_settings("AntVelocity-v1"), "Hopper")
+        named_family(robot_configs("AntVelocity-v1")["maml"], "Hopper")
 
 
 def test_every_robots_family_has_a_script():
@@ -93,5 +92,6 @@ def test_every_robots_family_has_a_script():
 
 
 def test_configurations_keep_their_kind():
-    configs = control_configs(robot_settings("AntGoal-v1"))
+    configs = robot_configs("AntGoal-v1")
     assert all(settings.family == "AntGoal-v1" for settings in configs.values())
+    assert getattr(configs["promp"].update, "max_kl", None) == 0.1
