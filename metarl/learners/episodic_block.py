@@ -165,7 +165,7 @@ class _Convolution:
         if filters is None:
             return channels_last(images)
         convolved = F.conv2d(*self._operands(images, filters), padding=self.block.padding)
-        return convolved.to(images.dtype)
+        return channels_last(convolved.to(images.dtype))
 
     def part(
         self, part: _Part, images: Tensor, filters: Tensor | None, kept: Tensor | None
