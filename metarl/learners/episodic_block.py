@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import Function, once_differentiable
+from torch.autograd.function import Function
+
+from metarl.errors import ShapeError
 
 EPS = 1e-5
 PART_BYTES = 2**22
@@ -56,7 +58,15 @@ class EpisodicBlock(NamedTuple):
             filters: Shape [C, in, k, k]; None where the images are convolved already.
             scale: Of the normalisation, [C]; at least 0, as it comes after the max-pooling.
             shift: Of the normalisation, [C].
+
+        Raises:
+            ShapeError: The tasks have not as many images each.
         """
+        if len(images) % self.num_tasks:
+            raise ShapeError(
+                f"Expected as many images of each task, got {len(images)} images of "
+                f"{self.num_tasks} tasks."
+            )
         return Normalised(*_Block.apply(images, filters, scale, shift, self))
 
 
@@ -88,8 +98,13 @@ class _Block(Function):
         return output, mean, variance
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        # Torch's `once_differentiable` lets `autograd.grad` go on as if the second ones were 0.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "Blocks of metric learners have first derivatives only, but `create_graph` asked "
+                "for more; build the network of the layers of `metarl.models.functional`."
+            )
         images, filters, scale, kept, pooled, output, mean, inverse = ctx.saved_tensors
         convolution: _Convolution = ctx.convolution
         grad = torch.ops.aten.threshold_backward(channels_last(grad), output, 0)

@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from metarl.errors import ShapeError
 from metarl.learners import episodic_block
 from metarl.learners.episodic_block import EpisodicBlock
 
-TASKS, EACH = 3, 4
+TASKS, EACH = 3, 5
 CHANNELS = {"few": (1, 10), "many": (3, 5), "convolved": (5, 5)}
 """Channels and filters: of few channels, convolved images are computed again for the gradient."""
 
@@ -32,7 +33,13 @@ def by_torch(block, images, filters, scale, shift):
     return torch.cat(outputs)
 
 
-@pytest.mark.parametrize("part_bytes", [1, 3 * 5 * 49 * 8, 2**30], ids=["image", "split", "whole"])
+IMAGE = 5 * 49 * 8
+"""Bytes of a convolved image of 5 channels."""
+
+
+@pytest.mark.parametrize(
+    "part_bytes", [1, 3 * IMAGE, 10 * IMAGE, 2**30], ids=["image", "3 and 2", "2 tasks", "whole"]
+)
 @pytest.mark.parametrize("pool", [True, False])
 @pytest.mark.parametrize("padding", [0, 1])
 @pytest.mark.parametrize("kind", list(CHANNELS))
@@ -90,12 +97,18 @@ def test_under_autocast_it_convolves_there_and_back_in_its_type(kind, generator)
     slopes = [torch.autograd.grad(out.images.square().sum(), tensors) for out in (full, reduced)]
     for a, b in zip(*slopes, strict=True):
         assert b.dtype == torch.float32 and not torch.equal(a, b)
-        assert F.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99
+        assert F.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.97
 
 
-def test_second_derivatives_are_refused(generator):
+@pytest.mark.parametrize("power", [1, 2])
+def test_second_derivatives_are_refused(power, generator):
     images, filters, scale, shift = drawn("many", generator)
-    loss = EpisodicBlock(TASKS)(images, filters, scale, shift).images.square().sum()
-    (slope,) = torch.autograd.grad(loss, filters, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()
+    factor = torch.ones((), dtype=torch.float64, requires_grad=True)
+    loss = factor * EpisodicBlock(TASKS)(images, filters, scale, shift).images.pow(power).sum()
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(loss, filters, create_graph=True)
+
+
+def test_images_that_tasks_cannot_share_are_refused(generator):
+    with pytest.raises(ShapeError, match="15 images of 4 tasks"):
+        EpisodicBlock(4)(*drawn("few", generator))
