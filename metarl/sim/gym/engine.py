@@ -107,7 +107,6 @@ class GymnasiumVectorEnv(TensorVectorEnv):
             chosen = chosen.clip(*self._limits)
         self._actions[self._taken[going], going.nonzero()[0]] = chosen[going]
         self._moved(going, chosen)
-        self._taken[going] += 1
         return self._read()
 
     def episode(self, act: Act) -> Episode:
@@ -134,14 +133,15 @@ class GymnasiumVectorEnv(TensorVectorEnv):
             )
         super().load_state_dict(values)
         episodes = {name: rows.cpu().numpy().copy() for name, rows in values["episodes"].items()}
-        self._actions, self._taken = episodes["actions"], episodes["taken"]
+        self._actions, taken = episodes["actions"], episodes["taken"]
+        self._taken = np.zeros_like(taken)
         self._started = {name: episodes[f"task {name}"] for name in self._started}
         everywhere = np.ones(self.num_envs, bool)
         self._told = False
         self._episodes(everywhere, self._started, episodes["seed"])
         self._told = False  # the present tasks may be others
-        for step in range(int(self._taken.max())):
-            self._moved(self._taken > step, self._actions[step])
+        for step in range(int(taken.max())):
+            self._moved(taken > step, self._actions[step])
 
     def recording(self, world: int) -> tuple[int, Task, np.ndarray]:
         """Returns what a world's episode was given so far: its seed, its task and its actions.
@@ -191,6 +191,7 @@ class GymnasiumVectorEnv(TensorVectorEnv):
         assert self._host is not None
         if going.any():
             self._work(self._host.step, self._started, "in step {}")
+            self._taken[going] += 1
 
     def _opened(self) -> Host:
         count = min(self.workers, self.num_envs)

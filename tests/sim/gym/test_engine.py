@@ -221,6 +221,16 @@ def test_a_fault_is_told_with_world_task_and_traceback(fault, message):
     env.step(torch.zeros(3, 1))
 
 
+def test_a_fault_of_an_episode_that_is_played_again_is_told_with_its_step():
+    env, other = vec(worlds=2), vec(GymTasks(partial(Faulty, "raise"), SPEED, horizon=6), 2)
+    env.set_tasks({"speed": torch.tensor([0.0, 0.2])})
+    env.reset()
+    for _ in range(4):
+        env.step(torch.zeros(2, 1))
+    with pytest.raises(SimulationError, match=r"World 1 of .*, in step 1, "):
+        other.load_state_dict(env.state_dict())
+
+
 def test_what_is_not_a_number_is_told_as_of_other_engines():
     env = vec(GymTasks(partial(Faulty, "nan"), SPEED, horizon=6), 2)
     env.set_tasks({"speed": torch.tensor([0.0, 0.2])})
