@@ -24,7 +24,8 @@ class ProximalSettings(UpdateSettings):
     """Optimiser steps on the same rollouts, at least 1; the gradients' `clip` bounds them."""
     max_kl: float | None = None
     """Most that the adapted policies may move in these steps: mean divergence, old from new, in
-    nats. The step that goes further is taken back and ends the epochs. None: no bound."""
+    nats. The step that goes further is taken back and ends the epochs; the next one tells, so the
+    last goes unjudged. None: no bound."""
 
     def __post_init__(self) -> None:
         """Checks the settings.

@@ -19,6 +19,7 @@ from metarl.training.compilation import CompiledGradient
 from metarl.training.loop import OuterLoop
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
+from metarl.trees import map_tensors
 
 LEARNERS = {
     "prototypical": m.PrototypicalSettings(),
@@ -206,4 +207,6 @@ def test_its_captured_gradient_is_that_of_autograd(learner, tasks, generator):
 @pytest.mark.parametrize("name", ["prototypical"])
 def test_few_large_or_many_small_episodes_go_through_at_once(learner, tasks, generator):
     inputs = learner.prepare(tasks, generator, 0)
-    assert learner.at_once(inputs) == 200 // (6 + 6)
+    assert learner.at_once(inputs) == 16  # of 6 + 6 images
+    large = map_tensors(lambda t: t.repeat_interleave(20, 1), tasks)
+    assert learner.at_once(learner.prepare(large, generator, 0)) == 1
