@@ -55,9 +55,11 @@ def test_check_vector_env_finds_nothing(family, autoreset, observe_task):
 
 
 class Waits(TorchDispatchMode):
-    """Notes what would make a GPU wait: reading a number of a tensor, or making one of numbers."""
+    """Notes what would make a GPU wait: reading a number or a size, or a tensor of numbers."""
 
-    KINDS = (torch.ops.aten._local_scalar_dense, torch.ops.aten.lift_fresh)
+    aten = torch.ops.aten
+    KINDS = (aten._local_scalar_dense, aten.lift_fresh, aten.nonzero, aten.masked_select)
+    INDEXED = (aten.index, aten.index_put, aten.index_put_)
 
     def __init__(self):
         super().__init__()
@@ -65,7 +67,11 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Calls a function, and notes it if it waits."""
-        if func._overloadpacket in self.KINDS:
+        packet = func._overloadpacket
+        masked = packet in self.INDEXED and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if masked or packet in self.KINDS:
             self.found.append(str(func))
         return func(*args, **(kwargs or {}))
 

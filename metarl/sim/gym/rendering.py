@@ -42,13 +42,17 @@ class GymnasiumRenderer(WorldRenderer):
         try:
             family = env.family.painting()
             self._played = Environments(family, Rows.of(family, env.num_envs))
-            self._given: dict[int, tuple[int, Task, np.ndarray]] = {}
-            self._drawn: DrawnRenderer | None = None
-            tasks = env.get_tasks().items()
-            self._played.rows.active[0] = True
+        except SettingsError as error:
+            raise SettingsError(self._reason(error)) from error
+        self._given: dict[int, tuple[int, Task, np.ndarray]] = {}
+        self._drawn: DrawnRenderer | None = None
+        tasks = env.get_tasks().items()
+        self._played.rows.active[0] = True
+        try:
             self._start(0, 0, {name: rows[0].numpy(force=True) for name, rows in tasks})
             first = ImageOps.contain(self._image(0), (width, height))
         except (SettingsError, WorldError) as error:
+            self.close()
             raise SettingsError(self._reason(error)) from error
         self.width, self.height = first.size
 
@@ -60,6 +64,7 @@ class GymnasiumRenderer(WorldRenderer):
                 self._follow(world, state)
                 return np.array(ImageOps.pad(self._image(world), (self.width, self.height)))
             except (SettingsError, WorldError) as error:
+                self.close()
                 self.note = self._reason(error)
                 self._drawn = DrawnRenderer(self.env, self.width, self.height)
         return self._drawn.frame(world)

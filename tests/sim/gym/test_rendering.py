@@ -118,6 +118,17 @@ def test_pictures_that_fail_or_would_be_of_another_episode_are_drawn_from_then_o
     assert reason in renderer.note
 
 
+@pytest.mark.parametrize("fault", ["raise", "late"])
+def test_environments_whose_pictures_fail_are_closed(fault, monkeypatch):
+    closed = []
+    monkeypatch.setattr(Painted, "close", lambda self: closed.append(self.render_mode))
+    env, renderer = rendered(GymTasks(Painted, SPEED, horizon=6, settings={"fault": fault}))
+    for _ in range(3):
+        renderer.frame()
+        push(env, 0.1)
+    assert closed == ["rgb_array"]
+
+
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
 def test_gymnasiums_own_environments_paint_or_name_what_to_install(name):
     parameter = {"CartPole-v1": "force_mag", "Pendulum-v1": "g"}[name]
