@@ -35,7 +35,7 @@ from torch import Tensor
 
 from benchmarks.parts import print_parts
 from benchmarks.rollouts import episodes, rollouts
-from benchmarks.timing import MetaIteration, print_race, race
+from benchmarks.timing import MetaIteration, TurnSettings, print_race, race
 from metarl.adaptation import MAML
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
@@ -50,7 +50,7 @@ OWN = ", own models"
 
 
 @dataclass(frozen=True)
-class HalfCheetahBenchmark:
+class HalfCheetahBenchmark(TurnSettings):
     """What is measured."""
 
     worlds: tuple[int, ...] = (64, 256, 1024)
@@ -60,9 +60,7 @@ class HalfCheetahBenchmark:
     threads: int = 2
     """CPU threads of the physics; torch has one."""
     rounds: int = 7
-    """Turns of each form."""
     seconds: float = 0.5
-    """Length of a turn."""
     others: bool = False
     """Measures what has a process for each world, and EnvPool if installed; up to 64 worlds."""
     iteration: bool = False

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from benchmarks.timing import MetaIteration, print_race, race
+from benchmarks.timing import MetaIteration, TurnSettings, print_race, race
 from metarl.learners import ConvEmbedding, ImageShape, MetricLearner, Prototypes
 from metarl.tasks import Examples, Glyphs
 from metarl.tasks.episodes import FewShot
@@ -32,7 +32,7 @@ Scores = Callable[[Examples, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class PrototypicalBenchmark:
+class PrototypicalBenchmark(TurnSettings):
     """What is measured."""
 
     tasks: int = 1
@@ -47,10 +47,6 @@ class PrototypicalBenchmark:
     """Filters of each convolution."""
     threads: int = 1
     """CPU threads: torch's in the baselines, workers with one of torch's each in MetaRL."""
-    rounds: int = 5
-    """How often each has its turn."""
-    seconds: float = 1.0
-    """How long a turn lasts, at least one iteration."""
 
 
 class EpisodeLoop:
