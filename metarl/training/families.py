@@ -37,8 +37,9 @@ class FamilySettings(ControlSettings):
 def robot_configs(family: str, **changes: Any) -> dict[str, FamilySettings]:
     """Returns the configurations of all algorithms for families in which a robot runs.
 
-    An iteration is 40 tasks of 20 trajectories, before and after adaptation. ProMP has a bound on
-    how far the policies move: without it, once they are sure of their actions, it broke down.
+    An iteration is 40 tasks of 20 trajectories, before and after adaptation. Where PPO is the outer
+    update, it has a bound on how far the policies move: without it, once they were sure of their
+    actions, ProMP broke down.
 
     Args:
         family: Name of the default family.

@@ -83,10 +83,11 @@ class MetaGradient:
         size, workers = self.settings.task_chunk_size, self.settings.workers
         if size is not None:
             return size
-        size = self.learner.at_once(inputs)
+        size, total = self.learner.at_once(inputs), inputs.tasks.num_tasks
+        if size is not None and self.settings.compile and total % size:
+            size = None  # a smaller last chunk would be compiled once more
         if workers == 1:
             return size
-        total = inputs.tasks.num_tasks
         share = -(-total // workers)
         size = share if size is None else min(size, share)
         # Down to half of it, that by which the workers end soonest.

@@ -61,23 +61,29 @@ class ProximalUpdate(OuterUpdate):
         self.settings = settings
 
     def __call__(self, inputs: Any, iteration: int) -> MetaResult:
-        """See `OuterUpdate.__call__`; gives the numbers of the first step, and the last KL."""
+        """See `OuterUpdate.__call__`.
+
+        Gives the numbers of the first step, the last KL, and as "meta/epochs" how many steps were
+        kept.
+        """
         start = before = self._snapshot()
         first = last = self.step(inputs, iteration)
-        for _ in range(1, self.settings.epochs):
-            if not last.finite:
-                break
+        kept = 1
+        while last.finite and kept < self.settings.epochs:
             now = before if self.settings.max_kl is None else self._snapshot()
             result = self.step(inputs, iteration)
             if self._too_far(result):  # where the step before it led
                 self._return_to(before)
+                kept -= 1
                 break
             before, last = now, result
+            kept += 1
         if not last.finite:
             self._return_to(start)
             return last
-        kl = {tag: last.metrics[tag] for tag in ("meta/kl",) if tag in last.metrics}
-        return first._replace(metrics={**first.metrics, **kl})
+        shown = {tag: last.metrics[tag] for tag in ("meta/kl",) if tag in last.metrics}
+        shown["meta/epochs"] = torch.full_like(first.losses, kept)
+        return first._replace(metrics={**first.metrics, **shown})
 
     def rate(self, iteration: int) -> float:
         """See `OuterUpdate.rate`."""

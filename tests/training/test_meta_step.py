@@ -14,6 +14,7 @@ from metarl.models.conv4 import Conv4
 from metarl.tasks import Examples, Sine, TaskBatch
 from metarl.training import TrainingSettings, compilation
 from metarl.training.compilation import CompiledGradient
+from metarl.training.meta_gradient import MetaGradient
 from metarl.training.meta_step import MetaStep, outer_rate
 from metarl.trees import map_tensors
 
@@ -71,6 +72,14 @@ def test_chunks_are_those_named_or_suit_the_learner_and_the_workers(
     learner.register_forward_pre_hook(lambda _, given: seen.append(given[0].tasks.num_tasks))
     gradients(learner, sine_inputs(learner), task_chunk_size=named, workers=workers)
     assert sorted(seen, reverse=True) == sizes
+
+
+@pytest.mark.parametrize(("suited", "size"), [(3, None), (7, 7)])
+def test_compiled_chunks_are_all_of_one_size(suited, size, monkeypatch):
+    learner = MAML(mlp(), 0.1, 1)
+    monkeypatch.setattr(learner, "at_once", lambda inputs: suited)
+    gradient = MetaGradient(learner, TrainingSettings(compile=True))
+    assert gradient._chunk_size(sine_inputs(learner)) == size
 
 
 def test_chunks_carry_the_inner_optimizers_state():

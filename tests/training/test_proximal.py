@@ -70,6 +70,7 @@ def test_a_step_that_leads_too_far_is_taken_back_and_ends_the_epochs():
         assert torch.equal(parameters(learner), passed[allowed][0])
         assert update.state_dict()["state"][0]["step"] == allowed
         assert result.metrics["meta/kl"].mean() == divergences[allowed]
+        assert result.metrics["meta/epochs"].tolist() == [allowed] * 3
     learner, update, inputs = make(ProximalSettings(epochs=4, max_kl=1e6))
     update(inputs, 0)
     other, step, inputs = make(ProximalSettings(epochs=4))
