@@ -24,10 +24,10 @@ from benchmarks.timing import MetaIteration
 from experiments.omniglot import EXPERIMENT
 from metarl.devices import set_threads
 from metarl.evaluation.statistics import Summary
+from metarl.lab.images import CONFIGS, OmniglotSettings, build_learner
+from metarl.lab.reports import few_shot_results, lake_runs_for
 from metarl.tasks.characters import CharacterSettings
 from metarl.training import OuterLoop
-from metarl.training.characters import CONFIGS, OmniglotSettings, build_learner
-from metarl.training.reports import few_shot_results, lake_runs_for
 
 LONG = ("one-shot",)  # made for Lake's runs, and begins where the others end
 PROBE_SECONDS = 5.0

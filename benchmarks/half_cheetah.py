@@ -40,7 +40,7 @@ from metarl.adaptation import MAML
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.sim import MujocoFamily, Tasks, TensorVectorEnv, make_vec
-from metarl.sim.physics import quiet
+from metarl.sim.mujoco.physics import quiet
 from metarl.training.settings import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 

@@ -18,7 +18,8 @@ import tyro
 from rich.console import Console
 
 from benchmarks.timing import MetaIteration, Times, TurnSettings, print_race, race
-from metarl.training import characters, streams
+from metarl.lab import images as characters
+from metarl.lab import streams
 
 
 @dataclass(frozen=True)

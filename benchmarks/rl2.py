@@ -20,10 +20,10 @@ from metarl_envs.tabular_mdp import TabularMDP
 from rich.console import Console
 
 from benchmarks.timing import MetaIteration, Times, TurnSettings, print_race, race
-from metarl.rl.recurrent_learner import RecurrentLearner
-from metarl.rl.recurrent_policy import RecurrentPolicy
 from metarl.rl.settings import PolicyGradientSettings, RL2Settings
-from metarl.sim.family import Family
+from metarl.rl.trials.recurrent_learner import RecurrentLearner
+from metarl.rl.trials.recurrent_policy import RecurrentPolicy
+from metarl.sim.family import TaskFamily
 from metarl.training.proximal import ProximalSettings
 from metarl.training.settings import TrainingSettings
 from metarl.trees import take_tasks
@@ -72,7 +72,7 @@ class Playing:
             self.learner.play(some, episodes, self.generator)
 
 
-def family_of(settings: RL2Benchmark) -> Family:
+def family_of(settings: RL2Benchmark) -> TaskFamily:
     """Returns the family that is played."""
     if settings.where == "bandit":
         return Bandit(horizon=settings.steps)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl.adaptation.learner import Learner
-from metarl.sim.family import Family
+from metarl.sim.family import TaskFamily
 from metarl.tasks.base import TaskDistribution
 from metarl.training.meta_step import GradientUpdateSettings
 from metarl.training.outer_update import UpdateSettings
@@ -49,7 +49,7 @@ class MetaIteration:
     def __init__(
         self,
         learner: Learner,
-        tasks: TaskDistribution | Family,
+        tasks: TaskDistribution | TaskFamily,
         settings: TrainingSettings,
         update: UpdateSettings | None = None,
     ) -> None:
@@ -63,9 +63,9 @@ class MetaIteration:
     def __call__(self) -> None:
         """Runs it."""
         tasks = self.tasks.sample(self.settings.meta_batch_size, self.generator)
-        inputs = self.learner.prepare(tasks, self.generator, self.iteration)
+        inputs = self.learner.collect(tasks, self.generator, self.iteration)
         result = self.step(inputs, self.iteration)
-        self.learner.finish(result.carry)
+        self.learner.after_update(result.carry)
         self.iteration += 1
 
 

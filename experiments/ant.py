@@ -14,13 +14,13 @@ are. The rest is as in `half_cheetah.py`.
 
 from metarl_envs.protocols import icml_robots
 
-from metarl.training import Experiment, Parts
-from metarl.training.families import FamilySettings, build_family, robot_configs
+from metarl.lab.robots import FamilySettings, build_family, robot_configs
+from metarl.training import Components, Experiment
 
 CONFIGS = robot_configs("AntVelocity-v1")
 
 
-def build(settings: FamilySettings) -> Parts:
+def build(settings: FamilySettings) -> Components:
     """Builds what the settings describe."""
     return build_family(settings, "Ant", icml_robots)
 

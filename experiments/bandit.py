@@ -20,15 +20,15 @@ from metarl_envs import bandit_strategies as strategies
 from metarl_envs.bandit import Bandit
 
 from metarl.adaptation import settings as learners
-from metarl.rl.settings import PolicyGradientSettings
-from metarl.training import Experiment, Parts, TrainingSettings
-from metarl.training.control import (
+from metarl.lab.control import (
     ControlSettings,
     build_control,
     control_configs,
     rl2_config,
     strategy_config,
 )
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.training import Components, Experiment, TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 
 
@@ -71,7 +71,7 @@ CONFIGS = control_configs(MAML, adam_lr=0.1) | {
 }
 
 
-def build(settings: ControlSettings) -> Parts:
+def build(settings: ControlSettings) -> Components:
     """Builds what the settings describe."""
     assert isinstance(settings, BanditSettings)
     return build_control(settings, Bandit(settings.arms, settings.pulls))

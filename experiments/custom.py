@@ -14,13 +14,13 @@ iteration is 40 tasks of 20 trajectories, before and after adaptation, in 80 wor
 """
 
 from metarl.errors import SettingsError
-from metarl.training import Experiment, Parts
-from metarl.training.families import FamilySettings, build_family, robot_configs
+from metarl.lab.robots import FamilySettings, build_family, robot_configs
+from metarl.training import Components, Experiment
 
 CONFIGS = robot_configs("", film=0)
 
 
-def build(settings: FamilySettings) -> Parts:
+def build(settings: FamilySettings) -> Components:
     """Builds what the settings describe."""
     if not settings.family:
         raise SettingsError(

@@ -17,13 +17,13 @@ hours of its time.
 
 from metarl_envs.protocols import icml_robots
 
-from metarl.training import Experiment, Parts
-from metarl.training.families import FamilySettings, build_family, robot_configs
+from metarl.lab.robots import FamilySettings, build_family, robot_configs
+from metarl.training import Components, Experiment
 
 CONFIGS = robot_configs("HalfCheetahVelocity-v1", horizon=100)
 
 
-def build(settings: FamilySettings) -> Parts:
+def build(settings: FamilySettings) -> Components:
     """Builds what the settings describe."""
     return build_family(settings, "HalfCheetah", icml_robots)
 

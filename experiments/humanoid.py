@@ -10,13 +10,13 @@ Ends with a table of returns on test tasks; an unknown `--family` lists all that
 are. The rest is as in `half_cheetah.py`.
 """
 
-from metarl.training import Experiment, Parts
-from metarl.training.families import FamilySettings, build_family, robot_configs
+from metarl.lab.robots import FamilySettings, build_family, robot_configs
+from metarl.training import Components, Experiment
 
 CONFIGS = robot_configs("HumanoidDirection-v1", hidden=(128, 128), init_std=0.2)
 
 
-def build(settings: FamilySettings) -> Parts:
+def build(settings: FamilySettings) -> Components:
     """Builds what the settings describe."""
     return build_family(settings, "Humanoid")
 

@@ -13,19 +13,19 @@ streams of new characters; step k of the curves is what comes after k instances 
 
 import torch
 
-from metarl.training import Experiment, Parts
-from metarl.training.stream_reports import show_streams, stream_report
-from metarl.training.streams import CONFIGS, StreamSettings
+from metarl.lab.stream_reports import show_streams, stream_report
+from metarl.lab.streams import CONFIGS, StreamSettings
+from metarl.training import Components, Experiment
 
 
-def build(settings: StreamSettings) -> Parts:
+def build(settings: StreamSettings) -> Components:
     """Builds what the settings describe."""
     generator = torch.Generator().manual_seed(settings.training.seed)
     episodes = settings.tasks.train()
     tasks = settings.streams(episodes)
     test = settings.streams(settings.tasks.test(episodes))
     validation = settings.tasks.validation(episodes)
-    return Parts(
+    return Components(
         learner=settings.build(tasks, generator),
         tasks=tasks,
         validation=None if validation is None else settings.streams(validation),

@@ -20,14 +20,14 @@ from metarl_envs.paths import navigation_picture
 from metarl_envs.protocols import icml_navigation
 
 from metarl.adaptation import settings as learners
-from metarl.rl.settings import PolicyGradientSettings
-from metarl.training import Experiment, Parts, TrainingSettings
-from metarl.training.control import (
+from metarl.lab.control import (
     ControlSettings,
     build_control,
     control_configs,
     rl2_config,
 )
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.training import Components, Experiment, TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 
 TRAINING = TrainingSettings(
@@ -46,7 +46,7 @@ RL2 = rl2_config(
 CONFIGS = control_configs(MAML, {"rl2": RL2})
 
 
-def build(settings: ControlSettings) -> Parts:
+def build(settings: ControlSettings) -> Components:
     """Builds what the settings describe."""
     return build_control(settings, Navigation2D(), icml_navigation(), navigation_picture)
 

@@ -14,12 +14,12 @@ Lake's one-shot runs. MAML, 5-way 1-shot: 84 % transductive, after four minutes 
 
 import torch
 
-from metarl.training import Experiment, Parts
-from metarl.training.characters import CONFIGS, OmniglotSettings, build_learner
-from metarl.training.reports import few_shot_report, lake_runs_for, show_few_shot
+from metarl.lab.images import CONFIGS, OmniglotSettings, build_learner
+from metarl.lab.reports import few_shot_report, lake_runs_for, show_few_shot
+from metarl.training import Components, Experiment
 
 
-def build(settings: OmniglotSettings) -> Parts:
+def build(settings: OmniglotSettings) -> Components:
     """Builds what the settings describe."""
     generator = torch.Generator().manual_seed(settings.training.seed)
     tasks = settings.tasks.train()
@@ -27,7 +27,7 @@ def build(settings: OmniglotSettings) -> Parts:
     lake_runs = lake_runs_for(test, settings.lake_runs, settings.tasks.invert)
     counts = {"num_tasks": settings.test_tasks, "steps": settings.test_steps}
     label = f"{settings.algorithm}, {settings.tasks.label}"
-    return Parts(
+    return Components(
         learner=build_learner(settings, generator, tasks.num_classes),
         tasks=tasks,
         validation=settings.tasks.validation(tasks),

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 
 from metarl.adaptation import settings as learners
+from metarl.lab.reports import show_sine, sine_report
 from metarl.models import MLP
 from metarl.models.mlp import Init
 from metarl.tasks import Sine
-from metarl.training import Experiment, Parts, TrainingSettings
-from metarl.training.reports import show_sine, sine_report
+from metarl.training import Components, Experiment, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ CONFIGS = {
 }
 
 
-def build(settings: SineSettings) -> Parts:
+def build(settings: SineSettings) -> Components:
     """Builds what the settings describe."""
     generator = torch.Generator().manual_seed(settings.training.seed)
     model = MLP((1, 40, 40, 1), generator, init=settings.init)
-    return Parts(
+    return Components(
         learner=settings.learner.build(model, generator),
         tasks=Sine(settings.shots, settings.queries),
         validation=Sine(settings.shots, 100).split("validation"),

@@ -17,15 +17,15 @@ from metarl_envs import mdp_strategies as strategies
 from metarl_envs.tabular_mdp import TabularMDP
 
 from metarl.adaptation import settings as learners
-from metarl.rl.settings import PolicyGradientSettings
-from metarl.training import Experiment, Parts, TrainingSettings
-from metarl.training.control import (
+from metarl.lab.control import (
     ControlSettings,
     build_control,
     control_configs,
     rl2_config,
     strategy_config,
 )
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.training import Components, Experiment, TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 
 # The inner rates were chosen on validation tasks, before any meta-training.
@@ -54,7 +54,7 @@ CONFIGS = control_configs(MAML, adam_lr=0.1) | {
 }
 
 
-def build(settings: ControlSettings) -> Parts:
+def build(settings: ControlSettings) -> Components:
     """Builds what the settings describe."""
     return build_control(settings, TabularMDP())
 

@@ -8,9 +8,9 @@ import torch
 from metarl.adaptation import settings as s
 from metarl.evaluation.curves import adaptation_curve
 from metarl.learners import ImageShape
-from metarl.learners import memory_settings as memory
-from metarl.learners import settings as m
-from metarl.learners.sequence_settings import MemoryAugmentedSettings
+from metarl.learners.memory import algorithms as memory
+from metarl.learners.memory.networks import MemoryAugmentedSettings
+from metarl.learners.metric import algorithms as m
 from metarl.models import MLP, Conv4
 from metarl.tasks import Glyphs, Sine
 from metarl.training.meta_step import MetaStep
@@ -87,9 +87,9 @@ def train(name, problem=None, iterations=3, **changes):
     tasks = tasks_of(problem)
     results = []
     for i in range(iterations):
-        inputs = learner.prepare(tasks.sample(5, generator), generator, i)
+        inputs = learner.collect(tasks.sample(5, generator), generator, i)
         results.append(step(inputs, i))
-        learner.finish(results[-1].carry)
+        learner.after_update(results[-1].carry)
     return learner, results
 
 
@@ -168,7 +168,7 @@ def test_the_order_of_queries_has_no_influence(name):
 
 def test_what_it_carries_can_be_saved(name, tmp_path):
     learner, _ = train(name)
-    torch.save(learner.carried(), tmp_path / "carried.pt")
+    torch.save(learner.extra_state(), tmp_path / "carried.pt")
     loaded = torch.load(tmp_path / "carried.pt", weights_only=True)
-    assert loaded.keys() == learner.carried().keys()
+    assert loaded.keys() == learner.extra_state().keys()
     assert bool(loaded) == name.startswith("learned-optimizer"), "an unroll is under way"

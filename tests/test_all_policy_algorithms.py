@@ -8,9 +8,9 @@ from metarl.adaptation import settings as s
 from metarl.evaluation.curves import adaptation_curve
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
-from metarl.rl.recurrent_learner import RecurrentLearner
-from metarl.rl.recurrent_policy import RecurrentPolicy
 from metarl.rl.settings import PolicyGradientSettings, RL2Settings
+from metarl.rl.trials.recurrent_learner import RecurrentLearner
+from metarl.rl.trials.recurrent_policy import RecurrentPolicy
 from metarl.sim import make_family
 from metarl.training.meta_step import GradientUpdateSettings
 from metarl.training.proximal import ProximalSettings
@@ -71,9 +71,9 @@ def train(name, where="navigation", update="adam", iterations=2, chunk=None):
     outer = UPDATES[update].build(learner, training)
     results = []
     for i in range(iterations):
-        inputs = learner.prepare(family.sample(4, generator), generator, i)
+        inputs = learner.collect(family.sample(4, generator), generator, i)
         results.append(outer(inputs, i))
-        learner.finish(results[-1].carry)
+        learner.after_update(results[-1].carry)
     return learner, results
 
 

@@ -9,7 +9,7 @@ import torch
 from metarl.errors import SettingsError
 from metarl.tasks import Glyphs, ImageFolder, Omniglot, Sine
 from metarl.tasks.base import SPLITS, TaskDistribution
-from metarl.tasks.check import check_task_distribution
+from metarl.tasks.check_task_distribution import check_task_distribution
 from tests.tasks import test_image_folder as folder_tests
 from tests.tasks.drawn_archives import write_minimal
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.errors import SettingsError
 from metarl.sim import Card, ControlTasks, Fact, Tasks, WorldState
 from metarl.tasks.base import Split
-from metarl.tasks.cells import split_uniform
+from metarl.tasks.disjoint_splits import split_uniform
 from metarl_envs.locomotion import Direction, Locomotion, Velocity, uniform_draws
 from metarl_envs.models import gymnasium_model
 from metarl_envs.robot import Robot
@@ -80,7 +80,7 @@ class AntGoal(Locomotion):
             raise SettingsError(f"Expected a radius above 0 m, got {self.radius}.")
 
     def card(self) -> Card:
-        """See `Family.card`."""
+        """See `TaskFamily.card`."""
         r = f"{self.radius:g}"
         law = f"goal g ~ U(-{r}, {r})^2 m" if self.square else f"goal g, in a disc of {r} m"
         source = "MAML's code; its rewards are others" if self.square else "r = 3 sqrt(u)"
@@ -88,7 +88,7 @@ class AntGoal(Locomotion):
         return self._card(summary, Fact("tasks", law, source), "-||(x', y') - g||_1", True)
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `Family.sample`; no two splits share a distance, or a place along x."""
+        """See `TaskFamily.sample`; no two splits share a distance, or a place along x."""
         cell, inside, other = uniform_draws(3, num_tasks, generator)
         own = split_uniform(cell, inside, self.part)
         if self.square:
@@ -103,5 +103,5 @@ class AntGoal(Locomotion):
         return -(after["qpos"][:, :2] - tasks["goal"]).abs().sum(1)
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `Family.task_vector`: the goal."""
+        """See `TaskFamily.task_vector`: the goal."""
         return tasks["goal"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl.errors import SettingsError
 from metarl.sim import Card, ControlTasks, Fact, Tasks, TorchFamily, WorldState
 from metarl.tasks.base import Split, check_num_tasks, check_split
-from metarl.tasks.cells import split_uniform
+from metarl.tasks.disjoint_splits import split_uniform
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +56,7 @@ class Bandit(TorchFamily):
         return spaces.Discrete(self.arms)
 
     def card(self) -> Card:
-        """See `Family.card`."""
+        """See `TaskFamily.card`."""
         return Card(
             self.name,
             "pull the arm that pays most often",
@@ -74,11 +74,11 @@ class Bandit(TorchFamily):
         )
 
     def split(self, name: Split) -> Bandit:
-        """See `Family.split`; no two splits share the probability of the first arm."""
+        """See `TaskFamily.split`; no two splits share the probability of the first arm."""
         return replace(self, part=check_split(name))
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `Family.sample`; "probabilities" is [T, k]."""
+        """See `TaskFamily.sample`; "probabilities" is [T, k]."""
         check_num_tasks(num_tasks)
         shape = (num_tasks, self.arms + 1)
         draws = torch.rand(shape, generator=generator, device=generator.device)
@@ -86,7 +86,7 @@ class Bandit(TorchFamily):
         return ControlTasks({"probabilities": torch.cat([first.unsqueeze(1), draws[:, 2:]], 1)})
 
     def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
-        """See `Family.reset`; "reward" [W] is what was paid last."""
+        """See `TaskFamily.reset`; "reward" [W] is what was paid last."""
         return {"reward": torch.zeros_like(tasks["probabilities"][:, 0])}
 
     def step(self, state: WorldState, actions: Tensor, tasks: Tasks, noise: Tensor) -> WorldState:
@@ -95,21 +95,21 @@ class Bandit(TorchFamily):
         return {"reward": (noise < pays)[:, 0].float()}
 
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `Family.observe`."""
+        """See `TaskFamily.observe`."""
         return torch.ones_like(state["reward"]).unsqueeze(1)
 
     def reward(
         self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
     ) -> Tensor:
-        """See `Family.reward`."""
+        """See `TaskFamily.reward`."""
         return after["reward"]
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `Family.task_vector`: the probabilities."""
+        """See `TaskFamily.task_vector`: the probabilities."""
         return tasks["probabilities"]
 
     def draw(self, axes: Axes, path: WorldState, tasks: Tasks) -> None:
-        """See `Family.draw`: each arm's probability, and what was paid so far."""
+        """See `TaskFamily.draw`: each arm's probability, and what was paid so far."""
         paid, pulls = int(path["reward"].sum()), len(path["reward"]) - 1
         axes.bar(range(self.arms), tasks["probabilities"][0].tolist())
         axes.set(ylim=(0, 1), xlabel="arm", ylabel="probability that it pays")

@@ -11,9 +11,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import SettingsError
-from metarl.rl.strategies import StrategySettings
-from metarl.rl.trials import Choice, Percept
-from metarl.sim import Family, Tasks
+from metarl.rl.trials.play import AgentInput, AgentStep
+from metarl.rl.trials.strategies import StrategySettings
+from metarl.sim import TaskFamily, Tasks
 
 GRID = 256
 """Cells of [0, 1] that Thompson sampling tells apart."""
@@ -40,24 +40,26 @@ class ArmStrategy(ABC):
         """
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """See `Player.noise`: uniform numbers for the scores, and for ties, [*shape, 2, k]."""
+        """See `Agent.noise`: uniform numbers for the scores, and for ties, [*shape, 2, k]."""
         options = {"generator": generator, "device": generator.device}
         return torch.rand(*shape, 2, self.arms, **options)
 
     def begin(self, tasks: Tasks) -> tuple[Tensor, Tensor]:
-        """See `Player.begin`: no arm was pulled and none has paid."""
+        """See `Agent.begin`: no arm was pulled and none has paid."""
         worlds = next(iter(tasks.values()))
         counts = torch.zeros(len(worlds), self.arms, device=worlds.device)
         return counts, counts
 
-    def act(self, state: tuple[Tensor, Tensor], percept: Percept, noise: Tensor) -> Choice:
-        """See `Player.act`; equal scores are decided by chance."""
-        last = F.one_hot(percept.action, self.arms) * percept.begun.unsqueeze(1)
-        pulls, paid = state[0] + last, state[1] + last * percept.reward.unsqueeze(1)
+    def act(
+        self, state: tuple[Tensor, Tensor], agent_input: AgentInput, noise: Tensor
+    ) -> AgentStep:
+        """See `Agent.act`; equal scores are decided by chance."""
+        last = F.one_hot(agent_input.action, self.arms) * agent_input.begun.unsqueeze(1)
+        pulls, paid = state[0] + last, state[1] + last * agent_input.reward.unsqueeze(1)
         scores = self.scores(pulls, paid, noise[:, 0])
         best = scores >= scores.amax(1, keepdim=True)
         action = torch.where(best, noise[:, 1], -1.0).argmax(1)
-        return Choice(action, (pulls, paid), None)
+        return AgentStep(action, (pulls, paid), None)
 
 
 class RandomArm(ArmStrategy):
@@ -123,7 +125,7 @@ class Thompson(ArmStrategy):
 class RandomArmSettings(StrategySettings):
     """Any arm, every time."""
 
-    def build(self, family: Family) -> RandomArm:
+    def build(self, family: TaskFamily) -> RandomArm:
         """See `StrategySettings.build`."""
         return RandomArm(_arms(family))
 
@@ -135,7 +137,7 @@ class UCB1Settings(StrategySettings):
     width: float = 1.0
     """Factor on the width of the confidence bounds, at least 0; 1 is the theorem's."""
 
-    def build(self, family: Family) -> UCB1:
+    def build(self, family: TaskFamily) -> UCB1:
         """See `StrategySettings.build`."""
         if not self.width >= 0:
             raise SettingsError(f"Expected a `width` of at least 0, got {self.width}.")
@@ -149,7 +151,7 @@ class EpsilonGreedySettings(StrategySettings):
     epsilon: float = 0.0
     """Probability of pulling any arm, in [0, 1]."""
 
-    def build(self, family: Family) -> EpsilonGreedy:
+    def build(self, family: TaskFamily) -> EpsilonGreedy:
         """See `StrategySettings.build`."""
         if not 0 <= self.epsilon <= 1:
             raise SettingsError(f"Expected `epsilon` in [0, 1], got {self.epsilon}.")
@@ -160,17 +162,17 @@ class EpsilonGreedySettings(StrategySettings):
 class ThompsonSettings(StrategySettings):
     """Thompson sampling with a uniform prior."""
 
-    def build(self, family: Family) -> Thompson:
+    def build(self, family: TaskFamily) -> Thompson:
         """See `StrategySettings.build`."""
         return Thompson(_arms(family))
 
 
-def _arms(family: Family) -> int:
+def _arms(family: TaskFamily) -> int:
     space = family.action_space
     if not isinstance(space, spaces.Discrete) or "probabilities" not in _task_names(family):
         raise SettingsError(f"Expected a family of Bernoulli bandits, got {family.name}.")
     return int(space.n)
 
 
-def _task_names(family: Family) -> list[str]:
+def _task_names(family: TaskFamily) -> list[str]:
     return list(family.sample(1, torch.Generator()).values)

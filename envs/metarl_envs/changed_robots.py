@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from metarl.sim import Card, ControlTasks, Fact, Tasks, WorldState
-from metarl.sim.physics import compile_model
+from metarl.sim.mujoco.physics import compile_model
 from metarl.tasks.base import Split
-from metarl.tasks.cells import split_uniform
+from metarl.tasks.disjoint_splits import split_uniform
 from metarl_envs import faults
 from metarl_envs.ant import ANT
 from metarl_envs.faults import Fault
@@ -71,7 +71,7 @@ class ChangedRobot(Locomotion):
         return (*self.robot.changes, ("actuator/*", "nsample", str(samples)))
 
     def card(self) -> Card:
-        """See `Family.card`."""
+        """See `TaskFamily.card`."""
         note = "tests: beyond" if self.beyond else "tests: not beyond, a setting"
         return self._card(
             f"{self.robot.name} runs forwards; tasks differ in {' and '.join(self.fault.ranges())}",
@@ -81,7 +81,7 @@ class ChangedRobot(Locomotion):
         )
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `Family.sample`; training and test ranges are apart."""
+        """See `TaskFamily.sample`; training and test ranges are apart."""
         ranges = self.fault.ranges()
         draws = uniform_draws(2 * len(ranges) + 1, num_tasks, generator)
         values = {}
@@ -132,7 +132,7 @@ class ChangedRobot(Locomotion):
         return self.velocity(before, after)
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `Family.task_vector`: the numbers of the fault."""
+        """See `TaskFamily.task_vector`: the numbers of the fault."""
         return torch.cat([v.view(len(v), -1) for v in tasks.values()], 1)
 
     def _delay(self, latency: Tensor) -> Tensor:

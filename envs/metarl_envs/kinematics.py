@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.sim.physics import compile_model
+from metarl.sim.mujoco.physics import compile_model
 
 mj: Any = mujoco  # type checkers cannot see what its compiled modules hold
 

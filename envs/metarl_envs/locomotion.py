@@ -17,7 +17,7 @@ from torch import Tensor
 from metarl.errors import SettingsError
 from metarl.sim import Card, ControlTasks, Fact, MujocoFamily, Tasks, WorldState, normal
 from metarl.tasks.base import Split, check_num_tasks, check_split
-from metarl.tasks.cells import split_uniform
+from metarl.tasks.disjoint_splits import split_uniform
 from metarl_envs.models import Change, changed_model, told_changes
 from metarl_envs.robot import Robot
 
@@ -80,7 +80,7 @@ class Locomotion(MujocoFamily):
         return spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
     def split(self, name: Split) -> Self:
-        """See `Family.split`."""
+        """See `TaskFamily.split`."""
         settings: Any = self  # the families derived from this are dataclasses
         return replace(settings, part=check_split(name))
 
@@ -114,7 +114,7 @@ class Locomotion(MujocoFamily):
         return pose + robot.noise * shift, robot.speed_noise * kick
 
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `Family.observe`."""
+        """See `TaskFamily.observe`."""
         velocities, limit = state["qvel"], self.robot.speed_limit
         if math.isfinite(limit):
             velocities = velocities.clamp(-limit, limit)
@@ -123,13 +123,13 @@ class Locomotion(MujocoFamily):
     def reward(
         self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
     ) -> Tensor:
-        """See `Family.reward`."""
+        """See `TaskFamily.reward`."""
         effort = self.effort(actions, after)
         pay = torch.sub(self.pay(before, after, tasks), effort, alpha=self.control_cost)
         return (pay + self.alive if self.alive else pay).float()
 
     def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `Family.terminated`."""
+        """See `TaskFamily.terminated`."""
         robot, qpos = self.robot, state["qpos"]
         if robot.height is None:
             return super().terminated(state, tasks)
@@ -204,7 +204,7 @@ class Velocity(Locomotion):
             raise SettingsError(f"Expected a fastest velocity above 0 m/s, got {self.fastest}.")
 
     def card(self) -> Card:
-        """See `Family.card`."""
+        """See `TaskFamily.card`."""
         return self._card(
             f"{self.robot.name} runs at a velocity that only the reward tells",
             Fact("tasks", f"velocity g ~ U(0, {self.fastest:g}) m/s", self.range_note),
@@ -213,7 +213,7 @@ class Velocity(Locomotion):
         )
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `Family.sample`; no two splits share a velocity."""
+        """See `TaskFamily.sample`; no two splits share a velocity."""
         cell, inside = uniform_draws(2, num_tasks, generator)
         return ControlTasks({"velocity": split_uniform(cell, inside, self.part, 0.0, self.fastest)})
 
@@ -222,7 +222,7 @@ class Velocity(Locomotion):
         return -(self.velocity(before, after) - tasks["velocity"]).abs()
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `Family.task_vector`: the velocity."""
+        """See `TaskFamily.task_vector`: the velocity."""
         return tasks["velocity"].unsqueeze(1)
 
 
@@ -244,7 +244,7 @@ class Direction(Locomotion):
     weight: ClassVar[float] = 1.0
 
     def card(self) -> Card:
-        """See `Family.card`."""
+        """See `TaskFamily.card`."""
         weight = "" if self.weight == 1 else f"{self.weight:g} "
         return self._card(
             f"{self.robot.name} runs forwards or backwards, which only the reward tells",
@@ -254,7 +254,7 @@ class Direction(Locomotion):
         )
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `Family.sample`; all splits have the same two tasks."""
+        """See `TaskFamily.sample`; all splits have the same two tasks."""
         first, _ = uniform_draws(2, num_tasks, generator)
         return ControlTasks({"direction": torch.where(first < 0.5, -1.0, 1.0)})
 
@@ -263,7 +263,7 @@ class Direction(Locomotion):
         return self.weight * tasks["direction"] * self.velocity(before, after)
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `Family.task_vector`: the direction."""
+        """See `TaskFamily.task_vector`: the direction."""
         return tasks["direction"].unsqueeze(1)
 
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarl.errors import SettingsError
-from metarl.rl.strategies import StrategySettings
-from metarl.rl.trials import Choice, Percept
-from metarl.sim import Family, Tasks
+from metarl.rl.trials.play import AgentInput, AgentStep
+from metarl.rl.trials.strategies import StrategySettings
+from metarl.sim import TaskFamily, Tasks
 from metarl_envs.tabular_mdp import TabularMDP
 
 
@@ -71,38 +71,38 @@ class TableStrategy(ABC):
         """Returns what each action is thought to be worth, [W, H, S, A]."""
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """See `Player.noise`: uniform numbers that decide between equals, [*shape, A]."""
+        """See `Agent.noise`: uniform numbers that decide between equals, [*shape, A]."""
         options = {"generator": generator, "device": generator.device}
         return torch.rand(*shape, self.family.actions, **options)
 
     def begin(self, tasks: Tasks) -> Memory:
-        """See `Player.begin`; nothing was seen."""
+        """See `Agent.begin`; nothing was seen."""
         tables = torch.zeros_like(tasks["rewards"])
         values = tables.unsqueeze(1).expand(-1, self.family.horizon, -1, -1)
         seen = torch.zeros_like(tasks["transitions"])
         return Memory(values, seen, tables, tables, tables[:, :, 0], 0)
 
-    def act(self, state: Memory, percept: Percept, noise: Tensor) -> Choice:
-        """See `Player.act`."""
-        memory = self._taught(state, percept)
+    def act(self, state: Memory, agent_input: AgentInput, noise: Tensor) -> AgentStep:
+        """See `Agent.act`."""
+        memory = self._taught(state, agent_input)
         behind = memory.step % self.family.horizon
         if behind == 0:
             memory = memory._replace(values=self.plan(memory))
-        values = torch.einsum("ws,wsa->wa", percept.observation, memory.values[:, behind])
+        values = torch.einsum("ws,wsa->wa", agent_input.observation, memory.values[:, behind])
         best = values >= values.amax(1, keepdim=True)
         action = torch.where(best, noise, -1.0).argmax(1)
-        memory = memory._replace(state=percept.observation, step=memory.step + 1)
-        return Choice(action, memory, None)
+        memory = memory._replace(state=agent_input.observation, step=memory.step + 1)
+        return AgentStep(action, memory, None)
 
-    def _taught(self, memory: Memory, percept: Percept) -> Memory:
+    def _taught(self, memory: Memory, agent_input: AgentInput) -> Memory:
         """Takes up what the last action gave; what it led to is not seen at the end of episodes."""
-        action = F.one_hot(percept.action, self.family.actions) * percept.begun.unsqueeze(1)
+        action = F.one_hot(agent_input.action, self.family.actions) * agent_input.begun.unsqueeze(1)
         taken = torch.einsum("ws,wa->wsa", memory.state, action)
-        led_to = percept.observation * (1 - percept.ended).unsqueeze(1)
+        led_to = agent_input.observation * (1 - agent_input.ended).unsqueeze(1)
         return memory._replace(
             seen=memory.seen + torch.einsum("wsa,wn->wsan", taken, led_to),
             tried=memory.tried + taken,
-            paid=memory.paid + taken * percept.reward.view(-1, 1, 1),
+            paid=memory.paid + taken * agent_input.reward.view(-1, 1, 1),
         )
 
 
@@ -128,7 +128,7 @@ class Optimal(TableStrategy):
     """The oracle: it knows the MDP."""
 
     def begin(self, tasks: Tasks) -> Memory:
-        """See `Player.begin`; looks at the tasks."""
+        """See `Agent.begin`; looks at the tasks."""
         values = best_values(tasks["transitions"], tasks["rewards"], self.family.horizon)
         return super().begin(tasks)._replace(values=values)
 
@@ -141,7 +141,7 @@ class Optimal(TableStrategy):
 class RandomPlayerSettings(StrategySettings):
     """Any action, every time."""
 
-    def build(self, family: Family) -> RandomPlayer:
+    def build(self, family: TaskFamily) -> RandomPlayer:
         """See `StrategySettings.build`."""
         return RandomPlayer(_checked(family))
 
@@ -150,7 +150,7 @@ class RandomPlayerSettings(StrategySettings):
 class GreedySettings(StrategySettings):
     """The best actions by posterior means."""
 
-    def build(self, family: Family) -> Greedy:
+    def build(self, family: TaskFamily) -> Greedy:
         """See `StrategySettings.build`."""
         return Greedy(_checked(family))
 
@@ -159,12 +159,12 @@ class GreedySettings(StrategySettings):
 class OptimalSettings(StrategySettings):
     """The best actions, known beforehand."""
 
-    def build(self, family: Family) -> Optimal:
+    def build(self, family: TaskFamily) -> Optimal:
         """See `StrategySettings.build`."""
         return Optimal(_checked(family))
 
 
-def _checked(family: Family) -> TabularMDP:
+def _checked(family: TaskFamily) -> TabularMDP:
     if not isinstance(family, TabularMDP):
         raise SettingsError(f"Expected a TabularMDP, got {family.name}.")
     return family

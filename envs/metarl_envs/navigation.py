@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metarl.sim import Card, ControlTasks, Fact, Tasks, TorchFamily, WorldState
 from metarl.tasks.base import Split, check_num_tasks, check_split
-from metarl.tasks.cells import split_uniform
+from metarl.tasks.disjoint_splits import split_uniform
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ class Point(TorchFamily):
         return spaces.Box(-1.0, 1.0, (2,), np.float32)
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `Family.sample`; "goal" is [T, 2]."""
+        """See `TaskFamily.sample`; "goal" is [T, 2]."""
         check_num_tasks(num_tasks)
         draws = torch.rand(3, num_tasks, generator=generator, device=generator.device)
         return ControlTasks({"goal": self.goals(*draws)})
@@ -56,7 +56,7 @@ class Point(TorchFamily):
         """Returns the goals [T, 2] that three uniform draws [T] for each task give."""
 
     def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
-        """See `Family.reset`; "position" is [W, 2], the origin."""
+        """See `TaskFamily.reset`; "position" is [W, 2], the origin."""
         return {"position": torch.zeros_like(tasks["goal"])}
 
     def step(self, state: WorldState, actions: Tensor, tasks: Tasks, noise: Tensor) -> WorldState:
@@ -65,17 +65,17 @@ class Point(TorchFamily):
         return {"position": torch.add(state["position"], move, alpha=self.step_size)}
 
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `Family.observe`."""
+        """See `TaskFamily.observe`."""
         return state["position"].clone()
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `Family.task_vector`: the goal."""
+        """See `TaskFamily.task_vector`: the goal."""
         return tasks["goal"]
 
     def draw(self, axes: Axes, path: WorldState, tasks: Tasks) -> None:
-        """See `Family.draw`: the way so far, its start, and the goal."""
+        """See `TaskFamily.draw`: the way so far, its start, and the goal."""
         # Only pictures take matplotlib, which takes a second to load.
-        from metarl.evaluation.path_figure import Paths, draw_paths
+        from metarl.plots.path_figure import Paths, draw_paths
 
         way, goal = path["position"].numpy(), tasks["goal"][0].numpy()
         draw_paths(axes, Paths(goal, {0: [way]}, radius=self.circle), 0, _WAY)
@@ -119,7 +119,7 @@ class Navigation2D(Point):
         check_split(self.part)
 
     def card(self) -> Card:
-        """See `Family.card`."""
+        """See `TaskFamily.card`."""
         low, high = self.goal_range
         code = "the code"
         return Card(
@@ -137,7 +137,7 @@ class Navigation2D(Point):
         )
 
     def split(self, name: Split) -> Navigation2D:
-        """See `Family.split`; no two splits share the x of a goal."""
+        """See `TaskFamily.split`; no two splits share the x of a goal."""
         return replace(self, part=check_split(name))
 
     def goals(self, cell: Tensor, inside: Tensor, other: Tensor) -> Tensor:
@@ -149,11 +149,11 @@ class Navigation2D(Point):
     def reward(
         self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
     ) -> Tensor:
-        """See `Family.reward`."""
+        """See `TaskFamily.reward`."""
         return -self.distance(after, tasks)
 
     def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `Family.terminated`."""
+        """See `TaskFamily.terminated`."""
         return (state["position"] - tasks["goal"]).abs().amax(1) < self.radius
 
 
@@ -184,7 +184,7 @@ class Navigation2DSparse(Point):
         check_split(self.part)
 
     def card(self) -> Card:
-        """See `Family.card`."""
+        """See `TaskFamily.card`."""
         sparse = f"1 - ||s' - g||_2 where that distance is at most {self.radius}, else 0"
         return Card(
             self.name,
@@ -210,7 +210,7 @@ class Navigation2DSparse(Point):
         )
 
     def split(self, name: Split) -> Navigation2DSparse:
-        """See `Family.split`; no two splits share the angle of a goal."""
+        """See `TaskFamily.split`; no two splits share the angle of a goal."""
         return replace(self, part=check_split(name))
 
     def goals(self, cell: Tensor, inside: Tensor, other: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ class Navigation2DSparse(Point):
     def reward(
         self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
     ) -> Tensor:
-        """See `Family.reward`."""
+        """See `TaskFamily.reward`."""
         distance = self.distance(after, tasks)
         if self.dense:
             return -distance
@@ -254,7 +254,7 @@ class Navigation2DCorner(Point):
         check_split(self.part)
 
     def card(self) -> Card:
-        """See `Family.card`."""
+        """See `TaskFamily.card`."""
         return Card(
             self.name,
             "a point walks to one of four corners; rewards in the right quadrant only",
@@ -275,7 +275,7 @@ class Navigation2DCorner(Point):
         )
 
     def split(self, name: Split) -> Navigation2DCorner:
-        """See `Family.split`: all splits have the same four tasks."""
+        """See `TaskFamily.split`: all splits have the same four tasks."""
         return replace(self, part=check_split(name))
 
     def goals(self, cell: Tensor, inside: Tensor, other: Tensor) -> Tensor:
@@ -283,13 +283,13 @@ class Navigation2DCorner(Point):
         return torch.where(torch.stack([cell, other], 1) < 0.5, -self.corner, self.corner)
 
     def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
-        """See `Family.reset`; "position" is [W, 2]."""
+        """See `TaskFamily.reset`; "position" is [W, 2]."""
         return {"position": self.start * (2 * noise - 1)}
 
     def reward(
         self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
     ) -> Tensor:
-        """See `Family.reward`."""
+        """See `TaskFamily.reward`."""
         position = after["position"]
         nearest = (position * tasks["goal"] >= 0).all(1)  # the corner of the quadrant
         away = position.abs().sum(1) >= self.radius

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from metarl.evaluation.path_figure import Paths
-from metarl.evaluation.pictures import Picture, paths_picture
 from metarl.evaluation.statistics import telling_steps
+from metarl.plots.path_figure import Paths
+from metarl.plots.pictures import Picture, paths_picture
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.rollouts import Rollouts
 from metarl.sim import ControlTasks
@@ -19,7 +19,7 @@ _COLUMNS = 4
 def navigation_picture(
     learner: PolicyLearner, tasks: ControlTasks, steps: int, generator: torch.Generator
 ) -> Picture:
-    """Adapts to goals and draws the paths to each; see `metarl.training.control.Draw`."""
+    """Adapts to goals and draws the paths to each; see `metarl.lab.control.Draw`."""
     title = learner.family.name
     return paths_picture(walked(learner, tasks, steps, generator), title=title)
 

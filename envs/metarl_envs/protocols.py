@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from metarl.evaluation.control_protocol import ControlProtocol
-from metarl.sim import ControlTasks, Family
+from metarl.sim import ControlTasks, TaskFamily
 
 # Mean return over the 40 goals after 0, 1, ... steps: Finn et al. 2017, appendix, and the
 # snapshots' evaluations in github.com/cbfinn/maml_rl, icml/.
@@ -112,7 +112,7 @@ ICML_ROBOTS = {
 }
 
 
-def icml_robots(family: Family) -> list[ControlProtocol]:
+def icml_robots(family: TaskFamily) -> list[ControlProtocol]:
     """The evaluation by Finn et al. 2017 of a family with rllab's robots; else none.
 
     40 goals; the first step at the training rate, later ones at a part of it. It holds for their

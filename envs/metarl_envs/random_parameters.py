@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.errors import SettingsError
 from metarl.sim import Card, ControlTasks, Fact, Tasks, WorldState
 from metarl.tasks.base import Split, check_num_tasks
-from metarl.tasks.cells import split_uniform
+from metarl.tasks.disjoint_splits import split_uniform
 from metarl_envs.hopper import HOPPER
 from metarl_envs.locomotion import Locomotion
 from metarl_envs.walker2d import WALKER2D
@@ -48,7 +48,7 @@ class RandomParameters(Locomotion):
             raise SettingsError(f"Expected a spread above 0, at most 10, got {self.spread}.")
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `Family.sample`; no two splits share the torso's factor of mass."""
+        """See `TaskFamily.sample`; no two splits share the torso's factor of mass."""
         check_num_tasks(num_tasks)
         options: dict[str, Any] = {"generator": generator, "device": generator.device}
         tasks = {}
@@ -70,11 +70,11 @@ class RandomParameters(Locomotion):
         return self.velocity(before, after)
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `Family.task_vector`: the logarithms of all factors."""
+        """See `TaskFamily.task_vector`: the logarithms of all factors."""
         return torch.cat([tasks[field].log().flatten(1) for field in BASES], 1)
 
     def card(self) -> Card:
-        """See `Family.card`."""
+        """See `TaskFamily.card`."""
         u = f"u ~ U(-{self.spread:g}, {self.spread:g})"
         tasks = f"{u} for each number; mass, inertia, friction x 1.5^u, damping x 1.3^u"
         return self._card(

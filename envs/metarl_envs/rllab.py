@@ -53,7 +53,7 @@ class Rllab(Locomotion):
         return velocity[:, 0]
 
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `Family.observe`."""
+        """See `TaskFamily.observe`."""
         positions = state["qpos"]
         centre = skeleton(self.model, positions).centre(positions)
         seen = (positions[:, self.robot.hidden :], state["qvel"], *self.extra(positions), centre)

@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl.errors import SettingsError
 from metarl.sim import Card, ControlTasks, Fact, Tasks, TorchFamily, WorldState, normal
 from metarl.tasks.base import Split, check_num_tasks, check_split
-from metarl.tasks.cells import split_uniform
+from metarl.tasks.disjoint_splits import split_uniform
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ class TabularMDP(TorchFamily):
         return spaces.Discrete(self.actions)
 
     def card(self) -> Card:
-        """See `Family.card`."""
+        """See `TaskFamily.card`."""
         return Card(
             self.name,
             "find the way through a random MDP to the states that pay",
@@ -75,11 +75,11 @@ class TabularMDP(TorchFamily):
         )
 
     def split(self, name: Split) -> TabularMDP:
-        """See `Family.split`; no two splits share the first mean reward."""
+        """See `TaskFamily.split`; no two splits share the first mean reward."""
         return replace(self, part=check_split(name))
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `Family.sample`; "transitions" is [T, S, A, S], "rewards" their means [T, S, A]."""
+        """Samples "transitions" [T, S, A, S] and their mean "rewards" [T, S, A]."""
         check_num_tasks(num_tasks)
         options = {"generator": generator, "device": generator.device}
         table = (num_tasks, self.states, self.actions)
@@ -91,7 +91,7 @@ class TabularMDP(TorchFamily):
         return ControlTasks({"transitions": weights / weights.sum(3, True), "rewards": rewards})
 
     def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
-        """See `Family.reset`; "state" is [W] int64, "reward" [W] what was paid last."""
+        """See `TaskFamily.reset`; "state" is [W] int64, "reward" [W] what was paid last."""
         reward = torch.zeros_like(tasks["rewards"][:, 0, 0])
         return {"state": torch.zeros_like(reward, dtype=torch.int64), "reward": reward}
 
@@ -104,22 +104,22 @@ class TabularMDP(TorchFamily):
         return {"state": following, "reward": tasks["rewards"][place] + normal(noise[:, 1])}
 
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `Family.observe`."""
+        """See `TaskFamily.observe`."""
         numbers = torch.arange(self.states, device=state["state"].device)
         return (state["state"].unsqueeze(1) == numbers).float()
 
     def reward(
         self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
     ) -> Tensor:
-        """See `Family.reward`."""
+        """See `TaskFamily.reward`."""
         return after["reward"]
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `Family.task_vector`: transitions and mean rewards, S * A * (S + 1) numbers."""
+        """See `TaskFamily.task_vector`: transitions and mean rewards, S * A * (S + 1) numbers."""
         return torch.cat([tasks["transitions"].flatten(1), tasks["rewards"].flatten(1)], 1)
 
     def draw(self, axes: Axes, path: WorldState, tasks: Tasks) -> None:
-        """See `Family.draw`: the states on a circle, as dark as their best action pays."""
+        """See `TaskFamily.draw`: the states on a circle, as dark as their best action pays."""
         angles = 2 * torch.pi * torch.arange(self.states) / self.states
         places = torch.stack((angles.sin(), angles.cos()), 1)
         pay = tasks["rewards"][0].amax(1).tolist()

@@ -98,8 +98,8 @@ class GradientLearner(SupervisedLearner):
 
     # Training
 
-    def prepare(self, tasks: TaskBatch, generator: torch.Generator, iteration: int) -> MetaInputs:
-        """See `Learner.prepare`; goes on with the tasks of an unfinished unroll."""
+    def collect(self, tasks: TaskBatch, generator: torch.Generator, iteration: int) -> MetaInputs:
+        """See `Learner.collect`; goes on with the tasks of an unfinished unroll."""
         start, state, steps = None, None, self.unroll or self.steps
         if self._unfinished:
             tasks = _tasks_from(self._unfinished["tasks"])
@@ -107,12 +107,12 @@ class GradientLearner(SupervisedLearner):
         elif self.fresh_start:
             start = self.model.initial(generator, tasks.num_tasks)
         weights = self.objective.weights(iteration, steps)
-        judged = tuple(k for k, w in enumerate(weights) if w != 0)
+        query_steps = tuple(k for k, w in enumerate(weights) if w != 0)
         row = None
-        if any(weights[k] != 1 for k in judged):
+        if any(weights[k] != 1 for k in query_steps):
             row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
         batches = self._draw_batches(tasks.support, steps, generator)
-        return MetaInputs(tasks, batches, row, judged, start, state)
+        return MetaInputs(tasks, batches, row, query_steps, start, state)
 
     def forward(self, inputs: MetaInputs) -> MetaLoss:
         """See `Learner.forward`."""
@@ -129,7 +129,7 @@ class GradientLearner(SupervisedLearner):
         for k, step in enumerate(path):
             if step.loss is not None:
                 metrics[f"inner/loss/step_{k - 1}"] = step.loss
-            if k in inputs.judged:
+            if k in inputs.query_steps:
                 outputs = self.model(step.params, tasks.query.inputs, None)
                 query_loss = self.loss(outputs, tasks.query.targets)
                 parts.append(query_loss if weights is None else weights[:, k] * query_loss)
@@ -144,15 +144,15 @@ class GradientLearner(SupervisedLearner):
         losses = sum(parts[1:], start=parts[0])
         return MetaLoss(losses, metrics, self._carry(tasks, step))
 
-    def at_once(self, inputs: MetaInputs) -> int | None:
-        """See `Learner.at_once`: 4 tasks of images on a CPU, 2 of more than 200 images."""
+    def preferred_chunk_size(self, inputs: MetaInputs) -> int | None:
+        """Returns 4 for tasks of images on a CPU, 2 where a task has more than 200 images."""
         support, query = inputs.tasks.support.inputs, inputs.tasks.query.inputs
         if support.dim() < 5 or support.device.type != "cpu":
             return None
         return 4 if support.shape[1] + query.shape[1] <= MANY_IMAGES else 2
 
-    def finish(self, carry: dict[str, Any]) -> None:
-        """See `Learner.finish`; keeps an unroll that is not at its end."""
+    def after_update(self, carry: dict[str, Any]) -> None:
+        """See `Learner.after_update`; keeps an unroll that is not at its end."""
         if self.rule.carries:
             self.rule.carry(carry["state"])
         if self.unroll is None:
@@ -160,13 +160,13 @@ class GradientLearner(SupervisedLearner):
         done = self._unfinished.get("done", 0) + self.unroll
         self._unfinished = {} if done >= self.steps else {**carry, "done": done}
 
-    def carried(self) -> dict[str, Any]:
-        """See `Learner.carried`."""
+    def extra_state(self) -> dict[str, Any]:
+        """See `Learner.extra_state`."""
         return self._unfinished
 
-    def restore(self, carried: dict[str, Any]) -> None:
-        """See `Learner.restore`."""
-        self._unfinished = carried
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """See `Learner.load_extra_state`."""
+        self._unfinished = state
 
     # Evaluation
 

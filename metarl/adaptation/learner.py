@@ -24,7 +24,7 @@ class MetaInputs:
         batches: Indices of the support examples of each step, [T, steps, batch], or None for all.
         weights: Weight of the query loss after 0..K steps, [T, K + 1], the same for all tasks;
             None where every one that counts is 1.
-        judged: The numbers of steps after which the query loss counts.
+        query_steps: The numbers of steps after which the query loss counts.
         start: Parameters to adapt from, [T, *shape] per name, where they are not theta.
         state: The update rule's state to go on from, or None for a fresh one.
     """
@@ -32,7 +32,7 @@ class MetaInputs:
     tasks: TaskBatch
     batches: Tensor | None = None
     weights: Tensor | None = None
-    judged: tuple[int, ...] = ()
+    query_steps: tuple[int, ...] = ()
     start: Params | None = None
     state: State | None = None
 
@@ -43,7 +43,7 @@ class MetaLoss(NamedTuple):
     Attributes:
         losses: The outer objective of each task, [T]; their mean is minimised.
         metrics: TensorBoard tag -> value per task, [T], detached.
-        carry: What the learner's `finish` takes over; tensors detached, tasks leading.
+        carry: What the learner's `after_update` takes over; tensors detached, tasks leading.
     """
 
     losses: Tensor
@@ -69,13 +69,13 @@ class Adapted:
 class Learner(nn.Module, ABC):
     """Interface of everything that adapts to a task and is trained over tasks.
 
-    Training calls `prepare` (draws all randomness, rollouts included), `forward` (pure: chunks of
-    tasks may go through it one by one, and it may be compiled) and `finish` (after the outer
+    Training calls `collect` (draws all randomness, rollouts included), `forward` (pure: chunks of
+    tasks may go through it one by one, and it may be compiled) and `after_update` (after the outer
     update). Evaluation goes by the kind of task: see `SupervisedLearner` and `ControlLearner`.
     """
 
     @abstractmethod
-    def prepare(self, tasks: Any, generator: torch.Generator, iteration: int) -> Any:
+    def collect(self, tasks: Any, generator: torch.Generator, iteration: int) -> Any:
         """Draws what a meta-iteration needs beside its tasks.
 
         Args:
@@ -92,22 +92,22 @@ class Learner(nn.Module, ABC):
     def forward(self, inputs: Any) -> MetaLoss:
         """Computes the outer objective of each task, differentiable in all parameters."""
 
-    def at_once(self, inputs: Any) -> int | None:
+    def preferred_chunk_size(self, inputs: Any) -> int | None:
         """Returns how many tasks go through `forward` quickest at once; None: all of them."""
         del inputs
         return None
 
-    def finish(self, carry: dict[str, Any]) -> None:
+    def after_update(self, carry: dict[str, Any]) -> None:
         """Takes over what passes from one meta-iteration to the next."""
         del carry
 
-    def carried(self) -> dict[str, Any]:
+    def extra_state(self) -> dict[str, Any]:
         """Returns what a resumed run needs beside parameters and buffers: plain nested tensors."""
         return {}
 
-    def restore(self, carried: dict[str, Any]) -> None:
-        """Takes back what `carried` returned."""
-        del carried
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `extra_state` returned."""
+        del state
 
 
 class SupervisedLearner(Learner):
@@ -121,8 +121,8 @@ class SupervisedLearner(Learner):
     transduces: bool = True
 
     @abstractmethod
-    def prepare(self, tasks: TaskBatch, generator: torch.Generator, iteration: int) -> Any:
-        """See `Learner.prepare`."""
+    def collect(self, tasks: TaskBatch, generator: torch.Generator, iteration: int) -> Any:
+        """See `Learner.collect`."""
 
     @abstractmethod
     def adaptation(

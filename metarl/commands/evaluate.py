@@ -7,8 +7,8 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from metarl.evaluation.by_task import TASKS_FILE, tasks_table
-from metarl.training.saved_run import reopened
+from metarl.lab.saved_run import reopened
+from metarl.plots.per_task import TASKS_FILE, tasks_table
 
 
 def evaluate(

@@ -9,15 +9,15 @@ import torch
 import tyro
 from rich.console import Console
 
+from metarl.deploy.export import Format, export_policy
+from metarl.deploy.plain_policy import freeze
 from metarl.errors import SettingsError
-from metarl.export import Format, export_policy
-from metarl.rl.frozen import freeze
+from metarl.lab.saved_run import reopened
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.rollouts import Rollouts
-from metarl.sim.family import ControlTasks, Family
+from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.sim.make import make_vec
 from metarl.sim.single_env import as_arrays, task_values
-from metarl.training.saved_run import reopened
 
 _RANDOM = 256  # observations to compare on, beside those of the rollouts
 
@@ -93,7 +93,7 @@ def export(
     )  # fmt: skip
 
 
-def _task(family: Family, texts: tuple[str, ...], generator: torch.Generator) -> ControlTasks:
+def _task(family: TaskFamily, texts: tuple[str, ...], generator: torch.Generator) -> ControlTasks:
     """Returns the task that the command line names, or one that is drawn."""
     drawn = family.sample(1, generator)
     if not texts:

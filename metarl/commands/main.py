@@ -6,9 +6,9 @@ import tyro
 
 from metarl.commands.evaluate import evaluate
 from metarl.commands.export import export
-from metarl.commands.names import names
+from metarl.commands.list import names
 from metarl.commands.play import play
-from metarl.training.command_line import run_script
+from metarl.lab.command_line import run_script
 
 COMMANDS = {"list": names, "evaluate": evaluate, "export": export, "play": play}
 

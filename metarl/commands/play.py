@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from metarl.errors import SettingsError
-from metarl.evaluation.figures import save_figure
-from metarl.evaluation.film import save_film
-from metarl.training.saved_run import reopened
+from metarl.lab.saved_run import reopened
+from metarl.plots.figures import save_figure
+from metarl.plots.film import save_film
 
 T = TypeVar("T")
 
@@ -64,6 +64,6 @@ def _asked(part: Callable[..., T] | None, name: str, run: Path) -> Callable[...,
     if part is None:
         raise SettingsError(
             f"The experiment of {run} has no picture of an adaptation of this kind; give its "
-            f"`Parts` a `{name}`, or see `metarl evaluate`."
+            f"`Components` a `{name}`, or see `metarl evaluate`."
         )
     return part

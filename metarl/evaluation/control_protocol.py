@@ -14,7 +14,7 @@ from metarl.errors import SettingsError
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.evaluation.statistics import Summary, telling_steps
 from metarl.rl.policy_learner import PolicyLearner
-from metarl.rl.trial_learner import TrialLearner
+from metarl.rl.trials.trial_learner import TrialLearner
 from metarl.sim.family import ControlTasks
 from metarl.trees import to_device
 

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from metarl.adaptation.learner import Learner, SupervisedLearner
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
-from metarl.evaluation.figures import SinePanel
 from metarl.evaluation.statistics import Summary
+from metarl.plots.figures import SinePanel
 from metarl.tasks.sine import Sine
 
 SHOTS = (5, 10, 20)

@@ -1,27 +1,33 @@
 """Learners that adapt without a gradient."""
 
-from metarl.learners.comparisons import (
+from metarl.learners.images.embeddings import (
+    ConvEmbedding,
+    Embedding,
+    ImageShape,
+    Pixels,
+    Thumbnail,
+)
+from metarl.learners.memory.episode_reader import EpisodeInputs, EpisodeReader, Recollection
+from metarl.learners.memory.fast_weights import AugmentedNetwork, GradientMap, GradientReader
+from metarl.learners.memory.meta_network import FastWeights, MetaNetwork, MetaNetworkInputs
+from metarl.learners.memory.sequences import (
+    Feedforward,
+    MemoryAugmented,
+    Recurrent,
+    SequenceNetwork,
+)
+from metarl.learners.memory.stream_reader import StreamInputs, StreamReader
+from metarl.learners.metric.comparisons import (
     Attention,
     Comparison,
     NearestNeighbour,
     Prototypes,
     Reference,
 )
-from metarl.learners.context import ContextAttention
-from metarl.learners.embeddings import ConvEmbedding, Embedding, ImageShape, Pixels, Thumbnail
-from metarl.learners.episode_reader import EpisodeInputs, EpisodeReader, Recollection
-from metarl.learners.fast_weights import AugmentedNetwork, GradientMap, GradientReader
-from metarl.learners.meta_network import FastWeights, MetaNetwork, MetaNetworkInputs
-from metarl.learners.metric_learner import MetricInputs, MetricLearner
-from metarl.learners.relation import Relation, RelationEmbedding
-from metarl.learners.sequences import (
-    Feedforward,
-    MemoryAugmented,
-    Recurrent,
-    SequenceNetwork,
-)
-from metarl.learners.siamese import SiameseEmbedding, WeightedDifference
-from metarl.learners.stream_reader import StreamInputs, StreamReader
+from metarl.learners.metric.full_context import ContextAttention
+from metarl.learners.metric.metric_learner import MetricInputs, MetricLearner
+from metarl.learners.metric.relation import Relation, RelationEmbedding
+from metarl.learners.metric.siamese import SiameseEmbedding, WeightedDifference
 
 __all__ = [
     "Attention",

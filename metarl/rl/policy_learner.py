@@ -21,7 +21,7 @@ from metarl.rl.rollouts import RolloutNoise, Rollouts, collect, draw_noise
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.rl.surrogates import SURROGATES, exploration_term, proximal
 from metarl.rl.worlds import Worlds
-from metarl.sim.family import ControlTasks, Family
+from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.trees import concatenate_tasks, cut_tasks, map_tensors
 
 
@@ -33,7 +33,7 @@ class PolicyInputs:
         tasks: The tasks.
         experience: Rollouts of the policies after 0, 1, ..., K adaptation steps.
         weights: Weight of the outer surrogate after 0..K steps, [T, K + 1].
-        judged: The numbers of steps after which it counts.
+        query_steps: The numbers of steps after which it counts.
         credit: How much better than others a task did after adaptation, per step of an episode as
             the outer surrogate counts it, [T]; E-MAML's term.
         environment_steps: How many each task took in all its rollouts, [T] int64.
@@ -43,7 +43,7 @@ class PolicyInputs:
     tasks: ControlTasks
     experience: tuple[Experience, ...]
     weights: Tensor
-    judged: tuple[int, ...]
+    query_steps: tuple[int, ...]
     credit: Tensor
     environment_steps: Tensor
     start: Params | None = None
@@ -61,7 +61,7 @@ class PolicyLearner(ControlLearner):
     """Adapts a policy by an update rule whose gradients come from rollouts.
 
     Rollouts are collected anew before every adaptation step, with the parameters of that step.
-    `prepare` adapts and collects; `forward` goes through the same adaptation again on the stored
+    `collect` adapts and collects; `forward` goes through the same adaptation again on the stored
     rollouts, differentiably, from whatever theta is by then: so several outer updates, a line
     search or a Fisher product can use one set of rollouts.
 
@@ -82,7 +82,7 @@ class PolicyLearner(ControlLearner):
     def __init__(
         self,
         adaptation: GradientLearner,
-        family: Family,
+        family: TaskFamily,
         settings: PolicyGradientSettings | None = None,
         *,
         task_chunk_size: int | None = None,
@@ -117,10 +117,10 @@ class PolicyLearner(ControlLearner):
 
     # Training
 
-    def prepare(
+    def collect(
         self, tasks: ControlTasks, generator: torch.Generator, iteration: int
     ) -> PolicyInputs:
-        """See `Learner.prepare`: adapts, and keeps the rollouts of every step."""
+        """See `Learner.collect`: adapts, and keeps the rollouts of every step."""
         steps = self.adaptation.steps
         weights = self.adaptation.objective.weights(iteration, steps)
         start = self._fresh(tasks.num_tasks, generator)
@@ -131,10 +131,10 @@ class PolicyLearner(ControlLearner):
         ]
         kept = concatenate_tasks(parts) if len(parts) > 1 else parts[0]
         row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
-        judged = tuple(k for k, w in enumerate(weights) if w != 0)
+        query_steps = tuple(k for k, w in enumerate(weights) if w != 0)
         credit = _credit(kept[-1].rollouts, self.settings.normalize_advantages)
         counts = torch.stack([e.rollouts.steps() for e in kept]).long().sum(0)
-        return PolicyInputs(tasks, kept, row, judged, credit, counts, start)
+        return PolicyInputs(tasks, kept, row, query_steps, credit, counts, start)
 
     def forward(self, inputs: PolicyInputs) -> MetaLoss:
         """See `Learner.forward`: the outer surrogate on the rollouts of the adapted policies."""
@@ -153,7 +153,7 @@ class PolicyLearner(ControlLearner):
             if k < last and self.settings.inner_kl:
                 distribution = self._log_probs(step.params, seen.rollouts)[0]
                 losses = losses + self.settings.inner_kl * _divergence(distribution, seen)
-            if k in inputs.judged:
+            if k in inputs.query_steps:
                 loss, divergence = self._outer_loss(step.params, seen)
                 losses = losses + inputs.weights[:, k] * loss
                 metrics["meta/kl"] = divergence.detach()
@@ -166,19 +166,19 @@ class PolicyLearner(ControlLearner):
             carry["state"] = step.state
         return MetaLoss(losses, metrics, map_tensors(torch.Tensor.detach, carry))
 
-    def finish(self, carry: dict[str, Any]) -> None:
-        """See `Learner.finish`; counts the steps of the rollouts."""
+    def after_update(self, carry: dict[str, Any]) -> None:
+        """See `Learner.after_update`; counts the steps of the rollouts."""
         self.environment_steps += int(carry["environment_steps"].sum())
         if self.adaptation.rule.carries:
             self.adaptation.rule.carry(carry["state"])
 
-    def carried(self) -> dict[str, Any]:
-        """See `Learner.carried`."""
+    def extra_state(self) -> dict[str, Any]:
+        """See `Learner.extra_state`."""
         return {"environment_steps": self.environment_steps}
 
-    def restore(self, carried: dict[str, Any]) -> None:
-        """See `Learner.restore`."""
-        self.environment_steps = carried["environment_steps"]
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """See `Learner.load_extra_state`."""
+        self.environment_steps = state["environment_steps"]
 
     def adapted_distribution(self, inputs: PolicyInputs) -> Distribution:
         """Returns what the adapted policies do where they were, differentiable in theta.

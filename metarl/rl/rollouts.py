@@ -11,8 +11,8 @@ from metarl.errors import ShapeError
 from metarl.models.base import Params
 from metarl.rl.distributions import Distribution
 from metarl.rl.policies import Policy
-from metarl.sim.episode import held
-from metarl.sim.family import Family, Tasks
+from metarl.sim.episode import hold_last
+from metarl.sim.family import TaskFamily, Tasks
 from metarl.sim.vector_env import TensorVectorEnv, WorldNoise
 from metarl.trees import map_tensors
 
@@ -66,7 +66,11 @@ class Rollouts(NamedTuple):
 
 
 def draw_noise(
-    policy: Policy, family: Family, num_tasks: int, trajectories: int, generator: torch.Generator
+    policy: Policy,
+    family: TaskFamily,
+    num_tasks: int,
+    trajectories: int,
+    generator: torch.Generator,
 ) -> RolloutNoise:
     """Draws the randomness of `trajectories` rollouts of each of `num_tasks` tasks."""
     worlds = (num_tasks, trajectories)
@@ -133,7 +137,7 @@ def _settled(rollouts: Rollouts, noise: RolloutNoise) -> Rollouts:
 
     def settle(values: Tensor) -> Tensor:
         # What has one place for all worlds of a task does not depend on what they see.
-        return held(values, steps) if values.shape[1] == count else values
+        return hold_last(values, steps) if values.shape[1] == count else values
 
     behaviour = map_tensors(settle, rollouts.behaviour)
     here = mask.view(*mask.shape, *[1] * (rollouts.actions.dim() - 3)) > 0

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from metarl.errors import SettingsError
 from metarl.registry import check_choice
 
-Surrogate = Literal["ratio", "dice", "logprob"]
+SurrogateName = Literal["ratio", "dice", "logprob"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class PolicyGradientSettings:
     """Scales the advantages of each task to mean 0 and deviation 1 in every batch."""
     bootstrap: bool = False
     """Values the state in which the horizon cuts an episode off; False: the horizon is the end."""
-    surrogate: Surrogate = "ratio"
+    surrogate: SurrogateName = "ratio"
     """Inner loss: ratio (ProMP's), dice (exact, noisy) or logprob (older papers'; biased)."""
     dice_lambda: float = 1.0
     """Lambda of Loaded DiCE, in [0, 1]: 1 is exact, less trades bias for variance."""
@@ -54,7 +54,7 @@ class PolicyGradientSettings:
             raise SettingsError(f"Expected `clip` in (0, 1), got {self.clip}.")
         if not self.inner_kl >= 0:
             raise SettingsError(f"Expected `inner_kl` of at least 0, got {self.inner_kl}.")
-        check_choice("surrogate", self.surrogate, get_args(Surrogate))
+        check_choice("surrogate", self.surrogate, get_args(SurrogateName))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from metarl.rl.rollouts import RolloutNoise
-from metarl.sim.family import Family
+from metarl.sim.family import TaskFamily
 from metarl.sim.make import make_vec
 from metarl.sim.vector_env import Observer, TensorVectorEnv
 
@@ -18,7 +18,7 @@ class Worlds:
         observe_task: Appends the task to what is observed.
     """
 
-    def __init__(self, family: Family, observe_task: bool = False) -> None:
+    def __init__(self, family: TaskFamily, observe_task: bool = False) -> None:
         self.family = family
         self.observe_task = observe_task
         self._envs: dict[tuple[int, torch.device], TensorVectorEnv] = {}

@@ -18,7 +18,7 @@ from metarl.errors import SettingsError
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.sb3.policies import global_seed
 from metarl.sb3.vec_env import SB3VecEnv
-from metarl.sim.family import ControlTasks, Family, Tasks
+from metarl.sim.family import ControlTasks, TaskFamily, Tasks
 from metarl.sim.make import make_vec
 from metarl.trees import map_tensors, take_tasks, to_device
 
@@ -76,7 +76,7 @@ class PPOLearner(ControlLearner):
     def __init__(
         self,
         settings: PPOSettings,
-        family: Family,
+        family: TaskFamily,
         gradients: PolicyGradientSettings,
         hidden: tuple[int, ...] = (100, 100),
         init_std: float = 1.0,
@@ -97,7 +97,7 @@ class PPOLearner(ControlLearner):
         """See `ControlLearner.adaptation_cost`."""
         return self.gradients.trajectories * self.family.horizon
 
-    def prepare(self, tasks: ControlTasks, generator: torch.Generator, iteration: int) -> NoReturn:
+    def collect(self, tasks: ControlTasks, generator: torch.Generator, iteration: int) -> NoReturn:
         """Refuses to train.
 
         Raises:
@@ -107,8 +107,8 @@ class PPOLearner(ControlLearner):
         raise SettingsError("PPO learns each test task from scratch: set `iterations` to 0.")
 
     def forward(self, inputs: Any) -> NoReturn:
-        """Refuses to train, as `prepare`."""
-        self.prepare(inputs.tasks, torch.Generator(), 0)
+        """Refuses to train, as `collect`."""
+        self.collect(inputs.tasks, torch.Generator(), 0)
 
     def returns(
         self, tasks: ControlTasks, steps: int, generator: torch.Generator

@@ -15,7 +15,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 from torch.distributions import Categorical
 
-from metarl.rl.frozen import FrozenGaussian, FrozenPolicy
+from metarl.deploy.plain_policy import FrozenGaussian, FrozenPolicy
 
 
 def ppo_from(frozen: FrozenPolicy, **settings: Any) -> PPO:

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from metarl.errors import SettingsError
-from metarl.sim.drawing import WorldRenderer
+from metarl.sim.family_renderer import WorldRenderer
 from metarl.sim.rendering import make_renderer
 from metarl.sim.single_env import Task, as_arrays, bounded, task_values
 from metarl.sim.vector_env import TensorVectorEnv

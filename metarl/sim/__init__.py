@@ -1,18 +1,18 @@
 """Families of control tasks and the vectorised environments that run them."""
 
 from metarl.sim.card import Card, Fact
-from metarl.sim.check import check_vector_env
 from metarl.sim.check_family import check_family
-from metarl.sim.drawing import WorldRenderer
-from metarl.sim.family import ControlTasks, Family, Tasks, TorchFamily, WorldState, normal
-from metarl.sim.gym.engine import GymnasiumVectorEnv
-from metarl.sim.gym.family import GymnasiumFamily
-from metarl.sim.gym.ranges import Choice, LogUniform, Range, Uniform
-from metarl.sim.gym.task_pool import GymTaskPool
-from metarl.sim.gym.tasks import GymTasks
+from metarl.sim.check_vector_env import check_vector_env
+from metarl.sim.family import ControlTasks, TaskFamily, Tasks, TorchFamily, WorldState, normal
+from metarl.sim.family_renderer import WorldRenderer
+from metarl.sim.gymnasium.engine import GymVectorEnv
+from metarl.sim.gymnasium.family import GymFamily
+from metarl.sim.gymnasium.ranges import Choice, LogUniform, Range, Uniform
+from metarl.sim.gymnasium.task_pool import GymTaskPool
+from metarl.sim.gymnasium.tasks import GymTasks
 from metarl.sim.make import FAMILIES, make_family, make_vec
-from metarl.sim.mujoco_engine import MujocoVectorEnv
-from metarl.sim.physics import MujocoFamily
+from metarl.sim.mujoco.engine import MujocoVectorEnv
+from metarl.sim.mujoco.physics import MujocoFamily
 from metarl.sim.rendering import make_renderer
 from metarl.sim.torch_engine import TorchVectorEnv
 from metarl.sim.vector_env import TensorVectorEnv, WorldNoise
@@ -24,15 +24,15 @@ __all__ = [
     "Choice",
     "ControlTasks",
     "Fact",
-    "Family",
+    "GymFamily",
     "GymTaskPool",
     "GymTasks",
-    "GymnasiumFamily",
-    "GymnasiumVectorEnv",
+    "GymVectorEnv",
     "LogUniform",
     "MujocoFamily",
     "MujocoVectorEnv",
     "Range",
+    "TaskFamily",
     "Tasks",
     "TensorVectorEnv",
     "TorchFamily",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError
 from metarl.registry import check_choice
-from metarl.sim.family import Family
+from metarl.sim.family import TaskFamily
 
 Autoreset = Literal["same_step", "disabled"]
 
@@ -51,7 +51,7 @@ def read_mask(
     return mask
 
 
-def check_arguments(family: Family, num_envs: int, autoreset: str) -> None:
+def check_arguments(family: TaskFamily, num_envs: int, autoreset: str) -> None:
     """Raises SettingsError for what no vector environment can be built of."""
     if num_envs < 1:
         raise SettingsError(f"Expected at least 1 world, got {num_envs}.")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from metarl.errors import TaskError
 from metarl.sim.card import Card
-from metarl.sim.family import ActionSpace, ControlTasks, Family, Tasks, TorchFamily, WorldState
-from metarl.tasks.sampling_check import NUM_TASKS, equal, randomness, seeded, splits
+from metarl.sim.family import ActionSpace, ControlTasks, TaskFamily, Tasks, TorchFamily, WorldState
+from metarl.tasks.check_sampling import NUM_TASKS, equal, randomness, seeded, splits
 from metarl.trees import map_tensors, take_tasks
 
 WORLDS = 8
@@ -22,7 +22,7 @@ FEWER = 3
 
 
 def check_family(family: Any, seed: int = 0) -> None:
-    """Checks a family of control tasks against `Family`.
+    """Checks a family of control tasks against `TaskFamily`.
 
     It looks at the settings and spaces, samples tasks of every split, and calls every function on
     a few worlds: shapes and types, finite values inside the spaces, arguments left as they were,
@@ -47,8 +47,8 @@ def report(title: str, problems: list[str]) -> None:
 
 def family_problems(family: Any, seed: int) -> list[str]:
     """Returns all that is wrong with a family."""
-    if not isinstance(family, Family):
-        return [f"it must be derived from Family, {type(family).__name__} is not"]
+    if not isinstance(family, TaskFamily):
+        return [f"it must be derived from TaskFamily, {type(family).__name__} is not"]
     # What is wrong in one of these would make the next fail in ways that help nobody.
     for stage in (_settings, _sampling, _functions):
         problems = list(stage(family, seed))
@@ -74,7 +74,7 @@ def outside(space: spaces.Box, values: Tensor) -> bool:
 # Settings and spaces
 
 
-def _settings(family: Family, _seed: int) -> Iterator[str]:
+def _settings(family: TaskFamily, _seed: int) -> Iterator[str]:
     name = getattr(family, "name", None)
     if not isinstance(name, str) or not re.fullmatch(r"\S+-v\d+", name):
         yield f'`name` must end with a version, as "{type(family).__name__}-v1", got {name!r}'
@@ -103,7 +103,7 @@ def _is_vector(space: Any) -> bool:
 # Tasks
 
 
-def _sampling(family: Family, seed: int) -> Iterator[str]:
+def _sampling(family: TaskFamily, seed: int) -> Iterator[str]:
     for count in (1, FEWER, NUM_TASKS):
         problem = _structure(family.sample(count, seeded(seed)), count)
         if problem:
@@ -143,7 +143,7 @@ def _world_tensor(what: str, value: Any, count: int) -> str | None:
 # Functions
 
 
-def _functions(family: Family, seed: int) -> Iterator[str]:
+def _functions(family: TaskFamily, seed: int) -> Iterator[str]:
     tasks, noise, actions = _arguments(family, seed)
     state, problem = _state("reset", lambda: family.reset(tasks, noise))
     after = state
@@ -169,7 +169,7 @@ def _functions(family: Family, seed: int) -> Iterator[str]:
             yield problem
 
 
-def _arguments(family: Family, seed: int) -> tuple[Tasks, Tensor, Tensor]:
+def _arguments(family: TaskFamily, seed: int) -> tuple[Tasks, Tensor, Tensor]:
     tasks = family.sample(WORLDS, seeded(seed)).values
     noise = _uniform(family.reset_noise, seed + 1)
     return tasks, noise, sample_actions(family.action_space, (WORLDS,), seed + 2)
@@ -215,7 +215,7 @@ def _result(
 # What is in them
 
 
-def _contents(family: Family, seed: int) -> Iterator[str]:
+def _contents(family: TaskFamily, seed: int) -> Iterator[str]:
     values = _evaluate(family, *_arguments(family, seed), _uniform(family.step_noise, seed))
     if outside(family.observation_space, values["observe"]):
         yield f"`observe` leaves the observation space {family.observation_space} or is not finite"
@@ -225,7 +225,7 @@ def _contents(family: Family, seed: int) -> Iterator[str]:
 
 
 def _evaluate(
-    family: Family, tasks: Tasks, noise: Tensor, actions: Tensor, numbers: Tensor
+    family: TaskFamily, tasks: Tasks, noise: Tensor, actions: Tensor, numbers: Tensor
 ) -> dict[str, Any]:
     """Calls every function once, in the order in which an episode does."""
     before = after = family.reset(tasks, noise)
@@ -241,7 +241,7 @@ def _evaluate(
     }
 
 
-def _purity(family: Family, seed: int) -> Iterator[str]:
+def _purity(family: TaskFamily, seed: int) -> Iterator[str]:
     arguments = (*_arguments(family, seed), _uniform(family.step_noise, seed))
     copies = map_tensors(Tensor.clone, arguments)
     values = _evaluate(family, *arguments)
@@ -261,7 +261,7 @@ def _purity(family: Family, seed: int) -> Iterator[str]:
     yield from _changed_states(family, arguments)
 
 
-def _changed_states(family: Family, arguments: tuple[Any, ...]) -> Iterator[str]:
+def _changed_states(family: TaskFamily, arguments: tuple[Any, ...]) -> Iterator[str]:
     """Finds functions that change the state which they are given, or give away a part of it."""
     tasks, noise, actions, numbers = arguments
     before = after = family.reset(tasks, noise)
@@ -295,7 +295,7 @@ def _close(a: Any, b: Any) -> bool:
     return all(same)
 
 
-def _card(family: Family) -> Iterator[str]:
+def _card(family: TaskFamily) -> Iterator[str]:
     card: Any = family.card()
     if not isinstance(card, Card):
         yield f"`card` must return a Card, got {type(card).__name__}"

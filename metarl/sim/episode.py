@@ -1,18 +1,15 @@
-"""Whole episodes: what happened in W worlds from one reset on, told step by step or all at once."""
+"""Whole episodes: what happened in W worlds from one reset on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from metarl.sim.family import Family, Tasks, WorldState
+from metarl.sim.family import TaskFamily, Tasks, WorldState
 from metarl.trees import map_tensors
-
-if TYPE_CHECKING:
-    from metarl.sim.vector_env import TensorVectorEnv
 
 Act = Callable[[Tensor], Tensor]
 """Returns the actions, [W, A] float32 or [W] int64, for what is seen, [W, O]."""
@@ -45,65 +42,46 @@ class Episode(NamedTuple):
         return over
 
 
-def by_steps(env: TensorVectorEnv, act: Act) -> Episode:
-    """Runs an episode as anyone would, step by step; `env` does not reset itself.
-
-    Raises:
-        SimulationError: As `TensorVectorEnv.check`.
-    """
-    observation, _ = env.reset()
-    observations, actions, rewards, terminated = [observation], [], [], []
-    for _ in range(env.family.horizon):
-        action = act(observation)
-        observation, reward, ended, _, _ = env.step(action)
-        for kept, value in (
-            (observations, observation), (actions, action), (rewards, reward), (terminated, ended)
-        ):  # fmt: skip
-            kept.append(value)
-    env.check()
-    return Episode(*(torch.stack(v, 1) for v in (observations, actions, rewards, terminated)))
-
-
-def afterwards(
-    family: Family,
+def score_states(
+    family: TaskFamily,
     tasks: Tasks,
     states: Sequence[WorldState],
     observations: Sequence[Tensor],
     actions: Sequence[Tensor],
 ) -> Episode:
-    """Tells an episode from its states: a family judges worlds, and these may be of many steps.
+    """Computes the rewards and terminations of all steps in a few batched calls.
 
     Args:
-        family: What the worlds are.
-        tasks: The task of each, [W, *] per name.
+        family: The family of the worlds.
+        tasks: The task of each world, [W, *] per name.
         states: The state before each step and after the last, H + 1 times [W, *] per name.
-        observations: What was seen of them, H + 1 times [W, O].
-        actions: What was done, H times [W, A] or [W]; possible ones.
+        observations: The observations of these states, H + 1 times [W, O].
+        actions: The actions of each step, H times [W, A] or [W].
     """
     worlds = len(observations[0])
     numbers = sum(value.numel() for value in tasks.values())
     size = max(1, MOST_NUMBERS // max(1, numbers))
     rewards, terminated = [], []
     for low in range(0, len(actions), size):
-        done = torch.cat(tuple(actions[low : low + size]))
-        count = len(done) // worlds
+        chosen = torch.cat(tuple(actions[low : low + size]))
+        count = len(chosen) // worlds
         path = map_tensors(lambda *s: torch.cat(s), *states[low : low + count + 1])
-        before, after = (_rows(path, first, len(done)) for first in (0, worlds))
+        before, after = (_rows(path, first, len(chosen)) for first in (0, worlds))
         repeated = map_tensors(lambda v, n=count: v.expand(n, *v.shape).flatten(0, 1), tasks)
-        rewards.append(family.reward(before, done, after, repeated).view(count, worlds))
+        rewards.append(family.reward(before, chosen, after, repeated).view(count, worlds))
         terminated.append(family.terminated(after, repeated).view(count, worlds))
     reward, ended = (torch.cat(rows).T.contiguous() for rows in (rewards, terminated))
-    seen, done = (torch.stack(tuple(rows), 1) for rows in (observations, actions))
-    episode = Episode(seen, done, reward, ended)
-    return _waiting(episode) if ended.any() else episode
+    path, choices = (torch.stack(tuple(rows), 1) for rows in (observations, actions))
+    episode = Episode(path, choices, reward, ended)
+    return _freeze_terminated(episode) if ended.any() else episode
 
 
-def held(values: Tensor, last: Tensor) -> Tensor:
-    """Repeats in each world what there is at `last` instead of what comes after it.
+def hold_last(values: Tensor, last: Tensor) -> Tensor:
+    """Replaces the values after index `last` by the value at `last`.
 
     Args:
         values: Shape [*W, L, *].
-        last: Places in the dimension of L, [*W] int64.
+        last: Indices into the dimension of size L, [*W] int64.
     """
     steps = torch.arange(values.shape[last.dim()], device=values.device)
     index = torch.minimum(steps, last.unsqueeze(-1))
@@ -111,12 +89,12 @@ def held(values: Tensor, last: Tensor) -> Tensor:
     return values.gather(last.dim(), index.expand_as(values))
 
 
-def _waiting(episode: Episode) -> Episode:
-    """Lets worlds that terminated wait as they ended, as those of `TensorVectorEnv.step` do."""
+def _freeze_terminated(episode: Episode) -> Episode:
+    """Keeps the last observation of terminated worlds and sets their later rewards to 0."""
     episode = episode._replace(terminated=episode.terminated.cumsum(1) > 0)
     over = episode.over()
     return episode._replace(
-        observations=held(episode.observations, (~over).sum(1)),
+        observations=hold_last(episode.observations, (~over).sum(1)),
         rewards=episode.rewards.masked_fill(over, 0),
     )
 

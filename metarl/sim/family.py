@@ -46,7 +46,7 @@ class ControlTasks:
         return self.values
 
 
-class Family(ABC):
+class TaskFamily(ABC):
     """A distribution over control tasks that share observations, actions and dynamics.
 
     All functions are pure, take and return tensors with the W worlds leading, run on the device
@@ -84,7 +84,7 @@ class Family(ABC):
         """Draws tasks of this split, on the generator's device."""
 
     @abstractmethod
-    def split(self, name: Split) -> Family:
+    def split(self, name: Split) -> TaskFamily:
         """Returns the family over the tasks of one split.
 
         Splits share no task where tasks are continuous; else the card says that they do.
@@ -148,7 +148,7 @@ class Family(ABC):
         return self.task_vector(self.sample(1, torch.Generator()).values).shape[1]
 
 
-class TorchFamily(Family):
+class TorchFamily(TaskFamily):
     """A family whose dynamics are a tensor function too."""
 
     @abstractmethod

@@ -13,16 +13,16 @@ from metarl.devices import resolve_device
 from metarl.errors import SettingsError, UnknownNameError
 from metarl.gymnasium_ids import FAMILY_GROUP
 from metarl.registry import PluginRegistry, Registry
-from metarl.sim.family import Family, TorchFamily
-from metarl.sim.gym.engine import GymnasiumVectorEnv
-from metarl.sim.gym.family import GymnasiumFamily
-from metarl.sim.mujoco_engine import MujocoVectorEnv
-from metarl.sim.physics import MujocoFamily
+from metarl.sim.family import TaskFamily, TorchFamily
+from metarl.sim.gymnasium.engine import GymVectorEnv
+from metarl.sim.gymnasium.family import GymFamily
+from metarl.sim.mujoco.engine import MujocoVectorEnv
+from metarl.sim.mujoco.physics import MujocoFamily
 from metarl.sim.torch_engine import TorchVectorEnv
 from metarl.sim.vector_env import TensorVectorEnv
 from metarl.sim.warp.engine import WarpVectorEnv, runs_on
 
-FAMILIES: PluginRegistry[Callable[..., Family]] = PluginRegistry("task family", FAMILY_GROUP)
+FAMILIES: PluginRegistry[Callable[..., TaskFamily]] = PluginRegistry("task family", FAMILY_GROUP)
 """Name with version -> what builds the family. Those that ship with MetaRL are plug-ins too."""
 
 ENGINES: Registry[Callable[..., TensorVectorEnv]] = Registry("engine")
@@ -31,10 +31,10 @@ ENGINES: Registry[Callable[..., TensorVectorEnv]] = Registry("engine")
 ENGINES.register("torch", TorchVectorEnv)
 ENGINES.register("mujoco", MujocoVectorEnv)
 ENGINES.register("warp", WarpVectorEnv)
-ENGINES.register("gymnasium", GymnasiumVectorEnv)
+ENGINES.register("gymnasium", GymVectorEnv)
 
 
-def make_family(name: str, **settings: Any) -> Family:
+def make_family(name: str, **settings: Any) -> TaskFamily:
     """Builds the family of that name, with settings of its own if there are any.
 
     Args:
@@ -56,16 +56,18 @@ def make_family(name: str, **settings: Any) -> Family:
             "my_module.py, and name my_module:tasks. See docs/families.md."
         ) from error
     try:
-        family = _changed(build, settings) if isinstance(build, Family) else build(**settings)
+        family = _changed(build, settings) if isinstance(build, TaskFamily) else build(**settings)
     except TypeError as error:
         raise SettingsError(f"The task family {name!r} cannot be built: {error}.") from error
-    if not isinstance(family, Family):
-        raise SettingsError(f"Expected {name!r} to build a Family, got {type(family).__name__}.")
+    if not isinstance(family, TaskFamily):
+        raise SettingsError(
+            f"Expected {name!r} to build a TaskFamily, got {type(family).__name__}."
+        )
     return family
 
 
 def make_vec(
-    family: Family | str,
+    family: TaskFamily | str,
     num_envs: int,
     device: torch.device | str = "auto",
     engine: str = "auto",
@@ -95,16 +97,16 @@ def make_vec(
     return ENGINES.get(name)(family, num_envs, device=device, **settings)
 
 
-def _changed(family: Any, settings: dict[str, Any]) -> Family:
+def _changed(family: Any, settings: dict[str, Any]) -> TaskFamily:
     return replace(family, **settings) if settings else family
 
 
-def _engine_for(family: Family, device: torch.device) -> str:
+def _engine_for(family: TaskFamily, device: torch.device) -> str:
     if isinstance(family, TorchFamily):
         return "torch"
     if isinstance(family, MujocoFamily):
         return "warp" if device.type == "cuda" and runs_on(device) else "mujoco"
-    if isinstance(family, GymnasiumFamily):
+    if isinstance(family, GymFamily):
         return "gymnasium"
     raise SettingsError(
         f"No engine runs {type(family).__name__}; derive it from TorchFamily and give it `step`, "

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from metarl.errors import SettingsError
-from metarl.sim.drawing import DrawnRenderer, WorldRenderer
-from metarl.sim.family import Family
-from metarl.sim.gym.engine import GymnasiumVectorEnv
-from metarl.sim.gym.family import GymnasiumFamily
-from metarl.sim.gym.rendering import GymnasiumRenderer
-from metarl.sim.mujoco_gl import GLPainter
-from metarl.sim.physics import MujocoFamily
+from metarl.sim.family import TaskFamily
+from metarl.sim.family_renderer import DrawnRenderer, WorldRenderer
+from metarl.sim.gymnasium.engine import GymVectorEnv
+from metarl.sim.gymnasium.family import GymFamily
+from metarl.sim.gymnasium.rendering import GymnasiumRenderer
+from metarl.sim.mujoco.gl import GLPainter
+from metarl.sim.mujoco.physics import MujocoFamily
 from metarl.sim.vector_env import TensorVectorEnv
 
 
@@ -67,7 +67,7 @@ def make_renderer(env: TensorVectorEnv, width: int = 480, height: int = 480) -> 
     if isinstance(env.family, MujocoFamily):
         return MujocoRenderer(env, width, height)
     drawn = DrawnRenderer(env, width, height)
-    if not isinstance(env, GymnasiumVectorEnv):
+    if not isinstance(env, GymVectorEnv):
         return drawn
     try:
         return GymnasiumRenderer(env, width, height)
@@ -76,9 +76,9 @@ def make_renderer(env: TensorVectorEnv, width: int = 480, height: int = 480) -> 
         return drawn
 
 
-def step_seconds(family: Family) -> float | None:
+def step_seconds(family: TaskFamily) -> float | None:
     """Returns how long a step takes in the world, in seconds; None: the family does not say."""
     if isinstance(family, MujocoFamily):
         return family.dt
-    rate = family.probe.metadata.get("render_fps") if isinstance(family, GymnasiumFamily) else None
+    rate = family.probe.metadata.get("render_fps") if isinstance(family, GymFamily) else None
     return 1 / rate if rate else None

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError
 from metarl.registry import check_choice
-from metarl.sim.drawing import WorldRenderer
-from metarl.sim.family import Family, Tasks
+from metarl.sim.family import TaskFamily, Tasks
+from metarl.sim.family_renderer import WorldRenderer
 from metarl.sim.make import make_family, make_vec
-from metarl.sim.physics import MujocoFamily
+from metarl.sim.mujoco.physics import MujocoFamily
 from metarl.sim.rendering import make_renderer, step_seconds
 from metarl.sim.vector_env import TensorVectorEnv
 from metarl.tasks.base import Split
@@ -38,7 +38,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         task: The values of a task ({"velocity": 1.5}); None draws one at every reset.
         split: The split that tasks are drawn from.
         observe_task: Appends the family's `task_vector` to what is observed.
-        render_mode: "rgb_array" or None. See `Family.draw` for what is not MuJoCo's. Of "human"
+        render_mode: "rgb_array" or None. See `TaskFamily.draw` for what is not MuJoCo's. Of "human"
             `gymnasium.make` makes a window of its own that shows these pictures.
         width: Of a picture, pixels.
         height: Of a picture, pixels.
@@ -54,7 +54,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
 
     def __init__(
         self,
-        family: Family | str,
+        family: TaskFamily | str,
         *,
         task: Task | None = None,
         split: Split = "train",
@@ -193,7 +193,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
 
 
 def make_worlds(
-    family: Family | str,
+    family: TaskFamily | str,
     num_envs: int,
     *,
     split: Split = "train",
@@ -242,7 +242,7 @@ def make_worlds(
     return env
 
 
-def task_values(family: Family, task: Task) -> Tasks:
+def task_values(family: TaskFamily, task: Task) -> Tasks:
     """Returns the values of one task as tensors, [1, *] per name.
 
     Raises:
@@ -287,7 +287,7 @@ def _value(name: str, like: Tensor, task: Task) -> Tensor:
     return value.unsqueeze(0).clone()
 
 
-def _family(family: Family | str, split: Split, settings: Mapping[str, Any]) -> Family:
+def _family(family: TaskFamily | str, split: Split, settings: Mapping[str, Any]) -> TaskFamily:
     if isinstance(family, str):
         family = make_family(family, **settings)
     elif settings:
@@ -297,6 +297,6 @@ def _family(family: Family | str, split: Split, settings: Mapping[str, Any]) -> 
     return family.split(split)
 
 
-def _rate(family: Family) -> int:
+def _rate(family: TaskFamily) -> int:
     """Returns how many pictures make a second: as many as there are steps, where time is real."""
     return max(round(1 / (step_seconds(family) or 0.1)), 1)

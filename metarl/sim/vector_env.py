@@ -20,9 +20,9 @@ from metarl.sim.arguments import (
     read_mask,
     with_task,
 )
-from metarl.sim.episode import Act, Episode, afterwards, by_steps
-from metarl.sim.family import Family, Tasks, WorldState
-from metarl.sim.watch import Watch
+from metarl.sim.episode import Act, Episode, score_states
+from metarl.sim.family import TaskFamily, Tasks, WorldState
+from metarl.sim.step_validator import StepValidator
 from metarl.trees import choose, map_tensors
 
 
@@ -67,7 +67,7 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     def __init__(
         self,
-        family: Family,
+        family: TaskFamily,
         num_envs: int,
         *,
         device: torch.device | str = "cpu",
@@ -88,14 +88,14 @@ class TensorVectorEnv(VectorEnv, ABC):
         self._state: WorldState = {}
         self._elapsed = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._over = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
-        self._waits = not self._autoreset and type(family).terminated is not Family.terminated
+        self._waits = not self._autoreset and type(family).terminated is not TaskFamily.terminated
         self._no_noise = torch.empty(num_envs, 0, device=self.device)
         self._tasks: Tasks = {}
         self._tasks = family.sample(num_envs, self._generator).values
         self._vector = family.task_vector(self._tasks)
         self._make_spaces()
         self._seen = torch.zeros(self.observation_space.shape or (), device=self.device)
-        self._watch = Watch(family.action_space, family.horizon, self.diagnosis)
+        self._validator = StepValidator(family.action_space, family.horizon, self.diagnosis)
 
     def _make_spaces(self) -> None:
         family = self.family
@@ -160,7 +160,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         mask = read_mask(options or {}, self.num_envs, self.device, bool(self._state))
         self._begin(mask)
         observation = self._observe()
-        self._watch.started(self._tasks, observation)
+        self._validator.started(self._tasks, observation)
         if self.observer is not None:
             self.observer(self, None)
         return observation, {}
@@ -190,7 +190,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         if self._waits:
             reward = reward.masked_fill(self._over, 0)
             self._over = terminated = self._over | terminated
-        self._watch.stepped(self._elapsed, tasks, actions, observation, reward)
+        self._validator.stepped(self._elapsed, tasks, actions, observation, reward)
         self._elapsed = self._elapsed + 1
         truncated = self._elapsed >= family.horizon
         info = {"final_obs": observation}
@@ -198,7 +198,7 @@ class TensorVectorEnv(VectorEnv, ABC):
             info["_final_obs"] = done = terminated | truncated
             self._begin(done)
             observation = self._observe()
-            self._watch.started(tasks, observation.masked_fill(~done.unsqueeze(1), 0))
+            self._validator.started(tasks, observation.masked_fill(~done.unsqueeze(1), 0))
         if self.observer is not None:
             self.observer(self, reward)
         return observation, reward, terminated, truncated, info
@@ -214,7 +214,7 @@ class TensorVectorEnv(VectorEnv, ABC):
             act: Is called with what is seen, [W, O], at each step of the horizon; returns actions.
         """
         if self.observer is not None:
-            return by_steps(self, act)
+            return self.run_step_by_step(act)
         observation, _ = self.reset()
         states, observations, actions = [self._state], [observation], []
         prepared = None if self._noise is None else self._noise.step.unbind(1)
@@ -226,11 +226,24 @@ class TensorVectorEnv(VectorEnv, ABC):
             states.append(self._state)
             observations.append(observation)
             actions.append(action)
-        episode = afterwards(self.family, self._tasks, states, observations, actions)
+        episode = score_states(self.family, self._tasks, states, observations, actions)
         self._elapsed = self._elapsed + self.family.horizon
         self._over, self._seen = episode.terminated[:, -1], episode.observations[:, -1]
-        self._watch.played(self._tasks, episode)
+        self._validator.played(self._tasks, episode)
         return episode
+
+    def run_step_by_step(self, act: Act) -> Episode:
+        """Runs one episode in each world by `reset` and `step`; see `episode`."""
+        observation, _ = self.reset()
+        steps = []
+        first = observation
+        for _ in range(self.family.horizon):
+            action = act(observation)
+            observation, reward, terminated, _, _ = self.step(action)
+            steps.append((observation, action, reward, terminated))
+        self.check()
+        later, *rest = (torch.stack(values, 1) for values in zip(*steps, strict=True))
+        return Episode(torch.cat((first.unsqueeze(1), later), 1), *rest)
 
     # Tasks and randomness
 
@@ -312,7 +325,7 @@ class TensorVectorEnv(VectorEnv, ABC):
             SimulationError: A reward or an observation was not finite or an action not in the
                 space; the first of them is told with its world, step and task.
         """
-        self._watch.check()
+        self._validator.check()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns copies of all that a continuation to the bit needs."""
@@ -341,7 +354,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         self._over = values["over"].to(self.device, copy=True)
         self._seen = values["seen"].to(self.device, copy=True)
         self._generator.set_state(values["generator"].cpu())
-        self._watch.clear()
+        self._validator.clear()
 
     # Parts
 

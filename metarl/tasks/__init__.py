@@ -1,7 +1,7 @@
 """Distributions over supervised tasks."""
 
 from metarl.tasks.base import Examples, Split, TaskBatch, TaskDistribution
-from metarl.tasks.check import check_task_distribution
+from metarl.tasks.check_task_distribution import check_task_distribution
 from metarl.tasks.episodes import FewShot, ImagePool
 from metarl.tasks.glyphs import Glyphs
 from metarl.tasks.image_folder import ImageFolder

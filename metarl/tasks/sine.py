@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarl.errors import SettingsError
 from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
-from metarl.tasks.cells import split_uniform
+from metarl.tasks.disjoint_splits import split_uniform
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ from metarl.adaptation.learner import ControlLearner, Learner
 from metarl.devices import resolve_device, set_threads
 from metarl.errors import CheckpointError, NonFiniteError, SimulationError
 from metarl.evaluation.curves import adaptation_curve
+from metarl.runs.checkpoints import Checkpoints, load_checkpoint
+from metarl.runs.logger import RunLogger
+from metarl.runs.progress import Progress
+from metarl.runs.signals import StopSignals
 from metarl.tasks.base import TaskSource
 from metarl.tasks.losses import metric_name
-from metarl.training.checkpoints import Checkpoints, load_checkpoint
-from metarl.training.logger import RunLogger
 from metarl.training.meta_step import MetaStep
 from metarl.training.outer_update import MetaResult, OuterUpdate
-from metarl.training.progress import Progress
 from metarl.training.settings import TrainingSettings
-from metarl.training.signals import StopSignals
 from metarl.trees import to_device
 
 # Validation tasks are the same at every evaluation and for every seed.
@@ -147,11 +147,11 @@ class OuterLoop:
         before = self.generator.get_state()
         with self._losing_nothing():
             tasks = self.tasks.sample(self.settings.meta_batch_size, self.generator)
-            inputs = self.learner.prepare(tasks, self.generator, self.iteration)
+            inputs = self.learner.collect(tasks, self.generator, self.iteration)
         result = self.update(inputs, self.iteration)
         if not result.finite:
             self._stop_at(result.losses, self._save_before(before))
-        self.learner.finish(result.carry)
+        self.learner.after_update(result.carry)
         return result
 
     @contextmanager
@@ -219,7 +219,7 @@ class OuterLoop:
         state = {
             "optimizer": self.update.state_dict(),
             "generator": self.generator.get_state(),
-            "carried": self.learner.carried(),
+            "carried": self.learner.extra_state(),
             "seconds": self._seconds,
         }
         self.checkpoints.save(self.iteration, self.learner.state_dict(), state)
@@ -236,7 +236,7 @@ class OuterLoop:
                 f"resume it with the settings in its run's config.json. ({error})"
             ) from error
         self.generator.set_state(checkpoint.state["generator"].cpu())
-        self.learner.restore(to_device(checkpoint.state["carried"], self.device))
+        self.learner.load_extra_state(to_device(checkpoint.state["carried"], self.device))
         self._seconds = checkpoint.state["seconds"]
         self.iteration = checkpoint.iteration
 

@@ -83,7 +83,7 @@ class MetaGradient:
         size, workers = self.settings.task_chunk_size, self.settings.workers
         if size is not None:
             return size
-        size, total = self.learner.at_once(inputs), inputs.tasks.num_tasks
+        size, total = self.learner.preferred_chunk_size(inputs), inputs.tasks.num_tasks
         if size is not None and self.settings.compile and total % size:
             size = None  # a smaller last chunk would be compiled once more
         if workers == 1:

@@ -17,7 +17,7 @@ class MetaResult(NamedTuple):
     Attributes:
         losses: Outer objective per task, [T].
         metrics: TensorBoard tag -> value per task, [T], or one value for all.
-        carry: What the learner's `finish` takes over.
+        carry: What the learner's `after_update` takes over.
         grad_norm: Norm of the meta-gradient before clipping.
         finite: False if a loss or the gradient norm was not finite: then nothing was updated.
     """
@@ -37,7 +37,7 @@ class OuterUpdate(ABC):
         """Updates the parameters, or leaves them to the bit if a number is not finite.
 
         Args:
-            inputs: What the learner's `prepare` returned.
+            inputs: What the learner's `collect` returned.
             iteration: Meta-iterations done so far.
         """
 

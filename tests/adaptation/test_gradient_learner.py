@@ -18,7 +18,7 @@ from metarl.trees import map_tensors
 def test_batches_are_drawn_without_replacement_and_reshuffled(mlp, generator):
     learner = GradientLearner(mlp, GradientDescent(0.1), QueryLoss(), steps=5, batch_size=4)
     x = torch.zeros(3, 10, 1)
-    inputs = learner.prepare(TaskBatch(Examples(x, x), Examples(x, x)), generator, 0)
+    inputs = learner.collect(TaskBatch(Examples(x, x), Examples(x, x)), generator, 0)
     assert inputs.batches.shape == (3, 5, 4)
     for task in inputs.batches.flatten(1).tolist():
         assert sorted(task[:10]) == sorted(task[10:]) == list(range(10))
@@ -27,11 +27,11 @@ def test_batches_are_drawn_without_replacement_and_reshuffled(mlp, generator):
 
 def test_a_step_sees_its_batch_only(mlp, regression, generator):
     learner = GradientLearner(mlp, GradientDescent(0.1), QueryLoss(), steps=1, batch_size=2)
-    inputs = learner.prepare(regression, generator, 0)
+    inputs = learner.collect(regression, generator, 0)
     rows = inputs.batches[:, 0]
     few = [torch.stack([t[i] for t, i in zip(v, rows, strict=True)]) for v in regression.support]
     whole = MAML(mlp, 0.1)
-    expected = whole(whole.prepare(TaskBatch(Examples(*few), regression.query), generator, 0))
+    expected = whole(whole.collect(TaskBatch(Examples(*few), regression.query), generator, 0))
     torch.testing.assert_close(learner(inputs).losses, expected.losses)
 
 
@@ -42,7 +42,7 @@ def test_frozen_parameters_stay_in_the_inner_loop_and_learn_in_the_outer(conv, i
     for n, p in conv.named_parameters():
         moved = not torch.equal(adapted.params[n], p.expand_as(adapted.params[n]))
         assert moved == (n not in learner.frozen), n
-    learner(learner.prepare(images, torch.Generator(), 0)).losses.sum().backward()
+    learner(learner.collect(images, torch.Generator(), 0)).losses.sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in conv.parameters())
 
 
@@ -57,7 +57,7 @@ def test_tasks_go_their_own_ways_after_the_first_step(mlp, regression):
 
 def test_zero_steps_judge_the_initialisation(mlp, regression, generator):
     learner = GradientLearner(mlp, GradientDescent(0.1), QueryLoss(), steps=0)
-    losses = learner(learner.prepare(regression, generator, 0)).losses
+    losses = learner(learner.collect(regression, generator, 0)).losses
     outputs = mlp(task_params(mlp, 4), regression.query.inputs)
     torch.testing.assert_close(losses, (outputs - regression.query.targets).square().mean((1, 2)))
 
@@ -76,7 +76,7 @@ def test_targets_of_another_shape_are_refused(mlp, regression, generator):
     tasks = TaskBatch(Examples(support.inputs, support.targets.squeeze(2)), query)
     learner = MAML(mlp, 0.1)
     with pytest.raises(ShapeError, match="one shape"):
-        learner(learner.prepare(tasks, generator, 0))
+        learner(learner.collect(tasks, generator, 0))
 
 
 @pytest.mark.parametrize(
@@ -116,14 +116,14 @@ def test_data_of_another_type_is_refused(mlp, regression, generator):
     narrow = map_tensors(torch.Tensor.float, regression)
     learner = MAML(mlp)
     with pytest.raises(ShapeError, match=r"type torch\.float64, got torch\.float32"):
-        learner(learner.prepare(narrow, generator, 0))
+        learner(learner.collect(narrow, generator, 0))
 
 
 def test_few_tasks_of_images_go_through_at_once(conv, mlp, images, regression, generator):
     learner = MAML(conv, 0.1, 1)
-    inputs = learner.prepare(images, generator, 0)
-    assert learner.at_once(inputs) == 4
+    inputs = learner.collect(images, generator, 0)
+    assert learner.preferred_chunk_size(inputs) == 4
     many = map_tensors(lambda t: t.repeat_interleave(100, 1), images)
-    assert learner.at_once(learner.prepare(many, generator, 0)) == 2
+    assert learner.preferred_chunk_size(learner.collect(many, generator, 0)) == 2
     other = MAML(mlp, 0.1, 1)
-    assert other.at_once(other.prepare(regression, generator, 0)) is None
+    assert other.preferred_chunk_size(other.collect(regression, generator, 0)) is None

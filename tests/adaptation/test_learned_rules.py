@@ -177,15 +177,15 @@ def learned_optimizer(mlp, generator, unroll):
 def test_truncated_unrolls_follow_the_same_path(mlp, regression, generator):
     whole = learned_optimizer(mlp, torch.Generator().manual_seed(3), 4)
     cut = learned_optimizer(mlp, torch.Generator().manual_seed(3), 2)
-    full = whole(whole.prepare(regression, generator, 0))
+    full = whole(whole.collect(regression, generator, 0))
     parts = []
     other_tasks = regression  # what is sampled in the middle of an unroll is not looked at
     for iteration in range(2):
-        result = cut(cut.prepare(other_tasks, generator, iteration))
-        cut.finish(result.carry)
+        result = cut(cut.collect(other_tasks, generator, iteration))
+        cut.after_update(result.carry)
         parts.append(result)
         other_tasks = None if iteration else regression
-    assert cut.carried() == {}, "four steps are done: the next unroll starts anew"
+    assert cut.extra_state() == {}, "four steps are done: the next unroll starts anew"
     mean = (parts[0].losses + parts[1].losses) / 2
     torch.testing.assert_close(full.losses.detach(), mean.detach())
     assert not any(t.requires_grad for t in parts[0].carry["params"].values())
@@ -193,13 +193,13 @@ def test_truncated_unrolls_follow_the_same_path(mlp, regression, generator):
 
 def test_unfinished_unrolls_are_carried_and_restored(mlp, regression, generator):
     learner = learned_optimizer(mlp, generator, 2)
-    learner.finish(learner(learner.prepare(regression, generator, 0)).carry)
-    carried = learner.carried()
+    learner.after_update(learner(learner.collect(regression, generator, 0)).carry)
+    carried = learner.extra_state()
     assert carried["done"] == 2
     again = learned_optimizer(mlp, generator, 2)
     again.load_state_dict(learner.state_dict())
-    again.restore(carried)
-    inputs = [each.prepare(regression, generator, 1) for each in (learner, again)]
+    again.load_extra_state(carried)
+    inputs = [each.collect(regression, generator, 1) for each in (learner, again)]
     torch.testing.assert_close(
         *[each(i).losses for each, i in zip((learner, again), inputs, strict=True)]
     )
@@ -210,7 +210,7 @@ def test_unfinished_unrolls_are_carried_and_restored(mlp, regression, generator)
 def test_fresh_starts_leave_theta_alone(mlp, regression, generator):
     rule = LearnedOptimizerRule(generator)
     learner = GradientLearner(mlp, rule, EveryStepLoss(), steps=2, fresh_start=True)
-    inputs = learner.prepare(regression, generator, 0)
+    inputs = learner.collect(regression, generator, 0)
     weight = inputs.start["layers.0.weight"]
     assert (weight[0] != weight[1]).all(), "each task has its own random start"
     learner(inputs).losses.sum().backward()

@@ -13,7 +13,7 @@ from metarl.trees import take_tasks
 
 
 def meta_loss(learner, tasks, iteration=0):
-    inputs = learner.prepare(tasks, torch.Generator().manual_seed(1), iteration)
+    inputs = learner.collect(tasks, torch.Generator().manual_seed(1), iteration)
     return learner(inputs).losses.mean()
 
 
@@ -137,7 +137,7 @@ def test_the_captured_graph_gives_the_same_gradient(make, conv, images):
     captured = CompiledGradient(learner, list(learner.parameters()), backend=lambda graph, _: graph)
     generator = torch.Generator().manual_seed(1)
     for tasks in (images, take_tasks(images, 0, 1), images):
-        grads, result = captured(learner.prepare(tasks, generator, 0), tasks.num_tasks)
+        grads, result = captured(learner.collect(tasks, generator, 0), tasks.num_tasks)
     torch.testing.assert_close(result.losses.mean(), meta_loss(learner, images).detach())
     for n, g in zip(expected, grads, strict=True):
         torch.testing.assert_close(g, expected[n], rtol=1e-9, atol=1e-12)

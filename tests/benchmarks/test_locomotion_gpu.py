@@ -3,7 +3,7 @@
 import re
 
 from benchmarks.locomotion_gpu import GPUBenchmark, main
-from tests.sim.warp import prepare_warp
+from tests.sim.warp.devices import prepare_warp
 
 
 def test_it_prints_rates_and_that_no_gpu_is_there(capsys):

@@ -29,7 +29,7 @@ def check(learner, tasks, params):
     """Compares the gradients that a loop left in `params` with those of the meta-step."""
     batch = [torch.stack(tensors) for tensors in zip(*tasks, strict=True)]
     batch = TaskBatch(Examples(*batch[:2]), Examples(*batch[2:]))
-    inputs = learner.prepare(batch, torch.Generator(), 0)
+    inputs = learner.collect(batch, torch.Generator(), 0)
     MetaStep(learner, TrainingSettings())(inputs, 0)
     expected = list(learner.parameters())
     assert len(expected) == len(params)

@@ -38,7 +38,7 @@ def build(steps=1, **settings):
 def doubled(learner, theirs):
     """Rollouts of both in float64, with the behaviour as it is there."""
     generator = torch.Generator().manual_seed(0)
-    inputs = learner.prepare(FAMILY.sample(T, generator), generator, 0)
+    inputs = learner.collect(FAMILY.sample(T, generator), generator, 0)
     inputs = map_tensors(lambda t: t.double() if t.is_floating_point() else t, inputs)
     learner.double()
     theirs.policy.double()

@@ -3,8 +3,8 @@
 import torch
 
 from benchmarks.rl2 import Playing, RL2Benchmark, family_of, main
-from metarl.rl.recurrent_learner import RecurrentLearner
-from metarl.rl.recurrent_policy import RecurrentPolicy
+from metarl.rl.trials.recurrent_learner import RecurrentLearner
+from metarl.rl.trials.recurrent_policy import RecurrentPolicy
 
 
 def test_it_prints_steps_per_second(capsys):

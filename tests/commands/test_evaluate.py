@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from metarl.training.logger import read_curves
+from metarl.runs.logger import read_curves
 
 
 def contents(folder):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from stable_baselines3 import PPO
 
-from metarl.export import NOTE_FILE, read_torch
+from metarl.deploy.export import NOTE_FILE, read_torch
 
 
 def test_the_start_and_an_adapted_policy_are_exported(trained, metarl, tmp_path):

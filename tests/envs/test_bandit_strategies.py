@@ -6,25 +6,27 @@ from metarl_envs import Bandit, TabularMDP
 from metarl_envs import bandit_strategies as s
 
 from metarl.errors import SettingsError
-from metarl.rl.strategies import StrategyLearner
-from metarl.rl.trials import Percept
+from metarl.rl.trials.play import AgentInput
+from metarl.rl.trials.strategies import StrategyLearner
 
 ARMS = 3
 ONES = torch.ones(1)
 
 
-def percept(action=0, reward=0.0, begun=1.0):
-    return Percept(torch.ones(1, 1), torch.tensor([action]), reward * ONES, 0 * ONES, begun * ONES)
+def agent_input(action=0, reward=0.0, begun=1.0):
+    return AgentInput(
+        torch.ones(1, 1), torch.tensor([action]), reward * ONES, 0 * ONES, begun * ONES
+    )
 
 
 def counted(strategy, pulls):
     """The state after (arm, reward) pairs."""
     noise = torch.full((1, 2, ARMS), 0.5)
     state = strategy.act(
-        strategy.begin({"probabilities": torch.zeros(1, ARMS)}), percept(begun=0.0), noise
+        strategy.begin({"probabilities": torch.zeros(1, ARMS)}), agent_input(begun=0.0), noise
     ).state
     for action, reward in pulls:
-        state = strategy.act(state, percept(action, reward), noise).state
+        state = strategy.act(state, agent_input(action, reward), noise).state
     return state
 
 

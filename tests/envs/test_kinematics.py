@@ -7,7 +7,7 @@ import torch
 from metarl_envs.kinematics import Skeleton, rotation, skeleton
 from metarl_envs.models import gymnasium_model, own_model
 
-from metarl.sim.physics import compile_model
+from metarl.sim.mujoco.physics import compile_model
 
 ARM = """
 <mujoco>

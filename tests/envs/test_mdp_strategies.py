@@ -8,7 +8,7 @@ from metarl_envs import Bandit, TabularMDP
 from metarl_envs import mdp_strategies as s
 
 from metarl.errors import SettingsError
-from metarl.rl.strategies import StrategyLearner
+from metarl.rl.trials.strategies import StrategyLearner
 
 SMALL = TabularMDP(states=2, actions=2, horizon=2)
 
@@ -47,17 +47,17 @@ def test_the_oracle_gains_what_value_iteration_says():
 
 
 def test_what_was_seen_and_paid_is_counted():
-    player = s.Greedy(SMALL)
-    learner = StrategyLearner(player, SMALL)
+    agent = s.Greedy(SMALL)
+    learner = StrategyLearner(agent, SMALL)
     generator = torch.Generator().manual_seed(0)
     kept = []
-    plan = player.plan
+    plan = agent.plan
 
     def watched(memory):
         kept.append(memory)
         return plan(memory)
 
-    player.plan = watched
+    agent.plan = watched
     trials = learner.play(SMALL.sample(3, generator), 3, generator)
     actions = trials.actions[:, 0]
     last = kept[-1]  # at the start of the third episode, with two of two steps behind it

@@ -17,7 +17,7 @@ class Halving(SupervisedLearner):
         self.offset = torch.nn.Parameter(torch.tensor(8.0))
         self.modes = []
 
-    def prepare(self, tasks, generator, iteration):
+    def collect(self, tasks, generator, iteration):
         """Is not trained here."""
         raise NotImplementedError
 
@@ -229,7 +229,7 @@ def test_evaluation_leaves_the_learner_as_it_was(make, training, generator):
     assert all(torch.equal(v, after[n]) for n, v in before.items())
     assert [m.training for m in learner.modules()] == modes
     assert all(p.grad is None and p.requires_grad for p in learner.parameters())
-    assert not learner.carried()
+    assert not learner.extra_state()
 
 
 def test_batch_statistics_leave_no_trace(generator):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from metarl.errors import SettingsError
-from metarl.training.logger import read_curves
-from metarl.training.saved_run import script_experiment
+from metarl.lab.saved_run import script_experiment
+from metarl.runs.logger import read_curves
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 TINY = (
@@ -22,8 +22,8 @@ ALGORITHMS = list(script_experiment(EXPERIMENTS / "navigation2d.py").configs)
 def leave_out_figures(monkeypatch):
     """Drawing takes most of the time: it is left out where figures are not looked at."""
     blank = np.zeros((1, 1, 3), np.uint8)
-    monkeypatch.setattr("metarl.training.logger.figure_pixels", lambda figure: blank)
-    monkeypatch.setattr("metarl.training.control_reports.save_figure", lambda figure, path: None)
+    monkeypatch.setattr("metarl.runs.logger.figure_pixels", lambda figure: blank)
+    monkeypatch.setattr("metarl.lab.control_reports.save_figure", lambda figure, path: None)
 
 
 def run(script, algorithm, runs, monkeypatch, drawn=False):

@@ -3,10 +3,10 @@
 import pytest
 
 from metarl.errors import SettingsError, UnknownNameError
+from metarl.lab.robots import FamilySettings, named_family, robot_configs
+from metarl.lab.saved_run import script_experiment
+from metarl.runs.logger import read_curves
 from metarl.sim import FAMILIES, make_family
-from metarl.training.families import FamilySettings, named_family, robot_configs
-from metarl.training.logger import read_curves
-from metarl.training.saved_run import script_experiment
 from tests.experiments.test_control_scripts import EXPERIMENTS, TINY
 
 # Script -> its default family, another one, and a setting of that.

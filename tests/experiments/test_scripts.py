@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from metarl.errors import DataError, SettingsError, TaskError
-from metarl.training.checkpoints import Checkpoints, load_checkpoint
+from metarl.runs.checkpoints import Checkpoints, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metarl.learners import ConvEmbedding, ImageShape
-from metarl.learners.layers import SharedNorm
+from metarl.learners.images.layers import SharedNorm
 from metarl.tasks import Glyphs
 
 

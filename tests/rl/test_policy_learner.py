@@ -24,7 +24,7 @@ def make(algorithm=MAML, *arguments, settings=None, chunk=None, **options):
 
 def prepared(learner, seed=0, tasks=T):
     generator = torch.Generator().manual_seed(seed)
-    return learner.prepare(FAMILY.sample(tasks, generator), generator, 0)
+    return learner.collect(FAMILY.sample(tasks, generator), generator, 0)
 
 
 def double(value):
@@ -186,7 +186,7 @@ def test_reptile_moves_towards_the_adapted_policies():
     *_, step = learner._path(inputs)
     for (name, p), g in zip(learner.policy.named_parameters(), grads, strict=True):
         torch.testing.assert_close(g, p.detach() - step.params[name].detach().mean(0))
-    learner.finish(result.carry)
+    learner.after_update(result.carry)
     assert learner.adaptation.rule.get_buffer("count") == 2
 
 
@@ -216,9 +216,9 @@ def test_environment_steps_of_training_are_counted_and_carried(chunk):
     results = [learner(part) for part in cut_tasks(inputs, chunk)]
     assert learner.environment_steps == 0  # looking at rollouts again takes none
     for result in results:
-        learner.finish(result.carry)
+        learner.after_update(result.carry)
     assert learner.environment_steps == taken
     list(learner.returns(inputs.tasks, 1, torch.Generator()))  # evaluation is not training
     other = make()
-    other.restore(learner.carried())
+    other.load_extra_state(learner.extra_state())
     assert other.environment_steps == taken

@@ -8,7 +8,6 @@ from metarl.models.base import task_params
 from metarl.rl.policies import policy_for
 from metarl.rl.rollouts import alive, collect, draw_noise
 from metarl.sim import TorchVectorEnv, WorldNoise
-from metarl.sim.episode import by_steps
 from metarl.trees import map_tensors, take_tasks
 from tests.sim.families import Drift
 
@@ -125,7 +124,7 @@ def test_rollouts_are_those_of_worlds_that_are_stepped(
         return collect(env, policy, params, tasks, noise)
 
     found = rolled()
-    monkeypatch.setattr(TorchVectorEnv, "episode", by_steps)
+    monkeypatch.setattr(TorchVectorEnv, "episode", TorchVectorEnv.run_step_by_step)
     expected = rolled()
     assert found.terminated.any() == isinstance(family, Drift)
     pairs = zip(tensors_of(found), tensors_of(expected), strict=True)

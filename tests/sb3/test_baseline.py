@@ -8,12 +8,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from metarl.adaptation import settings as learners
 from metarl.errors import SettingsError
+from metarl.lab.control import ControlSettings, build_control, control_configs
 from metarl.rl.settings import PolicyGradientSettings
+from metarl.runs.logger import read_curves
 from metarl.sb3.baseline import PPOLearner, PPOSettings
 from metarl.sim import ControlTasks
 from metarl.training import Experiment, TrainingSettings
-from metarl.training.control import ControlSettings, build_control, control_configs
-from metarl.training.logger import read_curves
 from tests.sim.families import Drift
 
 GOALS = ControlTasks({"goal": torch.tensor([[0.4, 0.3], [-0.3, 0.4]])})
@@ -113,4 +113,4 @@ def test_meta_training_is_refused():
     with pytest.raises(SettingsError, match="iterations 0"):
         build(replace(ppo, training=replace(ppo.training, iterations=1)))
     with pytest.raises(SettingsError, match="from scratch"):
-        learner(Drift()).prepare(drift(1), torch.Generator(), 0)
+        learner(Drift()).collect(drift(1), torch.Generator(), 0)

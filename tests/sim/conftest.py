@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.sim.warp import prepare_warp
+from tests.sim.warp.devices import prepare_warp
 
 ENGINES = (
     ("mujoco", "cpu"),

@@ -8,7 +8,7 @@ from gymnasium import spaces
 
 from metarl.sim import Card, ControlTasks, MujocoFamily, TorchFamily
 from metarl.tasks.base import check_num_tasks, check_split
-from metarl.tasks.cells import split_uniform
+from metarl.tasks.disjoint_splits import split_uniform
 
 
 @dataclass(frozen=True)

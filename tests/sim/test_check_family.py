@@ -194,7 +194,7 @@ def test_all_mistakes_are_told_at_once():
 
 
 def test_what_is_no_family_is_told():
-    with pytest.raises(TaskError, match="must be derived from Family, int is not"):
+    with pytest.raises(TaskError, match="must be derived from TaskFamily, int is not"):
         check_family(3)
 
 

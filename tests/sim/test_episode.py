@@ -7,7 +7,7 @@ from metarl_envs.navigation import Navigation2D, Navigation2DCorner, Navigation2
 
 from metarl.errors import SimulationError
 from metarl.sim import TensorVectorEnv, WorldNoise, episode, make_vec
-from metarl.sim.episode import by_steps, held
+from metarl.sim.episode import hold_last
 from tests.sim.families import Drift
 from tests.sim.test_vector_env import Spent
 
@@ -55,7 +55,7 @@ def test_an_episode_is_that_of_its_steps(family, follows, most, monkeypatch):
     for each in (env, twin):
         each.follow(prepared(family) if follows else None)
     for _ in range(2):
-        found, expected = env.episode(actor(env)), by_steps(twin, actor(twin))
+        found, expected = env.episode(actor(env)), twin.run_step_by_step(actor(twin))
         here = ~expected.over()
         assert torch.equal(found.actions[here], expected.actions[here])
         for name in ("observations", "rewards", "terminated"):
@@ -89,7 +89,7 @@ class Broken(Drift):
 
 
 def test_a_wrong_value_is_told_with_its_world_and_step():
-    for run in (TensorVectorEnv.episode, by_steps):
+    for run in (TensorVectorEnv.episode, TensorVectorEnv.run_step_by_step):
         env = make(Broken())
         env.set_tasks({"speed": 0.1 * (torch.arange(WORLDS) == 4)})
         with pytest.raises(SimulationError, match=r"World 4 has the reward nan in step 2 .*0\.1"):
@@ -104,6 +104,6 @@ def test_actions_outside_the_space_are_told():
 
 def test_what_is_held_repeats():
     values = torch.arange(8).view(2, 4)
-    assert held(values, torch.tensor([1, 9])).tolist() == [[0, 1, 1, 1], [4, 5, 6, 7]]
+    assert hold_last(values, torch.tensor([1, 9])).tolist() == [[0, 1, 1, 1], [4, 5, 6, 7]]
     wide = values.unsqueeze(2).expand(2, 4, 3)
-    assert torch.equal(held(wide, torch.tensor([1, 3]))[0, :, 2], torch.tensor([0, 1, 1, 1]))
+    assert torch.equal(hold_last(wide, torch.tensor([1, 3]))[0, :, 2], torch.tensor([0, 1, 1, 1]))

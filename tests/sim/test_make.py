@@ -8,10 +8,10 @@ from metarl_envs import Bandit, Navigation2D
 from metarl.errors import SettingsError, UnknownNameError
 from metarl.sim import (
     FAMILIES,
-    Family,
-    GymnasiumVectorEnv,
     GymTasks,
+    GymVectorEnv,
     MujocoVectorEnv,
+    TaskFamily,
     TorchVectorEnv,
     Uniform,
     make_family,
@@ -20,7 +20,7 @@ from metarl.sim import (
 from tests.sim.families import Drift
 
 # A family for which no engine is there.
-Unmoved = type("Unmoved", (Family,), dict.fromkeys(Family.__abstractmethods__))
+Unmoved = type("Unmoved", (TaskFamily,), dict.fromkeys(TaskFamily.__abstractmethods__))
 
 PENDULA = GymTasks("Pendulum-v1", {"g": Uniform(5, 15)}, horizon=5)
 
@@ -44,8 +44,8 @@ def test_families_are_found_by_module_and_name():
     [
         ("navigation2d-v1", r"Unknown task family .*Did you mean 'Navigation2D-v1'\? Known: Ant"),
         ("metarl_envs:Navigatoin2D", "Cannot find .*has no attribute 'Navigatoin2D'.*module:Name"),
-        ("no_such_module:Family", "No module named 'no_such_module'"),
-        (":Family", "module:Name"),
+        ("no_such_module:TaskFamily", "No module named 'no_such_module'"),
+        (":TaskFamily", "module:Name"),
     ],
 )
 def test_unknown_families(name, message):
@@ -58,7 +58,7 @@ def test_unknown_families(name, message):
     [
         ("Bandit-v1", {"amrs": 3}, "'Bandit-v1' cannot be built: .*'amrs'"),
         ("tests.sim.test_make:broken", {}, "cannot be built: .*size"),
-        ("tests.sim.test_make:broken", {"size": 3}, "to build a Family, got int"),
+        ("tests.sim.test_make:broken", {"size": 3}, "to build a TaskFamily, got int"),
     ],
 )
 def test_families_that_cannot_be_built(name, settings, message):
@@ -71,7 +71,7 @@ def test_a_family_itself_may_be_named():
     assert make_family("tests.sim.test_make:PENDULA", horizon=9).horizon == 9
     with pytest.raises(SettingsError, match=r"cannot be built: .*'horizn'"):
         make_family("tests.sim.test_make:PENDULA", horizn=9)
-    assert isinstance(make_vec("tests.sim.test_make:PENDULA", 2), GymnasiumVectorEnv)
+    assert isinstance(make_vec("tests.sim.test_make:PENDULA", 2), GymVectorEnv)
 
 
 def test_an_environment_without_tasks_is_told_what_to_do():

@@ -6,7 +6,7 @@ import torch
 
 from metarl.errors import SettingsError
 from metarl.tasks.base import SPLITS
-from metarl.tasks.cells import CELLS_PER_SPLIT
+from metarl.tasks.disjoint_splits import CELLS_PER_SPLIT
 from metarl.tasks.sine import Sine
 
 TASKS = 20_000

@@ -11,9 +11,9 @@ from metarl.errors import SimulationError
 from metarl.rl import PolicyGradientSettings, PolicyLearner, policy_for
 from metarl.rl import policy_learner as module
 from metarl.rl.experience import experience
+from metarl.runs.checkpoints import load_checkpoint
 from metarl.sim import make_family
 from metarl.training import OuterLoop, TrainingSettings
-from metarl.training.checkpoints import load_checkpoint
 from metarl.training.trust_region import TrustRegionSettings
 
 FAMILY = Navigation2D(horizon=6)

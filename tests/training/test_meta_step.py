@@ -26,7 +26,7 @@ def mlp():
 def sine_inputs(learner, num_tasks=7, dtype=torch.float32):
     generator = torch.Generator().manual_seed(1)
     tasks = Sine(5, 5).sample(num_tasks, generator)
-    inputs = learner.prepare(tasks, generator, 0)
+    inputs = learner.collect(tasks, generator, 0)
     return map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, inputs)
 
 
@@ -67,7 +67,7 @@ def test_chunks_are_those_named_or_suit_the_learner_and_the_workers(
     named, suited, workers, sizes, monkeypatch
 ):
     learner = MAML(mlp(), 0.1, 1)
-    monkeypatch.setattr(learner, "at_once", lambda inputs: suited)
+    monkeypatch.setattr(learner, "preferred_chunk_size", lambda inputs: suited)
     seen = []
     learner.register_forward_pre_hook(lambda _, given: seen.append(given[0].tasks.num_tasks))
     gradients(learner, sine_inputs(learner), task_chunk_size=named, workers=workers)
@@ -77,7 +77,7 @@ def test_chunks_are_those_named_or_suit_the_learner_and_the_workers(
 @pytest.mark.parametrize(("suited", "size"), [(3, None), (7, 7)])
 def test_compiled_chunks_are_all_of_one_size(suited, size, monkeypatch):
     learner = MAML(mlp(), 0.1, 1)
-    monkeypatch.setattr(learner, "at_once", lambda inputs: suited)
+    monkeypatch.setattr(learner, "preferred_chunk_size", lambda inputs: suited)
     gradient = MetaGradient(learner, TrainingSettings(compile=True))
     assert gradient._chunk_size(sine_inputs(learner)) == size
 
@@ -87,7 +87,7 @@ def test_chunks_carry_the_inner_optimizers_state():
     inputs = sine_inputs(whole)
     for learner, size in ((whole, None), (chunked, 3)):
         _, result = gradients(learner, inputs, task_chunk_size=size, optimizer="sgd")
-        learner.finish(result.carry)
+        learner.after_update(result.carry)
     for a, b in zip(whole.buffers(), chunked.buffers(), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -114,7 +114,7 @@ def test_the_captured_gradient_of_conv4():
     learner = MAML(Conv4(3, generator, filters=3, image_size=16), 0.1, 2).double()
     inputs = map_tensors(
         lambda t: t.double() if t.is_floating_point() else t,
-        learner.prepare(tasks, generator, 0),
+        learner.collect(tasks, generator, 0),
     )
     gradient = CompiledGradient(learner, list(learner.parameters()), uncompiled)
     got, _ = gradient(inputs, 2)
@@ -135,7 +135,7 @@ def test_the_captured_gradient_sees_changed_parameters_buffers_and_tasks():
             torch.testing.assert_close(p.grad, g)
             assert g is not None
             p.data -= 0.1 * g
-        learner.finish(loss.carry)
+        learner.after_update(loss.carry)
         inputs = sine_inputs(learner)
     assert len(gradient._gradient._compiled) == 1, "captured once"
 
@@ -145,7 +145,7 @@ def test_it_is_captured_anew_where_other_steps_are_judged(generator):
     tasks = Sine(5, 5).sample(4, generator)
     gradient = CompiledGradient(learner, list(learner.parameters()), uncompiled)
     for iteration in range(3):
-        inputs = learner.prepare(tasks, generator, iteration)
+        inputs = learner.collect(tasks, generator, iteration)
         _, loss = gradient(inputs, 4)
         torch.testing.assert_close(loss.losses, learner(inputs).losses.detach())
     assert len(gradient._gradient._compiled) == 2
@@ -273,7 +273,7 @@ def test_parameters_that_do_not_count_have_no_gradient_in_the_captured_form_eith
     names = [n for n, _ in learner.named_parameters()]
     for unroll in range(2):
         grads, result = gradient(sine_inputs(learner), 7)
-        learner.finish(result.carry)
+        learner.after_update(result.carry)
         without = {n for n, g in zip(names, grads, strict=True) if g is None}
         assert without == ({n for n in names if n.startswith("model.")} if unroll else set())
 

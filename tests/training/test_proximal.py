@@ -19,7 +19,7 @@ def make(update):
     policy = policy_for(FAMILY, torch.Generator().manual_seed(1), hidden=(8,), activation="tanh")
     learner = PolicyLearner(MAML(policy, 0.1), FAMILY, SETTINGS)
     generator = torch.Generator().manual_seed(0)
-    inputs = learner.prepare(FAMILY.sample(3, generator), generator, 0)
+    inputs = learner.collect(FAMILY.sample(3, generator), generator, 0)
     return learner, update.build(learner, TrainingSettings(outer_lr=1e-3)), inputs
 
 

@@ -28,7 +28,7 @@ def make(chunk=None, workers=1, compiled=False, **settings):
 
 def prepared(learner, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return learner.prepare(FAMILY.sample(4, generator), generator, 0)
+    return learner.collect(FAMILY.sample(4, generator), generator, 0)
 
 
 def double(inputs):

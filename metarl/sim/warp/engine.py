@@ -16,7 +16,7 @@ from metarl.devices import resolve_device
 from metarl.errors import SettingsError, ShapeError
 from metarl.extras import import_extra
 from metarl.sim.family import Tasks, WorldState
-from metarl.sim.physics import MujocoFamily
+from metarl.sim.mujoco.physics import MujocoFamily
 from metarl.sim.vector_env import TensorVectorEnv
 
 PARTS = ("qpos", "qvel", "ctrl")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError
-from metarl.sim.physics import check_shape, mj, model_field
+from metarl.sim.mujoco.physics import check_shape, mj, model_field
 from metarl.sim.warp.kernels import BAD, KEPT, Overflow, begin, gather, judge
 
 # Warp need not be there when type checkers run.

@@ -1,0 +1,1 @@
+"""Trained policies without MetaRL: plain modules and exported files."""

@@ -1,0 +1,1 @@
+"""What an experiment is: its settings, command line, reports and saved runs."""

@@ -1,0 +1,130 @@
+"""The command line of experiment scripts: a dict of settings per algorithm, tyro for the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+from rich.console import Console
+
+from metarl.errors import CheckpointError, MetarlError, SettingsError, UnknownNameError
+from metarl.registry import check_choice, did_you_mean
+from metarl.runs.run_folder import ResumePoint, find_run
+
+S = TypeVar("S")
+
+
+def parse_settings(
+    configs: Mapping[str, S], experiment: str, arguments: Sequence[str] | None = None
+) -> tuple[S, ResumePoint | None]:
+    """Parses the command line of an experiment script.
+
+    `--algorithm NAME` chooses the defaults; `--resume latest|PATH` takes those of the resumed run
+    instead. All other arguments change fields of them.
+
+    Args:
+        configs: Default settings by algorithm; the first one is the default. The settings are
+            frozen dataclasses with at least the fields `algorithm`, `resume` and `runs`.
+        experiment: Name of the experiment, the folder of its runs.
+        arguments: The arguments; by default those of the process.
+
+    Returns:
+        The settings, and the run folder and checkpoint to resume or None for a new run.
+
+    Raises:
+        UnknownNameError: No configuration has the algorithm's name.
+        CheckpointError: There is no such run to resume.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name = _value_of("--algorithm", arguments) or next(iter(configs))
+    check_choice("algorithm", name, configs, UnknownNameError)
+    default: Any = configs[name]
+    point = None
+    chosen = _value_of("--algorithm", arguments)
+    resume = _value_of("--resume", arguments)
+    if resume is not None:
+        runs = Path(_value_of("--runs", arguments) or default.runs)
+        point = find_run(runs, experiment, name, resume)
+        default = saved_settings(configs, point.folder)
+        if chosen not in (None, default.algorithm):
+            raise SettingsError(
+                f"The run {point.folder} trains {default.algorithm}, not {chosen}; "
+                "leave out --algorithm or resume another run."
+            )
+    parsed = tyro.cli(type(default), default=default, args=arguments)
+    return parsed, point
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Runs a script's `main`; an error of MetaRL ends it with the message, without a traceback."""
+    try:
+        main()
+    except MetarlError as error:
+        message = f"{type(error).__name__}: {error}"
+        Console(stderr=True).print(
+            message, style="red", markup=False, highlight=False, soft_wrap=True
+        )
+        sys.exit(1)
+
+
+def settings_from(default: S, saved: Mapping[str, Any]) -> S:
+    """Returns the dataclass `default` with the values of a `config.json`, nested ones included.
+
+    Raises:
+        SettingsError: A saved name is no field.
+    """
+    template: Any = default
+    changes: dict[str, Any] = {}
+    types = {f.name: f.type for f in dataclasses.fields(template)}
+    for name, value in saved.items():
+        if name not in types:
+            raise SettingsError(
+                f"The saved setting {name!r} is unknown here.{did_you_mean(name, types)} "
+                "Was the run made by another version? Its versions.json tells."
+            )
+        current = getattr(template, name)
+        if dataclasses.is_dataclass(current):
+            changes[name] = settings_from(current, value)
+        elif isinstance(value, list):
+            changes[name] = tuple(value)
+        else:
+            is_path = "Path" in str(types[name]) and isinstance(value, str)
+            changes[name] = Path(value) if is_path else value
+    return dataclasses.replace(template, **changes)
+
+
+def saved_settings(configs: Mapping[str, S], folder: Path) -> S:
+    """Returns the settings in the `config.json` of a run folder.
+
+    Args:
+        configs: Default settings by algorithm.
+        folder: The run folder.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, or its algorithm has no configuration.
+        SettingsError: A saved name is no field.
+    """
+    path = folder / "config.json"
+    try:
+        saved = json.loads(path.read_text())
+        return settings_from(configs[saved["algorithm"]], saved)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"Cannot read the settings of the run {folder} from {path}: {error}. "
+            "Resume another run, or start a new one without --resume."
+        ) from error
+
+
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    value = None
+    for i, argument in enumerate(arguments):
+        if argument == flag and i + 1 < len(arguments):
+            value = arguments[i + 1]
+        elif argument.startswith(flag + "="):
+            value = argument.removeprefix(flag + "=")
+    return value

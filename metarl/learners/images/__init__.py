@@ -1,0 +1,1 @@
+"""Networks that embed images for metric and memory learners."""

@@ -1,0 +1,152 @@
+"""Networks that embed images; the tasks share their weights, so all images are one batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metarl.errors import SettingsError, ShapeError
+from metarl.learners.images.layers import ConvBlock, Moments
+
+
+class ImageShape(NamedTuple):
+    """The shape of an image.
+
+    Attributes:
+        channels: Number of channels.
+        size: Height and width, in pixels.
+    """
+
+    channels: int = 1
+    size: int = 28
+
+
+class Embedding(nn.Module, ABC):
+    """Interface of a map from images to features."""
+
+    @abstractmethod
+    def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
+        """Embeds images.
+
+        Args:
+            images: Shape [T, N, C, H, W], float32.
+            moments: Takes up the batch-norm moments of each task in training; None: evaluation,
+                where every image is embedded on its own.
+
+        Returns:
+            Features [T, N, D], or maps [T, N, D, H', W'].
+
+        Raises:
+            ShapeError: The images have another shape than the network takes.
+        """
+
+
+class Pixels(Embedding):
+    """The pixels themselves.
+
+    Args:
+        images: What it takes.
+    """
+
+    def __init__(self, images: ImageShape) -> None:
+        super().__init__()
+        self.images = images
+
+    def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
+        """See `Embedding.forward`; features [T, N, C * H * W]."""
+        del moments
+        check_shape(images, self.images)
+        return images.flatten(2)
+
+
+class Thumbnail(Embedding):
+    """The pixels of smaller images, each the mean of what it covers.
+
+    Args:
+        images: What it takes.
+        size: Height and width of the smaller images, from 1 to theirs; 20 in Santoro et al. 2016.
+
+    Raises:
+        SettingsError: The size is out of this range.
+    """
+
+    def __init__(self, images: ImageShape, size: int = 20) -> None:
+        super().__init__()
+        if not 1 <= size <= images.size:
+            raise SettingsError(f"Expected a size from 1 to {images.size} pixels, got {size}.")
+        self.images = images
+        self.size = size
+        self.features = images.channels * size**2
+
+    def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
+        """See `Embedding.forward`; features [T, N, C * size * size]."""
+        del moments
+        check_shape(images, self.images)
+        return F.adaptive_avg_pool2d(images.flatten(0, 1), self.size).view(*images.shape[:2], -1)
+
+
+class ConvEmbedding(Embedding):
+    """Four blocks of 3x3 convolution, batch normalisation, ReLU and 2x2 max-pooling, no head.
+
+    The embedding of matching and prototypical networks (Vinyals et al. 2016, Snell et al. 2017):
+    64 numbers for an image of 28x28 with 64 filters.
+
+    Args:
+        images: What it embeds.
+        generator: Source of the initial weights.
+        filters: Filters of every block.
+
+    Raises:
+        SettingsError: A number is not positive or the images are too small.
+    """
+
+    BLOCKS = 4
+
+    def __init__(self, images: ImageShape, generator: torch.Generator, filters: int = 64) -> None:
+        super().__init__()
+        check_images(images, filters, 2**self.BLOCKS)
+        self.images = images
+        channels = [images.channels] + [filters] * self.BLOCKS
+        self.blocks = nn.ModuleList(
+            ConvBlock(channels[i], channels[i + 1], generator) for i in range(self.BLOCKS)
+        )
+        self.features = filters * (images.size // 2**self.BLOCKS) ** 2
+
+    def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
+        """See `Embedding.forward`; features [T, N, D]."""
+        check_shape(images, self.images)
+        return run_blocks(self.blocks, images, moments).flatten(2)
+
+
+def run_blocks(blocks: nn.ModuleList, images: Tensor, moments: Moments | None) -> Tensor:
+    """Runs images [T, N, C, H, W] of all tasks as one batch; returns [T, N, C', H', W']."""
+    hidden = images.flatten(0, 1)
+    for block in blocks:
+        hidden = block(hidden, images.shape[0], moments)
+    return hidden.unflatten(0, images.shape[:2])
+
+
+def check_images(images: ImageShape, filters: int, smallest: int) -> None:
+    """Raises SettingsError unless there are filters and channels and the images large enough."""
+    if min(images.channels, filters) < 1:
+        raise SettingsError(
+            f"Expected positive channels and filters, got {images.channels} and {filters}."
+        )
+    if images.size < smallest:
+        raise SettingsError(
+            f"Images of {images.size} pixels vanish in this network; use at least {smallest}."
+        )
+
+
+def check_shape(images: Tensor, expected: ImageShape) -> None:
+    """Raises ShapeError unless the images are [T, N, *expected]."""
+    channels, size = expected
+    if images.dim() != 5 or images.shape[2:] != (channels, size, size):
+        raise ShapeError(
+            f"Expected images [T, N, {channels}, {size}, {size}], got {tuple(images.shape)}; "
+            "resize the images or build the learner for theirs."
+        )

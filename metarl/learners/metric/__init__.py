@@ -1,0 +1,1 @@
+"""Learners that adapt by comparing queries with the support set."""

@@ -1,0 +1,112 @@
+"""Baseline: nearest neighbours on the features of a classifier of all training classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.adaptation.learner import MetaLoss, SupervisedLearner
+from metarl.errors import SettingsError, TaskError
+from metarl.learners.class_labels import count_classes
+from metarl.learners.images.embeddings import Embedding
+from metarl.learners.images.layers import Moments, absorb_moments, dense, moments_by_name
+from metarl.learners.metric.comparisons import NearestNeighbour, Reference
+from metarl.learners.metric.metric_learner import MetricLearner
+from metarl.tasks.base import Examples, TaskBatch
+from metarl.tasks.losses import accuracy, cross_entropy
+
+LABELS = "labels"
+
+
+@dataclass(frozen=True)
+class ClassifierInputs:
+    """What one meta-iteration computes on.
+
+    Attributes:
+        tasks: Support and query of each task, both of which are classified.
+        labels: Their classes among all training classes, support first, [T, N], int64.
+    """
+
+    tasks: TaskBatch
+    labels: Tensor
+
+
+class FeatureClassifier(SupervisedLearner):
+    """Learns no task: it is trained to tell all training classes apart, whatever the episode.
+
+    At test a query gets the class of the support image whose features have the largest cosine
+    with its own (the baseline of Vinyals et al. 2016 and of Ravi & Larochelle 2017).
+
+    Args:
+        embedding: Maps images to features [T, N, D].
+        features: Their number, D.
+        classes: Number of training classes, rotations counted.
+        generator: Source of the initial weights.
+
+    Raises:
+        SettingsError: There are fewer than 2 classes.
+    """
+
+    transduces = False
+
+    def __init__(
+        self, embedding: Embedding, features: int, classes: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        if classes < 2:
+            raise SettingsError(f"Expected at least 2 training classes, got {classes}.")
+        self.neighbours = MetricLearner(embedding, NearestNeighbour())
+        # It changes no decision and is not trained.
+        self.neighbours.comparison.requires_grad_(False)
+        self.head = dense(features, classes, generator)
+
+    def collect(
+        self, tasks: TaskBatch, generator: torch.Generator, iteration: int
+    ) -> ClassifierInputs:
+        """See `Learner.collect`; reads from `info` which of all classes are in the episode.
+
+        Raises:
+            TaskError: The tasks do not tell, or have a class that there was not at the start.
+        """
+        del generator, iteration
+        targets = torch.cat((tasks.support.targets, tasks.query.targets), 1)
+        count_classes(targets)
+        if LABELS not in tasks.info:
+            raise TaskError(
+                f"A classifier of all classes needs info[{LABELS!r}], the number of each class of "
+                "an episode among them, [T, way]; `FewShot` gives it. Use a metric learner else."
+            )
+        labels, classes = tasks.info[LABELS].gather(1, targets), self.head.out_features
+        if int(labels.max()) >= classes:
+            raise TaskError(
+                f"Expected labels of the {classes} training classes, got {int(labels.max())}; "
+                "build the learner with the `num_classes` of the tasks that it trains on."
+            )
+        return ClassifierInputs(tasks, labels)
+
+    def forward(self, inputs: ClassifierInputs) -> MetaLoss:
+        """See `Learner.forward`: the cross-entropy of all images of each task."""
+        moments: Moments = {}
+        images = torch.cat((inputs.tasks.support.inputs, inputs.tasks.query.inputs), 1)
+        outputs = self.head(self.neighbours.embedding(images, moments))
+        metrics = {"train/accuracy": accuracy(outputs.detach(), inputs.labels)}
+        losses = cross_entropy(outputs, inputs.labels)
+        return MetaLoss(losses, metrics, moments_by_name(self, moments))
+
+    def after_update(self, carry: dict[str, Any]) -> None:
+        """See `Learner.after_update`; takes up the batch-norm moments."""
+        absorb_moments(self, carry)
+
+    def adaptation(
+        self, support: Examples, steps: int, generator: torch.Generator
+    ) -> Iterator[Reference]:
+        """See `MetricLearner.adaptation`."""
+        return self.neighbours.adaptation(support, steps, generator)
+
+    def predict(self, adapted: Reference, inputs: Tensor, transductive: bool = True) -> Tensor:
+        """See `MetricLearner.predict`."""
+        return self.neighbours.predict(adapted, inputs, transductive)

@@ -1,0 +1,1 @@
+"""Figures, terminal plots and films of an adaptation."""

@@ -1,0 +1,157 @@
+"""An adaptation as a picture: a figure for files and TensorBoard, and a drawing for terminals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from rich.box import SIMPLE
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from metarl.adaptation.learner import ControlLearner
+from metarl.evaluation.curves import AdaptationCurve
+from metarl.evaluation.statistics import summarise_curve, telling_steps
+from metarl.plots.figures import (
+    COLOURS,
+    SinePanel,
+    adaptation_figure,
+    after_steps,
+    sine_figure,
+)
+from metarl.plots.path_figure import Paths, check_paths, paths_figure, square
+from metarl.plots.terminal_plot import TerminalPlot
+from metarl.sim.family import ControlTasks
+
+_GOAL, _TRUTH = f"bold {COLOURS[4]}", "bright_black"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What an adaptation looks like.
+
+    Attributes:
+        name: Name of the figure's file, without an ending.
+        figure: The figure.
+        drawing: The same for a terminal: anything that rich prints.
+    """
+
+    name: str
+    figure: Figure
+    drawing: RenderableType
+
+
+def paths_picture(tasks: Sequence[Paths], *, title: str = "", rows: int = 9) -> Picture:
+    """Draws paths before and after each adaptation step: a row per task, a column per step.
+
+    Args:
+        tasks: See `paths_figure`.
+        title: What is written above.
+        rows: Rows of letters of each drawing.
+
+    Raises:
+        SettingsError: There is no task, or one without paths.
+        ShapeError: See `paths_figure`.
+    """
+    columns = check_paths(tasks)
+    low, high = square(tasks)
+    drawings = []
+    for task in tasks:
+        cells = []
+        for i, step in enumerate(columns):
+            canvas = TerminalPlot(2 * rows, rows, low, high)
+            for path in task.steps[step]:
+                canvas.line(path, _style(i, step))
+            canvas.mark(task.steps[step][0][0], "o", "bold")
+            canvas.mark(task.goal, "✶", _GOAL)
+            known = f"\nreturn {task.returns[step]:.1f}" if step in task.returns else ""
+            cells.append(canvas.text().append(known))
+        drawings.append((task.title, cells))
+    key = Text.assemble(("o", "bold"), " start   ", ("✶", _GOAL), " goal")
+    return Picture("paths", paths_figure(tasks, title=title), _grid(columns, drawings, title, key))
+
+
+def sine_picture(panels: Sequence[SinePanel], *, width: int = 22, rows: int = 8) -> Picture:
+    """Draws fits of sine curves: a row per task, a column per number of steps.
+
+    Args:
+        panels: See `sine_figure`.
+        width: Letters in a row of each drawing.
+        rows: Rows of letters of each drawing.
+
+    Raises:
+        SettingsError: There is no panel.
+        ShapeError: The arrays of a panel do not fit together.
+    """
+    figure = sine_figure(panels)
+    columns = sorted(panels[0].predictions)
+    drawings = []
+    for panel in panels:
+        low = np.array([panel.inputs[0], panel.target.min()])
+        high = np.array([panel.inputs[-1], panel.target.max()])
+        spare = 0.2 * (high - low) * [0, 1]
+        cells = []
+        for i, step in enumerate(columns):
+            canvas = TerminalPlot(width, rows, low - spare, high + spare)
+            canvas.line(np.stack((panel.inputs, panel.target), 1), _TRUTH)
+            canvas.line(np.stack((panel.inputs, panel.predictions[step]), 1), _style(i, step))
+            for point in np.stack((panel.support_inputs, panel.support_targets), 1):
+                canvas.mark(point, "o", _GOAL)
+            cells.append(canvas.text())
+        drawings.append((panel.title, cells))
+    key = Text.assemble(("o", _GOAL), " support points   ", ("──", _TRUTH), " truth")
+    return Picture("fits", figure, _grid(columns, drawings, "", key))
+
+
+def returns_picture(
+    learner: ControlLearner, tasks: ControlTasks, steps: int, generator: torch.Generator
+) -> Picture:
+    """Adapts to control tasks and shows the return of each after every step."""
+    values = torch.stack(list(learner.returns(tasks, steps, generator))).cpu()
+    return curve_picture(AdaptationCurve("return", values, True))
+
+
+def curve_picture(curve: AdaptationCurve) -> Picture:
+    """Shows how the metric of each task of a curve goes on: a column per task, and their mean."""
+    summaries = summarise_curve(curve.values, torch.Generator().manual_seed(0))
+    figure = adaptation_figure({"mean": summaries}, curve.metric)
+    columns = {f"task {t}": values for t, values in enumerate(curve.values.T.tolist())}
+    columns["mean"] = [s.mean for s in summaries]
+    return Picture("adaptation", figure, step_table(columns, curve.metric))
+
+
+def step_table(columns: Mapping[str, Sequence[float]], metric: str) -> Table:
+    """Returns a table of a metric after the adaptation steps, a column per task.
+
+    Args:
+        columns: What tells a task apart -> the metric after 0, 1, ... steps.
+        metric: What was measured.
+    """
+    table = Table(box=SIMPLE, caption=metric)
+    table.add_column("steps", justify="right")
+    for name in columns:
+        table.add_column(name, justify="right")
+    rows = list(zip(*columns.values(), strict=True))
+    for step in telling_steps(len(rows) - 1):
+        table.add_row(str(step), *(f"{value:.2f}" for value in rows[step]))
+    return table
+
+
+def _style(place: int, step: int) -> str:
+    return "white" if step == 0 else COLOURS[(place - 1) % len(COLOURS)]
+
+
+def _grid(
+    columns: Sequence[int], rows: Sequence[tuple[str, Sequence[Text]]], title: str, key: Text
+) -> Table:
+    table = Table(title=title, box=SIMPLE, show_lines=True, caption=key)
+    for step in columns:
+        table.add_column(after_steps(step), no_wrap=True)
+    for name, cells in rows:
+        table.add_row(Text(f"{name}\n", style="bold"))
+        table.add_row(*cells)
+    return table

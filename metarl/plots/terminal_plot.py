@@ -1,0 +1,88 @@
+"""Drawings in a terminal: lines of Braille dots, eight to a letter."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from rich.text import Text
+
+from metarl.errors import SettingsError
+
+# The bit of each dot of a letter in Unicode's Braille block, by row and column.
+_BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
+_BLANK = 0x2800
+
+
+class TerminalPlot:
+    """A rectangle of letters to draw on, in coordinates of one's own.
+
+    Args:
+        width: Letters in a row.
+        height: Rows. A letter is twice as high as wide: `width = 2 * height` makes a square.
+        low: Lower left corner (x, y), [2].
+        high: Upper right corner, [2].
+
+    Raises:
+        SettingsError: It has no letters or no area.
+    """
+
+    def __init__(self, width: int, height: int, low: np.ndarray, high: np.ndarray) -> None:
+        self._low, self._high = np.asarray(low, float), np.asarray(high, float)
+        if min(width, height) < 1 or not (self._high > self._low).all():
+            raise SettingsError(
+                f"Expected letters and an area to draw on, got {width} x {height} letters from "
+                f"{low} to {high}."
+            )
+        self._dots = np.array([2 * width, 4 * height])
+        self._bits = np.zeros((height, width), int)
+        self._marks = np.full((height, width), " ", object)
+        self._styles = np.full((height, width), "", object)
+
+    def line(self, points: np.ndarray, style: str = "") -> None:
+        """Draws a line through points [L, 2]; what lies outside is left out.
+
+        Args:
+            points: The points.
+            style: A style of rich, such as a colour; each letter has one, the last one drawn.
+        """
+        ends = self._place(points)
+        for start, end in pairwise(ends):
+            count = int(np.abs(end - start).max()) + 2
+            self._set(np.linspace(start, end, min(count, 4 * self._dots.max())), style)
+        self._set(ends, style)
+
+    def mark(self, point: np.ndarray, letter: str, style: str = "") -> None:
+        """Writes a letter at a point [2]; it hides lines."""
+        for x, y in self._inside(self._place(np.asarray(point)[None])):
+            self._marks[y // 4, x // 2] = letter
+            self._styles[y // 4, x // 2] = style
+
+    def text(self) -> Text:
+        """Returns the drawing."""
+        drawing = Text(no_wrap=True)
+        for y, row in enumerate(self._bits):
+            drawing.append("\n" if y else "")
+            for x, bits in enumerate(row):
+                letter = self._marks[y, x]
+                if letter == " ":
+                    letter = chr(_BLANK + int(bits)) if bits else " "
+                drawing.append(letter, self._styles[y, x])
+        return drawing
+
+    def _place(self, points: np.ndarray) -> np.ndarray:
+        """Returns the dots, [L, 2] from the upper left, where points lie."""
+        share = (np.asarray(points, float) - self._low) / (self._high - self._low)
+        share[:, 1] = 1 - share[:, 1]
+        return share * (self._dots - 1)
+
+    def _inside(self, places: np.ndarray) -> np.ndarray:
+        dots = np.rint(places[np.isfinite(places).all(1)])
+        return dots[((dots >= 0) & (dots < self._dots)).all(1)].astype(int)
+
+    def _set(self, places: np.ndarray, style: str) -> None:
+        x, y = self._inside(places).T
+        free = self._marks[y // 4, x // 2] == " "
+        x, y = x[free], y[free]
+        np.bitwise_or.at(self._bits, (y // 4, x // 2), _BITS[y % 4, x % 2])
+        self._styles[y // 4, x // 2] = style

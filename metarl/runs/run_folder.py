@@ -1,0 +1,222 @@
+"""Run folders: where a run keeps what it did, and what it takes to do it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from metarl.errors import CheckpointError
+from metarl.runs.checkpoints import Checkpoints, is_checkpoint
+
+CHECKPOINTS = "checkpoints"
+SCRIPT_FILE = "script.json"
+_PACKAGES = ("metarl", "torch", "numpy", "tensorboard", "safetensors")
+_GIT_SECONDS = 10.0
+
+
+class ResumePoint(NamedTuple):
+    """A run folder and the checkpoint in it to go on from."""
+
+    folder: Path
+    checkpoint: Path
+
+
+def create_run_folder(
+    root: Path | str,
+    experiment: str,
+    algorithm: str,
+    seed: int,
+    config: Any,
+    clock: Callable[[], datetime] = datetime.now,
+    script: Path | None = None,
+) -> Path:
+    """Makes `<root>/<experiment>/<algorithm>/<YYYYmmdd_HHMMSS>_s<seed>/`.
+
+    It gets config.json, script.json, command.txt, versions.json and, inside a git repository,
+    git.json (commit, branch, untracked files) and git.diff (what differs from the commit). A
+    folder that is there already is never used again: a number is added to the name.
+
+    Args:
+        root: Usually "runs".
+        experiment: First part of the path.
+        algorithm: Second part of the path.
+        seed: Seed of the run.
+        config: Settings: a dataclass or a dict, which may hold more of these.
+        clock: Gives the time for the name.
+        script: The experiment script, for script.json.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        CheckpointError: The folder cannot be made or written.
+    """
+    name = f"{clock():%Y%m%d_%H%M%S}_s{seed}"
+    parent = Path(root) / experiment / algorithm
+    try:
+        folder = _make_new(parent, name)
+        write_config(folder, config)
+        command = f"cd {shlex.quote(os.getcwd())}\n{shlex.join(sys.orig_argv)}\n"
+        if script is not None:
+            _write_json(folder / SCRIPT_FILE, {"experiment": experiment, "script": str(script)})
+        (folder / "command.txt").write_text(command, encoding="utf-8")
+        _write_json(folder / "versions.json", _versions())
+        _write_git(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"Cannot write a run folder in {parent}: {error}. Choose another folder or make this "
+            "one writable."
+        ) from error
+    return folder
+
+
+def write_config(folder: Path, config: Any) -> None:
+    """Writes `config.json`: settings as a dataclass or a dict."""
+    _write_json(folder / "config.json", to_json(config))
+
+
+def find_run(
+    root: Path | str, experiment: str, algorithm: str, resume: Path | str = "latest"
+) -> ResumePoint:
+    """Finds the run to resume, and the checkpoint to go on from.
+
+    Args:
+        root: Usually "runs".
+        experiment: See `create_run_folder`.
+        algorithm: See `create_run_folder`.
+        resume: "latest" for the newest run of the algorithm that has a checkpoint; otherwise the
+            path of a run folder, whose newest checkpoint is taken, or of a checkpoint.
+
+    Raises:
+        CheckpointError: There is no such run, or it has no checkpoint; the message lists the runs
+            that there are.
+    """
+    parent = Path(root) / experiment / algorithm
+    if str(resume) != "latest":
+        return _resume_from_path(Path(resume), parent)
+    for folder in reversed(_runs(parent)):
+        checkpoint = Checkpoints(folder / CHECKPOINTS).latest()
+        if checkpoint is not None:
+            return ResumePoint(folder, checkpoint)
+    raise CheckpointError(f"No run in {parent} has a checkpoint to resume. {_listing(parent)}")
+
+
+def to_json(value: Any) -> Any:
+    """Returns settings as what JSON knows: dataclasses as dicts, paths, dtypes and such as text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(v) for v in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _make_new(parent: Path, name: str) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = parent / (name if number == 1 else f"{name}_{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _versions() -> dict[str, Any]:
+    versions: dict[str, Any] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    versions["platform"] = platform.platform()
+    versions["cpu_count"] = os.cpu_count()
+    versions["torch_threads"] = torch.get_num_threads()
+    versions["cuda"] = torch.version.cuda
+    versions["devices"] = [
+        torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
+    ] or ["cpu"]
+    return versions
+
+
+def _write_git(folder: Path) -> None:
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return
+    status = _git("status", "--porcelain") or ""
+    lines = status.splitlines()
+    untracked = [line[3:] for line in lines if line.startswith("??")]
+    branch = (_git("rev-parse", "--abbrev-ref", "HEAD") or "").strip()
+    record = {"commit": commit.strip(), "branch": branch, "dirty": bool(lines)}
+    _write_json(folder / "git.json", {**record, "untracked": untracked})
+    diff = _git("diff", "HEAD")
+    if diff:
+        (folder / "git.diff").write_text(diff, encoding="utf-8")
+
+
+def _git(*arguments: str) -> str | None:
+    """Returns what git prints, or None outside a repository, without git or on an error."""
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            capture_output=True,
+            check=True,
+            timeout=_GIT_SECONDS,
+            env=environment,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode("utf-8", errors="replace")
+
+
+def _resume_from_path(path: Path, parent: Path) -> ResumePoint:
+    if path.is_file():  # a file of a checkpoint, or of a run
+        path = path.parent
+    if is_checkpoint(path):
+        return ResumePoint(path.parent.parent, path)
+    folder = path.parent if path.name == CHECKPOINTS else path
+    if not folder.is_dir():
+        raise CheckpointError(f"There is no run folder {folder}. {_listing(parent)}")
+    checkpoint = Checkpoints(folder / CHECKPOINTS).latest()
+    if checkpoint is None:
+        raise CheckpointError(f"The run {folder} has no checkpoint. {_listing(parent)}")
+    return ResumePoint(folder, checkpoint)
+
+
+def _runs(parent: Path) -> list[Path]:
+    """Returns the run folders of one algorithm, oldest first."""
+    if not parent.is_dir():
+        return []
+    # By time, then by length and name, so that "_2" comes after its namesake.
+    paths = [p for p in parent.iterdir() if p.is_dir()]
+    return sorted(paths, key=lambda p: (p.name[:15], len(p.name), p.name))
+
+
+def _listing(parent: Path) -> str:
+    rows = []
+    for folder in _runs(parent)[-5:]:
+        latest = Checkpoints(folder / CHECKPOINTS).latest()
+        rows.append(f"{folder} ({latest.name if latest else 'no checkpoint'})")
+    if not rows:
+        return f"There are no runs in {parent}."
+    return "The newest runs there: " + ", ".join(rows) + "."

@@ -1,0 +1,216 @@
+"""Tells a user what their own vector environment gets wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+from metarl.errors import SimulationError
+from metarl.sim.check_family import family_problems, outside, report, sample_actions
+from metarl.sim.vector_env import TensorVectorEnv, WorldNoise
+from metarl.tasks.check_sampling import equal, seeded
+from metarl.trees import map_tensors
+
+FEW_STEPS = 5  # by which two runs are compared
+
+
+def check_vector_env(env: Any, seed: int = 0) -> None:
+    """Checks a vector environment and its family against their interfaces.
+
+    Beside what `check_family` looks at: spaces and autoreset mode, shapes, types and devices of
+    all that `reset` and `step` return, observations inside their space, `truncated` at the
+    horizon, worlds that start anew or go on as the mode says, reset masks, tasks that survive
+    resets, the same seed or the same prepared numbers giving the same episode, and `state_dict`
+    continuing it to the bit.
+
+    Args:
+        env: The environment; it is stepped and reset, and given other tasks.
+        seed: Seed of the checks.
+
+    Raises:
+        TaskError: Something is wrong; the message lists all that was found.
+    """
+    title = f"{type(env).__name__} is not a usable vector environment"
+    if not isinstance(env, TensorVectorEnv):
+        report(title, [f"it must be derived from TensorVectorEnv, {type(env).__name__} is not"])
+    problems = family_problems(env.family, seed)
+    problems = problems or list(_attributes(env))
+    problems = problems or list(_episode(env, seed))
+    if not problems:
+        for check in (_repeats, _masks, _tasks, _continues):
+            problems += check(env, seed)
+    report(title, problems)
+
+
+class Step(NamedTuple):
+    """What `step` returns."""
+
+    observation: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    info: dict[str, Any]
+
+
+def _attributes(env: TensorVectorEnv) -> Iterator[str]:
+    mode = env.metadata.get("autoreset_mode")
+    if mode not in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED):
+        yield (
+            'metadata["autoreset_mode"] must be AutoresetMode.SAME_STEP or DISABLED of gymnasium, '
+            f"got {mode!r}"
+        )
+    for name in ("observation", "action"):
+        shape = getattr(env, f"{name}_space").shape
+        expected = (env.num_envs, *getattr(env, f"single_{name}_space").shape)
+        if shape != expected:
+            yield f"`{name}_space` must have the shape {expected}, got {shape}"
+
+
+# One episode, step by step
+
+
+def _episode(env: TensorVectorEnv, seed: int) -> Iterator[str]:
+    env.follow(None)
+    observation, info = env.reset(seed=seed)
+    yield from _tensor("the observation of `reset`", observation, env)
+    if not isinstance(info, dict):
+        yield f"`reset` must return a dict beside the observation, got {type(info).__name__}"
+    elapsed = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
+    for actions in _actions(env, env.family.horizon, seed):
+        step = Step(*env.step(actions))
+        elapsed = elapsed + 1
+        problems = list(_step(env, step)) or list(_ends(env, step, elapsed))
+        if problems:
+            yield from problems
+            return
+        if env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP:
+            elapsed = elapsed.masked_fill(step.terminated | step.truncated, 0)
+    try:
+        env.check()
+    except SimulationError as error:
+        yield str(error)
+
+
+def _step(env: TensorVectorEnv, step: Step) -> Iterator[str]:
+    yield from _tensor("the observation of `step`", step.observation, env)
+    if "final_obs" not in step.info:
+        yield '`step` must return info["final_obs"], what the step led to'
+    else:
+        yield from _tensor('info["final_obs"]', step.info["final_obs"], env)
+    for name, dtype in (
+        ("reward", torch.float32),
+        ("terminated", torch.bool),
+        ("truncated", torch.bool),
+    ):
+        value = getattr(step, name)
+        if not _is(value, (env.num_envs,), dtype, env.device):
+            yield f"`{name}` must be [{env.num_envs}] {dtype} on {env.device}, got {_told(value)}"
+
+
+def _tensor(what: str, value: Any, env: TensorVectorEnv) -> Iterator[str]:
+    space: Any = env.single_observation_space
+    shape = (env.num_envs, *space.shape)
+    if not _is(value, shape, torch.float32, env.device):
+        yield f"{what} must be {list(shape)} float32 on {env.device}, got {_told(value)}"
+    elif outside(space, value):
+        yield f"{what} leaves the observation space {space} or is not finite"
+
+
+def _is(value: Any, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and tuple(value.shape) == shape
+        and value.dtype == dtype
+        and value.device.type == device.type
+    )
+
+
+def _told(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{list(value.shape)} {value.dtype} on {value.device}"
+
+
+def _ends(env: TensorVectorEnv, step: Step, elapsed: Tensor) -> Iterator[str]:
+    horizon, final = env.family.horizon, step.info["final_obs"]
+    going = ~(step.terminated | step.truncated)
+    if not torch.equal(step.truncated, elapsed >= horizon):
+        yield f"`truncated` must be true from step {horizon} of an episode on, no sooner"
+    elif env.metadata["autoreset_mode"] == AutoresetMode.DISABLED:
+        if not torch.equal(step.observation, final):
+            yield "without autoreset, the observation must be what the step led to, final_obs"
+    elif not torch.equal(step.observation[going], final[going]):
+        yield "worlds that are not done must go on: their observation must be their final_obs"
+
+
+# Two runs beside each other
+
+
+def _actions(env: TensorVectorEnv, steps: int, seed: int) -> Tensor:
+    return sample_actions(env.family.action_space, (steps, env.num_envs), seed).to(env.device)
+
+
+def _run(env: TensorVectorEnv, seed: int) -> list[Any]:
+    return [env.step(a) for a in _actions(env, FEW_STEPS, seed)]
+
+
+def _repeats(env: TensorVectorEnv, seed: int) -> list[str]:
+    problems = []
+    first = (env.reset(seed=seed)[0], _run(env, seed))
+    if not equal(first, (env.reset(seed=seed)[0], _run(env, seed))):
+        problems.append("the same seed and actions give another episode")
+    family, worlds = env.family, env.num_envs
+    generator = seeded(seed)
+    noise = WorldNoise(
+        torch.rand(worlds, family.reset_noise, generator=generator),
+        torch.rand(worlds, family.horizon, family.step_noise, generator=generator),
+    )
+    env.follow(noise)
+    first = (env.reset()[0], _run(env, seed))
+    if not equal(first, (env.reset()[0], _run(env, seed))):
+        problems.append("the same numbers of `follow` and actions give another episode")
+    env.follow(None)
+    return problems
+
+
+def _masks(env: TensorVectorEnv, seed: int) -> list[str]:
+    env.reset(seed=seed)
+    going = env.step(_actions(env, 1, seed)[0])[0].clone()
+    mask = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)
+    mask[0] = True
+    seen, _ = env.reset(options={"reset_mask": mask})
+    if not torch.equal(seen[1:], going[1:]):
+        return ["a reset with a mask changes worlds that it does not mark"]
+    return []
+
+
+def _tasks(env: TensorVectorEnv, seed: int) -> list[str]:
+    problems = []
+    tasks = env.family.sample(env.num_envs, seeded(seed + 1)).values
+    tasks = {n: v.to(env.device) for n, v in tasks.items()}
+    env.set_tasks(tasks)
+    if not equal(env.get_tasks(), tasks):
+        problems.append("`get_tasks` does not return what `set_tasks` was given")
+    env.reset(seed=seed)
+    _run(env, seed)
+    if not equal(env.get_tasks(), tasks):
+        problems.append("tasks do not survive `reset` and `step`")
+    map_tensors(Tensor.zero_, env.get_tasks())
+    if not equal(env.get_tasks(), tasks):
+        problems.append("`get_tasks` gives away the tasks themselves; return copies")
+    return problems
+
+
+def _continues(env: TensorVectorEnv, seed: int) -> list[str]:
+    env.reset(seed=seed)
+    _run(env, seed)
+    saved = env.state_dict()
+    first = _run(env, seed + 1)
+    env.load_state_dict(saved)
+    if not equal(first, _run(env, seed + 1)):
+        return ["after `load_state_dict` the episode goes on in another way"]
+    return []

@@ -1,0 +1,1 @@
+"""Families whose physics MuJoCo computes, and its batch engine."""

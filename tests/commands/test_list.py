@@ -1,0 +1,80 @@
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from metarl import registry
+from metarl.gymnasium_ids import FAMILY_GROUP
+from metarl.registry import PluginRegistry
+from metarl.sim import FAMILIES, make_family
+
+
+def test_everything_there_is_has_its_name_in_the_list(metarl):
+    status, printed = metarl("list", "--experiments", "experiments")
+    assert status == 0
+    for name in (*FAMILIES.names(), "sine", "image-folder", "ratio", "ReptileSettings"):
+        assert name in printed.out, name
+    assert "navigation2d.py" in printed.out and "promp" in printed.out
+
+
+def test_every_algorithm_stands_beside_its_settings(metarl):
+    printed = metarl("list", "--experiments", "experiments")[1].out
+    for kind, algorithm, setting in (
+        ("MAMLSettings", "promp", "inner-lr"),
+        ("PPOSettings", "ppo", "learning-rate"),
+        ("RL2Settings", "rl2", "episodes"),
+        ("PrototypicalSettings", "prototypical", "embedding"),
+        ("MemoryAugmentedSettings", "mann-strings", "slots"),
+        ("UCB1Settings", "ucb1", "width"),
+    ):
+        row = printed.partition(f"  {kind} ")[2].partition("Settings ")[0]
+        assert algorithm in row and setting in row, kind
+
+
+def test_a_family_that_cannot_be_built_does_not_stop_the_others(metarl, monkeypatch):
+    entry_points = registry.entry_points
+
+    def with_broken(group):
+        broken = [
+            ("Broken-v1", "no_such_package:TaskFamily"),
+            ("Divided-v1", f"{__name__}:divided"),
+        ]
+        return [*entry_points(group=group), *(EntryPoint(*pair, group) for pair in broken)]
+
+    monkeypatch.setattr(registry, "entry_points", with_broken)
+    monkeypatch.setattr("metarl.commands.list.FAMILIES", PluginRegistry("family", FAMILY_GROUP))
+    monkeypatch.setattr("metarl.sim.make.FAMILIES", PluginRegistry("family", FAMILY_GROUP))
+    with pytest.warns(RuntimeWarning, match=r"'Broken-v1' .* was left out: ModuleNotFoundError"):
+        status, printed = metarl("list", "--experiments", "experiments")
+    assert status == 0
+    assert "ZeroDivisionError" in printed.out
+    for name in FAMILIES.names():
+        assert name in printed.out, name
+
+
+def divided():
+    """Stands for a plug-in with a mistake."""
+    return 1 / 0
+
+
+def test_a_folder_without_experiments_and_one_with_a_broken_script(metarl, tmp_path):
+    assert "--experiments FOLDER" in metarl("list", "--experiments", tmp_path)[1].out
+    (tmp_path / "broken.py").write_text("1 / 0")
+    status, printed = metarl("list", "--experiments", tmp_path)
+    assert status == 0 and "ZeroDivisionError" in printed.out
+
+
+def test_a_card_has_every_fact_and_source(metarl, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    for name in FAMILIES.names():
+        _, printed = metarl("list", "--card", name)
+        text = "".join(printed.out.split())
+        card = make_family(name).card()
+        for part in (card.name, card.summary, *(f.what for f in card.lines())):
+            assert "".join(part.split()) in text, (name, part)
+    assert "[-1,1]" in "".join(metarl("list", "--card", "Navigation2D-v1")[1].out.split())
+
+
+def test_an_unknown_card_gets_a_suggestion_and_no_traceback(metarl):
+    status, printed = metarl("list", "--card", "Bandits-v1")
+    assert status == 1
+    assert "Did you mean 'Bandit-v1'?" in printed.err and "Traceback" not in printed.err

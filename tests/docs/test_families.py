@@ -1,0 +1,69 @@
+"""The code of docs/families.md runs, by the commands that the page gives."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from metarl.commands import main
+from metarl.lab.saved_run import script_experiment
+from metarl.runs.logger import read_curves
+from tests.experiments.test_control_scripts import TINY, leave_out_figures
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+TITLES = {
+    "pendulums": "Pendulum(g,m)-v1",
+    "carts": "CartPole(force_mag)-v1",
+    "hills": "Hill(tasks)-v1",
+    "Carts": "Carts-v1",
+}
+
+
+@pytest.fixture
+def my_tasks(tmp_path, monkeypatch):
+    """The folder in which my_tasks.py is, which is the present one."""
+    (tmp_path / "my_tasks.py").write_text("\n".join(BLOCKS), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    leave_out_figures(monkeypatch)
+    monkeypatch.delitem(sys.modules, "my_tasks", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("family", TITLES)
+def test_the_families_train_and_have_cards(family, my_tasks, monkeypatch, capsys):
+    arguments = ["--family", f"my_tasks:{family}", "--horizon", "5", *TINY]
+    monkeypatch.setattr("sys.argv", ["custom.py", *arguments, "--training.iterations", "1"])
+    script_experiment(ROOT / "experiments" / "custom.py").main()
+    assert TITLES[family] in capsys.readouterr().out
+    (folder,) = (my_tasks / "runs" / "custom" / "maml").iterdir()
+    (line,) = read_curves(folder)
+    assert line["environment_steps"] == 2 * 2 * 2 * 5
+    for command in (["list", "--card", f"my_tasks:{family}"], ["play", str(folder)]):
+        monkeypatch.setattr("sys.argv", ["metarl", *command])
+        main()
+        assert TITLES[family] in capsys.readouterr().out or command[0] == "play"
+
+
+def test_its_links_lead_somewhere():
+    for link in re.findall(r"\]\(([^)#]+)\)", PAGE):
+        assert (ROOT / "docs" / link).is_file(), link
+    for path in re.findall(r"((?:experiments|tests)/[\w/]+\.py)", PAGE):
+        assert (ROOT / path).is_file(), path
+
+
+@pytest.mark.slow
+def test_carts_learn_which_side_is_left(my_tasks, monkeypatch):
+    (command,) = re.findall(r"experiments/custom.py (.*my_tasks:carts[^`]*?)\n\n", PAGE)
+    arguments = shlex.split(command.replace("\\\n", " "))
+    arguments += ["--training.eval-every", "0", "--test-tasks", "20"]
+    monkeypatch.setattr("sys.argv", ["custom.py", *arguments])
+    script_experiment(ROOT / "experiments" / "custom.py").main()
+    (folder,) = (my_tasks / "runs" / "custom" / "maml").iterdir()
+    (line,) = read_curves(folder)
+    before, once, _, thrice = line["mean"]
+    assert before < 30 and once > 60 and thrice > 85

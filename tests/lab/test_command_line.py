@@ -1,0 +1,140 @@
+"""The command line of experiment scripts."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from metarl.adaptation.settings import LearnerSettings, MAMLSettings, ReptileSettings
+from metarl.errors import CheckpointError, SettingsError, UnknownNameError
+from metarl.lab.command_line import settings_from
+from metarl.runs.checkpoints import Checkpoints
+from metarl.runs.run_folder import create_run_folder, to_json
+from metarl.training import TrainingSettings, parse_settings, run_script
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of an experiment."""
+
+    algorithm: str = "maml"
+    learner: LearnerSettings = field(default_factory=MAMLSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    data_dir: Path | None = None
+    runs: Path = Path("runs")
+    resume: str | None = None
+
+
+CONFIGS = {"maml": Settings(), "reptile": Settings("reptile", ReptileSettings())}
+
+
+def parse(*arguments):
+    return parse_settings(CONFIGS, "test", arguments)
+
+
+def test_the_first_configuration_is_the_default():
+    assert parse() == (CONFIGS["maml"], None)
+
+
+@pytest.mark.parametrize("arguments", [("--algorithm", "reptile"), ("--algorithm=reptile",)])
+def test_the_algorithm_chooses_the_defaults(arguments):
+    settings, _ = parse(*arguments, "--learner.batch-size", "7", "--training.seed", "3")
+    assert settings.learner == ReptileSettings(batch_size=7)
+    assert settings.training.seed == 3 and settings.algorithm == "reptile"
+
+
+def test_an_unknown_algorithm_gets_a_suggestion():
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'reptile'.*Known: maml, reptile"):
+        parse("--algorithm", "reptil")
+
+
+def test_a_typo_gets_a_suggestion(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse("--learner.inner-lrr", "0.1")
+    assert stop.value.code == 2
+    assert "--learner.inner-lr" in capsys.readouterr().err
+
+
+def test_help_tells_what_a_field_means(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse("--help")
+    assert stop.value.code == 0
+    assert "Rate of the inner gradient descent" in capsys.readouterr().out
+
+
+def test_a_resumed_run_keeps_its_settings_and_takes_new_ones(tmp_path):
+    settings, _ = parse("--algorithm", "reptile", "--learner.steps", "9", "--runs", str(tmp_path))
+    folder = create_run_folder(tmp_path, "test", "reptile", 0, settings)
+    checkpoint = Checkpoints(folder / "checkpoints").save(5, {}, {})
+    again, point = parse(
+        "--algorithm", "reptile", "--resume", "latest", "--runs", str(tmp_path),
+        "--training.iterations", "123",
+    )  # fmt: skip
+    assert again.learner == ReptileSettings(steps=9)
+    assert again.training.iterations == 123
+    assert point is not None and (point.folder, point.checkpoint) == (folder, checkpoint)
+    by_path, _ = parse("--resume", str(folder), "--runs", str(tmp_path))
+    assert by_path.algorithm == "reptile", "a path tells the algorithm itself"
+
+
+def test_a_run_is_not_resumed_as_another_algorithm(tmp_path):
+    folder = create_run_folder(tmp_path, "test", "maml", 0, CONFIGS["maml"])
+    Checkpoints(folder / "checkpoints").save(5, {}, {})
+    with pytest.raises(SettingsError, match="trains maml, not reptile"):
+        parse("--algorithm", "reptile", "--resume", str(folder), "--runs", str(tmp_path))
+
+
+def test_nothing_to_resume(tmp_path):
+    with pytest.raises(CheckpointError, match="no run"):
+        parse("--resume", "latest", "--runs", str(tmp_path))
+
+
+def test_an_unreadable_config_is_named(tmp_path):
+    folder = create_run_folder(tmp_path, "test", "maml", 0, CONFIGS["maml"])
+    Checkpoints(folder / "checkpoints").save(5, {}, {})
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        parse("--resume", "latest", "--runs", str(tmp_path))
+
+
+def test_errors_end_a_script_with_their_message(capsys):
+    def main():
+        raise SettingsError("Expected at least 1 task, got [0].")
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "SettingsError: Expected at least 1 task, got [0].\n"
+
+
+def test_settings_go_to_json_and_back():
+    settings = Settings(learner=MAMLSettings(frozen=("*.norm.*",)), data_dir=Path("data"))
+    assert settings_from(Settings(), to_json(settings)) == settings
+
+
+def test_a_saved_setting_that_is_no_more_is_named():
+    with pytest.raises(SettingsError, match="'inner_rate' is unknown"):
+        settings_from(CONFIGS["maml"], {"learner": {"inner_rate": 1}})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"iterations": -1},
+        {"meta_batch_size": 0},
+        {"task_chunk_size": 0},
+        {"threads": 0},
+        {"outer_lr": 0.0},
+        {"outer_lr": float("nan")},
+        {"outer_lr": float("inf")},
+        {"max_grad_norm": -1.0},
+        {"workers": 0},
+        {"eval_tasks": 0},
+        {"eval_steps": -1},
+        {"schedule": "lineer"},
+        {"optimizer": "adan"},
+    ],
+)
+def test_bad_settings_are_refused(change):
+    with pytest.raises(SettingsError, match=next(iter(change))):
+        TrainingSettings(**change)

@@ -1,0 +1,16 @@
+"""What experiment scripts end with."""
+
+import signal
+
+import pytest
+
+from metarl.lab.reports import print_stopped
+from metarl.training.loop import TrainingResult
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_ends_with_the_signals_status(number, status, capsys):
+    with pytest.raises(SystemExit) as end:
+        print_stopped(TrainingResult(7, False, 1.0, number.name))
+    assert end.value.code == status
+    assert "Stopped after 7" in capsys.readouterr().out

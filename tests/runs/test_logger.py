@@ -1,0 +1,244 @@
+import json
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from metarl.errors import CheckpointError
+from metarl.evaluation.curves import AdaptationCurve
+from metarl.plots.pictures import Picture
+from metarl.runs.logger import EVAL_FILE, RunLogger, flatten, read_curves
+
+
+def events(folder):
+    accumulator = EventAccumulator(
+        str(folder), size_guidance={"scalars": 0, "tensors": 0, "images": 0}
+    )
+    return accumulator.Reload()
+
+
+def points(folder, tag):
+    return [(e.step, pytest.approx(e.value, rel=1e-6)) for e in events(folder).Scalars(tag)]
+
+
+@pytest.fixture
+def curve():
+    values = torch.tensor([[4.0, 2.0, 3.0, 3.0], [1.0, 1.0, 1.0, 1.0], [0.5, 0.125, 0.25, 0.125]])
+    return AdaptationCurve("mse", values, transductive=False)
+
+
+def test_scalars_are_written(tmp_path):
+    with RunLogger(tmp_path) as logger:
+        logger.scalars({"meta/loss": 0.5, "train/mse/step_0": torch.tensor(2.0)}, 10)
+        logger.scalars({"meta/loss": 0.25}, 20)
+    assert points(tmp_path, "meta/loss") == [(10, 0.5), (20, 0.25)]
+    assert points(tmp_path, "train/mse/step_0") == [(10, 2.0)]
+
+
+def test_a_curve_becomes_scalars(tmp_path, curve):
+    with RunLogger(tmp_path) as logger:
+        summaries = logger.curve(curve, 100)
+    assert points(tmp_path, "eval_test/mse/step_0") == [(100, 3.0)]
+    assert points(tmp_path, "eval_test/mse/step_2") == [(100, 0.25)]
+    assert points(tmp_path, "eval_test/mse/iqm") == [(100, 0.1875)]
+    for name in ("mean_low", "mean_high", "median", "iqm_low", "iqm_high"):
+        assert points(tmp_path, f"eval_test/mse/{name}") == [(100, getattr(summaries[-1], name))]
+
+
+def test_a_curve_becomes_a_figure(tmp_path, curve):
+    with RunLogger(tmp_path) as logger:
+        logger.curve(curve, 100)
+    (image,) = events(tmp_path).Images("adaptation/curve/eval_test")
+    assert image.step == 100
+    assert image.encoded_image_string.startswith(b"\x89PNG")
+    assert image.width > 300
+
+
+def test_a_curve_becomes_a_line_of_json(tmp_path, curve):
+    with RunLogger(tmp_path) as logger:
+        logger.curve(curve, 100, "eval_validation", {"shots": 5})
+        logger.curve(curve, 200)
+    first, second = read_curves(tmp_path)
+    assert (first["iteration"], first["split"], first["shots"]) == (100, "validation", 5)
+    assert (first["metric"], first["tasks"], first["transductive"]) == ("mse", 4, False)
+    assert first["mean"] == [3.0, 1.0, 0.25]
+    assert len(first["iqm_high"]) == 3
+    assert second["split"] == "test"
+    assert second["mean_low"] == first["mean_low"]  # the same resamples
+
+
+def test_json_has_null_for_what_is_not_a_number(tmp_path):
+    values = torch.tensor([[1.0, 2.0], [1.0, math.nan]])
+    with RunLogger(tmp_path) as logger:
+        logger.curve(AdaptationCurve("mse", values, True), 1)
+    text = (tmp_path / EVAL_FILE).read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["mean"] == [1.5, None]
+
+
+def test_the_layout_is_written_once_and_finds_its_tags(tmp_path, curve):
+    with RunLogger(tmp_path) as logger:
+        logger.curve(curve, 1, "eval_validation")
+        logger.curve(curve, 2)
+    with RunLogger(tmp_path, resume_from=2) as logger:
+        logger.curve(curve, 3)
+    found = events(tmp_path)
+    (event,) = found.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(  # pyright: ignore[reportAttributeAccessIssue]
+        event.tensor_proto.string_val[0]
+    )
+    tags = found.Tags()["scalars"]
+    charts = [chart for category in layout.category for chart in category.chart]
+    assert len(charts) == 6
+    for chart in charts:
+        for pattern in chart.multiline.tag:
+            assert sum(bool(re.match(pattern, tag)) for tag in tags) == 3
+        for series in chart.margin.series:
+            assert {series.value, series.lower, series.upper} <= set(tags)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings."""
+
+    outer_lr: float = 0.1
+    clip: float | None = None
+    note: str = "a|b"
+
+
+def test_settings_become_a_table_and_hyper_parameters_in_the_same_folder(tmp_path):
+    with RunLogger(tmp_path) as logger:
+        logger.settings({"training": Settings(), "seed": 3}, metrics=["eval_test/mse/iqm"])
+    assert len(list(tmp_path.iterdir())) == 1  # one file of events, no second run folder
+    found = events(tmp_path)
+    (table,) = found.Tensors("config/text_summary")
+    text = table.tensor_proto.string_val[0].decode()
+    assert "|training.outer_lr|0.1|" in text
+    assert "|training.note|a\\|b|" in text
+    content = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    read = plugin_data_pb2.HParamsPluginData.FromString  # pyright: ignore[reportAttributeAccessIssue]
+    start = read(content).session_start_info
+    assert start.hparams["training.outer_lr"].number_value == 0.1
+    assert start.hparams["seed"].number_value == 3
+    assert start.hparams["training.clip"].string_value == "None"
+
+
+def test_flatten_joins_names():
+    assert flatten({"a": {"b": {"c": 1}}, "d": [2]}) == {"a.b.c": 1, "d": [2]}
+
+
+def test_what_came_after_the_checkpoint_does_not_appear_twice(tmp_path, curve):
+    """A run to iteration 5, resumed from a checkpoint at 3."""
+    with RunLogger(tmp_path) as logger:
+        logger.settings(Settings())
+        for iteration in range(1, 6):
+            logger.scalars({"meta/loss": float(iteration)}, iteration)
+            logger.curve(curve, iteration)
+    with RunLogger(tmp_path, resume_from=3) as logger:
+        for iteration in (4, 5, 6):
+            logger.scalars({"meta/loss": 10.0 * iteration}, iteration)
+            logger.curve(curve, iteration)
+    expected = [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0), (5, 50.0), (6, 60.0)]
+    assert points(tmp_path, "meta/loss") == expected
+    assert [e.step for e in events(tmp_path).Images("adaptation/curve/eval_test")] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
+    assert [line["iteration"] for line in read_curves(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert len(events(tmp_path).Tensors("config/text_summary")) == 1
+
+
+def test_the_report_of_a_finished_run_is_not_written_twice(tmp_path, curve):
+    for resume_from in (None, 4, 4):
+        with RunLogger(tmp_path, resume_from=resume_from) as logger:
+            if resume_from is None:
+                logger.curve(curve, 4, "eval_validation")
+                logger.curve(curve, 2, "eval_test_5_shot", {"shots": 5})
+            for shots in (5, 10):
+                logger.curve(curve, 4, f"eval_test_{shots}_shot", {"shots": shots})
+    lines = [(line["split"], line["iteration"]) for line in read_curves(tmp_path)]
+    reported = [("test_5_shot", 4), ("test_10_shot", 4)]
+    assert lines == [("validation", 4), ("test_5_shot", 2), *reported]
+
+
+def test_events_and_a_line_cut_by_a_crash_are_dropped(tmp_path, curve):
+    with RunLogger(tmp_path) as logger:
+        logger.scalars({"meta/loss": 1.0}, 1)
+        logger.curve(curve, 1)
+        logger.scalars({"meta/loss": 2.0}, 2)
+    (file,) = tmp_path.glob("events.*")
+    file.write_bytes(file.read_bytes()[:-5])
+    with (tmp_path / EVAL_FILE).open("a") as lines:
+        lines.write('{"iteration": 1, "spl')
+    with RunLogger(tmp_path, resume_from=1) as logger:
+        logger.scalars({"meta/loss": 3.0}, 2)
+        logger.curve(curve, 2)
+    assert points(tmp_path, "meta/loss") == [(1, 1.0), (2, 3.0)]
+    assert [line["iteration"] for line in read_curves(tmp_path)] == [1, 2]
+
+
+def test_a_damaged_line_before_the_last_is_reported(tmp_path):
+    (tmp_path / EVAL_FILE).write_text('{"iteration": 1\n{"iteration": 2}\n')
+    with pytest.raises(CheckpointError, match=r"Line 1 of .*eval\.jsonl is not JSON"):
+        RunLogger(tmp_path, resume_from=2)
+
+
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="Cannot write to the run folder"):
+        RunLogger(tmp_path / "file" / "run")
+
+
+def test_equal_curves_have_equal_intervals(tmp_path):
+    values = torch.from_numpy(np.random.default_rng(0).random((2, 50)))
+    curve = AdaptationCurve("accuracy", values, True)
+    with RunLogger(tmp_path) as logger:
+        assert logger.curve(curve, 1) == logger.curve(curve, 2)
+
+
+def test_the_layout_has_charts_for_the_curves_named(tmp_path, curve):
+    with RunLogger(tmp_path, curves=["eval_test_5_shot"]) as logger:
+        logger.curve(curve, 1, "eval_validation")
+    (event,) = events(tmp_path).Tensors("custom_scalars__config__")
+    layout = event.tensor_proto.string_val[0]
+    assert b"eval_test_5_shot/mse/iqm_low" in layout
+    assert b"eval_validation/mse/iqm_low" in layout
+    assert b"eval_test/" not in layout
+
+
+def test_curves_by_environment_steps_outlive_resuming(tmp_path, curve):
+    tag = "by_environment_steps/eval_validation/mse/step_2"
+    with RunLogger(tmp_path) as logger:
+        for iteration, steps in ((10, 5), (20, 4000), (30, 6000)):
+            logger.curve(curve, iteration, "eval_validation", environment_steps=steps)
+    assert points(tmp_path, tag) == [(5, 0.25), (4000, 0.25), (6000, 0.25)]
+    with RunLogger(tmp_path, resume_from=20) as logger:  # iteration 30 is of a left future
+        logger.curve(curve, 40, "eval_validation", environment_steps=7000)
+    assert points(tmp_path, tag) == [(5, 0.25), (4000, 0.25), (7000, 0.25)]
+    assert [line["environment_steps"] for line in read_curves(tmp_path)] == [5, 4000, 7000]
+
+
+def test_supervised_curves_count_no_environment_steps(tmp_path, curve):
+    with RunLogger(tmp_path) as logger:
+        logger.curve(curve, 10)
+    assert not [tag for tag in events(tmp_path).Tags()["scalars"] if "environment" in tag]
+    assert "environment_steps" not in read_curves(tmp_path)[0]
+
+
+def test_a_picture_becomes_a_file_and_an_image(tmp_path):
+    with RunLogger(tmp_path) as logger:
+        logger.picture(Picture("paths", Figure(figsize=(2, 1)), ""), 7)
+    assert (tmp_path / "paths.png").read_bytes().startswith(b"\x89PNG")
+    (image,) = events(tmp_path).Images("adaptation/paths")
+    assert (image.step, image.width, image.height) == (7, 200, 100)

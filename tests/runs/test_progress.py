@@ -1,0 +1,94 @@
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from metarl.runs.progress import Progress
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        """Returns the time in seconds."""
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def plain(width=200):
+    return Console(file=io.StringIO(), width=width)
+
+
+def terminal():
+    return Console(file=io.StringIO(), width=200, force_terminal=True, color_system=None)
+
+
+def text(console):
+    return console.file.getvalue()
+
+
+def test_plain_lines_come_at_intervals(clock):
+    console = plain()
+    with Progress(1000, "sine", 100, console=console, line_interval=10.0, clock=clock) as progress:
+        progress.metrics({"loss": 0.12345})
+        for _ in range(320):
+            clock.now += 0.125
+            progress.advance()
+    lines = text(console).splitlines()
+    assert len(lines) == 4  # one per 10 s of 40 s; the last one is the end
+    assert lines[0] == "sine  180/1000 (18 %)  8 it/s  1:42 left  loss 0.1235"
+    assert lines[3] == "sine  420/1000 (42 %)  8 it/s  1:12 left  loss 0.1235"
+    assert "\x1b" not in text(console)
+
+
+def test_nothing_is_drawn_between_two_intervals(clock):
+    console = plain()
+    with Progress(10, console=console, clock=clock) as progress:
+        for _ in range(9):
+            progress.advance()
+        assert text(console) == ""
+    assert text(console).startswith("9/10 (90 %)")
+
+
+def test_a_terminal_gets_a_bar_with_time_left_and_metrics(clock):
+    console = terminal()
+    with Progress(100, "sine/maml", console=console, clock=clock) as progress:
+        progress.metrics({"meta/loss [a]": 0.5})
+        for _ in range(50):
+            clock.now += 1
+            progress.advance()
+        progress.note("checkpoint [saved]")
+    last = text(console)
+    assert "sine/maml" in last
+    assert "50/100" in last
+    assert "0:00:50" in last
+    assert "1 it/s" in last
+    assert "meta/loss [a] 0.5" in last
+    assert "checkpoint [saved]" in last
+    assert last.count("\x1b[?25l") == last.count("\x1b[?25h") == 1  # the cursor is back
+
+
+def test_the_cursor_is_back_after_an_error(clock):
+    console = terminal()
+    with pytest.raises(KeyboardInterrupt), Progress(10, console=console, clock=clock):
+        raise KeyboardInterrupt
+    assert "\x1b[?25h" in text(console)
+
+
+@pytest.mark.parametrize("console", [plain, terminal])
+def test_counting_is_cheap(console):
+    # 0.2 us here; the bound leaves room for a busy machine and fails for a drawing per call.
+    with Progress(20_000, console=console(), bar_interval=60) as progress:
+        started = time.perf_counter()
+        for _ in range(20_000):
+            progress.advance()
+        each = (time.perf_counter() - started) / 20_000
+    assert each < 10e-6

@@ -1,0 +1,146 @@
+import json
+import subprocess
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import torch
+
+from metarl.errors import CheckpointError
+from metarl.runs.checkpoints import Checkpoints
+from metarl.runs.run_folder import create_run_folder, find_run, to_json
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Settings within settings."""
+
+    lr: float = 0.1
+    sizes: tuple[int, ...] = (40, 40)
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Settings."""
+
+    inner: Inner = field(default_factory=Inner)
+    data: Path = Path("data/omniglot")
+    dtype: torch.dtype = torch.float32
+    clip: float | None = None
+
+
+def at(second):
+    return lambda: datetime(2026, 1, 2, 3, 4, second)
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(second, seed=0, iterations=()):
+        folder = create_run_folder("runs", "sine", "maml", seed, {"a": 1}, at(second))
+        for iteration in iterations:
+            Checkpoints(folder / "checkpoints").save(iteration, {}, {})
+        return folder
+
+    return run
+
+
+def test_it_is_named_by_time_and_seed_and_never_used_again(make):
+    folders = [make(5, seed=7) for _ in range(3)]
+    assert folders[0] == Path("runs/sine/maml/20260102_030405_s7")
+    assert [f.name for f in folders[1:]] == ["20260102_030405_s7_2", "20260102_030405_s7_3"]
+    assert all((f / "config.json").is_file() for f in folders)
+
+
+def test_settings_are_written_as_json(tmp_path):
+    folder = create_run_folder(tmp_path, "sine", "maml", 0, Outer())
+    assert json.loads((folder / "config.json").read_text()) == {
+        "inner": {"lr": 0.1, "sizes": [40, 40]},
+        "data": "data/omniglot",
+        "dtype": "torch.float32",
+        "clip": None,
+    }
+    assert to_json({"x": Inner()}) == {"x": {"lr": 0.1, "sizes": [40, 40]}}
+
+
+def test_versions_and_command_are_written(make):
+    folder = make(0)
+    versions = json.loads((folder / "versions.json").read_text())
+    assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert versions["metarl"]
+    assert versions["cpu_count"] >= 1
+    assert {"python", "numpy", "platform", "devices"} <= set(versions)
+    directory, command = (folder / "command.txt").read_text().splitlines()
+    assert directory.startswith("cd /")
+    assert "python" in command or "pytest" in command
+
+
+def git(*arguments):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    done = subprocess.run(
+        ["git", *identity, *arguments], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def test_commit_and_diff_are_written_inside_a_repository(make):
+    git("init", "--quiet")
+    Path("tracked.txt").write_text("old\n")
+    git("add", "tracked.txt")
+    git("commit", "--quiet", "-m", "first")
+    Path("tracked.txt").write_text("new\n")
+    Path("loose.txt").write_text("x")
+    folder = make(0)
+    record = json.loads((folder / "git.json").read_text())
+    assert record["commit"] == git("rev-parse", "HEAD")
+    assert record["dirty"] is True
+    assert "loose.txt" in record["untracked"]
+    assert "-old\n+new\n" in (folder / "git.diff").read_text()
+
+
+def test_nothing_fails_outside_a_repository_or_without_git(make, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(Path.cwd().parent))
+    assert not (make(0) / "git.json").exists()
+    monkeypatch.setenv("PATH", "")
+    assert not (make(1) / "git.json").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
+    (tmp_path / "runs").write_text("in the way")
+    with pytest.raises(CheckpointError, match="Cannot write a run folder in"):
+        create_run_folder(tmp_path / "runs", "sine", "maml", 0, {})
+
+
+def test_latest_is_the_newest_run_with_a_checkpoint(make):
+    make(1, iterations=[9])
+    second = make(2, iterations=[3, 4])
+    third = make(2, iterations=[1])  # the same second
+    make(4)  # died before its first checkpoint
+    assert find_run("runs", "sine", "maml").folder == third
+    assert third.name == f"{second.name}_2"
+    assert find_run("runs", "sine", "maml").checkpoint.name == "step_000001"
+
+
+def test_a_path_may_be_a_run_or_a_checkpoint(make):
+    folder = make(1, iterations=[3, 4])
+    old = folder / "checkpoints" / "step_000003"
+    paths = [old, old / "meta.json", folder, folder / "checkpoints", folder / "config.json"]
+    points = [find_run("runs", "sine", "maml", path) for path in paths]
+    assert {p.folder for p in points} == {folder}
+    assert [p.checkpoint.name[-1] for p in points] == ["3", "3", "4", "4", "4"]
+    assert find_run("runs", "other", "reptile", str(old)).folder == folder
+
+
+def test_a_missing_run_is_reported_with_those_there_are(make):
+    with pytest.raises(CheckpointError, match=r"There are no runs in runs/sine/maml\."):
+        find_run("runs", "sine", "maml")
+    empty = make(1)
+    with pytest.raises(CheckpointError, match=rf"{empty} \(no checkpoint\)"):
+        find_run("runs", "sine", "maml")
+    with pytest.raises(CheckpointError, match="has no checkpoint"):
+        find_run("runs", "sine", "maml", empty)
+    good = make(2, iterations=[5])
+    with pytest.raises(CheckpointError, match=rf"no run folder nowhere.*{good} \(step_000005\)"):
+        find_run("runs", "sine", "maml", "nowhere")

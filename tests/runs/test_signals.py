@@ -1,0 +1,74 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from metarl.runs.signals import StopSignals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_becomes_a_flag(number):
+    with StopSignals() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), number)
+        assert stop.requested
+        assert stop.signal_name == number.name
+
+
+def test_a_second_interrupt_interrupts():
+    with StopSignals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+
+
+def test_a_second_sigterm_leaves_time_to_save():
+    with StopSignals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+
+
+def test_the_handlers_come_back_also_after_an_error():
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.raises(ZeroDivisionError), StopSignals():
+        assert signal.getsignal(signal.SIGTERM) != before[signal.SIGTERM]
+        raise ZeroDivisionError
+    assert {n: signal.getsignal(n) for n in before} == before
+
+
+def test_it_does_nothing_off_the_main_thread():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def run():
+        with StopSignals() as stop:
+            seen.append((signal.getsignal(signal.SIGTERM), stop.requested))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [(before, False)]
+
+
+def test_a_loop_in_another_process_leaves_after_sigterm():
+    code = """
+import time
+from metarl.runs.signals import StopSignals
+with StopSignals() as stop:
+    print("ready", flush=True)
+    while not stop.requested:
+        time.sleep(0.001)
+print("saved", flush=True)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        assert process.stdout.read() == "saved\n"
+    assert process.returncode == 0

@@ -1,0 +1,134 @@
+"""Tasks that environments sample and set themselves."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from metarl.errors import SettingsError
+from metarl.sim import GymTaskPool, check_family, check_vector_env, make_vec
+from metarl.tasks.base import SPLITS
+from tests.sim.gymnasium.environments import Slide
+
+
+class Opaque:
+    """A task that only its environment understands."""
+
+    def __init__(self, speed):
+        self.secret = {"velocity": speed}
+
+
+class OpaqueSlide(Slide):
+    """Its tasks are objects; they are drawn from NumPy's global state, as older ones do."""
+
+    def sample_tasks(self, count):
+        return [Opaque(v) for v in np.random.uniform(-0.2, 0.2, count)]
+
+    def set_task(self, task):
+        super().set_task(task.secret)
+
+
+class Sided(Slide):
+    """Two tasks, arrays."""
+
+    def sample_tasks(self, count):
+        return [np.array([s, 0.0]) for s in self.np_random.choice([-0.1, 0.1], count)]
+
+    def set_task(self, task):
+        self.speed = task[0]
+
+
+def sampled(family, count=500):
+    return family.sample(count, torch.Generator().manual_seed(0)).values
+
+
+@pytest.mark.parametrize(
+    ("env", "workers"), [(Slide, 0), (Sided, 0), (OpaqueSlide, 0), (OpaqueSlide, 1)]
+)
+def test_the_contracts_are_kept(env, workers):
+    family = GymTaskPool(env, 30, horizon=6)
+    if not workers:
+        for part in SPLITS:
+            check_family(family.split(part))
+    vec = make_vec(family, 3, device="cpu", workers=workers)
+    check_vector_env(vec)
+    vec.close()
+
+
+def test_tasks_of_numbers_are_task_values_and_the_environment_gets_its_own():
+    family = GymTaskPool(Slide, 30, horizon=6)
+    tasks = sampled(family)
+    assert tasks.keys() == {"index", "velocity"}
+    assert tasks["index"].unique().tolist() == list(range(10))
+    assert len(tasks["velocity"].unique()) == 10
+    assert torch.equal(family.task_vector(tasks), tasks["velocity"].unsqueeze(1))
+    env = make_vec(family, 2, device="cpu", autoreset="disabled")
+    env.set_tasks({name: value[:2] for name, value in tasks.items()})
+    env.reset()
+    for index, world in zip(tasks["index"], env._host._envs, strict=False):
+        assert world.speed == family.pool[index]["velocity"]  # in float64, as it was drawn
+    assert sampled(family.split("test"))["index"].unique().tolist() == list(range(20, 30))
+    assert "velocity; a pool of 10 train, 10 validation, 10 test" in str(family.card())
+    assert family.card().disjoint
+
+
+def test_opaque_tasks_are_told_apart_by_their_place_and_seeded():
+    state = np.random.get_state()[1].copy()
+    family, other = (GymTaskPool(OpaqueSlide, 6, horizon=6, seed=s) for s in (0, 1))
+    assert np.array_equal(state, np.random.get_state()[1])
+    tasks = sampled(family.split("validation"))
+    assert tasks.keys() == {"index"} and tasks["index"].unique().tolist() == [2, 3]
+    assert family.task_vector({"index": torch.tensor([4])}).tolist() == [[0, 0, 0, 0, 1, 0]]
+    assert "of type Opaque" in str(family.card())
+    again = GymTaskPool(OpaqueSlide, 6, horizon=6)
+    speeds = [[t.secret["velocity"] for t in f.pool] for f in (family, again, other)]
+    assert speeds[0] == speeds[1] != speeds[2]
+
+
+def test_arrays_and_the_same_tasks_in_all_splits():
+    family = GymTaskPool(Sided, 30, horizon=6)
+    assert sampled(family)["task"].shape == (500, 2)
+    assert family.task_size == 2
+    assert not family.card().disjoint
+
+
+def test_given_tasks_and_wrapped_environments():
+    pools = {"train": [{"velocity": 0.1}], "validation": [{"velocity": 0.0}]}
+    pools["test"] = [{"velocity": -0.1}, {"velocity": -0.2}]
+    family = GymTaskPool(wrapped, pools, horizon=6)
+    assert family.pools["test"] == pools["test"]
+    assert sampled(family)["velocity"].unique().tolist() == [pytest.approx(0.1)]
+    assert sampled(family.split("test"))["index"].unique().tolist() == [2, 3]
+    check_vector_env(make_vec(family.split("test"), 3, device="cpu"))
+
+
+def wrapped():
+    return gymnasium.wrappers.RescaleAction(Slide(), np.float32(-2), np.float32(2))
+
+
+class Few(Slide):
+    """Samples too few tasks."""
+
+    def sample_tasks(self, count):
+        return super().sample_tasks(count)[1:]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: GymTaskPool("Pendulum-v1"), "has no method set_task nor sample_tasks"),
+        (lambda: GymTaskPool(Slide, 2, horizon=6), "at least 3 tasks, got 2"),
+        (
+            lambda: GymTaskPool(Slide, {"train": [1]}, horizon=6),
+            "the tasks of train, validation, t",
+        ),
+        (
+            lambda: GymTaskPool(Slide, {part: [] for part in SPLITS}, horizon=6),
+            "at least one task for each",
+        ),
+        (lambda: GymTaskPool(Few, 9, horizon=6), r"sample_tasks\(9\) of 'Few' .*got 8"),
+    ],
+)
+def test_mistakes_are_told(build, message):
+    with pytest.raises(SettingsError, match=message):
+        build()

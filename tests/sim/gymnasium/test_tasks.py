@@ -1,0 +1,156 @@
+"""Tasks of any environment: attributes and keyword arguments, drawn from ranges."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from metarl.errors import SettingsError, SimulationError
+from metarl.sim import (
+    Choice,
+    GymTasks,
+    LogUniform,
+    Uniform,
+    check_family,
+    check_vector_env,
+    make_vec,
+)
+from metarl.tasks.base import SPLITS
+from tests.sim.gymnasium.environments import Slide
+
+GRAVITY = {"g": Uniform(5, 15)}
+
+
+def sampled(family, count=2000, seed=0):
+    return family.sample(count, torch.Generator().manual_seed(seed)).values
+
+
+def test_values_are_those_of_the_ranges_and_splits_share_none():
+    parameters = {"m": LogUniform(0.5, 2), "g": Uniform(5, 15)}
+    family = GymTasks("Pendulum-v1", parameters)
+    values = [sampled(family.split(part), seed=i) for i, part in enumerate(SPLITS)]
+    for tasks in values:
+        assert 0.5 <= tasks["m"].min() < 0.51 and 1.97 < tasks["m"].max() <= 2
+        assert tasks["m"].log2().mean().abs() < 0.05  # half of them below 1
+        assert tasks["g"].min() >= 5 and tasks["g"].max() <= 15
+        assert tasks["g"].mean() == pytest.approx(10, abs=0.2)
+    masses = torch.cat([tasks["m"] for tasks in values])
+    assert len(masses.unique()) > 5900
+    train, _, test = (set(tasks["m"].tolist()) for tasks in values)
+    assert not train & test
+    # The same draws, and yet none of the same masses:
+    assert (sampled(family)["m"] != sampled(family.split("test"))["m"]).all()
+    told = family.task_vector(values[0])
+    assert told.shape == (2000, 2) and told.abs().max() <= 1
+    assert family.card().disjoint
+
+
+def test_attributes_are_set_and_keyword_arguments_build_anew():
+    parameters = {"slope": Uniform(0, 1), "speed": Uniform(-0.2, 0.2)}
+    family = GymTasks(Slide, parameters, horizon=6)
+    told = str(family.card())
+    assert "speed ~ U(-0.2, 0.2), an attribute" in told
+    assert "slope ~ U(0, 1), a keyword argument: built anew" in told
+    check_family(family)
+    env = make_vec(family, 2, device="cpu", autoreset="disabled")
+    check_vector_env(env)
+    tasks = {"slope": torch.tensor([0.25, 0.5]), "speed": torch.tensor([0.1, 0.2])}
+    env.set_tasks(tasks)
+    env.reset()
+    first = [e.unwrapped for e in env._host._envs]
+    assert [(e._slope, e.speed) for e in first] == [
+        (0.25, pytest.approx(0.1)),
+        (0.5, pytest.approx(0.2)),
+    ]
+    env.set_tasks({**tasks, "slope": torch.tensor([0.25, 0.75])})
+    env.reset()
+    second = [e.unwrapped for e in env._host._envs]
+    assert second[0] is first[0] and second[1] is not first[1]
+    assert second[1]._slope == 0.75
+
+
+def test_keyword_arguments_of_registered_environments_and_settings():
+    family = GymTasks(
+        "FrozenLake-v1", {"is_slippery": Choice(False, True)}, settings={"map_name": "8x8"}
+    )
+    assert family.observation_space.shape == (64,) and family.horizon == 100
+    check_family(family)
+    assert not family.card().disjoint
+    assert "map_name='8x8'" in str(family.card())
+    assert "is_slippery ~ one of False, True" in str(family.card())
+    values = sampled(family)["is_slippery"]
+    assert values.dtype == torch.int64 and values.float().mean() == pytest.approx(0.5, abs=0.05)
+    assert family.task_vector({"is_slippery": torch.tensor([0, 1])}).tolist() == [[1, 0], [0, 1]]
+    slippery = family.given(family.probe, {"is_slippery": torch.tensor(1).numpy()})
+    assert len(slippery.unwrapped.P[0][0]) == 3  # it may slip to three sides
+
+
+def test_names_are_the_environments_with_its_parameters():
+    assert GymTasks("Pendulum-v1", GRAVITY).name == "Pendulum(g)-v1"
+    assert GymTasks(Slide, {"speed": Uniform(0, 1)}, horizon=3).name == "Slide(speed)-v1"
+    assert GymTasks("Pendulum-v1", GRAVITY, name="Moons-v2").name == "Moons-v2"
+    assert GymTasks("Pendulum-v1", GRAVITY).card().source == "gymnasium environment Pendulum-v1"
+    slide = GymTasks(partial(Slide, slope=0.1), {"speed": Uniform(0, 1)}, horizon=3)
+    assert slide.card().source == "gymnasium environment Slide of tests.sim.gymnasium.environments"
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: GymTasks("Pendulum-v1", {}), "Expected parameters of 'Pendulum-v1'.*GymTaskPool"),
+        (lambda: GymTasks("Pendulum-v1", {"g": 3}), "'g' to be drawn from a Range such as Uni"),
+        (
+            lambda: GymTasks("Pendulum-v1", {"gg": Uniform(0, 1)}),
+            "'Pendulum-v1' does not take the parameters gg, .*unexpected keyword argument 'gg'.*"
+            "Did you mean 'g'",
+        ),
+        (
+            lambda: GymTasks("Pendulum-v2", GRAVITY),
+            "The environment 'Pendulum-v2' cannot be built with no settings: VersionNotFound",
+        ),
+        (
+            lambda: GymTasks("Pendulum-v1", GRAVITY, settings={"gravity": 3}),
+            "cannot be built with {'gravity': 3}: TypeError",
+        ),
+        (lambda: GymTasks(dict, GRAVITY, horizon=3), "'dict' to build a gymnasium.Env, got dict"),
+        (lambda: GymTasks(Slide, {"speed": Uniform(0, 1)}, part="dev", horizon=3), "Unknown split"),
+        (lambda: GymTasks(Still, {"speed": Uniform(0, 1)}, horizon=3), "no setter"),
+        (lambda: Uniform(3, 1), "the upper one above the lower one"),
+        (lambda: Uniform(0, float("inf")), "Expected finite bounds"),
+        (lambda: Uniform(100, 100.5), "by 1% or more"),
+        (lambda: LogUniform(0, 1), "Expected bounds above 0"),
+        (lambda: Choice(1), "at least 2 values to choose from, got 1"),
+    ],
+)
+def test_mistakes_are_told(build, message):
+    with pytest.raises(SettingsError, match=message):
+        build()
+
+
+class Still(Slide):
+    """A speed that cannot be set."""
+
+    speed = property(lambda self: 0.0, None)
+
+    def __init__(self):
+        self.stepped = 0
+
+
+def test_tasks_whose_spaces_have_other_sizes_are_told():
+    lakes = GymTasks("FrozenLake-v1", {"map_name": Choice("4x4", "8x8")}, horizon=5)
+    message = "map_name 1, at its reset, (?s:.*)spaces of the same sizes, Discrete.16. and "
+    with pytest.raises(SimulationError, match=message):
+        make_vec(lakes, 8, device="cpu").reset(seed=0)
+
+
+def test_an_environment_that_draws_from_elsewhere_is_found():
+    family = GymTasks(Careless, {"speed": Uniform(-0.2, 0.2)}, horizon=6)
+    with pytest.raises(ValueError, match="`reset` gives other values for the same arguments"):
+        check_family(family)
+
+
+class Careless(Slide):
+    """Its starts do not depend on the seed."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=None, options=options)
