@@ -14,8 +14,8 @@ are. The rest is as in `half_cheetah.py`.
 
 from metarl_envs.protocols import icml_robots
 
+from metarl.lab import Components, Experiment
 from metarl.lab.robots import FamilySettings, build_family, robot_configs
-from metarl.training import Components, Experiment
 
 CONFIGS = robot_configs("AntVelocity-v1")
 

@@ -20,6 +20,7 @@ from metarl_envs import bandit_strategies as strategies
 from metarl_envs.bandit import Bandit
 
 from metarl.adaptation import settings as learners
+from metarl.lab import Components, Experiment
 from metarl.lab.control import (
     ControlSettings,
     build_control,
@@ -28,7 +29,7 @@ from metarl.lab.control import (
     strategy_config,
 )
 from metarl.rl.settings import PolicyGradientSettings
-from metarl.training import Components, Experiment, TrainingSettings
+from metarl.training import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 
 

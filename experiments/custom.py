@@ -14,8 +14,8 @@ iteration is 40 tasks of 20 trajectories, before and after adaptation, in 80 wor
 """
 
 from metarl.errors import SettingsError
+from metarl.lab import Components, Experiment
 from metarl.lab.robots import FamilySettings, build_family, robot_configs
-from metarl.training import Components, Experiment
 
 CONFIGS = robot_configs("", film=0)
 

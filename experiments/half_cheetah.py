@@ -17,8 +17,8 @@ hours of its time.
 
 from metarl_envs.protocols import icml_robots
 
+from metarl.lab import Components, Experiment
 from metarl.lab.robots import FamilySettings, build_family, robot_configs
-from metarl.training import Components, Experiment
 
 CONFIGS = robot_configs("HalfCheetahVelocity-v1", horizon=100)
 

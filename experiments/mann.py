@@ -13,9 +13,9 @@ streams of new characters; step k of the curves is what comes after k instances 
 
 import torch
 
+from metarl.lab import Components, Experiment
 from metarl.lab.stream_reports import show_streams, stream_report
 from metarl.lab.streams import CONFIGS, StreamSettings
-from metarl.training import Components, Experiment
 
 
 def build(settings: StreamSettings) -> Components:

@@ -20,6 +20,7 @@ from metarl_envs.paths import navigation_picture
 from metarl_envs.protocols import icml_navigation
 
 from metarl.adaptation import settings as learners
+from metarl.lab import Components, Experiment
 from metarl.lab.control import (
     ControlSettings,
     build_control,
@@ -27,7 +28,7 @@ from metarl.lab.control import (
     rl2_config,
 )
 from metarl.rl.settings import PolicyGradientSettings
-from metarl.training import Components, Experiment, TrainingSettings
+from metarl.training import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 
 TRAINING = TrainingSettings(

@@ -14,9 +14,9 @@ Lake's one-shot runs. MAML, 5-way 1-shot: 84 % transductive, after four minutes 
 
 import torch
 
+from metarl.lab import Components, Experiment
 from metarl.lab.images import CONFIGS, OmniglotSettings, build_learner
 from metarl.lab.reports import few_shot_report, lake_runs_for, show_few_shot
-from metarl.training import Components, Experiment
 
 
 def build(settings: OmniglotSettings) -> Components:

@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 
 from metarl.adaptation import settings as learners
+from metarl.lab import Components, Experiment
 from metarl.lab.reports import show_sine, sine_report
 from metarl.models import MLP
 from metarl.models.mlp import Init
 from metarl.tasks import Sine
-from metarl.training import Components, Experiment, TrainingSettings
+from metarl.training import TrainingSettings
 
 
 @dataclass(frozen=True)

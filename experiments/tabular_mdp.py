@@ -17,6 +17,7 @@ from metarl_envs import mdp_strategies as strategies
 from metarl_envs.tabular_mdp import TabularMDP
 
 from metarl.adaptation import settings as learners
+from metarl.lab import Components, Experiment
 from metarl.lab.control import (
     ControlSettings,
     build_control,
@@ -25,7 +26,7 @@ from metarl.lab.control import (
     strategy_config,
 )
 from metarl.rl.settings import PolicyGradientSettings
-from metarl.training import Components, Experiment, TrainingSettings
+from metarl.training import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 
 # The inner rates were chosen on validation tasks, before any meta-training.

@@ -7,10 +7,11 @@ import pytest
 
 from metarl.adaptation.settings import LearnerSettings, MAMLSettings, ReptileSettings
 from metarl.errors import CheckpointError, SettingsError, UnknownNameError
+from metarl.lab import parse_settings, run_script
 from metarl.lab.command_line import settings_from
 from metarl.runs.checkpoints import Checkpoints
 from metarl.runs.run_folder import create_run_folder, to_json
-from metarl.training import TrainingSettings, parse_settings, run_script
+from metarl.training import TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from metarl.adaptation import settings as learners
 from metarl.errors import SettingsError
+from metarl.lab import Experiment
 from metarl.lab.control import (
     ControlSettings,
     build_control,
@@ -24,7 +25,7 @@ from metarl.rl.settings import PolicyGradientSettings
 from metarl.runs.checkpoints import load_checkpoint
 from metarl.runs.logger import read_curves
 from metarl.runs.run_folder import ResumePoint
-from metarl.training import Experiment, TrainingSettings
+from metarl.training import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 
 T, N, H, STEPS = 3, 2, 4, 2

@@ -8,12 +8,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from metarl.adaptation import settings as learners
 from metarl.errors import SettingsError
+from metarl.lab import Experiment
 from metarl.lab.control import ControlSettings, build_control, control_configs
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.runs.logger import read_curves
 from metarl.sb3.baseline import PPOLearner, PPOSettings
 from metarl.sim import ControlTasks
-from metarl.training import Experiment, TrainingSettings
+from metarl.training import TrainingSettings
 from tests.sim.families import Drift
 
 GOALS = ControlTasks({"goal": torch.tensor([[0.4, 0.3], [-0.3, 0.4]])})
