@@ -19,6 +19,7 @@ from typing import Literal
 
 import torch
 import tyro
+from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,7 +35,6 @@ from benchmarks.timing import (
 )
 from metarl.adaptation import MAML, LSTMMetaLearner, Reptile
 from metarl.adaptation.learner import Learner
-from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
 from metarl.models.conv4 import Conv4
 from metarl.tasks import Examples, TaskBatch
 from metarl.tasks.base import Split

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import torch
 import tyro
+from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
 
 from benchmarks import loops
 from benchmarks.timing import MetaIteration, TurnSettings, print_race, race
 from metarl.adaptation import MAML, LSTMMetaLearner, Reptile
 from metarl.adaptation.learner import Learner
-from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
 from metarl.models import MLP
 from metarl.tasks import Sine
 from metarl.training import TrainingSettings

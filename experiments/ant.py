@@ -13,9 +13,10 @@ are. The rest is as in `half_cheetah.py`.
 """
 
 from metarl_envs.protocols import icml_robots
+from metarl_experiments.robot_configs import robot_configs
 
 from metarl.lab import Components, Experiment
-from metarl.lab.robots import FamilySettings, build_family, robot_configs
+from metarl.lab.robots import FamilySettings, build_family
 
 CONFIGS = robot_configs("AntVelocity-v1")
 

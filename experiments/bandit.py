@@ -19,15 +19,10 @@ from dataclasses import dataclass
 from metarl_envs import bandit_strategies as strategies
 from metarl_envs.bandit import Bandit
 
-from metarl.adaptation import settings as learners
+from metarl.adaptation.algorithms import MAMLAlgorithm
 from metarl.lab import Components, Experiment
-from metarl.lab.control import (
-    ControlSettings,
-    build_control,
-    control_configs,
-    rl2_config,
-    strategy_config,
-)
+from metarl.lab.control import ControlSettings, build_control
+from metarl.lab.control_configs import control_configs, rl2_config, strategy_config
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.training import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
@@ -46,7 +41,7 @@ class BanditSettings(ControlSettings):
 # A pull changes nothing but its own reward: lambda = 0 credits it with no other's.
 # The inner rates were chosen on validation tasks, before any meta-training.
 MAML = BanditSettings(
-    "maml", learners.MAMLSettings(10.0), PolicyGradientSettings(trajectories=1, gae_lambda=0.0),
+    "maml", MAMLAlgorithm(10.0), PolicyGradientSettings(trajectories=1, gae_lambda=0.0),
     TrustRegionSettings(),
     TrainingSettings(
         iterations=200, meta_batch_size=100, threads=1, log_every=1, eval_every=20, eval_tasks=200,
@@ -65,10 +60,10 @@ RL2 = rl2_config(
 )  # fmt: skip
 CONFIGS = control_configs(MAML, adam_lr=0.1) | {
     "rl2": RL2,
-    "random-arm": strategy_config(RL2, "random-arm", strategies.RandomArmSettings()),
-    "ucb1": strategy_config(RL2, "ucb1", strategies.UCB1Settings(0.2)),
-    "greedy": strategy_config(RL2, "greedy", strategies.EpsilonGreedySettings()),
-    "thompson": strategy_config(RL2, "thompson", strategies.ThompsonSettings()),
+    "random-arm": strategy_config(RL2, "random-arm", strategies.RandomArmAlgorithm()),
+    "ucb1": strategy_config(RL2, "ucb1", strategies.UCB1Algorithm(0.2)),
+    "greedy": strategy_config(RL2, "greedy", strategies.EpsilonGreedyAlgorithm()),
+    "thompson": strategy_config(RL2, "thompson", strategies.ThompsonAlgorithm()),
 }
 
 

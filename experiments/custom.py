@@ -13,9 +13,11 @@ environment. Ends with a table of returns on test tasks. The defaults are those 
 iteration is 40 tasks of 20 trajectories, before and after adaptation, in 80 worlds at once.
 """
 
+from metarl_experiments.robot_configs import robot_configs
+
 from metarl.errors import SettingsError
 from metarl.lab import Components, Experiment
-from metarl.lab.robots import FamilySettings, build_family, robot_configs
+from metarl.lab.robots import FamilySettings, build_family
 
 CONFIGS = robot_configs("", film=0)
 

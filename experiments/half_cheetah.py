@@ -16,9 +16,10 @@ hours of its time.
 """
 
 from metarl_envs.protocols import icml_robots
+from metarl_experiments.robot_configs import robot_configs
 
 from metarl.lab import Components, Experiment
-from metarl.lab.robots import FamilySettings, build_family, robot_configs
+from metarl.lab.robots import FamilySettings, build_family
 
 CONFIGS = robot_configs("HalfCheetahVelocity-v1", horizon=100)
 

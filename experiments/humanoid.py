@@ -10,8 +10,10 @@ Ends with a table of returns on test tasks; an unknown `--family` lists all that
 are. The rest is as in `half_cheetah.py`.
 """
 
+from metarl_experiments.robot_configs import robot_configs
+
 from metarl.lab import Components, Experiment
-from metarl.lab.robots import FamilySettings, build_family, robot_configs
+from metarl.lab.robots import FamilySettings, build_family
 
 CONFIGS = robot_configs("HumanoidDirection-v1", hidden=(128, 128), init_std=0.2)
 

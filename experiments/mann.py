@@ -11,32 +11,43 @@ stream. Ends with a table of accuracies on the 1st, 2nd, ... instance of a class
 streams of new characters; step k of the curves is what comes after k instances of its class.
 """
 
-import torch
+from metarl.lab import Experiment
+from metarl.lab.streams import StreamSettings, build_streams
+from metarl.learners.memory.networks import (
+    FeedforwardOptions,
+    MemoryAugmentedOptions,
+    RecurrentOptions,
+)
+from metarl.tasks.characters import CharacterSettings
+from metarl.training import TrainingSettings
 
-from metarl.lab import Components, Experiment
-from metarl.lab.stream_reports import show_streams, stream_report
-from metarl.lab.streams import CONFIGS, StreamSettings
+BASE = TrainingSettings(
+    iterations=5000,
+    meta_batch_size=16,
+    outer_lr=3e-3,
+    schedule="cosine",
+    max_grad_norm=10.0,
+    threads=1,
+    eval_every=500,
+    eval_steps=9,
+)
+STRINGS = CharacterSettings(way=15, shots=9, queries=1)
+NETWORKS = {
+    "mann": MemoryAugmentedOptions(),
+    "lstm": RecurrentOptions(),
+    "feedforward": FeedforwardOptions(),
+}
+# 150 steps, which want a row each.
+WIDE = {**NETWORKS, "mann": MemoryAugmentedOptions(slots=160)}
+CONFIGS = {
+    **{name: StreamSettings(name, network, BASE) for name, network in NETWORKS.items()},
+    **{
+        f"{name}-strings": StreamSettings(f"{name}-strings", network, BASE, STRINGS, "strings")
+        for name, network in WIDE.items()
+    },
+}
 
-
-def build(settings: StreamSettings) -> Components:
-    """Builds what the settings describe."""
-    generator = torch.Generator().manual_seed(settings.training.seed)
-    episodes = settings.tasks.train()
-    tasks = settings.streams(episodes)
-    test = settings.streams(settings.tasks.test(episodes))
-    validation = settings.tasks.validation(episodes)
-    return Components(
-        learner=settings.build(tasks, generator),
-        tasks=tasks,
-        validation=None if validation is None else settings.streams(validation),
-        report=lambda loop: stream_report(
-            loop, test, settings.algorithm, settings.test_tasks, settings.tasks.label
-        ),
-        show=lambda loop, tasks, steps: show_streams(loop, test, tasks, steps),
-    )
-
-
-EXPERIMENT = Experiment("mann", CONFIGS, build)
+EXPERIMENT = Experiment("mann", CONFIGS, build_streams)
 
 if __name__ == "__main__":
     EXPERIMENT.run()

@@ -19,7 +19,7 @@ from metarl_envs.navigation import Navigation2D
 from metarl_envs.paths import navigation_picture
 from metarl_envs.protocols import icml_navigation
 
-from metarl.adaptation import settings as learners
+from metarl.adaptation.algorithms import MAMLAlgorithm
 from metarl.lab import Components, Experiment
 from metarl.lab.control import (
     ControlSettings,
@@ -36,7 +36,7 @@ TRAINING = TrainingSettings(
     eval_tasks=40, eval_steps=3, checkpoint_every=20,
 )  # fmt: skip
 MAML = ControlSettings(
-    "maml", learners.MAMLSettings(0.1), PolicyGradientSettings(gae_lambda=0.95),
+    "maml", MAMLAlgorithm(0.1), PolicyGradientSettings(gae_lambda=0.95),
     TrustRegionSettings(max_kl=0.02, fisher_trajectories=2), TRAINING, init_std=0.5,
 )  # fmt: skip
 RL2 = rl2_config(

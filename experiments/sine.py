@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from metarl.adaptation import settings as learners
+from metarl.adaptation import GradientLearner, algorithms
 from metarl.lab import Components, Experiment
-from metarl.lab.reports import show_sine, sine_report
+from metarl.lab.registered import with_registered
+from metarl.lab.sine_reports import show_sine, sine_report
 from metarl.models import MLP
 from metarl.models.mlp import Init
 from metarl.tasks import Sine
@@ -29,8 +30,9 @@ class SineSettings:
     """Sine regression; `--algorithm` chooses the defaults of all the rest."""
 
     algorithm: str = "maml"
-    """maml, fomaml, metasgd, mamlplusplus, reptile, lstm, learned-optimizer or pretrained."""
-    learner: learners.LearnerSettings = field(default_factory=learners.MAMLSettings)
+    """The algorithm; an unknown name lists them all."""
+    learner: algorithms.GradientAlgorithm = field(default_factory=algorithms.MAMLAlgorithm)
+    """The options of the algorithm."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
     shots: int = 5
     """Support points per training task (K)."""
@@ -41,9 +43,9 @@ class SineSettings:
     test_tasks: int = 600
     """Test tasks of the final table."""
     runs: Path = Path("runs")
-    """Where the run folders lie."""
+    """Folder of the run folders."""
     resume: str | None = None
-    """`latest`, or the path of a run or a checkpoint, to go on with."""
+    """`latest`, or the path of a run or a checkpoint, to resume."""
 
 
 # A falling rate, clipping, K = 5 and the initial weights were chosen on validation tasks: with the
@@ -52,39 +54,46 @@ BASE = TrainingSettings(schedule="linear", max_grad_norm=10.0, threads=1)
 LSTMS = replace(
     BASE, iterations=10_000, meta_batch_size=4, outer_lr=3e-3, schedule="cosine", max_grad_norm=0.25
 )
-CONFIGS = {
-    "maml": SineSettings(training=BASE),
-    "fomaml": SineSettings("fomaml", learners.MAMLSettings(first_order=True), BASE),
-    "metasgd": SineSettings("metasgd", learners.MetaSGDSettings(), BASE),
-    "mamlplusplus": SineSettings(
-        "mamlplusplus",
-        learners.MAMLPlusPlusSettings(0.01, steps=2, multi_step_iterations=10_000),
-        replace(BASE, iterations=30_000),
-    ),
-    "reptile": SineSettings(
-        "reptile",
-        learners.ReptileSettings(inner_lr=0.01, steps=10),
-        replace(BASE, iterations=30_000, optimizer="sgd", outer_lr=0.1, max_grad_norm=None),
-        shots=10,
-    ),
-    "lstm": SineSettings("lstm", learners.LSTMMetaLearnerSettings(steps=5, units=8), LSTMS),
-    "learned-optimizer": SineSettings(
-        "learned-optimizer", learners.LearnedOptimizerSettings(steps=5, unroll=5, units=8), LSTMS
-    ),
-    "pretrained": SineSettings("pretrained", learners.PretrainedSettings(), BASE, init="truncated"),
-}
+CONFIGS = with_registered(
+    {
+        "maml": SineSettings(training=BASE),
+        "fomaml": SineSettings("fomaml", algorithms.MAMLAlgorithm(first_order=True), BASE),
+        "metasgd": SineSettings("metasgd", algorithms.MetaSGDAlgorithm(), BASE),
+        "mamlplusplus": SineSettings(
+            "mamlplusplus",
+            algorithms.MAMLPlusPlusAlgorithm(0.01, steps=2, multi_step_iterations=10_000),
+            replace(BASE, iterations=30_000),
+        ),
+        "reptile": SineSettings(
+            "reptile",
+            algorithms.ReptileAlgorithm(inner_lr=0.01, steps=10),
+            replace(BASE, iterations=30_000, optimizer="sgd", outer_lr=0.1, max_grad_norm=None),
+            shots=10,
+        ),
+        "lstm": SineSettings("lstm", algorithms.LSTMMetaLearnerAlgorithm(steps=5, units=8), LSTMS),
+        "learned-optimizer": SineSettings(
+            "learned-optimizer",
+            algorithms.LearnedOptimizerAlgorithm(steps=5, unroll=5, units=8),
+            LSTMS,
+        ),
+        "pretrained": SineSettings(
+            "pretrained", algorithms.PretrainedAlgorithm(), BASE, init="truncated"
+        ),
+    }
+)
 
 
 def build(settings: SineSettings) -> Components:
     """Builds what the settings describe."""
     generator = torch.Generator().manual_seed(settings.training.seed)
     model = MLP((1, 40, 40, 1), generator, init=settings.init)
+    learner = GradientLearner(settings.learner.adaptation(model, generator))
     return Components(
-        learner=settings.learner.build(model, generator),
+        learner=learner,
         tasks=Sine(settings.shots, settings.queries),
         validation=Sine(settings.shots, 100).split("validation"),
-        report=lambda loop: sine_report(loop, settings.algorithm, settings.test_tasks),
-        show=show_sine,
+        report=lambda loop: sine_report(loop, learner, settings.algorithm, settings.test_tasks),
+        show=lambda loop, tasks, steps: show_sine(loop, learner, tasks, steps),
     )
 
 

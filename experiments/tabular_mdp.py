@@ -16,22 +16,17 @@ with a table of returns on test MDPs: acting at random gives 10.07 on average, k
 from metarl_envs import mdp_strategies as strategies
 from metarl_envs.tabular_mdp import TabularMDP
 
-from metarl.adaptation import settings as learners
+from metarl.adaptation.algorithms import MAMLAlgorithm
 from metarl.lab import Components, Experiment
-from metarl.lab.control import (
-    ControlSettings,
-    build_control,
-    control_configs,
-    rl2_config,
-    strategy_config,
-)
+from metarl.lab.control import ControlSettings, build_control
+from metarl.lab.control_configs import control_configs, rl2_config, strategy_config
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.training import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 
 # The inner rates were chosen on validation tasks, before any meta-training.
 MAML = ControlSettings(
-    "maml", learners.MAMLSettings(10.0), PolicyGradientSettings(trajectories=10, gae_lambda=0.0),
+    "maml", MAMLAlgorithm(10.0), PolicyGradientSettings(trajectories=10, gae_lambda=0.0),
     TrustRegionSettings(),
     TrainingSettings(
         iterations=200, meta_batch_size=40, threads=1, log_every=1, eval_every=20, eval_tasks=200,
@@ -49,9 +44,9 @@ RL2 = rl2_config(
 )  # fmt: skip
 CONFIGS = control_configs(MAML, adam_lr=0.1) | {
     "rl2": RL2,
-    "random-player": strategy_config(RL2, "random-player", strategies.RandomPlayerSettings()),
-    "greedy": strategy_config(RL2, "greedy", strategies.GreedySettings()),
-    "optimal": strategy_config(RL2, "optimal", strategies.OptimalSettings()),
+    "random-player": strategy_config(RL2, "random-player", strategies.RandomPlayerAlgorithm()),
+    "greedy": strategy_config(RL2, "greedy", strategies.GreedyAlgorithm()),
+    "optimal": strategy_config(RL2, "optimal", strategies.OptimalAlgorithm()),
 }
 
 

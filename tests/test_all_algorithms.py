@@ -9,7 +9,7 @@ from metarl.adaptation import settings as s
 from metarl.evaluation.curves import adaptation_curve
 from metarl.learners import ImageShape
 from metarl.learners.memory import algorithms as memory
-from metarl.learners.memory.networks import MemoryAugmentedSettings
+from metarl.learners.memory.networks import MemoryAugmentedOptions
 from metarl.learners.metric import algorithms as m
 from metarl.models import MLP, Conv4
 from metarl.tasks import Glyphs, Sine
@@ -40,7 +40,7 @@ METRIC = {
     "siamese": m.SiameseSettings(units=8),
     "nearest-neighbour": m.NearestNeighbourSettings(),
 }
-SMALL_MEMORY = MemoryAugmentedSettings(units=8, slots=8, width=6, reads=2)
+SMALL_MEMORY = MemoryAugmentedOptions(units=8, slots=8, width=6, reads=2)
 MEMORY = {
     "mann": memory.MANNSettings(SMALL_MEMORY),
     "mann-convolutions": memory.MANNSettings(SMALL_MEMORY, "convolutions"),
@@ -149,7 +149,7 @@ def test_predictions_of_a_task_see_that_task_only(name):
     other.support.inputs[1:] = 0.5  # the other tasks change
     outputs = []
     for batch in (tasks, other):
-        *_, adapted = learner.adaptation(batch.support, 2, torch.Generator().manual_seed(3))
+        *_, adapted = learner.adapt(batch.support, 2, torch.Generator().manual_seed(3))
         outputs.append(learner.predict(adapted, tasks.query.inputs))
     torch.testing.assert_close(outputs[0][0], outputs[1][0])
     assert not torch.allclose(outputs[0][1], outputs[1][1]), "the support set has no influence"
@@ -158,7 +158,7 @@ def test_predictions_of_a_task_see_that_task_only(name):
 def test_the_order_of_queries_has_no_influence(name):
     learner = train(name, "glyphs")[0]
     tasks = tasks_of("glyphs").sample(2, torch.Generator().manual_seed(2))
-    adapted = list(learner.adaptation(tasks.support, 2, torch.Generator().manual_seed(3)))
+    adapted = list(learner.adapt(tasks.support, 2, torch.Generator().manual_seed(3)))
     outputs = [learner.predict(a, tasks.query.inputs) for a in adapted]
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     swapped = [learner.predict(a, tasks.query.inputs[:, order]) for a in adapted]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.errors import SettingsError
 from metarl.rl.trials.play import AgentInput, AgentStep
-from metarl.rl.trials.strategies import StrategySettings
+from metarl.rl.trials.strategies import StrategyAlgorithm
 from metarl.sim import TaskFamily, Tasks
 
 GRID = 256
@@ -122,48 +122,48 @@ class Thompson(ArmStrategy):
 
 
 @dataclass(frozen=True)
-class RandomArmSettings(StrategySettings):
+class RandomArmAlgorithm(StrategyAlgorithm):
     """Any arm, every time."""
 
-    def build(self, family: TaskFamily) -> RandomArm:
-        """See `StrategySettings.build`."""
+    def agent(self, family: TaskFamily) -> RandomArm:
+        """See `StrategyAlgorithm.agent`."""
         return RandomArm(_arms(family))
 
 
 @dataclass(frozen=True)
-class UCB1Settings(StrategySettings):
+class UCB1Algorithm(StrategyAlgorithm):
     """UCB1 (Auer et al. 2002)."""
 
     width: float = 1.0
     """Factor on the width of the confidence bounds, at least 0; 1 is the theorem's."""
 
-    def build(self, family: TaskFamily) -> UCB1:
-        """See `StrategySettings.build`."""
+    def agent(self, family: TaskFamily) -> UCB1:
+        """See `StrategyAlgorithm.agent`."""
         if not self.width >= 0:
             raise SettingsError(f"Expected a `width` of at least 0, got {self.width}.")
         return UCB1(_arms(family), self.width)
 
 
 @dataclass(frozen=True)
-class EpsilonGreedySettings(StrategySettings):
+class EpsilonGreedyAlgorithm(StrategyAlgorithm):
     """The best arm so far, and now and then another one."""
 
     epsilon: float = 0.0
     """Probability of pulling any arm, in [0, 1]."""
 
-    def build(self, family: TaskFamily) -> EpsilonGreedy:
-        """See `StrategySettings.build`."""
+    def agent(self, family: TaskFamily) -> EpsilonGreedy:
+        """See `StrategyAlgorithm.agent`."""
         if not 0 <= self.epsilon <= 1:
             raise SettingsError(f"Expected `epsilon` in [0, 1], got {self.epsilon}.")
         return EpsilonGreedy(_arms(family), self.epsilon)
 
 
 @dataclass(frozen=True)
-class ThompsonSettings(StrategySettings):
+class ThompsonAlgorithm(StrategyAlgorithm):
     """Thompson sampling with a uniform prior."""
 
-    def build(self, family: TaskFamily) -> Thompson:
-        """See `StrategySettings.build`."""
+    def agent(self, family: TaskFamily) -> Thompson:
+        """See `StrategyAlgorithm.agent`."""
         return Thompson(_arms(family))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.errors import SettingsError
 from metarl.rl.trials.play import AgentInput, AgentStep
-from metarl.rl.trials.strategies import StrategySettings
+from metarl.rl.trials.strategies import StrategyAlgorithm
 from metarl.sim import TaskFamily, Tasks
 from metarl_envs.tabular_mdp import TabularMDP
 
@@ -138,29 +138,29 @@ class Optimal(TableStrategy):
 
 
 @dataclass(frozen=True)
-class RandomPlayerSettings(StrategySettings):
+class RandomPlayerAlgorithm(StrategyAlgorithm):
     """Any action, every time."""
 
-    def build(self, family: TaskFamily) -> RandomPlayer:
-        """See `StrategySettings.build`."""
+    def agent(self, family: TaskFamily) -> RandomPlayer:
+        """See `StrategyAlgorithm.agent`."""
         return RandomPlayer(_checked(family))
 
 
 @dataclass(frozen=True)
-class GreedySettings(StrategySettings):
+class GreedyAlgorithm(StrategyAlgorithm):
     """The best actions by posterior means."""
 
-    def build(self, family: TaskFamily) -> Greedy:
-        """See `StrategySettings.build`."""
+    def agent(self, family: TaskFamily) -> Greedy:
+        """See `StrategyAlgorithm.agent`."""
         return Greedy(_checked(family))
 
 
 @dataclass(frozen=True)
-class OptimalSettings(StrategySettings):
+class OptimalAlgorithm(StrategyAlgorithm):
     """The best actions, known beforehand."""
 
-    def build(self, family: TaskFamily) -> Optimal:
-        """See `StrategySettings.build`."""
+    def agent(self, family: TaskFamily) -> Optimal:
+        """See `StrategyAlgorithm.agent`."""
         return Optimal(_checked(family))
 
 

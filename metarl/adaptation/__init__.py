@@ -1,7 +1,11 @@
-"""The inner loop, its update rules and the algorithms made of them."""
+"""The inner loop, its update rules, the algorithms, and the interface of learners."""
 
+from metarl.adaptation.adaptation import Adaptation, all_but
+from metarl.adaptation.algorithm import Algorithm, GradientAlgorithm, Problem
 from metarl.adaptation.algorithms import (
+    ANIL,
     FOMAML,
+    GRADIENT_ALGORITHMS,
     MAML,
     LearnedOptimizer,
     LSTMMetaLearner,
@@ -13,22 +17,18 @@ from metarl.adaptation.algorithms import (
 )
 from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.inner_loop import Step, inner_loop, task_gradients
-from metarl.adaptation.learner import (
-    Adapted,
-    ControlLearner,
-    Learner,
-    MetaInputs,
-    MetaLoss,
-    StreamLearner,
-    SupervisedLearner,
-)
+from metarl.adaptation.learner import Adapted, Learner, MetaInputs, MetaLoss, SupervisedLearner
 from metarl.adaptation.update_rules import State, UpdateRule
 
 __all__ = [
+    "ANIL",
     "FOMAML",
+    "GRADIENT_ALGORITHMS",
     "MAML",
+    "Adaptation",
     "Adapted",
-    "ControlLearner",
+    "Algorithm",
+    "GradientAlgorithm",
     "GradientLearner",
     "LSTMMetaLearner",
     "LearnedOptimizer",
@@ -38,13 +38,14 @@ __all__ = [
     "MetaLoss",
     "MetaSGD",
     "Pretrained",
+    "Problem",
     "Reptile",
     "Scratch",
     "State",
     "Step",
-    "StreamLearner",
     "SupervisedLearner",
     "UpdateRule",
+    "all_but",
     "inner_loop",
     "task_gradients",
 ]

@@ -64,7 +64,7 @@ def inner_loop(
         grads, loss = task_gradients(
             lambda p, k=step: support_loss({**fixed, **p}, k), moving, differentiable
         )
-        moving, state = rule.update(grads, state, moving, loss)
+        moving, state = rule.update(grads, state, moving, loss)  # phi_{k+1} = U(phi_k, grad)
         yield Step({**fixed, **moving}, state, loss.detach())
 
 
@@ -93,3 +93,8 @@ def task_gradients(
             losses, list(params.values()), torch.ones_like(losses), create_graph=differentiable
         )
     return dict(zip(params, grads, strict=True)), losses
+
+
+def detach_adapted(params: Params, frozen: Collection[str]) -> Params:
+    """Returns parameters of which only the frozen ones have derivatives."""
+    return {n: p if n in frozen else p.detach() for n, p in params.items()}

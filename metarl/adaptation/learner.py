@@ -1,4 +1,4 @@
-"""What a learner is: the meta-loss that training uses and the verbs that evaluation uses."""
+"""The interface of learners: what training calls, and how a learner evaluates itself."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from torch import Tensor, nn
 from metarl.adaptation.update_rules import State
 from metarl.models.base import Params, Statistics
 from metarl.tasks.base import Examples, TaskBatch
+from metarl.tasks.losses import metric_name, task_metric
 
 
 @dataclass(frozen=True)
 class MetaInputs:
-    """All that one meta-iteration computes on; every tensor has the tasks leading.
+    """The inputs of one meta-iteration; the task dimension leads every tensor.
 
     Attributes:
         tasks: Support and query of each task.
         batches: Indices of the support examples of each step, [T, steps, batch], or None for all.
         weights: Weight of the query loss after 0..K steps, [T, K + 1], the same for all tasks;
-            None where every one that counts is 1.
+            None if every weight that is not 0 is 1.
         query_steps: The numbers of steps after which the query loss counts.
-        start: Parameters to adapt from, [T, *shape] per name, where they are not theta.
-        state: The update rule's state to go on from, or None for a fresh one.
+        start: Initial parameters, [T, *shape] per name; None for theta.
+        state: Initial state of the update rule; None for a fresh one.
     """
 
     tasks: TaskBatch
@@ -38,12 +39,12 @@ class MetaInputs:
 
 
 class MetaLoss(NamedTuple):
-    """What a learner gives for a batch of tasks.
+    """The result of `Learner.forward` for a batch of tasks.
 
     Attributes:
-        losses: The outer objective of each task, [T]; their mean is minimised.
+        losses: The outer objective of each task, [T]; the outer loop minimises their mean.
         metrics: TensorBoard tag -> value per task, [T], detached.
-        carry: What the learner's `after_update` takes over; tensors detached, tasks leading.
+        carry: The argument of `Learner.after_update`; tensors detached, tasks leading.
     """
 
     losses: Tensor
@@ -70,22 +71,30 @@ class Learner(nn.Module, ABC):
     """Interface of everything that adapts to a task and is trained over tasks.
 
     Training calls `collect` (draws all randomness, rollouts included), `forward` (pure: chunks of
-    tasks may go through it one by one, and it may be compiled) and `after_update` (after the outer
-    update). Evaluation goes by the kind of task: see `SupervisedLearner` and `ControlLearner`.
+    tasks may pass through it one by one, and it may be compiled) and, after the outer update,
+    `after_update`. Evaluation calls `evaluate`.
+
+    Attributes:
+        transduces: Whether queries can share batch-norm statistics in an evaluation.
+        environment_steps: Environment steps that training has taken so far, those of adaptation
+            included; None where tasks have no environment.
     """
+
+    transduces: bool = True
+    environment_steps: int | None = None
 
     @abstractmethod
     def collect(self, tasks: Any, generator: torch.Generator, iteration: int) -> Any:
-        """Draws what a meta-iteration needs beside its tasks.
+        """Draws the inputs of one meta-iteration.
 
         Args:
-            tasks: What the task distribution sampled: T tasks.
+            tasks: T tasks, as the task distribution samples them.
             generator: The only source of randomness.
             iteration: Meta-iterations done so far.
 
         Returns:
-            The inputs of `forward`: a dataclass with a field `tasks` whose tensors all have the
-            tasks leading.
+            The argument of `forward`: a dataclass with a field `tasks`, in which the task
+            dimension leads every tensor.
         """
 
     @abstractmethod
@@ -93,99 +102,97 @@ class Learner(nn.Module, ABC):
         """Computes the outer objective of each task, differentiable in all parameters."""
 
     def preferred_chunk_size(self, inputs: Any) -> int | None:
-        """Returns how many tasks go through `forward` quickest at once; None: all of them."""
+        """Returns how many tasks `forward` processes fastest at once; None for all of them."""
         del inputs
         return None
 
     def after_update(self, carry: dict[str, Any]) -> None:
-        """Takes over what passes from one meta-iteration to the next."""
+        """Stores what one meta-iteration passes on to the next.
+
+        Args:
+            carry: `MetaLoss.carry` of all tasks.
+        """
         del carry
 
     def extra_state(self) -> dict[str, Any]:
-        """Returns what a resumed run needs beside parameters and buffers: plain nested tensors."""
+        """Returns the state that a resumed run needs in addition to parameters and buffers.
+
+        Nested dicts and lists of tensors, numbers and strings.
+        """
         return {}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Takes back what `extra_state` returned."""
+        """Restores the state that `extra_state` returned."""
         del state
+
+    @abstractmethod
+    def metric(self, tasks: Any) -> str:
+        """Returns the name of what `evaluate` measures on such tasks: "mse", "return", ..."""
+
+    @abstractmethod
+    def evaluate(
+        self, tasks: Any, steps: int, generator: torch.Generator, *, last_only: bool = False
+    ) -> Iterator[Tensor]:
+        """Yields the metric of each task, [T], after 0, 1, ..., `steps` adaptation steps.
+
+        Args:
+            tasks: T tasks, as the task distribution samples them.
+            steps: Adaptation steps, at least 0; may be more than in training.
+            generator: Source of everything random in the adaptation.
+            last_only: Evaluates after the last step only, and yields one value.
+        """
 
 
 class SupervisedLearner(Learner):
     """Interface of learners that adapt on a support set and predict on queries.
 
-    Attributes:
-        transduces: Whether `predict` can let queries share batch-norm statistics. If not, its
-            `transductive` changes nothing and no result counts as transductive.
+    If a learner does not transduce, the argument `transductive` has no effect and no result counts
+    as transductive.
     """
 
-    transduces: bool = True
+    @abstractmethod
+    def collect(self, tasks: TaskBatch, generator: torch.Generator, iteration: int) -> Any: ...
 
     @abstractmethod
-    def collect(self, tasks: TaskBatch, generator: torch.Generator, iteration: int) -> Any:
-        """See `Learner.collect`."""
+    def adapt(self, support: Examples, steps: int, generator: torch.Generator) -> Iterator[Any]:
+        """Yields the argument of `predict` after 0, 1, ..., `steps` adaptation steps.
 
-    @abstractmethod
-    def adaptation(
-        self, support: Examples, steps: int, generator: torch.Generator
-    ) -> Iterator[Any]:
-        """Yields what `predict` takes after 0..steps adaptation steps on the support of T tasks.
+        Learners that adapt by gradients yield `Adapted`; the others yield the same value after
+        every step.
 
-        `Adapted` for learners that adapt by gradients; learners that do not yield the same thing
-        for every step.
+        Args:
+            support: Support examples of T tasks.
+            steps: Adaptation steps, at least 0.
+            generator: Source of everything random in the adaptation.
         """
 
     @abstractmethod
     def predict(self, adapted: Any, inputs: Tensor, transductive: bool = True) -> Tensor:
-        """Predicts on query inputs [T, N, *input] of the tasks that it adapted to.
+        """Predicts the targets of queries [T, N, *input] of the tasks adapted to.
 
         Args:
-            adapted: What `adaptation` yielded.
+            adapted: A value that `adapt` yielded.
             inputs: Query inputs.
             transductive: Whether queries may share batch-norm statistics with each other. If not,
                 each query is normalised with the support set and itself alone, or with the
                 running statistics of the episode where the learner keeps them.
         """
 
+    def metric(self, tasks: TaskBatch) -> str:
+        return metric_name(tasks.query.targets)
 
-class ControlLearner(Learner):
-    """Interface of learners that adapt on rollouts and are judged by their returns.
-
-    Attributes:
-        environment_steps: How many training has taken so far, those of adaptation included.
-    """
-
-    environment_steps: int = 0
-
-    @property
-    def adaptation_cost(self) -> int:
-        """Environment steps that an adaptation step takes of each task; 0 where none is told.
-
-        Episodes that end early take fewer.
-        """
-        return 0
-
-    @abstractmethod
-    def returns(self, tasks: Any, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-        """Yields the undiscounted return of each task, [T], after 0..steps adaptation steps.
-
-        Args:
-            tasks: What the family sampled: T tasks.
-            steps: Adaptation steps, at least 0.
-            generator: Source of all randomness in the rollouts.
-        """
-
-
-class StreamLearner(Learner):
-    """Interface of learners that meet a task example by example, each before its label."""
-
-    @abstractmethod
-    def accuracies(
-        self, tasks: TaskBatch, steps: int, generator: torch.Generator
+    def evaluate(
+        self,
+        tasks: TaskBatch,
+        steps: int,
+        generator: torch.Generator,
+        *,
+        last_only: bool = False,
+        transductive: bool = True,
     ) -> Iterator[Tensor]:
-        """Yields the accuracy on each task, [T], on what comes after 0..steps of its class.
-
-        Args:
-            tasks: Streams, see `metarl.tasks.streams`: support and query are the same.
-            steps: Earlier instances of the class, at least 0.
-            generator: Source of all that a learner draws.
-        """
+        """Yields the metric of each task on its queries; see `predict` for `transductive`."""
+        for step, adapted in enumerate(self.adapt(tasks.support, steps, generator)):
+            if last_only and step < steps:
+                continue
+            outputs = self.predict(adapted, tasks.query.inputs, transductive)
+            yield task_metric(outputs.detach(), tasks.query.targets)

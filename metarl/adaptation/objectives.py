@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,7 +13,14 @@ from metarl.models.base import Params
 
 
 class Objective(ABC):
-    """Interface: a weighted sum of query losses along the adaptation, and a distance."""
+    """Interface: a weighted sum of query losses along the adaptation, and a distance.
+
+    Attributes:
+        trains_frozen: Whether it has a gradient for parameters that do not adapt. If not, these are
+            trained by the query loss after the last step.
+    """
+
+    trains_frozen: ClassVar[bool] = True
 
     @abstractmethod
     def weights(self, iteration: int, steps: int) -> list[float]:
@@ -29,7 +37,6 @@ class QueryLoss(Objective):
     """MAML's: the query loss after the last step (Finn et al. 2017, equation 1)."""
 
     def weights(self, iteration: int, steps: int) -> list[float]:
-        """See `Objective.weights`."""
         del iteration
         return [0.0] * steps + [1.0]
 
@@ -55,9 +62,9 @@ class MultiStepLoss(Objective):
             raise SettingsError(f"Expected at least 1 iteration, got {self.iterations}.")
 
     def weights(self, iteration: int, steps: int) -> list[float]:
-        """See `Objective.weights`."""
         if iteration >= self.iterations or steps == 0:
             return [0.0] * steps + [1.0]
+        # w_k = max((1 - i / I) / K, floor / K) for k < K;  w_K = 1 - sum of the others
         early = max((1 - iteration / self.iterations) / steps, self.floor / steps)
         return [0.0] + [early] * (steps - 1) + [1 - (steps - 1) * early]
 
@@ -67,22 +74,25 @@ class EveryStepLoss(Objective):
     """The mean of the query losses after each step (Andrychowicz et al. 2016, equation 3)."""
 
     def weights(self, iteration: int, steps: int) -> list[float]:
-        """See `Objective.weights`."""
         del iteration
-        return [0.0] + [1 / steps] * steps
+        return [0.0] + [1 / steps] * steps  # L(phi) = E[sum_t w_t f(theta_t)], w_t = 1 / K
 
 
 @dataclass(frozen=True)
 class ReptileDistance(Objective):
-    """0.5 ||theta - stop_gradient(phi)||^2, whose gradient is theta - phi (Nichol et al. 2018)."""
+    """0.5 ||theta - stop_gradient(phi)||^2, whose gradient is theta - phi (Nichol et al. 2018).
+
+    It is 0 for parameters that do not adapt.
+    """
+
+    trains_frozen: ClassVar[bool] = False
 
     def weights(self, iteration: int, steps: int) -> list[float]:
-        """See `Objective.weights`; no query loss counts."""
+        """Returns zeros: no query loss counts."""
         del iteration
         return [0.0] * (steps + 1)
 
     def distance(self, start: Params, adapted: Params) -> Tensor:
-        """See `Objective.distance`."""
         parts = [
             0.5 * (theta - adapted[n].detach()).square().flatten(1).sum(1)
             for n, theta in start.items()

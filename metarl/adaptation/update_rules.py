@@ -72,9 +72,9 @@ class GradientDescent(UpdateRule):
     def update(
         self, grads: Params, state: State, params: Params, loss: Tensor
     ) -> tuple[Params, State]:
-        """See `UpdateRule.update`."""
         del loss
         # Added, not subtracted: one operation fewer in each derivative.
+        # theta' = theta - alpha grad
         return {n: torch.add(p, grads[n], alpha=-self.lr) for n, p in params.items()}, state
 
 
@@ -104,7 +104,6 @@ class PerParameterRates(UpdateRule):
     def update(
         self, grads: Params, state: State, params: Params, loss: Tensor
     ) -> tuple[Params, State]:
-        """See `UpdateRule.update`."""
         del loss
         rates = self.rates
         return {n: p - rates[table_key(n)] * grads[n] for n, p in params.items()}, state
@@ -134,14 +133,13 @@ class PerStepRates(UpdateRule):
         )
 
     def init(self, params: Params) -> State:
-        """See `UpdateRule.init`; the state counts the steps."""
+        """Returns the count of steps."""
         del params
         return {"step": 0}
 
     def update(
         self, grads: Params, state: State, params: Params, loss: Tensor
     ) -> tuple[Params, State]:
-        """See `UpdateRule.update`."""
         del loss
         step = min(state["step"], self.steps - 1)
         rates = self.rates
@@ -179,7 +177,7 @@ class Adam(UpdateRule):
             self.register_buffer(f"second_moment_{i}", torch.zeros_like(p, requires_grad=False))
 
     def init(self, params: Params) -> State:
-        """See `UpdateRule.init`; starts from the moments carried so far."""
+        """Returns the moments carried from earlier tasks."""
         moments = {
             n: self.get_buffer(f"second_moment_{i}").expand_as(params[n])
             for i, n in enumerate(self._names)
@@ -190,7 +188,6 @@ class Adam(UpdateRule):
     def update(
         self, grads: Params, state: State, params: Params, loss: Tensor
     ) -> tuple[Params, State]:
-        """See `UpdateRule.update`."""
         del loss
         count = state["count"] + 1
         correction = (1 - self.beta2**count).sqrt()
@@ -204,7 +201,6 @@ class Adam(UpdateRule):
 
     @torch.no_grad()
     def carry(self, state: State) -> None:
-        """See `UpdateRule.carry`."""
         self.get_buffer("count").copy_(state["count"].mean())
         for i, n in enumerate(self._names):
             self.get_buffer(f"second_moment_{i}").copy_(state["moments"][n].mean(0))

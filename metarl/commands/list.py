@@ -17,7 +17,7 @@ from metarl.adaptation import settings as learners
 from metarl.errors import SettingsError
 from metarl.lab.saved_run import script_experiment
 from metarl.learners.memory.algorithms import MemorySettings
-from metarl.learners.memory.networks import SequenceSettings
+from metarl.learners.memory.networks import SequenceOptions
 from metarl.learners.metric.algorithms import FeatureClassifierSettings, MetricSettings
 from metarl.rl.settings import RL2Settings
 from metarl.rl.surrogates import SURROGATES
@@ -107,7 +107,7 @@ def _learners(scripts: Mapping[Path, Configs]) -> Table:
 
 def _known_settings() -> Iterator[type]:
     """Yields the settings that the package brings; experiments may have others."""
-    for interface in (learners.LearnerSettings, MetricSettings, MemorySettings, SequenceSettings):
+    for interface in (learners.LearnerSettings, MetricSettings, MemorySettings, SequenceOptions):
         yield from interface.__subclasses__()
     yield from (FeatureClassifierSettings, RL2Settings, PPOSettings)
 

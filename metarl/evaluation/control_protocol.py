@@ -1,4 +1,4 @@
-"""Evaluation of control tasks: returns after every adaptation step, beside published ones."""
+"""Evaluation of control tasks: returns after every adaptation step, and published ones."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import torch
 from rich.box import SIMPLE
 from rich.table import Table
 
-from metarl.adaptation.learner import Learner
-from metarl.errors import SettingsError
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.evaluation.statistics import Summary, telling_steps
-from metarl.rl.policy_learner import PolicyLearner
-from metarl.rl.trials.trial_learner import TrialLearner
+from metarl.rl.control_learner import ControlLearner
 from metarl.sim.family import ControlTasks
 from metarl.trees import to_device
 
@@ -23,7 +20,7 @@ TEST_SEED = 2_000_003
 
 @dataclass(frozen=True)
 class ControlProtocol:
-    """A published evaluation: given tasks, and how they are adapted to.
+    """A published evaluation: fixed tasks and an adaptation procedure.
 
     Attributes:
         name: Its name in tables and tags.
@@ -32,7 +29,7 @@ class ControlProtocol:
         trajectories: Rollouts per task before each step and after the last.
         scales: Factor on the inner rate of each step; see `PolicyLearner.rollouts`.
         published: Algorithm -> steps -> published mean return.
-        source: Where that was published.
+        source: Publication of these values.
     """
 
     name: str
@@ -44,7 +41,7 @@ class ControlProtocol:
     source: str = ""
 
     def extended(self, steps: int) -> ControlProtocol:
-        """Returns the protocol with at least so many steps, the added ones as its last one."""
+        """Returns the protocol with at least `steps` steps; the added ones repeat its last one."""
         if steps <= self.steps:
             return self
         scales = tuple(self.scales)
@@ -54,28 +51,15 @@ class ControlProtocol:
 
 
 def protocol_curve(
-    learner: Learner, protocol: ControlProtocol, device: torch.device | str = "cpu"
+    learner: ControlLearner, protocol: ControlProtocol, device: torch.device | str = "cpu"
 ) -> AdaptationCurve:
     """Measures the mean return on each of a protocol's tasks after 0..steps steps.
 
-    The rollouts' randomness is the same for every learner that adapts by gradients. One that plays
-    trials adapts in its own way: its steps are single episodes.
-
-    Raises:
-        SettingsError: The learner is not one of control tasks.
+    The rollouts' randomness is the same for every learner that adapts by gradients.
     """
-    if not isinstance(learner, PolicyLearner | TrialLearner):
-        raise SettingsError(
-            f"The protocol {protocol.name} is for a PolicyLearner or a TrialLearner, got "
-            f"{type(learner).__name__}."
-        )
     generator = torch.Generator(device).manual_seed(TEST_SEED)
     tasks = to_device(protocol.tasks, torch.device(device))
-    if isinstance(learner, TrialLearner):
-        rows = learner.returns(tasks, protocol.steps, generator)
-    else:
-        options = (protocol.scales, protocol.trajectories)
-        rows = learner.returns(tasks, protocol.steps, generator, *options)
+    rows = learner.returns(tasks, protocol.steps, generator, protocol.scales, protocol.trajectories)
     return AdaptationCurve("return", torch.stack(list(rows)).cpu(), True)
 
 
@@ -90,8 +74,8 @@ def return_table(
     Args:
         rows: Name of the evaluation -> one summary per number of steps.
         published: Name of the evaluation -> steps -> published mean return.
-        title: What was trained on what.
-        whole: That of the sums over the steps, where these are episodes of one trial.
+        title: The algorithm and the family.
+        whole: Summary of the sums over the steps, if these are the episodes of one trial.
     """
     caption = "mean ± half of the 95 % interval over tasks"
     if whole is not None:

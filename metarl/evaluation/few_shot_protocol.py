@@ -1,4 +1,4 @@
-"""Few-shot classification as papers report it: accuracy over many test tasks, and Lake's runs."""
+"""Published evaluations of few-shot classification: many test tasks, and Lake's runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from rich.box import SIMPLE
 from rich.table import Table
 
-from metarl.adaptation.learner import Learner, SupervisedLearner
-from metarl.evaluation.curves import AdaptationCurve, adaptation_curve, judge
+from metarl.adaptation.learner import SupervisedLearner
+from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
 from metarl.evaluation.lake import LakeRuns, check_uncontaminated
 from metarl.evaluation.statistics import Summary
 from metarl.tasks.base import TaskDistribution
@@ -18,7 +18,7 @@ TEST_SEED = 3_000_003
 
 
 def few_shot_curves(
-    learner: Learner,
+    learner: SupervisedLearner,
     test: TaskDistribution,
     *,
     num_tasks: int,
@@ -32,11 +32,11 @@ def few_shot_curves(
         test: Distribution of the test tasks.
         num_tasks: Number of tasks.
         steps: Adaptation steps.
-        device: Where the learner is.
+        device: The learner's device.
 
     Returns:
-        "transductive": after 0..steps steps, queries sharing batch-norm statistics, for learners
-        that let them; "non-transductive": after the last step, each query on its own.
+        "transductive": after 0..steps steps, with batch-norm statistics shared among queries, for
+        learners that allow it; "non-transductive": after the last step, each query alone.
     """
     return {
         name: adaptation_curve(
@@ -54,7 +54,7 @@ def few_shot_curves(
 
 
 def lake_errors(
-    learner: Learner,
+    learner: SupervisedLearner,
     runs: LakeRuns,
     alphabets_seen: Iterable[str],
     *,
@@ -68,22 +68,24 @@ def lake_errors(
         runs: The runs, drawn as the training images were.
         alphabets_seen: All alphabets of its training and validation characters.
         steps: Adaptation steps.
-        device: Where the learner is.
+        device: The learner's device.
 
     Returns:
         Error in percent, "transductive" (the 20 test images of a run share batch-norm statistics;
-        for learners that let them) and "non-transductive".
+        for learners that allow it) and "non-transductive".
 
     Raises:
-        ContaminationError: The learner has seen an evaluation alphabet.
+        ContaminationError: The learner was trained on an evaluation alphabet.
     """
     check_uncontaminated(alphabets_seen)
     tasks = runs.to(device).tasks()
     errors = {}
     for name in _predictions(learner):
         generator = torch.Generator(device).manual_seed(TEST_SEED)
-        right = judge(learner, tasks, steps, generator, name == "transductive", last_only=True)
-        errors[name] = 100 * (1 - right.double().mean().item())
+        (accuracy,) = learner.evaluate(
+            tasks, steps, generator, last_only=True, transductive=name == "transductive"
+        )
+        errors[name] = 100 * (1 - accuracy.double().mean().item())
     return errors
 
 
@@ -94,8 +96,8 @@ def few_shot_table(
 
     Args:
         summaries: "transductive" and "non-transductive" -> summary of the accuracy.
-        lake: What `lake_errors` returned, or nothing.
-        label: What was measured ("maml, 5-way 1-shot").
+        lake: The result of `lake_errors`, or an empty mapping.
+        label: Title of the table ("maml, 5-way 1-shot").
     """
     count = next(iter(summaries.values())).count
     title = f"{label}, {count} test tasks"
@@ -110,7 +112,6 @@ def few_shot_table(
     return table
 
 
-def _predictions(learner: Learner) -> tuple[str, ...]:
-    """Returns the kinds of predictions that a learner makes."""
-    assert isinstance(learner, SupervisedLearner)
+def _predictions(learner: SupervisedLearner) -> tuple[str, ...]:
+    """Returns the kinds of predictions of a learner."""
     return ("transductive", "non-transductive") if learner.transduces else ("non-transductive",)

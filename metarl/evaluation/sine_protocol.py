@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from rich.box import SIMPLE
 from rich.table import Table
 
-from metarl.adaptation.learner import Learner, SupervisedLearner
+from metarl.adaptation.learner import SupervisedLearner
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
 from metarl.evaluation.statistics import Summary
-from metarl.plots.figures import SinePanel
 from metarl.tasks.sine import Sine
 
 SHOTS = (5, 10, 20)
@@ -27,8 +28,29 @@ PUBLISHED: dict[str, dict[int, float]] = {
 }
 
 
+@dataclass(frozen=True)
+class SinePanel:
+    """One task of `sine_figure`; plain arrays.
+
+    Attributes:
+        inputs: Inputs at which the curves are drawn, ascending; [N].
+        target: The true curve, [N].
+        support_inputs: Shape [K].
+        support_targets: Shape [K].
+        predictions: Adaptation steps -> prediction [N].
+        title: Title of the panel.
+    """
+
+    inputs: np.ndarray
+    target: np.ndarray
+    support_inputs: np.ndarray
+    support_targets: np.ndarray
+    predictions: Mapping[int, np.ndarray]
+    title: str = ""
+
+
 def sine_curves(
-    learner: Learner,
+    learner: SupervisedLearner,
     *,
     queries: int = 100,
     num_tasks: int = NUM_TASKS,
@@ -41,10 +63,10 @@ def sine_curves(
 
     Args:
         learner: A trained learner.
-        queries: Points per task that it is judged on.
+        queries: Query points per task.
         num_tasks: Number of test tasks; the paper takes 600.
         steps: Adaptation steps.
-        device: Where the learner is.
+        device: The learner's device.
 
     Returns:
         K -> the curve.
@@ -75,41 +97,45 @@ def sine_table(curves: Mapping[int, Sequence[Summary]], published: Mapping[int, 
         table.add_column(name, justify="right", no_wrap=True)
     for step in range(len(next(iter(curves.values())))):
         cells = [_cell(summaries[step]) for summaries in curves.values()]
-        known = f"{published[step]:.2f}" if step in published else ""
-        table.add_row(str(step), *cells, known)
+        value = f"{published[step]:.2f}" if step in published else ""
+        table.add_row(str(step), *cells, value)
     return table
 
 
 def sine_panels(
-    learner: Learner, *, shots: int = 5, steps: Sequence[int] = (0, 1, 10), num_tasks: int = 6,
+    learner: SupervisedLearner,
+    *,
+    shots: int = 5,
+    steps: Sequence[int] = (0, 1, 10),
+    num_tasks: int = 6,
     device: torch.device | str = "cpu",
-) -> list[SinePanel]:  # fmt: skip
-    """Fits a few test tasks and returns what `sine_figure` draws of them.
+) -> list[SinePanel]:
+    """Fits a few test tasks and returns the panels of `sine_figure`.
 
     Args:
         learner: A trained learner.
         shots: Support points per task.
-        steps: Numbers of adaptation steps whose fits are drawn.
+        steps: Numbers of adaptation steps after which the fits are drawn.
         num_tasks: Number of panels.
-        device: Where the learner is.
+        device: The learner's device.
     """
     generator = torch.Generator(device).manual_seed(TEST_SEED)
     tasks = Sine(shots, 1).split("test").sample(num_tasks, generator)
     amplitude, phase = (tasks.info[n].view(-1, 1, 1) for n in ("amplitude", "phase"))
     grid = torch.linspace(*Sine.inputs, 200, device=device).view(1, -1, 1).repeat(num_tasks, 1, 1)
     truth = Sine.values(amplitude, phase, grid)
-    assert isinstance(learner, SupervisedLearner)
-    path = learner.adaptation(tasks.support, max(steps), generator)
+    path = learner.adapt(tasks.support, max(steps), generator)
     fits = {k: learner.predict(a, grid) for k, a in enumerate(path) if k in steps}
     panels = []
     for t in range(num_tasks):
-        x, y, points, *drawn = (
+        inputs, target, support_inputs, support_targets = (
             v[t, :, 0].cpu().numpy()
-            for v in (grid, truth, tasks.support.inputs, tasks.support.targets, *fits.values())
+            for v in (grid, truth, tasks.support.inputs, tasks.support.targets)
         )
+        predictions = {k: outputs[t, :, 0].cpu().numpy() for k, outputs in fits.items()}
         title = f"A = {amplitude[t].item():.1f}, φ = {phase[t].item():.1f}"
         panels.append(
-            SinePanel(x, y, points, drawn[0], dict(zip(fits, drawn[1:], strict=True)), title)
+            SinePanel(inputs, target, support_inputs, support_targets, predictions, title)
         )
     return panels
 

@@ -1,28 +1,23 @@
-"""Streams of characters: the settings, and the defaults of each network."""
+"""Streams of characters: the settings and what they build."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import tyro
 
+from metarl.lab.experiment import Components
+from metarl.lab.stream_reports import show_streams, stream_report
 from metarl.learners.images.distortions import distort
 from metarl.learners.images.embeddings import ImageShape, Thumbnail
-from metarl.learners.memory.networks import (
-    FeedforwardSettings,
-    MemoryAugmentedSettings,
-    RecurrentSettings,
-    SequenceSettings,
-)
+from metarl.learners.memory.networks import MemoryAugmentedOptions, SequenceOptions
 from metarl.learners.memory.stream_reader import StreamReader
 from metarl.tasks.characters import CharacterSettings
 from metarl.tasks.episodes import FewShot
 from metarl.tasks.streams import Labels, Streams
 from metarl.training.settings import TrainingSettings
-
-FIFTY_STEPS = CharacterSettings(way=5, shots=9, queries=1)
 
 
 @dataclass(frozen=True)
@@ -31,62 +26,55 @@ class StreamSettings:
 
     algorithm: str = "mann"
     """mann, lstm, feedforward; each with -strings for 15 classes and labels of five letters."""
-    network: SequenceSettings = field(default_factory=MemoryAugmentedSettings)
+    network: SequenceOptions = field(default_factory=MemoryAugmentedOptions)
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    tasks: tyro.conf.OmitArgPrefixes[CharacterSettings] = FIFTY_STEPS
-    """Each class comes `shots` + `queries` times in a stream."""
+    tasks: tyro.conf.OmitArgPrefixes[CharacterSettings] = field(
+        default_factory=lambda: CharacterSettings(way=5, shots=9, queries=1)
+    )
+    """Each class occurs `shots` + `queries` times in a stream."""
     labels: Labels = "one-hot"
     """one-hot: as many labels as classes; strings: five letters of a to e."""
     thumbnail: int = 20
     """Height and width that images are shrunk to, in pixels."""
     distortions: bool = True
-    """Trains on images that are distorted at random."""
+    """Trains on randomly distorted images."""
     test_tasks: int = 1000
     """Test streams of the final table."""
     runs: Path = Path("runs")
-    """Where the run folders lie."""
+    """Folder of the run folders."""
     resume: str | None = None
-    """`latest`, or the path of a run or a checkpoint, to go on with."""
+    """`latest`, or the path of a run or a checkpoint, to resume."""
 
     def streams(self, episodes: FewShot) -> Streams:
         """Returns the streams of a distribution over episodes."""
         return Streams(episodes, self.labels)
 
-    def build(self, streams: Streams, generator: torch.Generator) -> StreamReader:
+    def learner(self, streams: Streams, generator: torch.Generator) -> StreamReader:
         """Builds the learner of such streams.
 
         Raises:
-            SettingsError: A number of the network or the images does not fit.
+            SettingsError: A size of the network or of the images is out of range.
             TaskError: The streams are longer than the network's memory.
         """
         embedding, code = Thumbnail(ImageShape(), self.thumbnail), streams.code
-        network = self.network.build(embedding.features + code.width, code.width, generator)
-        network.check_length(streams.length)  # before time is spent
+        network = self.network.make(embedding.features + code.width, code.width, generator)
+        network.check_length(streams.length)  # before any training
         return StreamReader(embedding, network, code, distort if self.distortions else None)
 
 
-BASE = TrainingSettings(
-    iterations=5000,
-    meta_batch_size=16,
-    outer_lr=3e-3,
-    schedule="cosine",
-    max_grad_norm=10.0,
-    threads=1,
-    eval_every=500,
-    eval_steps=9,
-)
-STRINGS = replace(FIFTY_STEPS, way=15)
-NETWORKS = {
-    "mann": MemoryAugmentedSettings(),
-    "lstm": RecurrentSettings(),
-    "feedforward": FeedforwardSettings(),
-}
-# 150 steps, which want a row each.
-WIDE = {**NETWORKS, "mann": MemoryAugmentedSettings(slots=160)}
-CONFIGS = {
-    **{name: StreamSettings(name, network, BASE) for name, network in NETWORKS.items()},
-    **{
-        f"{name}-strings": StreamSettings(f"{name}-strings", network, BASE, STRINGS, "strings")
-        for name, network in WIDE.items()
-    },
-}
+def build_streams(settings: StreamSettings) -> Components:
+    """Builds the streams, the learner and the reports."""
+    generator = torch.Generator().manual_seed(settings.training.seed)
+    episodes = settings.tasks.train()
+    tasks = settings.streams(episodes)
+    test = settings.streams(settings.tasks.test(episodes))
+    validation = settings.tasks.validation(episodes)
+    return Components(
+        learner=settings.learner(tasks, generator),
+        tasks=tasks,
+        validation=None if validation is None else settings.streams(validation),
+        report=lambda loop: stream_report(
+            loop, test, settings.algorithm, settings.test_tasks, settings.tasks.label
+        ),
+        show=lambda loop, tasks, steps: show_streams(loop, test, tasks, steps),
+    )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from matplotlib.ticker import (
 )
 
 from metarl.errors import CheckpointError, SettingsError, ShapeError
+from metarl.evaluation.sine_protocol import SinePanel
 from metarl.evaluation.statistics import Summary
 from metarl.tasks.files import atomic_path
 
@@ -34,27 +34,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 INK, BEFORE, _GRID = "#333333", "#888888", "#E2E2E2"
 _AXIS_NAMES = {"mse": "Mean squared error", "accuracy": "Accuracy", "return": "Return"}
 _DPI = 150
-
-
-@dataclass(frozen=True)
-class SinePanel:
-    """One task of `sine_figure`; plain arrays.
-
-    Attributes:
-        inputs: Shape [N], ascending: where the curves are drawn.
-        target: Shape [N]: the true curve.
-        support_inputs: Shape [K].
-        support_targets: Shape [K].
-        predictions: Adaptation steps -> prediction [N].
-        title: What is written above.
-    """
-
-    inputs: np.ndarray
-    target: np.ndarray
-    support_inputs: np.ndarray
-    support_targets: np.ndarray
-    predictions: Mapping[int, np.ndarray]
-    title: str = ""
 
 
 def adaptation_figure(

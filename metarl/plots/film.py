@@ -1,8 +1,7 @@
-"""Films of an adaptation: the same tasks before and after each step, beside each other."""
+"""Films of an adaptation: the same tasks before and after each step, side by side."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,8 +18,9 @@ from metarl.errors import SettingsError
 from metarl.evaluation.statistics import telling_steps
 from metarl.extras import import_extra
 from metarl.plots.figures import INK, after_steps
-from metarl.rl.policy_learner import PolicyLearner
-from metarl.rl.trials.trial_learner import TrialLearner
+from metarl.plots.gif import encode_gif
+from metarl.rl.control_learner import ControlLearner
+from metarl.rl.worlds import Worlds
 from metarl.sim.family import ControlTasks, Tasks
 from metarl.sim.family_renderer import DrawnRenderer, WorldRenderer
 from metarl.sim.mujoco.physics import MujocoFamily
@@ -33,19 +33,18 @@ MOST_COLUMNS = 4
 ROBOT_SIZE, DRAWN_SIZE = (224, 168), (240, 240)  # pixels of a picture of a world
 PAINTED_FRAMES, DRAWN_FRAMES = 60, 40  # pictures of an episode; matplotlib takes its time
 _HEAD, _GAP, _LINE, _TEXT = 24, 4, 20, 12  # pixels
-_COLOURS = 64  # of a GIF
 _DRAWN_STEP = 0.08  # seconds that a step of a family without a clock is shown
 
 
 @dataclass(frozen=True)
 class Film:
-    """Pictures that follow one another.
+    """A sequence of frames.
 
     Attributes:
-        name: Name of its file, without an ending.
+        name: Name of its file, without the extension.
         frames: Each [height, width, 3] uint8.
-        fps: Frames in a second.
-        note: What should be known of it, a sentence or two; "" if there is nothing.
+        fps: Frames per second.
+        note: Remarks for the viewer, or an empty string.
     """
 
     name: str
@@ -56,71 +55,59 @@ class Film:
 
 @dataclass
 class _Take:
-    """One episode of one world: a picture and the return so far, for every frame."""
+    """One episode of one world: an image and the return so far, for every frame."""
 
     pictures: list[np.ndarray] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
 
 
 def film_adaptation(
-    learner: PolicyLearner | TrialLearner,
+    learner: ControlLearner,
     tasks: ControlTasks,
     steps: int,
     generator: torch.Generator,
 ) -> Film:
     """Adapts to tasks and films the first episode of each after up to four numbers of steps.
 
-    A row for each task, a column for each number of steps; below a picture stand what tells the
-    task apart and the episode's return so far.
+    There is a row per task and a column per number of steps. The task's parameters and the
+    episode's return so far are written below each image.
 
     Args:
         learner: The learner; it is not changed.
         tasks: At least one task.
-        steps: Adaptation steps, at least 0; of learners that play trials, the episodes are filmed.
+        steps: Adaptation steps, at least 0. For learners that play trials, these are episodes.
         generator: Source of all randomness.
 
     Raises:
-        SettingsError: Its worlds are MuJoCo's, and there is no OpenGL.
+        SettingsError: The learner's worlds cannot be observed, or MuJoCo has no OpenGL to render.
     """
+    if learner.worlds is None:
+        raise SettingsError(f"The worlds of a {type(learner).__name__} cannot be filmed.")
     columns = telling_steps(steps, MOST_COLUMNS)
     camera = _Camera(columns)
     rows = []
-    with _filmed(learner, camera):
+    with _observed_by(camera, learner.worlds):
         for t in range(tasks.num_tasks):
             task = take_tasks(tasks, t, t + 1)
             for _ in learner.returns(task, steps, generator):
                 pass
             rows.append((_title(task.values), camera.cut()))
-    whole = isinstance(learner, TrialLearner)
-    heads = [f"episode {k + 1}" if whole else after_steps(k) for k in columns]
+    heads = [f"episode {k + 1}" if learner.plays_trials else after_steps(k) for k in columns]
     return replace(_joined(rows, heads), fps=1 / camera.seconds, note=camera.note)
-
-
-def gif(film: Film) -> bytes:
-    """Returns a film as an animated GIF that starts again at its end."""
-    pictures = [
-        Image.fromarray(f).quantize(_COLOURS, dither=Image.Dither.NONE) for f in film.frames
-    ]
-    buffer = io.BytesIO()
-    pictures[0].save(
-        buffer, "GIF", save_all=True, append_images=pictures[1:], loop=0,
-        duration=round(1000 / film.fps),
-    )  # fmt: skip
-    return buffer.getvalue()
 
 
 def save_film(film: Film, path: Path | str) -> None:
     """Writes a film as .gif, or as .mp4, which needs the extra "video".
 
-    Readers see the old file or the whole new one.
+    The file is written completely or not at all.
 
     Raises:
-        SettingsError: The name ends otherwise, or the extra is not installed.
+        SettingsError: The extension is another one, or the extra is not installed.
     """
     path = Path(path)
     if path.suffix == ".gif":
         with atomic_path(path) as temporary:
-            temporary.write_bytes(gif(film))
+            temporary.write_bytes(encode_gif(film.frames, film.fps))
     elif path.suffix == ".mp4":
         with atomic_path(path) as temporary:
             _write_mp4(film, temporary)
@@ -132,7 +119,7 @@ class _Camera:
     """Films world 0 of an environment: an observer of `TensorVectorEnv`.
 
     Args:
-        columns: Which episodes are filmed, counted from 0 since the last cut.
+        columns: Indices of the episodes to film, counted from 0 since the last cut.
     """
 
     def __init__(self, columns: Sequence[int]) -> None:
@@ -145,7 +132,7 @@ class _Camera:
     def __call__(self, env: TensorVectorEnv, rewards: Tensor | None) -> None:
         if rewards is None:
             self._start()
-        elif not self._ended:  # afterwards the last picture stays
+        elif not self._ended:  # after the end, the last image stays
             self._step += 1
             self._total += float(rewards[0])
             state, tasks, _ = env.snapshot(0)
@@ -190,17 +177,17 @@ class _Camera:
 
 
 @contextmanager
-def _filmed(learner: PolicyLearner | TrialLearner, camera: _Camera) -> Iterator[None]:
-    learner.worlds.observe(camera)
+def _observed_by(camera: _Camera, worlds: Worlds) -> Iterator[None]:
+    worlds.observe(camera)
     try:
         yield
     finally:
-        learner.worlds.observe(None)
+        worlds.observe(None)
         camera.close()
 
 
 def _title(tasks: Tasks) -> str:
-    """Says what tells a task apart, if a few numbers do."""
+    """Returns the parameters of a task as text, if there are at most four numbers."""
     if sum(v.numel() for v in tasks.values()) > 4:
         return ""
     numbers = {n: ", ".join(f"{x:.3g}" for x in v.flatten().tolist()) for n, v in tasks.items()}

@@ -1,4 +1,4 @@
-"""An adaptation as a picture: a figure for files and TensorBoard, and a drawing for terminals."""
+"""Pictures of an adaptation: a figure for files and TensorBoard, and a terminal plot."""
 
 from __future__ import annotations
 
@@ -13,31 +13,29 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from metarl.adaptation.learner import ControlLearner
 from metarl.evaluation.curves import AdaptationCurve
+from metarl.evaluation.sine_protocol import SinePanel
 from metarl.evaluation.statistics import summarise_curve, telling_steps
 from metarl.plots.figures import (
     COLOURS,
-    SinePanel,
     adaptation_figure,
     after_steps,
     sine_figure,
 )
 from metarl.plots.path_figure import Paths, check_paths, paths_figure, square
 from metarl.plots.terminal_plot import TerminalPlot
-from metarl.sim.family import ControlTasks
 
 _GOAL, _TRUTH = f"bold {COLOURS[4]}", "bright_black"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What an adaptation looks like.
+    """A picture of an adaptation.
 
     Attributes:
-        name: Name of the figure's file, without an ending.
+        name: Name of the figure's file, without the extension.
         figure: The figure.
-        drawing: The same for a terminal: anything that rich prints.
+        drawing: The same for a terminal: any rich renderable.
     """
 
     name: str
@@ -50,11 +48,11 @@ def paths_picture(tasks: Sequence[Paths], *, title: str = "", rows: int = 9) -> 
 
     Args:
         tasks: See `paths_figure`.
-        title: What is written above.
-        rows: Rows of letters of each drawing.
+        title: Title of the figure.
+        rows: Height of each terminal plot, in rows.
 
     Raises:
-        SettingsError: There is no task, or one without paths.
+        SettingsError: There is no task, or a task has no paths.
         ShapeError: See `paths_figure`.
     """
     columns = check_paths(tasks)
@@ -80,8 +78,8 @@ def sine_picture(panels: Sequence[SinePanel], *, width: int = 22, rows: int = 8)
 
     Args:
         panels: See `sine_figure`.
-        width: Letters in a row of each drawing.
-        rows: Rows of letters of each drawing.
+        width: Width of each terminal plot, in characters.
+        rows: Height of each terminal plot, in rows.
 
     Raises:
         SettingsError: There is no panel.
@@ -107,16 +105,8 @@ def sine_picture(panels: Sequence[SinePanel], *, width: int = 22, rows: int = 8)
     return Picture("fits", figure, _grid(columns, drawings, "", key))
 
 
-def returns_picture(
-    learner: ControlLearner, tasks: ControlTasks, steps: int, generator: torch.Generator
-) -> Picture:
-    """Adapts to control tasks and shows the return of each after every step."""
-    values = torch.stack(list(learner.returns(tasks, steps, generator))).cpu()
-    return curve_picture(AdaptationCurve("return", values, True))
-
-
 def curve_picture(curve: AdaptationCurve) -> Picture:
-    """Shows how the metric of each task of a curve goes on: a column per task, and their mean."""
+    """Draws the mean of a curve, and lists the metric of each task after each step."""
     summaries = summarise_curve(curve.values, torch.Generator().manual_seed(0))
     figure = adaptation_figure({"mean": summaries}, curve.metric)
     columns = {f"task {t}": values for t, values in enumerate(curve.values.T.tolist())}
@@ -128,8 +118,8 @@ def step_table(columns: Mapping[str, Sequence[float]], metric: str) -> Table:
     """Returns a table of a metric after the adaptation steps, a column per task.
 
     Args:
-        columns: What tells a task apart -> the metric after 0, 1, ... steps.
-        metric: What was measured.
+        columns: Name of a task -> the metric after 0, 1, ... steps.
+        metric: Name of the metric.
     """
     table = Table(box=SIMPLE, caption=metric)
     table.add_column("steps", justify="right")

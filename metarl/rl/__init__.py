@@ -1,14 +1,18 @@
 """Reinforcement learning through the inner and outer loop: policies, rollouts, policy gradients."""
 
+from metarl.rl.control_learner import ControlLearner
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
 from metarl.rl.policies import CategoricalPolicy, GaussianPolicy, Policy, policy_for
 from metarl.rl.policy_learner import PolicyInputs, PolicyLearner
+from metarl.rl.problem import ControlProblem
 from metarl.rl.rollouts import RolloutNoise, Rollouts, collect, draw_noise
 from metarl.rl.settings import PolicyGradientSettings
 
 __all__ = [
     "Categorical",
     "CategoricalPolicy",
+    "ControlLearner",
+    "ControlProblem",
     "Distribution",
     "Gaussian",
     "GaussianPolicy",

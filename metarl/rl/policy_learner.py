@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.adaptation.gradient_learner import GradientLearner
-from metarl.adaptation.inner_loop import Step, inner_loop
-from metarl.adaptation.learner import ControlLearner, MetaLoss
+from metarl.adaptation.adaptation import Adaptation
+from metarl.adaptation.inner_loop import Step, detach_adapted, inner_loop
+from metarl.adaptation.learner import MetaLoss
 from metarl.errors import SettingsError
 from metarl.models.base import Params, task_params
+from metarl.rl.control_learner import ControlLearner
 from metarl.rl.distributions import Distribution
 from metarl.rl.experience import Experience, experience
 from metarl.rl.policies import Policy
@@ -79,9 +80,11 @@ class PolicyLearner(ControlLearner):
             examples or truncated unrolls.
     """
 
+    worlds: Worlds
+
     def __init__(
         self,
-        adaptation: GradientLearner,
+        adaptation: Adaptation,
         family: TaskFamily,
         settings: PolicyGradientSettings | None = None,
         *,
@@ -89,10 +92,10 @@ class PolicyLearner(ControlLearner):
         observe_task: bool = False,
     ) -> None:
         super().__init__()
-        if not isinstance(adaptation.model, Policy):
+        if not isinstance(adaptation.network, Policy):
             raise SettingsError(
                 f"Expected an algorithm around a Policy, got one around a "
-                f"{type(adaptation.model).__name__}; see `metarl.rl.policy_for`."
+                f"{type(adaptation.network).__name__}; see `metarl.rl.policy_for`."
             )
         if adaptation.batch_size is not None:
             raise SettingsError(
@@ -104,16 +107,16 @@ class PolicyLearner(ControlLearner):
                 f"the steps, got {adaptation.unroll}."
             )
         self.adaptation = adaptation
+        self.policy = adaptation.network
+        self.rule = adaptation.rule
+        self._frozen = adaptation.frozen_names
+        if adaptation.fresh_start:
+            self.policy.requires_grad_(False)
+        self.register_load_state_dict_pre_hook(_rename_old_weights)
         self.family = family
         self.settings = settings or PolicyGradientSettings()
         self.task_chunk_size = task_chunk_size
         self.worlds = Worlds(family, observe_task)
-
-    @property
-    def policy(self) -> Policy:
-        """The policy; its parameters are the initialisation theta."""
-        assert isinstance(self.adaptation.model, Policy)
-        return self.adaptation.model
 
     # Training
 
@@ -159,18 +162,18 @@ class PolicyLearner(ControlLearner):
                 metrics["meta/kl"] = divergence.detach()
         assert step is not None
         start = inputs.start or task_params(self.policy, inputs.tasks.num_tasks)
-        distance = self.adaptation.objective.distance(start, step.params)
+        distance = self._distance(start, step.params, inputs.experience[-1])
         losses = losses if distance is None else losses + distance
         carry: dict[str, Any] = {"environment_steps": inputs.environment_steps}
-        if self.adaptation.rule.carries:
+        if self.rule.carries:
             carry["state"] = step.state
         return MetaLoss(losses, metrics, map_tensors(torch.Tensor.detach, carry))
 
     def after_update(self, carry: dict[str, Any]) -> None:
         """See `Learner.after_update`; counts the steps of the rollouts."""
         self.environment_steps += int(carry["environment_steps"].sum())
-        if self.adaptation.rule.carries:
-            self.adaptation.rule.carry(carry["state"])
+        if self.rule.carries:
+            self.rule.carry(carry["state"])
 
     def extra_state(self) -> dict[str, Any]:
         """See `Learner.extra_state`."""
@@ -302,8 +305,8 @@ class PolicyLearner(ControlLearner):
         first_order: bool,
     ) -> Iterator[Step]:
         return inner_loop(
-            support_loss, self.adaptation.rule, start or task_params(self.policy, num_tasks), steps,
-            first_order=first_order, frozen=self.adaptation.frozen,
+            support_loss, self.rule, start or task_params(self.policy, num_tasks), steps,
+            first_order=first_order, frozen=self._frozen,
         )  # fmt: skip
 
     def _inner_loss(self, params: Params, seen: Experience) -> Tensor:
@@ -316,6 +319,14 @@ class PolicyLearner(ControlLearner):
         distribution, log_probs = self._log_probs(params, seen.rollouts)
         numbers = (log_probs, seen.log_probs, seen.advantages, seen.weights)
         return proximal(*numbers, self.settings.clip), _divergence(distribution, seen)
+
+    def _distance(self, theta: Params, phi: Params, seen: Experience) -> Tensor | None:
+        """The objective's distance, and the loss that trains what the distance does not, [T]."""
+        objective = self.adaptation.objective
+        distance = objective.distance(theta, phi)
+        if distance is not None and self._frozen and not objective.trains_frozen:
+            distance = distance + self._outer_loss(detach_adapted(phi, self._frozen), seen)[0]
+        return distance
 
     def _log_probs(self, params: Params, rollouts: Rollouts) -> tuple[Distribution, Tensor]:
         distribution = self.policy.distribution(params, rollouts.observations)
@@ -337,6 +348,14 @@ class PolicyLearner(ControlLearner):
         if not self.adaptation.fresh_start:
             return None
         return self.policy.initial(generator, num_tasks)
+
+
+def _rename_old_weights(learner: PolicyLearner, weights: dict[str, Any], *_: Any) -> None:
+    """Renames the weights of checkpoints made by MetaRL 0.1."""
+    del learner
+    for name in [n for n in weights if n.startswith("adaptation.")]:
+        new = name.removeprefix("adaptation.").replace("model.", "policy.", 1)
+        weights[new] = weights.pop(name)
 
 
 def _credit(rollouts: Rollouts, normalize: bool) -> Tensor:

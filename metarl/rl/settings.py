@@ -55,36 +55,3 @@ class PolicyGradientSettings:
         if not self.inner_kl >= 0:
             raise SettingsError(f"Expected `inner_kl` of at least 0, got {self.inner_kl}.")
         check_choice("surrogate", self.surrogate, get_args(SurrogateName))
-
-
-@dataclass(frozen=True)
-class RL2Settings:
-    """RL^2 (Duan et al. 2016, arXiv:1611.02779; Wang et al. 2016, arXiv:1611.05763)."""
-
-    episodes: int = 1
-    """Episodes of a training trial, at least 1; an evaluation of K steps plays K + 1."""
-    units: int = 64
-    """Width of the recurrent state."""
-    embedding: int = 0
-    """Width of a layer of rectified units before it; 0 leaves that out, as the paper does."""
-    value_weight: float = 0.5
-    """Weight of the value function's error in the loss, above 0."""
-    entropy_weight: float = 0.0
-    """Weight of the policy's entropy in the loss, at least 0."""
-
-    def __post_init__(self) -> None:
-        """Checks the settings.
-
-        Raises:
-            SettingsError: A setting is out of its range.
-        """
-        if min(self.episodes, self.units) < 1 or self.embedding < 0:
-            raise SettingsError(
-                "Expected at least 1 episode, 1 unit and an embedding of at least 0, got "
-                f"episodes={self.episodes}, units={self.units} and embedding={self.embedding}."
-            )
-        if not self.value_weight > 0 or not self.entropy_weight >= 0:
-            raise SettingsError(
-                "Expected a `value_weight` above 0 and an `entropy_weight` of at least 0, got "
-                f"{self.value_weight} and {self.entropy_weight}."
-            )

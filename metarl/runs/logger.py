@@ -1,4 +1,4 @@
-"""What a run measures, as TensorBoard events and as lines of JSON."""
+"""Writes what a run measures as TensorBoard events and as lines of JSON."""
 
 from __future__ import annotations
 
@@ -11,18 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
-from matplotlib.figure import Figure
-from tensorboard.compat.proto import summary_pb2
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from metarl.errors import CheckpointError
 from metarl.evaluation.curves import AdaptationCurve
-from metarl.plots.figures import adaptation_figure, figure_pixels, save_figure
-from metarl.plots.film import Film, gif
-from metarl.plots.pictures import Picture
 from metarl.evaluation.statistics import Summary, summarise_curve
 from metarl.tasks.files import atomic_path
 from metarl.runs.run_folder import to_json
@@ -33,21 +27,21 @@ _STATISTICS = [f.name for f in dataclasses.fields(Summary) if f.name != "count"]
 
 
 class RunLogger:
-    """Writes scalars, adaptation curves and settings of one run into its folder.
+    """Writes scalars, adaptation curves, images and settings of one run into its folder.
 
     Tags: `train/<metric>/step_{k}`, `eval_<split>/<metric>/step_{k}`, `meta/loss`,
     `meta/grad_norm`, `inner/loss/step_{k}`, `perf/...`. The step of an event is the number of
-    meta-iterations done when it was measured; the means of curves of control tasks stand a second
-    time below `by_environment_steps/`, where it is the number of environment steps.
+    meta-iterations done. The means of curves of control tasks are written again under
+    `by_environment_steps/`, where the step is the number of environment steps.
 
     Args:
         folder: The run folder.
-        resume_from: Meta-iterations done in the checkpoint that the run goes on from, or None for
-            a new run. What was written of later iterations is dropped: TensorBoard hides these
-            events, and eval.jsonl is cut. A curve of that very iteration (the report of a finished
-            run, resumed) takes the place of the line it had.
+        resume_from: Meta-iterations done in the checkpoint that the run resumes from, or None for
+            a new run. Results of later iterations are dropped: TensorBoard hides these events, and
+            eval.jsonl is cut. A curve of the same iteration (the report of a finished run that is
+            resumed) replaces its line.
         curves: Prefixes of the adaptation curves that get charts in the custom-scalars dashboard,
-            whose layout can be written only once. That of the first curve is added.
+            whose layout is written once. The prefix of the first curve is added.
 
     Raises:
         CheckpointError: The folder cannot be written.
@@ -59,6 +53,8 @@ class RunLogger:
         resume_from: int | None = None,
         curves: Sequence[str] = ("eval_validation", "eval_test"),
     ) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
         self.folder = Path(folder)
         self._curves = tuple(curves)
         self._start = 0 if resume_from is None else resume_from + 1
@@ -78,7 +74,7 @@ class RunLogger:
             self._repeat()
 
     def __enter__(self) -> RunLogger:
-        """Does nothing; the files are open."""
+        """Returns the logger; its files are open."""
         return self
 
     def __exit__(
@@ -116,13 +112,15 @@ class RunLogger:
             curve: The metric per step and task.
             iteration: Meta-iterations done.
             prefix: First part of the tags: "eval_test", "eval_validation", "eval_test_5_shot", ...
-            extra: More for the line of eval.jsonl (the shots, the seed).
+            extra: Further entries of the line of eval.jsonl (the shots, the seed).
             environment_steps: Environment steps of training so far; None for supervised tasks.
 
         Returns:
             The summary of each step, with 95 % bootstrap confidence intervals over the tasks. The
-            resamples are the same ones every time, so that equal curves have equal intervals.
+            resamples are the same in every call, so that equal curves have equal intervals.
         """
+        from metarl.plots.figures import adaptation_figure, figure_pixels
+
         generator = torch.Generator().manual_seed(BOOTSTRAP_SEED)
         summaries = summarise_curve(curve.values, generator)
         tag = f"{prefix}/{curve.metric}"
@@ -147,33 +145,41 @@ class RunLogger:
         self.flush()
         return summaries
 
-    def picture(self, picture: Picture, iteration: int) -> None:
-        """Writes a picture's figure into the folder and as an image, `adaptation/<name>`.
+    def image(self, name: str, pixels: np.ndarray, iteration: int) -> None:
+        """Writes an image as `adaptation/<name>`.
 
         Args:
-            picture: The picture.
+            name: Last part of the tag.
+            pixels: Shape [height, width, 3], uint8.
             iteration: Meta-iterations done.
         """
-        self.figure(picture.name, picture.figure, iteration)
-
-    def figure(self, name: str, figure: Figure, iteration: int) -> None:
-        """Writes a figure into the folder, `<name>.png`, and as an image, `adaptation/<name>`."""
-        save_figure(figure, self.folder / f"{name}.png")
-        pixels = figure_pixels(figure)
         self._writer.add_image(f"adaptation/{name}", pixels, iteration, dataformats="HWC")
 
-    def film(self, film: Film, iteration: int) -> None:
-        """Writes a film, `<name>.gif` in the folder and the image `adaptation/<name>_film`."""
-        data = gif(film)
-        with atomic_path(self.folder / f"{film.name}.gif") as path:
+    def frames(
+        self, name: str, frames: Sequence[np.ndarray], fps: float, iteration: int
+    ) -> None:
+        """Writes an animation: `<name>.gif` in the folder and the image `adaptation/<name>_film`.
+
+        Args:
+            name: Name of the file and part of the tag.
+            frames: Each [height, width, 3] uint8.
+            fps: Frames per second.
+            iteration: Meta-iterations done.
+        """
+        from tensorboard.compat.proto import summary_pb2
+
+        from metarl.plots.gif import encode_gif
+
+        data = encode_gif(frames, fps)
+        with atomic_path(self.folder / f"{name}.gif") as path:
             path.write_bytes(data)
-        height, width, channels = film.frames[0].shape
-        # What `add_video` does, which would need moviepy.
+        height, width, channels = frames[0].shape
+        # As `add_video` does, which requires moviepy.
         events = getattr(summary_pb2, "Summary")  # noqa: B009 - type checkers cannot see it
         image = events.Image(
             height=height, width=width, colorspace=channels, encoded_image_string=data
         )
-        summary = events(value=[events.Value(tag=f"adaptation/{film.name}_film", image=image)])
+        summary = events(value=[events.Value(tag=f"adaptation/{name}_film", image=image)])
         writer = self._writer._get_file_writer()
         assert writer is not None
         writer.add_summary(summary, iteration)
@@ -183,8 +189,10 @@ class RunLogger:
 
         Args:
             config: A dataclass or a dict.
-            metrics: Tags that the hyper-parameter dashboard shows beside the settings.
+            metrics: Tags of the metrics in the hyper-parameter dashboard.
         """
+        from torch.utils.tensorboard.summary import hparams
+
         flat = flatten(to_json(config))
         rows = "\n".join(f"|{name}|{_cell(value)}|" for name, value in flat.items())
         self._writer.add_text("config", f"|setting|value|\n|-|-|\n{rows}", self._start)
@@ -196,11 +204,11 @@ class RunLogger:
         self.flush()
 
     def flush(self) -> None:
-        """Writes out what is pending; call it before each checkpoint, or a crash loses events."""
+        """Writes pending events; call it before each checkpoint, or a crash loses them."""
         self._writer.flush()
 
     def close(self) -> None:
-        """Writes out what is pending and closes the files."""
+        """Writes pending events and closes the files."""
         self._writer.close()
 
     def _by_environment_steps(
@@ -213,7 +221,7 @@ class RunLogger:
         self.scalars(values, environment_steps)
 
     def _repeat(self) -> None:
-        """Writes again what was hidden though it is kept: environment steps outrun iterations."""
+        """Writes again the kept events that TensorBoard hides: environment steps exceed iterations."""
         for line in read_curves(self.folder):
             steps = line.get("environment_steps", -1)
             if steps >= self._start:
@@ -221,7 +229,7 @@ class RunLogger:
                 self._by_environment_steps(tag, line["mean"], steps)
 
     def _layout(self, prefix: str, metric: str) -> None:
-        """Lays the custom-scalars dashboard out, once per run."""
+        """Writes the layout of the custom-scalars dashboard, once per run."""
         if self._has_layout:
             return
         self._has_layout = True
@@ -246,7 +254,7 @@ class RunLogger:
 
 
 def read_curves(folder: Path | str) -> list[dict[str, Any]]:
-    """Returns the lines of a run's eval.jsonl, oldest first; a line cut short is left out."""
+    """Returns the lines of a run's eval.jsonl, oldest first, without an incomplete last line."""
     return [line for _, line in _lines(Path(folder) / EVAL_FILE)]
 
 
@@ -261,17 +269,17 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _cut(path: Path, iteration: int) -> int:
-    """Drops the lines of later iterations and one cut short; returns how many are left."""
+    """Drops the lines of later iterations and an incomplete one; returns the number kept."""
     return _keep(path, lambda line: line["iteration"] <= iteration)
 
 
 def _drop(path: Path, head: dict[str, Any]) -> None:
-    """Drops the lines that say what `head` says."""
+    """Drops the lines that have all entries of `head`."""
     _keep(path, lambda line: line != {**line, **head})
 
 
 def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> int:
-    """Keeps the lines that are wanted and whole; returns how many these are."""
+    """Keeps the complete lines for which `wanted` is true; returns their number."""
     if not path.exists():
         return 0
     kept = [text for text, line in _lines(path) if wanted(line)]
@@ -281,7 +289,7 @@ def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> int:
 
 
 def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Returns the whole lines of an eval.jsonl, as text and decoded."""
+    """Returns the complete lines of an eval.jsonl, as text and decoded."""
     lines = []
     texts = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for number, text in enumerate(texts):
@@ -296,7 +304,7 @@ def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _number(value: float) -> float | None:
-    """Returns the number, or None for one that JSON has no word for."""
+    """Returns the number, or None for NaN and infinity, which JSON cannot represent."""
     return value if math.isfinite(value) else None
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,44 +12,15 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
-from metarl.adaptation.learner import ControlLearner
 from metarl.errors import SettingsError
+from metarl.rl.control_learner import ControlLearner
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.sb3.policies import global_seed
+from metarl.sb3.ppo import PPOAlgorithm
 from metarl.sb3.vec_env import SB3VecEnv
 from metarl.sim.family import ControlTasks, TaskFamily, Tasks
 from metarl.sim.make import make_vec
 from metarl.trees import map_tensors, take_tasks, to_device
-
-
-@dataclass(frozen=True)
-class PPOSettings:
-    """Stable-Baselines3's PPO on each test task alone; the defaults are its own."""
-
-    learning_rate: float = 3e-4
-    """Rate of Adam, above 0."""
-    epochs: int = 10
-    """Passes over the rollouts of a step."""
-    batch_size: int = 64
-    """The most samples in a gradient; the greatest divisor of a step's samples below is taken."""
-    gae_lambda: float = 0.95
-    """Lambda of generalised advantage estimation, in [0, 1]."""
-    clip: float = 0.2
-    """The ratio is clipped to 1 +- this, above 0."""
-    entropy: float = 0.0
-    """Weight of the entropy."""
-
-    def __post_init__(self) -> None:
-        """Checks the settings.
-
-        Raises:
-            SettingsError: A setting is out of its range.
-        """
-        if min(self.epochs, self.batch_size - 1) < 1 or min(self.learning_rate, self.clip) <= 0:
-            raise SettingsError(
-                "Expected at least 1 epoch, a `batch_size` of at least 2, and a `learning_rate` "
-                f"and a `clip` above 0, got {self}."
-            )
 
 
 class PPOLearner(ControlLearner):
@@ -62,7 +32,7 @@ class PPOLearner(ControlLearner):
     learn from; as everywhere, they are drawn from the policy.
 
     Args:
-        settings: See `PPOSettings`.
+        settings: See `PPOAlgorithm`.
         family: Where the tasks come from.
         gradients: How many rollouts a step takes, and the discount; nothing else of it.
         hidden: Widths of the hidden layers of the policy and of the value function.
@@ -73,9 +43,11 @@ class PPOLearner(ControlLearner):
         SettingsError: A step has a single sample.
     """
 
+    learns_in_evaluation = True
+
     def __init__(
         self,
-        settings: PPOSettings,
+        settings: PPOAlgorithm,
         family: TaskFamily,
         gradients: PolicyGradientSettings,
         hidden: tuple[int, ...] = (100, 100),
@@ -111,9 +83,15 @@ class PPOLearner(ControlLearner):
         self.collect(inputs.tasks, torch.Generator(), 0)
 
     def returns(
-        self, tasks: ControlTasks, steps: int, generator: torch.Generator
+        self,
+        tasks: ControlTasks,
+        steps: int,
+        generator: torch.Generator,
+        scales: Sequence[float] = (),
+        trajectories: int | None = None,
     ) -> Iterator[Tensor]:
-        """See `ControlLearner.returns`; all tasks are learned before the first is told."""
+        """Yields the returns of each task; learns all tasks before it yields the first."""
+        del scales, trajectories
         seeds = torch.randint(
             2**31, (tasks.num_tasks,), generator=generator, device=generator.device
         )

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.adaptation.learner import ControlLearner, Learner
+from metarl.adaptation.adaptation import Adaptation
+from metarl.adaptation.gradient_learner import GradientLearner
+from metarl.adaptation.learner import Learner
 from metarl.devices import resolve_device, set_threads
 from metarl.errors import CheckpointError, NonFiniteError, SimulationError
 from metarl.evaluation.curves import adaptation_curve
@@ -21,10 +23,10 @@ from metarl.runs.logger import RunLogger
 from metarl.runs.progress import Progress
 from metarl.runs.signals import StopSignals
 from metarl.tasks.base import TaskSource
-from metarl.tasks.losses import metric_name
 from metarl.training.meta_step import MetaStep
-from metarl.training.outer_update import MetaResult, OuterUpdate
+from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
 from metarl.training.settings import TrainingSettings
+from metarl.training.untrained import UntrainedSettings
 from metarl.trees import to_device
 
 # Validation tasks are the same at every evaluation and for every seed.
@@ -52,36 +54,42 @@ class OuterLoop:
     """Samples tasks, computes meta-gradients, updates, logs, evaluates and checkpoints.
 
     Args:
-        learner: What is trained; moved to the settings' device.
+        learner: The learner to train, or an adaptation for supervised tasks (`MAML(net)`); it is
+            moved to the device of the settings.
         tasks: Distribution of the training tasks.
         settings: See `TrainingSettings`.
-        folder: The run folder; checkpoints and logs go there.
-        validation: Distribution for the adaptation curves during training; None draws none.
-        update: The outer update; None takes the optimiser of the settings.
-        resume: The checkpoint to go on from, or None for a new run.
+        folder: The run folder for checkpoints and logs.
+        validation: Distribution of the tasks for adaptation curves during training; None for no
+            curves.
+        update: The outer update, or its settings; None for the optimiser of `settings`.
+        resume: The checkpoint to resume from, or None for a new run.
         config: Settings of the whole experiment, for the logs.
     """
 
     def __init__(
         self,
-        learner: Learner,
+        learner: Learner | Adaptation,
         tasks: TaskSource,
         settings: TrainingSettings,
         folder: Path | str,
         *,
         validation: TaskSource | None = None,
-        update: OuterUpdate | None = None,
+        update: OuterUpdate | UpdateSettings | None = None,
         resume: Path | None = None,
         config: dict[str, Any] | None = None,
     ) -> None:
         self.folder = Path(folder)
         set_threads(settings.threads)
         self.device = resolve_device(settings.device)
+        if isinstance(learner, Adaptation):
+            learner = GradientLearner(learner)
         self.learner = learner.to(self.device)
         self.tasks = tasks
         self.validation = validation
         self.settings = settings
-        self.update = update or MetaStep(learner, settings)
+        if isinstance(update, UpdateSettings):
+            update = update.build(learner, settings)
+        self.update = update or _default_update(learner, settings)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.keep_checkpoints)
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         self.iteration = 0
@@ -126,26 +134,17 @@ class OuterLoop:
         stopped_by = "" if finished else stop.signal_name
         return TrainingResult(self.iteration, finished, self._seconds, stopped_by)
 
-    @property
-    def environment_steps(self) -> int | None:
-        """Environment steps of training so far; None where tasks have no environment."""
-        learner = self.learner
-        return learner.environment_steps if isinstance(learner, ControlLearner) else None
-
     def _dashboard(self) -> list[str]:
-        """Returns the tags that stand beside the settings in the hyper-parameter dashboard."""
+        """Returns the tags of the metrics in the hyper-parameter dashboard."""
         if self.validation is None or not self.settings.eval_every:
             return ["meta/loss"]
-        if isinstance(self.learner, ControlLearner):
-            name = "return"
-        else:
-            generator = torch.Generator(self.device).manual_seed(VALIDATION_SEED)
-            name = metric_name(self.validation.sample(1, generator).query.targets)
-        return ["meta/loss", f"eval_validation/{name}/mean"]
+        generator = torch.Generator(self.device).manual_seed(VALIDATION_SEED)
+        metric = self.learner.metric(self.validation.sample(1, generator))
+        return ["meta/loss", f"eval_validation/{metric}/mean"]
 
     def _iterate(self) -> MetaResult:
         before = self.generator.get_state()
-        with self._losing_nothing():
+        with self._saving_on_error():
             tasks = self.tasks.sample(self.settings.meta_batch_size, self.generator)
             inputs = self.learner.collect(tasks, self.generator, self.iteration)
         result = self.update(inputs, self.iteration)
@@ -155,8 +154,8 @@ class OuterLoop:
         return result
 
     @contextmanager
-    def _losing_nothing(self) -> Iterator[None]:
-        """Where a user's tasks run: an error saves the state before and names the checkpoint."""
+    def _saving_on_error(self) -> Iterator[None]:
+        """Saves the state before a user's tasks ran, if they raise, and names the checkpoint."""
         before = self.generator.get_state()
         try:
             yield
@@ -194,15 +193,15 @@ class OuterLoop:
         if rate is not None:
             scalars["meta/outer_lr"] = rate
         scalars["perf/iterations_per_s"] = self.iteration / self._seconds
-        if self.environment_steps is not None:
-            scalars["perf/environment_steps"] = self.environment_steps
+        if self.learner.environment_steps is not None:
+            scalars["perf/environment_steps"] = self.learner.environment_steps
         self.logger.scalars(scalars, self.iteration)
         return scalars
 
     def _evaluate(self) -> None:
         if self.validation is None:
             return
-        with self._losing_nothing():
+        with self._saving_on_error():
             curve = adaptation_curve(
                 self.learner,
                 self.validation,
@@ -211,7 +210,10 @@ class OuterLoop:
                 generator=torch.Generator(self.device).manual_seed(VALIDATION_SEED),
             )
         self.logger.curve(
-            curve, self.iteration, "eval_validation", environment_steps=self.environment_steps
+            curve,
+            self.iteration,
+            "eval_validation",
+            environment_steps=self.learner.environment_steps,
         )
 
     def _save(self) -> int:
@@ -239,6 +241,13 @@ class OuterLoop:
         self.learner.load_extra_state(to_device(checkpoint.state["carried"], self.device))
         self._seconds = checkpoint.state["seconds"]
         self.iteration = checkpoint.iteration
+
+
+def _default_update(learner: Learner, settings: TrainingSettings) -> OuterUpdate:
+    """Returns the optimiser of the settings, or no update for a learner without parameters."""
+    if any(p.requires_grad for p in learner.parameters()):
+        return MetaStep(learner, settings)
+    return UntrainedSettings().build(learner, settings)
 
 
 def _headline(scalars: dict[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The outer update of learners that have nothing to train."""
+"""The outer update of learners that have nothing to meta-train."""
 
 from __future__ import annotations
 
@@ -12,28 +12,19 @@ from metarl.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
-class NoUpdateSettings(UpdateSettings):
-    """No outer update: the learner is judged as it is."""
+class UntrainedSettings(UpdateSettings):
+    """No outer update: the learner is evaluated as it is."""
 
     def build(self, learner: Learner, training: TrainingSettings) -> OuterUpdate:
-        """See `UpdateSettings.build`.
-
-        Raises:
-            SettingsError: Meta-iterations are asked for.
-        """
-        if training.iterations:
-            raise SettingsError(
-                f"A {type(learner).__name__} has nothing to meta-train: expected "
-                f"--training.iterations 0, got {training.iterations}."
-            )
-        return NoUpdate()
+        check_untrained(type(learner).__name__, training)
+        return Untrained()
 
 
-class NoUpdate(OuterUpdate):
-    """Updates nothing, and says so when it is asked to."""
+class Untrained(OuterUpdate):
+    """Raises an error when it is called."""
 
     def __call__(self, inputs: Any, iteration: int) -> MetaResult:
-        """See `OuterUpdate.__call__`.
+        """Refuses to update.
 
         Raises:
             SettingsError: Always.
@@ -42,10 +33,25 @@ class NoUpdate(OuterUpdate):
         raise SettingsError("There is nothing to meta-train; set `iterations` to 0.")
 
     def state_dict(self) -> dict[str, Any]:
-        """See `OuterUpdate.state_dict`: nothing."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `OuterUpdate.load_state_dict`."""
         if state:
             raise ValueError("it is that of a learner that was trained")
+
+
+def check_untrained(name: str, training: TrainingSettings) -> None:
+    """Checks that no meta-iterations are asked for.
+
+    Args:
+        name: The learner or algorithm, for the message.
+        training: The settings of the outer loop.
+
+    Raises:
+        SettingsError: There are meta-iterations.
+    """
+    if training.iterations:
+        raise SettingsError(
+            f"A {name} has nothing to meta-train: expected --training.iterations 0, got "
+            f"{training.iterations}."
+        )

@@ -38,7 +38,7 @@ def test_a_step_sees_its_batch_only(mlp, regression, generator):
 @pytest.mark.parametrize("frozen", [("*.norm.*",), ("blocks.*",)])
 def test_frozen_parameters_stay_in_the_inner_loop_and_learn_in_the_outer(conv, images, frozen):
     learner = MAML(conv, 0.5, 2, frozen=frozen)
-    *_, adapted = learner.adaptation(images.support, 2, torch.Generator())
+    *_, adapted = learner.adapt(images.support, 2, torch.Generator())
     for n, p in conv.named_parameters():
         moved = not torch.equal(adapted.params[n], p.expand_as(adapted.params[n]))
         assert moved == (n not in learner.frozen), n
@@ -64,7 +64,7 @@ def test_zero_steps_judge_the_initialisation(mlp, regression, generator):
 
 def test_single_queries_do_not_see_each_other(conv, images):
     learner = MAML(conv, 0.1)
-    *_, adapted = learner.adaptation(images.support, 1, torch.Generator())
+    *_, adapted = learner.adapt(images.support, 1, torch.Generator())
     together = learner.predict(adapted, images.query.inputs, transductive=False)
     alone = learner.predict(adapted, images.query.inputs[:, 2:3], transductive=False)
     torch.testing.assert_close(together[:, 2:3], alone)

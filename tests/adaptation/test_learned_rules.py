@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from metarl.adaptation.learned_optimizer import LearnedOptimizerRule
+from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
 
 from metarl.adaptation.coordinates import LSTMCell, log_sign, pack, uniform, unpack
 from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.inner_loop import inner_loop
-from metarl.adaptation.learned_optimizer import LearnedOptimizerRule
-from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
 from metarl.adaptation.objectives import EveryStepLoss, QueryLoss
 from metarl.adaptation.update_rules import GradientDescent
 from metarl.errors import SettingsError
@@ -222,7 +222,7 @@ def test_episode_statistics_make_predictions_independent(conv, images, generator
     rule = LSTMMetaLearnerRule(generator)
     learner = GradientLearner(conv, rule, QueryLoss(), steps=2, statistics_momentum=0.9)
     with torch.no_grad():
-        adapted = last(learner.adaptation(images.support, 2, generator))
+        adapted = last(learner.adapt(images.support, 2, generator))
         together = learner.predict(adapted, images.query.inputs, transductive=False)
         alone = learner.predict(adapted, images.query.inputs[:, 3:4], transductive=False)
         shared = learner.predict(adapted, images.query.inputs, transductive=True)

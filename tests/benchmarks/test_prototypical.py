@@ -18,7 +18,7 @@ def test_the_loop_scores_by_the_distance_and_trains(generator):
             p.copy_(q)
     backbone.eval()
     learner = MetricLearner(embedding, Prototypes())
-    (adapted,) = learner.adaptation(batch.support, 0, generator)
+    (adapted,) = learner.adapt(batch.support, 0, generator)
     ours = learner.predict(adapted, batch.query.inputs)[0]
     support = Examples(*(t[0] for t in batch.support))
     theirs = plain_scores(backbone, 3)(support, batch.query.inputs[0])

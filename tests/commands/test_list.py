@@ -23,7 +23,7 @@ def test_every_algorithm_stands_beside_its_settings(metarl):
         ("PPOSettings", "ppo", "learning-rate"),
         ("RL2Settings", "rl2", "episodes"),
         ("PrototypicalSettings", "prototypical", "embedding"),
-        ("MemoryAugmentedSettings", "mann-strings", "slots"),
+        ("MemoryAugmentedOptions", "mann-strings", "slots"),
         ("UCB1Settings", "ucb1", "width"),
     ):
         row = printed.partition(f"  {kind} ")[2].partition("Settings ")[0]

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-
 from metarl.adaptation.settings import LearnerSettings, MAMLSettings, ReptileSettings
+
 from metarl.errors import CheckpointError, SettingsError, UnknownNameError
 from metarl.lab import parse_settings, run_script
 from metarl.lab.command_line import settings_from

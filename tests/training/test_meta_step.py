@@ -256,7 +256,7 @@ def test_sgd_performs_reptiles_update():
     learner = Reptile(mlp().double(), 0.05, 4).double()
     inputs = sine_inputs(learner, dtype=torch.float64)
     theta = values(learner)
-    *_, adapted = learner.adaptation(inputs.tasks.support, 4, torch.Generator())
+    *_, adapted = learner.adapt(inputs.tasks.support, 4, torch.Generator())
     MetaStep(learner, TrainingSettings(optimizer="sgd", outer_lr=0.3))(inputs, 0)
     for before, phi, after in zip(
         theta, adapted.params.values(), learner.parameters(), strict=True

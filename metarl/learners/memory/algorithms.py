@@ -1,74 +1,56 @@
-"""Settings of the learners of episodes that remember: frozen dataclasses that build them."""
+"""The memory-based algorithms: frozen dataclasses of options that build the learners."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
-import torch
-
-from metarl.adaptation.learner import SupervisedLearner
-from metarl.learners.images.embeddings import ConvEmbedding, ImageShape, Thumbnail
+from metarl.learners.images.embeddings import ConvEmbedding, Thumbnail
 from metarl.learners.memory.episode_reader import EpisodeReader
 from metarl.learners.memory.meta_network import MetaNetwork
-from metarl.learners.memory.networks import MemoryAugmentedSettings, SequenceSettings
+from metarl.learners.memory.networks import MemoryAugmentedOptions, SequenceOptions
+from metarl.learners.problem import ImageProblem
 from metarl.registry import check_choice
 
 Features = Literal["convolutions", "pixels"]
 
 
-class MemorySettings(ABC):
-    """Interface: settings that build a learner with an output per class for images."""
-
-    @abstractmethod
-    def build(
-        self, images: ImageShape, way: int, filters: int, generator: torch.Generator
-    ) -> SupervisedLearner:
-        """Builds the learner.
-
-        Args:
-            images: What it takes.
-            way: Classes of a task.
-            filters: Filters of each convolution, if it has any.
-            generator: The initial weights start from its draws.
-        """
-
-
 @dataclass(frozen=True)
-class MANNSettings(MemorySettings):
+class MANNAlgorithm:
     """Memory-augmented neural network on episodes (Santoro et al. 2016)."""
 
-    network: SequenceSettings = field(default_factory=MemoryAugmentedSettings)
-    """What reads the support."""
-    features: Features = "pixels"
-    """What it sees of an image: 20x20 pixels as in the paper, or features of four convolutions,
-    with which training had not left its start after 900 iterations."""
+    meta_trains: ClassVar[bool] = True
 
-    def build(
-        self, images: ImageShape, way: int, filters: int, generator: torch.Generator
-    ) -> EpisodeReader:
-        """See `MemorySettings.build`."""
+    network: SequenceOptions = field(default_factory=MemoryAugmentedOptions)
+    """The network that reads the support set."""
+    features: Features = "pixels"
+    """The input per image: 20x20 pixels as in the paper, or features of four convolutions, with
+    which training had made no progress after 900 iterations."""
+
+    def build(self, problem: ImageProblem, /) -> EpisodeReader:
+        """Builds the learner; see `Algorithm.build`."""
+        way, generator = problem.outputs(), problem.generator
         check_choice("features", self.features, get_args(Features))
         if self.features == "pixels":
-            embedding = Thumbnail(images)
+            embedding = Thumbnail(problem.images)
         else:
-            embedding = ConvEmbedding(images, generator, filters)
-        network = self.network.build(embedding.features + way, way, generator)
+            embedding = ConvEmbedding(problem.images, generator, problem.filters)
+        network = self.network.make(embedding.features + way, way, generator)
         return EpisodeReader(embedding, network, way)
 
 
 @dataclass(frozen=True)
-class MetaNetSettings(MemorySettings):
+class MetaNetAlgorithm:
     """Meta Networks (Munkhdalai & Yu 2017)."""
 
-    features: int = 64
-    """Numbers of a representation, at least the classes of a task."""
-    units: int = 20
-    """Width of the layers that make fast weights of gradients."""
+    meta_trains: ClassVar[bool] = True
 
-    def build(
-        self, images: ImageShape, way: int, filters: int, generator: torch.Generator
-    ) -> MetaNetwork:
-        """See `MemorySettings.build`."""
-        return MetaNetwork(images, way, generator, filters, self.features, self.units)
+    features: int = 64
+    """Size of a representation, at least the number of classes of a task."""
+    units: int = 20
+    """Width of the layers that map gradients to fast weights."""
+
+    def build(self, problem: ImageProblem, /) -> MetaNetwork:
+        """Builds the learner; see `Algorithm.build`."""
+        shape = (problem.images, problem.outputs(), problem.generator, problem.filters)
+        return MetaNetwork(*shape, self.features, self.units)

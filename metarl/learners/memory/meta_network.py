@@ -124,10 +124,10 @@ class MetaNetwork(SupervisedLearner):
     # Evaluation
 
     @torch.no_grad()
-    def adaptation(
+    def adapt(
         self, support: Examples, steps: int, generator: torch.Generator
     ) -> Iterator[FastWeights]:
-        """See `SupervisedLearner.adaptation`; yields the same for every step.
+        """See `SupervisedLearner.adapt`; yields the same for every step.
 
         Raises:
             TaskError: As of `collect`.

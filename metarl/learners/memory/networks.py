@@ -1,4 +1,4 @@
-"""Settings of the networks that read sequences: frozen dataclasses that build them."""
+"""Options of the networks that read sequences: frozen dataclasses that build them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from metarl.learners.memory.sequences import (
 )
 
 
-class SequenceSettings(ABC):
-    """Interface: settings that build a network that reads sequences."""
+class SequenceOptions(ABC):
+    """Interface: options that build a network that reads sequences."""
 
     @abstractmethod
-    def build(self, inputs: int, outputs: int, generator: torch.Generator) -> SequenceNetwork:
+    def make(self, inputs: int, outputs: int, generator: torch.Generator) -> SequenceNetwork:
         """Builds the network.
 
         Args:
-            inputs: Numbers that come in at a step.
-            outputs: Numbers that come out.
-            generator: The initial weights start from its draws.
+            inputs: Size of the input of a step.
+            outputs: Size of the output of a step.
+            generator: Source of the initial weights.
         """
 
 
 @dataclass(frozen=True)
-class MemoryAugmentedSettings(SequenceSettings):
+class MemoryAugmentedOptions(SequenceOptions):
     """Memory-augmented neural network (Santoro et al. 2016)."""
 
     units: int = 200
@@ -38,39 +38,36 @@ class MemoryAugmentedSettings(SequenceSettings):
     slots: int = 128
     """Rows of the memory, at least one for each step of a sequence."""
     width: int = 40
-    """Numbers in a row."""
+    """Size of a row."""
     reads: int = 4
-    """Heads, which write and read."""
+    """Number of heads that write and read."""
     decay: float = 0.99
-    """Of the rows' usage from step to step, in [0, 1]."""
+    """Decay of the rows' usage per step, in [0, 1]."""
     strength: float | None = 10.0
-    """Initial factor of the cosines, above 1, learned as a neural Turing machine's. None: 1 always,
-    as in the paper; then learning sets in much later."""
+    """Initial value of the learned factor of the cosines, above 1, as in neural Turing machines.
+    None: always 1, as in the paper; learning then starts much later."""
 
-    def build(self, inputs: int, outputs: int, generator: torch.Generator) -> MemoryAugmented:
-        """See `SequenceSettings.build`."""
+    def make(self, inputs: int, outputs: int, generator: torch.Generator) -> MemoryAugmented:
         return MemoryAugmented(inputs, outputs, generator, **asdict(self))
 
 
 @dataclass(frozen=True)
-class RecurrentSettings(SequenceSettings):
-    """Baseline: an LSTM, which has its own state as its only memory."""
+class RecurrentOptions(SequenceOptions):
+    """Baseline: an LSTM, whose state is its only memory."""
 
     units: int = 200
     """Width of the LSTM."""
 
-    def build(self, inputs: int, outputs: int, generator: torch.Generator) -> Recurrent:
-        """See `SequenceSettings.build`."""
+    def make(self, inputs: int, outputs: int, generator: torch.Generator) -> Recurrent:
         return Recurrent(inputs, outputs, generator, self.units)
 
 
 @dataclass(frozen=True)
-class FeedforwardSettings(SequenceSettings):
+class FeedforwardOptions(SequenceOptions):
     """Baseline: a network without any memory."""
 
     units: int = 200
     """Width of its hidden layer."""
 
-    def build(self, inputs: int, outputs: int, generator: torch.Generator) -> Feedforward:
-        """See `SequenceSettings.build`."""
+    def make(self, inputs: int, outputs: int, generator: torch.Generator) -> Feedforward:
         return Feedforward(inputs, outputs, generator, self.units)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarl.adaptation.learner import MetaLoss, StreamLearner
+from metarl.adaptation.learner import Learner, MetaLoss
 from metarl.errors import SettingsError, TaskError
 from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
@@ -35,7 +35,7 @@ class StreamInputs:
     instances: int
 
 
-class StreamReader(StreamLearner):
+class StreamReader(Learner):
     """A network that reads streams (Santoro et al. 2016, section 2).
 
     At step t it sees the image x_t beside the label y_{t-1} of the image before and gives the
@@ -91,11 +91,15 @@ class StreamReader(StreamLearner):
         """See `Learner.after_update`; takes up the batch-norm moments."""
         absorb_moments(self, carry)
 
+    def metric(self, tasks: TaskBatch) -> str:
+        del tasks
+        return "accuracy"
+
     @torch.no_grad()
-    def accuracies(
-        self, tasks: TaskBatch, steps: int, generator: torch.Generator
+    def evaluate(
+        self, tasks: TaskBatch, steps: int, generator: torch.Generator, *, last_only: bool = False
     ) -> Iterator[Tensor]:
-        """See `StreamLearner.accuracies`.
+        """Yields the accuracy on the examples that come after 0, 1, ... of their class, [T].
 
         Raises:
             SettingsError: No class comes more than `steps` times in one of the streams.
@@ -112,7 +116,7 @@ class StreamReader(StreamLearner):
             )
         right = _right(self._read(stream, None), self.code.spell(stream.targets))
         earlier = earlier_instances(stream.targets)
-        for k in range(steps + 1):
+        for k in range(steps if last_only else 0, steps + 1):
             yield _after(k, right, earlier)
 
     def outputs(self, stream: Examples) -> Tensor:

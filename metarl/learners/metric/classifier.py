@@ -101,11 +101,11 @@ class FeatureClassifier(SupervisedLearner):
         """See `Learner.after_update`; takes up the batch-norm moments."""
         absorb_moments(self, carry)
 
-    def adaptation(
+    def adapt(
         self, support: Examples, steps: int, generator: torch.Generator
     ) -> Iterator[Reference]:
         """See `MetricLearner.adaptation`."""
-        return self.neighbours.adaptation(support, steps, generator)
+        return self.neighbours.adapt(support, steps, generator)
 
     def predict(self, adapted: Reference, inputs: Tensor, transductive: bool = True) -> Tensor:
         """See `MetricLearner.predict`."""

@@ -110,10 +110,10 @@ class MetricLearner(SupervisedLearner):
     # Evaluation
 
     @torch.no_grad()
-    def adaptation(
+    def adapt(
         self, support: Examples, steps: int, generator: torch.Generator
     ) -> Iterator[Reference]:
-        """See `SupervisedLearner.adaptation`; yields the same for every step.
+        """See `SupervisedLearner.adapt`; yields the same for every step.
 
         Supports may have more examples of one class than of another, not none.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,8 +11,9 @@ from torch import Tensor
 from metarl.adaptation.learner import MetaLoss
 from metarl.errors import SettingsError
 from metarl.rl.experience import normalized
+from metarl.rl.problem import ControlProblem
 from metarl.rl.returns import discounted_returns, gae, sums_to_end
-from metarl.rl.settings import PolicyGradientSettings, RL2Settings
+from metarl.rl.settings import PolicyGradientSettings
 from metarl.rl.surrogates import proximal
 from metarl.rl.trials.play import Trials
 from metarl.rl.trials.recurrent_policy import RecurrentPolicy, Remembered
@@ -20,6 +21,52 @@ from metarl.rl.trials.trial_learner import TrialLearner
 from metarl.sim.family import ControlTasks, TaskFamily
 
 UNUSED = ("bootstrap", "surrogate", "dice_lambda", "inner_kl", "exploration")
+
+
+@dataclass(frozen=True)
+class RL2Algorithm:
+    """RL^2 (Duan et al. 2016, arXiv:1611.02779; Wang et al. 2016, arXiv:1611.05763)."""
+
+    meta_trains: ClassVar[bool] = True
+
+    episodes: int = 1
+    """Episodes of a training trial, at least 1; an evaluation of K steps plays K + 1."""
+    units: int = 64
+    """Width of the recurrent state."""
+    embedding: int = 0
+    """Width of a layer of rectified units before it; 0 leaves that out, as the paper does."""
+    value_weight: float = 0.5
+    """Weight of the value function's error in the loss, above 0."""
+    entropy_weight: float = 0.0
+    """Weight of the policy's entropy in the loss, at least 0."""
+
+    def __post_init__(self) -> None:
+        """Checks the settings.
+
+        Raises:
+            SettingsError: A setting is out of its range.
+        """
+        if min(self.episodes, self.units) < 1 or self.embedding < 0:
+            raise SettingsError(
+                "Expected at least 1 episode, 1 unit and an embedding of at least 0, got "
+                f"episodes={self.episodes}, units={self.units} and embedding={self.embedding}."
+            )
+        if not self.value_weight > 0 or not self.entropy_weight >= 0:
+            raise SettingsError(
+                "Expected a `value_weight` above 0 and an `entropy_weight` of at least 0, got "
+                f"{self.value_weight} and {self.entropy_weight}."
+            )
+
+    def build(self, problem: ControlProblem, /) -> RecurrentLearner:
+        """Builds the recurrent policy and its learner; see `Algorithm.build`."""
+        policy = RecurrentPolicy(
+            *problem.spaces(), problem.generator,
+            self.units, self.embedding, problem.hidden, problem.init_std,
+        )  # fmt: skip
+        return RecurrentLearner(
+            policy, problem.family, self, problem.gradients,
+            task_chunk_size=problem.task_chunk_size, observe_task=problem.observe_task,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,7 +107,7 @@ class RecurrentLearner(TrialLearner):
     Args:
         policy: The policy, for the observations that the family shows.
         family: Where the tasks come from.
-        settings: See `RL2Settings`.
+        settings: See `RL2Algorithm`.
         gradients: Trials per task (`trajectories`), discount, GAE's lambda and PPO's clip; with
             `normalize_advantages` those of all tasks together have mean 0 and deviation 1.
         task_chunk_size: Tasks whose trials are played at once. None: all.
@@ -77,7 +124,7 @@ class RecurrentLearner(TrialLearner):
         self,
         policy: RecurrentPolicy,
         family: TaskFamily,
-        settings: RL2Settings | None = None,
+        settings: RL2Algorithm | None = None,
         gradients: PolicyGradientSettings | None = None,
         *,
         task_chunk_size: int | None = None,
@@ -87,7 +134,7 @@ class RecurrentLearner(TrialLearner):
         _refuse_unused(gradients)
         super().__init__(family, gradients.trajectories, task_chunk_size, observe_task)
         self.policy = policy
-        self.settings = settings or RL2Settings()
+        self.settings = settings or RL2Algorithm()
         self.gradients = gradients
         weight = policy.value.weight
         self.register_buffer("value_mean", weight.new_zeros(()))

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 
 from metarl.errors import SettingsError
+from metarl.rl.problem import ControlProblem
 from metarl.rl.trials.play import Agent
 from metarl.rl.trials.trial_learner import TrialLearner
 from metarl.sim.family import ControlTasks, TaskFamily
 
 
-class StrategySettings(ABC):
-    """Interface: settings that build a strategy for a family."""
+class StrategyAlgorithm(ABC):
+    """Interface of the options of a fixed strategy, which has nothing to meta-train."""
+
+    meta_trains: ClassVar[bool] = False
 
     @abstractmethod
-    def build(self, family: TaskFamily) -> Agent:
-        """Builds the strategy.
+    def agent(self, family: TaskFamily) -> Agent:
+        """Builds the agent that follows the strategy.
 
         Raises:
-            SettingsError: It does not suit the family.
+            SettingsError: The strategy does not suit the family.
         """
+
+    def build(self, problem: ControlProblem, /) -> StrategyLearner:
+        """Builds the learner; see `Algorithm.build`."""
+        agent = self.agent(problem.family)
+        return StrategyLearner(agent, problem.family, problem.gradients.trajectories)
 
 
 class StrategyLearner(TrialLearner):
-    """Plays trials by a fixed strategy; it has nothing to train.
+    """Plays trials by a fixed strategy; there is nothing to train.
 
     Args:
-        strategy: Who plays.
+        strategy: The agent.
         family: Where the tasks come from.
         trials: Trials of each task.
     """
@@ -40,7 +48,6 @@ class StrategyLearner(TrialLearner):
 
     @property
     def agent(self) -> Agent:
-        """See `TrialLearner.agent`."""
         return self._strategy
 
     def collect(self, tasks: ControlTasks, generator: torch.Generator, iteration: int) -> NoReturn:

@@ -1,15 +1,15 @@
-"""What learners that play trials share: their worlds, their returns, their count of steps."""
+"""The interface of learners that play trials: their worlds, returns and count of steps."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metarl.adaptation.learner import ControlLearner
+from metarl.rl.control_learner import ControlLearner
 from metarl.rl.trials.play import Agent, Trials, draw_trial_noise, play
 from metarl.rl.worlds import Worlds
 from metarl.sim.family import ControlTasks, TaskFamily
@@ -17,14 +17,17 @@ from metarl.trees import concatenate_tasks, cut_tasks
 
 
 class TrialLearner(ControlLearner):
-    """A learner that adapts by playing on: K adaptation steps are the first K episodes of a trial.
+    """Interface of learners that adapt by acting: K steps are the first K episodes of a trial.
 
     Args:
         family: Where the tasks come from.
         trials: Trials of each task, N.
         task_chunk_size: Tasks whose trials are played at once. None: all.
-        observe_task: Tells the agent the task, behind the observation (the oracle).
+        observe_task: Appends the task vector to the observation (an oracle).
     """
+
+    plays_trials = True
+    worlds: Worlds
 
     def __init__(
         self,
@@ -42,37 +45,41 @@ class TrialLearner(ControlLearner):
     @property
     @abstractmethod
     def agent(self) -> Agent:
-        """Who plays."""
+        """The agent that acts."""
 
     def play(self, tasks: ControlTasks, episodes: int, generator: torch.Generator) -> Trials:
-        """Plays trials of so many episodes; the randomness is drawn before all of them.
+        """Plays trials of `episodes` episodes each; draws all randomness first.
 
         Raises:
-            SettingsError: There is no episode.
+            SettingsError: `episodes` is below 1.
         """
         counts = (tasks.num_tasks, self.trials, episodes)
         noise = draw_trial_noise(self.agent, self.family, *counts, generator)
         parts = [
-            play(self.worlds.get(part), self.agent, some.values, part)
-            for some, part in cut_tasks((tasks, noise), self.task_chunk_size)
+            play(self.worlds.get(draws), self.agent, chunk.values, draws)
+            for chunk, draws in cut_tasks((tasks, noise), self.task_chunk_size)
         ]
         return parts[0] if len(parts) == 1 else concatenate_tasks(parts)
 
     def returns(
-        self, tasks: ControlTasks, steps: int, generator: torch.Generator
+        self,
+        tasks: ControlTasks,
+        steps: int,
+        generator: torch.Generator,
+        scales: Sequence[float] = (),
+        trajectories: int | None = None,
     ) -> Iterator[Tensor]:
-        """See `ControlLearner.returns`: those of the episodes of one trial, after one another."""
+        """Yields the returns of the successive episodes of one trial."""
+        del scales, trajectories
         played = self.play(tasks, steps + 1, generator)
         yield from played.returns.mean(1).unbind(1)
 
     def after_update(self, carry: dict[str, Any]) -> None:
-        """See `Learner.after_update`; counts the steps of the trials."""
+        """Counts the environment steps of the trials."""
         self.environment_steps += int(carry["environment_steps"].sum())
 
     def extra_state(self) -> dict[str, Any]:
-        """See `Learner.extra_state`."""
         return {"environment_steps": self.environment_steps}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """See `Learner.load_extra_state`."""
         self.environment_steps = state["environment_steps"]

@@ -5,24 +5,24 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from metarl.lab.images import CONFIGS, build_learner
 
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.evaluation.few_shot_protocol import few_shot_curves
-from metarl.lab.images import CONFIGS, build_learner
 from metarl.learners import ImageShape
 from metarl.learners.memory import algorithms as m
-from metarl.learners.memory.networks import MemoryAugmentedSettings, RecurrentSettings
+from metarl.learners.memory.networks import MemoryAugmentedOptions, RecurrentOptions
 from metarl.runs.checkpoints import load_checkpoint
 from metarl.tasks import Examples, Sine
 from metarl.training.loop import OuterLoop
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
 
-SMALL = MemoryAugmentedSettings(units=8, slots=8, width=6, reads=2)
+SMALL = MemoryAugmentedOptions(units=8, slots=8, width=6, reads=2)
 LEARNERS = {
     "mann": m.MANNSettings(SMALL, "convolutions"),
     "mann-pixels": m.MANNSettings(SMALL),
-    "lstm": m.MANNSettings(RecurrentSettings(8)),
+    "lstm": m.MANNSettings(RecurrentOptions(8)),
     "metanet": m.MetaNetSettings(features=6),
 }
 
@@ -53,7 +53,7 @@ def learner(name, glyphs):
 
 
 def outputs_of(learner, support, queries):
-    (adapted,) = learner.adaptation(support, 0, torch.Generator().manual_seed(5))
+    (adapted,) = learner.adapt(support, 0, torch.Generator().manual_seed(5))
     return learner.predict(adapted, queries)
 
 
@@ -79,7 +79,7 @@ def test_it_sees_the_labels_of_the_support(learner, tasks):
 
 
 def test_a_query_is_predicted_on_its_own_and_changes_nothing(learner, tasks):
-    (adapted,) = learner.adaptation(tasks.support, 0, torch.Generator().manual_seed(5))
+    (adapted,) = learner.adapt(tasks.support, 0, torch.Generator().manual_seed(5))
     together = learner.predict(adapted, tasks.query.inputs)
     assert torch.equal(learner.predict(adapted, tasks.query.inputs, False), together)
     for j in range(tasks.query.inputs.shape[1]):
@@ -120,7 +120,7 @@ def test_the_loss_of_a_reader_counts_every_step(tasks, generator):
 
 def test_no_result_counts_as_transductive_and_every_step_gives_the_same(learner, glyphs, generator):
     assert list(few_shot_curves(learner, glyphs, num_tasks=2, steps=0)) == ["non-transductive"]
-    states = list(learner.adaptation(glyphs.sample(2, generator).support, 3, generator))
+    states = list(learner.adapt(glyphs.sample(2, generator).support, 3, generator))
     assert len(states) == 4 and all(state is states[0] for state in states)
 
 
@@ -141,20 +141,20 @@ def test_unequal_shots_are_refused(learner, glyphs, generator):
     message = "2 support examples of every class.*task 0 has 1 of class 1"
     unequal = taken(tasks.support, [0, 1, 2, 4, 5])
     with pytest.raises(TaskError, match=message):
-        next(learner.adaptation(unequal, 0, generator))
+        next(learner.adapt(unequal, 0, generator))
     with pytest.raises(TaskError, match=message):
         learner.collect(dataclasses.replace(tasks, support=unequal), generator, 0)
     mixed = tasks.support._replace(targets=tasks.support.targets.clone())
     mixed.targets[2] = torch.tensor([0, 0, 1, 2, 2, 2])
     with pytest.raises(TaskError, match="task 2 has 1 of class 1"):
-        next(learner.adaptation(mixed, 0, generator))
+        next(learner.adapt(mixed, 0, generator))
 
 
 def test_a_support_that_lacks_a_class_is_refused(learner, glyphs, generator):
     tasks = glyphs.sample(3, generator)
     lacking = taken(tasks.support, [0, 1, 4, 5])
     with pytest.raises(TaskError, match="task 0 has none of class 1"):
-        next(learner.adaptation(lacking, 0, generator))
+        next(learner.adapt(lacking, 0, generator))
     with pytest.raises(TaskError, match="none of class 2"):
         last = dataclasses.replace(tasks, support=taken(tasks.support, [0, 1, 2, 3]))
         learner.collect(last, generator, 0)
@@ -166,7 +166,7 @@ def test_another_number_of_classes_is_refused(way, learner, glyphs, generator):
     with pytest.raises(TaskError, match=f"Expected 3 classes.*got {way}"):
         learner.collect(tasks, generator, 0)
     with pytest.raises(TaskError, match=f"Expected 3 classes.*got {way}"):
-        next(learner.adaptation(tasks.support, 0, generator))
+        next(learner.adapt(tasks.support, 0, generator))
 
 
 def test_values_in_place_of_labels_are_refused(learner, generator):
@@ -183,7 +183,7 @@ def test_images_of_another_size_are_refused(learner, tasks):
 def test_a_support_longer_than_the_memory_is_refused(glyphs, generator):
     support = glyphs.with_shape(shots=3).sample(2, generator).support
     with pytest.raises(TaskError, match=r"at most 8 steps.*got 10"):  # a query comes last
-        next(build("mann").adaptation(support, 0, generator))
+        next(build("mann").adapt(support, 0, generator))
 
 
 def test_settings_that_cannot_work_are_refused(glyphs, generator):

@@ -6,18 +6,18 @@ import torch
 from metarl.errors import SettingsError, TaskError
 from metarl.learners.memory import external_memory as external
 from metarl.learners.memory.networks import (
-    FeedforwardSettings,
-    MemoryAugmentedSettings,
-    RecurrentSettings,
+    FeedforwardOptions,
+    MemoryAugmentedOptions,
+    RecurrentOptions,
 )
 from metarl.learners.memory.sequences import Feedforward, MemoryAugmented, Recurrent
 from metarl.trees import map_tensors
 
 SETTINGS = {
-    "mann": MemoryAugmentedSettings(units=6, slots=9, width=3, reads=2),
-    "mann-plain": MemoryAugmentedSettings(units=6, slots=9, width=3, reads=2, strength=None),
-    "lstm": RecurrentSettings(units=6),
-    "feedforward": FeedforwardSettings(units=6),
+    "mann": MemoryAugmentedOptions(units=6, slots=9, width=3, reads=2),
+    "mann-plain": MemoryAugmentedOptions(units=6, slots=9, width=3, reads=2, strength=None),
+    "lstm": RecurrentOptions(units=6),
+    "feedforward": FeedforwardOptions(units=6),
 }
 
 

@@ -12,7 +12,7 @@ from metarl.evaluation.curves import adaptation_curve
 from metarl.learners import ImageShape, StreamReader, Thumbnail
 from metarl.learners.images.distortions import distort
 from metarl.learners.images.embeddings import Embedding
-from metarl.learners.memory.networks import MemoryAugmentedSettings
+from metarl.learners.memory.networks import MemoryAugmentedOptions
 from metarl.runs.checkpoints import load_checkpoint
 from metarl.tasks import Examples, Sine, TaskBatch
 from metarl.tasks.streams import LabelCode, Streams
@@ -118,7 +118,7 @@ class Given(Embedding):
 def test_it_learns_to_remember(generator):
     """Noisy signs, under labels that say nothing: an LSTM does not learn it by then."""
     classes, instances, width = 4, 5, 16
-    memory = MemoryAugmentedSettings(units=64, slots=32, width=20, reads=2)
+    memory = MemoryAugmentedOptions(units=64, slots=32, width=20, reads=2)
     network = memory.build(width + classes, classes, generator)
     learner = StreamReader(Given(), network, LabelCode(1, classes))
     step = MetaStep(learner, TrainingSettings(outer_lr=3e-3, max_grad_norm=10.0))

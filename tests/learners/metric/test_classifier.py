@@ -44,7 +44,7 @@ def test_it_learns_the_classes_and_judges_by_neighbours(learner):
         losses.append(result.losses.mean().item())
     assert losses[-1] < 0.8 * losses[0]
     tasks = GLYPHS.split("test").sample(2, generator)
-    (reference,) = learner.adaptation(tasks.support, 0, generator)
+    (reference,) = learner.adapt(tasks.support, 0, generator)
     scores = learner.predict(reference, tasks.query.inputs)
     features = [
         F.normalize(learner.neighbours.embedding(x.inputs, None), dim=2)

@@ -50,7 +50,7 @@ def test_prototypes_are_means_and_logits_squared_distances(support, queries):
 def test_prototypes_of_one_shot_are_the_embeddings(embedding, glyphs, generator):
     tasks = glyphs.with_shape(shots=1).sample(2, generator)
     learner = MetricLearner(embedding, Prototypes())
-    (reference,) = learner.adaptation(tasks.support, 0, generator)
+    (reference,) = learner.adapt(tasks.support, 0, generator)
     torch.testing.assert_close(reference.features, embedding(tasks.support.inputs, None))
 
 
@@ -75,7 +75,7 @@ def test_the_nearest_neighbour_is_the_largest_cosine(support, queries):
 def test_the_nearest_neighbour_of_a_support_image_is_itself(glyphs, generator):
     tasks = glyphs.sample(3, generator)
     learner = MetricLearner(Pixels(ImageShape()), NearestNeighbour())
-    (reference,) = learner.adaptation(tasks.support, 0, generator)
+    (reference,) = learner.adapt(tasks.support, 0, generator)
     outputs = learner.predict(reference, tasks.support.inputs)
     assert torch.equal(outputs.argmax(2), tasks.support.targets)
 
@@ -84,7 +84,7 @@ def test_matching_is_a_weighted_nearest_neighbour(glyphs, generator):
     """On the pixels themselves: the support's labels, each weighted by the attention it gets."""
     tasks = glyphs.sample(2, generator)
     learner = MetricLearner(Pixels(ImageShape()), Attention(scale=7.0))
-    (reference,) = learner.adaptation(tasks.support, 0, generator)
+    (reference,) = learner.adapt(tasks.support, 0, generator)
     outputs = learner.predict(reference, tasks.query.inputs).exp()
     for t in range(2):
         known = tasks.support.inputs[t].flatten(1)

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-
 from metarl.adaptation.settings import MAMLSettings
+
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.evaluation.few_shot_protocol import few_shot_curves
@@ -60,7 +60,7 @@ def tasks(glyphs, generator):
 
 
 def scores(learner, support, queries, transductive=True):
-    (adapted,) = learner.adaptation(support, 0, torch.Generator().manual_seed(5))
+    (adapted,) = learner.adapt(support, 0, torch.Generator().manual_seed(5))
     return learner.predict(adapted, queries, transductive)
 
 
@@ -94,7 +94,7 @@ def test_no_result_counts_as_transductive(learner, glyphs, generator):
 
 
 def test_every_step_gives_the_same(learner, tasks, generator):
-    states = list(learner.adaptation(tasks.support, 3, generator))
+    states = list(learner.adapt(tasks.support, 3, generator))
     assert len(states) == 4 and all(state is states[0] for state in states)
 
 
@@ -137,7 +137,7 @@ def test_a_support_that_lacks_a_class_is_refused(learner, tasks, generator):
     message = "task 0 has none of class 1"
     lacking = taken(tasks.support, [0, 1, 4, 5])
     with pytest.raises(TaskError, match=message):
-        next(learner.adaptation(lacking, 0, generator))
+        next(learner.adapt(lacking, 0, generator))
     with pytest.raises(TaskError, match=message):
         learner.collect(dataclasses.replace(tasks, support=lacking), generator, 0)
     with pytest.raises(TaskError, match="none of class 2"):  # only queries have it

@@ -1,13 +1,47 @@
-"""The LSTM meta-learner of Ravi & Larochelle 2017 as an update rule."""
+"""The LSTM meta-learner of Ravi & Larochelle 2017: its update rule and its options."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from metarl.adaptation.adaptation import Adaptation
+from metarl.adaptation.algorithm import GradientAlgorithm, as_seeded_function
 from metarl.adaptation.coordinates import LSTMCell, check_units, log_sign, pack, uniform, unpack
+from metarl.adaptation.objectives import QueryLoss
 from metarl.adaptation.update_rules import State, UpdateRule
-from metarl.models.base import Params
+from metarl.models.base import Adaptable, Params
+
+
+@dataclass(frozen=True)
+class LSTMMetaLearnerAlgorithm(GradientAlgorithm):
+    """LSTM meta-learner (Ravi & Larochelle 2017)."""
+
+    steps: int = 12
+    """Adaptation steps in training."""
+    units: int = 20
+    """Width of its first layer."""
+    batch_size: int | None = None
+    """Examples per step. None: all."""
+    statistics_momentum: float = 0.9
+    """Weight of the newest support batch in an episode's batch-norm statistics, with which
+    non-transductive predictions are made, in (0, 1]: 0.9 for one shot, 0.95 for five."""
+
+    def adaptation(self, network: Adaptable, generator: torch.Generator) -> Adaptation:
+        return Adaptation(
+            network,
+            LSTMMetaLearnerRule(generator, self.units),
+            QueryLoss(),
+            steps=self.steps,
+            batch_size=self.batch_size,
+            statistics_momentum=self.statistics_momentum,
+            frozen=self.frozen,
+        )
+
+
+LSTMMetaLearner = as_seeded_function(LSTMMetaLearnerAlgorithm)
 
 
 class LSTMMetaLearnerRule(UpdateRule):
@@ -43,7 +77,7 @@ class LSTMMetaLearnerRule(UpdateRule):
         self.gate_bias = nn.Parameter(bias)
 
     def init(self, params: Params) -> State:
-        """See `UpdateRule.init`; hidden state [T, P, units] and gate logits [T, P, 2], all zero."""
+        """Returns a hidden state [T, P, units] and gate logits [T, P, 2], all zero."""
         row = pack(params)
         hidden = row.new_zeros(*row.shape, self.cell.units)
         return {"hidden": hidden, "cell": hidden, "logits": row.new_zeros(*row.shape, 2)}
@@ -51,7 +85,6 @@ class LSTMMetaLearnerRule(UpdateRule):
     def update(
         self, grads: Params, state: State, params: Params, loss: Tensor
     ) -> tuple[Params, State]:
-        """See `UpdateRule.update`."""
         theta, gradient = pack(params), pack(grads).detach()
         inputs = torch.cat(
             (
@@ -65,11 +98,12 @@ class LSTMMetaLearnerRule(UpdateRule):
         )
         units = self.cell.units
         weight = self.gate_weight
+        # i_t, f_t = sigmoid(W [x_t, theta_{t-1}, (i, f)_{t-1}] + b)  (equations 3 and 4)
         logits = torch.addmm(self.gate_bias, hidden, weight[:, :units].mT).view(*theta.shape, 2)
         logits = logits + theta.unsqueeze(-1) * weight[:, units]
         logits = logits + state["logits"] * weight[:, units + 1]
         input_gate, forget_gate = logits.sigmoid().unbind(-1)
-        moved = forget_gate * theta - input_gate * gradient
+        moved = forget_gate * theta - input_gate * gradient  # equation 2: f o c - i o grad
         shape = state["hidden"].shape
         state = {"hidden": hidden.view(shape), "cell": cell.view(shape), "logits": logits}
         return unpack(moved, params), state

@@ -1,15 +1,52 @@
-"""The coordinate-wise learned optimiser of Andrychowicz et al. 2016 as an update rule."""
+"""The learned optimiser of Andrychowicz et al. 2016: its update rule and its options."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from metarl.adaptation.adaptation import Adaptation
+from metarl.adaptation.algorithm import GradientAlgorithm, as_seeded_function
 from metarl.adaptation.coordinates import LSTMCell, check_units, log_sign, pack, uniform, unpack
+from metarl.adaptation.objectives import EveryStepLoss
 from metarl.adaptation.update_rules import State, UpdateRule
-from metarl.models.base import Params
+from metarl.models.base import Adaptable, Params
 
 LAYERS = ("lower", "upper")
+
+
+@dataclass(frozen=True)
+class LearnedOptimizerAlgorithm(GradientAlgorithm):
+    """Learned optimiser (Andrychowicz et al. 2016, arXiv:1606.04474), by truncated unrolls."""
+
+    steps: int = 100
+    """Adaptation steps in training."""
+    unroll: int = 20
+    """Steps per meta-iteration; parameters and state are carried to the next."""
+    units: int = 20
+    """Width of each of its two layers."""
+    batch_size: int | None = None
+    """Examples per step. None: all."""
+    fresh_start: bool = False
+    """Starts each task from random parameters, as the paper does. Otherwise the first unroll of
+    each optimisation trains the initialisation too."""
+
+    def adaptation(self, network: Adaptable, generator: torch.Generator) -> Adaptation:
+        return Adaptation(
+            network,
+            LearnedOptimizerRule(generator, self.units),
+            EveryStepLoss(),
+            steps=self.steps,
+            unroll=self.unroll,
+            batch_size=self.batch_size,
+            fresh_start=self.fresh_start,
+            frozen=self.frozen,
+        )
+
+
+LearnedOptimizer = as_seeded_function(LearnedOptimizerAlgorithm)
 
 
 class LearnedOptimizerRule(UpdateRule):
@@ -42,7 +79,7 @@ class LearnedOptimizerRule(UpdateRule):
         self.output_bias = nn.Parameter(torch.zeros(1, device=generator.device))
 
     def init(self, params: Params) -> State:
-        """See `UpdateRule.init`; zero hidden states, [T, P, units] each."""
+        """Returns zero hidden states, [T, P, units] each."""
         row = pack(params)
         zero = row.new_zeros(*row.shape, self.lower.units)
         return {layer: {"hidden": zero, "cell": zero} for layer in LAYERS}
@@ -50,7 +87,6 @@ class LearnedOptimizerRule(UpdateRule):
     def update(
         self, grads: Params, state: State, params: Params, loss: Tensor
     ) -> tuple[Params, State]:
-        """See `UpdateRule.update`."""
         del loss
         theta, gradient = pack(params), pack(grads).detach()
         x = log_sign(gradient, self.p).flatten(0, 1)
@@ -61,5 +97,6 @@ class LearnedOptimizerRule(UpdateRule):
             cell = getattr(self, layer)
             x, memory = cell(x, old["hidden"].flatten(0, 1), old["cell"].flatten(0, 1))
             new_state[layer] = {"hidden": x.view(shape), "cell": memory.view(shape)}
+        # theta_{t+1} = theta_t + g_t,  [g_t, h_{t+1}] = m(grad_t, h_t)  (equation 3)
         step = torch.addmm(self.output_bias, x, self.output).view_as(theta)
         return unpack(theta + self.scale * step, params), new_state

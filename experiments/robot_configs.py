@@ -1,0 +1,37 @@
+"""Configurations of the experiments on robots: all algorithms, from one of MAML-TRPO."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metarl.adaptation.algorithms import MAMLAlgorithm
+from metarl.lab.control_configs import control_configs
+from metarl.lab.robots import FamilySettings
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.training import TrainingSettings
+from metarl.training.trust_region import TrustRegionSettings
+
+
+def robot_configs(family: str, **changes: Any) -> dict[str, FamilySettings]:
+    """Returns the configurations of all algorithms for families in which a robot runs.
+
+    An iteration is 40 tasks of 20 trajectories, before and after adaptation. Where PPO is the outer
+    update, the divergence of the policies is bounded: without a bound ProMP broke down once the
+    policies had become nearly deterministic.
+
+    Args:
+        family: Name of the default family.
+        **changes: Fields of MAML-TRPO's configuration that differ from these defaults.
+    """
+    fields: dict[str, Any] = {
+        "learner": MAMLAlgorithm(0.1),
+        "gradients": PolicyGradientSettings(gae_lambda=0.95),
+        "update": TrustRegionSettings(fisher_trajectories=2),
+        "training": TrainingSettings(
+            iterations=200, meta_batch_size=40, task_chunk_size=4, threads=1, log_every=1,
+            eval_every=20, eval_tasks=20, eval_steps=3, checkpoint_every=5,
+        ),
+        "init_std": 0.5,
+        "film": 2,
+    }  # fmt: skip
+    return control_configs(FamilySettings("maml", family=family, **(fields | changes)), max_kl=0.1)

@@ -1,0 +1,135 @@
+"""What an algorithm is: its options, defined once, and the learner that they build.
+
+An algorithm is a frozen dataclass. Its fields are the options of the command line and what
+`config.json` stores; `as_function` derives the user's call from it: `MAML(net, inner_lr=0.1)`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
+
+import torch
+
+from metarl.adaptation.adaptation import Adaptation
+from metarl.adaptation.learner import Learner
+from metarl.models.base import Adaptable
+
+P = ParamSpec("P")
+L = TypeVar("L", bound=Learner)
+L_co = TypeVar("L_co", bound=Learner, covariant=True)
+Problem_contra = TypeVar("Problem_contra", contravariant=True)
+
+
+class Problem(Protocol[L_co]):
+    """What a gradient-based algorithm needs to know of the tasks it is built for."""
+
+    @property
+    def generator(self) -> torch.Generator:
+        """Source of all initial weights."""
+        ...
+
+    def network(self) -> Adaptable:
+        """Builds the network that adapts."""
+        ...
+
+    def learner(self, adaptation: Adaptation) -> L_co:
+        """Builds the learner that trains an adaptation on these tasks."""
+        ...
+
+
+class Algorithm(Protocol[Problem_contra, L_co]):
+    """Interface of an algorithm: a frozen dataclass of options that builds a learner.
+
+    Attributes:
+        meta_trains: Whether the learner has anything to meta-train.
+    """
+
+    meta_trains: ClassVar[bool] = True
+
+    def build(self, problem: Problem_contra, /) -> L_co:
+        """Builds the learner for a problem.
+
+        Args:
+            problem: The network or policy, the kind of tasks and the source of initial weights.
+
+        Raises:
+            SettingsError: The algorithm does not suit the problem.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class GradientAlgorithm(ABC):
+    """Interface of algorithms that adapt by an update rule, for supervised and control tasks."""
+
+    meta_trains: ClassVar[bool] = True
+
+    frozen: tuple[str, ...] = field(default=(), kw_only=True)
+    """Name patterns of parameters that the inner loop leaves alone."""
+
+    @abstractmethod
+    def adaptation(self, network: Adaptable, generator: torch.Generator) -> Adaptation:
+        """Makes the adaptation of a network.
+
+        Args:
+            network: The network; its parameters are the initialisation.
+            generator: Source of the initial values of what the rule itself learns.
+        """
+
+    def build(self, problem: Problem[L], /) -> L:
+        """Builds the problem's network, its adaptation and the learner."""
+        return problem.learner(self.adaptation(problem.network(), problem.generator))
+
+
+def as_function(
+    algorithm: Callable[P, GradientAlgorithm],
+) -> Callable[Concatenate[Adaptable, P], Adaptation]:
+    """Returns the function from a network and an algorithm's options to the adaptation.
+
+    Args:
+        algorithm: An algorithm whose rule has no initial values to draw.
+    """
+
+    def function(network: Adaptable, *args: P.args, **kwargs: P.kwargs) -> Adaptation:
+        return algorithm(*args, **kwargs).adaptation(network, torch.Generator())
+
+    _document(function, algorithm, ["network"])
+    return function
+
+
+def as_seeded_function(
+    algorithm: Callable[P, GradientAlgorithm],
+) -> Callable[Concatenate[Adaptable, torch.Generator, P], Adaptation]:
+    """Returns the function from a network, a generator and options to the adaptation.
+
+    Args:
+        algorithm: An algorithm whose rule draws its initial values from the generator.
+    """
+
+    def function(
+        network: Adaptable, generator: torch.Generator, *args: P.args, **kwargs: P.kwargs
+    ) -> Adaptation:
+        return algorithm(*args, **kwargs).adaptation(network, generator)
+
+    _document(function, algorithm, ["network", "generator"])
+    return function
+
+
+def _document(function: Any, algorithm: Any, first: list[str]) -> None:
+    """Gives a function the name, documentation and signature of an algorithm's options."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    options = inspect.signature(algorithm).parameters.values()
+    parameters = [*(inspect.Parameter(name, kind) for name in first), *options]
+    function.__name__ = function.__qualname__ = algorithm.__name__.removesuffix("Algorithm")
+    function.__module__ = algorithm.__module__
+    function.__signature__ = inspect.Signature(parameters, return_annotation="Adaptation")
+    function.__doc__ = f"""{algorithm.__doc__}
+
+    Args:
+        {", ".join(first)}: See `GradientAlgorithm.adaptation`.
+        *args, **kwargs: The options of `{algorithm.__name__}`, where each is documented.
+    """

@@ -1,0 +1,51 @@
+"""MAML++: learned rates per layer and step, and the multi-step loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import torch
+
+from metarl.adaptation.adaptation import Adaptation, adapted_params
+from metarl.adaptation.algorithm import GradientAlgorithm, as_function
+from metarl.adaptation.objectives import MultiStepLoss, QueryLoss
+from metarl.adaptation.update_rules import PerStepRates
+from metarl.models.base import Adaptable
+
+NORMALISATION = "*.norm.*"
+
+
+@dataclass(frozen=True)
+class MAMLPlusPlusAlgorithm(GradientAlgorithm):
+    """MAML++'s rates per layer and step and its multi-step loss (Antoniou et al. 2019).
+
+    Batch statistics are those of the batch. (arXiv:1810.09502, section 4.)
+    """
+
+    inner_lr: float = 0.1
+    """Initial rate of all layers and steps, above 0."""
+    steps: int = 5
+    """Adaptation steps in training, each with its own rates."""
+    multi_step_iterations: int = 0
+    """Meta-iterations in which the loss after every step counts; 0 for the last step's loss."""
+    frozen: tuple[str, ...] | None = field(default=None, kw_only=True)  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Name patterns of parameters that the inner loop leaves alone. None: the normalisation."""
+
+    def adaptation(self, network: Adaptable, generator: torch.Generator) -> Adaptation:
+        del generator
+        names = [name for name, _ in network.named_parameters()]
+        frozen = self.frozen
+        if frozen is None:
+            frozen = [name for name in names if fnmatchcase(name, NORMALISATION)]
+        iterations = self.multi_step_iterations
+        return Adaptation(
+            network,
+            PerStepRates(adapted_params(network, frozen), self.inner_lr, self.steps),
+            MultiStepLoss(iterations) if iterations else QueryLoss(),
+            steps=self.steps,
+            frozen=frozen,
+        )
+
+
+MAMLPlusPlus = as_function(MAMLPlusPlusAlgorithm)

@@ -1,0 +1,33 @@
+"""Meta-SGD: MAML with a learned rate per parameter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from metarl.adaptation.adaptation import Adaptation, adapted_params
+from metarl.adaptation.algorithm import GradientAlgorithm, as_seeded_function
+from metarl.adaptation.objectives import QueryLoss
+from metarl.adaptation.update_rules import PerParameterRates
+from metarl.models.base import Adaptable
+
+
+@dataclass(frozen=True)
+class MetaSGDAlgorithm(GradientAlgorithm):
+    """Meta-SGD (Li et al. 2017, arXiv:1707.09835): a learned rate per parameter."""
+
+    steps: int = 1
+    """Adaptation steps in training; the paper takes one."""
+    low: float = 0.005
+    """Lower end of the initial rates."""
+    high: float = 0.1
+    """Upper end of the initial rates."""
+
+    def adaptation(self, network: Adaptable, generator: torch.Generator) -> Adaptation:
+        params = adapted_params(network, self.frozen)
+        rule = PerParameterRates(params, generator, self.low, self.high)
+        return Adaptation(network, rule, QueryLoss(), steps=self.steps, frozen=self.frozen)
+
+
+MetaSGD = as_seeded_function(MetaSGDAlgorithm)

@@ -1,0 +1,74 @@
+"""Few-shot classification of characters: the settings and what they build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import tyro
+
+from metarl.adaptation.algorithm import Algorithm
+from metarl.adaptation.algorithms import MAMLAlgorithm
+from metarl.adaptation.learner import SupervisedLearner
+from metarl.lab.experiment import Components
+from metarl.lab.few_shot_reports import few_shot_report, lake_runs_for, show_few_shot
+from metarl.learners.images.embeddings import ImageShape
+from metarl.learners.problem import ImageProblem
+from metarl.tasks.characters import CharacterSettings
+from metarl.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class OmniglotSettings:
+    """Omniglot; `--algorithm` chooses the defaults of all the rest."""
+
+    algorithm: str = "maml"
+    """The algorithm; an unknown name lists them all."""
+    learner: Algorithm[ImageProblem, SupervisedLearner] = field(default_factory=MAMLAlgorithm)
+    """The options of the algorithm."""
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    tasks: tyro.conf.OmitArgPrefixes[CharacterSettings] = field(default_factory=CharacterSettings)
+    filters: int = 32
+    """Filters of each convolution."""
+    test_tasks: int = 1000
+    """Test tasks of the final table."""
+    test_steps: int = 3
+    """Adaptation steps at test."""
+    lake_runs: Path | None = None
+    """Archive of Lake's one-shot runs; for 20 ways and 1 shot."""
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+    resume: str | None = None
+    """`latest`, or the path of a run or a checkpoint, to resume."""
+
+
+def build_few_shot(settings: OmniglotSettings) -> Components:
+    """Builds the tasks, the learner and the reports.
+
+    Raises:
+        SettingsError: Parts of the settings do not suit each other.
+        DataError: An archive is missing or corrupt.
+    """
+    generator = torch.Generator().manual_seed(settings.training.seed)
+    tasks = settings.tasks.train()
+    test = settings.tasks.test(tasks)
+    lake_runs = lake_runs_for(test, settings.lake_runs, settings.tasks.invert)
+    problem = ImageProblem(
+        ImageShape(size=settings.tasks.image_size), settings.tasks.way, settings.filters,
+        tasks.num_classes, generator, settings.tasks.train_way,
+    )  # fmt: skip
+    learner = settings.learner.build(problem)
+    counts = {"num_tasks": settings.test_tasks, "steps": settings.test_steps}
+    label = f"{settings.algorithm}, {settings.tasks.label}"
+    return Components(
+        learner=learner,
+        tasks=tasks,
+        validation=settings.tasks.validation(tasks),
+        report=lambda loop: few_shot_report(
+            loop, learner, test, label=label, lake_runs=lake_runs, **counts
+        ),
+        show=lambda loop, tasks, steps: show_few_shot(
+            loop, learner, test, tasks, settings.test_steps if steps is None else steps
+        ),
+    )

@@ -1,0 +1,58 @@
+"""What few-shot algorithms are built for: the images, the classes and the size of the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from metarl.adaptation.adaptation import Adaptation
+from metarl.adaptation.gradient_learner import GradientLearner
+from metarl.errors import SettingsError
+from metarl.learners.images.embeddings import ImageShape
+from metarl.models.conv4 import Conv4
+
+
+@dataclass(frozen=True)
+class ImageProblem:
+    """Few-shot classification of images; see `Algorithm.build`.
+
+    Attributes:
+        images: Shape of the images.
+        way: Classes of a test task.
+        filters: Filters of each convolution.
+        classes: Number of training classes, rotations included.
+        generator: Source of all initial weights.
+        train_way: Classes of a training task; None for `way`.
+    """
+
+    images: ImageShape
+    way: int
+    filters: int
+    classes: int
+    generator: torch.Generator
+    train_way: int | None = None
+
+    def outputs(self) -> int:
+        """Returns the number of outputs of a network with an output per class.
+
+        Raises:
+            SettingsError: Training tasks have more or fewer classes than test tasks.
+        """
+        if self.train_way not in (None, self.way):
+            raise SettingsError(
+                "The network of this algorithm has an output per class: expected a train_way of "
+                f"{self.way}, got {self.train_way}. Metric learners take any."
+            )
+        return self.way
+
+    def network(self) -> Conv4:
+        """Builds the convolutional network that adapts."""
+        return Conv4(
+            self.outputs(), self.generator,
+            image_size=self.images.size, filters=self.filters, pooling="stride",
+        )  # fmt: skip
+
+    def learner(self, adaptation: Adaptation) -> GradientLearner:
+        """Builds the learner of an adaptation of the network."""
+        return GradientLearner(adaptation)

@@ -1,0 +1,75 @@
+"""The interface of learners of control tasks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from metarl.adaptation.learner import Learner
+from metarl.rl.worlds import Worlds
+from metarl.sim.family import ControlTasks
+
+
+class ControlLearner(Learner):
+    """Interface of learners that adapt on rollouts and are evaluated by their returns.
+
+    Attributes:
+        environment_steps: Environment steps that training has taken so far, those of adaptation
+            included.
+        worlds: The environments in which it acts; None if they cannot be observed.
+        plays_trials: Whether an adaptation step is one more episode of a trial.
+        learns_in_evaluation: Whether an evaluation trains from scratch, which takes long.
+    """
+
+    environment_steps: int = 0
+    worlds: Worlds | None = None
+    plays_trials: bool = False
+    learns_in_evaluation: bool = False
+
+    @property
+    def adaptation_cost(self) -> int:
+        """Environment steps that an adaptation step takes of each task; 0 if it is not known.
+
+        Episodes that end early take fewer.
+        """
+        return 0
+
+    @abstractmethod
+    def returns(
+        self,
+        tasks: ControlTasks,
+        steps: int,
+        generator: torch.Generator,
+        scales: Sequence[float] = (),
+        trajectories: int | None = None,
+    ) -> Iterator[Tensor]:
+        """Yields the undiscounted return of each task, [T], after 0, 1, ..., `steps` steps.
+
+        Args:
+            tasks: T tasks.
+            steps: Adaptation steps, at least 0.
+            generator: Source of all randomness in the rollouts.
+            scales: Factor on the inner rate of each step, 1 after the last factor. Learners without
+                an inner rate ignore it.
+            trajectories: Rollouts per task and step; None for as many as in training. Learners that
+                play trials or learn in evaluation ignore it.
+        """
+
+    def metric(self, tasks: ControlTasks) -> str:
+        del tasks
+        return "return"
+
+    def evaluate(
+        self,
+        tasks: ControlTasks,
+        steps: int,
+        generator: torch.Generator,
+        *,
+        last_only: bool = False,
+    ) -> Iterator[Tensor]:
+        for step, returns in enumerate(self.returns(tasks, steps, generator)):
+            if step == steps or not last_only:
+                yield returns

@@ -1,0 +1,56 @@
+"""What algorithms for control tasks are built for: a family, and the shape of the policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from gymnasium import spaces
+
+from metarl.adaptation.adaptation import Adaptation
+from metarl.rl.policies import Policy, policy_for
+from metarl.rl.policy_learner import PolicyLearner
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.sim.family import ActionSpace, TaskFamily
+from metarl.sim.make import make_vec
+
+
+@dataclass(frozen=True)
+class ControlProblem:
+    """A family of control tasks, and what a learner for it needs to know; see `Algorithm.build`.
+
+    Attributes:
+        family: The family.
+        generator: Source of all initial weights.
+        gradients: Rollouts per task and step, and the loss that they give.
+        hidden: Widths of the policy's hidden layers.
+        init_std: Initial standard deviation of continuous actions, in their units, above 0.
+        observe_task: Whether the policy observes the task vector (an oracle).
+        task_chunk_size: Tasks whose rollouts are collected at once. None: all.
+    """
+
+    family: TaskFamily
+    generator: torch.Generator
+    gradients: PolicyGradientSettings
+    hidden: tuple[int, ...] = (100, 100)
+    init_std: float = 1.0
+    observe_task: bool = False
+    task_chunk_size: int | None = None
+
+    def spaces(self) -> tuple[spaces.Box, ActionSpace]:
+        """Returns the observation space and the action space of the policy."""
+        env = make_vec(self.family, 1, "cpu", observe_task=self.observe_task)
+        observation_space = env.single_observation_space
+        assert isinstance(observation_space, spaces.Box)
+        return observation_space, self.family.action_space
+
+    def network(self) -> Policy:
+        """Builds the policy."""
+        return policy_for(self.spaces(), self.generator, self.hidden, init_std=self.init_std)
+
+    def learner(self, adaptation: Adaptation) -> PolicyLearner:
+        """Builds the learner of an adaptation of the policy."""
+        return PolicyLearner(
+            adaptation, self.family, self.gradients,
+            task_chunk_size=self.task_chunk_size, observe_task=self.observe_task,
+        )  # fmt: skip
