@@ -1,4 +1,4 @@
-"""Reinforcement learning through the inner and outer loop: policies, rollouts, policy gradients."""
+"""Meta-reinforcement learning: policies, rollouts and policy-gradient learners."""
 
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.distributions import Categorical, Distribution, Gaussian

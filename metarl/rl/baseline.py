@@ -1,4 +1,4 @@
-"""The linear feature baseline, fitted per task to the very rollouts that it judges."""
+"""Linear value functions, fitted for each task to that task's rollouts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ ROUNDING = 1e-12
 
 
 class LinearBaseline(NamedTuple):
-    """Values that are linear in [o, o^2, t/100, (t/100)^2, (t/100)^3, 1], o clipped to +-10.
+    """The linear feature baseline of rllab and MAML (Duan et al. 2016, section 5).
 
-    The baseline of rllab (Duan et al. 2016, section 5) and of MAML's control tasks. In float64:
-    the squares of observations that drift leave the features nearly dependent.
+    V(o, t) = w . [o, o^2, t/100, (t/100)^2, (t/100)^3, 1], with the observation o clipped to +-10.
+    The fit and the predictions are computed in float64, because the features of drifting
+    observations are nearly linearly dependent.
 
     Attributes:
-        weights: Shape [T, 2 O + 4], float64.
+        weights: The weights w of each task, shape [T, 2 O + 4], float64.
     """
 
     weights: Tensor
@@ -28,14 +29,19 @@ class LinearBaseline(NamedTuple):
     def fit(cls, observations: Tensor, returns: Tensor, mask: Tensor) -> LinearBaseline:
         """Fits the returns of each task by least squares with a ridge of 1e-5.
 
-        Where rounding could make the normal equations indefinite, a feature's ridge is larger, in
-        proportion to its sum of squares: no solve fails and none has to be tried again.
+        A feature with a large sum of squares gets a larger ridge, in proportion to that sum, so
+        that rounding cannot make the normal equations indefinite and the Cholesky factorisation
+        never fails.
 
         Args:
             observations: Shape [T, N, H, O], float.
             returns: Shape [T, N, H], float.
-            mask: 1 for steps that count, 0 for the rest; [T, N, H], any type.
+            mask: 1 for steps that count, 0 for the rest; shape [T, N, H], any type.
+
+        Returns:
+            The fitted baseline of all tasks.
         """
+        # w = (Phi Phi^T + diag(ridge))^-1 Phi G, with Phi [2 O + 4, N * H] and the returns G
         valid = mask > 0
         features = _features(torch.where(valid.unsqueeze(3), observations, 0), 0)
         features.mul_(valid.flatten(1).unsqueeze(1))
@@ -52,17 +58,20 @@ class LinearBaseline(NamedTuple):
 
         Args:
             observations: Shape [T, N, H, O], float.
-            first_step: Number of steps that an episode has behind it at the first of the H.
+            first_step: The time step t of the first of the H observations.
 
         Returns:
-            Shape [T, N, H], of the observations' type.
+            The values, shape [T, N, H], in the dtype of the observations.
         """
-        predicted = self.weights.unsqueeze(1) @ _features(observations, first_step)
-        return predicted.view(observations.shape[:3]).to(observations.dtype)
+        predictions = self.weights.unsqueeze(1) @ _features(observations, first_step)
+        return predictions.view(observations.shape[:3]).to(observations.dtype)
 
 
 def _features(observations: Tensor, first_step: int) -> Tensor:
-    """Returns the features [T, 2 O + 4, N * H], float64; steps last, where products run best."""
+    """Returns the features [T, 2 O + 4, N * H], float64.
+
+    The steps are the last dimension, because matrix products are fastest in this layout.
+    """
     tasks, episodes, steps, _ = observations.shape
     clipped = observations.flatten(1, 2).mT.double().clamp(-CLIP, CLIP)
     options = {"dtype": clipped.dtype, "device": clipped.device}

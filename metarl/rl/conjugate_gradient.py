@@ -1,4 +1,4 @@
-"""Conjugate gradient: linear systems of which only products with a vector are known."""
+"""The conjugate gradient method, for linear systems that are given by matrix-vector products."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 class CGResult(NamedTuple):
-    """What conjugate gradient came to.
+    """The result of `conjugate_gradient`.
 
     Attributes:
-        solution: The approximate solution, [P]; always finite.
-        residual: target - A solution as the iterations keep it, [P]; solution . (target - residual)
-            is the curvature along the solution without another product.
-        iterations: Number of iterations that it holds. 0: no direction was usable, and the solution
-            is zero.
+        solution: The approximate solution x, [P]; always finite.
+        residual: The residual r = b - A x, [P], as updated by the iterations. It provides the
+            curvature x^T A x = x^T (b - r) without another product.
+        iterations: Number of iterations in the solution. 0 means that no direction was usable and
+            that the solution is zero.
     """
 
     solution: Tensor
@@ -31,32 +31,37 @@ def conjugate_gradient(
     iterations: int = 10,
     tolerance: float = 1e-5,
 ) -> CGResult:
-    """Solves A x = target for a symmetric positive definite A, starting from zero.
+    """Solves A x = b for a symmetric positive definite A, starting from x = 0.
 
-    Hestenes & Stiefel 1952. Stops early with what it has where A turns out not to be positive
-    along a direction, or where a number is infinite or none.
+    Implements Hestenes & Stiefel 1952. Stops early, and returns the last good solution, if A is
+    not positive along a search direction or if a value is NaN or infinite.
 
     Args:
         product: Maps v [P] to A v [P].
-        target: Shape [P], float.
-        iterations: Largest number of products.
-        tolerance: Stops when the residual is this small against `target`, in Euclidean norm.
+        target: The right-hand side b, shape [P], float.
+        iterations: Maximum number of products.
+        tolerance: Stops when |r| <= tolerance * |b|, in Euclidean norm.
+
+    Returns:
+        The solution, its residual and the number of iterations.
     """
     solution = torch.zeros_like(target)
     residual = direction = target
-    squared = target.dot(target)
-    enough = tolerance**2 * squared
-    for done in range(iterations):
-        if not squared > enough:
-            return CGResult(solution, residual, done)
+    residual_sq = target.dot(target)
+    threshold = tolerance**2 * residual_sq
+    for iteration in range(iterations):
+        if not residual_sq > threshold:
+            return CGResult(solution, residual, iteration)
         image = product(direction)
+        # alpha = r^T r / (p^T A p);  x' = x + alpha p;  r' = r - alpha A p
         curvature = direction.dot(image)
-        step = squared / curvature
-        moved, left = solution + step * direction, residual - step * image
-        remaining = left.dot(left)
-        if not (curvature > 0) & moved.isfinite().all() & remaining.isfinite():
-            return CGResult(solution, residual, done)
-        solution, residual = moved, left
-        direction = residual + (remaining / squared) * direction
-        squared = remaining
+        alpha = residual_sq / curvature
+        new_solution, new_residual = solution + alpha * direction, residual - alpha * image
+        new_residual_sq = new_residual.dot(new_residual)
+        if not (curvature > 0) & new_solution.isfinite().all() & new_residual_sq.isfinite():
+            return CGResult(solution, residual, iteration)
+        solution, residual = new_solution, new_residual
+        # beta = r'^T r' / (r^T r);  p' = r' + beta p
+        direction = residual + (new_residual_sq / residual_sq) * direction
+        residual_sq = new_residual_sq
     return CGResult(solution, residual, iterations)

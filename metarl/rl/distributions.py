@@ -1,4 +1,4 @@
-"""Distributions over actions: tuples of tensors that know densities, divergences and samples."""
+"""Distributions over actions: densities, divergences, entropies and samples."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 
 class Distribution(Protocol):
-    """What a policy gives for a batch of observations.
+    """Interface of a batch of distributions over actions.
 
-    The batch [*] is usually [T, B]: tasks, then worlds or samples. All distributions are tuples of
-    tensors, so `map_tensors(Tensor.detach, distribution)` freezes one and `take_tasks` cuts one.
+    The batch shape [*] is usually [T, B]: tasks, then worlds or samples. All distributions are
+    named tuples of tensors, so `map_tensors(Tensor.detach, distribution)` detaches one and
+    `take_tasks` selects tasks of one.
     """
 
     def log_prob(self, actions: Tensor) -> Tensor:
@@ -22,7 +23,7 @@ class Distribution(Protocol):
         ...
 
     def kl(self, other: Any) -> Tensor:
-        """Returns KL(self || other) [*], in nats; `other` is of the same kind."""
+        """Returns KL(self || other) [*], in nats; `other` must be of the same class."""
         ...
 
     def entropy(self) -> Tensor:
@@ -30,54 +31,56 @@ class Distribution(Protocol):
         ...
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Returns the actions [*, *action] that `Policy.noise` of this shape stands for."""
+        """Transforms noise from `Policy.noise` of batch shape [*] into actions [*, *action]."""
         ...
 
     def mode(self) -> Tensor:
-        """Returns the likeliest actions [*, *action]."""
+        """Returns the most likely actions [*, *action]."""
         ...
 
 
 class Gaussian(NamedTuple):
-    """Independent normal distributions of A action dimensions.
+    """Normal distributions over A independent action dimensions.
 
     Attributes:
         mean: Shape [*, A], float.
         log_std: Natural logarithm of the standard deviations, shape [*, A] or broadcastable to it;
-            the last dimension is A.
+            the last dimension must be A.
     """
 
     mean: Tensor
     log_std: Tensor
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """See `Distribution.log_prob`; the sum over the dimensions of actions [*, A]."""
-        distance = (actions - self.mean) * torch.exp(-self.log_std)
+        """Returns the log-density [*] of actions [*, A], summed over the dimensions."""
+        # log N(a; mu, sigma^2) = -1/2 sum_i ((a_i - mu_i) / sigma_i)^2
+        #                         - sum_i log sigma_i - A/2 log(2 pi)
+        z = (actions - self.mean) * torch.exp(-self.log_std)
         constant = 0.5 * math.log(2 * math.pi) * self.mean.shape[-1]
-        return -0.5 * distance.square().sum(-1) - (self.log_std.sum(-1) + constant)
+        return -0.5 * z.square().sum(-1) - (self.log_std.sum(-1) + constant)
 
     def kl(self, other: Gaussian) -> Tensor:
-        """See `Distribution.kl`."""
-        gap = self.log_std - other.log_std
+        # KL(p || q) = sum_i 1/2 (sigma_p^2 / sigma_q^2 + (mu_p - mu_q)^2 / sigma_q^2 - 1)
+        #                    - log(sigma_p / sigma_q)
+        log_ratio = self.log_std - other.log_std
         shift = (self.mean - other.mean) * torch.exp(-other.log_std)
-        return (0.5 * (torch.exp(2 * gap) + shift.square() - 1) - gap).sum(-1)
+        return (0.5 * (torch.exp(2 * log_ratio) + shift.square() - 1) - log_ratio).sum(-1)
 
     def entropy(self) -> Tensor:
-        """See `Distribution.entropy`."""
+        # H = sum_i log sigma_i + 1/2 log(2 pi e)
         constant = 0.5 * math.log(2 * math.pi * math.e)
         return (self.log_std + constant).expand_as(self.mean).sum(-1)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """See `Distribution.sample`; noise [*, A] is standard normal."""
+        """Returns mean + std * noise; the noise [*, A] is standard normal."""
         return torch.addcmul(self.mean, torch.exp(self.log_std), noise)
 
     def mode(self) -> Tensor:
-        """See `Distribution.mode`."""
         return self.mean
 
 
 class Categorical(NamedTuple):
-    """One of k actions, numbered from 0.
+    """Categorical distributions over k actions, numbered from 0.
 
     Attributes:
         logits: Unnormalised log-probabilities, shape [*, k], float.
@@ -86,29 +89,32 @@ class Categorical(NamedTuple):
     logits: Tensor
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """See `Distribution.log_prob`; actions [*], int64."""
+        """Returns the log-probability [*] of actions [*], int64."""
+        # log p(a) = logits_a - log sum_j exp(logits_j)
         return self._log_probs().gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
     def kl(self, other: Categorical) -> Tensor:
-        """See `Distribution.kl`."""
-        own = self._log_probs()
-        return (own.exp() * (own - other._log_probs())).sum(-1)
+        # KL(p || q) = sum_a p(a) (log p(a) - log q(a))
+        log_p = self._log_probs()
+        return (log_p.exp() * (log_p - other._log_probs())).sum(-1)
 
     def entropy(self) -> Tensor:
-        """See `Distribution.entropy`."""
-        own = self._log_probs()
-        return -(own.exp() * own).sum(-1)
+        # H = -sum_a p(a) log p(a)
+        log_p = self._log_probs()
+        return -(log_p.exp() * log_p).sum(-1)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """See `Distribution.sample`; noise [*] is uniform in [0, 1), actions int64."""
+        """Returns actions [*], int64, by inverse transform sampling.
+
+        The noise [*] is uniform in [0, 1).
+        """
         cumulative = self.logits.softmax(-1).cumsum(-1)
-        # Rounding may end the sum below or above 1: measured against it, no action of
-        # probability 0 is drawn and none beyond the last.
+        # Rounding may make the total differ from 1. Scaling the noise by the total ensures that
+        # no action of probability 0 and no action beyond the last is sampled.
         level = noise.unsqueeze(-1) * cumulative[..., -1:]
         return (level >= cumulative[..., :-1]).sum(-1)
 
     def mode(self) -> Tensor:
-        """See `Distribution.mode`."""
         return self.logits.argmax(-1)
 
     def _log_probs(self) -> Tensor:

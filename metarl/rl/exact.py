@@ -1,7 +1,7 @@
-"""Tabular problems so small that every trajectory is enumerated: expectations without sampling.
+"""Exact expectations and meta-gradients of small tabular problems, by enumeration of trajectories.
 
-On them a surrogate's derivatives can be held against the exact ones (docs/meta_gradients.md). The
-policy is a softmax of a table: its parameters are {"logits": [T, S, A]}.
+They are the reference for the derivatives of the surrogates (docs/meta_gradients.md). The policy is
+a softmax of a table of logits: its parameters are {"logits": [T, S, A]}.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Estimate = Literal["returns", "advantages"]
 
 
 class Trajectories(NamedTuple):
-    """All N trajectories of H steps, as one policy sees them.
+    """All N trajectories of H steps, and their probabilities under one policy.
 
     Attributes:
         log_prob: Log-probability of each action, [T, N, H]; differentiable in the logits.
-        returns: Discounted rewards from each step on, [T, N, H].
-        advantages: The exact advantage of each action, [T, N, H].
+        returns: Discounted return of each step, [T, N, H].
+        advantages: Exact advantage of each action, [T, N, H].
         probabilities: Probability of each trajectory, [T, N].
     """
 
@@ -44,17 +44,17 @@ class Trajectories(NamedTuple):
 
 @dataclass(frozen=True)
 class TabularProblem:
-    """T Markov decision problems of S states, A actions and H steps.
+    """T Markov decision processes with S states, A actions and H steps.
 
     Attributes:
-        start: Probability of each first state, [T, S], float.
-        transitions: Probability of each next state, [T, S, A, S].
-        rewards: Reward of each action, [T, S, A].
-        horizon: Steps of a trajectory, H.
+        start: Probability of each initial state, p(s_0), [T, S], float.
+        transitions: Probability of each next state, P(s' | s, a), [T, S, A, S].
+        rewards: Reward of each action, r(s, a), [T, S, A].
+        horizon: Number of steps of a trajectory, H.
         discount: Gamma, in (0, 1].
 
     Raises:
-        SettingsError: There are too many trajectories to hold.
+        SettingsError: The trajectories are too many to enumerate.
     """
 
     start: Tensor
@@ -64,7 +64,7 @@ class TabularProblem:
     discount: float = 1.0
 
     def __post_init__(self) -> None:
-        """Checks the size."""
+        """Checks the number of trajectories."""
         tasks, states, actions = self.rewards.shape
         if tasks * self.horizon * (states * actions) ** self.horizon > MOST_NUMBERS:
             raise SettingsError(
@@ -81,7 +81,10 @@ class TabularProblem:
         horizon: int = 4,
         discount: float = 1.0,
     ) -> TabularProblem:
-        """Draws problems in float64: softmax of normal numbers, normal rewards."""
+        """Draws random problems, in float64.
+
+        Probabilities are the softmax of standard normal numbers, rewards are standard normal.
+        """
         options = {"generator": generator, "dtype": torch.float64, "device": generator.device}
         return TabularProblem(
             torch.randn(num_tasks, states, **options).softmax(-1),
@@ -92,25 +95,38 @@ class TabularProblem:
         )
 
     def expected_return(self, params: Params) -> Tensor:
-        """Returns J [T], the expected discounted return, differentiable to every order."""
-        _, first = self._values(params["logits"])[0]
-        return (self.start * first).sum(-1)
+        """Returns the expected discounted return J of each task, [T].
+
+        It can be differentiated any number of times.
+        """
+        # J = sum_s p(s_0 = s) V_0(s)
+        _, first_values = self._values(params["logits"])[0]
+        return (self.start * first_values).sum(-1)
 
     def trajectories(self, params: Params) -> Trajectories:
-        """Enumerates all trajectories; only `log_prob` is differentiable."""
+        """Enumerates all N = (S * A)^H trajectories; only `log_prob` is differentiable."""
         states, actions = self._visits
         logits = params["logits"]
         log_prob = F.log_softmax(logits, -1)[:, states, actions]
         with torch.no_grad():
-            gains = [q - v.unsqueeze(-1) for q, v in self._values(logits)]
-            advantages = [gain[:, states[:, t], actions[:, t]] for t, gain in enumerate(gains)]
+            # A_t(s, a) = Q_t(s, a) - V_t(s);  G_t = r_t + gamma G_{t+1}
+            tables = [q - v.unsqueeze(-1) for q, v in self._values(logits)]
+            advantages = [table[:, states[:, t], actions[:, t]] for t, table in enumerate(tables)]
             returns = sums_to_end(self.rewards[:, states, actions], self.discount)
+            # p(tau) = p(s_0) prod_t P(s_{t+1} | s_t, a_t) prod_t pi(a_t | s_t)
             moves = self.transitions[:, states[:, :-1], actions[:, :-1], states[:, 1:]]
-            chances = self.start[:, states[:, 0]] * moves.prod(-1) * log_prob.exp().prod(-1)
-        return Trajectories(log_prob, returns, torch.stack(advantages, -1), chances)
+            probabilities = self.start[:, states[:, 0]] * moves.prod(-1) * log_prob.exp().prod(-1)
+        return Trajectories(log_prob, returns, torch.stack(advantages, -1), probabilities)
 
     def weights(self, probabilities: Tensor) -> Tensor:
-        """Returns the weight of each step, [T, N, H]: its trajectory's [T, N], times gamma^t."""
+        """Returns the weight of each step, p(tau) gamma^t.
+
+        Args:
+            probabilities: Probability of each trajectory, p(tau), [T, N].
+
+        Returns:
+            Shape [T, N, H].
+        """
         steps = torch.arange(self.horizon).to(probabilities)
         return probabilities.unsqueeze(-1) * self.discount**steps
 
@@ -123,48 +139,53 @@ class TabularProblem:
         samples: int | None = None,
         generator: torch.Generator | None = None,
     ) -> SupportLoss:
-        """Returns a surrogate's loss on the trajectories of the policy at hand.
+        """Returns the surrogate loss on trajectories of the current policy.
 
         Args:
-            surrogate: A name of `SURROGATES`.
-            settings: Of the surrogate.
-            estimate: What stands for an action's advantage: what followed it, or the exact one.
-            samples: Number of trajectories drawn anew for each step. None: every trajectory
-                counts by its probability, so that the loss is an expectation.
-            generator: What draws them.
+            surrogate: A name in `SURROGATES`.
+            settings: Settings of the surrogate.
+            estimate: The advantages to use: the discounted return of each step, or the exact
+                advantage.
+            samples: Number of trajectories to sample, again for each adaptation step. None weights
+                every trajectory by its probability, so that the loss is an expectation.
+            generator: Random generator of the samples.
+
+        Returns:
+            A support loss for `inner_loop`.
         """
         loss = SURROGATES.get(surrogate)
 
         def support_loss(params: Params, step: int) -> Tensor:
             del step
-            seen = self.trajectories(params)
-            shares = seen.probabilities
+            batch = self.trajectories(params)
+            probabilities = batch.probabilities
             if samples is not None:
-                shares = _frequencies(shares, samples, generator)
-            gains = seen.returns if estimate == "returns" else seen.advantages
-            return loss(seen.log_prob, gains, self.weights(shares), settings)
+                probabilities = _frequencies(probabilities, samples, generator)
+            advantages = batch.returns if estimate == "returns" else batch.advantages
+            return loss(batch.log_prob, advantages, self.weights(probabilities), settings)
 
         return support_loss
 
     def exact_loss(self, params: Params, step: int) -> Tensor:
-        """The support loss that all surrogates stand for: -J, [T]."""
+        """Returns the support loss that the surrogates estimate: -J, [T]."""
         del step
         return -self.expected_return(params)
 
     def _values(self, logits: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Returns Q [T, S, A] and V [T, S] of every step, by backward induction."""
+        """Returns Q_t [T, S, A] and V_t [T, S] for t = 0..H-1, by backward induction."""
         policy = logits.softmax(-1)
-        after = torch.zeros_like(self.start)
+        v = torch.zeros_like(self.start)
         values: list[tuple[Tensor, Tensor]] = []
         for _ in range(self.horizon):
-            q = self.rewards + self.discount * torch.einsum("tsan,tn->tsa", self.transitions, after)
-            after = (policy * q).sum(-1)
-            values.append((q, after))
+            # Q_t(s, a) = r(s, a) + gamma sum_s' P(s' | s, a) V_{t+1}(s')
+            q = self.rewards + self.discount * torch.einsum("tsan,tn->tsa", self.transitions, v)
+            v = (policy * q).sum(-1)  # V_t(s) = sum_a pi(a | s) Q_t(s, a)
+            values.append((q, v))
         return values[::-1]
 
     @cached_property
     def _visits(self) -> tuple[Tensor, Tensor]:
-        """States and actions of every trajectory, each [N, H]."""
+        """The states and the actions of every trajectory, each [N, H] int64."""
         _, states, actions = self.rewards.shape
         pairs = torch.arange(states * actions, device=self.rewards.device)
         visits = torch.cartesian_prod(*[pairs] * self.horizon).view(-1, self.horizon)
@@ -180,18 +201,20 @@ def meta_gradient(
     *,
     first_order: bool = False,
 ) -> Tensor:
-    """Differentiates J after gradient descent on a support loss by the parameters before it.
+    """Returns d J(theta') / d theta, with theta' the result of gradient descent from theta.
+
+    For one step this is (I - lr H) grad J(theta'), where H is the Hessian of the support loss.
 
     Args:
-        problem: T problems; the outer expectation is exact.
-        support_loss: What the inner loop descends.
-        params: Where to start, {"logits": [T, S, A]}.
+        problem: T problems; the outer expectation J is exact.
+        support_loss: The loss of the inner loop.
+        params: The initial parameters theta, {"logits": [T, S, A]}.
         lr: Inner learning rate.
         steps: Number of inner steps.
-        first_order: Takes the inner gradients as constants (FOMAML).
+        first_order: Treats the inner gradients as constants (FOMAML).
 
     Returns:
-        Each task's gradient, [T, S, A].
+        The gradient of each task, [T, S, A].
     """
     start = {n: p.detach().requires_grad_() for n, p in params.items()}
     path = inner_loop(support_loss, GradientDescent(lr), start, steps, first_order=first_order)
@@ -201,24 +224,24 @@ def meta_gradient(
 
 
 def hessian(support_loss: SupportLoss, params: Params) -> Tensor:
-    """Returns the Hessian of each task's loss in its own logits, [T, S * A, S * A]."""
+    """Returns the Hessian of each task's loss with respect to its logits, [T, S * A, S * A]."""
     start = {n: p.detach().requires_grad_() for n, p in params.items()}
     loss = support_loss(start, 0).sum()
-    (slope,) = torch.autograd.grad(loss, start["logits"], create_graph=True)
+    (gradient,) = torch.autograd.grad(loss, start["logits"], create_graph=True)
     rows = [
-        torch.autograd.grad(part, start["logits"], retain_graph=True)[0].flatten(1)
-        for part in slope.flatten(1).sum(0)
+        torch.autograd.grad(component, start["logits"], retain_graph=True)[0].flatten(1)
+        for component in gradient.flatten(1).sum(0)  # the tasks share no logits
     ]
     return torch.stack(rows, 1)
 
 
 def relative_error(got: Tensor, exact: Tensor) -> Tensor:
-    """Returns |got - exact| / |exact| of each task, [T], in Euclidean norm."""
+    """Returns |got - exact| / |exact| of each task, [T], in the Euclidean norm."""
     return (got - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
 
 
 def _frequencies(probabilities: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
-    """Returns how often each trajectory is among `samples` drawn ones, as shares, [T, N]."""
-    drawn = torch.multinomial(probabilities, samples, replacement=True, generator=generator)
+    """Samples trajectories and returns the relative frequency of each, [T, N]."""
+    indices = torch.multinomial(probabilities, samples, replacement=True, generator=generator)
     counts = torch.zeros_like(probabilities)
-    return counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=counts.dtype)) / samples
+    return counts.scatter_add_(1, indices, torch.ones_like(indices, dtype=counts.dtype)) / samples

@@ -1,4 +1,4 @@
-"""What a batch of rollouts teaches: advantages, and the weight of each step in a mean."""
+"""Advantages and step weights of a batch of rollouts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from metarl.rl.settings import PolicyGradientSettings
 
 
 class Experience(NamedTuple):
-    """Rollouts of T tasks with what policy gradients need of them.
+    """Rollouts of T tasks and the quantities that policy gradients are computed from.
 
     Attributes:
         rollouts: The rollouts.
         log_probs: Log-probability of each action under the policy that took it, [T, N, H].
         advantages: Advantage of each action, [T, N, H]; 0 after the end of the episode.
-        weights: Weight of each step in a mean over all steps of a task, [T, N, H]; sums to 1.
+        weights: Weight of each step in a mean over all steps of a task, [T, N, H]; they sum to 1
+            for each task.
     """
 
     rollouts: Rollouts
@@ -31,10 +32,17 @@ class Experience(NamedTuple):
 
 @torch.no_grad()
 def experience(rollouts: Rollouts, settings: PolicyGradientSettings) -> Experience:
-    """Estimates advantages with a linear baseline fitted to these very rollouts, per task.
+    """Estimates the advantages of rollouts by GAE, with a linear baseline per task.
 
-    (Duan et al. 2016, "Benchmarking deep reinforcement learning", section 3; Schulman et al. 2016,
-    equation 16.)
+    The baseline is fitted to the same rollouts (Duan et al. 2016, "Benchmarking deep reinforcement
+    learning", section 3; Schulman et al. 2016, equation 16).
+
+    Args:
+        rollouts: The rollouts of T tasks.
+        settings: Discount, lambda, bootstrapping and normalisation of the advantages.
+
+    Returns:
+        The rollouts with their advantages and weights, without derivatives.
     """
     r, gamma = rollouts, settings.discount
     baseline = LinearBaseline.fit(
@@ -43,7 +51,7 @@ def experience(rollouts: Rollouts, settings: PolicyGradientSettings) -> Experien
     values = baseline.values(r.observations)
     last = baseline.values(r.final_observations.unsqueeze(2), first_step=values.shape[2])
     if not settings.bootstrap:
-        last = torch.zeros_like(last)
+        last = torch.zeros_like(last)  # the return ends at the horizon: V(s_H) = 0
     next_values = torch.cat((values[..., 1:], last), dim=2)
     advantages = gae(
         r.rewards, values, next_values, r.terminated, r.mask, gamma, settings.gae_lambda
@@ -59,8 +67,11 @@ def normalized(values: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:
 
     Args:
         values: Shape [T, N, H].
-        weights: Shape [T, N, H], summing to 1 per task.
-        eps: Added to the deviation.
+        weights: Shape [T, N, H], summing to 1 for each task.
+        eps: Added to the standard deviation.
+
+    Returns:
+        The normalised values, shape [T, N, H].
     """
     mean = (weights * values).sum((1, 2), keepdim=True)
     centred = values - mean

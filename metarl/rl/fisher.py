@@ -1,4 +1,4 @@
-"""Products of vectors with the Fisher matrix of adapted policies, through their adaptation."""
+"""Fisher-vector products of adapted policies, differentiated through the adaptation."""
 
 from __future__ import annotations
 
@@ -14,60 +14,65 @@ from metarl.trees import map_tensors
 def fisher_product(
     distribution: Distribution, weights: Tensor, params: Sequence[Tensor]
 ) -> Callable[[Tensor], Tensor]:
-    """Returns v -> F v, F = J^T M J: the Hessian of the mean KL divergence from `distribution`.
+    """Returns the function v -> F v, where F = J^T M J is the Fisher matrix of a distribution.
 
-    J is the Jacobian of the distribution's numbers in `params`, M the Hessian of the divergence in
-    these numbers. Where old and new distribution are equal, this is the whole Hessian: the
-    gradient of the divergence is zero there, and with it the term of second derivatives of the
-    adaptation (Martens 2020, "New insights and perspectives on the natural gradient method",
-    section 9). J v comes from differentiating u -> J^T u, which is linear, in u.
+    J is the Jacobian of the distribution's fields z with respect to `params`, and M is the Hessian
+    of the weighted KL divergence from `distribution` with respect to z. F is the whole Hessian of
+    this divergence with respect to `params`: where the old and the new distribution are equal, the
+    gradient of the divergence is zero, and with it the term that contains the second derivatives
+    of the adaptation (Martens 2020, "New insights and perspectives on the natural gradient
+    method", section 9).
+
+    J v is computed by reverse-mode differentiation: it is the gradient of v^T (J^T u) with respect
+    to u.
 
     Args:
-        distribution: Fields [T, ...] that depend on `params` differentiably.
-        weights: Weight of each place in the mean, shaped as a log-probability.
-        params: P numbers in all.
+        distribution: Fields [T, ...] that are differentiable functions of `params`.
+        weights: Weight of each element of the batch in the mean divergence, shaped as a
+            log-probability.
+        params: Parameters with P elements in total.
 
     Returns:
         A function from vectors [P] to vectors [P].
     """
     outputs: list[Tensor] = []
     map_tensors(lambda t: outputs.append(t) or t, distribution)
-    points = [o.detach().requires_grad_() for o in outputs]
-    queue = iter(points)
+    leaves = [o.detach().requires_grad_() for o in outputs]
+    queue = iter(leaves)
     new = map_tensors(lambda _: next(queue), distribution)
     old = map_tensors(torch.Tensor.detach, distribution)
     divergence = (old.kl(new) * weights).sum()
-    slopes = torch.autograd.grad(divergence, points, create_graph=True)
-    probes = [torch.zeros_like(o, requires_grad=True) for o in outputs]
-    pulled = _gradients(outputs, params, probes, create_graph=True)
+    kl_gradients = torch.autograd.grad(divergence, leaves, create_graph=True)  # d KL / d z
+    u = [torch.zeros_like(o, requires_grad=True) for o in outputs]
+    jt_u = _vector_jacobian(outputs, params, u, create_graph=True)
 
     def product(vector: Tensor) -> Tensor:
-        parts = unflatten(vector, params)
-        moved = _gradients(pulled, probes, parts)  # J v
-        scaled = _gradients(slopes, points, moved)  # M J v
-        return flatten(_gradients(outputs, params, scaled))  # J^T M J v
+        v = unflatten(vector, params)
+        j_v = _vector_jacobian(jt_u, u, v)  # J v = d (v^T J^T u) / du
+        m_j_v = _vector_jacobian(kl_gradients, leaves, j_v)  # M J v
+        return flatten(_vector_jacobian(outputs, params, m_j_v))  # J^T M J v
 
     return product
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
-    """Returns all numbers in one vector."""
+    """Concatenates the elements of all tensors into one vector."""
     return torch.cat([t.flatten() for t in tensors])
 
 
 def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Cuts a vector into tensors of the shapes of `like`."""
+    """Splits a vector into tensors of the shapes of `like`."""
     parts = vector.split([t.numel() for t in like])
     return [part.view_as(t) for part, t in zip(parts, like, strict=True)]
 
 
-def _gradients(
+def _vector_jacobian(
     outputs: Sequence[Tensor],
     inputs: Sequence[Tensor],
     cotangents: Sequence[Tensor],
     create_graph: bool = False,
 ) -> list[Tensor]:
-    """Vector-Jacobian products; zeros where an input plays no part."""
+    """Returns vector-Jacobian products, zeros for inputs that the outputs do not depend on."""
     pairs = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]
     return list(
         torch.autograd.grad(

@@ -1,4 +1,4 @@
-"""Policies that run on the parameters of many tasks at once."""
+"""Gaussian and categorical policies that run on the parameters of many tasks at once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from metarl.models.mlp import Activation
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
 
 NETWORK = "network."
-OUTPUT_SCALE = 0.01  # an untrained policy treats all actions alike (Andrychowicz et al. 2021, 3.2)
+OUTPUT_SCALE = 0.01
+"""Scale of the initial output weights. It is small, so that the actions of an untrained policy
+hardly depend on the observations (Andrychowicz et al. 2021, section 3.2)."""
 
 
 class Policy(Adaptable):
     """Interface of a policy that runs on the parameters of T tasks at once.
 
-    Its own parameters, theta, are those of one policy, without a task dimension.
+    The module's parameters, theta, are those of one policy, without a task dimension.
     """
 
     @abstractmethod
@@ -33,48 +35,55 @@ class Policy(Adaptable):
         """Returns the distribution over actions of each task's policy.
 
         Args:
-            params: A parameter [T, *shape] for every name of `named_parameters()`.
-            observations: Shape [T, *B, O], float; B are worlds or samples, of one or more
-                dimensions.
+            params: A parameter [T, *shape] for every name in `named_parameters()`.
+            observations: Shape [T, *B, O], float; *B are one or more dimensions of worlds or
+                samples.
 
         Returns:
             A distribution of batch shape [T, *B].
         """
 
     def fixed(self, params: Params) -> Callable[[Tensor], Distribution]:
-        """Returns `distribution` at these parameters, to be called many times without derivatives.
+        """Returns `distribution` with fixed parameters, for many calls without derivatives.
 
-        What does not depend on the observations may be computed once; this one leaves it.
+        Subclasses may precompute everything that does not depend on the observations. The default
+        precomputes nothing.
+
+        Args:
+            params: A parameter [T, *shape] for every name in `named_parameters()`.
+
+        Returns:
+            A function from observations to a distribution.
         """
         return functools.partial(self.distribution, params)
 
     @abstractmethod
     def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-        """Draws the random numbers that sampling actions of batch `shape` takes."""
+        """Draws the random numbers for `Distribution.sample` of batch shape `shape`."""
 
     @property
     @abstractmethod
     def action_shape(self) -> tuple[int, ...]:
-        """Shape of one action: (A,) if continuous, () if one of k."""
+        """Shape of one action: (A,) for continuous actions, () for discrete ones."""
 
 
 class GaussianPolicy(Policy):
-    """Normal distributions whose means a network gives; their deviations are parameters.
+    """Gaussian policy: a network computes the means, the standard deviations are parameters.
 
-    The policy of MAML's control tasks (Finn et al. 2017): the deviations do not depend on the
-    observation and adapt with the rest.
+    The policy of MAML's control tasks (Finn et al. 2017). The standard deviations do not depend on
+    the observation and are adapted like the other parameters.
 
     Args:
-        observation_size: Numbers in an observation, O.
-        action_size: Dimensions of an action, A.
-        generator: Source of the initial weights.
+        observation_size: Size of an observation, O.
+        action_size: Number of action dimensions, A.
+        generator: Random generator of the initial weights.
         hidden: Widths of the hidden layers.
-        activation: Non-linearity after each of them.
+        activation: Activation function after each hidden layer.
         init_std: Initial standard deviation, in units of the action, above 0.
-        min_std: Standard deviations are not let below this, above 0.
+        min_std: Lower bound of the standard deviations, in units of the action, above 0.
 
     Raises:
-        SettingsError: A size or deviation cannot be used.
+        SettingsError: A size or a standard deviation is out of range.
     """
 
     def __init__(
@@ -98,33 +107,31 @@ class GaussianPolicy(Policy):
         self.log_std = nn.Parameter(self._initial_log_std(generator))
 
     def distribution(self, params: Params, observations: Tensor) -> Gaussian:
-        """See `Policy.distribution`."""
-        mean = _run(self.network, _own(params), observations)
+        mean = _network_outputs(self.network, _network_params(params), observations)
         return Gaussian(mean, self._log_stds(params, mean.dim()))
 
     def fixed(self, params: Params) -> Callable[[Tensor], Gaussian]:
-        """See `Policy.fixed`; observations are [T, B, O]."""
-        means, log_std = self.network.fixed(_own(params)), self._log_stds(params, 3)
+        """Returns a function of observations [T, B, O], with a single dimension B."""
+        means, log_std = self.network.fixed(_network_params(params)), self._log_stds(params, 3)
         return lambda observations: Gaussian(means(observations), log_std)
 
     def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-        """See `Policy.noise`; standard normal, [*shape, A]."""
+        """Draws standard normal numbers, [*shape, A]."""
         shape = (*shape, self.action_size)
         return torch.randn(shape, generator=generator, device=generator.device)
 
     def initial(self, generator: torch.Generator, num_tasks: int | None = None) -> Params:
-        """See `Adaptable.initial`."""
         return {
-            **_initial(self.network, generator, num_tasks),
+            **_initial_network_params(self.network, generator, num_tasks),
             "log_std": self._initial_log_std(generator, num_tasks),
         }
 
     @property
     def action_shape(self) -> tuple[int, ...]:
-        """See `Policy.action_shape`."""
         return (self.action_size,)
 
     def _log_stds(self, params: Params, dims: int) -> Tensor:
+        """Returns log standard deviations [T, 1, ..., 1, A] that broadcast to means of `dims`."""
         log_std = params["log_std"].clamp(min=math.log(self.min_std))
         return log_std.view(log_std.shape[0], *[1] * (dims - 2), self.action_size)
 
@@ -134,15 +141,15 @@ class GaussianPolicy(Policy):
 
 
 class CategoricalPolicy(Policy):
-    """One of k actions, with logits that a network gives.
+    """Categorical policy over k actions: a network computes the logits.
 
     Args:
-        observation_size: Numbers in an observation, O.
+        observation_size: Size of an observation, O.
         num_actions: Number of actions, k.
-        generator: Source of the initial weights.
-        hidden: Widths of the hidden layers; none makes the logits linear, which on one-hot
-            observations is a table.
-        activation: Non-linearity after each of them.
+        generator: Random generator of the initial weights.
+        hidden: Widths of the hidden layers. Without hidden layers the logits are linear in the
+            observation; on one-hot observations they are a table.
+        activation: Activation function after each hidden layer.
     """
 
     def __init__(
@@ -158,39 +165,36 @@ class CategoricalPolicy(Policy):
         self.network = MLP(sizes, generator, activation, output_scale=OUTPUT_SCALE)
 
     def distribution(self, params: Params, observations: Tensor) -> Categorical:
-        """See `Policy.distribution`."""
-        return Categorical(_run(self.network, _own(params), observations))
+        return Categorical(_network_outputs(self.network, _network_params(params), observations))
 
     def fixed(self, params: Params) -> Callable[[Tensor], Categorical]:
-        """See `Policy.fixed`; observations are [T, B, O]."""
-        logits = self.network.fixed(_own(params))
+        """Returns a function of observations [T, B, O], with a single dimension B."""
+        logits = self.network.fixed(_network_params(params))
         return lambda observations: Categorical(logits(observations))
 
     def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-        """See `Policy.noise`; uniform in [0, 1), [*shape]."""
+        """Draws uniform numbers in [0, 1), [*shape]."""
         return torch.rand(tuple(shape), generator=generator, device=generator.device)
 
     def initial(self, generator: torch.Generator, num_tasks: int | None = None) -> Params:
-        """See `Adaptable.initial`."""
-        return _initial(self.network, generator, num_tasks)
+        return _initial_network_params(self.network, generator, num_tasks)
 
     @property
     def action_shape(self) -> tuple[int, ...]:
-        """See `Policy.action_shape`."""
         return ()
 
 
 class HasSpaces(Protocol):
-    """A task family, or whatever else tells the spaces of one world."""
+    """Interface of an object with the spaces of one world, such as a task family."""
 
     @property
     def observation_space(self) -> spaces.Space[Any]:
-        """The observations of one world."""
+        """Observation space of one world."""
         ...
 
     @property
     def action_space(self) -> spaces.Space[Any]:
-        """The actions of one world."""
+        """Action space of one world."""
         ...
 
 
@@ -201,18 +205,21 @@ def policy_for(
     activation: Activation = "relu",
     init_std: float = 1.0,
 ) -> Policy:
-    """Builds the policy that fits a task family: Gaussian for boxes of actions, else categorical.
+    """Builds a policy for a task family: Gaussian for Box actions, categorical for Discrete ones.
 
     Args:
-        where: A task family, or the spaces of an observation and of an action.
-        generator: Source of the initial weights.
+        where: A task family, or a pair of observation space and action space.
+        generator: Random generator of the initial weights.
         hidden: Widths of the hidden layers.
-        activation: Non-linearity after each of them.
+        activation: Activation function after each hidden layer.
         init_std: Initial standard deviation of continuous actions, in their units.
 
+    Returns:
+        The policy, with newly drawn weights.
+
     Raises:
-        SettingsError: The observations are not a box, or the actions neither a vector nor numbered
-            from 0.
+        SettingsError: The observation space is not a Box, or the action space is neither a
+            one-dimensional Box nor a Discrete that starts at 0.
     """
     pair = where if isinstance(where, tuple) else (where.observation_space, where.action_space)
     observation, action = pair
@@ -229,16 +236,19 @@ def policy_for(
     )
 
 
-def _own(params: Params) -> Params:
-    """Returns the parameters of the policy's network, by its own names."""
+def _network_params(params: Params) -> Params:
+    """Returns the parameters of the policy's network, named as in the network."""
     return {n.removeprefix(NETWORK): p for n, p in params.items() if n.startswith(NETWORK)}
 
 
-def _run(network: MLP, params: Params, observations: Tensor) -> Tensor:
+def _network_outputs(network: MLP, params: Params, observations: Tensor) -> Tensor:
     """Returns the outputs [T, *B, *] of the network for observations [T, *B, O]."""
     outputs = network(params, observations.flatten(1, -2))
     return outputs.view(*observations.shape[:-1], outputs.shape[-1])
 
 
-def _initial(network: MLP, generator: torch.Generator, num_tasks: int | None) -> Params:
+def _initial_network_params(
+    network: MLP, generator: torch.Generator, num_tasks: int | None
+) -> Params:
+    """Draws the network's initial parameters, named as in the policy."""
     return {NETWORK + n: p for n, p in network.initial(generator, num_tasks).items()}

@@ -1,6 +1,7 @@
-"""Returns and advantages of rollouts, [T, N, H]: T tasks, N episodes each of up to H steps.
+"""Discounted returns and generalised advantage estimates of rollouts.
 
-Steps after the end of an episode are masked: they count for nothing, whatever stands there.
+Tensors have the shape [T, N, H]: T tasks, N episodes per task and up to H steps per episode. Steps
+after the end of an episode are masked; the values that they hold are ignored.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from torch import Tensor
 
 
 def discounted_returns(rewards: Tensor, mask: Tensor, gamma: float) -> Tensor:
-    """Sums the rewards from each step to the end of its episode: G_t = r_t + gamma G_{t+1}.
+    """Computes the discounted return of each step, G_t = r_t + gamma G_{t+1}.
 
     Args:
         rewards: Shape [T, N, H], float.
-        mask: 1 for the steps of the episode, which come first, 0 after its end; [T, N, H], any
-            type.
+        mask: 1 for the steps of the episode, which come first, 0 after its end; shape [T, N, H],
+            any type.
         gamma: Discount per step, in [0, 1].
 
     Returns:
@@ -34,36 +35,40 @@ def gae(
     gamma: float,
     lam: float,
 ) -> Tensor:
-    """Generalised advantage estimation (Schulman et al. 2016, equation 16).
+    """Computes generalised advantage estimates (Schulman et al. 2016, equation 16).
 
-    A_t = delta_t + gamma lam A_{t+1} within an episode, where delta_t = r_t + gamma V(s_{t+1}) -
-    V(s_t). A terminated episode is worth nothing after its end. One that was truncated (its last
-    step is not `terminated`) is worth V(final observation) there.
+    The value after a terminated episode is 0. The value after a truncated episode, whose last step
+    is not `terminated`, is V(final observation).
 
     Args:
-        rewards: Shape [T, N, H], float, as are the values.
-        values: V(s_t), of the observations before the step.
-        next_values: V(s_{t+1}), of the observations after the step and before any reset, so that
-            of the final observation at the last step. Zeros there instead give the advantages of
-            a return that is meant to stop at the horizon. Not read where `terminated`.
-        terminated: The step ended the episode by itself; [T, N, H], bool.
-        mask: 1 for the steps of the episode, which come first, 0 after its end; [T, N, H], any
-            type.
+        rewards: Shape [T, N, H], float.
+        values: V(s_t), the values of the observations before each step; shape [T, N, H], float.
+        next_values: V(s_{t+1}), the values of the observations after each step and before any
+            reset; at the last step that of the final observation. Shape [T, N, H], float. Pass
+            zeros at the last step for a return that ends at the horizon. Ignored where
+            `terminated`.
+        terminated: Whether the step terminated the episode; shape [T, N, H], bool.
+        mask: 1 for the steps of the episode, which come first, 0 after its end; shape [T, N, H],
+            any type.
         gamma: Discount per step, in [0, 1].
-        lam: 1 gives returns minus values (no bias), 0 temporal differences (least variance).
+        lam: Lambda, in [0, 1]. 1 returns G_t - V(s_t) (no bias), 0 the temporal-difference
+            residuals (least variance).
 
     Returns:
         Shape [T, N, H]; 0 where masked.
     """
+    # delta_t = r_t + gamma V(s_{t+1}) - V(s_t), with V = 0 after a termination
     delta = rewards + gamma * torch.where(terminated, 0, next_values) - values
     delta = torch.where(mask > 0, delta, 0)  # so the sums stop at the end of the episode
+    # A_t = delta_t + gamma lambda A_{t+1}  (Schulman et al. 2016, eq. 16)
     return sums_to_end(delta, gamma * lam)
 
 
 def sums_to_end(values: Tensor, decay: float) -> Tensor:
-    """Solves y_t = values_t + decay y_{t+1} along the last dimension, y being 0 beyond its end.
+    """Solves y_t = values_t + decay * y_{t+1} along the last dimension, with y = 0 after its end.
 
-    By doubling the span of the sums: about log2(H) rounds in place of H.
+    Each round doubles the span of the sums, so the function takes about log2(H) rounds instead of
+    H steps.
 
     Args:
         values: Shape [*, H], float.
@@ -74,6 +79,7 @@ def sums_to_end(values: Tensor, decay: float) -> Tensor:
     """
     span, steps = 1, values.shape[-1]
     while span < steps:
+        # Invariant: values_t holds the sum of decay^j x_{t+j} over 0 <= j < span, x the input.
         later = F.pad(values[..., span:], (0, span))
         values = torch.add(values, later, alpha=decay**span)
         span *= 2

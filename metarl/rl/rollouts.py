@@ -1,4 +1,4 @@
-"""Rollouts of the policies of many tasks, in all their worlds at once."""
+"""Rollouts: one episode in every world of many tasks, each task with its own policy."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from metarl.trees import map_tensors
 
 
 class RolloutNoise(NamedTuple):
-    """The randomness of N rollouts of each of T tasks, drawn beforehand.
+    """The random numbers of N rollouts of each of T tasks, drawn in advance.
 
-    A rollout depends on its own numbers alone, so it stays the same however many tasks go through
-    one call.
+    A rollout depends only on its own random numbers, so it does not depend on the number of tasks
+    that are collected in one call.
 
     Attributes:
-        actions: What the policy's `sample` consumes, [T, N, H, *].
-        reset: Uniform numbers for the resets, [T, N, k].
-        steps: Uniform numbers for the dynamics, [T, N, H, k].
+        actions: Noise for the `sample` method of the action distributions, [T, N, H, *].
+        reset: Uniform random numbers for the resets, [T, N, k].
+        steps: Uniform random numbers for the dynamics, [T, N, H, k].
     """
 
     actions: Tensor
@@ -35,17 +35,17 @@ class RolloutNoise(NamedTuple):
 
 
 class Rollouts(NamedTuple):
-    """One episode in each of N worlds of T tasks, H steps long or shorter.
+    """One episode of at most H steps in each of N worlds of T tasks.
 
     Attributes:
-        observations: What the policy saw, [T, N, H, O] float32.
-        actions: What it did, before any clipping: [T, N, H, A] float32, or [T, N, H] int64.
+        observations: Observation before each step, [T, N, H, O] float32.
+        actions: Action of each step, before any clipping: [T, N, H, A] float32, or [T, N, H] int64.
         rewards: Reward of each step, [T, N, H] float32; 0 after the end of the episode.
-        mask: 1 for the steps of the episode, 0 for those after its end; [T, N, H] float32.
-        terminated: Whether the task itself ended at this step, [T, N, H] bool. An episode that did
+        mask: 1 for the steps of the episode, 0 after its end; [T, N, H] float32.
+        terminated: Whether the episode terminated at this step, [T, N, H] bool. An episode that did
             not terminate was truncated at its last step.
-        final_observations: What was seen after the last step, [T, N, O].
-        behaviour: The distributions that the actions were drawn from, [T, N, H, *].
+        final_observations: Observation after the last step, [T, N, O].
+        behaviour: The distributions that the actions were sampled from, [T, N, H, *].
     """
 
     observations: Tensor
@@ -72,7 +72,7 @@ def draw_noise(
     trajectories: int,
     generator: torch.Generator,
 ) -> RolloutNoise:
-    """Draws the randomness of `trajectories` rollouts of each of `num_tasks` tasks."""
+    """Draws the random numbers of `trajectories` rollouts of each of `num_tasks` tasks."""
     worlds = (num_tasks, trajectories)
     options = {"generator": generator, "device": generator.device}
     return RolloutNoise(
@@ -86,18 +86,22 @@ def draw_noise(
 def collect(
     env: TensorVectorEnv, policy: Policy, params: Params, tasks: Tasks, noise: RolloutNoise
 ) -> Rollouts:
-    """Runs one episode in every world, each task with its own policy.
+    """Runs one episode in every world, with the policy parameters of its task.
 
     Args:
-        env: T * N worlds that do not reset themselves (`autoreset="disabled"`).
+        env: T * N worlds without autoreset (`autoreset="disabled"`).
         policy: The policy.
-        params: Its parameters for each task, [T, *shape] per name.
-        tasks: The tasks, [T, *] per name; each gets N worlds beside each other.
-        noise: The randomness.
+        params: The policy's parameters for each task, [T, *shape] per name.
+        tasks: The tasks, [T, *] per name; each task is run in N consecutive worlds.
+        noise: The random numbers, from `draw_noise`.
+
+    Returns:
+        The rollouts, without derivatives.
 
     Raises:
-        ShapeError: `env` has another number of worlds than `noise` is for.
-        SimulationError: A reward or an observation was not finite or an action not in the space.
+        ShapeError: The number of worlds of `env` differs from that of `noise`.
+        SimulationError: A reward or an observation is not finite, or an action is outside the
+            action space.
     """
     num_tasks, trajectories = noise.actions.shape[:2]
     worlds = num_tasks * trajectories
@@ -127,29 +131,34 @@ def collect(
         final_observations=episode.observations[:, :, -1],
         behaviour=map_tensors(lambda *steps: torch.stack(steps, 2), *behaviours),
     )
-    return _settled(rollouts, noise) if episode.terminated.any() else rollouts
+    return _replace_masked_actions(rollouts, noise) if episode.terminated.any() else rollouts
 
 
-def _settled(rollouts: Rollouts, noise: RolloutNoise) -> Rollouts:
-    """Acts after the end of an episode on what it ended with, whatever was seen there then."""
+def _replace_masked_actions(rollouts: Rollouts, noise: RolloutNoise) -> Rollouts:
+    """Replaces the actions and distributions after the end of each episode.
+
+    The new ones belong to the episode's last observation, which `observations` repeats after the
+    end. During the rollout the policy saw other observations there: worlds are stepped up to the
+    horizon, and terminations are computed afterwards.
+    """
     mask, count = rollouts.mask, rollouts.mask.shape[1]
     steps = mask.sum(2).long()
 
-    def settle(values: Tensor) -> Tensor:
-        # What has one place for all worlds of a task does not depend on what they see.
+    def hold(values: Tensor) -> Tensor:
+        # A field with one entry for all worlds (log_std) does not depend on the observations.
         return hold_last(values, steps) if values.shape[1] == count else values
 
-    behaviour = map_tensors(settle, rollouts.behaviour)
-    here = mask.view(*mask.shape, *[1] * (rollouts.actions.dim() - 3)) > 0
-    actions = torch.where(here, rollouts.actions, behaviour.sample(noise.actions))
+    behaviour = map_tensors(hold, rollouts.behaviour)
+    in_episode = mask.view(*mask.shape, *[1] * (rollouts.actions.dim() - 3)) > 0
+    actions = torch.where(in_episode, rollouts.actions, behaviour.sample(noise.actions))
     return rollouts._replace(actions=actions, behaviour=behaviour)
 
 
 def alive(terminated: Tensor) -> Tensor:
-    """Returns 1 for every step up to and with the first termination, 0 afterwards.
+    """Returns 1 for every step up to and including the first termination, 0 for later steps.
 
     Args:
-        terminated: Whether the task ended at a step, [..., H] bool.
+        terminated: Whether the episode has terminated at a step, [..., H] bool.
 
     Returns:
         Shape [..., H], float32.

@@ -1,4 +1,4 @@
-"""The environments of a learner, made when they are needed."""
+"""The environments of a learner, created on first use."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from metarl.sim.vector_env import Observer, TensorVectorEnv
 
 
 class Worlds:
-    """Environments of one family that do not reset themselves, one per size and device.
+    """Vector environments of one family without autoreset, one for each size and device.
 
     Args:
-        family: What the worlds are.
-        observe_task: Appends the task to what is observed.
+        family: The task family of the worlds.
+        observe_task: Appends the task to the observations.
     """
 
     def __init__(self, family: TaskFamily, observe_task: bool = False) -> None:
@@ -25,7 +25,7 @@ class Worlds:
         self._observer: Observer | None = None
 
     def get(self, noise: RolloutNoise) -> TensorVectorEnv:
-        """Returns the environment with a world for each rollout that the noise is for."""
+        """Returns the environment that has one world for each rollout of `noise`."""
         count, device = noise.reset.shape[0] * noise.reset.shape[1], noise.reset.device
         key = (count, device)
         if key not in self._envs:
@@ -38,5 +38,8 @@ class Worlds:
         return env
 
     def observe(self, observer: Observer | None) -> None:
-        """Lets somebody look on in all environments from their next use on; None: nobody."""
+        """Attaches an observer (a camera) to all environments; None removes it.
+
+        Takes effect at the next `get` of each environment.
+        """
         self._observer = observer

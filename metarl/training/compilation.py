@@ -1,8 +1,8 @@
-"""Functions of a learner as compiled code: the meta-gradient, and what trust regions compute.
+"""Compiled functions of a learner: the meta-gradient and the computations of trust regions.
 
-What runs is captured operation by operation, derivatives of every order included, just as it runs
-uncompiled; the compiler sees that straight list of tensor operations and never the Python code. It
-is captured and compiled anew for each structure and shape of the inputs.
+A function is traced into a graph of tensor operations, which contains the derivatives of every
+order; the compiler sees only this graph and no Python code. Each new structure or shape of the
+inputs is traced and compiled separately.
 """
 
 from __future__ import annotations
@@ -24,22 +24,24 @@ from metarl.training.graphs import split
 from metarl.trees import map_tensors
 
 NARROW = 16
-"""Matrix products of fewer columns (than a vector register holds) are quicker transposed."""
+"""Matrix products with fewer columns are transposed, which is faster: the columns would not fill a
+vector register."""
 
 Backend = Callable[[torch.fx.GraphModule, list[Tensor]], Callable[..., Any]]
-"""Compiles a graph for example inputs; what it returns gives a sequence of tensors."""
+"""Compiles a graph for example inputs, into a function that returns a sequence of tensors."""
 
 
 class Capture:
-    """Captures functions of a learner's parameters and of nested tensors as graphs.
+    """Traces a function of a learner's parameters and of nested tensors into graphs.
 
     Args:
-        learner: It must be pure: tensors in, tensors out, no choice by their values.
-        params: The parameters to take derivatives for; the others are constants.
-        function: Called as function(leaves, *inputs) with gradients on, while the learner holds
-            other tensors in place of its own: the leaves in place of `params`. Returns nested
-            tensors.
-        backend: Compiles a graph: inductor, with its C++ wrapper on the CPU.
+        learner: The learner. Its `forward` must be pure: a function of tensors to tensors without
+            side effects and without control flow that depends on tensor values.
+        params: The parameters to differentiate with respect to; the others are constants.
+        function: Called as function(leaves, *inputs) with gradients enabled, while the parameters
+            and buffers of the learner are replaced by the inputs of the graph; `leaves` replace
+            `params`. Must return nested tensors.
+        backend: Compiles a graph. None: inductor, with its C++ wrapper on the CPU.
     """
 
     def __init__(
@@ -55,7 +57,11 @@ class Capture:
         self._trained = {id(p) for p in params}
 
     def arguments(self, inputs: tuple[Any, ...]) -> tuple[list[Tensor], Any]:
-        """Returns the tensors that a graph takes, and what tells whether a graph fits them."""
+        """Returns the input tensors of a graph, and the key of the graph for such inputs.
+
+        The key contains the structure of the inputs, the shape, strides, dtype and device of their
+        tensors, and the values of everything that is not a tensor.
+        """
         tensors, structure = list(self._state.values()), []
         _flatten(inputs, tensors, structure)
         return tensors, tuple(structure)
@@ -63,7 +69,16 @@ class Capture:
     def graph(
         self, inputs: tuple[Any, ...], tensors: list[Tensor]
     ) -> tuple[torch.fx.GraphModule, Any]:
-        """Returns the graph, from tensors to tensors, and the structure of what comes out."""
+        """Traces the function for these inputs.
+
+        Args:
+            inputs: The nested inputs of the function.
+            tensors: The input tensors of the graph, from `arguments`.
+
+        Returns:
+            The graph, from tensors to tensors, and the nested result with empty tensors, as a
+            template of its structure.
+        """
         templates: list[Any] = []
 
         @torch.enable_grad()
@@ -85,10 +100,10 @@ class Capture:
         return make_fx(flat, decomposition_table=PRODUCTS)(*tensors), templates[-1]
 
     def compiled(self, graph: torch.fx.GraphModule, tensors: list[Tensor]) -> Callable[..., Any]:
-        """Compiles a graph for these tensors.
+        """Compiles a graph for these input tensors.
 
         Raises:
-            SettingsError: There is no C++ compiler.
+            SettingsError: No C++ compiler was found.
         """
         try:
             return self._backend(graph, tensors)
@@ -102,22 +117,22 @@ class Capture:
 
 
 class CompiledFunction:
-    """A function of a learner, compiled.
+    """A compiled function of a learner.
 
     Args:
-        capture: What is compiled.
+        capture: Traces and compiles the function.
     """
 
     def __init__(self, capture: Capture) -> None:
         self._capture = capture
-        self._lock = threading.Lock()  # capturing swaps the learner's parameters for a while
+        self._lock = threading.Lock()  # tracing replaces the learner's parameters temporarily
         self._compiled: dict[Any, tuple[Callable[..., Any], Any]] = {}
 
     def __call__(self, *inputs: Any) -> Any:
-        """Returns what the function returns for nested tensors, detached.
+        """Returns the function's result for nested tensors, detached.
 
         Raises:
-            SettingsError: There is no C++ compiler.
+            SettingsError: No C++ compiler was found.
         """
         tensors, key = self._capture.arguments(inputs)
         with torch.no_grad():
@@ -135,7 +150,7 @@ class CompiledGradient:
 
     Args:
         learner: See `Capture`.
-        params: The parameters to take the gradient for.
+        params: The parameters to differentiate with respect to.
         backend: See `Capture`.
     """
 
@@ -152,24 +167,31 @@ class CompiledGradient:
         self._gradient = CompiledFunction(Capture(learner, params, gradient, backend))
 
     def __call__(self, inputs: MetaInputs, total: int) -> tuple[list[Tensor | None], MetaLoss]:
-        """Returns the gradient of the sum of the losses over `total`, and the rest, detached.
+        """Computes the gradient of the summed losses, divided by `total`.
 
-        A parameter that the losses do not depend on has None, as without compilation.
+        Args:
+            inputs: The inputs of the learner's `forward`.
+            total: The number of tasks in all chunks.
+
+        Returns:
+            The gradient of each parameter, None if the losses do not depend on it (as in eager
+            mode), and the learner's output, detached.
 
         Raises:
-            SettingsError: There is no C++ compiler.
+            SettingsError: No C++ compiler was found.
         """
         return self._gradient(inputs, total)
 
 
 class CompiledProduct:
-    """Products of vectors with a matrix that a learner and inputs give, compiled.
+    """Compiled matrix-vector products, with a matrix that depends on a learner and its inputs.
 
-    What does not depend on the vector is computed once for many of them.
+    The part of the computation that does not depend on the vector runs once for all vectors.
 
     Args:
-        capture: Of a function of inputs and, at last, a vector; it returns a vector.
-        params: P numbers in all, as many as the vectors have.
+        capture: Traces a function of the inputs and, as its last argument, a vector [P]; it returns
+            a vector [P].
+        params: The learner's parameters, with P elements in total.
     """
 
     def __init__(self, capture: Capture, params: list[nn.Parameter]) -> None:
@@ -179,10 +201,10 @@ class CompiledProduct:
         self._compiled: dict[Any, tuple[Callable[..., Any], Callable[..., Any], list[int]]] = {}
 
     def __call__(self, *inputs: Any) -> Callable[[Tensor], Tensor]:
-        """Returns the function from vectors [P] to vectors [P].
+        """Returns the product for these inputs, a function from vectors [P] to vectors [P].
 
         Raises:
-            SettingsError: There is no C++ compiler.
+            SettingsError: No C++ compiler was found.
         """
         inputs = (*inputs, parameters_to_vector(self._params).detach())
         tensors, key = self._capture.arguments(inputs)
@@ -202,6 +224,7 @@ class CompiledProduct:
     def _compile(
         self, inputs: tuple[Any, ...], tensors: list[Tensor]
     ) -> tuple[Callable[..., Any], Callable[..., Any], list[int]]:
+        """Returns the compiled parts of the graph and the input indices, as `split` does."""
         graph, _ = self._capture.graph(inputs, tensors)
         first, second, direct = split(graph)
         early = self._capture.compiled(first, tensors[:-1])
@@ -210,7 +233,7 @@ class CompiledProduct:
 
 
 class _Bound(nn.Module):
-    """The learner and a function of it, so that its parameters can be swapped."""
+    """A module that calls a function of the learner, for use with `functional_call`."""
 
     def __init__(self, learner: Learner, function: Callable[..., Any]) -> None:
         super().__init__()
@@ -222,7 +245,7 @@ class _Bound(nn.Module):
 
 
 def _inductor(graph: torch.fx.GraphModule, tensors: list[Tensor]) -> Callable[..., Any]:
-    from torch._inductor import standalone_compile  # a second to import, for few runs
+    from torch._inductor import standalone_compile  # takes a second to import, so only if needed
 
     patches = {"cpp_wrapper": tensors[0].device.type == "cpu"}
     return standalone_compile(
@@ -234,7 +257,10 @@ def _inductor(graph: torch.fx.GraphModule, tensors: list[Tensor]) -> Callable[..
 
 
 def _flatten(value: Any, tensors: list[Tensor], structure: list[Any]) -> None:
-    """Appends the tensors of a nested value in `map_tensors`' order, and all else that matters."""
+    """Appends the tensors of a nested value to `tensors`, in the order of `map_tensors`.
+
+    Appends to `structure` everything that a graph depends on besides the values of the tensors.
+    """
     if isinstance(value, Tensor):
         tensors.append(value)
         structure.append((value.shape, value.stride(), value.dtype, value.device))
@@ -254,9 +280,10 @@ def _flatten(value: Any, tensors: list[Tensor], structure: list[Any]) -> None:
 
 
 def _bmm(a: Tensor, b: Tensor) -> Tensor:
-    if a.shape[2] == 1:  # an outer product, which is fused with what follows
+    """Computes a batched matrix product [T, n, k] @ [T, k, m] in the form that is fastest."""
+    if a.shape[2] == 1:  # an outer product: elementwise, so it can be fused with later operations
         return a * b
-    if b.stride(0) == 0 and b.shape[0] > 1:  # all tasks share the factor: one product for all
+    if b.stride(0) == 0 and b.shape[0] > 1:  # all tasks share b: one large matrix product
         return torch.mm(a.flatten(0, 1), b[0]).unflatten(0, a.shape[:2])
     if 1 < b.shape[2] < min(NARROW, a.shape[1]):
         return torch.bmm(b.mT, a.mT).mT
@@ -264,10 +291,10 @@ def _bmm(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _baddbmm(added: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    # apart, the sum is fused with what follows
+    # Separated from the product, the sum can be fused with later operations.
     product = torch.bmm(a, b) if alpha == 1 else alpha * torch.bmm(a, b)
     return product + (added if beta == 1 else beta * added)
 
 
 PRODUCTS = {torch.ops.aten.bmm.default: _bmm, torch.ops.aten.baddbmm.default: _baddbmm}
-"""Forms of batched matrix products that are quicker than those that derivatives come in."""
+"""Replacements for batched matrix products, faster than the forms that autograd produces."""

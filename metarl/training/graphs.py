@@ -1,4 +1,4 @@
-"""Cuts a captured graph in two: what can be computed before the last input is known; the rest."""
+"""Splits a captured graph into the part that does not depend on the last input and the rest."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from torch.fx.node import map_arg
 
 
 def split(module: GraphModule) -> tuple[GraphModule, GraphModule, list[int]]:
-    """Cuts a graph by what depends on its last input.
+    """Splits a graph by whether a node depends on the last input.
 
     Args:
-        module: From tensors to a sequence of tensors, without side effects.
+        module: A graph from tensors to a sequence of tensors, without side effects.
 
     Returns:
-        The first part, from all inputs but the last to a tuple of values; the second, from some of
-        these inputs, the values and the last input to the outputs; and the places of these inputs.
+        The first part, which maps all inputs except the last to a tuple of intermediate values; the
+        second part, which maps a selection of these inputs, the intermediate values and the last
+        input to the outputs; and the indices of the selected inputs.
     """
     module.graph.eliminate_dead_code()
     *nodes, output = module.graph.nodes
@@ -39,7 +40,12 @@ def split(module: GraphModule) -> tuple[GraphModule, GraphModule, list[int]]:
 
 
 def _needed(users: Sequence[Node], late: set[Node]) -> tuple[set[Node], set[Node]]:
-    """Returns which other nodes the users need: views, free to make again, and all else."""
+    """Returns the nodes outside `late` that the users depend on.
+
+    Returns:
+        The views, which cost nothing to compute again, and all other nodes. The inputs of the views
+        are included.
+    """
     views: set[Node] = set()
     others: set[Node] = set()
     queue = [i for n in users for i in n.all_input_nodes if i not in late]
@@ -56,6 +62,7 @@ def _needed(users: Sequence[Node], late: set[Node]) -> tuple[set[Node], set[Node
 def _part(
     module: GraphModule, inputs: Sequence[Node], body: Sequence[Node], output: Any
 ) -> GraphModule:
+    """Builds a graph from `inputs` to `output` that consists of the nodes in `body`."""
     graph = Graph()
     copies = {n: graph.placeholder(n.name) for n in inputs}
     for node in body:

@@ -1,4 +1,4 @@
-"""The meta-gradient of a batch of tasks, in chunks that bound the memory."""
+"""The meta-gradient of a batch of tasks, computed in chunks to limit memory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ R = TypeVar("R")
 
 
 class Gradient(NamedTuple):
-    """A meta-gradient, which lies in the parameters' `grad`.
+    """The result of `MetaGradient`; the gradient itself is in the `grad` of the parameters.
 
     Attributes:
-        result: What the learner gave for all tasks, detached.
-        norm: The norm of the gradient.
+        result: The learner's output for all tasks, detached.
+        norm: The Euclidean norm of the gradient.
         finite: Whether the losses and the norm are finite.
     """
 
@@ -37,8 +37,8 @@ class MetaGradient:
     """Computes meta-gradients, eagerly or compiled.
 
     Args:
-        learner: What is trained.
-        settings: Chunks, workers and compilation.
+        learner: The learner to train.
+        settings: Chunk size, workers and compilation.
     """
 
     def __init__(self, learner: Learner, settings: TrainingSettings) -> None:
@@ -46,9 +46,10 @@ class MetaGradient:
         self.settings = settings
         self.params = [p for p in learner.parameters() if p.requires_grad]
         self._gradient = CompiledGradient(learner, self.params) if settings.compile else self._eager
-        # Two small operations beside each other are quicker than each of them on two threads.
+        # Two small operations in parallel, on one thread each, are faster than one after the other
+        # on two threads.
         if settings.workers > 1:
-            torch.set_num_threads(1)  # of the whole process, whatever thread sets it
+            torch.set_num_threads(1)  # applies to the whole process
         self._workers = (
             ThreadPoolExecutor(settings.workers, initializer=torch.set_num_threads, initargs=(1,))
             if settings.workers > 1
@@ -56,7 +57,17 @@ class MetaGradient:
         )
 
     def __call__(self, inputs: Any) -> Gradient:
-        """Adds up the gradients of the mean loss of all tasks, chunk by chunk in their order."""
+        """Computes the gradient of the mean loss of all tasks and stores it in `grad`.
+
+        The gradients of the chunks are summed in the order of the chunks.
+
+        Args:
+            inputs: The inputs of the learner's `forward`, for all tasks.
+
+        Returns:
+            The learner's output for all tasks and the norm of the gradient.
+        """
+        # grad = sum over chunks of d/d theta [sum_t loss_t / T]
         total = inputs.tasks.num_tasks
         chunks = cut_tasks(inputs, self._chunk_size(inputs))
         results: list[MetaLoss] = []
@@ -70,32 +81,39 @@ class MetaGradient:
         return Gradient(result, norm, math.isfinite((result.losses.sum() + norm).item()))
 
     def map(self, function: Callable[[C], R], chunks: Iterable[C]) -> Iterator[R]:
-        """Applies a function to chunks, on the workers if there are any; keeps their order.
+        """Applies a function to all chunks, in parallel if there are workers.
 
-        Gradients are on in a worker, whatever the caller has set.
+        Gradients are always enabled in the workers.
+
+        Returns:
+            The results, in the order of the chunks.
         """
         return (
             map(function, chunks) if self._workers is None else self._workers.map(function, chunks)
         )
 
     def _chunk_size(self, inputs: Any) -> int | None:
-        """Returns the size that the settings name, else the learner's, with work for everyone."""
+        """Returns the number of tasks per chunk; None means all tasks.
+
+        This is the size in the settings or else the learner's preferred size, reduced such that
+        every worker has a chunk.
+        """
         size, workers = self.settings.task_chunk_size, self.settings.workers
         if size is not None:
             return size
         size, total = self.learner.preferred_chunk_size(inputs), inputs.tasks.num_tasks
         if size is not None and self.settings.compile and total % size:
-            size = None  # a smaller last chunk would be compiled once more
+            size = None  # a smaller last chunk would need a second compilation
         if workers == 1:
             return size
         share = -(-total // workers)
         size = share if size is None else min(size, share)
-        # Down to half of it, that by which the workers end soonest.
+        # The size in (size / 2, size] with the fewest tasks per worker, counted in full chunks.
         sizes = range(size, size // 2, -1)
         return min(sizes, key=lambda s: -(-total // (s * workers)) * s)
 
     def _eager(self, inputs: Any, total: int) -> tuple[Sequence[Tensor | None], MetaLoss]:
-        """Returns the gradient of the sum of a chunk's losses over `total`, and the rest."""
+        """Returns the gradient of a chunk's summed losses / `total`, and the learner's output."""
         result: MetaLoss = self.learner(inputs)
         shares = torch.full_like(result.losses, 1 / total)
         grads = torch.autograd.grad(result.losses, self.params, shares, allow_unused=True)
@@ -109,10 +127,13 @@ class MetaGradient:
                 p.grad = p.grad + grad
             elif p.stride() == grad.stride():
                 p.grad = grad
-            else:  # laid out in memory as the parameter, which fused Adam relies on
+            else:  # copied to the memory layout of the parameter, which fused Adam requires
                 p.grad = torch.empty_like(p).copy_(grad)
 
 
 def _norm(grads: list[Tensor]) -> Tensor:
-    """Returns the norm of all gradients together; quicker than torch's, which groups devices."""
+    """Returns the norm of all gradients together.
+
+    Faster than torch's function, which groups the gradients by device.
+    """
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))

@@ -1,1 +1,1 @@
-"""Agents that adapt by acting: trials of several episodes, RL^2 and fixed strategies."""
+"""Trials of several episodes, and the agents that play them: RL^2 and fixed strategies."""

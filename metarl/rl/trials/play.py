@@ -1,4 +1,4 @@
-"""Trials: several episodes of one world by a agent that may remember what came before."""
+"""Trials: several consecutive episodes of one task, played by an agent with a memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from metarl.trees import map_tensors
 
 
 class AgentInput(NamedTuple):
-    """What a agent is told before it acts, in each of W worlds; all float32 but some actions.
+    """The inputs of an agent at one step of W worlds; float32, except for discrete actions.
 
     Attributes:
-        observation: What the world shows, [W, O].
-        action: The agent's last action of this trial, [W, A] float32 or [W] int64; 0 before any.
-        reward: What that action gave, [W]; 0 before any.
-        ended: 1 where that action was the last of an episode, so that this is a first step; [W].
-        begun: 0 at the first step of a trial, where there was no action yet; else 1; [W].
+        observation: The current observation o_t, [W, O].
+        action: The agent's previous action in this trial, a_{t-1}, [W, A] float32 or [W] int64; 0
+            at the first step of the trial.
+        reward: The reward of that action, r_{t-1}, [W]; 0 at the first step of the trial.
+        ended: 1 if that action was the last of an episode, so that this is the first step of the
+            next one, else 0; [W].
+        begun: 0 at the first step of the trial, which has no previous action, else 1; [W].
     """
 
     observation: Tensor
@@ -34,12 +36,12 @@ class AgentInput(NamedTuple):
 
 
 class AgentStep(NamedTuple):
-    """What a agent does.
+    """The outputs of an agent at one step of W worlds.
 
     Attributes:
-        action: [W, A] float32 or [W] int64.
-        state: What it remembers: nested tensors [W, *].
-        record: What is kept of the step: nested tensors [W, *], or None.
+        action: The actions, [W, A] float32 or [W] int64.
+        state: The agent's next state (its memory), nested tensors [W, *].
+        record: Data of the step to store in `Trials.record`, nested tensors [W, *], or None.
     """
 
     action: Tensor
@@ -48,35 +50,41 @@ class AgentStep(NamedTuple):
 
 
 class Agent(Protocol):
-    """Who plays trials: a recurrent policy, or a strategy without anything to learn."""
+    """Interface of an agent that plays trials: a recurrent policy or a fixed strategy."""
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Draws the random numbers that `shape` actions take, [*shape, *]."""
+        """Draws the random numbers for actions of batch shape `shape`, [*shape, *]."""
         ...
 
     def begin(self, tasks: Tasks) -> Any:
-        """Returns the state at the start of a trial, nested tensors [W, *].
+        """Returns the agent's state at the start of a trial, nested tensors [W, *].
 
         Args:
-            tasks: The task of each world, [W, *] per name; only an oracle looks at more than
-                their number.
+            tasks: The task of each world, [W, *] per name. Only an oracle reads their values; other
+                agents use them to count the worlds.
         """
         ...
 
     def act(self, state: Any, agent_input: AgentInput, noise: Tensor) -> AgentStep:
-        """Chooses the actions of all worlds."""
+        """Computes the actions of all worlds.
+
+        Args:
+            state: The agent's state, from `begin` or from the previous step.
+            agent_input: The inputs of this step.
+            noise: Random numbers of this step, from `noise`, [W, *].
+        """
         ...
 
 
 class Trials(NamedTuple):
-    """N trials of each of T tasks, their steps one after the other: L of them or fewer.
+    """N trials of each of T tasks; a trial has E episodes and at most L = E * H steps.
 
     Attributes:
-        actions: [T, N, L, A] float32, or [T, N, L] int64.
-        rewards: Reward of each step, [T, N, L] float32; 0 beyond the end of the trial.
-        mask: 1 for the steps of the trial, which come first, 0 beyond its end; [T, N, L] float32.
+        actions: The actions, [T, N, L, A] float32, or [T, N, L] int64.
+        rewards: Reward of each step, [T, N, L] float32; 0 after the end of the trial.
+        mask: 1 for the steps of the trial, which come first, 0 after its end; [T, N, L] float32.
         returns: Undiscounted return of each episode, [T, N, E].
-        record: What the agent kept of each step, [T, N, L, *].
+        record: `AgentStep.record` of each step, nested tensors [T, N, L, *].
     """
 
     actions: Tensor
@@ -87,12 +95,16 @@ class Trials(NamedTuple):
 
 
 class _Memory(NamedTuple):
+    """The agent's state, and the action and reward of the previous step."""
+
     state: Any
     action: Tensor
     reward: Tensor
 
 
 class _Step(NamedTuple):
+    """One step of W worlds; `alive` is 1 where the episode had not ended before the step."""
+
     action: Tensor
     reward: Tensor
     alive: Tensor
@@ -107,10 +119,22 @@ def draw_trial_noise(
     episodes: int,
     generator: torch.Generator,
 ) -> RolloutNoise:
-    """Draws the randomness of trials; the episodes follow the trials: [T, N, E, H, *].
+    """Draws the random numbers of trials.
+
+    Args:
+        agent: The agent.
+        family: The family of the tasks.
+        num_tasks: Number of tasks, T.
+        trials: Number of trials of each task, N, at least 1.
+        episodes: Number of episodes of each trial, E, at least 1.
+        generator: Random generator.
+
+    Returns:
+        Noise with the actions [T, N, E, H, *], the resets [T, N, E, k] and the steps
+        [T, N, E, H, k].
 
     Raises:
-        SettingsError: There is no trial or no episode to play.
+        SettingsError: `trials` or `episodes` is below 1.
     """
     if min(trials, episodes) < 1:
         raise SettingsError(
@@ -129,18 +153,23 @@ def draw_trial_noise(
 def play(env: TensorVectorEnv, agent: Agent, tasks: Tasks, noise: RolloutNoise) -> Trials:
     """Plays one trial in every world.
 
-    The agent's state starts anew with the trial and passes from one episode to the next. A world
-    whose episode ended early waits for the others; to its agent the next episode follows at once.
+    The agent's state is initialised at the start of the trial and carried over from one episode to
+    the next. If an episode ends early, its world idles until the episodes of all worlds have ended.
+    The idle steps do not change the agent's state and are masked in the result.
 
     Args:
-        env: T * N worlds that do not reset themselves (`autoreset="disabled"`).
-        agent: Who plays.
-        tasks: The tasks, [T, *] per name; each gets N worlds beside each other.
-        noise: The randomness, of `draw_trial_noise`.
+        env: T * N worlds without autoreset (`autoreset="disabled"`).
+        agent: The agent.
+        tasks: The tasks, [T, *] per name; each task is run in N consecutive worlds.
+        noise: The random numbers, from `draw_trial_noise`.
+
+    Returns:
+        The trials, without derivatives.
 
     Raises:
-        ShapeError: `env` has another number of worlds than `noise` is for.
-        SimulationError: A reward or an observation was not finite or an action not in the space.
+        ShapeError: The number of worlds of `env` differs from that of `noise`.
+        SimulationError: A reward or an observation is not finite, or an action is outside the
+            action space.
     """
     num_tasks, trials, episodes, _ = noise.actions.shape[:4]
     if env.num_envs != num_tasks * trials:
@@ -149,7 +178,7 @@ def play(env: TensorVectorEnv, agent: Agent, tasks: Tasks, noise: RolloutNoise) 
             f"{num_tasks * trials} worlds, got {env.num_envs}."
         )
     env.set_tasks({n: v.repeat_interleave(trials, 0) for n, v in tasks.items()})
-    waits = type(env.family).terminated is not TaskFamily.terminated
+    may_idle = type(env.family).terminated is not TaskFamily.terminated
     zeros = torch.zeros(env.num_envs, device=env.device)
     ones = torch.ones_like(zeros)
     memory = _Memory(agent.begin(env.get_tasks()), _no_action(env), zeros)
@@ -162,24 +191,25 @@ def play(env: TensorVectorEnv, agent: Agent, tasks: Tasks, noise: RolloutNoise) 
         for draw in episode_draws:
             begun = ones if steps else zeros
             agent_input = AgentInput(observation, memory.action, memory.reward, ended, begun)
-            choice = agent.act(memory.state, agent_input, draw)
-            observation, reward, terminated, _, _ = env.step(choice.action)
-            steps.append(_Step(choice.action, reward * alive, alive, choice.record))
-            after = _Memory(choice.state, choice.action, reward)
-            memory = _where(alive, after, memory) if waits else after
+            output = agent.act(memory.state, agent_input, draw)
+            observation, reward, terminated, _, _ = env.step(output.action)
+            steps.append(_Step(output.action, reward * alive, alive, output.record))
+            after = _Memory(output.state, output.action, reward)
+            memory = _select_alive(alive, after, memory) if may_idle else after
             alive, ended = alive * ~terminated, zeros
     env.check()
-    return _joined(steps, (num_tasks, trials), episodes, waits)
+    return _stack_steps(steps, (num_tasks, trials), episodes, may_idle)
 
 
 def _no_action(env: TensorVectorEnv) -> Tensor:
-    numbered = isinstance(env.single_action_space, spaces.Discrete)
-    kind = torch.int64 if numbered else torch.float32
-    return torch.zeros(env.action_space.shape or (), dtype=kind, device=env.device)
+    """Returns zeros of the shape of the actions of all worlds."""
+    discrete = isinstance(env.single_action_space, spaces.Discrete)
+    dtype = torch.int64 if discrete else torch.float32
+    return torch.zeros(env.action_space.shape or (), dtype=dtype, device=env.device)
 
 
-def _where(alive: Tensor, after: _Memory, before: _Memory) -> _Memory:
-    """Returns `after` in the worlds whose episode goes on, else `before`."""
+def _select_alive(alive: Tensor, after: _Memory, before: _Memory) -> _Memory:
+    """Returns `after` for the worlds whose episode was running, `before` for the idle ones."""
     return map_tensors(
         lambda new, old: torch.where(alive.view(-1, *[1] * (new.dim() - 1)) > 0, new, old),
         after,
@@ -187,17 +217,19 @@ def _where(alive: Tensor, after: _Memory, before: _Memory) -> _Memory:
     )
 
 
-def _joined(steps: list[_Step], shape: tuple[int, int], episodes: int, waited: bool) -> Trials:
-    """Joins steps of W worlds; those in which a world waited go to the end of its trial."""
-    joined = map_tensors(lambda *s: torch.stack(s, 1).unflatten(0, shape), steps[0], *steps[1:])
-    returns = joined.reward.unflatten(2, (episodes, -1)).sum(3)
-    if waited:
-        order = joined.alive.argsort(dim=2, descending=True, stable=True)
-        joined = map_tensors(lambda t: _in_order(t, order), joined)
-    return Trials(joined.action, joined.reward, joined.alive, returns, joined.record)
+def _stack_steps(
+    steps: list[_Step], shape: tuple[int, int], episodes: int, may_idle: bool
+) -> Trials:
+    """Stacks the L steps of W worlds; idle steps are moved to the end of their trial."""
+    stacked = map_tensors(lambda *s: torch.stack(s, 1).unflatten(0, shape), steps[0], *steps[1:])
+    returns = stacked.reward.unflatten(2, (episodes, -1)).sum(3)
+    if may_idle:
+        order = stacked.alive.argsort(dim=2, descending=True, stable=True)
+        stacked = map_tensors(lambda t: _reorder_steps(t, order), stacked)
+    return Trials(stacked.action, stacked.reward, stacked.alive, returns, stacked.record)
 
 
-def _in_order(values: Tensor, order: Tensor) -> Tensor:
-    """Returns values [T, N, L, *] with the steps in the order [T, N, L]."""
-    places = order.view(*order.shape, *[1] * (values.dim() - 3)).expand(values.shape)
-    return values.gather(2, places)
+def _reorder_steps(values: Tensor, order: Tensor) -> Tensor:
+    """Returns values [T, N, L, *] with their steps in the order given by indices [T, N, L]."""
+    indices = order.view(*order.shape, *[1] * (values.dim() - 3)).expand(values.shape)
+    return values.gather(2, indices)

@@ -1,4 +1,4 @@
-"""RL^2: a recurrent policy that learns, over many trials, how to learn within one."""
+"""RL^2: trains a recurrent policy by PPO on whole trials of several episodes."""
 
 from __future__ import annotations
 
@@ -71,16 +71,18 @@ class RL2Algorithm:
 
 @dataclass(frozen=True)
 class RecurrentInputs:
-    """All that one meta-iteration computes on; every tensor has the tasks leading.
+    """The inputs of one meta-iteration; the first dimension of every tensor is the tasks.
 
     Attributes:
         tasks: The tasks.
-        trials: What was played; its record is `Remembered`.
+        trials: The trials; their record is `Remembered`.
         log_probs: Log-probability of each action under the policy that took it, [T, N, L].
-        advantages: Advantage of each action, [T, N, L]; 0 beyond the end of a trial.
-        targets: The discounted return from each step on, per step to come, [T, N, L].
-        weights: Weight of each step in a mean over all steps of a task, [T, N, L]; sums to 1.
-        units: Mean and spread of all targets together, [T, 2]: the same for every task.
+        advantages: Advantage of each action, [T, N, L]; 0 after the end of a trial.
+        targets: Targets of the value function, [T, N, L]: the discounted return of each step,
+            divided by the discounted number of steps to the end of the trial.
+        weights: Weight of each step in a mean over all steps of a task, [T, N, L]; they sum to 1
+            for each task.
+        units: Mean and standard deviation of the targets of all tasks, [T, 2]; equal for all tasks.
     """
 
     tasks: ControlTasks
@@ -95,26 +97,29 @@ class RecurrentInputs:
 class RecurrentLearner(TrialLearner):
     """Trains a recurrent policy by PPO over whole trials (Duan et al. 2016; Wang et al. 2016).
 
-    The return that it maximises is that of the trial: rewards are discounted and advantages
-    estimated across the ends of episodes, so exploring early pays where it helps later. `collect`
-    plays; `forward` runs the network over the stored sequences again, so several optimiser steps
-    (`ProximalUpdate`) use one set of trials, with derivatives through all of each.
+    The objective is the expected discounted return of a trial, E[sum_{t < L} gamma^t r_t], where
+    the sum runs over the steps of all E episodes (Duan et al. 2016, section 2.2). Returns and
+    advantages do not stop at the ends of episodes, so early exploration is rewarded if it improves
+    later episodes. `collect` plays the trials; `forward` runs the network over the stored
+    sequences, so that several optimiser steps (`ProximalUpdate`) can use the same trials. The
+    derivatives are those through whole trials (no truncated backpropagation).
 
-    A linear function of the policy's own state tells what a step to come is worth on average; a
-    state's value is that times the steps that are left. It is learned in units of the last batch's
-    targets, which `value_mean` and `value_std` keep: rewards of any size do.
+    The value function is linear in the policy's state. It predicts the mean reward per remaining
+    step; the value of a state is this prediction times the discounted number of remaining steps. It
+    is normalised by the mean and standard deviation of the last batch's targets, stored in
+    `value_mean` and `value_std`, so that rewards can have any scale.
 
     Args:
-        policy: The policy, for the observations that the family shows.
-        family: Where the tasks come from.
+        policy: The policy, built for the observations of the family.
+        family: The family of the tasks.
         settings: See `RL2Algorithm`.
-        gradients: Trials per task (`trajectories`), discount, GAE's lambda and PPO's clip; with
-            `normalize_advantages` those of all tasks together have mean 0 and deviation 1.
-        task_chunk_size: Tasks whose trials are played at once. None: all.
-        observe_task: Tells the policy the task (the oracle).
+        gradients: Trials per task (`trajectories`), discount, lambda of GAE and clip of PPO.
+            `normalize_advantages` normalises over all tasks together, to mean 0 and deviation 1.
+        task_chunk_size: Number of tasks whose trials are played at once. None: all.
+        observe_task: Appends the task to the observations (the oracle).
 
     Raises:
-        SettingsError: A setting of the gradients is asked for that would change nothing.
+        SettingsError: `gradients` has a setting that this learner does not use.
     """
 
     value_mean: Tensor
@@ -142,20 +147,19 @@ class RecurrentLearner(TrialLearner):
 
     @property
     def agent(self) -> RecurrentPolicy:
-        """See `TrialLearner.agent`."""
         return self.policy
 
     @torch.no_grad()
     def collect(
         self, tasks: ControlTasks, generator: torch.Generator, iteration: int
     ) -> RecurrentInputs:
-        """See `Learner.collect`: plays trials and estimates advantages with the values then."""
+        """Plays trials and estimates their advantages with the current value function."""
         del iteration
         trials = self.play(tasks, self.settings.episodes, generator)
-        seen: Remembered = trials.record
-        log_probs = seen.behaviour.log_prob(trials.actions)
+        record: Remembered = trials.record
+        log_probs = record.behaviour.log_prob(trials.actions)
         steps_left = self._steps_left(trials)
-        values = self._values(self.policy.unroll(seen.inputs)) * steps_left
+        values = self._values(self.policy.unroll(record.inputs)) * steps_left
         advantages = self._advantages(trials, values)
         returns = discounted_returns(trials.rewards, trials.mask, self.gradients.discount)
         targets = returns / steps_left
@@ -166,35 +170,36 @@ class RecurrentLearner(TrialLearner):
         return RecurrentInputs(tasks, trials, log_probs, advantages, targets, weights, units)
 
     def forward(self, inputs: RecurrentInputs) -> MetaLoss:
-        """See `Learner.forward`: PPO's clipped gain, less entropy, and the error of the values."""
-        seen: Remembered = inputs.trials.record
-        weights, played = inputs.weights, inputs.trials
-        states = self.policy.unroll(seen.inputs)
+        """Returns PPO's loss: clipped surrogate, squared error of the values and entropy bonus."""
+        record: Remembered = inputs.trials.record
+        weights, trials = inputs.weights, inputs.trials
+        states = self.policy.unroll(record.inputs)
         distribution = self.policy.distribution(states)
-        log_probs = distribution.log_prob(played.actions)
-        numbers = (log_probs, inputs.log_probs, inputs.advantages, weights)
+        log_probs = distribution.log_prob(trials.actions)
+        surrogate_inputs = (log_probs, inputs.log_probs, inputs.advantages, weights)
         error = (self._values(states) - inputs.targets) / inputs.units[:, 1].view(-1, 1, 1)
         value_loss = (error.square() * weights).sum((1, 2))
         entropy = (distribution.entropy() * weights).sum((1, 2))
-        divergence = (seen.behaviour.kl(distribution) * weights).sum((1, 2))
+        divergence = (record.behaviour.kl(distribution) * weights).sum((1, 2))
+        # loss = -L^CLIP + c_1 L^VF - c_2 S  (Schulman et al. 2017, eq. 9)
         losses = (
-            proximal(*numbers, self.gradients.clip)
+            proximal(*surrogate_inputs, self.gradients.clip)
             + self.settings.value_weight * value_loss
             - self.settings.entropy_weight * entropy
         )
-        returns = played.returns.mean(1)
+        returns = trials.returns.mean(1)
         metrics = {f"train/return/step_{k}": returns[:, k] for k in {0, returns.shape[1] - 1}} | {
             "train/return/trial": returns.sum(1),
             "meta/kl": divergence.detach(),
             "meta/entropy": entropy.detach(),
             "meta/value_error": value_loss.detach(),
         }
-        steps = played.mask.sum((1, 2)).long()
+        steps = trials.mask.sum((1, 2)).long()
         carry = {"environment_steps": steps, "units": inputs.units}
         return MetaLoss(losses, metrics, carry)
 
     def after_update(self, carry: dict[str, Any]) -> None:
-        """See `Learner.after_update`; takes up the units of the values too."""
+        """Counts the environment steps and stores the new normalisation of the values."""
         super().after_update(carry)
         mean, spread = carry["units"][0]
         self.value_mean.copy_(mean)
@@ -203,26 +208,28 @@ class RecurrentLearner(TrialLearner):
     # Parts
 
     def _values(self, states: Tensor) -> Tensor:
-        """Returns what each step to come is worth on average, [T, N, L]."""
+        """Returns the predicted mean reward per remaining step, [T, N, L]."""
         return self.value_mean + self.value_std * self.policy.values(states)
 
     def _steps_left(self, trials: Trials) -> Tensor:
-        """Returns how many steps are to come, a later one counting by its discount, [L]."""
+        """Returns the discounted number of steps to the end of the trial, [L]."""
+        # n_t = 1 + gamma n_{t+1}
         ones = torch.ones_like(trials.mask[0, 0])
         return sums_to_end(ones, self.gradients.discount)
 
     def _advantages(self, trials: Trials, values: Tensor) -> Tensor:
-        """GAE over the trial, whose end is the end of all reward."""
-        goes_on = torch.zeros_like(trials.mask)
-        goes_on[..., :-1] = trials.mask[..., 1:]
+        """Returns GAE over the whole trial, [T, N, L]; only the end of the trial terminates it."""
+        has_next = torch.zeros_like(trials.mask)
+        has_next[..., :-1] = trials.mask[..., 1:]
         next_values = torch.cat((values[..., 1:], torch.zeros_like(values[..., :1])), 2)
         return gae(
-            trials.rewards, values, next_values, goes_on == 0, trials.mask,
+            trials.rewards, values, next_values, has_next == 0, trials.mask,
             self.gradients.discount, self.gradients.gae_lambda,
         )  # fmt: skip
 
 
 def _refuse_unused(gradients: PolicyGradientSettings) -> None:
+    """Raises SettingsError if a setting that RL^2 does not use differs from its default."""
     usual = PolicyGradientSettings()
     for name in UNUSED:
         if getattr(gradients, name) != getattr(usual, name):
@@ -233,9 +240,10 @@ def _refuse_unused(gradients: PolicyGradientSettings) -> None:
 
 
 def _mean_and_spread(values: Tensor, weights: Tensor) -> Tensor:
-    """Returns mean and standard deviation over all tasks, [2]; weights sum to 1 for each task.
+    """Returns the mean and standard deviation over all tasks, [2].
 
-    The deviation is at least a tenth of the mean: rewards that never change leave finite errors.
+    The standard deviation is at least a tenth of the absolute mean, so that normalised errors stay
+    finite if all rewards are equal. The weights sum to 1 for each task.
     """
     mean = (values * weights).sum((1, 2)).mean()
     deviation = ((values - mean).square() * weights).sum((1, 2)).mean().sqrt()
@@ -243,6 +251,6 @@ def _mean_and_spread(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def _normalized_together(values: Tensor, weights: Tensor) -> Tensor:
-    """Returns `normalized` values [T, N, L], all tasks taken as one."""
+    """Returns values [T, N, L] that are `normalized` over all tasks together."""
     one = (values.flatten(0, 1).unsqueeze(0), weights.flatten(0, 1).unsqueeze(0) / len(values))
     return normalized(*one).view_as(values)

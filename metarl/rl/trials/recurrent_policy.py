@@ -1,4 +1,4 @@
-"""Recurrent policies: what they do depends on all that happened in the trial so far."""
+"""Recurrent policies, which act on the whole history of a trial."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from metarl.trees import map_tensors
 
 
 class Remembered(NamedTuple):
-    """What a recurrent policy keeps of each step of W worlds.
+    """The data that a recurrent policy records of each step of W worlds.
 
     Attributes:
-        inputs: What went into the network, [W, I] float.
-        behaviour: The distribution that the action was drawn from, [W, *].
+        inputs: Inputs of the network, [W, I] float.
+        behaviour: The distribution that the action was sampled from, [W, *].
     """
 
     inputs: Tensor
@@ -33,25 +33,26 @@ class Remembered(NamedTuple):
 
 
 class RecurrentPolicy(nn.Module):
-    """A GRU from what a step shows and the step before gave to actions (Duan et al. 2016, 2.2).
+    """The recurrent policy of RL^2: a GRU over the steps of a trial (Duan et al. 2016, sec. 2.2).
 
-    Its input is the observation, the last action, the last reward and a flag that tells the first
-    step of every episode but the trial's first. Numbered actions are one-hot, and stand there once
-    more times their reward: a product that the network would take long to find. The state starts
-    from zeros with a trial. One set of weights serves all tasks, which go through it as one batch.
+    The input of a step is [o_t, a_{t-1}, r_{t-1}, d_{t-1}]: the observation, the previous action,
+    the previous reward, and a flag that is 1 at the first step of every episode except the trial's
+    first. Discrete actions are one-hot encoded; for them the input also contains the product
+    r_{t-1} a_{t-1}, because networks learn it slowly. The GRU's state is zero at the start of a
+    trial. All tasks share one set of weights and are processed as one batch.
 
     Args:
-        observation_space: What one world shows.
-        action_space: What it takes.
-        generator: Source of the initial weights.
+        observation_space: Observation space of one world.
+        action_space: Action space of one world.
+        generator: Random generator of the initial weights.
         units: Width of the GRU's state, at least 1.
-        embedding: Width of a layer of rectified units between the inputs and the GRU, which makes
-            products of what goes in easy to find; 0 leaves it out, as the paper does.
-        hidden: Widths of the layers between the state and the action.
+        embedding: Width of a ReLU layer between the inputs and the GRU, which makes products of the
+            inputs easier to learn. 0 omits the layer, as in the paper.
+        hidden: Widths of the hidden layers between the GRU's state and the action.
         init_std: Initial standard deviation of continuous actions, in their units.
 
     Raises:
-        SettingsError: A width is out of its range, or the spaces are none that a policy suits.
+        SettingsError: A width is out of range, or no policy supports the spaces.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class RecurrentPolicy(nn.Module):
             weight = torch.empty(embedding, size, device=generator.device)
             nn.init.normal_(weight, std=math.sqrt(2 / size), generator=generator)
             self.embedding = Weights(weight, torch.zeros(embedding, device=generator.device))
-        # On the meta device first: torch would draw its weights from the global generator.
+        # Created on the meta device: nn.GRU draws initial weights from the global generator.
         gru = nn.GRU(embedding or size, units, device="meta")
         self.gru = gru.to_empty(device=generator.device)
         self._initialise(generator)
@@ -92,23 +93,24 @@ class RecurrentPolicy(nn.Module):
     # Playing
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """See `Agent.noise`: that of the distribution of actions."""
         return self.head.noise(shape, generator)
 
     def begin(self, tasks: Tasks) -> Tensor:
-        """See `Agent.begin`; the state is [W, units]."""
+        """Returns the zero state of the GRU, [W, units]."""
         worlds = len(next(iter(tasks.values())))
         return self.value.weight.new_zeros(worlds, self.gru.hidden_size)
 
     def act(self, state: Tensor, agent_input: AgentInput, noise: Tensor) -> AgentStep:
-        """See `Agent.act`; records `Remembered`."""
+        """Samples the actions of all worlds; records `Remembered`."""
         inputs = self.encode(agent_input)
-        state = torch.gru_cell(self._embedded(inputs), state, *self.gru.all_weights[0])
+        # r = sigmoid(W_ir x + b_ir + W_hr h + b_hr);  z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
+        # n = tanh(W_in x + b_in + r * (W_hn h + b_hn));  h' = (1 - z) * n + z * h
+        state = torch.gru_cell(self._embed(inputs), state, *self.gru.all_weights[0])
         behaviour = self.distribution(state)
         return AgentStep(behaviour.sample(noise), state, Remembered(inputs, behaviour))
 
     def encode(self, agent_input: AgentInput) -> Tensor:
-        """Returns the network's inputs [W, I] for what is perceived."""
+        """Returns the network's inputs [o_t, a_{t-1}, r_{t-1}, d_{t-1}], [W, I] float."""
         action, reward = agent_input.action, agent_input.reward.unsqueeze(1)
         if self.num_actions:
             action = F.one_hot(action, self.num_actions) * agent_input.begun.unsqueeze(1)
@@ -117,35 +119,43 @@ class RecurrentPolicy(nn.Module):
             (agent_input.observation, action, reward, agent_input.ended.unsqueeze(1)), 1
         )
 
-    # Looking back
+    # Training
 
     def unroll(self, inputs: Tensor) -> Tensor:
-        """Returns the states [T, N, L, units] over whole trials of inputs [T, N, L, I].
+        """Runs the GRU over whole trials.
 
-        The state at a step is that after its inputs: what its action comes from.
+        Args:
+            inputs: The inputs of each step, [T, N, L, I] float.
+
+        Returns:
+            The state after the inputs of each step, from which its action is computed,
+            [T, N, L, units].
         """
         sequences = inputs.flatten(0, 1).transpose(0, 1).contiguous()
-        states, _ = self.gru(self._embedded(sequences))
+        states, _ = self.gru(self._embed(sequences))
         return states.transpose(0, 1).unflatten(0, inputs.shape[:2])
 
     def distribution(self, states: Tensor) -> Distribution:
-        """Returns the distributions over actions, all fields [*B, *], for states [*B, units]."""
+        """Returns the action distributions, with fields [*B, *], for states [*B, units]."""
         params = task_params(self.head, 1)
         distribution = self.head.distribution(params, states.unsqueeze(0))
         batch = states.shape[:-1]
         return map_tensors(lambda t: t.squeeze(0).expand(*batch, t.shape[-1]), distribution)
 
     def values(self, states: Tensor) -> Tensor:
-        """Returns the values [*B] of states [*B, units], in units that the learner knows."""
+        """Returns the normalised values [*B] of states [*B, units].
+
+        The learner rescales them with its `value_mean` and `value_std`.
+        """
         return F.linear(states, self.value.weight, self.value.bias).squeeze(-1)
 
-    def _embedded(self, inputs: Tensor) -> Tensor:
+    def _embed(self, inputs: Tensor) -> Tensor:
         if self.embedding is None:
             return inputs
         return torch.relu(F.linear(inputs, self.embedding.weight, self.embedding.bias))
 
     def _initialise(self, generator: torch.Generator) -> None:
-        """Orthogonal weights from state to state, gate by gate; normal ones from the inputs."""
+        """Draws orthogonal recurrent weights for each gate and normal input weights."""
         from_inputs, from_state, *biases = self.gru.all_weights[0]
         deviation = 1 / math.sqrt(self.gru.input_size)
         nn.init.normal_(from_inputs, std=deviation, generator=generator)
