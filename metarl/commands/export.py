@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from metarl.deploy.export import Format, export_policy
-from metarl.deploy.plain_policy import freeze
+from metarl.deploy.plain_policy import plain_policy
 from metarl.errors import SettingsError
 from metarl.lab.saved_run import reopened
 from metarl.rl.policy_learner import PolicyLearner
@@ -63,7 +63,7 @@ def export(
         tasks = _task(learner.family.split("test"), task, generator)
         params, rollouts = learner.adapted(tasks, steps, generator)
         env = make_vec(learner.family, 1, "cpu", observe_task=learner.worlds.observe_task)
-        frozen = freeze(
+        plain = plain_policy(
             learner.policy, params, env.single_observation_space, env.single_action_space
         )
         name = learner.family.name
@@ -72,16 +72,16 @@ def export(
         "task": ", ".join(f"{n}={v.tolist()}" for n, v in as_arrays(tasks.values).items()),
         "steps": str(steps),
         "checkpoint": str(checkpoint),
-        "observation": f"{frozen.observation_size} numbers, as {name} gives them"
+        "observation": f"{plain.observation_size} numbers, as {name} gives them"
         + (", then its task vector" if learner.worlds.observe_task else ""),
-        "action": frozen.expects(),
+        "action": plain.expects(),
     }
     if to == "sb3":
         note["value function"] = (
             "starts anew, so the first updates are noisy: the run has linear fits to the rollouts "
             "of each task, no network"
         )
-    difference = export_policy(frozen, out, to, _observations(rollouts), note)
+    difference = export_policy(plain, out, to, _observations(rollouts), note)
     console = Console()
     for key, value in note.items():
         if len(value) < 400:  # tabular tasks have thousands of numbers

@@ -1,4 +1,4 @@
-"""Frozen policies as files: each is read again and held against the original."""
+"""Export of policies to files of other libraries; each file is verified after writing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.deploy.plain_policy import FrozenPolicy
+from metarl.deploy.plain_policy import PlainPolicy
 from metarl.errors import ExportError
 from metarl.extras import import_extra
 from metarl.registry import check_choice
@@ -30,50 +30,52 @@ _INPUT = "observations"
 
 
 def export_policy(
-    frozen: FrozenPolicy, path: Path, to: str, observations: Tensor, note: Note
+    policy: PlainPolicy, path: Path, to: str, observations: Tensor, note: Note
 ) -> float:
-    """Writes a policy, reads the file again and compares what it does.
+    """Writes a policy to a file, reads the file and compares its outputs with the policy's.
 
     Args:
-        frozen: The policy.
-        path: The file: policy.zip for Stable-Baselines3, policy.onnx, policy.pt2 for torch.
-        to: The format.
-        observations: What to compare on, [B, O] float32.
-        note: What the file says of itself.
+        policy: The policy.
+        path: The file, such as policy.zip for "sb3", policy.onnx, or policy.pt2 for "torch".
+        to: The format: "sb3", "onnx" or "torch".
+        observations: Observations for the comparison, [B, O] float32.
+        note: Metadata, stored in the file.
 
     Returns:
-        The greatest difference of any output from the original's.
+        The maximum absolute difference of the outputs.
 
     Raises:
-        SettingsError: The format is unknown, or an extra that it needs is not installed.
-        ExportError: An output differs by more than 1e-5 of the greatest one; the file is deleted.
+        SettingsError: The format is unknown, or a package that it needs is not installed.
+        ExportError: An output differs by more than 1e-5 max(1, max |output|); the file is deleted.
     """
     check_choice("format", to, FORMATS)
     write, read = FORMATS[to]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(frozen, path, note)
+    write(policy, path, note)
     with torch.no_grad():
-        values = frozen(observations)
-    original = {n: v.numpy() for n, v in zip(frozen.outputs, values, strict=True)}
+        values = policy(observations)
+    original = {n: v.numpy() for n, v in zip(policy.outputs, values, strict=True)}
     try:
-        return _difference(original, read(path, observations.numpy()), path)
+        return _max_difference(original, read(path, observations.numpy()), path)
     except ExportError:
         path.unlink()
         raise
 
 
-def write_torch(frozen: FrozenPolicy, path: Path, note: Note) -> None:
-    """Writes a `torch.export` program; `torch.export.load(path).module()` runs it.
+def write_torch(policy: PlainPolicy, path: Path, note: Note) -> None:
+    """Writes a `torch.export` program; `torch.export.load(path).module()` loads it.
 
-    The note is its extra file "metarl.json".
+    The note is in its extra file "metarl.json".
     """
-    files = {NOTE_FILE: json.dumps({**note, "outputs": ", ".join(frozen.outputs)}, indent=2)}
-    program = torch.export.export(frozen, (_example(frozen),), dynamic_shapes=_dynamic())
+    files = {NOTE_FILE: json.dumps({**note, "outputs": ", ".join(policy.outputs)}, indent=2)}
+    program = torch.export.export(
+        policy, (_example_input(policy),), dynamic_shapes=_dynamic_shapes()
+    )
     torch.export.save(program, path, extra_files=files)
 
 
 def read_torch(path: Path, observations: np.ndarray) -> Outputs:
-    """Returns the outputs of a program of `write_torch`."""
+    """Returns the outputs of a program that `write_torch` wrote, by name."""
     files = {NOTE_FILE: ""}
     program = torch.export.load(path, extra_files=files).module()
     values = program(torch.from_numpy(observations))
@@ -81,19 +83,19 @@ def read_torch(path: Path, observations: np.ndarray) -> Outputs:
     return {n: v.numpy() for n, v in zip(names, values, strict=True)}
 
 
-def write_onnx(frozen: FrozenPolicy, path: Path, note: Note) -> None:
-    """Writes an ONNX model, weights inside; the note is its metadata.
+def write_onnx(policy: PlainPolicy, path: Path, note: Note) -> None:
+    """Writes an ONNX model that includes the weights; the note is in its metadata.
 
     Raises:
-        SettingsError: The extra is not installed.
+        SettingsError: The extra "onnx" is not installed.
     """
     onnx = import_extra("onnx", "onnx")
     import_extra("onnxscript", "onnx")
-    with _quiet():
+    with _quiet_exporter():
         program = torch.onnx.export(
-            frozen, (_example(frozen),), dynamo=True, verbose=False,
-            input_names=[_INPUT], output_names=list(frozen.outputs),
-            dynamic_shapes=_dynamic(),
+            policy, (_example_input(policy),), dynamo=True, verbose=False,
+            input_names=[_INPUT], output_names=list(policy.outputs),
+            dynamic_shapes=_dynamic_shapes(),
         )  # fmt: skip
     assert program is not None
     model = program.model_proto
@@ -102,10 +104,10 @@ def write_onnx(frozen: FrozenPolicy, path: Path, note: Note) -> None:
 
 
 def read_onnx(path: Path, observations: np.ndarray) -> Outputs:
-    """Returns the outputs of a model of `write_onnx`, by ONNX Runtime on the CPU.
+    """Returns the outputs of a model that `write_onnx` wrote; uses ONNX Runtime on the CPU.
 
     Raises:
-        SettingsError: The extra is not installed.
+        SettingsError: The extra "onnx" is not installed.
     """
     runtime = import_extra("onnxruntime", "onnx")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -114,26 +116,26 @@ def read_onnx(path: Path, observations: np.ndarray) -> Outputs:
 
 
 FORMATS: dict[
-    str, tuple[Callable[[FrozenPolicy, Path, Note], None], Callable[[Path, np.ndarray], Outputs]]
+    str, tuple[Callable[[PlainPolicy, Path, Note], None], Callable[[Path, np.ndarray], Outputs]]
 ] = {
     "sb3": (save_ppo, load_outputs),
     "onnx": (write_onnx, read_onnx),
     "torch": (write_torch, read_torch),
 }
-"""Name -> what writes a file, and what reads it and acts."""
+"""Format -> the function that writes a file, and the one that returns the outputs of a file."""
 
 
-def _example(frozen: FrozenPolicy) -> Tensor:
-    return torch.zeros(2, frozen.observation_size)
+def _example_input(policy: PlainPolicy) -> Tensor:
+    return torch.zeros(2, policy.observation_size)
 
 
-def _dynamic() -> dict[str, Any]:
+def _dynamic_shapes() -> dict[str, Any]:
     return {_INPUT: {0: torch.export.Dim("batch")}}
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps torch's exporter from telling of torchvision, and of deprecated parts of its own."""
+def _quiet_exporter() -> Iterator[None]:
+    """Suppresses the messages of torch's exporter about torchvision and its own deprecated code."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -145,28 +147,32 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _difference(original: Outputs, found: Outputs, path: Path) -> float:
-    """Returns the greatest difference of the outputs.
+def _max_difference(original: Outputs, exported: Outputs, path: Path) -> float:
+    """Returns the maximum absolute difference of the outputs.
 
-    Of numbered actions it is how much less likely one is than the likeliest, in nats: rounding may
-    choose among equals.
+    Discrete actions are compared by their log-probabilities under the original policy, because
+    rounding may change the argmax between equally probable actions.
+
+    Raises:
+        ExportError: A shape is wrong, or a difference exceeds the tolerance.
     """
-    worst = 0.0
+    largest = 0.0
     for name, expected in original.items():
-        got = found[name]
-        if expected.shape != got.shape:
+        actual = exported[name]
+        if expected.shape != actual.shape:
             raise ExportError(
-                f"Expected {name} of shape {expected.shape} from {path}, got {got.shape}."
+                f"Expected {name} of shape {expected.shape} from {path}, got {actual.shape}."
             )
-        if got.dtype == np.int64:
-            likely = original["log_probs"]
-            expected = likely.max(-1, keepdims=True)
-            got = np.take_along_axis(likely, got[:, None], -1)
-        difference = float(np.abs(got.astype(np.float64) - expected).max())
+        if actual.dtype == np.int64:
+            # max_a log pi(a | s) - log pi(a' | s), in nats, with a' the exported action
+            log_probs = original["log_probs"]
+            expected = log_probs.max(-1, keepdims=True)
+            actual = np.take_along_axis(log_probs, actual[:, None], -1)
+        difference = float(np.abs(actual.astype(np.float64) - expected).max())
         if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise ExportError(
                 f"The policy in {path} does not act as the original: its {name} differs by up to "
                 f"{difference:.2g}. The file was deleted; please report this."
             )
-        worst = max(worst, difference)
-    return worst
+        largest = max(largest, difference)
+    return largest

@@ -1,4 +1,4 @@
-"""One policy at fixed parameters, as a plain network."""
+"""Policies of one task as plain PyTorch modules with fixed parameters."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from metarl.sim.single_env import bounded
 LAYERS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
-class FrozenPolicy(nn.Module, ABC):
-    """Interface: observations [B, O] float32, as the environment gives them, to outputs by name.
+class PlainPolicy(nn.Module, ABC):
+    """Interface of a policy module: maps raw observations [B, O] float32 to a tuple of tensors.
 
     Args:
-        network: From observations to means or logits.
-        observation_space: What it observes.
-        action_space: What it does, with finite limits.
+        network: Maps observations to means or logits.
+        observation_space: The space of observations.
+        action_space: The space of actions, with finite bounds.
 
     Attributes:
-        network: The same.
-        observation_space: The same.
-        action_space: The same.
-        outputs: Names of what `forward` returns; the first one is the action to take.
+        network: See Args.
+        observation_space: See Args.
+        action_space: See Args.
+        outputs: The names of the tensors that `forward` returns; the first one is the greedy
+            action.
     """
 
     outputs: tuple[str, ...]
@@ -54,29 +55,29 @@ class FrozenPolicy(nn.Module, ABC):
 
     @abstractmethod
     def expects(self) -> str:
-        """Returns what the environment expects of actions, in a sentence or two."""
+        """Describes the actions that the environment expects, in a sentence or two."""
 
     @property
     def linear(self) -> list[nn.Linear]:
-        """The layers of the network that have weights."""
+        """The linear layers of the network."""
         return [layer for layer in self.network if isinstance(layer, nn.Linear)]
 
     @property
     def observation_size(self) -> int:
-        """Numbers in an observation, O."""
+        """The size of an observation, O."""
         return self.linear[0].in_features
 
 
-class FrozenGaussian(FrozenPolicy):
-    """A Gaussian policy: "action" [B, A] is its mean, clipped to what the environment takes.
+class PlainGaussian(PlainPolicy):
+    """Gaussian policy with the outputs "action", "mean" and "std", each [B, A] float32.
 
-    "mean" [B, A] is not clipped; "std" [B, A] does not depend on the observation. To explore,
-    draw from N(mean, std^2), then clip.
+    "action" is the mean, clipped to the action space; "mean" is not clipped; "std" does not depend
+    on the observation. To explore, draw from N(mean, std^2), then clip.
 
     Args:
-        network: From observations to means.
-        observation_space: What it observes.
-        action_space: What it does, with finite limits.
+        network: Maps observations to means.
+        observation_space: The space of observations.
+        action_space: The space of actions, with finite bounds.
         log_std: Logarithms of the standard deviations, [A].
     """
 
@@ -98,70 +99,71 @@ class FrozenGaussian(FrozenPolicy):
         self.register_buffer("high", torch.from_numpy(action_space.high.astype(np.float32)))
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `FrozenPolicy.forward`."""
+        """Returns the clipped mean, the mean and the standard deviation, each [B, A]."""
         mean = self.network(observations)
         action = torch.minimum(torch.maximum(mean, self.low), self.high)
         return action, mean, self.log_std.exp().expand_as(mean)
 
     def expects(self) -> str:
-        """See `FrozenPolicy.expects`."""
         low, high = self.low.tolist(), self.high.tolist()
         return (
-            f"{len(low)} numbers between {_shown(low)} and {_shown(high)}, in the units of the "
+            f"{len(low)} numbers between {_format(low)} and {_format(high)}, in the units of the "
             "environment: they are clipped to that, nothing is scaled."
         )
 
 
-class FrozenCategorical(FrozenPolicy):
-    """A categorical policy: "action" [B] int64 is the likeliest one, of "log_probs" [B, k]."""
+class PlainCategorical(PlainPolicy):
+    """Categorical policy: "action" [B] int64 is the most probable one; "log_probs" are [B, k]."""
 
     outputs = ("action", "log_probs")
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """See `FrozenPolicy.forward`."""
+        """Returns the most probable action, [B] int64, and the log-probabilities, [B, k]."""
         log_probs = self.network(observations).log_softmax(-1)
         return log_probs.argmax(-1), log_probs
 
     def expects(self) -> str:
-        """See `FrozenPolicy.expects`."""
         return f"a whole number from 0 to {self.linear[-1].out_features - 1}."
 
 
-def freeze(
+def plain_policy(
     policy: Policy,
     params: Params,
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
     task: int = 0,
-) -> FrozenPolicy:
-    """Returns one task's policy as a plain network on the CPU.
+) -> PlainPolicy:
+    """Builds a plain module on the CPU from a policy and the parameters of one task.
 
     Args:
         policy: A Gaussian or a categorical policy.
         params: Its parameters, [T, *shape] per name.
-        observation_space: What it observes.
-        action_space: What the environment takes; the policy is clipped to its limits, or to -1 and
-            1 where it has none.
-        task: Which of the tasks.
+        observation_space: The space of observations.
+        action_space: The action space of the environment. Actions are clipped to its bounds, or
+            to [-1, 1] where they are infinite.
+        task: The index of the task, 0 to T - 1.
+
+    Returns:
+        The module in evaluation mode, with copies of the parameters that require no gradients.
 
     Raises:
-        SettingsError: The policy is of another kind.
+        SettingsError: The policy is neither Gaussian nor categorical.
     """
     if not isinstance(policy, GaussianPolicy | CategoricalPolicy):
         raise SettingsError(
             f"Expected a Gaussian or a categorical policy, got {type(policy).__name__}: only these "
             "are exported."
         )
-    own = {n: p[task].detach().cpu().clone() for n, p in params.items()}
-    network, actions = _network(policy, own), bounded(action_space)
+    task_params = {n: p[task].detach().cpu().clone() for n, p in params.items()}
+    network, actions = _build_network(policy, task_params), bounded(action_space)
     if isinstance(policy, CategoricalPolicy):
-        return FrozenCategorical(network, observation_space, actions).eval()
+        return PlainCategorical(network, observation_space, actions).eval()
     assert isinstance(actions, spaces.Box)
-    log_std = own["log_std"].clamp(min=math.log(policy.min_std))
-    return FrozenGaussian(network, observation_space, actions, log_std).eval()
+    log_std = task_params["log_std"].clamp(min=math.log(policy.min_std))
+    return PlainGaussian(network, observation_space, actions, log_std).eval()
 
 
-def _network(policy: GaussianPolicy | CategoricalPolicy, params: Params) -> nn.Sequential:
+def _build_network(policy: GaussianPolicy | CategoricalPolicy, params: Params) -> nn.Sequential:
     sizes = policy.network.sizes
     layers: list[nn.Module] = []
     for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
@@ -172,6 +174,7 @@ def _network(policy: GaussianPolicy | CategoricalPolicy, params: Params) -> nn.S
     return nn.Sequential(*layers).requires_grad_(False)
 
 
-def _shown(values: list[float]) -> str:
-    same = len(set(values)) == 1
-    return f"{values[0]:g}" if same else str([float(f"{v:g}") for v in values])
+def _format(values: list[float]) -> str:
+    """Returns the list as text; a single number if all values are equal."""
+    all_equal = len(set(values)) == 1
+    return f"{values[0]:g}" if all_equal else str([float(f"{v:g}") for v in values])

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there at all, and that say so when they were altered."""
+"""Checkpoints: written atomically, verified by checksums when read."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from metarl.trees import map_tensors
 FORMAT_VERSION = 1
 WEIGHTS, STATE, META = "weights.safetensors", "state.pt", "meta.json"
 _NAME = re.compile(r"step_(\d{6,})")
-_ASIDE = re.compile(r"\.old_step_(\d{6,})")
+_OLD_NAME = re.compile(r"\.old_step_(\d{6,})")
 _TEMPORARY = ".new_"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """The contents of a checkpoint.
 
     Attributes:
-        iteration: Meta-iterations done when it was written.
-        weights: Parameters by name, on the device asked for.
-        state: What else training needs, its tensors on the CPU: generators want their states
-            there, and optimisers move theirs to their parameters.
-        path: The folder it was read from.
+        iteration: Number of meta-iterations completed when it was written.
+        weights: Parameters by name, on the requested device.
+        state: The other state of the training run. Its tensors are on the CPU: generators require
+            this, and optimisers move their state to the device of the parameters.
+        path: The folder of the checkpoint.
     """
 
     iteration: int
@@ -51,14 +51,14 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run, `step_000500/{weights.safetensors,state.pt,meta.json}` each.
+    """The checkpoints of one run: `step_000500/{weights.safetensors,state.pt,meta.json}` and so on.
 
     A checkpoint is written under a temporary name, synced to disk and renamed, so a process that
-    dies at any moment leaves the newest one whole. Making this object touches no file.
+    dies at any moment leaves the newest checkpoint intact. The constructor touches no files.
 
     Args:
-        folder: Where they lie; made on the first `save`.
-        keep: How many of the newest are kept, at least 1.
+        folder: The folder of the checkpoints; the first `save` creates it.
+        keep: Number of newest checkpoints to keep, at least 1.
 
     Raises:
         SettingsError: `keep` is below 1.
@@ -71,13 +71,13 @@ class Checkpoints:
         self.keep = keep
 
     def save(self, iteration: int, weights: Mapping[str, Tensor], state: dict[str, Any]) -> Path:
-        """Writes a checkpoint, then deletes those beyond `keep`.
+        """Writes a checkpoint, then deletes all but the newest `keep` checkpoints.
 
-        Checkpoints of later iterations are deleted too: they belong to a future that a resumed
-        run has left. One of the same iteration is replaced.
+        Checkpoints of later iterations are deleted too: they remain from before the run was
+        resumed at an earlier iteration. A checkpoint of the same iteration is replaced.
 
         Args:
-            iteration: Meta-iterations done so far, at least 0.
+            iteration: Number of completed meta-iterations, at least 0.
             weights: Parameters by name, any shapes and strides; they may share memory.
             state: Tensors, numbers, strings, None, and dicts, lists and tuples of these.
 
@@ -85,8 +85,8 @@ class Checkpoints:
             The folder of the checkpoint.
 
         Raises:
-            CheckpointError: The folder cannot be written, or `state` holds something that could
-                not be read back safely. Earlier checkpoints are left as they were.
+            CheckpointError: The folder cannot be written, or `state` holds a value of another
+                type. Earlier checkpoints remain unchanged.
         """
         if iteration < 0:
             raise CheckpointError(f"Expected an iteration of at least 0, got {iteration}.")
@@ -108,13 +108,13 @@ class Checkpoints:
         return path
 
     def latest(self) -> Path | None:
-        """Returns the folder of the newest checkpoint, not verified, or None without any."""
-        found = _candidates(self.folder)
-        return found[max(found)] if found else None
+        """Returns the folder of the newest checkpoint, without verifying it; None without one."""
+        folders = _checkpoint_folders(self.folder)
+        return folders[max(folders)] if folders else None
 
     def newest_good(self) -> Path | None:
-        """Returns the folder of the newest checkpoint that verifies, or None without any."""
-        return _newest_good_before(self.folder)
+        """Returns the folder of the newest valid checkpoint; None without one."""
+        return _newest_valid(self.folder)
 
     def load(
         self, which: Path | str | int | None = None, device: torch.device | str = "cpu"
@@ -122,35 +122,35 @@ class Checkpoints:
         """Reads and verifies a checkpoint.
 
         Args:
-            which: A checkpoint's folder, its iteration, or None for the newest.
-            device: Where the weights go; the state stays on the CPU.
+            which: The folder of a checkpoint, its iteration, or None for the newest.
+            device: The device of the weights; the state stays on the CPU.
 
         Raises:
-            CheckpointError: There is none, or it was truncated or altered; the message offers
-                the newest one before it that verifies.
+            CheckpointError: The checkpoint does not exist or is corrupt; the message names the
+                newest valid checkpoint before it.
         """
         if isinstance(which, Path | str):
             return load_checkpoint(which, device)
-        found = _candidates(self.folder)
-        if not found:
+        folders = _checkpoint_folders(self.folder)
+        if not folders:
             raise CheckpointError(f"There is no checkpoint in {self.folder}.")
-        iteration = max(found) if which is None else which
-        if iteration not in found:
-            there = ", ".join(str(i) for i in sorted(found))
+        iteration = max(folders) if which is None else which
+        if iteration not in folders:
+            iterations = ", ".join(str(i) for i in sorted(folders))
             raise CheckpointError(
                 f"There is no checkpoint of iteration {iteration} in {self.folder}; "
-                f"those there: {there}."
+                f"those there: {iterations}."
             )
-        return load_checkpoint(found[iteration], device)
+        return load_checkpoint(folders[iteration], device)
 
     def _prune(self, newest: int) -> None:
-        """Deletes what is not one of the `keep` newest up to `newest`, and leftovers."""
-        found = _candidates(self.folder)
-        kept = sorted(i for i in found if i <= newest)[-self.keep :]
-        wanted = {found[i] for i in kept}
+        """Deletes temporary folders and all but the last `keep` checkpoints up to `newest`."""
+        folders = _checkpoint_folders(self.folder)
+        last = sorted(i for i in folders if i <= newest)[-self.keep :]
+        paths_to_keep = {folders[i] for i in last}
         for path in self.folder.iterdir():
-            ours = _iteration(path) is not None or path.name.startswith(_TEMPORARY)
-            if ours and path not in wanted:
+            is_ours = _iteration(path) is not None or path.name.startswith(_TEMPORARY)
+            if is_ours and path not in paths_to_keep:
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -158,18 +158,18 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Che
     """Reads and verifies the checkpoint in a folder.
 
     Args:
-        path: The checkpoint's folder.
-        device: Where the weights go; the state stays on the CPU.
+        path: The folder of the checkpoint.
+        device: The device of the weights; the state stays on the CPU.
 
     Raises:
-        CheckpointError: It is missing, truncated or altered; the message offers the newest
-            earlier one in the same folder that verifies.
+        CheckpointError: The checkpoint is missing or corrupt; the message names the newest valid
+            earlier one in the same folder.
     """
     path = Path(path)
     try:
         return _read(path, torch.device(device))
     except CheckpointError as error:
-        earlier = _newest_good_before(path.parent, _iteration(path))
+        earlier = _newest_valid(path.parent, _iteration(path))
         advice = (
             f"The newest good one before it: {earlier}"
             if earlier
@@ -179,18 +179,18 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Che
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Tells whether a path has the name of a checkpoint; it need not be whole, or exist."""
+    """Returns whether a path is named like a checkpoint; it need not exist."""
     return _iteration(path) is not None
 
 
 def _iteration(path: Path) -> int | None:
-    match = _NAME.fullmatch(path.name) or _ASIDE.fullmatch(path.name)
+    match = _NAME.fullmatch(path.name) or _OLD_NAME.fullmatch(path.name)
     return int(match.group(1)) if match else None
 
 
-def _candidates(folder: Path) -> dict[int, Path]:
-    """Returns checkpoints by iteration; one set aside counts only where its successor is not."""
-    found: dict[int, Path] = {}
+def _checkpoint_folders(folder: Path) -> dict[int, Path]:
+    """Returns the folders by iteration; `.old_step_*` only where `step_*` does not exist."""
+    folders: dict[int, Path] = {}
     try:
         paths = sorted(folder.iterdir())  # ".old_step_" sorts before "step_"
     except OSError:
@@ -198,12 +198,13 @@ def _candidates(folder: Path) -> dict[int, Path]:
     for path in paths:
         iteration = _iteration(path)
         if iteration is not None and path.is_dir():
-            found[iteration] = path
-    return found
+            folders[iteration] = path
+    return folders
 
 
-def _newest_good_before(folder: Path, limit: int | None = None) -> Path | None:
-    for iteration, candidate in sorted(_candidates(folder).items(), reverse=True):
+def _newest_valid(folder: Path, limit: int | None = None) -> Path | None:
+    """Returns the newest valid checkpoint of an iteration below `limit`."""
+    for iteration, candidate in sorted(_checkpoint_folders(folder).items(), reverse=True):
         if limit is not None and iteration >= limit:
             continue
         with contextlib.suppress(CheckpointError):
@@ -212,7 +213,7 @@ def _newest_good_before(folder: Path, limit: int | None = None) -> Path | None:
 
 
 def _pack_weights(weights: Mapping[str, Tensor]) -> bytes:
-    # safetensors takes neither views of one storage nor strides: give it dense copies.
+    # safetensors refuses tensors with shared storage and with strides, so these are dense copies.
     dense = {
         n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in weights.items()
     }
@@ -222,11 +223,11 @@ def _pack_weights(weights: Mapping[str, Tensor]) -> bytes:
 def _pack_state(iteration: int, state: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     try:
-        # A copy, since torch.save writes the whole storage of a view.
+        # Cloned because torch.save writes the whole storage of a view.
         value = map_tensors(lambda t: t.detach().cpu().clone(), state)
         torch.save({"iteration": iteration, "state": value}, buffer)
         buffer.seek(0)
-        torch.load(buffer, map_location="cpu", weights_only=True)  # now rather than on resume
+        torch.load(buffer, map_location="cpu", weights_only=True)  # fail now, not on resume
     except (pickle.PickleError, AttributeError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             "The state of a checkpoint may hold tensors, numbers, strings, None, and dicts, lists "
@@ -256,17 +257,17 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _swap_in(temporary: Path, path: Path) -> None:
-    """Renames `temporary` to `path`; what was there stays readable, aside, until it is done."""
-    aside = path.with_name(f".old_{path.name}")
+    """Renames `temporary` to `path`; the old checkpoint stays readable as `.old_step_*` until then."""
+    old = path.with_name(f".old_{path.name}")
     if path.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
     temporary.rename(path)
     _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes new names in a folder survive a power cut."""
+    """Syncs a folder to disk, so that new names in it survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -275,7 +276,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _read(path: Path, device: torch.device) -> Checkpoint:
-    """Reads a checkpoint and verifies it; the errors leave its path to the caller."""
+    """Reads and verifies a checkpoint; the error messages do not include its path."""
     meta = _read_meta(path)
     weights = _read_verified(path / WEIGHTS, meta)
     state = _read_verified(path / STATE, meta)
@@ -287,8 +288,8 @@ def _read(path: Path, device: torch.device) -> Checkpoint:
         raise CheckpointError(f"it cannot be decoded ({error}).") from error
     if iteration != meta["iteration"]:
         raise CheckpointError(f"{META} says iteration {meta['iteration']}, {STATE} {iteration}.")
-    moved = {name: t.to(device) for name, t in tensors.items()}
-    return Checkpoint(iteration, moved, content["state"], path)
+    on_device = {name: t.to(device) for name, t in tensors.items()}
+    return Checkpoint(iteration, on_device, content["state"], path)
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
@@ -309,6 +310,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def _read_verified(path: Path, meta: dict[str, Any]) -> bytes:
+    """Reads a file and checks its SHA-256."""
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""How far training is: a bar on a terminal, plain lines anywhere else."""
+"""Progress of training: a bar on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from rich.text import Text
 
 
 class Progress:
-    """Shows the iterations done, the time left and the newest metrics.
+    """Shows the completed iterations, the remaining time and the latest metrics.
 
     Args:
-        total: Iterations of the whole run.
-        label: What is running ("sine/maml").
-        done: Iterations done before, by the run that is resumed.
-        console: Where to write; standard error by default. A terminal gets a bar.
-        bar_interval: Seconds between two drawings of the bar.
+        total: Number of iterations of the whole run.
+        label: Name of the run, such as "sine/maml".
+        done: Number of iterations that were completed before the run was resumed.
+        console: The console for the output; standard error by default. A terminal shows a bar.
+        bar_interval: Seconds between two updates of the bar.
         line_interval: Seconds between two plain lines.
-        clock: Gives seconds; never runs backwards.
+        clock: Returns a monotonic time in seconds.
 
     Example:
         >>> with Progress(1000, "sine/maml") as progress:
@@ -57,14 +57,14 @@ class Progress:
         self._bar = _bar(self.console, clock) if self.console.is_terminal else None
         self._interval = line_interval if self._bar is None else bar_interval
         self._due = self._last_time = 0.0
-        self._last_done = self._shown = done
+        self._last_done = self._last_shown = done
 
     def __enter__(self) -> Progress:
         """Starts the clock and the bar."""
         self._last_time = self._clock()
         self._due = self._last_time + self._interval
         if self._bar is not None:
-            # Without a thread of its own: it would take time from training.
+            # The bar has no refresh thread, which would take time from training.
             self._bar.start()
             self._task = self._bar.add_task(
                 escape(self.label), total=self.total, completed=self.done, metrics=""
@@ -78,20 +78,20 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Shows where it ended and leaves the terminal as it was."""
-        if self._bar is not None or self._shown != self.done:
+        """Shows the final state and restores the terminal."""
+        if self._bar is not None or self._last_shown != self.done:
             self._draw()
         if self._bar is not None:
             self._bar.stop()
 
     def advance(self) -> None:
-        """Counts one iteration; draws only when it is time again."""
+        """Counts one iteration; updates the output if the interval has passed."""
         self.done += 1
         if self._clock() >= self._due:
             self._draw()
 
     def metrics(self, values: Mapping[str, float]) -> None:
-        """Sets the metrics that are shown from the next drawing on."""
+        """Sets the metrics that the next update shows."""
         self._metrics = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
     def note(self, text: str) -> None:
@@ -106,14 +106,14 @@ class Progress:
             return
         elapsed, count = now - self._last_time, self.done - self._last_done
         rate = count / elapsed if elapsed > 0 else 0.0
-        self._last_time, self._last_done, self._shown = now, self.done, self.done
+        self._last_time, self._last_done, self._last_shown = now, self.done, self.done
         self.note("  ".join(part for part in self._line(rate) if part))
 
     def _line(self, rate: float) -> list[str]:
         share = 100 * self.done / max(self.total, 1)
-        left = f"{_duration((self.total - self.done) / rate)} left" if rate > 0 else ""
+        remaining = f"{_duration((self.total - self.done) / rate)} left" if rate > 0 else ""
         count = f"{self.done}/{self.total} ({share:.0f} %)"
-        return [self.label, count, f"{rate:.4g} it/s", left, self._metrics]
+        return [self.label, count, f"{rate:.4g} it/s", remaining, self._metrics]
 
 
 class _Rate(ProgressColumn):

@@ -1,4 +1,4 @@
-"""Run folders: where a run keeps what it did, and what it takes to do it again."""
+"""Run folders: the settings, versions and checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _GIT_SECONDS = 10.0
 
 
 class ResumePoint(NamedTuple):
-    """A run folder and the checkpoint in it to go on from."""
+    """A run folder and the checkpoint from which to resume it."""
 
     folder: Path
     checkpoint: Path
@@ -42,31 +42,31 @@ def create_run_folder(
     clock: Callable[[], datetime] = datetime.now,
     script: Path | None = None,
 ) -> Path:
-    """Makes `<root>/<experiment>/<algorithm>/<YYYYmmdd_HHMMSS>_s<seed>/`.
+    """Creates `<root>/<experiment>/<algorithm>/<YYYYmmdd_HHMMSS>_s<seed>/`.
 
-    It gets config.json, script.json, command.txt, versions.json and, inside a git repository,
-    git.json (commit, branch, untracked files) and git.diff (what differs from the commit). A
-    folder that is there already is never used again: a number is added to the name.
+    Writes config.json, script.json, command.txt, versions.json and, inside a git repository,
+    git.json (commit, branch, untracked files) and git.diff (changes since the commit). If the
+    folder exists, a number is appended to the name.
 
     Args:
         root: Usually "runs".
         experiment: First part of the path.
         algorithm: Second part of the path.
         seed: Seed of the run.
-        config: Settings: a dataclass or a dict, which may hold more of these.
-        clock: Gives the time for the name.
+        config: Settings, as nested dataclasses or dicts.
+        clock: Returns the time for the name.
         script: The experiment script, for script.json.
 
     Returns:
         The new folder.
 
     Raises:
-        CheckpointError: The folder cannot be made or written.
+        CheckpointError: The folder cannot be created or written.
     """
     name = f"{clock():%Y%m%d_%H%M%S}_s{seed}"
     parent = Path(root) / experiment / algorithm
     try:
-        folder = _make_new(parent, name)
+        folder = _create_unique(parent, name)
         write_config(folder, config)
         command = f"cd {shlex.quote(os.getcwd())}\n{shlex.join(sys.orig_argv)}\n"
         if script is not None:
@@ -83,25 +83,25 @@ def create_run_folder(
 
 
 def write_config(folder: Path, config: Any) -> None:
-    """Writes `config.json`: settings as a dataclass or a dict."""
+    """Writes `config.json` from settings, a dataclass or a dict."""
     _write_json(folder / "config.json", to_json(config))
 
 
 def find_run(
     root: Path | str, experiment: str, algorithm: str, resume: Path | str = "latest"
 ) -> ResumePoint:
-    """Finds the run to resume, and the checkpoint to go on from.
+    """Finds the run to resume and its checkpoint.
 
     Args:
         root: Usually "runs".
         experiment: See `create_run_folder`.
         algorithm: See `create_run_folder`.
         resume: "latest" for the newest run of the algorithm that has a checkpoint; otherwise the
-            path of a run folder, whose newest checkpoint is taken, or of a checkpoint.
+            path of a checkpoint, or of a run folder, of which the newest checkpoint is used.
 
     Raises:
-        CheckpointError: There is no such run, or it has no checkpoint; the message lists the runs
-            that there are.
+        CheckpointError: There is no such run, or it has no checkpoint; the message lists the
+            existing runs.
     """
     parent = Path(root) / experiment / algorithm
     if str(resume) != "latest":
@@ -114,7 +114,7 @@ def find_run(
 
 
 def to_json(value: Any) -> Any:
-    """Returns settings as what JSON knows: dataclasses as dicts, paths, dtypes and such as text."""
+    """Converts settings to JSON values: dataclasses to dicts, paths, dtypes etc. to strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -124,7 +124,8 @@ def to_json(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def _make_new(parent: Path, name: str) -> Path:
+def _create_unique(parent: Path, name: str) -> Path:
+    """Creates the folder `name`, or `name_2`, `name_3`, ... if it exists."""
     parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
@@ -174,10 +175,10 @@ def _write_git(folder: Path) -> None:
 
 
 def _git(*arguments: str) -> str | None:
-    """Returns what git prints, or None outside a repository, without git or on an error."""
+    """Returns the output of git; None outside a repository, without git or after an error."""
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             ["git", *arguments],
             capture_output=True,
             check=True,
@@ -186,11 +187,11 @@ def _git(*arguments: str) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.decode("utf-8", errors="replace")
+    return result.stdout.decode("utf-8", errors="replace")
 
 
 def _resume_from_path(path: Path, parent: Path) -> ResumePoint:
-    if path.is_file():  # a file of a checkpoint, or of a run
+    if path.is_file():  # a file in a checkpoint or in a run folder
         path = path.parent
     if is_checkpoint(path):
         return ResumePoint(path.parent.parent, path)
@@ -207,12 +208,13 @@ def _runs(parent: Path) -> list[Path]:
     """Returns the run folders of one algorithm, oldest first."""
     if not parent.is_dir():
         return []
-    # By time, then by length and name, so that "_2" comes after its namesake.
+    # Sorted by time, then by length and name, so that "<name>_2" follows "<name>".
     paths = [p for p in parent.iterdir() if p.is_dir()]
     return sorted(paths, key=lambda p: (p.name[:15], len(p.name), p.name))
 
 
 def _listing(parent: Path) -> str:
+    """Lists the newest runs for an error message."""
     rows = []
     for folder in _runs(parent)[-5:]:
         latest = Checkpoints(folder / CHECKPOINTS).latest()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop, which training grants between two iterations."""
+"""Handlers of SIGINT and SIGTERM that let training stop between two iterations."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 
 class StopSignals:
-    """Turns SIGINT and SIGTERM into a flag while its `with` block runs.
+    """Sets a flag on SIGINT and SIGTERM inside a `with` block.
 
-    A second SIGINT raises KeyboardInterrupt, for whoever cannot wait. The handlers that were
-    there before come back at the end. Only the main thread can have handlers: elsewhere the block
-    changes nothing.
+    A second SIGINT raises KeyboardInterrupt, to stop immediately. The block restores the previous
+    handlers at its end. Python allows signal handlers only in the main thread; in other threads the
+    block has no effect.
 
     Attributes:
-        requested: Whether a signal came.
-        signal_name: Its name ("SIGTERM"), or an empty string.
+        requested: Whether a signal has arrived.
+        signal_name: Name of the signal ("SIGTERM"), or an empty string.
 
     Example:
         >>> with StopSignals() as stop:
@@ -31,7 +31,7 @@ class StopSignals:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        """Takes over the handlers."""
+        """Installs the handlers."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._handle)
@@ -43,9 +43,9 @@ class StopSignals:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Gives the handlers back."""
+        """Restores the previous handlers."""
         for number, handler in self._previous.items():
-            # None: the handler was not set from Python and cannot be put back.
+            # None: the handler was not installed from Python and cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous.clear()
 

@@ -1,4 +1,4 @@
-"""Our policies as PPO models of Stable-Baselines3, which go on learning there."""
+"""Conversion of policies to PPO models of Stable-Baselines3, for further training."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 from torch.distributions import Categorical
 
-from metarl.deploy.plain_policy import FrozenGaussian, FrozenPolicy
+from metarl.deploy.plain_policy import PlainGaussian, PlainPolicy
 
 
-def ppo_from(frozen: FrozenPolicy, **settings: Any) -> PPO:
-    """Builds a PPO whose policy acts as a frozen one: the same network, the same deviations.
+def ppo_from(policy: PlainPolicy, **settings: Any) -> PPO:
+    """Builds a PPO model with the network and the standard deviations of a policy.
 
-    Its value function starts anew, of the same widths, and its optimiser too: what it learns next
-    begins with a few updates that are noisier than they will be. Actions are clipped by PPO as the
-    environment does it.
+    The value function, with the same hidden sizes, and the optimiser are newly initialised, so the
+    first updates are noisier than later ones. PPO clips actions as the environment does.
 
     Args:
-        frozen: The policy.
+        policy: The policy.
         **settings: Arguments of `stable_baselines3.PPO`.
     """
-    hidden = [layer.out_features for layer in frozen.linear[:-1]]
-    activations = [type(layer) for layer in frozen.network if not isinstance(layer, nn.Linear)]
+    hidden = [layer.out_features for layer in policy.linear[:-1]]
+    activations = [type(layer) for layer in policy.network if not isinstance(layer, nn.Linear)]
     model = PPO(
         "MlpPolicy",
-        None,  # pyright: ignore[reportArgumentType]  # as PPO.load does it
+        None,  # pyright: ignore[reportArgumentType]  # as in PPO.load
         policy_kwargs={
             "net_arch": {"pi": hidden, "vf": hidden},
             "activation_fn": activations[0] if activations else nn.Tanh,
@@ -42,45 +41,48 @@ def ppo_from(frozen: FrozenPolicy, **settings: Any) -> PPO:
         _init_setup_model=False,
         **settings,
     )
-    model.observation_space, model.action_space = frozen.observation_space, frozen.action_space
+    model.observation_space, model.action_space = policy.observation_space, policy.action_space
     model.n_envs = 1
-    with global_seed(0):  # of the value function; nothing else of it is drawn
+    with global_seed(0):  # for the value function; the other random values are overwritten
         model._setup_model()
-    policy = model.policy
-    inner = [layer for layer in policy.mlp_extractor.policy_net if isinstance(layer, nn.Linear)]
-    for mine, its in zip(frozen.linear, [*inner, policy.action_net], strict=True):
-        its.load_state_dict(mine.state_dict())
-    if isinstance(frozen, FrozenGaussian):
-        policy.log_std.data.copy_(frozen.log_std)
+    actor_critic = model.policy
+    extractor = actor_critic.mlp_extractor.policy_net
+    inner = [layer for layer in extractor if isinstance(layer, nn.Linear)]
+    for source, target in zip(policy.linear, [*inner, actor_critic.action_net], strict=True):
+        target.load_state_dict(source.state_dict())
+    if isinstance(policy, PlainGaussian):
+        actor_critic.log_std.data.copy_(policy.log_std)
     return model
 
 
-def save_ppo(frozen: FrozenPolicy, path: Path, note: Mapping[str, str]) -> None:
-    """Writes a PPO model: `PPO.load(path)`, whose attribute `metarl` is the note."""
-    model = ppo_from(frozen)
+def save_ppo(policy: PlainPolicy, path: Path, note: Mapping[str, str]) -> None:
+    """Writes a PPO model for `PPO.load(path)`; its attribute `metarl` is the note."""
+    model = ppo_from(policy)
     vars(model)["metarl"] = dict(note)
     model.save(path)
 
 
 def load_outputs(path: Path, observations: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns what the policy of a file of `save_ppo` gives.
+    """Returns the outputs of a policy that `save_ppo` wrote, for observations [B, O] float32.
 
-    As a `FrozenPolicy`: "action", "mean" and "std", or "action" and "log_probs".
+    The names and shapes are those of a `PlainPolicy`: "action", "mean" and "std", or "action" and
+    "log_probs".
     """
     model = PPO.load(path, device="cpu")
     action, _ = model.predict(observations, deterministic=True)
     policy = model.policy
     assert isinstance(policy, ActorCriticPolicy)
     with torch.no_grad():
-        found: Any = policy.get_distribution(torch.from_numpy(observations)).distribution
-    if isinstance(found, Categorical):
-        return {"action": action, "log_probs": found.logits.numpy()}
-    return {"action": action, "mean": found.mean.numpy(), "std": found.stddev.numpy()}
+        distribution: Any = policy.get_distribution(torch.from_numpy(observations)).distribution
+    if isinstance(distribution, Categorical):
+        return {"action": action, "log_probs": distribution.logits.numpy()}
+    mean, std = distribution.mean.numpy(), distribution.stddev.numpy()
+    return {"action": action, "mean": mean, "std": std}
 
 
 @contextmanager
 def global_seed(seed: int) -> Iterator[None]:
-    """Seeds the global generators, which SB3 draws from, and puts them back at the end."""
+    """Seeds the global generators, which SB3 uses, in the block; restores them afterwards."""
     states = (random.getstate(), np.random.get_state())
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)

@@ -1,4 +1,4 @@
-"""Worlds of tensors as a VecEnv of Stable-Baselines3, so that its algorithms train on them."""
+"""An adapter from `TensorVectorEnv` to the VecEnv of Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from metarl.sim.vector_env import TensorVectorEnv
 from metarl.trees import choose, take_tasks, to_device
 
 Indices = int | Sequence[int] | None
-"""Which worlds: one, some or, None, all."""
+"""Indices of worlds; None stands for all worlds."""
 
 
 class SB3VecEnv(VecEnv):
-    """The worlds of a `TensorVectorEnv` as Stable-Baselines3 has them: NumPy arrays.
+    """Stable-Baselines3 VecEnv over a `TensorVectorEnv`, with NumPy arrays.
 
-    All worlds go on in one call. Those that are done start anew within the step; their last
-    observation is `infos[i]["terminal_observation"]`, and `infos[i]["TimeLimit.truncated"]` tells
-    whether the horizon cut them off. As in gymnasium's `SingleEnv`, an infinite action space is
-    declared as [-1, 1].
+    One call steps all worlds. A world whose episode ends is reset within the step; its last
+    observation is `infos[i]["terminal_observation"]`, and `infos[i]["TimeLimit.truncated"]` is
+    whether the episode was truncated at the horizon. As in `SingleEnv`, an unbounded action space
+    is declared as [-1, 1].
 
-    Worlds keep their tasks, unless `resample` draws another one for each episode. Of one world,
-    `env_method("set_task", task, indices=[i])` changes it at once, `env_method("get_task")` tells
-    all. The worlds have one generator: `seed(s)` seeds it with s at the next reset.
+    Worlds keep their tasks, unless `resample` is set. `env_method("set_task", task, indices=[i])`
+    changes the task of world i immediately; `env_method("get_task")` returns the tasks of all
+    worlds. All worlds share one generator: `seed(s)` seeds it with s at the next reset.
 
     Args:
-        env: The worlds, which must not reset themselves (`autoreset="disabled"`).
-        resample: Draws a new task from the family at every reset of a world.
+        env: The vector environment, with `autoreset="disabled"`.
+        resample: Whether every reset of a world draws a new task from the family.
         render_mode: "rgb_array", for `render` and video recorders, or None.
-        seed: Seed of the tasks that are drawn.
+        seed: Seed for drawing tasks.
 
     Raises:
-        SettingsError: The worlds reset themselves, or the render mode is unknown.
+        SettingsError: `env` resets its worlds automatically, or the render mode is unknown.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class SB3VecEnv(VecEnv):
     # Episodes
 
     def reset(self) -> np.ndarray:
-        """Starts an episode in every world; returns the observations, [W, O] float32.
+        """Resets all worlds and returns the observations, [W, O] float32.
 
         Raises:
-            SettingsError: Options were set: there are none.
+            SettingsError: Options were set; there are no options.
         """
         if any(self._options):
             raise SettingsError(
@@ -90,39 +90,39 @@ class SB3VecEnv(VecEnv):
         return _array(observation)
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Takes the actions of the next step, [W, A] or [W]."""
+        """Stores the actions of the next step, [W, A] float32 or [W] int64."""
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Moves every world on by one step.
+        """Steps all worlds, and resets those whose episode has ended.
 
         Returns:
-            Observations [W, O] float32, rewards [W] float32, which worlds are done [W] bool, and
-            one dict per world.
+            Observations [W, O] float32, rewards [W] float32, whether each episode has ended [W]
+            bool, and one dict per world.
         """
         observation, reward, terminated, truncated, _ = self.env.step(self._actions)
         done = terminated | truncated
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         dones = done.cpu()
         if dones.any():
-            final, cut = _array(observation), (truncated & ~terminated).tolist()
+            final, cut_off = _array(observation), (truncated & ~terminated).tolist()
             for world in dones.nonzero()[:, 0].tolist():
                 infos[world] = {
                     "terminal_observation": final[world],
-                    "TimeLimit.truncated": cut[world],
+                    "TimeLimit.truncated": cut_off[world],
                 }
             self._draw_tasks(dones)
             observation, _ = self.env.reset(options={"reset_mask": done})
         return _array(observation), _array(reward), dones.numpy().copy(), infos
 
     def close(self) -> None:
-        """Frees pictures and worlds; it may be called again."""
+        """Closes the renderer and the worlds; repeated calls are allowed."""
         if self._renderer is not None:
             self._renderer.close()
         self.env.close()
 
     def get_images(self) -> Sequence[np.ndarray]:
-        """Returns a picture of each world, [480, 480, 3] uint8 or of other proportions."""
+        """Returns one frame per world, uint8 [H, W, 3] with H, W <= 480."""
         if self._renderer is None:
             self._renderer = make_renderer(self.env)
         return [self._renderer.frame(world) for world in range(self.num_envs)]
@@ -130,18 +130,18 @@ class SB3VecEnv(VecEnv):
     # Attributes and methods
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """Returns an attribute of the worlds, which have all of them in common.
+        """Returns an attribute of the vector environment, once per requested world.
 
         Raises:
-            AttributeError: They have none of this name.
+            AttributeError: There is no such attribute.
         """
         return [getattr(self.env, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
-        """Sets an attribute of all worlds.
+        """Sets an attribute of the vector environment, which all worlds share.
 
         Raises:
-            SettingsError: Only some worlds are meant.
+            SettingsError: `indices` does not name all worlds.
         """
         if len(list(self._get_indices(indices))) != self.num_envs:
             raise SettingsError(
@@ -152,11 +152,13 @@ class SB3VecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Calls "set_task", "get_task" or "sample_tasks" of `SingleEnv` for some worlds.
+        """Calls "set_task", "get_task" or "sample_tasks" for each requested world.
+
+        The methods have the same arguments and results as those of `SingleEnv`.
 
         Raises:
-            AttributeError: The method is another one.
-            ShapeError: The task has other values than the family's.
+            AttributeError: There is no such method.
+            ShapeError: The task has other values than the family's tasks.
         """
         methods: dict[str, Callable[..., Any]] = {
             "set_task": self._set_task,
@@ -177,7 +179,7 @@ class SB3VecEnv(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gymnasium.Wrapper], indices: Indices = None
     ) -> list[bool]:
-        """Tells that no world is wrapped."""
+        """Returns False for each requested world: worlds have no wrappers."""
         return [False for _ in self._get_indices(indices)]
 
     # Parts
@@ -188,12 +190,13 @@ class SB3VecEnv(VecEnv):
             values[name][world] = value[0]
         self.env.set_tasks(values)
 
-    def _draw_tasks(self, worlds: Tensor) -> None:
+    def _draw_tasks(self, mask: Tensor) -> None:
+        """With `resample`, draws new tasks for the marked worlds, [W] bool."""
         if not self._resample:
             return
-        fresh = self.env.family.sample(self.num_envs, self._task_source).values
-        present = self.env.get_tasks()
-        self.env.set_tasks(choose(worlds, to_device(fresh, self.env.device), present))
+        new = self.env.family.sample(self.num_envs, self._task_source).values
+        old = self.env.get_tasks()
+        self.env.set_tasks(choose(mask, to_device(new, self.env.device), old))
 
 
 def _array(values: Tensor) -> np.ndarray:

@@ -10,7 +10,7 @@ from stable_baselines3 import PPO
 from torch import nn
 
 from metarl.deploy.export import FORMATS, NOTE_FILE, export_policy
-from metarl.deploy.plain_policy import freeze
+from metarl.deploy.plain_policy import plain_policy
 from metarl.errors import ExportError, SettingsError
 from metarl.rl.policies import policy_for
 
@@ -18,11 +18,11 @@ FAMILIES = (HalfCheetahVelocity(), Bandit())
 NOTE = {"family": "Some-v1", "action": "numbers"}
 
 
-def frozen(family, generator):
+def make_policy(family, generator):
     policy = policy_for(family, generator, (8, 8), init_std=0.3)
     params = policy.initial(generator, 1)
     params = {n: p + 0.3 * torch.randn(p.shape, generator=generator) for n, p in params.items()}
-    return freeze(policy, params, family.observation_space, family.action_space)
+    return plain_policy(policy, params, family.observation_space, family.action_space)
 
 
 CASES = [(to, family) for to in FORMATS for family in FAMILIES]
@@ -32,7 +32,7 @@ CASES = [(to, family) for to in FORMATS for family in FAMILIES]
 def test_files_act_as_the_policy_and_say_what_they_are(to, family, generator, tmp_path):
     if to == "onnx":
         pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-    policy = frozen(family, generator)
+    policy = make_policy(family, generator)
     observations = torch.randn(50, policy.observation_size, generator=generator)
     path = tmp_path / "new" / {"sb3": "policy.zip", "onnx": "p.onnx", "torch": "p.pt2"}[to]
     assert export_policy(policy, path, to, observations, NOTE) < 1e-5
@@ -57,7 +57,7 @@ def noted(path, to):
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 def test_a_file_that_acts_otherwise_is_refused(family, generator, tmp_path, monkeypatch):
-    policy = frozen(family, generator)
+    policy = make_policy(family, generator)
     observations = torch.randn(50, policy.observation_size, generator=generator)
     write, read = FORMATS["torch"]
 
@@ -74,7 +74,7 @@ def test_a_file_that_acts_otherwise_is_refused(family, generator, tmp_path, monk
 
 
 def test_what_cannot_be_written_is_told(generator, tmp_path, monkeypatch):
-    policy = frozen(Bandit(), generator)
+    policy = make_policy(Bandit(), generator)
     with pytest.raises(SettingsError, match="Did you mean 'torch'"):
         export_policy(policy, tmp_path / "p", "pytorch", torch.ones(1, 1), NOTE)
     monkeypatch.setitem(sys.modules, "onnx", None)

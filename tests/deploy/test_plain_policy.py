@@ -4,7 +4,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from metarl.deploy.plain_policy import FrozenGaussian, freeze
+from metarl.deploy.plain_policy import PlainGaussian, plain_policy
 from metarl.errors import SettingsError
 from metarl.rl.policies import CategoricalPolicy, GaussianPolicy
 
@@ -22,46 +22,46 @@ def policies(generator):
 
 
 @pytest.mark.parametrize("task", [0, 1])
-def test_a_frozen_policy_gives_the_same_clipped_to_the_limits(policies, generator, task):
+def test_a_plain_policy_gives_the_same_clipped_to_the_limits(policies, generator, task):
     policy, params = policies
     actions = spaces.Box(np.float32([-1, -0.2]), np.float32([1, np.inf]))
-    frozen = freeze(policy, params, OBSERVED, actions, task)
+    plain = plain_policy(policy, params, OBSERVED, actions, task)
     observations = torch.randn(9, 3, generator=generator)
     expected = policy.distribution(params, observations.expand(2, 9, 3))
-    action, mean, std = frozen(observations)
+    action, mean, std = plain(observations)
     torch.testing.assert_close(mean, expected.mean[task])
     torch.testing.assert_close(std, expected.log_std[task].exp().expand(9, 2))
     assert std.min() >= 0.0999
     assert torch.equal(action, mean.clamp(torch.tensor([-1.0, -0.2]), torch.tensor([1.0, 1.0])))
     assert (action != mean).any() and (action == mean).any()
-    assert frozen.expects().startswith("2 numbers between [-1.0, -0.2] and 1, ")
-    assert not [p for p in frozen.parameters() if p.requires_grad]
+    assert plain.expects().startswith("2 numbers between [-1.0, -0.2] and 1, ")
+    assert not [p for p in plain.parameters() if p.requires_grad]
 
 
 def test_numbered_actions_are_the_likeliest(generator):
     policy = CategoricalPolicy(3, 4, generator, ())
     params = policy.initial(generator, 1)
-    frozen = freeze(policy, params, OBSERVED, spaces.Discrete(4))
+    plain = plain_policy(policy, params, OBSERVED, spaces.Discrete(4))
     observations = torch.randn(9, 3, generator=generator)
     expected = policy.distribution(params, observations[None])
-    action, log_probs = frozen(observations)
+    action, log_probs = plain(observations)
     assert torch.equal(action, expected.mode()[0])
     torch.testing.assert_close(log_probs, expected.logits[0].log_softmax(-1))
-    assert "0 to 3" in frozen.expects()
+    assert "0 to 3" in plain.expects()
 
 
 def test_it_is_a_copy(policies):
     policy, params = policies
-    frozen = freeze(policy, params, OBSERVED, spaces.Box(-1, 1, (2,)))
-    assert isinstance(frozen, FrozenGaussian)
-    before = frozen(torch.ones(1, 3))[1]
+    plain = plain_policy(policy, params, OBSERVED, spaces.Box(-1, 1, (2,)))
+    assert isinstance(plain, PlainGaussian)
+    before = plain(torch.ones(1, 3))[1]
     for p in params.values():
         p += 1
-    assert torch.equal(frozen(torch.ones(1, 3))[1], before)
-    assert frozen.observation_size == 3 and len(frozen.linear) == 3
-    assert isinstance(frozen.network[1], nn.Tanh)
+    assert torch.equal(plain(torch.ones(1, 3))[1], before)
+    assert plain.observation_size == 3 and len(plain.linear) == 3
+    assert isinstance(plain.network[1], nn.Tanh)
 
 
 def test_other_policies_are_refused():
     with pytest.raises(SettingsError, match="got Module"):
-        freeze(nn.Module(), {}, OBSERVED, spaces.Discrete(2))
+        plain_policy(nn.Module(), {}, OBSERVED, spaces.Discrete(2))

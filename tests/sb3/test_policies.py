@@ -6,7 +6,7 @@ from metarl_envs.bandit import Bandit
 from metarl_envs.half_cheetah import HalfCheetahVelocity
 from stable_baselines3 import PPO
 
-from metarl.deploy.plain_policy import freeze
+from metarl.deploy.plain_policy import plain_policy
 from metarl.rl.policies import policy_for
 from metarl.sb3 import ppo_from
 from metarl.sb3.policies import global_seed, save_ppo
@@ -17,8 +17,8 @@ def test_a_loaded_model_acts_alike_and_goes_on_learning(generator, tmp_path):
     policy = policy_for(family, generator, (16, 12), init_std=0.4)
     params = {n: 4 * p for n, p in policy.initial(generator, 1).items() if n != "log_std"}
     params["log_std"] = torch.log(torch.linspace(0.1, 0.6, 6))[None]
-    frozen = freeze(policy, params, family.observation_space, family.action_space)
-    save_ppo(frozen, tmp_path / "policy.zip", {"family": family.name})
+    plain = plain_policy(policy, params, family.observation_space, family.action_space)
+    save_ppo(plain, tmp_path / "policy.zip", {"family": family.name})
     env = gymnasium.make(f"metarl/{family.name}", task={"velocity": 1.5}, horizon=20)
     model = PPO.load(tmp_path / "policy.zip", env=env, n_steps=40, batch_size=20, device="cpu")
     assert vars(model)["metarl"] == {"family": family.name}
@@ -47,8 +47,8 @@ def test_learning_goes_on_from_the_policy_that_was_learned(generator):
     policy = policy_for(family, generator, ())
     params = policy.initial(generator, 1)
     params["network.layers.0.bias"][0] = torch.tensor([0.0, 1.5, 0.0])
-    frozen = freeze(policy, params, family.observation_space, family.action_space)
-    model = ppo_from(frozen, n_steps=64, batch_size=32, learning_rate=1e-2)
+    plain = plain_policy(policy, params, family.observation_space, family.action_space)
+    model = ppo_from(plain, n_steps=64, batch_size=32, learning_rate=1e-2)
     start = model.policy.get_distribution(torch.ones(1, 1)).distribution.probs[0]
     assert start.detach() == pytest.approx(torch.tensor([0, 1.5, 0]).softmax(0), abs=1e-2)
     task = {"probabilities": [0.1, 0.9, 0.1]}

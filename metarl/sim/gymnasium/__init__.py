@@ -1,1 +1,1 @@
-"""Families made of gymnasium environments, and the engine that runs these."""
+"""Families of gymnasium environments, and the engine that runs them."""

@@ -1,4 +1,4 @@
-"""The gymnasium engine: any environments, in this process or shared out among workers."""
+"""The gymnasium engine: runs gymnasium environments in this process or in worker processes."""
 
 from __future__ import annotations
 
@@ -21,25 +21,27 @@ from metarl.sim.vector_env import TensorVectorEnv
 
 
 class GymVectorEnv(TensorVectorEnv):
-    """W worlds of a `GymFamily`, each an environment of its own; CPU.
+    """Vector environment of W worlds of a `GymFamily`, one gymnasium environment each, on the CPU.
 
-    Environments and worker processes are built at the first `reset` and kept until `close`, or
-    until nobody holds this object. Another task takes effect when its world starts next. Worlds
-    that have ended are not stepped on. Since every reset is seeded, nothing depends on the number
-    of workers.
+    The first `reset` builds the environments and the worker processes. They live until `close` or
+    until this object is garbage collected. A new task takes effect at the next reset of its world.
+    Worlds whose episode has ended are not stepped. Every reset is seeded, so the results do not
+    depend on the number of workers.
 
-    `load_state_dict` gives environments the actions of their episodes once more, as most cannot
-    tell their state: it takes as long as these did, and is exact if they are deterministic.
+    Most environments cannot save their state. `load_state_dict` therefore replays the actions of
+    the current episodes: it takes as long as those episodes took, and it restores the exact state
+    only for deterministic environments.
 
     Args:
-        family: What the worlds are.
+        family: The family of the worlds.
         num_envs: The number of worlds, W.
-        workers: Processes that step them, W at most; 0 steps them in this one. None: as the
-            family says.
-        **settings: As of `TensorVectorEnv`; `device` is where tensors are, not the environments.
+        workers: The number of worker processes, at most W are used; 0 steps the environments in
+            this process. None uses `family.workers`.
+        **settings: See the arguments of `TensorVectorEnv`. `device` is the device of the tensors;
+            the environments run on the CPU.
 
     Raises:
-        SettingsError: An argument has a value that cannot work.
+        SettingsError: An argument has an invalid value.
     """
 
     family: GymFamily
@@ -62,70 +64,70 @@ class GymVectorEnv(TensorVectorEnv):
         if self.workers < 0:
             raise SettingsError(f"Expected at least 0 workers, got {self.workers}.")
         super().__init__(family, num_envs, **settings)
-        self._told = False  # whether the host knows the present tasks
+        self._tasks_sent = False  # whether the host has the current tasks
         space = family.action_space
         self._limits = (space.low, space.high) if isinstance(space, spaces.Box) else None
-        self._taken = np.zeros(num_envs, np.int64)  # steps of each running episode
+        self._num_steps = np.zeros(num_envs, np.int64)  # steps of each running episode
         shape = (family.horizon, *self._action_shape)
         self._actions = np.zeros(shape, np.float32 if self._limits else np.int64)
-        self._started = _arrays(self._tasks)  # with what tasks these episodes started
+        self._episode_tasks = _arrays(self._tasks)  # the tasks that the running episodes have
 
     def set_tasks(self, tasks: Tasks) -> None:
-        """See `TensorVectorEnv.set_tasks`; a world has its new task from its next start on."""
+        """A world gets its new task at its next reset."""
         super().set_tasks(tasks)
-        self._told = False
+        self._tasks_sent = False
 
     def start(self, noise: Tensor, mask: Tensor | None) -> WorldState:
-        """See `TensorVectorEnv.start`.
+        """Resets the environments of the marked worlds and returns the state of all worlds.
 
         Raises:
-            SimulationError: An environment raised, or gave what does not fit its spaces; or a
-                worker died or hung. All are closed then.
+            SimulationError: An environment raised or returned values that do not fit its spaces,
+                or a worker died or exceeded the time limit. All environments are closed then.
         """
-        marked = np.ones(self.num_envs, bool) if mask is None else mask.cpu().numpy()
-        if not marked.any():
+        starting = np.ones(self.num_envs, bool) if mask is None else mask.cpu().numpy()
+        if not starting.any():
             return self._state
         tasks = _arrays(self._tasks)
-        self._episodes(marked, tasks, seeds(noise))
-        self._taken[marked] = 0
+        self._start_episodes(starting, tasks, seeds(noise))
+        self._num_steps[starting] = 0
         for name, rows in tasks.items():
-            self._started[name][marked] = rows[marked]
-        return self._read()
+            self._episode_tasks[name][starting] = rows[starting]
+        return self._read_state()
 
     def advance(self, actions: Tensor, noise: Tensor) -> WorldState:
-        """See `TensorVectorEnv.advance`; raises as `start` does."""
-        going = (~self._over & (self._elapsed < self.family.horizon)).cpu().numpy()
-        chosen = actions.cpu().numpy()
+        """Steps the worlds whose episode has not ended; raises the errors of `start`."""
+        running = (~self._over & (self._elapsed < self.family.horizon)).cpu().numpy()
+        env_actions = actions.cpu().numpy()
         if self._limits is not None:
-            if not np.isfinite(chosen[going]).all():
-                self.check()  # the reason may be an observation that was not finite
-                world = int((~np.isfinite(chosen).all(1) & going).argmax())
+            if not np.isfinite(env_actions[running]).all():
+                self.check()  # the cause may be an earlier observation that was not finite
+                world = int((~np.isfinite(env_actions).all(1) & running).argmax())
                 raise SimulationError(
-                    f"World {world} was given the action {chosen[world].tolist()}; expected "
+                    f"World {world} was given the action {env_actions[world].tolist()}; expected "
                     "finite numbers."
                 )
-            chosen = chosen.clip(*self._limits)
-        self._actions[self._taken[going], going.nonzero()[0]] = chosen[going]
-        self._moved(going, chosen)
-        return self._read()
+            env_actions = env_actions.clip(*self._limits)
+        self._actions[self._num_steps[running], running.nonzero()[0]] = env_actions[running]
+        self._step_worlds(running, env_actions)
+        return self._read_state()
 
     def episode(self, act: Act) -> Episode:
-        """See `TensorVectorEnv.episode`; environments judge each step themselves."""
+        """Runs step by step: rewards and terminations come from the environments."""
         return self.run_step_by_step(act)
 
     def state_dict(self) -> dict[str, Any]:
-        """See `TensorVectorEnv.state_dict`."""
+        """Adds the seeds, tasks and actions of the current episodes."""
         episodes = {
             "seed": self._rows.seed,
-            "taken": self._taken,
+            "taken": self._num_steps,
             "actions": self._actions,
-            **{f"task {name}": rows for name, rows in self._started.items()},
+            **{f"task {name}": rows for name, rows in self._episode_tasks.items()},
         }
         copies = {name: torch.from_numpy(rows.copy()) for name, rows in episodes.items()}
         return {**super().state_dict(), "episodes": copies}
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
-        """See `TensorVectorEnv.load_state_dict`; raises as `start` does too."""
+        """Replays the saved episodes; also raises the errors of `start`."""
         if "episodes" not in values or values["episodes"]["actions"].shape != self._actions.shape:
             raise ShapeError(
                 "Expected what the same family's `state_dict` returned on the gymnasium engine for "
@@ -133,32 +135,32 @@ class GymVectorEnv(TensorVectorEnv):
             )
         super().load_state_dict(values)
         episodes = {name: rows.cpu().numpy().copy() for name, rows in values["episodes"].items()}
-        self._actions, taken = episodes["actions"], episodes["taken"]
-        self._taken = np.zeros_like(taken)
-        self._started = {name: episodes[f"task {name}"] for name in self._started}
-        everywhere = np.ones(self.num_envs, bool)
-        self._told = False
-        self._episodes(everywhere, self._started, episodes["seed"])
-        self._told = False  # the present tasks may be others
-        for step in range(int(taken.max())):
-            self._moved(taken > step, self._actions[step])
+        self._actions, num_steps = episodes["actions"], episodes["taken"]
+        self._num_steps = np.zeros_like(num_steps)
+        self._episode_tasks = {name: episodes[f"task {name}"] for name in self._episode_tasks}
+        all_worlds = np.ones(self.num_envs, bool)
+        self._tasks_sent = False
+        self._start_episodes(all_worlds, self._episode_tasks, episodes["seed"])
+        self._tasks_sent = False  # the current tasks may differ from those of the episodes
+        for step in range(int(num_steps.max())):
+            self._step_worlds(num_steps > step, self._actions[step])
 
     def recording(self, world: int) -> tuple[int, Task, np.ndarray]:
-        """Returns what a world's episode was given so far: its seed, its task and its actions.
+        """Returns the seed, the task and the actions of a world's current episode.
 
         Args:
-            world: Its number.
+            world: The index of the world, 0 to W - 1.
 
         Returns:
-            The seed; the task that it started with; copies of the actions, [L, A] float32, clipped,
-            or [L] int64, L at most the horizon.
+            The seed of the reset; the task of the episode; copies of the clipped actions so far,
+            [L, A] float32 or [L] int64, where L is at most the horizon.
         """
-        task = {name: rows[world].copy() for name, rows in self._started.items()}
-        actions = self._actions[: self._taken[world], world]
+        task = {name: rows[world].copy() for name, rows in self._episode_tasks.items()}
+        actions = self._actions[: self._num_steps[world], world]
         return int(self._rows.seed[world]), task, actions.copy()
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Closes all environments and ends their processes; called by `close`."""
+        """Closes all environments and ends the worker processes; called by `close`."""
         del kwargs
         if self._host is not None:
             self._host.close()
@@ -172,28 +174,30 @@ class GymVectorEnv(TensorVectorEnv):
             raise SimulationError("The environments are closed; `reset` builds them anew.")
         return self._host.rows
 
-    def _episodes(self, marked: np.ndarray, tasks: Mapping[str, np.ndarray], seed: Any) -> None:
-        """Starts the marked worlds with their tasks."""
+    def _start_episodes(self, mask: np.ndarray, tasks: Mapping[str, np.ndarray], seed: Any) -> None:
+        """Resets the marked worlds [W] bool with their tasks and seeds."""
         if self._host is None:
-            self._host, self._told, self.closed = self._opened(), False, False
+            self._host, self._tasks_sent, self.closed = self._build_host(), False, False
         host = self._host
-        host.rows.active[:] = marked
-        host.rows.seed[marked] = seed[marked]
-        self._work(lambda: host.start(None if self._told else tasks), tasks, "at its reset")
-        self._told = True
+        host.rows.active[:] = mask
+        host.rows.seed[mask] = seed[mask]
+        self._call_host(
+            lambda: host.start(None if self._tasks_sent else tasks), tasks, "at its reset"
+        )
+        self._tasks_sent = True
 
-    def _moved(self, going: np.ndarray, actions: np.ndarray) -> None:
-        """Steps the worlds that are going."""
+    def _step_worlds(self, mask: np.ndarray, actions: np.ndarray) -> None:
+        """Steps the marked worlds [W] bool; the other worlds get a reward of 0."""
         rows = self._rows
-        rows.active[:] = going
+        rows.active[:] = mask
         rows.action[:] = actions
-        rows.reward[~going] = 0
+        rows.reward[~mask] = 0
         assert self._host is not None
-        if going.any():
-            self._work(self._host.step, self._started, "in step {}")
-            self._taken[going] += 1
+        if mask.any():
+            self._call_host(self._host.step, self._episode_tasks, "in step {}")
+            self._num_steps[mask] += 1
 
-    def _opened(self) -> Host:
+    def _build_host(self) -> Host:
         count = min(self.workers, self.num_envs)
         if not count:
             return Environments(self.family, Rows.of(self.family, self.num_envs))
@@ -202,25 +206,29 @@ class GymVectorEnv(TensorVectorEnv):
         except WorldError as failure:
             raise SimulationError(f"World {failure.world} {failure.what}") from failure
 
-    def _work(self, work: Callable[[], None], tasks: Mapping[str, np.ndarray], when: str) -> None:
+    def _call_host(
+        self, call: Callable[[], None], tasks: Mapping[str, np.ndarray], when: str
+    ) -> None:
+        """Calls a method of the host; closes the environments if it raises."""
         try:
-            work()
+            call()
         except WorldError as failure:
             self.close_extras()
             world = failure.world
             task = shown_task({n: torch.from_numpy(rows) for n, rows in tasks.items()}, world)
             raise SimulationError(
                 f"World {world} of {self.family.name}, with the task {task}, "
-                f"{when.format(self._taken[world])}, {failure.what}"
+                f"{when.format(self._num_steps[world])}, {failure.what}"
             ) from failure
         except BaseException:
             self.close_extras()
             raise
 
-    def _read(self) -> WorldState:
+    def _read_state(self) -> WorldState:
+        """Returns copies of the observations, rewards and terminations in the rows."""
         rows = self._rows
-        read = {n: getattr(rows, n).copy() for n in ("observation", "reward", "terminated")}
-        return {name: torch.from_numpy(value).to(self.device) for name, value in read.items()}
+        copies = {n: getattr(rows, n).copy() for n in ("observation", "reward", "terminated")}
+        return {name: torch.from_numpy(value).to(self.device) for name, value in copies.items()}
 
 
 def _arrays(tasks: Tasks) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Gymnasium environments side by side in one process, and the rows by which they are told."""
+"""Gymnasium environments in one process, and the arrays that carry their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ TaskRows = Mapping[str, np.ndarray]
 """Tasks of W worlds: name -> [W, *]."""
 
 Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
-"""Makes an array of zeros of a shape and a type."""
+"""Returns an array of zeros of the given shape and dtype."""
 
 
 class WorldError(Exception):
-    """Something went wrong in a world.
+    """An error in one world.
 
     Attributes:
-        world: Its number.
-        what: What it did, to follow "World 3 ".
+        world: The index of the world.
+        what: The rest of the message, which follows "World 3 ".
     """
 
     def __init__(self, world: int, what: str) -> None:
@@ -36,16 +36,16 @@ class WorldError(Exception):
 
 @dataclass(frozen=True)
 class Rows:
-    """What W environments are told and tell, one row each; processes may share it.
+    """Inputs and outputs of W environments, one row per world; may lie in shared memory.
 
     Attributes:
-        active: Which worlds the next call starts or steps, [W] bool.
-        seed: What their resets are given, [W] int64.
-        action: Inside the space, [W, A] float32 or [W] int64 counted from 0.
-        observation: Flattened, [W, O] float32.
-        reward: Of the last step, [W] float32.
+        active: Which worlds the next call resets or steps, [W] bool.
+        seed: The seeds of the resets, [W] int64.
+        action: Actions inside the action space, [W, A] float32, or [W] int64 starting at 0.
+        observation: Flattened observations, [W, O] float32.
+        reward: Rewards of the last step, [W] float32.
         terminated: Whether the episode has ended, [W] bool.
-        at: In the first row, the world that is being worked at; [W] int64.
+        at: `at[0]` is the index of the world that is being reset or stepped, [W] int64.
     """
 
     active: np.ndarray
@@ -58,50 +58,50 @@ class Rows:
 
     @classmethod
     def of(cls, family: GymFamily, worlds: int, allocate: Allocate = np.zeros) -> Self:
-        """Makes rows for so many worlds of a family."""
+        """Allocates the rows of `worlds` worlds of a family."""
         space = family.action_space
-        kind = np.int64 if isinstance(space, spaces.Discrete) else np.float32
-        observed = family.observation_space.shape
+        dtype = np.int64 if isinstance(space, spaces.Discrete) else np.float32
+        observation_shape = family.observation_space.shape
         return cls(
             active=allocate((worlds,), np.bool_),
             seed=allocate((worlds,), np.int64),
-            action=allocate((worlds, *(space.shape or ())), kind),
-            observation=allocate((worlds, *observed), np.float32),
+            action=allocate((worlds, *(space.shape or ())), dtype),
+            observation=allocate((worlds, *observation_shape), np.float32),
             reward=allocate((worlds,), np.float32),
             terminated=allocate((worlds,), np.bool_),
             at=allocate((worlds,), np.int64),
         )
 
     def cut(self, low: int, high: int) -> Rows:
-        """Returns the rows of worlds low, ..., high - 1, in the same memory."""
+        """Returns a view of the rows of worlds low, ..., high - 1."""
         return Rows(**{name: rows[low:high] for name, rows in vars(self).items()})
 
 
 class Host(Protocol):
-    """Where environments live: in this process (`Environments`) or in others (`Workers`).
+    """Interface of what runs environments: in this process (`Environments`) or in `Workers`.
 
     Attributes:
-        rows: What the environments are told and tell.
+        rows: Inputs and outputs of the environments.
     """
 
     @property
     def rows(self) -> Rows:
-        """What the environments are told and tell."""
+        """Inputs and outputs of the environments."""
         ...
 
     def start(self, tasks: TaskRows | None) -> None:
-        """Starts episodes of the active worlds.
+        """Resets the environments of the active worlds.
 
         Args:
-            tasks: The tasks of all worlds from now on; None: they stay.
+            tasks: New tasks of all worlds, [W, *] per name; None keeps the current ones.
 
         Raises:
-            WorldError: An environment raised, or gave what does not fit its spaces.
+            WorldError: An environment raised, or returned values that do not fit its spaces.
         """
         ...
 
     def step(self) -> None:
-        """Steps the active worlds; raises as `start` does."""
+        """Steps the environments of the active worlds; raises the errors of `start`."""
         ...
 
     def close(self) -> None:
@@ -110,11 +110,11 @@ class Host(Protocol):
 
 
 class Environments:
-    """A `Host` in this process; environments are built when they first start.
+    """A `Host` in this process. An environment is built at the first reset of its world.
 
     Args:
-        family: What the worlds are.
-        rows: Their rows.
+        family: The family of the worlds.
+        rows: Inputs and outputs of the environments.
     """
 
     def __init__(self, family: GymFamily, rows: Rows) -> None:
@@ -122,43 +122,41 @@ class Environments:
         self._family = family
         self._tasks: TaskRows = {}
         self._envs: list[gymnasium.Env | None] = [None] * len(rows.active)
-        self._held: list[Task | None] = [None] * len(rows.active)
+        self._env_tasks: list[Task | None] = [None] * len(rows.active)
         self._flat = flattener(family.probe.observation_space)
-        self._action = _action_maker(family.probe.action_space)
+        self._to_env_action = _action_converter(family.probe.action_space)
 
     def start(self, tasks: TaskRows | None) -> None:
-        """See `Host.start`."""
         if tasks is not None:
             self._tasks = tasks
-        self._each(self._start, "reset")
+        self._for_each_active(self._start, "reset")
 
     def step(self) -> None:
-        """See `Host.step`."""
-        self._each(self._step, "stepped")
+        self._for_each_active(self._step, "stepped")
 
     def picture(self, world: int) -> Any:
-        """Returns what the `render` of a world that has started gives."""
+        """Returns the result of `render` of a world that has been reset."""
         env = self._envs[world]
         assert env is not None
         return env.render()
 
     def close(self) -> None:
-        """See `Host.close`."""
         for env in self._envs:
             if env is not None:
-                with contextlib.suppress(Exception):  # it must not stop the others' closing
+                with contextlib.suppress(Exception):  # the other environments must still be closed
                     env.close()
         self._envs = [None] * len(self._envs)
 
-    def _each(self, work: Callable[[int], None], done: str) -> None:
+    def _for_each_active(self, call: Callable[[int], None], verb: str) -> None:
+        """Calls a function for each active world; raises WorldError with the traceback."""
         at = self.rows.at
         for world in self.rows.active.nonzero()[0].tolist():
             at[0] = world
             try:
-                work(world)
+                call(world)
             except Exception as error:
-                told = "".join(traceback.format_exception(error)).rstrip()
-                raise WorldError(world, f"failed when it was {done}.\n{told}") from error
+                trace = "".join(traceback.format_exception(error)).rstrip()
+                raise WorldError(world, f"failed when it was {verb}.\n{trace}") from error
 
     def _start(self, world: int) -> None:
         env, rows = self._with_task(world), self.rows
@@ -170,49 +168,50 @@ class Environments:
     def _step(self, world: int) -> None:
         env, rows = self._envs[world], self.rows
         assert env is not None
-        result: Any = env.step(self._action(rows.action[world]))
+        result: Any = env.step(self._to_env_action(rows.action[world]))
         if len(result) != 5:
             raise ValueError(
                 "Expected `step` to return observation, reward, terminated, truncated and info, "
                 f"got {len(result)} values."
             )
         observation, reward, terminated, truncated, _ = result
-        if not isinstance(reward, float) and np.ndim(reward):  # NumPy's are floats too
+        if not isinstance(reward, float) and np.ndim(reward):  # np.float64 is a float
             raise ValueError(f"Expected one number as reward, got the shape {np.shape(reward)}.")
         rows.observation[world] = self._flat(observation)
         rows.reward[world] = reward
         rows.terminated[world] = terminated or truncated
 
     def _with_task(self, world: int) -> gymnasium.Env:
-        present = self._envs[world]
-        env = self._family.build() if present is None else present
-        task, held = {n: rows[world] for n, rows in self._tasks.items()}, self._held[world]
-        if held is None or any(not np.array_equal(task[n], held[n]) for n in task):
+        """Returns the world's environment with its task set; builds it if necessary."""
+        current = self._envs[world]
+        env = self._family.build() if current is None else current
+        task, old_task = {n: rows[world] for n, rows in self._tasks.items()}, self._env_tasks[world]
+        if old_task is None or any(not np.array_equal(task[n], old_task[n]) for n in task):
             env = self._family.given(env, task)
-            self._held[world] = task
-        if env is not present:
-            if present is not None:
-                present.close()
+            self._env_tasks[world] = task
+        if env is not current:
+            if current is not None:
+                current.close()
             _check_sizes(env, self._family.probe)
         self._envs[world] = env
         return env
 
 
 def _check_sizes(env: gymnasium.Env, other: gymnasium.Env) -> None:
-    found, expected = ((e.observation_space, e.action_space) for e in (env, other))
-    if list(map(spaces.flatdim, found)) != list(map(spaces.flatdim, expected)):
+    actual, expected = ((e.observation_space, e.action_space) for e in (env, other))
+    if list(map(spaces.flatdim, actual)) != list(map(spaces.flatdim, expected)):
         raise ValueError(
             f"Expected all tasks to have spaces of the same sizes, {expected[0]} and {expected[1]}"
-            f", got {found[0]} and {found[1]}."
+            f", got {actual[0]} and {actual[1]}."
         )
 
 
-def _action_maker(space: spaces.Space[Any]) -> Callable[[Any], Any]:
-    """Returns what makes an environment's action of a row: one of its own, in its type."""
+def _action_converter(space: spaces.Space[Any]) -> Callable[[Any], Any]:
+    """Returns a function from a row of `Rows.action` to an action of the space."""
     if isinstance(space, spaces.Discrete):
         first = int(space.start)
         return lambda row: int(row) + first
-    shape, kind = space.shape, space.dtype
+    shape, dtype = space.shape, space.dtype
     if len(shape or ()) == 1:
-        return lambda row: row.astype(kind)
-    return lambda row: row.astype(kind).reshape(shape)
+        return lambda row: row.astype(dtype)
+    return lambda row: row.astype(dtype).reshape(shape)

@@ -1,4 +1,4 @@
-"""Families whose worlds are gymnasium environments of any kind."""
+"""The base class of families whose worlds are gymnasium environments."""
 
 from __future__ import annotations
 
@@ -21,32 +21,33 @@ from metarl.sim.family import ActionSpace, TaskFamily, Tasks, WorldState
 from metarl.tasks.base import Split, check_split
 
 Task = Mapping[str, np.ndarray]
-"""One task: name -> its value, without the dimension of tasks."""
+"""One task: name -> value, without the task dimension."""
 
-SEEDS = 2**24  # a float32 number in [0, 1) has so many values
+SEEDS = 2**24  # the number of values of torch.rand in float32
 
 
 @dataclass(frozen=True, kw_only=True)
 class GymFamily(TaskFamily):
-    """A family whose worlds are gymnasium environments; other processes may step them.
+    """A family whose worlds are gymnasium environments, optionally stepped by worker processes.
 
-    A `WorldState` holds what they gave last: "observation" [W, O] float32, flattened as
-    `gymnasium.spaces.flatten` does; "reward" [W] float32; "terminated" [W] bool. Actions are
-    clipped to the environments' space. Every reset is given a seed, made of the one uniform number
-    that it consumes: an environment must draw from `self.np_random` only.
+    A `WorldState` holds the last outputs of the environments: "observation" [W, O] float32,
+    flattened by `gymnasium.spaces.flatten`; "reward" [W] float32; "terminated" [W] bool. Actions
+    are clipped to the action space of the environment. Every reset is seeded with a number in
+    0, ..., 2^24 - 1, computed from the one uniform number that the reset consumes. Environments
+    must therefore draw all their random numbers from `self.np_random`.
 
-    The horizon governs: environments made from an id have no time limit of their own. One that
-    cuts an episode off by itself before has ended it, as if it had terminated.
+    The horizon limits the episodes: environments that are built from an id get no time limit. An
+    environment that truncates an episode before the horizon counts as terminated.
 
     Attributes:
-        env: An environment's id, or what builds one.
-        horizon: Steps of an episode; where it is 0 at first, the environment's own time limit.
-        name: With a version; by default the environment's, with a note of what tasks change.
-        settings: Keyword arguments for what builds the environment, those that it cannot do
-            without among them.
-        workers: Processes that step the environments; 0 steps them in this one.
-        time_limit: Seconds that a worker may take for one step, or one reset, of all its worlds;
-            without workers nothing limits it.
+        env: The id of an environment, or a function or class that builds one.
+        horizon: Steps of an episode; 0 takes the time limit of the environment.
+        name: Name with a version. By default the name of the environment and, in parentheses,
+            `note`.
+        settings: Keyword arguments for building the environment.
+        workers: Number of worker processes; 0 steps the environments in this process.
+        time_limit: Seconds that a worker may take for one step, or one reset, of all its worlds.
+            It has no effect without workers.
         part: The split that tasks are drawn from.
     """
 
@@ -62,14 +63,14 @@ class GymFamily(TaskFamily):
     @property
     @abstractmethod
     def note(self) -> str:
-        """What tasks change, for the name: "g,m" of "Pendulum(g,m)-v1"."""
+        """What differs between tasks, for the name: "g,m" in "Pendulum(g,m)-v1"."""
 
     def __post_init__(self) -> None:
-        """Builds an environment, and checks it and the settings.
+        """Builds an environment and checks its spaces, the horizon and the settings.
 
         Raises:
-            SettingsError: There is no such environment, it cannot be built, has spaces of another
-                kind or no time limit where none is set; or a setting is out of its range.
+            SettingsError: The environment does not exist, cannot be built or has unsupported
+                spaces, neither it nor `horizon` limits the episodes, or a setting is out of range.
         """
         check_split(self.part)
         if self.workers < 0 or not self.time_limit > 0 or self.horizon < 0:
@@ -78,39 +79,40 @@ class GymFamily(TaskFamily):
                 f"{self.workers}, {self.horizon} and {self.time_limit}."
             )
         if not self.name:
-            object.__setattr__(self, "name", _versioned(self.title, self.note))
+            object.__setattr__(self, "name", _default_name(self.title, self.note))
         check_spaces(self.probe)
-        object.__setattr__(self, "horizon", self._governing(self.horizon))
+        object.__setattr__(self, "horizon", self._checked_horizon(self.horizon))
 
     @abstractmethod
     def given(self, env: gymnasium.Env, task: Task) -> gymnasium.Env:
-        """Gives an environment a task; a reset follows.
+        """Sets the task of an environment; the caller resets it afterwards.
 
         Args:
-            env: The environment, of whatever task.
-            task: Its next task.
+            env: An environment with any task.
+            task: The new task.
 
         Returns:
-            The same environment, or another one that takes its place.
+            The same environment, or a new one that replaces it.
         """
 
     @property
     def title(self) -> str:
-        """The environment's id, or the name of what builds it."""
+        """The id of the environment, or the name of the function or class that builds it."""
         if isinstance(self.env, str):
             return self.env
         return self._builder.__name__
 
     def build(self, **keywords: Any) -> gymnasium.Env:
-        """Builds an environment of the settings, and of other keyword arguments if there are any.
+        """Builds an environment from `settings` and further keyword arguments.
 
         Raises:
-            SettingsError: There is no such environment, or it cannot be built.
+            SettingsError: The environment does not exist or cannot be built.
         """
         keywords = {**self.settings, **keywords}
         try:
             if isinstance(self.env, str):
-                # The family's horizon is the limit, and a checker would warn, not tell.
+                # The horizon of the family replaces the time limit. The environment checker
+                # only warns; this package raises errors.
                 env = gymnasium.make(
                     self.env, max_episode_steps=-1, disable_env_checker=True, **keywords
                 )
@@ -129,21 +131,21 @@ class GymFamily(TaskFamily):
 
     @cached_property
     def probe(self) -> gymnasium.Env:
-        """An environment to look at; the worlds have others."""
+        """An environment for inspecting spaces and attributes; no world uses it."""
         return self.build()
 
     @property
     def observation_space(self) -> spaces.Box:
-        """What the environment observes, flattened to O numbers."""
+        """The observation space of the environment, flattened to O float32 numbers."""
         flat = spaces.flatten_space(self.probe.observation_space)
         assert isinstance(flat, spaces.Box)
-        with np.errstate(over="ignore"):  # bounds beyond float32 are none
+        with np.errstate(over="ignore"):  # bounds beyond float32 become infinite
             low, high = flat.low.astype(np.float32), flat.high.astype(np.float32)
         return spaces.Box(low, high, dtype=np.float32)
 
     @property
     def action_space(self) -> ActionSpace:
-        """What the environment takes, flattened to A numbers or counted from 0."""
+        """The action space: a Box of A float32 numbers, or a Discrete that starts at 0."""
         space = self.probe.action_space
         if isinstance(space, spaces.Discrete):
             return spaces.Discrete(int(space.n))
@@ -152,14 +154,13 @@ class GymFamily(TaskFamily):
         return spaces.Box(low.ravel(), high.ravel(), dtype=np.float32)
 
     def split(self, name: Split) -> Self:
-        """See `TaskFamily.split`."""
-        return self._changed(part=check_split(name))
+        return self._with_fields(part=check_split(name))
 
     def painting(self) -> Self:
-        """Returns the family of the same tasks whose environments' `render` gives pictures.
+        """Returns the same family with environments in render mode "rgb_array".
 
         Raises:
-            SettingsError: They have no pictures, or cannot be built with `render_mode`.
+            SettingsError: The environment does not support this mode.
         """
         mode, offered = "rgb_array", self.probe.metadata.get("render_modes") or ()
         if self.probe.render_mode == mode:
@@ -169,12 +170,12 @@ class GymFamily(TaskFamily):
                 f"Expected {self.title!r} to offer the render mode {mode!r}, its metadata has "
                 f"{', '.join(map(str, offered)) or 'none'}."
             )
-        other = self._changed(settings={**self.settings, "render_mode": mode})
+        other = self._with_fields(settings={**self.settings, "render_mode": mode})
         vars(other).pop("probe")
         return other
 
     def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
-        """See `TaskFamily.reset`; one environment after another."""
+        """Resets `probe` with each task in turn."""
         flat, rows = flattener(self.probe.observation_space), []
         for task, seed in zip(each_task(tasks), seeds(noise), strict=True):
             env = self.given(self.probe, task)
@@ -186,40 +187,40 @@ class GymFamily(TaskFamily):
         return {"observation": observation, "reward": nothing, "terminated": nothing.bool()}
 
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.observe`."""
         return state["observation"].clone()
 
     def reward(
         self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
     ) -> Tensor:
-        """See `TaskFamily.reward`; the environment's own."""
+        """Returns the reward of the environment."""
         return after["reward"]
 
     def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.terminated`; the environment's own."""
+        """Returns whether the environment has ended the episode, by truncation too."""
         return state["terminated"]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves the environment behind: what a worker gets need not be picklable then."""
+        """Omits `probe`, so that the environment need not be picklable to use workers."""
         return {name: value for name, value in self.__dict__.items() if name != "probe"}
 
     @property
     def _builder(self) -> Any:
-        """The function or class that builds environments, where that is not an id."""
-        builder: Any = getattr(self.env, "func", self.env)  # of a functools.partial
+        """The function or class that builds environments; `env` is not an id."""
+        builder: Any = getattr(self.env, "func", self.env)  # unwraps functools.partial
         return builder if hasattr(builder, "__name__") else type(builder)
 
-    def _changed(self, **fields: Any) -> Self:
-        """Returns a copy with other fields, and with what took time to build or draw."""
+    def _with_fields(self, **fields: Any) -> Self:
+        """Returns a copy with some fields replaced; cached properties are copied too."""
         other = object.__new__(type(self))
-        vars(other).update(vars(self) | fields)  # frozen: attributes cannot be set
+        vars(other).update(vars(self) | fields)  # the dataclass is frozen
         return other
 
-    def _card(self, summary: str, tasks: Fact, disjoint: bool) -> Card:
+    def _make_card(self, summary: str, tasks: Fact, disjoint: bool) -> Card:
         own, env = "the environment's own", self.probe
         settings = ", ".join(f"{n}={v!r}" for n, v in self.settings.items())
         source = "" if isinstance(self.env, str) else f" of {self._builder.__module__}"
-        seen = f"{_told(env.observation_space)}; {self.observation_space.shape[0]} numbers"
+        size = self.observation_space.shape[0]
+        observation = f"{_describe_space(env.observation_space)}; {size} numbers"
         return Card(
             self.name,
             summary,
@@ -227,8 +228,8 @@ class GymFamily(TaskFamily):
             (
                 tasks,
                 Fact("start", f"{own}, of a seed below 2^24"),
-                Fact("observation", seen),
-                Fact("action", f"{_told(env.action_space)}, clipped to it"),
+                Fact("observation", observation),
+                Fact("action", f"{_describe_space(env.action_space)}, clipped to it"),
                 Fact("dynamics", f"{own}{f', with {settings}' if settings else ''}"),
                 Fact("reward", own),
                 Fact("termination", f"{own}, cutting off before the horizon included"),
@@ -237,10 +238,11 @@ class GymFamily(TaskFamily):
             disjoint,
         )
 
-    def _governing(self, horizon: int) -> int:
+    def _checked_horizon(self, horizon: int) -> int:
+        """Returns the horizon, where 0 stands for the time limit of the environment."""
         limit = _time_limit(self.probe)
-        known = gymnasium.spec(self.env).max_episode_steps if isinstance(self.env, str) else limit
-        horizon = horizon or known or 0
+        default = gymnasium.spec(self.env).max_episode_steps if isinstance(self.env, str) else limit
+        horizon = horizon or default or 0
         if not horizon:
             raise SettingsError(
                 f"Neither the family nor {self.title!r} limits episodes: expected `horizon`, the "
@@ -258,7 +260,7 @@ class GymFamily(TaskFamily):
 
 
 def check_spaces(env: gymnasium.Env) -> None:
-    """Raises SettingsError for spaces that cannot be flattened to numbers, or chosen from."""
+    """Raises SettingsError for observation or action spaces that are not supported."""
     try:
         flat = spaces.flatten_space(env.observation_space)
     except NotImplementedError:
@@ -270,8 +272,8 @@ def check_spaces(env: gymnasium.Env) -> None:
             "gymnasium.ObservationWrapper."
         )
     space = env.action_space
-    whole = isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating)
-    if whole or not isinstance(space, spaces.Box | spaces.Discrete):
+    is_integer = isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating)
+    if is_integer or not isinstance(space, spaces.Box | spaces.Discrete):
         raise SettingsError(
             f"Expected actions from a Box of real numbers or a Discrete, got {space}; wrap the "
             "environment in a gymnasium.ActionWrapper."
@@ -279,18 +281,18 @@ def check_spaces(env: gymnasium.Env) -> None:
 
 
 def flattener(space: spaces.Space[Any]) -> Callable[[Any], Any]:
-    """Returns what makes O numbers of an observation, and raises ValueError for others."""
+    """Returns a function that flattens observations to [O]; ValueError for other shapes."""
     if not isinstance(space, spaces.Box):
         return lambda value: spaces.flatten(space, value)
     shape = space.shape
     is_flat = len(shape) == 1
 
     def flat(value: Any) -> Any:
-        found = value.shape if isinstance(value, np.ndarray) else np.shape(value)
-        if found != shape:
+        value_shape = value.shape if isinstance(value, np.ndarray) else np.shape(value)
+        if value_shape != shape:
             raise ValueError(
                 f"Expected an observation of shape {shape}, that of the observation space, got "
-                f"{found}."
+                f"{value_shape}."
             )
         return value if is_flat else np.ravel(value)
 
@@ -305,28 +307,29 @@ def each_task(tasks: Tasks) -> Iterator[Task]:
 
 
 def seeds(noise: Tensor) -> np.ndarray:
-    """Returns the seeds of resets, [W] int64, that uniform numbers [W, 1] give."""
+    """Returns reset seeds, [W] int64 in 0, ..., 2^24 - 1, for uniform numbers [W, 1] in [0, 1)."""
     return (noise[:, 0].cpu() * SEEDS).long().numpy()
 
 
 def _time_limit(env: gymnasium.Env) -> int | None:
-    """Returns after how many steps the first TimeLimit ends an episode; None: there is none."""
+    """Returns the smallest limit of all TimeLimit wrappers, in steps; None without one."""
     limits = []
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, TimeLimit):
-            limits.append(env._max_episode_steps)  # `spec` lacks it for unregistered environments
+            limits.append(env._max_episode_steps)  # not in `spec` if unregistered
         env = env.env
     return min(limits, default=None)
 
 
-def _versioned(title: str, note: str) -> str:
+def _default_name(title: str, note: str) -> str:
+    """Returns the title with the note before its version: "Pendulum(g,m)-v1"."""
     stem, _, version = title.rpartition("-v")
     if not stem or not version.isdigit():
         stem, version = title, "1"
     return f"{stem}({note})-v{version}"
 
 
-def _told(space: spaces.Space[Any]) -> str:
+def _describe_space(space: spaces.Space[Any]) -> str:
     if isinstance(space, spaces.Box) and space.shape:
         low, high = float(space.low.min()), float(space.high.max())
         return f"{' x '.join(map(str, space.shape))} numbers in [{low:g}, {high:g}]"

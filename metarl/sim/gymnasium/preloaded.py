@@ -1,12 +1,13 @@
-"""What the server of workers imports last, and nobody else: there it takes signals again.
+"""Unblocks signals in the forkserver of the workers, which imports this module last.
 
-It starts with signals blocked (`metarl.sim.gymnasium.workers`). Signals that arrived meanwhile were
-meant for its parent and are dropped; from here on multiprocessing makes it ignore Ctrl-C.
+`metarl.sim.gymnasium.workers` starts the server with signals blocked. Signals that arrived until
+then were meant for the parent process; they are dropped. From here on multiprocessing makes the
+server ignore Ctrl-C.
 """
 
 import signal
 
 for _number in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
-    _handler = signal.signal(_number, signal.SIG_IGN)  # this forgets them
+    _handler = signal.signal(_number, signal.SIG_IGN)  # drops pending signals
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [_number])
     signal.signal(_number, _handler)

@@ -1,4 +1,4 @@
-"""What a number that tells tasks apart is drawn from."""
+"""Distributions of the parameters that differ between tasks."""
 
 from __future__ import annotations
 
@@ -14,44 +14,47 @@ from metarl.errors import SettingsError
 from metarl.tasks.base import Split
 from metarl.tasks.disjoint_splits import split_uniform
 
-LEAST_WIDTH = 1e-2  # relative: cells of the splits must be wide beside float32's rounding
+LEAST_WIDTH = 1e-2  # relative; the cells of the splits must be wide compared to float32 rounding
 
 
 class Range(ABC):
-    """Interface of what the value of a parameter is drawn from.
+    """Interface of the distribution of one parameter.
 
     Attributes:
-        continuous: Whether splits can have values of their own.
+        continuous: Whether the values are continuous, so that the splits can be disjoint.
     """
 
     continuous: bool
 
     @abstractmethod
     def draw(self, first: Tensor, second: Tensor, part: Split | None) -> Tensor:
-        """Returns values [T] for two uniform draws in [0, 1) for each, [T].
+        """Computes T values from two uniform numbers each.
 
         Args:
-            first: The first draws.
-            second: The second ones.
-            part: The split that values must be one of's own; None: they need not be.
+            first: Uniform numbers in [0, 1), [T] float32.
+            second: Further uniform numbers in [0, 1), [T] float32.
+            part: The split whose values are drawn; None draws from the whole range.
+
+        Returns:
+            The values, [T].
         """
 
     def value(self, number: float) -> Any:
-        """Returns what an environment is given for a value that was drawn: the number itself."""
+        """Converts a drawn value to the value that the environment gets; by default the same."""
         return number
 
     @abstractmethod
     def told(self, values: Tensor) -> Tensor:
-        """Returns what an oracle is told of values [W]: numbers in [-1, 1], [W, D] float32."""
+        """Encodes values [W] for an oracle policy: numbers in [-1, 1], [W, D] float32."""
 
 
 @dataclass(frozen=True)
 class Uniform(Range):
-    """Numbers between two bounds, all as likely.
+    """Uniform distribution U(low, high).
 
     Attributes:
         low: The lower bound.
-        high: The upper one.
+        high: The upper bound.
     """
 
     low: float
@@ -59,29 +62,28 @@ class Uniform(Range):
     continuous = True
 
     def __post_init__(self) -> None:
-        """Checks the bounds."""
+        """Checks the bounds; raises SettingsError."""
         _check_bounds(self, self.low, self.high)
 
     def draw(self, first: Tensor, second: Tensor, part: Split | None) -> Tensor:
-        """See `Range.draw`."""
         return _between(self.low, self.high, first, second, part)
 
     def told(self, values: Tensor) -> Tensor:
-        """See `Range.told`: where in the range it is."""
-        return _place(values, self.low, self.high)
+        """Scales the values linearly from [low, high] to [-1, 1], [W, 1]."""
+        return _scale(values, self.low, self.high)
 
     def __str__(self) -> str:
-        """Returns it as cards have it."""
+        """Returns the notation of family cards."""
         return f"U({self.low:g}, {self.high:g})"
 
 
 @dataclass(frozen=True)
 class LogUniform(Range):
-    """Numbers above 0 between two bounds, whose logarithms are all as likely.
+    """Log-uniform distribution, exp(U(log low, log high)).
 
     Attributes:
         low: The lower bound, above 0.
-        high: The upper one.
+        high: The upper bound.
     """
 
     low: float
@@ -89,30 +91,32 @@ class LogUniform(Range):
     continuous = True
 
     def __post_init__(self) -> None:
-        """Checks the bounds."""
+        """Checks the bounds; raises SettingsError."""
         if not self.low > 0:
             raise SettingsError(f"Expected bounds above 0 of {self}.")
         _check_bounds(self, self.low, self.high)
 
     def draw(self, first: Tensor, second: Tensor, part: Split | None) -> Tensor:
-        """See `Range.draw`."""
         low, high = math.log(self.low), math.log(self.high)
         return _between(low, high, first, second, part).exp()
 
     def told(self, values: Tensor) -> Tensor:
-        """See `Range.told`: where in the range its logarithm is."""
-        return _place(values.log(), math.log(self.low), math.log(self.high))
+        """Scales the logarithms linearly from [log low, log high] to [-1, 1], [W, 1]."""
+        return _scale(values.log(), math.log(self.low), math.log(self.high))
 
     def __str__(self) -> str:
-        """Returns it as cards have it."""
+        """Returns the notation of family cards."""
         return f"exp U(log {self.low:g}, log {self.high:g})"
 
 
 class Choice(Range):
-    """One of a few values of any kind, all as likely; a task holds its number, int64.
+    """Uniform distribution over a few values of any type; a task holds the index, int64.
 
     Args:
         *values: The values, at least 2.
+
+    Raises:
+        SettingsError: There are fewer than 2 values.
     """
 
     continuous = False
@@ -123,35 +127,37 @@ class Choice(Range):
         self.values = values
 
     def draw(self, first: Tensor, second: Tensor, part: Split | None) -> Tensor:
-        """See `Range.draw`; all splits have the same values."""
+        """Draws indices, [T] int64; all splits have the same values."""
         return (first * len(self.values)).long()
 
     def value(self, number: float) -> Any:
-        """See `Range.value`: the value of that number."""
+        """Returns the value at an index."""
         return self.values[int(number)]
 
     def told(self, values: Tensor) -> Tensor:
-        """See `Range.told`: 1 at its number, 0 elsewhere."""
+        """Encodes the indices as one-hot vectors, [W, D] for D values."""
         return torch.nn.functional.one_hot(values, len(self.values)).float()
 
     def __str__(self) -> str:
-        """Returns it as cards have it."""
+        """Returns the notation of family cards."""
         return f"one of {', '.join(map(repr, self.values))}"
 
 
 def _between(low: float, high: float, first: Tensor, second: Tensor, part: Split | None) -> Tensor:
+    """Returns uniform numbers in [low, high), of one split or of the whole range."""
     if part is None:
         return low + (high - low) * first
     return split_uniform(first, second, part, low, high)
 
 
-def _place(values: Tensor, low: float, high: float) -> Tensor:
+def _scale(values: Tensor, low: float, high: float) -> Tensor:
+    # x -> 2 (x - low) / (high - low) - 1, from [low, high] to [-1, 1]
     return (2 * (values - low) / (high - low) - 1).unsqueeze(1)
 
 
 def _check_bounds(values: Range, low: float, high: float) -> None:
-    wide = high - low > LEAST_WIDTH * max(abs(low), abs(high))
-    if not (math.isfinite(low) and math.isfinite(high) and wide):
+    is_wide = high - low > LEAST_WIDTH * max(abs(low), abs(high))
+    if not (math.isfinite(low) and math.isfinite(high) and is_wide):
         raise SettingsError(
             f"Expected finite bounds, the upper one above the lower one by {LEAST_WIDTH:.0%} or "
             f"more, got {values}."

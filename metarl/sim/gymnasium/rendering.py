@@ -1,4 +1,4 @@
-"""Pictures that gymnasium environments paint of themselves, wherever they are stepped."""
+"""A renderer that uses the `render` method of gymnasium environments."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from metarl.sim.gymnasium.engine import GymVectorEnv
 from metarl.sim.gymnasium.environments import Environments, Rows, WorldError
 from metarl.sim.gymnasium.family import Task
 
-_TOLD = ("observation", "terminated")  # rewards after an end are the engine's
-_INSTEAD = "What is observed is drawn instead of"
+_COMPARED = ("observation", "terminated")  # not the reward: the engine sets it to 0 after the end
+_FALLBACK = "What is observed is drawn instead of"
 
 
 class GymnasiumRenderer(WorldRenderer):
-    """Pictures by the environments' own `render`.
+    """Renders worlds with the `render` method of their environments.
 
-    Worlds may be in other processes and are built without pictures. So for each that is asked for,
-    an environment in this process plays its episode again, with the same task, seed and actions.
-    It has to see the same all the way: if it does not, or fails, what is observed is drawn from
-    then on, and `note` says so. A picture keeps its proportions: `width` or `height` becomes less.
+    The worlds may be in other processes, and their environments have no render mode. For each world
+    that is rendered, an environment in this process therefore replays the episode with the same
+    task, seed and actions. If the replay fails, or its observation or termination differs from the
+    world's, the observations are plotted from then on, and `note` gives the reason. Frames keep
+    their aspect ratio, so `width` or `height` may be reduced.
 
     Args:
-        env: The environment.
-        width: Of a picture, pixels, at most.
-        height: Of a picture, pixels, at most.
+        env: The vector environment.
+        width: Maximum width of a frame in pixels.
+        height: Maximum height of a frame in pixels.
 
     Raises:
-        SettingsError: The environments have no pictures; the message says why.
+        SettingsError: The environments cannot be rendered; the message gives the reason.
     """
 
     env: GymVectorEnv
@@ -41,69 +42,71 @@ class GymnasiumRenderer(WorldRenderer):
         super().__init__(env, width, height)
         try:
             family = env.family.painting()
-            self._played = Environments(family, Rows.of(family, env.num_envs))
+            self._replays = Environments(family, Rows.of(family, env.num_envs))
         except SettingsError as error:
-            raise SettingsError(self._reason(error)) from error
-        self._given: dict[int, tuple[int, Task, np.ndarray]] = {}
-        self._drawn: DrawnRenderer | None = None
+            raise SettingsError(self._explain(error)) from error
+        self._recordings: dict[int, tuple[int, Task, np.ndarray]] = {}
+        self._fallback: DrawnRenderer | None = None
         tasks = env.get_tasks().items()
-        self._played.rows.active[0] = True
+        self._replays.rows.active[0] = True
         try:
             self._start(0, 0, {name: rows[0].numpy(force=True) for name, rows in tasks})
             first = ImageOps.contain(self._image(0), (width, height))
         except (SettingsError, WorldError) as error:
             self.close()
-            raise SettingsError(self._reason(error)) from error
+            raise SettingsError(self._explain(error)) from error
         self.width, self.height = first.size
 
     def frame(self, world: int = 0) -> np.ndarray:
-        """See `WorldRenderer.frame`."""
         state, _, _ = self._seen(world)
-        if self._drawn is None:
+        if self._fallback is None:
             try:
-                self._follow(world, state)
+                self._replay(world, state)
                 return np.array(ImageOps.pad(self._image(world), (self.width, self.height)))
             except (SettingsError, WorldError) as error:
                 self.close()
-                self.note = self._reason(error)
-                self._drawn = DrawnRenderer(self.env, self.width, self.height)
-        return self._drawn.frame(world)
+                self.note = self._explain(error)
+                self._fallback = DrawnRenderer(self.env, self.width, self.height)
+        return self._fallback.frame(world)
 
     def close(self) -> None:
-        """See `WorldRenderer.close`."""
-        self._played.close()
-        self._given.clear()
+        self._replays.close()
+        self._recordings.clear()
 
-    def _follow(self, world: int, state: WorldState) -> None:
-        """Plays what is missing of a world's episode."""
-        rows, recording = self._played.rows, self.env.recording(world)
+    def _replay(self, world: int, state: WorldState) -> None:
+        """Replays the steps of a world since its last frame, and compares the result with `state`.
+
+        Raises:
+            SettingsError: The observation or the termination differs.
+        """
+        rows, recording = self._replays.rows, self.env.recording(world)
         seed, task, actions = recording
         rows.active[:] = np.arange(len(rows.active)) == world
-        if not _continues(self._given.get(world), recording):
+        if not _is_continuation(recording, self._recordings.get(world)):
             self._start(world, seed, task)
-        for action in actions[len(self._given[world][2]) :]:
+        for action in actions[len(self._recordings[world][2]) :]:
             rows.action[world] = action
-            self._played.step()
-        self._given[world] = recording
-        for name in _TOLD:
-            seen, played = state[name][0].numpy(), getattr(rows, name)[world]
-            if not np.array_equal(seen, played, equal_nan=name != "terminated"):
+            self._replays.step()
+        self._recordings[world] = recording
+        for name in _COMPARED:
+            original, replay = state[name][0].numpy(), getattr(rows, name)[world]
+            if not np.array_equal(original, replay, equal_nan=name != "terminated"):
                 raise SettingsError(
-                    f"the {name} after {len(actions)} steps is {played}, not {seen}, when the "
+                    f"the {name} after {len(actions)} steps is {replay}, not {original}, when the "
                     "episode is played again. Expected all random numbers from `self.np_random`."
                 )
 
     def _start(self, world: int, seed: int, task: Task) -> None:
-        rows = self._played.rows
+        rows = self._replays.rows
         rows.seed[world] = seed
         tasks = {n: np.broadcast_to(v, (len(rows.seed), *v.shape)) for n, v in task.items()}
-        self._played.start(tasks)
-        self._given[world] = (seed, task, rows.action[:0].copy())
+        self._replays.start(tasks)
+        self._recordings[world] = (seed, task, rows.action[:0].copy())
 
     def _image(self, world: int) -> Image.Image:
         try:
-            picture: Any = self._played.picture(world)
-        except Exception as error:  # of any kind: missing libraries, displays, drivers
+            picture: Any = self._replays.picture(world)
+        except Exception as error:  # e.g. a missing library, display or driver
             raise SettingsError(f"its `render` fails: {type(error).__name__}: {error}") from error
         if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8):
             raise SettingsError(f"its `render` gives {type(picture).__name__}, no uint8 array.")
@@ -111,15 +114,17 @@ class GymnasiumRenderer(WorldRenderer):
             raise SettingsError(f"its `render` gives {picture.shape}, not [height, width, 3].")
         return Image.fromarray(picture)
 
-    def _reason(self, error: Exception) -> str:
-        told = f"it {error.what}" if isinstance(error, WorldError) else error
-        return f"{_INSTEAD} pictures by {self.env.family.title!r}: {told}"
+    def _explain(self, error: Exception) -> str:
+        reason = f"it {error.what}" if isinstance(error, WorldError) else error
+        return f"{_FALLBACK} pictures by {self.env.family.title!r}: {reason}"
 
 
-def _continues(given: tuple[int, Task, np.ndarray] | None, now: tuple[Any, ...]) -> bool:
-    """Tells whether an episode goes on where one that was played has come to."""
-    if given is None:
+def _is_continuation(
+    new: tuple[int, Task, np.ndarray], old: tuple[int, Task, np.ndarray] | None
+) -> bool:
+    """Returns whether a recording starts with the seed, the task and the actions of an old one."""
+    if old is None:
         return False
-    (seed, task, actions), (other, its_task, its_actions) = given, now
-    same = seed == other and all(np.array_equal(task[n], its_task[n]) for n in task)
-    return same and np.array_equal(actions, its_actions[: len(actions)])
+    (old_seed, old_task, old_actions), (seed, task, actions) = old, new
+    same = old_seed == seed and all(np.array_equal(old_task[n], task[n]) for n in old_task)
+    return same and np.array_equal(old_actions, actions[: len(old_actions)])

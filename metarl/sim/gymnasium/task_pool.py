@@ -1,4 +1,4 @@
-"""Tasks that an environment samples itself, with `sample_tasks` and `set_task`."""
+"""Families of environments that sample their own tasks (`sample_tasks` and `set_task`)."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ INDEX = "index"  # the task value that every pool has
 
 @dataclass(frozen=True)
 class GymTaskPool(GymFamily):
-    """An environment that has tasks itself: `sample_tasks(n)` draws and `set_task(task)` sets them.
+    """Family of an environment with the methods `sample_tasks(n)` and `set_task(task)`.
 
-    That is what the environments of garage, PEARL and Meta-World's benchmarks have, at any level
-    of wrappers. Tasks may be anything. A pool of them is drawn once, of a fixed seed, and dealt to
-    the splits; batches are drawn from it. The task value "index" [T] int64 is a task's place in
-    the pool, and it is the task of the pool itself that `set_task` gets. Where tasks are numbers,
-    arrays, or dicts of such, all of the same shape, these are task values too: under the dict's
-    names, or "task".
+    The environments of garage, PEARL and Meta-World have these methods; a wrapper may have them
+    too. Tasks are objects of any type. A pool of tasks is drawn once with a fixed seed and divided
+    among the splits; `sample` draws from the pool. The task value "index" [T] int64 is the index
+    of a task in the pool, and `set_task` gets the object from the pool. If all tasks are numbers,
+    arrays, or dicts of them, of the same shapes, their numbers are task values too: under the keys
+    of the dict, or under "task".
 
     Example:
         >>> family = GymTaskPool(HalfCheetahVelEnv, horizon=100)
@@ -42,27 +42,27 @@ class GymTaskPool(GymFamily):
         >>> pools = {"train": ml1.train_tasks, "validation": ..., "test": ml1.test_tasks}
         >>> family = GymTaskPool(ml1.train_classes["reach-v3"], pools, horizon=500)
 
-    The settings of `GymFamily` follow by name; for workers, tasks have to be picklable.
+    The attributes of `GymFamily` are further keyword arguments. Workers need picklable tasks.
 
     Attributes:
-        tasks: How many to draw, at least 3; or the tasks of each split, at least 1.
-        seed: The pool's.
+        tasks: The number of tasks to draw, at least 3; or the tasks of each split, at least 1 each.
+        seed: Seed for drawing the pool.
     """
 
     tasks: int | Mapping[Split, Sequence[Any]] = 300
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Draws the pool too; see `GymFamily`.
+        """Draws the pool and checks it, in addition to the settings of `GymFamily`.
 
         Raises:
-            SettingsError: The environment has not the methods, or the pool is not usable.
+            SettingsError: The environment lacks the methods, or the pool is invalid.
         """
         super().__post_init__()
-        drawn = isinstance(self.tasks, int)
+        needs_sampling = isinstance(self.tasks, int)
         missing = [
             name
-            for name in ("set_task", *(["sample_tasks"] if drawn else []))
+            for name in ("set_task", *(["sample_tasks"] if needs_sampling else []))
             if not callable(_method(self.probe, name))
         ]
         if missing:
@@ -75,7 +75,6 @@ class GymTaskPool(GymFamily):
 
     @property
     def note(self) -> str:
-        """See `GymFamily.note`."""
         return "tasks"
 
     @cached_property
@@ -90,7 +89,7 @@ class GymTaskPool(GymFamily):
             return {part: list(self.tasks[part]) for part in SPLITS}
         if self.tasks < len(SPLITS):
             raise SettingsError(f"Expected at least {len(SPLITS)} tasks, got {self.tasks}.")
-        with _seeded(self.seed):  # some environments draw from these, others from their own
+        with _seeded(self.seed):  # for environments that draw from the global generators
             self.probe.reset(seed=self.seed)
             tasks = list(_method(self.probe, "sample_tasks")(self.tasks))
         if len(tasks) != self.tasks:
@@ -102,82 +101,82 @@ class GymTaskPool(GymFamily):
 
     @cached_property
     def pool(self) -> list[Any]:
-        """All tasks, those of training first."""
+        """All tasks, P in number: training tasks, then validation tasks, then test tasks."""
         return list(chain(*self.pools.values()))
 
     @cached_property
     def numbers(self) -> dict[str, Tensor]:
-        """What numbers all tasks have: name -> [P, *] float32 for a pool of P."""
-        named = [_numbers(task) for task in self.pool]
-        first = named[0]
-        if any(_shapes(numbers) != _shapes(first) for numbers in named):
+        """The numbers of all tasks: name -> [P, *] float32; empty if names or shapes differ."""
+        rows = [_numbers(task) for task in self.pool]
+        first = rows[0]
+        if any(_shapes(row) != _shapes(first) for row in rows):
             return {}
-        columns = {name: np.stack([numbers[name] for numbers in named]) for name in first}
+        columns = {name: np.stack([row[name] for row in rows]) for name in first}
         return {name: torch.from_numpy(column) for name, column in columns.items()}
 
     def card(self) -> Card:
-        """See `TaskFamily.card`."""
         sizes = ", ".join(f"{len(self.pools[part])} {part}" for part in SPLITS)
-        how = f"drawn once by its sample_tasks, seed {self.seed}"
+        source = f"drawn once by its sample_tasks, seed {self.seed}"
         if not isinstance(self.tasks, int):
-            how = "given"
+            source = "given"
         kinds = ", ".join(self.numbers) or f"of type {type(self.pool[0]).__name__}"
-        tasks = Fact("tasks", f"{kinds}; a pool of {sizes}, {how}")
-        return self._card(f"{self.title} with tasks of its own", tasks, self._disjoint)
+        tasks = Fact("tasks", f"{kinds}; a pool of {sizes}, {source}")
+        return self._make_card(f"{self.title} with tasks of its own", tasks, self._disjoint)
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `TaskFamily.sample`: any of the split's pool, each as likely."""
+        """Draws uniformly, with replacement, from the tasks of the split."""
         check_num_tasks(num_tasks)
-        before = SPLITS[: SPLITS.index(self.part)]
-        first = sum(len(self.pools[part]) for part in before)
+        earlier_splits = SPLITS[: SPLITS.index(self.part)]
+        first = sum(len(self.pools[part]) for part in earlier_splits)
         draws = torch.rand(num_tasks, generator=generator, device=generator.device)
         index = first + (draws * len(self.pools[self.part])).long()
         numbers = {name: column.to(index.device)[index] for name, column in self.numbers.items()}
         return ControlTasks({INDEX: index, **numbers})
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.task_vector`: its numbers; if it has none, 1 at its place in the pool."""
+        """Returns the numbers of the tasks, or one-hot indices [W, P] if they have none."""
         if self.numbers:
             worlds = len(tasks[INDEX])
             return torch.cat([tasks[name].reshape(worlds, -1) for name in self.numbers], 1)
         return torch.nn.functional.one_hot(tasks[INDEX], len(self.pool)).float()
 
     def given(self, env: gymnasium.Env, task: Task) -> gymnasium.Env:
-        """See `GymFamily.given`."""
+        """Calls `set_task` with the task object."""
         _method(env, "set_task")(self.pool[int(task[INDEX])])
         return env
 
     @property
     def _disjoint(self) -> bool:
-        prints = [set(map(_fingerprint, self.pools[part])) for part in SPLITS]
-        return len(set().union(*prints)) == sum(map(len, prints))
+        """Whether no task is in more than one split."""
+        fingerprints = [set(map(_fingerprint, self.pools[part])) for part in SPLITS]
+        return len(set().union(*fingerprints)) == sum(map(len, fingerprints))
 
 
 def _method(env: gymnasium.Env, name: str) -> Any:
-    """Returns a method of the environment or of what it wraps; None: there is none."""
+    """Returns a method of the environment or of an inner wrapper; None without one."""
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
 
 
 def _numbers(task: Any) -> dict[str, np.ndarray]:
-    """Returns what numbers a task is made of, float32; none if not all of it is numbers."""
-    named = task if isinstance(task, Mapping) else {"task": task}
-    found: dict[str, np.ndarray] = {}
-    for name, value in named.items():
+    """Returns the numbers of a task, float32; empty if some of it is not a finite number."""
+    values = task if isinstance(task, Mapping) else {"task": task}
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in values.items():
         try:
             number = np.asarray(value, np.float32)
         except (TypeError, ValueError):
             return {}
         if isinstance(value, str) or name == INDEX or not np.isfinite(number).all():
             return {}
-        found[str(name)] = number
-    return found
+        arrays[str(name)] = number
+    return arrays
 
 
 def _fingerprint(task: Any) -> Any:
-    """Returns what is the same for tasks that are the same."""
+    """Returns a hashable value that is equal for equal tasks."""
     try:
         return pickle.dumps(task)
-    except Exception:  # of any kind: then it is one of its own
+    except Exception:  # pickle raises any kind; such a task equals only itself
         return id(task)
 
 
@@ -187,7 +186,7 @@ def _shapes(numbers: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seeds the global random states inside, and puts them back."""
+    """Seeds the generators of `random` and NumPy in the block; restores them afterwards."""
     states = (random.getstate(), np.random.get_state())
     random.seed(seed)
     np.random.seed(seed)

@@ -1,4 +1,4 @@
-"""Tasks of any gymnasium environment: numbers of it that are drawn anew for each."""
+"""Families of gymnasium environments whose parameters differ between tasks."""
 
 from __future__ import annotations
 
@@ -22,32 +22,35 @@ from metarl.tasks.base import check_num_tasks
 
 @dataclass(frozen=True)
 class GymTasks(GymFamily):
-    """An environment some of whose parameters differ between tasks; each is a task value [T].
+    """Family of a gymnasium environment with parameters that are drawn for each task.
 
-    A parameter is an attribute of the environment below all wrappers, and is then set there before
-    a reset; else it is a keyword argument that the environment is built with, and for another task
-    it is built anew, which takes longer. What a constructor derives from an attribute does not
-    change with it: derive it in `reset`, make it a property, or rename the attribute to have the
-    environment built anew. The card says which parameter is which.
+    Each parameter is a task value [T]. If the unwrapped environment has an attribute with the name
+    of the parameter, this attribute is set before a reset. Otherwise the parameter is a keyword
+    argument for building the environment, and every new task builds a new environment, which is
+    slower. The card says which of the two holds for each parameter.
+
+    Setting an attribute does not update what the constructor computed from it. In such a case
+    compute the derived value in `reset`, make it a property, or rename the attribute so that the
+    environment is rebuilt.
 
     Example:
         >>> family = GymTasks("Pendulum-v1", {"g": Uniform(5, 15), "m": LogUniform(0.5, 2)})
         >>> check_family(family)
 
-    The settings of `GymFamily` follow by name.
+    The attributes of `GymFamily` are further keyword arguments.
 
     Attributes:
-        parameters: Name -> what its values are drawn from. The first one whose values are
-            continuous has other values in each split.
+        parameters: Name -> distribution. The first parameter with a continuous distribution has
+            disjoint values in the splits.
     """
 
     parameters: Mapping[str, Range]
 
     def __post_init__(self) -> None:
-        """Checks the parameters too; see `GymFamily`.
+        """Checks the parameters in addition to the settings of `GymFamily`.
 
         Raises:
-            SettingsError: There is no parameter, or the environment does not take one.
+            SettingsError: There is no parameter, or the environment does not have one of them.
         """
         if not self.parameters:
             raise SettingsError(
@@ -65,41 +68,40 @@ class GymTasks(GymFamily):
 
     @property
     def note(self) -> str:
-        """See `GymFamily.note`: the parameters."""
+        """The names of the parameters."""
         return ",".join(self.parameters)
 
     @cached_property
     def attributes(self) -> frozenset[str]:
-        """The parameters that are attributes; the others are keyword arguments."""
+        """The names of the parameters that are attributes; the others are keyword arguments."""
         unwrapped = self.probe.unwrapped
         return frozenset(name for name in self.parameters if hasattr(unwrapped, name))
 
     def card(self) -> Card:
-        """See `TaskFamily.card`."""
-        drawn = "; ".join(
+        laws = "; ".join(
             f"{name} ~ {values}, {self._kind(name)}" for name, values in self.parameters.items()
         )
         summary = f"{self.title} with other values of {', '.join(self.parameters)}"
-        return self._card(summary, Fact("tasks", drawn), self._apart is not None)
+        return self._make_card(summary, Fact("tasks", laws), self._split_parameter is not None)
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `TaskFamily.sample`."""
         check_num_tasks(num_tasks)
         shape = (len(self.parameters), 2, num_tasks)
+        split = self._split_parameter
         draws = torch.rand(shape, generator=generator, device=generator.device)
         return ControlTasks(
             {
-                name: values.draw(draw[0], draw[1], self.part if name == self._apart else None)
+                name: values.draw(draw[0], draw[1], self.part if name == split else None)
                 for (name, values), draw in zip(self.parameters.items(), draws, strict=True)
             }
         )
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.task_vector`: where in their ranges the parameters are."""
+        """Returns the parameters, encoded by `Range.told` and concatenated."""
         return torch.cat([r.told(tasks[name]) for name, r in self.parameters.items()], 1)
 
     def given(self, env: gymnasium.Env, task: Task) -> gymnasium.Env:
-        """See `GymFamily.given`."""
+        """Sets attributes, and builds a new environment if there are keyword arguments."""
         values = {name: r.value(task[name].item()) for name, r in self.parameters.items()}
         keywords = {n: v for n, v in values.items() if n not in self.attributes}
         if keywords:
@@ -109,14 +111,15 @@ class GymTasks(GymFamily):
         return env
 
     @property
-    def _apart(self) -> str | None:
-        """The parameter that has other values in each split."""
+    def _split_parameter(self) -> str | None:
+        """The name of the parameter whose values are disjoint between the splits."""
         return next((name for name, r in self.parameters.items() if r.continuous), None)
 
     def _kind(self, name: str) -> str:
         return "an attribute" if name in self.attributes else "a keyword argument: built anew"
 
     def _check_parameters(self) -> None:
+        """Sets a task; raises SettingsError if the environment does not take the parameters."""
         task = self.sample(1, torch.Generator()).values
         try:
             env = self.given(self.probe, {name: v[0].cpu().numpy() for name, v in task.items()})
@@ -124,10 +127,10 @@ class GymTasks(GymFamily):
             names = {n for n in vars(self.probe.unwrapped) if not n.startswith("_")}
             builder = type(self.probe.unwrapped) if isinstance(self.env, str) else self.env
             names |= inspect.signature(builder).parameters.keys()
-            near = "".join(did_you_mean(name, names) for name in self.parameters)
+            hints = "".join(did_you_mean(name, names) for name in self.parameters)
             raise SettingsError(
                 f"{self.title!r} does not take the parameters {', '.join(self.parameters)}, as "
-                f"attributes or keyword arguments: {error}.{near} "
+                f"attributes or keyword arguments: {error}.{hints} "
                 f"It has {', '.join(sorted(names))}."
             ) from error
         if env is not self.probe:

@@ -1,4 +1,4 @@
-"""Processes that step gymnasium environments, many in each; no one of them outlives its parent."""
+"""Worker processes that step gymnasium environments and end with their parent process."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ from metarl.errors import SettingsError
 from metarl.sim.gymnasium.environments import Environments, Rows, TaskRows, WorldError
 from metarl.sim.gymnasium.family import GymFamily
 
-# A server imports what all workers need once and forks them from there: seconds less for each. It
-# has no threads and no CUDA, whose locks and state a fork of this process would copy.
+# The forkserver imports the packages once and forks the workers, which saves seconds per worker. It
+# has no threads and no CUDA context; a fork of this process would copy their locks and state.
 METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # which the parent deals with
-START_SECONDS = 120.0  # that a process may take to import what it needs, beside the time limit
-GRACE_SECONDS = 3.0  # that one may take to close its environments
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # handled by the parent process
+START_SECONDS = 120.0  # for imports in a worker, in addition to the time limit
+GRACE_SECONDS = 3.0  # for closing the environments of a worker
 UNGUARDED = ' A script that starts workers needs `if __name__ == "__main__":` around what it does.'
 
 
 class Workers:
-    """A `Host` of k processes, each stepping its share of the worlds.
+    """A `Host` of several worker processes, each of which steps a part of the worlds.
 
-    Rows are in memory that all share, commands and tasks go through pipes. An environment that
-    raises, a process that dies and one that takes too long end all of them. So does the end of
-    this object or of this process, however it comes about; interrupts are for this process to
-    deal with, workers ignore them.
+    The rows are in shared memory; commands and tasks are sent through pipes. All workers end when
+    an environment raises, when a worker dies or exceeds the time limit, when this object is
+    garbage collected and when this process ends in any way. Workers ignore SIGINT and SIGTERM;
+    this process handles them.
 
     Args:
-        family: What the worlds are.
-        worlds: Their number, W.
+        family: The family of the worlds.
+        worlds: The number of worlds, W.
         count: The number of processes, 1 to W.
 
     Raises:
-        SettingsError: The family cannot be sent to another process.
-        WorldError: A process could not start.
+        SettingsError: The family cannot be pickled.
+        WorldError: A worker could not start.
     """
 
     def __init__(self, family: GymFamily, worlds: int, count: int) -> None:
@@ -64,98 +64,107 @@ class Workers:
         self._bounds = np.linspace(0, worlds, count + 1).astype(int).tolist()
         self._links: list[Connection] = []
         self._processes: list[BaseProcess] = []
-        # As multiprocessing's own pools do it: before it waits for daemons when Python ends.
-        self._end = util.Finalize(
-            self, _end, (self._processes, self._links), {"grace": GRACE_SECONDS}, exitpriority=15
+        # The priority of multiprocessing.Pool: at exit it runs before the daemons are joined.
+        self._close = util.Finalize(
+            self,
+            _end_processes,
+            (self._processes, self._links),
+            {"grace": GRACE_SECONDS},
+            exitpriority=15,
         )
-        payload = _pickled(family)
+        payload = _pickle_family(family)
         if METHOD == "forkserver":
             _start_server()
         for low, high in zip(self._bounds, self._bounds[1:], strict=False):
             link, other = context.Pipe()
             process = context.Process(
-                target=_work, args=(payload, shared, low, high, other), daemon=True
+                target=_run_worker, args=(payload, shared, low, high, other), daemon=True
             )
             process.start()
-            other.close()  # or this end would keep the pipe open after the worker's death
+            other.close()  # otherwise the pipe would stay open after the death of the worker
             self._links.append(link)
             self._processes.append(process)
         self._ready = False
-        self._answers(START_SECONDS + self._limit)
+        self._wait_for_replies(START_SECONDS + self._limit)
         self._ready = True
 
     def start(self, tasks: TaskRows | None) -> None:
-        """See `Host.start`; raises for processes that die or take too long too."""
+        """Also raises WorldError for a worker that dies or exceeds the time limit."""
         parts = [
             None if tasks is None else {name: rows[low:high] for name, rows in tasks.items()}
             for low, high in zip(self._bounds, self._bounds[1:], strict=False)
         ]
-        self._ask([("start", part) for part in parts])
+        self._send([("start", part) for part in parts])
 
     def step(self) -> None:
-        """See `Host.step`; raises for processes that die or take too long too."""
-        self._ask([("step", None)] * len(self._links))
+        """Also raises WorldError for a worker that dies or exceeds the time limit."""
+        self._send([("step", None)] * len(self._links))
 
     def close(self) -> None:
-        """See `Host.close`; processes that do not end by themselves are killed."""
-        self._end()
+        """Kills workers that do not end within 3 s."""
+        self._close()
 
-    def _ask(self, messages: Sequence[tuple[str, TaskRows | None]]) -> None:
+    def _send(self, messages: Sequence[tuple[str, TaskRows | None]]) -> None:
+        """Sends one message to each worker and waits for the replies."""
         for number, (link, message) in enumerate(zip(self._links, messages, strict=True)):
             try:
                 link.send(message)
             except OSError as error:
-                raise self._died(number) from error
-        self._answers(self._limit)
+                raise self._exit_error(number) from error
+        self._wait_for_replies(self._limit)
 
-    def _answers(self, limit: float) -> None:
-        """Waits until all workers have answered, and ends them if one did not do its work."""
-        waiting = {link: number for number, link in enumerate(self._links)}
+    def _wait_for_replies(self, limit: float) -> None:
+        """Waits for all workers; ends them if one fails or does not reply in `limit` seconds."""
+        pending = {link: number for number, link in enumerate(self._links)}
         deadline = time.monotonic() + limit
         try:
-            while waiting:
-                ready = connection.wait(list(waiting), max(deadline - time.monotonic(), 0.0))
+            while pending:
+                ready = connection.wait(list(pending), max(deadline - time.monotonic(), 0.0))
                 if not ready:
-                    raise self._late(next(iter(waiting.values())), limit)
+                    raise self._timeout_error(next(iter(pending.values())), limit)
                 for link in ready:
                     assert isinstance(link, Connection)
-                    self._take(link, waiting.pop(link))
+                    self._receive(link, pending.pop(link))
         except WorldError:
-            self._end()
+            self._close()
             raise
-        except BaseException:  # an interrupt: answers that still come would be taken for others
-            _end(self._processes, self._links, grace=0.0)
+        except BaseException:  # e.g. an interrupt: late replies would be taken for later ones
+            _end_processes(self._processes, self._links, grace=0.0)
             raise
 
-    def _take(self, link: Connection, number: int) -> None:
+    def _receive(self, link: Connection, number: int) -> None:
+        """Reads the reply of a worker: None, or the world and the message of a failure."""
         try:
             failure = link.recv()
         except (EOFError, OSError) as error:
-            raise self._died(number) from error
+            raise self._exit_error(number) from error
         if failure is not None:
             world, what = failure
             raise WorldError(self._bounds[number] + world, what)
 
-    def _late(self, number: int, limit: float) -> WorldError:
-        world = self._at(number)
+    def _timeout_error(self, number: int, limit: float) -> WorldError:
+        """Kills a worker that has not replied and returns the error."""
+        world = self._current_world(number)
         self._processes[number].kill()
         return WorldError(
             world,
-            f"was being worked at when {self._name(number)} had not answered for {limit:g} s; it "
+            f"was being processed when {self._name(number)} had not answered for {limit:g} s; it "
             "was ended. Raise the family's `time_limit` if its environments are slow.",
         )
 
-    def _died(self, number: int) -> WorldError:
+    def _exit_error(self, number: int) -> WorldError:
+        """Returns the error for a worker that has ended unexpectedly."""
         process = self._processes[number]
         process.join(GRACE_SECONDS)
         hint = "" if self._ready else UNGUARDED
         return WorldError(
-            self._at(number),
-            f"was being worked at when {self._name(number)} ended with exit code "
+            self._current_world(number),
+            f"was being processed when {self._name(number)} ended with exit code "
             f"{process.exitcode}.{hint}",
         )
 
-    def _at(self, number: int) -> int:
+    def _current_world(self, number: int) -> int:
+        """Returns the index of the world that a worker resets or steps."""
         low = self._bounds[number]
         return low + int(self.rows.at[low])
 
@@ -165,36 +174,36 @@ class Workers:
 
 
 def _shared_rows(family: GymFamily, worlds: int, context: Any, shared: dict[str, Any]) -> Rows:
-    """Makes rows in shared memory, and notes in `shared` what a process needs to find them."""
-    made: list[tuple[np.ndarray, Any]] = []
+    """Allocates rows in shared memory; adds (buffer, shape, dtype) of each field to `shared`."""
+    buffers: list[tuple[np.ndarray, Any]] = []
 
-    def allocate(shape: tuple[int, ...], kind: Any) -> np.ndarray:
+    def allocate(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         count = int(np.prod(shape))
-        # Of multiprocessing's own: it has no name, so nothing is left of it whoever dies when.
-        raw = context.RawArray("b", max(count * np.dtype(kind).itemsize, 1))
-        rows = np.frombuffer(raw, kind, count).reshape(shape)
-        made.append((rows, raw))
+        # This shared memory has no name, so it cannot leak when a process is killed.
+        raw = context.RawArray("b", max(count * np.dtype(dtype).itemsize, 1))
+        rows = np.frombuffer(raw, dtype, count).reshape(shape)
+        buffers.append((rows, raw))
         return rows
 
     rows = Rows.of(family, worlds, allocate)
     for name, value in vars(rows).items():
-        raw = next(r for array, r in made if array is value)
+        raw = next(r for array, r in buffers if array is value)
         shared[name] = (raw, value.shape, value.dtype)
     return rows
 
 
 def _start_server() -> None:
-    """Starts the server of workers. It imports for a while, which a Ctrl-C is not to end."""
-    resource_tracker.ensure_running()  # the server would start it, and that unblocks signals
+    """Starts the forkserver with signals blocked, so that Ctrl-C does not interrupt its imports."""
+    resource_tracker.ensure_running()  # otherwise the server starts it, which unblocks signals
     forkserver.set_forkserver_preload(["__main__", __name__, f"{__package__}.preloaded"])
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the server inherits it
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited by the server
     try:
         forkserver.ensure_running()
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
-def _pickled(family: GymFamily) -> bytes:
+def _pickle_family(family: GymFamily) -> bytes:
     try:
         return pickle.dumps(CloudpickleWrapper(lambda: family))  # pyright: ignore[reportArgumentType]
     except Exception as error:
@@ -204,13 +213,13 @@ def _pickled(family: GymFamily) -> bytes:
         ) from error
 
 
-def _end(processes: list[BaseProcess], links: list[Connection], grace: float) -> None:
-    """Ends processes: those that do not close by themselves within `grace` seconds, by force."""
+def _end_processes(processes: list[BaseProcess], links: list[Connection], grace: float) -> None:
+    """Asks the workers to close; kills those that have not ended after `grace` seconds."""
     for link in links:
         try:
             if grace:
                 link.send(("close", None))
-        except OSError:  # it is dead already, or the pipe is closed
+        except OSError:  # the worker is dead or the pipe is closed
             continue
     deadline = time.monotonic() + grace
     for process in processes:
@@ -222,27 +231,37 @@ def _end(processes: list[BaseProcess], links: list[Connection], grace: float) ->
         link.close()
 
 
-# In the other process
+# In the worker process
 
 
-def _work(payload: bytes, shared: dict[str, Any], low: int, high: int, link: Connection) -> None:
-    """What a worker does until it is told to close or its parent is gone."""
+def _run_worker(
+    payload: bytes, shared: dict[str, Any], low: int, high: int, link: Connection
+) -> None:
+    """Main function of a worker: handles messages until "close" or the end of the parent.
+
+    Args:
+        payload: The pickled family.
+        shared: (buffer, shape, dtype) of each field of the rows.
+        low: The first world of this worker.
+        high: One past its last world.
+        link: This worker's end of the pipe.
+    """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     _end_with_parent()
-    torch.set_num_threads(1)  # the workers are the threads
+    torch.set_num_threads(1)  # the workers already use the cores
     worlds: Environments | None = None
     try:
         family: GymFamily = pickle.loads(payload)()
         rows = Rows(
             **{
-                name: np.frombuffer(raw, kind, int(np.prod(shape))).reshape(shape)
-                for name, (raw, shape, kind) in shared.items()
+                name: np.frombuffer(raw, dtype, int(np.prod(shape))).reshape(shape)
+                for name, (raw, shape, dtype) in shared.items()
             }
         )
         worlds = Environments(family, rows.cut(low, high))
         link.send(None)
-        while _served(worlds, link):
+        while _handle_message(worlds, link):
             pass
     except (EOFError, OSError):  # the parent is gone
         pass
@@ -253,8 +272,8 @@ def _work(payload: bytes, shared: dict[str, Any], low: int, high: int, link: Con
             worlds.close()
 
 
-def _served(worlds: Environments, link: Connection) -> bool:
-    """Does what the next message says; tells whether others may follow."""
+def _handle_message(worlds: Environments, link: Connection) -> bool:
+    """Executes the next command and replies; returns False for "close"."""
     command, tasks = link.recv()
     if command == "close":
         return False
@@ -271,20 +290,20 @@ def _served(worlds: Environments, link: Connection) -> bool:
 
 
 def _end_with_parent() -> None:
-    """Has this process end when its parent does, whatever it is doing then."""
+    """Makes this process end when its parent ends, even inside a blocking call."""
     parent = parent_process()
     assert parent is not None
-    sentinel = parent.sentinel  # a pipe, whose other end closes with the parent
+    sentinel = parent.sentinel  # a pipe whose other end closes with the parent
     if hasattr(os, "O_ASYNC"):
-        import fcntl  # not everywhere
+        import fcntl  # not available on all platforms
 
-        # By the system, which a main thread that is stuck with Python's lock cannot hold up.
+        # The kernel sends SIGIO, which works even if a thread holds the interpreter lock forever.
         signal.signal(signal.SIGIO, signal.SIG_DFL)
         fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
 
     def end() -> None:
         connection.wait([sentinel])
-        os._exit(1)  # the main thread may be in an environment that never returns
+        os._exit(1)  # the main thread may be in a call that never returns
 
     threading.Thread(target=end, daemon=True).start()

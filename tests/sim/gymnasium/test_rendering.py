@@ -67,11 +67,11 @@ def test_an_episode_is_played_on_not_anew():
         renderer.frame(0)
         push(env, 0.1)
     renderer.frame(0)
-    assert renderer._played._envs[0].unwrapped.stepped == 3
+    assert renderer._replays._envs[0].unwrapped.stepped == 3
     env.set_tasks({"speed": torch.tensor([0.15])})  # of the next episode
     env.reset(seed=0)
     renderer.frame(0)
-    assert renderer._played._envs[0].unwrapped.speed == pytest.approx(0.15)
+    assert renderer._replays._envs[0].unwrapped.speed == pytest.approx(0.15)
 
 
 def test_pictures_keep_their_proportions_and_their_size():
