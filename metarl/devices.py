@@ -1,4 +1,4 @@
-"""Which device to compute on, with how many threads."""
+"""Selection of the device and the number of CPU threads."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from metarl.errors import SettingsError
 
 
 def resolve_device(name: str) -> torch.device:
-    """Returns the device of that name; "auto" is CUDA where there is one, else the CPU.
+    """Returns the device called `name`; "auto" is CUDA if it is available, else the CPU.
 
     Raises:
-        SettingsError: There is no such device on this machine.
+        SettingsError: If this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -25,7 +25,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def set_threads(threads: int | None) -> None:
-    """Sets the CPU threads of torch for the whole process; None leaves torch's own choice."""
+    """Sets torch's number of CPU threads for the whole process; None keeps torch's default."""
     if threads is not None:
         torch.set_num_threads(threads)
 

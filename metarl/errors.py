@@ -1,12 +1,12 @@
-"""The errors MetaRL raises: each says what was expected, what came and what to do."""
+"""Exceptions of MetaRL; the messages say what was expected, what was found and what to do."""
 
 
 class MetarlError(Exception):
-    """Base of all errors that MetaRL raises on purpose."""
+    """Base class of all errors that MetaRL raises deliberately."""
 
 
 class TaskError(MetarlError, ValueError):
-    """A task distribution, its settings or what it sampled is not usable."""
+    """A task distribution, its settings or its samples are not usable."""
 
 
 class DataError(MetarlError, OSError):
@@ -14,27 +14,27 @@ class DataError(MetarlError, OSError):
 
 
 class SettingsError(MetarlError, ValueError):
-    """A setting has a value that cannot work."""
+    """A setting has an invalid value."""
 
 
 class UnknownNameError(MetarlError, LookupError):
-    """A name is in no registry."""
+    """A name is not in the registry."""
 
 
 class DuplicateNameError(MetarlError, ValueError):
-    """A name is in the registry already."""
+    """A name is already in the registry."""
 
 
 class ShapeError(MetarlError, ValueError):
-    """A tensor has another shape than was expected."""
+    """A tensor has an unexpected shape or dtype."""
 
 
 class NonFiniteError(MetarlError, ArithmeticError):
-    """Training met a loss or a gradient that is infinite or not a number."""
+    """A loss or a gradient in training is infinite or NaN."""
 
 
 class SimulationError(MetarlError, ArithmeticError):
-    """A simulated world gave a value that is not finite, or was given an impossible action."""
+    """A simulated world produced a value that is not finite, or received an invalid action."""
 
 
 class CheckpointError(MetarlError, OSError):
@@ -46,4 +46,4 @@ class ContaminationError(MetarlError, ValueError):
 
 
 class ExportError(MetarlError, RuntimeError):
-    """A policy in another library's format does not act as the original."""
+    """An exported policy does not act like the original."""

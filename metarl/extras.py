@@ -1,4 +1,4 @@
-"""Imports of what MetaRL's extras install."""
+"""Imports of optional dependencies."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from metarl.errors import SettingsError
 
 
 def import_extra(module: str, extra: str) -> Any:
-    """Imports a module that needs the packages of an extra, as "warp".
+    """Imports a module that needs the packages of an extra, for example "warp".
 
     Raises:
-        SettingsError: A package is missing; the message has the command that installs it.
+        SettingsError: If a package is missing; the message has the command that installs it.
     """
     try:
         return importlib.import_module(module)

@@ -1,7 +1,7 @@
-"""Every installed family as a gymnasium environment: `gymnasium.make("metarl/Navigation2D-v1")`.
+"""Gymnasium ids of all installed families: `gymnasium.make("metarl/Navigation2D-v1")`.
 
-Importing `metarl` registers them, by name alone: nothing of a family is loaded before one is made.
-Where nothing imports it, gymnasium does so itself: `gymnasium.make("metarl:metarl/Bandit-v1")`.
+Importing `metarl` registers them by name; the code of a family is loaded when its first environment
+is made. `gymnasium.make("metarl:metarl/Bandit-v1")` imports `metarl` itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 import gymnasium
 
 FAMILY_GROUP = "metarl.task_distributions"
-"""The entry points under which packages offer families of tasks."""
+"""The group of entry points in which packages list their families of tasks."""
 
 NAMESPACE = "metarl"
 
@@ -20,7 +20,7 @@ NAMESPACE = "metarl"
 def register_families() -> None:
     """Registers the families of all installed packages that are not registered yet.
 
-    One whose name gymnasium does not take is reported as a RuntimeWarning and left out.
+    A family whose name gymnasium rejects is skipped with a RuntimeWarning.
     """
     for name in sorted({point.name for point in entry_points(group=FAMILY_GROUP)}):
         if f"{NAMESPACE}/{name}" in gymnasium.registry:

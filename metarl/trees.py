@@ -1,4 +1,4 @@
-"""Maps over the tensors of nested values: dicts, lists, tuples, dataclasses and None."""
+"""Functions on the tensors of nested values: dicts, lists, tuples, dataclasses and None."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ T = TypeVar("T")
 
 
 def map_tensors(function: Callable[..., Tensor], value: T, *others: Any) -> T:
-    """Returns `value` with `function` applied to each of its tensors; the rest stays as it is.
+    """Returns `value` with `function` applied to each of its tensors; other leaves are unchanged.
 
     Args:
-        function: Takes a tensor of `value` and those at the same place of each of `others`.
-        value: Any nesting; fields of dataclasses that their constructor does not take are left
-            for it to compute.
+        function: Maps a tensor of `value` and the corresponding ones of `others` to a tensor.
+        value: Any nesting. Dataclasses are rebuilt from their `init` fields; their constructor
+            computes the other fields.
         others: Values of the same structure.
+
+    Raises:
+        ValueError: If the structures differ.
     """
     if isinstance(value, Tensor):
         return function(value, *others)  # pyright: ignore[reportReturnType]
@@ -41,16 +44,16 @@ def map_tensors(function: Callable[..., Tensor], value: T, *others: Any) -> T:
 
 
 def take_tasks(value: T, start: int, stop: int) -> T:
-    """Returns the tasks [start, stop) of a value whose tensors all have the tasks leading."""
+    """Returns tasks [start, stop) of a value whose tensors all have a leading task dimension."""
     return map_tensors(lambda t: t[start:stop], value)
 
 
 def cut_tasks(value: T, size: int | None) -> list[T]:
-    """Cuts a value whose tensors all have the tasks leading into parts of `size` tasks or fewer.
+    """Splits a value into parts of at most `size` tasks.
 
     Args:
-        value: Has at least one tensor.
-        size: Tasks in a part; None leaves the value whole.
+        value: At least one tensor; all tensors have a leading task dimension.
+        size: Number of tasks per part; None returns the whole value as one part.
     """
     if size is None:
         return [value]
@@ -66,24 +69,24 @@ def to_device(value: T, device: torch.device) -> T:
 
 
 def concatenate_tasks(values: list[T]) -> T:
-    """Joins nested values of one structure along the leading task dimension."""
+    """Concatenates nested values of the same structure along the leading task dimension."""
     return map_tensors(lambda *tensors: torch.cat(tensors), *values)
 
 
 def choose(mask: Tensor, new: T, old: T) -> T:
-    """Returns the rows of `new` that the mask marks, and those of `old` that it does not.
+    """Returns the rows of `new` where `mask` is True, else those of `old`.
 
     Args:
         mask: Shape [N], bool.
         new: Tensors [N, *].
-        old: Tensors of the same structure, shapes and devices.
+        old: The same structure, shapes and devices as `new`.
     """
 
-    def chosen(new: Tensor, old: Tensor) -> Tensor:
-        marked = mask.to(new.device).view(-1, *[1] * (new.dim() - 1))
-        return torch.where(marked, new, old)
+    def select(new: Tensor, old: Tensor) -> Tensor:
+        row_mask = mask.to(new.device).view(-1, *[1] * (new.dim() - 1))
+        return torch.where(row_mask, new, old)
 
-    return map_tensors(chosen, new, old)
+    return map_tensors(select, new, old)
 
 
 def _check_keys(value: dict[Any, Any], others: tuple[Any, ...]) -> None:

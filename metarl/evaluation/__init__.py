@@ -1,1 +1,1 @@
-"""Adaptation curves, their statistics and figures, and published protocols."""
+"""Adaptation curves, their statistics, and published evaluation protocols."""

@@ -1,14 +1,14 @@
-"""Lake's one-shot classification: within an alphabet, 20-way, runs of 20 trials.
+"""Lake's one-shot classification: 20-way within an alphabet, in runs of 20 trials.
 
 Lake, Salakhutdinov & Tenenbaum, "Human-level concept learning through probabilistic program
-induction", Science 350 (2015). Each run shows one drawing of 20 characters of one alphabet by one
-drawer and asks for the character of 20 drawings by another.
+induction", Science 350 (2015). The support of a run is one drawing of each of 20 characters of an
+alphabet, all by one drawer; its query is 20 drawings of these characters by another drawer.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.errors import ContaminationError, DataError, ShapeError
+from metarl.errors import ContaminationError, DataError
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.images import decode, read_members
 
@@ -36,11 +36,6 @@ EVALUATION_ALPHABETS = (
 )
 """The alphabets of the 20 runs, two runs from each."""
 
-Classify = Callable[[Tensor, Tensor], Tensor]
-"""Maps training images [R, 20, 1, H, W] and test images, the same shape, to the index of the
-training image that each test image belongs to, int64 [R, 20], or to distances [R, 20 test,
-20 training], of which the smallest wins. Runs are tasks: no run may learn from another one."""
-
 
 @dataclass(frozen=True, eq=False)
 class LakeRuns:
@@ -49,7 +44,7 @@ class LakeRuns:
     Attributes:
         training: One drawing of each of 20 characters, [R, 20, 1, H, W] float32 in [0, 1].
         test: 20 drawings to classify, the same shape and type.
-        answers: The index of the right training image of each test image, [R, 20] int64.
+        answers: The index of the correct training image of each test image, [R, 20] int64.
         names: The name of each run ("run01").
     """
 
@@ -59,7 +54,7 @@ class LakeRuns:
     names: tuple[str, ...]
 
     def tasks(self) -> TaskBatch:
-        """Returns the runs as 20-way 1-shot tasks: training images as support, test as query."""
+        """Returns the runs as 20-way 1-shot tasks: training images are support, test are query."""
         targets = torch.arange(TRIALS, device=self.answers.device).expand_as(self.answers)
         return TaskBatch(
             Examples(self.training, targets.contiguous()), Examples(self.test, self.answers)
@@ -77,16 +72,17 @@ def load_lake_runs(
 ) -> LakeRuns:
     """Loads runs from an archive in the format of the official `all_runs.zip`.
 
-    Test and training images are in the order of their file names, answers in that of the lines of
+    Training and test images are sorted by file name, answers are in the order of the lines of
     `class_labels.txt`, as in the official demo.
 
     Args:
         path: The archive, with folders `run01`, `run02` and so on.
-        image_size: Side in pixels: 28 as `Omniglot`, 105 as drawn.
-        invert: True for ink 1 on paper 0, False for the opposite, as the learner was trained.
+        image_size: Height and width in pixels: 28 as in `Omniglot`; the original images have 105.
+        invert: True for ink 1 on paper 0, False for ink 0 on paper 1; the learner's training
+            images must be the same.
 
     Raises:
-        DataError: The archive is missing, corrupt, or not of this format.
+        DataError: If the archive is missing, corrupt, or of another format.
     """
     path = Path(path)
     members = read_members(path)
@@ -101,45 +97,19 @@ def load_lake_runs(
     )
 
 
-def lake_mistakes(runs: LakeRuns, classify: Classify) -> Tensor:
-    """Returns which trials are classified wrongly, shape [R, 20], bool.
-
-    Raises:
-        ShapeError: `classify` returns neither indices [R, 20] nor distances [R, 20, 20].
-    """
-    result = classify(runs.training, runs.test)
-    if result.shape == (*runs.answers.shape, TRIALS):
-        result = result.argmin(-1)
-    if result.shape != runs.answers.shape or result.is_floating_point():
-        shape = tuple(runs.answers.shape)
-        raise ShapeError(
-            f"Expected integer indices {shape} or distances {(*shape, TRIALS)} of the classifier, "
-            f"got {result.dtype} {tuple(result.shape)}."
-        )
-    return result != runs.answers
-
-
-def lake_error(runs: LakeRuns, classify: Classify) -> float:
-    """Returns the share of wrong trials in percent; see `lake_mistakes`.
-
-    Learners have to pass `check_uncontaminated` first.
-    """
-    return 100.0 * lake_mistakes(runs, classify).double().mean().item()
-
-
 def check_uncontaminated(alphabets_seen: Iterable[str]) -> None:
-    """Refuses weights trained or selected on an alphabet of the runs.
+    """Checks that a learner was neither trained nor selected on an alphabet of the runs.
 
     Args:
         alphabets_seen: All alphabets of the training and validation characters.
 
     Raises:
-        ContaminationError: One of them is an evaluation alphabet.
+        ContaminationError: If one of them is an evaluation alphabet.
     """
-    seen = sorted(set(alphabets_seen) & set(EVALUATION_ALPHABETS))
-    if seen:
+    overlap = sorted(set(alphabets_seen) & set(EVALUATION_ALPHABETS))
+    if overlap:
         raise ContaminationError(
-            f"These weights have seen evaluation alphabets of Lake's runs: {', '.join(seen)}. "
+            f"These weights have seen evaluation alphabets of Lake's runs: {', '.join(overlap)}. "
             "Train on the split 'lake', 'minimal-1' or 'minimal-2' of Omniglot."
         )
 
@@ -147,7 +117,7 @@ def check_uncontaminated(alphabets_seen: Iterable[str]) -> None:
 def _load_run(
     path: Path, members: dict[str, bytes], label: str, image_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the training images, the test images and the answers of one run."""
+    """Returns the training images and test images, uint8 [20, H, W], and the answers of a run."""
     pairs = [line.split() for line in members[label].decode().splitlines() if line.strip()]
     if len(pairs) != TRIALS or any(len(pair) != 2 for pair in pairs):
         raise DataError(
@@ -156,7 +126,7 @@ def _load_run(
         )
     test_files, answers = zip(*pairs, strict=True)
     training_files = sorted(answers)
-    # Paths are relative to the folder that holds the runs.
+    # Paths are relative to the folder that contains the runs.
     parent = PurePosixPath(label).parent.parent
 
     def images(files: Iterable[str]) -> np.ndarray:
@@ -173,5 +143,6 @@ def _image(path: Path, members: dict[str, bytes], name: str, image_size: int) ->
 
 
 def _to_tensor(images: np.ndarray, invert: bool) -> Tensor:
+    """Returns images [R, 20, H, W], uint8 with ink 0, as [R, 20, 1, H, W] in [0, 1]."""
     images = 255 - images if invert else images
     return torch.from_numpy(images).unsqueeze(2).float().div_(255.0)

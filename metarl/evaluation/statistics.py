@@ -2,7 +2,7 @@
 
 References:
     Agarwal et al. 2021, Deep Reinforcement Learning at the Edge of the Statistical Precipice
-    (arXiv 2108.13264): the interquartile mean and the stratified bootstrap.
+    (arXiv:2108.13264): interquartile mean and stratified bootstrap.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError
 
-_CHUNK = 1 << 21  # numbers of one chunk of resamples: bounds the memory to some 50 MB
+_CHUNK = 1 << 21  # values per chunk of resamples; bounds the memory to about 50 MB
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Statistics of one metric over `count` values, with bounds of confidence intervals."""
+    """Statistics of a metric over `count` values; low and high bound confidence intervals."""
 
     mean: float
     mean_low: float
@@ -38,7 +38,7 @@ def mean(values: Tensor) -> Tensor:
 
 
 def median(values: Tensor) -> Tensor:
-    """Returns the median over the last dimension, float64; of two middle values their mean."""
+    """Returns the median over the last dimension, float64; the mean of two middle values."""
     ordered, n = values.double().sort(-1).values, values.shape[-1]
     return (ordered[..., (n - 1) // 2] + ordered[..., n // 2]) / 2
 
@@ -46,9 +46,10 @@ def median(values: Tensor) -> Tensor:
 def iqm(values: Tensor) -> Tensor:
     """Returns the interquartile mean over the last dimension, float64.
 
-    That is the mean of what is left of n values without the floor(n / 4) lowest and highest.
+    It is the mean of n values without the floor(n / 4) smallest and the floor(n / 4) largest.
     """
     ordered, n = values.double().sort(-1).values, values.shape[-1]
+    # IQM = mean of x_(k + 1), ..., x_(n - k) with k = floor(n / 4)  (Agarwal et al. 2021)
     return ordered[..., n // 4 : n - n // 4].mean(-1)
 
 
@@ -63,16 +64,16 @@ def summarise(
 
     Args:
         values: Shape [tasks], or [seeds, tasks] for several training seeds. With seeds, the tasks
-            are drawn anew within each seed (stratified): the interval is about the tasks, given
-            these trained learners. A value that is not a number makes the statistics that it
-            enters so; the interquartile mean may well leave it out.
-        generator: Draws the resamples, on the CPU.
+            are resampled within each seed (stratified bootstrap): the intervals reflect the
+            uncertainty over tasks for these trained learners. NaN makes every statistic that it
+            enters NaN; the interquartile mean may exclude it.
+        generator: Source of the resamples, on the CPU.
         resamples: Number of bootstrap resamples.
-        confidence: Of the percentile intervals, in (0, 1).
+        confidence: Confidence level of the percentile intervals, in (0, 1).
 
     Raises:
-        ShapeError: `values` has other dimensions, or no value.
-        SettingsError: `resamples` is below 1 or `confidence` outside (0, 1).
+        ShapeError: If `values` has other dimensions, or is empty.
+        SettingsError: If `resamples` is below 1 or `confidence` outside (0, 1).
     """
     if values.dim() not in (1, 2):
         raise ShapeError(f"Expected values [tasks] or [seeds, tasks], got {list(values.shape)}.")
@@ -87,20 +88,20 @@ def summarise_curve(
     resamples: int = 2000,
     confidence: float = 0.95,
 ) -> list[Summary]:
-    """Summarises an adaptation curve, step by step, all steps with the same resampled tasks.
+    """Summarises each step of an adaptation curve; all steps use the same resampled tasks.
 
     Args:
         values: Shape [steps + 1, tasks], or [steps + 1, seeds, tasks]; see `summarise`.
-        generator: Draws the resamples, on the CPU.
+        generator: Source of the resamples, on the CPU.
         resamples: Number of bootstrap resamples.
-        confidence: Of the percentile intervals, in (0, 1).
+        confidence: Confidence level of the percentile intervals, in (0, 1).
 
     Returns:
         One summary per step.
 
     Raises:
-        ShapeError: `values` has other dimensions, or no value.
-        SettingsError: `resamples` is below 1 or `confidence` outside (0, 1).
+        ShapeError: If `values` has other dimensions, or is empty.
+        SettingsError: If `resamples` is below 1 or `confidence` outside (0, 1).
     """
     if values.dim() not in (2, 3) or values.numel() == 0:
         raise ShapeError(
@@ -126,11 +127,11 @@ def summarise_curve(
 def _bootstrap(
     values: Tensor, seeds: int, resamples: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Returns the means and interquartile means of the resamples, each [steps, resamples].
+    """Computes the means and interquartile means of the resamples, each [steps, resamples].
 
-    A resample is held as how often it drew each value. In the order of the values, the running
-    sum of these counts tells which ranks each value takes in the sorted resample, so nothing
-    needs to be sorted again.
+    A resample is represented by the number of times it contains each value. With the values
+    sorted, the cumulative sum of these counts is the rank of each value in the sorted resample,
+    so that the resamples need not be sorted.
     """
     n = values.shape[1]
     ordered, order = values.sort(dim=1)
@@ -138,38 +139,39 @@ def _bootstrap(
     for counts in _resampled_counts(seeds, n // seeds, resamples, generator):
         for row, ranks in zip(ordered, order, strict=True):
             sorted_counts = counts[:, ranks]
-            # Ranks kept of a sorted resample: [n // 4, n - n // 4).
-            running = sorted_counts.cumsum(1).clamp_(n // 4, n - n // 4)
-            kept = torch.diff(running, dim=1, prepend=torch.full_like(running[:, :1], n // 4))
+            # The interquartile mean has the ranks [n // 4, n - n // 4) of a sorted resample.
+            rank_ends = sorted_counts.cumsum(1).clamp_(n // 4, n - n // 4)
+            first = torch.full_like(rank_ends[:, :1], n // 4)
+            middle_counts = torch.diff(rank_ends, dim=1, prepend=first)
             means.append(_weighted_mean(sorted_counts, row))
-            iqms.append(_weighted_mean(kept, row))
+            iqms.append(_weighted_mean(middle_counts, row))
     steps = values.shape[0]
     return _by_step(means, steps), _by_step(iqms, steps)
 
 
 def _by_step(chunks: list[Tensor], steps: int) -> Tensor:
-    """Joins chunks of resamples, listed chunk by chunk and step by step, to [steps, resamples]."""
+    """Joins chunks of resamples, ordered by chunk and then step, to [steps, resamples]."""
     return torch.stack([torch.cat(chunks[step::steps]) for step in range(steps)])
 
 
 def _resampled_counts(
     seeds: int, tasks: int, resamples: int, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Yields chunks [chunk, seeds * tasks] of how often each value is in a resample, float64."""
+    """Yields the counts of each value in the resamples: chunks [chunk, seeds * tasks], float64."""
     n = seeds * tasks
     offsets = (torch.arange(seeds) * tasks).repeat_interleave(tasks)
     size = max(1, _CHUNK // n)
     for start in range(0, resamples, size):
         chunk = min(size, resamples - start)
-        drawn = torch.randint(tasks, (chunk, n), generator=generator) + offsets
+        indices = torch.randint(tasks, (chunk, n), generator=generator) + offsets
         ones = torch.ones((), dtype=torch.float64).expand(chunk, n)
-        yield torch.zeros(chunk, n, dtype=torch.float64).scatter_add_(1, drawn, ones)
+        yield torch.zeros(chunk, n, dtype=torch.float64).scatter_add_(1, indices, ones)
 
 
 def _weighted_mean(weights: Tensor, values: Tensor) -> Tensor:
-    """Returns the means [chunk] of values [n] by weights [chunk, n].
+    """Returns the weighted means [chunk] of values [n], with weights [chunk, n].
 
-    Values that are not finite count where their weight is above 0, and make the mean NaN.
+    A mean is NaN if a value that is not finite has a weight above 0.
     """
     finite = torch.isfinite(values)
     result = weights @ torch.where(finite, values, 0.0) / weights.sum(1)
@@ -179,13 +181,13 @@ def _weighted_mean(weights: Tensor, values: Tensor) -> Tensor:
 
 
 def telling_steps(last: int, most: int = 12) -> list[int]:
-    """Returns the numbers of steps 0..last that a table shows, `last` among them.
+    """Selects the numbers of adaptation steps to show in a table, from 0 to `last`.
 
-    All of them where these are few, else 0, 1, 2, 5, 10, 20, 50, ...
+    They are all of 0, ..., `last` if `most` are enough, else 0, 1, 2, 5, 10, 20, 50, ..., `last`.
 
     Args:
         last: The largest number of steps.
-        most: How many are few, at least 2; more are thinned out to as many at most.
+        most: The largest number of entries, at least 2; a longer series is thinned out.
     """
     if last < most:
         return list(range(last + 1))

@@ -1,4 +1,4 @@
-"""Accuracy by instance, as Santoro et al. 2016 report it, beside their numbers."""
+"""Accuracy by instance on streams, next to the results of Santoro et al. 2016."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from metarl.evaluation.statistics import Summary
 INSTANCES = (1, 2, 3, 4, 5, 10)
 TEST_SEED = 5_000_003
 
-# Algorithm -> instance -> accuracy, percent: Santoro et al. 2016, tables 1 and 2, after 100 000
-# episodes on 1200 characters; 5 classes with one-hot labels, 15 with strings.
+# Algorithm -> instance -> accuracy in percent (Santoro et al. 2016, tables 1 and 2): after 100 000
+# episodes on 1200 characters, with 5 classes and one-hot labels, or 15 classes and string labels.
 PUBLISHED: dict[str, Mapping[int, float]] = {
     name: dict(zip(INSTANCES, row, strict=True))
     for name, row in {
@@ -29,22 +29,21 @@ PUBLISHED: dict[str, Mapping[int, float]] = {
 def instance_table(
     summaries: Sequence[Summary], published: Mapping[int, float], label: str
 ) -> Table:
-    """Returns a table of accuracies by instance in percent with 95 % intervals.
+    """Builds a table of accuracies by instance, in percent, with 95 % intervals.
 
     Args:
-        summaries: One per instance, the first first.
-        published: Instance -> published accuracy, percent.
-        label: What was measured, on what.
+        summaries: The accuracy, in [0, 1], of each instance, from the first on.
+        published: Instance -> published accuracy in percent; may be empty.
+        label: Title of the table: learner and data.
     """
     title = f"{label}, {summaries[0].count} test streams"
     caption = "mean [95 % interval]; paper: Santoro et al. 2016, on other data"
     table = Table(title=title, box=SIMPLE, caption=caption, min_width=72)
     for name in ("instance", "accuracy, %", *(("paper",) if published else ())):
         table.add_column(name, justify="right", no_wrap=True)
-    shown = sorted({i for i in INSTANCES if i <= len(summaries)} | {len(summaries)})
-    for instance in shown:
+    for instance in sorted({i for i in INSTANCES if i <= len(summaries)} | {len(summaries)}):
         s = summaries[instance - 1]
         cell = f"{100 * s.mean:.1f}  [{100 * s.mean_low:.1f}, {100 * s.mean_high:.1f}]"
-        known = f"{published[instance]:.1f}" if instance in published else ""
-        table.add_row(str(instance), cell, *((known,) if published else ()))
+        paper = f"{published[instance]:.1f}" if instance in published else ""
+        table.add_row(str(instance), cell, *((paper,) if published else ()))
     return table

@@ -1,4 +1,4 @@
-"""Networks that run on the parameters of many tasks at once."""
+"""Networks that run with the parameters of many tasks at once."""
 
 from metarl.models.base import Adaptable, Model, Params, Statistics, task_params
 from metarl.models.conv4 import Conv4

@@ -1,4 +1,4 @@
-"""What a model is: a network that runs on the parameters of many tasks at once."""
+"""Interface of task-batched networks, and helpers to implement them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from torch import Tensor, nn
 from metarl.errors import ShapeError
 
 Params = dict[str, Tensor]
-"""Parameters by name. Adapted ones have the tasks leading: name -> Tensor[T, *shape]."""
+"""Parameter name -> tensor. Adapted parameters have a leading task dimension, [T, *shape]."""
 
 
 @dataclass
 class Statistics:
     """Running batch-norm statistics of T tasks, reset for every episode.
 
-    Without one, batch normalisation uses the statistics of the batch it sees, which makes
-    predictions on several queries depend on each other ("transductive"). With one, a learner
-    gathers the statistics of its support passes and predicts each query with those.
+    Without running statistics, batch normalisation uses the statistics of the current batch, so
+    that the predictions of different queries depend on each other (transductive setting). With
+    them, a learner records the statistics of the support set and predicts each query with these.
 
     Attributes:
         momentum: Weight of the newest batch in the running averages, in (0, 1].
-        recording: True: normalise by the batch and record it. False: normalise by the record.
+        recording: True: normalise by the statistics of the batch, and record them. False:
+            normalise by the recorded statistics.
         values: Layer name -> (mean, variance), each [T, channels], detached.
     """
 
@@ -34,35 +35,40 @@ class Statistics:
     values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def record(self, layer: str, mean: Tensor, variance: Tensor) -> None:
-        """Mixes the statistics of a batch, each [T, channels], into those of `layer`."""
+        """Updates the running statistics of `layer` with those of a batch, each [T, channels]."""
         mean, variance = mean.detach(), variance.detach()
         if layer in self.values:
             old_mean, old_variance = self.values[layer]
+            # mean <- (1 - momentum) * old_mean + momentum * mean, and the same for the variance
             mean = torch.lerp(old_mean, mean, self.momentum)
             variance = torch.lerp(old_variance, variance, self.momentum)
         self.values[layer] = (mean, variance)
 
 
 class Adaptable(nn.Module, ABC):
-    """Interface of a network whose parameters tasks adapt: models and policies.
+    """Interface of a network with parameters that are adapted to tasks: models and policies.
 
-    It runs on the parameters of T tasks at once. Its own parameters, theta, are those of one
+    It runs with the parameters of T tasks at once. Its own parameters, theta, are those of one
     network, without a task dimension.
     """
 
     @abstractmethod
     def initial(self, generator: torch.Generator, num_tasks: int | None = None) -> Params:
-        """Draws fresh parameters, as training starts from.
+        """Samples initial parameters.
 
         Args:
             generator: The only source of randomness.
-            num_tasks: Draws parameters for so many tasks, [T, *shape] each, and other ones for
-                every task; None draws one network's, without a task dimension.
+            num_tasks: Number of tasks T; each gets independent parameters. None samples the
+                parameters of one network, without a task dimension.
+
+        Returns:
+            A parameter [T, *shape], or [*shape] without `num_tasks`, for every name of
+            `named_parameters()`.
         """
 
 
 class Model(Adaptable):
-    """Interface of a network from inputs to outputs."""
+    """Interface of a network that maps inputs to outputs."""
 
     @abstractmethod
     def forward(
@@ -73,7 +79,8 @@ class Model(Adaptable):
         Args:
             params: A parameter [T, *shape] for every name of `named_parameters()`.
             inputs: Shape [T, N, *input], float32.
-            statistics: Running statistics for the batch normalisation, if the network has any.
+            statistics: Running statistics of the batch normalisation; None normalises by the
+                statistics of `inputs`. Networks without batch normalisation ignore it.
 
         Returns:
             Outputs, shape [T, N, *output].
@@ -81,26 +88,26 @@ class Model(Adaptable):
 
 
 def task_params(model: nn.Module, num_tasks: int) -> Params:
-    """Returns theta for every task: views [T, *shape] whose task stride is 0, no copies."""
+    """Returns theta expanded to T tasks: views [T, *shape] with stride 0 over tasks, no copies."""
     return {n: p.expand(num_tasks, *p.shape) for n, p in model.named_parameters()}
 
 
 def task_shape(num_tasks: int | None) -> tuple[int, ...]:
-    """Returns the leading dimensions of tensors for so many tasks: none for None."""
+    """Returns the leading dimensions of task-batched tensors: (num_tasks,), or () for None."""
     return () if num_tasks is None else (num_tasks,)
 
 
 class Fitting:
-    """Explains an error of torch in its block, if parameters and inputs do not fit each other.
+    """Context manager that explains torch's errors if parameters and inputs do not match.
 
-    It looks at them only then: on the way in and out it costs nothing worth counting.
+    It checks them only after a RuntimeError in its block, so it has almost no cost otherwise.
 
     Args:
         params: The parameters, [T, *shape] per name.
         inputs: The inputs, [T, N, *input].
 
     Raises:
-        ShapeError: From the exit, where they are of different types or numbers of tasks.
+        ShapeError: On exit with a RuntimeError, if the dtypes or the numbers of tasks differ.
     """
 
     __slots__ = ("inputs", "params")
@@ -118,7 +125,7 @@ class Fitting:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Explains a RuntimeError."""
+        """Raises a ShapeError from a RuntimeError if parameters and inputs do not match."""
         if not isinstance(error, RuntimeError):
             return
         inputs = self.inputs
@@ -137,7 +144,7 @@ class Fitting:
 
 
 class Weights(nn.Module):
-    """Holds the weight and bias of one layer under torch's usual names.
+    """The weight and bias of one layer, under torch's usual names.
 
     Args:
         weight: Initial weight.

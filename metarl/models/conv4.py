@@ -1,4 +1,4 @@
-"""The four-block convolutional network of few-shot image classification, task-batched."""
+"""The task-batched four-block convolutional network of few-shot image classification."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ HEAD_STD = 0.01
 
 
 class Conv4(Model):
-    """Four blocks of 3x3 convolution, batch normalisation, ReLU and halving, then a linear head.
+    """Four blocks of 3x3 convolution, batch norm, ReLU and downsampling by 2, and a linear head.
 
-    The convolutions have no bias: the batch normalisation would take it out again.
+    The convolutions have no bias, because the batch normalisation would subtract it.
 
     Args:
         outputs: Number of outputs, the classes of a task.
@@ -36,9 +36,9 @@ class Conv4(Model):
         in_channels: Channels of an image.
         image_size: Height and width of an image, in pixels.
         filters: Filters of every block.
-        pooling: "max": 2x2 max-pooling after each block, head on all that is left (Vinyals et al.
-            2016, Snell et al. 2017, MAML++). "stride": convolutions of stride 2, head on the mean
-            over the remaining positions (Finn et al. 2017's network for Omniglot).
+        pooling: "max": 2x2 max-pooling after each block, and a head on the flattened features
+            (Vinyals et al. 2016, Snell et al. 2017, MAML++). "stride": convolutions of stride 2,
+            and a head on the mean over positions (the Omniglot network of Finn et al. 2017).
         eps: Added to the variances of the batch normalisation; Ravi & Larochelle 2017 use 1e-3.
 
     Raises:
@@ -91,10 +91,10 @@ class Conv4(Model):
     def forward(
         self, params: Params, inputs: Tensor, statistics: Statistics | None = None
     ) -> Tensor:
-        """See `Model.forward`; inputs [T, N, in_channels, image_size, image_size].
+        """Runs the network of each task on images [T, N, in_channels, image_size, image_size].
 
         Raises:
-            ShapeError: If the images have another shape, or do not fit the parameters.
+            ShapeError: If the images have another shape, or do not match the parameters.
         """
         expected = (self.in_channels, self.image_size, self.image_size)
         if inputs.ndim != 5 or tuple(inputs.shape[2:]) != expected:
@@ -112,13 +112,14 @@ class Conv4(Model):
             return linear(features, params["head.weight"], params["head.bias"])
 
     def initial(self, generator: torch.Generator, num_tasks: int | None = None) -> Params:
-        """See `Adaptable.initial`: Xavier uniform convolutions, a head of deviation 0.01."""
+        """Samples Xavier uniform convolutions and a normal head of standard deviation 0.01."""
         device, tasks = generator.device, task_shape(num_tasks)
         params = {}
         channels = self.in_channels
         for i in range(BLOCKS):
-            # channels last: the layout in which the convolutions run
+            # Channels last in memory, the layout in which the convolutions run.
             weight = torch.empty(*tasks, self.filters, 3, 3, channels, device=device)
+            # U[-a, a] with a = sqrt(6 / (fan_in + fan_out))  (Glorot & Bengio 2010, eq. 16)
             bound = math.sqrt(6 / (9 * (channels + self.filters)))
             nn.init.uniform_(weight, -bound, bound, generator)
             params[f"blocks.{i}.conv.weight"] = weight.movedim(-1, -3)
@@ -142,7 +143,7 @@ class Conv4(Model):
             mean, variance = _moments(f"{name}.norm", hidden, statistics, len(filters))
         else:
             # With the sign of the scale moved into the filters, normalisation and ReLU are
-            # monotone and commute with the max-pool: they run on a quarter of the positions.
+            # non-decreasing and commute with the max-pool, so they run on a quarter of the pixels.
             sign = torch.where(scale < 0, -1.0, 1.0).to(scale.dtype)
             filters, scale = filters * sign[:, :, None, None, None], scale * sign
             hidden = conv2d(folded, filters)
@@ -161,16 +162,17 @@ def _moments(
     num_tasks: int,
     sign: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Returns mean and variance, each [T * C], of the batch or, once that is closed, the record.
+    """Returns the mean and variance to normalise by, each [T * C]: of the batch or recorded.
 
-    The record is that of channels whose signs are not changed by `sign` [T, C].
+    `sign` [T, C] is the factor 1 or -1 that the channels of `folded` were multiplied by; the
+    recorded statistics are those without it.
     """
     if statistics is None or statistics.recording:
         mean, variance = channel_moments(folded)
         if statistics is not None:
-            unsigned = mean.view(num_tasks, -1)
-            unsigned = unsigned if sign is None else unsigned * sign
-            statistics.record(layer, unsigned, variance.view(num_tasks, -1))
+            original_mean = mean.view(num_tasks, -1)
+            original_mean = original_mean if sign is None else original_mean * sign
+            statistics.record(layer, original_mean, variance.view(num_tasks, -1))
         return mean, variance
     mean, variance = statistics.values[layer]
     return (mean if sign is None else mean * sign).flatten(), variance.flatten()

@@ -1,11 +1,12 @@
-"""Convolution and channel moments with derivatives of every order that are quick on a CPU.
+"""Grouped convolution and channel moments with derivatives of any order that are fast on a CPU.
 
-A convolution is one trilinear form read three ways: output from (input, weight), input gradient
-from (output gradient, weight), weight gradient from (output gradient, input). The derivative of
-each reading is the other two, so none needs torch's own second derivative, which walks the groups
-of a grouped convolution one by one. Gradients that nobody asks for are not computed.
+A convolution y = w * x defines the trilinear form F(g, x, w) = <g, w * x>. Its gradients are the
+output dF/dg = w * x, the input gradient dF/dx, from (g, w), and the weight gradient dF/dw, from
+(g, x). The gradient of each of these three is computed by the other two, so torch's own second
+derivative, which loops over the groups of a grouped convolution, is never used. Gradients that are
+not needed are not computed.
 
-`torch.compile` on these functions mistakes their second derivative (torch 2.13): compile the
+`torch.compile` computes wrong second derivatives of these functions (torch 2.13); compile the
 captured operations instead, as `metarl.training.compilation` does.
 """
 
@@ -20,10 +21,10 @@ from torch.autograd.function import Function
 
 
 class Geometry(NamedTuple):
-    """How filters move over images.
+    """Hyperparameters of a grouped convolution.
 
     Attributes:
-        groups: Groups of channels with filters of their own.
+        groups: Number of groups of channels, each with separate filters.
         stride: Step between two positions of a filter, in pixels.
         padding: Rows and columns of zeros on each side, in pixels.
     """
@@ -34,12 +35,12 @@ class Geometry(NamedTuple):
 
 
 def grouped_conv2d(inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """Convolves groups of channels, each with its own filters.
+    """Convolves each group of channels with its filters.
 
     Args:
         inputs: Shape [N, groups * in, H, W].
         weight: Shape [groups * out, in, k, k].
-        geometry: How the filters move.
+        geometry: Groups, stride and padding.
 
     Returns:
         Shape [N, groups * out, H', W'].
@@ -48,7 +49,7 @@ def grouped_conv2d(inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor
 
 
 def channel_moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns mean and biased variance of each channel, each [C], of images [N, C, H, W]."""
+    """Returns the mean and the biased variance of each channel of images [N, C, H, W], each [C]."""
     return _Moments.apply(inputs)
 
 
@@ -60,6 +61,7 @@ def _convolve(inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
 def _gradients(
     grad: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradients of inputs, weight and bias; `mask` selects those to compute."""
     groups, stride, padding = geometry
     return torch.ops.aten.convolution_backward(
         grad, inputs, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, mask
@@ -67,7 +69,7 @@ def _gradients(
 
 
 class _TrilinearForm(Function):
-    """The three readings take (first, second, like, geometry); `like` only lends its shape."""
+    """Base of the three gradients of F(g, x, w); an argument `like` has the result's shape."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -77,6 +79,8 @@ class _TrilinearForm(Function):
 
 
 class _Output(_TrilinearForm):
+    """dF/dg: the output w * x."""
+
     @staticmethod
     def forward(inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         return _convolve(inputs, weight, geometry)
@@ -93,6 +97,8 @@ class _Output(_TrilinearForm):
 
 
 class _InputGradient(_TrilinearForm):
+    """dF/dx: the gradient of the input, given that of the output."""
+
     @staticmethod
     def forward(grad: Tensor, weight: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
         return _gradients(grad, like, weight, geometry, [True, False, False])[0]
@@ -110,6 +116,8 @@ class _InputGradient(_TrilinearForm):
 
 
 class _WeightGradient(_TrilinearForm):
+    """dF/dw: the gradient of the weight, given that of the output."""
+
     @staticmethod
     def forward(grad: Tensor, inputs: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
         return _gradients(grad, inputs, like, geometry, [False, True, False])[1]
@@ -129,7 +137,7 @@ class _WeightGradient(_TrilinearForm):
 class _Moments(Function):
     @staticmethod
     def forward(inputs: Tensor) -> tuple[Tensor, Tensor]:
-        # The kernel of torch's batch norm: 40 times as quick as `var_mean`, channels last.
+        # The kernel of torch's batch norm: 40 times as fast as `var_mean` for channels last.
         return torch.batch_norm_update_stats(inputs, None, None, 0.0)
 
     @staticmethod
@@ -138,7 +146,7 @@ class _Moments(Function):
 
     @staticmethod
     def backward(ctx: Any, grad_mean: Tensor, grad_variance: Tensor) -> Tensor:
-        # d mean / dx = 1 / n, d variance / dx = 2 (x - mean) / n
+        # dL/dx = dL/dmean / n + dL/dvariance * 2 (x - mean) / n
         inputs, mean = ctx.saved_tensors
         count = inputs.numel() // inputs.shape[1]
         slope = grad_variance * (2 / count)

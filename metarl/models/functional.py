@@ -1,7 +1,9 @@
-"""Layers on the parameters of T tasks at once. Right to second order, unlike `vmap` of torch's.
+"""Layers with the parameters of T tasks at once, with correct first and second derivatives.
 
-Image layers work on folded images: the channels of all tasks beside each other, [N, T * C, H, W]
-with the channels last in memory, where a convolution per task is one grouped convolution.
+Under `vmap`, torch's own normalisation layers have wrong second derivatives.
+
+Image layers work on folded images: the task dimension is folded into the channels,
+[N, T * C, H, W], channels last in memory. A convolution per task is then one grouped convolution.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from metarl.models.convolution import Geometry, grouped_conv2d
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Applies one affine map per task.
+    """Applies the affine map of each task, y = W x + b.
 
     Args:
         inputs: Shape [T, N, in].
@@ -30,18 +32,18 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def affine(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
-    """Returns `linear` with this weight and bias, for inputs that come one after another."""
+    """Returns `linear` with fixed weight and bias, to be called repeatedly with inputs."""
     shift, factor = bias.unsqueeze(1), weight.mT
     return lambda inputs: torch.baddbmm(shift, inputs, factor)
 
 
 def fold_images(images: Tensor) -> Tensor:
-    """Folds the tasks into the channels: [T, N, C, H, W] -> [N, T * C, H, W]."""
+    """Folds the task dimension into the channels: [T, N, C, H, W] -> [N, T * C, H, W]."""
     return images.permute(1, 3, 4, 0, 2).flatten(3).permute(0, 3, 1, 2)
 
 
 def unfold_images(folded: Tensor, num_tasks: int) -> Tensor:
-    """Takes the tasks out of the channels again: [N, T * C, H, W] -> [T, N, C, H, W]."""
+    """Inverse of `fold_images`: [N, T * C, H, W] -> [T, N, C, H, W]."""
     return folded.unflatten(1, (num_tasks, -1)).transpose(0, 1)
 
 
@@ -58,14 +60,15 @@ def conv2d(folded: Tensor, weight: Tensor, stride: int = 1, padding: int = 1) ->
         Shape [N, T * out, H', W'].
     """
     geometry = Geometry(weight.shape[0], stride, padding)
-    filters = weight.permute(0, 1, 3, 4, 2).flatten(0, 1).permute(0, 3, 1, 2)  # channels last
+    # [T * out, in, k, k], channels last in memory
+    filters = weight.permute(0, 1, 3, 4, 2).flatten(0, 1).permute(0, 3, 1, 2)
     return grouped_conv2d(folded, filters, geometry)
 
 
 def batch_norm(
     folded: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
-    """Normalises every channel: (x - mean) / sqrt(variance + eps) * weight + bias.
+    """Normalises each channel: (x - mean) / sqrt(variance + eps) * weight + bias.
 
     Args:
         folded: Shape [N, C, H, W].
@@ -78,11 +81,13 @@ def batch_norm(
     Returns:
         Shape [N, C, H, W].
     """
+    # y = scale * x + shift, scale = gamma / sqrt(variance + eps), shift = beta - mean * scale
+    # (Ioffe & Szegedy 2015, algorithm 1)
     scale = torch.rsqrt(variance + eps) * weight
     shift = bias - mean * scale
     return torch.addcmul(shift[:, None, None], folded, scale[:, None, None])
 
 
 def max_pool2d(folded: Tensor) -> Tensor:
-    """Takes the largest of every 2x2 positions: [N, C, H, W] -> [N, C, H // 2, W // 2]."""
+    """Applies 2x2 max-pooling: [N, C, H, W] -> [N, C, H // 2, W // 2]."""
     return F.max_pool2d(folded, 2)

@@ -1,4 +1,4 @@
-"""Multi-layer perceptron, task-batched."""
+"""Task-batched multi-layer perceptron."""
 
 from __future__ import annotations
 
@@ -22,16 +22,21 @@ IN_PLACE = {"relu": torch.relu_, "tanh": torch.tanh_}
 
 
 class MLP(Model):
-    """Fully connected network: sizes (1, 40, 40, 1) is that of MAML's sine regression.
+    """Fully connected network; MAML's sine regression uses the sizes (1, 40, 40, 1).
 
     Args:
-        sizes: Widths of input, hidden layers and output; inputs are flattened to the first.
+        sizes: Widths of input, hidden layers and output; each input is flattened to the first.
         generator: Source of the initial weights.
-        activation: Non-linearity after every layer but the last.
-        init: "lecun" (normal of variance 1 / fan-in, zero bias) or "truncated" (normal of standard
-            deviation 0.01 cut at two of them, zero bias: Finn et al. 2017's sine network).
-        output_scale: Factor on the initial weights of the last layer; policies take a small one,
-            so that their first actions are near zero wherever they are.
+        activation: Non-linearity after every layer except the last.
+        init: "lecun": normal weights of variance 1 / fan_in, zero biases. "truncated": normal
+            weights of standard deviation 0.01, truncated at two standard deviations, zero biases
+            (the sine network of Finn et al. 2017).
+        output_scale: Factor on the initial weights of the last layer; policies use a small one,
+            so that the initial mean actions are near zero for all observations.
+
+    Raises:
+        SettingsError: If a size is not positive, there are fewer than two, or the activation or
+            initialisation is unknown.
     """
 
     def __init__(
@@ -52,27 +57,27 @@ class MLP(Model):
         self.init = init
         self.output_scale = output_scale
         self._names = [(f"layers.{i}.weight", f"layers.{i}.bias") for i in range(len(sizes) - 1)]
-        drawn = list(self.initial(generator).values())
-        self.layers = nn.ModuleList(map(Weights, drawn[::2], drawn[1::2]))
+        initial = list(self.initial(generator).values())
+        self.layers = nn.ModuleList(map(Weights, initial[::2], initial[1::2]))
 
     def forward(
         self, params: Params, inputs: Tensor, statistics: Statistics | None = None
     ) -> Tensor:
-        """See `Model.forward`; inputs [T, N, *], outputs [T, N, sizes[-1]].
+        """Maps inputs [T, N, *] to outputs [T, N, sizes[-1]].
 
         Raises:
-            ShapeError: The inputs fit neither the first size nor the parameters.
+            ShapeError: If the inputs do not match the first size or the parameters.
         """
         hidden = self._flat(inputs)
         with Fitting(params, inputs):
             return self.fixed(params)(hidden)
 
     def fixed(self, params: Params) -> Callable[[Tensor], Tensor]:
-        """Returns `forward` at these parameters, to be called many times with inputs [T, N, *].
+        """Returns `forward` with fixed parameters, to be called repeatedly with [T, N, sizes[0]].
 
-        It looks at the parameters once and at the inputs not at all.
+        The returned function does not check its inputs.
         """
-        # Without a derivative to come, fresh memory would cost more than the activation.
+        # In-place activations without gradients: allocating memory costs more than the activation.
         activations = ACTIVATIONS if torch.is_grad_enabled() else IN_PLACE
         activate = activations[self.activation]
         *inner, last = [affine(params[weight], params[bias]) for weight, bias in self._names]
@@ -85,7 +90,6 @@ class MLP(Model):
         return run
 
     def initial(self, generator: torch.Generator, num_tasks: int | None = None) -> Params:
-        """See `Adaptable.initial`."""
         params = {}
         tasks = task_shape(num_tasks)
         for (m, n), (weight, bias) in zip(itertools.pairwise(self.sizes), self._names, strict=True):
@@ -96,6 +100,7 @@ class MLP(Model):
         return params
 
     def _flat(self, inputs: Tensor) -> Tensor:
+        """Checks inputs [T, N, *] and flattens them to [T, N, sizes[0]]."""
         width = math.prod(inputs.shape[2:])
         if inputs.dim() < 3 or width != self.sizes[0]:
             remedy = (
@@ -112,4 +117,5 @@ class MLP(Model):
     def _draw(self, weight: Tensor, generator: torch.Generator) -> Tensor:
         if self.init == "truncated":
             return nn.init.trunc_normal_(weight, std=0.01, a=-0.02, b=0.02, generator=generator)
+        # W ~ N(0, 1 / fan_in)  (LeCun et al. 1998)
         return nn.init.normal_(weight, std=1 / math.sqrt(weight.shape[-1]), generator=generator)

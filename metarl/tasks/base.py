@@ -1,4 +1,4 @@
-"""What a task distribution is, and the batch of tasks that it samples."""
+"""Task distributions and the batches of tasks that they sample."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 class Examples(NamedTuple):
-    """Labelled examples of T tasks, N for each.
+    """Labelled examples of T tasks, N per task.
 
     Attributes:
         inputs: Shape [T, N, *input], float32.
@@ -29,14 +29,14 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """A batch of T tasks; the tasks lead every tensor.
+    """A batch of T tasks; the first dimension of every tensor is the task dimension.
 
     Attributes:
-        support: The experience to adapt on.
-        query: Held-out experience of the same tasks, to judge the adapted learner on.
-        info: What tells the tasks apart (amplitudes, class indices), each [T, ...]. Checks,
-            figures and per-task tables read it; of learners only a classifier of all training
-            classes does, in training.
+        support: The examples to adapt on.
+        query: Held-out examples of the same tasks, to evaluate the adapted learner on.
+        info: The parameters that identify each task (amplitudes, class indices), each [T, ...].
+            Checks, figures and per-task tables use them. Learners ignore them, except for a
+            classifier of all training classes, which uses them in training.
     """
 
     support: Examples
@@ -50,16 +50,16 @@ class TaskBatch:
 
 
 class TaskSource(Protocol):
-    """What training and evaluation need of tasks of any kind: batches of them."""
+    """Interface of anything that samples batches of tasks for training and evaluation."""
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Any:
-        """Draws a batch of tasks, with all tensors on the generator's device."""
+        """Samples a batch of tasks, with all tensors on the generator's device."""
         ...
 
 
 @runtime_checkable
 class TaskDistribution(Protocol):
-    """A distribution over tasks. Two methods make one; `check_task_distribution` checks it.
+    """Interface of a distribution over tasks; `check_task_distribution` checks implementations.
 
     Example:
         >>> class Lines:
@@ -72,29 +72,29 @@ class TaskDistribution(Protocol):
         ...
         ...     def split(self, name):
         ...         check_split(name)
-        ...         return self  # slopes are drawn anew: no task is met twice
+        ...         return self  # slopes are continuous: no task is sampled twice
         >>> check_task_distribution(Lines())
     """
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> TaskBatch:
-        """Draws a batch of tasks, with all tensors on the generator's device.
+        """Samples a batch of tasks, with all tensors on the generator's device.
 
         Args:
-            num_tasks: How many tasks to draw, at least 1.
-            generator: The only source of randomness: the same state gives the same tasks.
+            num_tasks: Number of tasks to sample, at least 1.
+            generator: The only source of randomness; the same state yields the same tasks.
         """
         ...
 
     def split(self, name: Split) -> TaskDistribution:
-        """Returns the distribution over the tasks of one split; splits share no task."""
+        """Returns the distribution over the tasks of one split; the splits are disjoint."""
         ...
 
 
 def check_split(name: str) -> Split:
-    """Returns `name` if it is a split.
+    """Checks that `name` is one of `SPLITS` and returns it.
 
     Raises:
-        SettingsError: It is not.
+        SettingsError: If `name` is not a split.
     """
     check_choice("split", name, SPLITS)
     return name  # pyright: ignore[reportReturnType]

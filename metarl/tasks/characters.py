@@ -1,4 +1,4 @@
-"""Which characters to learn: Omniglot where its data is at hand, drawn glyphs elsewhere."""
+"""Settings for episodes of handwritten characters: Omniglot, or glyphs where it is missing."""
 
 from __future__ import annotations
 
@@ -15,50 +15,52 @@ from metarl.tasks.omniglot import DATA_VARIABLE, Omniglot
 from metarl.tasks.omniglot_splits import Scheme
 
 
-def _folder_of_the_environment() -> Path | None:
+def _default_data_dir() -> Path | None:
     value = os.environ.get(DATA_VARIABLE)
     return Path(value) if value else None
 
 
 @dataclass(frozen=True)
 class CharacterSettings:
-    """The tasks: N-way K-shot episodes of handwritten characters."""
+    """N-way K-shot episodes of handwritten characters."""
 
-    data_dir: Path | None = field(default_factory=_folder_of_the_environment)
-    """Folder of Omniglot's archives, METARL_DATA where that is set. None: drawn glyphs."""
+    data_dir: Path | None = field(default_factory=_default_data_dir)
+    """Folder with Omniglot's archives; the default is METARL_DATA. None: generated glyphs."""
     scheme: Scheme = "minimal-1"
     """How Omniglot's characters are split; see metarl.tasks.omniglot_splits."""
     way: int = 5
     """Classes per task."""
     train_way: int | None = None
-    """Classes per task in training, where they differ (prototypical networks)."""
+    """Classes per task in training, if different (prototypical networks)."""
     shots: int = 1
     """Support images per class."""
     train_shots: int | None = None
-    """Support images per class in training, where they differ (Reptile)."""
+    """Support images per class in training, if different (Reptile)."""
     queries: int = 1
     """Query images per class."""
     rotations: Rotations = "classes"
-    """Of training characters. classes: quarter turns are four classes; reflected: with mirror
-    images eight; episode: turned at random, the same class; none. Test characters never are."""
+    """Rotations of training characters. classes: the four rotations of a character by multiples
+    of 90 degrees are separate classes; reflected: these and their mirror images are eight classes;
+    episode: each class of an episode has one random rotation; none. Test characters are not
+    rotated."""
     grouping: Grouping = "none"
-    """Of training episodes. alphabets: the classes of each are of one alphabet; drawers: besides,
-    one drawer for each shot and query."""
+    """Grouping of training episodes. alphabets: all classes of an episode are from one alphabet;
+    drawers: in addition, each shot and each query is by one drawer."""
     test_grouping: Grouping = "none"
-    """The same of validation and test episodes; drawers is as in Lake's runs."""
+    """Grouping of validation and test episodes; drawers is the setting of Lake's runs."""
     distortion: Distortion = field(default_factory=Distortion)
-    """Of training images only."""
+    """Random distortions of training images."""
     image_size: int = 28
-    """Height and width of Omniglot's images in pixels; drawn with 105."""
+    """Height and width of Omniglot's images in pixels; the original images have 105."""
     invert: bool = True
-    """Ink 1 on paper 0, as most papers. --no-invert: ink 0 on paper 1, as Reptile's."""
+    """Ink 1 on paper 0, as in most papers. --no-invert: ink 0 on paper 1, as in Reptile's."""
 
     def train(self) -> FewShot:
-        """Returns the training tasks; rotated by quarter turns a character is four classes.
+        """Builds the training tasks.
 
         Raises:
-            SettingsError: The numbers do not fit the data.
-            DataError: An archive is corrupt, or missing and cannot be downloaded.
+            SettingsError: If the settings do not fit the data.
+            DataError: If an archive is corrupt, or missing and cannot be downloaded.
         """
         shape = (self.train_way or self.way, self.train_shots or self.shots, self.queries)
         common = {"rotations": self.rotations, "invert": self.invert}
@@ -76,17 +78,18 @@ class CharacterSettings:
         return replace(tasks, grouping=self.grouping, distortion=distortion)
 
     def test(self, train: FewShot) -> FewShot:
-        """Returns the test tasks beside those training tasks: characters as they were drawn."""
-        return replace(self._judged(train, "test"), rotations="none")
+        """Returns the test tasks of the same images as `train`: unrotated characters."""
+        return replace(self._evaluation_tasks(train, "test"), rotations="none")
 
     def validation(self, train: FewShot) -> FewShot | None:
-        """Returns the validation tasks beside those training tasks; None where there are none."""
+        """Returns the validation tasks of the same images as `train`; None if there are none."""
         if train.splits["validation"].numel() == 0:
             return None
-        return self._judged(train, "validation")
+        return self._evaluation_tasks(train, "validation")
 
-    def _judged(self, train: FewShot, part: Split) -> FewShot:
-        """Returns undistorted tasks of another split; all is changed at once, as it is checked."""
+    def _evaluation_tasks(self, train: FewShot, part: Split) -> FewShot:
+        """Returns the undistorted tasks of another split."""
+        # One `replace` for all fields: each construction checks the combination.
         return replace(
             train,
             part=part,
@@ -98,7 +101,7 @@ class CharacterSettings:
 
     @property
     def label(self) -> str:
-        """What the characters are and what was done to them, for tables."""
+        """The data set and the variations of it, for tables."""
         parts = ["glyphs" if self.data_dir is None else f"Omniglot {self.scheme}"]
         if self.image_size != IMAGE_SIZE:
             parts.append(f"{self.image_size} pixels")

@@ -1,4 +1,4 @@
-"""Checks of how tasks are drawn: what supervised and control task distributions must both keep."""
+"""Sampling checks that supervised and control task distributions share."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from metarl.tasks.base import SPLITS
 from metarl.trees import map_tensors
 
 NUM_TASKS = 16
-SPLIT_BATCHES = 4  # batches of NUM_TASKS by which splits are compared
+SPLIT_BATCHES = 4  # batches of NUM_TASKS tasks sampled from each split to compare the splits
 
 
 def seeded(seed: int) -> torch.Generator:
-    """Returns a generator of that seed, on the CPU."""
+    """Returns a CPU generator with this seed."""
     return torch.Generator().manual_seed(seed)
 
 
 def randomness(distribution: Any, seed: int) -> Iterator[str]:
-    """Yields what is wrong with the randomness of `sample`."""
+    """Checks the randomness of `sample`; yields a description of each problem."""
     state = _global_states()
     first = distribution.sample(NUM_TASKS, seeded(seed))
     if state != _global_states():
@@ -40,15 +40,15 @@ def randomness(distribution: Any, seed: int) -> Iterator[str]:
 def splits(
     distribution: Any, seed: int, required: bool = True, disjoint: bool = True
 ) -> Iterator[str]:
-    """Yields what is wrong with `split`.
+    """Checks `split`; yields a description of each problem.
 
     Args:
-        distribution: Has `sample` and `split`.
-        seed: Seed of the draws.
+        distribution: An object with `sample` and `split`.
+        seed: Seed of the samples.
         required: Whether every split must have tasks.
-        disjoint: Whether they must share none.
+        disjoint: Whether no task may be in two splits.
     """
-    seen: dict[str, set[bytes]] = {}
+    fingerprints_by_split: dict[str, set[bytes]] = {}
     for number, name in enumerate(SPLITS):
         try:
             fingerprints = _split_fingerprints(distribution.split(name), seed, number)
@@ -56,10 +56,10 @@ def splits(
             if required:
                 yield f"split({name!r}) cannot be sampled: {error}"
             continue
-        for other, known in seen.items():
-            if disjoint and known & fingerprints:
+        for other, other_fingerprints in fingerprints_by_split.items():
+            if disjoint and other_fingerprints & fingerprints:
                 yield f"splits {other!r} and {name!r} share tasks; make them disjoint"
-        seen[name] = fingerprints
+        fingerprints_by_split[name] = fingerprints
     try:
         distribution.split("no such split")
     except (MetarlError, ValueError, KeyError):
@@ -68,7 +68,7 @@ def splits(
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Tells whether nested values hold the same tensors, to the bit; NaN equals NaN."""
+    """Returns whether nested values hold exactly the same tensors; NaN equals NaN."""
     first, second = tensors(a), tensors(b)
     return len(first) == len(second) and all(
         np.array_equal(x.detach().cpu(), y.detach().cpu(), equal_nan=True)
@@ -78,14 +78,14 @@ def equal(a: Any, b: Any) -> bool:
 
 def tensors(value: Any) -> list[Tensor]:
     """Returns all tensors of a nested value."""
-    found: list[Tensor] = []
+    result: list[Tensor] = []
 
-    def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
+    def collect(tensor: Tensor) -> Tensor:
+        result.append(tensor)
         return tensor
 
-    map_tensors(note, value)
-    return found
+    map_tensors(collect, value)
+    return result
 
 
 def rows(values: Tensor) -> set[bytes]:
@@ -94,11 +94,11 @@ def rows(values: Tensor) -> set[bytes]:
 
 
 def _split_fingerprints(distribution: Any, seed: int, number: int) -> set[bytes]:
-    """Returns the fingerprints of tasks of split `number`.
+    """Returns the fingerprints of sampled tasks of split `number`.
 
-    Whole numbers tell of a finite set of tasks: the same seed for all splits shows best whether
-    they share any. Continuous draws never repeat, so splits may be one and the same distribution:
-    with one seed the same tasks would come out of each, hence another seed for each.
+    Integer task parameters mean a finite set of tasks: the same seed for all splits is the most
+    likely to find shared ones. Continuous parameters never repeat, so that all splits may be the
+    same distribution; a different seed per split then avoids sampling the same tasks from each.
     """
     info = distribution.sample(1, seeded(seed)).info
     finite = bool(info) and not any(v.is_floating_point() for v in info.values())
@@ -108,9 +108,10 @@ def _split_fingerprints(distribution: Any, seed: int, number: int) -> set[bytes]
 
 
 def _fingerprints(tasks: Any) -> set[bytes]:
-    """Returns what tells each task apart: its info where there is one, else its support set.
+    """Returns the bytes that identify each task: its info if there is any, else its support set.
 
-    Class indices and the like are compared one by one: two episodes share a class, not a set.
+    If the info has "classes", each class is identified instead, because splits must not share any
+    class.
     """
     if "classes" in tasks.info:
         return rows(tasks.info["classes"].flatten())

@@ -1,4 +1,4 @@
-"""Tells a user what their own task distribution gets wrong."""
+"""Checker of user-defined supervised task distributions."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ from metarl.tasks.check_sampling import NUM_TASKS, randomness, rows, seeded, spl
 
 
 def check_task_distribution(distribution: Any, seed: int = 0, require_splits: bool = True) -> None:
-    """Checks a task distribution against the protocol `TaskDistribution`.
+    """Checks that a task distribution follows the protocol `TaskDistribution`.
 
-    It samples, compares and looks at: shapes and types, finite values, the tasks leading every
-    tensor, the same generator state giving the same tasks and another one giving others, no use of
-    global random states, support apart from query, every class of the query in the support, tasks
-    that differ, and splits that share no task.
+    It samples tasks and checks that:
 
-    Splits are compared by what `TaskBatch.info` tells: class by class where it has "classes",
-    task by task else. Without info, tasks are told apart by their support sets; then a finite set
-    of tasks whose examples are drawn anew each time cannot be seen to be in two splits.
+    - shapes and types are right, all values are finite and every tensor has a leading task
+      dimension;
+    - the same generator state yields the same tasks, another state yields other tasks, and no
+      global random state is used;
+    - the query differs from the support, and the support has every class of the query;
+    - the tasks of a batch differ, and the splits share no task.
+
+    Splits are compared by `TaskBatch.info`: class by class if it has "classes", task by task
+    otherwise. Without info, tasks are identified by their support sets. A finite set of tasks
+    whose examples are random then escapes the check that splits are disjoint.
 
     Args:
         distribution: An object with `sample` and `split`.
         seed: Seed of the checks.
-        require_splits: False for a distribution that has no tasks for some of its splits: those
-            that raise an error of MetaRL are passed over.
+        require_splits: False for a distribution that has no tasks in some of its splits: splits
+            that raise a `MetarlError` are skipped.
 
     Raises:
-        TaskError: Something is wrong; the message lists all that was found.
+        TaskError: If a check fails; the message lists all problems.
     """
     problems = list(_interface(distribution)) or list(_structure(distribution, seed))
     if not problems:
@@ -51,10 +55,8 @@ def _interface(distribution: Any) -> Iterator[str]:
             yield f"it lacks the method `{method}`"
 
 
-# Structure: what is wrong here would make the other checks fail in ways that help nobody.
-
-
 def _structure(distribution: Any, seed: int) -> Iterator[str]:
+    """Checks types, devices and shapes; the other checks rely on these."""
     for num_tasks in (1, 3, NUM_TASKS):
         tasks = distribution.sample(num_tasks, seeded(seed))
         if not isinstance(tasks, TaskBatch):
@@ -111,29 +113,26 @@ def _shapes(tasks: TaskBatch) -> Iterator[str]:
         yield "support and query targets must have one type"
 
 
-# Contents
-
-
 def _contents(tasks: TaskBatch) -> Iterator[str]:
     for name, tensor in _tensors(tasks):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             yield f"{name} holds values that are infinite or not a number"
-    targets, queried = tasks.support.targets, tasks.query.targets
-    if _repeats(tasks):
+    support_targets, query_targets = tasks.support.targets, tasks.query.targets
+    if _query_repeats_support(tasks):
         yield "query must be held out, but it repeats the inputs of support"
-    if not targets.is_floating_point():
-        if min(int(targets.min()), int(queried.min())) < 0:
+    if not support_targets.is_floating_point():
+        if min(int(support_targets.min()), int(query_targets.min())) < 0:
             yield "class labels must be 0 or more"
-        missing = ~(queried.unsqueeze(2) == targets.unsqueeze(1)).any(2)
+        missing = ~(query_targets.unsqueeze(2) == support_targets.unsqueeze(1)).any(2)
         if missing.any():
             yield "query holds classes that the support of the same task lacks"
-    telling = list(tasks.info.values()) or [t for _, t in _tensors(tasks)]
-    if all((t == t[:1]).all() for t in telling):
+    parameters = list(tasks.info.values()) or [t for _, t in _tensors(tasks)]
+    if all((t == t[:1]).all() for t in parameters):
         yield "all tasks of a batch are the same one"
 
 
-def _repeats(tasks: TaskBatch) -> bool:
-    """Tells whether every query input of every task is among the support inputs, in any order."""
+def _query_repeats_support(tasks: TaskBatch) -> bool:
+    """Returns whether every query input of every task is also a support input of that task."""
     pairs = zip(tasks.support.inputs, tasks.query.inputs, strict=True)
     return all(rows(query) <= rows(support) for support, query in pairs)
 

@@ -1,4 +1,4 @@
-"""Downloads that are checked, shown and never left half done."""
+"""Downloads with checksum, progress bar and atomic result."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ TIMEOUT = 30.0  # seconds without a byte
 
 
 def download(url: str, path: Path, sha256: str, size: int) -> None:
-    """Downloads a file, checks it and only then gives it its name.
+    """Downloads a file to a temporary name, checks it and moves it to `path`.
 
-    A progress bar is drawn on standard error where that is a terminal.
+    Shows a progress bar on standard error if that is a terminal.
 
     Args:
-        url: Where the file is.
-        path: Where to put it; its folder is made.
+        url: Address of the file.
+        path: Destination; its folder is created.
         sha256: The expected SHA-256 in hexadecimal.
         size: The expected size in bytes.
 
     Raises:
-        DataError: The server or the disk fails, or another file came than was expected. Nothing
-            is left at `path` that was not there before.
+        DataError: If the server or the disk fails, or size or checksum differ. `path` is then
+            left as it was.
     """
     try:
         with atomic_path(path) as temporary:
@@ -55,7 +55,7 @@ def download(url: str, path: Path, sha256: str, size: int) -> None:
 
 
 def _copy(source: BinaryIO, path: Path, name: str, size: int) -> tuple[str, int]:
-    """Copies a stream to a file; returns the SHA-256 and the number of bytes."""
+    """Copies a stream to a file and returns its SHA-256 and its number of bytes."""
     digest, received = hashlib.sha256(), 0
     console = Console(stderr=True)
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())

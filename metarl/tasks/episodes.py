@@ -1,4 +1,4 @@
-"""N-way K-shot episodes, drawn by index on the device from a pool of images."""
+"""N-way K-shot episodes, sampled from a pool of images by index on the device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metarl.tasks.distortions import Distortion
 Rotations = Literal["none", "episode", "classes", "reflected"]
 QUARTERS = 4  # rotations by 0, 90, 180 and 270 degrees
 ORIENTATIONS = {"none": 1, "episode": 1, "classes": QUARTERS, "reflected": 2 * QUARTERS}
-"""Classes that each kind of rotations makes of one."""
+"""Number of classes that each kind of rotations makes of one class."""
 
 Grouping = Literal["none", "alphabets", "drawers"]
 
@@ -27,10 +27,10 @@ class EpisodeClasses(NamedTuple):
 
     Attributes:
         classes: Indices into the pool, shape [T, way], int64.
-        rotations: Counter-clockwise quarter turns 0..3; 4 more: of the mirror image. Shape
-            [T, way], int64.
-        labels: Numbers of the classes among all of the split, rotations counted, shape [T, way],
-            int64.
+        rotations: Number of counter-clockwise rotations by 90 degrees, 0 to 3; 4 to 7 are those
+            of the mirror image. Shape [T, way], int64.
+        labels: Indices into all classes of the split, where rotations may count as separate
+            classes, shape [T, way], int64.
     """
 
     classes: Tensor
@@ -40,12 +40,13 @@ class EpisodeClasses(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ImagePool:
-    """Images kept class by class, on any device.
+    """Images sorted by class, on any device.
 
     Attributes:
-        images: Shape [M, C, H, W], or [M, H, W] for one channel (kept as [M, 1, H, W]), uint8.
-        counts: Images of each class, shape [K], int64; class k owns `counts[k]` images in a row.
-        names: A name for each class; "alphabet/character" for written characters.
+        images: Shape [M, C, H, W], or [M, H, W] for one channel (stored as [M, 1, H, W]), uint8.
+        counts: Number of images of each class, shape [K], int64; the `counts[k]` images of class
+            k are consecutive.
+        names: The name of each class; "alphabet/character" for written characters.
         offsets: The index of the first image of each class, shape [K], int64.
     """
 
@@ -55,7 +56,7 @@ class ImagePool:
     offsets: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Checks the shapes and finds the offsets."""
+        """Checks the shapes and computes the offsets."""
         images = self.images.unsqueeze(1) if self.images.dim() == 3 else self.images
         if images.dim() != 4 or images.dtype != torch.uint8:
             raise ShapeError(
@@ -73,7 +74,7 @@ class ImagePool:
         object.__setattr__(self, "offsets", self.counts.cumsum(0) - self.counts)
 
     def to(self, device: torch.device | str) -> ImagePool:
-        """Returns the pool on `device`; itself if it is there already."""
+        """Returns the pool on `device`; `self` if it is already there."""
         if self.images.device == torch.device(device):
             return self
         return ImagePool(self.images.to(device), self.counts.to(device), self.names)
@@ -83,27 +84,29 @@ class ImagePool:
 class FewShot:
     """A distribution over N-way K-shot classification episodes; see `TaskDistribution`.
 
-    The classes of an episode and the images of a class are drawn without replacement; support and
-    query share no image. Images may live on another device than the generator; then every batch is
-    copied, so move them once with `to`.
+    The classes of an episode and the images of a class are sampled without replacement; support
+    and query share no image. If images and generator are on different devices, every batch is
+    copied; `to` avoids this by moving all images once.
 
     Attributes:
         pool: The images of all splits.
-        splits: Class indices [classes], int64, of each split; no class is in two of them.
+        splits: Class indices [classes], int64, of each split; no class is in two splits.
         way: Classes per episode (N).
         shots: Support images per class (K).
         queries: Query images per class.
-        part: The split that classes are drawn from.
-        rotations: "none"; "episode" (Finn et al. 2017): each class of an episode is turned by one
-            of 0, 90, 180, 270 degrees, so two rotations of one character never meet; "classes"
-            (Vinyals et al. 2016): the rotations of a character are four classes, which may meet;
-            "reflected": its rotations and those of its mirror image are eight.
-        grouping: "none": classes of any alphabets; "alphabets": of one alphabet an episode, turned
-            alike where rotations are classes; "drawers": besides, one drawer has drawn all images
-            of a shot, and another those of a query, as in Lake's runs. The n-th image of each
-            class of an alphabet is then by the same drawer, as Omniglot's are. Alphabets with
-            fewer classes than an episode are passed over.
-        distortion: Changes images at random; None: they come as they are.
+        part: The split that classes are sampled from.
+        rotations: "none"; "episode" (Finn et al. 2017): each class of an episode is rotated by one
+            of 0, 90, 180, 270 degrees, and no episode has two rotations of a character; "classes"
+            (Vinyals et al. 2016): the four rotations of a character are separate classes, which an
+            episode may combine; "reflected": the four rotations and those of the mirror image are
+            eight classes.
+        grouping: "none": an episode has classes of any alphabets; "alphabets": all its classes are
+            from one alphabet, with one rotation for all of them if rotations are classes;
+            "drawers": in addition, all images of a shot are by one drawer and those of a query by
+            another, as in Lake's runs. This assumes that the n-th images of all classes of an
+            alphabet are by the same drawer, as in Omniglot. Alphabets with fewer than `way`
+            classes are left out.
+        distortion: Random distortion of the images; None for no distortion.
     """
 
     pool: ImagePool = field(repr=False)
@@ -124,14 +127,13 @@ class FewShot:
         check_split(self.part)
         self._check_settings()
         self._check_disjoint()
-        self._group()
+        self._set_groups()
         self._check_split_size()
-        # Kept as a number: reading it from the device on every batch would wait for the device.
+        # A Python number, because reading it from a tensor would sync the device on every batch.
         most = int(self.pool.counts[self._classes].max())
         object.__setattr__(self, "_most_images", most)
 
     def split(self, name: Split) -> FewShot:
-        """See `TaskDistribution.split`."""
         return replace(self, part=check_split(name))
 
     def to(self, device: torch.device | str) -> FewShot:
@@ -139,35 +141,28 @@ class FewShot:
         splits = {name: classes.to(device) for name, classes in self.splits.items()}
         return replace(self, pool=self.pool.to(device), splits=splits)
 
-    def with_shape(
-        self, way: int | None = None, shots: int | None = None, queries: int | None = None
-    ) -> FewShot:
-        """Returns the same distribution with another shape of episodes; None keeps a number."""
-        given = {"way": way, "shots": shots, "queries": queries}
-        return replace(self, **{k: v for k, v in given.items() if v is not None})
-
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the classes of this split, rotations not counted."""
+        """The names of the classes of this split, without rotations."""
         return tuple(self.pool.names[i] for i in self._classes.tolist())
 
     @property
     def alphabets(self) -> tuple[str, ...]:
-        """The alphabets of this split, sorted: what stands before the slash in its names."""
+        """The alphabets of this split, sorted: the part of the class names before the slash."""
         return tuple(sorted({name.rpartition("/")[0] for name in self.names} - {""}))
 
     @property
     def num_classes(self) -> int:
-        """The number of classes that episodes of this split draw from, rotations counted."""
+        """The number of classes of this split, including rotations that are separate classes."""
         return len(self._classes) * ORIENTATIONS[self.rotations]
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> TaskBatch:
-        """See `TaskDistribution.sample`.
+        """Samples a batch of episodes.
 
         Returns:
-            Inputs float32 [T, way * shots, C, H, W] in [0, 1] and targets int64 [T, way * shots],
-            class by class (0 0 1 1 ...); queries likewise. `info` has the fields of
-            `EpisodeClasses`, each [T, way].
+            Support inputs [T, way * shots, C, H, W], float32 in [0, 1], and targets
+            [T, way * shots], int64, in the order of the classes (0 0 1 1 ...); the query likewise.
+            `info` has the fields of `EpisodeClasses`, each [T, way].
         """
         check_num_tasks(num_tasks)
         episode = self._draw_classes(num_tasks, generator)
@@ -189,37 +184,38 @@ class FewShot:
         device = generator.device
         grouped = self.grouping != "none"
         orientations = ORIENTATIONS[self.rotations]
-        # A group is turned as one: then the rotation is the task's, not the class's.
+        # If rotations are classes, those of a grouped episode share one rotation, drawn below.
         count = len(self._classes) if grouped else self.num_classes
+        # The indices of the largest of uniform scores are a sample without replacement.
         scores = torch.rand(num_tasks, count, generator=generator, device=device)
-        one = (num_tasks, 1)
+        per_task = (num_tasks, 1)
         if grouped:
-            picked = torch.randint(len(self._large), one, generator=generator, device=device)
-            group = self._large.to(device)[picked]
+            index = torch.randint(len(self._large), per_task, generator=generator, device=device)
+            group = self._large.to(device)[index]
             scores.masked_fill_(self._groups.to(device) != group, -1.0)
         labels = scores.topk(self.way, dim=1).indices
         if grouped and orientations > 1:
-            turn = torch.randint(orientations, one, generator=generator, device=device)
-            labels = labels * orientations + turn
-        chosen, rotations = labels // orientations, labels % orientations
+            rotation = torch.randint(orientations, per_task, generator=generator, device=device)
+            labels = labels * orientations + rotation
+        classes, rotations = labels // orientations, labels % orientations
         if self.rotations == "episode":
-            rotations = torch.randint(QUARTERS, chosen.shape, generator=generator, device=device)
-        return EpisodeClasses(self._classes.to(device)[chosen], rotations, labels)
+            rotations = torch.randint(QUARTERS, classes.shape, generator=generator, device=device)
+        return EpisodeClasses(self._classes.to(device)[classes], rotations, labels)
 
     def _draw_images(self, classes: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns indices of images, shape [T, way, shots + queries]."""
+        """Samples images without replacement; returns their indices [T, way, shots + queries]."""
         device = generator.device
         counts = self.pool.counts.to(device)[classes].unsqueeze(2)
-        alike = self.grouping == "drawers"
-        shape = (len(classes), 1 if alike else classes.shape[1], self._most_images)
+        same_drawers = self.grouping == "drawers"
+        shape = (len(classes), 1 if same_drawers else classes.shape[1], self._most_images)
         scores = torch.rand(shape, generator=generator, device=device)
-        fewest = counts.amin(1, keepdim=True) if alike else counts
+        fewest = counts.amin(1, keepdim=True) if same_drawers else counts
         absent = torch.arange(shape[2], device=device) >= fewest
-        chosen = scores.masked_fill_(absent, -1.0).topk(self.shots + self.queries, dim=2).indices
-        return chosen + self.pool.offsets.to(device)[classes].unsqueeze(2)
+        drawings = scores.masked_fill_(absent, -1.0).topk(self.shots + self.queries, dim=2).indices
+        return drawings + self.pool.offsets.to(device)[classes].unsqueeze(2)
 
     def _gather(self, index: Tensor, rotations: Tensor) -> Tensor:
-        """Returns the images [T, way, n, C, H, W], uint8, each class turned by its rotation."""
+        """Returns the images [T, way, n, C, H, W], uint8, each class rotated by its rotation."""
         pixels = self.pool.images
         images = pixels.index_select(0, index.flatten().to(pixels.device)).to(index.device)
         images = images.view(*index.shape, *pixels.shape[1:])
@@ -227,11 +223,12 @@ class FewShot:
             return images
         height, width = pixels.shape[2:]
         grid = torch.arange(height * width, device=index.device).view(height, width)
-        turned = torch.stack(
+        # For each orientation, the pixel of the upright image at each pixel of the rotated one.
+        sources = torch.stack(
             [g.rot90(k).flatten() for g in (grid, grid.flip(1)) for k in range(QUARTERS)]
         )
         flat = images.flatten(4).flatten(2, 3)  # [T, way, n * C, H * W]
-        source = turned[rotations].unsqueeze(2).expand(flat.shape)
+        source = sources[rotations].unsqueeze(2).expand(flat.shape)
         return flat.gather(3, source).view(images.shape)
 
     def _check_settings(self) -> None:
@@ -249,12 +246,12 @@ class FewShot:
                 "use rotations='none'."
             )
 
-    def _group(self) -> None:
-        """Notes the alphabet of each class, and those with classes enough for an episode."""
+    def _set_groups(self) -> None:
+        """Sets the alphabet number of each class, and the alphabets with at least `way` classes."""
         numbers: dict[str, int] = {}
         alphabets = [name.rpartition("/")[0] for name in self.names]
-        found = [numbers.setdefault(a, len(numbers)) for a in alphabets]
-        groups = torch.tensor(found, dtype=torch.int64, device=self._classes.device)
+        indices = [numbers.setdefault(a, len(numbers)) for a in alphabets]
+        groups = torch.tensor(indices, dtype=torch.int64, device=self._classes.device)
         large = (groups.bincount() >= self.way).nonzero().flatten()
         object.__setattr__(self, "_groups", groups)
         object.__setattr__(self, "_large", large)
@@ -296,7 +293,7 @@ class FewShot:
 
 
 def class_indices(names: Sequence[str], chosen: Sequence[str]) -> Tensor:
-    """Returns the index in `names` of each chosen name, int64; the first one of equal names."""
+    """Returns the index in `names` of each name in `chosen`, int64; the first if it repeats."""
     index: dict[str, int] = {}
     for position, name in enumerate(names):
         index.setdefault(name, position)
@@ -304,7 +301,7 @@ def class_indices(names: Sequence[str], chosen: Sequence[str]) -> Tensor:
 
 
 def _examples(images: Tensor) -> Examples:
-    """Turns images [T, way, n, C, H, W] into examples, class by class."""
+    """Returns images [T, way, n, C, H, W] as examples in the order of the classes."""
     num_tasks, way, count = images.shape[:3]
     targets = torch.arange(way, device=images.device).repeat_interleave(count)
     return Examples(images.flatten(1, 2), targets.repeat(num_tasks, 1))

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and a cache of arrays that rebuilds itself."""
+"""Atomic file writes and a cache of arrays."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ Arrays = dict[str, np.ndarray]
 
 
 def cache_folder() -> Path:
-    """Returns where decoded data is kept: $METARL_CACHE, or `~/.cache/metarl`."""
+    """Returns the folder for decoded data: $METARL_CACHE, or `~/.cache/metarl`."""
     return Path(os.environ.get("METARL_CACHE") or Path.home() / ".cache" / "metarl")
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Gives a temporary name beside `path` to write to; moves it to `path` if all went well.
+    """Yields a temporary path in the folder of `path`, and moves it to `path` on success.
 
-    Readers see the old file or the whole new one. Nothing is left behind on an error.
+    Readers see either the old file or the complete new one. On an error the temporary file is
+    removed.
 
     Raises:
-        OSError: The folder cannot be made or written.
+        OSError: If the folder cannot be created or written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
@@ -47,18 +48,18 @@ def sha256(path: Path) -> str:
 def cached_arrays(key: str, build: Callable[[], Arrays]) -> Arrays:
     """Returns the arrays cached under `key`, or builds and caches them.
 
-    A damaged cache file is rebuilt. Where the cache cannot be written, the arrays are built on
-    every call.
+    A damaged cache file is rebuilt. If the cache cannot be written, the arrays are built on every
+    call.
 
     Args:
-        key: File name without its ending. It must change whenever the arrays would.
-        build: Makes the arrays, none of them of objects.
+        key: File name without its suffix. It must differ for different arrays.
+        build: Builds the arrays; their dtypes must not be object.
     """
     path = cache_folder() / f"{key}.npz"
     arrays = _load(path)
     if arrays is None:
         arrays = build()
-        # A cache that cannot be written costs time and nothing else.
+        # A cache that cannot be written only costs time.
         with (
             contextlib.suppress(OSError),
             atomic_path(path) as temporary,
@@ -70,7 +71,7 @@ def cached_arrays(key: str, build: Callable[[], Arrays]) -> Arrays:
 
 def _load(path: Path) -> Arrays | None:
     try:
-        # Reading checks the CRC of each array. numpy would not close a damaged file itself.
+        # Reading checks the CRC of each array. numpy does not close a damaged file itself.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):

@@ -1,7 +1,7 @@
-"""Procedurally drawn characters in Omniglot's format, where no data is at hand.
+"""Procedurally generated characters in Omniglot's format, which need no data.
 
-An alphabet owns a few stroke shapes; a character joins two to four of them, each starting on an
-earlier one; a drawer bends, turns and moves every stroke a little and has a slant of their own.
+An alphabet is a set of stroke shapes. A character consists of two to four strokes of these shapes,
+each attached to an earlier one. A drawer varies every stroke a little and has an individual slant.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ STROKES = 4  # most strokes per character
 POINTS = 32  # points along a stroke
 PEN = 0.6  # standard deviation of the pen's ink, in pixels
 INK = 1.1  # density of the ink along a stroke
-CHUNK = 2000  # images drawn at a time, which bounds memory
-SHARES = {"train": 0.6, "validation": 0.1, "test": 0.3}  # of the alphabets, as the 50 of Omniglot
+CHUNK = 2000  # images rendered at a time, which bounds memory
+SHARES = {"train": 0.6, "validation": 0.1, "test": 0.3}  # fractions of the alphabets
 
 
 class Strokes(NamedTuple):
-    """Strokes of any batch shape [*]: a pen moves at constant speed while its heading changes.
+    """Strokes of a pen that moves at constant speed while its heading changes; any shape [*].
 
     heading(t) = start + bend * t + corner * [t > at] + wave * sin(2 pi t), for t in [0, 1].
 
     Attributes:
-        start: First heading, in radians.
+        start: Initial heading, in radians.
         bend: Turn over the whole stroke, in radians.
         corner: Sudden turn, in radians.
-        at: Where the corner is, in [0, 1].
-        wave: Amplitude of the swing to both sides, in radians.
-        length: In units of the character's box.
+        at: Position of the corner along the stroke, in [0, 1].
+        wave: Amplitude of the sinusoidal part of the heading, in radians.
+        length: Length of the stroke, in units of the character's box.
     """
 
     start: Tensor
@@ -52,12 +52,13 @@ class Strokes(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Joints:
-    """Where the strokes of characters start.
+    """Where the strokes of characters are attached to each other.
 
     Attributes:
-        parent: The earlier stroke that each stroke starts on, shape [characters, STROKES], int64.
-        point: The point of the parent, in 0..POINTS - 1, the same shape and type.
-        own: The point of the stroke itself that lies there, the same shape and type.
+        parent: The earlier stroke that each stroke is attached to, shape [characters, STROKES],
+            int64.
+        point: The joint's point on the parent, in 0..POINTS - 1, the same shape and type.
+        own: The joint's point on the stroke itself, the same range, shape and type.
         drawn: Whether the character has this stroke, the same shape, bool.
     """
 
@@ -67,7 +68,7 @@ class Joints:
     drawn: Tensor
 
     def of(self, characters: Tensor, drawings: int) -> Joints:
-        """Returns those of some characters for each drawing, [characters, drawings, STROKES]."""
+        """Returns the joints of each drawing of `characters`, [characters, drawings, STROKES]."""
         return Joints(
             *(v[characters].unsqueeze(1).expand(-1, drawings, -1) for v in vars(self).values())
         )
@@ -85,10 +86,10 @@ def Glyphs(  # noqa: N802 - reads like the other distributions
     seed: int = 0,
     invert: bool = True,
 ) -> FewShot:
-    """Builds N-way K-shot episodes of drawn characters: images [1, 28, 28], ink 1 on paper 0.
+    """Builds N-way K-shot episodes of generated characters: images [1, 28, 28], ink 1 on paper 0.
 
-    Splits are by alphabet: 60 % train, 10 % validation, 30 % test. The images are kept in memory;
-    20 000 of them take about three seconds to draw and 16 MB.
+    The splits are by alphabet: 60 % train, 10 % validation, 30 % test. The images stay in memory;
+    20 000 of them take about three seconds to render and 16 MB.
 
     Args:
         way: Classes per episode.
@@ -98,11 +99,11 @@ def Glyphs(  # noqa: N802 - reads like the other distributions
         alphabets: Number of alphabets.
         characters: Characters per alphabet.
         drawings: Drawings per character, each by another drawer.
-        seed: The same seed gives the same characters.
+        seed: Seed of the characters and drawings.
         invert: False for ink 0 on paper 1; see `Omniglot`.
 
     Raises:
-        SettingsError: A number is below 1, or the episodes do not fit the characters.
+        SettingsError: If a number is below 1, or the episodes do not fit the characters.
     """
     if min(alphabets, characters, drawings) < 1:
         raise SettingsError(
@@ -137,10 +138,16 @@ def _splits(alphabets: int, characters: int) -> dict[Split, Tensor]:
 
 
 def draw(alphabets: int, characters: int, drawings: int, generator: torch.Generator) -> Tensor:
-    """Draws all characters of some alphabets.
+    """Generates alphabets and renders all drawings of their characters.
+
+    Args:
+        alphabets: Number of alphabets.
+        characters: Characters per alphabet.
+        drawings: Drawings per character.
+        generator: The only source of randomness, on the CPU.
 
     Returns:
-        uint8 [alphabets * characters * drawings, 28, 28], ink 255 on paper 0.
+        Images [alphabets * characters * drawings, 28, 28], uint8, ink 255 on paper 0.
     """
     total = alphabets * characters
     strokes = _characters(_alphabets(alphabets, generator), characters, generator)
@@ -150,16 +157,16 @@ def draw(alphabets: int, characters: int, drawings: int, generator: torch.Genera
     images = []
     for part in torch.arange(total).split(max(1, CHUNK // drawings)):
         by_drawer = Strokes(*(value[part].unsqueeze(1) for value in strokes))
-        pieces = joints.of(part, drawings)
-        points = _join(_trace(_jitter(by_drawer, drawings, generator)), pieces)
+        part_joints = joints.of(part, drawings)
+        points = _join(_trace(_jitter(by_drawer, drawings, generator)), part_joints)
         points = (points - middle[part, None, None, None]) / extent[part, None, None, None, None]
         points = torch.einsum("cdspi,cdij->cdspj", points, slant[part])
-        images.append(_ink(_place(points, generator), pieces.drawn).flatten(0, 1))
+        images.append(_ink(_place(points, generator), part_joints.drawn).flatten(0, 1))
     return torch.cat(images)
 
 
 def _frame(lines: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the middle [characters, 2] and the larger side [characters] of characters' boxes."""
+    """Returns the centre [characters, 2] and the larger side [characters] of bounding boxes."""
     absent = ~drawn[..., None, None]
     low = lines.masked_fill(absent, math.inf).amin((1, 2))
     high = lines.masked_fill(absent, -math.inf).amax((1, 2))
@@ -167,7 +174,7 @@ def _frame(lines: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _alphabets(count: int, generator: torch.Generator) -> Strokes:
-    """Draws the stroke shapes of alphabets, each tensor [alphabets, SHAPES]."""
+    """Samples the stroke shapes of alphabets, each tensor [alphabets, SHAPES]."""
     shape = (count, SHAPES)
 
     def uniform(low: float, high: float) -> Tensor:
@@ -186,12 +193,12 @@ def _alphabets(count: int, generator: torch.Generator) -> Strokes:
 
 
 def _characters(shapes: Strokes, characters: int, generator: torch.Generator) -> Strokes:
-    """Picks and varies strokes for characters, each tensor [alphabets * characters, STROKES]."""
+    """Samples the strokes of characters, each tensor [alphabets * characters, STROKES]."""
     alphabets = shapes.start.shape[0]
     size = (alphabets, characters, STROKES)
     pick = torch.randint(SHAPES, size, generator=generator).flatten(1)
     strokes = Strokes(*(value.gather(1, pick).view(-1, STROKES) for value in shapes))
-    # Each stroke leaves the line of the one before: by 45, 90 or 135 degrees, either way along it.
+    # Each stroke is at 45, 90 or 135 degrees to the previous one, and drawn in either direction.
     eighths = torch.randint(1, 4, strokes.start.shape, generator=generator).cumsum(1)
     reverse = torch.randint(2, strokes.start.shape, generator=generator)
     start = eighths * (math.pi / 4) + reverse * math.pi
@@ -199,6 +206,7 @@ def _characters(shapes: Strokes, characters: int, generator: torch.Generator) ->
 
 
 def _joints(total: int, generator: torch.Generator) -> Joints:
+    """Samples the joints of `total` characters."""
     shape = (total, STROKES)
     parent = (torch.rand(shape, generator=generator) * torch.arange(STROKES)).long()
     count = torch.randint(2, STROKES + 1, (total, 1), generator=generator)
@@ -212,7 +220,7 @@ def _joints(total: int, generator: torch.Generator) -> Joints:
 
 
 def _vary(strokes: Strokes, scale: float, generator: torch.Generator) -> Strokes:
-    """Changes strokes at random; `scale` is the standard deviation of the headings in radians."""
+    """Adds noise to strokes; `scale` is the standard deviation of the headings in radians."""
 
     def noise(times: float) -> Tensor:
         return times * scale * torch.randn(strokes.start.shape, generator=generator)
@@ -228,12 +236,13 @@ def _vary(strokes: Strokes, scale: float, generator: torch.Generator) -> Strokes
 
 
 def _jitter(strokes: Strokes, drawings: int, generator: torch.Generator) -> Strokes:
+    """Returns noisy copies of strokes [characters, 1, STROKES] for each drawing."""
     shape = (strokes.start.shape[0], drawings, STROKES)
     return _vary(Strokes(*(value.expand(shape) for value in strokes)), 0.12, generator)
 
 
 def _affine(alphabets: int, drawings: int, generator: torch.Generator) -> Tensor:
-    """Draws the slant, turn and size of every drawer, shape [alphabets, drawings, 2, 2]."""
+    """Samples the slant, rotation and size of each drawer, shape [alphabets, drawings, 2, 2]."""
     turn, shear, wide, high = 0.1 * torch.randn(4, alphabets, drawings, generator=generator)
     top = torch.stack([wide.exp() * turn.cos(), -turn.sin() + shear], -1)
     bottom = torch.stack([turn.sin(), high.exp() * turn.cos()], -1)
@@ -241,16 +250,17 @@ def _affine(alphabets: int, drawings: int, generator: torch.Generator) -> Tensor
 
 
 def _trace(strokes: Strokes) -> Tensor:
-    """Returns the points of strokes from (0, 0) on, shape [*, POINTS, 2]."""
+    """Returns points (x, y) along strokes that start at (0, 0), shape [*, POINTS, 2]."""
     start, bend, corner, at, wave, length = (value.unsqueeze(-1) for value in strokes)
     t = torch.linspace(0, 1, POINTS)
     heading = start + bend * t + corner * (t > at) + wave * torch.sin(2 * math.pi * t)
+    # p(t) = length * integral of (cos heading, sin heading) from 0 to t
     steps = torch.stack([heading.cos(), heading.sin()], -1) * length.unsqueeze(-1) / POINTS
     return steps.cumsum(-2)
 
 
 def _join(lines: Tensor, joints: Joints) -> Tensor:
-    """Moves every stroke of [*, STROKES, POINTS, 2] to the point of the stroke it starts on."""
+    """Moves each stroke of [*, STROKES, POINTS, 2] so that it meets its parent at the joint."""
     batch = lines.shape[:-3]
     flat = lines.flatten(0, -4)
     parent, point, own = (v.flatten(0, -2) for v in (joints.parent, joints.point, joints.own))
@@ -265,7 +275,7 @@ def _join(lines: Tensor, joints: Joints) -> Tensor:
 
 
 def _place(points: Tensor, generator: torch.Generator) -> Tensor:
-    """Scales characters [*, STROKES, POINTS, 2] of unit size to pixels and moves them about."""
+    """Scales unit-size characters [*, STROKES, POINTS, 2] to pixels; size and shift are random."""
     batch = (*points.shape[:-3], 1, 1, 1)
     size = 18.0 + 1.5 * torch.randn(batch, generator=generator)
     shift = 1.2 * torch.randn((*batch[:-1], 2), generator=generator)
@@ -273,22 +283,24 @@ def _place(points: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _ink(points: Tensor, drawn: Tensor) -> Tensor:
-    """Draws strokes with a soft round pen.
+    """Renders strokes with a soft round pen.
 
-    A Gaussian at every point is a product of one in x and one in y, so that the sum over points
-    is one matrix product per image.
+    The pen leaves a Gaussian at every point. A Gaussian is a product of one in x and one in y, so
+    the sum over all points is one matrix product per image.
 
     Args:
-        points: In pixels, shape [*, STROKES, POINTS, 2].
-        drawn: Which strokes to draw, shape [*, STROKES].
+        points: Points (x, y) in pixels, shape [*, STROKES, POINTS, 2].
+        drawn: Which strokes to draw, shape [*, STROKES], bool.
 
     Returns:
-        uint8 [*, 28, 28].
+        Images [*, 28, 28], uint8, ink 255 on paper 0.
     """
     step = (points[..., 1:, :] - points[..., :-1, :]).norm(dim=-1)
     weight = torch.cat([step, step[..., -1:]], -1) * drawn.unsqueeze(-1)  # [*, STROKES, POINTS]
     pixels = torch.arange(IMAGE_SIZE, dtype=points.dtype)
-    bumps = (-((pixels - points.flatten(-3, -2).unsqueeze(-1)) ** 2) / (2 * PEN**2)).exp()
-    x, y = bumps.unbind(-2)  # [*, STROKES * POINTS, 28]
+    # g(u) = exp(-(u - p)^2 / (2 sigma^2)), for each coordinate of each point p
+    gaussians = (-((pixels - points.flatten(-3, -2).unsqueeze(-1)) ** 2) / (2 * PEN**2)).exp()
+    x, y = gaussians.unbind(-2)  # [*, STROKES * POINTS, 28]
+    # density(i, j) = sum_p weight_p g_y(i) g_x(j), value = 1 - exp(-INK density)
     density = (y * weight.flatten(-2).unsqueeze(-1)).mT @ x
     return ((1 - (-INK * density).exp()) * 255).round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Episodes of any folder of images: class folders, or the CSVs of mini-ImageNet."""
+"""Few-shot episodes of a folder of images: class folders, or the CSV files of mini-ImageNet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metarl.tasks.image_splits import ClassFiles, read_splits
 from metarl.tasks.images import decode
 
 Mode = Literal["RGB", "L"]
-CACHE_VERSION = 1  # raise it when decoding changes
+CACHE_VERSION = 1  # increase it when decoding changes
 
 
 def ImageFolder(  # noqa: N802 - reads like the other distributions
@@ -35,50 +35,50 @@ def ImageFolder(  # noqa: N802 - reads like the other distributions
 ) -> FewShot:
     """Builds N-way K-shot episodes of a folder's images, [C, image_size, image_size] in [0, 1].
 
-    Images are decoded once, resized without keeping their aspect, into a memory-mapped file of
-    bytes under `files.cache_folder()`; episodes read from it what they need. `FewShot.to` loads
-    all of it to a device.
+    The images are decoded once, resized to squares, and written to a memory-mapped uint8 file in
+    `files.cache_folder()`. Episodes read only the images that they need; `FewShot.to` loads all
+    images to a device.
 
     Args:
         root: The folder.
-        split_files: Which classes are in which split. Names are relative to `root`:
+        split_files: The classes of each split. File names are relative to `root`:
             - one JSON file, {"train": ["class", ...], "validation": [...], "test": [...]}, or one
               CSV file with columns class,split; the images of a class are in the folder
               `root/class`;
-            - a CSV file per split with columns filename,label, as mini-ImageNet has them (Ravi &
+            - a CSV file per split with columns filename,label, as in mini-ImageNet (Ravi &
               Larochelle 2017); the images are in `root/images`, or in `root`;
             - None: splits.json, splits.csv, or train.csv, val.csv and test.csv, the first found.
         way: Classes per episode.
         shots: Support images per class.
         queries: Query images per class.
-        image_size: Side of the images in pixels.
+        image_size: Height and width of the images in pixels.
         mode: "RGB" for three channels, "L" for one.
         rotations: See `FewShot`.
 
     Raises:
-        DataError: A split file or an image is missing or cannot be read, or the cache cannot be
+        DataError: If a split file or an image is missing or cannot be read, or the cache cannot be
             written.
-        TaskError: A class is in two splits.
-        SettingsError: The settings do not fit the images.
+        TaskError: If a class is in two splits.
+        SettingsError: If the settings do not fit the images.
     """
     if image_size < 1 or mode not in get_args(Mode):
         raise SettingsError(
             f"Expected an image_size of at least 1 and a mode of {', '.join(get_args(Mode))}, got "
             f"{image_size} and {mode!r}."
         )
-    files, chosen = read_splits(Path(root).expanduser(), split_files)
+    files, split_classes = read_splits(Path(root).expanduser(), split_files)
     images = torch.from_numpy(_memory_map(files, image_size, mode))
     counts = torch.tensor([len(paths) for paths in files.values()])
     pool = ImagePool(images, counts, tuple(files))
     splits: dict[Split, torch.Tensor] = {
-        part: class_indices(pool.names, names) for part, names in chosen.items()
+        part: class_indices(pool.names, names) for part, names in split_classes.items()
     }
     return FewShot(pool, splits, way, shots, queries, rotations=rotations)
 
 
 def _memory_map(files: ClassFiles, size: int, mode: Mode) -> np.ndarray:
-    """Returns all images class by class, uint8 [M, C, size, size], mapped from the cache."""
-    paths = [path for of_class in files.values() for path in of_class]
+    """Returns all images, sorted by class, as a memory map of the cache, uint8 [M, C, H, W]."""
+    paths = [path for class_paths in files.values() for path in class_paths]
     shape = (len(paths), len(mode), size, size)
     cache = cache_folder() / f"images-{_key(paths, shape)}.npy"
     cached = _open(cache, shape)
@@ -100,7 +100,7 @@ def _memory_map(files: ClassFiles, size: int, mode: Mode) -> np.ndarray:
 
 def _open(cache: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     try:
-        # Copy on write: torch wants a writable array, and the file must not change.
+        # Copy on write: torch needs a writable array, and the file must not change.
         array = np.load(cache, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
@@ -110,9 +110,9 @@ def _open(cache: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 def _build(cache: Path, paths: list[Path], shape: tuple[int, ...], mode: Mode) -> None:
     with atomic_path(cache) as temporary:
         array = np.lib.format.open_memmap(temporary, "w+", dtype=np.uint8, shape=shape)
-        for place, path in enumerate(paths):
+        for index, path in enumerate(paths):
             image = decode(_read(path), str(path), shape[-1], mode)
-            array[place] = image.reshape(*shape[2:], shape[1]).transpose(2, 0, 1)
+            array[index] = image.reshape(*shape[2:], shape[1]).transpose(2, 0, 1)
         array.flush()
 
 
@@ -124,7 +124,7 @@ def _read(path: Path) -> bytes:
 
 
 def _key(paths: list[Path], shape: tuple[int, ...]) -> str:
-    """Names the cache file: another one when a file is added, removed, replaced or touched."""
+    """Returns a key of the cache file that changes when an image or the shape changes."""
     digest = hashlib.sha256(f"{CACHE_VERSION} {shape}".encode())
     for path in paths:
         try:

@@ -1,4 +1,4 @@
-"""Split files: which class, and which images of it, are for training, validation and testing."""
+"""Split files: the classes, and their images, of the train, validation and test splits."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from metarl.registry import check_choice
 from metarl.tasks.base import SPLITS, Split, check_split
 
 ClassFiles = dict[str, list[Path]]
-"""The images of each class, in order."""
+"""Class name -> image files, in order."""
 SplitClasses = dict[Split, list[str]]
-"""The classes of each split."""
+"""Split -> class names."""
 
 IMAGE_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 MINI_IMAGENET: dict[Split, str] = {
@@ -31,32 +31,33 @@ def read_splits(
     """Reads split files; see `ImageFolder` for their formats.
 
     Returns:
-        The images of every class, and the classes of every split.
+        The image files of each class, and the classes of each split.
 
     Raises:
-        DataError: A file is missing or malformed, or a class has no images.
-        TaskError: A class is in two splits.
+        DataError: If a file is missing or malformed, or a class has no images.
+        TaskError: If a class is in two splits.
     """
     if not root.is_dir():
         raise DataError(f"The image folder {root} is missing.")
     if split_files is None:
         split_files = _find(root)
-    chosen: SplitClasses
+    classes: SplitClasses
     if isinstance(split_files, str):
-        chosen = _read_classes(root / split_files)
-        files = {name: _images_of(root / name) for name in _all(chosen, root)}
+        classes = _read_classes(root / split_files)
+        files = {name: _images_of(root / name) for name in _all_classes(classes, root)}
     else:
-        labelled: dict[Split, ClassFiles] = {
+        split_images: dict[Split, ClassFiles] = {
             _split(part, root): _read_labels(root, name) for part, name in split_files.items()
         }
-        chosen = {part: list(of_split) for part, of_split in labelled.items()}
-        names = _all(chosen, root)
-        files = {n: paths for of_split in labelled.values() for n, paths in of_split.items()}
+        classes = {part: list(images) for part, images in split_images.items()}
+        names = _all_classes(classes, root)
+        files = {n: paths for images in split_images.values() for n, paths in images.items()}
         files = {name: files[name] for name in names}
-    return files, chosen
+    return files, classes
 
 
 def _find(root: Path) -> str | Mapping[Split, str]:
+    """Returns the names of the split files in `root`."""
     for name in ("splits.json", "splits.csv"):
         if (root / name).is_file():
             return name
@@ -68,10 +69,10 @@ def _find(root: Path) -> str | Mapping[Split, str]:
     )
 
 
-def _all(chosen: SplitClasses, root: Path) -> list[str]:
-    """Returns all classes, after checking that none is in two splits."""
+def _all_classes(classes: SplitClasses, root: Path) -> list[str]:
+    """Checks that no class is in two splits and returns all classes."""
     owner: dict[str, Split] = {}
-    for part, names in chosen.items():
+    for part, names in classes.items():
         for name in names:
             if name in owner:
                 raise TaskError(
@@ -87,10 +88,10 @@ def _all(chosen: SplitClasses, root: Path) -> list[str]:
 def _read_classes(path: Path) -> SplitClasses:
     """Reads a split file of class names, JSON or CSV."""
     if path.suffix == ".csv":
-        chosen: SplitClasses = {part: [] for part in SPLITS}
+        classes: SplitClasses = {part: [] for part in SPLITS}
         for row in _rows(path, ("class", "split")):
-            chosen[_split(row["split"], path)].append(row["class"])
-        return chosen
+            classes[_split(row["split"], path)].append(row["class"])
+        return classes
     try:
         content = json.loads(_text(path))
     except json.JSONDecodeError as error:
@@ -99,7 +100,7 @@ def _read_classes(path: Path) -> SplitClasses:
         raise DataError(
             f'Expected {{"train": ["class", ...], "validation": [...], "test": [...]}} in {path}.'
         )
-    return {_split(name, path): classes for name, classes in content.items()}
+    return {_split(part, path): names for part, names in content.items()}
 
 
 def _is_names(value: object) -> bool:
@@ -107,7 +108,7 @@ def _is_names(value: object) -> bool:
 
 
 def _read_labels(root: Path, name: str) -> ClassFiles:
-    """Reads a split file of file names and labels."""
+    """Reads a CSV split file of file names and labels."""
     folder = root / "images" if (root / "images").is_dir() else root
     files: ClassFiles = {}
     for row in _rows(root / name, ("filename", "label")):
@@ -142,6 +143,7 @@ def _text(path: Path) -> str:
 
 
 def _split(name: str, path: Path) -> Split:
+    """Returns the split called `name` in the file `path`, which may be an alias."""
     part = ALIASES.get(name.lower(), name.lower())
     check_choice(f"split in {path},", part, SPLITS, DataError)
     return check_split(part)

@@ -1,4 +1,4 @@
-"""Decoding images to arrays, with errors that name the file."""
+"""Decoding of images and reading of zip archives, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from metarl.errors import DataError
 
 
 def decode(data: bytes, name: str, size: int | None, mode: str = "L") -> np.ndarray:
-    """Decodes an image and resizes it to a square with Lanczos' filter.
+    """Decodes an image and resizes it to a square with a Lanczos filter.
 
     Args:
         data: The content of a file in any format that Pillow reads.
-        name: The file's name, for the error.
-        size: Side of the result in pixels, or None to leave the image as it is.
+        name: The file's name, for the error message.
+        size: Height and width of the result in pixels; None keeps the image's size.
         mode: "L" for one channel, "RGB" for three.
 
     Returns:
-        uint8, [H, W] for "L" and [H, W, 3] for "RGB".
+        Image of dtype uint8, shape [H, W] for "L" and [H, W, 3] for "RGB".
 
     Raises:
-        DataError: The image cannot be read.
+        DataError: If the image cannot be read.
     """
     try:
         with Image.open(io.BytesIO(data)) as file:
-            # Pillow resizes images of one bit by nearest neighbour, whatever filter is asked for.
+            # Converted before resizing: Pillow ignores the filter for images of one bit.
             image = file.convert(mode)
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"Cannot read the image {name}: {error}. Replace or remove it.") from error
@@ -41,14 +41,17 @@ def decode(data: bytes, name: str, size: int | None, mode: str = "L") -> np.ndar
 
 
 def read_members(path: Path, names: Iterable[str] | None = None) -> dict[str, bytes]:
-    """Reads files out of a zip archive.
+    """Reads files from a zip archive.
 
     Args:
         path: The archive.
-        names: The members to read; all files if None.
+        names: The members to read; None reads all files.
+
+    Returns:
+        Member name -> content.
 
     Raises:
-        DataError: The archive is missing, corrupt, or lacks a member.
+        DataError: If the archive is missing, corrupt, or lacks a member.
     """
     try:
         with zipfile.ZipFile(path) as archive:

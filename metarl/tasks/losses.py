@@ -1,4 +1,4 @@
-"""Losses and metrics per task, chosen by the type of the targets."""
+"""Losses and metrics of each task, selected by the dtype of the targets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from metarl.errors import ShapeError
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
-"""Maps outputs [T, N, *] and targets [T, N, *] to a loss per task [T]."""
+"""Maps outputs [T, N, *] and targets [T, N, *] to one loss per task, [T]."""
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -18,19 +18,20 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         outputs: Shape [T, N, *], float.
-        targets: The same shape and type.
+        targets: The same shape and dtype.
 
     Returns:
         Shape [T].
 
     Raises:
-        ShapeError: The shapes differ (they would broadcast silently).
+        ShapeError: If the shapes differ (they would broadcast silently).
     """
     if outputs.shape != targets.shape:
         raise ShapeError(
             f"Expected outputs and targets of one shape, got {tuple(outputs.shape)} and "
             f"{tuple(targets.shape)}; let the model give {tuple(targets.shape[2:])} per example."
         )
+    # L = mean over n of ||f(x_n) - y_n||^2 / dim(y)
     errors = F.mse_loss(outputs, targets, reduction="none")
     return errors.mean(tuple(range(1, errors.dim())))
 
@@ -46,12 +47,14 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
         Shape [T].
 
     Raises:
-        ShapeError: The shapes do not fit each other, or a label has no logit.
+        ShapeError: If the shapes do not match, or a label has no logit (on the CPU; CUDA raises
+            its own assertion error).
     """
     _check_logits(outputs, targets)
     try:
+        # L = mean over n of -log softmax(f(x_n))_{y_n}
         losses = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
-    except IndexError as error:  # on the CPU; a GPU stops with an assertion of its own
+    except IndexError as error:
         raise ShapeError(
             f"Expected labels from 0 to {outputs.shape[-1] - 1} for {outputs.shape[-1]} logits, "
             f"got {int(targets.min())} to {int(targets.max())}; give the model an output per class."
@@ -60,7 +63,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Returns the share of right labels of each task, in [0, 1].
+    """Returns the fraction of correct predictions of each task, in [0, 1].
 
     Args:
         outputs: Logits, shape [T, N, classes].
@@ -70,27 +73,27 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
         Shape [T].
 
     Raises:
-        ShapeError: The shapes do not fit each other.
+        ShapeError: If the shapes do not match.
     """
     _check_logits(outputs, targets)
     return (outputs.argmax(-1) == targets).to(outputs.dtype).mean(1)
 
 
 def task_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy for integer targets, mean squared error for the rest; per task [T]."""
+    """Returns the cross-entropy for integer targets, else the mean squared error; shape [T]."""
     loss = mean_squared_error if targets.is_floating_point() else cross_entropy
     return loss(outputs, targets)
 
 
 def task_metric(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Accuracy for integer targets, mean squared error for the rest; per task [T]."""
+    """Returns the accuracy for integer targets, else the mean squared error; shape [T]."""
     if targets.is_floating_point():
         return mean_squared_error(outputs, targets)
     return accuracy(outputs, targets)
 
 
 def metric_name(targets: Tensor) -> str:
-    """Returns the name of what `task_metric` gives for such targets: "mse" or "accuracy"."""
+    """Returns the name of the metric that `task_metric` computes: "mse" or "accuracy"."""
     return "mse" if targets.is_floating_point() else "accuracy"
 
 

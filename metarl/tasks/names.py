@@ -1,4 +1,4 @@
-"""Task distributions by name."""
+"""Registry of supervised task distributions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metarl.tasks.omniglot import Omniglot
 from metarl.tasks.sine import Sine
 
 DISTRIBUTIONS: Registry[Callable[..., TaskDistribution]] = Registry("task distribution")
-"""Name -> what builds the distribution; an unknown name gets a suggestion."""
+"""Name -> function or class that builds the distribution."""
 
 DISTRIBUTIONS.register("sine", Sine)
 DISTRIBUTIONS.register("omniglot", Omniglot)

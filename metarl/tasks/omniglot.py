@@ -39,7 +39,7 @@ OFFICIAL: dict[str, tuple[int, str]] = {
 
 DATA_VARIABLE = "METARL_DATA"
 IMAGE_SIZE = 28
-CACHE_VERSION = 1  # raise it when decoding changes
+CACHE_VERSION = 1  # increase it when decoding changes
 
 
 def Omniglot(  # noqa: N802 - reads like the other distributions
@@ -58,27 +58,29 @@ def Omniglot(  # noqa: N802 - reads like the other distributions
 ) -> FewShot:
     """Builds N-way K-shot episodes of Omniglot: images [1, size, size] with ink 1 on paper 0.
 
-    The official archives are read from a folder, or downloaded there. Decoded images are cached
-    under `files.cache_folder()`.
+    The official archives are read from a folder; missing ones are downloaded to it. Decoded images
+    are cached in `files.cache_folder()`.
 
     Args:
-        scheme: The split; see `SplitSettings` for this and the next two.
+        scheme: How the characters are split; see `SplitSettings`.
         way: Classes per episode.
         shots: Support images per class.
         queries: Query images per class.
-        data_dir: Folder with the archives, itself or in a folder `omniglot` in it. None:
+        data_dir: Folder with the archives, or with a subfolder `omniglot` that has them. None:
             $METARL_DATA, or `data` in the cache folder.
-        rotations: See `FewShot`: "episode" as MAML, "classes" as Matching and Prototypical
-            Networks and Reptile.
-        validation_fraction: Share of the training characters held out for validation.
-        split_seed: Chooses what the scheme leaves to chance.
-        invert: True for ink 1, as most papers; False for ink 0 on paper 1, as Reptile.
-        image_size: Height and width in pixels: 28 as most papers, 105 as drawn.
-        base_url: Where to download archives from.
+        rotations: See `FewShot`. MAML uses "episode"; Matching Networks, Prototypical Networks
+            and Reptile use "classes".
+        validation_fraction: Fraction of the training characters that is held out for validation;
+            see `SplitSettings`.
+        split_seed: Seed of random splits; see `SplitSettings`.
+        invert: True for ink 1 on paper 0, as in most papers; False for ink 0 on paper 1, as in
+            Reptile.
+        image_size: Height and width in pixels: 28 in most papers; the original images have 105.
+        base_url: Address from which to download archives.
 
     Raises:
-        SettingsError: The settings do not fit each other or the data.
-        DataError: An archive is corrupt, or missing and cannot be downloaded.
+        SettingsError: If the settings do not fit each other or the data.
+        DataError: If an archive is corrupt, or missing and cannot be downloaded.
     """
     if image_size < 1:
         raise SettingsError(f"Expected an image_size of at least 1 pixel, got {image_size}.")
@@ -87,7 +89,7 @@ def Omniglot(  # noqa: N802 - reads like the other distributions
     first, second = (
         read_archive(locate(name, folder, base_url), image_size) for name in ARCHIVES[scheme]
     )
-    chosen = split_names(settings, first["names"].tolist(), second["names"].tolist())
+    split_characters = split_names(settings, first["names"].tolist(), second["names"].tolist())
     both = {key: np.concatenate([first[key], second[key]]) for key in first}
     images = both["images"]
     pool = ImagePool(
@@ -96,29 +98,29 @@ def Omniglot(  # noqa: N802 - reads like the other distributions
         tuple(both["names"].tolist()),
     )
     splits: dict[Split, torch.Tensor] = {
-        part: class_indices(pool.names, names) for part, names in chosen.items()
+        part: class_indices(pool.names, names) for part, names in split_characters.items()
     }
     return FewShot(pool, splits, way, shots, queries, rotations=rotations)
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Returns the folder of the archives: the one given, $METARL_DATA's, or the cache's."""
-    given = data_dir or os.environ.get(DATA_VARIABLE)
-    folder = Path(given).expanduser() if given else cache_folder() / "data"
+    """Returns the folder of the archives: `data_dir`, $METARL_DATA, or a folder in the cache."""
+    data_dir = data_dir or os.environ.get(DATA_VARIABLE)
+    folder = Path(data_dir).expanduser() if data_dir else cache_folder() / "data"
     inner = folder / "omniglot"
     return inner if inner.is_dir() else folder
 
 
 def locate(name: str, folder: Path, base_url: str = BASE_URL) -> Path:
-    """Returns the path of an official archive; downloads it to `folder` if it is not there.
+    """Returns the path of an official archive, which is downloaded to `folder` if missing.
 
     Args:
-        name: A name in `OFFICIAL`.
-        folder: Where the archives are.
-        base_url: Where to download from.
+        name: A key of `OFFICIAL`.
+        folder: The folder of the archives.
+        base_url: Address from which to download.
 
     Raises:
-        DataError: The archive is missing and cannot be downloaded.
+        DataError: If the archive is missing and cannot be downloaded.
     """
     path = folder / f"{name}.zip"
     if path.is_file():
@@ -135,14 +137,15 @@ def locate(name: str, folder: Path, base_url: str = BASE_URL) -> Path:
 
 
 def read_archive(path: Path, image_size: int = IMAGE_SIZE) -> Arrays:
-    """Reads an archive of the official format, from the cache if it was read before.
+    """Reads an archive of the official format and caches the decoded images.
 
     Returns:
-        "images" uint8 [M, image_size, image_size] with ink 0 on paper 255, "counts" int64 [K] of
-        drawings and "names" [K] of characters ("Alphabet/character01"), in the order of the names.
+        "images" [M, image_size, image_size], uint8, ink 0 on paper 255; "counts" [K], int64, the
+        number of drawings of each character; and "names" [K] of the characters
+        ("Alphabet/character01"), sorted.
 
     Raises:
-        DataError: The archive or an image in it cannot be read, or it has no images.
+        DataError: If the archive or an image in it cannot be read, or it has no images.
     """
     try:
         key = f"omniglot-v{CACHE_VERSION}-{image_size}px-{path.stat().st_size}-{sha256(path)[:32]}"

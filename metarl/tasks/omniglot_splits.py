@@ -1,4 +1,4 @@
-"""How papers split Omniglot's characters into train, validation and test."""
+"""Published splits of Omniglot's characters into train, validation and test."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ ARCHIVES: dict[str, tuple[str, str]] = {
 }
 """The two archives that each scheme reads."""
 
-# The split of Snell et al. 2017 after Vinyals et al. 2016: 1028, 172 and 423 characters. What is
-# in neither list is for training; the test set has the last four characters of Gurmukhi.
+# The split of Vinyals et al. 2016 as used by Snell et al. 2017: 1028, 172 and 423 characters. The
+# training split has all characters in neither list, and those of Gurmukhi except for the last four.
 VINYALS_VALIDATION = (
     "Armenian",
     "Bengali",
@@ -56,20 +56,21 @@ VALIDATION_SHARE = {"random": 1 / 12, "lake": 1 / 6, "minimal-1": 0.0, "minimal-
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """How to split Omniglot.
+    """Settings of a split of Omniglot.
 
     Attributes:
-        scheme: "vinyals": by alphabet, as Prototypical Networks do (33, 5 and 13 alphabets, with
-            Gurmukhi cut in two). "random": 1200 characters for training and validation, the other
-            423 for testing, whatever their alphabet. "lake": the 30 background alphabets for
-            training and validation, the 20 evaluation alphabets for testing. "minimal-1" and
-            "minimal-2": one background of five alphabets for training and validation, and for
-            testing the characters of the other one whose alphabets are new.
-        seed: Chooses the characters of "random" and all validation sets.
-        validation_fraction: Share, in [0, 1), of the characters for training ("lake": of the
-            alphabets) that is held out for validation. None is the usual one: 1/12 for "random"
-            (100 characters), 1/6 for "lake" (5 alphabets), 0 for the minimal sets, which train on
-            all they have. "vinyals" has a fixed one.
+        scheme: "vinyals": by alphabet, as in Prototypical Networks (33, 5 and 13 alphabets;
+            Gurmukhi is in both train and test). "random": 1200 random characters of any alphabet
+            for training and validation, the other 423 for testing. "lake": the 30 background
+            alphabets for training and validation, the 20 evaluation alphabets for testing.
+            "minimal-1" and "minimal-2": one of the two small background sets of five alphabets for
+            training and validation; for testing, those alphabets of the other set that the first
+            does not have.
+        seed: Seed of the characters of "random" and of all validation splits but that of "vinyals".
+        validation_fraction: Fraction, in [0, 1), of the training characters ("lake": of the
+            training alphabets) that is held out for validation. None is the usual fraction: 1/12
+            for "random" (100 characters), 1/6 for "lake" (5 alphabets), 0 for the minimal sets.
+            "vinyals" has a fixed validation split.
     """
 
     scheme: Scheme = "vinyals"
@@ -93,15 +94,18 @@ class SplitSettings:
 
 
 def split_names(settings: SplitSettings, first: Names, second: Names) -> SplitNames:
-    """Splits characters; no character is in two splits.
+    """Splits characters into disjoint splits.
 
     Args:
         settings: How to split.
         first: Characters ("Alphabet/character01") of the first of the scheme's `ARCHIVES`.
         second: Characters of the second.
 
+    Returns:
+        Split -> names of its characters.
+
     Raises:
-        DataError: The archives lack an alphabet that the scheme names.
+        DataError: If the archives lack an alphabet that the scheme names.
     """
     if settings.scheme == "vinyals":
         return _vinyals([*first, *second])
@@ -126,45 +130,46 @@ def _vinyals(names: Names) -> SplitNames:
         )
     test = [n for n in names if alphabet_of(n) in VINYALS_TEST[1:] or n in GURMUKHI_TEST]
     validation = [name for name in names if alphabet_of(name) in VINYALS_VALIDATION]
-    return _with_rest(names, validation, test)
+    return _assign_splits(names, validation, test)
 
 
 def _random(names: Names, settings: SplitSettings) -> SplitNames:
     order = _shuffled(names, settings.seed)
-    known = order[: round(len(order) * RANDOM_SHARE)]
-    validation = known[: _held_out(len(known), settings)]
-    return _with_rest(names, validation, order[len(known) :])
+    background = order[: round(len(order) * RANDOM_SHARE)]
+    validation = background[: _validation_size(len(background), settings)]
+    return _assign_splits(names, validation, order[len(background) :])
 
 
 def _lake(background: Names, evaluation: Names, settings: SplitSettings) -> SplitNames:
     alphabets = _shuffled(sorted({alphabet_of(name) for name in background}), settings.seed)
-    held_out = alphabets[: _held_out(len(alphabets), settings)]
-    validation = [name for name in background if alphabet_of(name) in held_out]
-    return _with_rest([*background, *evaluation], validation, evaluation)
+    validation_alphabets = alphabets[: _validation_size(len(alphabets), settings)]
+    validation = [name for name in background if alphabet_of(name) in validation_alphabets]
+    return _assign_splits([*background, *evaluation], validation, evaluation)
 
 
 def _minimal(own: Names, other: Names, settings: SplitSettings) -> SplitNames:
-    known = {alphabet_of(name) for name in own}
-    test = [name for name in other if alphabet_of(name) not in known]
-    validation = _shuffled(own, settings.seed)[: _held_out(len(own), settings)]
-    return _with_rest([*own, *test], validation, test)
+    own_alphabets = {alphabet_of(name) for name in own}
+    test = [name for name in other if alphabet_of(name) not in own_alphabets]
+    validation = _shuffled(own, settings.seed)[: _validation_size(len(own), settings)]
+    return _assign_splits([*own, *test], validation, test)
 
 
-def _with_rest(names: Names, validation: Names, test: Names) -> SplitNames:
-    """Gives training what is in neither of the other two; keeps the order of the names."""
-    held_out, tested = set(validation), set(test)
+def _assign_splits(names: Names, validation: Names, test: Names) -> SplitNames:
+    """Returns the three splits in the order of `names`; all other names are for training."""
+    validation_set, test_set = set(validation), set(test)
     return {
-        "train": [name for name in names if name not in held_out | tested],
-        "validation": [name for name in names if name in held_out],
-        "test": [name for name in names if name in tested],
+        "train": [name for name in names if name not in validation_set | test_set],
+        "validation": [name for name in names if name in validation_set],
+        "test": [name for name in names if name in test_set],
     }
 
 
-def _held_out(total: int, settings: SplitSettings) -> int:
+def _validation_size(total: int, settings: SplitSettings) -> int:
+    """Returns the size of the validation split out of `total` characters or alphabets."""
     share = settings.validation_fraction
     return round(total * (VALIDATION_SHARE[settings.scheme] if share is None else share))
 
 
 def _shuffled(names: Names, seed: int) -> list[str]:
-    """Orders names by a hash of seed and name: the same for every version of every library."""
+    """Orders names by a hash of seed and name, so that the order is the same on all platforms."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())

@@ -17,12 +17,12 @@ from metarl.tasks.disjoint_splits import split_uniform
 class Sine:
     """Tasks y = A sin(x - phi), A ~ U[0.1, 5], phi ~ U[0, pi], x ~ U[-5, 5].
 
-    The splits share no phase; each covers the range to within 0.001 rad.
+    The phases of the splits are disjoint; each split covers the range to within 0.001 rad.
 
     Attributes:
         shots: Support points per task (K).
         queries: Query points per task.
-        part: The split that tasks are drawn from.
+        part: The split that tasks are sampled from.
     """
 
     shots: int = 10
@@ -42,11 +42,10 @@ class Sine:
             )
 
     def split(self, name: Split) -> Sine:
-        """See `TaskDistribution.split`."""
         return replace(self, part=check_split(name))
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> TaskBatch:
-        """See `TaskDistribution.sample`; inputs and targets are float32 [T, K, 1]."""
+        """Samples a batch of tasks; inputs and targets are float32 [T, N, 1]."""
         check_num_tasks(num_tasks)
         draws = torch.rand(
             num_tasks,
@@ -66,10 +65,10 @@ class Sine:
 
     @staticmethod
     def values(amplitude: Tensor, phase: Tensor, inputs: Tensor) -> Tensor:
-        """Returns A sin(x - phi) of broadcastable tensors."""
+        """Returns y = A sin(x - phi) of broadcastable tensors."""
         return amplitude * torch.sin(inputs - phase)
 
 
 def _scaled(draws: Tensor, ends: tuple[float, float]) -> Tensor:
-    """Returns draws of U[0, 1) as ones between `ends`."""
+    """Maps draws of U[0, 1) to U[low, high) with `ends` (low, high)."""
     return (draws * (ends[1] - ends[0])).add_(ends[0])

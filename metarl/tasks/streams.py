@@ -1,7 +1,8 @@
-"""Streams: the images of a few classes one by one, each to be named before its label is shown.
+"""Streams of labelled images, each to be classified before its label is shown.
 
-The protocol of Santoro et al. 2016, section 4.1: every class comes equally often, in a random
-order, under a label that is drawn anew for every stream, so nothing can be learned but to remember.
+The protocol of Santoro et al. 2016, section 4.1: all classes of a stream are equally frequent, in a
+random order. Labels are assigned to the classes at random in every stream, so that a learner has to
+remember them within the stream.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks
 from metarl.tasks.episodes import FewShot
 
 Labels = Literal["one-hot", "strings"]
-CHARACTERS = 5  # of a string, each one of as many letters, a to e
+CHARACTERS = 5  # of a string label, each one of five letters, a to e
 
 
 class LabelCode(NamedTuple):
-    """How labels are written: `characters` places with one of `letters` letters each.
+    """The code of labels: strings of `characters` characters, each one of `letters` letters.
 
     Attributes:
-        characters: Places.
-        letters: Letters.
+        characters: Length of a string.
+        letters: Size of the alphabet.
     """
 
     characters: int
@@ -33,31 +34,32 @@ class LabelCode(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The number of labels that there are."""
+        """The number of labels, letters^characters."""
         return self.letters**self.characters
 
     @property
     def width(self) -> int:
-        """The numbers that one-hot letters take, place by place."""
+        """The size of a label's encoding as concatenated one-hot letters."""
         return self.letters * self.characters
 
     def spell(self, labels: Tensor) -> Tensor:
-        """Returns the letters of labels [*], int64, place by place: [*, characters]."""
+        """Returns the letters of labels [*], int64, as [*, characters], int64."""
+        # letter_i = floor(label / letters^i) mod letters
         powers = self.letters ** torch.arange(self.characters, device=labels.device)
         return labels.unsqueeze(-1) // powers % self.letters
 
 
 @dataclass(frozen=True, eq=False)
 class Streams:
-    """A distribution over streams; a `TaskDistribution` whose support and query are the same.
+    """A `TaskDistribution` of streams, whose support and query are the same examples.
 
     Each example of a stream is a query first and support afterwards.
 
     Attributes:
-        episodes: Whose classes and images the streams are made of: `way` classes, `shots` and
-            `queries` together the instances of each.
-        labels: "one-hot": as many labels as classes; "strings": five letters of a to e, 3125 in
-            all, so that a class cannot be guessed from what is left over.
+        episodes: Distribution of the classes and images of a stream: it has `way` classes with
+            `shots + queries` instances each.
+        labels: "one-hot": as many labels as classes; "strings": strings of five letters a to e,
+            3125 in all, so that a label cannot be guessed by excluding the labels seen so far.
     """
 
     episodes: FewShot
@@ -68,7 +70,6 @@ class Streams:
         check_choice("labels", self.labels, get_args(Labels))
 
     def split(self, name: Split) -> Streams:
-        """See `TaskDistribution.split`."""
         return replace(self, episodes=self.episodes.split(name))
 
     def to(self, device: torch.device | str) -> Streams:
@@ -77,26 +78,26 @@ class Streams:
 
     @property
     def code(self) -> LabelCode:
-        """How its labels are written."""
+        """The code of the labels."""
         if self.labels == "strings":
             return LabelCode(CHARACTERS, CHARACTERS)
         return LabelCode(1, self.episodes.way)
 
     @property
     def instances(self) -> int:
-        """How often each class comes."""
+        """The number of instances of each class in a stream."""
         return self.episodes.shots + self.episodes.queries
 
     @property
     def length(self) -> int:
-        """Examples of a stream."""
+        """The number of examples of a stream."""
         return self.episodes.way * self.instances
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> TaskBatch:
-        """See `TaskDistribution.sample`.
+        """Samples a batch of streams.
 
         Returns:
-            Inputs float32 [T, N, C, H, W] in [0, 1] and labels int64 [T, N] from 0 to
+            Inputs [T, N, C, H, W], float32 in [0, 1], and labels [T, N], int64 from 0 to
             `code.size` - 1, in the order of the stream; support and query are the same.
         """
         check_num_tasks(num_tasks)
@@ -111,12 +112,19 @@ class Streams:
 
 
 def earlier_instances(labels: Tensor) -> Tensor:
-    """Returns how many examples before each one of a stream have its label, [T, N], int64."""
+    """Returns the number of earlier examples with the same label as each example of a stream.
+
+    Args:
+        labels: Shape [T, N], int64.
+
+    Returns:
+        Shape [T, N], int64.
+    """
     same = labels.unsqueeze(2) == labels.unsqueeze(1)
     return same.tril(-1).sum(2)
 
 
 def _distinct(rows: int, size: int, count: int, generator: torch.Generator) -> Tensor:
-    """Draws `count` different numbers below `size` in a random order, [rows, count], int64."""
+    """Samples `count` of the numbers 0 to `size` - 1 without replacement, [rows, count], int64."""
     scores = torch.rand(rows, size, generator=generator, device=generator.device)
     return scores.topk(count, dim=1).indices

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from metarl.errors import TaskError
-from metarl.evaluation.hausdorff import modified_hausdorff
+from tests.evaluation.hausdorff import modified_hausdorff
 
 
 def by_definition(first, second):

@@ -4,15 +4,10 @@ import pytest
 import torch
 
 from metarl.errors import ContaminationError, DataError, ShapeError
-from metarl.evaluation.hausdorff import modified_hausdorff
-from metarl.evaluation.lake import (
-    EVALUATION_ALPHABETS,
-    check_uncontaminated,
-    lake_error,
-    lake_mistakes,
-    load_lake_runs,
-)
+from metarl.evaluation.lake import EVALUATION_ALPHABETS, check_uncontaminated, load_lake_runs
 from metarl.tasks.omniglot import Omniglot
+from tests.evaluation.hausdorff import modified_hausdorff
+from tests.evaluation.lake_mistakes import lake_error, lake_mistakes
 from tests.tasks.drawn_archives import write_minimal, write_runs
 
 ORDER = [7, 8, 1, 18, 9, 17, 12, 0, 3, 10, 16, 2, 19, 6, 11, 4, 5, 14, 13, 15]

@@ -100,8 +100,8 @@ def test_the_same_seed_gives_the_same_tasks(tasks):
     assert not torch.equal(first.query.inputs, other.query.inputs)
 
 
-def test_with_shape_changes_only_what_is_given(tasks, generator):
-    other = tasks.with_shape(way=2, queries=1)
+def test_another_shape_of_episodes(tasks, generator):
+    other = replace(tasks, way=2, queries=1)
     assert (other.way, other.shots, other.queries) == (2, 2, 1)
     assert other.sample(1, generator).query.inputs.shape[1] == 2
 
@@ -215,7 +215,7 @@ def test_a_distribution_is_told_by_its_settings_and_can_be_a_key(tasks):
         "distortion=None)"
     )
     assert {tasks: 1}[tasks] == 1
-    assert tasks != tasks.with_shape(way=2)
+    assert tasks != replace(tasks, way=2)
 
 
 def test_gray_images_get_a_channel(generator):
@@ -226,14 +226,14 @@ def test_gray_images_get_a_channel(generator):
 
 def test_way_larger_than_the_classes(tasks):
     with pytest.raises(SettingsError, match=r"at most 8, the classes of the train split, got 9"):
-        tasks.with_shape(way=9)
+        replace(tasks, way=9)
     with pytest.raises(SettingsError, match="validation split, got 3"):
         tasks.split("validation")
 
 
 def test_more_images_wanted_than_drawn(tasks):
     with pytest.raises(SettingsError, match=r"need 5 images per class; 'B/character01'.*has 4"):
-        tasks.with_shape(queries=3)
+        replace(tasks, queries=3)
 
 
 def test_empty_split(pool):

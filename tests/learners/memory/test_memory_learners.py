@@ -34,7 +34,7 @@ def name(request):
 
 @pytest.fixture(params=[1, 2])
 def tasks(request, glyphs, generator):
-    return glyphs.with_shape(shots=request.param).sample(3, generator)
+    return dataclasses.replace(glyphs, shots=request.param).sample(3, generator)
 
 
 def build(name):
@@ -162,7 +162,7 @@ def test_a_support_that_lacks_a_class_is_refused(learner, glyphs, generator):
 
 @pytest.mark.parametrize("way", [2, 4])
 def test_another_number_of_classes_is_refused(way, learner, glyphs, generator):
-    tasks = glyphs.with_shape(way=way).sample(2, generator)
+    tasks = dataclasses.replace(glyphs, way=way).sample(2, generator)
     with pytest.raises(TaskError, match=f"Expected 3 classes.*got {way}"):
         learner.collect(tasks, generator, 0)
     with pytest.raises(TaskError, match=f"Expected 3 classes.*got {way}"):
@@ -181,7 +181,7 @@ def test_images_of_another_size_are_refused(learner, tasks):
 
 
 def test_a_support_longer_than_the_memory_is_refused(glyphs, generator):
-    support = glyphs.with_shape(shots=3).sample(2, generator).support
+    support = dataclasses.replace(glyphs, shots=3).sample(2, generator).support
     with pytest.raises(TaskError, match=r"at most 8 steps.*got 10"):  # a query comes last
         next(build("mann").adapt(support, 0, generator))
 

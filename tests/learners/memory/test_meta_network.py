@@ -1,5 +1,7 @@
 """Meta Networks against explicit loops: layer augmentation, gradients, attention."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -101,7 +103,7 @@ def test_what_makes_fast_weights_is_shared_by_all_coordinates(generator):
 @pytest.mark.parametrize("shots", [1, 2])
 def test_an_episode_example_by_example(shots, learner, glyphs, generator):
     """Algorithm 1 in plain loops, for one task of several."""
-    tasks = glyphs.with_shape(shots=shots).sample(2, generator)
+    tasks = replace(glyphs, shots=shots).sample(2, generator)
     chosen = learner._choose(tasks.support, generator)
     assert chosen.shape == (2, WAY * shots, min(shots, 2))
     outputs = learner._answer(learner._adapt(tasks.support, chosen), tasks.query.inputs)
@@ -141,7 +143,7 @@ def _params(network, row):
 
 
 def test_one_example_per_class_is_read_in_a_random_order(learner, glyphs, generator):
-    chosen = learner._choose(glyphs.with_shape(shots=1).sample(50, generator).support, generator)
+    chosen = learner._choose(replace(glyphs, shots=1).sample(50, generator).support, generator)
     assert (chosen.squeeze(2).sort(1).values == torch.arange(3)).all()
     assert len(chosen.squeeze(2).unique(dim=0)) == 6
 
@@ -167,7 +169,7 @@ def test_one_training_gradient_is_that_of_finite_differences(glyphs, generator):
         for p in learner.parameters():
             if p.dim() == 1:
                 p.uniform_(-0.1, 0.1, generator=generator)
-    tasks = glyphs.with_shape(shots=1).sample(2, generator)
+    tasks = replace(glyphs, shots=1).sample(2, generator)
     inputs = learner.collect(tasks, generator, 0)
     support, query = (e._replace(inputs=e.inputs.double()) for e in (tasks.support, tasks.query))
     inputs = type(inputs)(type(tasks)(support, query, {}), inputs.chosen)

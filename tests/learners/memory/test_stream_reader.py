@@ -183,7 +183,7 @@ def test_labels_of_another_code_are_refused(glyphs, generator):
 
 
 def test_streams_longer_than_the_memory_are_refused(glyphs, generator):
-    longer = streams_of(glyphs.with_shape(shots=4))
+    longer = streams_of(replace(glyphs, shots=4))
     learner, tasks = build("mann", streams_of(glyphs)), longer.sample(1, generator)
     message = "at most 12 steps, a row of the memory for each, got 18"
     with pytest.raises(TaskError, match=message):

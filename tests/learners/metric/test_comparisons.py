@@ -1,5 +1,7 @@
 """The ways to compare, each against its formula in a loop."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -48,7 +50,7 @@ def test_prototypes_are_means_and_logits_squared_distances(support, queries):
 
 
 def test_prototypes_of_one_shot_are_the_embeddings(embedding, glyphs, generator):
-    tasks = glyphs.with_shape(shots=1).sample(2, generator)
+    tasks = replace(glyphs, shots=1).sample(2, generator)
     learner = MetricLearner(embedding, Prototypes())
     (reference,) = learner.adapt(tasks.support, 0, generator)
     torch.testing.assert_close(reference.features, embedding(tasks.support.inputs, None))

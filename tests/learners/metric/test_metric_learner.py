@@ -129,7 +129,7 @@ def test_unequal_shots_are_welcome(learner, tasks):
 def test_more_ways_in_training_than_in_the_test(learner, glyphs, generator):
     assert glyphs.way == 3, "it was trained with"
     for way in (2, 5):
-        tasks = glyphs.with_shape(way=way).sample(2, generator)
+        tasks = dataclasses.replace(glyphs, way=way).sample(2, generator)
         assert scores(learner, tasks.support, tasks.query.inputs).shape == (2, 2 * way, way)
 
 

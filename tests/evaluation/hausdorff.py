@@ -1,4 +1,4 @@
-"""The modified Hausdorff distance of Dubuisson & Jain 1994, exact and fast on drawings."""
+"""The modified Hausdorff distance of Dubuisson & Jain 1994 between drawings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from metarl.errors import TaskError
 
 
 def modified_hausdorff(training: Tensor, test: Tensor) -> Tensor:
-    """Returns how far drawings are from each other; the baseline of Lake's one-shot runs.
+    """Computes the distance of each test drawing to each training drawing of the same run.
 
-    The ink of a drawing (above 0.5) is a set of points about their mean. The distance of two sets
-    is the larger of the two mean distances from a point to the nearest point of the other set.
+    It is the baseline of Lake's one-shot runs. The ink of a drawing (above 0.5) is a set of points
+    relative to their mean. The distance of two sets is the larger of the two mean distances from a
+    point of one set to the nearest point of the other.
 
     Args:
         training: Shape [R, K, 1, H, W], ink 1.
@@ -22,14 +23,14 @@ def modified_hausdorff(training: Tensor, test: Tensor) -> Tensor:
         Distances [R, N, K], float64, in pixels.
 
     Raises:
-        TaskError: A drawing has no ink.
+        TaskError: If a drawing has no ink.
     """
     distances = []
-    for known, asked in zip(training.squeeze(2) > 0.5, test.squeeze(2) > 0.5, strict=True):
-        if not (known.any(-1).any(-1).all() and asked.any(-1).any(-1).all()):
+    for a, b in zip(test.squeeze(2) > 0.5, training.squeeze(2) > 0.5, strict=True):
+        if not (a.any(-1).any(-1).all() and b.any(-1).any(-1).all()):
             raise TaskError("A drawing has no ink; expected ink 1 on paper 0 in every image.")
-        there, back = _mean_nearest(asked, known), _mean_nearest(known, asked)
-        distances.append(torch.maximum(there, back.mT))
+        # d(A, B) = max(mean_a min_b |a - b|, mean_b min_a |a - b|)
+        distances.append(torch.maximum(_mean_nearest(a, b), _mean_nearest(b, a).mT))
     return torch.stack(distances)
 
 
@@ -42,12 +43,12 @@ def _mean_nearest(sources: Tensor, targets: Tensor) -> Tensor:
     """
     source, y, x = sources.nonzero(as_tuple=True)
     shift = _means(targets) - _means(sources)[:, None]  # [N, K, 2]
-    where = torch.stack([y, x], 1)[:, None] + shift[source]  # [points, K, 2]
-    target = torch.arange(len(targets), device=x.device).expand(where.shape[:2])
-    at_y, at_x = where.flatten(0, 1).unbind(1)
-    nearest = _nearest(at_y, at_x, target.flatten(), targets)
+    points = torch.stack([y, x], 1)[:, None] + shift[source]  # [points, K, 2]
+    target = torch.arange(len(targets), device=x.device).expand(points.shape[:2])
+    point_y, point_x = points.flatten(0, 1).unbind(1)
+    nearest = _nearest(point_y, point_x, target.flatten(), targets)
     sums = torch.zeros(shift.shape[:2], dtype=nearest.dtype, device=x.device)
-    sums.index_add_(0, source, nearest.view(where.shape[:2]))
+    sums.index_add_(0, source, nearest.view(points.shape[:2]))
     return sums / sources.flatten(1).sum(1, keepdim=True)
 
 
@@ -60,10 +61,10 @@ def _means(ink: Tensor) -> Tensor:
 
 
 def _nearest(y: Tensor, x: Tensor, image: Tensor, ink: Tensor) -> Tensor:
-    """Returns the distance from points [P] to the nearest ink of their images.
+    """Returns the distance from each of the points [P] to the nearest ink of its image.
 
-    Looks at the rows above and below, ever further out. A point is done when the next rows are
-    further away than the ink it has found, which is after a few rows for most.
+    Searches the rows above and below each point, at increasing distance, until the next rows are
+    further away than the nearest ink so far. Most points need only a few rows.
     """
     left, right = _columns(ink)
     height, width = ink.shape[1:]
@@ -74,22 +75,24 @@ def _nearest(y: Tensor, x: Tensor, image: Tensor, ink: Tensor) -> Tensor:
     for step in range(2 * height):
         if len(active) == 0:
             break
-        found = best[active]
-        at_x, at_y, at_row, at_start = x[active], y[active], row[active], start[active]
-        for r in (at_row - step, at_row + 1 + step):
-            place = at_start + (r.clamp(-1, height) + 1) * (width + 1)
-            aside = torch.minimum(at_x - left.take(place), right.take(place) - at_x)
-            found = torch.minimum(found, aside.square() + (at_y - r).square())
-        best[active] = found
-        active = active[found > (step + 1) ** 2]
+        nearest = best[active]
+        active_x, active_y = x[active], y[active]
+        active_row, active_start = row[active], start[active]
+        for r in (active_row - step, active_row + 1 + step):
+            index = active_start + (r.clamp(-1, height) + 1) * (width + 1)
+            dx = torch.minimum(active_x - left.take(index), right.take(index) - active_x)
+            nearest = torch.minimum(nearest, dx.square() + (active_y - r).square())
+        best[active] = nearest
+        active = active[nearest > (step + 1) ** 2]
     return best.sqrt()
 
 
 def _columns(ink: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the columns of the nearest ink to the left and right within each row.
+    """Returns the columns of the nearest ink to the left and to the right within each row.
 
-    Both are float64 [N, H + 2, W + 1], with an empty row above and below: at [n, y + 1, x + 1] is
-    the last ink at or before column x, or minus infinity, and the first ink after it, or infinity.
+    Both are float64 [N, H + 2, W + 1], with an empty row above and below. The entries at
+    [n, y + 1, x + 1] are the last column of ink at or before column x (else minus infinity), and
+    the first column of ink after it (else infinity).
     """
     count, height, width = ink.shape
     padded = ink.new_zeros(count, height + 2, width + 1)
