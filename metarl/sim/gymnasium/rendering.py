@@ -58,7 +58,7 @@ class GymnasiumRenderer(WorldRenderer):
 
     def frame(self, world: int = 0) -> np.ndarray:
         """See `WorldRenderer.frame`."""
-        state, _, _ = self._seen(world)
+        state, _, _ = self._snapshot(world)
         if self._drawn is None:
             try:
                 self._follow(world, state)
