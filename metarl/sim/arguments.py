@@ -1,4 +1,4 @@
-"""What vector environments are asked for: settings, options of a reset, spaces."""
+"""Checks the arguments of vector environments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError
 from metarl.registry import check_choice
-from metarl.sim.family import TaskFamily
+from metarl.sim.family import TaskFamily, Tasks
 
 Autoreset = Literal["same_step", "disabled"]
 
@@ -28,13 +28,13 @@ def read_mask(
     """Returns the mask of a reset, [W] bool, or None for all worlds.
 
     Args:
-        options: Those of gymnasium's `reset`.
+        options: The options of Gymnasium's `reset`.
         num_envs: The number of worlds, W.
-        device: Where the mask is wanted.
-        started: Whether all worlds have started once.
+        device: The device of the returned mask.
+        started: Whether all worlds have been reset at least once.
 
     Raises:
-        SettingsError: An option is unknown, or not all worlds have started.
+        SettingsError: An option is unknown, or the first reset has a mask.
         ShapeError: The mask is not [W] bool.
     """
     for name in options:
@@ -52,7 +52,11 @@ def read_mask(
 
 
 def check_arguments(family: TaskFamily, num_envs: int, autoreset: str) -> None:
-    """Raises SettingsError for what no vector environment can be built of."""
+    """Checks the arguments of the constructor.
+
+    Raises:
+        SettingsError: An argument has an invalid value.
+    """
     if num_envs < 1:
         raise SettingsError(f"Expected at least 1 world, got {num_envs}.")
     if family.horizon < 1:
@@ -62,8 +66,47 @@ def check_arguments(family: TaskFamily, num_envs: int, autoreset: str) -> None:
     check_choice("autoreset", autoreset, get_args(Autoreset))
 
 
+def check_tasks(tasks: Tasks, present: Tasks, family: TaskFamily) -> None:
+    """Checks that new tasks have the names and shapes of the present ones, [W, *] per name.
+
+    Raises:
+        ShapeError: A value is missing, unknown or has another shape.
+    """
+    if tasks.keys() != present.keys():
+        raise ShapeError(
+            f"Expected task values named {list(present)}, got {list(tasks)}: "
+            f"pass what {family.name} samples."
+        )
+    for name, value in tasks.items():
+        expected = present[name].shape
+        if value.shape != expected:
+            raise ShapeError(
+                f"Expected the task value {name!r} of shape {tuple(expected)}, one for each of "
+                f"{expected[0]} worlds, got {tuple(value.shape)}; `repeat_interleave` gives a task "
+                "several worlds."
+            )
+
+
+def check_noise(noise: tuple[Tensor, Tensor], family: TaskFamily, num_envs: int) -> None:
+    """Checks the shapes of pre-drawn random numbers of resets and steps.
+
+    Raises:
+        ShapeError: They are not [W, reset_noise] and [W, horizon, step_noise].
+    """
+    expected = (
+        (num_envs, family.reset_noise),
+        (num_envs, family.horizon, family.step_noise),
+    )
+    shapes = tuple(tuple(n.shape) for n in noise)
+    if shapes != expected:
+        raise ShapeError(
+            f"Expected noise of {expected[0]} for resets and {expected[1]} for steps, "
+            f"got {shapes[0]} and {shapes[1]}."
+        )
+
+
 def with_task(space: spaces.Box, size: int) -> spaces.Box:
-    """Returns the space of observations with `size` numbers of the task behind them."""
-    free = np.full(size, np.inf, np.float32)
-    low, high = np.concatenate([space.low, -free]), np.concatenate([space.high, free])
+    """Returns the observation space with `size` unbounded task numbers appended."""
+    bound = np.full(size, np.inf, np.float32)
+    low, high = np.concatenate([space.low, -bound]), np.concatenate([space.high, bound])
     return spaces.Box(low, high, dtype=np.float32)

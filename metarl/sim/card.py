@@ -1,4 +1,4 @@
-"""What a family of control tasks says about itself: every number of it, and where it is from."""
+"""Cards: the coefficients of a family of control tasks and their sources."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Fact:
     """One line of a card.
 
     Attributes:
-        what: What is told ("reward").
-        value: The formula, range or number, with its units.
-        source: Where it is from, if that is not the card's own source.
+        what: The quantity, such as "reward".
+        value: Its formula, range or number, with units.
+        source: Its source, if it differs from the card's source.
     """
 
     what: str
@@ -22,14 +22,14 @@ class Fact:
 
 @dataclass(frozen=True)
 class Card:
-    """All that one must know to build a family again; `str(card)` is how it is printed.
+    """The complete definition of a family, sufficient to reimplement it; `str(card)` is readable.
 
     Attributes:
-        name: The family's name with its version; what moves results gets a new version.
+        name: The family's name with its version. A change that affects results gets a new version.
         summary: One sentence.
         source: The paper or code that the numbers are from.
         facts: Tasks, start, observation, action, dynamics, reward, termination and horizon.
-        disjoint: Whether the splits share no task. False: training and test tasks are the same.
+        disjoint: Whether the splits share no task. If False, training and test tasks are the same.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Card:
     disjoint: bool = True
 
     def lines(self) -> tuple[Fact, ...]:
-        """Returns the facts, and how the splits are."""
+        """Returns the facts and one on the splits."""
         splits = "disjoint" if self.disjoint else "train equals validation equals test"
         return (*self.facts, Fact("splits", splits, "MetaRL"))
 
     def __str__(self) -> str:
-        """Returns the card as lines of text, with the facts under each other."""
+        """Returns the card as text, one fact per line."""
         facts = self.lines()
         width = max(len(f.what) for f in facts) + 2
         lines = [f"{self.name}: {self.summary}", f"Source: {self.source}", ""]

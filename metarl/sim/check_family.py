@@ -1,4 +1,4 @@
-"""Tells a user what their own family of control tasks gets wrong."""
+"""Checks a user-defined family of control tasks against the interface."""
 
 from __future__ import annotations
 
@@ -18,47 +18,56 @@ from metarl.tasks.check_sampling import NUM_TASKS, equal, randomness, seeded, sp
 from metarl.trees import map_tensors, take_tasks
 
 WORLDS = 8
-FEWER = 3
+FEWER = 3  # worlds of the subset with which results are compared
 
 
 def check_family(family: Any, seed: int = 0) -> None:
     """Checks a family of control tasks against `TaskFamily`.
 
-    It looks at the settings and spaces, samples tasks of every split, and calls every function on
-    a few worlds: shapes and types, finite values inside the spaces, arguments left as they were,
-    the same arguments giving the same values, no world depending on those beside it, and a card.
+    Checks the settings, the spaces, the card and the sampling of every split, and calls every
+    method on a few worlds. Results must have the right shapes and dtypes, be finite and inside the
+    spaces, be the same for the same arguments, and not depend on the other worlds. Arguments must
+    not be modified.
 
     Args:
         family: The family.
         seed: Seed of the checks.
 
     Raises:
-        TaskError: Something is wrong; the message lists all that was found.
+        TaskError: A check failed; the message lists all problems.
     """
     report(f"{type(family).__name__} is not a usable family", family_problems(family, seed))
 
 
 def report(title: str, problems: list[str]) -> None:
-    """Raises TaskError with a list of the problems, if there are any."""
+    """Reports problems, if there are any.
+
+    Raises:
+        TaskError: There is a problem; the message lists all of them.
+    """
     if problems:
         listing = "\n".join(f"- {p}" for p in dict.fromkeys(problems))
         raise TaskError(f"{title}:\n{listing}")
 
 
 def family_problems(family: Any, seed: int) -> list[str]:
-    """Returns all that is wrong with a family."""
+    """Returns the problems of a family."""
     if not isinstance(family, TaskFamily):
         return [f"it must be derived from TaskFamily, {type(family).__name__} is not"]
-    # What is wrong in one of these would make the next fail in ways that help nobody.
-    for stage in (_settings, _sampling, _functions):
+    # A problem in one stage would cause misleading errors in the next.
+    for stage in (_setting_problems, _sampling_problems, _method_problems):
         problems = list(stage(family, seed))
         if problems:
             return problems
-    return [*_contents(family, seed), *_purity(family, seed), *_card(family)]
+    return [
+        *_value_problems(family, seed),
+        *_purity_problems(family, seed),
+        *_card_problems(family),
+    ]
 
 
 def sample_actions(space: ActionSpace, count: tuple[int, ...], seed: int) -> Tensor:
-    """Draws actions [*count, *shape of one]: also such as are outside a box."""
+    """Samples actions, [*count, *shape of one action]; some are outside of a box space."""
     if isinstance(space, spaces.Discrete):
         return torch.randint(int(space.n), count, generator=seeded(seed))
     scale = torch.from_numpy(np.nan_to_num(space.high, posinf=1.0).astype(np.float32))
@@ -66,7 +75,7 @@ def sample_actions(space: ActionSpace, count: tuple[int, ...], seed: int) -> Ten
 
 
 def outside(space: spaces.Box, values: Tensor) -> bool:
-    """Tells whether values [W, O] leave a box or are not finite."""
+    """Returns whether any of the values [W, O] is outside the box or not finite."""
     low, high = (torch.from_numpy(b).to(values.device) for b in (space.low, space.high))
     return not bool(((values >= low) & (values <= high) & values.isfinite()).all())
 
@@ -74,7 +83,7 @@ def outside(space: spaces.Box, values: Tensor) -> bool:
 # Settings and spaces
 
 
-def _settings(family: TaskFamily, _seed: int) -> Iterator[str]:
+def _setting_problems(family: TaskFamily, _seed: int) -> Iterator[str]:
     name = getattr(family, "name", None)
     if not isinstance(name, str) or not re.fullmatch(r"\S+-v\d+", name):
         yield f'`name` must end with a version, as "{type(family).__name__}-v1", got {name!r}'
@@ -103,9 +112,9 @@ def _is_vector(space: Any) -> bool:
 # Tasks
 
 
-def _sampling(family: TaskFamily, seed: int) -> Iterator[str]:
+def _sampling_problems(family: TaskFamily, seed: int) -> Iterator[str]:
     for count in (1, FEWER, NUM_TASKS):
-        problem = _structure(family.sample(count, seeded(seed)), count)
+        problem = _tasks_problem(family.sample(count, seeded(seed)), count)
         if problem:
             yield problem
             return
@@ -116,13 +125,13 @@ def _sampling(family: TaskFamily, seed: int) -> Iterator[str]:
     yield from splits(family, seed, disjoint=family.card().disjoint)
 
 
-def _structure(tasks: Any, count: int) -> str | None:
+def _tasks_problem(tasks: Any, count: int) -> str | None:
     if not isinstance(tasks, ControlTasks):
         return f"`sample` must return ControlTasks, got {type(tasks).__name__}"
     if not isinstance(tasks.values, dict) or not tasks.values:
         return "`sample` must return at least one value that tells tasks apart"
     for name, value in tasks.values.items():
-        problem = _world_tensor(f"the task value {name!r}", value, count)
+        problem = _tensor_problem(f"the task value {name!r}", value, count)
         if problem:
             return problem
         if value.is_floating_point() and not value.isfinite().all():
@@ -130,7 +139,7 @@ def _structure(tasks: Any, count: int) -> str | None:
     return None
 
 
-def _world_tensor(what: str, value: Any, count: int) -> str | None:
+def _tensor_problem(what: str, value: Any, count: int) -> str | None:
     if not isinstance(value, Tensor):
         return f"{what} must be a tensor, got {type(value).__name__}"
     if value.shape[:1] != (count,):
@@ -140,31 +149,33 @@ def _world_tensor(what: str, value: Any, count: int) -> str | None:
     return None
 
 
-# Functions
+# Methods
 
 
-def _functions(family: TaskFamily, seed: int) -> Iterator[str]:
+def _method_problems(family: TaskFamily, seed: int) -> Iterator[str]:
     tasks, noise, actions = _arguments(family, seed)
-    state, problem = _state("reset", lambda: family.reset(tasks, noise))
+    state, problem = _call_for_state("reset", lambda: family.reset(tasks, noise))
     after = state
     if not problem and isinstance(family, TorchFamily):
         numbers = _uniform(family.step_noise, seed)
-        after, problem = _state("step", lambda: family.step(state, actions, tasks, numbers))
+        after, problem = _call_for_state(
+            "step", lambda: family.step(state, actions, tasks, numbers)
+        )
         if not problem and _layout(after) != _layout(state):
             problem = f"`step` must return a state like reset's, {_layout(state)}, got "
             problem += str(_layout(after))
     if problem:
         yield problem
         return
-    observed = (WORLDS, family.observation_space.shape[0])
+    observation_shape = (WORLDS, family.observation_space.shape[0])
     calls: dict[str, tuple[Callable[[], Tensor], tuple[int | None, ...], torch.dtype]] = {
-        "observe": (lambda: family.observe(state, tasks), observed, torch.float32),
+        "observe": (lambda: family.observe(state, tasks), observation_shape, torch.float32),
         "reward": (lambda: family.reward(state, actions, after, tasks), (WORLDS,), torch.float32),
         "terminated": (lambda: family.terminated(after, tasks), (WORLDS,), torch.bool),
         "task_vector": (lambda: family.task_vector(tasks), (WORLDS, None), torch.float32),
     }
     for name, (call, shape, dtype) in calls.items():
-        problem = _result(name, call, shape, dtype)
+        problem = _result_problem(name, call, shape, dtype)
         if problem:
             yield problem
 
@@ -179,14 +190,15 @@ def _uniform(count: int, seed: int) -> Tensor:
     return torch.rand(WORLDS, count, generator=seeded(seed))
 
 
-def _state(name: str, call: Callable[[], WorldState]) -> tuple[WorldState, str | None]:
+def _call_for_state(name: str, call: Callable[[], WorldState]) -> tuple[WorldState, str | None]:
+    """Returns the state that a method returns, and its first problem."""
     try:
         state: Any = call()
     except Exception as error:
         return {}, f"`{name}` fails: {type(error).__name__}: {error}"
     if not isinstance(state, dict) or not state:
         return {}, f"`{name}` must return a dict with at least one tensor, got {state!r}"
-    problems = (_world_tensor(f"`{name}`'s {n!r}", v, WORLDS) for n, v in state.items())
+    problems = (_tensor_problem(f"`{name}`'s {n!r}", v, WORLDS) for n, v in state.items())
     return state, next((p for p in problems if p), None)
 
 
@@ -194,7 +206,7 @@ def _layout(state: WorldState) -> dict[str, tuple[Any, ...]]:
     return {n: (list(v.shape), v.dtype) for n, v in state.items()}
 
 
-def _result(
+def _result_problem(
     name: str, call: Callable[[], Tensor], shape: tuple[int | None, ...], dtype: torch.dtype
 ) -> str | None:
     try:
@@ -212,10 +224,10 @@ def _result(
     return None
 
 
-# What is in them
+# Values
 
 
-def _contents(family: TaskFamily, seed: int) -> Iterator[str]:
+def _value_problems(family: TaskFamily, seed: int) -> Iterator[str]:
     values = _evaluate(family, *_arguments(family, seed), _uniform(family.step_noise, seed))
     if outside(family.observation_space, values["observe"]):
         yield f"`observe` leaves the observation space {family.observation_space} or is not finite"
@@ -227,7 +239,7 @@ def _contents(family: TaskFamily, seed: int) -> Iterator[str]:
 def _evaluate(
     family: TaskFamily, tasks: Tasks, noise: Tensor, actions: Tensor, numbers: Tensor
 ) -> dict[str, Any]:
-    """Calls every function once, in the order in which an episode does."""
+    """Calls every method once, in the order of an episode."""
     before = after = family.reset(tasks, noise)
     if isinstance(family, TorchFamily):
         after = family.step(before, actions, tasks, numbers)
@@ -241,7 +253,7 @@ def _evaluate(
     }
 
 
-def _purity(family: TaskFamily, seed: int) -> Iterator[str]:
+def _purity_problems(family: TaskFamily, seed: int) -> Iterator[str]:
     arguments = (*_arguments(family, seed), _uniform(family.step_noise, seed))
     copies = map_tensors(Tensor.clone, arguments)
     values = _evaluate(family, *arguments)
@@ -258,11 +270,11 @@ def _purity(family: TaskFamily, seed: int) -> Iterator[str]:
             )
         elif not _close(take_tasks(value, 0, FEWER), few[name]):
             yield f"`{name}` mixes worlds: {FEWER} of them alone have other values"
-    yield from _changed_states(family, arguments)
+    yield from _mutation_problems(family, arguments)
 
 
-def _changed_states(family: TaskFamily, arguments: tuple[Any, ...]) -> Iterator[str]:
-    """Finds functions that change the state which they are given, or give away a part of it."""
+def _mutation_problems(family: TaskFamily, arguments: tuple[Any, ...]) -> Iterator[str]:
+    """Yields the methods that modify the state in place or return a view of it."""
     tasks, noise, actions, numbers = arguments
     before = after = family.reset(tasks, noise)
     start = map_tensors(Tensor.clone, before)
@@ -272,19 +284,19 @@ def _changed_states(family: TaskFamily, arguments: tuple[Any, ...]) -> Iterator[
             yield "`step` changes the state that it is given; return new tensors"
             return
     end = map_tensors(Tensor.clone, after)
-    seen = family.observe(after, tasks)
+    observation = family.observe(after, tasks)
     family.reward(before, actions, after, tasks)
     family.terminated(after, tasks)
     if not equal((before, after), (start, end)):
         yield "`observe`, `reward` or `terminated` changes the state that it is given"
         return
-    seen += 1
+    observation += 1
     if not equal(after, end):
         yield "`observe` returns a part of the state itself; return a copy"
 
 
 def _close(a: Any, b: Any) -> bool:
-    """Tells whether nested tensors are equal but for rounding."""
+    """Returns whether nested tensors are equal up to rounding."""
     same: list[bool] = []
 
     def compare(x: Tensor, y: Tensor) -> Tensor:
@@ -295,7 +307,7 @@ def _close(a: Any, b: Any) -> bool:
     return all(same)
 
 
-def _card(family: TaskFamily) -> Iterator[str]:
+def _card_problems(family: TaskFamily) -> Iterator[str]:
     card: Any = family.card()
     if not isinstance(card, Card):
         yield f"`card` must return a Card, got {type(card).__name__}"

@@ -1,4 +1,4 @@
-"""Tells a user what their own vector environment gets wrong."""
+"""Checks a user-defined vector environment against the interface."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from metarl.sim.vector_env import TensorVectorEnv, WorldNoise
 from metarl.tasks.check_sampling import equal, seeded
 from metarl.trees import map_tensors
 
-FEW_STEPS = 5  # by which two runs are compared
+FEW_STEPS = 5  # length of the runs that are compared
 
 
 def check_vector_env(env: Any, seed: int = 0) -> None:
     """Checks a vector environment and its family against their interfaces.
 
-    Beside what `check_family` looks at: spaces and autoreset mode, shapes, types and devices of
-    all that `reset` and `step` return, observations inside their space, `truncated` at the
-    horizon, worlds that start anew or go on as the mode says, reset masks, tasks that survive
-    resets, the same seed or the same prepared numbers giving the same episode, and `state_dict`
-    continuing it to the bit.
+    Runs `check_family` on the family and checks the spaces and the autoreset mode; the shapes,
+    dtypes and devices of the results of `reset` and `step`; that observations are in their space;
+    `truncated`; resets within a step and with a mask; that resets keep the tasks; that the same
+    seed or pre-drawn numbers repeat an episode; and that `load_state_dict` continues it bit for
+    bit.
 
     Args:
-        env: The environment; it is stepped and reset, and given other tasks.
+        env: The environment. It is reset and stepped, and its tasks change.
         seed: Seed of the checks.
 
     Raises:
-        TaskError: Something is wrong; the message lists all that was found.
+        TaskError: A check failed; the message lists all problems.
     """
     title = f"{type(env).__name__} is not a usable vector environment"
     if not isinstance(env, TensorVectorEnv):
         report(title, [f"it must be derived from TensorVectorEnv, {type(env).__name__} is not"])
     problems = family_problems(env.family, seed)
-    problems = problems or list(_attributes(env))
-    problems = problems or list(_episode(env, seed))
+    problems = problems or list(_attribute_problems(env))
+    problems = problems or list(_episode_problems(env, seed))
     if not problems:
-        for check in (_repeats, _masks, _tasks, _continues):
+        for check in (_seed_problems, _mask_problems, _task_problems, _state_dict_problems):
             problems += check(env, seed)
     report(title, problems)
 
 
 class Step(NamedTuple):
-    """What `step` returns."""
+    """The return value of `step`."""
 
     observation: Tensor
     reward: Tensor
@@ -56,7 +56,7 @@ class Step(NamedTuple):
     info: dict[str, Any]
 
 
-def _attributes(env: TensorVectorEnv) -> Iterator[str]:
+def _attribute_problems(env: TensorVectorEnv) -> Iterator[str]:
     mode = env.metadata.get("autoreset_mode")
     if mode not in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED):
         yield (
@@ -70,20 +70,20 @@ def _attributes(env: TensorVectorEnv) -> Iterator[str]:
             yield f"`{name}_space` must have the shape {expected}, got {shape}"
 
 
-# One episode, step by step
+# One episode
 
 
-def _episode(env: TensorVectorEnv, seed: int) -> Iterator[str]:
+def _episode_problems(env: TensorVectorEnv, seed: int) -> Iterator[str]:
     env.follow(None)
     observation, info = env.reset(seed=seed)
-    yield from _tensor("the observation of `reset`", observation, env)
+    yield from _observation_problems("the observation of `reset`", observation, env)
     if not isinstance(info, dict):
         yield f"`reset` must return a dict beside the observation, got {type(info).__name__}"
     elapsed = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
     for actions in _actions(env, env.family.horizon, seed):
         step = Step(*env.step(actions))
         elapsed = elapsed + 1
-        problems = list(_step(env, step)) or list(_ends(env, step, elapsed))
+        problems = list(_step_problems(env, step)) or list(_end_problems(env, step, elapsed))
         if problems:
             yield from problems
             return
@@ -95,32 +95,32 @@ def _episode(env: TensorVectorEnv, seed: int) -> Iterator[str]:
         yield str(error)
 
 
-def _step(env: TensorVectorEnv, step: Step) -> Iterator[str]:
-    yield from _tensor("the observation of `step`", step.observation, env)
+def _step_problems(env: TensorVectorEnv, step: Step) -> Iterator[str]:
+    yield from _observation_problems("the observation of `step`", step.observation, env)
     if "final_obs" not in step.info:
         yield '`step` must return info["final_obs"], what the step led to'
     else:
-        yield from _tensor('info["final_obs"]', step.info["final_obs"], env)
+        yield from _observation_problems('info["final_obs"]', step.info["final_obs"], env)
     for name, dtype in (
         ("reward", torch.float32),
         ("terminated", torch.bool),
         ("truncated", torch.bool),
     ):
         value = getattr(step, name)
-        if not _is(value, (env.num_envs,), dtype, env.device):
-            yield f"`{name}` must be [{env.num_envs}] {dtype} on {env.device}, got {_told(value)}"
+        if not _matches(value, (env.num_envs,), dtype, env.device):
+            yield f"`{name}` must be [{env.num_envs}] {dtype} on {env.device}, got {_format(value)}"
 
 
-def _tensor(what: str, value: Any, env: TensorVectorEnv) -> Iterator[str]:
+def _observation_problems(what: str, value: Any, env: TensorVectorEnv) -> Iterator[str]:
     space: Any = env.single_observation_space
     shape = (env.num_envs, *space.shape)
-    if not _is(value, shape, torch.float32, env.device):
-        yield f"{what} must be {list(shape)} float32 on {env.device}, got {_told(value)}"
+    if not _matches(value, shape, torch.float32, env.device):
+        yield f"{what} must be {list(shape)} float32 on {env.device}, got {_format(value)}"
     elif outside(space, value):
         yield f"{what} leaves the observation space {space} or is not finite"
 
 
-def _is(value: Any, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> bool:
+def _matches(value: Any, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> bool:
     return (
         isinstance(value, Tensor)
         and tuple(value.shape) == shape
@@ -129,25 +129,25 @@ def _is(value: Any, shape: tuple[int, ...], dtype: torch.dtype, device: torch.de
     )
 
 
-def _told(value: Any) -> str:
+def _format(value: Any) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
     return f"{list(value.shape)} {value.dtype} on {value.device}"
 
 
-def _ends(env: TensorVectorEnv, step: Step, elapsed: Tensor) -> Iterator[str]:
+def _end_problems(env: TensorVectorEnv, step: Step, elapsed: Tensor) -> Iterator[str]:
     horizon, final = env.family.horizon, step.info["final_obs"]
-    going = ~(step.terminated | step.truncated)
+    running = ~(step.terminated | step.truncated)
     if not torch.equal(step.truncated, elapsed >= horizon):
         yield f"`truncated` must be true from step {horizon} of an episode on, no sooner"
     elif env.metadata["autoreset_mode"] == AutoresetMode.DISABLED:
         if not torch.equal(step.observation, final):
             yield "without autoreset, the observation must be what the step led to, final_obs"
-    elif not torch.equal(step.observation[going], final[going]):
+    elif not torch.equal(step.observation[running], final[running]):
         yield "worlds that are not done must go on: their observation must be their final_obs"
 
 
-# Two runs beside each other
+# Comparisons of two runs
 
 
 def _actions(env: TensorVectorEnv, steps: int, seed: int) -> Tensor:
@@ -158,7 +158,7 @@ def _run(env: TensorVectorEnv, seed: int) -> list[Any]:
     return [env.step(a) for a in _actions(env, FEW_STEPS, seed)]
 
 
-def _repeats(env: TensorVectorEnv, seed: int) -> list[str]:
+def _seed_problems(env: TensorVectorEnv, seed: int) -> list[str]:
     problems = []
     first = (env.reset(seed=seed)[0], _run(env, seed))
     if not equal(first, (env.reset(seed=seed)[0], _run(env, seed))):
@@ -177,18 +177,18 @@ def _repeats(env: TensorVectorEnv, seed: int) -> list[str]:
     return problems
 
 
-def _masks(env: TensorVectorEnv, seed: int) -> list[str]:
+def _mask_problems(env: TensorVectorEnv, seed: int) -> list[str]:
     env.reset(seed=seed)
-    going = env.step(_actions(env, 1, seed)[0])[0].clone()
+    before = env.step(_actions(env, 1, seed)[0])[0].clone()
     mask = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)
     mask[0] = True
-    seen, _ = env.reset(options={"reset_mask": mask})
-    if not torch.equal(seen[1:], going[1:]):
+    after, _ = env.reset(options={"reset_mask": mask})
+    if not torch.equal(after[1:], before[1:]):
         return ["a reset with a mask changes worlds that it does not mark"]
     return []
 
 
-def _tasks(env: TensorVectorEnv, seed: int) -> list[str]:
+def _task_problems(env: TensorVectorEnv, seed: int) -> list[str]:
     problems = []
     tasks = env.family.sample(env.num_envs, seeded(seed + 1)).values
     tasks = {n: v.to(env.device) for n, v in tasks.items()}
@@ -205,7 +205,7 @@ def _tasks(env: TensorVectorEnv, seed: int) -> list[str]:
     return problems
 
 
-def _continues(env: TensorVectorEnv, seed: int) -> list[str]:
+def _state_dict_problems(env: TensorVectorEnv, seed: int) -> list[str]:
     env.reset(seed=seed)
     _run(env, seed)
     saved = env.state_dict()

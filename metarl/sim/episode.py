@@ -1,4 +1,4 @@
-"""Whole episodes: what happened in W worlds from one reset on."""
+"""Episodes of W worlds, and their rewards and terminations in batched calls."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from metarl.sim.family import TaskFamily, Tasks, WorldState
 from metarl.trees import map_tensors
 
 Act = Callable[[Tensor], Tensor]
-"""Returns the actions, [W, A] float32 or [W] int64, for what is seen, [W, O]."""
+"""Returns the actions, [W, A] float32 or [W] int64, for the observations, [W, O]."""
 
 MOST_NUMBERS = 2**20
-"""Of tasks that are repeated for steps computed at once; bounds the memory."""
+"""The most task numbers that `score_states` repeats for one batched call; bounds the memory."""
 
 
 class Episode(NamedTuple):
     """One episode in each of W worlds, of H steps or fewer.
 
     Attributes:
-        observations: What was seen before each step and after the last, [W, H + 1, O] float32;
-            after the end of an episode, what it ended with.
-        actions: What was done, [W, H, A] float32 or [W, H] int64; after the end of an episode it
-            has no meaning.
-        rewards: Reward of each step, [W, H] float32; 0 after the end of the episode.
-        terminated: Whether the task itself has ended, with this step or before; [W, H] bool.
+        observations: The observations before each step and after the last, [W, H + 1, O] float32;
+            after termination, the last one of the episode.
+        actions: The actions, [W, H, A] float32 or [W, H] int64; undefined after termination.
+        rewards: The reward of each step, [W, H] float32; 0 after termination.
+        terminated: Whether the world terminated at this step or before, [W, H] bool.
     """
 
     observations: Tensor
@@ -36,7 +35,7 @@ class Episode(NamedTuple):
     terminated: Tensor
 
     def over(self) -> Tensor:
-        """Tells which steps come after the end of their episode, [W, H] bool."""
+        """Returns which steps come after termination, [W, H] bool."""
         over = self.terminated.roll(1, 1)
         over[:, 0] = False
         return over
@@ -54,7 +53,7 @@ def score_states(
     Args:
         family: The family of the worlds.
         tasks: The task of each world, [W, *] per name.
-        states: The state before each step and after the last, H + 1 times [W, *] per name.
+        states: The states before each step and after the last, H + 1 times [W, *] per name.
         observations: The observations of these states, H + 1 times [W, O].
         actions: The actions of each step, H times [W, A] or [W].
     """
@@ -63,17 +62,17 @@ def score_states(
     size = max(1, MOST_NUMBERS // max(1, numbers))
     rewards, terminated = [], []
     for low in range(0, len(actions), size):
-        chosen = torch.cat(tuple(actions[low : low + size]))
-        count = len(chosen) // worlds
+        batch = torch.cat(tuple(actions[low : low + size]))
+        count = len(batch) // worlds
         path = map_tensors(lambda *s: torch.cat(s), *states[low : low + count + 1])
-        before, after = (_rows(path, first, len(chosen)) for first in (0, worlds))
+        before, after = (_rows(path, first, len(batch)) for first in (0, worlds))
         repeated = map_tensors(lambda v, n=count: v.expand(n, *v.shape).flatten(0, 1), tasks)
-        rewards.append(family.reward(before, chosen, after, repeated).view(count, worlds))
+        rewards.append(family.reward(before, batch, after, repeated).view(count, worlds))
         terminated.append(family.terminated(after, repeated).view(count, worlds))
-    reward, ended = (torch.cat(rows).T.contiguous() for rows in (rewards, terminated))
-    path, choices = (torch.stack(tuple(rows), 1) for rows in (observations, actions))
-    episode = Episode(path, choices, reward, ended)
-    return _freeze_terminated(episode) if ended.any() else episode
+    reward, terminal = (torch.cat(rows).T.contiguous() for rows in (rewards, terminated))
+    observation, action = (torch.stack(tuple(rows), 1) for rows in (observations, actions))
+    episode = Episode(observation, action, reward, terminal)
+    return _freeze_terminated(episode) if terminal.any() else episode
 
 
 def hold_last(values: Tensor, last: Tensor) -> Tensor:

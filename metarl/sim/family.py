@@ -1,4 +1,4 @@
-"""What a family of control tasks is: one definition, as tensor functions over worlds."""
+"""Base classes of families of control tasks: tensor functions over a batch of worlds."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Tasks = dict[str, Tensor]
-"""What tells tasks apart: name -> [T, *], or [W, *] for the task of each of W worlds."""
+"""Task parameters: name -> [T, *] for T tasks, or [W, *] for the tasks of W worlds."""
 
 WorldState = dict[str, Tensor]
-"""All that worlds need to go on: name -> [W, *]."""
+"""The simulation state of W worlds: name -> [W, *]."""
 
 ActionSpace = spaces.Box | spaces.Discrete
 
 
 @dataclass(frozen=True)
 class ControlTasks:
-    """A batch of T control tasks; their experience comes from rollouts.
+    """A batch of T control tasks, whose data come from rollouts.
 
     Attributes:
-        values: What tells the tasks apart, each [T, *].
+        values: The parameters of the tasks, each [T, *].
     """
 
     values: Tasks
@@ -42,22 +42,23 @@ class ControlTasks:
 
     @property
     def info(self) -> Tasks:
-        """What tells the tasks apart, under the name that supervised tasks give it."""
+        """The parameters of the tasks: `values`, under the name that supervised tasks use."""
         return self.values
 
 
 class TaskFamily(ABC):
-    """A distribution over control tasks that share observations, actions and dynamics.
+    """A distribution over control tasks with the same observation and action spaces.
 
-    All functions are pure, take and return tensors with the W worlds leading, run on the device
-    of their arguments and never wait for it: no `item`, no branch on a tensor's values.
-    Randomness comes in as uniform numbers; `normal` makes normal ones of them.
+    All methods are pure functions. They take and return tensors whose first dimension is the W
+    worlds, run on the device of their arguments and never synchronise with it: they do not call
+    `item` and do not branch on the values of a tensor. Random numbers are passed in, uniform in
+    [0, 1); `normal` turns them into standard normal ones.
 
     Attributes:
-        name: Its name with a version, "Navigation2D-v1".
-        horizon: Steps after which an episode is truncated, at least 1.
-        reset_noise: How many uniform numbers in [0, 1) a reset of one world consumes.
-        step_noise: How many a step of one world consumes.
+        name: The name with a version, such as "Navigation2D-v1".
+        horizon: The number of steps after which an episode is truncated, at least 1.
+        reset_noise: The number of uniform random numbers per reset of one world.
+        step_noise: The number of uniform random numbers per step of one world.
     """
 
     name: str
@@ -68,31 +69,31 @@ class TaskFamily(ABC):
     @property
     @abstractmethod
     def observation_space(self) -> spaces.Box:
-        """What one world shows: a vector of O float32 numbers."""
+        """The observation space of one world: a vector of O float32 numbers."""
 
     @property
     @abstractmethod
     def action_space(self) -> ActionSpace:
-        """What one world takes: a vector of A float32 numbers, or one of n whole numbers."""
+        """The action space of one world: a vector of A float32 numbers, or one of n integers."""
 
     @abstractmethod
     def card(self) -> Card:
-        """Returns every coefficient, range and horizon of the family with its source."""
+        """Returns every coefficient, range and horizon of the family, with its source."""
 
     @abstractmethod
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """Draws tasks of this split, on the generator's device."""
+        """Samples tasks of this split, on the device of the generator."""
 
     @abstractmethod
     def split(self, name: Split) -> TaskFamily:
-        """Returns the family over the tasks of one split.
+        """Returns the family restricted to the tasks of one split.
 
-        Splits share no task where tasks are continuous; else the card says that they do.
+        Splits are disjoint if tasks are continuous. If they are not disjoint, the card says so.
         """
 
     @abstractmethod
     def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
-        """Returns the state in which episodes of these tasks start.
+        """Returns the initial states of episodes of these tasks.
 
         Args:
             tasks: The task of each world, [W, *] per name.
@@ -101,7 +102,7 @@ class TaskFamily(ABC):
 
     @abstractmethod
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """Returns what is seen, [W, O] float32: a tensor of its own, no view of the state."""
+        """Returns the observations, [W, O] float32, as a new tensor and not a view of the state."""
 
     @abstractmethod
     def reward(
@@ -110,60 +111,59 @@ class TaskFamily(ABC):
         """Returns the reward of a step, [W] float32.
 
         Args:
-            before: The state that the action was chosen in.
-            actions: What the policy chose, before any clipping: [W, A] float32 or [W] int64.
-            after: The state that the step led to.
+            before: The state before the step.
+            actions: The actions of the policy before any clipping, [W, A] float32 or [W] int64.
+            after: The state after the step.
             tasks: The task of each world.
         """
 
     def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """Tells which worlds reached an end of their task, [W] bool; time limits do not count.
+        """Returns which worlds have reached a terminal state, [W] bool.
 
-        By default none ever does.
+        The time limit does not count. By default no state is terminal.
         """
         values = next(iter(state.values()))
         return torch.zeros(len(values), dtype=torch.bool, device=values.device)
 
     @abstractmethod
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """Returns what an oracle policy is told of each task, [W, D] float32."""
+        """Returns the task vector that an oracle policy observes, [W, D] float32."""
 
     def draw(self, axes: Axes, path: WorldState, tasks: Tasks) -> None:
-        """Draws one world, for families that no engine has pictures of.
+        """Draws one world, for families whose engine has no renderer.
 
-        By default it draws what was observed against the steps.
+        By default it plots the observations over the steps.
 
         Args:
-            axes: Where to draw; it is empty.
-            path: The states of its episode so far, one after another: [L, *] per name.
-            tasks: Its task, [L, *] per name: L times the same, so that all functions here take it.
+            axes: Empty axes to draw on.
+            path: The L states of the episode so far, in order, [L, *] per name.
+            tasks: The task of the world, repeated L times as the other methods expect it,
+                [L, *] per name.
         """
         observations = self.observe(path, tasks)
         axes.plot(observations.numpy(), marker="." if len(observations) == 1 else "")
         axes.set(xlim=(0, self.horizon), xlabel="step", ylabel="observation", title=self.name)
 
-    @property
-    def task_size(self) -> int:
-        """How many numbers `task_vector` tells of a task, D."""
-        return self.task_vector(self.sample(1, torch.Generator()).values).shape[1]
-
 
 class TorchFamily(TaskFamily):
-    """A family whose dynamics are a tensor function too."""
+    """A family whose dynamics are a tensor function, `step`."""
 
     @abstractmethod
     def step(self, state: WorldState, actions: Tensor, tasks: Tasks, noise: Tensor) -> WorldState:
-        """Returns the state after one step; random rewards are drawn here and kept in it.
+        """Returns the state after one step.
+
+        Random rewards are drawn here and stored in the state.
 
         Args:
-            state: The state of each world; it is left as it is.
-            actions: What the policy chose, [W, A] float32, not clipped yet, or [W] int64 in range.
+            state: The state of each world; it is not modified.
+            actions: The actions of the policy, [W, A] float32, not clipped, or [W] int64 in range.
             tasks: The task of each world.
             noise: Uniform numbers in [0, 1), [W, step_noise] float32.
         """
 
 
 def normal(uniform: Tensor) -> Tensor:
-    """Returns standard normal numbers for uniform ones in [0, 1), by the inverse of their law."""
+    """Returns standard normal numbers for uniform numbers in [0, 1), by the inverse normal CDF."""
+    # z = Phi^{-1}(u); the clamp keeps z finite at u = 0.
     smallest = torch.finfo(uniform.dtype).eps / 2
     return torch.special.ndtri(uniform.clamp(smallest, 1 - smallest))

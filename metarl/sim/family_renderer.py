@@ -1,4 +1,4 @@
-"""What makes pictures of worlds, and those that a family draws of itself."""
+"""The renderer interface, and the renderer that draws worlds with `TaskFamily.draw`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from metarl.sim.vector_env import TensorVectorEnv
 from metarl.trees import concatenate_tasks, map_tensors
 
 _DPI = 100
-_PLACE = (0.15, 0.12, 0.81, 0.76)  # of the axes: left, bottom, width and height, in shares
+_AXES = (0.15, 0.12, 0.81, 0.76)  # left, bottom, width and height, as fractions of the figure
 
 
 class WorldRenderer(ABC):
-    """Interface: makes pictures of the worlds of a vector environment.
+    """Renders the worlds of a vector environment (interface).
 
     Args:
         env: The environment.
-        width: Of a picture, pixels.
-        height: Of a picture, pixels.
+        width: Width of a picture in pixels.
+        height: Height of a picture in pixels.
 
     Attributes:
-        note: What should be known of the pictures, a sentence or two; "" if there is nothing.
+        note: A remark on the pictures for the user, or "".
 
     Raises:
-        SettingsError: A side is below 16 pixels.
+        SettingsError: The width or height is below 16 pixels.
     """
 
     def __init__(self, env: TensorVectorEnv, width: int, height: int) -> None:
@@ -43,12 +43,12 @@ class WorldRenderer(ABC):
 
     @abstractmethod
     def frame(self, world: int = 0) -> np.ndarray:
-        """Returns a picture of a world as it is now, [height, width, 3] uint8.
+        """Returns a picture of the current state of a world, [height, width, 3] uint8.
 
-        With `autoreset="same_step"` a world that is done is in its next episode already.
+        With `autoreset="same_step"`, a world whose episode has ended shows its next episode.
 
         Args:
-            world: Its number.
+            world: The index of the world.
 
         Raises:
             SettingsError: There is no such world, or no episode has started.
@@ -56,9 +56,10 @@ class WorldRenderer(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Gives back what the renderer holds; it may be called again."""
+        """Frees the resources of the renderer; repeated calls have no effect."""
 
-    def _seen(self, world: int) -> tuple[WorldState, Tasks, int]:
+    def _snapshot(self, world: int) -> tuple[WorldState, Tasks, int]:
+        """Returns the state, the task and the step count of a world, on the CPU."""
         if not 0 <= world < self.env.num_envs:
             raise SettingsError(f"Expected a world of 0 to {self.env.num_envs - 1}, got {world}.")
         state, tasks, elapsed = self.env.snapshot(world)
@@ -68,15 +69,14 @@ class WorldRenderer(ABC):
 
 
 class DrawnRenderer(WorldRenderer):
-    """Pictures that the family draws itself: see `TaskFamily.draw`.
+    """Draws worlds with `TaskFamily.draw`.
 
-    It shows the way of a world from the first frame of its episode on, as far as frames were asked
-    for.
+    A picture shows the states of the episode at which `frame` was called.
 
     Args:
         env: The environment.
-        width: Of a picture, pixels.
-        height: Of a picture, pixels.
+        width: Width of a picture in pixels.
+        height: Height of a picture in pixels.
     """
 
     def __init__(self, env: TensorVectorEnv, width: int = 480, height: int = 480) -> None:
@@ -85,16 +85,15 @@ class DrawnRenderer(WorldRenderer):
         from matplotlib.figure import Figure
 
         figure = Figure((width / _DPI, height / _DPI), dpi=_DPI)
-        self._canvas, self._axes = FigureCanvasAgg(figure), figure.add_axes(_PLACE)
-        self._ways: dict[int, list[tuple[int, WorldState]]] = {}
+        self._canvas, self._axes = FigureCanvasAgg(figure), figure.add_axes(_AXES)
+        self._paths: dict[int, list[tuple[int, WorldState]]] = {}  # (step, state) of each world
 
     def frame(self, world: int = 0) -> np.ndarray:
-        """See `WorldRenderer.frame`."""
-        state, tasks, elapsed = self._seen(world)
-        way = [(e, s) for e, s in self._ways.get(world, []) if e < elapsed]
-        self._ways[world] = [*way, (elapsed, state)]
-        path = concatenate_tasks([s for _, s in self._ways[world]])
-        steps = len(self._ways[world])
+        state, tasks, elapsed = self._snapshot(world)
+        earlier = [(e, s) for e, s in self._paths.get(world, []) if e < elapsed]
+        self._paths[world] = [*earlier, (elapsed, state)]
+        path = concatenate_tasks([s for _, s in self._paths[world]])
+        steps = len(self._paths[world])
         tasks = map_tensors(lambda t: t.repeat_interleave(steps, 0), tasks)
         self._axes.clear()
         self.env.family.draw(self._axes, path, tasks)
@@ -102,5 +101,4 @@ class DrawnRenderer(WorldRenderer):
         return np.array(self._canvas.buffer_rgba())[..., :3].copy()
 
     def close(self) -> None:
-        """See `WorldRenderer.close`."""
-        self._ways.clear()
+        self._paths.clear()

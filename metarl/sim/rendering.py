@@ -1,4 +1,4 @@
-"""Pictures of worlds: MuJoCo's, a gymnasium environment's, or what a family draws of itself."""
+"""Chooses the renderer of an environment: MuJoCo, Gymnasium or `TaskFamily.draw`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from metarl.sim.vector_env import TensorVectorEnv
 
 
 class MujocoRenderer(WorldRenderer):
-    """Pictures of the worlds of a `MujocoFamily`, on whatever engine they are.
+    """Renders the worlds of a `MujocoFamily`, on any engine.
 
-    A camera follows the first body of the model from its side. What a task changes of the model
-    is seen where it can be, such as the size of a body.
+    The camera follows the first body of the model from the side. Visible model fields that a task
+    changes, such as the size of a body, are rendered.
 
     Args:
         env: The environment.
-        width: Of a picture, pixels.
-        height: Of a picture, pixels.
+        width: Width of a picture in pixels.
+        height: Height of a picture in pixels.
 
     Raises:
-        SettingsError: The family is no `MujocoFamily`, or there is no OpenGL.
+        SettingsError: The family is not a `MujocoFamily`, or OpenGL is not available.
     """
 
     def __init__(self, env: TensorVectorEnv, width: int = 480, height: int = 480) -> None:
@@ -40,29 +40,28 @@ class MujocoRenderer(WorldRenderer):
         self._painter = GLPainter(env.family.compiled, width, height)
 
     def frame(self, world: int = 0) -> np.ndarray:
-        """See `WorldRenderer.frame`."""
-        state, tasks, _ = self._seen(world)
+        state, tasks, _ = self._snapshot(world)
         fields = {n: v[0].numpy() for n, v in self._family.model_fields(tasks).items()}
         return self._painter.paint(state["qpos"][0].double().numpy(), fields)
 
     def close(self) -> None:
-        """See `WorldRenderer.close`."""
         self._painter.close()
 
 
 def make_renderer(env: TensorVectorEnv, width: int = 480, height: int = 480) -> WorldRenderer:
-    """Returns what makes pictures of the worlds of an environment.
+    """Returns a renderer for the worlds of an environment.
 
-    Those of a gymnasium environment are its own where it has some, else its observations are
-    drawn, and `note` says why.
+    Gymnasium environments are rendered by their own `render`. If they cannot be, their
+    observations are plotted, and the renderer's `note` says why.
 
     Args:
         env: The environment.
-        width: Of a picture, pixels.
-        height: Of a picture, pixels.
+        width: Width of a picture in pixels.
+        height: Height of a picture in pixels.
 
     Raises:
-        SettingsError: A side is below 16 pixels, or there is no OpenGL for MuJoCo's worlds.
+        SettingsError: The width or height is below 16 pixels, or a MuJoCo family is to be rendered
+            and OpenGL is not available.
     """
     if isinstance(env.family, MujocoFamily):
         return MujocoRenderer(env, width, height)
@@ -77,7 +76,7 @@ def make_renderer(env: TensorVectorEnv, width: int = 480, height: int = 480) -> 
 
 
 def step_seconds(family: TaskFamily) -> float | None:
-    """Returns how long a step takes in the world, in seconds; None: the family does not say."""
+    """Returns the simulated time of one step in seconds; None if the family does not define it."""
     if isinstance(family, MujocoFamily):
         return family.dt
     rate = family.probe.metadata.get("render_fps") if isinstance(family, GymFamily) else None

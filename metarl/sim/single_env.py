@@ -1,4 +1,4 @@
-"""One world of any family as a gymnasium environment of NumPy arrays, for other libraries."""
+"""One world of any family as a Gymnasium environment of NumPy arrays, for other libraries."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ Task = Mapping[str, Any]
 
 
 class SingleEnv(gymnasium.Env[np.ndarray, Any]):
-    """One world of a family: what `gymnasium.make("metarl/HalfCheetahVelocity-v1")` gives.
+    """One world of a family: `gymnasium.make("metarl/HalfCheetahVelocity-v1")` returns one.
 
-    `reset` tells the task that it plays, `info["task"]`. Episodes are truncated at the family's
-    horizon. `sample_tasks`, `set_task` and `get_task` are those that other meta-learning libraries
-    look for. A first reset without a seed takes one from the operating system.
+    `reset` returns the current task as `info["task"]`. Episodes are truncated at the family's
+    horizon. `sample_tasks`, `set_task` and `get_task` follow the interface that other meta-learning
+    libraries use. If the first reset has no seed, the operating system supplies one.
 
     Args:
-        family: A family, or the name of one.
-        task: The values of a task ({"velocity": 1.5}); None draws one at every reset.
-        split: The split that tasks are drawn from.
-        observe_task: Appends the family's `task_vector` to what is observed.
-        render_mode: "rgb_array" or None. See `TaskFamily.draw` for what is not MuJoCo's. Of "human"
-            `gymnasium.make` makes a window of its own that shows these pictures.
-        width: Of a picture, pixels.
-        height: Of a picture, pixels.
+        family: A family, or its name.
+        task: A fixed task, such as {"velocity": 1.5}; None samples one at every reset.
+        split: The split that tasks are sampled from.
+        observe_task: Appends the family's `task_vector` to observations.
+        render_mode: "rgb_array" or None. For "human", `gymnasium.make` shows these pictures in a
+            window. Families without a renderer of their engine are drawn by `TaskFamily.draw`.
+        width: Width of a picture in pixels.
+        height: Height of a picture in pixels.
         engine: See `make_vec`.
-        **settings: Of the family, where it is named: `horizon=100`.
+        **settings: Settings of a family that is given by name, such as `horizon=100`.
 
     Raises:
-        SettingsError: A setting is not usable.
-        ShapeError: The task has other values than the family's.
+        SettingsError: A setting is invalid.
+        ShapeError: The task's names or shapes are not those of the family.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
@@ -65,8 +65,8 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         engine: str = "auto",
         **settings: Any,
     ) -> None:
-        self.family = _family(family, split, settings)
-        self.metadata = {**SingleEnv.metadata, "render_fps": _rate(self.family)}
+        self.family = _resolve_family(family, split, settings)
+        self.metadata = {**SingleEnv.metadata, "render_fps": _render_fps(self.family)}
         if render_mode not in (None, "rgb_array"):
             raise SettingsError(
                 f"Expected the render mode 'rgb_array' or None, got {render_mode!r}; "
@@ -74,20 +74,20 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
             )
         self.render_mode = render_mode
         self._size = (width, height)
-        # One world is not worth a thread of its own.
+        # For one world, one thread is enough.
         threads = {"threads": 1} if isinstance(self.family, MujocoFamily) else {}
         worlds = self._worlds = make_vec(
             self.family, 1, device="cpu", engine=engine, autoreset="disabled",
             observe_task=observe_task, **threads,
         )  # fmt: skip
-        self._task_source = torch.Generator()
-        self._fixed = None if task is None else task_values(self.family, task)
+        self._task_generator = torch.Generator()
+        self._fixed_task = None if task is None else task_values(self.family, task)
         self._seeded = False
         self._renderer: WorldRenderer | None = None
         self.observation_space = worlds.single_observation_space
         self.action_space = bounded(worlds.single_action_space)
 
-    # gymnasium's interface
+    # Gymnasium's interface
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -95,15 +95,15 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         """Starts an episode.
 
         Args:
-            seed: Seeds tasks, resets and steps anew; None goes on with their randomness.
-            options: {"task": values} plays that task from now on; as `set_task`.
+            seed: Seeds the tasks, resets and steps; None continues with the generators' states.
+            options: {"task": values} calls `set_task`.
 
         Returns:
-            The observation, [O] float32, and {"task": the task that is played}.
+            The observation, [O] float32, and {"task": the current task}.
 
         Raises:
             SettingsError: An option is unknown.
-            ShapeError: The task has other values than the family's.
+            ShapeError: The task's names or shapes are not those of the family.
         """
         super().reset(seed=seed)
         for name in options or {}:
@@ -112,28 +112,28 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
             self.set_task(options["task"])
         if seed is not None or not self._seeded:
             seed = int(self.np_random.integers(2**31)) if seed is None else seed
-            self._task_source.manual_seed(int(self.np_random.integers(2**62)))
+            self._task_generator.manual_seed(int(self.np_random.integers(2**62)))
             self._seeded = True
-        if self._fixed is None:
-            self._worlds.set_tasks(self.family.sample(1, self._task_source).values)
+        if self._fixed_task is None:
+            self._worlds.set_tasks(self.family.sample(1, self._task_generator).values)
         else:
-            self._worlds.set_tasks(self._fixed)
+            self._worlds.set_tasks(self._fixed_task)
         observation, _ = self._worlds.reset(seed=seed)
         return observation[0].numpy().copy(), {"task": self.get_task()}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Moves the world on by one step.
+        """Steps the world once.
 
         Args:
-            action: [A] numbers, clipped to the space by the family, or one whole number.
+            action: [A] numbers, clipped to the space by the family, or one integer.
 
         Returns:
             The observation, [O] float32, the reward, terminated, truncated, and an empty dict.
 
         Raises:
             ShapeError: The action has another shape.
-            SimulationError: `reset` was not called yet; or, by the end of the episode at the
-                latest, a number was not finite or an action not in the space.
+            SimulationError: `reset` was not called yet; or a number was not finite or an action
+                not in the space. The values are checked at the end of the episode at the latest.
         """
         actions = torch.as_tensor(np.asarray(action)).unsqueeze(0)
         observation, reward, terminated, truncated, _ = self._worlds.step(actions)
@@ -145,10 +145,10 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         )  # fmt: skip
 
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Returns a picture of the world, [height, width, 3] uint8, with `render_mode` set.
+        """Returns a picture of the world, [height, width, 3] uint8; None without `render_mode`.
 
         Raises:
-            SettingsError: There is no OpenGL for MuJoCo's worlds.
+            SettingsError: The family needs OpenGL, which is not available.
         """
         if self.render_mode is None:
             gymnasium.logger.warn(
@@ -163,7 +163,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         return self._renderer.frame(0)
 
     def close(self) -> None:
-        """Frees pictures and worlds; it may be called again."""
+        """Closes the renderer and the worlds; repeated calls have no effect."""
         if self._renderer is not None:
             self._renderer.close()
         self._worlds.close()
@@ -171,24 +171,24 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
     # Tasks
 
     def sample_tasks(self, num_tasks: int) -> list[dict[str, np.ndarray]]:
-        """Draws tasks of the split, for `set_task`; `reset(seed=...)` seeds them.
+        """Samples tasks of the split, for `set_task`; `reset(seed=...)` seeds the generator.
 
         Raises:
             TaskError: The number is below 1.
         """
-        tasks = self.family.sample(num_tasks, self._task_source).values
+        tasks = self.family.sample(num_tasks, self._task_generator).values
         return [as_arrays(take_tasks(tasks, t, t + 1)) for t in range(num_tasks)]
 
     def set_task(self, task: Task) -> None:
-        """Plays this task from the next reset on.
+        """Sets the task of all episodes from the next reset on.
 
         Raises:
-            ShapeError: The task has other values than the family's.
+            ShapeError: The task's names or shapes are not those of the family.
         """
-        self._fixed = task_values(self.family, task)
+        self._fixed_task = task_values(self.family, task)
 
     def get_task(self) -> dict[str, np.ndarray]:
-        """Returns the values of the task that is played."""
+        """Returns the current task as arrays."""
         return as_arrays(self._worlds.get_tasks())
 
 
@@ -208,37 +208,36 @@ def make_worlds(
 ) -> TensorVectorEnv:
     """Builds many worlds of a family: `gymnasium.make_vec("metarl/Navigation2D-v1", num_envs=64)`.
 
-    They are tensors, as of `make_vec`, and keep their tasks: each has one drawn with `seed`, or
-    all have `task`.
+    Returns the tensor environment of `make_vec`. Its tasks stay the same across resets.
 
     Args:
-        family: A family, or the name of one.
+        family: A family, or its name.
         num_envs: The number of worlds.
-        split: The split that tasks are drawn from.
-        task: A task for all worlds; None draws one for each.
+        split: The split that tasks are sampled from.
+        task: A task for all worlds; None samples one for each world with `seed`.
         device: See `make_vec`.
         engine: See `make_vec`.
         autoreset: See `TensorVectorEnv`.
         observe_task: See `TensorVectorEnv`.
         seed: See `TensorVectorEnv`.
-        render_mode: None; `make_renderer` makes pictures of worlds.
-        **settings: Of the family, where it is named.
+        render_mode: Must be None; use `make_renderer` for pictures.
+        **settings: Settings of a family that is given by name.
 
     Raises:
-        SettingsError: A setting is not usable.
-        ShapeError: The task has other values than the family's.
+        SettingsError: A setting is invalid.
+        ShapeError: The task's names or shapes are not those of the family.
     """
     if render_mode is not None:
         raise SettingsError(
             "Vector environments have no render mode; `metarl.sim.make_renderer` makes pictures."
         )
-    family = _family(family, split, settings)
+    family = _resolve_family(family, split, settings)
     env = make_vec(
         family, num_envs, device, engine, autoreset=autoreset, observe_task=observe_task, seed=seed
     )
     if task is not None:
-        one = task_values(family, task)
-        env.set_tasks(map_tensors(lambda t: t.repeat_interleave(num_envs, 0), one))
+        values = task_values(family, task)
+        env.set_tasks(map_tensors(lambda v: v.repeat_interleave(num_envs, 0), values))
     return env
 
 
@@ -246,24 +245,23 @@ def task_values(family: TaskFamily, task: Task) -> Tasks:
     """Returns the values of one task as tensors, [1, *] per name.
 
     Raises:
-        ShapeError: A value is missing, unknown, of another shape or no number.
+        ShapeError: A value is missing, unknown, of another shape or not numeric.
     """
     example = family.sample(1, torch.Generator()).values
     for name in task:
         check_choice(f"task value of {family.name}", name, example, ShapeError)
-    return {name: _value(name, like, task) for name, like in example.items()}
+    return {name: _task_value(name, like, task) for name, like in example.items()}
 
 
 def as_arrays(tasks: Tasks) -> dict[str, np.ndarray]:
-    """Returns the values of the first of some tasks as arrays of their own."""
+    """Returns the first task of a batch as arrays (copies)."""
     return {name: value[0].cpu().numpy().copy() for name, value in tasks.items()}
 
 
 def bounded(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """Returns the action space with limits of -1 and 1 where it has none.
+    """Returns the action space with infinite bounds replaced by -1 and 1.
 
-    Other libraries draw actions from it and refuse infinite ones. It only declares: what they send
-    is not scaled.
+    Other libraries sample from the action space and require finite bounds. Actions are not scaled.
     """
     if not isinstance(space, spaces.Box) or space.is_bounded():
         return space
@@ -272,7 +270,7 @@ def bounded(space: spaces.Space[Any]) -> spaces.Space[Any]:
     return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
 
 
-def _value(name: str, like: Tensor, task: Task) -> Tensor:
+def _task_value(name: str, like: Tensor, task: Task) -> Tensor:
     try:
         value = torch.as_tensor(task[name], dtype=like.dtype).cpu()
     except KeyError:
@@ -287,7 +285,9 @@ def _value(name: str, like: Tensor, task: Task) -> Tensor:
     return value.unsqueeze(0).clone()
 
 
-def _family(family: TaskFamily | str, split: Split, settings: Mapping[str, Any]) -> TaskFamily:
+def _resolve_family(
+    family: TaskFamily | str, split: Split, settings: Mapping[str, Any]
+) -> TaskFamily:
     if isinstance(family, str):
         family = make_family(family, **settings)
     elif settings:
@@ -297,6 +297,6 @@ def _family(family: TaskFamily | str, split: Split, settings: Mapping[str, Any])
     return family.split(split)
 
 
-def _rate(family: TaskFamily) -> int:
-    """Returns how many pictures make a second: as many as there are steps, where time is real."""
+def _render_fps(family: TaskFamily) -> int:
+    """Returns the frames per second at which a video runs in real time; 10 without a time step."""
     return max(round(1 / (step_seconds(family) or 0.1)), 1)

@@ -1,4 +1,4 @@
-"""Finds the first wrong value of many steps without waiting for the device at each of them."""
+"""Checks values for NaN, infinity and range in batches, to avoid a device sync per step."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from metarl.errors import SimulationError
 from metarl.sim.episode import Episode
 from metarl.sim.family import ActionSpace, Tasks
 
-MOST_STEPS = 256  # bounds what is kept between checks
+MOST_STEPS = 256  # bounds the memory of the recorded steps
 
 
 class _Step(NamedTuple):
-    elapsed: Tensor  # steps that each episode had before this one, [W]
+    elapsed: Tensor  # number of steps of each episode before this one, [W]
     tasks: Tasks
     actions: Tensor
-    observation: Tensor  # what the step led to
+    observation: Tensor  # after the step
     reward: Tensor
 
 
-class _Start(NamedTuple):
+class _Reset(NamedTuple):
     tasks: Tasks
     observation: Tensor
 
 
 class StepValidator:
-    """Keeps the tensors of the steps since the last check, and looks at all of them at once.
+    """Records the tensors of resets and steps, and checks all of them at once.
 
-    A step costs it an append, not an operation on the device.
+    Recording appends to a list and runs no operation on the device.
 
     Args:
         space: The action space of one world.
-        horizon: Steps of an episode: after so many, or after 256, it checks by itself.
-        diagnosis: Returns a sentence that is added to an error, or nothing.
+        horizon: The number of steps of an episode. After `horizon` or 256 recorded steps, whichever
+            is less, `check` is called automatically.
+        diagnosis: Returns a sentence that is appended to the error message, or "".
     """
 
     def __init__(
@@ -45,65 +46,65 @@ class StepValidator:
     ) -> None:
         self._space = space
         self._diagnosis = diagnosis
-        self._most = min(horizon, MOST_STEPS)
+        self._max_recorded = min(horizon, MOST_STEPS)
         self.clear()
 
     def clear(self) -> None:
-        """Forgets what was kept."""
+        """Discards all recorded resets and steps."""
         self._steps: list[_Step] = []
-        self._starts: list[_Start] = []
+        self._resets: list[_Reset] = []
 
-    def started(self, tasks: Tasks, observation: Tensor) -> None:
-        """Keeps what was seen after resets, [W, O]."""
-        if len(self._starts) > self._most:
+    def record_reset(self, tasks: Tasks, observation: Tensor) -> None:
+        """Records the observations after a reset, [W, O], and checks when there are many."""
+        if len(self._resets) > self._max_recorded:
             self.check()
-        self._starts.append(_Start(tasks, observation))
+        self._resets.append(_Reset(tasks, observation))
 
-    def stepped(
+    def record_step(
         self, elapsed: Tensor, tasks: Tasks, actions: Tensor, observation: Tensor, reward: Tensor
     ) -> None:
-        """Keeps one step, and checks when there are many.
+        """Records one step, and checks when there are many.
 
         Args:
-            elapsed: Steps that each world's episode had before this one, [W].
+            elapsed: The number of steps of each world's episode before this one, [W].
             tasks: The task of each world.
-            actions: What was chosen, [W, A] or [W].
-            observation: What the step led to, [W, O].
-            reward: Shape [W].
+            actions: The actions of the policy, [W, A] or [W].
+            observation: The observations after the step, [W, O].
+            reward: The rewards, [W].
         """
-        if len(self._steps) >= self._most:
+        if len(self._steps) >= self._max_recorded:
             self.check()
         self._steps.append(_Step(elapsed, tasks, actions, observation, reward))
 
     def check(self) -> None:
-        """Looks at all that was kept, and forgets it.
+        """Checks all recorded values, and discards them.
 
         Raises:
             SimulationError: A value was not finite or an action not in the space.
         """
-        starts, steps = self._starts, self._steps
+        resets, steps = self._resets, self._steps
         self.clear()
-        if not starts and not steps:
+        if not resets and not steps:
             return
-        observations = torch.stack([s.observation for s in (*starts, *steps)])
+        observations = torch.stack([s.observation for s in (*resets, *steps)])
         actions = torch.stack([s.actions for s in steps]) if steps else None
         rewards = torch.stack([s.reward for s in steps]) if steps else None
-        if self._suspicious(observations, actions, rewards):
-            self._check_starts(starts)
+        if self._may_be_invalid(observations, actions, rewards):
+            self._check_resets(resets)
             self._check_steps(steps)
 
-    def played(self, tasks: Tasks, episode: Episode) -> None:
-        """Looks at all that was kept, and at one episode of each world up to its end.
+    def check_episode(self, tasks: Tasks, episode: Episode) -> None:
+        """Checks all recorded values, and one episode of each world up to its end.
 
         Args:
             tasks: The task of each world.
-            episode: What happened since the last start.
+            episode: The episodes since the last reset.
 
         Raises:
-            SimulationError: As `check`.
+            SimulationError: A value was not finite or an action not in the space.
         """
         self.check()
-        if not self._suspicious(episode.observations, episode.actions, episode.rewards):
+        if not self._may_be_invalid(episode.observations, episode.actions, episode.rewards):
             return
         over = episode.over()
         mask = over.view(*over.shape, *[1] * (episode.actions.dim() - 2))
@@ -115,12 +116,13 @@ class StepValidator:
         elapsed = torch.zeros(len(over), dtype=torch.int64)
         self._check_steps([_Step(elapsed + n, tasks, *step) for n, step in enumerate(steps)])
 
-    def _suspicious(
+    def _may_be_invalid(
         self, observations: Tensor, actions: Tensor | None, rewards: Tensor | None
     ) -> bool:
-        """Tells whether anything may be wrong, at a tenth of the cost of telling what.
+        """Returns whether a value may be invalid, at a tenth of the cost of the exact check.
 
-        A value that is not finite makes the sum of all so; so may an overflow, which is no error.
+        A non-finite value makes the sum of all values non-finite. So does an overflow of the sum,
+        which is not an error.
         """
         suspicious = ~observations.sum().isfinite()
         if actions is not None and rewards is not None:
@@ -130,20 +132,20 @@ class StepValidator:
                 suspicious = suspicious | (least < 0) | (most >= int(self._space.n))
         return bool(suspicious)
 
-    def _check_starts(self, starts: list[_Start]) -> None:
-        if not starts:
+    def _check_resets(self, resets: list[_Reset]) -> None:
+        if not resets:
             return
-        wrong = _not_finite([s.observation for s in starts])
-        if wrong.any():
-            number, world = (int(i) for i in wrong.nonzero()[0])
-            start = starts[number]
-            self._refuse("observation", start.observation, world, "after a reset", start.tasks)
+        invalid = _not_finite([r.observation for r in resets])
+        if invalid.any():
+            index, world = (int(i) for i in invalid.nonzero()[0])
+            reset = resets[index]
+            self._raise_error("observation", reset.observation, world, "after a reset", reset.tasks)
 
     def _check_steps(self, steps: list[_Step]) -> None:
         if not steps:
             return
-        # In the order in which one brings about the next.
-        wrong = torch.stack(
+        # Cause before effect: an invalid action causes an invalid observation and reward.
+        invalid = torch.stack(
             [
                 self._outside([s.actions for s in steps]),
                 _not_finite([s.observation for s in steps]),
@@ -151,40 +153,41 @@ class StepValidator:
             ],
             dim=1,
         )
-        if wrong.any():
-            number, kind, world = (int(i) for i in wrong.nonzero()[0])
-            step = steps[number]
+        if invalid.any():
+            index, kind, world = (int(i) for i in invalid.nonzero()[0])
+            step = steps[index]
             name = ("action", "observation", "reward")[kind]
             values = (step.actions, step.observation, step.reward)[kind]
             when = f"in step {int(step.elapsed[world])}"
-            self._refuse(name, values, world, when, step.tasks)
+            self._raise_error(name, values, world, when, step.tasks)
 
     def _outside(self, actions: list[Tensor]) -> Tensor:
+        """Returns which actions of S steps and W worlds are outside the space, [S, W] bool."""
         if isinstance(self._space, spaces.Discrete):
-            chosen = torch.stack(actions)
-            return (chosen < 0) | (chosen >= int(self._space.n))
+            indices = torch.stack(actions)
+            return (indices < 0) | (indices >= int(self._space.n))
         return _not_finite(actions)
 
-    def _refuse(self, name: str, values: Tensor, world: int, when: str, tasks: Tasks) -> None:
+    def _raise_error(self, name: str, values: Tensor, world: int, when: str, tasks: Tasks) -> None:
         expected = "one in the space" if name == "action" else "finite numbers"
         raise SimulationError(
-            f"World {world} has the {name} {_shown(values[world])} {when} of its episode, with the "
-            f"task {shown_task(tasks, world)}; expected {expected}.{self._diagnosis()}"
+            f"World {world} has the {name} {_format(values[world])} {when} of its episode, with "
+            f"the task {shown_task(tasks, world)}; expected {expected}.{self._diagnosis()}"
         )
 
 
 def shown_task(tasks: Tasks, world: int) -> str:
-    """Returns the task of a world as text, for errors."""
-    return ", ".join(f"{name} {_shown(value[world])}" for name, value in tasks.items())
+    """Returns the task of a world as text, for error messages."""
+    return ", ".join(f"{name} {_format(value[world])}" for name, value in tasks.items())
 
 
 def _not_finite(values: list[Tensor]) -> Tensor:
-    """Returns which of S values of W worlds are infinite or not a number, [S, W] bool."""
-    wrong = ~torch.isfinite(torch.stack(values))
-    return wrong.flatten(2).any(2) if wrong.dim() > 2 else wrong
+    """Returns which of S values [W, *] are infinite or NaN in a world, [S, W] bool."""
+    invalid = ~torch.isfinite(torch.stack(values))
+    return invalid.flatten(2).any(2) if invalid.dim() > 2 else invalid
 
 
-def _shown(value: Tensor) -> str:
+def _format(value: Tensor) -> str:
     numbers = value.flatten()[:6].tolist()
     text = ", ".join(f"{n:.6g}" for n in numbers)
     if value.dim() == 0:

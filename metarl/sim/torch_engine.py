@@ -1,4 +1,4 @@
-"""The torch engine: worlds whose dynamics are tensor functions, on CPU or GPU."""
+"""The torch engine: runs families whose dynamics are tensor functions, on CPU or GPU."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from metarl.sim.vector_env import TensorVectorEnv
 
 
 class TorchVectorEnv(TensorVectorEnv):
-    """W worlds of a `TorchFamily`; see `TensorVectorEnv`.
+    """W worlds of a `TorchFamily`. See `TensorVectorEnv`.
 
     Args:
-        family: What the worlds are.
+        family: The family of the worlds.
         num_envs: The number of worlds, W.
-        **settings: As of `TensorVectorEnv`.
+        **settings: See the arguments of `TensorVectorEnv`.
+
+    Raises:
+        SettingsError: The family is not a `TorchFamily`, or a setting is invalid.
     """
 
     family: TorchFamily
@@ -31,10 +34,8 @@ class TorchVectorEnv(TensorVectorEnv):
         super().__init__(family, num_envs, **settings)
 
     def start(self, noise: Tensor, mask: Tensor | None) -> WorldState:
-        """See `TensorVectorEnv.start`."""
         fresh = self.family.reset(self._tasks, noise)
         return fresh if mask is None else self.merged(mask, fresh)
 
     def advance(self, actions: Tensor, noise: Tensor) -> WorldState:
-        """See `TensorVectorEnv.advance`."""
         return self.family.step(self._state, actions, self._tasks, noise)

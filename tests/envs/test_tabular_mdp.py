@@ -100,7 +100,7 @@ def test_an_oracle_is_told_both_tables():
     mdp = TabularMDP()
     tasks = mdp.sample(3, torch.Generator().manual_seed(0)).values
     told = mdp.task_vector(tasks)
-    assert told.shape == (3, 550) and mdp.task_size == 550
+    assert told.shape == (3, 550)
     assert torch.equal(told[:, :500].view(3, 10, 5, 10), tasks["transitions"])
     assert torch.equal(told[:, 500:].view(3, 10, 5), tasks["rewards"])
 

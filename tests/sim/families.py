@@ -6,9 +6,14 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from metarl.sim import Card, ControlTasks, MujocoFamily, TorchFamily
+from metarl.sim import Card, ControlTasks, MujocoFamily, TaskFamily, TorchFamily
 from metarl.tasks.base import check_num_tasks, check_split
 from metarl.tasks.disjoint_splits import split_uniform
+
+
+def task_size(family: TaskFamily) -> int:
+    """Returns D, the size of the family's task vectors."""
+    return family.task_vector(family.sample(1, torch.Generator()).values).shape[1]
 
 
 @dataclass(frozen=True)

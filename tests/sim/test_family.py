@@ -4,7 +4,7 @@ import torch
 
 from metarl.sim import ControlTasks, normal
 from metarl.trees import concatenate_tasks, take_tasks
-from tests.sim.families import Drift
+from tests.sim.families import Drift, task_size
 
 
 def test_normal_numbers_are_finite_and_follow_their_law():
@@ -31,7 +31,7 @@ def test_tasks_are_cut_and_joined_as_any_batch():
 
 
 def test_how_much_an_oracle_is_told():
-    assert Drift().task_size == 1
+    assert task_size(Drift()) == 1
 
 
 def test_a_task_never_ends_unless_its_family_says_so():

@@ -139,7 +139,7 @@ def test_what_is_kept_is_bounded(monkeypatch):
         run(env, 1)
     for _ in range(20):
         env.reset()
-    assert len(env._validator._starts) <= 5
+    assert len(env._validator._resets) <= 5
 
 
 def test_a_loaded_state_forgets_what_was_before():

@@ -58,7 +58,7 @@ class GymnasiumRenderer(WorldRenderer):
         self.width, self.height = first.size
 
     def frame(self, world: int = 0) -> np.ndarray:
-        state, _, _ = self._seen(world)
+        state, _, _ = self._snapshot(world)
         if self._fallback is None:
             try:
                 self._replay(world, state)

@@ -1,1 +1,1 @@
-"""Families whose physics MuJoCo computes, and its batch engine."""
+"""Families with MuJoCo physics, and the engine that runs them on CPU threads."""

@@ -1,4 +1,4 @@
-"""The MuJoCo engine: MuJoCo's own batch of worlds, on the threads of the CPU."""
+"""The MuJoCo engine: runs worlds with `mujoco.batch.Batch` on CPU threads."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ WARNINGS = {
 
 
 class MujocoVectorEnv(TensorVectorEnv):
-    """W worlds of a `MujocoFamily`, in float64, bit-equal to MuJoCo's own steps; CPU.
+    """W worlds of a `MujocoFamily` in float64 on the CPU, bit-equal to `mujoco.mj_step`.
 
-    Worlds that diverge, or need more contacts than there is room for, which MuJoCo would start
-    anew without a word, get a state that is not a number and so fail in `check`.
+    MuJoCo silently resets worlds that diverge or exceed the contact memory. Here their state is set
+    to NaN, so that `check` raises an error.
 
     Args:
-        family: What the worlds are.
+        family: The family of the worlds.
         num_envs: The number of worlds, W.
-        threads: CPU threads that step them; 0 for as many as there are CPUs.
-        **settings: As of `TensorVectorEnv`; `device` is where tensors are, not the physics.
+        threads: The number of CPU threads; 0 uses one per CPU.
+        **settings: See the arguments of `TensorVectorEnv`; `device` is the device of the tensors,
+            not of the physics.
 
     Raises:
         SettingsError: The model does not compile, or tasks change a field that it does not have.
@@ -55,66 +56,62 @@ class MujocoVectorEnv(TensorVectorEnv):
         views = {n: self._batch.bind(n) for n in ("qpos", "qvel", "ctrl")}
         self._views = {n: torch.from_numpy(v) for n, v in views.items()}
         self._warnings = self._batch.warning[:, :, 1]  # a live view
-        self._warned = self._warnings.copy()
-        self._counted = self._batch.warning.tobytes()
-        self._cause = ""
+        self._reported_warnings = self._warnings.copy()
+        self._warning_bytes = self._batch.warning.tobytes()
+        self._first_warning = ""
         fields = family.model_fields(self._tasks)
         self._fields = {n: _expand(self._batch, n, v) for n, v in fields.items()}
         self._write_fields(fields)
 
     @property
     def batch(self) -> Batch:
-        """MuJoCo's batch, to look at (`get_model`, `get_data`); stepping it is the engine's."""
+        """MuJoCo's batch, for inspection (`get_model`, `get_data`). Do not step it."""
         return self._batch
 
     def start(self, noise: Tensor, mask: Tensor | None) -> WorldState:
-        """See `TensorVectorEnv.start`."""
-        marked = np.ones(self.num_envs, bool) if mask is None else mask.cpu().numpy()
-        if not marked.any():
+        started = np.ones(self.num_envs, bool) if mask is None else mask.cpu().numpy()
+        if not started.any():
             return self._state
         if mask is None:
-            self._cause = ""
+            self._first_warning = ""
         fresh = self.family.reset(self._tasks, noise)
-        self._batch.reset(marked, stage=0)
-        self._warned[marked] = 0
-        self._counted = self._batch.warning.tobytes()
-        chosen = torch.from_numpy(marked)
+        self._batch.reset(started, stage=0)
+        self._reported_warnings[started] = 0
+        self._warning_bytes = self._batch.warning.tobytes()
+        worlds = torch.from_numpy(started)
         for name, view in self._views.items():
-            view[chosen] = fresh[name].cpu()[chosen].to(view.dtype)
+            view[worlds] = fresh[name].cpu()[worlds].to(view.dtype)
         fresh = {n: fresh[n].to(v.dtype) for n, v in self._views.items()}
         return fresh if mask is None else self.merged(mask, fresh)
 
     def advance(self, actions: Tensor, noise: Tensor) -> WorldState:
-        """See `TensorVectorEnv.advance`."""
         self._views["ctrl"].copy_(self.family.controls(actions, self._tasks))
         self._batch.step(nstep=self.family.frame_skip)
-        # Of few worlds' steps a hundredth each: a clone is quicker than `to`, bytes than `any`.
+        # `clone` is faster than `to`, and comparing bytes is faster than `any`: with few worlds
+        # each of the two saves about 1% of a step.
         if self.device.type == "cpu":
             state = {n: v.clone() for n, v in self._views.items()}
         else:
             state = {n: v.to(self.device) for n, v in self._views.items()}
-        counted = self._batch.warning.tobytes()
-        if counted != self._counted:
-            self._counted = counted
-            self._mark(state)
+        warning_bytes = self._batch.warning.tobytes()
+        if warning_bytes != self._warning_bytes:
+            self._warning_bytes = warning_bytes
+            self._invalidate_warned_worlds(state)
         return state
 
     def diagnosis(self) -> str:
-        """See `TensorVectorEnv.diagnosis`: what MuJoCo warned of."""
-        return self._cause
+        """Returns MuJoCo's first warning as a sentence, or ""."""
+        return self._first_warning
 
     def set_tasks(self, tasks: Tasks) -> None:
-        """See `TensorVectorEnv.set_tasks`; fields of the model change at once."""
         super().set_tasks(tasks)
         if self._fields:
             self._write_fields(self.family.model_fields(self._tasks))
 
     def state_dict(self) -> dict[str, Any]:
-        """See `TensorVectorEnv.state_dict`."""
         return {**super().state_dict(), "physics": torch.from_numpy(self._batch.state.copy())}
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
-        """See `TensorVectorEnv.load_state_dict`."""
         shape = self._batch.state.shape
         physics = values.get("physics")
         if physics is None or physics.shape != shape:
@@ -125,9 +122,9 @@ class MujocoVectorEnv(TensorVectorEnv):
             )
         super().load_state_dict(values)
         self._batch.state[:] = physics.cpu().numpy()
-        self._cause = ""
+        self._first_warning = ""
 
-    # Parts
+    # Helpers
 
     def _write_fields(self, fields: Mapping[str, Tensor]) -> None:
         if not fields:
@@ -136,25 +133,26 @@ class MujocoVectorEnv(TensorVectorEnv):
             self._fields[name].copy_(value)
         self._batch.set_const()
 
-    def _mark(self, state: WorldState) -> None:
-        rose = self._warnings > self._warned
-        self._warned[:] = self._warnings
-        worlds = rose.any(1)
-        if not worlds.any():
+    def _invalidate_warned_worlds(self, state: WorldState) -> None:
+        """Sets the state of worlds with new warnings to NaN."""
+        is_new = self._warnings > self._reported_warnings
+        self._reported_warnings[:] = self._warnings
+        has_new = is_new.any(1)
+        if not has_new.any():
             return
-        if not self._cause:
-            world, kind = (int(i) for i in np.argwhere(rose)[0])
-            self._cause = (
+        if not self._first_warning:
+            world, kind = (int(i) for i in np.argwhere(is_new)[0])
+            self._first_warning = (
                 f" MuJoCo warned of {WARNINGS[kind]} in world {world}: the simulation diverged or "
                 "ran out of room; smaller steps of time or smaller actions may help."
             )
-        chosen = torch.from_numpy(worlds).to(self.device)
-        state["qpos"][chosen] = torch.nan
-        state["qvel"][chosen] = torch.nan
+        worlds = torch.from_numpy(has_new).to(self.device)
+        state["qpos"][worlds] = torch.nan
+        state["qvel"][worlds] = torch.nan
 
 
 def _expand(batch: Batch, name: str, value: Tensor) -> Tensor:
-    """Gives each world its own values of a field of the model, and returns a live view of them."""
+    """Expands a model field to one value per world and returns a live view, [W, *]."""
     model_field(batch.model, name)  # raises for unknown names
     view = torch.from_numpy(batch.expand(name))
     check_shape(name, value, view.shape)

@@ -1,4 +1,4 @@
-"""MuJoCo's models through OpenGL, with or without a display."""
+"""Renders MuJoCo models with OpenGL, with or without a display."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ import numpy as np
 from metarl.errors import SettingsError
 from metarl.sim.mujoco.physics import mj, quiet
 
-_AZIMUTH, _ELEVATION = 90.0, -20.0  # from the side: what runs along x goes to the right
-_DISTANCE = 3.2  # from the body that is followed, in units of how far the robot reaches from it
+_AZIMUTH, _ELEVATION = 90.0, -20.0  # degrees; from the side, with the x axis to the right
+_DISTANCE = 3.2  # from the camera to the tracked body, in units of the radius of the robot
 
 
 class GLPainter:
-    """Paints states of a model, in software where there is no GPU.
+    """Renders states of a model; in software if there is no GPU.
 
-    Shadows, reflections and anti-aliasing are off: in software they take most of the time (256 x
-    256 pixels: 8 pictures a second with shadows, 226 without all three).
+    Shadows, reflections and anti-aliasing are disabled because they take most of the time of
+    software rendering (at 256 x 256 pixels 8 frames per second with shadows, 226 without all
+    three).
 
     Args:
         model: A compiled `mujoco.MjModel`; it is copied.
-        width: Of a picture, pixels.
-        height: Of a picture, pixels.
+        width: Width of a picture in pixels.
+        height: Height of a picture in pixels.
 
     Raises:
-        SettingsError: No OpenGL context can be made; the message says what to install.
+        SettingsError: No OpenGL context can be created; the message says what to install.
     """
 
     def __init__(self, model: Any, width: int, height: int) -> None:
@@ -39,55 +40,55 @@ class GLPainter:
         self._model.vis.global_.offheight = height
         self._model.vis.quality.offsamples = self._model.vis.quality.shadowsize = 0
         self._data = mj.MjData(self._model)
-        self._context: Any = _context(width, height)
-        self._context.make_current()
-        # No text is painted: the smallest letters are made quickest.
-        self._painting = mj.MjrContext(self._model, mj.mjtFontScale.mjFONTSCALE_50.value)
-        mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN.value, self._painting)
+        self._gl_context: Any = _make_context(width, height)
+        self._gl_context.make_current()
+        # No text is rendered, and the smallest font loads fastest.
+        self._mjr_context = mj.MjrContext(self._model, mj.mjtFontScale.mjFONTSCALE_50.value)
+        mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN.value, self._mjr_context)
         self._scene = mj.MjvScene(self._model, maxgeom=10_000)
         for flag in (mj.mjtRndFlag.mjRND_SHADOW, mj.mjtRndFlag.mjRND_REFLECTION):
             self._scene.flags[flag] = 0
         self._rectangle = mj.MjrRect(0, 0, width, height)
-        self._option, self._camera = mj.MjvOption(), self._following()
+        self._option, self._camera = mj.MjvOption(), self._tracking_camera()
 
     def paint(self, positions: np.ndarray, fields: Mapping[str, np.ndarray]) -> np.ndarray:
         """Returns a picture of a state, [height, width, 3] uint8.
 
         Args:
             positions: The generalised positions, [nq].
-            fields: Fields of the model that differ from it: MuJoCo's name -> value.
+            fields: Model fields to change: MuJoCo's name -> value.
 
         Raises:
             SettingsError: The painter was closed.
         """
-        if self._context is None:
+        if self._gl_context is None:
             raise SettingsError("The renderer was closed; make another one.")
         for name, value in fields.items():
-            _write(self._model, name, value)
+            _write_field(self._model, name, value)
         self._data.qpos[:] = positions
         with quiet():
             mj.mj_forward(self._model, self._data)
-        self._context.make_current()
+        self._gl_context.make_current()
         mj.mjv_updateScene(
             self._model, self._data, self._option, None, self._camera,
             mj.mjtCatBit.mjCAT_ALL.value, self._scene,
         )  # fmt: skip
         rectangle = self._rectangle
         picture = np.empty((rectangle.height, rectangle.width, 3), np.uint8)
-        mj.mjr_render(rectangle, self._scene, self._painting)
-        mj.mjr_readPixels(picture, None, rectangle, self._painting)
+        mj.mjr_render(rectangle, self._scene, self._mjr_context)
+        mj.mjr_readPixels(picture, None, rectangle, self._mjr_context)
         return np.flipud(picture).copy()
 
     def close(self) -> None:
-        """Frees the context; it may be called again."""
-        if self._context is not None:
-            self._context.make_current()
-            self._painting.free()
-            self._context.free()
-            self._context = None
+        """Frees the OpenGL context; repeated calls have no effect."""
+        if self._gl_context is not None:
+            self._gl_context.make_current()
+            self._mjr_context.free()
+            self._gl_context.free()
+            self._gl_context = None
 
-    def _following(self) -> Any:
-        """Returns a camera that follows the first body, as far away as the robot needs."""
+    def _tracking_camera(self) -> Any:
+        """Returns a camera that tracks the first body, far enough away to show the whole robot."""
         model, data = self._model, self._data
         with quiet():
             mj.mj_forward(model, data)
@@ -98,29 +99,29 @@ class GLPainter:
         if moving.any():
             camera.type = mj.mjtCamera.mjCAMERA_TRACKING.value
             camera.trackbodyid = 1
-            away = np.linalg.norm(data.geom_xpos[moving] - data.xpos[1], axis=1)
-            camera.distance = _DISTANCE * float((away + model.geom_rbound[moving]).max())
+            distances = np.linalg.norm(data.geom_xpos[moving] - data.xpos[1], axis=1)
+            camera.distance = _DISTANCE * float((distances + model.geom_rbound[moving]).max())
         return camera
 
 
-def _write(model: Any, name: str, value: np.ndarray) -> None:
+def _write_field(model: Any, name: str, value: np.ndarray) -> None:
     *parents, field = name.split(".")
     for parent in parents:
         model = getattr(model, parent)
-    present = getattr(model, field)
-    if isinstance(present, np.ndarray) and present.ndim:
-        present[...] = value
+    current = getattr(model, field)
+    if isinstance(current, np.ndarray) and current.ndim:
+        current[...] = value
     else:
         setattr(model, field, value.item())
 
 
-def _context(width: int, height: int) -> Any:
-    """Returns the first context that can be made, of what MUJOCO_GL or the machine allows."""
+def _make_context(width: int, height: int) -> Any:
+    """Returns an OpenGL context of the first backend that works."""
     reasons = []
-    for name, load in _contexts():
+    for name, load in _context_classes():
         try:
             return load()(width, height)
-        except Exception as error:  # they fail in every way: missing libraries, displays, drivers
+        except Exception as error:  # any type: missing libraries, displays, drivers
             reasons.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}")
     raise SettingsError(
         f"No OpenGL context can be made, so there are no pictures ({'; '.join(reasons)}). On Linux "
@@ -129,12 +130,13 @@ def _context(width: int, height: int) -> Any:
     )
 
 
-def _contexts() -> Iterator[tuple[str, Any]]:
-    chosen = os.environ.get("MUJOCO_GL", "")
+def _context_classes() -> Iterator[tuple[str, Any]]:
+    """Yields the backends to try: the name and a function that imports the context class."""
+    backend = os.environ.get("MUJOCO_GL", "")
     display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if not chosen and not display and sys.platform == "linux":
-        # MuJoCo itself would try a window, which takes a display.
+    if not backend and not display and sys.platform == "linux":
+        # MuJoCo's default would open a window, which needs a display.
         for name in ("egl", "osmesa"):
             yield name, lambda n=name: importlib.import_module(f"mujoco.{n}").GLContext
     else:
-        yield chosen or "MuJoCo's default", lambda: mj.GLContext
+        yield backend or "MuJoCo's default", lambda: mj.GLContext

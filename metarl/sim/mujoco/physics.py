@@ -1,4 +1,4 @@
-"""Families whose dynamics are MuJoCo's: a model, and tensor functions over its state."""
+"""Families with MuJoCo dynamics: a model, and tensor functions over its state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from metarl.errors import SettingsError, ShapeError
 from metarl.registry import check_choice, did_you_mean
 from metarl.sim.family import TaskFamily, Tasks, WorldState
 
-mj: Any = mujoco  # type checkers cannot see what its compiled modules hold
+mj: Any = mujoco  # type checkers cannot see the contents of its compiled modules
 
 INTEGRATORS = ("Euler", "RK4", "implicit", "implicitfast")
 
@@ -30,14 +30,14 @@ class MujocoFamily(TaskFamily):
     """A family whose dynamics are those of a MuJoCo model.
 
     A `WorldState` holds generalised positions "qpos" [W, nq], velocities "qvel" [W, nv] and the
-    controls that led to them, "ctrl" [W, nu]; the engine chooses whether in float64 or float32.
-    Positions of bodies and contact forces are not in it: engines differ in how late they are.
+    controls of the last step, "ctrl" [W, nu], in float64 or float32 depending on the engine. It
+    does not hold body positions and contact forces, since engines update them at different times.
 
     Attributes:
         model: Path of an MJCF file, or its text, which starts with "<".
-        frame_skip: MuJoCo's steps in one step of the family, at least 1.
-        integrator: "xml" for the model's own, or one of MuJoCo's: "Euler", "RK4", "implicit",
-            "implicitfast". Another one makes another MDP; the card says which.
+        frame_skip: The number of MuJoCo steps per environment step, at least 1.
+        integrator: "xml" for the model's own integrator, or "Euler", "RK4", "implicit" or
+            "implicitfast". Another integrator defines another MDP; the card names it.
     """
 
     model: str
@@ -46,10 +46,10 @@ class MujocoFamily(TaskFamily):
 
     @property
     def compiled(self) -> Any:
-        """The compiled `mujoco.MjModel`. It is shared: read it, never write to it.
+        """The compiled `mujoco.MjModel`. It is shared between families: do not modify it.
 
         Raises:
-            SettingsError: The file is not there or does not compile, or a setting is not usable.
+            SettingsError: The file does not exist or compile, or a setting is invalid.
         """
         if self.frame_skip < 1:
             raise SettingsError(
@@ -59,21 +59,21 @@ class MujocoFamily(TaskFamily):
 
     @cached_property
     def dt(self) -> float:
-        """Seconds of one step of the family."""
+        """The simulated time of one environment step in seconds."""
         return self.frame_skip * self.compiled.opt.timestep
 
     @property
     def action_space(self) -> spaces.Box:
-        """The range of each actuator's control; infinite where the model sets none."""
+        """The control range of each actuator, [nu] float32; infinite if the model has no limit."""
         low, high = (limit.numpy() for limit in self._limits(torch.device("cpu")))
         return spaces.Box(low, high, dtype=np.float32)
 
     def default(self, field: str, like: Tensor) -> Tensor:
-        """Returns a field of the model as it was compiled, to scale or to move from.
+        """Returns a copy of a field of the compiled model.
 
         Args:
-            field: Its name in MuJoCo, as "body_mass", "qpos0" or "opt.gravity".
-            like: A floating-point tensor whose type and device the result has.
+            field: MuJoCo's name of the field, such as "body_mass", "qpos0" or "opt.gravity".
+            like: A floating-point tensor; the result has its dtype and device.
 
         Raises:
             SettingsError: Models have no field of this name.
@@ -81,11 +81,11 @@ class MujocoFamily(TaskFamily):
         return _compiled_field(self.model, self.integrator, field, like.dtype, like.device).clone()
 
     def model_fields(self, tasks: Tasks) -> dict[str, Tensor]:
-        """Returns the model's fields that differ between tasks, [W, *shape in the model] each.
+        """Returns the model fields that differ between tasks, [W, *shape in the model] each.
 
-        By default none does. The names are MuJoCo's ("body_mass", "opt.gravity") and must be the
-        same for all tasks; constants that follow from the fields are computed by the engine. Masses
-        change in the right way only together with "body_inertia".
+        By default no field differs. The names are MuJoCo's ("body_mass", "opt.gravity") and must be
+        the same for all tasks. The engine recomputes the constants that depend on the fields. A
+        change of "body_mass" needs a matching change of "body_inertia".
 
         Args:
             tasks: The task of each world.
@@ -93,18 +93,18 @@ class MujocoFamily(TaskFamily):
         return {}
 
     def controls(self, actions: Tensor, tasks: Tasks) -> Tensor:
-        """Returns what the actuators get, [W, nu]: the actions, clipped to the action space."""
+        """Returns the actuator controls, [W, nu]: the actions, clipped to the action space."""
         low, high = self._limits(actions.device)
         return actions.clamp(low, high)
 
     def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
-        """See `TaskFamily.reset`; float64, controls 0."""
+        """Returns the float64 positions and velocities of `initial`, and zero controls."""
         qpos, qvel = self.initial(noise.double(), tasks)
         return {"qpos": qpos, "qvel": qvel, "ctrl": qvel.new_zeros(len(qvel), self.compiled.nu)}
 
     @abstractmethod
     def initial(self, noise: Tensor, tasks: Tasks) -> tuple[Tensor, Tensor]:
-        """Returns positions [W, nq] and velocities [W, nv] at the start of episodes.
+        """Returns the initial positions [W, nq] and velocities [W, nv] of episodes.
 
         Args:
             noise: Uniform numbers in [0, 1), [W, reset_noise] float64.
@@ -117,10 +117,10 @@ class MujocoFamily(TaskFamily):
 
 @lru_cache(maxsize=64)
 def compile_model(model: str, integrator: str = "xml") -> Any:
-    """Compiles an MJCF file or text to an `MjModel`, which is shared: read it only.
+    """Compiles an MJCF file or text to an `MjModel`, which is cached: do not modify it.
 
     Raises:
-        SettingsError: The file is not there or does not compile, or the integrator is unknown.
+        SettingsError: The file does not exist or compile, or the integrator is unknown.
     """
     check_choice("integrator", integrator, ("xml", *INTEGRATORS))
     is_text = model.lstrip().startswith("<")
@@ -143,17 +143,17 @@ def compile_model(model: str, integrator: str = "xml") -> Any:
 
 @lru_cache(maxsize=64)
 def control_limits(model: str, integrator: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Returns the least and the greatest control of each actuator, [nu] float32 each."""
+    """Returns the lower and upper limits of the controls, [nu] float32 each."""
     compiled = compile_model(model, integrator)
-    free = torch.from_numpy(compiled.actuator_ctrllimited == 0)
+    unlimited = torch.from_numpy(compiled.actuator_ctrllimited == 0)
     low, high = torch.tensor(compiled.actuator_ctrlrange.T, dtype=torch.float32)
     return (
-        low.masked_fill(free, -torch.inf).to(device),
-        high.masked_fill(free, torch.inf).to(device),
+        low.masked_fill(unlimited, -torch.inf).to(device),
+        high.masked_fill(unlimited, torch.inf).to(device),
     )
 
 
-@lru_cache(maxsize=256)  # resets need some at every step, and a GPU would be waited for
+@lru_cache(maxsize=256)  # resets read fields at every step; avoids a device sync
 def _compiled_field(
     model: str, integrator: str, name: str, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
@@ -161,10 +161,10 @@ def _compiled_field(
 
 
 def model_field(model: Any, name: str) -> np.ndarray:
-    """Returns a copy of a field that worlds may have values of their own of.
+    """Returns a copy of a field that can differ between worlds.
 
     Raises:
-        SettingsError: Models have no field of this name; the message suggests the nearest.
+        SettingsError: There is no such field; the message suggests the nearest name.
     """
     if name not in MODEL_FIELDS:
         raise SettingsError(
@@ -175,10 +175,10 @@ def model_field(model: Any, name: str) -> np.ndarray:
 
 
 def check_shape(name: str, value: Tensor, expected: Sequence[int]) -> None:
-    """Checks what a family gives for a field of the model.
+    """Checks the shape of a family's values of a model field.
 
     Raises:
-        ShapeError: It has not one value for each world.
+        ShapeError: The shape is not the expected one.
     """
     if tuple(value.shape) != tuple(expected):
         raise ShapeError(
@@ -189,13 +189,13 @@ def check_shape(name: str, value: Tensor, expected: Sequence[int]) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps MuJoCo from printing warnings and from writing MUJOCO_LOG.TXT where it is run."""
+    """Prevents MuJoCo from printing warnings and from writing MUJOCO_LOG.TXT."""
     config = mj.MjLogConfig
-    present = config.get()
+    original = config.get()
     silent = config.get()
     silent.logto_console = silent.logto_file = False
     config.set(silent)
     try:
         yield
     finally:
-        config.set(present)
+        config.set(original)

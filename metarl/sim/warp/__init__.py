@@ -1,1 +1,1 @@
-"""MuJoCo Warp: physics on NVIDIA GPUs; what it needs is imported when it is first used."""
+"""MuJoCo Warp: physics on NVIDIA GPUs. The optional packages are imported on first use."""

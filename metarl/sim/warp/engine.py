@@ -1,4 +1,4 @@
-"""The Warp engine: MuJoCo Warp's worlds, on an NVIDIA GPU or, to test it, on the CPU."""
+"""The Warp engine: runs worlds with MuJoCo Warp on an NVIDIA GPU, or on the CPU for tests."""
 
 from __future__ import annotations
 
@@ -19,36 +19,38 @@ from metarl.sim.family import Tasks, WorldState
 from metarl.sim.mujoco.physics import MujocoFamily
 from metarl.sim.vector_env import TensorVectorEnv
 
-PARTS = ("qpos", "qvel", "ctrl")
-PATIENCE = 5.0  # seconds, before a user is told why nothing happens
+STATE_FIELDS = ("qpos", "qvel", "ctrl")
+NOTICE_DELAY = 5.0  # seconds after which a notice about the compilation is printed
 
 
 class WarpVectorEnv(TensorVectorEnv):
-    """W worlds of a `MujocoFamily` in float32; the host waits for nothing but what is copied to it.
+    """W worlds of a `MujocoFamily` in float32. The host waits only for copies to the CPU.
 
-    The physics are C MuJoCo's up to rounding, but where MuJoCo Warp does otherwise: contacts of
-    capsules that stand on a plane have another frame, which pyramidal friction cones feel, and the
-    Newton solver takes the place of PGS. Worlds that diverge or run out of room for contacts get a
-    state that is not a number and so fail in `check`.
+    The physics equal C MuJoCo's up to rounding, with two exceptions: contacts of capsules that
+    stand on a plane have a different frame, which affects pyramidal friction cones, and the Newton
+    solver replaces PGS. The state of worlds that diverge or exceed the contact memory is set to
+    NaN, so that `check` raises an error.
 
     Needs the extra `metarl[warp]`. The first environment of a model compiles for up to minutes;
-    later ones, in other processes too, find that in Warp's cache.
+    later ones, also in other processes, use Warp's cache.
 
     Args:
-        family: What the worlds are.
+        family: The family of the worlds.
         num_envs: The number of worlds, W.
-        physics_device: Where the physics are; None for `device`. Where the two differ, states and
-            controls are copied.
-        nconmax: Contacts that there is room for, times W for all worlds together.
-        njmax: Rows of constraints that each world has room for: a contact with friction takes 4
-            of a pyramidal cone, a joint at its limit 1. A humanoid that random actions threw
-            about had up to 14 contacts and 41 rows, the other robots that ship fewer.
-        deterministic: Makes CUDA give the same bits in every run, at some cost; the CPU does so.
-        **settings: As of `TensorVectorEnv`; `device` is where tensors are.
+        physics_device: The device of the physics; None for `device`. If the two differ, states and
+            controls are copied between them.
+        nconmax: The maximum number of contacts per world; the memory for W times as many is shared
+            by all worlds.
+        njmax: The maximum number of constraint rows per world. A contact with a pyramidal friction
+            cone takes 4 rows, a joint at its limit 1. Under random actions the humanoid had at most
+            14 contacts and 41 rows, and the other robots of MetaRL fewer.
+        deterministic: Makes results on CUDA the same bit for bit in every run, at some cost; those
+            on the CPU always are.
+        **settings: See the arguments of `TensorVectorEnv`; `device` is the device of the tensors.
 
     Raises:
-        SettingsError: Warp is not installed or cannot run the model, tasks change a field that it
-            has once for all worlds, or a setting is out of range.
+        SettingsError: Warp is not installed or cannot run the model, tasks change a field that Warp
+            does not batch over worlds, or a setting is out of range.
     """
 
     family: MujocoFamily
@@ -76,10 +78,12 @@ class WarpVectorEnv(TensorVectorEnv):
         warp = import_extra("metarl.sim.warp.physics", "warp")
         super().__init__(family, num_envs, **settings)
         fields = family.model_fields(self._tasks)
-        where = self.device if physics_device is None else resolve_device(str(physics_device))
-        with _patience(f"MuJoCo Warp prepares {family.name}; the first time, it compiles it."):
+        device = self.device if physics_device is None else resolve_device(str(physics_device))
+        with _notify_if_slow(
+            f"MuJoCo Warp prepares {family.name}; the first time, it compiles it."
+        ):
             self._physics = warp.WarpPhysics(
-                family.compiled, num_envs, family.frame_skip, where, tuple(fields),
+                family.compiled, num_envs, family.frame_skip, device, tuple(fields),
                 nconmax=nconmax, njmax=njmax, deterministic=deterministic,
             )  # fmt: skip
             self._write_fields(fields)
@@ -88,14 +92,13 @@ class WarpVectorEnv(TensorVectorEnv):
 
     @property
     def physics(self) -> Any:
-        """The `WarpPhysics`, to look at (`constant`, `fields`); stepping it is the engine's."""
+        """The `WarpPhysics`, for inspection (`constant`, `fields`). Do not step it."""
         return self._physics
 
     def start(self, noise: Tensor, mask: Tensor | None) -> WorldState:
-        """See `TensorVectorEnv.start`."""
         physics = self._physics
         fresh = self.family.reset(self._tasks, noise)
-        physics.fresh.copy_(torch.cat([fresh[part] for part in PARTS], 1))
+        physics.fresh.copy_(torch.cat([fresh[name] for name in STATE_FIELDS], 1))
         if mask is None:
             physics.mask.fill_(True)
             physics.seen.zero_()
@@ -105,29 +108,30 @@ class WarpVectorEnv(TensorVectorEnv):
         return self._read()
 
     def advance(self, actions: Tensor, noise: Tensor) -> WorldState:
-        """See `TensorVectorEnv.advance`."""
         self._physics.ctrl.copy_(self.family.controls(actions, self._tasks))
         self._physics.step()
         return self._read()
 
     def diagnosis(self) -> str:
-        """See `TensorVectorEnv.diagnosis`: what MuJoCo Warp ran into."""
+        """Returns the errors of MuJoCo Warp as sentences, or ""; synchronises with the device."""
         return self._physics.diagnosis()
 
     def set_tasks(self, tasks: Tasks) -> None:
-        """See `TensorVectorEnv.set_tasks`; fields of the model change at once."""
         super().set_tasks(tasks)
         self._write_fields(self.family.model_fields(self._tasks))
 
     def state_dict(self) -> dict[str, Any]:
-        """See `TensorVectorEnv.state_dict`."""
         warned = self._physics.warned.clone()
         return {**super().state_dict(), "physics": self._physics.save(), "warned": warned}
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
-        """See `TensorVectorEnv.load_state_dict`; to the bit on the device that saved it.
+        """Restores what `state_dict` returned.
 
-        On CUDA only with `deterministic`.
+        Episodes continue bit for bit on the device that saved the state; on CUDA only with
+        `deterministic`.
+
+        Raises:
+            ShapeError: The values are from another family, engine or number of worlds.
         """
         physics, expected = values.get("physics"), self._physics.saved_shape
         if physics is None or physics.shape != expected or "warned" not in values:
@@ -141,11 +145,11 @@ class WarpVectorEnv(TensorVectorEnv):
         self._physics.warned.copy_(values["warned"])
         self._physics.seen.copy_(values["warned"])
 
-    # Parts
+    # Helpers
 
     def _read(self) -> WorldState:
         state = self._physics.state.to(self.device, copy=True)
-        return dict(zip(PARTS, state.split(self._sizes, 1), strict=True))
+        return dict(zip(STATE_FIELDS, state.split(self._sizes, 1), strict=True))
 
     def _write_fields(self, fields: Mapping[str, Tensor]) -> None:
         if fields:
@@ -153,7 +157,7 @@ class WarpVectorEnv(TensorVectorEnv):
 
 
 def runs_on(device: torch.device) -> bool:
-    """Tells whether the extra is installed and Warp finds the device of torch."""
+    """Returns whether the extra is installed and Warp can use the torch device."""
     if any(find_spec(name) is None for name in ("warp", "mujoco_warp")):
         return False
     try:
@@ -164,9 +168,9 @@ def runs_on(device: torch.device) -> bool:
 
 
 @contextmanager
-def _patience(text: str) -> Iterator[None]:
-    """Prints a notice to stderr if what is inside takes long."""
-    timer = threading.Timer(PATIENCE, lambda: print(text, file=sys.stderr, flush=True))
+def _notify_if_slow(text: str) -> Iterator[None]:
+    """Prints a notice to stderr if the block takes longer than `NOTICE_DELAY`."""
+    timer = threading.Timer(NOTICE_DELAY, lambda: print(text, file=sys.stderr, flush=True))
     timer.daemon = True
     timer.start()
     try:

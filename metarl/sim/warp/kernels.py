@@ -1,23 +1,23 @@
-"""Warp kernels: what went wrong in worlds, their first states, and all of a state side by side.
+"""Warp kernels that flag simulation errors, write initial states and gather the state.
 
-Only `physics` imports this module, once the extra is there.
+Only `physics` imports this module, since Warp is optional.
 """
 # pyright: reportInvalidTypeForm=false
 
 import importlib
 from typing import Any
 
-# Type checkers cannot read kernels, and Warp need not be there when they run.
+# `Any`: type checkers cannot read kernels, and Warp may not be installed when they run.
 wp: Any = importlib.import_module("warp")
 mjw: Any = importlib.import_module("mujoco_warp")
 
-MOST = 1e10  # |positions|, |velocities| and |accelerations| above are bad: mjMAXVAL
-BAD = {1 << 24: "BADQPOS", 1 << 25: "BADQVEL", 1 << 26: "BADQACC"}  # MuJoCo's own words
-_POSITION, _VELOCITY, _ACCELERATION = BAD
+MAX_VALUE = 1e10  # mjMAXVAL: the bound on |qpos|, |qvel| and |qacc|
+BAD_VALUES = {1 << 24: "BADQPOS", 1 << 25: "BADQVEL", 1 << 26: "BADQACC"}  # MuJoCo's names
+_POSITION, _VELOCITY, _ACCELERATION = BAD_VALUES
 
 Overflow = mjw.OverflowType
-# A solver that stops at its limit of iterations is not out of room, and C MuJoCo says nothing.
-KEPT = int(Overflow.ALL & ~(Overflow.ITERATIONS | Overflow.LS_ITERATIONS))
+# A solver that reaches its iteration limit is not an overflow; C MuJoCo does not warn of it either.
+MEMORY_OVERFLOWS = int(Overflow.ALL & ~(Overflow.ITERATIONS | Overflow.LS_ITERATIONS))
 
 
 @wp.kernel(enable_backward=False)
@@ -29,16 +29,19 @@ def judge(
     warned: wp.array(dtype=int),
     seen: wp.array(dtype=int),
 ) -> None:
-    """Notes what is wrong in each world, in its episode and since the last reset of all."""
+    """Flags the errors of each world, as bits.
+
+    `warned` holds the errors of the episode, `seen` those since the last reset of all worlds.
+    """
     world = wp.tid()
-    bits = overflow[world] & wp.static(KEPT)
+    bits = overflow[world] & wp.static(MEMORY_OVERFLOWS)
     for i in range(qpos.shape[1]):
-        if not (wp.abs(qpos[world, i]) <= wp.static(MOST)):  # nan is not less than anything
+        if not (wp.abs(qpos[world, i]) <= wp.static(MAX_VALUE)):  # true for NaN too
             bits = bits | wp.static(_POSITION)
     for i in range(qvel.shape[1]):
-        if not (wp.abs(qvel[world, i]) <= wp.static(MOST)):
+        if not (wp.abs(qvel[world, i]) <= wp.static(MAX_VALUE)):
             bits = bits | wp.static(_VELOCITY)
-        if not (wp.abs(qacc[world, i]) <= wp.static(MOST)):
+        if not (wp.abs(qacc[world, i]) <= wp.static(MAX_VALUE)):
             bits = bits | wp.static(_ACCELERATION)
     warned[world] = warned[world] | bits
     seen[world] = seen[world] | bits
@@ -53,7 +56,7 @@ def begin(
     ctrl: wp.array2d(dtype=float),
     warned: wp.array(dtype=int),
 ) -> None:
-    """Writes the first states of the worlds that start."""
+    """Writes the initial states of the worlds in `mask`."""
     world, i = wp.tid()
     if not mask[world]:
         return
@@ -76,16 +79,16 @@ def gather(
     warned: wp.array(dtype=int),
     state: wp.array2d(dtype=float),
 ) -> None:
-    """Puts positions, velocities and controls side by side; nan where something is wrong."""
+    """Concatenates positions, velocities and controls; NaN in worlds with errors."""
     world, i = wp.tid()
     value = 0.0
-    moves = qpos.shape[1] + qvel.shape[1]
+    size = qpos.shape[1] + qvel.shape[1]
     if i < qpos.shape[1]:
         value = qpos[world, i]
-    elif i < moves:
+    elif i < size:
         value = qvel[world, i - qpos.shape[1]]
     else:
-        value = ctrl[world, i - moves]
-    if i < moves and warned[world] != 0:
+        value = ctrl[world, i - size]
+    if i < size and warned[world] != 0:
         value = wp.nan
     state[world, i] = value

@@ -1,6 +1,6 @@
-"""MuJoCo Warp's worlds as torch tensors: captured steps and resets, and what went wrong in them.
+"""MuJoCo Warp's worlds as torch tensors, with steps and resets captured as graphs.
 
-Only the warp engine imports this module, and only when it is built: Warp is an extra.
+Only the warp engine imports this module, when an environment is built, since Warp is optional.
 """
 
 import copy
@@ -17,61 +17,75 @@ from torch import Tensor
 
 from metarl.errors import SettingsError
 from metarl.sim.mujoco.physics import check_shape, mj, model_field
-from metarl.sim.warp.kernels import BAD, KEPT, Overflow, begin, gather, judge
+from metarl.sim.warp.kernels import (
+    BAD_VALUES,
+    MEMORY_OVERFLOWS,
+    Overflow,
+    begin,
+    gather,
+    judge,
+)
 
-# Warp need not be there when type checkers run.
+# `Any`: Warp may not be installed when type checkers run.
 wp: Any = importlib.import_module("warp")
 mjw: Any = importlib.import_module("mujoco_warp")
 
 if wp.config.log_level == wp.LOG_INFO:
-    wp.config.log_level = wp.LOG_WARNING  # it prints a line for each of a hundred modules
+    wp.config.log_level = wp.LOG_WARNING  # otherwise it prints a line for each of 100 modules
 
-# Constants that `set_const` computes from a model. It writes those of world 0 into all worlds
-# where these are not one for each world, without a word.
+# Constants that `set_const` computes from a model. If their arrays are not batched over worlds, it
+# silently uses the values of world 0 for all worlds.
 CONSTANTS = (
     "actuator_acc0", "body_invweight0", "body_subtreemass", "dof_invweight0", "eq_data",
     "geom_aabb", "geom_rbound", "tendon_invweight0", "tendon_length0",
 )  # fmt: skip
 
-# Fields from which no constant follows; after all others they are computed anew.
-FREE = {"actuator_delay", "dof_damping", "dof_frictionloss", "geom_friction", "jnt_range"}
+# Fields on which no constant depends. A change of any other field recomputes the constants.
+INDEPENDENT_FIELDS = {
+    "actuator_delay",
+    "dof_damping",
+    "dof_frictionloss",
+    "geom_friction",
+    "jnt_range",
+}
 
-SLIDES = 2  # `body_simple` of bodies on slide joints along their axes alone
+SIMPLE_SLIDE = 2  # `body_simple` of bodies with only axis-aligned slide joints
 
-FEW_ITERATIONS = 10  # of the solver, where a graph cannot end its loop sooner
+MAX_ITERATIONS = 10  # of the solver, if a graph cannot leave the loop early
 
 
 class WarpPhysics:
-    """W worlds of a MuJoCo model on one device of Warp; tensors share memory with it.
+    """W worlds of a MuJoCo model on one Warp device, as torch tensors that share its memory.
 
-    Steps and resets are graphs that are captured once. They know arrays by their addresses, so
-    everything here is written in place.
+    Steps and resets are graphs that are captured once. A graph stores the addresses of its arrays,
+    so all tensors are written in place.
 
     Args:
         model: A compiled `mujoco.MjModel`.
         worlds: The number of worlds, W.
-        frame_skip: MuJoCo's steps in one call of `step`.
-        device: A device of torch, CUDA or the CPU.
-        fields: Names of the model's fields that each world has values of its own of.
-        nconmax: Contacts that there is room for, times W for all worlds together.
-        njmax: Rows of constraints that each world has room for.
-        deterministic: Orders contacts and sums, so that CUDA gives the same bits again.
+        frame_skip: The number of MuJoCo steps per call of `step`.
+        device: A torch device, CUDA or the CPU.
+        fields: Names of the model fields that differ between worlds.
+        nconmax: The maximum number of contacts per world; the memory for W times as many is shared
+            by all worlds.
+        njmax: The maximum number of constraint rows per world.
+        deterministic: Orders contacts and sums, so that CUDA runs are the same bit for bit.
 
     Attributes:
-        device: Where the tensors are.
+        device: The device of the tensors.
         ctrl: Controls of the next step, [W, nu] float32.
-        mask: Which worlds the next `reset` starts, [W] bool.
-        fresh: What it starts them with: positions, velocities and controls, [W, nq + nv + nu].
-        state: The same numbers after the last `step` or `reset`; positions and velocities are nan
-            in worlds where something went wrong.
-        warned: What went wrong in each world's episode, as bits, [W] int32.
-        seen: What went wrong in each world since it was last set to 0, [W] int32.
-        fields: The model's fields that were asked for, [W, *] float32 each.
-        saved_shape: The shape of what `save` returns.
+        mask: The worlds that the next `reset` resets, [W] bool.
+        fresh: Their initial positions, velocities and controls, [W, nq + nv + nu] float32.
+        state: Positions, velocities and controls after the last `step` or `reset`, [W, nq + nv +
+            nu] float32; positions and velocities are NaN in worlds with errors.
+        warned: The errors of each world's current episode, as bits, [W] int32.
+        seen: The errors of each world since `seen` was last set to 0, [W] int32.
+        fields: The model fields that differ between worlds, [W, *] float32 each.
+        saved_shape: The shape of the tensor that `save` returns.
 
     Raises:
-        SettingsError: Warp has no such device, or cannot run the model, or a field is the same in
-            all of its worlds.
+        SettingsError: Warp has no such device or cannot run the model, or it does not batch a field
+            over worlds.
     """
 
     def __init__(
@@ -89,31 +103,32 @@ class WarpPhysics:
         self._warp_device = warp_device(device)
         self.device = torch.device(wp.device_to_torch(self._warp_device))
         self._frame_skip, self._worlds = frame_skip, worlds
-        self._derive = bool({f for f in fields if not f.startswith("opt.")} - FREE)
+        changed = {f for f in fields if not f.startswith("opt.")}
+        self._changes_constants = bool(changed - INDEPENDENT_FIELDS)
         self._streams: dict[int, Any] = {}
-        self._room = (nconmax, njmax)
+        self._limits = (nconmax, njmax)
         model = _with_newton(model)
         self.saved_shape = (worlds, mj.mj_stateSize(model, mjw.State.INTEGRATION.value))
-        with self._on_torchs_stream():
-            self._model = self._put(model, fields, deterministic)
+        with self._on_torch_stream():
+            self._model = self._put_model(model, fields, deterministic)
             self._data = mjw.make_data(model, nworld=worlds, nconmax=nconmax, njmax=njmax)
-            self.fields = {f: self._field(f, model) for f in fields}
-            self._share(model)
-            self._resets, self._steps = _captured(self._reset), _captured(self._step)
+            self.fields = {f: self._field_view(f, model) for f in fields}
+            self._create_shared_tensors(model)
+            self._reset_graph, self._step_graph = _capture(self._reset), _capture(self._step)
 
     def step(self) -> None:
-        """Takes `frame_skip` steps with the controls `ctrl`, and renews `state`."""
-        wp.capture_launch(self._steps, stream=self._torchs_stream())
+        """Runs `frame_skip` MuJoCo steps with the controls `ctrl`, and updates `state`."""
+        wp.capture_launch(self._step_graph, stream=self._torch_stream())
 
     def reset(self) -> None:
-        """Starts the worlds that `mask` marks with what `fresh` says, and renews `state`."""
-        wp.capture_launch(self._resets, stream=self._torchs_stream())
+        """Resets the worlds in `mask` to the states in `fresh`, and updates `state`."""
+        wp.capture_launch(self._reset_graph, stream=self._torch_stream())
 
     def update(self, fields: Mapping[str, Tensor]) -> None:
-        """Gives the model's fields other values, and computes the constants that follow.
+        """Sets model fields, and recomputes the constants that depend on them.
 
         Args:
-            fields: [W, *] each, as in `fields`.
+            fields: The new values of all or some of the attribute `fields`, [W, *] each.
 
         Raises:
             ShapeError: A value has another shape.
@@ -121,104 +136,109 @@ class WarpPhysics:
         for name, value in fields.items():
             check_shape(name, value, self.fields[name].shape)
             self.fields[name].copy_(value)
-        if self._derive:
-            with self._on_torchs_stream():
+        if self._changes_constants:
+            with self._on_torch_stream():
                 mjw.set_const(self._model, self._data)
-            self._correct()
+            self._correct_slide_weights()
 
     def save(self) -> Tensor:
-        """Returns all that MuJoCo's next step depends on, warm start included, [W, *] float32."""
+        """Returns MuJoCo's full integration state, including the warm start, [W, *] float32."""
         saved = torch.empty(self.saved_shape, device=self.device)
-        with self._on_torchs_stream():
+        with self._on_torch_stream():
             mjw.get_state(self._model, self._data, wp.from_torch(saved), mjw.State.INTEGRATION)
         return saved
 
     def load(self, saved: Tensor) -> None:
-        """Goes on from what `save` returned, on this or another device."""
+        """Restores what `save` returned, on this or another device."""
         values = saved.to(self.device).contiguous()
-        with self._on_torchs_stream():
+        with self._on_torch_stream():
             mjw.set_state(self._model, self._data, wp.from_torch(values), mjw.State.INTEGRATION)
             self._data.overflow.zero_()
 
     def diagnosis(self) -> str:
-        """Returns sentences on what went wrong since `seen` was last 0, or nothing; waits."""
-        seen = self.seen.tolist()
-        diverged = _first(seen, sum(BAD))
-        full = _first(seen, KEPT)
+        """Returns sentences on the errors since `seen` was last set to 0, or "".
+
+        Synchronises with the device.
+        """
+        flags = self.seen.tolist()
+        diverged = _first_world(flags, sum(BAD_VALUES))
+        full = _first_world(flags, MEMORY_OVERFLOWS)
         text = ""
         if diverged is not None:
-            names = ", ".join(name for bit, name in BAD.items() if seen[diverged] & bit)
+            names = ", ".join(name for bit, name in BAD_VALUES.items() if flags[diverged] & bit)
             text += (
                 f" MuJoCo Warp found {names} in world {diverged}: the simulation diverged; smaller "
                 "steps of time or smaller actions may help."
             )
         if full is not None:
-            names = ", ".join(b.name for b in Overflow if b & KEPT & seen[full] and b.name)
+            bits = MEMORY_OVERFLOWS & flags[full]
+            names = ", ".join(b.name for b in Overflow if b & bits and b.name)
             text += (
                 f" MuJoCo Warp ran out of room in world {full} ({names}): give more than nconmax "
-                f"{self._room[0]} for contacts or njmax {self._room[1]} for constraints."
+                f"{self._limits[0]} for contacts or njmax {self._limits[1]} for constraints."
             )
         return text
 
     def constant(self, name: str) -> Tensor:
-        """Returns a copy of a constant of the model, [W, *], or [1, *] if no task changes it."""
+        """Returns a copy of a model constant, [W, *], or [1, *] if it is the same in all worlds."""
         return wp.to_torch(getattr(self._model, name)).clone()
 
-    # Parts
+    # Helpers
 
-    def _share(self, model: Any) -> None:
-        """Makes the tensors that torch and Warp both know."""
+    def _create_shared_tensors(self, model: Any) -> None:
+        """Creates the tensors whose memory torch and Warp share."""
         width = model.nq + model.nv + model.nu
         self.ctrl = wp.to_torch(self._data.ctrl)
         self.mask = torch.ones(self._worlds, dtype=torch.bool, device=self.device)
         self.fresh, self.state = torch.zeros(2, self._worlds, width, device=self.device)
-        self.fresh[:, : model.nq] = self._constant(model.qpos0)
+        self.fresh[:, : model.nq] = self._to_tensor(model.qpos0)
         shape = (2, self._worlds)
         self.warned, self.seen = torch.zeros(shape, dtype=torch.int32, device=self.device)
         shared = (self.mask, self.fresh, self.state, self.warned, self.seen)
         self._mask, self._fresh, self._state, self._warned, self._seen = map(wp.from_torch, shared)
-        self._slides = self._constant(model.body_simple == SLIDES)
-        self._weightless = self._constant(model.body_invweight0 == 0)
+        self._slides = self._to_tensor(model.body_simple == SIMPLE_SLIDE)
+        self._zero_weights = self._to_tensor(model.body_invweight0 == 0)
 
-    def _constant(self, values: np.ndarray) -> Tensor:
+    def _to_tensor(self, values: np.ndarray) -> Tensor:
         return torch.tensor(values, device=self.device)
 
-    def _correct(self) -> None:
-        """Gives bodies that only slide the weights that C gives them; `set_const` has others."""
+    def _correct_slide_weights(self) -> None:
+        """Sets the inverse weights that C MuJoCo computes, where those of `set_const` differ."""
         weights, masses = (
             wp.to_torch(f) for f in (self._model.body_invweight0, self._model.body_mass)
         )
+        # In C, body_invweight0 = 1 / m for bodies with only slide joints, and weights of 0 stay 0.
         weights[..., 0] = torch.where(self._slides, 1 / masses, weights[..., 0])
-        weights.masked_fill_(self._weightless, 0)
+        weights.masked_fill_(self._zero_weights, 0)
 
-    def _put(self, model: Any, fields: tuple[str, ...], deterministic: bool) -> Any:
+    def _put_model(self, model: Any, fields: tuple[str, ...], deterministic: bool) -> Any:
         for name in fields:
             _check_field(name, model)
-        own = {f for f in fields if not f.startswith("opt.")}
-        batched = own | set(CONSTANTS if self._derive else ())
+        changed = {f for f in fields if not f.startswith("opt.")}
+        batched = changed | set(CONSTANTS if self._changes_constants else ())
         try:
             put = mjw.put_model(model, batch_sizes=dict.fromkeys(batched, self._worlds))
         except (NotImplementedError, ValueError) as error:
             raise SettingsError(
                 f"MuJoCo Warp cannot run this model: {error} Choose engine='mujoco'."
             ) from error
-        put.opt.warn_overflow = False  # it would print from the device; `warned` tells of it
+        put.opt.warn_overflow = False  # would print from the device; `warned` reports it
         put.opt.deterministic = deterministic
         if self._warp_device.is_cuda and not wp.is_conditional_graph_supported():
             put.opt.graph_conditional = False
-            put.opt.iterations = min(put.opt.iterations, FEW_ITERATIONS)
+            put.opt.iterations = min(put.opt.iterations, MAX_ITERATIONS)
         return put
 
-    def _field(self, name: str, model: Any) -> Tensor:
-        """Returns a view of a field, one for each world; to be called before any capture."""
+    def _field_view(self, name: str, model: Any) -> Tensor:
+        """Returns a view of a field, [W, *]; must be called before the graphs are captured."""
         if not name.startswith("opt."):
             return wp.to_torch(getattr(self._model, name))
         option = name.removeprefix("opt.")
         shared = getattr(self._model.opt, option)
         values = np.stack([model_field(model, name)] * self._worlds)
-        own = wp.array(values, dtype=shared.dtype)
-        setattr(self._model.opt, option, own)
-        return wp.to_torch(own)
+        batched = wp.array(values, dtype=shared.dtype)
+        setattr(self._model.opt, option, batched)
+        return wp.to_torch(batched)
 
     def _step(self) -> None:
         data = self._data
@@ -240,10 +260,10 @@ class WarpPhysics:
         inputs = [data.qpos, data.qvel, data.ctrl, self._warned]
         wp.launch(gather, self.state.shape, inputs=inputs, outputs=[self._state])
 
-    def _torchs_stream(self) -> Any:
-        """Returns torch's stream for Warp, or None where Warp's own is in step with it.
+    def _torch_stream(self) -> Any:
+        """Returns torch's current stream as a Warp stream, or None if Warp's own will do.
 
-        Warp's wait for CUDA's default stream, which torch's default stream is, and it for them.
+        CUDA synchronises Warp's stream with CUDA's default stream, which is torch's default stream.
         """
         if self.device.type != "cuda":
             return None
@@ -255,16 +275,16 @@ class WarpPhysics:
         return self._streams[stream.cuda_stream]
 
     @contextmanager
-    def _on_torchs_stream(self) -> Iterator[None]:
-        with wp.ScopedDevice(self._warp_device), wp.ScopedStream(self._torchs_stream()):
+    def _on_torch_stream(self) -> Iterator[None]:
+        with wp.ScopedDevice(self._warp_device), wp.ScopedStream(self._torch_stream()):
             yield
 
 
 def warp_device(device: torch.device) -> Any:
-    """Returns Warp's name of a device of torch.
+    """Returns the Warp device of a torch device.
 
     Raises:
-        SettingsError: Warp finds no such device.
+        SettingsError: Warp does not find the device.
     """
     wp.init()
     if device.type == "cuda" and not wp.is_cuda_available():
@@ -275,11 +295,11 @@ def warp_device(device: torch.device) -> Any:
     return wp.device_from_torch(device)
 
 
-def _captured(body: Callable[[], None]) -> Any:
-    """Returns a graph of what `body` does, which it does once before: that compiles it."""
+def _capture(body: Callable[[], None]) -> Any:
+    """Runs `body` once, which compiles its kernels, and returns a captured graph of it."""
     body()
     collecting = gc.isenabled()
-    gc.disable()  # arrays that died in a capture would be freed by the graph
+    gc.disable()  # arrays collected during a capture would be freed by the graph
     try:
         with wp.ScopedCapture() as capture:
             body()
@@ -290,10 +310,10 @@ def _captured(body: Callable[[], None]) -> Any:
 
 
 def _with_newton(model: Any) -> Any:
-    """Returns the model with a solver that Warp has: Newton for PGS."""
+    """Returns the model with the Newton solver in place of PGS, which Warp lacks."""
     if model.opt.solver != mj.mjtSolver.mjSOL_PGS:
         return model
-    model = copy.copy(model)  # the family's is shared
+    model = copy.copy(model)  # the family's model is shared
     model.opt.solver = mj.mjtSolver.mjSOL_NEWTON
     return model
 
@@ -311,6 +331,6 @@ def _check_field(name: str, model: Any) -> None:
     )
 
 
-def _first(seen: list[int], bits: int) -> int | None:
-    """Returns the first world that has any of the bits."""
-    return next((world for world, own in enumerate(seen) if own & bits), None)
+def _first_world(flags: list[int], bits: int) -> int | None:
+    """Returns the first world whose flags have any of the bits."""
+    return next((world for world, flag in enumerate(flags) if flag & bits), None)

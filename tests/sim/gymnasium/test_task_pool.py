@@ -8,6 +8,7 @@ import torch
 from metarl.errors import SettingsError
 from metarl.sim import GymTaskPool, check_family, check_vector_env, make_vec
 from metarl.tasks.base import SPLITS
+from tests.sim.families import task_size
 from tests.sim.gymnasium.environments import Slide
 
 
@@ -88,7 +89,7 @@ def test_opaque_tasks_are_told_apart_by_their_place_and_seeded():
 def test_arrays_and_the_same_tasks_in_all_splits():
     family = GymTaskPool(Sided, 30, horizon=6)
     assert sampled(family)["task"].shape == (500, 2)
-    assert family.task_size == 2
+    assert task_size(family) == 2
     assert not family.card().disjoint
 
 

@@ -137,7 +137,7 @@ def uncaptured(physics, name):
     """Does at once what a graph was captured of."""
 
     def run():
-        with physics._on_torchs_stream():
+        with physics._on_torch_stream():
             getattr(physics, name)()
 
     return run
