@@ -1,1 +1,1 @@
-"""Speed, side by side with what a user would pick instead."""
+"""Benchmarks of MetaRL against the alternatives a user would choose."""

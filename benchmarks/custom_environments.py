@@ -1,9 +1,9 @@
-"""Speed of users' own environments: the gymnasium engine beside gymnasium's vector environments.
+"""Speed of custom environments: the gymnasium engine against gymnasium's vector environments.
 
     python -m benchmarks.custom_environments                 # Pendulum and HalfCheetah, 64 worlds
     python -m benchmarks.custom_environments --environments CartPole-v1 --workers 2 4
 
-All are given the same random actions, none has a policy. Prints a table for each environment.
+All candidates step the same random actions, without a policy. Prints a table per environment.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from metarl_envs.models import own_model
 from benchmarks.timing import TurnSettings, print_race, race
 from metarl.sim import GymTasks, Uniform, make_vec
 
-# Something that differs between tasks, and costs as little as it can.
+# The attribute that differs between tasks; setting it costs next to nothing.
 PARAMETERS = {"Pendulum-v1": "g", "HalfCheetah-v5": "_forward_reward_weight"}
-# gymnasium's own model has MuJoCo warn of it once for every world.
+# For gymnasium's own model, MuJoCo prints a warning per world.
 SETTINGS = {"HalfCheetah-v5": {"xml_file": own_model("half_cheetah.xml")}}
 
 
 @dataclass(frozen=True)
 class CustomBenchmark(TurnSettings):
-    """What is measured."""
+    """Settings of the benchmark."""
 
     environments: tuple[str, ...] = ("Pendulum-v1", "HalfCheetah-v5")
-    """Ids of gymnasium."""
+    """Gymnasium environment ids."""
     worlds: int = 64
-    """Worlds side by side."""
+    """Number of parallel worlds."""
     workers: tuple[int, ...] = (2,)
     """Numbers of worker processes."""
     steps: int = 20
-    """Environment steps of a turn's repetition."""
+    """Environment steps per call."""
     rounds: int = 7
     seconds: float = 0.5
 
 
 def main(settings: CustomBenchmark) -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints its results."""
     torch.set_num_threads(settings.threads)
     for name in settings.environments:
         candidates = {"SyncVectorEnv": _gymnasium(settings, name)}

@@ -1,4 +1,4 @@
-"""Every few-shot learner after the same time of training: accuracy on new alphabets.
+"""Accuracy of all few-shot learners on new alphabets after the same training time.
 
     python -m benchmarks.few_shot --data-dir DATA                             # 5-way 1-shot
     python -m benchmarks.few_shot --data-dir DATA --shots 5
@@ -6,9 +6,9 @@
     python -m benchmarks.few_shot --data-dir DATA --algorithms maml prototypical --minutes 10
 
 Each learner has the defaults of `experiments/omniglot.py` and as many iterations as fit into
-`--minutes` of CPU time, which a few iterations beforehand tell; so two computers train it for
-different numbers of iterations, and the table names them. Prints its rows as they come, in
-Markdown.
+`--minutes` of CPU time, estimated from a few iterations beforehand. The number of iterations
+therefore depends on the computer; the table states it. Prints the rows of a Markdown table as they
+are finished.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from metarl.lab.reports import few_shot_results, lake_runs_for
 from metarl.tasks.characters import CharacterSettings
 from metarl.training import OuterLoop
 
-LONG = ("one-shot",)  # made for Lake's runs, and begins where the others end
+LONG = ("one-shot",)  # trained for Lake's runs, much longer than the others
 PROBE_SECONDS = 5.0
 KINDS = ("transductive", "non-transductive")
 HEADINGS = ("", "iterations", "minutes", "parameters", *KINDS, "Lake, transductive", "Lake, not")
@@ -37,30 +37,30 @@ HEADINGS = ("", "iterations", "minutes", "parameters", *KINDS, "Lake, transducti
 
 @dataclass(frozen=True)
 class FewShotBenchmark:
-    """What is compared."""
+    """Settings of the benchmark."""
 
     minutes: float = 3.0
-    """CPU time of each learner's training."""
+    """CPU time for training each learner, in minutes."""
     algorithms: tuple[str, ...] = tuple(name for name in CONFIGS if name not in LONG)
-    """Which learners."""
+    """Names of the learners."""
     data_dir: Path | None = field(default_factory=lambda: CharacterSettings().data_dir)
-    """Folder of Omniglot's archives, METARL_DATA where that is set. None: drawn glyphs."""
+    """Folder of Omniglot's archives; defaults to METARL_DATA. None: uses drawn glyphs."""
     way: int = 5
     """Classes per task."""
     shots: int = 1
     """Support images per class."""
     test_tasks: int = 1000
-    """Test tasks."""
+    """Number of test tasks."""
     lake_runs: Path | None = None
-    """Archive of Lake's one-shot runs; for 20 ways and 1 shot."""
+    """Archive of Lake's one-shot runs; requires way 20 and 1 shot."""
     seed: int = 0
-    """Seed of everything random."""
+    """Random seed."""
     runs: Path = Path("runs")
-    """Where the run folders lie."""
+    """Parent folder of the run folders."""
 
 
 def settings_of(algorithm: str, benchmark: FewShotBenchmark) -> OmniglotSettings:
-    """Returns a learner's defaults for the benchmark's tasks, without looks at it in between."""
+    """Returns a learner's default settings for the benchmark's tasks, without evaluations."""
     b, defaults = benchmark, CONFIGS[algorithm]
     training = replace(defaults.training, seed=b.seed, threads=1, eval_every=0, device="cpu")
     tasks = replace(defaults.tasks, data_dir=b.data_dir, way=b.way, shots=b.shots)
@@ -72,7 +72,7 @@ def settings_of(algorithm: str, benchmark: FewShotBenchmark) -> OmniglotSettings
 
 
 def affordable(settings: OmniglotSettings, minutes: float) -> int:
-    """Returns how many iterations take so many minutes of CPU time."""
+    """Estimates the number of iterations that take `minutes` of CPU time."""
     if not settings.training.iterations:
         return 0
     tasks = settings.tasks.train()
@@ -89,7 +89,7 @@ def affordable(settings: OmniglotSettings, minutes: float) -> int:
 
 
 def train(settings: OmniglotSettings) -> OuterLoop:
-    """Trains in a run folder of its own."""
+    """Trains a learner in a new run folder."""
     parts = EXPERIMENT.build(settings)
     loop = EXPERIMENT.open(settings, parts)
     loop.run()
@@ -97,11 +97,11 @@ def train(settings: OmniglotSettings) -> OuterLoop:
 
 
 def row(algorithm: str, benchmark: FewShotBenchmark) -> list[str]:
-    """Trains and judges a learner.
+    """Trains and evaluates a learner.
 
     Returns:
-        Its name, iterations, CPU minutes, parameters, accuracy in % with shared batch-norm
-        statistics and without, and its errors in % on Lake's runs, likewise.
+        Name, iterations, CPU minutes, number of parameters, accuracy in % with and without shared
+        batch-norm statistics, and errors in % on Lake's runs with and without them.
     """
     b = benchmark
     settings = settings_of(algorithm, b)
@@ -126,7 +126,7 @@ def _percent(s: Summary) -> str:
 
 
 def main(benchmark: FewShotBenchmark) -> None:
-    """Trains, judges and prints."""
+    """Trains and evaluates the learners and prints a row for each."""
     set_threads(1)
     print(f"{benchmark.way}-way {benchmark.shots}-shot")
     print("| " + " | ".join(HEADINGS) + " |\n|" + "---|" * len(HEADINGS))

@@ -1,17 +1,19 @@
-"""Speed on the half cheetah: rollouts with a policy beside the physics alone and gymnasium.
+"""Speed on the half cheetah: rollouts with a policy against the physics alone and gymnasium.
 
     python -m benchmarks.half_cheetah                      # 64, 256 and 1024 worlds
     python -m benchmarks.half_cheetah --worlds 64 --rounds 3
     python -m benchmarks.half_cheetah --worlds 64 --others # processes and EnvPool too
-    python -m benchmarks.half_cheetah --worlds --iteration # a MAML-TRPO meta-iteration by its parts
+    python -m benchmarks.half_cheetah --worlds --iteration # the parts of a MAML-TRPO meta-iteration
 
-Prints a table for each number of worlds. "MetaRL" is an episode of a policy (2 x 100) with resets,
-observations and rewards, as training runs it; "step by step" is the same through `step`, without
-resets; "own models" gives each world masses of its own. "physics" is MuJoCo's batch with random
-controls and nothing else, the same model, threads and number of steps; so are "physics, own
-models". `SyncVectorEnv` is gymnasium's, with random actions and no policy; so are, if asked for,
-its `AsyncVectorEnv` and Stable-Baselines3's `SubprocVecEnv`, each with a process per world, and
-EnvPool where it is installed.
+Prints a table per number of worlds with these candidates:
+
+- "MetaRL": an episode with a policy (2 x 100), resets, observations and rewards, as in training.
+  "step by step" uses `step` and has no resets. With "own models", masses differ between worlds.
+- "physics": MuJoCo's batch with random controls only, with the same model, number of threads and
+  steps. "physics, own models" has different masses in each world.
+- `SyncVectorEnv`: gymnasium's, with random actions and no policy.
+- With `--others`, also without a policy: gymnasium's `AsyncVectorEnv` and Stable-Baselines3's
+  `SubprocVecEnv`, each with a process per world, and EnvPool if it is installed.
 """
 
 from __future__ import annotations
@@ -51,32 +53,31 @@ OWN = ", own models"
 
 @dataclass(frozen=True)
 class HalfCheetahBenchmark(TurnSettings):
-    """What is measured."""
+    """Settings of the benchmark."""
 
     worlds: tuple[int, ...] = (64, 256, 1024)
     """Numbers of worlds."""
     steps: int = 50
-    """Environment steps of a turn's repetition, and of an episode."""
+    """Environment steps per call and per episode."""
     threads: int = 2
-    """CPU threads of the physics; torch has one."""
+    """CPU threads of the physics; torch uses one."""
     rounds: int = 7
     seconds: float = 0.5
     others: bool = False
-    """Measures what has a process for each world, and EnvPool if installed; up to 64 worlds."""
+    """Also measures one process per world, for up to 64 worlds, and EnvPool if installed."""
     iteration: bool = False
-    """Measures a meta-iteration: 40 tasks x 20 trajectories x 100 steps, before and after."""
+    """Measures a meta-iteration: 40 tasks x 20 trajectories x 100 steps, with 1 inner step."""
     tasks: int = 40
-    """Tasks of the meta-iteration."""
+    """Tasks per meta-iteration."""
     workers: int = 2
-    """Chunks of its tasks computed beside each other, each on one CPU thread."""
+    """Chunks of tasks computed in parallel, each on one CPU thread."""
 
 
 @dataclass(frozen=True)
 class HeavyCheetah(HalfCheetahVelocity):
-    """A cheetah whose mass is another in each world, by what its velocity is."""
+    """A half cheetah whose mass differs between worlds, as a function of the target velocity."""
 
     def model_fields(self, tasks: Tasks) -> dict[str, Tensor]:
-        """See `MujocoFamily.model_fields`."""
         share = (0.5 + tasks["velocity"] / self.fastest).unsqueeze(1)
         mass = self.default("body_mass", share) * share
         return {
@@ -86,7 +87,7 @@ class HeavyCheetah(HalfCheetahVelocity):
 
 
 def main(settings: HalfCheetahBenchmark) -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints its results."""
     torch.set_num_threads(1)
     for worlds in settings.worlds:
         candidates = {

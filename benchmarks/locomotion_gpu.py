@@ -1,12 +1,12 @@
-"""Speed of robots on a GPU: closed loops on MuJoCo Warp, beside MuJoCo's own engine on the CPU.
+"""Speed of robots on a GPU: rollouts on MuJoCo Warp against MuJoCo's engine on the CPU.
 
     python -m benchmarks.locomotion_gpu                    # 1024 to 32768 worlds
     python -m benchmarks.locomotion_gpu --worlds 4096 --families HalfCheetahVelocity-v1
 
-Prints environment steps per second, with a policy (2 x 100), rewards, observations and resets; the
-share of that time in which the device does anything but physics; and how many times that is what
-MuJoCo's engine does with the same policy, all on the CPU. Compilation and capture are left out.
-Without a GPU, Warp's CPU device takes its place, from which nothing follows for a GPU.
+Prints environment steps per second with a policy (2 x 100), rewards, observations and resets; the
+share of the time outside the physics; and the ratio to the rate of MuJoCo's engine with the same
+policy on the CPU. Compilation and graph capture are excluded. Without a GPU, Warp runs on the CPU;
+these rates say nothing about a GPU.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ NO_GPU = "No CUDA device is here: these are Warp's rates on the CPU; nothing fol
 
 @dataclass(frozen=True)
 class GPUBenchmark(TurnSettings):
-    """What is measured."""
+    """Settings of the benchmark."""
 
     families: tuple[str, ...] = ("HalfCheetahVelocity-v1", "AntVelocity-v1")
-    """Families, by name."""
+    """Names of the families."""
     worlds: tuple[int, ...] = (1024, 4096, 8192, 16384, 32768)
     """Numbers of worlds on Warp."""
     cpu_worlds: int = 1024
-    """Number of worlds on MuJoCo's engine, whose rate hardly depends on it."""
+    """Number of worlds on MuJoCo's engine; its rate hardly depends on it."""
     threads: int = 0
-    """Its CPU threads; 0 for as many as there are CPUs."""
+    """CPU threads of MuJoCo's engine; 0 uses all CPUs."""
     steps: int = 50
-    """Environment steps of a turn's repetition."""
+    """Environment steps per call."""
     device: str = "auto"
-    """Where Warp and its policy are."""
+    """Device of Warp and its policy."""
 
 
 class PhysicsClock:
-    """Adds up how long the device is busy with the steps of an environment's physics.
+    """Measures the total time that the device spends on the physics steps of an environment.
 
     Args:
-        physics: A `WarpPhysics`; its `step` is replaced by one that is timed.
+        physics: A `WarpPhysics`; its `step` is replaced by a timed one.
     """
 
     def __init__(self, physics: Any) -> None:
@@ -63,7 +63,7 @@ class PhysicsClock:
         physics.step = self._timed
 
     def seconds(self) -> float:
-        """Returns the sum so far; waits for the device."""
+        """Returns the total time so far in s; synchronises with the device."""
         for start, end in self._events:
             end.synchronize()
             self._seconds += 1e-3 * start.elapsed_time(end)
@@ -84,7 +84,7 @@ class PhysicsClock:
 
 
 def main(settings: GPUBenchmark) -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints its results."""
     torch.set_num_threads(1)
     device = resolve_device(settings.device)
     console = Console()
@@ -102,7 +102,7 @@ def main(settings: GPUBenchmark) -> None:
 def _measured(
     settings: GPUBenchmark, name: str, worlds: int, device: torch.device
 ) -> tuple[str, str, str]:
-    """Returns the numbers of a row: steps per second, the share outside physics, the ratio."""
+    """Returns a row: steps per second, share of the time outside the physics, ratio to the CPU."""
     env: Any = make_vec(name, worlds, device, engine="warp")
     own = make_vec(name, settings.cpu_worlds, "cpu", engine="mujoco", threads=settings.threads)
     run, clock, spent = rollouts(env, settings.steps), PhysicsClock(env.physics), [0.0, 0.0]
@@ -113,7 +113,7 @@ def _measured(
         spent[0] += time.perf_counter() - started
         spent[1] += clock.seconds() - before
 
-    run()  # what the first steps set up is no part of the shares
+    run()  # the set-up of the first steps is not measured
     candidates = {"warp": timed, "mujoco": rollouts(own, settings.steps)}
     times = race(candidates, settings.rounds, settings.seconds)
     rates = [

@@ -1,7 +1,7 @@
-"""Meta-learning as per-task Python loops: what a user would write with learn2learn or higher.
+"""Meta-learning as per-task Python loops, as a user would write it with learn2learn or higher.
 
-Each follows the loop of that library's documentation on an ordinary `nn.Module`: clone the
-module, adapt the clone by `autograd.grad`, run backward from its query loss, task after task.
+Each follows the loop in the library's documentation for an `nn.Module`: for each task, clone the
+module, adapt the clone with `autograd.grad` and backpropagate its query loss.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from metarl.models import MLP
 
 
 class Task(NamedTuple):
-    """One task: inputs [N, *] and targets [N, *] to adapt on and to be judged on."""
+    """One task: inputs and targets of the support and of the query set, [N, *] each."""
 
     support_inputs: Tensor
     support_targets: Tensor
@@ -35,18 +35,18 @@ class Task(NamedTuple):
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 MetaGradient = Callable[[Iterable[Task], int], None]
-"""Adds the mean meta-gradient of so many tasks to the `grad` of the parameters."""
+"""Adds the mean meta-gradient of tasks, given with their number, to the `grad` of parameters."""
 
 
 def loss_of(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Returns the mean squared error, or the cross-entropy for integer targets."""
+    """Computes the mean squared error, or the cross-entropy for integer targets."""
     if targets.is_floating_point():
         return F.mse_loss(outputs, targets)
     return F.cross_entropy(outputs, targets)
 
 
 def sine_task(shots: int, queries: int) -> Task:
-    """Draws one sine task as a user would, y = A sin(x - phi)."""
+    """Samples one sine task, y = A sin(x - phi), as a user would."""
     amplitude = 0.1 + 4.9 * torch.rand(1)
     phase = math.pi * torch.rand(1)
     x = 10 * torch.rand(shots + queries, 1) - 5
@@ -55,7 +55,7 @@ def sine_task(shots: int, queries: int) -> Task:
 
 
 def sequential(model: MLP) -> nn.Sequential:
-    """Returns the ordinary module with the sizes and the weights of an `MLP`."""
+    """Returns an `nn.Sequential` with the sizes and weights of an `MLP`."""
     weights = list(model.parameters())
     layers: list[nn.Module] = []
     for weight, bias in zip(weights[::2], weights[1::2], strict=True):
@@ -66,7 +66,7 @@ def sequential(model: MLP) -> nn.Sequential:
 
 
 def clone(module: nn.Module) -> Any:
-    """Returns the module with cloned parameters through which gradients reach the original."""
+    """Returns a copy of a module whose cloned parameters pass gradients to the original ones."""
     twin: Any = module.__new__(type(module))
     twin.__dict__ = module.__dict__.copy()
     twin._parameters = {n: None if p is None else p.clone() for n, p in module._parameters.items()}
@@ -75,7 +75,7 @@ def clone(module: nn.Module) -> Any:
 
 
 def adapt(module: nn.Module, loss: Tensor, lr: float, second_order: bool) -> None:
-    """Takes one step of gradient descent on the parameters of a clone."""
+    """Takes one gradient step on the parameters of a clone."""
     grads = iter(
         torch.autograd.grad(
             loss, list(module.parameters()), create_graph=second_order, retain_graph=second_order
@@ -84,11 +84,12 @@ def adapt(module: nn.Module, loss: Tensor, lr: float, second_order: bool) -> Non
     for part in list(module.modules()):
         for name, p in part._parameters.items():
             if p is not None:
+                # phi = theta - alpha * grad L(theta)
                 part._parameters[name] = p - lr * next(grads)  # pyright: ignore[reportArgumentType]
 
 
 def maml(net: nn.Module, lr: float, steps: int, second_order: bool = True) -> MetaGradient:
-    """MAML in learn2learn's way: `clone`, `adapt`, query loss, backward."""
+    """Returns MAML's meta-gradient as in learn2learn: clone, adapt, query loss, backward."""
 
     def gradient(tasks: Iterable[Task], total: int) -> None:
         for task in tasks:
@@ -103,10 +104,11 @@ def maml(net: nn.Module, lr: float, steps: int, second_order: bool = True) -> Me
 
 
 def maml_with_learn2learn(net: nn.Module, lr: float, steps: int) -> MetaGradient | None:
-    """MAML with learn2learn itself, second order; None where it is not at hand.
+    """Returns second-order MAML with learn2learn itself; None if it is not installed.
 
-    Only its plain Python is loaded, past an `__init__` that asks for compiled data sets and gym.
-    Its 0.2.0 does not build on Python 3.11: unpack the source archive and name it in PYTHONPATH.
+    Loads only its plain Python code and skips its `__init__`, which requires compiled data sets and
+    gym. Version 0.2.0 does not build on Python 3.11: unpack the source archive and add it to
+    PYTHONPATH.
     """
     found = importlib.util.find_spec("learn2learn")
     if found is None or found.origin is None:
@@ -131,7 +133,7 @@ def maml_with_learn2learn(net: nn.Module, lr: float, steps: int) -> MetaGradient
 
 
 def maml_with_higher(net: nn.Module, lr: float, steps: int) -> MetaGradient | None:
-    """MAML in higher's way, `innerloop_ctx`; None where higher is not installed."""
+    """Returns MAML with higher's `innerloop_ctx`; None if higher is not installed."""
     try:
         higher = importlib.import_module("higher")
     except ImportError:
@@ -154,9 +156,9 @@ def maml_with_higher(net: nn.Module, lr: float, steps: int) -> MetaGradient | No
 
 
 def reptile(net: nn.Module, inner: torch.optim.Optimizer, steps: int) -> MetaGradient:
-    """Reptile: train the module on a task, note theta - phi, put theta back.
+    """Returns Reptile's meta-gradient: for each task, trains the module and restores its weights.
 
-    The inner optimizer goes on from task to task, as in the paper's code.
+    The inner optimizer keeps its state from task to task, as in the paper's code.
     """
 
     def gradient(tasks: Iterable[Task], total: int) -> None:
@@ -168,7 +170,7 @@ def reptile(net: nn.Module, inner: torch.optim.Optimizer, steps: int) -> MetaGra
                 loss_of(net(task.support_inputs), task.support_targets).backward()
                 inner.step()
             for row, theta, p in zip(sums, start.values(), net.parameters(), strict=True):
-                row += (theta - p.detach()) / total
+                row += (theta - p.detach()) / total  # mean of theta - phi  (Nichol et al. 2018)
             net.load_state_dict(start)
         for row, p in zip(sums, net.parameters(), strict=True):
             p.grad = row
@@ -177,7 +179,7 @@ def reptile(net: nn.Module, inner: torch.optim.Optimizer, steps: int) -> MetaGra
 
 
 def lstm_meta_learner(net: nn.Module, rule: LSTMMetaLearnerRule, steps: int) -> MetaGradient:
-    """The LSTM meta-learner, one task at a time; the rule is applied as to a batch of one."""
+    """Returns the LSTM meta-learner's meta-gradient, task by task, with batches of one task."""
 
     def gradient(tasks: Iterable[Task], total: int) -> None:
         for task in tasks:
@@ -199,12 +201,12 @@ def lstm_meta_learner(net: nn.Module, rule: LSTMMetaLearnerRule, steps: int) -> 
 
 
 class LoopIteration:
-    """One whole meta-iteration: draws tasks one by one, adapts, updates.
+    """A meta-iteration: samples tasks one by one, adapts to them and updates the parameters.
 
     Args:
         gradient: Computes the meta-gradient.
         optimizer: The outer optimizer.
-        draw: Draws a task.
+        draw: Samples a task.
         total: Tasks per meta-iteration.
     """
 
@@ -221,7 +223,7 @@ class LoopIteration:
         self.total = total
 
     def __call__(self) -> None:
-        """Runs it."""
+        """Runs the meta-iteration."""
         self.optimizer.zero_grad()
         self.gradient((self.draw() for _ in range(self.total)), self.total)
         self.optimizer.step()

@@ -1,11 +1,11 @@
-"""Speed of the learners that remember: whole training iterations on glyphs.
+"""Speed of memory-augmented learners: training iterations on glyphs.
 
     python -m benchmarks.memory
     python -m benchmarks.memory --streams 32 --episodes 8
 
-Prints milliseconds per iteration, sampling and Adam included, then the steps per second of
-streams (5 classes, 50 steps each: MANN, an LSTM, a network without memory) and the episodes per
-second of 5-way 1-shot learners. The factors are against the LSTM, or against MANN.
+Prints milliseconds per iteration, including sampling and Adam. For streams (5 classes, 50 steps
+each), compares MANN, an LSTM and a network without memory and prints steps per second; for 5-way
+1-shot learners, prints episodes per second. Speed-ups are relative to the LSTM or to MANN.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from metarl.lab import streams
 
 @dataclass(frozen=True)
 class MemoryBenchmark(TurnSettings):
-    """What is measured."""
+    """Settings of the benchmark."""
 
     streams: int = 16
     """Streams per iteration."""
@@ -33,7 +33,7 @@ class MemoryBenchmark(TurnSettings):
 
 
 def stream_iteration(algorithm: str, count: int) -> MetaIteration:
-    """Returns a training iteration of so many streams of glyphs."""
+    """Returns a training iteration of `count` streams of glyphs."""
     settings = streams.CONFIGS[algorithm]
     tasks = settings.streams(replace(settings.tasks, data_dir=None).train())
     learner = settings.build(tasks, torch.Generator().manual_seed(0))
@@ -41,7 +41,7 @@ def stream_iteration(algorithm: str, count: int) -> MetaIteration:
 
 
 def episode_iteration(algorithm: str, count: int) -> MetaIteration:
-    """Returns a training iteration of so many episodes of glyphs, with one query per class."""
+    """Returns a training iteration of `count` episodes of glyphs with one query per class."""
     settings = characters.CONFIGS[algorithm]
     tasks = replace(settings.tasks, data_dir=None, queries=1).train()
     generator = torch.Generator().manual_seed(0)
@@ -50,13 +50,13 @@ def episode_iteration(algorithm: str, count: int) -> MetaIteration:
 
 
 def print_rates(times: Mapping[str, Times], count: int, what: str) -> None:
-    """Prints how many of something, `count` per iteration, each candidate does in a second."""
+    """Prints the rate of each candidate in units of `what` per second, `count` per iteration."""
     for name, time_ in times.items():
         Console().print(f"{name}: {1e3 * count / time_.median:,.0f} {what} per second")
 
 
 def main(settings: MemoryBenchmark) -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints its results."""
     s = settings
     torch.set_num_threads(s.threads)
     readers = {n: stream_iteration(n, s.streams) for n in ("lstm", "mann", "feedforward")}

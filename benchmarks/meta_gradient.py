@@ -1,12 +1,13 @@
-"""The meta-gradient doctor: how far each inner loss is off, where the exact answer is known.
+"""Errors of meta-gradients: compares each inner loss with the exact meta-gradient.
 
     python -m benchmarks.meta_gradient
     python -m benchmarks.meta_gradient --lr 0.3 --samples 10 1000
 
-Random tabular problems (3 states, 2 actions, 4 steps) with softmax policies. Prints the relative
-errors of the inner loss's Hessian and of the meta-gradient after 1 and 3 inner steps: first with
-all 1296 trajectories, each by its probability, which leaves only the bias, then with sampled ones,
-which add the noise. The outer return is exact throughout. Half a minute.
+Uses random tabular problems (3 states, 2 actions, 4 steps) with softmax policies. Prints the
+relative errors of the inner loss's Hessian and of the meta-gradient after 1 and 3 inner steps:
+first with all 1296 trajectories, weighted by their probability, which shows only the bias, then
+with sampled trajectories, which adds the noise. The outer return is always exact. Takes half a
+minute.
 """
 
 from __future__ import annotations
@@ -30,33 +31,33 @@ STEPS = (1, 3)
 
 @dataclass(frozen=True)
 class MetaGradientBenchmark:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     problems: int = 16
-    """Random problems and policies."""
+    """Number of random problems and policies."""
     samples: tuple[int, ...] = (20, 200)
-    """Numbers of trajectories of a sampled inner step, a table each."""
+    """Numbers of sampled trajectories per inner step; each has its own table."""
     repetitions: int = 32
-    """Draws of them per problem."""
+    """Repetitions of the sampling per problem."""
     lr: float = 1.0
     """Inner learning rate."""
     horizon: int = 4
-    """Steps of a trajectory."""
+    """Steps per trajectory."""
     discount: float = 1.0
-    """Discount per step, in (0, 1]."""
+    """Discount factor, in (0, 1]."""
     seed: int = 0
     """Seed of problems, policies and samples."""
 
 
 @dataclass(frozen=True)
 class InnerLoss:
-    """A row of the table.
+    """An inner loss, which is a row of the table.
 
     Attributes:
-        surrogate: A name of `SURROGATES`.
-        estimate: What stands for an action's advantage.
-        dice_lambda: Of Loaded DiCE.
-        first_order: Takes the inner gradients as constants.
+        surrogate: A name in `SURROGATES`.
+        estimate: Estimate of an action's advantage.
+        dice_lambda: The lambda of Loaded DiCE.
+        first_order: Treats the inner gradients as constants.
     """
 
     surrogate: str
@@ -66,7 +67,7 @@ class InnerLoss:
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """Label in the table."""
         if self.first_order:
             return "any, first order"
         return self.surrogate + ("" if self.dice_lambda == 1 else f", lambda={self.dice_lambda}")
@@ -85,10 +86,10 @@ ROWS = (
 
 
 class Doctor:
-    """Random problems, and how far the derivatives of an inner loss are off on them.
+    """Computes the errors of the derivatives of inner losses on random problems.
 
     Args:
-        settings: What is measured.
+        settings: Settings of the benchmark.
     """
 
     def __init__(self, settings: MetaGradientBenchmark) -> None:
@@ -101,14 +102,14 @@ class Doctor:
         self.params = {"logits": torch.randn(shape, generator=self.generator, dtype=torch.float64)}
 
     def errors(self, row: InnerLoss, samples: int | None) -> list[float]:
-        """Returns the relative errors of the Hessian and of the meta-gradients after `STEPS`.
+        """Computes the relative errors of the Hessian and of the meta-gradients after `STEPS`.
 
         Args:
             row: The inner loss.
-            samples: Trajectories of an inner step. None: all.
+            samples: Trajectories per inner step. None: all trajectories.
 
         Returns:
-            The median over the problems of the root mean square over the draws.
+            The median over problems of the root mean square error over repetitions.
         """
         draws = 1 if samples is None else self.settings.repetitions
         problem, params = map_tensors(
@@ -135,7 +136,7 @@ class Doctor:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints its results."""
     settings = tyro.cli(MetaGradientBenchmark)
     torch.set_num_threads(1)
     doctor = Doctor(settings)

@@ -1,15 +1,20 @@
-"""Speed on 2D navigation: rollouts and whole MAML-TRPO meta-iterations beside a per-task loop.
+"""Speed on 2D navigation: rollouts and MAML-TRPO meta-iterations against a per-task loop.
 
     python -m benchmarks.navigation                        # rollouts, meta-iterations, their parts
     python -m benchmarks.navigation --growth --memory      # more tasks and steps, peak memory
-    python -m benchmarks.navigation --compile              # the compiled form too
-    python -m benchmarks.navigation --tasks 4 --rounds 3   # a quick look
+    python -m benchmarks.navigation --compile              # also the compiled meta-iteration
+    python -m benchmarks.navigation --tasks 4 --rounds 3   # a quick run
 
-Prints a table each: 20 tasks x 20 trajectories x 100 steps with a policy (2 x 100) per task beside
-gymnasium's `SyncVectorEnv` over plain Python environments and beside the policy's own matrix
-products; a meta-iteration of that size beside the loop, with the Fisher matrix of all rollouts and
-of a few ("thinned"); the share of its parts. Some six minutes, and as many more for growth and
-memory.
+Prints a table for each of:
+
+- the rollouts of 20 tasks x 20 trajectories x 100 steps with a policy (2 x 100) per task, against
+  gymnasium's `SyncVectorEnv` over plain Python environments and against the policy's matrix
+  products alone;
+- a meta-iteration of that size against the loop, with the Fisher matrix of all rollouts and of a
+  few ("thinned");
+- the share of the parts of a meta-iteration.
+
+Takes about six minutes, and as long again for growth and memory.
 """
 
 from __future__ import annotations
@@ -50,46 +55,46 @@ INNER_LR = 0.1
 
 @dataclass(frozen=True)
 class NavigationBenchmark(TurnSettings):
-    """What is measured."""
+    """Settings of the benchmark."""
 
     collection: bool = True
     """Measures the collection of rollouts."""
     iterations: bool = True
-    """Measures whole meta-iterations, and the share of their parts."""
+    """Measures meta-iterations and the share of their parts."""
     growth: bool = False
-    """Measures how the cost grows with the tasks and with the steps."""
+    """Measures the growth of the cost with the number of tasks and adaptation steps."""
     memory: bool = False
-    """Measures peak memory, with chunks of tasks and without."""
+    """Measures peak memory with and without chunks of tasks."""
     tasks: int = 20
-    """Tasks of a meta-iteration."""
+    """Tasks per meta-iteration."""
     trajectories: int = 20
     """Rollouts per task and adaptation step."""
     horizon: int = 100
-    """Steps of a rollout."""
+    """Steps per rollout."""
     fisher_trajectories: int = 2
-    """Rollouts per task of the thinned Fisher matrix."""
+    """Rollouts per task for the thinned Fisher matrix."""
     task_chunk_size: int = 4
-    """Tasks computed at once."""
+    """Tasks per chunk, computed at once."""
     compile: bool = False
-    """Measures the compiled form of a meta-iteration too, with the thinned Fisher matrix."""
+    """Also measures a compiled meta-iteration, with the thinned Fisher matrix."""
     rounds: int = 7
     seconds: float = 0.5
     workers: int = 1
-    """Chunks computed beside each other, each on one CPU thread."""
+    """Chunks computed in parallel, each on one CPU thread."""
 
     @property
     def family(self) -> Navigation2D:
-        """Where the tasks come from."""
+        """The family of the tasks."""
         return Navigation2D(horizon=self.horizon)
 
     @property
     def gradients(self) -> PolicyGradientSettings:
-        """Settings of the rollouts."""
+        """Settings of rollouts and surrogates."""
         return PolicyGradientSettings(trajectories=self.trajectories)
 
 
 def main(settings: NavigationBenchmark) -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints its results."""
     torch.set_num_threads(settings.threads)
     if settings.collection:
         _race_collection(settings)
@@ -157,7 +162,7 @@ def _collect_at_once(
 
 
 def _products(settings: NavigationBenchmark, params: Params) -> Callable[[], None]:
-    """The matrix products of the policies' forward passes, and nothing else."""
+    """Returns a function that computes only the matrix products of the policies' forward passes."""
     weights = [p.mT for p in params.values() if p.dim() == 3]
     shape = (settings.tasks, settings.trajectories)
     inputs = [torch.rand(*shape, w.shape[1]) for w in weights]

@@ -1,9 +1,8 @@
-"""MAML-TRPO on 2D navigation as a Python loop over tasks: what a user of older libraries has.
+"""MAML-TRPO on 2D navigation as a Python loop over tasks, as in older libraries.
 
-After the public documentation of learn2learn's `maml_trpo` example: an ordinary `nn.Module` is
-cloned and adapted task after task; gymnasium's `SyncVectorEnv` steps the environments of one task;
-conjugate gradients use the Hessian of the mean divergence, by double backward through the
-adaptation.
+Follows the public documentation of learn2learn's `maml_trpo` example: an `nn.Module` is cloned and
+adapted for each task; gymnasium's `SyncVectorEnv` steps the environments of one task; conjugate
+gradients use the Hessian of the mean KL divergence, by double backward through the adaptation.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from metarl.training.trust_region import TrustRegionSettings
 
 
 class LoopPolicy(nn.Module):
-    """The ordinary module with the sizes and the weights of a `GaussianPolicy`."""
+    """An `nn.Module` with the sizes and weights of a `GaussianPolicy`."""
 
     def __init__(self, policy: GaussianPolicy) -> None:
         super().__init__()
@@ -38,22 +37,22 @@ class LoopPolicy(nn.Module):
         self.least = math.log(policy.min_std)
 
     def forward(self, observations: Tensor) -> Independent:
-        """Returns the distribution over actions [*, A] of observations [*, O]."""
+        """Returns the distribution of actions [*, A] for observations [*, O]."""
         return _normal(self.network(observations), self.log_std.clamp(min=self.least))
 
 
 class Episodes(NamedTuple):
-    """N episodes of one task, of up to H steps, with what policy gradients need of them.
+    """N episodes of one task with up to H steps, and the quantities that policy gradients need.
 
     Attributes:
-        observations: Shape [N, H, O].
-        actions: Shape [N, H, A].
-        rewards: Shape [N, H]; 0 after the end of the episode, as are the advantages.
-        mask: 1 up to the end of the episode, 0 afterwards; [N, H].
-        means: Means of the actions, [N, H, A].
-        log_std: Logarithm of their deviations, [A].
+        observations: Observations, [N, H, O].
+        actions: Actions, [N, H, A].
+        rewards: Rewards, 0 after the end of the episode, [N, H].
+        mask: 1 up to the end of the episode, 0 afterwards, [N, H].
+        means: Means of the action distribution, [N, H, A].
+        log_std: Logarithm of its standard deviation, [A].
         log_probs: Log-probabilities of the actions, [N, H].
-        advantages: Normalised advantages, [N, H].
+        advantages: Normalised advantages, 0 after the end of the episode, [N, H].
     """
 
     observations: Tensor
@@ -66,7 +65,7 @@ class Episodes(NamedTuple):
     advantages: Tensor
 
     def first(self, count: int) -> Episodes:
-        """Returns the first of the episodes, as many as given."""
+        """Returns the first `count` episodes."""
         parts = {n: v[:count] for n, v in self._asdict().items() if n != "log_std"}
         return self._replace(**parts)
 
@@ -77,7 +76,7 @@ class Episodes(NamedTuple):
 
 @torch.no_grad()
 def collect(envs: SyncVectorEnv, policy: nn.Module, horizon: int) -> Episodes:
-    """Runs one episode in every environment; advantages are left at zero."""
+    """Runs one episode in every environment; the advantages are 0."""
     observation, _ = envs.reset()
     rows: list[tuple[Tensor, ...]] = []
     alive = torch.ones(envs.num_envs)
@@ -98,12 +97,13 @@ def collect(envs: SyncVectorEnv, policy: nn.Module, horizon: int) -> Episodes:
 
 
 def with_advantages(episodes: Episodes, settings: PolicyGradientSettings) -> Episodes:
-    """Estimates advantages with a linear baseline, walking back through the episodes."""
+    """Computes normalised GAE advantages with a linear baseline (Schulman et al. 2016)."""
     rewards, mask = episodes.rewards, episodes.mask
     discounts = torch.full_like(rewards, settings.discount)
     returns = _backwards(rewards, discounts)
     values = _baseline(episodes.observations, returns, mask)
     next_values = torch.cat((values[:, 1:] * mask[:, 1:], torch.zeros_like(values[:, :1])), 1)
+    # delta_t = r_t + gamma * V(s_{t+1}) - V(s_t);  A_t = delta_t + gamma * lambda * A_{t+1}
     deltas = (rewards + settings.discount * next_values - values) * mask
     advantages = _backwards(deltas, discounts * settings.gae_lambda)
     centred = advantages - episodes.mean(advantages)
@@ -113,16 +113,16 @@ def with_advantages(episodes: Episodes, settings: PolicyGradientSettings) -> Epi
 
 @dataclass
 class NavigationLoop:
-    """Whole meta-iterations, task after task.
+    """A meta-iteration of MAML-TRPO, task by task.
 
     Attributes:
-        policy: What is trained.
+        policy: The policy to train.
         gradients: Settings of the inner and outer surrogate.
         update: Settings of the trust region.
         inner_lr: Inner learning rate.
-        steps: Adaptation steps.
+        steps: Number of adaptation steps.
         tasks: Tasks per meta-iteration.
-        horizon: Steps of an episode.
+        horizon: Steps per episode.
     """
 
     policy: LoopPolicy
@@ -135,7 +135,7 @@ class NavigationLoop:
     envs: SyncVectorEnv = field(init=False)
 
     def __post_init__(self) -> None:
-        """Builds the environments of one task."""
+        """Builds the environments, which all tasks share one after the other."""
         self.envs = vector_env(self.gradients.trajectories, self.horizon)
         self.params = list(self.policy.parameters())
         self.random = np.random.default_rng(0)
@@ -146,7 +146,7 @@ class NavigationLoop:
         self.improve([self.adapt_to(goal) for goal in goals])
 
     def adapt_to(self, goal: np.ndarray) -> list[Episodes]:
-        """Returns the episodes before every adaptation step and after the last one."""
+        """Adapts to a goal; returns the episodes before each step and after the last one."""
         self.envs.call("set_task", goal)
         learner, seen = loops.clone(self.policy), []
         for step in range(self.steps + 1):
@@ -157,7 +157,7 @@ class NavigationLoop:
         return seen
 
     def improve(self, batch: list[list[Episodes]]) -> bool:
-        """Takes a TRPO step on the experience of every task; returns whether it was accepted."""
+        """Takes a TRPO step on the episodes of all tasks; returns whether it was accepted."""
         loss, divergence = self.judge(batch)
         kept = self.update.fisher_trajectories
         if kept is not None:
@@ -166,13 +166,14 @@ class NavigationLoop:
         product = self.hessian_product(divergence)
         direction = conjugate_gradient(product, slope, self.update.cg_iterations).solution
         curvature = direction @ product(direction)
+        # -beta x with x = F^-1 g and beta = sqrt(2 delta / x^T F x)  (Schulman et al. 2015, app. C)
         step = -(2 * self.update.max_kl / curvature).sqrt() * direction
         return self._line_search(step, loss.detach(), batch)
 
     def judge(
         self, batch: list[list[Episodes]], second_order: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """Returns loss and divergence of the adapted policies, means over the tasks."""
+        """Returns the mean loss and mean KL divergence of the adapted policies over the tasks."""
         losses, divergences = [], []
         for *support, query in batch:
             learner = self._adapted(support, second_order)
@@ -182,7 +183,10 @@ class NavigationLoop:
         return torch.stack(losses).mean(), torch.stack(divergences).mean()
 
     def divergence(self, batch: list[list[Episodes]]) -> Tensor:
-        """Returns the mean divergence of the adapted policies from themselves: 0, but curved."""
+        """Returns the mean KL divergence of the adapted policies from themselves.
+
+        Its value and gradient are 0; its Hessian is the Fisher matrix.
+        """
         divergences = []
         for *support, query in batch:
             density = self._adapted(support, True)(query.observations)
@@ -191,7 +195,7 @@ class NavigationLoop:
         return torch.stack(divergences).mean()
 
     def hessian_product(self, divergence: Tensor) -> Callable[[Tensor], Tensor]:
-        """Returns v -> H v, damped, H being the Hessian of the divergence."""
+        """Returns the function v -> (H + damping * I) v, with H the Hessian of the divergence."""
         slope = flatten(torch.autograd.grad(divergence, self.params, create_graph=True))
 
         def product(vector: Tensor) -> Tensor:
@@ -208,6 +212,7 @@ class NavigationLoop:
 
     def _loss(self, policy: Any, episodes: Episodes) -> Tensor:
         log_probs = policy(episodes.observations).log_prob(episodes.actions)
+        # -E[pi(a|s) / pi_old(a|s) * A]
         return -episodes.mean((log_probs - episodes.log_probs).exp() * episodes.advantages)
 
     def _line_search(self, step: Tensor, loss: Tensor, batch: list[list[Episodes]]) -> bool:
@@ -229,7 +234,7 @@ class NavigationLoop:
 
 
 def vector_env(count: int, horizon: int) -> SyncVectorEnv:
-    """Returns environments beside each other, with gymnasium's own loop over them."""
+    """Returns `count` environments in gymnasium's `SyncVectorEnv`."""
     make = [lambda: PlainNavigation2D(horizon=horizon)] * count
     return SyncVectorEnv(make, autoreset_mode=AutoresetMode.SAME_STEP)
 
@@ -239,7 +244,7 @@ def _normal(mean: Tensor, log_std: Tensor) -> Independent:
 
 
 def _backwards(values: Tensor, factors: Tensor) -> Tensor:
-    """Sums values [N, H] to the end, each later step times a factor more."""
+    """Computes the discounted sums S_t = values_t + factors_t * S_{t+1}, [N, H]."""
     rows, total = [], torch.zeros_like(values[:, 0])
     for step in reversed(range(values.shape[1])):
         total = values[:, step] + factors[:, step] * total
@@ -248,7 +253,7 @@ def _backwards(values: Tensor, factors: Tensor) -> Tensor:
 
 
 def _baseline(observations: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """Fits returns [N, H] by least squares to rllab's features; returns what they predict."""
+    """Fits returns [N, H] by least squares on rllab's features; returns the predicted values."""
     seen = observations.double().clamp(-10, 10)
     time = (torch.arange(seen.shape[1]) / 100).double().view(1, -1, 1).expand(len(seen), -1, -1)
     parts = (seen, seen**2, time, time**2, time**3, torch.ones_like(time))

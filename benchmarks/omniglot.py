@@ -1,13 +1,14 @@
-"""Speed and memory on Omniglot's shapes: whole meta-iterations beside per-task Python loops.
+"""Speed and memory on images of Omniglot's size: meta-iterations against per-task Python loops.
 
     python -m benchmarks.omniglot                      # MAML 5-way 1-shot, 5 + 5 images, one step
     python -m benchmarks.omniglot --queries 15 --steps 5 --first-order
-    python -m benchmarks.omniglot --compile            # the compiled form too
-    python -m benchmarks.omniglot --others             # Reptile and the LSTM meta-learner too
+    python -m benchmarks.omniglot --compile            # also compiled
+    python -m benchmarks.omniglot --others             # also Reptile and the LSTM meta-learner
 
-Prints a table each: milliseconds per meta-iteration (Conv4-64 with max-pool, batch statistics, 32
-tasks), memory above start, how many times as fast as the loop; and the share of the machine's best
-matrix product that MAML reaches. Minutes. The images are random: the time does not depend on them.
+Prints a table per algorithm: milliseconds per meta-iteration (Conv4-64 with max-pool, batch
+statistics, 32 tasks), memory above start and the speed-up over the loop. For MAML, also prints the
+achieved FLOP/s as a share of those of a large matrix product. Takes minutes. The images are random,
+because the time does not depend on them.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ Algorithm = Literal["maml", "reptile", "lstm"]
 
 @dataclass(frozen=True)
 class OmniglotBenchmark(TurnSettings):
-    """What is measured."""
+    """Settings of the benchmark."""
 
     tasks: int = 32
     """Tasks per meta-iteration."""
@@ -59,38 +60,37 @@ class OmniglotBenchmark(TurnSettings):
     steps: int = 1
     """Adaptation steps."""
     first_order: bool = False
-    """Drops the second derivatives."""
+    """Uses first-order MAML."""
     chunk: int | None = 4
-    """Tasks computed at once."""
+    """Tasks per chunk, computed at once."""
     workers: int = 2
-    """Chunks computed beside each other, each on one thread."""
+    """Chunks computed in parallel, each on one thread."""
     compile: bool = False
-    """Measures the compiled form of MAML too."""
+    """Also measures compiled MAML."""
     others: bool = False
-    """Measures Reptile and the LSTM meta-learner too."""
+    """Also measures Reptile and the LSTM meta-learner."""
     rounds: int = 6
     seconds: float = 0.0
     threads: int = 2
 
 
 class RandomImages:
-    """Tasks of Omniglot's shapes whose images are noise.
+    """A task distribution with Omniglot's shapes and random images.
 
     Args:
-        settings: Way, shots and queries.
+        settings: Settings with way, shots and queries.
     """
 
     def __init__(self, settings: OmniglotBenchmark) -> None:
         self.settings = settings
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> TaskBatch:
-        """See `TaskDistribution.sample`."""
         s = self.settings
         support = self._examples(num_tasks, s.shots, generator)
         return TaskBatch(support, self._examples(num_tasks, s.queries, generator))
 
     def split(self, name: Split) -> RandomImages:
-        """See `TaskDistribution.split`; there is one only."""
+        """Returns itself: all splits are the same."""
         del name
         return self
 
@@ -100,7 +100,7 @@ class RandomImages:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints its results."""
     settings = tyro.cli(OmniglotBenchmark)
     torch.set_num_threads(settings.threads)
     _race(settings, "maml")
@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def build(settings: OmniglotBenchmark, algorithm: Algorithm, form: Form) -> Callable[[], None]:
-    """Builds a meta-iteration; a module-level function, so that another process can call it."""
+    """Builds a meta-iteration; a module-level function, so that a spawned process can call it."""
     if form == "loop":
         return _loop(settings, algorithm)
     training = TrainingSettings(
@@ -138,7 +138,7 @@ def _race(settings: OmniglotBenchmark, algorithm: Algorithm) -> None:
 
 
 def _print_share(loop: Callable[[], None], milliseconds: float) -> None:
-    # The operations of the plain loop: what the mathematics needs, however it is computed.
+    # The FLOPs of the plain loop are those that the algorithm needs, however it is computed.
     with FlopCounterMode(display=False) as counter:
         loop()
     reached, best = counter.get_total_flops() / milliseconds / 1e6, best_gflops()
@@ -179,7 +179,7 @@ def _draw(tasks: RandomImages, generator: torch.Generator) -> loops.Task:
 
 
 def sequential(model: Conv4) -> nn.Sequential:
-    """Returns the ordinary module with the layers and the weights of a `Conv4` with max-pool."""
+    """Returns an `nn.Sequential` with the layers and weights of a `Conv4` with max-pool."""
     layers: list[nn.Module] = []
     channels = model.in_channels
     for _ in range(4):

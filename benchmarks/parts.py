@@ -1,4 +1,4 @@
-"""What the parts of a MAML-TRPO meta-iteration take."""
+"""Measures the time of the parts of a MAML-TRPO meta-iteration."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ REST = "inner gradients, random numbers, the rest"
 
 
 def print_parts(name: str, run: MetaIteration, rounds: int) -> None:
-    """Runs meta-iterations and prints the mean time of each part, and its share.
+    """Runs meta-iterations and prints the mean time and the share of each part.
 
     Args:
-        name: What is measured.
-        run: The meta-iteration; it is run once more beforehand.
-        rounds: Meta-iterations.
+        name: Title of the table.
+        run: The meta-iteration; it runs once more as a warm-up.
+        rounds: Number of measured meta-iterations.
     """
     spent: dict[str, float] = defaultdict(float)
     run()

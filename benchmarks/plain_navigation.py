@@ -1,4 +1,4 @@
-"""2D navigation as a user would write it for gymnasium: one world, numpy, no tensors."""
+"""2D navigation as a plain gymnasium environment with numpy, as a user would write it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gymnasium import spaces
 
 
 class PlainNavigation2D(gymnasium.Env):
-    """`Navigation2D-v1` of one world, for gymnasium's own vector environments.
+    """`Navigation2D-v1` as a single environment, for gymnasium's vector environments.
 
     Args:
-        goal: The goal (x, y); None draws one.
-        horizon: Steps of an episode.
+        goal: The goal (x, y), [2]; None samples one.
+        horizon: Steps per episode.
     """
 
     def __init__(self, goal: np.ndarray | None = None, horizon: int = 100) -> None:
@@ -26,7 +26,7 @@ class PlainNavigation2D(gymnasium.Env):
         self._elapsed = 0
 
     def set_task(self, goal: np.ndarray) -> None:
-        """Sets the goal; `SyncVectorEnv.call` and `set_attr` reach it."""
+        """Sets the goal (x, y), [2]; vector environments call it with `SyncVectorEnv.call`."""
         self.goal = goal
 
     def reset(
@@ -39,7 +39,7 @@ class PlainNavigation2D(gymnasium.Env):
         return self._state.copy(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Moves by a tenth of the clipped action; the reward is minus the distance."""
+        """Moves by s' = s + 0.1 clip(a); the reward is -||s' - g||_2."""
         self._state = self._state + 0.1 * np.clip(action, -1.0, 1.0)
         self._elapsed += 1
         x, y = self._state - self.goal

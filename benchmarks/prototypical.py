@@ -1,13 +1,14 @@
-"""Speed of prototypical networks: whole training iterations beside easyfsl's, episode by episode.
+"""Speed of prototypical networks: training iterations against easyfsl's, episode by episode.
 
     python -m benchmarks.prototypical                                     # one 60-way 5+5 episode
     python -m benchmarks.prototypical --tasks 32 --way 5 --shots 1        # 32 small episodes
     python -m benchmarks.prototypical --tasks 32 --way 5 --shots 1 --threads 2    # on two cores
 
-Prints milliseconds per iteration (Conv4-64 with max-pool, Adam, sampling of glyphs included) and
-how many times as fast as the baselines. "loop" is easyfsl's computation in plain torch; easyfsl's
-own code joins in where it can be imported: `pip install easyfsl`, which needs torchvision. On
-several cores the baselines have as many threads of torch, and MetaRL as many workers.
+Prints milliseconds per iteration (Conv4-64 with max-pool, including Adam and the sampling of
+glyphs) and the speed-up over the baselines. "loop" is easyfsl's computation in plain torch.
+easyfsl's own code is measured too if it is installed: `pip install easyfsl`, which needs
+torchvision. With `--threads`, the baselines use that many torch threads and MetaRL that many
+workers.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from metarl.tasks.episodes import FewShot
 from metarl.training import TrainingSettings
 
 Scores = Callable[[Examples, Tensor], Tensor]
-"""Maps the support and the query images of one episode to scores."""
+"""Maps the support examples and the query images of one episode to scores [queries, way]."""
 
 
 @dataclass(frozen=True)
 class PrototypicalBenchmark(TurnSettings):
-    """What is measured."""
+    """Settings of the benchmark."""
 
     tasks: int = 1
     """Episodes per iteration."""
@@ -46,17 +47,17 @@ class PrototypicalBenchmark(TurnSettings):
     filters: int = 64
     """Filters of each convolution."""
     threads: int = 1
-    """CPU threads: torch's in the baselines, workers with one of torch's each in MetaRL."""
+    """CPU threads: torch threads of the baselines, single-threaded workers of MetaRL."""
 
 
 class EpisodeLoop:
-    """A training iteration that takes one episode after the other.
+    """A training iteration that processes one episode after the other.
 
     Args:
         tasks: Distribution of the episodes.
         count: Episodes per iteration.
-        backbone: The embedding, which is trained.
-        scores: Scores queries, with that backbone.
+        backbone: The embedding to train.
+        scores: Computes the scores of queries with the backbone.
     """
 
     def __init__(self, tasks: FewShot, count: int, backbone: nn.Module, scores: Scores) -> None:
@@ -67,7 +68,7 @@ class EpisodeLoop:
         self.generator = torch.Generator().manual_seed(0)
 
     def __call__(self) -> None:
-        """Runs it."""
+        """Runs the training iteration."""
         batch = self.tasks.sample(self.count, self.generator)
         self.optimizer.zero_grad()
         for t in range(self.count):
@@ -78,7 +79,7 @@ class EpisodeLoop:
 
 
 def conv4(filters: int) -> nn.Sequential:
-    """Returns the usual embedding made of torch's layers."""
+    """Returns the Conv4 embedding, built from torch's layers."""
     layers: list[nn.Module] = []
     for channels in (1, filters, filters, filters):
         convolution = nn.Conv2d(channels, filters, 3, padding=1, bias=False)
@@ -87,10 +88,11 @@ def conv4(filters: int) -> nn.Sequential:
 
 
 def plain_scores(backbone: nn.Module, way: int) -> Scores:
-    """Returns easyfsl's computation: support and queries embedded one after the other."""
+    """Returns easyfsl's computation, which embeds the support and the queries separately."""
 
     def scores(support: Examples, queries: Tensor) -> Tensor:
         known = backbone(support.inputs)
+        # c_k: mean embedding of class k; the score of class k is -||f(x) - c_k||_2.
         prototypes = torch.stack([known[support.targets == k].mean(0) for k in range(way)])
         return -torch.cdist(backbone(queries), prototypes)
 
@@ -98,7 +100,7 @@ def plain_scores(backbone: nn.Module, way: int) -> Scores:
 
 
 def easyfsl_scores(backbone: nn.Module) -> Scores | None:
-    """Returns easyfsl's own code, or None where it cannot be imported."""
+    """Returns easyfsl's own code, or None if it cannot be imported."""
     try:
         methods = importlib.import_module("easyfsl.methods")
     except ImportError:
@@ -113,7 +115,7 @@ def easyfsl_scores(backbone: nn.Module) -> Scores | None:
 
 
 def main(settings: PrototypicalBenchmark) -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints its results."""
     s = settings
     tasks = Glyphs(s.way, s.shots, s.queries, rotations="classes")
     embedding = ConvEmbedding(ImageShape(), torch.Generator().manual_seed(0), s.filters)

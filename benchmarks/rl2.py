@@ -1,10 +1,10 @@
-"""Speed of RL^2: environment steps per second of its trials and of whole training iterations.
+"""Speed of RL^2: environment steps per second of trials and of training iterations.
 
     python -m benchmarks.rl2                                    # bandits, 50 pulls
     python -m benchmarks.rl2 --where mdp --episodes 10          # tabular MDPs
 
-"loop" plays the same trials task by task and step by step, as plain torch code does; it does not
-train. Prints milliseconds, and environment steps per second below them.
+"loop" plays the same trials task by task, as plain torch code would; it does not train. Prints
+milliseconds, followed by environment steps per second.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from metarl.trees import take_tasks
 
 @dataclass(frozen=True)
 class RL2Benchmark(TurnSettings):
-    """What is measured."""
+    """Settings of the benchmark."""
 
     where: Literal["bandit", "mdp"] = "bandit"
     """The family."""
     steps: int = 50
-    """Steps of an episode."""
+    """Steps per episode."""
     episodes: int = 1
-    """Episodes of a trial."""
+    """Episodes per trial."""
     tasks: int = 100
-    """Trials per iteration, each of a task of its own."""
+    """Trials per iteration, each with a different task."""
     units: int = 64
     """Width of the recurrent state."""
     epochs: int = 5
-    """Optimiser steps on the same trials."""
+    """PPO epochs: optimiser steps on the same trials."""
     rounds: int = 3
 
 
@@ -52,9 +52,9 @@ class Playing:
     """Plays the trials of one iteration.
 
     Args:
-        learner: Who plays.
-        tasks: How many tasks.
-        together: All tasks in one batch, or one after the other.
+        learner: The learner whose policy plays.
+        tasks: Number of tasks.
+        together: Plays all tasks in one batch instead of one after the other.
     """
 
     def __init__(self, learner: RecurrentLearner, tasks: int, together: bool) -> None:
@@ -64,7 +64,7 @@ class Playing:
         self.tasks = learner.family.sample(tasks, self.generator)
 
     def __call__(self) -> None:
-        """Plays them."""
+        """Plays the trials."""
         episodes, count = self.learner.settings.episodes, self.tasks.num_tasks
         size = count if self.together else 1
         for first in range(0, count, size):
@@ -73,7 +73,7 @@ class Playing:
 
 
 def family_of(settings: RL2Benchmark) -> TaskFamily:
-    """Returns the family that is played."""
+    """Returns the family of the benchmark."""
     if settings.where == "bandit":
         return Bandit(horizon=settings.steps)
     return TabularMDP(horizon=settings.steps)
@@ -86,7 +86,7 @@ def print_rates(times: dict[str, Times], steps: int) -> None:
 
 
 def main(settings: RL2Benchmark) -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints its results."""
     s = settings
     torch.set_num_threads(s.threads)
     family, generator = family_of(s), torch.Generator().manual_seed(0)

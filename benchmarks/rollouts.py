@@ -1,4 +1,4 @@
-"""Closed loops of a policy and a vector environment, to be timed."""
+"""Rollouts of a policy in a vector environment, for timing."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from metarl.sim import TensorVectorEnv
 
 
 def rollouts(env: TensorVectorEnv, steps: int) -> Callable[[], None]:
-    """Returns a function that takes steps with a policy (2 x 100), rewards and observations.
+    """Returns a function that steps an environment with a policy (2 x 100).
 
-    The policy is where the environment's tensors are. A call ends when the device is done: `check`
-    waits for it.
+    The policy is on the environment's device. A call ends with `check`, which synchronises with the
+    device.
 
     Args:
-        env: The environment; it is reset now, and goes on from call to call.
-        steps: Steps of a call.
+        env: The environment; it is reset once and keeps its state between calls.
+        steps: Steps per call.
     """
     acts, draws = _policy(env, steps)
     observation, _ = env.reset(seed=0)
@@ -36,10 +36,10 @@ def rollouts(env: TensorVectorEnv, steps: int) -> Callable[[], None]:
 
 
 def episodes(env: TensorVectorEnv) -> Callable[[], None]:
-    """Returns a function that runs a whole episode with a policy, as training does.
+    """Returns a function that runs an episode with a policy (2 x 100), as in training.
 
     Args:
-        env: The environment; its worlds do not reset themselves.
+        env: The environment, with autoreset disabled.
     """
     acts, draws = _policy(env, env.family.horizon)
 
@@ -54,7 +54,7 @@ def episodes(env: TensorVectorEnv) -> Callable[[], None]:
 def _policy(
     env: TensorVectorEnv, steps: int
 ) -> tuple[Callable[[Tensor, Tensor], Tensor], Sequence[Tensor]]:
-    """Returns what acts on observations and random numbers, and these numbers, step by step."""
+    """Returns a policy (observations, noise) -> actions, and the noise of each step."""
     generator = torch.Generator().manual_seed(0)
     policy = policy_for((env.single_observation_space, env.single_action_space), generator)
     draws = policy.noise((steps, 1, env.num_envs), generator).to(env.device)

@@ -1,11 +1,11 @@
-"""How the cost of a meta-iteration grows with the tasks and the steps: at most linearly.
+"""Growth of the cost of a meta-iteration with the number of tasks and adaptation steps.
 
     python -m benchmarks.scaling
     python -m benchmarks.scaling --compile
 
 Prints the milliseconds per meta-iteration of MAML on sine (second order, K = 10 + 10) for 8 to 256
-tasks and for 1 to 10 steps, and how each compares with linear growth from the smallest. Seconds
-uncompiled, minutes compiled.
+tasks and for 1 to 10 steps, relative to linear growth from the smallest number. The growth is at
+most linear. Takes seconds uncompiled, minutes compiled.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ STEPS = (1, 2, 3, 5, 10)
 
 @dataclass(frozen=True)
 class ScalingBenchmark(TurnSettings):
-    """What is measured."""
+    """Settings of the benchmark."""
 
     compile: bool = False
-    """Measures the compiled form."""
+    """Measures compiled meta-iterations."""
     tasks: int = 25
-    """Tasks while the steps grow."""
+    """Number of tasks while the number of steps grows."""
     steps: int = 1
-    """Steps while the tasks grow."""
+    """Number of adaptation steps while the number of tasks grows."""
     rounds: int = 15
     seconds: float = 0.1
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints its results."""
     settings = tyro.cli(ScalingBenchmark)
     torch.set_num_threads(settings.threads)
     _print(settings, "tasks", {n: _iteration(settings, n, settings.steps) for n in TASKS})

@@ -1,11 +1,11 @@
-"""Speed on sine regression: whole meta-iterations beside per-task Python loops.
+"""Speed on sine regression: meta-iterations against per-task Python loops.
 
-    python -m benchmarks.sine                          # MAML, 1 and 5 steps, compiled too
-    python -m benchmarks.sine --no-compile             # without the compiled forms' start-up
+    python -m benchmarks.sine                          # MAML, 1 and 5 steps, also compiled
+    python -m benchmarks.sine --no-compile             # without compilation
     python -m benchmarks.sine --others                 # Reptile and the LSTM meta-learner
 
-Prints a table each: milliseconds per meta-iteration (25 tasks, K = 10 + 10, MLP 1-40-40-1, outer
-Adam), start-up, and how many times as fast as the loops every form is. About two minutes.
+Prints a table per algorithm: milliseconds per meta-iteration (25 tasks, K = 10 + 10, MLP 1-40-40-1,
+outer Adam), start-up time and the speed-up over the loops. Takes about two minutes.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ OUTER_LR = 1e-3
 
 @dataclass(frozen=True)
 class SineBenchmark(TurnSettings):
-    """What is measured."""
+    """Settings of the benchmark."""
 
     compile: bool = True
-    """Measures the compiled forms too."""
+    """Also measures compiled meta-iterations."""
     others: bool = False
-    """Measures Reptile and the LSTM meta-learner too."""
+    """Also measures Reptile and the LSTM meta-learner."""
     tasks: int = 25
     """Tasks per meta-iteration."""
     shots: int = 10
-    """Support points per task; as many queries."""
+    """Support points per task, and query points per task."""
     rounds: int = 30
     seconds: float = 0.1
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints its results."""
     settings = tyro.cli(SineBenchmark)
     torch.set_num_threads(settings.threads)
     for steps in (1, 5):

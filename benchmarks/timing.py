@@ -1,4 +1,4 @@
-"""Interleaved timing, memory in a process of its own, and the table they are printed as."""
+"""Interleaved timing, peak memory in a separate process, and tables of the results."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from metarl.training.settings import TrainingSettings
 
 @dataclass(frozen=True)
 class TurnSettings:
-    """Settings of benchmarks whose candidates take turns."""
+    """Base settings of benchmarks that time their candidates in turns."""
 
     rounds: int = 5
-    """Turns of each."""
+    """Turns per candidate."""
     seconds: float = 1.0
-    """Length of a turn, at least one call."""
+    """Duration of a turn in seconds; a turn has at least one call."""
     threads: int = 1
     """CPU threads of torch."""
 
 
 class MetaIteration:
-    """One whole meta-iteration of MetaRL, as the outer loop runs it.
+    """A meta-iteration of MetaRL, as the outer loop runs it.
 
     Args:
-        learner: What is trained.
-        tasks: Distribution of its tasks.
-        settings: Outer loop's settings; the meta-batch size among them.
-        update: The outer update; None takes the optimiser that the settings name.
+        learner: The learner to train.
+        tasks: Distribution of the tasks.
+        settings: Settings of the outer loop, including the meta-batch size.
+        update: Settings of the outer update; None uses the optimiser of `settings`.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class MetaIteration:
         self.iteration = 0
 
     def __call__(self) -> None:
-        """Runs it."""
+        """Runs the meta-iteration."""
         tasks = self.tasks.sample(self.settings.meta_batch_size, self.generator)
         inputs = self.learner.collect(tasks, self.generator, self.iteration)
         result = self.step(inputs, self.iteration)
@@ -70,11 +70,11 @@ class MetaIteration:
 
 
 class Times:
-    """Times of one candidate.
+    """Measured times of one candidate.
 
     Attributes:
-        start: Seconds of its first call: compilation, if any.
-        rounds: Milliseconds per call, a number per round.
+        start: Duration of the first call in s, including compilation, if any.
+        rounds: Milliseconds per call in each round.
     """
 
     def __init__(self, start: float) -> None:
@@ -83,19 +83,22 @@ class Times:
 
     @property
     def median(self) -> float:
-        """Median over the rounds, ms."""
+        """Median over the rounds in ms."""
         return statistics.median(self.rounds)
 
 
 def race(
     candidates: Mapping[str, Callable[[], object]], rounds: int, seconds: float
 ) -> dict[str, Times]:
-    """Times candidates in turn, round by round, so that a busy machine slows all of them alike.
+    """Times candidates in turn, round by round, so that a busy machine slows all of them equally.
 
     Args:
-        candidates: What to call, by name.
-        rounds: How often each has its turn.
-        seconds: How long a turn lasts, at least one call.
+        candidates: Name -> function to time.
+        rounds: Number of turns of each candidate.
+        seconds: Duration of a turn in s; a turn has at least one call.
+
+    Returns:
+        Name -> measured times.
     """
     times: dict[str, Times] = {}
     calls: dict[str, int] = {}
@@ -122,7 +125,14 @@ def print_race(
     baselines: list[str],
     extra: dict[str, str] | None = None,
 ) -> None:
-    """Prints medians, spread and how many times as fast as each baseline every candidate is."""
+    """Prints the median, the quartiles and the speed-up over each baseline of each candidate.
+
+    Args:
+        title: Title of the table.
+        times: Name -> measured times.
+        baselines: Names of the baselines among the candidates.
+        extra: Name -> peak memory in MB, for another column.
+    """
     extra = extra or {}
     table = Table(title=title, box=SIMPLE)
     table.add_column("", no_wrap=True)
@@ -132,7 +142,7 @@ def print_race(
         table.add_column("memory, MB", justify="right")
     for name, time_ in times.items():
         low, _, high = statistics.quantiles(time_.rounds, n=4)
-        # Ratios round by round: what slows the machine for a while slows both.
+        # Ratios within each round, because a busy machine slows both candidates of a round.
         ratios = [
             statistics.median(b / t for b, t in zip(times[base].rounds, time_.rounds, strict=True))
             for base in baselines
@@ -144,7 +154,13 @@ def print_race(
 
 
 def print_growth(title: str, what: str, times: Mapping[str, Times]) -> None:
-    """Prints medians and how each compares with linear growth from the first; names are sizes."""
+    """Prints medians relative to linear growth from the first size.
+
+    Args:
+        title: Title of the table.
+        what: Meaning of the sizes.
+        times: Size -> measured times.
+    """
     table = Table(what, "median, ms", "of linear growth", title=title)
     first, *_ = times
     for size, time_ in times.items():
@@ -158,9 +174,13 @@ def _short(milliseconds: float) -> str:
 
 
 def peak_memory(build: Callable[..., Callable[[], object]], *args: Any) -> float:
-    """Returns the peak resident memory above start, in MB, of three calls of what `build` builds.
+    """Measures the peak resident memory, in MB above the start, of three calls of a candidate.
 
-    Runs in a fresh process, whose high-water mark is its own; `build` is a module-level function.
+    Runs in a new process, because the high-water mark of memory is one per process.
+
+    Args:
+        build: A module-level function that builds the candidate.
+        *args: Arguments of `build`.
     """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measure, (build, torch.get_num_threads(), *args))
@@ -177,6 +197,6 @@ def _measure(build: Callable[..., Callable[[], object]], threads: int, *args: An
 
 
 def best_gflops(size: int = 2048, calls: int = 8) -> float:
-    """Returns the most GFLOP/s that a square float32 matrix product reaches here."""
+    """Measures the highest GFLOP/s of a square float32 matrix product on this machine."""
     a, b = torch.rand(size, size), torch.rand(size, size)
     return 2e-9 * size**3 / min(_time(lambda: a @ b, 1) for _ in range(calls))

@@ -1,4 +1,4 @@
-"""The control task families that ship with MetaRL, registered as a user's would be."""
+"""The control task families that ship with MetaRL, registered as entry points."""
 
 from metarl_envs.ant import (
     AntDirection,

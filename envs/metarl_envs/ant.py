@@ -1,4 +1,4 @@
-"""The four-legged ant that runs at a velocity, forwards or backwards, or to a goal."""
+"""Task families of the four-legged ant: velocities, directions and goal positions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from metarl_envs.robot import Robot
 
 ANT = Robot("Ant-v5", gymnasium_model("ant.xml"), 5, hidden=2, height=2, heights=(0.2, 1.0))
 PAPER = "Finn et al. 2017, arXiv:1703.03400; code: github.com/cbfinn/maml_rl"
-CONTACTS = "there with rllab's ant and costs of contact forces, which this one has not"
+CONTACTS = "the paper uses rllab's ant and adds a contact-force cost, which is omitted here"
 
 
 @dataclass(frozen=True)
 class AntVelocity(Velocity):
-    """Velocities of U(0, 3) m/s along x: Finn et al. 2017, section 5.3 (arXiv:1703.03400)."""
+    """Target velocities g ~ U(0, 3) m/s along x (Finn et al. 2017, arXiv:1703.03400, sec. 5.3)."""
 
     name = "AntVelocity-v1"
     robot = ANT
@@ -35,7 +35,7 @@ class AntVelocity(Velocity):
 
 @dataclass(frozen=True)
 class AntDirection(Direction):
-    """Forwards or backwards along x: Finn et al. 2017, section 5.3 (arXiv:1703.03400)."""
+    """Running forwards or backwards along x (Finn et al. 2017, arXiv:1703.03400, sec. 5.3)."""
 
     name = "AntDirection-v1"
     robot = ANT
@@ -47,16 +47,17 @@ class AntDirection(Direction):
 
 @dataclass(frozen=True)
 class AntGoal(Locomotion):
-    """Goals in the plane; "goal" [T, 2] in m tells tasks apart. The ant sees where it is.
+    """Goal positions in the plane; the ant observes its own position.
 
-    Rothfuss et al. 2019 (ProMP, arXiv:1810.06784), Rakelly et al. 2019 (PEARL, arXiv:1903.08254).
+    Tasks hold "goal", [T, 2] float32 in m. Rothfuss et al. 2019 (ProMP, arXiv:1810.06784), Rakelly
+    et al. 2019 (PEARL, arXiv:1903.08254).
 
     Attributes:
-        square: Whether goals are uniform in a square, as MAML's code has them, not in a disc.
-        radius: The disc's, or half of the square's side, m.
-        horizon: Steps of an episode.
-        integrator: See `MujocoFamily`.
-        part: The split that goals are drawn from.
+        square: Samples goals uniformly in a square, as in MAML's code, instead of a disc.
+        radius: Radius of the disc, or half the side of the square, in m; above 0.
+        horizon: Steps per episode.
+        integrator: MuJoCo's integrator; see `MujocoFamily`.
+        part: The split that goals are sampled from.
     """
 
     square: bool = False
@@ -70,8 +71,8 @@ class AntGoal(Locomotion):
     control_cost = 0.1
     paper = "Rothfuss et al. 2019 (ProMP), arXiv:1810.06784; Rakelly et al. 2019, arXiv:1903.08254"
     speed = ""
-    reward_note = "there also 0.0005 times the squared contact forces"
-    observation_note = "there also 84 contact forces"
+    reward_note = "the papers also subtract 0.0005 times the squared contact forces"
+    observation_note = "the papers also observe 84 contact forces"
 
     def __post_init__(self) -> None:
         """Checks the settings."""
@@ -80,28 +81,28 @@ class AntGoal(Locomotion):
             raise SettingsError(f"Expected a radius above 0 m, got {self.radius}.")
 
     def card(self) -> Card:
-        """See `TaskFamily.card`."""
         r = f"{self.radius:g}"
         law = f"goal g ~ U(-{r}, {r})^2 m" if self.square else f"goal g, in a disc of {r} m"
-        source = "MAML's code; its rewards are others" if self.square else "r = 3 sqrt(u)"
-        summary = "Ant walks to a goal that only the reward tells"
+        source = "MAML's code; its reward differs" if self.square else "r = 3 sqrt(u)"
+        summary = "Ant walks to a goal position that it does not observe"
         return self._card(summary, Fact("tasks", law, source), "-||(x', y') - g||_1", True)
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `TaskFamily.sample`; no two splits share a distance, or a place along x."""
+        """Samples goals; splits have disjoint distances, or disjoint x coordinates in a square."""
         cell, inside, other = uniform_draws(3, num_tasks, generator)
-        own = split_uniform(cell, inside, self.part)
+        u = split_uniform(cell, inside, self.part)
         if self.square:
-            goals = 2 * torch.stack((own, other), 1) - 1
+            goals = 2 * torch.stack((u, other), 1) - 1  # g ~ U(-1, 1)^2, in units of the radius
         else:
+            # (r, w) = (sqrt(u), 2 pi u') is uniform in the unit disc.
             angle = 2 * torch.pi * other
-            goals = own.sqrt().unsqueeze(1) * torch.stack((angle.cos(), angle.sin()), 1)
+            goals = u.sqrt().unsqueeze(1) * torch.stack((angle.cos(), angle.sin()), 1)
         return ControlTasks({"goal": self.radius * goals})
 
     def pay(self, before: WorldState, after: WorldState, tasks: Tasks) -> Tensor:
-        """See `Locomotion.pay`: the distance to the goal, negative."""
+        # -||(x', y') - g||_1
         return -(after["qpos"][:, :2] - tasks["goal"]).abs().sum(1)
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.task_vector`: the goal."""
+        """Returns the goals, [W, 2]."""
         return tasks["goal"]

@@ -1,4 +1,4 @@
-"""Bernoulli bandits of Duan et al. 2016, section 3.1 (RL^2, arXiv:1611.02779)."""
+"""Bernoulli bandits (Duan et al. 2016, RL^2, arXiv:1611.02779, section 3.1)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bandit(TorchFamily):
-    """Arm i pays 1 with probability p_i, else 0; p ~ U(0, 1)^k.
+    """Bernoulli bandits with k arms: arm i pays 1 with probability p_i, else 0; p ~ U(0, 1)^k.
 
     Attributes:
-        arms: The number of arms, k.
-        horizon: Pulls of an episode, n.
-        part: The split that tasks are drawn from.
+        arms: Number of arms k, at least 2.
+        horizon: Pulls per episode, n.
+        part: The split that tasks are sampled from.
     """
 
     arms: int = 5
@@ -44,41 +44,40 @@ class Bandit(TorchFamily):
 
     @property
     def observation_space(self) -> spaces.Box:
-        """The number 1: there is nothing to see, and a network needs an input.
+        """A constant 1, because a bandit has no observation and a network needs an input.
 
-        Other libraries warn of a space of one value, hence the limit of 0.
+        The lower bound is 0 because other libraries warn about a space with a single value.
         """
         return spaces.Box(0.0, 1.0, (1,), np.float32)
 
     @property
     def action_space(self) -> spaces.Discrete:
-        """The arm to pull."""
+        """The index of the arm to pull."""
         return spaces.Discrete(self.arms)
 
     def card(self) -> Card:
-        """See `TaskFamily.card`."""
         return Card(
             self.name,
-            "pull the arm that pays most often",
+            "pull the arm with the highest probability of a reward",
             "Duan et al. 2016, arXiv:1611.02779, section 3.1",
             (
                 Fact("tasks", f"p ~ U(0, 1)^{self.arms}"),
-                Fact("start", "nothing to start"),
-                Fact("observation", "the number 1", "MetaRL; the paper feeds reward and action"),
-                Fact("action", f"an arm a of {self.arms}", "the paper has 5, 10 and 50"),
+                Fact("start", "no state"),
+                Fact("observation", "constant 1", "MetaRL; the paper feeds reward and action"),
+                Fact("action", f"arm a, one of {self.arms}", "the paper uses 5, 10 and 50"),
                 Fact("dynamics", "none"),
                 Fact("reward", "1 with probability p_a, else 0"),
                 Fact("termination", "never"),
-                Fact("horizon", f"{self.horizon} pulls", "the paper has 10, 100 and 500"),
+                Fact("horizon", f"{self.horizon} pulls", "the paper uses 10, 100 and 500"),
             ),
         )
 
     def split(self, name: Split) -> Bandit:
-        """See `TaskFamily.split`; no two splits share the probability of the first arm."""
+        """Returns the family over one split; splits share no probability of the first arm."""
         return replace(self, part=check_split(name))
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `TaskFamily.sample`; "probabilities" is [T, k]."""
+        """Samples "probabilities", [T, k] float32 in [0, 1)."""
         check_num_tasks(num_tasks)
         shape = (num_tasks, self.arms + 1)
         draws = torch.rand(shape, generator=generator, device=generator.device)
@@ -86,31 +85,29 @@ class Bandit(TorchFamily):
         return ControlTasks({"probabilities": torch.cat([first.unsqueeze(1), draws[:, 2:]], 1)})
 
     def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
-        """See `TaskFamily.reset`; "reward" [W] is what was paid last."""
+        """Returns "reward", [W]: the reward of the last pull, 0 at the start."""
         return {"reward": torch.zeros_like(tasks["probabilities"][:, 0])}
 
     def step(self, state: WorldState, actions: Tensor, tasks: Tasks, noise: Tensor) -> WorldState:
-        """See `TorchFamily.step`."""
-        pays = tasks["probabilities"].gather(1, actions.unsqueeze(1))
-        return {"reward": (noise < pays)[:, 0].float()}
+        # r ~ Bernoulli(p_a)
+        probability = tasks["probabilities"].gather(1, actions.unsqueeze(1))
+        return {"reward": (noise < probability)[:, 0].float()}
 
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.observe`."""
         return torch.ones_like(state["reward"]).unsqueeze(1)
 
     def reward(
         self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
     ) -> Tensor:
-        """See `TaskFamily.reward`."""
         return after["reward"]
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.task_vector`: the probabilities."""
+        """Returns the probabilities of all arms, [W, k]."""
         return tasks["probabilities"]
 
     def draw(self, axes: Axes, path: WorldState, tasks: Tasks) -> None:
-        """See `TaskFamily.draw`: each arm's probability, and what was paid so far."""
-        paid, pulls = int(path["reward"].sum()), len(path["reward"]) - 1
+        """Draws the probability of each arm, with the total reward so far in the title."""
+        total, pulls = int(path["reward"].sum()), len(path["reward"]) - 1
         axes.bar(range(self.arms), tasks["probabilities"][0].tolist())
-        axes.set(ylim=(0, 1), xlabel="arm", ylabel="probability that it pays")
-        axes.set_title(f"{self.name}: paid {paid} of {pulls} pulls seen")
+        axes.set(ylim=(0, 1), xlabel="arm", ylabel="probability of a reward")
+        axes.set_title(f"{self.name}: reward {total} after {pulls} pulls")

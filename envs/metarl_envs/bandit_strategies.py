@@ -1,4 +1,4 @@
-"""Strategies for Bernoulli bandits, which learners are held against (Duan et al. 2016, 3.1)."""
+"""Baseline strategies for Bernoulli bandits (Duan et al. 2016, section 3.1)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from metarl.rl.trials.strategies import StrategyAlgorithm
 from metarl.sim import TaskFamily, Tasks
 
 GRID = 256
-"""Cells of [0, 1] that Thompson sampling tells apart."""
+"""Cells that the inverse-CDF sampler of Thompson sampling divides [0, 1] into."""
 
 
 class ArmStrategy(ABC):
-    """Interface of strategies that score every arm by how often it was pulled and paid.
+    """Base class of strategies that score each arm by its pulls and rewards.
 
     Args:
-        arms: Number of arms, k.
+        arms: Number of arms k.
     """
 
     def __init__(self, arms: int) -> None:
@@ -31,21 +31,21 @@ class ArmStrategy(ABC):
 
     @abstractmethod
     def scores(self, pulls: Tensor, paid: Tensor, noise: Tensor) -> Tensor:
-        """Returns a score of every arm, [W, k]; the highest is pulled.
+        """Returns the score of each arm, [W, k]; the arm with the highest score is pulled.
 
         Args:
-            pulls: How often each was pulled, [W, k] float32.
-            paid: How often it paid, [W, k].
-            noise: Uniform in [0, 1), [W, k].
+            pulls: Number of pulls of each arm, [W, k] float32.
+            paid: Sum of the rewards of each arm, [W, k] float32.
+            noise: Uniform random numbers in [0, 1), [W, k].
         """
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """See `Agent.noise`: uniform numbers for the scores, and for ties, [*shape, 2, k]."""
+        """Draws uniform numbers for the scores and for breaking ties, [*shape, 2, k]."""
         options = {"generator": generator, "device": generator.device}
         return torch.rand(*shape, 2, self.arms, **options)
 
     def begin(self, tasks: Tasks) -> tuple[Tensor, Tensor]:
-        """See `Agent.begin`: no arm was pulled and none has paid."""
+        """Returns zero counts of pulls and rewards, [W, k] each."""
         worlds = next(iter(tasks.values()))
         counts = torch.zeros(len(worlds), self.arms, device=worlds.device)
         return counts, counts
@@ -53,7 +53,7 @@ class ArmStrategy(ABC):
     def act(
         self, state: tuple[Tensor, Tensor], agent_input: AgentInput, noise: Tensor
     ) -> AgentStep:
-        """See `Agent.act`; equal scores are decided by chance."""
+        """Pulls the arm with the highest score; ties are broken at random."""
         last = F.one_hot(agent_input.action, self.arms) * agent_input.begun.unsqueeze(1)
         pulls, paid = state[0] + last, state[1] + last * agent_input.reward.unsqueeze(1)
         scores = self.scores(pulls, paid, noise[:, 0])
@@ -63,19 +63,19 @@ class ArmStrategy(ABC):
 
 
 class RandomArm(ArmStrategy):
-    """Pulls any arm."""
+    """Pulls an arm uniformly at random."""
 
     def scores(self, pulls: Tensor, paid: Tensor, noise: Tensor) -> Tensor:
-        """See `ArmStrategy.scores`."""
         return noise
 
 
 class UCB1(ArmStrategy):
-    """The upper confidence bound of Auer et al. 2002, section 2, with a factor on its width.
+    """UCB1 (Auer et al. 2002, section 2), with a factor on the width of the confidence bound.
 
     Args:
-        arms: Number of arms.
-        width: Factor on sqrt(2 ln t / n); 1 is the theorem's, practice takes less: 0.2 or so.
+        arms: Number of arms k.
+        width: Factor on sqrt(2 ln t / n_i), at least 0; the paper's theorem uses 1, in practice
+            values near 0.2 work better.
     """
 
     def __init__(self, arms: int, width: float = 1.0) -> None:
@@ -83,18 +83,21 @@ class UCB1(ArmStrategy):
         self.width = width
 
     def scores(self, pulls: Tensor, paid: Tensor, noise: Tensor) -> Tensor:
-        """See `ArmStrategy.scores`; arms that were never pulled come first."""
+        # mean_i + width * sqrt(2 ln t / n_i)  (Auer et al. 2002, figure 1, with width = 1);
+        # an arm that was never pulled scores infinity.
         time = pulls.sum(1, keepdim=True).clamp(min=1)
         bound = paid / pulls + self.width * (2 * time.log() / pulls).sqrt()
         return torch.where(pulls > 0, bound, torch.inf)
 
 
 class EpsilonGreedy(ArmStrategy):
-    """Pulls the arm of the highest posterior mean under U(0, 1), or any with probability epsilon.
+    """Pulls the arm with the highest posterior mean, or a random arm with probability epsilon.
+
+    The prior of each arm is U(0, 1).
 
     Args:
-        arms: Number of arms.
-        epsilon: Probability of any arm, in [0, 1]; 0 is the greedy strategy.
+        arms: Number of arms k.
+        epsilon: Probability of a random arm, in [0, 1]; 0 is the greedy strategy.
     """
 
     def __init__(self, arms: int, epsilon: float = 0.0) -> None:
@@ -102,16 +105,21 @@ class EpsilonGreedy(ArmStrategy):
         self.epsilon = epsilon
 
     def scores(self, pulls: Tensor, paid: Tensor, noise: Tensor) -> Tensor:
-        """See `ArmStrategy.scores`; the first number of the noise decides whether to explore."""
+        # The posterior of an arm is Beta(1 + s, 1 + n - s); its mean is (s + 1) / (n + 2).
         means = (paid + 1) / (pulls + 2)
+        # To explore, all arms score 0, so that the tie-break pulls a random one.
         return torch.where(noise[:, :1] < self.epsilon, 0, means)
 
 
 class Thompson(ArmStrategy):
-    """Thompson sampling: pulls each arm as often as it is likely to be the best (prior U(0, 1))."""
+    """Thompson sampling: pulls each arm with its posterior probability of being the best.
+
+    The prior of each arm is U(0, 1).
+    """
 
     def scores(self, pulls: Tensor, paid: Tensor, noise: Tensor) -> Tensor:
-        """See `ArmStrategy.scores`: draws of Beta(1 + paid, 1 + not paid), on a grid."""
+        # Samples p_i ~ Beta(1 + s, 1 + n - s) by the inverse CDF on a grid:
+        # log density = s log p + (n - s) log(1 - p) + const.
         cells = (torch.arange(GRID, device=pulls.device) + 0.5) / GRID
         log_density = torch.addcmul(
             paid.unsqueeze(2) * cells.log(), (pulls - paid).unsqueeze(2), torch.log1p(-cells)
@@ -123,10 +131,9 @@ class Thompson(ArmStrategy):
 
 @dataclass(frozen=True)
 class RandomArmAlgorithm(StrategyAlgorithm):
-    """Any arm, every time."""
+    """Pulls arms uniformly at random."""
 
     def agent(self, family: TaskFamily) -> RandomArm:
-        """See `StrategyAlgorithm.agent`."""
         return RandomArm(_arms(family))
 
 
@@ -135,10 +142,9 @@ class UCB1Algorithm(StrategyAlgorithm):
     """UCB1 (Auer et al. 2002)."""
 
     width: float = 1.0
-    """Factor on the width of the confidence bounds, at least 0; 1 is the theorem's."""
+    """Factor on the width of the confidence bounds, at least 0; the theorem uses 1."""
 
     def agent(self, family: TaskFamily) -> UCB1:
-        """See `StrategyAlgorithm.agent`."""
         if not self.width >= 0:
             raise SettingsError(f"Expected a `width` of at least 0, got {self.width}.")
         return UCB1(_arms(family), self.width)
@@ -146,13 +152,12 @@ class UCB1Algorithm(StrategyAlgorithm):
 
 @dataclass(frozen=True)
 class EpsilonGreedyAlgorithm(StrategyAlgorithm):
-    """The best arm so far, and now and then another one."""
+    """Pulls the arm with the highest posterior mean, or a random arm with probability epsilon."""
 
     epsilon: float = 0.0
-    """Probability of pulling any arm, in [0, 1]."""
+    """Probability of pulling a random arm, in [0, 1]."""
 
     def agent(self, family: TaskFamily) -> EpsilonGreedy:
-        """See `StrategyAlgorithm.agent`."""
         if not 0 <= self.epsilon <= 1:
             raise SettingsError(f"Expected `epsilon` in [0, 1], got {self.epsilon}.")
         return EpsilonGreedy(_arms(family), self.epsilon)
@@ -163,7 +168,6 @@ class ThompsonAlgorithm(StrategyAlgorithm):
     """Thompson sampling with a uniform prior."""
 
     def agent(self, family: TaskFamily) -> Thompson:
-        """See `StrategyAlgorithm.agent`."""
         return Thompson(_arms(family))
 
 

@@ -1,4 +1,4 @@
-"""Legged robots that something befalls; they run forwards, and nothing tells them what it is."""
+"""Legged robots that run forwards with a fault that they do not observe."""
 
 from __future__ import annotations
 
@@ -28,22 +28,23 @@ TORSO = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ChangedRobot(Locomotion):
-    """A robot and what befalls it; the numbers of its `Fault` tell tasks apart.
+    """A robot with a `Fault`, whose parameters differ between tasks; the robot runs forwards.
 
-    They are [T] float32 under the names that the fault gives them; "actuator" is [T, nu], what is
-    left of each. Adaptation of damaged robots is after Nagabandi et al. 2019 (arXiv:1803.11347).
-    Controls cost what was asked of the actuators, not what they gave.
+    Tasks hold one parameter per range of the fault, under the range's name: [T] float32, except
+    "actuator", the remaining share of each actuator's force, [T, nu]. The control cost is that of
+    the commanded controls, not of the weakened ones. The idea of adapting to damaged robots is from
+    Nagabandi et al. 2019 (arXiv:1803.11347).
 
     Attributes:
         name: The family's name with its version.
         robot: The robot.
-        fault: What befalls it.
-        alive: Paid in every step.
-        control_cost: What a control of 1 costs in every step.
-        beyond: Whether test tasks lie beyond the range of tests.
-        horizon: Steps of an episode.
-        integrator: See `MujocoFamily`.
-        part: The split that tasks are drawn from.
+        fault: The fault and the ranges of its parameters.
+        alive: Reward for staying alive, per step.
+        control_cost: Factor on the sum of squared controls, per step.
+        beyond: Samples test tasks from the `beyond` ranges instead of the `test` ranges.
+        horizon: Steps per episode.
+        integrator: MuJoCo's integrator; see `MujocoFamily`.
+        part: The split that tasks are sampled from.
     """
 
     name: str
@@ -61,7 +62,7 @@ class ChangedRobot(Locomotion):
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """See `Locomotion.changes`: room for controls that come late."""
+        """Changes of the robot's model, with a buffer long enough for delayed controls."""
         latency = self.fault.latency
         if latency is None:
             return self.robot.changes
@@ -71,8 +72,7 @@ class ChangedRobot(Locomotion):
         return (*self.robot.changes, ("actuator/*", "nsample", str(samples)))
 
     def card(self) -> Card:
-        """See `TaskFamily.card`."""
-        note = "tests: beyond" if self.beyond else "tests: not beyond, a setting"
+        note = "tests: beyond" if self.beyond else "tests: not beyond (setting `beyond`)"
         return self._card(
             f"{self.robot.name} runs forwards; tasks differ in {' and '.join(self.fault.ranges())}",
             Fact("tasks", self.fault.told(), note),
@@ -81,27 +81,29 @@ class ChangedRobot(Locomotion):
         )
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `TaskFamily.sample`; training and test ranges are apart."""
+        """Samples the fault's parameters; training and test ranges are disjoint."""
         ranges = self.fault.ranges()
         draws = uniform_draws(2 * len(ranges) + 1, num_tasks, generator)
         values = {}
-        for number, (name, chosen) in enumerate(ranges.items()):
-            interval = chosen.of(self.part, self.beyond)
+        for number, (name, parameter_ranges) in enumerate(ranges.items()):
+            interval = parameter_ranges.of(self.part, self.beyond)
             cell, inside = draws[2 * number : 2 * number + 2]
             values[name] = split_uniform(cell, inside, self.part, *interval)
         if "actuator" in values:
-            values["actuator"] = self._of_one(values["actuator"], draws[-1])
+            values["actuator"] = self._force_shares(values["actuator"], draws[-1])
         return ControlTasks(values)
 
     def model_fields(self, tasks: Tasks) -> dict[str, Tensor]:
-        """See `MujocoFamily.model_fields`."""
         changed = {}
+        # Physical parameters are computed in float64, as the model's own.
         exact = {name: value.double() for name, value in tasks.items()}
         if "slope" in tasks:
+            # g = -|g| (sin w, 0, cos w): tilting gravity by w is a slope of w along x.
             angle = exact["slope"].deg2rad()
             tilt = torch.stack((-angle.sin(), torch.zeros_like(angle), -angle.cos()), 1)
             changed["opt.gravity"] = tilt * self.default("opt.gravity", angle).norm()
         if "payload" in tasks:
+            # m' = (1 + load) m and I' = (1 + load) I, for the torso only.
             load = exact["payload"].unsqueeze(1)
             torso = torch.arange(self.compiled.nbody, device=load.device) == TORSO
             factor = 1 + load * torso
@@ -115,7 +117,7 @@ class ChangedRobot(Locomotion):
         return changed
 
     def controls(self, actions: Tensor, tasks: Tasks) -> Tensor:
-        """See `MujocoFamily.controls`: what is left of the actions."""
+        """Returns the clipped actions times the remaining share of each actuator's force."""
         controls = super().controls(actions, tasks)
         if "actuator" in tasks:
             controls = controls * tasks["actuator"]
@@ -124,33 +126,33 @@ class ChangedRobot(Locomotion):
         return controls
 
     def effort(self, actions: Tensor, after: WorldState) -> Tensor:
-        """See `Locomotion.effort`: of what was asked of the actuators."""
+        """Returns the sum of the squared commanded controls, before the fault weakens them, [W]."""
         return super().controls(actions, {}).to(after["ctrl"].dtype).square().sum(1)
 
     def pay(self, before: WorldState, after: WorldState, tasks: Tasks) -> Tensor:
-        """See `Locomotion.pay`: the velocity."""
+        """Returns the forward velocity, [W] float64 in m/s."""
         return self.velocity(before, after)
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.task_vector`: the numbers of the fault."""
+        """Returns the parameters of the fault, [W, D]."""
         return torch.cat([v.view(len(v), -1) for v in tasks.values()], 1)
 
     def _delay(self, latency: Tensor) -> Tensor:
-        """Returns the delays of actuators, [W, nu], that make whole numbers of MuJoCo's steps.
+        """Returns the delay of each actuator in s, [W, nu], rounded to whole MuJoCo steps.
 
-        A control is held from one of its steps to the next, so that a little less than the time of
-        some steps delays it by as many, whichever way times are rounded.
+        MuJoCo holds a control from one step to the next. A delay a quarter step below k steps
+        therefore delays the control by exactly k steps, however MuJoCo rounds times.
         """
         timestep = self.compiled.opt.timestep
         delay = ((latency / timestep).round() - 0.25).clamp(min=0) * timestep
         return delay.unsqueeze(1).expand(-1, self.compiled.nu)
 
-    def _of_one(self, left: Tensor, chosen: Tensor) -> Tensor:
-        """Returns `left` [T] for one group of actuators and 1 for the others, [T, nu]."""
+    def _force_shares(self, share: Tensor, uniform: Tensor) -> Tensor:
+        """Returns `share` [T] for one random group of actuators, 1 for the others, [T, nu]."""
         actuators, size = self.compiled.nu, self.fault.group
-        group = torch.arange(actuators, device=left.device) // size
-        fails = group == (chosen * -(-actuators // size)).floor().unsqueeze(1)
-        return torch.where(fails, left.unsqueeze(1), 1.0)
+        group = torch.arange(actuators, device=share.device) // size
+        fails = group == (uniform * -(-actuators // size)).floor().unsqueeze(1)
+        return torch.where(fails, share.unsqueeze(1), 1.0)
 
 
 _cheetah = partial(ChangedRobot, robot=HALF_CHEETAH, control_cost=0.05)
@@ -158,7 +160,7 @@ _walker = partial(ChangedRobot, robot=WALKER2D, alive=1.0, control_cost=1e-3)
 _hopper = partial(ChangedRobot, robot=HOPPER, alive=1.0, control_cost=1e-3)
 _ant = partial(ChangedRobot, robot=ANT, alive=0.05, control_cost=0.005)
 
-# Each takes the settings of `ChangedRobot` that it does not fix itself.
+# Each accepts the arguments of `ChangedRobot` that it does not fix.
 HalfCheetahSlope = partial(_cheetah, name="HalfCheetahSlope-v1", fault=faults.SLOPE)
 HalfCheetahPayload = partial(_cheetah, name="HalfCheetahPayload-v1", fault=faults.PAYLOAD)
 HalfCheetahFriction = partial(_cheetah, name="HalfCheetahFriction-v1", fault=faults.FRICTION)

@@ -1,4 +1,4 @@
-"""What befalls a robot: a slope, a load, worn soles, failing or weak motors, late commands."""
+"""Faults of robots: slopes, payloads, changed friction, weak or failing actuators, latency."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ LIMITS: dict[str, Interval] = {
     "strength": (0.0, 1.0),
     "latency": (0.0, 1.0),
 }
-TOLD = {
+DESCRIPTIONS = {
     "slope": "slope uphill in degrees",
     "payload": "load as a share of the torso's mass and inertia",
-    "friction": "factor of the friction of all geoms and the floor",
-    "actuator": "what is left of the force of {group}, each as likely,",
-    "strength": "what is left of the force of all actuators",
-    "latency": "seconds by which controls come late, rounded to MuJoCo's steps,",
+    "friction": "factor on the friction of all geoms and the floor",
+    "actuator": "remaining share of the force of {group}, chosen uniformly,",
+    "strength": "remaining share of the force of all actuators",
+    "latency": "delay of controls in seconds, rounded to MuJoCo's steps,",
 }
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """Where a number is uniform, in three sets of tasks that have no range in common.
+    """Three disjoint intervals (low, high) that a parameter is sampled from uniformly.
 
     Attributes:
-        train: In training, and in validation.
-        test: In tests.
-        beyond: Further out, to see where adaptation ends.
+        train: Interval of training and validation tasks.
+        test: Interval of test tasks.
+        beyond: Interval further from the training interval, to find the limits of adaptation.
     """
 
     train: Interval
@@ -42,10 +42,10 @@ class Ranges:
     beyond: Interval
 
     def __post_init__(self) -> None:
-        """Checks that the ranges are apart.
+        """Checks that the intervals do not overlap.
 
         Raises:
-            SettingsError: One is turned round, or two overlap.
+            SettingsError: An interval has low > high, or two intervals overlap.
         """
         ordered = sorted((self.train, self.test, self.beyond))
         ends = [end for interval in ordered for end in interval]
@@ -56,29 +56,30 @@ class Ranges:
             )
 
     def of(self, part: Split, beyond: bool) -> Interval:
-        """Returns the range of a split; `beyond` moves that of tests further out."""
+        """Returns the interval of a split; `beyond` replaces `test` by the `beyond` interval."""
         if part != "test":
             return self.train
         return self.beyond if beyond else self.test
 
     def told(self) -> str:
-        """Returns the ranges in words, for a card."""
-        told = {name: f"{low:g} to {high:g}" for name, (low, high) in vars(self).items()}
-        return f"U: {told['train']} in training, {told['test']} in tests, {told['beyond']} beyond"
+        """Returns a text of the intervals for a card."""
+        text = {name: f"{low:g} to {high:g}" for name, (low, high) in vars(self).items()}
+        return f"U: {text['train']} in training, {text['test']} in tests, {text['beyond']} beyond"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What befalls a robot, as ranges of numbers; None leaves that as it is.
+    """The parameters of a robot that differ between tasks, with their ranges; None: unchanged.
 
     Attributes:
-        slope: The ground rises along x by so many degrees: gravity is tilted.
-        payload: The torso carries this share of its own mass, and of its inertia.
-        friction: The friction of all geoms, the floor's too, is multiplied by this.
-        actuator: What is left of the force of one actuator, in [0, 1]; all are as likely.
-        strength: What is left of the force of all actuators, in [0, 1].
-        latency: Seconds by which controls come late, rounded to MuJoCo's own steps.
-        group: How many neighbouring actuators fail together.
+        slope: Uphill slope of the ground along x in degrees, in [-45, 45]; gravity is tilted.
+        payload: Mass and inertia added to the torso, as a share of its own, in [0, 10].
+        friction: Factor on the friction of all geoms, including the floor, in [0, 10].
+        actuator: Remaining share of the force of one group of actuators, in [0, 1]; the group is
+            sampled uniformly.
+        strength: Remaining share of the force of all actuators, in [0, 1].
+        latency: Delay of the controls in s, rounded to MuJoCo's time steps, in [0, 1].
+        group: Number of neighbouring actuators that fail together, at least 1.
     """
 
     slope: Ranges | None = None
@@ -93,7 +94,8 @@ class Fault:
         """Checks the ranges.
 
         Raises:
-            SettingsError: There is none, or one leaves what the number can be.
+            SettingsError: All ranges are None, one exceeds the limits of its parameter, or `group`
+                is below 1.
         """
         if not self.ranges():
             raise SettingsError(f"Expected a range of at least one out of {', '.join(LIMITS)}.")
@@ -108,15 +110,17 @@ class Fault:
                     )
 
     def ranges(self) -> dict[str, Ranges]:
-        """Returns the ranges that there are, by name."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in found.items() if isinstance(value, Ranges)}
+        """Returns the ranges that are not None, by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Ranges)}
 
     def told(self) -> str:
-        """Returns what tells tasks apart, for a card."""
+        """Returns a text of the parameters and their ranges for a card."""
         group = "one actuator" if self.group == 1 else f"{self.group} neighbouring actuators"
         ranges = self.ranges().items()
-        return "; ".join(f"{TOLD[name].format(group=group)} ~ {r.told()}" for name, r in ranges)
+        return "; ".join(
+            f"{DESCRIPTIONS[name].format(group=group)} ~ {r.told()}" for name, r in ranges
+        )
 
 
 SLOPE = Fault(slope=Ranges((-2.0, 2.0), (5.0, 12.0), (12.0, 18.0)))

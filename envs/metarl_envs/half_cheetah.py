@@ -1,4 +1,4 @@
-"""The half cheetah that runs at a velocity, or forwards or backwards."""
+"""Task families of the half cheetah: velocities and directions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from metarl_envs.robot import Robot
 
 HALF_CHEETAH = Robot("HalfCheetah-v5", own_model("half_cheetah.xml"), 5)
 PAPER = "Finn et al. 2017, arXiv:1703.03400; code: github.com/cbfinn/maml_rl"
-PHYSICS = "there with rllab's cheetah, whose step is 0.01 s: its returns do not compare"
+PHYSICS = "the paper uses rllab's cheetah with a step of 0.01 s: returns are not comparable"
 
 
 @dataclass(frozen=True)
 class HalfCheetahVelocity(Velocity):
-    """Velocities of U(0, 2) m/s: Finn et al. 2017, section 5.3 (arXiv:1703.03400)."""
+    """Target velocities g ~ U(0, 2) m/s (Finn et al. 2017, section 5.3; arXiv:1703.03400)."""
 
     fastest: float = 2.0
 
@@ -29,7 +29,7 @@ class HalfCheetahVelocity(Velocity):
 
 @dataclass(frozen=True)
 class HalfCheetahDirection(Direction):
-    """Forwards or backwards: Finn et al. 2017, section 5.3 (arXiv:1703.03400)."""
+    """Running forwards or backwards (Finn et al. 2017, section 5.3; arXiv:1703.03400)."""
 
     name = "HalfCheetahDirection-v1"
     robot = HALF_CHEETAH

@@ -1,4 +1,4 @@
-"""The one-legged hopper in the plane."""
+"""The planar one-legged hopper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The humanoid that runs forwards or backwards."""
+"""Task family of the humanoid: directions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metarl_envs.robot import Robot
 HUMANOID = Robot(
     "Humanoid-v5", gymnasium_model("humanoid.xml"), 5, hidden=2, noise=1e-2,
     normal_velocities=False, height=2, heights=(1.0, 2.0),
-    physics="the model's own solver is PGS; MuJoCo Warp has Newton in its place",
+    physics="the model's own solver is PGS; MuJoCo Warp uses Newton instead",
 )  # fmt: skip
 
 Solver = Literal["xml", "Newton", "CG"]
@@ -26,12 +26,12 @@ Solver = Literal["xml", "Newton", "CG"]
 
 @dataclass(frozen=True)
 class HumanoidDirection(Direction):
-    """Forwards or backwards along x: Rothfuss et al. 2019, appendix (arXiv:1810.06784).
+    """Running forwards or backwards along x (Rothfuss et al. 2019, appendix; arXiv:1810.06784).
 
-    What pays is the velocity of the centre of mass, computed from positions.
+    The reward uses the velocity of the centre of mass, computed from positions.
 
     Attributes:
-        solver: MuJoCo's solver of constraints: "xml" for the model's own, PGS; "Newton" or "CG".
+        solver: MuJoCo's constraint solver: "xml" for the model's own (PGS), "Newton" or "CG".
     """
 
     solver: Solver = "xml"
@@ -43,23 +43,24 @@ class HumanoidDirection(Direction):
     control_cost = 0.1
     paper = "Rothfuss et al. 2019 (ProMP), arXiv:1810.06784; code: github.com/jonasrothfuss/ProMP"
     speed = "v = (c' - c) / dt of the centre of mass c"
-    reward_note = "there also min(5e-7 times the squared contact forces, 10)"
-    observation_note = "there also inertias, velocities and forces that MuJoCo derives"
+    reward_note = "the paper also subtracts min(5e-7 times the squared contact forces, 10)"
+    observation_note = "the paper also observes inertias, velocities and forces computed by MuJoCo"
 
     def __post_init__(self) -> None:
         """Checks the settings."""
         super().__post_init__()
         if self.solver not in get_args(Solver):
-            known = ", ".join(get_args(Solver))
-            raise SettingsError(f"Expected a solver out of {known}; got {self.solver!r}.")
+            solvers = ", ".join(get_args(Solver))
+            raise SettingsError(f"Expected a solver out of {solvers}; got {self.solver!r}.")
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """See `Locomotion.changes`: the solver, if it is not the model's own."""
+        """The change of the solver, or no change for the model's own."""
         return () if self.solver == "xml" else (("option", "solver", self.solver),)
 
     def velocity(self, before: WorldState, after: WorldState) -> Tensor:
-        """See `Locomotion.velocity`: that of the centre of mass."""
+        """Returns the velocity of the centre of mass along x, [W] float64 in m/s."""
+        # v = (c' - c) / dt
         positions = torch.cat((before["qpos"], after["qpos"]))
         start, end = skeleton(self.robot.model, positions).centre(positions)[:, 0].chunk(2)
         return (end - start) / self.dt

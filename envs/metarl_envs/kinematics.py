@@ -1,4 +1,4 @@
-"""Where the centre of mass of a robot is and how fast it moves, from positions and velocities."""
+"""Computes the centre of mass of a robot and its velocity from positions and velocities."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor
 
 from metarl.sim.mujoco.physics import compile_model
 
-mj: Any = mujoco  # type checkers cannot see what its compiled modules hold
+mj: Any = mujoco  # type checkers cannot see into its compiled modules
 
 
 class Skeleton:
-    """A robot as rigid links at hinges, below a free base or below slides of the world.
+    """A robot as a tree of rigid links joined by hinges, on a free or sliding base.
 
-    It uses positions and velocities alone: MuJoCo's own `subtree_com` lags by a step of its, and
-    engines differ in what they compute of it.
+    It uses only positions and velocities, because MuJoCo's `subtree_com` lags behind them by one
+    MuJoCo step and engines compute it differently.
 
     Args:
         model: A compiled `mujoco.MjModel` of one robot; only its root may slide or be free.
-        like: A floating-point tensor whose type and device the results have.
+        like: A floating-point tensor with the dtype and device of the results.
     """
 
     def __init__(self, model: Any, like: Tensor) -> None:
@@ -35,42 +35,48 @@ class Skeleton:
         self._slide_rest = _tensor(model.qpos0[: len(links.slides)], like)
         first = 7 if self._free else len(links.slides)
         self._positions, self._velocities = first, 6 if self._free else first
-        order = np.argsort(links.depth[1:], kind="stable") + 1  # hinges, level by level
+        order = np.argsort(links.depth[1:], kind="stable") + 1  # hinges, sorted by depth
         places = {0: 0} | {int(link): i + 1 for i, link in enumerate(order)}
         self._order = torch.as_tensor(order - 1, device=device)
         self._rest = _tensor(model.qpos0[first:], like)[self._order]
         self._levels: list[tuple[Tensor, slice]] = []
         levels = np.array(links.depth)[order]
-        before = 0  # the first place of the level above
+        before = 0  # index of the first link of the level above
         for level in range(1, int(levels.max()) + 1):
             members = np.flatnonzero(levels == level)
             parents = [places[links.parent[order[m]]] - before for m in members]
-            chosen = slice(int(members[0]), int(members[-1]) + 1)
-            self._levels.append((torch.tensor(parents, device=device), chosen))
+            hinges = slice(int(members[0]), int(members[-1]) + 1)
+            self._levels.append((torch.tensor(parents, device=device), hinges))
             before = int(members[0]) + 1
         turn, axis = np.array(links.turn)[order], np.array(links.axis)[order]
+        # Rodrigues' formula: R(w) = a a^T + sin(w) [a]_x + cos(w) (I - a a^T)
         outer = axis[:, :, None] * axis[:, None, :]
         cross = np.cross(axis[:, None, :], np.eye(3)[None]).transpose(0, 2, 1)
-        parts = (turn @ outer, turn @ cross, turn @ (np.eye(3) - outer))  # Rodrigues' formula
+        parts = (turn @ outer, turn @ cross, turn @ (np.eye(3) - outer))
         self._fixed, self._sine, self._cosine = (_tensor(p, like) for p in parts)
         self._axes = _tensor(axis[..., None], like)
         self._offset = _tensor(np.array(links.offset)[order][..., None], like)
-        every = [0, *order]
-        mass = np.array(links.mass)[every]
-        self._moment = _tensor(np.array(links.moment)[every][..., None] / mass.sum(), like)
+        ordered_links = [0, *order]
+        mass = np.array(links.mass)[ordered_links]
+        self._moment = _tensor(np.array(links.moment)[ordered_links][..., None] / mass.sum(), like)
         self._share = _tensor(mass[:, None] / mass.sum(), like)
         self._below = _tensor(_descendants([places[links.parent[link]] for link in order]), like)
 
     def motion(self, qpos: Tensor, qvel: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the centre of mass and its velocity, [W, 3] each, in m and m/s.
+        """Computes the centre of mass and its velocity.
 
         Args:
             qpos: Generalised positions, [W, nq].
             qvel: Generalised velocities, [W, nv].
+
+        Returns:
+            The centre of mass in m and its velocity in m/s, [W, 3] each.
         """
-        origins, turns = self._place(qpos)
+        origins, turns = self._link_frames(qpos)
         moments = self._moments(origins, turns)
         centre, base = moments.sum(1), origins[:, 0]
+        # v = v_base + sum_j w_j a_j x s_j, with s_j = sum_l m_l (c_l - o_j) / M over the links l
+        # that hinge j moves; o_j is its origin, a_j its axis and w_j its angular velocity.
         shares = self._below @ moments - (self._below @ self._share) * origins[:, 1:]
         axes = (turns[:, 1:] @ self._axes).squeeze(3)
         speeds = qvel[:, self._velocities :][:, self._order].unsqueeze(2)
@@ -81,36 +87,37 @@ class Skeleton:
         return centre, velocity + qvel[:, :3] + torch.linalg.cross(spin, centre - base)
 
     def centre(self, qpos: Tensor) -> Tensor:
-        """Returns the centre of mass, [W, 3] in m, for positions [W, nq]."""
-        return self._moments(*self._place(qpos)).sum(1)
+        """Returns the centre of mass in m, [W, 3], for positions [W, nq]."""
+        return self._moments(*self._link_frames(qpos)).sum(1)
 
-    def _place(self, qpos: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns where the links' origins are, [W, L, 3], and how they are turned."""
+    def _link_frames(self, qpos: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the links' origins [W, L, 3] and their rotation matrices [W, L, 3, 3]."""
         if self._free:
             origin, turn = qpos[:, :3], rotation(qpos[:, 3:7])
         else:
-            moved = qpos[:, : self._positions] - self._slide_rest
-            origin = self._start + moved @ self._slides
+            displacement = qpos[:, : self._positions] - self._slide_rest
+            origin = self._start + displacement @ self._slides
             turn = torch.eye(3, dtype=qpos.dtype, device=qpos.device).expand(len(qpos), 3, 3)
         angles = (qpos[:, self._positions :][:, self._order] - self._rest)[..., None, None]
         local = self._fixed + angles.sin() * self._sine + angles.cos() * self._cosine
         origins, turns = [origin.unsqueeze(1)], [turn.unsqueeze(1)]
         for parents, members in self._levels:
-            above = turns[-1][:, parents]
-            origins.append(origins[-1][:, parents] + (above @ self._offset[members]).squeeze(3))
-            turns.append(above @ local[:, members])
+            parent = turns[-1][:, parents]
+            origins.append(origins[-1][:, parents] + (parent @ self._offset[members]).squeeze(3))
+            turns.append(parent @ local[:, members])
         return torch.cat(origins, 1), torch.cat(turns, 1)
 
     def _moments(self, origins: Tensor, turns: Tensor) -> Tensor:
+        """Returns m_l c_l / M of each link l, [W, L, 3]; their sum is the centre of mass."""
         return self._share * origins + (turns @ self._moment).squeeze(3)
 
 
 def skeleton(model: str, like: Tensor) -> Skeleton:
-    """Returns the skeleton of a model, a path or a text; it is made once for each type and device.
+    """Returns the skeleton of a model, cached per model, dtype and device.
 
     Args:
-        model: The MJCF file's path, or its text.
-        like: A floating-point tensor whose type and device the results have.
+        model: Path of an MJCF file, or its text.
+        like: A floating-point tensor with the dtype and device of the results.
     """
     return _skeleton(model, like.dtype, like.device)
 
@@ -121,7 +128,7 @@ def _skeleton(model: str, dtype: torch.dtype, device: torch.device) -> Skeleton:
 
 
 def rotation(quaternion: Tensor) -> Tensor:
-    """Returns the rotation matrices [W, 3, 3] of quaternions [W, 4], w first, of any length."""
+    """Returns the rotation matrices [W, 3, 3] of quaternions (w, x, y, z), [W, 4], of any norm."""
     w, x, y, z = (quaternion / quaternion.norm(dim=1, keepdim=True)).unbind(1)
     rows = (
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
@@ -132,10 +139,11 @@ def rotation(quaternion: Tensor) -> Tensor:
 
 
 class _Links:
-    """The base, link 0, and one link for each hinge; bodies without one belong to the link above.
+    """The links of a robot: link 0 is the base; each hinge has one link.
 
-    The frame of a link lies in its hinge. `offset` and `turn` lead from the frame above to it,
-    for an angle of rest; `moment` is the sum of masses times their places in the frame.
+    A body without a hinge belongs to its parent's link. The origin of a link's frame is its hinge.
+    `offset` and `turn` transform the parent's frame to the link's at the rest angle; `moment` is
+    the sum of mass times position in the link's frame.
     """
 
     def __init__(self, model: Any) -> None:
@@ -145,7 +153,7 @@ class _Links:
         self.parent, self.depth, self.mass = [-1], [0], [0.0]
         self.offset, self.turn = [np.zeros(3)], [np.eye(3)]
         self.axis, self.moment = [np.zeros(3)], [np.zeros(3)]
-        # Of each body: its link, and where it lies in the link's frame.
+        # Body -> its link, its position and its rotation in the link's frame.
         frames = {0: (0, np.zeros(3), np.eye(3))}
         for body in range(1, model.nbody):
             link, place, turn = frames[int(model.body_parentid[body])]
@@ -161,6 +169,7 @@ class _Links:
     def _join(
         self, model: Any, joint: int, link: int, place: np.ndarray, turn: np.ndarray
     ) -> tuple[int, np.ndarray, np.ndarray]:
+        """Adds a joint to the links; returns the body's link and its pose in the link's frame."""
         kind, axis = model.jnt_type[joint], model.jnt_axis[joint]
         if kind == mj.mjtJoint.mjJNT_FREE:
             return 0, np.zeros(3), np.eye(3)
@@ -168,7 +177,7 @@ class _Links:
             assert link == 0 and not self.free, "only the root of a robot may slide"
             self.slides.append(turn @ axis)
             return link, place, turn
-        assert kind == mj.mjtJoint.mjJNT_HINGE, "balls have no skeleton"
+        assert kind == mj.mjtJoint.mjJNT_HINGE, "ball joints are not supported"
         anchor = model.jnt_pos[joint]
         self.parent.append(link)
         self.depth.append(self.depth[link] + 1)
@@ -185,10 +194,11 @@ def _matrix(quaternion: np.ndarray) -> np.ndarray:
 
 
 def _descendants(parents: list[int]) -> np.ndarray:
-    """Returns which links hang on each hinge, itself included, [hinges, links] of 0 and 1.
+    """Returns which links each hinge moves, including its own, [hinges, links] of 0 and 1.
 
     Args:
-        parents: Of each hinge, the link above: 0 the base, i + 1 hinge i, which comes earlier.
+        parents: The parent link of each hinge: 0 for the base, i + 1 for hinge i. Parents come
+            before their children.
     """
     below = np.eye(len(parents), len(parents) + 1, 1)
     for hinge in reversed(range(len(parents))):

@@ -1,4 +1,4 @@
-"""Robots of gymnasium that walk at a task's speed or in its direction."""
+"""Base classes of locomotion families: target velocities and directions of MuJoCo robots."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from metarl_envs.robot import Robot
 
 
 class Locomotion(MujocoFamily):
-    """Interface of families in which a robot runs.
+    """Base class of families in which a robot runs.
 
-    The reward of a step is `pay`, plus `alive`, minus `control_cost` times `effort`.
+    The reward of a step is r = pay + alive - control_cost * effort.
 
     Attributes:
-        robot: Who runs.
-        part: The split that tasks are drawn from.
-        alive: Paid in every step.
-        control_cost: What a control of 1 costs in every step.
-        paper: Where the tasks and rewards are from.
-        range_note: What else is known of the range of tasks, for the card.
-        reward_note: What the authors' reward has and this one has not, for the card.
-        observation_note: What the robot's own observation has and this one has not, for the card.
-        speed: How the velocity is found, for the card.
+        robot: The robot.
+        part: The split that tasks are sampled from.
+        alive: Reward for staying alive, per step.
+        control_cost: Factor on `effort`, the sum of squared controls, per step.
+        paper: Source of the tasks and rewards, for the card.
+        range_note: Remark on the range of tasks, for the card.
+        reward_note: Terms of the paper's reward that are omitted here, for the card.
+        observation_note: Parts of the paper's observation that are omitted here, for the card.
+        speed: Equation of the velocity, for the card.
     """
 
     robot: Robot
@@ -55,55 +55,54 @@ class Locomotion(MujocoFamily):
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """What is changed in the robot's model."""
+        """The changes of attributes of the robot's model."""
         return self.robot.changes
 
     @property
     def model(self) -> str:
-        """Path of the robot's model, or its text if it is changed."""
+        """Path of the robot's model, or its MJCF text if it is changed."""
         return changed_model(self.robot.model, self.changes)
 
     @property
     def frame_skip(self) -> int:
-        """MuJoCo's steps in one step of the robot."""
+        """Number of MuJoCo steps per environment step."""
         return self.robot.frame_skip
 
     @property
     def reset_noise(self) -> int:
-        """One number for each position and each velocity."""
+        """Number of uniform random numbers per reset: one per position and velocity."""
         return self.compiled.nq + self.compiled.nv
 
     @property
     def observation_space(self) -> spaces.Box:
-        """Positions but those that only say where the robot is, then velocities."""
+        """Positions without the first `robot.hidden`, then velocities."""
         size = self.reset_noise - self.robot.hidden
         return spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
     def split(self, name: Split) -> Self:
-        """See `TaskFamily.split`."""
-        settings: Any = self  # the families derived from this are dataclasses
+        settings: Any = self  # subclasses are dataclasses
         return replace(settings, part=check_split(name))
 
     @abstractmethod
     def pay(self, before: WorldState, after: WorldState, tasks: Tasks) -> Tensor:
-        """Returns what a step is worth to the tasks, [W] float64.
+        """Returns the task's part of the reward of a step, [W] float64.
 
         Args:
-            before: The state that it started in.
-            after: The state that it led to.
+            before: The state before the step.
+            after: The state after the step.
             tasks: The task of each world.
         """
 
     def velocity(self, before: WorldState, after: WorldState) -> Tensor:
-        """Returns the velocity of a step along x, [W] float64 in m/s: the torso's."""
+        """Returns the velocity of the torso along x, [W] float64 in m/s."""
+        # v = (x' - x) / dt
         return (after["qpos"][:, 0] - before["qpos"][:, 0]) / self.dt
 
     def effort(self, actions: Tensor, after: WorldState) -> Tensor:
-        """Returns what costs are in proportion to, [W] float64: the sum of squared controls."""
+        """Returns the sum of squared controls, ||clip(a)||^2, [W] float64."""
         return after["ctrl"].square().sum(1)
 
     def initial(self, noise: Tensor, tasks: Tasks) -> tuple[Tensor, Tensor]:
-        """See `MujocoFamily.initial`."""
         robot, positions = self.robot, self.compiled.nq
         shift = _centred(noise[:, :positions], robot.normal_positions)
         kick = _centred(noise[:, positions:], robot.normal_velocities)
@@ -114,7 +113,6 @@ class Locomotion(MujocoFamily):
         return pose + robot.noise * shift, robot.speed_noise * kick
 
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.observe`."""
         velocities, limit = state["qvel"], self.robot.speed_limit
         if math.isfinite(limit):
             velocities = velocities.clamp(-limit, limit)
@@ -123,41 +121,40 @@ class Locomotion(MujocoFamily):
     def reward(
         self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
     ) -> Tensor:
-        """See `TaskFamily.reward`."""
+        # r = pay + alive - control_cost ||clip(a)||^2
         effort = self.effort(actions, after)
         pay = torch.sub(self.pay(before, after, tasks), effort, alpha=self.control_cost)
         return (pay + self.alive if self.alive else pay).float()
 
     def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.terminated`."""
         robot, qpos = self.robot, state["qpos"]
         if robot.height is None:
             return super().terminated(state, tasks)
         low, high = robot.heights
         height = qpos[:, robot.height]
-        stands = (height > low) & (height < high)
+        healthy = (height > low) & (height < high)
         if math.isfinite(robot.lean):
-            stands = stands & (qpos[:, 2].abs() < robot.lean)
-        return ~stands
+            healthy = healthy & (qpos[:, 2].abs() < robot.lean)
+        return ~healthy
 
     def seen(self) -> str:
-        """Returns what is observed, for a card."""
+        """Returns a description of the observation for a card."""
         robot = self.robot
-        seen = f"positions from number {robot.hidden} on, velocities"
+        text = f"positions from index {robot.hidden}, velocities"
         if math.isfinite(robot.speed_limit):
-            seen += f" clipped to +-{robot.speed_limit}"
-        return seen
+            text += f" clipped to +-{robot.speed_limit}"
+        return text
 
     def _card(self, summary: str, tasks: Fact, pay: str, disjoint: bool) -> Card:
         robot, model = self.robot, self.compiled
-        seen = f"{self.seen()}; {self.observation_space.shape[0]} numbers"
+        observation = f"{self.seen()}; {self.observation_space.shape[0]} numbers"
         low, high = (f"{limit:g}" for limit in model.actuator_ctrlrange[0])
-        many = "s" if robot.frame_skip > 1 else ""
-        steps = f"{robot.frame_skip} step{many} of {model.opt.timestep} s, dt = {self.dt:.4g} s"
-        changed = told_changes(self.changes)
+        plural = "s" if robot.frame_skip > 1 else ""
+        steps = f"{robot.frame_skip} step{plural} of {model.opt.timestep} s, dt = {self.dt:.4g} s"
+        changes = told_changes(self.changes)
         alive = f" + {self.alive}" if self.alive else ""
         cost = f"{self.control_cost} ||clip(a)||^2"
-        given = f"; {self.speed}" if self.speed else ""
+        speed = f"; {self.speed}" if self.speed else ""
         return Card(
             self.name,
             summary,
@@ -165,15 +162,15 @@ class Locomotion(MujocoFamily):
             (
                 tasks,
                 Fact("start", robot.start(), robot.source),
-                Fact("observation", seen, self.observation_note or robot.source),
+                Fact("observation", observation, self.observation_note or robot.source),
                 Fact("action", f"a, {model.nu} numbers, clipped to [{low}, {high}]", robot.source),
                 Fact(
                     "dynamics",
-                    f"MuJoCo, {Path(robot.model).name} of {robot.title}{changed}; {steps}",
+                    f"MuJoCo, {Path(robot.model).name} of {robot.title}{changes}; {steps}",
                     robot.physics,
                 ),
                 Fact("integrator", _integrator(self.integrator, robot.source), robot.source),
-                Fact("reward", f"{pay}{alive} - {cost}{given}", self.reward_note),
+                Fact("reward", f"{pay}{alive} - {cost}{speed}", self.reward_note),
                 Fact("termination", robot.fall(), "" if robot.height is None else robot.source),
                 Fact("horizon", f"{self.horizon} steps"),
             ),
@@ -183,13 +180,13 @@ class Locomotion(MujocoFamily):
 
 @dataclass(frozen=True)
 class Velocity(Locomotion):
-    """Interface of families whose tasks are speeds; "velocity" [T] in m/s tells them apart.
+    """Base class of families whose tasks are target velocities: "velocity", [T] float32 in m/s.
 
     Attributes:
-        fastest: The greatest velocity, m/s; they are uniform between 0 and it.
-        horizon: Steps of an episode.
-        integrator: See `MujocoFamily`.
-        part: The split that velocities are drawn from.
+        fastest: The greatest target velocity in m/s, above 0; targets are g ~ U(0, fastest).
+        horizon: Steps per episode.
+        integrator: MuJoCo's integrator; see `MujocoFamily`.
+        part: The split that velocities are sampled from.
     """
 
     fastest: float = 3.0
@@ -204,37 +201,36 @@ class Velocity(Locomotion):
             raise SettingsError(f"Expected a fastest velocity above 0 m/s, got {self.fastest}.")
 
     def card(self) -> Card:
-        """See `TaskFamily.card`."""
         return self._card(
-            f"{self.robot.name} runs at a velocity that only the reward tells",
+            f"{self.robot.name} runs at a target velocity that it does not observe",
             Fact("tasks", f"velocity g ~ U(0, {self.fastest:g}) m/s", self.range_note),
             "-|v - g|",
             True,
         )
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `TaskFamily.sample`; no two splits share a velocity."""
+        """Samples target velocities; the velocities of different splits are disjoint."""
         cell, inside = uniform_draws(2, num_tasks, generator)
         return ControlTasks({"velocity": split_uniform(cell, inside, self.part, 0.0, self.fastest)})
 
     def pay(self, before: WorldState, after: WorldState, tasks: Tasks) -> Tensor:
-        """See `Locomotion.pay`: how far the velocity is from the task's, negative."""
+        # -|v - g|
         return -(self.velocity(before, after) - tasks["velocity"]).abs()
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.task_vector`: the velocity."""
+        """Returns the target velocities, [W, 1]."""
         return tasks["velocity"].unsqueeze(1)
 
 
 @dataclass(frozen=True)
 class Direction(Locomotion):
-    """Interface of families with two tasks, forwards and backwards: "direction" [T], 1 or -1.
+    """Base class of families with two tasks: "direction", [T] float32, 1 forwards, -1 backwards.
 
     Attributes:
-        weight: What 1 m/s in the task's direction is paid.
-        horizon: Steps of an episode.
-        integrator: See `MujocoFamily`.
-        part: The split, which makes no difference.
+        weight: Reward per m/s in the task's direction.
+        horizon: Steps per episode.
+        integrator: MuJoCo's integrator; see `MujocoFamily`.
+        part: The split; all splits contain the same two tasks.
     """
 
     horizon: int = 200
@@ -244,45 +240,50 @@ class Direction(Locomotion):
     weight: ClassVar[float] = 1.0
 
     def card(self) -> Card:
-        """See `TaskFamily.card`."""
         weight = "" if self.weight == 1 else f"{self.weight:g} "
         return self._card(
-            f"{self.robot.name} runs forwards or backwards, which only the reward tells",
-            Fact("tasks", "direction d in {-1, 1}, each as likely"),
+            f"{self.robot.name} runs forwards or backwards; the direction is not observed",
+            Fact("tasks", "direction d in {-1, 1}, equally likely"),
             f"{weight}d v",
             False,
         )
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `TaskFamily.sample`; all splits have the same two tasks."""
+        """Samples directions, the same two in all splits."""
         first, _ = uniform_draws(2, num_tasks, generator)
         return ControlTasks({"direction": torch.where(first < 0.5, -1.0, 1.0)})
 
     def pay(self, before: WorldState, after: WorldState, tasks: Tasks) -> Tensor:
-        """See `Locomotion.pay`: the velocity in the task's direction."""
+        # weight * d * v
         return self.weight * tasks["direction"] * self.velocity(before, after)
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.task_vector`: the direction."""
+        """Returns the directions, [W, 1]."""
         return tasks["direction"].unsqueeze(1)
 
 
 def uniform_draws(count: int, num_tasks: int, generator: torch.Generator) -> Tensor:
-    """Returns uniform numbers in [0, 1), [count, num_tasks]; checks the number of tasks."""
+    """Samples uniform numbers in [0, 1), [count, num_tasks], on the generator's device.
+
+    Raises:
+        SettingsError: `num_tasks` is below 1.
+    """
     check_num_tasks(num_tasks)
     return torch.rand(count, num_tasks, generator=generator, device=generator.device)
 
 
-@lru_cache(maxsize=64)  # resets need them at every step, and a GPU would be waited for
+@lru_cache(maxsize=64)  # copying the values at every reset would synchronise with the GPU
 def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _centred(uniform: Tensor, is_normal: bool) -> Tensor:
-    """Returns normal numbers, or uniform ones in [-1, 1), for uniform ones in [0, 1)."""
+    """Maps uniform numbers in [0, 1) to standard normal ones or to U[-1, 1)."""
     return normal(uniform) if is_normal else 2 * uniform - 1
 
 
 def _integrator(name: str, source: str) -> str:
-    others = source.partition(" ")[0]
-    return f"the model's own, as {others}" if name == "xml" else f"{name}, which {others} has not"
+    reference = source.partition(" ")[0]
+    if name == "xml":
+        return f"the model's own, as in {reference}"
+    return f"{name}, which differs from {reference}"

@@ -1,4 +1,4 @@
-"""The robots' MuJoCo models: gymnasium's, copies of our own, and both with attributes changed."""
+"""Finds the robots' MuJoCo models and changes attributes of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 Change = tuple[str, str, str]
-"""Path of elements below <mujoco>, as "actuator/*", an attribute of them, and its value."""
+"""(path of elements below <mujoco>, such as "actuator/*", attribute name, attribute value)."""
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -21,17 +21,17 @@ def gymnasium_model(name: str) -> str:
 
 
 def own_model(name: str) -> str:
-    """Returns the path of a model of ours: those of gymnasium's that MuJoCo would warn of."""
+    """Returns the path of a model of this package: gymnasium's, without MuJoCo's warnings."""
     return str(ASSETS / name)
 
 
 @lru_cache(maxsize=64)
 def changed_model(path: str, changes: tuple[Change, ...]) -> str:
-    """Returns the text of a model with attributes changed, or its path if none is.
+    """Returns the MJCF text of a model with changed attributes, or its path without changes.
 
     Args:
         path: Path of an MJCF file.
-        changes: What is changed.
+        changes: The attributes to change; each path must match at least one element.
     """
     if not changes:
         return path
@@ -45,6 +45,6 @@ def changed_model(path: str, changes: tuple[Change, ...]) -> str:
 
 
 def told_changes(changes: tuple[Change, ...]) -> str:
-    """Returns what was changed in a model, for a card."""
-    told = ", ".join(f"{where} {attribute}={value}" for where, attribute, value in changes)
-    return f" with {told}" if told else ""
+    """Returns a text of the changes of a model for a card."""
+    text = ", ".join(f"{where} {attribute}={value}" for where, attribute, value in changes)
+    return f" with {text}" if text else ""

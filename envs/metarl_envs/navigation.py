@@ -1,4 +1,4 @@
-"""2D navigation: a point in the plane walks to a goal that only the reward tells."""
+"""2D navigation: a point moves in the plane to a goal that it does not observe."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from metarl.tasks.disjoint_splits import split_uniform
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_WAY = "#0072B2"
+_PATH_COLOUR = "#0072B2"
 
 
 class Point(TorchFamily):
-    """Interface of families in which a point walks in the plane; "goal" [T, 2] tells tasks apart.
+    """Base class of families in which a point moves in the plane to a goal.
+
+    Tasks hold "goal", [T, 2] float32.
 
     Attributes:
-        step_size: Displacement of an action of 1.
-        far: How far from the origin a coordinate of a goal may be.
-        circle: Radius of the circle around the goal that pictures show; 0 shows none.
+        step_size: Displacement by an action of 1.
+        far: The greatest absolute coordinate of a goal.
+        circle: Radius of the circle that pictures draw around the goal; 0 draws none.
     """
 
     step_size: float
@@ -37,53 +39,60 @@ class Point(TorchFamily):
 
     @property
     def observation_space(self) -> spaces.Box:
-        """The position (x, y)."""
+        """The position (x, y), unbounded."""
         return spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
     @property
     def action_space(self) -> spaces.Box:
-        """The displacement (dx, dy), in units of `step_size`."""
+        """The displacement (dx, dy) in [-1, 1], in units of `step_size`."""
         return spaces.Box(-1.0, 1.0, (2,), np.float32)
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `TaskFamily.sample`; "goal" is [T, 2]."""
         check_num_tasks(num_tasks)
         draws = torch.rand(3, num_tasks, generator=generator, device=generator.device)
         return ControlTasks({"goal": self.goals(*draws)})
 
     @abstractmethod
     def goals(self, cell: Tensor, inside: Tensor, other: Tensor) -> Tensor:
-        """Returns the goals [T, 2] that three uniform draws [T] for each task give."""
+        """Computes the goals from three uniform random numbers per task.
+
+        Args:
+            cell: Uniform in [0, 1), [T]; chooses the cell of the split. See `split_uniform`.
+            inside: Uniform in [0, 1), [T]; chooses the place inside the cell.
+            other: Uniform in [0, 1), [T]; free for other coordinates.
+
+        Returns:
+            The goals, [T, 2].
+        """
 
     def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
-        """See `TaskFamily.reset`; "position" is [W, 2], the origin."""
+        """Returns "position", [W, 2], at the origin."""
         return {"position": torch.zeros_like(tasks["goal"])}
 
     def step(self, state: WorldState, actions: Tensor, tasks: Tasks, noise: Tensor) -> WorldState:
-        """See `TorchFamily.step`."""
+        # s' = s + step_size * clip(a, -1, 1)
         move = actions.clamp(-1.0, 1.0)
         return {"position": torch.add(state["position"], move, alpha=self.step_size)}
 
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.observe`."""
         return state["position"].clone()
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.task_vector`: the goal."""
+        """Returns the goals, [W, 2]."""
         return tasks["goal"]
 
     def draw(self, axes: Axes, path: WorldState, tasks: Tasks) -> None:
-        """See `TaskFamily.draw`: the way so far, its start, and the goal."""
-        # Only pictures take matplotlib, which takes a second to load.
+        """Draws the path so far, its start and the goal."""
+        # Imported here because matplotlib takes a second to load.
         from metarl.plots.path_figure import Paths, draw_paths
 
-        way, goal = path["position"].numpy(), tasks["goal"][0].numpy()
-        draw_paths(axes, Paths(goal, {0: [way]}, radius=self.circle), 0, _WAY)
-        reach = max(1.2 * self.far, 1.05 * float(np.abs(way).max()))
+        positions, goal = path["position"].numpy(), tasks["goal"][0].numpy()
+        draw_paths(axes, Paths(goal, {0: [positions]}, radius=self.circle), 0, _PATH_COLOUR)
+        reach = max(1.2 * self.far, 1.05 * float(np.abs(positions).max()))
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), title=self.name)
 
     def distance(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """Returns each world's distance from its goal, [W]."""
+        """Returns the Euclidean distance of each world from its goal, ||s - g||_2, [W]."""
         return torch.linalg.vector_norm(state["position"] - tasks["goal"], dim=1)
 
     def _movement(self, note: str = "") -> tuple[Fact, ...]:
@@ -98,11 +107,13 @@ class Point(TorchFamily):
 
 @dataclass(frozen=True)
 class Navigation2D(Point):
-    """Goals anywhere in a square, dense rewards: Finn et al. 2017, section 5.3 (arXiv:1703.03400).
+    """Goals g ~ U(-0.5, 0.5)^2 with dense rewards (Finn et al. 2017, section 5.3).
+
+    arXiv:1703.03400; the reward is that of the authors' code.
 
     Attributes:
-        horizon: Steps of an episode.
-        part: The split that goals are drawn from.
+        horizon: Steps per episode.
+        part: The split that goals are sampled from.
     """
 
     horizon: int = 100
@@ -119,12 +130,11 @@ class Navigation2D(Point):
         check_split(self.part)
 
     def card(self) -> Card:
-        """See `TaskFamily.card`."""
         low, high = self.goal_range
         code = "the code"
         return Card(
             self.name,
-            "a point walks to a goal in a square; dense rewards",
+            "a point moves to a goal in a square; dense rewards",
             "Finn et al. 2017, arXiv:1703.03400; code: github.com/cbfinn/maml_rl, "
             "maml_examples/point_env_randgoal.py",
             (
@@ -137,11 +147,10 @@ class Navigation2D(Point):
         )
 
     def split(self, name: Split) -> Navigation2D:
-        """See `TaskFamily.split`; no two splits share the x of a goal."""
+        """Returns the family over one split; splits have disjoint x coordinates of goals."""
         return replace(self, part=check_split(name))
 
     def goals(self, cell: Tensor, inside: Tensor, other: Tensor) -> Tensor:
-        """See `Point.goals`."""
         low, high = self.goal_range
         x = split_uniform(cell, inside, self.part, low, high)
         return torch.stack([x, low + (high - low) * other], 1)
@@ -149,24 +158,24 @@ class Navigation2D(Point):
     def reward(
         self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
     ) -> Tensor:
-        """See `TaskFamily.reward`."""
+        # -||s' - g||_2
         return -self.distance(after, tasks)
 
     def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.terminated`."""
+        # |x' - g_x| < radius and |y' - g_y| < radius
         return (state["position"] - tasks["goal"]).abs().amax(1) < self.radius
 
 
 @dataclass(frozen=True)
 class Navigation2DSparse(Point):
-    """Goals on the unit half circle, rewards near them only: Rakelly et al. 2019 (PEARL).
+    """Goals on the unit half circle with rewards only near the goal (Rakelly et al. 2019, PEARL).
 
     arXiv:1903.08254, section 6.3.
 
     Attributes:
-        dense: Rewards everywhere, on which PEARL meta-trains.
-        horizon: Steps of an episode.
-        part: The split that goals are drawn from.
+        dense: Uses the dense reward -||s' - g||_2, which PEARL uses for meta-training.
+        horizon: Steps per episode.
+        part: The split that goals are sampled from.
     """
 
     dense: bool = False
@@ -184,11 +193,10 @@ class Navigation2DSparse(Point):
         check_split(self.part)
 
     def card(self) -> Card:
-        """See `TaskFamily.card`."""
         sparse = f"1 - ||s' - g||_2 where that distance is at most {self.radius}, else 0"
         return Card(
             self.name,
-            f"a point walks to a goal on a half circle; {'dense' if self.dense else 'sparse'} "
+            f"a point moves to a goal on a half circle; {'dense' if self.dense else 'sparse'} "
             "rewards",
             "Rakelly et al. 2019, arXiv:1903.08254; code: github.com/katerakelly/oyster, "
             "rlkit/envs/point_robot.py, configs/sparse-point-robot.json",
@@ -196,47 +204,47 @@ class Navigation2DSparse(Point):
                 Fact(
                     "tasks",
                     "goal g = (cos w, sin w), w ~ U(0, pi)",
-                    "the code has 100 angles at equal distances, 80 to train on and 20 to test on",
+                    "the code uses 100 evenly spaced angles, 80 for training and 20 for testing",
                 ),
                 Fact("start", "s = (0, 0)"),
                 *self._movement(),
                 Fact(
                     "reward",
                     "-||s' - g||_2" if self.dense else sparse,
-                    "meta-training there uses the dense reward, dense=True here",
+                    "PEARL meta-trains with the dense reward (dense=True)",
                 ),
                 Fact("termination", "never"),
             ),
         )
 
     def split(self, name: Split) -> Navigation2DSparse:
-        """See `TaskFamily.split`; no two splits share the angle of a goal."""
+        """Returns the family over one split; splits have disjoint angles of goals."""
         return replace(self, part=check_split(name))
 
     def goals(self, cell: Tensor, inside: Tensor, other: Tensor) -> Tensor:
-        """See `Point.goals`."""
+        # g = (cos w, sin w), w ~ U(0, pi)
         angle = split_uniform(cell, inside, self.part, *self.goal_angle)
         return torch.stack([angle.cos(), angle.sin()], 1)
 
     def reward(
         self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
     ) -> Tensor:
-        """See `TaskFamily.reward`."""
         distance = self.distance(after, tasks)
         if self.dense:
             return -distance
+        # 1 - d if d <= radius, else 0
         return torch.where(distance <= self.radius, 1 - distance, 0.0)
 
 
 @dataclass(frozen=True)
 class Navigation2DCorner(Point):
-    """Goals in the four corners, rewards in their quadrants only: Rothfuss et al. 2019 (ProMP).
+    """Goals in four corners with rewards only in the goal's quadrant (Rothfuss et al. 2019, ProMP).
 
     arXiv:1810.06784, appendix. Training and test tasks are the same four.
 
     Attributes:
-        horizon: Steps of an episode.
-        part: The split, which makes no difference.
+        horizon: Steps per episode.
+        part: The split; all splits contain the same four tasks.
     """
 
     horizon: int = 100
@@ -254,16 +262,15 @@ class Navigation2DCorner(Point):
         check_split(self.part)
 
     def card(self) -> Card:
-        """See `TaskFamily.card`."""
         return Card(
             self.name,
-            "a point walks to one of four corners; rewards in the right quadrant only",
+            "a point moves to one of four corners; rewards only in the goal's quadrant",
             "Rothfuss et al. 2019, arXiv:1810.06784; code: github.com/jonasrothfuss/ProMP, "
             "meta_policy_search/envs/point_envs/point_env_2d_corner.py",
             (
-                Fact("tasks", f"goal g = (+-{self.corner}, +-{self.corner}), each as likely"),
+                Fact("tasks", f"goal g = (+-{self.corner}, +-{self.corner}), equally likely"),
                 Fact("start", f"s ~ U(-{self.start}, {self.start})^2"),
-                *self._movement("the code's normalize() takes 10 for what is 1 here"),
+                *self._movement("1 here is 10 in the code, because of its normalize()"),
                 Fact(
                     "reward",
                     "||s - g||_2 - ||s' - g||_2 where g is the corner nearest to s' and "
@@ -275,21 +282,21 @@ class Navigation2DCorner(Point):
         )
 
     def split(self, name: Split) -> Navigation2DCorner:
-        """See `TaskFamily.split`: all splits have the same four tasks."""
+        """Returns the family over one split; all splits have the same four tasks."""
         return replace(self, part=check_split(name))
 
     def goals(self, cell: Tensor, inside: Tensor, other: Tensor) -> Tensor:
-        """See `Point.goals`."""
         return torch.where(torch.stack([cell, other], 1) < 0.5, -self.corner, self.corner)
 
     def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
-        """See `TaskFamily.reset`; "position" is [W, 2]."""
+        # s ~ U(-start, start)^2
         return {"position": self.start * (2 * noise - 1)}
 
     def reward(
         self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
     ) -> Tensor:
-        """See `TaskFamily.reward`."""
+        # ||s - g||_2 - ||s' - g||_2 if g is the corner nearest to s' and |x'| + |y'| >= radius,
+        # else 0
         position = after["position"]
         nearest = (position * tasks["goal"] >= 0).all(1)  # the corner of the quadrant
         away = position.abs().sum(1) >= self.radius

@@ -1,4 +1,4 @@
-"""The paths of points in the plane before and after each adaptation step, as a picture."""
+"""Draws the paths of 2D navigation before and after each adaptation step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ _COLUMNS = 4
 def navigation_picture(
     learner: PolicyLearner, tasks: ControlTasks, steps: int, generator: torch.Generator
 ) -> Picture:
-    """Adapts to goals and draws the paths to each; see `metarl.lab.control.Draw`."""
+    """Adapts to goals and draws the paths of each.
+
+    Args:
+        learner: A learner on a family of `metarl_envs.navigation`.
+        tasks: The goals.
+        steps: Number of adaptation steps.
+        generator: Source of all randomness.
+    """
     title = learner.family.name
     return paths_picture(walked(learner, tasks, steps, generator), title=title)
 
@@ -31,30 +38,34 @@ def walked(
     generator: torch.Generator,
     shown: int = 5,
 ) -> list[Paths]:
-    """Adapts to goals and returns the paths of each after up to four numbers of steps.
+    """Adapts to goals and returns the paths of each before and after adaptation.
 
     Args:
-        learner: A learner on one of the families of points.
+        learner: A learner on a family of `metarl_envs.navigation`.
         tasks: The goals.
-        steps: Adaptation steps.
+        steps: Number of adaptation steps.
         generator: Source of all randomness.
-        shown: Rollouts kept per goal and step; the returns are means over all of them.
+        shown: Number of paths per goal and step; the returns are means over all rollouts.
+
+    Returns:
+        The paths of each goal after at most four different numbers of steps, from 0 to `steps`.
     """
     columns = telling_steps(steps, _COLUMNS)
-    path = enumerate(learner.rollouts(tasks, steps, generator))
-    rows = {k: rollouts for k, rollouts in path if k in columns}
+    rollouts_by_step = enumerate(learner.rollouts(tasks, steps, generator))
+    rows = {k: rollouts for k, rollouts in rollouts_by_step if k in columns}
     radius = learner.family.radius if isinstance(learner.family, Navigation2DSparse) else 0.0
-    found = []
+    tasks_paths = []
     for t, goal in enumerate(tasks.values["goal"].cpu().numpy()):
         paths = {k: positions(rollouts, t)[:shown] for k, rollouts in rows.items()}
         returns = {k: float(rollouts.returns()[t]) for k, rollouts in rows.items()}
-        found.append(Paths(goal, paths, returns, radius, f"goal ({goal[0]:.2f}, {goal[1]:.2f})"))
-    return found
+        title = f"goal ({goal[0]:.2f}, {goal[1]:.2f})"
+        tasks_paths.append(Paths(goal, paths, returns, radius, title))
+    return tasks_paths
 
 
 def positions(rollouts: Rollouts, task: int) -> list[np.ndarray]:
-    """Returns where each rollout of a task was, [L + 1, 2]: up to the end of its episode."""
+    """Returns the positions of each rollout of a task up to the end of its episode, [L + 1, 2]."""
     last = rollouts.final_observations[task, :, None]
-    seen = torch.cat((rollouts.observations[task], last), 1)[..., :2].cpu().numpy()
+    paths = torch.cat((rollouts.observations[task], last), 1)[..., :2].cpu().numpy()
     lengths = rollouts.mask[task].sum(1).int().tolist()
-    return [path[: length + 1] for path, length in zip(seen, lengths, strict=True)]
+    return [path[: length + 1] for path, length in zip(paths, lengths, strict=True)]

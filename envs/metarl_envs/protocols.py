@@ -1,4 +1,4 @@
-"""Published evaluations of the families in this package."""
+"""Published evaluation protocols of the families in this package."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from metarl.evaluation.control_protocol import ControlProtocol
 from metarl.sim import ControlTasks, TaskFamily
 
-# Mean return over the 40 goals after 0, 1, ... steps: Finn et al. 2017, appendix, and the
-# snapshots' evaluations in github.com/cbfinn/maml_rl, icml/.
+# Mean return over the 40 goals after 0, 1, ... adaptation steps: Finn et al. 2017, appendix, and
+# the evaluations of saved policies in github.com/cbfinn/maml_rl, icml/.
 NAVIGATION = {
     "maml": {0: -40.41, 1: -11.68, 2: -3.33, 3: -3.23},
     "random": {0: -82.66, 1: -57.96, 2: -53.84, 3: -46.81},
@@ -20,11 +20,12 @@ NAVIGATION = {
 
 
 def icml_navigation() -> list[ControlProtocol]:
-    """The evaluation of 2D navigation by Finn et al. 2017, as their code has it.
+    """Returns the protocols of Finn et al. 2017 for 2D navigation, as in their code.
 
-    40 goals of numpy's seed 1; 40 trajectories per step; the first step at the training rate, later
-    ones at half of it. A second protocol has the 20 trajectories of the paper's text; a third keeps
-    the rate, for what was trained with several steps or learned its rates.
+    40 goals from numpy's seed 1 and 40 trajectories per step; the first adaptation step has the
+    training learning rate, later steps half of it. The second protocol uses the 20 trajectories of
+    the paper's text. The third keeps the rate, for learners trained with several steps or with
+    learned rates.
     """
     goals = np.random.RandomState(1).uniform(-0.5, 0.5, (40, 2))
     tasks = ControlTasks({"goal": torch.tensor(goals, dtype=torch.float32)})
@@ -38,14 +39,15 @@ def icml_navigation() -> list[ControlProtocol]:
 
 @dataclass(frozen=True)
 class IcmlRobot:
-    """How Finn et al. 2017 judged a family of robots, and the means that they found.
+    """The evaluation of a robot family by Finn et al. 2017, with the published mean returns.
 
     Attributes:
-        fastest: Their goals are numpy's U(0, fastest); direction: those below the middle go back.
-        returns: Algorithm -> mean return over the goals after 0, 1, ... steps.
-        seed: The seed of the goals.
-        trajectories: Rollouts per step.
-        later: Factor on the rate of later steps.
+        fastest: Upper end of the goals, numpy's U(0, fastest), in m/s. For directions, goals below
+            fastest / 2 mean backwards.
+        returns: Algorithm -> mean return over the goals after 0, 1, ... adaptation steps.
+        seed: Numpy's seed of the goals.
+        trajectories: Rollouts per adaptation step.
+        later: Factor on the learning rate of all steps after the first.
     """
 
     fastest: float
@@ -55,7 +57,11 @@ class IcmlRobot:
     later: float = 0.5
 
     def protocol(self, task: str) -> ControlProtocol:
-        """Returns the evaluation, with goals under the name that the family's tasks have."""
+        """Returns the protocol.
+
+        Args:
+            task: Name of the family's task value, "velocity" or "direction".
+        """
         goals = np.random.RandomState(self.seed).uniform(0.0, self.fastest, 40)
         if task == "direction":
             goals = np.where(goals < self.fastest / 2, -1.0, 1.0)
@@ -67,8 +73,8 @@ class IcmlRobot:
         )  # fmt: skip
 
 
-# github.com/cbfinn/maml_rl: goals, trajectories and rates of maml_examples/test_maml_*.py, returns
-# of icml/*.pkl.
+# From github.com/cbfinn/maml_rl: goals, trajectories and rates from maml_examples/test_maml_*.py,
+# returns from icml/*.pkl.
 ICML_ROBOTS = {
     "HalfCheetahVelocityRllab-v1": IcmlRobot(
         2.0,
@@ -113,10 +119,10 @@ ICML_ROBOTS = {
 
 
 def icml_robots(family: TaskFamily) -> list[ControlProtocol]:
-    """The evaluation by Finn et al. 2017 of a family with rllab's robots; else none.
+    """Returns the protocol of Finn et al. 2017 for a family of rllab's robots.
 
-    40 goals; the first step at the training rate, later ones at a part of it. It holds for their
-    episodes of 200 steps only.
+    40 goals; the first adaptation step has the training learning rate, later steps a fraction of
+    it. The list is empty for other families and for episodes of other than 200 steps.
     """
     robot = ICML_ROBOTS.get(family.name)
     if robot is None or family.horizon != 200:

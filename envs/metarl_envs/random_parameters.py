@@ -1,4 +1,4 @@
-"""Robots whose bodies differ: masses, inertias, friction and damping drawn anew for each task."""
+"""Robots whose masses, inertias, friction and damping differ between tasks."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from metarl_envs.locomotion import Locomotion
 from metarl_envs.walker2d import WALKER2D
 
 PAPER = "Rothfuss et al. 2019 (ProMP), arXiv:1810.06784; github.com/dennisl88/rand_param_envs"
-# Field of the model -> base of its factor.
+# Field of the MuJoCo model -> base b of its factor b^u.
 BASES = {"body_mass": 1.5, "body_inertia": 1.5, "geom_friction": 1.5, "dof_damping": 1.3}
 
 
 @dataclass(frozen=True)
 class RandomParameters(Locomotion):
-    """Interface of families whose tasks scale every number of four fields of the model.
+    """Base class of families whose tasks scale every entry of four fields of the model.
 
-    A factor is 1.5^u, or 1.3^u for damping, with u ~ U(-spread, spread): "body_mass" [T, bodies],
-    "body_inertia" [T, bodies, 3], "geom_friction" [T, geoms, 3] and "dof_damping" [T, nv] are the
-    factors, and tell tasks apart.
+    Each factor is 1.5^u, or 1.3^u for damping, with its own u ~ U(-spread, spread). Tasks hold the
+    factors, float32: "body_mass" [T, bodies], "body_inertia" [T, bodies, 3], "geom_friction"
+    [T, geoms, 3] and "dof_damping" [T, nv].
 
     Attributes:
-        spread: The greatest exponent, above 0.
-        horizon: Steps of an episode.
-        integrator: See `MujocoFamily`.
-        part: The split that bodies are drawn from.
+        spread: The greatest exponent, in (0, 10].
+        horizon: Steps per episode.
+        integrator: MuJoCo's integrator; see `MujocoFamily`.
+        part: The split that factors are sampled from.
     """
 
     spread: float = 3.0
@@ -48,12 +48,13 @@ class RandomParameters(Locomotion):
             raise SettingsError(f"Expected a spread above 0, at most 10, got {self.spread}.")
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """See `TaskFamily.sample`; no two splits share the torso's factor of mass."""
+        """Samples the factors; splits have disjoint factors on the torso's mass."""
         check_num_tasks(num_tasks)
         options: dict[str, Any] = {"generator": generator, "device": generator.device}
         tasks = {}
         for field, base in BASES.items():
             shape = self.default(field, torch.empty(0)).shape
+            # factor = base^u, u ~ U(-spread, spread)
             exponents = self.spread * (2 * torch.rand(num_tasks, *shape, **options) - 1)
             tasks[field] = base**exponents
         cell, inside = torch.rand(2, num_tasks, **options)
@@ -62,23 +63,22 @@ class RandomParameters(Locomotion):
         return ControlTasks(tasks)
 
     def model_fields(self, tasks: Tasks) -> dict[str, Tensor]:
-        """See `MujocoFamily.model_fields`: the factors times the model's own values."""
+        """Returns the factors times the values of the original model."""
         return {field: self.default(field, factor) * factor for field, factor in tasks.items()}
 
     def pay(self, before: WorldState, after: WorldState, tasks: Tasks) -> Tensor:
-        """See `Locomotion.pay`: the velocity."""
+        """Returns the forward velocity, [W] float64 in m/s."""
         return self.velocity(before, after)
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.task_vector`: the logarithms of all factors."""
+        """Returns the logarithms of all factors, [W, D]."""
         return torch.cat([tasks[field].log().flatten(1) for field in BASES], 1)
 
     def card(self) -> Card:
-        """See `TaskFamily.card`."""
         u = f"u ~ U(-{self.spread:g}, {self.spread:g})"
-        tasks = f"{u} for each number; mass, inertia, friction x 1.5^u, damping x 1.3^u"
+        tasks = f"{u} for each entry; mass, inertia, friction x 1.5^u, damping x 1.3^u"
         return self._card(
-            f"{self.robot.name} runs forwards with a body that nothing tells it of",
+            f"{self.robot.name} runs forwards; it does not observe the parameters of its body",
             Fact("tasks", tasks),
             "v",
             True,
@@ -87,7 +87,7 @@ class RandomParameters(Locomotion):
 
 @dataclass(frozen=True)
 class Walker2dRandomParameters(RandomParameters):
-    """Walkers with other bodies: Rothfuss et al. 2019 (ProMP, arXiv:1810.06784)."""
+    """Walkers with random parameters (Rothfuss et al. 2019, ProMP, arXiv:1810.06784)."""
 
     name = "Walker2dRandomParameters-v1"
     robot = WALKER2D
@@ -98,7 +98,7 @@ class Walker2dRandomParameters(RandomParameters):
 
 @dataclass(frozen=True)
 class HopperRandomParameters(RandomParameters):
-    """Hoppers with other bodies: Rothfuss et al. 2019 (ProMP, arXiv:1810.06784)."""
+    """Hoppers with random parameters (Rothfuss et al. 2019, ProMP, arXiv:1810.06784)."""
 
     name = "HopperRandomParameters-v1"
     robot = HOPPER

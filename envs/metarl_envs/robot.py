@@ -1,4 +1,4 @@
-"""What the robots are, whatever their tasks."""
+"""The parameters of a robot that do not depend on its tasks."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ GYMNASIUM = "gymnasium v5"
 
 @dataclass(frozen=True)
 class Robot:
-    """What a robot is, whatever its task; by default numbers of gymnasium's environments.
+    """A robot's model, initial state, observation and termination.
+
+    The defaults are those of gymnasium's environments.
 
     Attributes:
-        title: What it is called, "HalfCheetah-v5".
-        model: Path of its model.
-        frame_skip: MuJoCo's steps in one step.
-        hidden: How many leading positions, x or x and y, are not observed.
-        noise: Scale of what is added to positions at the start.
-        kick: Scale of what is added to velocities; None for as much as to positions.
-        normal_positions: Whether that is normal for positions; else it is uniform.
-        normal_velocities: Whether it is for velocities.
-        speed_limit: Observed velocities are clipped to it.
-        height: Which position is the height, where heights end an episode.
-        heights: The lowest and the highest height of a robot that stands.
-        lean: The greatest angle, position 2, of one that stands, rad.
-        pose: Positions at the start; None for the model's at rest.
-        changes: What is changed in the model.
-        source: Where these numbers are from.
-        physics: What else is known of its dynamics, for cards.
+        title: Name with its version, such as "HalfCheetah-v5".
+        model: Path of the MJCF model.
+        frame_skip: MuJoCo steps per environment step.
+        hidden: Number of leading positions (x, or x and y) that are not observed.
+        noise: Scale of the noise on the initial positions.
+        kick: Scale of the noise on the initial velocities; None uses `noise`.
+        normal_positions: Draws the noise on positions from N(0, 1) instead of U(-1, 1).
+        normal_velocities: Draws the noise on velocities from N(0, 1) instead of U(-1, 1).
+        speed_limit: Observed velocities are clipped to [-speed_limit, speed_limit].
+        height: Index of the position that is the height; None disables termination.
+        heights: Episodes terminate unless low < height < high, in m.
+        lean: Episodes terminate at an absolute angle (position 2) of `lean` or more, in rad.
+        pose: Initial positions without noise; None uses the model's rest pose.
+        changes: Changes of attributes of the model.
+        source: Source of these numbers, for cards.
+        physics: Remark on the dynamics, for cards.
     """
 
     title: str
@@ -57,22 +59,22 @@ class Robot:
 
     @property
     def speed_noise(self) -> float:
-        """Scale of what is added to velocities at the start."""
+        """Scale of the noise on the initial velocities."""
         return self.noise if self.kick is None else self.kick
 
     def start(self) -> str:
-        """Returns what is added at the start, for a card."""
+        """Returns a description of the initial state for a card."""
         shift = _law(self.noise, self.normal_positions)
         kick = _law(self.speed_noise, self.normal_velocities)
-        pose = "the model's pose at rest" if self.pose is None else f"positions {self.pose}"
+        pose = "the model's rest pose" if self.pose is None else f"positions {self.pose}"
         return f"{pose}, + {shift} on positions and {kick} on velocities"
 
     def fall(self) -> str:
-        """Returns what ends an episode, for a card."""
+        """Returns a description of the termination for a card."""
         if self.height is None:
             return "never"
         low, high = self.heights
-        lean = f" or |angle| {self.lean} rad and more" if math.isfinite(self.lean) else ""
+        lean = f" or |angle| >= {self.lean} rad" if math.isfinite(self.lean) else ""
         return f"height outside ({low}, {high}) m{lean}"
 
 

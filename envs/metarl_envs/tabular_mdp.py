@@ -1,4 +1,4 @@
-"""Random tabular MDPs of Duan et al. 2016, section 3.1 (RL^2, arXiv:1611.02779)."""
+"""Random tabular MDPs (Duan et al. 2016, RL^2, arXiv:1611.02779, section 3.1)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TabularMDP(TorchFamily):
-    """S states and A actions with transitions P ~ Dir(1) and rewards r ~ N(m, 1), m ~ N(1, 1).
+    """MDPs with S states and A actions: P(.|s, a) ~ Dir(1), r ~ N(m(s, a), 1), m ~ N(1, 1).
 
     Attributes:
-        states: The number of states, S.
-        actions: The number of actions, A.
-        horizon: Steps of an episode.
-        part: The split that tasks are drawn from.
+        states: Number of states S, at least 1.
+        actions: Number of actions A, at least 2.
+        horizon: Steps per episode.
+        part: The split that tasks are sampled from.
     """
 
     states: int = 10
@@ -48,19 +48,18 @@ class TabularMDP(TorchFamily):
 
     @property
     def observation_space(self) -> spaces.Box:
-        """The state, one-hot."""
+        """The state as a one-hot vector, [S]."""
         return spaces.Box(0.0, 1.0, (self.states,), np.float32)
 
     @property
     def action_space(self) -> spaces.Discrete:
-        """The action."""
+        """The index of the action."""
         return spaces.Discrete(self.actions)
 
     def card(self) -> Card:
-        """See `TaskFamily.card`."""
         return Card(
             self.name,
-            "find the way through a random MDP to the states that pay",
+            "find the states and actions with high rewards in a random MDP",
             "Duan et al. 2016, arXiv:1611.02779, section 3.1",
             (
                 Fact("tasks", "transitions P(.|s, a) ~ Dir(1, ..., 1), mean rewards m ~ N(1, 1)"),
@@ -75,15 +74,15 @@ class TabularMDP(TorchFamily):
         )
 
     def split(self, name: Split) -> TabularMDP:
-        """See `TaskFamily.split`; no two splits share the first mean reward."""
+        """Returns the family over one split; splits have disjoint mean rewards m(0, 0)."""
         return replace(self, part=check_split(name))
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        """Samples "transitions" [T, S, A, S] and their mean "rewards" [T, S, A]."""
+        """Samples "transitions" [T, S, A, S] and mean "rewards" [T, S, A], float32."""
         check_num_tasks(num_tasks)
         options = {"generator": generator, "device": generator.device}
         table = (num_tasks, self.states, self.actions)
-        # Exponential numbers over their sum are uniform on the simplex, which is Dir(1).
+        # w_i ~ Exp(1), P_i = w_i / sum_j w_j is Dir(1, ..., 1): uniform on the simplex.
         weights = -torch.log1p(-torch.rand(*table, self.states, **options))
         rewards = 1 + torch.randn(table, **options)
         cell, inside = torch.rand(2, num_tasks, **options)
@@ -91,43 +90,42 @@ class TabularMDP(TorchFamily):
         return ControlTasks({"transitions": weights / weights.sum(3, True), "rewards": rewards})
 
     def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
-        """See `TaskFamily.reset`; "state" is [W] int64, "reward" [W] what was paid last."""
+        """Returns "state" 0, [W] int64, and the last "reward" 0, [W]."""
         reward = torch.zeros_like(tasks["rewards"][:, 0, 0])
         return {"state": torch.zeros_like(reward, dtype=torch.int64), "reward": reward}
 
     def step(self, state: WorldState, actions: Tensor, tasks: Tasks, noise: Tensor) -> WorldState:
-        """See `TorchFamily.step`."""
-        place = (torch.arange(len(actions), device=actions.device), state["state"], actions)
-        below = tasks["transitions"][place].cumsum(1) <= noise[:, :1]
-        # Rounding may leave the sum of all below 1.
-        following = below.sum(1).clamp(max=self.states - 1)
-        return {"state": following, "reward": tasks["rewards"][place] + normal(noise[:, 1])}
+        index = (torch.arange(len(actions), device=actions.device), state["state"], actions)
+        # s' ~ P(.|s, a), by the inverse CDF
+        below = tasks["transitions"][index].cumsum(1) <= noise[:, :1]
+        # The clamp is for rounding: the probabilities may add up to less than 1.
+        next_state = below.sum(1).clamp(max=self.states - 1)
+        # r ~ N(m(s, a), 1)
+        return {"state": next_state, "reward": tasks["rewards"][index] + normal(noise[:, 1])}
 
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.observe`."""
         numbers = torch.arange(self.states, device=state["state"].device)
         return (state["state"].unsqueeze(1) == numbers).float()
 
     def reward(
         self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
     ) -> Tensor:
-        """See `TaskFamily.reward`."""
         return after["reward"]
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """See `TaskFamily.task_vector`: transitions and mean rewards, S * A * (S + 1) numbers."""
+        """Returns transitions and mean rewards, [W, S * A * (S + 1)]."""
         return torch.cat([tasks["transitions"].flatten(1), tasks["rewards"].flatten(1)], 1)
 
     def draw(self, axes: Axes, path: WorldState, tasks: Tasks) -> None:
-        """See `TaskFamily.draw`: the states on a circle, as dark as their best action pays."""
+        """Draws the states on a circle, darker for a higher mean reward of their best action."""
         angles = 2 * torch.pi * torch.arange(self.states) / self.states
         places = torch.stack((angles.sin(), angles.cos()), 1)
         pay = tasks["rewards"][0].amax(1).tolist()
         axes.scatter(*places.T.tolist(), s=400, c=pay, cmap="Greens", edgecolors="grey")
         for number, (x, y) in enumerate(places.tolist()):
             axes.annotate(str(number), (1.2 * x, 1.2 * y), ha="center", va="center")
-        way = places[path["state"]]
-        axes.plot(*way.T.tolist(), color="#0072B2")
-        axes.plot(*way[-1:].T.tolist(), "o", color="#D55E00")
+        visited = places[path["state"]]
+        axes.plot(*visited.T.tolist(), color="#0072B2")
+        axes.plot(*visited[-1:].T.tolist(), "o", color="#D55E00")
         axes.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), xticks=[], yticks=[])
-        axes.set_title(f"{self.name}: paid {float(path['reward'].sum()):.1f}")
+        axes.set_title(f"{self.name}: reward {float(path['reward'].sum()):.1f}")

@@ -1,4 +1,4 @@
-"""The two-legged walker in the plane that walks at a velocity, or forwards or backwards."""
+"""Task families of the planar two-legged walker: velocities and directions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ WALKER2D = Robot(
     speed_limit=10.0, height=1, heights=(0.8, 2.0), lean=1.0,
 )  # fmt: skip
 PAPER = "Rothfuss et al. 2019 (ProMP), arXiv:1810.06784; code: github.com/jonasrothfuss/ProMP"
-FRAME_SKIP = "there with a frame skip of 8, twice this one"
+FRAME_SKIP = "the paper uses a frame skip of 8, twice this one"
 
 
 @dataclass(frozen=True)
 class Walker2dVelocity(Velocity):
-    """Velocities of U(0, 10) m/s: Rothfuss et al. 2019, appendix (arXiv:1810.06784)."""
+    """Target velocities g ~ U(0, 10) m/s (Rothfuss et al. 2019, appendix; arXiv:1810.06784)."""
 
     fastest: float = 10.0
 
@@ -32,7 +32,7 @@ class Walker2dVelocity(Velocity):
 
 @dataclass(frozen=True)
 class Walker2dDirection(Direction):
-    """Forwards or backwards: Rothfuss et al. 2019, appendix (arXiv:1810.06784)."""
+    """Running forwards or backwards (Rothfuss et al. 2019, appendix; arXiv:1810.06784)."""
 
     name = "Walker2dDirection-v1"
     robot = WALKER2D

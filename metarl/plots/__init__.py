@@ -1,1 +1,1 @@
-"""Figures, terminal plots and films of an adaptation."""
+"""Figures, terminal plots and videos of adaptation."""

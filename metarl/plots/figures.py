@@ -1,6 +1,6 @@
-"""Figures of adaptation: curves over steps, and fitted sine curves.
+"""Figures of adaptation: metric curves over adaptation steps, and fitted sine curves.
 
-Figures are made without pyplot, so that they need no display and leave no global state.
+The figures do not use pyplot, so they need no display and create no global state.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from metarl.evaluation.sine_protocol import SinePanel
 from metarl.evaluation.statistics import Summary
 from metarl.tasks.files import atomic_path
 
-# Okabe and Ito's colours, which most colour-blind readers can tell apart.
+# The palette of Okabe and Ito, which most colour-blind readers can distinguish.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, BEFORE, _GRID = "#333333", "#888888", "#E2E2E2"
 _AXIS_NAMES = {"mse": "Mean squared error", "accuracy": "Accuracy", "return": "Return"}
@@ -46,23 +46,23 @@ def adaptation_figure(
     title: str = "",
     axis: str = "Adaptation steps",
 ) -> Figure:
-    """Draws a metric over adaptation steps, with bands of confidence intervals.
+    """Draws a metric over adaptation steps, with confidence bands.
 
-    A mean squared error whose largest value is over three times its smallest gets a logarithmic
-    axis. The legend, if there is more than one curve, lies beside the axes.
+    A mean squared error whose largest value exceeds three times its smallest has a logarithmic
+    axis. With more than one curve, a legend is drawn next to the axes.
 
     Args:
-        curves: Label -> one summary per step, 0 steps first.
-        metric: What was measured ("mse", "accuracy", "return" or another name).
-        statistic: Which statistic is drawn.
-        published: Label -> {steps: value}: diamonds, in the colour of the curve of that label. If
-            there is none, they are dark and the legend says the label.
-        band: What the legend calls the bands.
-        title: What is written above.
-        axis: What the steps are.
+        curves: Label -> one summary per number of adaptation steps, starting at 0.
+        metric: Name of the metric ("mse", "accuracy", "return" or another name).
+        statistic: The statistic to draw.
+        published: Label -> {steps: value}, drawn as diamonds in the colour of the curve with the
+            same label. Without such a curve, they are dark and the legend has the label.
+        band: Legend label of the bands.
+        title: Title of the figure.
+        axis: Label of the x axis.
 
     Raises:
-        SettingsError: There is no curve, or an empty one.
+        SettingsError: `curves` is empty or contains an empty curve.
     """
     if not curves or not all(curves.values()):
         raise SettingsError("Expected at least one curve and one step of each, got an empty one.")
@@ -82,8 +82,8 @@ def adaptation_figure(
     _scale(axes, metric, curves, statistic)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(axis, color=INK)
-    what = "" if statistic == "mean" else ", interquartile mean"
-    axes.set_ylabel(_AXIS_NAMES.get(metric, metric) + what, color=INK)
+    suffix = "" if statistic == "mean" else ", interquartile mean"
+    axes.set_ylabel(_AXIS_NAMES.get(metric, metric) + suffix, color=INK)
     axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold")
     if with_legend:
         points = others or ["published"] if published else []
@@ -92,16 +92,15 @@ def adaptation_figure(
 
 
 def sine_figure(panels: Sequence[SinePanel], *, title: str = "") -> Figure:
-    """Draws fitted sine curves: per task the truth, the support points and the predictions.
+    """Draws the true sine curve, the support points and the predictions of each task.
 
     Args:
-        panels: One per task, at least one; they share both axes. Up to three lie beside each
-            other.
-        title: What is written above.
+        panels: One panel per task, at least one; they share both axes. A row has at most three.
+        title: Title of the figure.
 
     Raises:
-        SettingsError: There is no panel.
-        ShapeError: The arrays of a panel do not fit together.
+        SettingsError: `panels` is empty.
+        ShapeError: The arrays of a panel have incompatible shapes.
     """
     if not panels:
         raise SettingsError("Expected at least one panel, got none.")
@@ -129,16 +128,16 @@ def sine_figure(panels: Sequence[SinePanel], *, title: str = "") -> Figure:
 
 
 def figure_pixels(figure: Figure) -> np.ndarray:
-    """Returns a figure as pixels [height, width, 3], uint8."""
+    """Renders a figure and returns its RGB pixels, [height, width, 3] uint8."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def save_figure(figure: Figure, path: Path | str) -> None:
-    """Writes a figure; the ending of the name (png, pdf, svg) tells the format.
+    """Writes a figure in the format of the file name's suffix (png, pdf, svg).
 
-    Readers see the old file or the whole new one.
+    The write is atomic: readers see either the old or the new file.
 
     Raises:
         CheckpointError: The file cannot be written.
@@ -172,12 +171,12 @@ def _diamond(colour: str) -> dict[str, Any]:
 
 
 def _curve_legend(figure: Figure, axes: Axes, extra: Sequence[str]) -> None:
-    """Draws the legend beside the axes, where it can hide no curve.
+    """Draws the legend next to the axes, where it does not hide a curve.
 
     Args:
         figure: The figure.
-        axes: Holds the labelled curves.
-        extra: What the bands are called, then what the diamonds are, if there are any.
+        axes: The axes with the labelled curves.
+        extra: Label of the bands, followed by the labels of the diamonds, if any.
     """
     handles, labels = axes.get_legend_handles_labels()
     handles.append(Patch(color=INK, alpha=0.18, linewidth=0))
@@ -238,16 +237,16 @@ def _label_edges(axes: Axes, *, left: bool, bottom: bool) -> None:
         axes.set_ylabel("y", color=INK)
     if bottom:
         axes.set_xlabel("x", color=INK)
-        axes.tick_params(labelbottom=True)  # also above an empty place of the grid
+        axes.tick_params(labelbottom=True)  # also above an empty cell of the grid
 
 
 def after_steps(steps: int) -> str:
-    """Returns "before", "after 1 step", "after 2 steps" and so on."""
+    """Returns "before", "after 1 step", "after 2 steps", ... for 0, 1, 2, ... steps."""
     return "before" if steps == 0 else f"after {steps} step{'' if steps == 1 else 's'}"
 
 
 def style_axes(axes: Axes) -> None:
-    """Gives axes the look of all figures here."""
+    """Applies the common style of this package's figures to axes."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999999")
     axes.tick_params(colors=INK, labelsize=10, color="#999999")

@@ -1,4 +1,4 @@
-"""Figures of paths in a plane, before and after every adaptation step."""
+"""Figures of paths in the plane before and after each adaptation step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from metarl.errors import SettingsError, ShapeError
 from metarl.plots.figures import BEFORE, COLOURS, INK, after_steps, style_axes
 
 _GOAL = COLOURS[4]
-_MARGIN, _WIDEST = 1.12, 2.2  # sides of squares: over what they hold, over starts and goals
+# Side of the square over the extent of its content, and at most over that of starts and goals.
+_MARGIN, _WIDEST = 1.12, 2.2
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,12 @@ class Paths:
     """The paths of one task.
 
     Attributes:
-        goal: Where they should lead, [2].
-        steps: Adaptation steps -> paths, each [L, 2]: the start, then the point after each step.
-        returns: Adaptation steps -> mean return, written into the panel.
-        radius: Of a circle around the goal, such as where rewards begin; 0 draws none.
-        title: What tells the task apart.
+        goal: The goal (x, y), [2].
+        steps: Number of adaptation steps -> paths, each [L, 2]: the start, then the point after
+            each environment step.
+        returns: Number of adaptation steps -> mean return, written into the panel.
+        radius: Radius of a circle around the goal, such as the region with rewards; 0 draws none.
+        title: Name of the task.
     """
 
     goal: np.ndarray
@@ -39,17 +41,17 @@ class Paths:
 
 
 def paths_figure(tasks: Sequence[Paths], *, title: str = "") -> Figure:
-    """Draws a row of panels per task: its paths before and after each adaptation step.
+    """Draws the paths before and after each adaptation step: a row per task, a column per step.
 
-    All panels show the same square, which holds every goal and path.
+    All panels show the same square. See `square`.
 
     Args:
         tasks: At least one task, all with the same numbers of steps.
-        title: What is written above.
+        title: Title of the figure.
 
     Raises:
-        SettingsError: There is no task, or one without paths.
-        ShapeError: A path is not [L, 2], or the tasks have other numbers of steps.
+        SettingsError: `tasks` is empty, or a task has no paths.
+        ShapeError: A path is not [L, 2], or the tasks have different numbers of steps.
     """
     columns = check_paths(tasks)
     size = (2.1 * len(columns) + 0.5, 2.1 * len(tasks) + 1.0)
@@ -75,27 +77,27 @@ def paths_figure(tasks: Sequence[Paths], *, title: str = "") -> Figure:
 
 
 def square(tasks: Sequence[Paths]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the lower left and upper right corner of the square that pictures show.
+    """Returns the lower left and the upper right corner of the square that pictures show, [2] each.
 
-    It holds all starts, goals and paths; of paths that lead far away, only their beginning.
+    The square contains all starts, goals and paths; paths that lead far away are cut off.
     """
     paths = [path for task in tasks for paths in task.steps.values() for path in paths]
-    places = np.concatenate([[task.goal for task in tasks], [path[0] for path in paths]])
-    low, high = places.min(0), places.max(0)
+    ends = np.concatenate([[task.goal for task in tasks], [path[0] for path in paths]])
+    low, high = ends.min(0), ends.max(0)
     reach = _WIDEST * max(float((high - low).max()), 1e-6) / 2
     middle = (low + high) / 2
-    points = np.concatenate([*paths, places]).clip(middle - reach, middle + reach)
+    points = np.concatenate([*paths, ends]).clip(middle - reach, middle + reach)
     low, high = points.min(0), points.max(0)
     half = _MARGIN * (high - low).max() / 2
     return (low + high) / 2 - half, (low + high) / 2 + half
 
 
 def check_paths(tasks: Sequence[Paths]) -> list[int]:
-    """Returns the numbers of steps that all tasks have, ascending.
+    """Checks paths and returns the numbers of steps of all tasks in ascending order.
 
     Raises:
-        SettingsError: There is no task, or one without paths.
-        ShapeError: A path is not [L, 2], or the tasks have other numbers of steps.
+        SettingsError: `tasks` is empty, or a task has no paths.
+        ShapeError: A path is not [L, 2], or the tasks have different numbers of steps.
     """
     if not tasks or not all(task.steps and all(task.steps.values()) for task in tasks):
         raise SettingsError("Expected at least one task, each with paths, got none.")
@@ -112,7 +114,7 @@ def check_paths(tasks: Sequence[Paths]) -> list[int]:
 
 
 def draw_paths(axes: Axes, task: Paths, step: int, colour: str) -> None:
-    """Draws the paths of a task after some adaptation steps, with their start and goal."""
+    """Draws the paths of a task after `step` adaptation steps, with their start and goal."""
     for path in task.steps[step]:
         axes.plot(*path.T, color=colour, linewidth=0.9, alpha=0.6, zorder=2)
         axes.plot(*path[-1], **_mark("o", colour, 4), zorder=4)
@@ -124,8 +126,8 @@ def draw_paths(axes: Axes, task: Paths, step: int, colour: str) -> None:
     if step in task.returns:
         text = f"return {task.returns[step]:.1f}".replace("-", "\N{MINUS SIGN}")
         box = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1.5}
-        place = {"transform": axes.transAxes, "zorder": 7}
-        axes.text(0.04, 0.04, text, color=INK, fontsize=9, bbox=box, **place)
+        options = {"transform": axes.transAxes, "zorder": 7}
+        axes.text(0.04, 0.04, text, color=INK, fontsize=9, bbox=box, **options)
     style_axes(axes)
     axes.set_aspect("equal")
     axes.tick_params(labelsize=8)

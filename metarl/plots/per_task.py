@@ -1,4 +1,4 @@
-"""What an adaptation did to each task: a table for files, a figure over the range of tasks."""
+"""Results of each task: a CSV file, a table and a figure over the range of tasks."""
 
 from __future__ import annotations
 
@@ -19,39 +19,44 @@ from metarl.plots.figures import BEFORE, COLOURS, INK, after_steps, style_axes
 from metarl.tasks.files import atomic_path
 
 TASKS_FILE = "tasks.csv"
-_MOST_NUMBERS = 8  # of a task in a table; tabular MDPs have hundreds
-_COLUMNS = 4
-_FEWEST = 3  # tasks of a line, and corners of a triangle
+_MAX_COLUMNS = 8  # for the task's values: tabular MDPs have hundreds
+_MAX_STEPS = 4  # different numbers of adaptation steps in a figure
+_MIN_TASKS = 3  # different tasks in a figure
 
 
 def write_tasks(curve: AdaptationCurve, path: Path) -> None:
-    """Writes a row of comma-separated values per task: what tells it apart, metric after 0.. steps.
+    """Writes a CSV file with a row per task: its values, and the metric after 0, 1, ... steps.
+
+    The write is atomic: readers see either the old or the new file.
 
     Args:
-        curve: A curve that knows its tasks.
-        path: The file; readers see the old one or the whole new one.
+        curve: A curve with `tasks`.
+        path: The file.
+
+    Raises:
+        SettingsError: The curve has no tasks.
     """
-    names, values = _told(curve)
-    head = [*names, *(f"{curve.metric}_{k}" for k in range(len(curve.values)))]
+    names, values = _task_columns(curve)
+    header = [*names, *(f"{curve.metric}_{k}" for k in range(len(curve.values)))]
     rows = np.concatenate((values, curve.values.T.numpy()), 1)
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(head)
+        writer.writerow(header)
         writer.writerows([[f"{x:.6g}" for x in row] for row in rows])
 
 
 def tasks_table(path: Path) -> Table:
-    """Returns the rows of a file of `write_tasks` as a table.
+    """Reads a file of `write_tasks` into a table.
 
     Raises:
-        SettingsError: There is no such file.
+        SettingsError: The file does not exist.
     """
     if not path.is_file():
-        raise SettingsError("This experiment tells nothing of single tasks.")
+        raise SettingsError("This experiment has no results of single tasks.")
     with path.open(encoding="utf-8", newline="") as file:
-        head, *rows = csv.reader(file)
+        header, *rows = csv.reader(file)
     table = Table(box=SIMPLE)
-    for name in head:
+    for name in header:
         table.add_column(name.replace("_", " "), justify="right")
     for row in rows:
         table.add_row(*(f"{float(x):.4g}" for x in row))
@@ -61,39 +66,46 @@ def tasks_table(path: Path) -> Table:
 def tasks_figure(curve: AdaptationCurve, title: str = "") -> Figure | None:
     """Draws the metric over the range of tasks, before and after adaptation.
 
-    A point and a line per number of steps where one number tells tasks apart, a map per number of
-    steps where two do. Otherwise, and of fewer than three different tasks, there is no figure.
+    Tasks with one value are drawn as a line per number of steps, tasks with two values as a colour
+    map per number of steps.
 
     Args:
-        curve: A curve that knows its tasks.
-        title: What is written above.
+        curve: A curve with `tasks`.
+        title: Title of the figure.
+
+    Returns:
+        The figure. None if tasks have more than two values, if fewer than three tasks are
+        different, or if tasks with two values lie on one line.
+
+    Raises:
+        SettingsError: The curve has no tasks.
     """
-    names, values = _told(curve)
-    if len(np.unique(values, axis=0)) < _FEWEST or len(names) not in (1, 2):
+    names, values = _task_columns(curve)
+    if len(np.unique(values, axis=0)) < _MIN_TASKS or len(names) not in (1, 2):
         return None
-    steps = telling_steps(len(curve.values) - 1, _COLUMNS)
+    steps = telling_steps(len(curve.values) - 1, _MAX_STEPS)
     rows = [curve.values[k].numpy() for k in steps]
     if len(names) == 1:
-        return _lines(names[0], values[:, 0], curve.metric, steps, rows, title)
-    if np.linalg.matrix_rank(values - values.mean(0)) < 2:  # all on one line: no triangles
+        return _draw_lines(names[0], values[:, 0], curve.metric, steps, rows, title)
+    if np.linalg.matrix_rank(values - values.mean(0)) < 2:  # on one line: no triangulation
         return None
-    return _maps(names, values, curve.metric, steps, rows, title)
+    return _draw_maps(names, values, curve.metric, steps, rows, title)
 
 
-def _told(curve: AdaptationCurve) -> tuple[list[str], np.ndarray]:
-    """Returns names and values [T, D] of the numbers that tell tasks apart, at most eight."""
+def _task_columns(curve: AdaptationCurve) -> tuple[list[str], np.ndarray]:
+    """Returns names and values [T, D] of the first numbers of each task, D at most 8."""
     if curve.tasks is None:
-        raise SettingsError("Expected a curve of control tasks, which knows its tasks.")
+        raise SettingsError("Expected a curve of control tasks, which has `tasks`.")
     names, columns = [], []
     for name, value in curve.tasks.items():
         flat = value.reshape(len(value), -1).double().cpu().numpy()
-        plain = name.replace("_", " ")
-        names += [plain] if flat.shape[1] == 1 else [f"{plain} {i}" for i in range(flat.shape[1])]
+        title = name.replace("_", " ")
+        names += [title] if flat.shape[1] == 1 else [f"{title} {i}" for i in range(flat.shape[1])]
         columns.append(flat)
-    return names[:_MOST_NUMBERS], np.concatenate(columns, 1)[:, :_MOST_NUMBERS]
+    return names[:_MAX_COLUMNS], np.concatenate(columns, 1)[:, :_MAX_COLUMNS]
 
 
-def _lines(
+def _draw_lines(
     name: str,
     values: np.ndarray,
     metric: str,
@@ -118,7 +130,7 @@ def _lines(
     return figure
 
 
-def _maps(
+def _draw_maps(
     names: Sequence[str],
     values: np.ndarray,
     metric: str,
@@ -128,12 +140,12 @@ def _maps(
 ) -> Figure:
     figure = Figure(figsize=(2.7 * len(steps) + 1.0, 3.4), layout="constrained")
     grid = figure.subplots(1, len(steps), sharex=True, sharey=True, squeeze=False)[0]
-    # Outliers would leave the rest in one colour.
+    # Quantiles, because outliers would leave all other tasks in one colour.
     low, high = np.quantile(np.concatenate(rows), (0.02, 0.98))
-    drawn = None
+    mesh = None
     for axes, step, row in zip(grid, steps, rows, strict=True):
         assert isinstance(axes, Axes)
-        drawn = axes.tripcolor(
+        mesh = axes.tripcolor(
             values[:, 0], values[:, 1], row, shading="gouraud", cmap="viridis", vmin=low, vmax=high
         )
         axes.plot(values[:, 0], values[:, 1], ".", color="white", markersize=3, alpha=0.7)
@@ -143,7 +155,7 @@ def _maps(
         axes.set_title(after_steps(step), color=INK, fontsize=11)
         axes.set_xlabel(names[0].capitalize(), color=INK)
     grid[0].set_ylabel(names[1].capitalize(), color=INK)
-    assert drawn is not None
-    figure.colorbar(drawn, ax=list(grid), label=metric.capitalize(), shrink=0.85)
+    assert mesh is not None
+    figure.colorbar(mesh, ax=list(grid), label=metric.capitalize(), shrink=0.85)
     figure.suptitle(title, color=INK, fontsize=12, fontweight="bold")
     return figure

@@ -1,4 +1,4 @@
-"""Drawings in a terminal: lines of Braille dots, eight to a letter."""
+"""Line plots in a terminal, drawn with Braille characters of eight dots each."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from rich.text import Text
 
 from metarl.errors import SettingsError
 
-# The bit of each dot of a letter in Unicode's Braille block, by row and column.
+# The bit of each dot of a character in Unicode's Braille block, by row and column.
 _BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 _BLANK = 0x2800
 
 
 class TerminalPlot:
-    """A rectangle of letters to draw on, in coordinates of one's own.
+    """A canvas of characters with its own coordinate system.
 
     Args:
-        width: Letters in a row.
-        height: Rows. A letter is twice as high as wide: `width = 2 * height` makes a square.
+        width: Characters per row, at least 1.
+        height: Number of rows, at least 1. A character is twice as high as wide, so that
+            `width = 2 * height` is a square.
         low: Lower left corner (x, y), [2].
-        high: Upper right corner, [2].
+        high: Upper right corner (x, y), [2].
 
     Raises:
-        SettingsError: It has no letters or no area.
+        SettingsError: The canvas has no characters or no area.
     """
 
     def __init__(self, width: int, height: int, low: np.ndarray, high: np.ndarray) -> None:
@@ -40,26 +41,27 @@ class TerminalPlot:
         self._styles = np.full((height, width), "", object)
 
     def line(self, points: np.ndarray, style: str = "") -> None:
-        """Draws a line through points [L, 2]; what lies outside is left out.
+        """Draws a line through points and clips it to the canvas.
 
         Args:
-            points: The points.
-            style: A style of rich, such as a colour; each letter has one, the last one drawn.
+            points: The points, [L, 2].
+            style: A style of rich, such as a colour. Each character has the style that was drawn
+                last.
         """
-        ends = self._place(points)
+        ends = self._dot_coordinates(points)
         for start, end in pairwise(ends):
             count = int(np.abs(end - start).max()) + 2
             self._set(np.linspace(start, end, min(count, 4 * self._dots.max())), style)
         self._set(ends, style)
 
     def mark(self, point: np.ndarray, letter: str, style: str = "") -> None:
-        """Writes a letter at a point [2]; it hides lines."""
-        for x, y in self._inside(self._place(np.asarray(point)[None])):
+        """Writes a character at a point [2], on top of lines."""
+        for x, y in self._inside(self._dot_coordinates(np.asarray(point)[None])):
             self._marks[y // 4, x // 2] = letter
             self._styles[y // 4, x // 2] = style
 
     def text(self) -> Text:
-        """Returns the drawing."""
+        """Returns the drawing as a text of rich."""
         drawing = Text(no_wrap=True)
         for y, row in enumerate(self._bits):
             drawing.append("\n" if y else "")
@@ -70,13 +72,14 @@ class TerminalPlot:
                 drawing.append(letter, self._styles[y, x])
         return drawing
 
-    def _place(self, points: np.ndarray) -> np.ndarray:
-        """Returns the dots, [L, 2] from the upper left, where points lie."""
+    def _dot_coordinates(self, points: np.ndarray) -> np.ndarray:
+        """Returns the dot coordinates (x, y) of points, [L, 2], from the upper left corner."""
         share = (np.asarray(points, float) - self._low) / (self._high - self._low)
         share[:, 1] = 1 - share[:, 1]
         return share * (self._dots - 1)
 
     def _inside(self, places: np.ndarray) -> np.ndarray:
+        """Returns the rounded dot coordinates of those places that lie on the canvas."""
         dots = np.rint(places[np.isfinite(places).all(1)])
         return dots[((dots >= 0) & (dots < self._dots)).all(1)].astype(int)
 

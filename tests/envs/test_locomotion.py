@@ -228,7 +228,8 @@ def test_starts_are_gymnasiums(family, position, velocity):
 
 def test_cards_tell_what_was_chosen():
     told = str(HalfCheetahVelocity(3.0, horizon=50, integrator="implicitfast").card())
-    for text in ("U(0, 3) m/s", "50 steps", "implicitfast, which gymnasium has not", "dt = 0.05 s"):
+    integrator = "implicitfast, which differs from gymnasium"
+    for text in ("U(0, 3) m/s", "50 steps", integrator, "dt = 0.05 s"):
         assert text in told
     assert "U(0, 2) m/s" in str(HalfCheetahVelocity().card())
     assert not HalfCheetahDirection().card().disjoint

@@ -86,6 +86,6 @@ def test_only_the_ant_falls():
 
 def test_cards_say_what_is_not_rllabs():
     card = str(ANTS[0].card())
-    for text in ("84 zeros", "MuJoCo 1.31 there", "timestep=0.02", "dt = 0.02 s", "contact forces"):
+    for text in ("84 zeros", "uses MuJoCo 1.31", "timestep=0.02", "dt = 0.02 s", "contact forces"):
         assert text in card
     assert "1 step of 0.01 s" in str(CHEETAHS[0].card())

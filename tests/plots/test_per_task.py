@@ -56,7 +56,7 @@ def test_where_there_is_no_range_there_is_no_figure(tasks):
 
 
 def test_curves_that_know_no_tasks_and_missing_files_are_told(tmp_path):
-    with pytest.raises(SettingsError, match="knows its tasks"):
+    with pytest.raises(SettingsError, match="has `tasks`"):
         write_tasks(curve(None), tmp_path / "tasks.csv")
     with pytest.raises(SettingsError, match="single tasks"):
         tasks_table(tmp_path / "tasks.csv")
