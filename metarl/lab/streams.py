@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 import tyro
 
-from metarl.learners.images.distortions import distort
 from metarl.learners.images.embeddings import ImageShape, Thumbnail
 from metarl.learners.memory.networks import (
     FeedforwardSettings,
@@ -18,6 +17,7 @@ from metarl.learners.memory.networks import (
 )
 from metarl.learners.memory.stream_reader import StreamReader
 from metarl.tasks.characters import CharacterSettings
+from metarl.tasks.distortions import distort
 from metarl.tasks.episodes import FewShot
 from metarl.tasks.streams import Labels, Streams
 from metarl.training.settings import TrainingSettings

@@ -9,7 +9,6 @@ from typing import Literal, get_args
 import torch
 
 from metarl.errors import SettingsError
-from metarl.learners.images.distortions import distort
 from metarl.learners.images.embeddings import ConvEmbedding, Embedding, ImageShape, Pixels
 from metarl.learners.images.pyramid import AveragedViews, PyramidEmbedding
 from metarl.learners.metric.classifier import FeatureClassifier
@@ -19,7 +18,7 @@ from metarl.learners.metric.metric_learner import MetricLearner
 from metarl.learners.metric.relation import Relation, RelationEmbedding
 from metarl.learners.metric.siamese import KOCH, SMALL, SiameseEmbedding, WeightedDifference
 from metarl.registry import check_choice
-from metarl.tasks.distortions import Distortion
+from metarl.tasks.distortions import Distortion, distort
 
 Network = Literal["conv4", "pyramid"]
 SiameseLayers = Literal["small", "koch"]
