@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -173,7 +173,7 @@ class ControlReports:
         loop: OuterLoop,
         test: AdaptationCurve,
         rows: dict[str, list[Summary]],
-        published: dict[str, dict[int, float]],
+        published: Mapping[str, Mapping[int, float]],
     ) -> None:
         from metarl.plots.figures import adaptation_figure, save_figure
         from metarl.plots.per_task import TASKS_FILE, tasks_figure, write_tasks

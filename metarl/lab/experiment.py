@@ -14,7 +14,6 @@ from rich.table import Table
 from metarl.adaptation.learner import Learner
 from metarl.devices import resolve_device, set_threads
 from metarl.lab.command_line import parse_settings, run_script
-from metarl.lab.reports import print_report, print_stopped
 from metarl.plots.film import Film
 from metarl.plots.pictures import Picture
 from metarl.runs.run_folder import ResumePoint, create_run_folder, to_json, write_config

@@ -10,11 +10,12 @@ import tyro
 
 from metarl.lab.experiment import Components
 from metarl.lab.stream_reports import show_streams, stream_report
-from metarl.learners.images.distortions import distort
+from metarl.tasks.distortions import distort
 from metarl.learners.images.embeddings import ImageShape, Thumbnail
 from metarl.learners.memory.networks import MemoryAugmentedOptions, SequenceOptions
 from metarl.learners.memory.stream_reader import StreamReader
 from metarl.tasks.characters import CharacterSettings
+from metarl.tasks.distortions import distort
 from metarl.tasks.episodes import FewShot
 from metarl.tasks.streams import Labels, Streams
 from metarl.training.settings import TrainingSettings

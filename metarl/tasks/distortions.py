@@ -18,6 +18,13 @@ from metarl.errors import SettingsError
 GRIDS = ((4, 1.0), (7, 0.5))
 """Points per side of each coarse grid of random displacements, and its weight."""
 
+# The ranges of `distort` (Koch et al. 2015, section 3.3)
+KOCH_ROTATION = math.radians(10)
+KOCH_SHEAR = 0.3
+KOCH_SCALES = (0.8, 1.2)
+KOCH_SHIFT = 2 / 105  # share of the image's size
+KOCH_PROBABILITY = 0.5
+
 
 @dataclass(frozen=True)
 class Distortion:
@@ -91,20 +98,63 @@ class Distortion:
         device = generator.device
         draws = 2 * torch.rand(7, number, generator=generator, device=device) - 1
         angle = times * math.radians(self.tilt) * draws[0]
-        cos, sin = angle.cos(), angle.sin()
         shears = times * self.shear * draws[1:3]
         scales = torch.exp(times * self.scale * draws[3:5])
-        one, zero = torch.ones_like(angle), torch.zeros_like(angle)
-        # source = R(angle) [[1, a], [b, 1]] diag(c, d) target + shift
-        maps = matrices(cos, -sin, sin, cos) @ matrices(one, shears[0], shears[1], one)
-        maps = maps @ matrices(scales[0], zero, zero, scales[1])
-        # The grid's units make the image 2 wide.
-        shift = 2 * times * self.shift * draws[5:].T.unsqueeze(2)
-        shape = [number, 1, size, size]
-        grids = F.affine_grid(torch.cat((maps, shift), 2), shape, align_corners=False)
+        # In the grid's units an image is 2 wide.
+        shift = 2 * times * self.shift * draws[5:]
+        maps = _affine_maps(angle, shears, scales, shift)
+        grids = F.affine_grid(maps, [number, 1, size, size], align_corners=False)
         if self.elastic:
             grids = grids + 2 * times * self.elastic * _displacements(number, size, generator)
         return grids
+
+
+def distort(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Applies a random affine distortion to every image (Koch et al. 2015, section 3.3).
+
+    Rotation by up to 10 degrees, shear by up to 0.3, scale from 0.8 to 1.2 and shift by up to 2/105
+    of the image's size, the last three along either axis, each applied with probability 0.5.
+    Positions outside the image get the value of its upper left pixel: the paper, 0 or 1.
+
+    Args:
+        images: Shape [T, N, C, H, W], float32.
+        generator: The only source of randomness.
+
+    Returns:
+        The distorted images, in the shape of `images`.
+    """
+    flat = images.flatten(0, 1)
+    maps = _draw_koch_maps(len(flat), generator)
+    return resample(flat, F.affine_grid(maps, list(flat.shape), align_corners=False)).view_as(
+        images
+    )
+
+
+def _draw_koch_maps(count: int, generator: torch.Generator) -> Tensor:
+    """Draws the maps of `distort` from new to old positions, [count, 2, 3]."""
+    device = generator.device
+    draws = 2 * torch.rand(7, count, generator=generator, device=device) - 1
+    applied = torch.rand(7, count, generator=generator, device=device) < KOCH_PROBABILITY
+    draws = torch.where(applied, draws, 0.0)
+    middle, half = sum(KOCH_SCALES) / 2, (KOCH_SCALES[1] - KOCH_SCALES[0]) / 2
+    # The map goes from new to old positions, so it divides by the scale.
+    scales = 1 / (middle + half * draws[3:5])
+    # In the grid's units an image is 2 wide.
+    shift = 2 * KOCH_SHIFT * draws[5:]
+    return _affine_maps(KOCH_ROTATION * draws[0], KOCH_SHEAR * draws[1:3], scales, shift)
+
+
+def _affine_maps(angle: Tensor, shears: Tensor, scales: Tensor, shift: Tensor) -> Tensor:
+    """Returns the affine maps x -> R H S x + shift, [N, 2, 3].
+
+    R is a rotation by `angle` in radians, [N], H has the shears [2, N] off its diagonal, and S has
+    the scales [2, N] on its diagonal. The shift is [2, N].
+    """
+    cos, sin = angle.cos(), angle.sin()
+    one, zero = torch.ones_like(angle), torch.zeros_like(angle)
+    maps = matrices(cos, -sin, sin, cos) @ matrices(one, shears[0], shears[1], one)
+    maps = maps @ matrices(scales[0], zero, zero, scales[1])
+    return torch.cat((maps, shift.T.unsqueeze(2)), 2)
 
 
 def resample(images: Tensor, grids: Tensor) -> Tensor:

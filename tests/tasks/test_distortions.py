@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from metarl.errors import SettingsError
-from metarl.tasks.distortions import Distortion, _displacements
+from metarl.tasks import distortions as d
+from metarl.tasks.distortions import Distortion, _displacements, distort
 
 ALL = Distortion(10, 0.2, 0.2, 0.1, 0.04, 0.5, 1.0)
 
@@ -118,3 +119,33 @@ def test_displacements_are_smooth_and_of_unit_size(generator):
 def test_bad_settings(settings, message):
     with pytest.raises(SettingsError, match=message):
         Distortion(**settings)
+
+
+def test_koch_distortions_stay_in_their_ranges(generator):
+    maps = d._draw_koch_maps(4000, generator)
+    identity = (maps == torch.eye(2, 3)).flatten(1).all(1).float().mean()
+    assert identity == pytest.approx(d.KOCH_PROBABILITY**7, abs=0.006)
+    assert maps[:, :, 2].abs().max() == pytest.approx(2 * d.KOCH_SHIFT, rel=0.02)
+    assert ((maps[:, :, 2] == 0).float().mean() - d.KOCH_PROBABILITY).abs() < 0.03
+    determinants = torch.linalg.det(maps[:, :, :2])  # of shear and of the inverse scales
+    assert determinants.min() >= (1 - d.KOCH_SHEAR**2) / d.KOCH_SCALES[1] ** 2 - 1e-5
+    assert determinants.max() <= (1 + d.KOCH_SHEAR**2) / d.KOCH_SCALES[0] ** 2 + 1e-5
+
+
+def test_a_known_koch_distortion(generator, monkeypatch):
+    """A rotation by 90 degrees, with all other distortions switched off."""
+    monkeypatch.setattr(d, "KOCH_ROTATION", math.pi / 2)
+    monkeypatch.setattr(d, "KOCH_SHEAR", 0.0)
+    monkeypatch.setattr(d, "KOCH_SCALES", (1.0, 1.0))
+    monkeypatch.setattr(d, "KOCH_SHIFT", 0.0)
+    monkeypatch.setattr(d, "KOCH_PROBABILITY", 2.0)
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.ones(*shape))
+    image = torch.rand(1, 1, 1, 9, 9, generator=generator)
+    turned = distort(image, generator)
+    torch.testing.assert_close(turned, image.rot90(1, (3, 4)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("paper", [0.0, 1.0])
+def test_koch_distortions_fill_with_paper(paper, generator):
+    images = torch.full((2, 3, 1, 28, 28), paper)
+    torch.testing.assert_close(distort(images, generator), images)

@@ -1,4 +1,4 @@
-"""Networks that embed images; the tasks share their weights, so all images are one batch."""
+"""Networks that embed images. All tasks share the weights, so all images form one batch."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ class Embedding(nn.Module, ABC):
 
         Args:
             images: Shape [T, N, C, H, W], float32.
-            moments: Takes up the batch-norm moments of each task in training; None: evaluation,
-                where every image is embedded on its own.
+            moments: Training: records the batch-norm moments of each task here. None: evaluation,
+                where the images do not affect each other.
 
         Returns:
-            Features [T, N, D], or maps [T, N, D, H', W'].
+            Features [T, N, D], or feature maps [T, N, D, H', W'].
 
         Raises:
-            ShapeError: The images have another shape than the network takes.
+            ShapeError: The images have a different shape than the network takes.
         """
 
 
 class Pixels(Embedding):
-    """The pixels themselves.
+    """The pixels themselves: flattens the images.
 
     Args:
-        images: What it takes.
+        images: Shape of the images.
     """
 
     def __init__(self, images: ImageShape) -> None:
@@ -57,21 +57,22 @@ class Pixels(Embedding):
         self.images = images
 
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
-        """See `Embedding.forward`; features [T, N, C * H * W]."""
+        """Returns features [T, N, C * H * W]."""
         del moments
         check_shape(images, self.images)
         return images.flatten(2)
 
 
 class Thumbnail(Embedding):
-    """The pixels of smaller images, each the mean of what it covers.
+    """The pixels of images downsampled by average pooling.
 
     Args:
-        images: What it takes.
-        size: Height and width of the smaller images, from 1 to theirs; 20 in Santoro et al. 2016.
+        images: Shape of the images.
+        size: Height and width of the downsampled images, in pixels, from 1 to the size of the
+            images; 20 in Santoro et al. 2016.
 
     Raises:
-        SettingsError: The size is out of this range.
+        SettingsError: The size is out of range.
     """
 
     def __init__(self, images: ImageShape, size: int = 20) -> None:
@@ -83,25 +84,25 @@ class Thumbnail(Embedding):
         self.features = images.channels * size**2
 
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
-        """See `Embedding.forward`; features [T, N, C * size * size]."""
+        """Returns features [T, N, C * size * size]."""
         del moments
         check_shape(images, self.images)
         return F.adaptive_avg_pool2d(images.flatten(0, 1), self.size).view(*images.shape[:2], -1)
 
 
 class ConvEmbedding(Embedding):
-    """Four blocks of 3x3 convolution, batch normalisation, ReLU and 2x2 max-pooling, no head.
+    """Four blocks of 3x3 convolution, batch normalisation, ReLU and 2x2 max-pooling; no head.
 
     The embedding of matching and prototypical networks (Vinyals et al. 2016, Snell et al. 2017):
-    64 numbers for an image of 28x28 with 64 filters.
+    64 features for a 28x28 image with 64 filters.
 
     Args:
-        images: What it embeds.
+        images: Shape of the images.
         generator: Source of the initial weights.
-        filters: Filters of every block.
+        filters: Number of filters of every block.
 
     Raises:
-        SettingsError: A number is not positive or the images are too small.
+        SettingsError: A number is not positive, or the images are too small.
     """
 
     BLOCKS = 4
@@ -117,13 +118,22 @@ class ConvEmbedding(Embedding):
         self.features = filters * (images.size // 2**self.BLOCKS) ** 2
 
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
-        """See `Embedding.forward`; features [T, N, D]."""
+        """Returns features [T, N, D]."""
         check_shape(images, self.images)
         return run_blocks(self.blocks, images, moments).flatten(2)
 
 
 def run_blocks(blocks: nn.ModuleList, images: Tensor, moments: Moments | None) -> Tensor:
-    """Runs images [T, N, C, H, W] of all tasks as one batch; returns [T, N, C', H', W']."""
+    """Runs convolution blocks on the images of all tasks as one batch.
+
+    Args:
+        blocks: The blocks, instances of `ConvBlock`.
+        images: Shape [T, N, C, H, W].
+        moments: See the arguments of `Embedding.forward`.
+
+    Returns:
+        Feature maps, [T, N, C', H', W'].
+    """
     hidden = images.flatten(0, 1)
     for block in blocks:
         hidden = block(hidden, images.shape[0], moments)
@@ -131,7 +141,13 @@ def run_blocks(blocks: nn.ModuleList, images: Tensor, moments: Moments | None) -
 
 
 def check_images(images: ImageShape, filters: int, smallest: int) -> None:
-    """Raises SettingsError unless there are filters and channels and the images large enough."""
+    """Raises SettingsError unless `filters` and channels are positive and images large enough.
+
+    Args:
+        images: Shape of the images.
+        filters: Number of filters.
+        smallest: Smallest image size that the network takes, in pixels.
+    """
     if min(images.channels, filters) < 1:
         raise SettingsError(
             f"Expected positive channels and filters, got {images.channels} and {filters}."

@@ -1,8 +1,9 @@
-"""Convolution, batch normalisation by each task's own images, max-pooling, ReLU: one operation.
+"""Convolution, max-pooling, batch normalisation per task and ReLU as one autograd function.
 
-On a CPU it goes through the images in parts that stay in the cache, and what is cheap to compute
-again is not kept for the gradient: convolved images are larger than all the rest together. It has
-first derivatives only; `metarl.models.functional` has layers with second ones.
+On a CPU, the images are processed in parts that fit into the cache. Cheap convolutions are
+recomputed in the backward pass, because the convolved images take more memory than all other
+tensors together. Only first derivatives are supported; the layers of `metarl.models.functional`
+support second derivatives.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from metarl.errors import ShapeError
 
 EPS = 1e-5
 PART_BYTES = 2**22
-"""Size of the convolved images of a part on a CPU; half and twice of it are about as quick."""
+"""Bytes of convolved images per part on a CPU; half or twice as many are about as fast."""
 
 
 class Normalised(NamedTuple):
-    """What a block gives.
+    """The output of a block.
 
     Attributes:
-        images: Shape [T * N, C, H', W'], channels last in memory.
-        mean: Of the convolved images of each task, [T, C], detached.
-        variance: Likewise, biased.
+        images: Shape [T * N, C, H', W'], in channels-last format.
+        mean: Mean of the convolved images of each task, [T, C], detached.
+        variance: Biased variance of the convolved images of each task, [T, C], detached.
     """
 
     images: Tensor
@@ -36,12 +37,12 @@ class Normalised(NamedTuple):
 
 
 class EpisodicBlock(NamedTuple):
-    """A block in which the moments of its own images normalise each task.
+    """A convolution block that normalises each task by the moments of its own images.
 
     Attributes:
-        num_tasks: The number of tasks, T.
-        padding: Rows and columns of zeros on each side of an image, in pixels.
-        pool: Whether it halves the images.
+        num_tasks: Number of tasks, T.
+        padding: Zero padding on each side of an image, in pixels.
+        pool: Whether to apply 2x2 max-pooling.
     """
 
     num_tasks: int
@@ -51,16 +52,20 @@ class EpisodicBlock(NamedTuple):
     def __call__(
         self, images: Tensor, filters: Tensor | None, scale: Tensor, shift: Tensor
     ) -> Normalised:
-        """Runs it. Under autocast the convolutions are in its type, there and back.
+        """Runs the block. Under autocast, the convolutions and their gradients use its dtype.
 
         Args:
-            images: Those of all tasks, task by task, [T * N, in, H, W].
-            filters: Shape [C, in, k, k]; None where the images are convolved already.
-            scale: Of the normalisation, [C]; at least 0, as it comes after the max-pooling.
-            shift: Of the normalisation, [C].
+            images: Images of all tasks, task by task, [T * N, in, H, W].
+            filters: Shape [C, in, k, k]; None if the images are already convolved.
+            scale: Scale of the normalisation, [C]; at least 0, because the max-pooling precedes
+                the normalisation.
+            shift: Shift of the normalisation, [C].
+
+        Returns:
+            The images and the moments of each task.
 
         Raises:
-            ShapeError: The tasks have not as many images each.
+            ShapeError: The number of images is not divisible by the number of tasks.
         """
         if len(images) % self.num_tasks:
             raise ShapeError(
@@ -81,66 +86,72 @@ class _Block(Function):
         block: EpisodicBlock,
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.convolution = convolution = _Convolution(images, filters, block)
-        kept = None if convolution.cheap else convolution(images, filters)
+        cache = None if convolution.recompute else convolution(images, filters)
         moments, pools = [], []
         for part in convolution.parts:
-            convolved = convolution.part(part, images, filters, kept)
+            convolved = convolution.convolve_part(part, images, filters, cache)
             moments.append(_moments(convolved, part.num_tasks))
             pools.append(F.max_pool2d(convolved, 2) if block.pool else convolved)
-        mean, variance = _over_parts(moments, convolution.parts, block.num_tasks)
-        pooled = _joined(pools)
-        inverse = torch.rsqrt(variance + EPS)
-        slope = scale * inverse
+        mean, variance = _combine_moments(moments, convolution.parts, block.num_tasks)
+        pooled = _concatenate(pools)
+        # y = scale (x - mean) / sqrt(variance + eps) + shift  (Ioffe & Szegedy 2015, algorithm 1)
+        inv_std = torch.rsqrt(variance + EPS)
+        slope = scale * inv_std
         rows = _affine(pooled, slope, shift - mean * slope).relu_()
         output = _as_images(rows, pooled)
-        ctx.save_for_backward(images, filters, scale, kept, pooled, output, mean, inverse)
+        ctx.save_for_backward(images, filters, scale, cache, pooled, output, mean, inv_std)
         ctx.mark_non_differentiable(mean, variance)
         return output, mean, variance
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        # Torch's `once_differentiable` lets `autograd.grad` go on as if the second ones were 0.
+        # With `once_differentiable`, `autograd.grad` would treat second derivatives as 0.
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "Blocks of metric learners have first derivatives only, but `create_graph` asked "
-                "for more; build the network of the layers of `metarl.models.functional`."
+                "for more. Build the network from the layers of `metarl.models.functional`."
             )
-        images, filters, scale, kept, pooled, output, mean, inverse = ctx.saved_tensors
+        images, filters, scale, cache, pooled, output, mean, inv_std = ctx.saved_tensors
         convolution: _Convolution = ctx.convolution
         grad = torch.ops.aten.threshold_backward(channels_last(grad), output, 0)
         rows = _rows(grad, len(mean))
-        # With z = (x - mean) inverse and y = scale z + shift at n positions of a channel:
-        # dx = scale inverse (dy - sum(dy) / n - z sum(dy z) / n)
-        total = _sums(rows, pooled)
-        aligned = (_sums(rows * _rows(pooled, len(mean)), pooled) - mean * total) * inverse
-        factor = scale * inverse
-        rows *= _row(factor, pooled)
-        slope = -factor * inverse * aligned / convolution.positions
-        offset = -factor * total / convolution.positions - slope * mean
-        pixels: list[Tensor] = []
-        weights: list[Tensor] = []
+        # With z = (x - mean) inv_std and y = scale z + shift at n positions of a channel:
+        # dshift = sum(dy), dscale = sum(dy z),
+        # dx = scale inv_std (dy - sum(dy) / n - z sum(dy z) / n)
+        grad_shift = _sums(rows, pooled)
+        products = _sums(rows * _rows(pooled, len(mean)), pooled)
+        grad_scale = (products - mean * grad_shift) * inv_std
+        factor = scale * inv_std
+        rows *= _row(factor, pooled)  # the first term of dx, in place: `rows` is a view of `grad`
+        # the other two terms of dx: slope x + offset
+        slope = -factor * inv_std * grad_scale / convolution.positions
+        offset = -factor * grad_shift / convolution.positions - slope * mean
+        image_grads: list[Tensor] = []
+        filter_grads: list[Tensor] = []
         for part in convolution.parts:
-            convolved = convolution.part(part, images, filters, kept)
-            inner = _unpooled(part.of(grad), convolved) if convolution.block.pool else part.of(grad)
+            convolved = convolution.convolve_part(part, images, filters, cache)
+            inner = part.select(grad)
+            if convolution.block.pool:
+                inner = _max_pool_backward(inner, convolved)
             _rows(inner, part.num_tasks).add_(
                 _affine(convolved, slope[part.tasks], offset[part.tasks])
             )
-            pixel, weight = convolution.gradients(
-                inner, part.of(images), filters, ctx.needs_input_grad
+            image_grad, filter_grad = convolution.gradients(
+                inner, part.select(images), filters, ctx.needs_input_grad
             )
-            pixels += [] if pixel is None else [pixel]
-            weights += [] if weight is None else [weight]
+            image_grads += [] if image_grad is None else [image_grad]
+            filter_grads += [] if filter_grad is None else [filter_grad]
         return (
-            _joined(pixels) if pixels else None,
-            _added(weights) if weights else None,
-            aligned.sum(0),
-            total.sum(0),
+            _concatenate(image_grads) if image_grads else None,
+            _sum_in_place(filter_grads) if filter_grads else None,
+            grad_scale.sum(0),
+            grad_shift.sum(0),
             None,
         )
 
 
 class _Part(NamedTuple):
-    """Images next to each other: those of whole tasks, or some of one task."""
+    """Consecutive images: all images of several tasks, or some images of one task."""
 
     images: slice
     tasks: slice
@@ -149,111 +160,121 @@ class _Part(NamedTuple):
     def num_tasks(self) -> int:
         return self.tasks.stop - self.tasks.start
 
-    def of(self, images: Tensor) -> Tensor:
+    def select(self, images: Tensor) -> Tensor:
         return images[self.images]
 
 
 class _Convolution:
-    """The convolution of a block, if it has one, and the parts in which images go through it."""
+    """The convolution of a block, if it has one, and the parts in which images are processed."""
 
     def __init__(self, images: Tensor, filters: Tensor | None, block: EpisodicBlock) -> None:
         self.block = block
-        self.kind = images.dtype
+        self.dtype = images.dtype
         channels, height, width = images.shape[1:]
         if filters is not None:
             device = images.device.type
             if torch.is_autocast_enabled(device):
-                self.kind = torch.get_autocast_dtype(device)
+                self.dtype = torch.get_autocast_dtype(device)
             channels, size = filters.shape[0], filters.shape[2]
             height, width = (n + 2 * block.padding - size + 1 for n in (height, width))
-        # To convolve a few channels twice is quicker than to write many and read them again.
-        self.cheap = filters is not None and filters[0].numel() <= len(filters)
-        each = len(images) // block.num_tasks
-        self.positions = each * height * width
+        # Convolving a few channels twice is faster than writing and reading many output channels.
+        self.recompute = filters is not None and filters[0].numel() <= len(filters)
+        images_per_task = len(images) // block.num_tasks
+        self.positions = images_per_task * height * width
         images_per_part = len(images)
         if images.device.type == "cpu":
             images_per_part = max(
                 1, PART_BYTES // (channels * height * width * images.element_size())
             )
-        self.parts = _parts(block.num_tasks, each, images_per_part)
+        self.parts = _parts(block.num_tasks, images_per_task, images_per_part)
 
     def __call__(self, images: Tensor, filters: Tensor | None) -> Tensor:
-        """Returns the convolved images, of the images' type and channels last."""
+        """Returns the convolved images, in the dtype of the images and channels-last format."""
         if filters is None:
             return channels_last(images)
         convolved = F.conv2d(*self._operands(images, filters), padding=self.block.padding)
         return channels_last(convolved.to(images.dtype))
 
-    def part(
-        self, part: _Part, images: Tensor, filters: Tensor | None, kept: Tensor | None
+    def convolve_part(
+        self, part: _Part, images: Tensor, filters: Tensor | None, cache: Tensor | None
     ) -> Tensor:
-        """Returns the convolved images of a part, from those that were kept or convolved again."""
-        return self(part.of(images), filters) if kept is None else part.of(kept)
+        """Returns the convolved images of a part, from the cache of all parts if there is one."""
+        return self(part.select(images), filters) if cache is None else part.select(cache)
 
     def gradients(
-        self, grad: Tensor, images: Tensor, filters: Tensor | None, needed: tuple[bool, ...]
+        self, grad: Tensor, images: Tensor, filters: Tensor | None, needs_grad: tuple[bool, ...]
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Returns the gradients for images and filters, where needed, from that of the output."""
+        """Computes the gradients w.r.t. images and filters from that of the convolved images.
+
+        Args:
+            grad: Gradient w.r.t. the convolved images.
+            images: Input of the convolution.
+            filters: Filters; None if the block has no convolution.
+            needs_grad: Whether images and filters need a gradient; None is returned otherwise.
+        """
         if filters is None:
             return grad, None
         padding = [self.block.padding] * 2
-        pixels, weights, _ = torch.ops.aten.convolution_backward(
-            grad.to(self.kind), *self._operands(images, filters), None,
-            [1, 1], padding, [1, 1], False, [0, 0], 1, [*needed[:2], False],
+        image_grad, filter_grad, _ = torch.ops.aten.convolution_backward(
+            grad.to(self.dtype), *self._operands(images, filters), None,
+            [1, 1], padding, [1, 1], False, [0, 0], 1, [*needs_grad[:2], False],
         )  # fmt: skip
         return (
-            pixels.to(images.dtype) if needed[0] else None,
-            weights.to(images.dtype) if needed[1] else None,
+            image_grad.to(images.dtype) if needs_grad[0] else None,
+            filter_grad.to(images.dtype) if needs_grad[1] else None,
         )
 
     def _operands(self, images: Tensor, filters: Tensor) -> tuple[Tensor, Tensor]:
-        return channels_last(images.to(self.kind)), channels_last(filters.to(self.kind))
+        return channels_last(images.to(self.dtype)), channels_last(filters.to(self.dtype))
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """Returns images [N, C, H, W] with the channels last in memory.
+    """Returns images [N, C, H, W] in channels-last format.
 
-    Images of one channel get the strides that say so too, by which convolutions go.
+    The strides are set for images of one channel too, because convolutions choose their kernel by
+    the strides.
     """
     channels, height, width = images.shape[1:]
     strides = (height * width * channels, 1, width * channels, channels)
     return images.contiguous(memory_format=torch.channels_last).as_strided(images.shape, strides)
 
 
-def _parts(num_tasks: int, each: int, images_per_part: int) -> list[_Part]:
-    """Cuts tasks of `each` images into parts of `images_per_part` images at most."""
-    if each <= images_per_part:
-        step = images_per_part // each
+def _parts(num_tasks: int, images_per_task: int, images_per_part: int) -> list[_Part]:
+    """Splits the images of all tasks into parts of at most `images_per_part` images."""
+    count = images_per_task
+    if count <= images_per_part:
+        step = images_per_part // count
         firsts = range(0, num_tasks, step)
         spans = [slice(t, min(t + step, num_tasks)) for t in firsts]
-        return [_Part(slice(s.start * each, s.stop * each), s) for s in spans]
-    step = -(-each // -(-each // images_per_part))  # of equal parts, as few as they may be
+        return [_Part(slice(s.start * count, s.stop * count), s) for s in spans]
+    step = -(-count // -(-count // images_per_part))  # the fewest parts per task, of equal size
     return [
-        _Part(slice(t * each + low, t * each + min(low + step, each)), slice(t, t + 1))
+        _Part(slice(t * count + low, t * count + min(low + step, count)), slice(t, t + 1))
         for t in range(num_tasks)
-        for low in range(0, each, step)
+        for low in range(0, count, step)
     ]
 
 
 def _moments(convolved: Tensor, num_tasks: int) -> tuple[Tensor, Tensor]:
-    """Returns mean and biased variance of each task's channels, each [tasks, C]."""
+    """Returns the mean and biased variance of each task's channels, each [num_tasks, C]."""
     if convolved.device.type != "cpu":
         channels = convolved.permute(0, 2, 3, 1).reshape(num_tasks, -1, convolved.shape[1])
         variance, mean = torch.var_mean(channels, 1, correction=0)
         return mean, variance
-    # The kernel of torch's batch norm: 40 times as quick as `var_mean`.
+    # This kernel of PyTorch's batch normalisation is 40 times as fast as `var_mean`.
     pairs = [torch.batch_norm_update_stats(t, None, None, 0.0) for t in convolved.chunk(num_tasks)]
     return torch.stack([mean for mean, _ in pairs]), torch.stack([var for _, var in pairs])
 
 
-def _over_parts(
+def _combine_moments(
     moments: list[tuple[Tensor, Tensor]], parts: list[_Part], num_tasks: int
 ) -> tuple[Tensor, Tensor]:
-    """Returns the moments [T, C] of tasks from those of their parts."""
-    means, variances = (_joined(list(kind)) for kind in zip(*moments, strict=True))
+    """Computes the mean and variance of each task, each [T, C], from those of the parts."""
+    means, variances = (_concatenate(list(values)) for values in zip(*moments, strict=True))
     if len(means) == num_tasks:
         return means, variances
-    # The variance is the mean one within the parts, and that of their means.
+    # Law of total variance, with w_p the share of the images in part p:
+    # mean = sum_p w_p mean_p, variance = sum_p w_p (variance_p + (mean_p - mean)^2)
     means, variances = means.unflatten(0, (num_tasks, -1)), variances.unflatten(0, (num_tasks, -1))
     counts = [part.images.stop - part.images.start for part in parts[: means.shape[1]]]
     shares = means.new_tensor(counts).div_(sum(counts)).unsqueeze(1)
@@ -262,49 +283,52 @@ def _over_parts(
     return mean, (shares * (variances + spread)).sum(1)
 
 
-def _unpooled(grad: Tensor, convolved: Tensor) -> Tensor:
-    """Returns the gradient for images from that for the largest of every 2x2 positions."""
+def _max_pool_backward(grad: Tensor, convolved: Tensor) -> Tensor:
+    """Returns the gradient w.r.t. the input `convolved` of 2x2 max-pooling."""
     _, index = torch.ops.aten.max_pool2d_with_indices(convolved, [2, 2], [2, 2])
     return torch.ops.aten.max_pool2d_with_indices_backward(
         grad, convolved, [2, 2], [2, 2], [0, 0], [1, 1], False, index
     )
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
+def _concatenate(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _added(parts: list[Tensor]) -> Tensor:
+def _sum_in_place(parts: list[Tensor]) -> Tensor:
+    """Returns the sum of the parts, computed in the memory of the first."""
     total, *rest = parts
     for part in rest:
         total += part
     return total
 
 
-# Images as rows [T, N * H, W * C]: operations with a number per channel are eight times as quick
-# on rows of many numbers as on one row per pixel.
+# Images as rows [T, N * H, W * C]: operations with one number per channel are eight times as fast
+# on long rows as on one row per pixel.
 
 
 def _rows(images: Tensor, num_tasks: int) -> Tensor:
+    """Returns channels-last images [T * N, C, H, W] as a view [T, N * H, W * C]."""
     return images.permute(0, 2, 3, 1).view(num_tasks, -1, images.shape[3] * images.shape[1])
 
 
 def _row(values: Tensor, images: Tensor) -> Tensor:
-    """Repeats values [T, C] along a row of the images: [T, 1, W * C]."""
+    """Repeats values [T, C] along a row of the images, [T, 1, W * C]."""
     return values.repeat(1, images.shape[3]).unsqueeze(1)
 
 
 def _affine(images: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """Returns offset + slope * x as rows, for slope and offset [T, C]."""
+    """Returns offset + slope * images as rows, for slope and offset [T, C]."""
     rows = _rows(images, len(slope))
     return torch.addcmul(_row(offset, images), rows, _row(slope, images))
 
 
 def _sums(rows: Tensor, images: Tensor) -> Tensor:
-    """Adds up rows of the images for each channel: [T, C]."""
+    """Sums rows over all positions of each channel, [T, C]."""
     return rows.sum(1).view(len(rows), -1, images.shape[1]).sum(1)
 
 
 def _as_images(rows: Tensor, like: Tensor) -> Tensor:
+    """Returns rows as images of the shape of `like`, in channels-last format."""
     count, channels, height, width = like.shape
     return rows.view(count, height, width, channels).permute(0, 3, 1, 2)

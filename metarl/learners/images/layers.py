@@ -1,8 +1,8 @@
-"""Convolution blocks whose weights all tasks share and whose batch normalisation none does.
+"""Convolution blocks with weights shared by all tasks and batch normalisation per task.
 
-In training every task is normalised by the moments of its own images, support and query together,
-as when episodes come one by one: tasks do not depend on each other. At evaluation the running
-moments take their place, so that no prediction depends on another query.
+In training, each task is normalised by the moments of its own images, support and query together,
+so tasks do not depend on each other. In evaluation, all images are normalised by the running
+moments, so no prediction depends on another query.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from metarl.learners.images.episodic_block import EPS, EpisodicBlock
 from metarl.models.functional import batch_norm, max_pool2d
 
-MOMENTUM = 0.1  # of torch's batch normalisation: the weight of the newest moments
+MOMENTUM = 0.1  # weight of the newest moments, PyTorch's default
 
 Moments = dict["SharedNorm", tuple[Tensor, Tensor]]
-"""What training passes recorded: layer -> (mean, variance) of each task, each [T, C], detached."""
+"""Recorded batch-norm moments: layer -> (mean, variance) of each task, each [T, C], detached."""
 
 
 class SharedNorm(nn.Module):
-    """Scale, shift and running moments of a batch normalisation; see the module's docstring.
+    """Scale, shift and running moments of a batch normalisation.
 
     Args:
-        channels: Channels of the images.
-        device: Where the parameters are.
+        channels: Number of channels of the images.
+        device: Device of the parameters.
     """
 
     weight: nn.Parameter
@@ -44,33 +44,44 @@ class SharedNorm(nn.Module):
 
     @torch.no_grad()
     def absorb(self, mean: Tensor, variance: Tensor) -> None:
-        """Mixes the moments of T tasks, each [T, C], into the running ones."""
+        """Updates the running moments with those of T tasks.
+
+        Args:
+            mean: Shape [T, C].
+            variance: Biased variance, [T, C].
+        """
+        # mean <- (1 - MOMENTUM) mean + MOMENTUM (mean of the T tasks)
         self.mean.lerp_(mean.mean(0), MOMENTUM)
         self.variance.lerp_(variance.mean(0), MOMENTUM)
 
 
 def moments_by_name(learner: nn.Module, moments: Moments) -> dict[str, tuple[Tensor, Tensor]]:
-    """Returns what training passes recorded, by the names of a learner's layers."""
-    named = learner.named_modules()
-    return {n: moments[m] for n, m in named if isinstance(m, SharedNorm) and m in moments}
+    """Returns the recorded moments by the names of a learner's layers."""
+    modules = learner.named_modules()
+    return {n: moments[m] for n, m in modules if isinstance(m, SharedNorm) and m in moments}
 
 
 def absorb_moments(learner: nn.Module, carry: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    """Mixes what `moments_by_name` returned into the running moments of a learner's layers."""
+    """Updates the running moments of a learner's layers.
+
+    Args:
+        learner: The learner.
+        carry: Moments by layer name, from `moments_by_name`.
+    """
     for name, module in learner.named_modules():
         if isinstance(module, SharedNorm) and name in carry:
             module.absorb(*carry[name])
 
 
 class ConvBlock(nn.Module):
-    """3x3 convolution without bias, batch normalisation, ReLU and, if wanted, 2x2 max-pooling.
+    """3x3 convolution without bias, batch normalisation, ReLU and optional 2x2 max-pooling.
 
     Args:
-        inputs: Channels of its images.
-        filters: Filters, the channels of its output.
+        inputs: Number of input channels.
+        filters: Number of filters, which is the number of output channels.
         generator: Source of the initial filters, Xavier uniform.
-        padding: Rows and columns of zeros on each side, in pixels.
-        pool: Whether it halves the images.
+        padding: Zero padding on each side, in pixels.
+        pool: Whether to apply max-pooling.
     """
 
     def __init__(
@@ -92,36 +103,46 @@ class ConvBlock(nn.Module):
         """Runs the block.
 
         Args:
-            images: Those of all tasks, task by task, [T * N, in, H, W].
-            num_tasks: The number of tasks, T.
-            moments: Takes up the moments of each task, which then normalise; None normalises by
-                the running ones.
+            images: Images of all tasks, task by task, [T * N, in, H, W].
+            num_tasks: Number of tasks, T.
+            moments: Training: normalises each task by its own moments and records them here.
+                None: evaluation, normalises by the running moments.
 
         Returns:
             Shape [T * N, filters, H', W'].
         """
         filters = self.weight * self.sign[:, None, None, None]
         if moments is not None:
-            return self._by_task(images, filters, num_tasks, moments)
+            return self._normalise_by_task(images, filters, num_tasks, moments)
         convolved = F.conv2d(images, filters, padding=self.padding)
-        return self._by_record(convolved.to(images.dtype))  # under autocast it is of fewer bits
+        return self._normalise_by_running(convolved.to(images.dtype))  # undoes autocast
 
     @property
     def sign(self) -> Tensor:
-        """The signs of the normalisation's scale, [filters]; 1 for 0.
+        """The sign of the batch-norm scale of each filter, [filters]; 1 where the scale is 0.
 
-        With them moved into the filters, normalisation and ReLU are monotone and commute with
-        the max-pool: they run on a quarter of the positions.
+        `forward` multiplies the filters by it. Normalisation and ReLU are then non-decreasing and
+        commute with the max-pooling, so they run on a quarter of the positions.
         """
+        # gamma (w * x) = |gamma| (sign(gamma) w * x)
         return torch.where(self.norm.weight < 0, -1.0, 1.0).to(self.norm.weight.dtype)
 
     def normalise(self, convolved: Tensor, num_tasks: int, moments: Moments | None) -> Tensor:
-        """Does the rest of `forward` on what filters with the signs of `sign` gave."""
-        if moments is None:
-            return self._by_record(convolved)
-        return self._by_task(convolved, None, num_tasks, moments)
+        """Applies the block without its convolution: normalisation, ReLU and max-pooling.
 
-    def _by_task(
+        Args:
+            convolved: Images convolved with the filters times `sign`, [T * N, filters, H, W].
+            num_tasks: Number of tasks, T.
+            moments: See the arguments of `forward`.
+
+        Returns:
+            Shape [T * N, filters, H', W'].
+        """
+        if moments is None:
+            return self._normalise_by_running(convolved)
+        return self._normalise_by_task(convolved, None, num_tasks, moments)
+
+    def _normalise_by_task(
         self, images: Tensor, filters: Tensor | None, num_tasks: int, moments: Moments
     ) -> Tensor:
         norm, sign = self.norm, self.sign
@@ -130,7 +151,7 @@ class ConvBlock(nn.Module):
         moments[norm] = (normalised.mean * sign, normalised.variance)
         return normalised.images
 
-    def _by_record(self, convolved: Tensor) -> Tensor:
+    def _normalise_by_running(self, convolved: Tensor) -> Tensor:
         norm, sign = self.norm, self.sign
         hidden = max_pool2d(convolved) if self.pool else convolved
         mean, scale = norm.mean * sign, norm.weight * sign
@@ -138,7 +159,7 @@ class ConvBlock(nn.Module):
 
 
 def shared_filters(filters: int, channels: int, size: int, generator: torch.Generator) -> Tensor:
-    """Draws Xavier uniform filters [filters, channels, size, size], channels last in memory."""
+    """Draws Xavier uniform filters [filters, channels, size, size] in channels-last format."""
     weight = torch.empty(filters, channels, size, size, device=generator.device)
     nn.init.xavier_uniform_(weight, generator=generator)
     return weight.contiguous(memory_format=torch.channels_last)
@@ -146,7 +167,7 @@ def shared_filters(filters: int, channels: int, size: int, generator: torch.Gene
 
 def dense(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """Returns an affine layer with Xavier uniform weights and a bias of 0."""
-    # by way of "meta": torch's own initial weights would come from its global generator
+    # Built on "meta", because PyTorch draws initial weights from the global generator.
     layer = nn.Linear(inputs, outputs, device="meta").to_empty(device=generator.device)
     nn.init.xavier_uniform_(layer.weight, generator=generator)
     nn.init.zeros_(layer.bias)

@@ -1,4 +1,4 @@
-"""A wider embedding than Conv4's at about its cost, and the mean over several views of an image."""
+"""A wider embedding at about the cost of Conv4, and embeddings of several views of an image."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from metarl.tasks.distortions import Distortion, resample
 
 
 class PyramidEmbedding(Embedding):
-    """Four blocks of 3x3 convolutions, each with twice the filters of the one before, no head.
+    """Four blocks of 3x3 convolutions, each with twice the filters of the previous one, no head.
 
-    All but the last halve the image; its maps are kept whole, as where a stroke is tells one
-    character from another: 2304 numbers for an image of 28x28 with 32 filters.
+    All blocks but the last end with max-pooling. The features are the whole maps of the last block,
+    because the position of a stroke distinguishes characters: 2304 features for a 28x28 image with
+    32 filters.
 
     Args:
-        images: What it embeds.
+        images: Shape of the images.
         generator: Source of the initial weights.
-        filters: Filters of the first block.
-        bfloat16: Whether training convolves in bfloat16: more than twice as quick on CPUs that
-            have it (AVX-512 BF16). Weights, moments and evaluation stay float32.
+        filters: Number of filters of the first block.
+        bfloat16: Whether training convolves in bfloat16: more than twice as fast on CPUs that
+            support it (AVX-512 BF16). Weights, moments and evaluation stay float32.
 
     Raises:
-        SettingsError: A number is not positive or the images are too small.
+        SettingsError: A number is not positive, or the images are too small.
     """
 
     BLOCKS = 4
@@ -49,7 +50,7 @@ class PyramidEmbedding(Embedding):
         halvings = self.BLOCKS - 1
         check_images(images, filters, 2**halvings)
         self.images = images
-        self.reduced = bfloat16
+        self.train_in_bfloat16 = bfloat16
         channels = [images.channels] + [filters * 2**i for i in range(self.BLOCKS)]
         self.blocks = nn.ModuleList(
             ConvBlock(channels[i], channels[i + 1], generator, pool=i < halvings)
@@ -58,30 +59,30 @@ class PyramidEmbedding(Embedding):
         self.features = channels[-1] * (images.size // 2**halvings) ** 2
 
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
-        """See `Embedding.forward`; features [T, N, D], float32."""
+        """Returns features [T, N, D], float32."""
         check_shape(images, self.images)
-        reduced = self.reduced and moments is not None
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=reduced):
+        bfloat16 = self.train_in_bfloat16 and moments is not None
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
             maps = run_blocks(self.blocks, images, moments)
         return maps.flatten(2)
 
 
 class AveragedViews(Embedding):
-    """The mean of an embedding over views of an image, each a slightly distorted copy.
+    """The sum of normalised embeddings of several views of an image, in evaluation only.
 
-    In evaluation only, where it stands for the mean over what the embedding was trained to
-    overlook. The views, the undistorted one among them, are drawn once and the same for every
-    image, support or query: no query sees another one.
+    The first view is the image itself; the others are slightly distorted copies (test-time
+    augmentation). The distortions are drawn once and are the same for all images of support and
+    query sets, so queries do not affect each other. In training, the embedding is used unchanged.
 
     Args:
-        embedding: Any that gives features [T, N, D]; they are normalised to length 1.
+        embedding: An embedding with features [T, N, D]; those of each view are scaled to norm 1.
         views: Number of views, at least 1.
-        distortion: How they are distorted; strokes are left as they are.
-        images: What it embeds.
-        generator: Source of the views.
+        distortion: Distribution of the distortions; its `stroke` is not used.
+        images: Shape of the images.
+        generator: Source of the distortions.
 
     Raises:
-        SettingsError: There are no views.
+        SettingsError: `views` is below 1.
     """
 
     grids: Tensor
@@ -101,7 +102,6 @@ class AveragedViews(Embedding):
         self.register_buffer("grids", distortion.grids(views - 1, images.size, generator))
 
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
-        """See `Embedding.forward`."""
         if moments is not None:
             return self.embedding(images, moments)
         flat = images.flatten(0, 1)

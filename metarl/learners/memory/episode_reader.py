@@ -1,4 +1,4 @@
-"""Few-shot episodes by memory: the support is read as a sequence, every query after it."""
+"""A learner of few-shot episodes that reads the support set, then each query, as a sequence."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from metarl.trees import map_tensors
 
 @dataclass(frozen=True)
 class EpisodeInputs:
-    """All that one meta-iteration of an `EpisodeReader` computes on; the tasks lead every tensor.
+    """Inputs of one meta-iteration of an `EpisodeReader`; dimension 0 of every tensor is the task.
 
     Attributes:
-        tasks: Support and query of each task.
-        order: In which the support of each task is read, [T, N], int64.
+        tasks: Support and query set of each task.
+        order: Order in which the support set of each task is read, a permutation [T, N], int64.
     """
 
     tasks: TaskBatch
@@ -34,10 +34,10 @@ class EpisodeInputs:
 
 
 class Recollection(NamedTuple):
-    """What an `EpisodeReader` knows after the support set.
+    """The state of an `EpisodeReader` after it has read the support set.
 
     Attributes:
-        state: The network's, the tasks leading.
+        state: The state of the network; dimension 0 of every tensor is the task.
         label: The label of the last example, one-hot, [T, way].
     """
 
@@ -46,17 +46,18 @@ class Recollection(NamedTuple):
 
 
 class EpisodeReader(SupervisedLearner):
-    """A network that reads episodes as it would streams (Santoro et al. 2016), query by query.
+    """A sequence network that reads episodes in the way of Santoro et al. 2016.
 
-    The support comes in a random order, each image beside the label of the one before; a query is
-    one more step from the state after that, which no other query sees. The loss counts every
-    step, as in a stream: with that of the queries alone, training stays where it starts. More
-    adaptation steps change nothing, and predictions are never transductive.
+    It reads the support set in a random order. The input of a step is an image and the label of
+    the previous image. Each query is one more step from the state after the support set, so
+    queries do not affect each other, and predictions are never transductive. The loss is the mean
+    over all steps, as for streams: with the loss of the queries alone, training does not leave
+    its starting point. The number of adaptation steps has no effect.
 
     Args:
         embedding: Maps images to features.
-        network: Reads these beside the label before, `way` numbers; `way` outputs.
-        way: Classes of a task.
+        network: Takes the features and the previous label, `way` numbers; has `way` outputs.
+        way: Number of classes per task.
     """
 
     transduces = False
@@ -72,33 +73,32 @@ class EpisodeReader(SupervisedLearner):
     def collect(
         self, tasks: TaskBatch, generator: torch.Generator, iteration: int
     ) -> EpisodeInputs:
-        """See `Learner.collect`.
+        """Draws the order in which the support sets are read.
 
         Raises:
-            TaskError: The targets are not labels of `way` classes, a support set lacks a class or
-                has more examples of one than of another, or is longer than the memory.
+            TaskError: The targets are not labels of `way` classes, or a support set lacks a
+                class, has unequal shots or is too long for the memory.
         """
         del iteration
         check_way(self.way, tasks.support.targets, tasks.query.targets)
         return EpisodeInputs(tasks, self._draw_order(tasks.support, generator))
 
     def forward(self, inputs: EpisodeInputs) -> MetaLoss:
-        """See `Learner.forward`."""
         support, query = inputs.tasks.support, inputs.tasks.query
         moments: Moments = {}
         count = support.targets.shape[1]
         images = torch.cat((support.inputs, query.inputs), dim=1)
         features = self.embedding(images, moments)
         labels = memberships(support, self.way)
-        guesses, known = self._read(features[:, :count], labels, inputs.order)
-        outputs = self._answer(known, features[:, count:])
+        support_outputs, memory = self._read_support(features[:, :count], labels, inputs.order)
+        outputs = self._query_logits(memory, features[:, count:])
         targets = torch.cat((support.targets.gather(1, inputs.order), query.targets), dim=1)
-        losses = cross_entropy(torch.cat((guesses, outputs), dim=1), targets)
+        losses = cross_entropy(torch.cat((support_outputs, outputs), dim=1), targets)
         metrics = {"train/accuracy": accuracy(outputs.detach(), query.targets)}
         return MetaLoss(losses, metrics, moments_by_name(self, moments))
 
     def after_update(self, carry: dict[str, Any]) -> None:
-        """See `Learner.after_update`; takes up the batch-norm moments."""
+        """Updates the running moments of the batch normalisation."""
         absorb_moments(self, carry)
 
     # Evaluation
@@ -107,44 +107,49 @@ class EpisodeReader(SupervisedLearner):
     def adapt(
         self, support: Examples, steps: int, generator: torch.Generator
     ) -> Iterator[Recollection]:
-        """See `SupervisedLearner.adapt`; yields the same for every step.
+        """Yields the state after the support set `steps + 1` times.
 
         Raises:
-            TaskError: As of `collect`.
+            TaskError: The targets are not labels of `way` classes, or a support set lacks a
+                class, has unequal shots or is too long for the memory.
         """
         check_way(self.way, support.targets)
         order = self._draw_order(support, generator)
         features = self.embedding(support.inputs, None)
-        _, known = self._read(features, memberships(support, self.way), order)
+        _, memory = self._read_support(features, memberships(support, self.way), order)
         for _ in range(steps + 1):
-            yield known
+            yield memory
 
     @torch.no_grad()
     def predict(self, adapted: Recollection, inputs: Tensor, transductive: bool = True) -> Tensor:
-        """See `SupervisedLearner.predict`; each query is on its own either way."""
+        """Returns logits [T, N, way]. `transductive` has no effect: queries are independent."""
         del transductive
-        return self._answer(adapted, self.embedding(inputs, None))
+        return self._query_logits(adapted, self.embedding(inputs, None))
 
-    # Parts
+    # Helpers
 
     def _draw_order(self, support: Examples, generator: torch.Generator) -> Tensor:
         check_equal_shots(support, self.way)
         shape = support.targets.shape
-        self.network.check_length(shape[1] + 1)  # a query comes after them
+        self.network.check_length(shape[1] + 1)  # plus 1 step for a query
         return torch.rand(shape, generator=generator, device=generator.device).argsort(1)
 
-    def _read(self, features: Tensor, labels: Tensor, order: Tensor) -> tuple[Tensor, Recollection]:
-        """Reads the support; returns the outputs [T, N, way] before each label, and what stays."""
+    def _read_support(
+        self, features: Tensor, labels: Tensor, order: Tensor
+    ) -> tuple[Tensor, Recollection]:
+        """Returns the outputs [T, N, way], each before its label is read, and the final state."""
         rows = torch.arange(len(order), device=order.device).unsqueeze(1)
         features, labels = features[rows, order], labels[rows, order]
-        before = F.pad(labels[:, :-1], (0, 0, 1, 0))
-        outputs, state = self.network.run(torch.cat((features, before), dim=2))
+        # the input of step t: (x_t, y_{t-1}), with y_0 = 0  (Santoro et al. 2016, section 2)
+        previous_labels = F.pad(labels[:, :-1], (0, 0, 1, 0))
+        outputs, state = self.network.run(torch.cat((features, previous_labels), dim=2))
         return outputs, Recollection(state, labels[:, -1])
 
-    def _answer(self, known: Recollection, features: Tensor) -> Tensor:
+    def _query_logits(self, memory: Recollection, features: Tensor) -> Tensor:
+        """Returns the logits [T, N, way] of queries, each read from a copy of the state."""
         tasks, count = features.shape[:2]
-        label = known.label.unsqueeze(1).expand(-1, count, -1)
+        label = memory.label.unsqueeze(1).expand(-1, count, -1)
         encoded = self.network.encode(torch.cat((features, label), dim=2)).flatten(0, 1)
-        copies = map_tensors(lambda t: t.repeat_interleave(count, dim=0), known.state)
+        copies = map_tensors(lambda t: t.repeat_interleave(count, dim=0), memory.state)
         outputs, _ = self.network.step(encoded, copies)
         return outputs.view(tasks, count, self.way)

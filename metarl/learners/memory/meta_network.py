@@ -1,4 +1,4 @@
-"""Meta Networks (Munkhdalai & Yu 2017): fast weights from the gradients of the support's losses."""
+"""Meta Networks (Munkhdalai & Yu 2017): fast weights from gradients on the support set."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from metarl.models.base import Params, task_params
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.losses import accuracy, cross_entropy
 
-MARGIN = 1.0  # of the contrastive loss (Hadsell et al. 2006)
+MARGIN = 1.0  # m of the contrastive loss (Hadsell et al. 2006)
 
 
 @dataclass(frozen=True)
 class MetaNetworkInputs:
-    """All that one meta-iteration of a `MetaNetwork` computes on; the tasks lead every tensor.
+    """Inputs of one meta-iteration of a `MetaNetwork`; dimension 0 of every tensor is the task.
 
     Attributes:
-        tasks: Support and query of each task.
-        chosen: Indices of the support examples whose embedding losses are read, in that order:
-            [T, E, 1], or [T, E, 2] for pairs; int64.
+        tasks: Support and query set of each task.
+        chosen: Indices of the support examples of each embedding loss, in the order in which d
+            reads the gradients: [T, E, 1], or [T, E, 2] for pairs; int64.
     """
 
     tasks: TaskBatch
@@ -39,12 +39,12 @@ class MetaNetworkInputs:
 
 
 class FastWeights(NamedTuple):
-    """What a `MetaNetwork` keeps of M support examples of T tasks.
+    """The memory of a `MetaNetwork` after adaptation to M support examples of T tasks.
 
     Attributes:
-        embedding: Q*, the representation's fast weights, one row per task, [T, P].
-        keys: r', the representation of each support example, [T, M, features].
-        values: W*, the base network's fast weights of each, [T, M, P'].
+        embedding: Q*, the fast weights of the representation, one row per task, [T, P].
+        keys: r'_i, the representation of each support example, [T, M, features].
+        values: W*_i, the fast weights of the base network for each example, [T, M, P'].
     """
 
     embedding: Tensor
@@ -59,18 +59,19 @@ class MetaNetwork(SupervisedLearner):
         W*_i = m(Z, grad_W loss_task(b(W, x'_i), y'_i)),  r'_i = u(Q, Q*, x'_i)
         a = softmax(cos(r', u(Q, Q*, x))),  W* = sum_i a_i W*_i,  outputs b(W, W*, x)
 
-    Gradients are constants. The embedding loss is the cross-entropy of u's first numbers, one for
-    each class, where a class has one example, all of which are read in a random order; with more
-    it is the contrastive loss of as many random pairs as there are examples. The tasks, and the
-    examples in them, are one batch. More adaptation steps change nothing.
+    The inner gradients are constants: the meta-gradient does not flow through them. With one
+    support example per class, the embedding loss of an example is the cross-entropy of u's output
+    as logits, and d reads the examples in a random order. With more examples per class, it is the
+    contrastive loss of random pairs, as many pairs as examples. All examples of all tasks form one
+    batch. The number of adaptation steps has no effect.
 
     Args:
-        images: What it takes.
-        way: Classes of a task.
+        images: Shape of the images.
+        way: Number of classes per task.
         generator: Source of the initial weights.
-        filters: Filters of each convolution.
-        features: Numbers of a representation, at least `way`.
-        units: Width of m's and d's layers.
+        filters: Number of filters of each convolution.
+        features: Width of the representation, at least `way`.
+        units: Width of the layers of m and d.
 
     Raises:
         SettingsError: A number is not positive, or there are more classes than features.
@@ -103,21 +104,20 @@ class MetaNetwork(SupervisedLearner):
     def collect(
         self, tasks: TaskBatch, generator: torch.Generator, iteration: int
     ) -> MetaNetworkInputs:
-        """See `Learner.collect`.
+        """Draws the support examples, or pairs, of the embedding losses.
 
         Raises:
             TaskError: The targets are not labels of `way` classes, or a support set lacks a class
-                or has more examples of one than of another.
+                or has unequal shots.
         """
         del iteration
         check_way(self.way, tasks.support.targets, tasks.query.targets)
-        return MetaNetworkInputs(tasks, self._choose(tasks.support, generator))
+        return MetaNetworkInputs(tasks, self._draw_examples(tasks.support, generator))
 
     def forward(self, inputs: MetaNetworkInputs) -> MetaLoss:
-        """See `Learner.forward`."""
         query = inputs.tasks.query
         adapted = self._adapt(inputs.tasks.support, inputs.chosen)
-        outputs = self._answer(adapted, query.inputs)
+        outputs = self._query_logits(adapted, query.inputs)
         losses = cross_entropy(outputs, query.targets)
         return MetaLoss(losses, {"train/accuracy": accuracy(outputs.detach(), query.targets)}, {})
 
@@ -127,62 +127,71 @@ class MetaNetwork(SupervisedLearner):
     def adapt(
         self, support: Examples, steps: int, generator: torch.Generator
     ) -> Iterator[FastWeights]:
-        """See `SupervisedLearner.adapt`; yields the same for every step.
+        """Yields the fast weights and keys `steps + 1` times.
 
         Raises:
-            TaskError: As of `collect`.
+            TaskError: The targets are not labels of `way` classes, or a support set lacks a class
+                or has unequal shots.
         """
         check_way(self.way, support.targets)
-        adapted = self._adapt(support, self._choose(support, generator))
+        adapted = self._adapt(support, self._draw_examples(support, generator))
         for _ in range(steps + 1):
             yield adapted
 
     @torch.no_grad()
     def predict(self, adapted: FastWeights, inputs: Tensor, transductive: bool = True) -> Tensor:
-        """See `SupervisedLearner.predict`; each query is on its own either way."""
+        """Returns logits [T, N, way]. `transductive` has no effect: queries are independent."""
         del transductive
-        return self._answer(adapted, inputs)
+        return self._query_logits(adapted, inputs)
 
-    # Parts
+    # Helpers
 
-    def _choose(self, support: Examples, generator: torch.Generator) -> Tensor:
-        """Draws the support examples, or pairs, whose embedding losses are read."""
+    def _draw_examples(self, support: Examples, generator: torch.Generator) -> Tensor:
+        """Draws indices of support examples, [T, E, 1], or of pairs of examples, [T, E, 2]."""
         shots = check_equal_shots(support, self.way)
         count, options = support.targets.shape, {"generator": generator, "device": generator.device}
         first = torch.rand(count, **options).argsort(1)
         if shots == 1:
             return first.unsqueeze(2)
-        further = torch.randint(1, count[1], count, **options)
-        return torch.stack((first, (first + further) % count[1]), dim=2)
+        offset = torch.randint(1, count[1], count, **options)  # never 0: two different examples
+        return torch.stack((first, (first + offset) % count[1]), dim=2)
 
-    def _adapt(self, support: Examples, chosen: Tensor) -> FastWeights:
+    def _adapt(self, support: Examples, indices: Tensor) -> FastWeights:
+        """Computes the fast weights and keys from the support set (algorithm 1)."""
         representation, base = self.representation, self.base
         tasks, count = support.targets.shape
         patches = representation.patches(support.inputs)
-        embedding = self._embedding(patches, support.targets, chosen)
+        embedding = self._embedding_weights(patches, support.targets, indices)
+        # r'_i = u(Q, Q*, x'_i)
         keys = representation(patches, self._as_params(representation, embedding))
         examples = base.patches(support.inputs).flatten(0, 1).unsqueeze(1)
         labels = support.targets.view(-1, 1)
+        # W*_i = m(Z, grad_W loss_task(b(W, x'_i), y'_i))
         gradients = base.gradients(examples, lambda outputs: cross_entropy(outputs, labels))
         values = self.gradient_map(gradients).view(tasks, count, -1)
         return FastWeights(embedding, keys, values)
 
-    def _embedding(self, patches: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
+    def _embedding_weights(self, patches: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
         """Returns the fast weights of the representation, Q*, [T, P]."""
-        tasks, count, together = chosen.shape
-        rows = torch.arange(tasks, device=chosen.device).view(-1, 1, 1)
-        labels = labels[rows, chosen].flatten(0, 1)
-        loss = cross_entropy if together == 1 else contrastive
+        tasks, count, examples_per_loss = indices.shape
+        rows = torch.arange(tasks, device=indices.device).view(-1, 1, 1)
+        labels = labels[rows, indices].flatten(0, 1)
+        loss = cross_entropy if examples_per_loss == 1 else contrastive
+        # Q* = d(G, {grad_Q loss_emb(u(Q, x'_e), y'_e)}_e)
         gradients = self.representation.gradients(
-            patches[rows, chosen].flatten(0, 1), lambda outputs: loss(outputs, labels)
+            patches[rows, indices].flatten(0, 1), lambda outputs: loss(outputs, labels)
         )
         return self.gradient_reader(gradients.view(tasks, count, -1))
 
-    def _answer(self, adapted: FastWeights, images: Tensor) -> Tensor:
+    def _query_logits(self, adapted: FastWeights, images: Tensor) -> Tensor:
+        """Returns the logits [T, N, way] of query images [T, N, C, H, W]."""
+        # a = softmax(cos(r', u(Q, Q*, x)))
         fast = self._as_params(self.representation, adapted.embedding)
-        found = self.representation(self.representation.patches(images), fast)
-        attention = cosines(found, adapted.keys).softmax(2)
-        values = torch.bmm(attention, adapted.values).flatten(0, 1)  # a set for every query
+        representations = self.representation(self.representation.patches(images), fast)
+        attention = cosines(representations, adapted.keys).softmax(2)
+        # W* = sum_i a_i W*_i, one set of fast weights per query
+        values = torch.bmm(attention, adapted.values).flatten(0, 1)
+        # b(W, W*, x)
         examples = self.base.patches(images).flatten(0, 1).unsqueeze(1)
         outputs = self.base(examples, self._as_params(self.base, values))
         return outputs.view(*images.shape[:2], self.way)
@@ -193,14 +202,19 @@ class MetaNetwork(SupervisedLearner):
 
 
 def contrastive(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Returns the contrastive loss of pairs (Hadsell et al. 2006, equation 4), [B].
+    """Computes the contrastive loss of pairs (Hadsell et al. 2006, equation 4).
 
-    The squared distance of two of one class; for two others max(0, 1 - distance)^2.
+    The loss is D^2 for pairs of the same class and max(0, m - D)^2 for others, where D is the
+    Euclidean distance and m = 1 the margin.
 
     Args:
         outputs: Shape [B, 2, features].
         labels: Shape [B, 2], int64.
+
+    Returns:
+        Shape [B].
     """
+    # L = (1 - Y) D^2 + Y max(0, m - D)^2, Y = 1 for different classes (without the factor 1/2)
     squared = (outputs[:, 0] - outputs[:, 1]).square().sum(1)
-    apart = F.relu(MARGIN - (squared + 1e-12).sqrt()).square()
-    return torch.where(labels[:, 0] == labels[:, 1], squared, apart)
+    hinge = F.relu(MARGIN - (squared + 1e-12).sqrt()).square()
+    return torch.where(labels[:, 0] == labels[:, 1], squared, hinge)

@@ -1,7 +1,7 @@
-"""Networks that read sequences: with an external memory, with an LSTM's own, and with none.
+"""Networks that read sequences: memory-augmented, LSTM, and feedforward without memory.
 
-All sequences are one batch. What a step computes from its input alone is computed for all steps
-at once (`encode`); what depends on the step before, step by step (`step`).
+All sequences form one batch. `encode` computes the terms that depend on the inputs alone, for all
+steps at once; `step` computes the recurrence, step by step.
 """
 
 from __future__ import annotations
@@ -21,35 +21,47 @@ from metarl.learners.memory.external_memory import Memory
 
 
 class SequenceNetwork(nn.Module, ABC):
-    """Interface of a network that reads B sequences, a step at a time.
+    """Interface of a network that reads B sequences step by step.
 
     Attributes:
-        longest: Steps that it can take in a sequence; None: any number.
+        longest: Maximum number of steps in a sequence; None: no limit.
     """
 
     longest: int | None = None
 
     @abstractmethod
     def encode(self, inputs: Tensor) -> Tensor:
-        """Maps the inputs of any steps, [*, inputs], to what `step` takes, [*, E]."""
+        """Computes the terms of `step` that depend on the inputs alone.
+
+        Args:
+            inputs: Inputs of any number of steps, [*, inputs].
+
+        Returns:
+            Shape [*, E].
+        """
 
     @abstractmethod
     def start(self, count: int, like: Tensor) -> Any:
-        """Returns the state before the first step of so many sequences, of `like`'s type.
+        """Returns the initial state.
 
-        A nesting of tensors that all have the sequences leading.
+        Args:
+            count: Number of sequences, B.
+            like: A tensor with the dtype and device of the state.
+
+        Returns:
+            A nested structure of tensors [B, *].
         """
 
     @abstractmethod
     def step(self, encoded: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Takes a step.
+        """Computes one step.
 
         Args:
-            encoded: What `encode` gave for it, [B, E].
-            state: The state before, which stays as it is.
+            encoded: The encoded inputs of the step, [B, E]; see `encode`.
+            state: The state before the step, which is not modified.
 
         Returns:
-            Outputs [B, outputs] and the state after.
+            Outputs [B, outputs] and the state after the step.
         """
 
     def run(self, inputs: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -57,13 +69,13 @@ class SequenceNetwork(nn.Module, ABC):
 
         Args:
             inputs: Shape [B, N, inputs].
-            state: Where to go on from; None: the start.
+            state: The state before the first step; None: the initial state.
 
         Returns:
-            Outputs [B, N, outputs] and the state at the end.
+            Outputs [B, N, outputs] and the state after the last step.
 
         Raises:
-            TaskError: They are longer than `longest`.
+            TaskError: The sequences are longer than `longest`.
         """
         self.check_length(inputs.shape[1])
         state = self.start(len(inputs), inputs) if state is None else state
@@ -74,7 +86,7 @@ class SequenceNetwork(nn.Module, ABC):
         return torch.stack(outputs, dim=1), state
 
     def check_length(self, steps: int) -> None:
-        """Raises TaskError if a sequence of so many steps is longer than `longest`."""
+        """Raises TaskError if `steps` exceeds `longest`."""
         if self.longest is not None and steps > self.longest:
             raise TaskError(
                 f"Expected a sequence of at most {self.longest} steps, a row of the memory for "
@@ -83,11 +95,11 @@ class SequenceNetwork(nn.Module, ABC):
 
 
 class Feedforward(SequenceNetwork):
-    """A layer of ReLUs and an affine one, without a memory of earlier steps: the baseline.
+    """A baseline without memory of earlier steps: a hidden ReLU layer and an output layer.
 
     Args:
-        inputs: Numbers that come in at a step.
-        outputs: Numbers that come out.
+        inputs: Number of inputs per step.
+        outputs: Number of outputs per step.
         generator: Source of the initial weights.
         units: Width of the hidden layer.
     """
@@ -101,16 +113,14 @@ class Feedforward(SequenceNetwork):
         self.output = dense(units, outputs, generator)
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """See `SequenceNetwork.encode`."""
         return self.hidden(inputs)
 
     def start(self, count: int, like: Tensor) -> tuple[()]:
-        """See `SequenceNetwork.start`: nothing."""
+        """Returns an empty state."""
         del count, like
         return ()
 
     def step(self, encoded: Tensor, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
-        """See `SequenceNetwork.step`."""
         return self.output(torch.relu(encoded)), state
 
 
@@ -122,11 +132,11 @@ class LSTMState(NamedTuple):
 
 
 class Recurrent(SequenceNetwork):
-    """An LSTM and an affine layer.
+    """An LSTM and an output layer.
 
     Args:
-        inputs: Numbers that come in at a step.
-        outputs: Numbers that come out.
+        inputs: Number of inputs per step.
+        outputs: Number of outputs per step.
         generator: Source of the initial weights.
         units: Width of the LSTM.
     """
@@ -136,26 +146,26 @@ class Recurrent(SequenceNetwork):
     ) -> None:
         super().__init__()
         _check_positive(inputs=inputs, outputs=outputs, units=units)
-        self.input = _gates(inputs, units, generator)
-        self.recurrent = _recurrent(units, units, generator)
+        self.input = _input_weights(inputs, units, generator)
+        self.recurrent = _recurrent_weights(units, units, generator)
         self.output = dense(units, outputs, generator)
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """See `SequenceNetwork.encode`: the inputs' part of the gates."""
+        """Returns the input term of the gates, W_x x_t + b, [*, 4 units]."""
         return self.input(inputs)
 
     def start(self, count: int, like: Tensor) -> LSTMState:
-        """See `SequenceNetwork.start`: zero."""
-        return _rest(count, self.recurrent, like)
+        """Returns hidden and cell states of 0."""
+        return _zero_state(count, self.recurrent, like)
 
     def step(self, encoded: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
-        """See `SequenceNetwork.step`."""
+        # gates = W_x x_t + b + W_h h_{t-1}
         state = _lstm(torch.addmm(encoded, state.hidden, self.recurrent.mT), state.cell)
         return self.output(state.hidden), state
 
 
 class MemoryState(NamedTuple):
-    """Controller, memory and what was read, [B, R * W]."""
+    """State of the controller, the memory, and the vectors r_t last read, [B, R * W]."""
 
     controller: LSTMState
     memory: Memory
@@ -163,28 +173,29 @@ class MemoryState(NamedTuple):
 
 
 class MemoryAugmented(SequenceNetwork):
-    """A memory-augmented neural network (Santoro et al. 2016) with an LSTM as its controller.
+    """A memory-augmented neural network (Santoro et al. 2016) with an LSTM controller.
 
-    The controller sees the input and what was read a step ago. From its hidden state h_t come,
-    for every head, a key (by tanh) and a gate (by a sigmoid). The output is an affine function of
-    [h_t, r_t]. See `metarl.learners.memory.external_memory`.
+    The inputs of the controller are the input of the step and the vectors r_{t-1} read in the
+    previous step. Its hidden state h_t determines a key (by tanh) and a gate (by a sigmoid) for
+    every head. The output is an affine function of [h_t, r_t]. The equations of the memory are in
+    `metarl.learners.memory.external_memory`.
 
     Args:
-        inputs: Numbers that come in at a step.
-        outputs: Numbers that come out.
+        inputs: Number of inputs per step.
+        outputs: Number of outputs per step.
         generator: Source of the initial weights.
         units: Width of the controller.
-        slots: Rows of the memory.
-        width: Numbers in a row.
-        reads: Heads.
-        decay: Of the usage, in [0, 1].
-        strength: What the controller multiplies the cosines of a head by at first, above 1; it
-            learns to sharpen reads with it, as in Graves et al. 2014. None: by 1 always, as in the
-            paper, where all that is read is close to the mean of all rows.
+        slots: Number of rows of the memory.
+        width: Numbers per row.
+        reads: Number of heads.
+        decay: Decay gamma of the usage, in [0, 1].
+        strength: Initial key strength, above 1: a learned factor of the cosines that sharpens
+            reads, as in Graves et al. 2014. None: a constant 1, as in the paper, with which every
+            read is close to the mean of all rows.
 
     Raises:
         SettingsError: A number is not positive, there are fewer rows than heads, the decay is
-            outside [0, 1] or the strength not above 1.
+            outside [0, 1], or the strength is not finite and above 1.
     """
 
     def __init__(
@@ -215,71 +226,79 @@ class MemoryAugmented(SequenceNetwork):
         self.decay = decay
         self.sharpens = strength is not None
         read = reads * width
-        self.input = _gates(inputs, units, generator)
-        self.recurrent = _recurrent(units + read, units, generator)
+        self.input = _input_weights(inputs, units, generator)
+        self.recurrent = _recurrent_weights(units + read, units, generator)
         self.heads = dense(units, read + reads * (2 if self.sharpens else 1), generator)
         if strength is not None:
-            with torch.no_grad():  # softplus of which is strength - 1
+            # beta = 1 + softplus(bias) = strength, with softplus^-1(y) = y + log(1 - e^-y)
+            with torch.no_grad():
                 self.heads.bias[-reads:] = strength - 1 + math.log(-math.expm1(1 - strength))
         self.output = dense(units + read, outputs, generator)
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """See `SequenceNetwork.encode`: the inputs' part of the gates."""
+        """Returns the input term of the gates, W_x x_t + b, [*, 4 units]."""
         return self.input(inputs)
 
     def start(self, count: int, like: Tensor) -> MemoryState:
-        """See `SequenceNetwork.start`: an empty memory."""
+        """Returns a controller state of 0, an empty memory and read vectors of 0."""
         slots, width, reads = self.shape
         memory = external.blank(count, slots, width, reads, like)
         return MemoryState(
-            _rest(count, self.recurrent, like), memory, like.new_zeros(count, reads * width)
+            _zero_state(count, self.recurrent, like), memory, like.new_zeros(count, reads * width)
         )
 
     def step(self, encoded: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
-        """See `SequenceNetwork.step`."""
-        before = torch.cat((state.controller.hidden, state.reads), dim=1)
-        controller = _lstm(torch.addmm(encoded, before, self.recurrent.mT), state.controller.cell)
-        keys, gates, strengths = self._address(controller.hidden)
+        # gates = W_x x_t + b + W_h [h_{t-1}, r_{t-1}]
+        previous = torch.cat((state.controller.hidden, state.reads), dim=1)
+        controller = _lstm(torch.addmm(encoded, previous, self.recurrent.mT), state.controller.cell)
+        keys, gates, strengths = self._head_parameters(controller.hidden)
         memory = external.write(state.memory, keys, gates, self.decay)
         memory, vectors = external.read(memory, keys, strengths)
         reads = vectors.flatten(1)
         outputs = self.output(torch.cat((controller.hidden, reads), dim=1))
         return outputs, MemoryState(controller, memory, reads)
 
-    def _address(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _head_parameters(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns the keys [B, R, W], gates [B, R] and strengths [B, R] of the heads."""
         _, width, reads = self.shape
         keys, rest = self.heads(hidden).split(
             (reads * width, self.heads.out_features - reads * width), 1
         )
         keys = keys.tanh().unflatten(1, (reads, width))
-        gates = rest[:, :reads].sigmoid()
+        gates = rest[:, :reads].sigmoid()  # sigma(alpha)  (Santoro et al. 2016, eq. 7)
         return keys, gates, 1 + F.softplus(rest[:, reads:]) if self.sharpens else None
 
 
 def _lstm(gates: Tensor, cell: Tensor) -> LSTMState:
-    """Takes a step of an LSTM, given its gates (input, forget, cell, output) [B, 4 units]."""
+    """Computes one step of an LSTM.
+
+    Args:
+        gates: Pre-activations of the gates (input, forget, cell, output), [B, 4 units].
+        cell: Cell state c_{t-1}, [B, units].
+    """
     i, f, g, o = gates.chunk(4, dim=1)
+    # c_t = sigma(f) * c_{t-1} + sigma(i) * tanh(g)
     cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+    # h_t = sigma(o) * tanh(c_t)
     return LSTMState(o.sigmoid() * cell.tanh(), cell)
 
 
-def _gates(inputs: int, units: int, generator: torch.Generator) -> nn.Linear:
-    """Returns the inputs' part of the gates; the forget gate starts open, at a bias of 1."""
+def _input_weights(inputs: int, units: int, generator: torch.Generator) -> nn.Linear:
+    """Returns the layer W_x x_t + b of the gates, with a bias of 1 for the forget gate."""
     layer = dense(inputs, 4 * units, generator)
     with torch.no_grad():
         layer.bias[units : 2 * units] = 1
     return layer
 
 
-def _recurrent(inputs: int, units: int, generator: torch.Generator) -> nn.Parameter:
-    """Returns the weights [4 units, inputs] of what comes from the step before."""
+def _recurrent_weights(inputs: int, units: int, generator: torch.Generator) -> nn.Parameter:
+    """Returns the weights W_h of the gates, [4 units, inputs]."""
     weight = torch.empty(4 * units, inputs, device=generator.device)
-    bound = 1 / math.sqrt(units)  # torch's own
+    bound = 1 / math.sqrt(units)  # PyTorch's default for LSTMs
     return nn.Parameter(weight.uniform_(-bound, bound, generator=generator))
 
 
-def _rest(count: int, recurrent: Tensor, like: Tensor) -> LSTMState:
+def _zero_state(count: int, recurrent: Tensor, like: Tensor) -> LSTMState:
     zero = like.new_zeros(count, recurrent.shape[0] // 4)
     return LSTMState(zero, zero)
 

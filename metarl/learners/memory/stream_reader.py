@@ -1,4 +1,4 @@
-"""The learner of streams: it names each example, then is told what it was."""
+"""A learner of streams: it classifies each example before it receives the label."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from metarl.learners.metric.metric_learner import Augment
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.streams import LabelCode, earlier_instances
 
-SHOWN = (1, 4)  # earlier instances whose accuracy training logs: the 2nd and the 5th instance
+LOGGED_COUNTS = (1, 4)  # training logs the accuracy after 1 and 4 earlier instances of a class
 
 
 @dataclass(frozen=True)
 class StreamInputs:
-    """All that one meta-iteration of a `StreamReader` computes on.
+    """Inputs of one meta-iteration of a `StreamReader`.
 
     Attributes:
-        tasks: The streams; the tasks lead every tensor.
-        instances: How often some class comes in each of them.
+        tasks: The streams; dimension 0 of every tensor is the task.
+        instances: Number of instances of the most frequent class, the minimum over the streams.
     """
 
     tasks: TaskBatch
@@ -36,17 +36,19 @@ class StreamInputs:
 
 
 class StreamReader(Learner):
-    """A network that reads streams (Santoro et al. 2016, section 2).
+    """A sequence network that reads streams (Santoro et al. 2016, section 2).
 
-    At step t it sees the image x_t beside the label y_{t-1} of the image before and gives the
-    logits of y_t, place by place for labels of several characters. The loss is the mean over all
-    steps of the cross-entropy of the whole label; a label is right if all of its characters are.
+    At step t the input is the image x_t and the previous label y_{t-1}, and the output is the
+    logits of y_t, one set for each character of the label. The loss is the mean over all steps of
+    the cross-entropy of the whole label, summed over its characters. A prediction is correct if
+    all characters are.
 
     Args:
         embedding: Maps images to features.
-        network: Reads these beside the label before, `code.width` numbers; `code.width` outputs.
-        code: How labels are written.
-        augment: Changes the images [T, N, C, H, W] of training at random; None: as they are.
+        network: Takes the features and the previous label, `code.width` numbers; has
+            `code.width` outputs.
+        code: Encoding of the labels.
+        augment: Augments the training images [T, N, C, H, W]; None: no augmentation.
     """
 
     def __init__(
@@ -63,32 +65,32 @@ class StreamReader(Learner):
         self.augment = augment
 
     def collect(self, tasks: TaskBatch, generator: torch.Generator, iteration: int) -> StreamInputs:
-        """See `Learner.collect`.
+        """Checks the streams and augments the images.
 
         Raises:
-            TaskError: A label is not one of the code, or the streams are too long for the network.
+            TaskError: A label is outside the code, or the streams are too long for the network.
         """
         del iteration
         self._check(tasks.query)
-        instances = _instances(tasks.query)
+        instances = _count_instances(tasks.query)
         if self.augment is not None:
             stream = tasks.query._replace(inputs=self.augment(tasks.query.inputs, generator))
             tasks = replace(tasks, support=stream, query=stream)
         return StreamInputs(tasks, instances)
 
     def forward(self, inputs: StreamInputs) -> MetaLoss:
-        """See `Learner.forward`."""
         stream, moments = inputs.tasks.query, Moments()
         logits, letters = self._read(stream, moments), self.code.spell(stream.targets)
+        # L = -1/N sum_t y_t^T log p_t  (Santoro et al. 2016, who take the sum)
         entropies = F.cross_entropy(logits.flatten(0, 2), letters.flatten(), reduction="none")
         losses = entropies.view(letters.shape).sum(2).mean(1)
-        right, earlier = _right(logits.detach(), letters), earlier_instances(stream.targets)
-        shown = (k for k in SHOWN if k < inputs.instances)
-        metrics = {f"train/accuracy/step_{k}": _after(k, right, earlier) for k in shown}
+        correct, earlier = _correct(logits.detach(), letters), earlier_instances(stream.targets)
+        counts = (k for k in LOGGED_COUNTS if k < inputs.instances)
+        metrics = {f"train/accuracy/step_{k}": _accuracy_after(k, correct, earlier) for k in counts}
         return MetaLoss(losses, metrics, moments_by_name(self, moments))
 
     def after_update(self, carry: dict[str, Any]) -> None:
-        """See `Learner.after_update`; takes up the batch-norm moments."""
+        """Updates the running moments of the batch normalisation."""
         absorb_moments(self, carry)
 
     def metric(self, tasks: TaskBatch) -> str:
@@ -99,42 +101,53 @@ class StreamReader(Learner):
     def evaluate(
         self, tasks: TaskBatch, steps: int, generator: torch.Generator, *, last_only: bool = False
     ) -> Iterator[Tensor]:
-        """Yields the accuracy on the examples that come after 0, 1, ... of their class, [T].
+        """Yields the accuracy after 0..steps earlier instances of the class, each [T].
 
         Raises:
-            SettingsError: No class comes more than `steps` times in one of the streams.
-            TaskError: As of `collect`.
+            SettingsError: In one of the streams, no class has more than `steps` instances.
+            TaskError: A label is outside the code, or the streams are too long for the network.
         """
         del generator
         stream = tasks.query
         self._check(stream)
-        instances = _instances(stream)
+        instances = _count_instances(stream)
         if steps >= instances:
             raise SettingsError(
                 f"Expected at most {instances - 1} steps: classes come {instances} times in these "
                 f"streams, got {steps}. Lower `eval_steps` or raise the instances."
             )
-        right = _right(self._read(stream, None), self.code.spell(stream.targets))
+        correct = _correct(self._read(stream, None), self.code.spell(stream.targets))
         earlier = earlier_instances(stream.targets)
         for k in range(steps if last_only else 0, steps + 1):
-            yield _after(k, right, earlier)
+            yield _accuracy_after(k, correct, earlier)
 
     def outputs(self, stream: Examples) -> Tensor:
-        """Returns the logits for a stream, [T, N, characters, letters], as at evaluation."""
+        """Computes the logits of a stream, with the running batch-norm moments of evaluation.
+
+        Args:
+            stream: The stream of each task; labels [T, N], int64.
+
+        Returns:
+            Shape [T, N, characters, letters].
+
+        Raises:
+            TaskError: A label is outside the code, or the streams are too long for the network.
+        """
         self._check(stream)
         return self._read(stream, None)
 
     def _read(self, stream: Examples, moments: Moments | None) -> Tensor:
+        """Returns the logits of the labels, [T, N, characters, letters]."""
         features = self.embedding(stream.inputs, moments)
-        inputs = torch.cat((features, self._labels_before(stream.targets, features)), dim=2)
+        inputs = torch.cat((features, self._previous_labels(stream.targets, features)), dim=2)
         logits, _ = self.network.run(inputs)
         return logits.unflatten(2, self.code)
 
-    def _labels_before(self, labels: Tensor, like: Tensor) -> Tensor:
-        """Returns the label before each step, [T, N, width]: one-hot, zero before the first."""
-        spelled = self.code.spell(labels[:, :-1]).unsqueeze(3)
-        letters = spelled == torch.arange(self.code.letters, device=labels.device)
-        return F.pad(letters.flatten(2).to(like.dtype), (0, 0, 1, 0))
+    def _previous_labels(self, labels: Tensor, like: Tensor) -> Tensor:
+        """Returns the label y_{t-1} for each step, [T, N, width]: one-hot, and 0 for step 1."""
+        characters = self.code.spell(labels[:, :-1]).unsqueeze(3)
+        one_hot = characters == torch.arange(self.code.letters, device=labels.device)
+        return F.pad(one_hot.flatten(2).to(like.dtype), (0, 0, 1, 0))
 
     def _check(self, stream: Examples) -> None:
         labels = stream.targets
@@ -152,17 +165,28 @@ class StreamReader(Learner):
         self.network.check_length(labels.shape[1])
 
 
-def _right(logits: Tensor, letters: Tensor) -> Tensor:
-    """Returns 1 where all letters are right, [T, N], for logits [T, N, places, letters]."""
+def _correct(logits: Tensor, letters: Tensor) -> Tensor:
+    """Returns 1 where all characters are correct, [T, N].
+
+    Args:
+        logits: Shape [T, N, characters, letters].
+        letters: Index of each character's letter, [T, N, characters], int64.
+    """
     return (logits.argmax(3) == letters).all(2).to(logits.dtype)
 
 
-def _after(count: int, right: Tensor, earlier: Tensor) -> Tensor:
-    """Returns the mean of `right` [T, N] over what has so many earlier instances, [T]."""
-    chosen = (earlier == count).to(right.dtype)
-    return (chosen * right).sum(1) / chosen.sum(1)
+def _accuracy_after(count: int, correct: Tensor, earlier: Tensor) -> Tensor:
+    """Returns the accuracy, [T], on the steps with `count` earlier instances of their class.
+
+    Args:
+        count: Number of earlier instances.
+        correct: 1 where the prediction is correct, [T, N].
+        earlier: Number of earlier instances of the class at each step, [T, N].
+    """
+    mask = (earlier == count).to(correct.dtype)
+    return (mask * correct).sum(1) / mask.sum(1)
 
 
-def _instances(stream: Examples) -> int:
-    """Returns how often some class comes in each of the streams."""
+def _count_instances(stream: Examples) -> int:
+    """Returns the number of instances of the most frequent class, the minimum over the streams."""
     return 1 + int(earlier_instances(stream.targets).amax(1).min())

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 from metarl.errors import SettingsError
-from metarl.learners.images.distortions import distort
+from metarl.tasks.distortions import distort
 from metarl.learners.images.embeddings import ConvEmbedding, Embedding, Pixels
 from metarl.learners.images.pyramid import AveragedViews, PyramidEmbedding
 from metarl.learners.metric.classifier import FeatureClassifier
@@ -17,7 +17,7 @@ from metarl.learners.metric.relation import Relation, RelationEmbedding
 from metarl.learners.metric.siamese import KOCH, SMALL, SiameseEmbedding, WeightedDifference
 from metarl.learners.problem import ImageProblem
 from metarl.registry import check_choice
-from metarl.tasks.distortions import Distortion
+from metarl.tasks.distortions import Distortion, distort
 
 Network = Literal["conv4", "pyramid"]
 SiameseLayers = Literal["small", "koch"]

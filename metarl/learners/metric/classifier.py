@@ -1,4 +1,4 @@
-"""Baseline: nearest neighbours on the features of a classifier of all training classes."""
+"""A baseline: nearest neighbour on the features of a classifier of all training classes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ LABELS = "labels"
 
 @dataclass(frozen=True)
 class ClassifierInputs:
-    """What one meta-iteration computes on.
+    """Inputs of one meta-iteration of a `FeatureClassifier`.
 
     Attributes:
-        tasks: Support and query of each task, both of which are classified.
-        labels: Their classes among all training classes, support first, [T, N], int64.
+        tasks: Support and query set of each task; the classifier is trained on both.
+        labels: Index of each image's class among all training classes, support before query,
+            [T, N], int64.
     """
 
     tasks: TaskBatch
@@ -36,15 +37,16 @@ class ClassifierInputs:
 
 
 class FeatureClassifier(SupervisedLearner):
-    """Learns no task: it is trained to tell all training classes apart, whatever the episode.
+    """Trains an ordinary classifier of all training classes, and compares its features.
 
-    At test a query gets the class of the support image whose features have the largest cosine
-    with its own (the baseline of Vinyals et al. 2016 and of Ravi & Larochelle 2017).
+    In evaluation, a query gets the class of the support image whose features have the largest
+    cosine similarity with the query's (the baseline of Vinyals et al. 2016 and of Ravi &
+    Larochelle 2017).
 
     Args:
         embedding: Maps images to features [T, N, D].
-        features: Their number, D.
-        classes: Number of training classes, rotations counted.
+        features: Number of features, D.
+        classes: Number of training classes; rotated classes count separately.
         generator: Source of the initial weights.
 
     Raises:
@@ -60,17 +62,17 @@ class FeatureClassifier(SupervisedLearner):
         if classes < 2:
             raise SettingsError(f"Expected at least 2 training classes, got {classes}.")
         self.neighbours = MetricLearner(embedding, NearestNeighbour())
-        # It changes no decision and is not trained.
+        # The scale of the cosines does not change the predicted class, so it is not trained.
         self.neighbours.comparison.requires_grad_(False)
         self.head = dense(features, classes, generator)
 
     def collect(
         self, tasks: TaskBatch, generator: torch.Generator, iteration: int
     ) -> ClassifierInputs:
-        """See `Learner.collect`; reads from `info` which of all classes are in the episode.
+        """Looks up the index of every image's class among all training classes in `tasks.info`.
 
         Raises:
-            TaskError: The tasks do not tell, or have a class that there was not at the start.
+            TaskError: `tasks.info` has no indices, or one is not below the number of classes.
         """
         del generator, iteration
         targets = torch.cat((tasks.support.targets, tasks.query.targets), 1)
@@ -78,7 +80,8 @@ class FeatureClassifier(SupervisedLearner):
         if LABELS not in tasks.info:
             raise TaskError(
                 f"A classifier of all classes needs info[{LABELS!r}], the number of each class of "
-                "an episode among them, [T, way]; `FewShot` gives it. Use a metric learner else."
+                "an episode among them, [T, way]. `FewShot` provides it; for other tasks, use a "
+                "metric learner."
             )
         labels, classes = tasks.info[LABELS].gather(1, targets), self.head.out_features
         if int(labels.max()) >= classes:
@@ -89,7 +92,7 @@ class FeatureClassifier(SupervisedLearner):
         return ClassifierInputs(tasks, labels)
 
     def forward(self, inputs: ClassifierInputs) -> MetaLoss:
-        """See `Learner.forward`: the cross-entropy of all images of each task."""
+        """Computes the cross-entropy of all images of each task."""
         moments: Moments = {}
         images = torch.cat((inputs.tasks.support.inputs, inputs.tasks.query.inputs), 1)
         outputs = self.head(self.neighbours.embedding(images, moments))
@@ -98,15 +101,13 @@ class FeatureClassifier(SupervisedLearner):
         return MetaLoss(losses, metrics, moments_by_name(self, moments))
 
     def after_update(self, carry: dict[str, Any]) -> None:
-        """See `Learner.after_update`; takes up the batch-norm moments."""
+        """Updates the running moments of the batch normalisation."""
         absorb_moments(self, carry)
 
     def adapt(
         self, support: Examples, steps: int, generator: torch.Generator
     ) -> Iterator[Reference]:
-        """See `MetricLearner.adaptation`."""
         return self.neighbours.adapt(support, steps, generator)
 
     def predict(self, adapted: Reference, inputs: Tensor, transductive: bool = True) -> Tensor:
-        """See `MetricLearner.predict`."""
         return self.neighbours.predict(adapted, inputs, transductive)

@@ -1,4 +1,4 @@
-"""How queries are compared with a support set: the interface, and plain ways without a network."""
+"""Comparisons of queries with a support set: the interface, and those without a network."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Distance = Literal["cosine", "euclidean"]
 
 
 class Reference(NamedTuple):
-    """What queries are compared with: M embedded examples, or classes, of each of T tasks.
+    """What queries are compared with: M embedded examples or classes of each of T tasks.
 
     Attributes:
-        features: Shape [T, M, *feature].
+        features: Shape [T, M, *feature], float32.
         members: 1 where a row belongs to a class, 0 elsewhere, [T, M, way], float32.
     """
 
@@ -31,41 +31,49 @@ class Reference(NamedTuple):
 
 
 class Comparison(nn.Module, ABC):
-    """Interface of the part of a metric learner that comes after the embedding.
+    """Interface of the comparison of a metric learner, which follows the embedding.
 
     Attributes:
-        ordered: Whether it reads the support set as a sequence, whose random order `condense`
-            is then given.
+        ordered: Whether the comparison reads the support set as a sequence. If so, `condense`
+            receives a random order.
     """
 
     ordered: bool = False
 
     @abstractmethod
     def condense(self, support: Reference, order: Tensor | None = None) -> Reference:
-        """Returns what queries are compared with.
+        """Computes what queries are compared with, such as class prototypes.
 
         Args:
             support: The embedded support set.
-            order: A permutation of the support of each task, [T, M], int64, where `ordered`.
+            order: A permutation of the support set of each task, [T, M], int64, if `ordered`.
+
+        Returns:
+            The reference that `forward` takes.
         """
 
     @abstractmethod
     def forward(self, reference: Reference, queries: Tensor, moments: Moments | None) -> Tensor:
-        """Compares embedded queries [T, N, *feature] with the reference.
+        """Compares embedded queries with the reference.
 
         Args:
-            reference: What `condense` returned.
-            queries: The queries.
-            moments: See `Embedding.forward`.
+            reference: The reference that `condense` returned.
+            queries: Embedded queries, [T, N, *feature], float32.
+            moments: Records the batch-norm moments of each task in training; None in evaluation.
 
         Returns:
-            A score per class, the higher the likelier: [T, N, way].
+            A score per class, [T, N, way]; a higher score means a more likely class.
         """
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Returns the loss of each task, [T], from scores [T, N, way] and labels [T, N].
+        """Computes the loss of each task. The default is the cross-entropy of the scores as logits.
 
-        By default the cross-entropy, with the scores as logits.
+        Args:
+            outputs: Scores, [T, N, way], float32.
+            targets: Labels, [T, N], int64.
+
+        Returns:
+            Shape [T].
         """
         return cross_entropy(outputs, targets)
 
@@ -73,37 +81,41 @@ class Comparison(nn.Module, ABC):
 class Prototypes(Comparison):
     """Prototypical networks (Snell et al. 2017, equations 1 and 2).
 
-    A class is the mean of its embedded examples, c_k = mean f(x); the logit of a query is
-    -||f(x) - c_k||^2, the squared Euclidean distance.
+    The prototype of a class is the mean of its embedded support examples. The logit of a query is
+    the negative squared Euclidean distance to the prototype.
+
+        c_k = 1 / |S_k| sum_{x_i in S_k} f(x_i)                                   equation 1
+        p(y = k | x) = softmax_k(-||f(x) - c_k||^2)                               equation 2
     """
 
     def condense(self, support: Reference, order: Tensor | None = None) -> Reference:
-        """See `Comparison.condense`: one row per class, its prototype."""
+        """Returns the prototype of each class, one row per class."""
         del order
         members = support.members
+        # c_k = 1 / |S_k| sum_{x_i in S_k} f(x_i)  (Snell et al. 2017, eq. 1)
         shares = members / members.sum(1, keepdim=True)
         return _one_row_per_class(torch.bmm(shares.mT, support.features), members)
 
     def forward(self, reference: Reference, queries: Tensor, moments: Moments | None) -> Tensor:
-        """See `Comparison.forward`."""
         del moments
+        # logits -d(f(x), c_k) = -||f(x) - c_k||^2  (Snell et al. 2017, eq. 2)
         return -squared_distances(queries, reference.features)
 
 
 class Attention(Comparison):
     """Matching networks without full context embeddings (Vinyals et al. 2016, equation 1).
 
-    p(y | x) = sum_i a(x, x_i) y_i, where a is a softmax over the support set. The scores are
-    log p, so cross-entropy is the negative logarithm of the mixed probability.
+    p(y | x) = sum_i a(x, x_i) y_i, where the attention a is a softmax over the support set. The
+    scores are log p, so the cross-entropy is the negative log-likelihood.
 
     Args:
-        distance: "cosine": a = softmax of s cos(f(x), f(x_i)); with s = 1, as printed, p could
-            not exceed e / (e + (N - 1) / e), .65 for 5 ways and .28 for 20, so s is learned.
-            "euclidean": a = softmax of -||f(x) - f(x_i)||^2, which has no such bound.
-        scale: Where s starts, above 0.
+        distance: "cosine": a = softmax_i(s cos(f(x), f(x_i))). The paper has s = 1, which bounds p
+            by e / (e + (N - 1) / e): 0.65 for N = 5 ways and 0.28 for 20. Here s is learned.
+            "euclidean": a = softmax_i(-||f(x) - f(x_i)||^2), which has no such bound.
+        scale: Initial value of s, above 0.
 
     Raises:
-        SettingsError: The distance is unknown or the scale not above 0.
+        SettingsError: The distance is unknown, or the scale is not finite and above 0.
     """
 
     def __init__(self, distance: Distance = "cosine", scale: float = 10.0) -> None:
@@ -112,35 +124,45 @@ class Attention(Comparison):
         self.log_scale = _log_scale(scale) if distance == "cosine" else None
 
     def condense(self, support: Reference, order: Tensor | None = None) -> Reference:
-        """See `Comparison.condense`: the support set itself."""
+        """Returns the support set unchanged."""
         del order
         return support
 
     def forward(self, reference: Reference, queries: Tensor, moments: Moments | None) -> Tensor:
-        """See `Comparison.forward`: logarithms of probabilities."""
+        """Returns log-probabilities, [T, N, way]."""
         del moments
+        # log a(x, x_i) = log softmax_i(similarity of x and x_i)
         attention = self.similarities(queries, reference.features).log_softmax(2)
         absent = reference.members.unsqueeze(1) == 0  # [T, 1, M, way]
+        # log p(y | x) = log sum_i a(x, x_i) y_i  (Vinyals et al. 2016, eq. 1)
         return attention.unsqueeze(3).masked_fill(absent, -math.inf).logsumexp(2)
 
     def similarities(self, queries: Tensor, features: Tensor) -> Tensor:
-        """Returns the logits of the attention, [T, N, M]."""
+        """Computes the logits of the attention.
+
+        Args:
+            queries: Embedded queries, [T, N, D].
+            features: Embedded support set, [T, M, D].
+
+        Returns:
+            Shape [T, N, M].
+        """
         if self.log_scale is None:
             return -squared_distances(queries, features)
         return self.log_scale.exp() * cosines(queries, features)
 
 
 class NearestNeighbour(Comparison):
-    """The class of the support example with the largest cosine.
+    """Nearest neighbour: the class of the support example with the largest cosine similarity.
 
-    A logit is s max_i cos(f(x), f(x_i)) over the examples of a class. The scale s is all that is
-    trained: it makes probabilities of the cosines and changes no decision.
+    The logit of a class is s max_i cos(f(x), f(x_i)) over its support examples. The scale s is
+    the only parameter. It calibrates the probabilities and does not change the predicted class.
 
     Args:
-        scale: Where s starts, above 0.
+        scale: Initial value of s, above 0.
 
     Raises:
-        SettingsError: The scale is not above 0.
+        SettingsError: The scale is not finite and above 0.
     """
 
     def __init__(self, scale: float = 10.0) -> None:
@@ -148,33 +170,37 @@ class NearestNeighbour(Comparison):
         self.log_scale = _log_scale(scale)
 
     def condense(self, support: Reference, order: Tensor | None = None) -> Reference:
-        """See `Comparison.condense`: the support set itself."""
+        """Returns the support set unchanged."""
         del order
         return support
 
     def forward(self, reference: Reference, queries: Tensor, moments: Moments | None) -> Tensor:
-        """See `Comparison.forward`."""
         del moments
         absent = reference.members.unsqueeze(1) == 0  # [T, 1, M, way]
-        similar = cosines(queries, reference.features).unsqueeze(3)
-        return self.log_scale.exp() * similar.masked_fill(absent, -math.inf).amax(2)
+        similarities = cosines(queries, reference.features).unsqueeze(3)
+        return self.log_scale.exp() * similarities.masked_fill(absent, -math.inf).amax(2)
 
 
 def class_sums(support: Reference) -> Reference:
-    """Adds up the features [T, M, *feature] of each class: [T, way, *feature]."""
+    """Returns a reference of the summed features of each class, [T, way, *feature].
+
+    Args:
+        support: The embedded support set, features [T, M, *feature].
+    """
     sums = torch.bmm(support.members.mT, support.features.flatten(2))
     shape = (*sums.shape[:2], *support.features.shape[2:])
     return _one_row_per_class(sums.view(shape), support.members)
 
 
 def squared_distances(queries: Tensor, features: Tensor) -> Tensor:
-    """Returns ||q - f||^2 for queries [T, N, D] and features [T, M, D]: [T, N, M]."""
-    lengths = queries.square().sum(2, keepdim=True) + features.square().sum(2).unsqueeze(1)
-    return torch.baddbmm(lengths, queries, features.mT, alpha=-2)
+    """Returns ||q - f||^2, [T, N, M], for queries [T, N, D] and features [T, M, D]."""
+    # ||q - f||^2 = ||q||^2 + ||f||^2 - 2 q . f
+    squared_norms = queries.square().sum(2, keepdim=True) + features.square().sum(2).unsqueeze(1)
+    return torch.baddbmm(squared_norms, queries, features.mT, alpha=-2)
 
 
 def cosines(queries: Tensor, features: Tensor) -> Tensor:
-    """Returns the cosines of queries [T, N, D] and features [T, M, D]: [T, N, M]."""
+    """Returns the cosine similarities, [T, N, M], of queries [T, N, D] and features [T, M, D]."""
     return torch.bmm(F.normalize(queries, dim=2), F.normalize(features, dim=2).mT)
 
 

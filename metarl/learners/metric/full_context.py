@@ -1,7 +1,7 @@
 """Full context embeddings of matching networks (Vinyals et al. 2016, section 2.1.2 and appendix).
 
-The support set is read by a bidirectional LSTM, every query by an LSTM that attends over what
-that gave. The tasks are the batch of both, as they share the weights.
+A bidirectional LSTM reads the support set. For every query, an attention LSTM attends to the
+outputs of that LSTM. All tasks share the weights and form one batch.
 """
 
 from __future__ import annotations
@@ -19,24 +19,27 @@ from metarl.learners.metric.comparisons import Attention, Comparison, Distance, 
 class ContextAttention(Comparison):
     """Matching networks with full context embeddings.
 
-    Support: g(x_i, S) = h_fwd,i + h_bwd,i + g'(x_i), with the hidden states of the bidirectional
-    LSTM over the set in a random order. Queries: K steps of
+    The support set is embedded by g(x_i, S) = h_fwd,i + h_bwd,i + g'(x_i), where h_fwd and h_bwd
+    are the hidden states of a bidirectional LSTM that reads the set in a random order. A query is
+    embedded by K steps of
 
         h^_k, c_k = LSTM(f'(x), [h_{k-1}, r_{k-1}], c_{k-1})
         h_k = h^_k + f'(x)
         r_k = sum_i softmax_i(h_k . g(x_i)) g(x_i)
 
-    and f(x, S) = h_K. Then as `Attention`. With LSTMs that put out 0 it is `Attention`.
+    and f(x, S) = h_K. `Attention` then compares f with g. If the LSTMs output 0, the scores are
+    those of `Attention` alone.
 
     Args:
         features: Width of the embedding, D.
         generator: Source of the initial weights.
         steps: Steps of the attention LSTM, K, at least 1; Ravi & Larochelle 2017 use 3.
-        distance: See `Attention`.
-        scale: See `Attention`.
+        distance: "cosine" or "euclidean"; see the arguments of `Attention`.
+        scale: Initial scale of the cosines, above 0; see the arguments of `Attention`.
 
     Raises:
-        SettingsError: There are no steps or no features, or as of `Attention`.
+        SettingsError: `steps` or `features` is below 1, the distance is unknown, or the scale is
+            not finite and above 0.
     """
 
     ordered = True
@@ -57,37 +60,50 @@ class ContextAttention(Comparison):
         self.steps = steps
         self.attention = Attention(distance, scale)
         device = generator.device
-        # by way of "meta": torch's own initial weights would come from its global generator
+        # Built on "meta", because PyTorch draws initial weights from the global generator.
         self.reader = nn.LSTM(
             features, features, batch_first=True, bidirectional=True, device="meta"
         ).to_empty(device=device)
-        # The hidden state [h, r] enters as h and, beside f'(x), as an input r: the same products.
+        # Equivalent to the hidden state [h, r]: h is the hidden state, r an input next to f'(x).
         self.attender = nn.LSTMCell(2 * features, features, device="meta").to_empty(device=device)
-        bound = 1 / math.sqrt(features)  # torch's own
+        bound = 1 / math.sqrt(features)  # PyTorch's default for LSTMs
         for module in (self.reader, self.attender):
             for p in module.parameters():
                 nn.init.uniform_(p, -bound, bound, generator)
 
     def condense(self, support: Reference, order: Tensor | None = None) -> Reference:
-        """See `Comparison.condense`: the support set in its context."""
+        """Returns the full context embeddings g(x_i, S) of the support set."""
         assert order is not None
         features = support.features
         rows = torch.arange(len(order), device=order.device).unsqueeze(1)
+        # argsort inverts the permutation: states are in the order of the support set again.
         states = self.reader(features[rows, order])[0][rows, order.argsort(1)]
         forward, backward = states.chunk(2, dim=2)
+        # g(x_i, S) = h_fwd,i + h_bwd,i + g'(x_i)  (Vinyals et al. 2016, appendix)
         return Reference(forward + backward + features, support.members)
 
     def forward(self, reference: Reference, queries: Tensor, moments: Moments | None) -> Tensor:
-        """See `Comparison.forward`: logarithms of probabilities."""
+        """Returns log-probabilities, [T, N, way]."""
         return self.attention(reference, self.in_context(queries, reference.features), moments)
 
     def in_context(self, queries: Tensor, features: Tensor) -> Tensor:
-        """Returns f(x, S), [T, N, D], of queries f'(x) [T, N, D] and support g [T, M, D]."""
+        """Computes the full context embeddings of the queries (Vinyals et al. 2016, appendix).
+
+        Args:
+            queries: Embedded queries f'(x), [T, N, D].
+            features: Full context embeddings g(x_i, S) of the support set, [T, M, D].
+
+        Returns:
+            f(x, S), [T, N, D].
+        """
         hidden = read = torch.zeros_like(queries)
         cell = torch.zeros_like(queries).flatten(0, 1)
         for _ in range(self.steps):
+            # h^_k, c_k = LSTM(f'(x), [h_{k-1}, r_{k-1}], c_{k-1})
             inputs = torch.cat((queries, read), dim=2).flatten(0, 1)
             hidden, cell = self.attender(inputs, (hidden.flatten(0, 1), cell))
+            # h_k = h^_k + f'(x)
             hidden = hidden.view_as(queries) + queries
+            # r_k = sum_i softmax_i(h_k . g(x_i)) g(x_i)
             read = torch.bmm(torch.bmm(hidden, features.mT).softmax(2), features)
         return hidden

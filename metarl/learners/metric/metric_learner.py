@@ -1,4 +1,4 @@
-"""The one learner behind every algorithm that adapts by comparing."""
+"""The learner of all metric-based algorithms: an embedding and a comparison."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.losses import accuracy
 
 IMAGES_AT_ONCE = 200
-"""More on a CPU, and its allocator gives back memory that the next chunk has to ask for again."""
+"""Images per chunk on a CPU. With more, the allocator frees memory that the next chunk requests."""
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
-"""Changes images at random, with the generator as its only source of randomness."""
+"""Augments images at random. The generator is the only source of randomness."""
 
 
 @dataclass(frozen=True)
 class MetricInputs:
-    """All that one meta-iteration of a metric learner computes on; the tasks lead every tensor.
+    """Inputs of one meta-iteration of a metric learner; dimension 0 of every tensor is the task.
 
     Attributes:
-        tasks: Support and query of each task.
-        way: Classes of each task.
-        order: A permutation of the support of each task, [T, N], for comparisons that read it as
-            a sequence.
+        tasks: Support and query set of each task.
+        way: Number of classes per task.
+        order: A permutation of the support set of each task, [T, N], int64, for comparisons that
+            read it as a sequence; None for the others.
     """
 
     tasks: TaskBatch
@@ -41,15 +41,16 @@ class MetricInputs:
 
 
 class MetricLearner(SupervisedLearner):
-    """An embedding and a comparison: it adapts by embedding the support set, without a gradient.
+    """Embeds the support set and compares embedded queries with it.
 
-    More adaptation steps change nothing. Batch normalisation uses the moments of each episode in
-    training and the running ones at evaluation, so predictions are never transductive.
+    Adaptation needs no gradient, so the number of adaptation steps has no effect. Batch
+    normalisation uses the moments of each episode in training and the running moments in
+    evaluation, so predictions are never transductive.
 
     Args:
         embedding: Maps images to features.
         comparison: Scores the classes of the support set for embedded queries.
-        augment: Changes the images [T, N, C, H, W] of training at random; None: as they are.
+        augment: Augments the training images [T, N, C, H, W]; None: no augmentation.
     """
 
     transduces = False
@@ -65,10 +66,10 @@ class MetricLearner(SupervisedLearner):
     # Training
 
     def collect(self, tasks: TaskBatch, generator: torch.Generator, iteration: int) -> MetricInputs:
-        """See `Learner.collect`.
+        """Augments the images and draws the order in which the support set is read.
 
         Raises:
-            TaskError: The targets are no class labels, or a support set lacks a class.
+            TaskError: The targets are not class labels, or a support set lacks a class.
         """
         del iteration
         way = count_classes(tasks.support.targets, tasks.query.targets)
@@ -82,21 +83,20 @@ class MetricLearner(SupervisedLearner):
         return MetricInputs(tasks, way, self._draw_order(tasks.support, generator))
 
     def forward(self, inputs: MetricInputs) -> MetaLoss:
-        """See `Learner.forward`."""
         support, query = inputs.tasks.support, inputs.tasks.query
         moments: Moments = {}
         count = support.targets.shape[1]
         images = torch.cat((support.inputs, query.inputs), dim=1)
         features = self.embedding(images, moments)
-        known = Reference(features[:, :count], memberships(support, inputs.way))
-        reference = self.comparison.condense(known, inputs.order)
+        support_set = Reference(features[:, :count], memberships(support, inputs.way))
+        reference = self.comparison.condense(support_set, inputs.order)
         outputs = self.comparison(reference, features[:, count:], moments)
         losses = self.comparison.loss(outputs, query.targets)
         metrics = {"train/accuracy": accuracy(outputs.detach(), query.targets)}
         return MetaLoss(losses, metrics, moments_by_name(self, moments))
 
     def preferred_chunk_size(self, inputs: MetricInputs) -> int | None:
-        """See `Learner.preferred_chunk_size`: on a CPU those of 200 images, or one."""
+        """Returns the number of tasks with 200 images together (at least 1) on a CPU, else None."""
         tasks = inputs.tasks
         if tasks.support.inputs.device.type != "cpu":
             return None
@@ -104,7 +104,7 @@ class MetricLearner(SupervisedLearner):
         return max(1, IMAGES_AT_ONCE // count)
 
     def after_update(self, carry: dict[str, Any]) -> None:
-        """See `Learner.after_update`; takes up the batch-norm moments."""
+        """Updates the running moments of the batch normalisation."""
         absorb_moments(self, carry)
 
     # Evaluation
@@ -113,28 +113,28 @@ class MetricLearner(SupervisedLearner):
     def adapt(
         self, support: Examples, steps: int, generator: torch.Generator
     ) -> Iterator[Reference]:
-        """See `SupervisedLearner.adapt`; yields the same for every step.
+        """Yields the embedded support set `steps + 1` times.
 
-        Supports may have more examples of one class than of another, not none.
+        Classes may have different numbers of support examples, at least one each.
 
         Raises:
-            TaskError: The targets are no class labels, or a support set lacks a class.
+            TaskError: The targets are not class labels, or a support set lacks a class.
         """
         way = count_classes(support.targets)
         check_classes(support, way)
         order = self._draw_order(support, generator)
-        known = Reference(self.embedding(support.inputs, None), memberships(support, way))
-        reference = self.comparison.condense(known, order)
+        support_set = Reference(self.embedding(support.inputs, None), memberships(support, way))
+        reference = self.comparison.condense(support_set, order)
         for _ in range(steps + 1):
             yield reference
 
     @torch.no_grad()
     def predict(self, adapted: Reference, inputs: Tensor, transductive: bool = True) -> Tensor:
-        """See `SupervisedLearner.predict`; each query is on its own either way."""
+        """Returns scores [T, N, way]. `transductive` has no effect: queries are independent."""
         del transductive
         return self.comparison(adapted, self.embedding(inputs, None), None)
 
-    # Parts
+    # Helpers
 
     def _draw_order(self, support: Examples, generator: torch.Generator) -> Tensor | None:
         if not self.comparison.ordered:

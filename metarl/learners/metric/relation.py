@@ -1,4 +1,4 @@
-"""Relation networks (Sung et al. 2018): the comparison itself is a learned network."""
+"""Relation networks (Sung et al. 2018): a learned network compares queries with classes."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from metarl.learners.metric.comparisons import Comparison, Reference, class_sums
 
 
 class RelationEmbedding(Embedding):
-    """Four blocks of convolutions that leave maps: two unpadded that halve, two that do not.
+    """Four convolution blocks whose output is feature maps, 5x5 for a 28x28 image.
 
-    Maps of 5x5 for an image of 28x28.
+    The first two blocks have no padding and end with max-pooling; the last two are padded and do
+    not pool.
 
     Args:
-        images: What it embeds.
+        images: Shape of the images.
         generator: Source of the initial weights.
-        filters: Filters of every block.
+        filters: Number of filters of every block.
 
     Raises:
-        SettingsError: A number is not positive or the images are too small to compare.
+        SettingsError: A number is not positive, or the images are too small.
     """
 
-    SMALLEST = 22  # leaves maps of 4x4, which the relation module halves twice
+    SMALLEST = 22  # 22x22 images become maps of 4x4, which the relation module pools twice
 
     def __init__(self, images: ImageShape, generator: torch.Generator, filters: int = 64) -> None:
         super().__init__()
@@ -49,20 +50,22 @@ class RelationEmbedding(Embedding):
         self.size = ((images.size - 2) // 2 - 2) // 2
 
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
-        """See `Embedding.forward`; maps [T, N, filters, size, size]."""
+        """Returns feature maps [T, N, filters, size, size]."""
         check_shape(images, self.images)
         return run_blocks(self.blocks, images, moments)
 
 
 class Relation(Comparison):
-    """The relation module: a score in (0, 1) for every query and class (equation 1).
+    """The relation module: computes a score in (0, 1) for every query and class.
 
-    r = g(concat(sum_i f(x_i), f(x))) with the sum over the examples of a class; trained by the
-    squared error to 1 for the right class and 0 for the others (equation 2).
+        r_k = g(C(sum_i f(x_i), f(x)))                                            equation 1
+        loss = mean_k (r_k - 1[y = k])^2                                          equation 2
+
+    The sum is over the support examples of class k, and C concatenates the maps.
 
     Args:
-        filters: Channels of the maps.
-        size: Height and width of the maps, at least 4.
+        filters: Channels of the feature maps.
+        size: Height and width of the feature maps, at least 4.
         generator: Source of the initial weights.
         units: Width of the hidden layer.
     """
@@ -75,12 +78,13 @@ class Relation(Comparison):
         self.output = dense(units, 1, generator)
 
     def condense(self, support: Reference, order: Tensor | None = None) -> Reference:
-        """See `Comparison.condense`: the sum of the maps of each class."""
+        """Returns the sum of the feature maps of each class."""
         del order
         return class_sums(support)
 
     def forward(self, reference: Reference, queries: Tensor, moments: Moments | None) -> Tensor:
-        """See `Comparison.forward`: scores in (0, 1)."""
+        """Returns relation scores in (0, 1), [T, N, way]."""
+        # r_k = g(C(sum_i f(x_i), f(x)))  (Sung et al. 2018, eq. 1)
         tasks, way = reference.features.shape[:2]
         pairs = self._first_convolution(reference.features, queries).flatten(0, 2)
         maps = self.second(self.first.normalise(pairs, tasks, moments), tasks, moments)
@@ -88,16 +92,26 @@ class Relation(Comparison):
         return scores.view(tasks, queries.shape[1], way)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """See `Comparison.loss`: the mean squared error over all pairs of query and class."""
-        right = one_hot(targets, outputs.shape[2], outputs.dtype)
-        return (outputs - right).square().mean((1, 2))
+        """Returns the mean squared error over all pairs of query and class, [T]."""
+        # (r_k - 1[y = k])^2  (Sung et al. 2018, eq. 2)
+        labels = one_hot(targets, outputs.shape[2], outputs.dtype)
+        return (outputs - labels).square().mean((1, 2))
 
     def _first_convolution(self, classes: Tensor, queries: Tensor) -> Tensor:
-        """Convolves all pairs of class and query beside each other, [T, N, way, filters, H, W].
+        """Convolves the concatenated maps of all pairs of class and query.
 
-        It is linear: each class and query is convolved once, not once per pair.
+        The convolution is linear, so each class and each query is convolved once, not once per
+        pair.
+
+        Args:
+            classes: Maps of the classes, [T, way, filters, H, W].
+            queries: Maps of the queries, [T, N, filters, H, W].
+
+        Returns:
+            Shape [T, N, way, filters, H, W].
         """
         block = self.first
+        # W * C(a, b) = W_1 * a + W_2 * b, with W_1 and W_2 the halves of the input channels
         halves = (block.weight * block.sign[:, None, None, None]).chunk(2, dim=1)
         of_class, of_query = (
             F.conv2d(maps.flatten(0, 1), half, padding=block.padding).unflatten(0, maps.shape[:2])

@@ -1,6 +1,7 @@
-"""Convolutional siamese networks (Koch et al. 2015): a small one for images of 28x28, and theirs.
+"""Convolutional siamese networks (Koch et al. 2015): the paper's, and a small one for 28x28 images.
 
-Trained to tell pairs of one class from pairs of two; at test the most alike class wins.
+The network is trained to classify pairs of images as the same class or different classes. In
+evaluation, a query gets the class with the largest mean logit over its pairs.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ class Layer(NamedTuple):
     """A convolution with biases and ReLU.
 
     Attributes:
-        times: Its filters, as a multiple of the first layer's.
-        size: Height and width of its filters, in pixels.
-        padding: Rows and columns of zeros on each side, in pixels.
-        pool: Whether it halves the images.
+        times: Number of filters, as a multiple of the first layer's.
+        size: Height and width of the filters, in pixels.
+        padding: Zero padding on each side, in pixels.
+        pool: Whether 2x2 max-pooling follows the convolution.
     """
 
     times: int
@@ -39,23 +40,23 @@ class Layer(NamedTuple):
 
 SMALL = (Layer(1, 5), Layer(2, 3), Layer(2, 3, padding=1, pool=False))
 KOCH = (Layer(1, 10), Layer(2, 7), Layer(2, 4), Layer(4, 4, pool=False))
-"""Koch et al.'s, figure 4: for images of 105x105 with 64 filters and 4096 units."""
+"""The network of Koch et al. 2015, figure 4, for 105x105 images with 64 filters and 4096 units."""
 
 
 class SiameseEmbedding(Embedding):
-    """Convolutions with biases and ReLU, most of them halved, then a layer of sigmoids.
+    """Convolutions with biases, ReLU and optional max-pooling, then a layer of sigmoid units.
 
-    No normalisation, as theirs.
+    As in the paper, there is no normalisation.
 
     Args:
-        images: What it embeds.
+        images: Shape of the images.
         generator: Source of the initial weights, Xavier uniform.
-        filters: Filters of the first convolution.
-        units: Sigmoids.
-        layers: The convolutions, `SMALL` or `KOCH` or others.
+        filters: Number of filters of the first convolution.
+        units: Number of sigmoid units.
+        layers: The convolutions: `SMALL`, `KOCH` or others.
 
     Raises:
-        SettingsError: A number is not positive or the images are too small.
+        SettingsError: A number is not positive, or the images are too small.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class SiameseEmbedding(Embedding):
         self.dense = dense(channels[-1] * self.size**2, units, generator)
 
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
-        """See `Embedding.forward`; features in (0, 1), [T, N, units]."""
+        """Returns features [T, N, units] in (0, 1)."""
         del moments
         check_shape(images, self.images)
         hidden = images.flatten(0, 1)
@@ -98,10 +99,11 @@ class SiameseEmbedding(Embedding):
 
 
 class WeightedDifference(Comparison):
-    """The logit of a pair: a learned weighted sum of |h_1 - h_2|, plus a bias.
+    """The weighted L1 distance of Koch et al. 2015: p = sigmoid(sum_j alpha_j |h_1j - h_2j| + b).
 
-    A class scores the mean logit of its pairs with a query. The loss is the binary cross-entropy
-    of "same class", for which pairs of one class count half, as in Koch et al.'s balanced sets.
+    The score of a class is the mean logit over the pairs of a query and the support examples of
+    that class. The loss is the binary cross-entropy of "same class". As in the balanced training
+    sets of the paper, same-class pairs have half of the total weight.
 
     Args:
         features: Width of the embedding.
@@ -113,28 +115,30 @@ class WeightedDifference(Comparison):
         self.output = dense(features, 1, generator)
 
     def condense(self, support: Reference, order: Tensor | None = None) -> Reference:
-        """See `Comparison.condense`: the support set itself."""
+        """Returns the support set unchanged."""
         del order
         return support
 
     def forward(self, reference: Reference, queries: Tensor, moments: Moments | None) -> Tensor:
-        """See `Comparison.forward`: logits of being of the class."""
+        """Returns the mean logit of "same class" of each query and class, [T, N, way]."""
         del moments
+        # logit p = sum_j alpha_j |h_1j - h_2j| + b
         differences = (queries.unsqueeze(2) - reference.features.unsqueeze(1)).abs()
         logits = self.output(differences).squeeze(3)  # [T, N, M]
         return torch.bmm(logits, reference.members / reference.members.sum(1, keepdim=True))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """See `Comparison.loss`."""
+        """Returns the balanced binary cross-entropy of each task, [T]."""
         way = outputs.shape[2]
         same = one_hot(targets, way, outputs.dtype)
+        # -y log p - (1 - y) log(1 - p), weighted: 1/2 for the same class, 1/2 for all the others
         losses = F.binary_cross_entropy_with_logits(outputs, same, reduction="none")
         shares = same + (1 - same) / max(way - 1, 1)
         return (losses * shares).sum(2).mean(1) / 2
 
 
 def _smallest(layers: Sequence[Layer]) -> int:
-    """Returns the smallest image of which a pixel is left."""
+    """Returns the smallest image size, in pixels, for which the layers output at least 1 pixel."""
     size = 1
     for layer in reversed(layers):
         size = size * (1 + layer.pool) + layer.size - 1 - 2 * layer.padding

@@ -63,8 +63,10 @@ def taken(examples, index):
 
 def test_no_prediction_sees_the_labels_of_queries(learner, tasks, monkeypatch):
     outputs = []
-    answer = learner._answer
-    monkeypatch.setattr(learner, "_answer", lambda *a: outputs.append(answer(*a)) or outputs[-1])
+    answer = learner._query_logits
+    monkeypatch.setattr(
+        learner, "_query_logits", lambda *a: outputs.append(answer(*a)) or outputs[-1]
+    )
     for shift in (0, 1):
         targets = (tasks.query.targets + shift) % 3
         changed = dataclasses.replace(tasks, query=Examples(tasks.query.inputs, targets))
@@ -128,7 +130,7 @@ def test_the_order_in_which_the_support_is_given_tells_nothing(learner, tasks):
     """It is read in an order of its own: with that one undone, all is as before."""
     order = torch.randperm(tasks.support.targets.shape[1], generator=torch.Generator())
     before = outputs_of(learner, tasks.support, tasks.query.inputs)
-    drawn = learner._draw_order if hasattr(learner, "_draw_order") else learner._choose
+    drawn = learner._draw_order if hasattr(learner, "_draw_order") else learner._draw_examples
     place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
     name = drawn.__name__
     setattr(learner, name, lambda support, generator: place[drawn(tasks.support, generator)])
@@ -170,7 +172,7 @@ def test_another_number_of_classes_is_refused(way, learner, glyphs, generator):
 
 
 def test_values_in_place_of_labels_are_refused(learner, generator):
-    with pytest.raises(TaskError, match="expected integer labels"):
+    with pytest.raises(TaskError, match="Expected integer class labels"):
         learner.collect(Sine(4, 4).sample(2, generator), generator, 0)
 
 

@@ -104,9 +104,9 @@ def test_what_makes_fast_weights_is_shared_by_all_coordinates(generator):
 def test_an_episode_example_by_example(shots, learner, glyphs, generator):
     """Algorithm 1 in plain loops, for one task of several."""
     tasks = replace(glyphs, shots=shots).sample(2, generator)
-    chosen = learner._choose(tasks.support, generator)
+    chosen = learner._draw_examples(tasks.support, generator)
     assert chosen.shape == (2, WAY * shots, min(shots, 2))
-    outputs = learner._answer(learner._adapt(tasks.support, chosen), tasks.query.inputs)
+    outputs = learner._query_logits(learner._adapt(tasks.support, chosen), tasks.query.inputs)
     u, b, images, labels = learner.representation, learner.base, *(t[1] for t in tasks.support)
 
     def rows(loss, network):
@@ -143,13 +143,15 @@ def _params(network, row):
 
 
 def test_one_example_per_class_is_read_in_a_random_order(learner, glyphs, generator):
-    chosen = learner._choose(replace(glyphs, shots=1).sample(50, generator).support, generator)
+    chosen = learner._draw_examples(
+        replace(glyphs, shots=1).sample(50, generator).support, generator
+    )
     assert (chosen.squeeze(2).sort(1).values == torch.arange(3)).all()
     assert len(chosen.squeeze(2).unique(dim=0)) == 6
 
 
 def test_pairs_are_of_two_examples(learner, glyphs, generator):
-    chosen = learner._choose(glyphs.sample(50, generator).support, generator)
+    chosen = learner._draw_examples(glyphs.sample(50, generator).support, generator)
     assert (chosen[..., 0] != chosen[..., 1]).all()
     assert (chosen[..., 0].sort(1).values == torch.arange(6)).all()
     assert chosen[..., 1].unique().tolist() == list(range(6))

@@ -71,7 +71,7 @@ def test_the_controller_sees_what_was_read_and_steers_the_memory(generator, inpu
 def test_reads_start_as_sharp_as_is_wished(generator):
     for strength in (1.5, 10.0):
         network = MemoryAugmented(4, 3, generator, strength=strength)
-        _, _, strengths = network._address(torch.zeros(2, 200))
+        _, _, strengths = network._head_parameters(torch.zeros(2, 200))
         torch.testing.assert_close(strengths, torch.full((2, 4), strength))
 
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.learners import ImageShape, StreamReader, Thumbnail
-from metarl.learners.images.distortions import distort
 from metarl.learners.images.embeddings import Embedding
 from metarl.learners.memory.networks import MemoryAugmentedOptions
 from metarl.runs.checkpoints import load_checkpoint
 from metarl.tasks import Examples, Sine, TaskBatch
+from metarl.tasks.distortions import distort
 from metarl.tasks.streams import LabelCode, Streams
 from metarl.training.loop import OuterLoop
 from metarl.training.meta_step import MetaStep

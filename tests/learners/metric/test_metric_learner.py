@@ -147,7 +147,7 @@ def test_a_support_that_lacks_a_class_is_refused(learner, tasks, generator):
 
 def test_values_in_place_of_labels_are_refused(learner, generator):
     tasks = Sine(4, 4).sample(2, generator)
-    with pytest.raises(TaskError, match="expected integer labels"):
+    with pytest.raises(TaskError, match="Expected integer class labels"):
         learner.collect(tasks, generator, 0)
 
 

@@ -1,6 +1,4 @@
-"""The siamese network's pairs and loss, and the distortions it is trained with."""
-
-import math
+"""The siamese network's pairs and loss, and that only training distorts the images."""
 
 import pytest
 import torch
@@ -8,7 +6,6 @@ import torch.nn.functional as F
 
 from metarl.errors import SettingsError
 from metarl.learners import ImageShape, Reference, SiameseEmbedding, WeightedDifference
-from metarl.learners.images import distortions as d
 from metarl.learners.metric.algorithms import SiameseSettings
 from metarl.learners.metric.siamese import KOCH
 from metarl.models.base import Weights
@@ -62,34 +59,6 @@ def test_distortions_are_of_training_only(glyphs):
     assert inputs[False] is tasks
     assert not torch.equal(inputs[True].support.inputs, tasks.support.inputs)
     assert torch.equal(inputs[True].query.targets, tasks.query.targets)
-
-
-def test_distortions_stay_in_their_ranges(generator):
-    maps = d._affine(4000, generator)
-    identity = (maps == torch.eye(2, 3)).flatten(1).all(1).float().mean()
-    assert identity == pytest.approx(d.CHANCE**7, abs=0.006)
-    assert maps[:, :, 2].abs().max() == pytest.approx(2 * d.SHIFT, rel=0.02)
-    assert ((maps[:, :, 2] == 0).float().mean() - d.CHANCE).abs() < 0.03
-    determinants = torch.linalg.det(maps[:, :, :2])  # of shear and of the inverse scales
-    assert determinants.min() >= (1 - d.SHEAR**2) / d.SCALES[1] ** 2 - 1e-5
-    assert determinants.max() <= (1 + d.SHEAR**2) / d.SCALES[0] ** 2 + 1e-5
-
-
-def test_a_known_distortion(generator, monkeypatch):
-    """A quarter turn of the plane, once all else is switched off: paper stays paper."""
-    for name, value in {"SHEAR": 0.0, "SCALES": (1.0, 1.0), "SHIFT": 0.0, "CHANCE": 2.0}.items():
-        monkeypatch.setattr(d, name, value)
-    monkeypatch.setattr(d, "ROTATION", math.pi / 2)
-    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.ones(*shape))
-    image = torch.rand(1, 1, 1, 9, 9, generator=generator)
-    turned = d.distort(image, generator)
-    torch.testing.assert_close(turned, image.rot90(1, (3, 4)), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("paper", [0.0, 1.0])
-def test_what_comes_in_from_outside_is_paper(paper, generator):
-    images = torch.full((2, 3, 1, 28, 28), paper)
-    torch.testing.assert_close(d.distort(images, generator), images)
 
 
 def test_the_network_of_koch_et_al(generator):
