@@ -8,6 +8,7 @@ install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	mkdir -p .venv/typings && ln -sfn ../../experiments .venv/typings/metarl_experiments
 	touch $@
 
 demo: install  ## MAML on sine regression: a table, two figures and TensorBoard logs

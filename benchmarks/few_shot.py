@@ -19,13 +19,13 @@ from pathlib import Path
 
 import torch
 import tyro
+from metarl.lab.images import CONFIGS, OmniglotSettings, build_learner
+from metarl.lab.reports import few_shot_results, lake_runs_for
 
 from benchmarks.timing import MetaIteration
 from experiments.omniglot import EXPERIMENT
 from metarl.devices import set_threads
 from metarl.evaluation.statistics import Summary
-from metarl.lab.images import CONFIGS, OmniglotSettings, build_learner
-from metarl.lab.reports import few_shot_results, lake_runs_for
 from metarl.tasks.characters import CharacterSettings
 from metarl.training import OuterLoop
 

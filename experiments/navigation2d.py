@@ -21,12 +21,8 @@ from metarl_envs.protocols import icml_navigation
 
 from metarl.adaptation.algorithms import MAMLAlgorithm
 from metarl.lab import Components, Experiment
-from metarl.lab.control import (
-    ControlSettings,
-    build_control,
-    control_configs,
-    rl2_config,
-)
+from metarl.lab.control import ControlSettings, build_control
+from metarl.lab.control_configs import control_configs, rl2_config
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.training import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings

@@ -1,4 +1,4 @@
-"""One small registry for everything that is found by name."""
+"""A registry for everything that is found by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 from metarl.errors import DuplicateNameError, MetarlError, SettingsError, UnknownNameError
@@ -29,13 +29,13 @@ def check_choice(
     """Checks that a value is one of some names.
 
     Args:
-        kind: What it is, for the message ("algorithm").
+        kind: The kind of value, for the message ("algorithm").
         value: The value.
         choices: The names.
-        error: What is raised for another one.
+        error: The type of the error.
 
     Raises:
-        MetarlError: It is none of them; the message suggests the nearest.
+        MetarlError: It is none of them; the message suggests the nearest name.
     """
     names = list(choices)
     if value not in names:
@@ -49,7 +49,7 @@ class Registry(Generic[T]):
     """Maps names to values, refuses duplicates and suggests the nearest name.
 
     Args:
-        kind: What the values are, for the error messages ("algorithm").
+        kind: The kind of the values, for the error messages ("algorithm").
     """
 
     def __init__(self, kind: str) -> None:
@@ -73,7 +73,7 @@ class Registry(Generic[T]):
         """Returns the value registered under `name`.
 
         Raises:
-            UnknownNameError: No value has this name; the message suggests the nearest one.
+            UnknownNameError: No value has this name; the message suggests the nearest name.
         """
         check_choice(self._kind, name, self._values, UnknownNameError)
         return self._values[name]
@@ -84,7 +84,7 @@ class Registry(Generic[T]):
 
 
 class PluginRegistry(Registry[T]):
-    """A registry that also finds what installed packages offer, and anything by `module:Name`.
+    """A registry that also finds the values of installed packages, and any value by `module:Name`.
 
     A package offers values as entry points; its pyproject.toml holds, for the group
     "metarl.task_distributions",
@@ -92,59 +92,77 @@ class PluginRegistry(Registry[T]):
         [project.entry-points."metarl.task_distributions"]
         "MyFamily-v1" = "my_package.my_module:MyFamily"
 
-    They are loaded on the first look-up. One that cannot be loaded, or whose name is taken, is
-    reported as a RuntimeWarning and left out.
+    A value is imported when it is first looked up.
 
     Args:
-        kind: What the values are, for the error messages.
+        kind: The kind of the values, for the error messages.
         group: The entry-point group.
     """
 
     def __init__(self, kind: str, group: str) -> None:
         super().__init__(kind)
         self._group = group
-        self._loaded = False
+        self._found: dict[str, EntryPoint] | None = None
 
     def get(self, name: str) -> T:
-        """Returns the value registered under `name`, or what `module:Name` says.
+        """Returns the value registered under `name`, or the value of `module:Name`.
 
         Raises:
-            UnknownNameError: No value has this name, or the module has none such.
+            UnknownNameError: No value has this name, or it cannot be imported.
         """
         if ":" in name:
-            return self._imported(name)
-        self._load()
-        return super().get(name)
+            return self._import(name)
+        points = self._entry_points()
+        if name not in self._values and name in points:
+            self.register(name, self._load(points[name]))
+        check_choice(self._kind, name, self.names(), UnknownNameError)
+        return self._values[name]
 
     def names(self) -> list[str]:
         """Returns all names: those registered here, then those of other packages."""
-        self._load()
-        return super().names()
+        return list(dict.fromkeys((*super().names(), *self._entry_points())))
 
-    def _load(self) -> None:
-        if self._loaded:
-            return
-        self._loaded = True
-        for point in sorted(entry_points(group=self._group), key=lambda p: p.name):
-            try:
-                self.register(point.name, point.load())
-            except Exception as error:  # whatever it is, it must not stop the others
-                warnings.warn(
-                    f"The {self._kind} {point.name!r} ({point.value}) was left out: "
-                    f"{type(error).__name__}: {error}",
-                    RuntimeWarning,
-                    stacklevel=3,
-                )
+    def source(self, name: str) -> str | None:
+        """Returns where an installed package keeps a value, `module:Name`, or None."""
+        point = self._entry_points().get(name)
+        return None if point is None else point.value
 
-    def _imported(self, name: str) -> T:
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        """Returns the entry points by name; of several with one name, the first."""
+        if self._found is None:
+            self._found = {}
+            for point in sorted(entry_points(group=self._group), key=lambda p: (p.name, p.value)):
+                if point.name in self._found or point.name in self._values:
+                    warnings.warn(
+                        f"The {self._kind} {point.name!r} ({point.value}) was left out: the name "
+                        "is taken.",
+                        RuntimeWarning,
+                        stacklevel=4,
+                    )
+                else:
+                    self._found[point.name] = point
+        return self._found
+
+    def _load(self, point: EntryPoint) -> T:
+        try:
+            return point.load()
+        except MetarlError:
+            raise  # its message says what is wrong
+        except Exception as error:  # code of other packages may raise anything
+            raise UnknownNameError(
+                f"The {self._kind} {point.name!r} ({point.value}) cannot be imported: "
+                f"{type(error).__name__}: {error}. Repair or uninstall its package."
+            ) from error
+
+    def _import(self, name: str) -> T:
         module, _, attribute = name.partition(":")
-        # Installed commands do not look where they are run, unlike `python -m`.
+        # Installed commands do not search the current folder, unlike `python -m`.
         if os.getcwd() not in sys.path and "" not in sys.path:
             sys.path.append(os.getcwd())
         try:
             return getattr(importlib.import_module(module), attribute)
         except MetarlError:
-            raise  # it was found, and says itself what is wrong
+            raise  # its message says what is wrong
         except (ImportError, AttributeError, ValueError) as error:
             raise UnknownNameError(
                 f"Cannot find the {self._kind} {name!r}: {error}. Expected module:Name, with a "

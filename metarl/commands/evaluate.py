@@ -1,39 +1,44 @@
-"""`metarl evaluate`: the table of a run, made again."""
+"""`metarl evaluate`: the table of a run, computed again."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import tyro
-from rich.console import Console
-
-from metarl.lab.saved_run import reopened
-from metarl.plots.per_task import TASKS_FILE, tasks_table
+from metarl.commands.options import Device, Run, TestSteps, TestTasks
 
 
 def evaluate(
-    run: tyro.conf.Positional[Path],
-    script: Path | None = None,
-    tasks: int | None = None,
-    steps: int | None = None,
-    device: str | None = None,
+    run: Run,
+    script: str | None = None,
+    runs: Path = Path("runs"),
+    test_tasks: TestTasks | None = None,
+    test_steps: TestSteps | None = None,
+    device: Device = None,
     out: Path | None = None,
     per_task: bool = False,
 ) -> None:
-    """Judges a run on test tasks again and prints its table; the run's folder stays as it is.
+    """Evaluates a run on test tasks again and prints its table; its folder stays as it is.
 
     Args:
-        run: A run folder, whose newest good checkpoint is taken, or a checkpoint.
-        script: The experiment script, if it is not where it was.
-        tasks: Test tasks; as many as in the run by default.
-        steps: Adaptation steps; as many as in the run by default.
-        device: cpu, cuda, ...; that of the run by default.
+        run: A run folder, whose newest valid checkpoint is used; a checkpoint; or `latest`.
+        script: The experiment, if it is not installed: the path of its script, which is executed,
+            or module:EXPERIMENT.
+        runs: Folder of the run folders, for `latest`.
+        test_tasks: Test tasks; by default those of the run.
+        test_steps: Adaptation steps; by default those of the run.
+        device: cpu, cuda, ...; by default that of the run.
         out: Folder for the figures and eval.jsonl; by default none are kept.
         per_task: Prints a row for each test task of a control experiment, too.
     """
-    changes = {"test_tasks": tasks, "test_steps": steps, "training__device": device}
-    with reopened(run, script=script, out=out, **changes) as (parts, loop, checkpoint):
-        table = parts.report(loop)
+    from rich.console import Console
+
+    from metarl.lab.saved_run import reopened
+    from metarl.plots.per_task import TASKS_FILE, tasks_table
+
+    changes = {"test_tasks": test_tasks, "test_steps": test_steps, "training__device": device}
+    with reopened(run, runs=runs, script=script, out=out, **changes) as reopening:
+        components, loop, checkpoint = reopening
+        table = components.report(loop)
         rows = tasks_table(loop.folder / TASKS_FILE) if per_task else None
     console = Console()
     if rows is not None:

@@ -1,53 +1,46 @@
-"""`metarl list`: what there is by name, and the card of a family."""
+"""`metarl list`: families, algorithms and experiments by name, and the card of a family."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.table import Table
 
-from metarl.adaptation import settings as learners
-from metarl.errors import SettingsError
-from metarl.lab.saved_run import script_experiment
-from metarl.learners.memory.algorithms import MemorySettings
-from metarl.learners.memory.networks import SequenceOptions
-from metarl.learners.metric.algorithms import FeatureClassifierSettings, MetricSettings
-from metarl.rl.settings import RL2Settings
-from metarl.rl.surrogates import SURROGATES
-from metarl.sb3.baseline import PPOSettings
-from metarl.sim import FAMILIES, Card, make_family
-from metarl.tasks.names import DISTRIBUTIONS
+    from metarl.sim.card import Card
 
-Configs = Mapping[str, Any] | SettingsError
-"""Algorithm -> its settings, of an experiment; or what is wrong with its script."""
+Configs = Mapping[str, Any] | Exception
+"""Algorithm -> its settings, of an experiment; or the error of one that cannot be imported."""
 
 
-def names(card: str | None = None, experiments: Path = Path("experiments")) -> None:
-    """Lists what there is by name: families, task distributions, algorithms and experiments.
+def list_names(card: str | None = None) -> None:
+    """Lists what is installed: families of tasks, algorithms and experiments.
 
     Args:
-        card: A family: prints every coefficient, range and horizon of it, with its source.
-        experiments: Folder whose scripts are looked at for experiments.
+        card: A family: prints all of its coefficients, ranges and horizons, with their sources.
     """
+    from rich.console import Console
+
+    from metarl.sim import make_family
+
     console = Console()
     if card is not None:
         console.print(card_table(make_family(card).card()))
         return
-    configs = {script: _configs(script) for script in sorted(experiments.glob("*.py"))}
-    tables = (_families(), _others(), _learners(configs), _experiments(experiments, configs))
-    for table in tables:
+    configs = _experiment_configs()
+    for table in (_families(), _surrogates(), _algorithms(configs), _experiments(configs)):
         console.print(table)
 
 
 def card_table(card: Card) -> Table:
     """Returns a family's card as a table."""
+    from rich.box import SIMPLE
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(
         title=f"[bold]{escape(card.name)}[/]: {escape(card.summary)}",
         caption=escape(f"Source: {card.source}"), box=SIMPLE,
@@ -57,73 +50,81 @@ def card_table(card: Card) -> Table:
     table.add_column("value", ratio=3)
     rows = card.lines()
     if any(fact.source for fact in rows):
-        table.add_column("source, where it is another", ratio=2, style="dim")
+        table.add_column("source, if it is another", ratio=2, style="dim")
     for fact in rows:
         table.add_row(*map(escape, (fact.what, fact.value, fact.source)[: len(table.columns)]))
     return table
 
 
 def _families() -> Table:
-    table = _table("Families of control tasks", "name", "what", "source")
+    from rich.markup import escape
+
+    from metarl.sim import FAMILIES, make_family
+
+    table = _table("Families of control tasks", "name", "summary", "source")
     for name in FAMILIES.names():
         try:
             card = make_family(name).card()
-        except Exception as error:  # a user's: whatever it is, it must not stop the others
+        except Exception as error:  # a family of another package may raise anything
             table.add_row(name, f"[red]{escape(f'{type(error).__name__}: {error}')}[/]", "")
             continue
         table.add_row(name, escape(card.summary), escape(card.source.partition(";")[0]))
     return table
 
 
-def _others() -> Table:
-    table = _table("Supervised task distributions", "name", "what")
-    for name in DISTRIBUTIONS.names():
-        table.add_row(name, _summary(DISTRIBUTIONS.get(name)))
-    table.add_section()
-    table.add_row("surrogates", f"inner losses of policies: {', '.join(SURROGATES.names())}")
+def _surrogates() -> Table:
+    from metarl.rl.surrogates import SURROGATES
+
+    table = _table("Surrogates: inner losses of policies", "--gradients.surrogate", "summary")
+    for name in SURROGATES.names():
+        table.add_row(name, _summary(SURROGATES.get(name)))
     return table
 
 
-def _configs(script: Path) -> Configs:
-    try:
-        return script_experiment(script).configs
-    except SettingsError as error:
-        return error
+def _experiment_configs() -> dict[str, Configs]:
+    from metarl.lab.installed import EXPERIMENTS
+    from metarl.lab.lookup import find_experiment
+
+    configs: dict[str, Configs] = {}
+    for name in EXPERIMENTS.names():
+        try:
+            configs[name] = find_experiment(name).configs
+        except Exception as error:  # an experiment of another package may raise anything
+            configs[name] = error
+    return configs
 
 
-def _learners(scripts: Mapping[Path, Configs]) -> Table:
-    table = _table("Algorithms", "settings", "--algorithm", "what, and the fields to set")
-    names: dict[type, list[str]] = {kind: [] for kind in _known_settings()}
-    for configs in scripts.values():
-        for name, config in () if isinstance(configs, SettingsError) else configs.items():
-            chosen = getattr(config, "learner", getattr(config, "network", None))
-            if is_dataclass(chosen) and name not in names.setdefault(type(chosen), []):
-                names[type(chosen)].append(name)
-    for kind, found in names.items():
+def _algorithms(experiments: Mapping[str, Configs]) -> Table:
+    table = _table("Algorithms", "options", "--algorithm", "summary, and the fields to set")
+    names: dict[type, list[str]] = {}
+    for configs in experiments.values():
+        for name, config in () if isinstance(configs, Exception) else configs.items():
+            options = getattr(config, "learner", getattr(config, "network", None))
+            if is_dataclass(options) and name not in names.setdefault(type(options), []):
+                names[type(options)].append(name)
+    for kind, algorithms in names.items():
         settings = ", ".join(f.name.replace("_", "-") for f in fields(kind)) or "none"
-        table.add_row(kind.__name__, ", ".join(found), f"{_summary(kind)}\n[dim]{settings}[/]")
+        table.add_row(kind.__name__, ", ".join(algorithms), f"{_summary(kind)}\n[dim]{settings}[/]")
     return table
 
 
-def _known_settings() -> Iterator[type]:
-    """Yields the settings that the package brings; experiments may have others."""
-    for interface in (learners.LearnerSettings, MetricSettings, MemorySettings, SequenceOptions):
-        yield from interface.__subclasses__()
-    yield from (FeatureClassifierSettings, RL2Settings, PPOSettings)
+def _experiments(experiments: Mapping[str, Configs]) -> Table:
+    from rich.markup import escape
 
-
-def _experiments(folder: Path, scripts: Mapping[Path, Configs]) -> Table:
-    table = _table(f"Experiments in {folder}", "script", "--algorithm")
-    for script, configs in scripts.items():
-        broken = isinstance(configs, SettingsError)
-        told = f"[red]{escape(str(configs))}[/]" if broken else ", ".join(configs)
-        table.add_row(script.name, told)
+    table = _table("Experiments: metarl train NAME", "name", "--algorithm")
+    for name, configs in experiments.items():
+        failed = isinstance(configs, Exception)
+        error = f"{type(configs).__name__}: {configs}"
+        table.add_row(name, f"[red]{escape(error)}[/]" if failed else ", ".join(configs))
     if not table.row_count:
-        table.add_row("none", "name another folder with --experiments FOLDER")
+        table.add_row("none", "no package offers experiments")
     return table
 
 
 def _table(title: str, *columns: str) -> Table:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
     table = Table(title=title, box=SIMPLE, title_justify="left", title_style="bold")
     for i, name in enumerate(columns):
         table.add_column(name, no_wrap=i == 0)
@@ -131,4 +132,6 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _summary(value: object) -> str:
+    from rich.markup import escape
+
     return escape((inspect.getdoc(value) or "").partition("\n")[0])

@@ -1,22 +1,41 @@
-"""The entry point of `metarl`: one subcommand per module beside this."""
+"""The entry point of `metarl`: one subcommand per module of this package.
+
+The modules import what is heavy when they run, so that `metarl --help` is quick.
+"""
 
 from __future__ import annotations
 
+import sys
+
 import tyro
 
+import metarl
 from metarl.commands.evaluate import evaluate
 from metarl.commands.export import export
-from metarl.commands.list import names
+from metarl.commands.list import list_names
 from metarl.commands.play import play
-from metarl.lab.command_line import run_script
+from metarl.commands.train import train
+from metarl.console import run_script
 
-COMMANDS = {"list": names, "evaluate": evaluate, "export": export, "play": play}
+COMMANDS = {
+    "train": train,
+    "list": list_names,
+    "evaluate": evaluate,
+    "play": play,
+    "export": export,
+}
 
 
 def main() -> None:
-    """Runs the subcommand that the command line names; errors are printed, without a traceback."""
-    run_script(
-        lambda: tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="metarl", description="Meta-learning in PyTorch."
+    """Runs the subcommand of the command line; prints errors without a traceback."""
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        print(f"metarl {metarl.__version__}")
+    elif arguments[:1] == ["train"]:
+        run_script(lambda: train(*arguments[1:]))
+    else:
+        run_script(
+            lambda: tyro.extras.subcommand_cli_from_dict(
+                COMMANDS, args=arguments, prog="metarl", description=metarl.__doc__
+            )
         )
-    )

@@ -1,4 +1,4 @@
-"""`metarl play`: an adaptation as a picture, in the terminal and as a file."""
+"""`metarl play`: an adaptation as a picture or a film."""
 
 from __future__ import annotations
 
@@ -6,47 +6,54 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import tyro
-from rich.console import Console
-from rich.markup import escape
-
+from metarl.commands.options import Device, Run, TestSteps, TestTasks
 from metarl.errors import SettingsError
-from metarl.lab.saved_run import reopened
-from metarl.plots.figures import save_figure
-from metarl.plots.film import save_film
 
 T = TypeVar("T")
 
 
 def play(
-    run: tyro.conf.Positional[Path],
-    script: Path | None = None,
-    tasks: int = 3,
-    steps: int | None = None,
-    device: str | None = None,
+    run: Run,
+    script: str | None = None,
+    runs: Path = Path("runs"),
+    test_tasks: TestTasks = 3,
+    test_steps: TestSteps | None = None,
+    device: Device = None,
     out: Path | None = None,
     video: Path | None = None,
 ) -> None:
-    """Adapts a run's learner to a few test tasks and shows what that looks like.
+    """Adapts a run's learner to a few test tasks and draws the adaptation.
 
     Args:
-        run: A run folder, whose newest good checkpoint is taken, or a checkpoint.
-        script: The experiment script, if it is not where it was.
-        tasks: Test tasks, at least 1.
-        steps: Adaptation steps; what suits the experiment by default.
-        device: cpu, cuda, ...; that of the run by default.
+        run: A run folder, whose newest valid checkpoint is used; a checkpoint; or `latest`.
+        script: The experiment, if it is not installed: the path of its script, which is executed,
+            or module:EXPERIMENT.
+        runs: Folder of the run folders, for `latest`.
+        test_tasks: Test tasks, at least 1.
+        test_steps: Adaptation steps; by default those that suit the experiment.
+        device: cpu, cuda, ...; by default that of the run.
         out: File for the figure (.png, .pdf, .svg); by default it is drawn in the terminal only.
-        video: File for a film (.gif, or .mp4 with the extra "video"): the same tasks before and
-            after each step. Nothing else is drawn then, unless `out` asks for it.
+        video: File for a film (.gif, or .mp4 with the extra "video") of the same tasks before and
+            after each step. Without `out`, no picture is drawn in addition.
     """
-    if tasks < 1 or (steps is not None and steps < 0):
-        raise SettingsError(f"Expected tasks >= 1 and steps >= 0, got {tasks} and {steps}.")
+    if test_tasks < 1 or (test_steps is not None and test_steps < 0):
+        raise SettingsError(
+            f"Expected test_tasks >= 1 and test_steps >= 0, got {test_tasks} and {test_steps}."
+        )
+    from rich.console import Console
+    from rich.markup import escape
+
+    from metarl.lab.saved_run import reopened
+    from metarl.plots.figures import save_figure
+    from metarl.plots.film import save_film
+
     picture = film = None
-    with reopened(run, script=script, training__device=device) as (parts, loop, _):
+    with reopened(run, runs=runs, script=script, training__device=device) as reopening:
+        components, loop, _ = reopening
         if video is not None:
-            film = _asked(parts.film, "film", run)(loop, tasks, steps)
+            film = _require(components.film, "film", run)(loop, test_tasks, test_steps)
         if video is None or out is not None:
-            picture = _asked(parts.show, "show", run)(loop, tasks, steps)
+            picture = _require(components.show, "show", run)(loop, test_tasks, test_steps)
     console = Console()
     if picture is not None:
         console.print(picture.drawing)
@@ -60,10 +67,10 @@ def play(
             console.print(escape(film.note), soft_wrap=True)
 
 
-def _asked(part: Callable[..., T] | None, name: str, run: Path) -> Callable[..., T]:
-    if part is None:
+def _require(component: Callable[..., T] | None, name: str, run: Path) -> Callable[..., T]:
+    if component is None:
         raise SettingsError(
             f"The experiment of {run} has no picture of an adaptation of this kind; give its "
             f"`Components` a `{name}`, or see `metarl evaluate`."
         )
-    return part
+    return component

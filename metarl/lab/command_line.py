@@ -1,18 +1,17 @@
-"""The command line of experiment scripts: a dict of settings per algorithm, tyro for the rest."""
+"""The command line of experiments: settings per algorithm, parsed by tyro."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
-from rich.console import Console
 
-from metarl.errors import CheckpointError, MetarlError, SettingsError, UnknownNameError
+from metarl.errors import CheckpointError, SettingsError, UnknownNameError
 from metarl.registry import check_choice, did_you_mean
 from metarl.runs.run_folder import ResumePoint, find_run
 
@@ -20,18 +19,22 @@ S = TypeVar("S")
 
 
 def parse_settings(
-    configs: Mapping[str, S], experiment: str, arguments: Sequence[str] | None = None
+    configs: Mapping[str, S],
+    experiment: str,
+    arguments: Sequence[str] | None = None,
+    prog: str | None = None,
 ) -> tuple[S, ResumePoint | None]:
-    """Parses the command line of an experiment script.
+    """Parses the command line of an experiment.
 
-    `--algorithm NAME` chooses the defaults; `--resume latest|PATH` takes those of the resumed run
-    instead. All other arguments change fields of them.
+    `--algorithm NAME` chooses the defaults; `--resume latest|PATH` takes the settings of the
+    resumed run instead. All other arguments change single settings.
 
     Args:
         configs: Default settings by algorithm; the first one is the default. The settings are
             frozen dataclasses with at least the fields `algorithm`, `resume` and `runs`.
-        experiment: Name of the experiment, the folder of its runs.
+        experiment: Name of the experiment, and of the folder of its runs.
         arguments: The arguments; by default those of the process.
+        prog: Name of the command in its help; by default that of the script.
 
     Returns:
         The settings, and the run folder and checkpoint to resume or None for a new run.
@@ -56,27 +59,15 @@ def parse_settings(
                 f"The run {point.folder} trains {default.algorithm}, not {chosen}; "
                 "leave out --algorithm or resume another run."
             )
-    parsed = tyro.cli(type(default), default=default, args=arguments)
+    parsed = tyro.cli(type(default), default=default, args=arguments, prog=prog)
     return parsed, point
-
-
-def run_script(main: Callable[[], None]) -> None:
-    """Runs a script's `main`; an error of MetaRL ends it with the message, without a traceback."""
-    try:
-        main()
-    except MetarlError as error:
-        message = f"{type(error).__name__}: {error}"
-        Console(stderr=True).print(
-            message, style="red", markup=False, highlight=False, soft_wrap=True
-        )
-        sys.exit(1)
 
 
 def settings_from(default: S, saved: Mapping[str, Any]) -> S:
     """Returns the dataclass `default` with the values of a `config.json`, nested ones included.
 
     Raises:
-        SettingsError: A saved name is no field.
+        SettingsError: A saved name is not a field.
     """
     template: Any = default
     changes: dict[str, Any] = {}
@@ -107,7 +98,7 @@ def saved_settings(configs: Mapping[str, S], folder: Path) -> S:
 
     Raises:
         CheckpointError: The file is missing or damaged, or its algorithm has no configuration.
-        SettingsError: A saved name is no field.
+        SettingsError: A saved name is not a field.
     """
     path = folder / "config.json"
     try:

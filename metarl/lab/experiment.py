@@ -1,28 +1,35 @@
-"""What an experiment script is: settings, what they build, and training from start to report."""
+"""What an experiment is: settings, the components they build, and training up to the report."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 import torch
+from rich.console import Console
 from rich.table import Table
 
 from metarl.adaptation.learner import Learner
+from metarl.console import run_script
 from metarl.devices import resolve_device, set_threads
-from metarl.lab.command_line import parse_settings, run_script
-from metarl.plots.film import Film
-from metarl.plots.pictures import Picture
+from metarl.lab.command_line import parse_settings
+from metarl.lab.installed import installed_file
 from metarl.runs.run_folder import ResumePoint, create_run_folder, to_json, write_config
 from metarl.tasks.base import TaskSource
 from metarl.tasks.episodes import FewShot
 from metarl.tasks.streams import Streams
-from metarl.training.loop import OuterLoop
+from metarl.training.loop import OuterLoop, TrainingResult
 from metarl.training.outer_update import OuterUpdate
 from metarl.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from metarl.plots.film import Film
+    from metarl.plots.pictures import Picture
 
 
 class ExperimentSettings(Protocol):
@@ -30,7 +37,7 @@ class ExperimentSettings(Protocol):
 
     @property
     def algorithm(self) -> str:
-        """Name of the configuration that gave the defaults."""
+        """Name of the configuration that provided the defaults."""
         ...
 
     @property
@@ -40,7 +47,7 @@ class ExperimentSettings(Protocol):
 
     @property
     def runs(self) -> Path:
-        """Where the run folders lie."""
+        """Folder of the run folders."""
         ...
 
 
@@ -52,14 +59,14 @@ class Components:
     """What the settings of an experiment build.
 
     Attributes:
-        learner: What is trained.
+        learner: The learner to train.
         tasks: Distribution of the training tasks.
-        report: Judges the learner of a loop on test tasks, logs that and returns a table.
-        validation: Distribution for the adaptation curves during training; None draws none.
-        update: The outer update; None takes the optimiser of the training settings.
-        show: Adapts the learner of a loop to a number of test tasks, in a number of steps (None:
-            as many as suit it), and returns that as a picture; None: there is none to see.
-        film: The same as a film; None: there is nothing that moves.
+        report: Evaluates the learner of a loop on test tasks, logs the results and returns a table.
+        validation: Distribution of the tasks for adaptation curves during training; None for none.
+        update: The outer update; None for the optimiser of the training settings.
+        show: Adapts the learner of a loop to a number of test tasks, in a number of steps (None for
+            the experiment's default), and draws the adaptation; None if there is no picture.
+        film: Films the same; None if there is no film.
     """
 
     learner: Learner
@@ -73,85 +80,122 @@ class Components:
 
 @dataclass(frozen=True)
 class Experiment(Generic[S]):
-    """An experiment script: all that training, resuming and judging again need.
+    """An experiment: all that training, resuming and evaluating a run again need.
 
-    A script keeps its experiment under the name EXPERIMENT; run folders note where the script
-    lies, and `metarl evaluate` and `metarl play` load it from there.
+    A script keeps its experiment as EXPERIMENT. A package offers its experiments as entry points of
+    the group "metarl.experiments", so that `metarl train NAME` finds them.
 
     Attributes:
-        name: First folder below `runs`.
+        name: Its name, and the first folder below `runs`.
         configs: Default settings by algorithm, frozen dataclasses; the first one is the default.
-        build: Makes the parts from settings.
+        build: Builds the components from settings.
+        script: The file that defines the experiment; None for the file that defines `build`.
     """
 
     name: str
     configs: Mapping[str, S]
     build: Callable[[S], Components]
+    script: str | None = None
 
-    def run(self) -> None:
-        """Does what a script does: parses the command line, trains and reports."""
-        run_script(self.main)
-
-    def open(self, settings: S, parts: Components, resume: ResumePoint | None = None) -> OuterLoop:
-        """Returns the outer loop of a new run folder, or of a resumed one at its checkpoint."""
-        set_threads(settings.training.threads)  # before versions.json notes them
-        if resume is None:
-            seed = settings.training.seed
-            folder = create_run_folder(
-                settings.runs, self.name, settings.algorithm, seed, settings, script=self._script()
-            )
-        else:
-            folder = resume.folder
-            write_config(folder, settings)  # what was changed holds for the next resumption too
-        checkpoint = None if resume is None else resume.checkpoint
-        return _loop(settings, parts, folder, checkpoint, to_json(settings))
-
-    def reopen(self, settings: S, checkpoint: Path, folder: Path) -> tuple[OuterLoop, Components]:
-        """Returns the outer loop at a checkpoint, and its parts, to look at the learner again.
+    def run(self, arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+        """Parses the command line, trains and reports; prints errors without a traceback.
 
         Args:
-            settings: Those of the run.
+            arguments: The arguments; by default those of the process.
+            prog: Name of the command in its help; by default that of the script.
+        """
+        run_script(lambda: self.main(arguments, prog))
+
+    def open(
+        self, settings: S, components: Components, resume: ResumePoint | None = None
+    ) -> OuterLoop:
+        """Returns the outer loop of a new run folder, or of a resumed one at its checkpoint."""
+        set_threads(settings.training.threads)  # before versions.json records them
+        if resume is None:
+            folder = create_run_folder(
+                settings.runs, self.name, settings.algorithm, settings.training.seed, settings,
+                script=self._script(),
+            )  # fmt: skip
+        else:
+            folder = resume.folder
+            write_config(folder, settings)  # later resumptions keep the changed settings
+        checkpoint = None if resume is None else resume.checkpoint
+        return _loop(settings, components, folder, checkpoint, to_json(settings))
+
+    def reopen(self, settings: S, checkpoint: Path, folder: Path) -> tuple[OuterLoop, Components]:
+        """Returns the outer loop at a checkpoint, and its components, to evaluate the learner.
+
+        Args:
+            settings: The settings of the run.
             checkpoint: The checkpoint.
-            folder: Where reports and logs go: another one than the run's.
+            folder: Folder for reports and logs; not that of the run.
         """
         set_threads(settings.training.threads)
-        parts = self.build(settings)
-        return _loop(settings, parts, folder, checkpoint), parts
+        components = self.build(settings)
+        return _loop(settings, components, folder, checkpoint), components
 
-    def main(self) -> None:
-        """Trains and reports; raises what `run` turns into a message."""
-        settings, resume = parse_settings(self.configs, self.name)
-        parts = self.build(settings)
-        loop = self.open(settings, parts, resume)
+    def main(self, arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+        """Trains and reports as `run`, but raises errors.
+
+        Raises:
+            MetarlError: An argument, a setting or the data is not usable, or training failed.
+        """
+        settings, resume = parse_settings(self.configs, self.name, arguments, prog)
+        components = self.build(settings)
+        loop = self.open(settings, components, resume)
         result = loop.run()
         if not result.finished:
-            print_stopped(result)
-        print_report(parts.report(loop), loop, result)
+            _print_stopped(result)
+        _print_report(components.report(loop), loop, result)
 
-    def _script(self) -> Path:
-        return Path(inspect.getfile(self.build)).resolve()
+    def _script(self) -> Path | None:
+        """Returns the file that defines the experiment, or None if its package is installed."""
+        script = Path(self.script or inspect.getfile(self.build)).resolve()
+        return None if script == installed_file(self.name) else script
 
 
 def _loop(
     settings: ExperimentSettings,
-    parts: Components,
+    components: Components,
     folder: Path,
     checkpoint: Path | None,
     config: dict[str, Any] | None = None,
 ) -> OuterLoop:
     device = resolve_device(settings.training.device)
     return OuterLoop(
-        parts.learner,
-        _on_device(parts.tasks, device),
+        components.learner,
+        _on_device(components.tasks, device),
         settings.training,
         folder,
-        validation=_on_device(parts.validation, device),
-        update=parts.update,
+        validation=_on_device(components.validation, device),
+        update=components.update,
         resume=checkpoint,
         config=config,
     )
 
 
 def _on_device(tasks: Any, device: torch.device) -> Any:
-    """Moves images to the device, where episodes are then drawn; the rest draws by generator."""
+    """Moves images to the device; other distributions sample on the generator's device."""
     return tasks.to(device) if isinstance(tasks, FewShot | Streams) else tasks
+
+
+def _print_report(table: Table, loop: OuterLoop, result: TrainingResult) -> None:
+    console = Console()
+    console.print(table)
+    minutes = result.seconds / 60
+    console.print(
+        f"Trained for {minutes:.1f} minutes. Run folder:", str(loop.folder), soft_wrap=True
+    )
+    console.print("Look at it: tensorboard --logdir", str(loop.folder), soft_wrap=True)
+
+
+def _print_stopped(result: TrainingResult) -> NoReturn:
+    """Prints how to resume a run that a signal stopped.
+
+    Exits as shells expect: with status 130 after SIGINT, 143 after SIGTERM.
+    """
+    Console().print(
+        f"Stopped after {result.iteration} meta-iterations, all saved. "
+        "Go on with the same command and --resume latest."
+    )
+    sys.exit(128 + signal.Signals[result.stopped_by])

@@ -1,71 +1,82 @@
-"""Runs that are looked at again: their script, settings and newest good checkpoint."""
+"""Opens runs again, to evaluate, show or export what they trained."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from metarl.errors import CheckpointError, SettingsError
 from metarl.lab.command_line import saved_settings
 from metarl.lab.experiment import Components, Experiment
+from metarl.lab.installed import EXPERIMENTS, installed_file
+from metarl.lab.lookup import find_experiment
+from metarl.registry import did_you_mean
 from metarl.runs.checkpoints import Checkpoints, is_checkpoint, load_checkpoint
-from metarl.runs.run_folder import CHECKPOINTS, SCRIPT_FILE, ResumePoint
+from metarl.runs.run_folder import (
+    CHECKPOINTS,
+    EXPERIMENT_FILE,
+    OLD_EXPERIMENT_FILE,
+    ResumePoint,
+    newest_run,
+)
 from metarl.training.loop import OuterLoop
 
 
 @contextmanager
 def reopened(
-    path: Path,
+    path: Path | str,
     *,
-    script: Path | None = None,
+    runs: Path = Path("runs"),
+    script: str | None = None,
     out: Path | None = None,
     **overrides: Any,
 ) -> Iterator[tuple[Components, OuterLoop, Path]]:
-    """Opens a run as it was at a checkpoint; nothing is written into its folder.
+    """Opens a run at a checkpoint; nothing is written into its folder.
 
     Args:
-        path: A run folder, whose newest good checkpoint is taken, or a checkpoint.
-        script: The experiment script; by default the one that script.json names.
-        out: The folder for what a report writes; by default one that is deleted afterwards.
-        **overrides: Settings of the experiment to change, those that are not None.
+        path: A run folder, whose newest valid checkpoint is used; a checkpoint; or "latest" for the
+            newest run below `runs`.
+        runs: Folder of the run folders.
+        script: See `load_experiment`.
+        out: The folder for the files of a report; by default a temporary one.
+        **overrides: Settings of the experiment to change, except those that are None; `a__b` is
+            field b of field a.
 
     Yields:
-        The parts of the experiment, an outer loop at the checkpoint, and the checkpoint.
+        The components of the experiment, an outer loop at the checkpoint, and the checkpoint.
 
     Raises:
-        CheckpointError: There is no such run, it has no good checkpoint or lacks a file.
-        SettingsError: The script has no such experiment, or that one no such setting; or `out` lies
-            in the run folder.
+        CheckpointError: There is no such run, it has no valid checkpoint, or its experiment is not
+            installed.
+        SettingsError: The experiment has no such setting; or `out` lies in the run folder.
     """
-    point = find_good(path)
+    point = find_good(newest_run(runs) if str(path) == "latest" else Path(path))
     if out is not None and out.resolve().is_relative_to(point.folder.resolve()):
         raise SettingsError(f"Expected `out` outside of the run folder, which stays; got {out}.")
     experiment = load_experiment(point.folder, script)
     settings = changed(saved_settings(experiment.configs, point.folder), overrides)
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) if out is None else out
-        loop, parts = experiment.reopen(settings, point.checkpoint, folder)
+        loop, components = experiment.reopen(settings, point.checkpoint, folder)
         try:
-            yield parts, loop, point.checkpoint
+            yield components, loop, point.checkpoint
         finally:
             loop.logger.close()
 
 
 def find_good(path: Path) -> ResumePoint:
-    """Finds a run folder and its newest checkpoint that verifies.
+    """Finds a run folder and its newest valid checkpoint.
 
     Args:
-        path: A run folder or a checkpoint, which then has to verify itself.
+        path: A run folder, or a checkpoint, which must itself be valid.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is no valid checkpoint.
     """
     path = path.resolve()
     if is_checkpoint(path):
@@ -82,59 +93,29 @@ def find_good(path: Path) -> ResumePoint:
     return ResumePoint(path, good)
 
 
-def load_experiment(folder: Path, script: Path | None = None) -> Experiment[Any]:
-    """Loads the experiment of a run.
+def load_experiment(folder: Path, script: str | None = None) -> Experiment[Any]:
+    """Returns the experiment of a run.
+
+    The name in a run's experiment.json is looked up among the installed experiments. A script that
+    it names is never executed.
 
     Args:
         folder: The run folder.
-        script: Where the script lies, if not where script.json says.
+        script: The experiment, if it is not installed: the path of its script, which is executed,
+            or `module:EXPERIMENT`.
 
     Raises:
-        CheckpointError: script.json or the script is missing.
-        SettingsError: The script cannot be loaded, or holds no or another experiment.
+        CheckpointError: experiment.json cannot be read, or the experiment is not installed.
+        SettingsError: `script` cannot be loaded, or is another experiment.
     """
-    noted = _noted(folder, script)
-    where = Path(noted["script"])
-    if not where.is_file():
-        raise CheckpointError(
-            f"The run {folder} was made by the script {where}, which is not there. "
-            "Say where it is now: --script PATH."
-        )
-    experiment = script_experiment(where)
-    if noted["experiment"] not in (None, experiment.name):
+    if script is None:
+        return _installed_experiment(folder)
+    experiment = find_experiment(script)
+    name = _read_note(folder).get("experiment", experiment.name)
+    if name != experiment.name:
         raise SettingsError(
-            f"The run {folder} is one of the experiment {noted['experiment']!r}, the script "
-            f"{where} holds {experiment.name!r}. Choose another with --script PATH."
-        )
-    return experiment
-
-
-def script_experiment(path: Path) -> Experiment[Any]:
-    """Runs a script, as an import does, and returns its EXPERIMENT.
-
-    Raises:
-        SettingsError: It fails, or has no experiment of that name.
-    """
-    name = f"metarl_script_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise SettingsError(f"Expected a Python script, got {path}.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    sys.path.insert(0, str(path.parent))  # as where a script runs
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise SettingsError(
-            f"The script {path} cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
-    finally:
-        sys.path.remove(str(path.parent))
-    experiment = getattr(module, "EXPERIMENT", None)
-    if not isinstance(experiment, Experiment):
-        raise SettingsError(
-            f"The script {path} has no experiment: expected EXPERIMENT = Experiment(...), got "
-            f"{experiment!r}."
+            f"The run {folder} belongs to the experiment {name!r}, but {script} is "
+            f"{experiment.name!r}. Choose another with --script."
         )
     return experiment
 
@@ -159,16 +140,41 @@ def changed(settings: Any, overrides: dict[str, Any]) -> Any:
     return settings
 
 
-def _noted(folder: Path, script: Path | None) -> dict[str, Any]:
-    path = folder / SCRIPT_FILE
-    try:
-        noted = json.loads(path.read_text(encoding="utf-8"))
-        noted = {name: noted[name] for name in ("experiment", "script")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if script is None:
-            raise CheckpointError(
-                f"{path} does not tell which script made the run ({error!r}). "
-                "Say where it is: --script PATH."
-            ) from error
-        noted = {"experiment": None}
-    return noted if script is None else {**noted, "script": str(script)}
+def _installed_experiment(folder: Path) -> Experiment[Any]:
+    note = _read_note(folder)
+    name, script = note.get("experiment"), note.get("script")
+    if not isinstance(name, str):
+        raise CheckpointError(
+            f"The run {folder} has no readable {EXPERIMENT_FILE}. Name its experiment: "
+            "--script PATH, or --script module:EXPERIMENT."
+        )
+    if not (script is None or _is_installed_script(name, script)):
+        raise CheckpointError(
+            f"The run {folder} belongs to the experiment {name!r} of the script {script}, which "
+            "MetaRL does not execute by itself. If you trust the script: --script PATH."
+        )
+    if name not in EXPERIMENTS.names():
+        raise CheckpointError(
+            f"The run {folder} belongs to the experiment {name!r}, which is not installed."
+            f"{did_you_mean(name, EXPERIMENTS.names())} Install its package, or name it: "
+            "--script PATH, or --script module:EXPERIMENT."
+        )
+    return find_experiment(name)
+
+
+def _is_installed_script(name: str, script: object) -> bool:
+    """Returns whether a script that a run of MetaRL 0.1 noted is the installed experiment's."""
+    installed = installed_file(name)
+    return installed is not None and PurePath(str(script)).name == installed.name
+
+
+def _read_note(folder: Path) -> dict[str, Any]:
+    """Returns the content of a run's experiment.json; empty if it cannot be read."""
+    for name in (EXPERIMENT_FILE, OLD_EXPERIMENT_FILE):
+        try:
+            note = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(note, dict):
+            return note
+    return {}

@@ -10,7 +10,6 @@ import tyro
 
 from metarl.lab.experiment import Components
 from metarl.lab.stream_reports import show_streams, stream_report
-from metarl.tasks.distortions import distort
 from metarl.learners.images.embeddings import ImageShape, Thumbnail
 from metarl.learners.memory.networks import MemoryAugmentedOptions, SequenceOptions
 from metarl.learners.memory.stream_reader import StreamReader

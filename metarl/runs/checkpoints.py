@@ -183,6 +183,14 @@ def is_checkpoint(path: Path) -> bool:
     return _iteration(path) is not None
 
 
+def saving_time(path: Path) -> str:
+    """Returns when a checkpoint was written, as UTC in ISO format; "" if it does not say."""
+    try:
+        return str(json.loads((path / META).read_bytes())["time"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def _iteration(path: Path) -> int | None:
     match = _NAME.fullmatch(path.name) or _OLD_NAME.fullmatch(path.name)
     return int(match.group(1)) if match else None

@@ -18,10 +18,12 @@ from typing import Any, NamedTuple
 import torch
 
 from metarl.errors import CheckpointError
-from metarl.runs.checkpoints import Checkpoints, is_checkpoint
+from metarl.runs.checkpoints import Checkpoints, is_checkpoint, saving_time
 
 CHECKPOINTS = "checkpoints"
-SCRIPT_FILE = "script.json"
+EXPERIMENT_FILE = "experiment.json"
+OLD_EXPERIMENT_FILE = "script.json"
+"""Its name in runs of MetaRL 0.1."""
 _PACKAGES = ("metarl", "torch", "numpy", "tensorboard", "safetensors")
 _GIT_SECONDS = 10.0
 
@@ -44,7 +46,7 @@ def create_run_folder(
 ) -> Path:
     """Creates `<root>/<experiment>/<algorithm>/<YYYYmmdd_HHMMSS>_s<seed>/`.
 
-    Writes config.json, script.json, command.txt, versions.json and, inside a git repository,
+    Writes config.json, experiment.json, command.txt, versions.json and, inside a git repository,
     git.json (commit, branch, untracked files) and git.diff (changes since the commit). If the
     folder exists, a number is appended to the name.
 
@@ -55,7 +57,7 @@ def create_run_folder(
         seed: Seed of the run.
         config: Settings, as nested dataclasses or dicts.
         clock: Returns the time for the name.
-        script: The experiment script, for script.json.
+        script: The script of an experiment that is not installed, for experiment.json.
 
     Returns:
         The new folder.
@@ -69,8 +71,9 @@ def create_run_folder(
         folder = _create_unique(parent, name)
         write_config(folder, config)
         command = f"cd {shlex.quote(os.getcwd())}\n{shlex.join(sys.orig_argv)}\n"
-        if script is not None:
-            _write_json(folder / SCRIPT_FILE, {"experiment": experiment, "script": str(script)})
+        origin = {} if script is None else {"script": str(script)}
+        note = {"format_version": 1, "experiment": experiment, **origin}
+        _write_json(folder / EXPERIMENT_FILE, note)
         (folder / "command.txt").write_text(command, encoding="utf-8")
         _write_json(folder / "versions.json", _versions())
         _write_git(folder)
@@ -111,6 +114,22 @@ def find_run(
         if checkpoint is not None:
             return ResumePoint(folder, checkpoint)
     raise CheckpointError(f"No run in {parent} has a checkpoint to resume. {_listing(parent)}")
+
+
+def newest_run(root: Path | str) -> Path:
+    """Returns the run folder below `root`, of any experiment, that has the newest checkpoint.
+
+    Raises:
+        CheckpointError: No run has a checkpoint.
+    """
+    newest = max(
+        ((_last_saved(f), f) for f in Path(root).glob("*/*/*/") if _last_saved(f)), default=None
+    )
+    if newest is None:
+        raise CheckpointError(
+            f"No run in {root} has a checkpoint. Name another folder with --runs, or a run."
+        )
+    return newest[1]
 
 
 def to_json(value: Any) -> Any:
@@ -202,6 +221,12 @@ def _resume_from_path(path: Path, parent: Path) -> ResumePoint:
     if checkpoint is None:
         raise CheckpointError(f"The run {folder} has no checkpoint. {_listing(parent)}")
     return ResumePoint(folder, checkpoint)
+
+
+def _last_saved(folder: Path) -> str:
+    """Returns when a run's newest checkpoint was written, as UTC in ISO format; "" without one."""
+    checkpoint = Checkpoints(folder / CHECKPOINTS).latest()
+    return "" if checkpoint is None else saving_time(checkpoint)
 
 
 def _runs(parent: Path) -> list[Path]:

@@ -5,12 +5,10 @@ from metarl.tasks.check_task_distribution import check_task_distribution
 from metarl.tasks.episodes import FewShot, ImagePool
 from metarl.tasks.glyphs import Glyphs
 from metarl.tasks.image_folder import ImageFolder
-from metarl.tasks.names import DISTRIBUTIONS
 from metarl.tasks.omniglot import Omniglot
 from metarl.tasks.sine import Sine
 
 __all__ = [
-    "DISTRIBUTIONS",
     "Examples",
     "FewShot",
     "Glyphs",

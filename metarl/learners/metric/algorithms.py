@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 from metarl.errors import SettingsError
-from metarl.tasks.distortions import distort
 from metarl.learners.images.embeddings import ConvEmbedding, Embedding, Pixels
 from metarl.learners.images.pyramid import AveragedViews, PyramidEmbedding
 from metarl.learners.metric.classifier import FeatureClassifier

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 from metarl.adaptation.settings import MAMLSettings
+from metarl.lab.images import CONFIGS, build_learner
 
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.evaluation.few_shot_protocol import few_shot_curves
-from metarl.lab.images import CONFIGS, build_learner
 from metarl.learners import ImageShape
 from metarl.learners.images.layers import SharedNorm
 from metarl.learners.metric import algorithms as m

@@ -1,0 +1,1 @@
+"""One experiment per environment; each module is also a script."""

@@ -1,0 +1,126 @@
+"""Exports the policy of a run, adapted to a task, and reports what was exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from metarl.deploy.export import Format, export_policy
+from metarl.deploy.plain_policy import PlainPolicy, plain_policy
+from metarl.errors import SettingsError
+from metarl.lab.saved_run import reopened
+from metarl.rl.policy_learner import PolicyLearner
+from metarl.rl.rollouts import Rollouts
+from metarl.sim.family import ControlTasks, TaskFamily
+from metarl.sim.make import make_vec
+from metarl.sim.single_env import as_arrays, task_values
+
+_RANDOM = 256  # observations to compare the outputs on, in addition to those of the rollouts
+
+
+def export_run(
+    run: Path,
+    out: Path,
+    to: Format,
+    *,
+    steps: int = 0,
+    task: tuple[str, ...] = (),
+    task_seed: int = 0,
+    script: str | None = None,
+    runs: Path = Path("runs"),
+    device: str | None = None,
+) -> None:
+    """Writes a run's policy to a file, reads the file and compares the outputs.
+
+    The arguments are those of the command `metarl export`.
+
+    Raises:
+        SettingsError: The run trained no policy that adapts by gradients, or a task value is not
+            usable.
+        CheckpointError: The run cannot be opened.
+    """
+    if steps < 0:
+        raise SettingsError(f"Expected test_steps >= 0, got {steps}.")
+    with reopened(run, runs=runs, script=script, training__device=device) as reopening:
+        components, loop, checkpoint = reopening
+        learner = components.learner
+        if not isinstance(learner, PolicyLearner):
+            raise SettingsError(
+                f"Only policies that adapt by gradients are exported, {run} trained a "
+                f"{type(learner).__name__}."
+            )
+        generator = torch.Generator(loop.device).manual_seed(task_seed)
+        tasks = _task(learner.family.split("test"), task, generator)
+        params, rollouts = learner.adapted(tasks, steps, generator)
+        env = make_vec(learner.family, 1, "cpu", observe_task=learner.worlds.observe_task)
+        policy = plain_policy(
+            learner.policy, params, env.single_observation_space, env.single_action_space
+        )
+    note = _note(learner, policy, tasks, steps, checkpoint, to)
+    difference = export_policy(policy, out, to, _observations(rollouts), note)
+    console = Console()
+    for key, value in note.items():
+        if len(value) < 400:  # tabular tasks have thousands of numbers
+            console.print(f"{key}:", value, markup=False, highlight=False, soft_wrap=True)
+    count = rollouts.rewards.shape[1]
+    console.print(f"return: {float(rollouts.returns()):.2f}, mean of {count} rollouts")
+    console.print(
+        f"Wrote {out}; the file gives the same as the original to {difference:.1g}.",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _note(
+    learner: PolicyLearner,
+    policy: PlainPolicy,
+    tasks: ControlTasks,
+    steps: int,
+    checkpoint: Path,
+    to: Format,
+) -> dict[str, str]:
+    """Returns what is written into the file to describe the policy."""
+    name, observe_task = learner.family.name, learner.worlds.observe_task
+    note = {
+        "family": name,
+        "task": ", ".join(f"{n}={v.tolist()}" for n, v in as_arrays(tasks.values).items()),
+        "steps": str(steps),
+        "checkpoint": str(checkpoint),
+        "observation": f"{policy.observation_size} numbers, as {name} gives them"
+        + (", then its task vector" if observe_task else ""),
+        "action": policy.expects(),
+    }
+    if to == "sb3":
+        note["value function"] = (
+            "starts untrained, so the first updates are noisy: the run has linear fits to the "
+            "rollouts of each task, no network"
+        )
+    return note
+
+
+def _task(family: TaskFamily, texts: tuple[str, ...], generator: torch.Generator) -> ControlTasks:
+    """Returns the task that the command line names, or a sampled one."""
+    drawn = family.sample(1, generator)
+    if not texts:
+        return drawn
+    values = {}
+    for text in texts:
+        name, _, numbers = text.partition("=")
+        try:
+            found = [float(number) for number in numbers.split(",")]
+        except ValueError:
+            raise SettingsError(
+                f"Expected a task value as name=number or name=number,number, got {text!r}."
+            ) from None
+        like = drawn.values.get(name)
+        values[name] = found[0] if like is not None and like.dim() == 1 else found
+    return ControlTasks({n: v.to(generator.device) for n, v in task_values(family, values).items()})
+
+
+def _observations(rollouts: Rollouts) -> torch.Tensor:
+    """Returns observations of the rollouts and random ones, [B, O]."""
+    seen = rollouts.observations.flatten(0, 2).cpu()
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randn(_RANDOM, seen.shape[1], generator=generator)
+    return torch.cat([seen[:_RANDOM], random, 10 * random])
