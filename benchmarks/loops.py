@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
 from torch import Tensor, nn
 
+from metarl.adaptation.algorithms.lstm_meta_learner import LSTMMetaLearnerRule
 from metarl.models import MLP
 
 

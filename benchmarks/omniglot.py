@@ -20,7 +20,6 @@ from typing import Literal
 
 import torch
 import tyro
-from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -35,6 +34,7 @@ from benchmarks.timing import (
     race,
 )
 from metarl.adaptation import MAML, LSTMMetaLearner, Reptile
+from metarl.adaptation.algorithms.lstm_meta_learner import LSTMMetaLearnerRule
 from metarl.adaptation.learner import Learner
 from metarl.models.conv4 import Conv4
 from metarl.tasks import Examples, TaskBatch

@@ -20,7 +20,7 @@ from metarl_envs.tabular_mdp import TabularMDP
 from rich.console import Console
 
 from benchmarks.timing import MetaIteration, Times, TurnSettings, print_race, race
-from metarl.rl.settings import PolicyGradientSettings, RL2Settings
+from metarl.rl.settings import PolicyGradientSettings, RL2Algorithm
 from metarl.rl.trials.recurrent_learner import RecurrentLearner
 from metarl.rl.trials.recurrent_policy import RecurrentPolicy
 from metarl.sim.family import TaskFamily
@@ -94,7 +94,7 @@ def main(settings: RL2Benchmark) -> None:
         family.observation_space, family.action_space, generator, units=s.units
     )
     gradients = PolicyGradientSettings(1, 0.99, 0.3, clip=0.2)
-    learner = RecurrentLearner(policy, family, RL2Settings(s.episodes, s.units), gradients)
+    learner = RecurrentLearner(policy, family, RL2Algorithm(s.episodes, s.units), gradients)
     training = TrainingSettings(meta_batch_size=s.tasks)
     candidates: dict[str, Callable[[], None]] = {
         "loop, trials": Playing(learner, s.tasks, together=False),

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import torch
 import tyro
-from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
 
 from benchmarks import loops
 from benchmarks.timing import MetaIteration, TurnSettings, print_race, race
 from metarl.adaptation import MAML, LSTMMetaLearner, Reptile
+from metarl.adaptation.algorithms.lstm_meta_learner import LSTMMetaLearnerRule
 from metarl.adaptation.learner import Learner
 from metarl.models import MLP
 from metarl.tasks import Sine

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from metarl.adaptation import settings as s
+from metarl.adaptation import algorithms as s
 from metarl.evaluation.curves import adaptation_curve
 from metarl.learners import ImageShape
 from metarl.learners.memory import algorithms as memory
@@ -18,33 +18,33 @@ from metarl.training.settings import TrainingSettings
 from metarl.trees import map_tensors
 
 ALGORITHMS = {
-    "maml": s.MAMLSettings(),
-    "maml-3-steps": s.MAMLSettings(steps=3),
-    "fomaml": s.MAMLSettings(first_order=True),
-    "metasgd": s.MetaSGDSettings(),
-    "mamlplusplus": s.MAMLPlusPlusSettings(0.01, steps=2, multi_step_iterations=5),
-    "reptile": s.ReptileSettings(0.01, steps=3, batch_size=4),
-    "lstm": s.LSTMMetaLearnerSettings(steps=2),
-    "lstm-batches": s.LSTMMetaLearnerSettings(steps=2, batch_size=3),
-    "learned-optimizer": s.LearnedOptimizerSettings(steps=4, unroll=2, batch_size=4),
-    "learned-optimizer-fresh": s.LearnedOptimizerSettings(steps=4, unroll=2, fresh_start=True),
-    "pretrained": s.PretrainedSettings(),
+    "maml": s.MAMLAlgorithm(),
+    "maml-3-steps": s.MAMLAlgorithm(steps=3),
+    "fomaml": s.MAMLAlgorithm(first_order=True),
+    "metasgd": s.MetaSGDAlgorithm(),
+    "mamlplusplus": s.MAMLPlusPlusAlgorithm(0.01, steps=2, multi_step_iterations=5),
+    "reptile": s.ReptileAlgorithm(0.01, steps=3, batch_size=4),
+    "lstm": s.LSTMMetaLearnerAlgorithm(steps=2),
+    "lstm-batches": s.LSTMMetaLearnerAlgorithm(steps=2, batch_size=3),
+    "learned-optimizer": s.LearnedOptimizerAlgorithm(steps=4, unroll=2, batch_size=4),
+    "learned-optimizer-fresh": s.LearnedOptimizerAlgorithm(steps=4, unroll=2, fresh_start=True),
+    "pretrained": s.PretrainedAlgorithm(),
 }
 SGD = {"reptile"}
 METRIC = {
-    "prototypical": m.PrototypicalSettings(),
-    "matching": m.MatchingSettings(),
-    "matching-euclidean": m.MatchingSettings("euclidean"),
-    "matching-context": m.MatchingSettings(context_steps=2),
-    "relation": m.RelationSettings(),
-    "siamese": m.SiameseSettings(units=8),
-    "nearest-neighbour": m.NearestNeighbourSettings(),
+    "prototypical": m.PrototypicalAlgorithm(),
+    "matching": m.MatchingAlgorithm(),
+    "matching-euclidean": m.MatchingAlgorithm("euclidean"),
+    "matching-context": m.MatchingAlgorithm(context_steps=2),
+    "relation": m.RelationAlgorithm(),
+    "siamese": m.SiameseAlgorithm(units=8),
+    "nearest-neighbour": m.NearestNeighbourAlgorithm(),
 }
 SMALL_MEMORY = MemoryAugmentedOptions(units=8, slots=8, width=6, reads=2)
 MEMORY = {
-    "mann": memory.MANNSettings(SMALL_MEMORY),
-    "mann-convolutions": memory.MANNSettings(SMALL_MEMORY, "convolutions"),
-    "metanet": memory.MetaNetSettings(features=6),
+    "mann": memory.MANNAlgorithm(SMALL_MEMORY),
+    "mann-convolutions": memory.MANNAlgorithm(SMALL_MEMORY, "convolutions"),
+    "metanet": memory.MetaNetAlgorithm(features=6),
 }
 COMPARING = [*METRIC, *MEMORY]
 CASES = [(name, problem) for name in ALGORITHMS for problem in ("sine", "glyphs")]

@@ -4,11 +4,11 @@ import pytest
 import torch
 from metarl_envs.navigation import Navigation2D
 
-from metarl.adaptation import settings as s
+from metarl.adaptation import algorithms as s
 from metarl.evaluation.curves import adaptation_curve
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
-from metarl.rl.settings import PolicyGradientSettings, RL2Settings
+from metarl.rl.settings import PolicyGradientSettings, RL2Algorithm
 from metarl.rl.trials.recurrent_learner import RecurrentLearner
 from metarl.rl.trials.recurrent_policy import RecurrentPolicy
 from metarl.sim import make_family
@@ -18,17 +18,17 @@ from metarl.training.settings import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 
 ALGORITHMS = {
-    "maml": s.MAMLSettings(0.5),
-    "maml-3-steps": s.MAMLSettings(0.5, steps=3),
-    "fomaml": s.MAMLSettings(0.5, first_order=True),
-    "metasgd": s.MetaSGDSettings(),
-    "mamlplusplus": s.MAMLPlusPlusSettings(0.1, steps=2, multi_step_iterations=5, frozen=()),
-    "reptile": s.ReptileSettings(0.01, steps=2, batch_size=None),
-    "lstm": s.LSTMMetaLearnerSettings(steps=2),
-    "learned-optimizer": s.LearnedOptimizerSettings(steps=2, unroll=2),
-    "learned-optimizer-fresh": s.LearnedOptimizerSettings(steps=2, unroll=2, fresh_start=True),
-    "pretrained": s.PretrainedSettings(),
-    "rl2": RL2Settings(episodes=2, units=6),
+    "maml": s.MAMLAlgorithm(0.5),
+    "maml-3-steps": s.MAMLAlgorithm(0.5, steps=3),
+    "fomaml": s.MAMLAlgorithm(0.5, first_order=True),
+    "metasgd": s.MetaSGDAlgorithm(),
+    "mamlplusplus": s.MAMLPlusPlusAlgorithm(0.1, steps=2, multi_step_iterations=5, frozen=()),
+    "reptile": s.ReptileAlgorithm(0.01, steps=2, batch_size=None),
+    "lstm": s.LSTMMetaLearnerAlgorithm(steps=2),
+    "learned-optimizer": s.LearnedOptimizerAlgorithm(steps=2, unroll=2),
+    "learned-optimizer-fresh": s.LearnedOptimizerAlgorithm(steps=2, unroll=2, fresh_start=True),
+    "pretrained": s.PretrainedAlgorithm(),
+    "rl2": RL2Algorithm(episodes=2, units=6),
 }
 UPDATES = {
     "trpo": TrustRegionSettings(),
@@ -54,7 +54,7 @@ def build(name, family, seed=0, **settings):
     generator = torch.Generator().manual_seed(seed)
     chosen = ALGORITHMS[name]
     settings = PolicyGradientSettings(**{"trajectories": 3, **settings})
-    if isinstance(chosen, RL2Settings):
+    if isinstance(chosen, RL2Algorithm):
         spaces = (family.observation_space, family.action_space)
         recurrent = RecurrentPolicy(*spaces, generator, chosen.units)
         return RecurrentLearner(recurrent, family, chosen, settings), generator

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from metarl.adaptation.learned_optimizer import LearnedOptimizerRule
-from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
 
+from metarl.adaptation.algorithms.learned_optimizer import LearnedOptimizerRule
+from metarl.adaptation.algorithms.lstm_meta_learner import LSTMMetaLearnerRule
 from metarl.adaptation.coordinates import LSTMCell, log_sign, pack, uniform, unpack
 from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.inner_loop import inner_loop

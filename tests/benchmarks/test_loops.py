@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from metarl.adaptation.lstm_meta_learner import LSTMMetaLearnerRule
 
 from benchmarks import loops, omniglot
 from metarl.adaptation import MAML, LSTMMetaLearner, Reptile
+from metarl.adaptation.algorithms.lstm_meta_learner import LSTMMetaLearnerRule
 from metarl.models import MLP
 from metarl.models.conv4 import Conv4
 from metarl.tasks import Examples, TaskBatch

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from metarl.commands import main
-from metarl.lab.saved_run import script_experiment
+from metarl.lab.lookup import script_experiment
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 TINY = (

@@ -11,7 +11,7 @@ from metarl.sim import FAMILIES, make_family
 def test_everything_there_is_has_its_name_in_the_list(metarl):
     status, printed = metarl("list", "--experiments", "experiments")
     assert status == 0
-    for name in (*FAMILIES.names(), "sine", "image-folder", "ratio", "ReptileSettings"):
+    for name in (*FAMILIES.names(), "sine", "image-folder", "ratio", "ReptileAlgorithm"):
         assert name in printed.out, name
     assert "navigation2d.py" in printed.out and "promp" in printed.out
 
@@ -19,12 +19,12 @@ def test_everything_there_is_has_its_name_in_the_list(metarl):
 def test_every_algorithm_stands_beside_its_settings(metarl):
     printed = metarl("list", "--experiments", "experiments")[1].out
     for kind, algorithm, setting in (
-        ("MAMLSettings", "promp", "inner-lr"),
-        ("PPOSettings", "ppo", "learning-rate"),
-        ("RL2Settings", "rl2", "episodes"),
-        ("PrototypicalSettings", "prototypical", "embedding"),
+        ("MAMLAlgorithm", "promp", "inner-lr"),
+        ("PPOAlgorithm", "ppo", "learning-rate"),
+        ("RL2Algorithm", "rl2", "episodes"),
+        ("PrototypicalAlgorithm", "prototypical", "embedding"),
         ("MemoryAugmentedOptions", "mann-strings", "slots"),
-        ("UCB1Settings", "ucb1", "width"),
+        ("UCB1Algorithm", "ucb1", "width"),
     ):
         row = printed.partition(f"  {kind} ")[2].partition("Settings ")[0]
         assert algorithm in row and setting in row, kind

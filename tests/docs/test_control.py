@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from metarl.commands import main
-from metarl.lab.saved_run import script_experiment
+from metarl.lab.lookup import script_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "control.md").read_text(encoding="utf-8")

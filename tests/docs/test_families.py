@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from metarl.commands import main
-from metarl.lab.saved_run import script_experiment
+from metarl.lab.lookup import script_experiment
 from metarl.runs.logger import read_curves
 from tests.experiments.test_control_scripts import TINY, leave_out_figures
 

@@ -74,8 +74,8 @@ def test_thompson_draws_from_the_posterior():
 
 @pytest.mark.parametrize(
     ("settings", "horizon", "published"),
-    [(s.RandomArmSettings(), 10, 5.0), (s.EpsilonGreedySettings(), 10, 6.6),
-     (s.ThompsonSettings(), 10, 5.7), (s.UCB1Settings(0.2), 100, 78.0)],
+    [(s.RandomArmAlgorithm(), 10, 5.0), (s.EpsilonGreedyAlgorithm(), 10, 6.6),
+     (s.ThompsonAlgorithm(), 10, 5.7), (s.UCB1Algorithm(0.2), 100, 78.0)],
 )  # fmt: skip
 def test_returns_are_about_those_of_the_paper(settings, horizon, published):
     """Duan et al. 2016, table 1, k = 5."""
@@ -94,8 +94,8 @@ def test_ties_are_decided_by_chance():
 
 def test_what_cannot_work_is_refused():
     with pytest.raises(SettingsError, match="width"):
-        s.UCB1Settings(-1.0).build(Bandit())
+        s.UCB1Algorithm(-1.0).build(Bandit())
     with pytest.raises(SettingsError, match="epsilon"):
-        s.EpsilonGreedySettings(1.5).build(Bandit())
+        s.EpsilonGreedyAlgorithm(1.5).build(Bandit())
     with pytest.raises(SettingsError, match="bandits, got TabularMDP-v1"):
-        s.ThompsonSettings().build(TabularMDP())
+        s.ThompsonAlgorithm().build(TabularMDP())

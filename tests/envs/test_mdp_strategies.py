@@ -42,7 +42,7 @@ def test_the_oracle_gains_what_value_iteration_says():
     family = TabularMDP()
     transitions, rewards = tables(family, 1000)
     expected = s.best_values(transitions, rewards, 10)[:, 0, 0].amax(1).mean()
-    means, error = episodes(s.OptimalSettings(), family, 1000, 2)
+    means, error = episodes(s.OptimalAlgorithm(), family, 1000, 2)
     assert (means - expected).abs().max() < 4 * error
 
 
@@ -72,13 +72,13 @@ def test_what_was_seen_and_paid_is_counted():
 def test_planning_by_what_was_seen_gains_and_random_does_not():
     """Duan et al. 2016, table 2, n = 10: 100.1 at random, about 135 to 150 for planners."""
     family = TabularMDP(part="test")
-    means, error = episodes(s.RandomPlayerSettings(), family, 1000, 3)
+    means, error = episodes(s.RandomPlayerAlgorithm(), family, 1000, 3)
     assert (means - 10).abs().max() < 4 * error
-    means, _ = episodes(s.GreedySettings(), family, 1000, 10)
+    means, _ = episodes(s.GreedyAlgorithm(), family, 1000, 10)
     assert means[0] == pytest.approx(10, abs=1) and means[9] > 17
     assert 145 < means.sum() < 160
 
 
 def test_other_families_are_refused():
     with pytest.raises(SettingsError, match="Expected a TabularMDP, got Bandit-v1"):
-        s.GreedySettings().build(Bandit())
+        s.GreedyAlgorithm().build(Bandit())

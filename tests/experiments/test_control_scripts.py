@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from metarl.errors import SettingsError
-from metarl.lab.saved_run import script_experiment
+from metarl.lab.lookup import script_experiment
 from metarl.runs.logger import read_curves
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
@@ -22,8 +22,8 @@ ALGORITHMS = list(script_experiment(EXPERIMENTS / "navigation2d.py").configs)
 def leave_out_figures(monkeypatch):
     """Drawing takes most of the time: it is left out where figures are not looked at."""
     blank = np.zeros((1, 1, 3), np.uint8)
-    monkeypatch.setattr("metarl.runs.logger.figure_pixels", lambda figure: blank)
-    monkeypatch.setattr("metarl.lab.control_reports.save_figure", lambda figure, path: None)
+    monkeypatch.setattr("metarl.plots.figures.figure_pixels", lambda figure: blank)
+    monkeypatch.setattr("metarl.plots.figures.save_figure", lambda figure, path: None)
 
 
 def run(script, algorithm, runs, monkeypatch, drawn=False):

@@ -3,8 +3,8 @@
 import pytest
 
 from metarl.errors import SettingsError, UnknownNameError
+from metarl.lab.lookup import script_experiment
 from metarl.lab.robots import FamilySettings, named_family, robot_configs
-from metarl.lab.saved_run import script_experiment
 from metarl.runs.logger import read_curves
 from metarl.sim import FAMILIES, make_family
 from tests.experiments.test_control_scripts import EXPERIMENTS, TINY

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from metarl.adaptation.settings import LearnerSettings, MAMLSettings, ReptileSettings
+from metarl.adaptation.settings import LearnerSettings, MAMLAlgorithm, ReptileAlgorithm
 
 from metarl.errors import CheckpointError, SettingsError, UnknownNameError
 from metarl.lab import parse_settings, run_script
@@ -19,14 +19,14 @@ class Settings:
     """Settings of an experiment."""
 
     algorithm: str = "maml"
-    learner: LearnerSettings = field(default_factory=MAMLSettings)
+    learner: LearnerSettings = field(default_factory=MAMLAlgorithm)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     data_dir: Path | None = None
     runs: Path = Path("runs")
     resume: str | None = None
 
 
-CONFIGS = {"maml": Settings(), "reptile": Settings("reptile", ReptileSettings())}
+CONFIGS = {"maml": Settings(), "reptile": Settings("reptile", ReptileAlgorithm())}
 
 
 def parse(*arguments):
@@ -40,7 +40,7 @@ def test_the_first_configuration_is_the_default():
 @pytest.mark.parametrize("arguments", [("--algorithm", "reptile"), ("--algorithm=reptile",)])
 def test_the_algorithm_chooses_the_defaults(arguments):
     settings, _ = parse(*arguments, "--learner.batch-size", "7", "--training.seed", "3")
-    assert settings.learner == ReptileSettings(batch_size=7)
+    assert settings.learner == ReptileAlgorithm(batch_size=7)
     assert settings.training.seed == 3 and settings.algorithm == "reptile"
 
 
@@ -71,7 +71,7 @@ def test_a_resumed_run_keeps_its_settings_and_takes_new_ones(tmp_path):
         "--algorithm", "reptile", "--resume", "latest", "--runs", str(tmp_path),
         "--training.iterations", "123",
     )  # fmt: skip
-    assert again.learner == ReptileSettings(steps=9)
+    assert again.learner == ReptileAlgorithm(steps=9)
     assert again.training.iterations == 123
     assert point is not None and (point.folder, point.checkpoint) == (folder, checkpoint)
     by_path, _ = parse("--resume", str(folder), "--runs", str(tmp_path))
@@ -109,7 +109,7 @@ def test_errors_end_a_script_with_their_message(capsys):
 
 
 def test_settings_go_to_json_and_back():
-    settings = Settings(learner=MAMLSettings(frozen=("*.norm.*",)), data_dir=Path("data"))
+    settings = Settings(learner=MAMLAlgorithm(frozen=("*.norm.*",)), data_dir=Path("data"))
     assert settings_from(Settings(), to_json(settings)) == settings
 
 

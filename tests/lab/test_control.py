@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from metarl_envs.bandit import Bandit
-from metarl_envs.bandit_strategies import EpsilonGreedySettings
+from metarl_envs.bandit_strategies import EpsilonGreedyAlgorithm
 from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metarl.adaptation import settings as learners
+from metarl.adaptation import algorithms as learners
 from metarl.errors import SettingsError
 from metarl.lab import Experiment
 from metarl.lab.control import (
@@ -30,7 +30,7 @@ from metarl.training.trust_region import TrustRegionSettings
 
 T, N, H, STEPS = 3, 2, 4, 2
 MAML = ControlSettings(
-    "maml", learners.MAMLSettings(0.5, STEPS), PolicyGradientSettings(trajectories=N),
+    "maml", learners.MAMLAlgorithm(0.5, STEPS), PolicyGradientSettings(trajectories=N),
     TrustRegionSettings(),
     TrainingSettings(
         iterations=4, meta_batch_size=T, log_every=1, eval_every=1, eval_tasks=2, eval_steps=1,
@@ -60,8 +60,8 @@ EXPERIMENT = Experiment("small", CONFIGS, build)
 def undrawn(monkeypatch):
     """Leaves out drawing, most of the time; the tests of the scripts look at figures."""
     blank = np.zeros((1, 1, 3), np.uint8)
-    monkeypatch.setattr("metarl.runs.logger.figure_pixels", lambda figure: blank)
-    monkeypatch.setattr("metarl.lab.reports.save_figure", lambda figure, path: None)
+    monkeypatch.setattr("metarl.plots.figures.figure_pixels", lambda figure: blank)
+    monkeypatch.setattr("metarl.plots.figures.save_figure", lambda figure, path: None)
 
 
 def train(settings, runs, resume=None):
@@ -74,7 +74,7 @@ def train(settings, runs, resume=None):
 
 def test_environment_steps_are_logged_and_curves_stand_against_them(tmp_path):
     loop, _ = train(MAML, tmp_path)
-    assert loop.environment_steps == 4 * PER_ITERATION
+    assert loop.learner.environment_steps == 4 * PER_ITERATION
     lines = read_curves(loop.folder)
     assert [line["environment_steps"] for line in lines] == [
         *(k * PER_ITERATION for k in (1, 2, 3, 4)), 4 * PER_ITERATION,
@@ -108,7 +108,7 @@ def test_a_resumed_run_equals_a_whole_one_to_the_bit(name, tmp_path):
 def test_untrained_baselines_have_no_meta_iterations(tmp_path):
     for name in ("random", "scratch"):
         loop, result = train(CONFIGS[name], tmp_path)
-        assert result.finished and result.iteration == 0 and loop.environment_steps == 0
+        assert result.finished and result.iteration == 0 and loop.learner.environment_steps == 0
         (line,) = read_curves(loop.folder)
         assert line["split"] == "test" and line["iteration"] == 0
         assert len(line["mean"]) == CONFIGS[name].test_steps + 1
@@ -160,7 +160,7 @@ def test_the_default_picture_is_a_table_of_returns(tmp_path):
 def test_steps_of_rl2_are_the_episodes_of_its_trials(tmp_path):
     assert RL2.test_steps == RL2.training.eval_steps == 1
     loop, _ = train(RL2, tmp_path)
-    assert loop.environment_steps == 4 * T * N * 2 * H
+    assert loop.learner.environment_steps == 4 * T * N * 2 * H
     found = EventAccumulator(str(loop.folder), size_guidance={"scalars": 0}).Reload()
     episodes = [found.Scalars(f"eval_test/return/step_{k}")[-1].value for k in (0, 1)]
     (whole,) = found.Scalars("eval_test/return/trial")
@@ -172,9 +172,9 @@ def test_steps_of_rl2_are_the_episodes_of_its_trials(tmp_path):
 
 
 def test_strategies_are_judged_and_not_trained(tmp_path):
-    greedy = strategy_config(RL2, "greedy", EpsilonGreedySettings())
+    greedy = strategy_config(RL2, "greedy", EpsilonGreedyAlgorithm())
     loop, result = train(greedy, tmp_path)
-    assert result.finished and loop.environment_steps == 0
+    assert result.finished and loop.learner.environment_steps == 0
     (line,) = read_curves(loop.folder)
     assert len(line["mean"]) == RL2.test_steps + 1
     with pytest.raises(SettingsError, match=r"nothing to meta-train: .*iterations 0, got"):

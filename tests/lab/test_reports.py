@@ -3,8 +3,8 @@
 import signal
 
 import pytest
-
 from metarl.lab.reports import print_stopped
+
 from metarl.training.loop import TrainingResult
 
 

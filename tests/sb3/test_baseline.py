@@ -6,19 +6,19 @@ import torch
 from metarl_envs.navigation import Navigation2D, Navigation2DSparse
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metarl.adaptation import settings as learners
+from metarl.adaptation import algorithms as learners
 from metarl.errors import SettingsError
 from metarl.lab import Experiment
 from metarl.lab.control import ControlSettings, build_control, control_configs
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.runs.logger import read_curves
-from metarl.sb3.baseline import PPOLearner, PPOSettings
+from metarl.sb3.baseline import PPOAlgorithm, PPOLearner
 from metarl.sim import ControlTasks
 from metarl.training import TrainingSettings
 from tests.sim.families import Drift
 
 GOALS = ControlTasks({"goal": torch.tensor([[0.4, 0.3], [-0.3, 0.4]])})
-QUICK = PPOSettings(learning_rate=5e-3, epochs=4, batch_size=50)
+QUICK = PPOAlgorithm(learning_rate=5e-3, epochs=4, batch_size=50)
 
 
 def learner(family, settings=QUICK, trajectories=10, **more):
@@ -72,11 +72,11 @@ def drift(count):
 @pytest.mark.parametrize("change", [{"epochs": 0}, {"batch_size": 1}, {"clip": 0.0}])
 def test_settings_out_of_range_are_refused(change):
     with pytest.raises(SettingsError, match="Expected at least 1 epoch"):
-        PPOSettings(**change)
+        PPOAlgorithm(**change)
 
 
 MAML = ControlSettings(
-    "maml", learners.MAMLSettings(0.1), PolicyGradientSettings(4),
+    "maml", learners.MAMLAlgorithm(0.1), PolicyGradientSettings(4),
     training=TrainingSettings(iterations=3, meta_batch_size=4, eval_every=0),
     hidden=(4,), test_tasks=2,
 )  # fmt: skip

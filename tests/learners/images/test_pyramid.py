@@ -9,8 +9,8 @@ from metarl.learners import ImageShape
 from metarl.learners.images.pyramid import AveragedViews, PyramidEmbedding
 from metarl.learners.metric.algorithms import (
     EmbeddingSettings,
-    MatchingSettings,
-    PrototypicalSettings,
+    MatchingAlgorithm,
+    PrototypicalAlgorithm,
 )
 from metarl.tasks.distortions import Distortion, resample
 
@@ -77,7 +77,7 @@ def test_training_sees_no_views(pyramid, images, generator):
     assert set(averaged.state_dict()) > {"grids"}, "a checkpoint keeps its views"
 
 
-@pytest.mark.parametrize("settings", [MatchingSettings, PrototypicalSettings])
+@pytest.mark.parametrize("settings", [MatchingAlgorithm, PrototypicalAlgorithm])
 def test_learners_take_either_network(settings, images):
     for embedding, name in (
         (EmbeddingSettings(), "ConvEmbedding"),

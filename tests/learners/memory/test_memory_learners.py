@@ -20,10 +20,10 @@ from metarl.training.settings import TrainingSettings
 
 SMALL = MemoryAugmentedOptions(units=8, slots=8, width=6, reads=2)
 LEARNERS = {
-    "mann": m.MANNSettings(SMALL, "convolutions"),
-    "mann-pixels": m.MANNSettings(SMALL),
-    "lstm": m.MANNSettings(RecurrentOptions(8)),
-    "metanet": m.MetaNetSettings(features=6),
+    "mann": m.MANNAlgorithm(SMALL, "convolutions"),
+    "mann-pixels": m.MANNAlgorithm(SMALL),
+    "lstm": m.MANNAlgorithm(RecurrentOptions(8)),
+    "metanet": m.MetaNetAlgorithm(features=6),
 }
 
 
@@ -190,9 +190,9 @@ def test_a_support_longer_than_the_memory_is_refused(glyphs, generator):
 
 def test_settings_that_cannot_work_are_refused(glyphs, generator):
     with pytest.raises(SettingsError, match="Did you mean 'pixels'"):
-        m.MANNSettings(features="pixel").build(ImageShape(), 3, 4, generator)
+        m.MANNAlgorithm(features="pixel").build(ImageShape(), 3, 4, generator)
     with pytest.raises(SettingsError, match="a feature for each of 3 classes at least, got 2"):
-        m.MetaNetSettings(features=2).build(ImageShape(), 3, 4, generator)
+        m.MetaNetAlgorithm(features=2).build(ImageShape(), 3, 4, generator)
     for name in ("mann", "metanet"):
         wide = dataclasses.replace(CONFIGS[name].tasks, train_way=20)
         with pytest.raises(SettingsError, match="train_way of 5, got 20"):

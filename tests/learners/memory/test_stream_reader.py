@@ -79,7 +79,7 @@ def test_a_string_is_right_if_all_of_its_letters_are(glyphs, generator):
     answers = F.one_hot(letters, 5).float()
     answers[0, :, 4] = answers[0, :, 4].roll(1, dims=-1)  # the last letter of all is wrong
     learner._read = lambda stream, moments: answers
-    for right in learner.accuracies(tasks, 3, generator):
+    for right in learner.evaluate(tasks, 3, generator):
         assert right.tolist() == [0, 1]
 
 
@@ -93,7 +93,7 @@ def test_accuracy_by_instance_is_counted_example_by_example(name, streams, gener
         for i, label in enumerate(tasks.query.targets[t].tolist()):
             instance = seen[label] = seen.get(label, -1) + 1
             expected[instance, t] += torch.equal(answers[t, i], letters[t, i]) / 3
-    rows = list(learner.accuracies(tasks, 3, generator))
+    rows = list(learner.evaluate(tasks, 3, generator))
     torch.testing.assert_close(torch.stack(rows), expected)
     metrics = learner(learner.collect(tasks, generator, 0)).metrics
     torch.testing.assert_close(metrics, {"train/accuracy/step_1": expected[1]})
@@ -133,7 +133,7 @@ def test_it_learns_to_remember(generator):
 
     for i in range(800):
         step(learner.collect(sample(16), generator, i), i)
-    rows = [r.mean().item() for r in learner.accuracies(sample(200), 4, generator)]
+    rows = [r.mean().item() for r in learner.evaluate(sample(200), 4, generator)]
     assert rows[0] < 0.65 and rows[4] > 0.75, rows
 
 
@@ -171,7 +171,7 @@ def test_chunks_change_nothing_and_a_stopped_run_resumes_to_the_bit(name, glyphs
 
 def test_more_steps_than_instances_are_refused(streams, generator):
     with pytest.raises(SettingsError, match="at most 3 steps: classes come 4 times"):
-        next(build("mann", streams).accuracies(streams.sample(2, generator), 4, generator))
+        next(build("mann", streams).evaluate(streams.sample(2, generator), 4, generator))
 
 
 def test_labels_of_another_code_are_refused(glyphs, generator):
@@ -189,7 +189,7 @@ def test_streams_longer_than_the_memory_are_refused(glyphs, generator):
     with pytest.raises(TaskError, match=message):
         learner.collect(tasks, generator, 0)
     with pytest.raises(TaskError, match=message):
-        next(learner.accuracies(tasks, 1, generator))
+        next(learner.evaluate(tasks, 1, generator))
 
 
 def test_images_of_another_size_are_refused(glyphs, generator):

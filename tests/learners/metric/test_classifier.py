@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from metarl.errors import SettingsError, TaskError
 from metarl.learners import ImageShape
-from metarl.learners.metric.algorithms import FeatureClassifierSettings
+from metarl.learners.metric.algorithms import FeatureClassifierAlgorithm
 from metarl.tasks import Glyphs
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
@@ -18,7 +18,7 @@ GLYPHS = Glyphs(3, 2, 2, alphabets=4, characters=4, drawings=6)
 
 @pytest.fixture
 def learner(generator):
-    settings = FeatureClassifierSettings()
+    settings = FeatureClassifierAlgorithm()
     return settings.build(ImageShape(), 4, GLYPHS.num_classes, generator)
 
 
@@ -70,4 +70,4 @@ def test_tasks_that_do_not_tell_their_classes(learner, generator):
 
 def test_one_class_is_too_few(generator):
     with pytest.raises(SettingsError, match="at least 2 training classes, got 1"):
-        FeatureClassifierSettings().build(ImageShape(), 4, 1, generator)
+        FeatureClassifierAlgorithm().build(ImageShape(), 4, 1, generator)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from metarl.adaptation.settings import MAMLSettings
+from metarl.adaptation.settings import MAMLAlgorithm
 from metarl.lab.images import CONFIGS, build_learner
 
 from metarl.errors import SettingsError, ShapeError, TaskError
@@ -22,16 +22,16 @@ from metarl.training.settings import TrainingSettings
 from metarl.trees import map_tensors
 
 LEARNERS = {
-    "prototypical": m.PrototypicalSettings(),
-    "matching": m.MatchingSettings(),
-    "matching-euclidean": m.MatchingSettings("euclidean"),
-    "matching-context": m.MatchingSettings(context_steps=2),
-    "matching-views": m.MatchingSettings(
+    "prototypical": m.PrototypicalAlgorithm(),
+    "matching": m.MatchingAlgorithm(),
+    "matching-euclidean": m.MatchingAlgorithm("euclidean"),
+    "matching-context": m.MatchingAlgorithm(context_steps=2),
+    "matching-views": m.MatchingAlgorithm(
         embedding=m.EmbeddingSettings("pyramid", bfloat16=True, views=3)
     ),
-    "relation": m.RelationSettings(),
-    "siamese": m.SiameseSettings(units=8),
-    "nearest-neighbour": m.NearestNeighbourSettings(),
+    "relation": m.RelationAlgorithm(),
+    "siamese": m.SiameseAlgorithm(units=8),
+    "nearest-neighbour": m.NearestNeighbourAlgorithm(),
 }
 NORMALISED = {"ConvEmbedding", "AveragedViews", "RelationEmbedding"}
 ORDERED = {"matching-context"}  # those that read the support set as a sequence
@@ -177,7 +177,7 @@ def test_a_stopped_run_resumes_to_the_bit(name, glyphs, tmp_path):
 
 def test_gradient_learners_take_no_other_way_in_training(generator):
     settings = CONFIGS["maml"]
-    assert isinstance(settings.learner, MAMLSettings)
+    assert isinstance(settings.learner, MAMLAlgorithm)
     wide = dataclasses.replace(settings.tasks, train_way=20)
     with pytest.raises(SettingsError, match="train_way of 5, got 20"):
         build_learner(dataclasses.replace(settings, tasks=wide), generator, 8)

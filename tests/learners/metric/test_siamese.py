@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from metarl.errors import SettingsError
 from metarl.learners import ImageShape, Reference, SiameseEmbedding, WeightedDifference
-from metarl.learners.metric.algorithms import SiameseSettings
+from metarl.learners.metric.algorithms import SiameseAlgorithm
 from metarl.learners.metric.siamese import KOCH
 from metarl.models.base import Weights
 from metarl.tasks.characters import CharacterSettings
@@ -54,7 +54,7 @@ def test_distortions_are_of_training_only(glyphs):
     inputs = {}
     for distortions in (True, False):
         generator = torch.Generator().manual_seed(0)
-        learner = SiameseSettings(8, distortions=distortions).build(ImageShape(), 4, generator)
+        learner = SiameseAlgorithm(8, distortions=distortions).build(ImageShape(), 4, generator)
         inputs[distortions] = learner.collect(tasks, generator, 0).tasks
     assert inputs[False] is tasks
     assert not torch.equal(inputs[True].support.inputs, tasks.support.inputs)
@@ -63,7 +63,7 @@ def test_distortions_are_of_training_only(glyphs):
 
 def test_the_network_of_koch_et_al(generator):
     """Figure 4 of the paper: 256 maps of 6x6, 4096 units, one logit: 38 951 745 parameters."""
-    learner = SiameseSettings(4096, layers="koch").build(ImageShape(1, 105), 64, generator)
+    learner = SiameseAlgorithm(4096, layers="koch").build(ImageShape(1, 105), 64, generator)
     weights = [w.weight for w in learner.embedding.modules() if isinstance(w, Weights)]
     shapes = [tuple(w.shape) for w in weights]
     assert shapes == [(64, 1, 10, 10), (128, 64, 7, 7), (128, 128, 4, 4), (256, 128, 4, 4)]
@@ -82,14 +82,14 @@ def _train_at_105(learner, data, generator):
 
 
 def test_a_step_of_a_narrow_one_at_105_pixels(tmp_path, generator):
-    learner = SiameseSettings(8, layers="koch").build(ImageShape(1, 105), 2, generator)
+    learner = SiameseAlgorithm(8, layers="koch").build(ImageShape(1, 105), 2, generator)
     write_minimal(tmp_path)
     _train_at_105(learner, tmp_path, generator)
 
 
 @pytest.mark.slow
 def test_a_step_of_theirs_at_105_pixels(official_data, generator):
-    learner = SiameseSettings(4096, layers="koch").build(ImageShape(1, 105), 64, generator)
+    learner = SiameseAlgorithm(4096, layers="koch").build(ImageShape(1, 105), 64, generator)
     _train_at_105(learner, official_data, generator)
 
 
@@ -99,7 +99,7 @@ def test_sizes_that_cannot_work_are_refused(generator):
     with pytest.raises(SettingsError, match="at least 65"):
         SiameseEmbedding(ImageShape(1, 64), generator, layers=KOCH)
     with pytest.raises(SettingsError, match="Did you mean 'koch'"):
-        SiameseSettings(layers="kock").build(ImageShape(), 4, generator)  # pyright: ignore[reportArgumentType]
+        SiameseAlgorithm(layers="kock").build(ImageShape(), 4, generator)  # pyright: ignore[reportArgumentType]
     with pytest.raises(SettingsError, match="1 unit, got 0"):
         SiameseEmbedding(ImageShape(), generator, units=0)
     small = SiameseEmbedding(ImageShape(1, 12), generator, filters=2, units=3)

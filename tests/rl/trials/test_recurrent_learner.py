@@ -5,7 +5,7 @@ import torch
 from metarl_envs import Bandit, Navigation2D, TabularMDP
 
 from metarl.errors import SettingsError
-from metarl.rl.settings import PolicyGradientSettings, RL2Settings
+from metarl.rl.settings import PolicyGradientSettings, RL2Algorithm
 from metarl.rl.trials.recurrent_learner import RecurrentLearner
 from metarl.rl.trials.recurrent_policy import RecurrentPolicy
 from metarl.training.proximal import ProximalSettings
@@ -25,7 +25,7 @@ def make(family, chunk=None, gradients=None, units=5, embedding=0, **settings):
     with torch.no_grad():  # values and actions that depend on the state
         for p in (*policy.value.parameters(), *policy.head.parameters()):
             p.add_(0.3 * torch.randn(p.shape, generator=generator))
-    settings = RL2Settings(**{"episodes": E, "units": units, "entropy_weight": 0.1, **settings})
+    settings = RL2Algorithm(**{"episodes": E, "units": units, "entropy_weight": 0.1, **settings})
     gradients = gradients or PolicyGradientSettings(N, 0.9, 0.8, clip=0.2)
     return RecurrentLearner(policy, family, settings, gradients, task_chunk_size=chunk)
 
@@ -196,13 +196,13 @@ def test_settings_of_an_inner_loop_are_refused(setting):
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(setting, word):
     with pytest.raises(SettingsError, match=word):
-        RL2Settings(**setting)
+        RL2Algorithm(**setting)
 
 
 def trained(family, iterations, meta_batch, episodes=1):
     generator = torch.Generator().manual_seed(0)
     policy = RecurrentPolicy(family.observation_space, family.action_space, generator, 16)
-    settings = RL2Settings(episodes, 16, entropy_weight=0.02)
+    settings = RL2Algorithm(episodes, 16, entropy_weight=0.02)
     gradients = PolicyGradientSettings(1, 1.0, 0.3, clip=0.2)
     learner = RecurrentLearner(policy, family, settings, gradients)
     training = TrainingSettings(outer_lr=0.02, max_grad_norm=1.0)
@@ -230,7 +230,7 @@ def test_an_oracle_is_told_the_task():
     told = RecurrentPolicy(
         TabularMDP(states=4).observation_space, family.action_space, torch.Generator(), units=3
     )
-    plain = RecurrentLearner(policy, family, RL2Settings(1, 3))
-    oracle = RecurrentLearner(told, family, RL2Settings(1, 3), observe_task=True)
+    plain = RecurrentLearner(policy, family, RL2Algorithm(1, 3))
+    oracle = RecurrentLearner(told, family, RL2Algorithm(1, 3), observe_task=True)
     sizes = [prepared(learner).trials.record.inputs.shape[3] for learner in (plain, oracle)]
     assert sizes == [2 + 2 + 2, 2 + 2 + 2 + 2]
