@@ -19,13 +19,14 @@ from pathlib import Path
 
 import torch
 import tyro
-from metarl.lab.images import CONFIGS, OmniglotSettings, build_learner
-from metarl.lab.reports import few_shot_results, lake_runs_for
+from metarl_experiments.omniglot import CONFIGS, EXPERIMENT
 
 from benchmarks.timing import MetaIteration
-from experiments.omniglot import EXPERIMENT
+from metarl.adaptation.learner import SupervisedLearner
 from metarl.devices import set_threads
 from metarl.evaluation.statistics import Summary
+from metarl.lab.few_shot import OmniglotSettings, image_problem
+from metarl.lab.few_shot_reports import few_shot_results, lake_runs_for
 from metarl.tasks.characters import CharacterSettings
 from metarl.training import OuterLoop
 
@@ -78,7 +79,9 @@ def affordable(settings: OmniglotSettings, minutes: float) -> int:
     tasks = settings.tasks.train()
     generator = torch.Generator().manual_seed(settings.training.seed)
     iteration = MetaIteration(
-        build_learner(settings, generator, tasks.num_classes), tasks, settings.training
+        settings.learner.build(image_problem(settings, generator, tasks.num_classes)),
+        tasks,
+        settings.training,
     )
     iteration()
     started, count = time.process_time(), 0
@@ -88,12 +91,13 @@ def affordable(settings: OmniglotSettings, minutes: float) -> int:
     return max(1, round(60 * minutes * count / (time.process_time() - started)))
 
 
-def train(settings: OmniglotSettings) -> OuterLoop:
-    """Trains a learner in a new run folder."""
-    parts = EXPERIMENT.build(settings)
-    loop = EXPERIMENT.open(settings, parts)
+def train(settings: OmniglotSettings) -> tuple[OuterLoop, SupervisedLearner]:
+    """Trains a learner in a new run folder; returns its loop and the learner."""
+    components = EXPERIMENT.build(settings)
+    assert isinstance(components.learner, SupervisedLearner)
+    loop = EXPERIMENT.open(settings, components)
     loop.run()
-    return loop
+    return loop, components.learner
 
 
 def row(algorithm: str, benchmark: FewShotBenchmark) -> list[str]:
@@ -110,12 +114,17 @@ def row(algorithm: str, benchmark: FewShotBenchmark) -> list[str]:
     test = settings.tasks.test(settings.tasks.train())
     runs = lake_runs_for(test, b.lake_runs, settings.tasks.invert)
     started = time.process_time()
-    loop = train(settings)
+    loop, learner = train(settings)
     minutes = (time.process_time() - started) / 60
     accuracies, errors = few_shot_results(
-        loop, test, num_tasks=b.test_tasks, steps=settings.test_steps, lake_runs=runs
+        loop,
+        learner,
+        test,
+        num_tasks=b.test_tasks,
+        steps=settings.test_steps,
+        lake_runs=runs,
     )
-    size = sum(p.numel() for p in loop.learner.parameters())
+    size = sum(p.numel() for p in learner.parameters())
     cells = [_percent(accuracies[k]) if k in accuracies else "" for k in KINDS]
     cells += [f"{errors[k]:.1f}" if k in errors else "" for k in KINDS]
     return [f"`{algorithm}`", str(iterations), f"{minutes:.1f}", f"{size:,}", *cells]

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 
 import torch
 import tyro
+from metarl_experiments import mann, omniglot
 from rich.console import Console
 
 from benchmarks.timing import MetaIteration, Times, TurnSettings, print_race, race
-from metarl.lab import images as characters
-from metarl.lab import streams
+from metarl.lab.few_shot import image_problem
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ class MemoryBenchmark(TurnSettings):
 
 def stream_iteration(algorithm: str, count: int) -> MetaIteration:
     """Returns a training iteration of `count` streams of glyphs."""
-    settings = streams.CONFIGS[algorithm]
+    settings = mann.CONFIGS[algorithm]
     tasks = settings.streams(replace(settings.tasks, data_dir=None).train())
-    learner = settings.build(tasks, torch.Generator().manual_seed(0))
+    learner = settings.learner(tasks, torch.Generator().manual_seed(0))
     return MetaIteration(learner, tasks, replace(settings.training, meta_batch_size=count))
 
 
 def episode_iteration(algorithm: str, count: int) -> MetaIteration:
     """Returns a training iteration of `count` episodes of glyphs with one query per class."""
-    settings = characters.CONFIGS[algorithm]
+    settings = omniglot.CONFIGS[algorithm]
     tasks = replace(settings.tasks, data_dir=None, queries=1).train()
     generator = torch.Generator().manual_seed(0)
-    learner = characters.build_learner(settings, generator, tasks.num_classes)
+    learner = settings.learner.build(image_problem(settings, generator, tasks.num_classes))
     return MetaIteration(learner, tasks, replace(settings.training, meta_batch_size=count))
 
 

@@ -33,7 +33,7 @@ from benchmarks.timing import (
     print_race,
     race,
 )
-from metarl.adaptation import MAML, LSTMMetaLearner, Reptile
+from metarl.adaptation import MAML, GradientLearner, LSTMMetaLearner, Reptile
 from metarl.adaptation.algorithms.lstm_meta_learner import LSTMMetaLearnerRule
 from metarl.adaptation.learner import Learner
 from metarl.models.conv4 import Conv4
@@ -151,10 +151,12 @@ def _print_share(loop: Callable[[], None], milliseconds: float) -> None:
 def _learner(settings: OmniglotBenchmark, algorithm: Algorithm) -> Learner:
     model = Conv4(settings.way, _generator())
     if algorithm == "maml":
-        return MAML(model, 0.4, settings.steps, first_order=settings.first_order)
-    if algorithm == "reptile":
-        return Reptile(model, 1e-3, settings.steps)
-    return LSTMMetaLearner(model, _generator(), settings.steps)
+        adaptation = MAML(model, 0.4, settings.steps, first_order=settings.first_order)
+    elif algorithm == "reptile":
+        adaptation = Reptile(model, 1e-3, settings.steps)
+    else:
+        adaptation = LSTMMetaLearner(model, _generator(), settings.steps)
+    return GradientLearner(adaptation)
 
 
 def _loop(settings: OmniglotBenchmark, algorithm: Algorithm) -> loops.LoopIteration:

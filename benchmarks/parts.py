@@ -19,9 +19,9 @@ from metarl.training.trust_region import TrustRegionUpdate
 
 PARTS = (
     ("rollouts", policy_learner, "collect"),
-    ("advantages", policy_learner, "experience"),
+    ("advantages", policy_learner, "estimate_advantages"),
     ("meta-gradient", MetaGradient, "__call__"),
-    ("Fisher products", TrustRegionUpdate, "_step"),
+    ("Fisher products", TrustRegionUpdate, "_natural_gradient_step"),
     ("line search", TrustRegionUpdate, "_line_search"),
 )
 REST = "inner gradients, random numbers, the rest"

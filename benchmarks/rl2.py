@@ -20,8 +20,8 @@ from metarl_envs.tabular_mdp import TabularMDP
 from rich.console import Console
 
 from benchmarks.timing import MetaIteration, Times, TurnSettings, print_race, race
-from metarl.rl.settings import PolicyGradientSettings, RL2Algorithm
-from metarl.rl.trials.recurrent_learner import RecurrentLearner
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.rl.trials.recurrent_learner import RecurrentLearner, RL2Algorithm
 from metarl.rl.trials.recurrent_policy import RecurrentPolicy
 from metarl.sim.family import TaskFamily
 from metarl.training.proximal import ProximalSettings

@@ -17,7 +17,7 @@ import torch
 import tyro
 
 from benchmarks.timing import MetaIteration, TurnSettings, print_growth, race
-from metarl.adaptation import MAML
+from metarl.adaptation import MAML, GradientLearner
 from metarl.models import MLP
 from metarl.tasks import Sine
 from metarl.training import TrainingSettings
@@ -51,7 +51,7 @@ def main() -> None:
 def _iteration(settings: ScalingBenchmark, tasks: int, steps: int) -> Callable[[], None]:
     model = MLP((1, 40, 40, 1), torch.Generator().manual_seed(0), init="truncated")
     training = TrainingSettings(meta_batch_size=tasks, compile=settings.compile)
-    return MetaIteration(MAML(model, 0.01, steps), Sine(10, 10), training)
+    return MetaIteration(GradientLearner(MAML(model, 0.01, steps)), Sine(10, 10), training)
 
 
 def _print(

@@ -18,9 +18,8 @@ import tyro
 
 from benchmarks import loops
 from benchmarks.timing import MetaIteration, TurnSettings, print_race, race
-from metarl.adaptation import MAML, LSTMMetaLearner, Reptile
+from metarl.adaptation import MAML, Adaptation, GradientLearner, LSTMMetaLearner, Reptile
 from metarl.adaptation.algorithms.lstm_meta_learner import LSTMMetaLearnerRule
-from metarl.adaptation.learner import Learner
 from metarl.models import MLP
 from metarl.tasks import Sine
 from metarl.training import TrainingSettings
@@ -110,8 +109,9 @@ def _loop(
     )
 
 
-def _ours(settings: SineBenchmark, learner: Learner, compiled: bool = False) -> MetaIteration:
+def _ours(settings: SineBenchmark, adaptation: Adaptation, compiled: bool = False) -> MetaIteration:
     training = TrainingSettings(meta_batch_size=settings.tasks, outer_lr=OUTER_LR, compile=compiled)
+    learner = GradientLearner(adaptation)
     return MetaIteration(learner, Sine(settings.shots, settings.shots), training)
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from metarl.adaptation import GradientLearner
 from metarl.adaptation import algorithms as s
 from metarl.evaluation.curves import adaptation_curve
-from metarl.learners import ImageShape
 from metarl.learners.memory import algorithms as memory
 from metarl.learners.memory.networks import MemoryAugmentedOptions
 from metarl.learners.metric import algorithms as m
@@ -16,7 +16,16 @@ from metarl.tasks import Glyphs, Sine
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
 from metarl.trees import map_tensors
+from tests.image_problems import image_problem
 
+BODY = ("*.0.*",)  # the first layer of both networks
+FREEZABLE = {
+    "metasgd": s.MetaSGDAlgorithm(),
+    "mamlplusplus": s.MAMLPlusPlusAlgorithm(0.01, steps=2),
+    "reptile": s.ReptileAlgorithm(0.01, steps=3, batch_size=4),
+    "lstm": s.LSTMMetaLearnerAlgorithm(steps=2),
+    "learned-optimizer": s.LearnedOptimizerAlgorithm(steps=4, unroll=2, batch_size=4),
+}
 ALGORITHMS = {
     "maml": s.MAMLAlgorithm(),
     "maml-3-steps": s.MAMLAlgorithm(steps=3),
@@ -29,8 +38,11 @@ ALGORITHMS = {
     "learned-optimizer": s.LearnedOptimizerAlgorithm(steps=4, unroll=2, batch_size=4),
     "learned-optimizer-fresh": s.LearnedOptimizerAlgorithm(steps=4, unroll=2, fresh_start=True),
     "pretrained": s.PretrainedAlgorithm(),
+    "anil": s.ANILAlgorithm(),
+    "anil-3-steps": s.ANILAlgorithm(steps=3, first_order=True),
+    **{f"{name}-frozen": replace(options, frozen=BODY) for name, options in FREEZABLE.items()},
 }
-SGD = {"reptile"}
+SGD = {"reptile", "reptile-frozen"}
 METRIC = {
     "prototypical": m.PrototypicalAlgorithm(),
     "matching": m.MatchingAlgorithm(),
@@ -59,14 +71,14 @@ def name(request):
 def build(name, problem, seed=0):
     generator = torch.Generator().manual_seed(seed)
     if name in METRIC:
-        return METRIC[name].build(ImageShape(), 4, generator), generator
+        return METRIC[name].build(image_problem(generator)), generator
     if name in MEMORY:
-        return MEMORY[name].build(ImageShape(), 3, 4, generator), generator
+        return MEMORY[name].build(image_problem(generator)), generator
     if problem == "sine":
         model = MLP((1, 10, 10, 1), generator)
     else:
         model = Conv4(3, generator, filters=4, pooling="stride")
-    return ALGORITHMS[name].build(model, generator), generator
+    return GradientLearner(ALGORITHMS[name].adaptation(model, generator)), generator
 
 
 def tasks_of(problem):

@@ -8,8 +8,8 @@ from metarl.adaptation import algorithms as s
 from metarl.evaluation.curves import adaptation_curve
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
-from metarl.rl.settings import PolicyGradientSettings, RL2Algorithm
-from metarl.rl.trials.recurrent_learner import RecurrentLearner
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.rl.trials.recurrent_learner import RecurrentLearner, RL2Algorithm
 from metarl.rl.trials.recurrent_policy import RecurrentPolicy
 from metarl.sim import make_family
 from metarl.training.meta_step import GradientUpdateSettings
@@ -17,6 +17,7 @@ from metarl.training.proximal import ProximalSettings
 from metarl.training.settings import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 
+BODY = ("network.layers.0.*",)
 ALGORITHMS = {
     "maml": s.MAMLAlgorithm(0.5),
     "maml-3-steps": s.MAMLAlgorithm(0.5, steps=3),
@@ -28,6 +29,11 @@ ALGORITHMS = {
     "learned-optimizer": s.LearnedOptimizerAlgorithm(steps=2, unroll=2),
     "learned-optimizer-fresh": s.LearnedOptimizerAlgorithm(steps=2, unroll=2, fresh_start=True),
     "pretrained": s.PretrainedAlgorithm(),
+    "anil": s.ANILAlgorithm(0.5),
+    "reptile-frozen": s.ReptileAlgorithm(0.01, steps=2, batch_size=None, frozen=BODY),
+    "metasgd-frozen": s.MetaSGDAlgorithm(frozen=BODY),
+    "lstm-frozen": s.LSTMMetaLearnerAlgorithm(steps=2, frozen=BODY),
+    "learned-optimizer-frozen": s.LearnedOptimizerAlgorithm(steps=2, unroll=2, frozen=BODY),
     "rl2": RL2Algorithm(episodes=2, units=6),
 }
 UPDATES = {
@@ -37,6 +43,7 @@ UPDATES = {
 }
 WITHOUT_TRUST_REGION = {
     "reptile": "a distance is no objective for it",
+    "reptile-frozen": "a distance is no objective for it",
     "rl2": "it is for policies that adapt by gradients",
 }
 FAMILIES = {
@@ -59,7 +66,7 @@ def build(name, family, seed=0, **settings):
         recurrent = RecurrentPolicy(*spaces, generator, chosen.units)
         return RecurrentLearner(recurrent, family, chosen, settings), generator
     policy = policy_for(family, generator, hidden=(6,), activation="tanh")
-    return PolicyLearner(chosen.build(policy, generator), family, settings), generator
+    return PolicyLearner(chosen.adaptation(policy, generator), family, settings), generator
 
 
 def train(name, where="navigation", update="adam", iterations=2, chunk=None):

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.deploy.plain_policy import PlainPolicy
 from metarl.errors import ExportError
 from metarl.extras import import_extra
 from metarl.registry import check_choice
+from metarl.rl.plain_policy import PlainPolicy
 from metarl.sb3.policies import load_outputs, save_ppo
 
 Format = Literal["sb3", "onnx", "torch"]

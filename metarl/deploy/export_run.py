@@ -8,9 +8,9 @@ import torch
 from rich.console import Console
 
 from metarl.deploy.export import Format, export_policy
-from metarl.deploy.plain_policy import PlainPolicy, plain_policy
 from metarl.errors import SettingsError
 from metarl.lab.saved_run import reopened
+from metarl.rl.plain_policy import PlainPolicy, plain_policy
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.rollouts import Rollouts
 from metarl.sim.family import ControlTasks, TaskFamily

@@ -145,8 +145,8 @@ class Experiment(Generic[S]):
         loop = self.open(settings, components, resume)
         result = loop.run()
         if not result.finished:
-            _print_stopped(result)
-        _print_report(components.report(loop), loop, result)
+            print_stopped(result)
+        print_report(components.report(loop), loop, result)
 
     def _script(self) -> Path | None:
         """Returns the file that defines the experiment, or None if its package is installed."""
@@ -179,7 +179,8 @@ def _on_device(tasks: Any, device: torch.device) -> Any:
     return tasks.to(device) if isinstance(tasks, FewShot | Streams) else tasks
 
 
-def _print_report(table: Table, loop: OuterLoop, result: TrainingResult) -> None:
+def print_report(table: Table, loop: OuterLoop, result: TrainingResult) -> None:
+    """Prints the table of a report, the run folder and how to look at it."""
     console = Console()
     console.print(table)
     minutes = result.seconds / 60
@@ -189,7 +190,7 @@ def _print_report(table: Table, loop: OuterLoop, result: TrainingResult) -> None
     console.print("Look at it: tensorboard --logdir", str(loop.folder), soft_wrap=True)
 
 
-def _print_stopped(result: TrainingResult) -> NoReturn:
+def print_stopped(result: TrainingResult) -> NoReturn:
     """Prints how to resume a run that a signal stopped.
 
     Exits as shells expect: with status 130 after SIGINT, 143 after SIGTERM.

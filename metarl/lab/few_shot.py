@@ -43,6 +43,21 @@ class OmniglotSettings:
     """`latest`, or the path of a run or a checkpoint, to resume."""
 
 
+def image_problem(
+    settings: OmniglotSettings, generator: torch.Generator, classes: int
+) -> ImageProblem:
+    """Returns what the learner of the settings is built for.
+
+    Args:
+        settings: The settings.
+        generator: Source of the initial weights.
+        classes: Number of training classes, rotations included.
+    """
+    tasks = settings.tasks
+    images = ImageShape(size=tasks.image_size)
+    return ImageProblem(images, tasks.way, settings.filters, classes, generator, tasks.train_way)
+
+
 def build_few_shot(settings: OmniglotSettings) -> Components:
     """Builds the tasks, the learner and the reports.
 
@@ -54,11 +69,7 @@ def build_few_shot(settings: OmniglotSettings) -> Components:
     tasks = settings.tasks.train()
     test = settings.tasks.test(tasks)
     lake_runs = lake_runs_for(test, settings.lake_runs, settings.tasks.invert)
-    problem = ImageProblem(
-        ImageShape(size=settings.tasks.image_size), settings.tasks.way, settings.filters,
-        tasks.num_classes, generator, settings.tasks.train_way,
-    )  # fmt: skip
-    learner = settings.learner.build(problem)
+    learner = settings.learner.build(image_problem(settings, generator, tasks.num_classes))
     counts = {"num_tasks": settings.test_tasks, "steps": settings.test_steps}
     label = f"{settings.algorithm}, {settings.tasks.label}"
     return Components(

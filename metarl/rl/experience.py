@@ -31,7 +31,7 @@ class Experience(NamedTuple):
 
 
 @torch.no_grad()
-def experience(rollouts: Rollouts, settings: PolicyGradientSettings) -> Experience:
+def estimate_advantages(rollouts: Rollouts, settings: PolicyGradientSettings) -> Experience:
     """Estimates the advantages of rollouts by GAE, with a linear baseline per task.
 
     The baseline is fitted to the same rollouts (Duan et al. 2016, "Benchmarking deep reinforcement

@@ -1,4 +1,4 @@
-"""The learner of control tasks: gradient-based adaptation of a policy on its own rollouts."""
+"""The learner of control tasks: a policy adapts by gradients on its own rollouts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metarl.errors import SettingsError
 from metarl.models.base import Params, task_params
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.distributions import Distribution
-from metarl.rl.experience import Experience, experience
+from metarl.rl.experience import Experience, estimate_advantages
 from metarl.rl.policies import Policy
 from metarl.rl.rollouts import RolloutNoise, Rollouts, collect, draw_noise
 from metarl.rl.settings import PolicyGradientSettings
@@ -28,17 +28,17 @@ from metarl.trees import concatenate_tasks, cut_tasks, map_tensors
 
 @dataclass(frozen=True)
 class PolicyInputs:
-    """All that one meta-iteration computes on; every tensor has the tasks leading.
+    """The inputs of one meta-iteration; the task dimension leads every tensor.
 
     Attributes:
         tasks: The tasks.
         experience: Rollouts of the policies after 0, 1, ..., K adaptation steps.
         weights: Weight of the outer surrogate after 0..K steps, [T, K + 1].
-        query_steps: The numbers of steps after which it counts.
-        credit: How much better than others a task did after adaptation, per step of an episode as
-            the outer surrogate counts it, [T]; E-MAML's term.
-        environment_steps: How many each task took in all its rollouts, [T] int64.
-        start: Parameters to adapt from, where they are not theta.
+        query_steps: The numbers of steps after which the surrogate counts.
+        credit: Return of each task after adaptation, less the mean of the other tasks, per step of
+            an episode, [T]; see `exploration_term`.
+        environment_steps: Environment steps of all rollouts of each task, [T] int64.
+        start: Initial parameters, [T, *shape] per name; None for theta.
     """
 
     tasks: ControlTasks
@@ -50,34 +50,33 @@ class PolicyInputs:
     start: Params | None = None
 
     def thinned(self, trajectories: int) -> PolicyInputs:
-        """Keeps the first rollouts of each task, as many as given, of every adaptation step."""
-        kept = map_tensors(lambda t: t[:, :trajectories], self.experience)
-        kept = tuple(
-            e._replace(weights=e.weights / e.weights.sum((1, 2), keepdim=True)) for e in kept
+        """Returns the inputs with the first `trajectories` rollouts of each task and step."""
+        first = map_tensors(lambda t: t[:, :trajectories], self.experience)
+        renormalized = tuple(
+            e._replace(weights=e.weights / e.weights.sum((1, 2), keepdim=True)) for e in first
         )
-        return replace(self, experience=kept)
+        return replace(self, experience=renormalized)
 
 
 class PolicyLearner(ControlLearner):
     """Adapts a policy by an update rule whose gradients come from rollouts.
 
-    Rollouts are collected anew before every adaptation step, with the parameters of that step.
-    `collect` adapts and collects; `forward` goes through the same adaptation again on the stored
-    rollouts, differentiably, from whatever theta is by then: so several outer updates, a line
-    search or a Fisher product can use one set of rollouts.
+    Rollouts are collected before every adaptation step, with the parameters of that step. `collect`
+    adapts and collects; `forward` repeats the adaptation on the stored rollouts, differentiably,
+    from the current theta. Several outer updates, a line search or Fisher products can therefore
+    use one set of rollouts.
 
     Args:
-        adaptation: Policy, update rule, objective, steps: any of `metarl.adaptation`'s algorithms
-            built around a `Policy` (`MAML(policy, inner_lr=0.1)`).
-        family: Where the tasks come from.
+        adaptation: Policy, update rule, objective and steps, as an algorithm makes them
+            (`MAML(policy, inner_lr=0.1)`).
+        family: The family of the tasks.
         settings: See `PolicyGradientSettings`.
-        task_chunk_size: Tasks whose rollouts are made at once. None: all.
-        observe_task: Tells the policy the task (the oracle); it then sees `task_vector` behind
-            the observation.
+        task_chunk_size: Tasks whose rollouts are collected at once. None: all.
+        observe_task: Appends the `task_vector` to the observations (an oracle).
 
     Raises:
-        SettingsError: The adaptation is one that only supervised tasks know: with batches of
-            examples or truncated unrolls.
+        SettingsError: The adaptation is for supervised tasks only: it has batches of examples or
+            truncated unrolls, or its network is not a policy.
     """
 
     worlds: Worlds
@@ -123,7 +122,7 @@ class PolicyLearner(ControlLearner):
     def collect(
         self, tasks: ControlTasks, generator: torch.Generator, iteration: int
     ) -> PolicyInputs:
-        """See `Learner.collect`: adapts, and keeps the rollouts of every step."""
+        """Adapts to the tasks and stores the rollouts of every step."""
         steps = self.adaptation.steps
         weights = self.adaptation.objective.weights(iteration, steps)
         start = self._fresh(tasks.num_tasks, generator)
@@ -132,32 +131,30 @@ class PolicyLearner(ControlLearner):
             tuple(e for _, e in self._collect_path(*part))
             for part in cut_tasks((tasks, noises, start), self.task_chunk_size)
         ]
-        kept = concatenate_tasks(parts) if len(parts) > 1 else parts[0]
+        experience = concatenate_tasks(parts) if len(parts) > 1 else parts[0]
         row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
         query_steps = tuple(k for k, w in enumerate(weights) if w != 0)
-        credit = _credit(kept[-1].rollouts, self.settings.normalize_advantages)
-        counts = torch.stack([e.rollouts.steps() for e in kept]).long().sum(0)
-        return PolicyInputs(tasks, kept, row, query_steps, credit, counts, start)
+        credit = _credit(experience[-1].rollouts, self.settings.normalize_advantages)
+        counts = torch.stack([e.rollouts.steps() for e in experience]).long().sum(0)
+        return PolicyInputs(tasks, experience, row, query_steps, credit, counts, start)
 
     def forward(self, inputs: PolicyInputs) -> MetaLoss:
-        """See `Learner.forward`: the outer surrogate on the rollouts of the adapted policies."""
+        """Computes the outer surrogate on the rollouts of the adapted policies."""
         last = len(inputs.experience) - 1
         losses = inputs.weights.new_zeros(inputs.tasks.num_tasks)
         metrics: dict[str, Tensor] = {}
         step = None
         for k, step in enumerate(self._path(inputs)):
-            seen = inputs.experience[k]
-            metrics[f"train/return/step_{k}"] = seen.rollouts.returns()
+            batch = inputs.experience[k]
+            metrics[f"train/return/step_{k}"] = batch.rollouts.returns()
             if step.loss is not None:
                 metrics[f"inner/loss/step_{k - 1}"] = step.loss
-            if k < last and self.settings.exploration:
-                log_probs = self._log_probs(step.params, seen.rollouts)[1]
-                losses = losses + exploration_term(log_probs, inputs.credit, seen.rollouts.mask)
-            if k < last and self.settings.inner_kl:
-                distribution = self._log_probs(step.params, seen.rollouts)[0]
-                losses = losses + self.settings.inner_kl * _divergence(distribution, seen)
+            if k < last:
+                for term in self._sampling_terms(step.params, batch, inputs.credit):
+                    losses = losses + term
             if k in inputs.query_steps:
-                loss, divergence = self._outer_loss(step.params, seen)
+                # J_i = sum_k w_k L_outer(phi_k; rollouts of phi_k)
+                loss, divergence = self._outer_loss(step.params, batch)
                 losses = losses + inputs.weights[:, k] * loss
                 metrics["meta/kl"] = divergence.detach()
         assert step is not None
@@ -170,21 +167,19 @@ class PolicyLearner(ControlLearner):
         return MetaLoss(losses, metrics, map_tensors(torch.Tensor.detach, carry))
 
     def after_update(self, carry: dict[str, Any]) -> None:
-        """See `Learner.after_update`; counts the steps of the rollouts."""
+        """Counts the environment steps of the rollouts; carries the rule's state on."""
         self.environment_steps += int(carry["environment_steps"].sum())
         if self.rule.carries:
             self.rule.carry(carry["state"])
 
     def extra_state(self) -> dict[str, Any]:
-        """See `Learner.extra_state`."""
         return {"environment_steps": self.environment_steps}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """See `Learner.load_extra_state`."""
         self.environment_steps = state["environment_steps"]
 
     def adapted_distribution(self, inputs: PolicyInputs) -> Distribution:
-        """Returns what the adapted policies do where they were, differentiable in theta.
+        """Returns the action distributions of the adapted policies, differentiable in theta.
 
         Each field is [T, N, H, *]: the distribution at every observation of the last rollouts.
         """
@@ -195,7 +190,6 @@ class PolicyLearner(ControlLearner):
 
     @property
     def adaptation_cost(self) -> int:
-        """See `ControlLearner.adaptation_cost`."""
         return self.settings.trajectories * self.family.horizon
 
     def returns(
@@ -206,7 +200,6 @@ class PolicyLearner(ControlLearner):
         scales: Sequence[float] = (),
         trajectories: int | None = None,
     ) -> Iterator[Tensor]:
-        """See `ControlLearner.returns`; `scales` and `trajectories` are those of `rollouts`."""
         for rollouts in self.rollouts(tasks, steps, generator, scales, trajectories):
             yield rollouts.returns()
 
@@ -224,9 +217,9 @@ class PolicyLearner(ControlLearner):
             tasks: T tasks.
             steps: Adaptation steps, at least 0.
             generator: Source of all randomness.
-            scales: Factor on the inner loss of each step, 1 beyond the end; of gradient descent
-                it scales the rate (the ICML protocol halves it after the first step).
-            trajectories: Rollouts per task and step; None takes those of the settings.
+            scales: Factor on the inner loss of each step, 1 after the last factor. For gradient
+                descent it scales the rate (the ICML protocol halves it after the first step).
+            trajectories: Rollouts per task and step; None for those of the settings.
         """
         start = self._fresh(tasks.num_tasks, generator)
         noises = self._noises(tasks.num_tasks, steps + 1, generator, trajectories)
@@ -235,12 +228,12 @@ class PolicyLearner(ControlLearner):
             for part in cut_tasks((tasks, noises, start), self.task_chunk_size)
         ]
         for parts in zip(*paths, strict=True):
-            yield concatenate_tasks([seen.rollouts for _, seen in parts])
+            yield concatenate_tasks([batch.rollouts for _, batch in parts])
 
     def adapted(
         self, tasks: ControlTasks, steps: int, generator: torch.Generator
     ) -> tuple[Params, Rollouts]:
-        """Adapts to tasks, and returns what came of it and rollouts of that.
+        """Adapts to tasks; returns the adapted parameters and rollouts of the adapted policies.
 
         Args:
             tasks: T tasks.
@@ -248,17 +241,17 @@ class PolicyLearner(ControlLearner):
             generator: Source of all randomness.
 
         Returns:
-            The parameters of each task's policy, [T, *shape] per name, without derivatives; and
-            the rollouts that `rollouts` yields last.
+            The parameters of each task's policy, [T, *shape] per name, without derivatives, and
+            the last rollouts of `rollouts`.
         """
         start = self._fresh(tasks.num_tasks, generator)
         noises = self._noises(tasks.num_tasks, steps + 1, generator)
-        *_, (params, seen) = self._collect_path(tasks, noises, start)
-        return map_tensors(torch.Tensor.detach, params), seen.rollouts
+        *_, (params, batch) = self._collect_path(tasks, noises, start)
+        return map_tensors(torch.Tensor.detach, params), batch.rollouts
 
-    # Parts
+    # Internals
 
-    @torch.no_grad()  # not a block: that would leave gradients off for whoever is yielded to
+    @torch.no_grad()  # a with block would keep gradients off in the caller between yields
     def _collect_path(
         self,
         tasks: ControlTasks,
@@ -266,14 +259,14 @@ class PolicyLearner(ControlLearner):
         start: Params | None,
         scales: Sequence[float] = (),
     ) -> Iterator[tuple[Params, Experience]]:
-        """Yields parameters and experience after 0..K steps, K + 1 being the number of noises."""
+        """Yields parameters and experience after 0..K steps, for K + 1 noises."""
         latest: list[Experience] = []
 
         def gather(params: Params, step: int) -> Experience:
-            held = map_tensors(torch.Tensor.detach, params)
+            detached = map_tensors(torch.Tensor.detach, params)
             env = self.worlds.get(noises[step])
-            rollouts = collect(env, self.policy, held, tasks.values, noises[step])
-            return experience(rollouts, self.settings)
+            rollouts = collect(env, self.policy, detached, tasks.values, noises[step])
+            return estimate_advantages(rollouts, self.settings)
 
         def support_loss(params: Params, step: int) -> Tensor:
             return self._inner_loss(params, latest[-1]) * (
@@ -287,7 +280,7 @@ class PolicyLearner(ControlLearner):
             yield step.params, latest[0]
 
     def _path(self, inputs: PolicyInputs) -> Iterator[Step]:
-        """The adaptation on stored rollouts, differentiable where gradients are on."""
+        """Yields the adaptation on stored rollouts, differentiable if gradients are enabled."""
         first_order = self.adaptation.first_order or not torch.is_grad_enabled()
         return self._inner_loop(
             lambda params, step: self._inner_loss(params, inputs.experience[step]),
@@ -309,24 +302,38 @@ class PolicyLearner(ControlLearner):
             first_order=first_order, frozen=self._frozen,
         )  # fmt: skip
 
-    def _inner_loss(self, params: Params, seen: Experience) -> Tensor:
-        log_probs = self._log_probs(params, seen.rollouts)[1]
+    def _inner_loss(self, params: Params, batch: Experience) -> Tensor:
+        log_probs = self._log_probs(params, batch.rollouts)[1]
         surrogate = SURROGATES.get(self.settings.surrogate)
-        return surrogate(log_probs, seen.advantages, seen.weights, self.settings, seen.log_probs)
+        return surrogate(log_probs, batch.advantages, batch.weights, self.settings, batch.log_probs)
 
-    def _outer_loss(self, params: Params, seen: Experience) -> tuple[Tensor, Tensor]:
-        """The (clipped) likelihood ratio and the mean KL of each task."""
-        distribution, log_probs = self._log_probs(params, seen.rollouts)
-        numbers = (log_probs, seen.log_probs, seen.advantages, seen.weights)
-        return proximal(*numbers, self.settings.clip), _divergence(distribution, seen)
+    def _outer_loss(self, params: Params, batch: Experience) -> tuple[Tensor, Tensor]:
+        """Returns the (clipped) surrogate and the mean KL of each task, [T] each."""
+        distribution, log_probs = self._log_probs(params, batch.rollouts)
+        loss = proximal(
+            log_probs, batch.log_probs, batch.advantages, batch.weights, self.settings.clip
+        )
+        return loss, _divergence(distribution, batch)
 
-    def _distance(self, theta: Params, phi: Params, seen: Experience) -> Tensor | None:
-        """The objective's distance, and the loss that trains what the distance does not, [T]."""
+    def _distance(self, theta: Params, phi: Params, batch: Experience) -> Tensor | None:
+        """Returns the objective's distance, and the loss of parameters it does not train, [T]."""
         objective = self.adaptation.objective
         distance = objective.distance(theta, phi)
         if distance is not None and self._frozen and not objective.trains_frozen:
-            distance = distance + self._outer_loss(detach_adapted(phi, self._frozen), seen)[0]
+            distance = distance + self._outer_loss(detach_adapted(phi, self._frozen), batch)[0]
         return distance
+
+    def _sampling_terms(
+        self, params: Params, batch: Experience, credit: Tensor
+    ) -> Iterator[Tensor]:
+        """Yields the terms of policies whose rollouts are adapted on: E-MAML's and ProMP's."""
+        if self.settings.exploration:
+            log_probs = self._log_probs(params, batch.rollouts)[1]
+            yield exploration_term(log_probs, credit, batch.rollouts.mask)
+        if self.settings.inner_kl:
+            distribution = self._log_probs(params, batch.rollouts)[0]
+            # eta * KL(pi_old, pi_theta)  (Rothfuss et al. 2019, equation 14)
+            yield self.settings.inner_kl * _divergence(distribution, batch)
 
     def _log_probs(self, params: Params, rollouts: Rollouts) -> tuple[Distribution, Tensor]:
         distribution = self.policy.distribution(params, rollouts.observations)
@@ -359,19 +366,20 @@ def _rename_old_weights(learner: PolicyLearner, weights: dict[str, Any], *_: Any
 
 
 def _credit(rollouts: Rollouts, normalize: bool) -> Tensor:
-    """Return of each task, [T], less the mean of the others: a baseline that is independent.
+    """Returns the return of each task less the mean of the other tasks, [T].
 
-    In the units of the outer surrogate: that is a mean over steps, not a sum, and where advantages
-    have deviation 1, so have the returns of the tasks.
+    It is divided by the number of steps, as the outer surrogate is a mean over steps, and by the
+    deviation over tasks if advantages are normalised.
     """
     returns = rollouts.returns()
     steps, count = rollouts.mask.sum(2).mean(1), returns.shape[0]
     if count == 1:
         return returns / steps
-    better = (returns - returns.mean()) * (count / (count - 1))
-    return better / (steps * (returns.std() + 1e-8) if normalize else steps)
+    # R_i - mean of R_j over j != i  =  (R_i - mean of all) * T / (T - 1)
+    advantages = (returns - returns.mean()) * (count / (count - 1))
+    return advantages / (steps * (returns.std() + 1e-8) if normalize else steps)
 
 
-def _divergence(new: Distribution, seen: Experience) -> Tensor:
-    """Mean KL of each task from the policy that made the rollouts to `new`, [T]."""
-    return (seen.rollouts.behaviour.kl(new) * seen.weights).sum((1, 2))
+def _divergence(new: Distribution, batch: Experience) -> Tensor:
+    """Returns the mean KL(old, new) of each task, where old collected the rollouts; [T]."""
+    return (batch.rollouts.behaviour.kl(new) * batch.weights).sum((1, 2))

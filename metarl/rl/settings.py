@@ -1,4 +1,4 @@
-"""Settings of policy gradients: how many rollouts, and what loss is made of them."""
+"""Settings of policy gradients: the rollouts, and the loss computed from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SurrogateName = Literal["ratio", "dice", "logprob"]
 
 @dataclass(frozen=True)
 class PolicyGradientSettings:
-    """How a policy's experience becomes a loss, in the inner and in the outer loop."""
+    """How rollouts become a loss, in the inner and in the outer loop."""
 
     trajectories: int = 20
     """Rollouts per task before every adaptation step and after the last one."""
@@ -24,7 +24,7 @@ class PolicyGradientSettings:
     normalize_advantages: bool = True
     """Scales the advantages of each task to mean 0 and deviation 1 in every batch."""
     bootstrap: bool = False
-    """Values the state in which the horizon cuts an episode off; False: the horizon is the end."""
+    """Bootstraps from the value of the last state of a truncated episode; False: its value is 0."""
     surrogate: SurrogateName = "ratio"
     """Inner loss: ratio (ProMP's), dice (exact, noisy) or logprob (older papers'; biased)."""
     dice_lambda: float = 1.0
@@ -32,7 +32,7 @@ class PolicyGradientSettings:
     clip: float | None = None
     """Clips the outer ratio to 1 +- this (PPO). None: no clipping."""
     inner_kl: float = 0.0
-    """Weight of ProMP's penalty on how far the policies before the last step may move."""
+    """Weight of ProMP's penalty on the KL of the policies before the last step."""
     exploration: bool = False
     """Adds E-MAML's credit to the first rollouts; unbiased only with the surrogate logprob and
     advantages that are not normalised."""

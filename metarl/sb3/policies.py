@@ -15,7 +15,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 from torch.distributions import Categorical
 
-from metarl.deploy.plain_policy import PlainGaussian, PlainPolicy
+from metarl.rl.plain_policy import PlainGaussian, PlainPolicy
 
 
 def ppo_from(policy: PlainPolicy, **settings: Any) -> PPO:

@@ -1,15 +1,25 @@
-"""The options of PPO from scratch; Stable-Baselines3 is imported when the learner is built."""
+"""The baseline: each task learned alone, from scratch, by the PPO of Stable-Baselines3.
+
+Stable-Baselines3 is imported when a task is learned.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar, NoReturn
+
+import torch
+from torch import Tensor
 
 from metarl.errors import SettingsError
+from metarl.rl.control_learner import ControlLearner
 from metarl.rl.problem import ControlProblem
-
-if TYPE_CHECKING:
-    from metarl.sb3.baseline import PPOLearner
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.sim.family import ControlTasks, TaskFamily
+from metarl.sim.make import make_vec
+from metarl.trees import take_tasks, to_device
 
 
 @dataclass(frozen=True)
@@ -46,9 +56,111 @@ class PPOAlgorithm:
 
     def build(self, problem: ControlProblem, /) -> PPOLearner:
         """Builds the learner; see `Algorithm.build`."""
-        from metarl.sb3.baseline import PPOLearner
-
         return PPOLearner(
             self, problem.family, problem.gradients,
             problem.hidden, problem.init_std, problem.observe_task,
         )  # fmt: skip
+
+
+class PPOLearner(ControlLearner):
+    """Learns each task alone, one after the other, by PPO from random parameters.
+
+    An adaptation step is one update of PPO on as many rollouts as other learners use in a step,
+    `gradients.trajectories` whole episodes, so that both can be compared by environment steps. The
+    return after k steps is that of the rollouts from which update k + 1 would learn; their actions
+    are sampled from the policy, as in every evaluation.
+
+    Args:
+        settings: See `PPOAlgorithm`.
+        family: The family of the tasks.
+        gradients: Rollouts per step and discount; its other settings are not used.
+        hidden: Widths of the hidden layers of the policy and of the value function.
+        init_std: Initial standard deviation of continuous actions.
+        observe_task: Appends the task vector to the observations.
+
+    Raises:
+        SettingsError: A step has a single sample.
+    """
+
+    learns_in_evaluation = True
+
+    def __init__(
+        self,
+        settings: PPOAlgorithm,
+        family: TaskFamily,
+        gradients: PolicyGradientSettings,
+        hidden: tuple[int, ...] = (100, 100),
+        init_std: float = 1.0,
+        observe_task: bool = False,
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.family = family
+        self.gradients = gradients
+        self.hidden = hidden
+        self.init_std = init_std
+        self.observe_task = observe_task
+        if self.adaptation_cost < 2:
+            raise SettingsError("PPO needs at least 2 samples in a step: raise `trajectories`.")
+
+    @property
+    def adaptation_cost(self) -> int:
+        return self.gradients.trajectories * self.family.horizon
+
+    def collect(self, tasks: ControlTasks, generator: torch.Generator, iteration: int) -> NoReturn:
+        """Refuses to train.
+
+        Raises:
+            SettingsError: Always.
+        """
+        del tasks, generator, iteration
+        raise SettingsError("PPO learns each test task from scratch: set `iterations` to 0.")
+
+    def forward(self, inputs: Any) -> NoReturn:
+        """Refuses to train, as `collect`."""
+        self.collect(inputs.tasks, torch.Generator(), 0)
+
+    def returns(
+        self,
+        tasks: ControlTasks,
+        steps: int,
+        generator: torch.Generator,
+        scales: Sequence[float] = (),
+        trajectories: int | None = None,
+    ) -> Iterator[Tensor]:
+        """Yields the returns of each task; learns all tasks before it yields the first."""
+        del scales, trajectories
+        from metarl.sb3.baseline import learn_task
+
+        seeds = torch.randint(
+            2**31, (tasks.num_tasks,), generator=generator, device=generator.device
+        )
+        env = make_vec(
+            self.family, self.gradients.trajectories, "cpu", autoreset="disabled",
+            observe_task=self.observe_task,
+        )  # fmt: skip
+        values = to_device(tasks.values, torch.device("cpu"))
+        rows = [
+            learn_task(env, take_tasks(values, t, t + 1), steps, seed, **self._ppo_settings())
+            for t, seed in enumerate(seeds.tolist())
+        ]
+        env.close()
+        yield from torch.stack(rows, 1).to(generator.device)
+
+    def _ppo_settings(self) -> dict[str, Any]:
+        """Returns the arguments of `stable_baselines3.PPO`."""
+        settings, samples, widths = self.settings, self.adaptation_cost, list(self.hidden)
+        divisors = (b for b in range(2, settings.batch_size + 1) if samples % b == 0)
+        return {
+            "learning_rate": settings.learning_rate,
+            "batch_size": max(divisors, default=samples),
+            "n_epochs": settings.epochs,
+            "gamma": self.gradients.discount,
+            "gae_lambda": settings.gae_lambda,
+            "clip_range": settings.clip,
+            "ent_coef": settings.entropy,
+            "policy_kwargs": {
+                "net_arch": {"pi": widths, "vf": widths},
+                "log_std_init": math.log(self.init_std),
+            },
+        }

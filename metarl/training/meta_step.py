@@ -20,7 +20,7 @@ class MetaStep(OuterUpdate):
     """Computes the meta-gradient and hands it to an optimiser.
 
     Args:
-        learner: What is trained.
+        learner: The learner to train.
         settings: Outer optimiser, rate, schedule, clipping, chunks, compilation.
     """
 
@@ -34,7 +34,6 @@ class MetaStep(OuterUpdate):
         self._update = getattr(step, "__wrapped__", step)
 
     def __call__(self, inputs: Any, iteration: int) -> MetaResult:
-        """See `OuterUpdate.__call__`."""
         self._set_rate(iteration)
         result, norm, finite = self.gradient(inputs)
         if finite:
@@ -44,15 +43,12 @@ class MetaStep(OuterUpdate):
         return MetaResult(result.losses, result.metrics, result.carry, norm, finite)
 
     def rate(self, iteration: int) -> float:
-        """See `OuterUpdate.rate`."""
         return outer_rate(self.settings, iteration)
 
     def state_dict(self) -> dict[str, Any]:
-        """See `OuterUpdate.state_dict`: that of the optimiser."""
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `OuterUpdate.load_state_dict`."""
         known = set(self.optimizer.state_dict()["param_groups"][0])
         if "param_groups" not in state or known != set(state["param_groups"][0]):
             raise ValueError(f"its optimiser is not {self.settings.optimizer}")
@@ -84,8 +80,7 @@ def _optimizer(params: list[nn.Parameter], settings: TrainingSettings) -> torch.
 
 @dataclass(frozen=True)
 class GradientUpdateSettings(UpdateSettings):
-    """The outer optimiser that the training settings name; nothing to set here."""
+    """The outer optimiser of the training settings; it has no settings of its own."""
 
     def build(self, learner: Learner, training: TrainingSettings) -> OuterUpdate:
-        """See `UpdateSettings.build`."""
         return MetaStep(learner, training)

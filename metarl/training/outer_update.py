@@ -1,4 +1,4 @@
-"""What an outer update is: it turns the inputs of a meta-iteration into better parameters."""
+"""The interface of outer updates, and of their settings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from metarl.training.settings import TrainingSettings
 
 
 class MetaResult(NamedTuple):
-    """What a meta-iteration gave.
+    """The result of a meta-iteration.
 
     Attributes:
         losses: Outer objective per task, [T].
         metrics: TensorBoard tag -> value per task, [T], or one value for all.
-        carry: What the learner's `after_update` takes over.
+        carry: The argument of the learner's `after_update`.
         grad_norm: Norm of the meta-gradient before clipping.
-        finite: False if a loss or the gradient norm was not finite: then nothing was updated.
+        finite: False if a loss or the gradient norm was not finite; nothing was then updated.
     """
 
     losses: Tensor
@@ -30,32 +30,32 @@ class MetaResult(NamedTuple):
 
 
 class OuterUpdate(ABC):
-    """Interface of what updates a learner's parameters once per meta-iteration."""
+    """Interface of an update of a learner's parameters, once per meta-iteration."""
 
     @abstractmethod
     def __call__(self, inputs: Any, iteration: int) -> MetaResult:
-        """Updates the parameters, or leaves them to the bit if a number is not finite.
+        """Updates the parameters, or leaves them unchanged if a number is not finite.
 
         Args:
-            inputs: What the learner's `collect` returned.
+            inputs: The return value of the learner's `collect`.
             iteration: Meta-iterations done so far.
         """
 
     def rate(self, iteration: int) -> float | None:
-        """Returns the outer rate at an iteration, counted from 0, or None where there is none."""
+        """Returns the outer rate at an iteration, counted from 0, or None if there is none."""
         del iteration
         return None
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a resumed run needs to go on: plain nested tensors and numbers."""
+        """Returns the state that a resumed run needs: nested tensors and numbers."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` returned.
+        """Restores the state that `state_dict` returned.
 
         Raises:
-            ValueError: It is that of another kind of update.
+            ValueError: It is the state of another kind of update.
         """
 
 
@@ -67,5 +67,5 @@ class UpdateSettings(ABC):
         """Builds the update of a learner's parameters.
 
         Raises:
-            SettingsError: The learner is none that the update suits.
+            SettingsError: The update does not suit the learner.
         """

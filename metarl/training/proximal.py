@@ -21,11 +21,11 @@ class ProximalSettings(UpdateSettings):
     """Settings of the PPO outer update (Rothfuss et al. 2019, algorithm 1)."""
 
     epochs: int = 5
-    """Optimiser steps on the same rollouts, at least 1; the gradients' `clip` bounds them."""
+    """Optimiser steps on the same rollouts, at least 1."""
     max_kl: float | None = None
-    """Most that the adapted policies may move in these steps: mean divergence, old from new, in
-    nats. The step that goes further is taken back and ends the epochs; the next one tells, so the
-    last goes unjudged. None: no bound."""
+    """Bound on the mean divergence KL(old, new) of the adapted policies in these steps, in nats. A
+    step that exceeds it is undone and ends the epochs. It is measured in the step after it, so the
+    last step is not checked. None: no bound."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -39,17 +39,15 @@ class ProximalSettings(UpdateSettings):
             raise SettingsError(f"Expected a max_kl above 0 or None, got {self.max_kl}.")
 
     def build(self, learner: Learner, training: TrainingSettings) -> OuterUpdate:
-        """See `UpdateSettings.build`."""
         return ProximalUpdate(MetaStep(learner, training), self)
 
 
 class ProximalUpdate(OuterUpdate):
-    """Takes several optimiser steps, each through the adaptation anew, on the same rollouts.
+    """Takes several optimiser steps on the same rollouts; each repeats the adaptation.
 
-    How far they go is bounded by the objective (the clipped ratio of the adapted policies and the
-    penalty on the divergence of those before: `PolicyGradientSettings.clip` and `inner_kl`;
-    Rothfuss et al. 2019, equation 14), which does not hold where policies have become sure of their
-    actions; then `max_kl` does.
+    The objective limits the steps: it clips the ratio of the adapted policies and penalises the
+    divergence of the earlier ones (`PolicyGradientSettings.clip` and `inner_kl`; Rothfuss et al.
+    2019, equation 14). This fails for nearly deterministic policies, where `max_kl` limits them.
 
     Args:
         step: One optimiser step.
@@ -61,43 +59,42 @@ class ProximalUpdate(OuterUpdate):
         self.settings = settings
 
     def __call__(self, inputs: Any, iteration: int) -> MetaResult:
-        """See `OuterUpdate.__call__`.
+        """Takes the steps.
 
-        Gives the numbers of the first step, the last KL, and as "meta/epochs" how many steps were
-        kept.
+        Returns:
+            The result of the first step, with the last KL and the number of steps taken as
+            "meta/epochs".
         """
         start = before = self._snapshot()
         first = last = self.step(inputs, iteration)
-        kept = 1
-        while last.finite and kept < self.settings.epochs:
+        epochs = 1
+        while last.finite and epochs < self.settings.epochs:
             now = before if self.settings.max_kl is None else self._snapshot()
             result = self.step(inputs, iteration)
-            if self._too_far(result):  # where the step before it led
-                self._return_to(before)
-                kept -= 1
+            if self._exceeds_bound(result):  # its KL is that of the step before
+                self._restore(before)
+                epochs -= 1
                 break
             before, last = now, result
-            kept += 1
+            epochs += 1
         if not last.finite:
-            self._return_to(start)
+            self._restore(start)
             return last
-        shown = {tag: last.metrics[tag] for tag in ("meta/kl",) if tag in last.metrics}
-        shown["meta/epochs"] = torch.full_like(first.losses, kept)
-        return first._replace(metrics={**first.metrics, **shown})
+        metrics = {**first.metrics, "meta/epochs": torch.full_like(first.losses, epochs)}
+        if "meta/kl" in last.metrics:
+            metrics["meta/kl"] = last.metrics["meta/kl"]
+        return first._replace(metrics=metrics)
 
     def rate(self, iteration: int) -> float:
-        """See `OuterUpdate.rate`."""
         return self.step.rate(iteration)
 
     def state_dict(self) -> dict[str, Any]:
-        """See `OuterUpdate.state_dict`: that of the optimiser."""
         return self.step.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `OuterUpdate.load_state_dict`."""
         self.step.load_state_dict(state)
 
-    def _too_far(self, result: MetaResult) -> bool:
+    def _exceeds_bound(self, result: MetaResult) -> bool:
         bound = self.settings.max_kl
         if bound is None or not result.finite:
             return False
@@ -107,7 +104,7 @@ class ProximalUpdate(OuterUpdate):
         params = [p.detach().clone() for p in self.step.params]
         return params, copy.deepcopy(self.step.state_dict())
 
-    def _return_to(self, snapshot: tuple[list[Tensor], dict[str, Any]]) -> None:
+    def _restore(self, snapshot: tuple[list[Tensor], dict[str, Any]]) -> None:
         params, optimizer = snapshot
         with torch.no_grad():
             for p, old in zip(self.step.params, params, strict=True):

@@ -23,16 +23,16 @@ class TrainingSettings:
     meta_batch_size: int = 25
     """Tasks per meta-iteration."""
     task_chunk_size: int | None = None
-    """Tasks that are computed at once; fewer bound the memory. None: all, or as many as suit the
-    learner and keep the workers busy."""
+    """Tasks computed at once; fewer need less memory. None: all, or as many as suit the learner
+    and the workers."""
     workers: int = 1
-    """Chunks computed beside each other, each on one CPU thread. Suits networks of convolutions."""
+    """Chunks computed in parallel, each on one CPU thread. Suits convolutional networks."""
     optimizer: Optimizer = "adam"
     """Outer optimiser. Reptile takes sgd, whose rate is its epsilon."""
     outer_lr: float = 1e-3
     """Rate of the outer optimiser, above 0."""
     schedule: Schedule = "constant"
-    """How the outer rate goes from its value to `final_lr`, if at all."""
+    """How the outer rate changes from its value to `final_lr`."""
     final_lr: float = 0.0
     """Outer rate at the end of a linear or cosine schedule."""
     max_grad_norm: float | None = None
@@ -44,8 +44,8 @@ class TrainingSettings:
     threads: int | None = None
     """CPU threads of torch. None: torch's own choice. Small networks are quickest with 1."""
     compile: bool = False
-    """Compiles the meta-gradient, and what trust regions compute: seconds to a minute of start-up,
-    then faster steps."""
+    """Compiles the meta-gradient and the products of trust regions: up to a minute of start-up,
+    then faster iterations."""
     log_every: int = 100
     """Meta-iterations between two rows of training metrics."""
     eval_every: int = 5_000

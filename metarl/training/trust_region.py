@@ -1,4 +1,4 @@
-"""The outer update of MAML-TRPO: the largest step that a trust region allows."""
+"""The outer update of MAML-TRPO: the longest step within a trust region."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class TrustRegionSettings(UpdateSettings):
     """Settings of the TRPO outer update (Schulman et al. 2015, appendix C)."""
 
     max_kl: float = 0.01
-    """Largest mean divergence of the adapted policies, old from new, in nats; above 0."""
+    """Bound on the mean divergence KL(old, new) of the adapted policies, in nats; above 0."""
     cg_iterations: int = 10
     """Iterations of the conjugate gradient."""
     damping: float = 1e-5
-    """Added to the diagonal of the Fisher matrix."""
+    """Added to the diagonal of the Fisher matrix, at least 0."""
     backtrack_ratio: float = 0.8
     """Factor between two tries of the line search, in (0, 1)."""
     max_backtracks: int = 15
-    """Tries of the line search; if none is accepted nothing changes."""
+    """Tries of the line search; if none is accepted, the parameters do not change."""
     fisher_trajectories: int | None = None
-    """Rollouts per task that the Fisher matrix is estimated from. None: all."""
+    """Rollouts per task from which the Fisher matrix is estimated. None: all."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -65,7 +65,6 @@ class TrustRegionSettings(UpdateSettings):
             )
 
     def build(self, learner: Learner, training: TrainingSettings) -> OuterUpdate:
-        """See `UpdateSettings.build`."""
         if not isinstance(learner, PolicyLearner):
             raise SettingsError(
                 f"A trust region is for policies; got a {type(learner).__name__}. "
@@ -83,11 +82,11 @@ class TrustRegionSettings(UpdateSettings):
 
 
 def _refuse_rates(training: TrainingSettings) -> None:
-    """Raises where settings of optimisers are asked for: a trust region would not obey them."""
-    usual = TrainingSettings()
+    """Raises SettingsError for settings of optimisers, which a trust region ignores."""
+    defaults = TrainingSettings()
     for name in ("optimizer", "outer_lr", "schedule", "final_lr", "max_grad_norm"):
         value = getattr(training, name)
-        if value != getattr(usual, name):
+        if value != getattr(defaults, name):
             raise SettingsError(
                 f"A trust region finds the length of its step by `max_kl`: {name}={value} would "
                 "change nothing. Leave it out, or choose an algorithm with an optimiser (promp)."
@@ -97,14 +96,14 @@ def _refuse_rates(training: TrainingSettings) -> None:
 class TrustRegionUpdate(OuterUpdate):
     """TRPO on the adapted policies (Finn et al. 2017, section 5.3, algorithm 3).
 
-    The step solves F x = g, where F is the Fisher matrix of the policies after adaptation, taken
-    through the adaptation and averaged over the tasks, by conjugate gradients, and has the length
-    at which the quadratic model of the divergence reaches `max_kl`. A line search shortens it
-    until the true divergence is within `max_kl` and the loss falls; adaptation is computed anew
-    from each try, on the same rollouts. If no try is good, the parameters stay, to the bit.
+    The step solves F x = g by conjugate gradients, where g is the meta-gradient and F is the Fisher
+    matrix of the policies after adaptation, differentiated through the adaptation and averaged over
+    the tasks. Its length is that at which the quadratic model of the divergence reaches `max_kl`. A
+    line search shortens it until the divergence is at most `max_kl` and the loss falls; every try
+    adapts again, on the same rollouts. If no try is accepted, the parameters do not change.
 
     Args:
-        learner: What is trained.
+        learner: The learner to train.
         training: Settings of the outer loop; chunks of tasks bound the memory.
         settings: See `TrustRegionSettings`.
     """
@@ -116,86 +115,98 @@ class TrustRegionUpdate(OuterUpdate):
         self.settings = settings
         self.gradient = MetaGradient(learner, training)
         self.params = self.gradient.params
-        self._product, self._outcome = partial(self._made_product, self.params), self._judged
+        self._fisher_of_chunk = partial(self._chunk_fisher_product, self.params)
+        self._outcome_of_chunk = self._loss_and_divergence
         if training.compile:
-            product = Capture(learner, self.params, self._multiplied)
-            self._product = CompiledProduct(product, self.params)
-            self._outcome = CompiledFunction(
-                Capture(learner, [], lambda _, chunk: self._judged(chunk))
+            product = Capture(learner, self.params, self._multiply_by_chunk_fisher)
+            self._fisher_of_chunk = CompiledProduct(product, self.params)
+            self._outcome_of_chunk = CompiledFunction(
+                Capture(learner, [], lambda _, chunk: self._loss_and_divergence(chunk))
             )
 
     def __call__(self, inputs: PolicyInputs, iteration: int) -> MetaResult:
-        """See `OuterUpdate.__call__`."""
         del iteration
         result, norm, finite = self.gradient(inputs)
         metrics = dict(result.metrics)
         if finite:
-            slope = flatten(
+            gradient = flatten(
                 [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
             )
-            step = self._step(slope, inputs)
+            step = self._natural_gradient_step(gradient, inputs)
             metrics |= self._line_search(step, result.losses.mean(), inputs)
         return MetaResult(result.losses, metrics, result.carry, norm, finite)
 
-    def _step(self, slope: Tensor, inputs: PolicyInputs) -> Tensor:
-        """Returns the step to try first: down the natural gradient, as far as the model allows."""
-        product = self._fisher(inputs)
-        solved = conjugate_gradient(product, slope, self.settings.cg_iterations)
-        direction = solved.solution
-        curvature = direction @ (slope - solved.residual)
-        # Not a curved direction: rounding, or no gradient at all. Then nothing moves.
-        safe = curvature > 0
-        scale = torch.where(safe, 2 * self.settings.max_kl / curvature, 0.0).sqrt()
-        return -scale * direction
+    def _natural_gradient_step(self, gradient: Tensor, inputs: PolicyInputs) -> Tensor:
+        """Returns the longest step that the quadratic model of the divergence allows, [P]."""
+        fisher = self._fisher_product(inputs)
+        # x ~ F^-1 g  (Schulman et al. 2015, appendix C.1)
+        solved = conjugate_gradient(fisher, gradient, self.settings.cg_iterations)
+        x = solved.solution
+        x_f_x = x @ (gradient - solved.residual)  # x^T F x, as F x = g - residual
+        # x^T F x <= 0 comes from rounding or a zero gradient: the parameters then do not move.
+        # beta = sqrt(2 delta / x^T F x), delta = max_kl  (appendix C)
+        beta = torch.where(x_f_x > 0, 2 * self.settings.max_kl / x_f_x, 0.0).sqrt()
+        return -beta * x
 
-    def _fisher(self, inputs: PolicyInputs) -> Callable[[Tensor], Tensor]:
-        """Returns the damped product; graphs beyond one chunk's are made anew for each vector."""
+    def _fisher_product(self, inputs: PolicyInputs) -> Callable[[Tensor], Tensor]:
+        """Returns the function v -> (F + damping I) v.
+
+        If the tasks fit into one chunk, its graph is kept; otherwise the graph of each chunk is
+        built again for each vector.
+        """
         training, total = self.gradient.settings, inputs.tasks.num_tasks
         thinned, size = inputs, training.task_chunk_size or total
         if self.settings.fisher_trajectories is not None:
             thinned = inputs.thinned(self.settings.fisher_trajectories)
-            # A chunk of thinned rollouts holds as many as one of whole tasks.
+            # A chunk of thinned rollouts has as many as one of whole tasks.
             size *= max(self.learner.settings.trajectories // self.settings.fisher_trajectories, 1)
 
         def of_chunk(chunk: PolicyInputs) -> Callable[[Tensor], Tensor]:
-            return self._product(chunk, total)
+            return self._fisher_of_chunk(chunk, total)
 
         fits = total <= size
         chunks = cut_tasks(thinned, -(-total // training.workers) if fits else size)
-        kept = list(self.gradient.map(of_chunk, chunks)) if fits else None
+        products = list(self.gradient.map(of_chunk, chunks)) if fits else None
 
         def product(vector: Tensor) -> Tensor:
-            if kept is not None:
-                parts = self.gradient.map(lambda made: made(vector), kept)
+            if products is not None:
+                parts = self.gradient.map(lambda multiply: multiply(vector), products)
             else:
                 parts = self.gradient.map(lambda chunk: of_chunk(chunk)(vector), chunks)
             return sum(parts, start=self.settings.damping * vector)
 
         return product
 
-    def _made_product(
+    def _chunk_fisher_product(
         self, params: Sequence[Tensor], chunk: PolicyInputs, total: int
     ) -> Callable[[Tensor], Tensor]:
-        """Returns the product with a chunk's share of the Fisher matrix, not damped."""
+        """Returns the product with a chunk's share of the Fisher matrix, without damping."""
         distribution = self.learner.adapted_distribution(chunk)
         return fisher_product(distribution, chunk.experience[-1].weights / total, params)
 
-    def _multiplied(
+    def _multiply_by_chunk_fisher(
         self, params: Sequence[Tensor], chunk: PolicyInputs, total: int, vector: Tensor
     ) -> Tensor:
-        return self._made_product(params, chunk, total)(vector)
+        return self._chunk_fisher_product(params, chunk, total)(vector)
 
     @torch.no_grad()
     def _line_search(self, step: Tensor, loss: Tensor, inputs: PolicyInputs) -> dict[str, Tensor]:
+        """Moves the parameters by the first share of the step that is accepted, or not at all.
+
+        Args:
+            step: The whole step, [P].
+            loss: The loss before the step.
+            inputs: The inputs of the meta-iteration.
+        """
         before = [p.clone() for p in self.params]
         moves = unflatten(step, self.params)
         accepted, divergence, tries = False, torch.zeros(()), 0
         for tries in range(self.settings.max_backtracks):
             share = self.settings.backtrack_ratio**tries
             for p, old, move in zip(self.params, before, moves, strict=True):
-                p.copy_(old + share * move)
-            new_loss, divergence = self._judge(inputs)
-            # Comparisons with NaN are false: a step into it is refused.
+                p.copy_(old + share * move)  # theta_new = theta + ratio^j * step
+            new_loss, divergence = self._mean_loss_and_divergence(inputs)
+            # L(theta_new) < L(theta) and KL <= delta; comparisons with NaN are false.
             accepted = bool((new_loss < loss) & (divergence <= self.settings.max_kl))
             if accepted:
                 break
@@ -208,34 +219,33 @@ class TrustRegionUpdate(OuterUpdate):
             "meta/kl": divergence if accepted else torch.zeros(()),
         }
 
-    def _judge(self, inputs: PolicyInputs) -> tuple[Tensor, Tensor]:
+    def _mean_loss_and_divergence(self, inputs: PolicyInputs) -> tuple[Tensor, Tensor]:
         """Returns loss and divergence of the adapted policies, mean over the tasks.
 
-        Of a step that goes too far it looks at no more tasks than show that it does: divergences
-        are not negative, so what the others might add is left out.
+        Stops at the first chunk at which the sum of the divergences, which are not negative,
+        exceeds the bound; the result then covers the tasks up to there.
         """
         chunks = cut_tasks(inputs, self.gradient.settings.task_chunk_size)
-        most = self.settings.max_kl * inputs.tasks.num_tasks
+        bound = self.settings.max_kl * inputs.tasks.num_tasks
         losses, divergences, total = [], [], 0.0
-        for loss, divergence in self.gradient.map(self._outcome, chunks):
+        for loss, divergence in self.gradient.map(self._outcome_of_chunk, chunks):
             losses.append(loss)
             divergences.append(divergence)
             total = total + float(divergence.sum())
-            if total > 1.01 * most:  # by more than rounding
+            if total > 1.01 * bound:  # by more than rounding
                 break
         return torch.cat(losses).mean(), torch.cat(divergences).sum() / inputs.tasks.num_tasks
 
     @torch.no_grad()
-    def _judged(self, chunk: PolicyInputs) -> tuple[Tensor, Tensor]:
-        """Returns loss and divergence of the adapted policies of a chunk's tasks, [T] each."""
+    def _loss_and_divergence(self, chunk: PolicyInputs) -> tuple[Tensor, Tensor]:
+        """Returns loss and divergence of the adapted policies of each task in a chunk, [T]."""
         result = self.learner(chunk)
         return result.losses, result.metrics["meta/kl"]
 
     def state_dict(self) -> dict[str, Any]:
-        """See `OuterUpdate.state_dict`; there is nothing to keep."""
+        """Returns an empty dict: a trust region has no state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `OuterUpdate.load_state_dict`."""
         if state:
             raise ValueError("it holds an optimiser's state, and a trust region has none")

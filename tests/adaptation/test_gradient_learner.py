@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from metarl.adaptation import MAML, GradientLearner, MAMLPlusPlus
+from metarl.adaptation import Adaptation, GradientLearner
 from metarl.adaptation.inner_loop import inner_loop
 from metarl.adaptation.objectives import QueryLoss
 from metarl.adaptation.update_rules import GradientDescent
@@ -13,10 +13,13 @@ from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import task_params
 from metarl.tasks import Examples, TaskBatch
 from metarl.trees import map_tensors
+from tests.gradient_learners import MAML, MAMLPlusPlus
 
 
 def test_batches_are_drawn_without_replacement_and_reshuffled(mlp, generator):
-    learner = GradientLearner(mlp, GradientDescent(0.1), QueryLoss(), steps=5, batch_size=4)
+    learner = GradientLearner(
+        Adaptation(mlp, GradientDescent(0.1), QueryLoss(), steps=5, batch_size=4)
+    )
     x = torch.zeros(3, 10, 1)
     inputs = learner.collect(TaskBatch(Examples(x, x), Examples(x, x)), generator, 0)
     assert inputs.batches.shape == (3, 5, 4)
@@ -26,7 +29,9 @@ def test_batches_are_drawn_without_replacement_and_reshuffled(mlp, generator):
 
 
 def test_a_step_sees_its_batch_only(mlp, regression, generator):
-    learner = GradientLearner(mlp, GradientDescent(0.1), QueryLoss(), steps=1, batch_size=2)
+    learner = GradientLearner(
+        Adaptation(mlp, GradientDescent(0.1), QueryLoss(), steps=1, batch_size=2)
+    )
     inputs = learner.collect(regression, generator, 0)
     rows = inputs.batches[:, 0]
     few = [torch.stack([t[i] for t, i in zip(v, rows, strict=True)]) for v in regression.support]
@@ -41,7 +46,7 @@ def test_frozen_parameters_stay_in_the_inner_loop_and_learn_in_the_outer(conv, i
     *_, adapted = learner.adapt(images.support, 2, torch.Generator())
     for n, p in conv.named_parameters():
         moved = not torch.equal(adapted.params[n], p.expand_as(adapted.params[n]))
-        assert moved == (n not in learner.frozen), n
+        assert moved == (n not in learner.adaptation.frozen_names), n
     learner(learner.collect(images, torch.Generator(), 0)).losses.sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in conv.parameters())
 
@@ -56,7 +61,7 @@ def test_tasks_go_their_own_ways_after_the_first_step(mlp, regression):
 
 
 def test_zero_steps_judge_the_initialisation(mlp, regression, generator):
-    learner = GradientLearner(mlp, GradientDescent(0.1), QueryLoss(), steps=0)
+    learner = GradientLearner(Adaptation(mlp, GradientDescent(0.1), QueryLoss(), steps=0))
     losses = learner(learner.collect(regression, generator, 0)).losses
     outputs = mlp(task_params(mlp, 4), regression.query.inputs)
     torch.testing.assert_close(losses, (outputs - regression.query.targets).square().mean((1, 2)))
@@ -94,7 +99,7 @@ def test_targets_of_another_shape_are_refused(mlp, regression, generator):
 )
 def test_bad_settings_are_refused(mlp, changes):
     with pytest.raises(SettingsError, match=r"Expected|constants"):
-        GradientLearner(mlp, GradientDescent(0.1), QueryLoss(), **changes)
+        Adaptation(mlp, GradientDescent(0.1), QueryLoss(), **changes)
 
 
 def test_a_frozen_pattern_that_matches_nothing_is_refused(conv):
@@ -103,13 +108,13 @@ def test_a_frozen_pattern_that_matches_nothing_is_refused(conv):
 
 
 def test_the_normalisation_stays_out_of_the_inner_loop_where_there_is_one(mlp, conv):
-    assert MAMLPlusPlus(mlp).frozen == frozenset()
+    assert MAMLPlusPlus(mlp).adaptation.frozen_names == frozenset()
     norms = {n for n, _ in conv.named_parameters() if ".norm." in n}
-    assert MAMLPlusPlus(conv).frozen == norms and len(norms) == 8
+    assert MAMLPlusPlus(conv).adaptation.frozen_names == norms and len(norms) == 8
     assert set(MAMLPlusPlus(conv).rule.rates) == {
         n.replace(".", "/") for n, _ in conv.named_parameters() if n not in norms
     }
-    assert MAMLPlusPlus(conv, frozen=()).frozen == frozenset()
+    assert MAMLPlusPlus(conv, frozen=()).adaptation.frozen_names == frozenset()
 
 
 def test_data_of_another_type_is_refused(mlp, regression, generator):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.algorithms.learned_optimizer import LearnedOptimizerRule
 from metarl.adaptation.algorithms.lstm_meta_learner import LSTMMetaLearnerRule
 from metarl.adaptation.coordinates import LSTMCell, log_sign, pack, uniform, unpack
@@ -171,7 +172,7 @@ def test_learned_optimizer_step_by_its_equation(generator):
 
 def learned_optimizer(mlp, generator, unroll):
     rule = LearnedOptimizerRule(generator)
-    return GradientLearner(mlp, rule, EveryStepLoss(), steps=4, unroll=unroll)
+    return GradientLearner(Adaptation(mlp, rule, EveryStepLoss(), steps=4, unroll=unroll))
 
 
 def test_truncated_unrolls_follow_the_same_path(mlp, regression, generator):
@@ -209,7 +210,7 @@ def test_unfinished_unrolls_are_carried_and_restored(mlp, regression, generator)
 
 def test_fresh_starts_leave_theta_alone(mlp, regression, generator):
     rule = LearnedOptimizerRule(generator)
-    learner = GradientLearner(mlp, rule, EveryStepLoss(), steps=2, fresh_start=True)
+    learner = GradientLearner(Adaptation(mlp, rule, EveryStepLoss(), steps=2, fresh_start=True))
     inputs = learner.collect(regression, generator, 0)
     weight = inputs.start["layers.0.weight"]
     assert (weight[0] != weight[1]).all(), "each task has its own random start"
@@ -220,7 +221,7 @@ def test_fresh_starts_leave_theta_alone(mlp, regression, generator):
 
 def test_episode_statistics_make_predictions_independent(conv, images, generator):
     rule = LSTMMetaLearnerRule(generator)
-    learner = GradientLearner(conv, rule, QueryLoss(), steps=2, statistics_momentum=0.9)
+    learner = GradientLearner(Adaptation(conv, rule, QueryLoss(), steps=2, statistics_momentum=0.9))
     with torch.no_grad():
         adapted = last(learner.adapt(images.support, 2, generator))
         together = learner.predict(adapted, images.query.inputs, transductive=False)

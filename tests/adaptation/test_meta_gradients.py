@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from metarl.adaptation import FOMAML, MAML, MAMLPlusPlus, MetaSGD
+from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.objectives import ReptileDistance
 from metarl.adaptation.update_rules import GradientDescent
 from metarl.tasks.losses import task_loss
 from metarl.training.compilation import CompiledGradient
 from metarl.trees import take_tasks
+from tests.gradient_learners import FOMAML, MAML, MAMLPlusPlus, MetaSGD
 
 
 def meta_loss(learner, tasks, iteration=0):
@@ -119,7 +120,7 @@ def test_fomaml_is_maml_without_the_inner_hessian(mlp, regression):
 
 
 def test_reptile_with_one_inner_step_follows_joint_training(mlp, regression):
-    learner = GradientLearner(mlp, GradientDescent(0.1), ReptileDistance(), steps=1)
+    learner = GradientLearner(Adaptation(mlp, GradientDescent(0.1), ReptileDistance(), steps=1))
     reptile = meta_gradient(learner, regression)
     params = {n: p.unsqueeze(0).expand(4, *p.shape) for n, p in mlp.named_parameters()}
     support = regression.support

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from benchmarks import loops, omniglot
-from metarl.adaptation import MAML, LSTMMetaLearner, Reptile
 from metarl.adaptation.algorithms.lstm_meta_learner import LSTMMetaLearnerRule
 from metarl.models import MLP
 from metarl.models.conv4 import Conv4
 from metarl.tasks import Examples, TaskBatch
 from metarl.training import TrainingSettings
 from metarl.training.meta_step import MetaStep
+from tests.gradient_learners import MAML, LSTMMetaLearner, Reptile
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from benchmarks import navigation_loop as loop
 from benchmarks.parts import PARTS
 from metarl.adaptation import MAML
 from metarl.models.base import task_params
-from metarl.rl.experience import experience
+from metarl.rl.experience import estimate_advantages
 from metarl.rl.fisher import flatten
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
@@ -92,7 +92,7 @@ def test_they_give_the_same_advantages(collected):
     ours.mask[0, 2, 5:] = 0
     ours.rewards.mul_(ours.mask)
     theirs = theirs._replace(mask=ours.mask[0], rewards=ours.rewards[0])
-    expected = experience(ours, SETTINGS)
+    expected = estimate_advantages(ours, SETTINGS)
     found = loop.with_advantages(theirs, SETTINGS)
     torch.testing.assert_close(found.advantages, expected.advantages[0], rtol=1e-3, atol=1e-4)
 

@@ -10,8 +10,8 @@ from stable_baselines3 import PPO
 from torch import nn
 
 from metarl.deploy.export import FORMATS, NOTE_FILE, export_policy
-from metarl.deploy.plain_policy import plain_policy
 from metarl.errors import ExportError, SettingsError
+from metarl.rl.plain_policy import plain_policy
 from metarl.rl.policies import policy_for
 
 FAMILIES = (HalfCheetahVelocity(), Bandit())

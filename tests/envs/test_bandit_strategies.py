@@ -33,7 +33,7 @@ def counted(strategy, pulls):
 def mean_return(settings, horizon, tasks=4000, arms=5):
     family = Bandit(arms, horizon, part="test")
     generator = torch.Generator().manual_seed(0)
-    learner = StrategyLearner(settings.build(family), family)
+    learner = StrategyLearner(settings.agent(family), family)
     (returns,) = learner.returns(family.sample(tasks, generator), 0, generator)
     return returns.mean().item(), returns.std().item() / tasks**0.5
 
@@ -94,8 +94,8 @@ def test_ties_are_decided_by_chance():
 
 def test_what_cannot_work_is_refused():
     with pytest.raises(SettingsError, match="width"):
-        s.UCB1Algorithm(-1.0).build(Bandit())
+        s.UCB1Algorithm(-1.0).agent(Bandit())
     with pytest.raises(SettingsError, match="epsilon"):
-        s.EpsilonGreedyAlgorithm(1.5).build(Bandit())
+        s.EpsilonGreedyAlgorithm(1.5).agent(Bandit())
     with pytest.raises(SettingsError, match="bandits, got TabularMDP-v1"):
-        s.ThompsonAlgorithm().build(TabularMDP())
+        s.ThompsonAlgorithm().agent(TabularMDP())

@@ -21,7 +21,7 @@ def tables(family, count, seed=0):
 def episodes(settings, family, count, number, seed=0):
     """Mean return of each episode of a trial, and the largest standard error."""
     generator = torch.Generator().manual_seed(seed)
-    learner = StrategyLearner(settings.build(family), family)
+    learner = StrategyLearner(settings.agent(family), family)
     rows = torch.stack(
         list(learner.returns(family.sample(count, generator), number - 1, generator))
     )
@@ -81,4 +81,4 @@ def test_planning_by_what_was_seen_gains_and_random_does_not():
 
 def test_other_families_are_refused():
     with pytest.raises(SettingsError, match="Expected a TabularMDP, got Bandit-v1"):
-        s.GreedyAlgorithm().build(Bandit())
+        s.GreedyAlgorithm().agent(Bandit())

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from metarl.adaptation import MAML, Reptile
 from metarl.adaptation.learner import Adapted, SupervisedLearner
 from metarl.errors import SettingsError
-from metarl.evaluation.curves import adaptation_curve, derived, judge
+from metarl.evaluation.curves import adaptation_curve, derived
 from metarl.models import MLP, Conv4
 from metarl.tasks import Examples, Glyphs, Sine, TaskBatch
+from tests.gradient_learners import MAML, Reptile
 
 
 class Halving(SupervisedLearner):
@@ -25,7 +25,7 @@ class Halving(SupervisedLearner):
         """Is not trained here."""
         raise NotImplementedError
 
-    def adaptation(self, support, steps, generator):
+    def adapt(self, support, steps, generator):
         """Yields the offset of each task after each step."""
         self.supports = support.inputs
         for k in range(steps + 1):
@@ -209,10 +209,10 @@ def test_a_derived_generator_draws_other_numbers_and_leaves_the_first_alone(gene
 def test_support_is_adapted_on_and_query_judged(maml):
     tasks = Sine(5, 7).sample(3, torch.Generator().manual_seed(0))
     learner = Halving()
-    judge(learner, tasks, 0, torch.Generator())
+    list(learner.evaluate(tasks, 0, torch.Generator()))
     assert torch.equal(learner.supports, tasks.support.inputs)
     hidden = TaskBatch(tasks.support, tasks.query._replace(targets=tasks.query.targets + 100))
-    values = judge(maml, hidden, 2, torch.Generator())
+    values = torch.stack(list(maml.evaluate(tasks=hidden, steps=2, generator=torch.Generator())))
     assert (values > 5000).all()
 
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from metarl.adaptation import MAML
 from metarl.errors import ContaminationError
 from metarl.evaluation.few_shot_protocol import few_shot_curves, few_shot_table, lake_errors
 from metarl.evaluation.lake import LakeRuns
 from metarl.evaluation.statistics import summarise
 from metarl.models import Conv4
 from metarl.tasks import Glyphs
+from tests.gradient_learners import MAML
 
 
 @pytest.fixture

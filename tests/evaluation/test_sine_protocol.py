@@ -6,13 +6,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from metarl.adaptation import MAML, Reptile
 from metarl.evaluation import sine_protocol
 from metarl.evaluation.sine_protocol import PUBLISHED, SHOTS, sine_curves, sine_panels, sine_table
 from metarl.evaluation.statistics import summarise_curve
 from metarl.models import MLP
 from metarl.plots.figures import sine_figure
 from metarl.tasks.disjoint_splits import CELLS_PER_SPLIT
+from tests.gradient_learners import MAML, Reptile
 
 
 @pytest.fixture

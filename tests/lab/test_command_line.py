@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from metarl.adaptation.settings import LearnerSettings, MAMLAlgorithm, ReptileAlgorithm
 
+from metarl.adaptation import GradientAlgorithm
+from metarl.adaptation.algorithms import MAMLAlgorithm, ReptileAlgorithm
 from metarl.errors import CheckpointError, SettingsError, UnknownNameError
 from metarl.lab import parse_settings, run_script
 from metarl.lab.command_line import settings_from
@@ -19,7 +20,7 @@ class Settings:
     """Settings of an experiment."""
 
     algorithm: str = "maml"
-    learner: LearnerSettings = field(default_factory=MAMLAlgorithm)
+    learner: GradientAlgorithm = field(default_factory=MAMLAlgorithm)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     data_dir: Path | None = None
     runs: Path = Path("runs")

@@ -13,13 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from metarl.adaptation import algorithms as learners
 from metarl.errors import SettingsError
 from metarl.lab import Experiment
-from metarl.lab.control import (
-    ControlSettings,
-    build_control,
-    control_configs,
-    rl2_config,
-    strategy_config,
-)
+from metarl.lab.control import ControlSettings, build_control
+from metarl.lab.control_configs import control_configs, rl2_config, strategy_config
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.runs.checkpoints import load_checkpoint
@@ -125,7 +120,7 @@ def test_training_from_scratch_starts_each_task_anew_and_learns_it():
     learner = policies(replace(CONFIGS["scratch"], gradients=PolicyGradientSettings(20)))
     generator = torch.Generator().manual_seed(0)
     tasks = learner.family.sample(10, generator)
-    fresh = learner.adaptation.model.initial(generator, 10)["network.layers.0.weight"]
+    fresh = learner.policy.initial(generator, 10)["network.layers.0.weight"]
     assert not torch.equal(fresh[0], fresh[1])
     first, *_, last = learner.returns(tasks, 40, generator)
     assert last.mean() > first.mean() + 0.5

@@ -1,10 +1,10 @@
-"""What experiment scripts end with."""
+"""How experiments end."""
 
 import signal
 
 import pytest
-from metarl.lab.reports import print_stopped
 
+from metarl.lab.experiment import print_stopped
 from metarl.training.loop import TrainingResult
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from metarl.adaptation import MAML
 from metarl.errors import SettingsError
 from metarl.plots import film as module
-from metarl.plots.film import Film, film_adaptation, gif, save_film
+from metarl.plots.film import Film, film_adaptation, save_film
+from metarl.plots.gif import encode_gif
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
@@ -104,8 +105,8 @@ def frames(count=4):
 def test_a_gif_moves_and_starts_again(tmp_path):
     film = Film("adaptation", frames(), fps=10)
     save_film(film, tmp_path / "a.gif")
-    assert (tmp_path / "a.gif").read_bytes() == gif(film)
-    with Image.open(io.BytesIO(gif(film))) as image:
+    assert (tmp_path / "a.gif").read_bytes() == encode_gif(film.frames, film.fps)
+    with Image.open(io.BytesIO(encode_gif(film.frames, film.fps))) as image:
         assert image.n_frames == 4 and image.size == (30, 20)
         assert image.info["duration"] == 100 and image.info["loop"] == 0
         for i in range(4):

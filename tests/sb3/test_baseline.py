@@ -9,10 +9,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from metarl.adaptation import algorithms as learners
 from metarl.errors import SettingsError
 from metarl.lab import Experiment
-from metarl.lab.control import ControlSettings, build_control, control_configs
+from metarl.lab.control import ControlSettings, build_control
+from metarl.lab.control_configs import control_configs
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.runs.logger import read_curves
-from metarl.sb3.baseline import PPOAlgorithm, PPOLearner
+from metarl.sb3.ppo import PPOAlgorithm, PPOLearner
 from metarl.sim import ControlTasks
 from metarl.training import TrainingSettings
 from tests.sim.families import Drift

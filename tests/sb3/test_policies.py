@@ -6,7 +6,7 @@ from metarl_envs.bandit import Bandit
 from metarl_envs.half_cheetah import HalfCheetahVelocity
 from stable_baselines3 import PPO
 
-from metarl.deploy.plain_policy import plain_policy
+from metarl.rl.plain_policy import plain_policy
 from metarl.rl.policies import policy_for
 from metarl.sb3 import ppo_from
 from metarl.sb3.policies import global_seed, save_ppo

@@ -10,7 +10,7 @@ from metarl.adaptation import MAML
 from metarl.errors import SimulationError
 from metarl.rl import PolicyGradientSettings, PolicyLearner, policy_for
 from metarl.rl import policy_learner as module
-from metarl.rl.experience import experience
+from metarl.rl.experience import estimate_advantages
 from metarl.runs.checkpoints import load_checkpoint
 from metarl.sim import make_family
 from metarl.training import OuterLoop, TrainingSettings
@@ -66,10 +66,12 @@ def gain(monkeypatch, shuffled):
 
     def with_rewards_of_other_steps(rollouts, settings):
         order = torch.randperm(rollouts.rewards.shape[2], generator=generator)
-        return experience(rollouts._replace(rewards=rollouts.rewards[:, :, order]), settings)
+        return estimate_advantages(
+            rollouts._replace(rewards=rollouts.rewards[:, :, order]), settings
+        )
 
     if shuffled:
-        monkeypatch.setattr(module, "experience", with_rewards_of_other_steps)
+        monkeypatch.setattr(module, "estimate_advantages", with_rewards_of_other_steps)
     policy = policy_for(family, generator, hidden=())
     settings = PolicyGradientSettings(trajectories=2, gae_lambda=0.0)
     learner = PolicyLearner(MAML(policy, 5.0), family, settings)

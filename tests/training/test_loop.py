@@ -6,13 +6,13 @@ import signal
 import pytest
 import torch
 
-from metarl.adaptation import MAML, LearnedOptimizer, Reptile
 from metarl.errors import CheckpointError, NonFiniteError
 from metarl.models import MLP
 from metarl.runs.checkpoints import load_checkpoint
 from metarl.runs.logger import read_curves
 from metarl.tasks import Examples, Sine, TaskBatch
 from metarl.training import OuterLoop, TrainingSettings
+from tests.gradient_learners import MAML, LearnedOptimizer, Reptile
 
 SETTINGS = {"meta_batch_size": 4, "log_every": 2, "eval_every": 4, "eval_tasks": 3, "eval_steps": 2}
 

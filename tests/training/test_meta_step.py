@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from metarl.adaptation import MAML, GradientLearner, LearnedOptimizer, MAMLPlusPlus, Reptile
+from metarl.adaptation import GradientLearner
+from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.objectives import QueryLoss
 from metarl.adaptation.update_rules import GradientDescent
 from metarl.errors import SettingsError
@@ -17,6 +18,7 @@ from metarl.training.compilation import CompiledGradient
 from metarl.training.meta_gradient import MetaGradient
 from metarl.training.meta_step import MetaStep, outer_rate
 from metarl.trees import map_tensors
+from tests.gradient_learners import MAML, LearnedOptimizer, MAMLPlusPlus, Reptile
 
 
 def mlp():
@@ -282,7 +284,9 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     def bad(outputs, targets):  # finite, with a gradient that is not: sqrt at 0
         return (0 * outputs).square().sum((1, 2)).sqrt() + 1.0
 
-    learner = GradientLearner(mlp(), GradientDescent(0.1), QueryLoss(), steps=0, loss=bad)
+    learner = GradientLearner(
+        Adaptation(mlp(), GradientDescent(0.1), QueryLoss(), steps=0), loss=bad
+    )
     before = [p.clone() for p in learner.parameters()]
     result = MetaStep(learner, TrainingSettings())(sine_inputs(learner), 0)
     assert torch.isfinite(result.losses).all() and not result.finite

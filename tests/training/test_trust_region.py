@@ -57,7 +57,7 @@ def test_the_step_solves_the_system_of_the_dense_fisher_matrix():
     learner, update = make(max_kl=0.01, cg_iterations=80, damping=1e-3)
     inputs = double(prepared(learner))
     learner.double()
-    product = update._fisher(inputs)
+    product = update._fisher_product(inputs)
     size = len(parameters(learner))
     dense = torch.stack([product(e) for e in torch.eye(size, dtype=torch.double)], 1)
     torch.testing.assert_close(dense, dense.T, rtol=1e-6, atol=1e-9)
@@ -65,7 +65,9 @@ def test_the_step_solves_the_system_of_the_dense_fisher_matrix():
     slope = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.double)
     direction = torch.linalg.solve(dense, slope)
     expected = -direction * (0.02 / (direction @ dense @ direction)).sqrt()
-    torch.testing.assert_close(update._step(slope, inputs), expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        update._natural_gradient_step(slope, inputs), expected, rtol=1e-3, atol=1e-5
+    )
 
 
 def test_chunks_change_nothing_but_memory():
@@ -77,8 +79,8 @@ def test_chunks_change_nothing_but_memory():
         update.gradient(inputs)
         slope = flatten([p.grad for p in learner.parameters()])
         with torch.no_grad():
-            judged = torch.stack(update._judge(inputs))
-        found.append((slope, update._fisher(inputs)(slope), judged))
+            judged = torch.stack(update._mean_loss_and_divergence(inputs))
+        found.append((slope, update._fisher_product(inputs)(slope), judged))
     for others in found[1:]:
         torch.testing.assert_close(found[0], others)
 
@@ -95,7 +97,7 @@ def test_what_is_captured_to_be_compiled_is_the_same(chunk, workers, kept, monke
         learner.double()
         for inputs in batches:  # the second with the graphs of the first
             result = update(inputs, 0)
-        product = update._fisher(inputs)
+        product = update._fisher_product(inputs)
         vectors = torch.eye(len(parameters(learner)), dtype=torch.double)[:3]
         metrics = torch.stack([m.mean() for m in result.metrics.values()])
         found.append([parameters(learner), metrics, *map(product, vectors)])
@@ -124,8 +126,12 @@ def test_fewer_rollouts_estimate_the_matrix_of_the_first_of_them():
     vector = torch.randn(len(parameters(learner)), generator=torch.Generator().manual_seed(0))
     thinned = inputs.thinned(2)
     torch.testing.assert_close(thinned.experience[1].weights.sum((1, 2)), torch.ones(4))
-    torch.testing.assert_close(update._fisher(inputs)(vector), whole._fisher(thinned)(vector))
-    assert not torch.allclose(update._fisher(inputs)(vector), whole._fisher(inputs)(vector))
+    torch.testing.assert_close(
+        update._fisher_product(inputs)(vector), whole._fisher_product(thinned)(vector)
+    )
+    assert not torch.allclose(
+        update._fisher_product(inputs)(vector), whole._fisher_product(inputs)(vector)
+    )
 
 
 @pytest.mark.parametrize("broken", ["loss", "kl", "nan"])
@@ -138,7 +144,7 @@ def test_a_step_that_no_try_makes_good_is_taken_back_to_the_bit(broken, monkeypa
         values = {"loss": (1e9, 0.0), "kl": (-1e9, 1.0), "nan": (float("nan"), 0.0)}[broken]
         return tuple(torch.tensor(v) for v in values)
 
-    monkeypatch.setattr(update, "_judge", judge)
+    monkeypatch.setattr(update, "_mean_loss_and_divergence", judge)
     before = parameters(learner)
     result = update(prepared(learner), 0)
     assert torch.equal(parameters(learner), before)
@@ -196,12 +202,12 @@ def test_an_objective_without_a_loss_of_the_adapted_policies_is_refused():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_step_that_goes_too_far_is_not_judged_to_the_end(workers, monkeypatch):
     learner, update = make(1, workers, max_kl=1e-3)
-    inputs, judged, outcome = prepared(learner), [], update._outcome
-    monkeypatch.setattr(update, "_outcome", lambda c: judged.append(c) or outcome(c))
+    inputs, judged, outcome = prepared(learner), [], update._outcome_of_chunk
+    monkeypatch.setattr(update, "_outcome_of_chunk", lambda c: judged.append(c) or outcome(c))
     with torch.no_grad():
         for p in learner.parameters():
             p.add_(0.5)
-        divergence = update._judge(inputs)[1]
+        divergence = update._mean_loss_and_divergence(inputs)[1]
         whole = learner(inputs).metrics["meta/kl"]
     assert 1e-3 < divergence < whole.mean()
     torch.testing.assert_close(divergence, whole[0] / 4)

@@ -13,6 +13,7 @@ from metarl.learners.metric.algorithms import (
     PrototypicalAlgorithm,
 )
 from metarl.tasks.distortions import Distortion, resample
+from tests.image_problems import image_problem
 
 VIEW = Distortion(tilt=10, elastic=0.02)
 
@@ -84,7 +85,7 @@ def test_learners_take_either_network(settings, images):
         (EmbeddingSettings("pyramid"), "PyramidEmbedding"),
         (EmbeddingSettings("pyramid", views=2), "AveragedViews"),
     ):
-        learner = settings(embedding=embedding).build(ImageShape(), 4, torch.Generator())
+        learner = settings(embedding=embedding).build(image_problem(torch.Generator()))
         assert type(learner.embedding).__name__ == name
 
 
@@ -98,4 +99,4 @@ def test_learners_take_either_network(settings, images):
 )
 def test_bad_settings(settings, message):
     with pytest.raises(SettingsError, match=message):
-        EmbeddingSettings(**settings).build(ImageShape(), 4, torch.Generator())
+        EmbeddingSettings(**settings).make(image_problem(torch.Generator()))

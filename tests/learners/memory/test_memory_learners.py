@@ -5,11 +5,9 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from metarl.lab.images import CONFIGS, build_learner
 
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.evaluation.few_shot_protocol import few_shot_curves
-from metarl.learners import ImageShape
 from metarl.learners.memory import algorithms as m
 from metarl.learners.memory.networks import MemoryAugmentedOptions, RecurrentOptions
 from metarl.runs.checkpoints import load_checkpoint
@@ -17,6 +15,7 @@ from metarl.tasks import Examples, Sine
 from metarl.training.loop import OuterLoop
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
+from tests.image_problems import image_problem
 
 SMALL = MemoryAugmentedOptions(units=8, slots=8, width=6, reads=2)
 LEARNERS = {
@@ -38,7 +37,7 @@ def tasks(request, glyphs, generator):
 
 
 def build(name):
-    return LEARNERS[name].build(ImageShape(), 3, 4, torch.Generator().manual_seed(0))
+    return LEARNERS[name].build(image_problem(torch.Generator().manual_seed(0)))
 
 
 @pytest.fixture
@@ -190,13 +189,12 @@ def test_a_support_longer_than_the_memory_is_refused(glyphs, generator):
 
 def test_settings_that_cannot_work_are_refused(glyphs, generator):
     with pytest.raises(SettingsError, match="Did you mean 'pixels'"):
-        m.MANNAlgorithm(features="pixel").build(ImageShape(), 3, 4, generator)
+        m.MANNAlgorithm(features="pixel").build(image_problem(generator))
     with pytest.raises(SettingsError, match="a feature for each of 3 classes at least, got 2"):
-        m.MetaNetAlgorithm(features=2).build(ImageShape(), 3, 4, generator)
-    for name in ("mann", "metanet"):
-        wide = dataclasses.replace(CONFIGS[name].tasks, train_way=20)
-        with pytest.raises(SettingsError, match="train_way of 5, got 20"):
-            build_learner(dataclasses.replace(CONFIGS[name], tasks=wide), generator, 0)
+        m.MetaNetAlgorithm(features=2).build(image_problem(generator))
+    for options in (m.MANNAlgorithm(), m.MetaNetAlgorithm()):
+        with pytest.raises(SettingsError, match="train_way of 3, got 20"):
+            options.build(image_problem(generator, train_way=20))
 
 
 def test_a_stopped_run_resumes_to_the_bit(name, glyphs, tmp_path):

@@ -23,7 +23,7 @@ SETTINGS = {
 
 @pytest.fixture(params=SETTINGS)
 def network(request, generator):
-    return SETTINGS[request.param].build(4, 3, generator)
+    return SETTINGS[request.param].make(4, 3, generator)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_network_without_memory_forgets(generator, inputs):
 
 @pytest.mark.parametrize("name", ["mann", "mann-plain", "lstm"])
 def test_the_others_remember(name, generator, inputs):
-    network = SETTINGS[name].build(4, 3, generator)
+    network = SETTINGS[name].make(4, 3, generator)
     other = inputs.clone()
     other[:, 0] = 0
     assert not torch.allclose(network.run(inputs)[0][:, 4], network.run(other)[0][:, 4])
@@ -122,11 +122,11 @@ class _Run(torch.nn.Module):
 
 
 def test_a_sequence_longer_than_the_memory_is_refused(generator):
-    network = SETTINGS["mann"].build(4, 3, generator)
+    network = SETTINGS["mann"].make(4, 3, generator)
     network.run(torch.zeros(1, 9, 4))
     with pytest.raises(TaskError, match="at most 9 steps, a row of the memory for each, got 10"):
         network.run(torch.zeros(1, 10, 4))
-    SETTINGS["lstm"].build(4, 3, generator).run(torch.zeros(1, 10, 4))
+    SETTINGS["lstm"].make(4, 3, generator).run(torch.zeros(1, 10, 4))
 
 
 @pytest.mark.parametrize(

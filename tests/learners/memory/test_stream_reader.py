@@ -33,7 +33,7 @@ def build(name, streams, augment=None, seed=0):
     generator = torch.Generator().manual_seed(seed)
     embedding = Thumbnail(ImageShape(), 7)
     width = streams.code.width
-    network = SMALL[name].build(embedding.features + width, width, generator)
+    network = SMALL[name].make(embedding.features + width, width, generator)
     return StreamReader(embedding, network, streams.code, augment)
 
 
@@ -119,7 +119,7 @@ def test_it_learns_to_remember(generator):
     """Noisy signs, under labels that say nothing: an LSTM does not learn it by then."""
     classes, instances, width = 4, 5, 16
     memory = MemoryAugmentedOptions(units=64, slots=32, width=20, reads=2)
-    network = memory.build(width + classes, classes, generator)
+    network = memory.make(width + classes, classes, generator)
     learner = StreamReader(Given(), network, LabelCode(1, classes))
     step = MetaStep(learner, TrainingSettings(outer_lr=3e-3, max_grad_norm=10.0))
 

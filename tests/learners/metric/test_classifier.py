@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from metarl.errors import SettingsError, TaskError
-from metarl.learners import ImageShape
 from metarl.learners.metric.algorithms import FeatureClassifierAlgorithm
 from metarl.tasks import Glyphs
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
+from tests.image_problems import image_problem
 
 GLYPHS = Glyphs(3, 2, 2, alphabets=4, characters=4, drawings=6)
 
@@ -19,7 +19,7 @@ GLYPHS = Glyphs(3, 2, 2, alphabets=4, characters=4, drawings=6)
 @pytest.fixture
 def learner(generator):
     settings = FeatureClassifierAlgorithm()
-    return settings.build(ImageShape(), 4, GLYPHS.num_classes, generator)
+    return settings.build(image_problem(generator, classes=GLYPHS.num_classes))
 
 
 def test_each_image_is_told_from_all_training_classes(learner, generator):
@@ -70,4 +70,4 @@ def test_tasks_that_do_not_tell_their_classes(learner, generator):
 
 def test_one_class_is_too_few(generator):
     with pytest.raises(SettingsError, match="at least 2 training classes, got 1"):
-        FeatureClassifierAlgorithm().build(ImageShape(), 4, 1, generator)
+        FeatureClassifierAlgorithm().build(image_problem(generator, classes=1))

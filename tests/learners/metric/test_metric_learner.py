@@ -4,13 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from metarl.adaptation.settings import MAMLAlgorithm
-from metarl.lab.images import CONFIGS, build_learner
 
+from metarl.adaptation.algorithms import MAMLAlgorithm
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.evaluation.few_shot_protocol import few_shot_curves
-from metarl.learners import ImageShape
 from metarl.learners.images.layers import SharedNorm
 from metarl.learners.metric import algorithms as m
 from metarl.runs.checkpoints import load_checkpoint
@@ -20,6 +18,7 @@ from metarl.training.loop import OuterLoop
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
 from metarl.trees import map_tensors
+from tests.image_problems import image_problem
 
 LEARNERS = {
     "prototypical": m.PrototypicalAlgorithm(),
@@ -46,7 +45,7 @@ def name(request):
 def learner(name, glyphs):
     """A learner after two meta-iterations, so that its running moments mean something."""
     generator = torch.Generator().manual_seed(0)
-    learner = LEARNERS[name].build(ImageShape(), 4, generator)
+    learner = LEARNERS[name].build(image_problem(generator))
     step = MetaStep(learner, TrainingSettings())
     for i in range(2):
         inputs = learner.collect(glyphs.sample(2, generator), generator, i)
@@ -161,7 +160,7 @@ def test_a_stopped_run_resumes_to_the_bit(name, glyphs, tmp_path):
     def train(folder, iterations, resume=None):
         settings = TrainingSettings(iterations, meta_batch_size=3)
         generator = torch.Generator().manual_seed(0)
-        learner = LEARNERS[name].build(ImageShape(), 4, generator)
+        learner = LEARNERS[name].build(image_problem(generator))
         loop = OuterLoop(learner, glyphs, settings, folder, resume=resume)
         loop.run()
         loop.logger.close()
@@ -176,11 +175,8 @@ def test_a_stopped_run_resumes_to_the_bit(name, glyphs, tmp_path):
 
 
 def test_gradient_learners_take_no_other_way_in_training(generator):
-    settings = CONFIGS["maml"]
-    assert isinstance(settings.learner, MAMLAlgorithm)
-    wide = dataclasses.replace(settings.tasks, train_way=20)
-    with pytest.raises(SettingsError, match="train_way of 5, got 20"):
-        build_learner(dataclasses.replace(settings, tasks=wide), generator, 8)
+    with pytest.raises(SettingsError, match="train_way of 3, got 20"):
+        MAMLAlgorithm().build(image_problem(generator, train_way=20))
 
 
 def test_training_moves_the_running_moments(learner):

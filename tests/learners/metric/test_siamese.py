@@ -12,7 +12,12 @@ from metarl.models.base import Weights
 from metarl.tasks.characters import CharacterSettings
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
+from tests.image_problems import image_problem
 from tests.tasks.drawn_archives import write_minimal
+
+
+def koch_problem(generator, filters):
+    return image_problem(generator, filters, images=ImageShape(1, 105))
 
 
 def test_the_network_layer_by_layer(generator):
@@ -54,7 +59,7 @@ def test_distortions_are_of_training_only(glyphs):
     inputs = {}
     for distortions in (True, False):
         generator = torch.Generator().manual_seed(0)
-        learner = SiameseAlgorithm(8, distortions=distortions).build(ImageShape(), 4, generator)
+        learner = SiameseAlgorithm(8, distortions=distortions).build(image_problem(generator))
         inputs[distortions] = learner.collect(tasks, generator, 0).tasks
     assert inputs[False] is tasks
     assert not torch.equal(inputs[True].support.inputs, tasks.support.inputs)
@@ -63,7 +68,7 @@ def test_distortions_are_of_training_only(glyphs):
 
 def test_the_network_of_koch_et_al(generator):
     """Figure 4 of the paper: 256 maps of 6x6, 4096 units, one logit: 38 951 745 parameters."""
-    learner = SiameseAlgorithm(4096, layers="koch").build(ImageShape(1, 105), 64, generator)
+    learner = SiameseAlgorithm(4096, layers="koch").build(koch_problem(generator, 64))
     weights = [w.weight for w in learner.embedding.modules() if isinstance(w, Weights)]
     shapes = [tuple(w.shape) for w in weights]
     assert shapes == [(64, 1, 10, 10), (128, 64, 7, 7), (128, 128, 4, 4), (256, 128, 4, 4)]
@@ -82,14 +87,14 @@ def _train_at_105(learner, data, generator):
 
 
 def test_a_step_of_a_narrow_one_at_105_pixels(tmp_path, generator):
-    learner = SiameseAlgorithm(8, layers="koch").build(ImageShape(1, 105), 2, generator)
+    learner = SiameseAlgorithm(8, layers="koch").build(koch_problem(generator, 2))
     write_minimal(tmp_path)
     _train_at_105(learner, tmp_path, generator)
 
 
 @pytest.mark.slow
 def test_a_step_of_theirs_at_105_pixels(official_data, generator):
-    learner = SiameseAlgorithm(4096, layers="koch").build(ImageShape(1, 105), 64, generator)
+    learner = SiameseAlgorithm(4096, layers="koch").build(koch_problem(generator, 64))
     _train_at_105(learner, official_data, generator)
 
 
@@ -99,7 +104,7 @@ def test_sizes_that_cannot_work_are_refused(generator):
     with pytest.raises(SettingsError, match="at least 65"):
         SiameseEmbedding(ImageShape(1, 64), generator, layers=KOCH)
     with pytest.raises(SettingsError, match="Did you mean 'koch'"):
-        SiameseAlgorithm(layers="kock").build(ImageShape(), 4, generator)  # pyright: ignore[reportArgumentType]
+        SiameseAlgorithm(layers="kock").build(image_problem(generator))  # pyright: ignore[reportArgumentType]
     with pytest.raises(SettingsError, match="1 unit, got 0"):
         SiameseEmbedding(ImageShape(), generator, units=0)
     small = SiameseEmbedding(ImageShape(1, 12), generator, filters=2, units=3)

@@ -5,8 +5,8 @@ import torch
 from metarl_envs import Bandit, Navigation2D, TabularMDP
 
 from metarl.errors import SettingsError
-from metarl.rl.settings import PolicyGradientSettings, RL2Algorithm
-from metarl.rl.trials.recurrent_learner import RecurrentLearner
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.rl.trials.recurrent_learner import RecurrentLearner, RL2Algorithm
 from metarl.rl.trials.recurrent_policy import RecurrentPolicy
 from metarl.training.proximal import ProximalSettings
 from metarl.training.settings import TrainingSettings

@@ -4,8 +4,8 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from metarl.deploy.plain_policy import PlainGaussian, plain_policy
 from metarl.errors import SettingsError
+from metarl.rl.plain_policy import PlainGaussian, plain_policy
 from metarl.rl.policies import CategoricalPolicy, GaussianPolicy
 
 OBSERVED = spaces.Box(-np.inf, np.inf, (3,), np.float32)
