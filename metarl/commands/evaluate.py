@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metarl.commands.options import Device, Run, TestSteps, TestTasks
+from metarl.commands.options import Device, OptionalTestSteps, OptionalTestTasks, Run
 
 
 def evaluate(
     run: Run,
     script: str | None = None,
     runs: Path = Path("runs"),
-    test_tasks: TestTasks | None = None,
-    test_steps: TestSteps | None = None,
+    test_tasks: OptionalTestTasks = None,
+    test_steps: OptionalTestSteps = None,
     device: Device = None,
     out: Path | None = None,
     per_task: bool = False,

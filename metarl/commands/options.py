@@ -10,6 +10,11 @@ import tyro
 Run = Annotated[Path, tyro.conf.Positional]
 """A run folder, whose newest valid checkpoint is used; a checkpoint; or `latest`."""
 
-TestTasks = Annotated[int, tyro.conf.arg(aliases=["--tasks"])]
-TestSteps = Annotated[int, tyro.conf.arg(aliases=["--steps"])]
+_TASKS = tyro.conf.arg(aliases=["--tasks"])
+_STEPS = tyro.conf.arg(aliases=["--steps"])
+
+TestTasks = Annotated[int, _TASKS]
+TestSteps = Annotated[int, _STEPS]
+OptionalTestTasks = Annotated[int | None, _TASKS]
+OptionalTestSteps = Annotated[int | None, _STEPS]
 Device = Annotated[str | None, tyro.conf.arg(name="training.device", aliases=["--device"])]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from metarl.commands.options import Device, Run, TestSteps, TestTasks
+from metarl.commands.options import Device, OptionalTestSteps, Run, TestTasks
 from metarl.errors import SettingsError
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ def play(
     script: str | None = None,
     runs: Path = Path("runs"),
     test_tasks: TestTasks = 3,
-    test_steps: TestSteps | None = None,
+    test_steps: OptionalTestSteps = None,
     device: Device = None,
     out: Path | None = None,
     video: Path | None = None,

@@ -109,7 +109,7 @@ def test_the_meta_gradient_and_the_fisher_product_are_ours(steps):
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-10)
     product = theirs.hessian_product(divergence)
     torch.testing.assert_close(
-        product(expected), update._fisher(inputs)(expected), rtol=1e-6, atol=1e-9
+        product(expected), update._fisher_product(inputs)(expected), rtol=1e-6, atol=1e-9
     )
 
 

@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from metarl.runs.logger import read_curves
+from tests.commands.conftest import EXPERIMENTS
 
 
 def contents(folder):
@@ -24,7 +25,7 @@ def test_a_run_is_judged_again_and_left_as_it_was(name, trained, metarl, tmp_pat
 
 
 def test_tasks_and_steps_can_be_chosen(trained, metarl, tmp_path):
-    arguments = ("--tasks", 5, "--steps", 1, "--out", tmp_path, "--device", "cpu")
+    arguments = ("--test-tasks", 5, "--test-steps", 1, "--out", tmp_path, "--device", "cpu")
     status, printed = metarl("evaluate", trained["bandit"], *arguments)
     assert status == 0 and "(5)" in printed.out
     (line,) = read_curves(tmp_path)
@@ -59,25 +60,60 @@ def test_the_newest_good_checkpoint_is_taken(copied, metarl):
     assert status == 1 and "no good checkpoint" in printed.err
 
 
-def test_a_script_that_moved_has_to_be_named(copied, metarl, tmp_path):
+def script_of(name):
+    return EXPERIMENTS / f"{name}.py"
+
+
+def test_a_run_of_a_script_opens_by_that_script_alone(copied, metarl, tmp_path):
     run = copied("bandit")
-    noted = json.loads((run / "script.json").read_text())
-    (run / "script.json").write_text(json.dumps({**noted, "script": str(tmp_path / "gone.py")}))
+    note = json.loads((run / "experiment.json").read_text())
+    assert note == {"format_version": 1, "experiment": "bandit"}
+    mine = shutil.copy(script_of("bandit"), tmp_path / "mine.py")
+    (run / "experiment.json").write_text(json.dumps({**note, "script": str(mine)}))
     status, printed = metarl("evaluate", run)
-    assert status == 1 and "gone.py" in printed.err and "--script PATH" in printed.err
-    assert metarl("evaluate", run, "--script", noted["script"])[0] == 0
-    (run / "script.json").unlink()
+    assert status == 1 and "mine.py" in printed.err and "--script PATH" in printed.err
+    assert metarl("evaluate", run, "--script", mine)[0] == 0
+    (run / "experiment.json").unlink()
     assert metarl("evaluate", run)[0] == 1
-    assert metarl("evaluate", run, "--script", noted["script"])[0] == 0
+    assert metarl("evaluate", run, "--script", mine)[0] == 0
 
 
-def test_another_script_is_refused(trained, metarl, tmp_path):
-    script = json.loads((trained["sine"] / "script.json").read_text())["script"]
-    status, printed = metarl("evaluate", trained["bandit"], "--script", script)
+def test_names_in_a_run_are_looked_up_and_never_executed(copied, metarl, tmp_path):
+    run = copied("bandit")
+    (run / "evil.py").write_text(f"open({str(tmp_path / 'evil')!r}, 'w')")
+    for note in (
+        {"experiment": "evil", "script": str(run / "evil.py")},
+        {"experiment": "bandit", "script": str(run / "evil.py")},
+        {"experiment": "os:getcwd"},
+        {"experiment": "bandits"},
+        {"experiment": ["bandit"]},
+        ["bandit"],
+    ):
+        (run / "experiment.json").write_text(json.dumps(note))
+        status, printed = metarl("evaluate", run)
+        assert status == 1 and "--script" in printed.err and "Traceback" not in printed.err, note
+    assert not (tmp_path / "evil").exists()
+    (run / "experiment.json").write_bytes(b"\xff\xfe{")
+    assert metarl("evaluate", run)[0] == 1
+
+
+def test_another_experiment_is_refused(trained, metarl, tmp_path):
+    status, printed = metarl("evaluate", trained["bandit"], "--script", script_of("sine"))
     assert status == 1 and "'bandit'" in printed.err and "'sine'" in printed.err
     (tmp_path / "empty.py").write_text("")
     status, printed = metarl("evaluate", trained["bandit"], "--script", tmp_path / "empty.py")
     assert status == 1 and "EXPERIMENT = Experiment(...)" in printed.err
+    status, printed = metarl("evaluate", trained["bandit"], "--script", "metarl:__version__")
+    assert status == 1 and "name an Experiment" in printed.err
+
+
+def test_the_latest_run_is_that_saved_last(trained, metarl, tmp_path):
+    for name in ("bandit", "sine"):
+        shutil.copytree(trained[name], tmp_path / name / "maml" / trained[name].name)
+    _, printed = metarl("evaluate", "latest", "--runs", tmp_path, "--training.device", "cpu")
+    assert str(tmp_path / "sine") in printed.out
+    status, printed = metarl("evaluate", "latest", "--runs", tmp_path / "none")
+    assert status == 1 and "No run in" in printed.err
 
 
 def test_no_run_at_all(metarl, tmp_path):

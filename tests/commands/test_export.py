@@ -33,7 +33,7 @@ def test_the_model_for_stable_baselines_learns_on(trained, metarl, tmp_path):
     out = tmp_path / "policy.zip"
     status, printed = metarl("export", trained["navigation2d"], "--to", "sb3", out, "--steps", 1)
     assert status == 0, printed.err
-    assert "value function: starts anew" in printed.out
+    assert "value function: starts untrained" in printed.out
     env = gymnasium.make("metarl/Navigation2D-v1", task={"goal": [0.3, -0.2]})
     model = PPO.load(out, env=env, n_steps=32, batch_size=16, device="cpu")
     model.learn(32)

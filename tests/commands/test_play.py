@@ -1,6 +1,6 @@
 import dataclasses
 
-from metarl.commands import play
+from metarl.lab import saved_run
 
 
 def test_navigation_is_drawn_in_the_terminal_and_as_a_file(trained, metarl, tmp_path):
@@ -37,8 +37,8 @@ def test_playing_leaves_the_run_as_it_was(trained, metarl):
 
 def test_what_cannot_be_played_is_told(trained, metarl, monkeypatch):
     status, printed = metarl("play", trained["bandit"], "--tasks", 0)
-    assert status == 1 and "tasks >= 1" in printed.err
-    opened = play.reopened
+    assert status == 1 and "test_tasks >= 1" in printed.err
+    opened = saved_run.reopened
 
     class Without:
         def __init__(self, *arguments, **changes):
@@ -51,7 +51,7 @@ def test_what_cannot_be_played_is_told(trained, metarl, monkeypatch):
         def __exit__(self, *error):
             return self.opened.__exit__(*error)
 
-    monkeypatch.setattr(play, "reopened", Without)
+    monkeypatch.setattr(saved_run, "reopened", Without)
     status, printed = metarl("play", trained["bandit"])
     assert status == 1 and "metarl evaluate" in printed.err
 

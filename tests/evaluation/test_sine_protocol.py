@@ -23,13 +23,13 @@ def learner(generator):
 @pytest.fixture
 def seen(learner, monkeypatch):
     """The support sets that a learner was adapted on."""
-    supports, adapt = [], learner.adaptation
+    supports, adapt = [], learner.adapt
 
-    def adaptation(support, steps, generator):
+    def recording(support, steps, generator):
         supports.append(support)
         return adapt(support, steps, generator)
 
-    monkeypatch.setattr(learner, "adaptation", adaptation)
+    monkeypatch.setattr(learner, "adapt", recording)
     return supports
 
 

@@ -41,9 +41,9 @@ def run(script, algorithm, runs, monkeypatch, drawn=False):
 
 @pytest.mark.parametrize("algorithm", ["maml", "scratch"])
 def test_navigation_leaves_what_it_promises(algorithm, tmp_path, monkeypatch, capsys):
-    folder = run("navigation2d", algorithm, tmp_path, monkeypatch, drawn=algorithm == "maml")
+    folder = run("navigation2d", algorithm, tmp_path, monkeypatch, drawn=True)
     assert "Navigation2D-v1:" in capsys.readouterr().out
-    for name in ("adaptation.png", "paths.png") if algorithm == "maml" else ("paths.png",):
+    for name in ("adaptation.png", "paths.png"):
         assert (folder / name).stat().st_size > 0, name
     curves = {line["split"]: line for line in read_curves(folder)}
     assert len(curves["test"]["mean"]) == 3 and curves["test"]["tasks"] == 3

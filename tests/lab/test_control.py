@@ -89,7 +89,7 @@ def test_a_resumed_run_equals_a_whole_one_to_the_bit(name, tmp_path):
     first, _ = train(short, tmp_path / "cut")
     point = ResumePoint(first.folder, first.checkpoints.latest())
     second, _ = train(CONFIGS[name], tmp_path / "cut", point)
-    assert second.environment_steps == whole.environment_steps > 0
+    assert second.learner.environment_steps == whole.learner.environment_steps > 0
     ends = [load_checkpoint(loop.checkpoints.latest()) for loop in (whole, second)]
     assert all(torch.equal(p, ends[1].weights[n]) for n, p in ends[0].weights.items())
     assert ends[0].state["carried"] == ends[1].state["carried"]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from metarl_envs.navigation import Navigation2D
 
-from metarl.adaptation import MAML, Reptile
+from metarl.adaptation import MAML, GradientLearner, Reptile
 from metarl.errors import SettingsError
 from metarl.models import MLP
 from metarl.rl.fisher import flatten
@@ -187,7 +187,7 @@ def test_settings_that_cannot_work_are_refused(settings):
 
 
 def test_it_is_for_policies():
-    learner = MAML(MLP((1, 1), torch.Generator()))
+    learner = GradientLearner(MAML(MLP((1, 1), torch.Generator())))
     with pytest.raises(SettingsError, match="GradientLearner"):
         TrustRegionSettings().build(learner, TrainingSettings())
 
