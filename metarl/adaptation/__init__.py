@@ -1,7 +1,7 @@
 """The inner loop, its update rules, the algorithms, and the interface of learners."""
 
 from metarl.adaptation.adaptation import Adaptation, all_but
-from metarl.adaptation.algorithm import Algorithm, GradientAlgorithm, Problem
+from metarl.adaptation.algorithm import GradientAlgorithm, Problem
 from metarl.adaptation.algorithms import (
     ANIL,
     FOMAML,
@@ -27,7 +27,6 @@ __all__ = [
     "MAML",
     "Adaptation",
     "Adapted",
-    "Algorithm",
     "GradientAlgorithm",
     "GradientLearner",
     "LSTMMetaLearner",

@@ -21,7 +21,6 @@ from metarl.models.base import Adaptable
 P = ParamSpec("P")
 L = TypeVar("L", bound=Learner)
 L_co = TypeVar("L_co", bound=Learner, covariant=True)
-Problem_contra = TypeVar("Problem_contra", contravariant=True)
 
 
 class Problem(Protocol[L_co]):
@@ -41,30 +40,13 @@ class Problem(Protocol[L_co]):
         ...
 
 
-class Algorithm(Protocol[Problem_contra, L_co]):
-    """Interface of an algorithm: a frozen dataclass of options that builds a learner.
-
-    Attributes:
-        meta_trains: Whether the learner has anything to meta-train.
-    """
-
-    meta_trains: ClassVar[bool] = True
-
-    def build(self, problem: Problem_contra, /) -> L_co:
-        """Builds the learner for a problem.
-
-        Args:
-            problem: The network or policy, the kind of tasks and the source of initial weights.
-
-        Raises:
-            SettingsError: The algorithm does not suit the problem.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class GradientAlgorithm(ABC):
-    """Interface of algorithms that adapt by an update rule, for supervised and control tasks."""
+    """Interface of algorithms that adapt by an update rule, for supervised and control tasks.
+
+    Attributes:
+        meta_trains: Whether there is anything to meta-train.
+    """
 
     meta_trains: ClassVar[bool] = True
 
@@ -81,7 +63,14 @@ class GradientAlgorithm(ABC):
         """
 
     def build(self, problem: Problem[L], /) -> L:
-        """Builds the problem's network, its adaptation and the learner."""
+        """Builds the problem's network, its adaptation and the learner.
+
+        Args:
+            problem: The network or policy, the kind of tasks and the source of initial weights.
+
+        Raises:
+            SettingsError: The algorithm does not suit the problem.
+        """
         return problem.learner(self.adaptation(problem.network(), problem.generator))
 
 

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import torch
 
-from metarl.adaptation.algorithm import Algorithm
 from metarl.adaptation.algorithms import MAMLAlgorithm
 from metarl.errors import SettingsError
 from metarl.evaluation.control_protocol import ControlProtocol
 from metarl.lab.control_reports import ControlReports, Draw
 from metarl.lab.experiment import Components
-from metarl.rl.control_learner import ControlLearner
-from metarl.rl.problem import ControlProblem
+from metarl.rl.problem import ControlAlgorithm, ControlProblem
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.sim.family import TaskFamily
 from metarl.training.outer_update import UpdateSettings
@@ -30,7 +28,7 @@ class ControlSettings:
 
     algorithm: str = "maml"
     """The algorithm; an unknown name lists them all."""
-    learner: Algorithm[ControlProblem, ControlLearner] = field(default_factory=MAMLAlgorithm)
+    learner: ControlAlgorithm = field(default_factory=MAMLAlgorithm)
     """The options of the algorithm."""
     gradients: PolicyGradientSettings = field(default_factory=PolicyGradientSettings)
     update: UpdateSettings = field(default_factory=TrustRegionSettings)
@@ -84,8 +82,6 @@ def build_control(
         SettingsError: The algorithm has nothing to meta-train, and meta-iterations are asked for;
             or parts of the settings do not suit each other.
     """
-    if not settings.learner.meta_trains:
-        check_untrained(type(settings.learner).__name__, settings.training)
     learner = settings.learner.build(
         ControlProblem(
             family,
@@ -97,6 +93,8 @@ def build_control(
             settings.training.task_chunk_size,
         )
     )
+    if not any(p.requires_grad for p in learner.parameters()):
+        check_untrained(type(settings.learner).__name__, settings.training)
     reports = ControlReports(learner, family, settings, protocols, draw)
     return Components(
         learner,

@@ -8,13 +8,11 @@ from pathlib import Path
 import torch
 import tyro
 
-from metarl.adaptation.algorithm import Algorithm
 from metarl.adaptation.algorithms import MAMLAlgorithm
-from metarl.adaptation.learner import SupervisedLearner
 from metarl.lab.experiment import Components
 from metarl.lab.few_shot_reports import few_shot_report, lake_runs_for, show_few_shot
 from metarl.learners.images.embeddings import ImageShape
-from metarl.learners.problem import ImageProblem
+from metarl.learners.problem import ImageAlgorithm, ImageProblem
 from metarl.tasks.characters import CharacterSettings
 from metarl.training.settings import TrainingSettings
 
@@ -25,7 +23,7 @@ class OmniglotSettings:
 
     algorithm: str = "maml"
     """The algorithm; an unknown name lists them all."""
-    learner: Algorithm[ImageProblem, SupervisedLearner] = field(default_factory=MAMLAlgorithm)
+    learner: ImageAlgorithm = field(default_factory=MAMLAlgorithm)
     """The options of the algorithm."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
     tasks: tyro.conf.OmitArgPrefixes[CharacterSettings] = field(default_factory=CharacterSettings)

@@ -39,7 +39,9 @@ def _derived(base: Any, name: str) -> Any:
     return replace(base, algorithm=name, learner=learner, training=training)
 
 
-def _shared_options(learner: Any, algorithm: type[GradientAlgorithm]) -> dict[str, Any]:
+def _shared_options(
+    learner: GradientAlgorithm, algorithm: type[GradientAlgorithm]
+) -> dict[str, Any]:
     """Returns the options of a learner's algorithm that another algorithm has too."""
     names = {f.name for f in fields(algorithm)} & {f.name for f in fields(learner)}
     return {name: getattr(learner, name) for name in names}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.gradient_learner import GradientLearner
+from metarl.adaptation.learner import SupervisedLearner
 from metarl.errors import SettingsError
 from metarl.learners.images.embeddings import ImageShape
 from metarl.models.conv4 import Conv4
@@ -15,7 +17,7 @@ from metarl.models.conv4 import Conv4
 
 @dataclass(frozen=True)
 class ImageProblem:
-    """Few-shot classification of images; see `Algorithm.build`.
+    """Few-shot classification of images, and what a learner for it needs to know.
 
     Attributes:
         images: Shape of the images.
@@ -56,3 +58,16 @@ class ImageProblem:
     def learner(self, adaptation: Adaptation) -> GradientLearner:
         """Builds the learner of an adaptation of the network."""
         return GradientLearner(adaptation)
+
+
+@runtime_checkable
+class ImageAlgorithm(Protocol):
+    """Interface of the options of an algorithm for few-shot images: a frozen dataclass."""
+
+    def build(self, problem: ImageProblem, /) -> SupervisedLearner:
+        """Builds the learner of a problem.
+
+        Raises:
+            SettingsError: The algorithm does not suit the problem.
+        """
+        ...

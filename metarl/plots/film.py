@@ -23,8 +23,7 @@ from metarl.rl.control_learner import ControlLearner
 from metarl.rl.worlds import Worlds
 from metarl.sim.family import ControlTasks, Tasks
 from metarl.sim.family_renderer import DrawnRenderer, WorldRenderer
-from metarl.sim.mujoco.physics import MujocoFamily
-from metarl.sim.rendering import make_renderer, step_seconds
+from metarl.sim.rendering import make_renderer
 from metarl.sim.vector_env import TensorVectorEnv
 from metarl.tasks.files import atomic_path
 from metarl.trees import take_tasks
@@ -145,7 +144,7 @@ class _Camera:
         most = DRAWN_FRAMES if isinstance(renderer, DrawnRenderer) else PAINTED_FRAMES
         every = -(-env.family.horizon // most)
         if self._step % every == 0 or self._ended:
-            self.seconds = every * (step_seconds(env.family) or _DRAWN_STEP)
+            self.seconds = every * (env.family.step_seconds or _DRAWN_STEP)
             self._takes[-1].pictures.append(renderer.frame(0))
             self._takes[-1].returns.append(self._total)
             self.note = renderer.note or self.note
@@ -171,8 +170,8 @@ class _Camera:
 
     def _renderer(self, env: TensorVectorEnv) -> WorldRenderer:
         if env not in self._renderers:
-            robots = isinstance(env.family, MujocoFamily)
-            self._renderers[env] = make_renderer(env, *(ROBOT_SIZE if robots else DRAWN_SIZE))
+            size = ROBOT_SIZE if env.family.engine == "mujoco" else DRAWN_SIZE
+            self._renderers[env] = make_renderer(env, *size)
         return self._renderers[env]
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from gymnasium import spaces
 
 from metarl.adaptation.adaptation import Adaptation
+from metarl.rl.control_learner import ControlLearner
 from metarl.rl.policies import Policy, policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
@@ -17,7 +19,7 @@ from metarl.sim.make import make_vec
 
 @dataclass(frozen=True)
 class ControlProblem:
-    """A family of control tasks, and what a learner for it needs to know; see `Algorithm.build`.
+    """A family of control tasks, and what a learner for it needs to know.
 
     Attributes:
         family: The family.
@@ -54,3 +56,16 @@ class ControlProblem:
             adaptation, self.family, self.gradients,
             task_chunk_size=self.task_chunk_size, observe_task=self.observe_task,
         )  # fmt: skip
+
+
+@runtime_checkable
+class ControlAlgorithm(Protocol):
+    """Interface of the options of an algorithm for control tasks: a frozen dataclass."""
+
+    def build(self, problem: ControlProblem, /) -> ControlLearner:
+        """Builds the learner of a problem.
+
+        Raises:
+            SettingsError: The algorithm does not suit the problem.
+        """
+        ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -25,8 +25,6 @@ from metarl.trees import take_tasks, to_device
 @dataclass(frozen=True)
 class PPOAlgorithm:
     """Stable-Baselines3's PPO on each test task alone; the defaults are its own."""
-
-    meta_trains: ClassVar[bool] = False
 
     learning_rate: float = 3e-4
     """Rate of Adam, above 0."""
@@ -55,7 +53,7 @@ class PPOAlgorithm:
             )
 
     def build(self, problem: ControlProblem, /) -> PPOLearner:
-        """Builds the learner; see `Algorithm.build`."""
+        """Builds the learner; see `ControlAlgorithm.build`."""
         return PPOLearner(
             self, problem.family, problem.gradients,
             problem.hidden, problem.init_std, problem.observe_task,

@@ -1,22 +1,44 @@
-"""Families of control tasks and the vectorised environments that run them."""
+"""Families of control tasks and the vectorised environments that run them.
+
+An engine and its libraries are imported with the first name that needs them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from metarl.sim.card import Card, Fact
 from metarl.sim.check_family import check_family
 from metarl.sim.check_vector_env import check_vector_env
 from metarl.sim.family import ControlTasks, TaskFamily, Tasks, TorchFamily, WorldState, normal
 from metarl.sim.family_renderer import WorldRenderer
-from metarl.sim.gymnasium.engine import GymVectorEnv
-from metarl.sim.gymnasium.family import GymFamily
-from metarl.sim.gymnasium.ranges import Choice, LogUniform, Range, Uniform
-from metarl.sim.gymnasium.task_pool import GymTaskPool
-from metarl.sim.gymnasium.tasks import GymTasks
 from metarl.sim.make import FAMILIES, make_family, make_vec
-from metarl.sim.mujoco.engine import MujocoVectorEnv
-from metarl.sim.mujoco.physics import MujocoFamily
 from metarl.sim.rendering import make_renderer
 from metarl.sim.torch_engine import TorchVectorEnv
 from metarl.sim.vector_env import TensorVectorEnv, WorldNoise
-from metarl.sim.warp.engine import WarpVectorEnv
+
+if TYPE_CHECKING:
+    from metarl.sim.gymnasium.engine import GymVectorEnv
+    from metarl.sim.gymnasium.family import GymFamily
+    from metarl.sim.gymnasium.ranges import Choice, LogUniform, Range, Uniform
+    from metarl.sim.gymnasium.task_pool import GymTaskPool
+    from metarl.sim.gymnasium.tasks import GymTasks
+    from metarl.sim.mujoco.engine import MujocoVectorEnv
+    from metarl.sim.mujoco.physics import MujocoFamily
+    from metarl.sim.warp.engine import WarpVectorEnv
+
+_MODULES = {
+    "Choice": "metarl.sim.gymnasium.ranges",
+    "GymFamily": "metarl.sim.gymnasium.family",
+    "GymTaskPool": "metarl.sim.gymnasium.task_pool",
+    "GymTasks": "metarl.sim.gymnasium.tasks",
+    "GymVectorEnv": "metarl.sim.gymnasium.engine",
+    "LogUniform": "metarl.sim.gymnasium.ranges",
+    "MujocoFamily": "metarl.sim.mujoco.physics",
+    "MujocoVectorEnv": "metarl.sim.mujoco.engine",
+    "Range": "metarl.sim.gymnasium.ranges",
+    "Uniform": "metarl.sim.gymnasium.ranges",
+    "WarpVectorEnv": "metarl.sim.warp.engine",
+}
 
 __all__ = [
     "FAMILIES",
@@ -49,3 +71,10 @@ __all__ = [
     "make_vec",
     "normal",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from gymnasium import spaces
@@ -55,12 +55,14 @@ class TaskFamily(ABC):
     [0, 1); `normal` turns them into standard normal ones.
 
     Attributes:
+        engine: Name of the engine that computes its dynamics: "torch", "mujoco" or "gymnasium".
         name: The name with a version, such as "Navigation2D-v1".
         horizon: The number of steps after which an episode is truncated, at least 1.
         reset_noise: The number of uniform random numbers per reset of one world.
         step_noise: The number of uniform random numbers per step of one world.
     """
 
+    engine: ClassVar[str] = ""
     name: str
     horizon: int
     reset_noise: int = 0
@@ -129,6 +131,11 @@ class TaskFamily(ABC):
     def task_vector(self, tasks: Tasks) -> Tensor:
         """Returns the task vector that an oracle policy observes, [W, D] float32."""
 
+    @property
+    def step_seconds(self) -> float | None:
+        """Simulated time of one step in seconds; None if the family does not define it."""
+        return None
+
     def draw(self, axes: Axes, path: WorldState, tasks: Tasks) -> None:
         """Draws one world, for families whose engine has no renderer.
 
@@ -147,6 +154,8 @@ class TaskFamily(ABC):
 
 class TorchFamily(TaskFamily):
     """A family whose dynamics are a tensor function, `step`."""
+
+    engine: ClassVar[str] = "torch"
 
     @abstractmethod
     def step(self, state: WorldState, actions: Tensor, tasks: Tasks, noise: Tensor) -> WorldState:

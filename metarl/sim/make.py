@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import gymnasium
@@ -13,37 +14,37 @@ from metarl.devices import resolve_device
 from metarl.errors import SettingsError, UnknownNameError
 from metarl.gymnasium_ids import FAMILY_GROUP
 from metarl.registry import PluginRegistry, Registry
-from metarl.sim.family import TaskFamily, TorchFamily
-from metarl.sim.gymnasium.engine import GymVectorEnv
-from metarl.sim.gymnasium.family import GymFamily
-from metarl.sim.mujoco.engine import MujocoVectorEnv
-from metarl.sim.mujoco.physics import MujocoFamily
-from metarl.sim.torch_engine import TorchVectorEnv
+from metarl.sim.family import TaskFamily
 from metarl.sim.vector_env import TensorVectorEnv
-from metarl.sim.warp.engine import WarpVectorEnv, runs_on
 
 FAMILIES: PluginRegistry[Callable[..., TaskFamily]] = PluginRegistry("task family", FAMILY_GROUP)
-"""Name with version -> what builds the family. Those that ship with MetaRL are plug-ins too."""
+"""Name with version -> constructor of the family. Those that ship with MetaRL are plug-ins too."""
 
 ENGINES: Registry[Callable[..., TensorVectorEnv]] = Registry("engine")
-"""Name -> what builds the vector environment of a family and a number of worlds."""
+"""Name -> constructor of the vector environment of a family with a number of worlds."""
 
-ENGINES.register("torch", TorchVectorEnv)
-ENGINES.register("mujoco", MujocoVectorEnv)
-ENGINES.register("warp", WarpVectorEnv)
-ENGINES.register("gymnasium", GymVectorEnv)
+
+def _imported(module: str, name: str) -> Callable[..., TensorVectorEnv]:
+    """Returns a constructor that imports its module when it is called."""
+    return lambda *args, **kwargs: getattr(import_module(module), name)(*args, **kwargs)
+
+
+ENGINES.register("torch", _imported("metarl.sim.torch_engine", "TorchVectorEnv"))
+ENGINES.register("mujoco", _imported("metarl.sim.mujoco.engine", "MujocoVectorEnv"))
+ENGINES.register("warp", _imported("metarl.sim.warp.engine", "WarpVectorEnv"))
+ENGINES.register("gymnasium", _imported("metarl.sim.gymnasium.engine", "GymVectorEnv"))
 
 
 def make_family(name: str, **settings: Any) -> TaskFamily:
-    """Builds the family of that name, with settings of its own if there are any.
+    """Builds the family of that name.
 
     Args:
-        name: A name such as "Navigation2D-v1", or `module:Name` of what builds a family, or of one.
-        **settings: What the family takes, as `arms=10` for "Bandit-v1".
+        name: A name such as "Navigation2D-v1", or `module:Name` of a family or its constructor.
+        **settings: Arguments of the constructor, such as `arms=10` for "Bandit-v1".
 
     Raises:
-        UnknownNameError: No family has the name; the message suggests the nearest one.
-        SettingsError: A setting is not usable, or what was built is no family.
+        UnknownNameError: No family has the name; the message suggests the nearest name.
+        SettingsError: A setting is not usable, or the constructor returns no family.
     """
     try:
         build: Any = FAMILIES.get(name)
@@ -78,17 +79,17 @@ def make_vec(
     Args:
         family: A family, or the name of one with its default settings.
         num_envs: The number of worlds.
-        device: Where tensors are; "auto" is CUDA where there is one, else the CPU.
-        engine: What computes the dynamics; "auto" takes what the family has been written for. For
-            a `MujocoFamily` that is "warp" on CUDA where the extra `metarl[warp]` is installed and
-            finds the device, else "mujoco", which is on the CPU wherever tensors are.
-        **settings: As of `TensorVectorEnv`: `autoreset`, `observe_task`, `seed`; `threads` of the
-            mujoco engine, `workers` of the gymnasium engine, those of `WarpVectorEnv`.
+        device: The device of the tensors; "auto" is CUDA if it is available, else the CPU.
+        engine: Name of the engine; "auto" for that of the family. For a `MujocoFamily` on CUDA it
+            is "warp" if the extra `metarl[warp]` is installed and finds the device, else "mujoco",
+            whose physics run on the CPU.
+        **settings: Arguments of `TensorVectorEnv` (`autoreset`, `observe_task`, `seed`) or of the
+            engine: `threads` (mujoco), `workers` (gymnasium), those of `WarpVectorEnv`.
 
     Raises:
         UnknownNameError: No family or no engine has the name.
-        SettingsError: A setting is not usable, the device is not there, or the engine cannot run
-            the family.
+        SettingsError: A setting is not usable, the device does not exist, or the engine cannot
+            run the family.
     """
     if isinstance(family, str):
         family = make_family(family)
@@ -102,13 +103,14 @@ def _changed(family: Any, settings: dict[str, Any]) -> TaskFamily:
 
 
 def _engine_for(family: TaskFamily, device: torch.device) -> str:
-    if isinstance(family, TorchFamily):
-        return "torch"
-    if isinstance(family, MujocoFamily):
-        return "warp" if device.type == "cuda" and runs_on(device) else "mujoco"
-    if isinstance(family, GymFamily):
-        return "gymnasium"
-    raise SettingsError(
-        f"No engine runs {type(family).__name__}; derive it from TorchFamily and give it `step`, "
-        "or from MujocoFamily and give it a `model`. GymTasks makes one of any environment."
-    )
+    if family.engine == "mujoco" and device.type == "cuda":
+        from metarl.sim.warp.engine import runs_on
+
+        return "warp" if runs_on(device) else "mujoco"
+    if not family.engine:
+        raise SettingsError(
+            f"No engine runs {type(family).__name__}; derive it from TorchFamily and give it "
+            "`step`, or from MujocoFamily and give it a `model`. GymTasks makes one of any "
+            "environment."
+        )
+    return family.engine

@@ -16,8 +16,7 @@ from metarl.registry import check_choice
 from metarl.sim.family import TaskFamily, Tasks
 from metarl.sim.family_renderer import WorldRenderer
 from metarl.sim.make import make_family, make_vec
-from metarl.sim.mujoco.physics import MujocoFamily
-from metarl.sim.rendering import make_renderer, step_seconds
+from metarl.sim.rendering import make_renderer
 from metarl.sim.vector_env import TensorVectorEnv
 from metarl.tasks.base import Split
 from metarl.trees import map_tensors, take_tasks
@@ -75,7 +74,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         self.render_mode = render_mode
         self._size = (width, height)
         # For one world, one thread is enough.
-        threads = {"threads": 1} if isinstance(self.family, MujocoFamily) else {}
+        threads = {"threads": 1} if self.family.engine == "mujoco" else {}
         worlds = self._worlds = make_vec(
             self.family, 1, device="cpu", engine=engine, autoreset="disabled",
             observe_task=observe_task, **threads,
@@ -299,4 +298,4 @@ def _resolve_family(
 
 def _render_fps(family: TaskFamily) -> int:
     """Returns the frames per second at which a video runs in real time; 10 without a time step."""
-    return max(round(1 / (step_seconds(family) or 0.1)), 1)
+    return max(round(1 / (family.step_seconds or 0.1)), 1)

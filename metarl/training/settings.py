@@ -19,7 +19,7 @@ class TrainingSettings:
     """Settings of the outer loop."""
 
     iterations: int = 70_000
-    """Meta-iterations to train for; 0 judges the learner untrained."""
+    """Meta-iterations to train for; 0 evaluates the learner untrained."""
     meta_batch_size: int = 25
     """Tasks per meta-iteration."""
     task_chunk_size: int | None = None

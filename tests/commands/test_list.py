@@ -24,7 +24,7 @@ def test_every_algorithm_stands_beside_its_settings(metarl):
         ("MemoryAugmentedOptions", "mann-strings", "slots"),
         ("UCB1Algorithm", "ucb1", "width"),
     ):
-        row = "".join(printed.partition(f"  {kind} ")[2].splitlines()[:2])
+        row = "".join(printed.partition(f"  {kind} ")[2].splitlines()[:3])
         assert algorithm in row and setting in row, kind
 
 

@@ -8,7 +8,8 @@ from metarl_envs.tabular_mdp import TabularMDP
 
 from metarl.errors import SettingsError
 from metarl.sim import make_renderer, make_vec
-from metarl.sim.rendering import DrawnRenderer, MujocoRenderer
+from metarl.sim.family_renderer import DrawnRenderer
+from metarl.sim.mujoco.rendering import MujocoRenderer
 from tests.sim.families import Cart, Drift
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 from metarl.learners.images.embeddings import ConvEmbedding, Thumbnail
 from metarl.learners.memory.episode_reader import EpisodeReader
@@ -19,8 +19,6 @@ Features = Literal["convolutions", "pixels"]
 class MANNAlgorithm:
     """Memory-augmented neural network on episodes (Santoro et al. 2016)."""
 
-    meta_trains: ClassVar[bool] = True
-
     network: SequenceOptions = field(default_factory=MemoryAugmentedOptions)
     """The network that reads the support set."""
     features: Features = "pixels"
@@ -28,7 +26,7 @@ class MANNAlgorithm:
     which training had made no progress after 900 iterations."""
 
     def build(self, problem: ImageProblem, /) -> EpisodeReader:
-        """Builds the learner; see `Algorithm.build`."""
+        """Builds the learner; see `ImageAlgorithm.build`."""
         way, generator = problem.outputs(), problem.generator
         check_choice("features", self.features, get_args(Features))
         if self.features == "pixels":
@@ -43,14 +41,12 @@ class MANNAlgorithm:
 class MetaNetAlgorithm:
     """Meta Networks (Munkhdalai & Yu 2017)."""
 
-    meta_trains: ClassVar[bool] = True
-
     features: int = 64
     """Size of a representation, at least the number of classes of a task."""
     units: int = 20
     """Width of the layers that map gradients to fast weights."""
 
     def build(self, problem: ImageProblem, /) -> MetaNetwork:
-        """Builds the learner; see `Algorithm.build`."""
+        """Builds the learner; see `ImageAlgorithm.build`."""
         shape = (problem.images, problem.outputs(), problem.generator, problem.filters)
         return MetaNetwork(*shape, self.features, self.units)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 from metarl.errors import SettingsError
 from metarl.learners.images.embeddings import ConvEmbedding, Embedding, Pixels
@@ -60,12 +60,10 @@ class EmbeddingSettings:
 class PrototypicalAlgorithm:
     """Prototypical networks (Snell et al. 2017)."""
 
-    meta_trains: ClassVar[bool] = True
-
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
 
     def build(self, problem: ImageProblem, /) -> MetricLearner:
-        """Builds the learner; see `Algorithm.build`."""
+        """Builds the learner; see `ImageAlgorithm.build`."""
         embedding, _ = self.embedding.make(problem)
         return MetricLearner(embedding, Prototypes())
 
@@ -73,8 +71,6 @@ class PrototypicalAlgorithm:
 @dataclass(frozen=True)
 class MatchingAlgorithm:
     """Matching networks (Vinyals et al. 2016)."""
-
-    meta_trains: ClassVar[bool] = True
 
     distance: Distance = "cosine"
     """cosine, times a learned scale, or euclidean: the squared distance, without a scale."""
@@ -85,7 +81,7 @@ class MatchingAlgorithm:
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
 
     def build(self, problem: ImageProblem, /) -> MetricLearner:
-        """Builds the learner; see `Algorithm.build`."""
+        """Builds the learner; see `ImageAlgorithm.build`."""
         embedding, features = self.embedding.make(problem)
         similarity = (self.distance, self.scale)
         if self.context_steps == 0:
@@ -100,13 +96,11 @@ class MatchingAlgorithm:
 class RelationAlgorithm:
     """Relation networks (Sung et al. 2018)."""
 
-    meta_trains: ClassVar[bool] = True
-
     units: int = 8
     """Width of the relation module's hidden layer."""
 
     def build(self, problem: ImageProblem, /) -> MetricLearner:
-        """Builds the learner; see `Algorithm.build`."""
+        """Builds the learner; see `ImageAlgorithm.build`."""
         embedding = RelationEmbedding(problem.images, problem.generator, problem.filters)
         relation = Relation(problem.filters, embedding.size, problem.generator, self.units)
         return MetricLearner(embedding, relation)
@@ -116,8 +110,6 @@ class RelationAlgorithm:
 class SiameseAlgorithm:
     """Convolutional siamese networks (Koch et al. 2015)."""
 
-    meta_trains: ClassVar[bool] = True
-
     units: int = 512
     """Width of the layer whose outputs are compared; Koch et al.: 4096."""
     layers: SiameseLayers = "small"
@@ -126,7 +118,7 @@ class SiameseAlgorithm:
     """Trains on randomly distorted images."""
 
     def build(self, problem: ImageProblem, /) -> MetricLearner:
-        """Builds the learner; see `Algorithm.build`."""
+        """Builds the learner; see `ImageAlgorithm.build`."""
         layers = {"small": SMALL, "koch": KOCH}
         check_choice("layers", self.layers, layers)
         embedding = SiameseEmbedding(
@@ -140,13 +132,11 @@ class SiameseAlgorithm:
 class NearestNeighbourAlgorithm:
     """Baseline: nearest neighbour by the cosine of the pixels."""
 
-    meta_trains: ClassVar[bool] = True
-
     scale: float = 10.0
     """Initial factor of the cosines in probabilities, above 0; it does not change predictions."""
 
     def build(self, problem: ImageProblem, /) -> MetricLearner:
-        """Builds the learner; see `Algorithm.build`."""
+        """Builds the learner; see `ImageAlgorithm.build`."""
         return MetricLearner(Pixels(problem.images), NearestNeighbour(self.scale))
 
 
@@ -154,11 +144,9 @@ class NearestNeighbourAlgorithm:
 class FeatureClassifierAlgorithm:
     """Baseline: nearest neighbour by the cosine of the features of a classifier."""
 
-    meta_trains: ClassVar[bool] = True
-
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
 
     def build(self, problem: ImageProblem, /) -> FeatureClassifier:
-        """Builds the learner; see `Algorithm.build`."""
+        """Builds the learner; see `ImageAlgorithm.build`."""
         embedding, features = self.embedding.make(problem)
         return FeatureClassifier(embedding, features, problem.classes, problem.generator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +26,6 @@ UNUSED = ("bootstrap", "surrogate", "dice_lambda", "inner_kl", "exploration")
 @dataclass(frozen=True)
 class RL2Algorithm:
     """RL^2 (Duan et al. 2016, arXiv:1611.02779; Wang et al. 2016, arXiv:1611.05763)."""
-
-    meta_trains: ClassVar[bool] = True
 
     episodes: int = 1
     """Episodes of a training trial, at least 1; an evaluation of K steps plays K + 1."""
@@ -58,7 +56,7 @@ class RL2Algorithm:
             )
 
     def build(self, problem: ControlProblem, /) -> RecurrentLearner:
-        """Builds the recurrent policy and its learner; see `Algorithm.build`."""
+        """Builds the recurrent policy and its learner; see `ControlAlgorithm.build`."""
         policy = RecurrentPolicy(
             *problem.spaces(), problem.generator,
             self.units, self.embedding, problem.hidden, problem.init_std,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -17,8 +17,6 @@ from metarl.sim.family import ControlTasks, TaskFamily
 class StrategyAlgorithm(ABC):
     """Interface of the options of a fixed strategy, which has nothing to meta-train."""
 
-    meta_trains: ClassVar[bool] = False
-
     @abstractmethod
     def agent(self, family: TaskFamily) -> Agent:
         """Builds the agent that follows the strategy.
@@ -28,7 +26,7 @@ class StrategyAlgorithm(ABC):
         """
 
     def build(self, problem: ControlProblem, /) -> StrategyLearner:
-        """Builds the learner; see `Algorithm.build`."""
+        """Builds the learner; see `ControlAlgorithm.build`."""
         agent = self.agent(problem.family)
         return StrategyLearner(agent, problem.family, problem.gradients.trajectories)
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import gymnasium
 import numpy as np
@@ -51,6 +51,7 @@ class GymFamily(TaskFamily):
         part: The split that tasks are drawn from.
     """
 
+    engine: ClassVar[str] = "gymnasium"
     env: str | Callable[..., gymnasium.Env] = field(kw_only=False)
     horizon: int = 0
     name: str = ""
@@ -101,6 +102,11 @@ class GymFamily(TaskFamily):
         if isinstance(self.env, str):
             return self.env
         return self._builder.__name__
+
+    @property
+    def step_seconds(self) -> float | None:
+        rate = self.probe.metadata.get("render_fps")
+        return 1 / rate if rate else None
 
     def build(self, **keywords: Any) -> gymnasium.Env:
         """Builds an environment from `settings` and further keyword arguments.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
@@ -40,6 +40,7 @@ class MujocoFamily(TaskFamily):
             "implicitfast". Another integrator defines another MDP; the card names it.
     """
 
+    engine: ClassVar[str] = "mujoco"
     model: str
     frame_skip: int
     integrator: str = "xml"
@@ -61,6 +62,10 @@ class MujocoFamily(TaskFamily):
     def dt(self) -> float:
         """The simulated time of one environment step in seconds."""
         return self.frame_skip * self.compiled.opt.timestep
+
+    @property
+    def step_seconds(self) -> float:
+        return self.dt
 
     @property
     def action_space(self) -> spaces.Box:

@@ -10,7 +10,6 @@ import torch
 from metarl.sim import Choice, GymTaskPool, GymTasks, Uniform, make_renderer, make_vec
 from metarl.sim.family_renderer import DrawnRenderer
 from metarl.sim.gymnasium.rendering import GymnasiumRenderer
-from metarl.sim.rendering import step_seconds
 from tests.sim.gymnasium.environments import Painted, Slide
 
 SPEED = {"speed": Uniform(-0.2, 0.2)}
@@ -84,8 +83,8 @@ def test_pictures_keep_their_proportions_and_their_size():
 
 
 def test_their_time_is_real():
-    assert step_seconds(GymTasks(Painted, SPEED, horizon=4)) == pytest.approx(0.04)
-    assert step_seconds(GymTasks(Slide, SPEED, horizon=4)) is None
+    assert GymTasks(Painted, SPEED, horizon=4).step_seconds == pytest.approx(0.04)
+    assert GymTasks(Slide, SPEED, horizon=4).step_seconds is None
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ def test_the_engine_is_found(device, there, expected, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(make, "runs_on", lambda device: there)
+    monkeypatch.setattr("metarl.sim.warp.engine.runs_on", lambda device: there)
     monkeypatch.setitem(make.ENGINES._values, expected, build)
     with pytest.raises(BuiltError, match=device):
         make_vec(Cart(), 2, device)
