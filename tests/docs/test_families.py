@@ -64,4 +64,4 @@ def test_carts_learn_which_side_is_left(my_tasks, monkeypatch):
     (folder,) = (my_tasks / "runs" / "custom" / "maml").iterdir()
     (line,) = read_curves(folder)
     before, once, _, thrice = line["mean"]
-    assert before < 30 and once > 60 and thrice > 85
+    assert before < 30 and once > 50 and thrice > 70
