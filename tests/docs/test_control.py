@@ -1,11 +1,12 @@
-"""The code of docs/control.md runs, as the script that it describes, and its names are there."""
+"""The code of docs/control.md runs, as the script that it describes, and its names exist."""
 
 import re
 import sys
 from pathlib import Path
 
 from metarl.commands import main
-from metarl.lab.lookup import script_experiment
+from metarl.lab.installed import EXPERIMENTS
+from metarl.lab.lookup import find_experiment, script_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "control.md").read_text(encoding="utf-8")
@@ -19,25 +20,31 @@ TINY = (
 def test_the_code_is_an_experiment_that_trains_and_plays(tmp_path, monkeypatch, capsys):
     script = tmp_path / "push.py"
     script.write_text("\n".join(BLOCKS), encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["push.py", "--runs", str(tmp_path), *TINY])
-    experiment = script_experiment(script)
-    experiment.main()
-    assert "maml on Push-v1" in capsys.readouterr().out
-    (folder,) = (tmp_path / "push" / "maml").iterdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["metarl", "train", "push.py", "--algorithm", "anil", *TINY])
+    main()
+    assert "anil on Push-v1" in capsys.readouterr().out
     for command in ("evaluate", "play"):
-        monkeypatch.setattr(sys, "argv", ["metarl", command, str(folder)])
+        monkeypatch.setattr(sys, "argv", ["metarl", command, "latest", "--script", "push.py"])
         main()
         assert "3" in capsys.readouterr().out
 
 
-def test_its_algorithms_are_those_there_are():
-    known = script_experiment(ROOT / "experiments" / "navigation2d.py").configs
-    table = re.findall(r"^\| (`.*?) \|", PAGE, re.MULTILINE)[1:]
-    assert {name for row in table for name in re.findall(r"`(.*?)`", row)} == set(known)
+def test_its_algorithms_are_those_of_the_experiment():
+    navigation = script_experiment(ROOT / "experiments" / "navigation2d.py").configs
+    table = re.findall(r"^\| (`.*?) \|", PAGE.partition("## Read")[0], re.MULTILINE)[1:]
+    assert {name for row in table for name in re.findall(r"`(.*?)`", row)} == set(navigation)
 
 
-def test_its_links_and_commands_lead_somewhere():
-    for link in re.findall(r"\]\(([^)#]+)\)", PAGE):
-        assert (ROOT / "docs" / link).is_file(), link
-    for script in re.findall(r"python (experiments/\w+\.py)", PAGE):
+def test_its_strategies_are_those_of_the_experiments():
+    (sentence,) = re.findall(r"nothing to train: (.*?);\s+(.*?)\.\n", PAGE, re.DOTALL)
+    for experiment, names in zip(("bandit", "tabular_mdp"), sentence, strict=True):
+        strategies = set(re.findall(r"`([\w-]+)`", names))
+        assert strategies <= set(find_experiment(experiment).configs)
+
+
+def test_its_commands_name_experiments_and_scripts_that_exist():
+    for script in re.findall(r"python\s+(experiments/\w+\.py)", PAGE):
         assert (ROOT / script).is_file(), script
+    names = re.findall(r"^    metarl train (\w+) ", PAGE, re.MULTILINE)
+    assert set(names) <= set(EXPERIMENTS.names())
