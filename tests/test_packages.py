@@ -1,0 +1,58 @@
+"""The wheel: every package is in it, and what it installs works outside of the checkout."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+TINY = (
+    "--training.iterations", "2", "--training.meta-batch-size", "2", "--training.eval-every", "0",
+    "--test-tasks", "3",
+)  # fmt: skip
+
+
+def test_every_package_is_listed():
+    folders = [path.parent.relative_to(ROOT) for path in (ROOT / "metarl").rglob("__init__.py")]
+    expected = [*(".".join(f.parts) for f in folders), "metarl_envs", "metarl_experiments"]
+    assert sorted(PROJECT["tool"]["setuptools"]["packages"]) == sorted(expected)
+
+
+def test_every_experiment_is_an_entry_point():
+    scripts = {path.stem for path in (ROOT / "experiments").glob("*.py")}
+    points = PROJECT["project"]["entry-points"]["metarl.experiments"]
+    assert points.keys() == scripts - {"__init__", "robot_configs"}
+    assert all(value == f"metarl_experiments.{name}:EXPERIMENT" for name, value in points.items())
+
+
+@pytest.mark.slow
+def test_the_wheel_trains_evaluates_plays_and_exports_outside_of_the_checkout(tmp_path):
+    def run(*command):
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=1200
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", "dist", str(ROOT))
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    run(sys.executable, "-m", "venv", "env")
+    python, metarl = (str(tmp_path / "env" / "bin" / name) for name in ("python", "metarl"))
+    constraints = ("--constraint", str(ROOT / "constraints.txt"))
+    run(python, "-m", "pip", "install", "--quiet", *constraints, f"{wheel}[onnx]")
+    where = run(python, "-c", "import metarl, metarl_experiments.sine as s; print(s.__file__)")
+    assert str(tmp_path / "env") in where
+    run(metarl, "train", "sine", "--algorithm", "reptile", *TINY)
+    run(metarl, "train", "navigation2d", *TINY, "--gradients.trajectories", "2", "--hidden", "8")
+    assert "icml2017" in run(metarl, "evaluate", "latest")
+    assert "goal (" in run(metarl, "play", "latest", "--test-tasks", "1")
+    run(metarl, "export", "latest", "policy.onnx", "--to", "onnx", "--test-steps", "1")
+    assert (tmp_path / "policy.onnx").stat().st_size > 0
+    (sine,) = (tmp_path / "runs" / "sine" / "reptile").iterdir()
+    assert "K=5" in run(metarl, "evaluate", str(sine))
+    assert "half_cheetah" in run(metarl, "list")
