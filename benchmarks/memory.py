@@ -36,7 +36,7 @@ def stream_iteration(algorithm: str, count: int) -> MetaIteration:
     """Returns a training iteration of `count` streams of glyphs."""
     settings = mann.CONFIGS[algorithm]
     tasks = settings.streams(replace(settings.tasks, data_dir=None).train())
-    learner = settings.learner(tasks, torch.Generator().manual_seed(0))
+    learner = settings.build_learner(tasks, torch.Generator().manual_seed(0))
     return MetaIteration(learner, tasks, replace(settings.training, meta_batch_size=count))
 
 

@@ -49,7 +49,7 @@ class StreamSettings:
         """Returns the streams of a distribution over episodes."""
         return Streams(episodes, self.labels)
 
-    def learner(self, streams: Streams, generator: torch.Generator) -> StreamReader:
+    def build_learner(self, streams: Streams, generator: torch.Generator) -> StreamReader:
         """Builds the learner of such streams.
 
         Raises:
@@ -70,7 +70,7 @@ def build_streams(settings: StreamSettings) -> Components:
     test = settings.streams(settings.tasks.test(episodes))
     validation = settings.tasks.validation(episodes)
     return Components(
-        learner=settings.learner(tasks, generator),
+        learner=settings.build_learner(tasks, generator),
         tasks=tasks,
         validation=None if validation is None else settings.streams(validation),
         report=lambda loop: stream_report(

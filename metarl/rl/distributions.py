@@ -60,6 +60,7 @@ class Gaussian(NamedTuple):
         return -0.5 * z.square().sum(-1) - (self.log_std.sum(-1) + constant)
 
     def kl(self, other: Gaussian) -> Tensor:
+        """Returns KL(self || other) [*], in nats."""
         # KL(p || q) = sum_i 1/2 (sigma_p^2 / sigma_q^2 + (mu_p - mu_q)^2 / sigma_q^2 - 1)
         #                    - log(sigma_p / sigma_q)
         log_ratio = self.log_std - other.log_std
@@ -67,6 +68,7 @@ class Gaussian(NamedTuple):
         return (0.5 * (torch.exp(2 * log_ratio) + shift.square() - 1) - log_ratio).sum(-1)
 
     def entropy(self) -> Tensor:
+        """Returns the differential entropy [*], in nats."""
         # H = sum_i log sigma_i + 1/2 log(2 pi e)
         constant = 0.5 * math.log(2 * math.pi * math.e)
         return (self.log_std + constant).expand_as(self.mean).sum(-1)
@@ -76,6 +78,7 @@ class Gaussian(NamedTuple):
         return torch.addcmul(self.mean, torch.exp(self.log_std), noise)
 
     def mode(self) -> Tensor:
+        """Returns the means [*, A]."""
         return self.mean
 
 
@@ -94,11 +97,13 @@ class Categorical(NamedTuple):
         return self._log_probs().gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
     def kl(self, other: Categorical) -> Tensor:
+        """Returns KL(self || other) [*], in nats."""
         # KL(p || q) = sum_a p(a) (log p(a) - log q(a))
         log_p = self._log_probs()
         return (log_p.exp() * (log_p - other._log_probs())).sum(-1)
 
     def entropy(self) -> Tensor:
+        """Returns the entropy [*], in nats."""
         # H = -sum_a p(a) log p(a)
         log_p = self._log_probs()
         return -(log_p.exp() * log_p).sum(-1)
@@ -115,6 +120,7 @@ class Categorical(NamedTuple):
         return (level >= cumulative[..., :-1]).sum(-1)
 
     def mode(self) -> Tensor:
+        """Returns the most likely actions [*], int64."""
         return self.logits.argmax(-1)
 
     def _log_probs(self) -> Tensor:

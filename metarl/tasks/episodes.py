@@ -134,6 +134,7 @@ class FewShot:
         object.__setattr__(self, "_most_images", most)
 
     def split(self, name: Split) -> FewShot:
+        """Returns the distribution over the tasks of one split."""
         return replace(self, part=check_split(name))
 
     def to(self, device: torch.device | str) -> FewShot:

@@ -42,6 +42,7 @@ class Sine:
             )
 
     def split(self, name: Split) -> Sine:
+        """Returns the distribution over the tasks of one split."""
         return replace(self, part=check_split(name))
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> TaskBatch:

@@ -70,6 +70,7 @@ class Streams:
         check_choice("labels", self.labels, get_args(Labels))
 
     def split(self, name: Split) -> Streams:
+        """Returns the distribution over the tasks of one split."""
         return replace(self, episodes=self.episodes.split(name))
 
     def to(self, device: torch.device | str) -> Streams:

@@ -93,6 +93,7 @@ class RecurrentPolicy(nn.Module):
     # Playing
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draws the random numbers of sampling actions of batch `shape`."""
         return self.head.noise(shape, generator)
 
     def begin(self, tasks: Tasks) -> Tensor:

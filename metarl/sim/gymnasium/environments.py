@@ -127,11 +127,13 @@ class Environments:
         self._to_env_action = _action_converter(family.probe.action_space)
 
     def start(self, tasks: TaskRows | None) -> None:
+        """Resets the environments of the active worlds, with new tasks unless they are None."""
         if tasks is not None:
             self._tasks = tasks
         self._for_each_active(self._start, "reset")
 
     def step(self) -> None:
+        """Steps the environments of the active worlds."""
         self._for_each_active(self._step, "stepped")
 
     def picture(self, world: int) -> Any:
@@ -141,6 +143,7 @@ class Environments:
         return env.render()
 
     def close(self) -> None:
+        """Closes the environments; errors of one do not stop the others."""
         for env in self._envs:
             if env is not None:
                 with contextlib.suppress(Exception):  # the other environments must still be closed
