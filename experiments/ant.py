@@ -5,11 +5,11 @@
     python experiments/ant.py --family AntLeg-v1                  # a leg fails
     python experiments/ant.py --family AntDirectionRllab-v1       # as in MAML's paper
     python experiments/ant.py --options integrator=implicitfast   # quicker, other dynamics
-    python experiments/ant.py --resume latest                     # after a stop of any kind
+    python experiments/ant.py --resume latest                     # after Ctrl-C or a crash
     tensorboard --logdir runs/ant
 
-Ends with a table of returns on test tasks; an unknown `--family` lists all that there
-are. The rest is as in `half_cheetah.py`.
+Prints a table of returns on test tasks; an unknown `--family` lists all families. The
+rest is as in `half_cheetah.py`.
 """
 
 from metarl_envs.protocols import icml_robots
@@ -22,7 +22,7 @@ CONFIGS = robot_configs("AntVelocity-v1")
 
 
 def build(settings: FamilySettings) -> Components:
-    """Builds what the settings describe."""
+    """Builds the learner, its tasks and its reports."""
     return build_family(settings, "Ant", icml_robots)
 
 

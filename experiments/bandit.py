@@ -1,17 +1,17 @@
-"""Bernoulli bandits (Duan et al. 2016, section 3.1): find the arm that pays most often.
+"""Bernoulli bandits (Duan et al. 2016, section 3.1): find the arm that is rewarded most often.
 
     python experiments/bandit.py                                # MAML-TRPO
     python experiments/bandit.py --algorithm rl2                # a recurrent policy
     python experiments/bandit.py --algorithm rl2 --pulls 10 --training.meta-batch-size 1000
     python experiments/bandit.py --algorithm ucb1               # and random-arm, greedy, thompson
     python experiments/bandit.py --algorithm reptile            # an unknown name lists them all
-    python experiments/bandit.py --resume latest                # after a stop of any kind
+    python experiments/bandit.py --resume latest                # after Ctrl-C or a crash
     tensorboard --logdir runs/bandit
 
-5 arms, 100 pulls an episode. An adaptation step of the gradient-based learners sees one episode;
-RL^2 and the strategies learn while they pull, so theirs is the return of the very first one. Ends
-with a table of what an episode pays on test bandits: any arm pays half of the pulls on average,
-the best of five 5/6 of them.
+5 arms, 100 pulls per episode. An adaptation step of the gradient-based learners uses one episode;
+RL^2 and the strategies learn during an episode, so their result is the return of the first one.
+Prints a table of returns on test bandits: a random arm has a mean return of half the pulls, the
+best of five arms 5/6.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class BanditSettings(ControlSettings):
     """Pulls of an episode, at least 1."""
 
 
-# A pull changes nothing but its own reward: lambda = 0 credits it with no other's.
+# A pull affects its own reward only: lambda = 0 credits it with no other reward.
 # The inner rates were chosen on validation tasks, before any meta-training.
 MAML = BanditSettings(
     "maml", MAMLAlgorithm(10.0), PolicyGradientSettings(trajectories=1, gae_lambda=0.0),
@@ -49,7 +49,7 @@ MAML = BanditSettings(
     ),
     hidden=(), test_tasks=400,
 )  # fmt: skip
-# To RL^2 a pull also gives what later pulls are chosen by; lambda is the paper's.
+# For RL^2 a pull also informs later pulls; lambda is the paper's.
 RL2 = rl2_config(
     MAML, 1, PolicyGradientSettings(1, 0.99, 0.3, clip=0.2),
     TrainingSettings(
@@ -68,7 +68,7 @@ CONFIGS = control_configs(MAML, adam_lr=0.1) | {
 
 
 def build(settings: ControlSettings) -> Components:
-    """Builds what the settings describe."""
+    """Builds the learner, its tasks and its reports."""
     assert isinstance(settings, BanditSettings)
     return build_control(settings, Bandit(settings.arms, settings.pulls))
 

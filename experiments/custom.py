@@ -1,16 +1,16 @@
-"""Any family of control tasks by its name: MetaRL's, an installed package's, or one of your own.
+"""Any family of control tasks by its name: of MetaRL, of an installed package, or your own.
 
     python experiments/custom.py --family my_tasks:pendulums            # tasks in my_tasks.py
     python experiments/custom.py --family my_tasks:pendulums --algorithm promp
     python experiments/custom.py --family my_tasks:pendulums --options workers=2
     python experiments/custom.py --family Navigation2D-v1 --training.iterations 20
-    python experiments/custom.py --resume latest                        # after a stop of any kind
+    python experiments/custom.py --resume latest                        # after Ctrl-C or a crash
     tensorboard --logdir runs/custom
     metarl play runs/custom/maml/RUN                                    # before and after each step
 
-`metarl list` has all installed families, docs/families.md tells how to make one of a gymnasium
-environment. Ends with a table of returns on test tasks. The defaults are those for robots: an
-iteration is 40 tasks of 20 trajectories, before and after adaptation, in 80 worlds at once.
+`metarl list` lists the installed families; docs/families.md shows how to define one from a
+gymnasium environment. Prints a table of returns on test tasks. The defaults are those for robots:
+an iteration has 40 tasks of 20 trajectories, before and after adaptation, in 80 worlds at once.
 """
 
 from metarl_experiments.robot_configs import robot_configs
@@ -23,7 +23,7 @@ CONFIGS = robot_configs("", film=0)
 
 
 def build(settings: FamilySettings) -> Components:
-    """Builds what the settings describe."""
+    """Builds the learner, its tasks and its reports."""
     if not settings.family:
         raise SettingsError(
             "Expected a family of tasks, --family NAME or --family module:Name, got none; "

@@ -1,4 +1,4 @@
-"""The half cheetah (Finn et al. 2017, section 5.3): run as fast, or in the direction, that pays.
+"""The half cheetah (Finn et al. 2017, section 5.3): run at a speed or in a direction.
 
     python experiments/half_cheetah.py                          # MAML-TRPO, velocities of U(0, 2)
     python experiments/half_cheetah.py --options fastest=3      # of U(0, 3), as ProMP and PEARL
@@ -6,13 +6,13 @@
     python experiments/half_cheetah.py --family HalfCheetahSlope-v1     # adapt to going uphill
     python experiments/half_cheetah.py --family HalfCheetahVelocityRllab-v1 --horizon 200  # MAML's
     python experiments/half_cheetah.py --algorithm promp        # an unknown name lists them all
-    python experiments/half_cheetah.py --resume latest          # after a stop of any kind
+    python experiments/half_cheetah.py --resume latest          # after Ctrl-C or a crash
     tensorboard --logdir runs/half_cheetah
     metarl play runs/half_cheetah/maml/RUN                      # returns before and after each step
 
-Ends with a table of returns on test tasks; an unknown `--family` lists all that there are. MuJoCo's
-steps take nearly all of the time and use all CPUs: an iteration is 160 000 steps of the robot, 2.2
-hours of its time.
+Prints a table of returns on test tasks; an unknown `--family` lists all families. MuJoCo takes most
+of the time and uses all CPUs: an iteration has 160 000 environment steps, 2.2 hours of the robot's
+time.
 """
 
 from metarl_envs.protocols import icml_robots
@@ -25,7 +25,7 @@ CONFIGS = robot_configs("HalfCheetahVelocity-v1", horizon=100)
 
 
 def build(settings: FamilySettings) -> Components:
-    """Builds what the settings describe."""
+    """Builds the learner, its tasks and its reports."""
     return build_family(settings, "HalfCheetah", icml_robots)
 
 

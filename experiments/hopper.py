@@ -3,11 +3,11 @@
     python experiments/hopper.py                                  # MAML-TRPO, other bodies
     python experiments/hopper.py --family HopperSlope-v1          # adapt to going uphill
     python experiments/hopper.py --options integrator=implicitfast  # quicker, other dynamics
-    python experiments/hopper.py --resume latest                  # after a stop of any kind
+    python experiments/hopper.py --resume latest                  # after Ctrl-C or a crash
     tensorboard --logdir runs/hopper
 
-Ends with a table of returns on test tasks; an unknown `--family` lists all that there
-are. The rest is as in `half_cheetah.py`.
+Prints a table of returns on test tasks; an unknown `--family` lists all families. The
+rest is as in `half_cheetah.py`.
 """
 
 from metarl_experiments.robot_configs import robot_configs
@@ -19,7 +19,7 @@ CONFIGS = robot_configs("HopperRandomParameters-v1")
 
 
 def build(settings: FamilySettings) -> Components:
-    """Builds what the settings describe."""
+    """Builds the learner, its tasks and its reports."""
     return build_family(settings, "Hopper")
 
 

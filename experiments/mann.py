@@ -6,9 +6,9 @@
     python experiments/mann.py                                            # glyphs: no data needed
     tensorboard --logdir runs/mann
 
-Each image is to be named before its label is shown, a step late; labels are drawn anew for every
-stream. Ends with a table of accuracies on the 1st, 2nd, ... instance of a class in 1000 test
-streams of new characters; step k of the curves is what comes after k instances of its class.
+The network classifies each image before it sees the label, one step later; labels are shuffled in
+every stream. Prints a table of accuracies on the 1st, 2nd, ... instance of a class in 1000 test
+streams of new characters; step k of the curves is the accuracy after k instances of the class.
 """
 
 from metarl.lab import Experiment

@@ -1,16 +1,16 @@
-"""2D navigation (Finn et al. 2017, section 5.3): walk to a goal that only the reward tells.
+"""2D navigation (Finn et al. 2017, section 5.3): walk to a goal known only through the reward.
 
     python experiments/navigation2d.py                          # MAML-TRPO
     python experiments/navigation2d.py --algorithm mamlplusplus # an unknown name lists them all
     python experiments/navigation2d.py --algorithm rl2          # a recurrent policy, 4 episodes
     python experiments/navigation2d.py --training.seed 1
-    python experiments/navigation2d.py --resume latest          # after a stop of any kind
+    python experiments/navigation2d.py --resume latest          # after Ctrl-C or a crash
     tensorboard --logdir runs/navigation2d
     metarl play runs/navigation2d/maml/RUN                      # paths before and after each step
 
-Ends with a table of returns on test goals and in the paper's protocol (40 goals; the rate halved
-after the first step, or kept), with `adaptation.png` and `paths.png` in the run folder. Three to
-six minutes on one core.
+Prints a table of returns on test goals and in the paper's protocol (40 goals; the rate halved
+after the first step, or kept), and writes `adaptation.png` and `paths.png` into the run folder.
+Three to six minutes on one core.
 """
 
 from dataclasses import replace
@@ -44,7 +44,7 @@ CONFIGS = control_configs(MAML, {"rl2": RL2})
 
 
 def build(settings: ControlSettings) -> Components:
-    """Builds what the settings describe."""
+    """Builds the learner, its tasks and its reports."""
     return build_control(settings, Navigation2D(), icml_navigation(), navigation_picture)
 
 

@@ -3,11 +3,11 @@
     python experiments/sine.py                                  # MAML, 70 000 iterations
     python experiments/sine.py --algorithm reptile
     python experiments/sine.py --learner.steps 5 --training.seed 1
-    python experiments/sine.py --resume latest                  # after a stop of any kind
+    python experiments/sine.py --resume latest                  # after Ctrl-C or a crash
     tensorboard --logdir runs/sine
 
-Ends with a table of mean squared errors on 600 test tasks after 0..10 steps for K = 5, 10 and 20,
-with `adaptation.png` and `fits.png` in the run folder. MAML: two to three minutes on one core.
+Prints a table of mean squared errors on 600 test tasks after 0..10 steps for K = 5, 10 and 20, and
+writes `adaptation.png` and `fits.png` into the run folder. MAML: two to three minutes on one core.
 """
 
 from dataclasses import dataclass, field, replace
@@ -84,7 +84,7 @@ CONFIGS = with_registered(
 
 
 def build(settings: SineSettings) -> Components:
-    """Builds what the settings describe."""
+    """Builds the learner, its tasks and its reports."""
     generator = torch.Generator().manual_seed(settings.training.seed)
     model = MLP((1, 40, 40, 1), generator, init=settings.init)
     learner = GradientLearner(settings.learner.adaptation(model, generator))

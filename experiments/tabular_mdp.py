@@ -1,16 +1,16 @@
-"""Random MDPs (Duan et al. 2016, section 3.1): find the way to the states that pay.
+"""Random MDPs (Duan et al. 2016, section 3.1): find the states with high rewards.
 
     python experiments/tabular_mdp.py                           # MAML-TRPO
     python experiments/tabular_mdp.py --algorithm rl2           # a recurrent policy, 10 episodes
     python experiments/tabular_mdp.py --algorithm rl2 --learner.episodes 25 --test-steps 24
     python experiments/tabular_mdp.py --algorithm greedy        # and random-player, optimal
     python experiments/tabular_mdp.py --algorithm metasgd       # an unknown name lists them all
-    python experiments/tabular_mdp.py --resume latest           # after a stop of any kind
+    python experiments/tabular_mdp.py --resume latest           # after Ctrl-C or a crash
     tensorboard --logdir runs/tabular_mdp
 
-10 states, 5 actions, 10 steps an episode. An adaptation step of the gradient-based learners sees
-ten episodes, one of RL^2 and of the strategies a single one: step k is episode k of a trial. Ends
-with a table of returns on test MDPs: acting at random gives 10.07 on average, knowing the MDP 21.9.
+10 states, 5 actions, 10 steps per episode. An adaptation step of the gradient-based learners uses
+ten episodes; for RL^2 and the strategies, step k is episode k of a trial. Prints a table of returns
+on test MDPs: random actions have a mean return of 10.07, planning in the known MDP 21.9.
 """
 
 from metarl_envs import mdp_strategies as strategies
@@ -51,7 +51,7 @@ CONFIGS = control_configs(MAML, adam_lr=0.1) | {
 
 
 def build(settings: ControlSettings) -> Components:
-    """Builds what the settings describe."""
+    """Builds the learner, its tasks and its reports."""
     return build_control(settings, TabularMDP())
 
 

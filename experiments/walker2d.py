@@ -4,11 +4,11 @@
     python experiments/walker2d.py --family Walker2dRandomParameters-v1  # other bodies
     python experiments/walker2d.py --family Walker2dSlope-v1      # adapt to going uphill
     python experiments/walker2d.py --options integrator=implicitfast  # quicker, other dynamics
-    python experiments/walker2d.py --resume latest                # after a stop of any kind
+    python experiments/walker2d.py --resume latest                # after Ctrl-C or a crash
     tensorboard --logdir runs/walker2d
 
-Ends with a table of returns on test tasks; an unknown `--family` lists all that there
-are. The rest is as in `half_cheetah.py`.
+Prints a table of returns on test tasks; an unknown `--family` lists all families. The
+rest is as in `half_cheetah.py`.
 """
 
 from metarl_experiments.robot_configs import robot_configs
@@ -20,7 +20,7 @@ CONFIGS = robot_configs("Walker2dVelocity-v1")
 
 
 def build(settings: FamilySettings) -> Components:
-    """Builds what the settings describe."""
+    """Builds the learner, its tasks and its reports."""
     return build_family(settings, "Walker2d")
 
 

@@ -2,6 +2,6 @@
 
 from metarl.gymnasium_ids import register_families
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 register_families()

@@ -75,7 +75,7 @@ class ChangedRobot(Locomotion):
         note = "tests: beyond" if self.beyond else "tests: not beyond (setting `beyond`)"
         return self._card(
             f"{self.robot.name} runs forwards; tasks differ in {' and '.join(self.fault.ranges())}",
-            Fact("tasks", self.fault.told(), note),
+            Fact("tasks", self.fault.describe(), note),
             "v",
             True,
         )

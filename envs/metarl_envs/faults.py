@@ -61,7 +61,7 @@ class Ranges:
             return self.train
         return self.beyond if beyond else self.test
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Returns a text of the intervals for a card."""
         text = {name: f"{low:g} to {high:g}" for name, (low, high) in vars(self).items()}
         return f"U: {text['train']} in training, {text['test']} in tests, {text['beyond']} beyond"
@@ -114,12 +114,12 @@ class Fault:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Ranges)}
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Returns a text of the parameters and their ranges for a card."""
         group = "one actuator" if self.group == 1 else f"{self.group} neighbouring actuators"
         ranges = self.ranges().items()
         return "; ".join(
-            f"{DESCRIPTIONS[name].format(group=group)} ~ {r.told()}" for name, r in ranges
+            f"{DESCRIPTIONS[name].format(group=group)} ~ {r.describe()}" for name, r in ranges
         )
 
 

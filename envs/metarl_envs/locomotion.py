@@ -18,7 +18,7 @@ from metarl.errors import SettingsError
 from metarl.sim import Card, ControlTasks, Fact, MujocoFamily, Tasks, WorldState, normal
 from metarl.tasks.base import Split, check_num_tasks, check_split
 from metarl.tasks.disjoint_splits import split_uniform
-from metarl_envs.models import Change, changed_model, told_changes
+from metarl_envs.models import Change, changed_model, describe_changes
 from metarl_envs.robot import Robot
 
 
@@ -151,7 +151,7 @@ class Locomotion(MujocoFamily):
         low, high = (f"{limit:g}" for limit in model.actuator_ctrlrange[0])
         plural = "s" if robot.frame_skip > 1 else ""
         steps = f"{robot.frame_skip} step{plural} of {model.opt.timestep} s, dt = {self.dt:.4g} s"
-        changes = told_changes(self.changes)
+        changes = describe_changes(self.changes)
         alive = f" + {self.alive}" if self.alive else ""
         cost = f"{self.control_cost} ||clip(a)||^2"
         speed = f"; {self.speed}" if self.speed else ""

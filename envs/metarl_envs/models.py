@@ -44,7 +44,7 @@ def changed_model(path: str, changes: tuple[Change, ...]) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def told_changes(changes: tuple[Change, ...]) -> str:
+def describe_changes(changes: tuple[Change, ...]) -> str:
     """Returns a text of the changes of a model for a card."""
     text = ", ".join(f"{where} {attribute}={value}" for where, attribute, value in changes)
     return f" with {text}" if text else ""

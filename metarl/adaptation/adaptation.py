@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import NoReturn
 
 from metarl.adaptation.objectives import Objective
 from metarl.adaptation.update_rules import UpdateRule
@@ -71,6 +72,20 @@ class Adaptation:
                 f"not {type(self.rule).__name__}; set `first_order` or leave them out."
             )
         matching_names(self.network, self.frozen)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Explains where the methods of a learner are.
+
+        Raises:
+            AttributeError: Always.
+        """
+        hint = ""
+        if name in ("adapt", "predict", "evaluate", "collect", "parameters", "state_dict"):
+            hint = (
+                " An Adaptation is a plain value; `GradientLearner(adaptation)` or "
+                "`PolicyLearner(adaptation, family)` adapts, predicts and evaluates."
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}.{hint}")
 
     @property
     def frozen_names(self) -> frozenset[str]:

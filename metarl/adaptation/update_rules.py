@@ -24,7 +24,7 @@ class UpdateRule(nn.Module, ABC):
     """
 
     differentiates_gradient: bool = True
-    """False: the rule takes gradients as constants, whatever the order asked for."""
+    """False: the rule takes gradients as constants, even if second order is requested."""
     carries: bool = False
     """True: the final state of a batch of tasks is given to `carry` after the outer update."""
 

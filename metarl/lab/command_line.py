@@ -76,7 +76,7 @@ def settings_from(default: S, saved: Mapping[str, Any]) -> S:
         if name not in types:
             raise SettingsError(
                 f"The saved setting {name!r} is unknown here.{did_you_mean(name, types)} "
-                "Was the run made by another version? Its versions.json tells."
+                "If another version made the run: its versions.json names it."
             )
         current = getattr(template, name)
         if dataclasses.is_dataclass(current):

@@ -173,7 +173,7 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Che
         advice = (
             f"The newest good one before it: {earlier}"
             if earlier
-            else f"No good one lies before it in {path.parent}; start the run anew."
+            else f"No good one lies before it in {path.parent}; start a new run."
         )
         raise CheckpointError(f"Cannot load the checkpoint {path}: {error} {advice}") from error
 

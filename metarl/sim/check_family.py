@@ -129,7 +129,7 @@ def _tasks_problem(tasks: Any, count: int) -> str | None:
     if not isinstance(tasks, ControlTasks):
         return f"`sample` must return ControlTasks, got {type(tasks).__name__}"
     if not isinstance(tasks.values, dict) or not tasks.values:
-        return "`sample` must return at least one value that tells tasks apart"
+        return "`sample` must return at least one value that distinguishes tasks"
     for name, value in tasks.values.items():
         problem = _tensor_problem(f"the task value {name!r}", value, count)
         if problem:

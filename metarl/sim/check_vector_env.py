@@ -78,7 +78,7 @@ def _episode_problems(env: TensorVectorEnv, seed: int) -> Iterator[str]:
     observation, info = env.reset(seed=seed)
     yield from _observation_problems("the observation of `reset`", observation, env)
     if not isinstance(info, dict):
-        yield f"`reset` must return a dict beside the observation, got {type(info).__name__}"
+        yield f"`reset` must return an observation and a dict, got {type(info).__name__}"
     elapsed = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
     for actions in _actions(env, env.family.horizon, seed):
         step = Step(*env.step(actions))

@@ -63,5 +63,5 @@ def read_members(path: Path, names: Iterable[str] | None = None) -> dict[str, by
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError) as error:
         raise DataError(
             f"The archive {path} is corrupt or cannot be read ({error}); delete it, so that it is "
-            "downloaded anew, or put a good copy there."
+            "downloaded again, or put a good copy there."
         ) from error

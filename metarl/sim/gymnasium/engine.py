@@ -171,7 +171,7 @@ class GymVectorEnv(TensorVectorEnv):
     @property
     def _rows(self) -> Rows:
         if self._host is None:
-            raise SimulationError("The environments are closed; `reset` builds them anew.")
+            raise SimulationError("The environments are closed; `reset` builds new ones.")
         return self._host.rows
 
     def _start_episodes(self, mask: np.ndarray, tasks: Mapping[str, np.ndarray], seed: Any) -> None:

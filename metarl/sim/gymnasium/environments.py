@@ -190,7 +190,7 @@ class Environments:
         env = self._family.build() if current is None else current
         task, old_task = {n: rows[world] for n, rows in self._tasks.items()}, self._env_tasks[world]
         if old_task is None or any(not np.array_equal(task[n], old_task[n]) for n in task):
-            env = self._family.given(env, task)
+            env = self._family.apply_task(env, task)
             self._env_tasks[world] = task
         if env is not current:
             if current is not None:

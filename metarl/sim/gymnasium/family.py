@@ -85,7 +85,7 @@ class GymFamily(TaskFamily):
         object.__setattr__(self, "horizon", self._checked_horizon(self.horizon))
 
     @abstractmethod
-    def given(self, env: gymnasium.Env, task: Task) -> gymnasium.Env:
+    def apply_task(self, env: gymnasium.Env, task: Task) -> gymnasium.Env:
         """Sets the task of an environment; the caller resets it afterwards.
 
         Args:
@@ -184,7 +184,7 @@ class GymFamily(TaskFamily):
         """Resets `probe` with each task in turn."""
         flat, rows = flattener(self.probe.observation_space), []
         for task, seed in zip(each_task(tasks), seeds(noise), strict=True):
-            env = self.given(self.probe, task)
+            env = self.apply_task(self.probe, task)
             rows.append(np.asarray(flat(env.reset(seed=int(seed))[0]), np.float32))
             if env is not self.probe:
                 env.close()

@@ -44,7 +44,7 @@ class Range(ABC):
         return number
 
     @abstractmethod
-    def told(self, values: Tensor) -> Tensor:
+    def encode(self, values: Tensor) -> Tensor:
         """Encodes values [W] for an oracle policy: numbers in [-1, 1], [W, D] float32."""
 
 
@@ -68,7 +68,7 @@ class Uniform(Range):
     def draw(self, first: Tensor, second: Tensor, part: Split | None) -> Tensor:
         return _between(self.low, self.high, first, second, part)
 
-    def told(self, values: Tensor) -> Tensor:
+    def encode(self, values: Tensor) -> Tensor:
         """Scales the values linearly from [low, high] to [-1, 1], [W, 1]."""
         return _scale(values, self.low, self.high)
 
@@ -100,7 +100,7 @@ class LogUniform(Range):
         low, high = math.log(self.low), math.log(self.high)
         return _between(low, high, first, second, part).exp()
 
-    def told(self, values: Tensor) -> Tensor:
+    def encode(self, values: Tensor) -> Tensor:
         """Scales the logarithms linearly from [log low, log high] to [-1, 1], [W, 1]."""
         return _scale(values.log(), math.log(self.low), math.log(self.high))
 
@@ -134,7 +134,7 @@ class Choice(Range):
         """Returns the value at an index."""
         return self.values[int(number)]
 
-    def told(self, values: Tensor) -> Tensor:
+    def encode(self, values: Tensor) -> Tensor:
         """Encodes the indices as one-hot vectors, [W, D] for D values."""
         return torch.nn.functional.one_hot(values, len(self.values)).float()
 

@@ -140,7 +140,7 @@ class GymTaskPool(GymFamily):
             return torch.cat([tasks[name].reshape(worlds, -1) for name in self.numbers], 1)
         return torch.nn.functional.one_hot(tasks[INDEX], len(self.pool)).float()
 
-    def given(self, env: gymnasium.Env, task: Task) -> gymnasium.Env:
+    def apply_task(self, env: gymnasium.Env, task: Task) -> gymnasium.Env:
         """Calls `set_task` with the task object."""
         _method(env, "set_task")(self.pool[int(task[INDEX])])
         return env

@@ -97,10 +97,10 @@ class GymTasks(GymFamily):
         )
 
     def task_vector(self, tasks: Tasks) -> Tensor:
-        """Returns the parameters, encoded by `Range.told` and concatenated."""
-        return torch.cat([r.told(tasks[name]) for name, r in self.parameters.items()], 1)
+        """Returns the parameters, encoded by `Range.encode` and concatenated."""
+        return torch.cat([r.encode(tasks[name]) for name, r in self.parameters.items()], 1)
 
-    def given(self, env: gymnasium.Env, task: Task) -> gymnasium.Env:
+    def apply_task(self, env: gymnasium.Env, task: Task) -> gymnasium.Env:
         """Sets attributes, and builds a new environment if there are keyword arguments."""
         values = {name: r.value(task[name].item()) for name, r in self.parameters.items()}
         keywords = {n: v for n, v in values.items() if n not in self.attributes}
@@ -116,13 +116,19 @@ class GymTasks(GymFamily):
         return next((name for name, r in self.parameters.items() if r.continuous), None)
 
     def _kind(self, name: str) -> str:
-        return "an attribute" if name in self.attributes else "a keyword argument: built anew"
+        return (
+            "an attribute"
+            if name in self.attributes
+            else "a keyword argument: the environment is built again"
+        )
 
     def _check_parameters(self) -> None:
         """Sets a task; raises SettingsError if the environment does not take the parameters."""
         task = self.sample(1, torch.Generator()).values
         try:
-            env = self.given(self.probe, {name: v[0].cpu().numpy() for name, v in task.items()})
+            env = self.apply_task(
+                self.probe, {name: v[0].cpu().numpy() for name, v in task.items()}
+            )
         except (AttributeError, SettingsError) as error:
             names = {n for n in vars(self.probe.unwrapped) if not n.startswith("_")}
             builder = type(self.probe.unwrapped) if isinstance(self.env, str) else self.env

@@ -81,7 +81,7 @@ def test_keyword_arguments_of_registered_environments_and_settings():
     values = sampled(family)["is_slippery"]
     assert values.dtype == torch.int64 and values.float().mean() == pytest.approx(0.5, abs=0.05)
     assert family.task_vector({"is_slippery": torch.tensor([0, 1])}).tolist() == [[1, 0], [0, 1]]
-    slippery = family.given(family.probe, {"is_slippery": torch.tensor(1).numpy()})
+    slippery = family.apply_task(family.probe, {"is_slippery": torch.tensor(1).numpy()})
     assert len(slippery.unwrapped.P[0][0]) == 3  # it may slip to three sides
 
 
