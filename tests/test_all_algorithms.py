@@ -39,6 +39,7 @@ ALGORITHMS = {
     "learned-optimizer-fresh": s.LearnedOptimizerAlgorithm(steps=4, unroll=2, fresh_start=True),
     "pretrained": s.PretrainedAlgorithm(),
     "anil": s.ANILAlgorithm(),
+    "boil": s.BOILAlgorithm(),
     "anil-3-steps": s.ANILAlgorithm(steps=3, first_order=True),
     **{f"{name}-frozen": replace(options, frozen=BODY) for name, options in FREEZABLE.items()},
 }

@@ -30,6 +30,7 @@ ALGORITHMS = {
     "learned-optimizer-fresh": s.LearnedOptimizerAlgorithm(steps=2, unroll=2, fresh_start=True),
     "pretrained": s.PretrainedAlgorithm(),
     "anil": s.ANILAlgorithm(0.5),
+    "boil": s.BOILAlgorithm(0.5),
     "reptile-frozen": s.ReptileAlgorithm(0.01, steps=2, batch_size=None, frozen=BODY),
     "metasgd-frozen": s.MetaSGDAlgorithm(frozen=BODY),
     "lstm-frozen": s.LSTMMetaLearnerAlgorithm(steps=2, frozen=BODY),

@@ -4,6 +4,7 @@ from metarl.adaptation.adaptation import Adaptation, all_but
 from metarl.adaptation.algorithm import GradientAlgorithm, Problem
 from metarl.adaptation.algorithms import (
     ANIL,
+    BOIL,
     FOMAML,
     GRADIENT_ALGORITHMS,
     MAML,
@@ -22,6 +23,7 @@ from metarl.adaptation.update_rules import State, UpdateRule
 
 __all__ = [
     "ANIL",
+    "BOIL",
     "FOMAML",
     "GRADIENT_ALGORITHMS",
     "MAML",

@@ -8,6 +8,7 @@ from metarl.adaptation.algorithms.baselines import (
     Scratch,
     ScratchAlgorithm,
 )
+from metarl.adaptation.algorithms.boil import BOIL, BOILAlgorithm
 from metarl.adaptation.algorithms.learned_optimizer import (
     LearnedOptimizer,
     LearnedOptimizerAlgorithm,
@@ -27,6 +28,7 @@ GRADIENT_ALGORITHMS: Registry[type[GradientAlgorithm]] = Registry("gradient algo
 
 GRADIENT_ALGORITHMS.register("maml", MAMLAlgorithm)
 GRADIENT_ALGORITHMS.register("anil", ANILAlgorithm)
+GRADIENT_ALGORITHMS.register("boil", BOILAlgorithm)
 GRADIENT_ALGORITHMS.register("metasgd", MetaSGDAlgorithm)
 GRADIENT_ALGORITHMS.register("mamlplusplus", MAMLPlusPlusAlgorithm)
 GRADIENT_ALGORITHMS.register("reptile", ReptileAlgorithm)
@@ -37,10 +39,12 @@ GRADIENT_ALGORITHMS.register("scratch", ScratchAlgorithm)
 
 __all__ = [
     "ANIL",
+    "BOIL",
     "FOMAML",
     "GRADIENT_ALGORITHMS",
     "MAML",
     "ANILAlgorithm",
+    "BOILAlgorithm",
     "LSTMMetaLearner",
     "LSTMMetaLearnerAlgorithm",
     "LearnedOptimizer",
