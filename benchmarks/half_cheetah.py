@@ -161,7 +161,9 @@ def _meta_iteration(settings: HalfCheetahBenchmark) -> MetaIteration:
         meta_batch_size=settings.tasks, task_chunk_size=4, workers=settings.workers
     )
     learner = PolicyLearner(MAML(policy, 0.1), family, task_chunk_size=4)
-    return MetaIteration(learner, family, training, TrustRegionSettings(fisher_trajectories=2))
+    return MetaIteration(
+        learner, family, training, TrustRegionSettings(fisher_trajectories=2, fisher_support=2)
+    )
 
 
 def _physics(

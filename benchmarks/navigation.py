@@ -233,15 +233,15 @@ def _ours(
     learner = PolicyLearner(
         MAML(_policy(settings), INNER_LR, steps), settings.family, settings.gradients
     )
-    update = TrustRegionSettings(fisher_trajectories=kept)
+    update = TrustRegionSettings(fisher_trajectories=kept, fisher_support=kept)
     return MetaIteration(learner, settings.family, training, update)
 
 
 def _loop(settings: NavigationBenchmark, kept: int | None) -> NavigationLoop:
     return NavigationLoop(
         LoopPolicy(_policy(settings)), settings.gradients,
-        TrustRegionSettings(fisher_trajectories=kept), INNER_LR, 1, settings.tasks,
-        settings.horizon,
+        TrustRegionSettings(fisher_trajectories=kept, fisher_support=kept),
+        INNER_LR, 1, settings.tasks, settings.horizon,
     )  # fmt: skip
 
 

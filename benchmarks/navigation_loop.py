@@ -159,9 +159,15 @@ class NavigationLoop:
     def improve(self, batch: list[list[Episodes]]) -> bool:
         """Takes a TRPO step on the episodes of all tasks; returns whether it was accepted."""
         loss, divergence = self.judge(batch)
-        kept = self.update.fisher_trajectories
+        kept, few = self.update.fisher_trajectories, self.update.fisher_support
         if kept is not None:
-            divergence = self.divergence([[e.first(kept) for e in seen] for seen in batch])
+            thinned = (
+                [[e.first(few) for e in support] for *support, _ in batch]
+                if few
+                else [support for *support, _ in batch]
+            )
+            queries = [query.first(kept) for *_, query in batch]
+            divergence = self.divergence([[*s, q] for s, q in zip(thinned, queries, strict=True)])
         slope = flatten(torch.autograd.grad(loss, self.params, retain_graph=True))
         product = self.hessian_product(divergence)
         direction = conjugate_gradient(product, slope, self.update.cg_iterations).solution

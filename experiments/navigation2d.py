@@ -33,7 +33,8 @@ TRAINING = TrainingSettings(
 )  # fmt: skip
 MAML = ControlSettings(
     "maml", MAMLAlgorithm(0.1), PolicyGradientSettings(gae_lambda=0.95),
-    TrustRegionSettings(max_kl=0.02, fisher_trajectories=2), TRAINING, init_std=0.5,
+    TrustRegionSettings(max_kl=0.02, fisher_trajectories=2, fisher_support=2),
+    TRAINING, init_std=0.5,
 )  # fmt: skip
 RL2 = rl2_config(
     MAML, 4, PolicyGradientSettings(1, 0.99, 0.95, clip=0.2),

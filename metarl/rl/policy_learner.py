@@ -49,13 +49,17 @@ class PolicyInputs:
     environment_steps: Tensor
     start: Params | None = None
 
-    def thinned(self, trajectories: int) -> PolicyInputs:
-        """Returns the inputs with the first `trajectories` rollouts of each task and step."""
-        first = map_tensors(lambda t: t[:, :trajectories], self.experience)
-        renormalized = tuple(
-            e._replace(weights=e.weights / e.weights.sum((1, 2), keepdim=True)) for e in first
-        )
-        return replace(self, experience=renormalized)
+    def thinned(self, last: int | None, support: int | None = None) -> PolicyInputs:
+        """Returns the inputs with fewer rollouts of each task.
+
+        Args:
+            last: The number of rollouts of the adapted policies; None: all.
+            support: The number of rollouts of each adaptation step; None: all. With fewer, the
+                adapted policies are others.
+        """
+        *adaptation, adapted = self.experience
+        adaptation = [_first_rollouts(batch, support) for batch in adaptation]
+        return replace(self, experience=(*adaptation, _first_rollouts(adapted, last)))
 
 
 class PolicyLearner(ControlLearner):
@@ -355,6 +359,14 @@ class PolicyLearner(ControlLearner):
         if not self.adaptation.fresh_start:
             return None
         return self.policy.initial(generator, num_tasks)
+
+
+def _first_rollouts(batch: Experience, count: int | None) -> Experience:
+    """Returns the first `count` rollouts of each task; the weights of a task still sum to 1."""
+    if count is None:
+        return batch
+    batch = map_tensors(lambda t: t[:, :count], batch)
+    return batch._replace(weights=batch.weights / batch.weights.sum((1, 2), keepdim=True))
 
 
 def _rename_old_weights(learner: PolicyLearner, weights: dict[str, Any], *_: Any) -> None:

@@ -38,7 +38,10 @@ class TrustRegionSettings(UpdateSettings):
     max_backtracks: int = 15
     """Tries of the line search; if none is accepted, the parameters do not change."""
     fisher_trajectories: int | None = None
-    """Rollouts per task from which the Fisher matrix is estimated. None: all."""
+    """Rollouts of each adapted policy from which the Fisher matrix is estimated. None: all."""
+    fisher_support: int | None = None
+    """Rollouts per adaptation step in the Fisher matrix. None: all. Fewer are cheaper, but the
+    matrix is then that of policies adapted on fewer rollouts."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -52,16 +55,14 @@ class TrustRegionSettings(UpdateSettings):
             raise SettingsError(
                 f"Expected `backtrack_ratio` in (0, 1), got {self.backtrack_ratio}."
             )
-        counts = (
-            self.cg_iterations,
-            self.max_backtracks,
-            1 if self.fisher_trajectories is None else self.fisher_trajectories,
-        )
+        counts = [self.cg_iterations, self.max_backtracks]
+        counts += [n for n in (self.fisher_trajectories, self.fisher_support) if n is not None]
         if min(counts) < 1 or self.damping < 0:
             raise SettingsError(
                 "Expected counts of at least 1 and a `damping` of at least 0, got "
                 f"cg_iterations={self.cg_iterations}, max_backtracks={self.max_backtracks}, "
-                f"fisher_trajectories={self.fisher_trajectories}, damping={self.damping}."
+                f"fisher_trajectories={self.fisher_trajectories}, "
+                f"fisher_support={self.fisher_support}, damping={self.damping}."
             )
 
     def build(self, learner: Learner, training: TrainingSettings) -> OuterUpdate:
@@ -79,6 +80,11 @@ class TrustRegionSettings(UpdateSettings):
             )
         _refuse_rates(training)
         return TrustRegionUpdate(learner, training, self)
+
+
+def _count_rollouts(inputs: PolicyInputs) -> int:
+    """Returns the number of rollouts per task, in all adaptation steps together."""
+    return sum(batch.rollouts.rewards.shape[1] for batch in inputs.experience)
 
 
 def _refuse_rates(training: TrainingSettings) -> None:
@@ -155,11 +161,10 @@ class TrustRegionUpdate(OuterUpdate):
         built again for each vector.
         """
         training, total = self.gradient.settings, inputs.tasks.num_tasks
-        thinned, size = inputs, training.task_chunk_size or total
-        if self.settings.fisher_trajectories is not None:
-            thinned = inputs.thinned(self.settings.fisher_trajectories)
-            # A chunk of thinned rollouts has as many as one of whole tasks.
-            size *= max(self.learner.settings.trajectories // self.settings.fisher_trajectories, 1)
+        thinned = inputs.thinned(self.settings.fisher_trajectories, self.settings.fisher_support)
+        # A chunk of thinned tasks has at most as many rollouts as one of whole tasks.
+        size = training.task_chunk_size or total
+        size = size * _count_rollouts(inputs) // _count_rollouts(thinned)
 
         def of_chunk(chunk: PolicyInputs) -> Callable[[Tensor], Tensor]:
             return self._fisher_of_chunk(chunk, total)

@@ -118,6 +118,19 @@ def test_a_compiled_step_is_that_of_the_uncompiled_one():
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
+def test_the_adaptation_in_the_matrix_can_use_fewer_rollouts_too():
+    learner, update = make(fisher_trajectories=2, fisher_support=3)
+    inputs = prepared(learner)
+    thinned = inputs.thinned(2, 3)
+    assert [e.rollouts.rewards.shape[1] for e in thinned.experience] == [3, 2]
+    whole = make()[1]
+    whole.learner.load_state_dict(learner.state_dict())
+    vector = torch.randn(len(parameters(learner)), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        update._fisher_product(inputs)(vector), whole._fisher_product(thinned)(vector)
+    )
+
+
 def test_fewer_rollouts_estimate_the_matrix_of_the_first_of_them():
     learner, update = make(fisher_trajectories=2)
     inputs = prepared(learner)
@@ -126,6 +139,7 @@ def test_fewer_rollouts_estimate_the_matrix_of_the_first_of_them():
     vector = torch.randn(len(parameters(learner)), generator=torch.Generator().manual_seed(0))
     thinned = inputs.thinned(2)
     torch.testing.assert_close(thinned.experience[1].weights.sum((1, 2)), torch.ones(4))
+    assert thinned.experience[0] is inputs.experience[0], "the adaptation sees all rollouts"
     torch.testing.assert_close(
         update._fisher_product(inputs)(vector), whole._fisher_product(thinned)(vector)
     )
@@ -178,7 +192,7 @@ def test_no_gradient_moves_nothing():
     "settings",
     [
         {"max_kl": 0.0}, {"backtrack_ratio": 1.0}, {"cg_iterations": 0}, {"damping": -1.0},
-        {"max_backtracks": 0}, {"fisher_trajectories": 0},
+        {"max_backtracks": 0}, {"fisher_trajectories": 0}, {"fisher_support": 0},
     ],
 )  # fmt: skip
 def test_settings_that_cannot_work_are_refused(settings):
