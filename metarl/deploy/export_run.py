@@ -120,7 +120,7 @@ def _task(family: TaskFamily, texts: tuple[str, ...], generator: torch.Generator
 
 def _observations(rollouts: Rollouts) -> torch.Tensor:
     """Returns observations of the rollouts and random ones, [B, O]."""
-    seen = rollouts.observations.flatten(0, 2).cpu()
+    observations = rollouts.observations.flatten(0, 2).cpu()
     generator = torch.Generator().manual_seed(0)
-    random = torch.randn(_RANDOM, seen.shape[1], generator=generator)
-    return torch.cat([seen[:_RANDOM], random, 10 * random])
+    random = torch.randn(_RANDOM, observations.shape[1], generator=generator)
+    return torch.cat([observations[:_RANDOM], random, 10 * random])

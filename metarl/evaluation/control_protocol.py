@@ -92,8 +92,8 @@ def return_table(
         for name, summaries in rows.items():
             cells.append(_cell(summaries[step]) if step < len(summaries) else "")
             if published.get(name):
-                known = published[name].get(step)
-                cells.append("" if known is None else f"{known:.2f}")
+                value = published[name].get(step)
+                cells.append("" if value is None else f"{value:.2f}")
         table.add_row(*cells)
     return table
 

@@ -208,9 +208,9 @@ def _joined(rows: Sequence[tuple[str, Sequence[_Take]]], heads: Sequence[str]) -
             pen.text((x + width / 2, _HEAD / 2), head, INK, font, anchor="mm")
             for r, (title, takes) in enumerate(rows):
                 y = _HEAD + r * down
-                shown = min(i, len(takes[c].pictures) - 1)
-                sheet.paste(Image.fromarray(takes[c].pictures[shown]), (x, y))
-                total = f"return {takes[c].returns[shown]:.1f}".replace("-", "\N{MINUS SIGN}")
+                index = min(i, len(takes[c].pictures) - 1)
+                sheet.paste(Image.fromarray(takes[c].pictures[index]), (x, y))
+                total = f"return {takes[c].returns[index]:.1f}".replace("-", "\N{MINUS SIGN}")
                 below = y + height + _LINE / 2
                 pen.text((x + 4, below), title, INK, font, anchor="lm")
                 pen.text((x + width - 4, below), total, INK, font, anchor="rm")

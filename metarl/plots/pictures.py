@@ -66,8 +66,8 @@ def paths_picture(tasks: Sequence[Paths], *, title: str = "", rows: int = 9) -> 
                 canvas.line(path, _style(i, step))
             canvas.mark(task.steps[step][0][0], "o", "bold")
             canvas.mark(task.goal, "✶", _GOAL)
-            known = f"\nreturn {task.returns[step]:.1f}" if step in task.returns else ""
-            cells.append(canvas.text().append(known))
+            label = f"\nreturn {task.returns[step]:.1f}" if step in task.returns else ""
+            cells.append(canvas.text().append(label))
         drawings.append((task.title, cells))
     key = Text.assemble(("o", "bold"), " start   ", ("✶", _GOAL), " goal")
     return Picture("paths", paths_figure(tasks, title=title), _grid(columns, drawings, title, key))

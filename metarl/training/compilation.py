@@ -213,11 +213,11 @@ class CompiledProduct:
                 if key not in self._compiled:
                     self._compiled[key] = self._compile(inputs, tensors)
             early, late, direct = self._compiled[key]
-            known = [*(tensors[i] for i in direct), *early(*tensors[:-1])]
+            constants = [*(tensors[i] for i in direct), *early(*tensors[:-1])]
 
         @torch.no_grad()
         def product(vector: Tensor) -> Tensor:
-            return late(*known, vector)[0]
+            return late(*constants, vector)[0]
 
         return product
 
@@ -228,8 +228,8 @@ class CompiledProduct:
         graph, _ = self._capture.graph(inputs, tensors)
         first, second, direct = split(graph)
         early = self._capture.compiled(first, tensors[:-1])
-        known = [*(tensors[i] for i in direct), *early(*tensors[:-1])]
-        return early, self._capture.compiled(second, [*known, tensors[-1]]), direct
+        constants = [*(tensors[i] for i in direct), *early(*tensors[:-1])]
+        return early, self._capture.compiled(second, [*constants, tensors[-1]]), direct
 
 
 class _Bound(nn.Module):

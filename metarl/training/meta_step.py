@@ -49,8 +49,8 @@ class MetaStep(OuterUpdate):
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        known = set(self.optimizer.state_dict()["param_groups"][0])
-        if "param_groups" not in state or known != set(state["param_groups"][0]):
+        options = set(self.optimizer.state_dict()["param_groups"][0])
+        if "param_groups" not in state or options != set(state["param_groups"][0]):
             raise ValueError(f"its optimiser is not {self.settings.optimizer}")
         self.optimizer.load_state_dict(state)
 
