@@ -60,7 +60,7 @@ def global_draw(n, _generator):
 
 SAMPLING = [
     ({"sample": lambda self, n, g: {"speed": draw(n, g)}}, "must return ControlTasks, got dict"),
-    (sampled(lambda n, g: {}), "at least one value that tells tasks apart"),
+    (sampled(lambda n, g: {}), "at least one value that distinguishes tasks"),
     (sampled(lambda n, g: {"speed": [0.1] * n}), "'speed' must be a tensor, got list"),
     (sampled(lambda n, g: {"speed": draw(2, g)}), "'speed' must be [1, ...], as many rows as"),
     (sampled(lambda n, g: {"speed": draw(n, g) / 0}), "'speed' is infinite or not a number"),

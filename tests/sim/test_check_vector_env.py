@@ -142,7 +142,7 @@ BOTH = [
     (spoiled(3, torch.ones_like), "`truncated` must be true from step 6 of an episode on"),
     (spoiled(4, without_final), '`step` must return info["final_obs"]'),
     (Numbers, "observation of `reset` must be [5, 2] float32 on cpu, got ndarray"),
-    (NoInfo, "`reset` must return a dict beside the observation, got NoneType"),
+    (NoInfo, "`reset` must return an observation and a dict, got NoneType"),
     (NextStep, 'metadata["autoreset_mode"] must be AutoresetMode.SAME_STEP or DISABLED'),
     (OneSpace, "`action_space` must have the shape (5, 1), got (1,)"),
     (Unseeded, "the same seed and actions give another episode"),

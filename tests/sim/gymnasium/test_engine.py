@@ -214,7 +214,7 @@ def test_a_fault_is_told_with_world_task_and_traceback(fault, message):
     expected = rf"^World 2 of Faulty\(speed\)-v1, with the task speed 0\.2, (?s:.*){message}"
     with pytest.raises(SimulationError, match=expected):
         env.step(torch.zeros(3, 1))
-    with pytest.raises(SimulationError, match="are closed; `reset` builds them anew"):
+    with pytest.raises(SimulationError, match="are closed; `reset` builds new ones"):
         env.step(torch.zeros(3, 1))
     env.set_tasks({"speed": torch.zeros(3)})
     env.reset()

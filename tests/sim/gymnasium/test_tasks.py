@@ -50,7 +50,7 @@ def test_attributes_are_set_and_keyword_arguments_build_anew():
     family = GymTasks(Slide, parameters, horizon=6)
     told = str(family.card())
     assert "speed ~ U(-0.2, 0.2), an attribute" in told
-    assert "slope ~ U(0, 1), a keyword argument: built anew" in told
+    assert "slope ~ U(0, 1), a keyword argument: the environment is built again" in told
     check_family(family)
     env = make_vec(family, 2, device="cpu", autoreset="disabled")
     check_vector_env(env)
