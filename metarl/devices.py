@@ -7,21 +7,29 @@ import torch
 from metarl.errors import SettingsError
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str | torch.device) -> torch.device:
     """Returns the device called `name`; "auto" is CUDA if it is available, else the CPU.
+
+    A CUDA device has an index: "cuda" is torch's current device. Libraries other than torch need
+    the index.
 
     Raises:
         SettingsError: If this machine has no such device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise SettingsError(f"Expected auto, cpu, cuda or cuda:N, got {name!r}.") from error
-    if device.type == "cuda":
-        _check_cuda(name, device.index or 0)
-    return device
+    if device.type != "cuda":
+        return device
+    _check_cuda(str(name), device.index or 0)
+    return device if device.index is not None else torch.device("cuda", _current_index())
+
+
+def _current_index() -> int:
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else 0
 
 
 def set_threads(threads: int | None) -> None:

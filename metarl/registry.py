@@ -103,6 +103,7 @@ class PluginRegistry(Registry[T]):
         super().__init__(kind)
         self._group = group
         self._found: dict[str, EntryPoint] | None = None
+        self._imported: dict[str, T] = {}
 
     def get(self, name: str) -> T:
         """Returns the value registered under `name`, or the value of `module:Name`.
@@ -113,14 +114,16 @@ class PluginRegistry(Registry[T]):
         if ":" in name:
             return self._import(name)
         points = self._entry_points()
-        if name not in self._values and name in points:
-            self.register(name, self._load(points[name]))
-        check_choice(self._kind, name, self.names(), UnknownNameError)
-        return self._values[name]
+        if name not in points:
+            check_choice(self._kind, name, self.names(), UnknownNameError)
+            return self._values[name]
+        if name not in self._imported:
+            self._imported[name] = self._load(points[name])
+        return self._imported[name]
 
     def names(self) -> list[str]:
         """Returns all names: those registered here, then those of other packages."""
-        return list(dict.fromkeys((*super().names(), *self._entry_points())))
+        return [*super().names(), *self._entry_points()]
 
     def source(self, name: str) -> str | None:
         """Returns where an installed package keeps a value, `module:Name`, or None."""

@@ -93,7 +93,7 @@ def make_vec(
     """
     if isinstance(family, str):
         family = make_family(family)
-    device = resolve_device(str(device))
+    device = resolve_device(device)
     name = _engine_for(family, device) if engine == "auto" else engine
     return ENGINES.get(name)(family, num_envs, device=device, **settings)
 

@@ -12,6 +12,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from metarl.devices import resolve_device
 from metarl.errors import ShapeError, SimulationError
 from metarl.sim.arguments import (
     AUTORESET_MODES,
@@ -80,7 +81,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         check_arguments(family, num_envs, autoreset)
         self.family = family
         self.num_envs = num_envs
-        self.device = torch.device(device)
+        self.device = resolve_device(device)
         self.metadata = {"autoreset_mode": AUTORESET_MODES[autoreset]}
         self.observe_task = observe_task
         self.observer: Observer | None = None

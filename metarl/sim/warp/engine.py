@@ -78,7 +78,7 @@ class WarpVectorEnv(TensorVectorEnv):
         warp = import_extra("metarl.sim.warp.physics", "warp")
         super().__init__(family, num_envs, **settings)
         fields = family.model_fields(self._tasks)
-        device = self.device if physics_device is None else resolve_device(str(physics_device))
+        device = self.device if physics_device is None else resolve_device(physics_device)
         with _notify_if_slow(
             f"MuJoCo Warp prepares {family.name}; the first time, it compiles it."
         ):
