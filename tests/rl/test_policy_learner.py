@@ -222,3 +222,27 @@ def test_environment_steps_of_training_are_counted_and_carried(chunk):
     other = make()
     other.load_extra_state(learner.extra_state())
     assert other.environment_steps == taken
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_penalty_is_the_mean_divergence_of_the_inner_steps(steps):
+    """ProMP's code takes the mean over the steps; with one step it is the sum."""
+    weight, losses = 0.7, {}
+    for eta in (0.0, weight):
+        settings = PolicyGradientSettings(trajectories=N, inner_kl=eta)
+        learner = make(MAML, 0.5, steps, settings=settings)
+        inputs = prepared(learner)
+        with torch.no_grad():  # away from the policy that made the rollouts
+            for p in learner.parameters():
+                p.add_(0.1)
+        losses[eta] = learner(inputs).losses
+    divergences = []
+    for k, step in enumerate(learner._path(inputs)):
+        if k < steps:
+            batch = inputs.experience[k]
+            new = learner.policy.distribution(step.params, batch.rollouts.observations)
+            divergences.append((batch.rollouts.behaviour.kl(new) * batch.weights).sum((1, 2)))
+    assert len(divergences) == steps
+    expected = weight * torch.stack(divergences).mean(0)
+    assert (expected > 1e-3).all()
+    torch.testing.assert_close(losses[weight] - losses[0.0], expected, rtol=1e-3, atol=1e-5)
