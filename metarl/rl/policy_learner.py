@@ -14,14 +14,14 @@ from metarl.adaptation.inner_loop import Step, detach_adapted, inner_loop
 from metarl.adaptation.learner import MetaLoss
 from metarl.errors import SettingsError
 from metarl.models.base import Params, task_params
-from metarl.rl.control_learner import ControlLearner
+from metarl.rl.control_learner import ControlLearner, nan_where_undefined
 from metarl.rl.distributions import Distribution
 from metarl.rl.experience import Experience, estimate_advantages
 from metarl.rl.policies import Policy
 from metarl.rl.rollouts import RolloutNoise, Rollouts, collect, draw_noise
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.rl.surrogates import SURROGATES, exploration_term, proximal
-from metarl.rl.worlds import Worlds
+from metarl.rl.worlds import Worlds, check_policy_type
 from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.trees import concatenate_tasks, cut_tasks, map_tensors
 
@@ -201,7 +201,8 @@ class PolicyLearner(ControlLearner):
         trajectories: int | None = None,
     ) -> Iterator[Tensor]:
         for rollouts in self.rollouts(tasks, steps, generator, scales, trajectories):
-            yield rollouts.returns()
+            log_probs = rollouts.behaviour.log_prob(rollouts.actions)
+            yield nan_where_undefined(rollouts.returns(), log_probs)
 
     def rollouts(
         self,
@@ -354,6 +355,7 @@ class PolicyLearner(ControlLearner):
         )
 
     def _fresh(self, num_tasks: int, generator: torch.Generator) -> Params | None:
+        check_policy_type(self._frozen.dtype)
         self._frozen.refresh()
         return self._frozen.fresh_start(generator, num_tasks)
 

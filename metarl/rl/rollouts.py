@@ -99,8 +99,7 @@ def collect(
         The rollouts, without derivatives.
 
     Raises:
-        ShapeError: The number of worlds of `env` differs from that of `noise`, or the parameters
-            are not float32.
+        ShapeError: The number of worlds of `env` differs from that of `noise`.
         SimulationError: A reward or an observation is not finite, or an action is outside the
             action space.
     """
@@ -110,12 +109,6 @@ def collect(
         raise ShapeError(
             f"Expected an environment of {num_tasks} tasks x {trajectories} trajectories = "
             f"{worlds} worlds, got {env.num_envs}."
-        )
-    dtype = next((p.dtype for p in params.values() if p.is_floating_point()), torch.float32)
-    if dtype != torch.float32:
-        raise ShapeError(
-            f"Expected a policy with parameters of float32, in which worlds compute, got {dtype}; "
-            "call `.float()` of the learner or the policy."
         )
     env.set_tasks({n: v.repeat_interleave(trajectories, 0) for n, v in tasks.items()})
     env.follow(WorldNoise(noise.reset.flatten(0, 1), noise.steps.flatten(0, 1)))
