@@ -228,7 +228,7 @@ def test_a_label_out_of_range_is_refused(name, where, label, episodes):
 def test_sliced_and_transposed_batches_are_read_rightly(name, episodes):
     def views(examples):
         inputs = examples.inputs.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
-        return Examples(inputs.repeat(1, 1, 1, 1, 2)[..., :28], examples.targets.mT.clone().mT)
+        return Examples(inputs.repeat(1, 1, 1, 1, 2)[..., :28], examples.targets.mT.contiguous().mT)
 
     sliced = replace(episodes, support=views(episodes.support), query=views(episodes.query))
     assert not sliced.support.targets.is_contiguous()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.adaptation.learner import Learner, SupervisedLearner
+from metarl.adaptation.learner import Learner
 from metarl.errors import SettingsError
 from metarl.tasks.base import TaskSource
 from metarl.trees import concatenate_tasks
@@ -70,8 +71,9 @@ def adaptation_curve(
             f"{num_tasks}, {steps} and {chunk_size}."
         )
     transductive = transductive and learner.transduces
-    supervised = isinstance(learner, SupervisedLearner)
-    options: dict[str, Any] = {"transductive": transductive} if supervised else {}
+    # Learners that act in environments or read streams have no such argument.
+    has_argument = "transductive" in inspect.signature(learner.evaluate).parameters
+    options: dict[str, Any] = {"transductive": transductive} if has_argument else {}
     learner_generator = derived(generator)
     metric, columns, infos = "", [], []
     for start in range(0, num_tasks, chunk_size):

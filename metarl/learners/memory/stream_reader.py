@@ -74,7 +74,8 @@ class StreamReader(Learner):
         """
         del iteration
         stream = self._check(tasks.query)
-        tasks = replace(tasks, support=stream, query=stream)
+        if stream is not tasks.query:
+            tasks = replace(tasks, support=stream, query=stream)
         instances = _count_instances(tasks.query)
         if self.augment is not None:
             stream = tasks.query._replace(inputs=self.augment(tasks.query.inputs, generator))
