@@ -7,12 +7,13 @@ import torch
 
 from metarl.adaptation import GradientLearner
 from metarl.adaptation import algorithms as s
+from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.learners.memory import algorithms as memory
 from metarl.learners.memory.networks import MemoryAugmentedOptions
 from metarl.learners.metric import algorithms as m
 from metarl.models import MLP, Conv4
-from metarl.tasks import Glyphs, Sine
+from metarl.tasks import Examples, Glyphs, Sine
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
 from metarl.trees import map_tensors
@@ -186,3 +187,186 @@ def test_what_it_carries_can_be_saved(name, tmp_path):
     assert loaded.keys() == learner.extra_state().keys()
     unfinished = name in ("learned-optimizer", "learned-optimizer-fresh")
     assert bool(loaded) == unfinished, "an unroll is under way"
+
+
+@pytest.fixture
+def episodes():
+    return tasks_of("glyphs").sample(2, torch.Generator().manual_seed(4))
+
+
+def losses_and_accuracies(name, tasks):
+    learner, _ = build(name, "glyphs")
+    inputs = learner.collect(tasks, torch.Generator().manual_seed(5), 0)
+    losses = learner(inputs).losses.detach()
+    return losses, *learner.evaluate(tasks, 2, torch.Generator().manual_seed(6))
+
+
+def relabelled(tasks, change):
+    support, query = (Examples(e.inputs, change(e.targets)) for e in (tasks.support, tasks.query))
+    return replace(tasks, support=support, query=query)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_labels_of_any_integer_type(name, dtype, episodes):
+    expected = losses_and_accuracies(name, episodes)
+    found = losses_and_accuracies(name, relabelled(episodes, lambda labels: labels.to(dtype)))
+    for a, b in zip(expected, found, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("label", [-100, -1, 3, 2**40])
+@pytest.mark.parametrize("where", ["support", "query"])
+def test_a_label_out_of_range_is_refused(name, where, label, episodes):
+    learner, generator = build(name, "glyphs")
+    wrong = relabelled(episodes, torch.clone)
+    getattr(wrong, where).targets[1, 0] = label
+    with pytest.raises(TaskError, match="Expected"):
+        learner.collect(wrong, generator, 0)
+    with pytest.raises(TaskError, match="Expected"):
+        list(learner.evaluate(wrong, 1, generator))
+
+
+def test_sliced_and_transposed_batches_are_read_rightly(name, episodes):
+    def views(examples):
+        inputs = examples.inputs.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+        return Examples(inputs.repeat(1, 1, 1, 1, 2)[..., :28], examples.targets.mT.contiguous().mT)
+
+    sliced = replace(episodes, support=views(episodes.support), query=views(episodes.query))
+    assert not sliced.support.targets.is_contiguous()
+    assert not sliced.query.inputs.is_contiguous()
+    for a, b in zip(*(losses_and_accuracies(name, t) for t in (episodes, sliced)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_batches_of_another_type_or_with_gradients_are_refused(name, episodes):
+    learner, generator = build(name, "glyphs")
+    changes = {
+        "of the parameters' type torch.float32": torch.Tensor.double,
+        "without gradients": lambda t: t.clone().requires_grad_(),
+    }
+    *_, adapted = learner.adapt(episodes.support, 1, generator)
+    for message, change in changes.items():
+        support, query = (
+            examples._replace(inputs=change(examples.inputs))
+            for examples in (episodes.support, episodes.query)
+        )
+        with pytest.raises(ShapeError, match=message):
+            learner.collect(replace(episodes, support=support), generator, 0)
+        with pytest.raises(ShapeError, match=message):
+            learner.collect(replace(episodes, query=query), generator, 0)
+        with pytest.raises(ShapeError, match=message):
+            next(learner.adapt(support, 1, generator))
+        with pytest.raises(ShapeError, match=message):
+            learner.predict(adapted, query.inputs)
+
+
+def test_a_query_alone_has_the_label_that_it_has_in_a_batch(name, episodes):
+    """By default: the prediction of a deployed classifier."""
+    learner = train(name, "glyphs")[0]
+    *_, adapted = learner.adapt(episodes.support, 2, torch.Generator().manual_seed(3))
+    inputs = episodes.query.inputs
+    together = learner.predict(adapted, inputs)
+    alone = [learner.predict(adapted, inputs[:, j : j + 1]) for j in range(inputs.shape[1])]
+    torch.testing.assert_close(torch.cat(alone, 1), together, rtol=1e-4, atol=1e-5)
+    (default,) = learner.evaluate(episodes, 2, torch.Generator().manual_seed(3), last_only=True)
+    accuracies = (together.argmax(2) == episodes.query.targets).float().mean(1)
+    assert torch.equal(default, accuracies)
+
+
+def test_a_diverged_learner_has_no_accuracy(name):
+    learner, _ = build(name, "glyphs")
+    with torch.no_grad():
+        for p in learner.parameters():
+            p.fill_(float("nan"))
+    if name == "learned-optimizer-fresh":
+        pytest.skip("it starts from random parameters")
+    with pytest.warns(RuntimeWarning, match="accuracy of task 0, 1, 2 is NaN"):
+        curve = adaptation_curve(
+            learner, tasks_of("glyphs"),
+            num_tasks=3, steps=1, generator=torch.Generator().manual_seed(1),
+        )  # fmt: skip
+    assert curve.values.isnan().all()
+
+
+def first_layer(network):
+    return {n: p for n, p in network.named_parameters() if ".0." in n}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("early", [True, False])
+def test_parameters_that_require_no_gradient_are_left_by_both_loops(name, early):
+    generator = torch.Generator().manual_seed(0)
+    model = MLP((1, 10, 10, 1), generator)
+    if early:
+        model.layers[0].requires_grad_(False)
+    learner = GradientLearner(ALGORITHMS[name].adaptation(model, generator))
+    if not early and not learner.adaptation.fresh_start:  # it sets `requires_grad` itself
+        model.layers[0].requires_grad_(False)
+    frozen = first_layer(model)
+    before = {n: p.clone() for n, p in learner.state_dict().items()}
+    step, tasks = meta_step(name, learner), tasks_of("sine")
+    for i in range(3):
+        inputs = learner.collect(tasks.sample(5, generator), generator, i)
+        result = step(inputs, i)
+        assert result.finite
+        learner.after_update(result.carry)
+    after = learner.state_dict()
+    assert all(torch.equal(after[f"model.{n}"], before[f"model.{n}"]) for n in frozen)
+    trained = [n for n, p in learner.named_parameters() if p.requires_grad and "0/" not in n]
+    assert trained and all(not torch.equal(after[n], before[n]) for n in trained)
+    *_, adapted = learner.adapt(tasks.sample(2, generator).support, 2, generator)
+    if early or not learner.adaptation.fresh_start:
+        for n, p in frozen.items():
+            assert torch.equal(adapted.params[n], p.expand_as(adapted.params[n])), n
+    last = adapted.params["layers.2.weight"]
+    assert not torch.equal(last[0], last[1]), "the rest adapts"
+
+
+class WithSpare(MLP):
+    """A network with a parameter that its forward pass does not use."""
+
+    def __init__(self, generator):
+        super().__init__((1, 10, 10, 1), generator)
+        self.spare = torch.nn.Parameter(torch.ones(3))
+
+    def initial(self, generator, num_tasks=None):
+        tasks = () if num_tasks is None else (num_tasks,)
+        return {**super().initial(generator, num_tasks), "spare": torch.ones(*tasks, 3)}
+
+
+@pytest.mark.parametrize("name", [n for n in ALGORITHMS if "frozen" not in n])
+def test_parameters_that_a_forward_pass_does_not_use_are_no_error(name):
+    generator = torch.Generator().manual_seed(0)
+    model = WithSpare(generator)
+    learner = GradientLearner(ALGORITHMS[name].adaptation(model, generator))
+    step, tasks = meta_step(name, learner), tasks_of("sine").sample(5, generator)
+    assert step(learner.collect(tasks, generator, 0), 0).finite
+    values = torch.stack(list(learner.evaluate(tasks, 2, generator)))
+    assert torch.isfinite(values).all()
+    plain = MLP((1, 10, 10, 1), torch.Generator().manual_seed(0))
+    if name in ("maml", "maml-3-steps", "fomaml"):
+        other = GradientLearner(ALGORITHMS[name].adaptation(plain, generator))
+        other_step = meta_step(name, other)
+        other_step(other.collect(tasks, generator, 0), 0)
+        for n, p in plain.named_parameters():
+            assert torch.equal(p, model.get_parameter(n)), n
+
+
+@pytest.mark.parametrize("name", ["maml", "fomaml", "reptile", "lstm", "metasgd"])
+def test_a_network_of_which_nothing_adapts_is_refused(name):
+    learner, generator = build(name, "sine")
+    tasks = tasks_of("sine").sample(2, generator)
+    learner.requires_grad_(False)
+    with pytest.raises(SettingsError, match=r"parameters that adapt.*requires_grad_\(\)"):
+        list(learner.adapt(tasks.support, 1, generator))
+
+
+def test_parameters_that_change_their_mind_after_the_outer_update_was_built(name):
+    learner, generator = build(name, "glyphs")
+    if not any(p.requires_grad for p in learner.parameters()):
+        pytest.skip("nothing is trained")
+    step = meta_step(name, learner)
+    inputs = learner.collect(tasks_of("glyphs").sample(2, generator), generator, 0)
+    next(p for p in learner.parameters() if p.requires_grad).requires_grad_(False)
+    with pytest.raises(SettingsError, match=r"requires_grad.*has changed"):
+        step(inputs, 0)

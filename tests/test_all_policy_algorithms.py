@@ -5,6 +5,7 @@ import torch
 from metarl_envs.navigation import Navigation2D
 
 from metarl.adaptation import algorithms as s
+from metarl.errors import SettingsError, ShapeError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
@@ -118,8 +119,50 @@ def test_it_is_judged_by_returns_after_every_step(name):
     learner, generator = build(name, family)
     before = {n: p.clone() for n, p in learner.state_dict().items()}
     curve = adaptation_curve(learner, family, num_tasks=5, steps=3, generator=generator)
+    assert not curve.transductive
     assert curve.metric == "return"
     assert curve.values.shape == (4, 5)
     assert (curve.values < 0).all()
     assert not curve.values.requires_grad
     assert all(torch.equal(p, before[n]) for n, p in learner.state_dict().items())
+
+
+@pytest.mark.parametrize("update", ["trpo", "promp", "adam"])
+def test_parameters_that_require_no_gradient_are_left_by_both_loops(name, update):
+    if name in WITHOUT_TRUST_REGION and update == "trpo":
+        pytest.skip(f"a trust region is refused: {WITHOUT_TRUST_REGION[name]}")
+    family = FAMILIES["navigation"]()
+    options = ALGORITHMS[name]
+    if isinstance(options, RL2Algorithm):
+        pytest.skip("it has no inner loop")
+    generator = torch.Generator().manual_seed(0)
+    policy = policy_for(family, generator, hidden=(6,), activation="tanh")
+    frozen = {n: p.requires_grad_(False) for n, p in policy.named_parameters() if ".0." in n}
+    before = {n: p.clone() for n, p in frozen.items()}
+    learner = PolicyLearner(
+        options.adaptation(policy, generator), family, PolicyGradientSettings(trajectories=3)
+    )
+    rate = {} if update == "trpo" else {"outer_lr": 0.01}
+    outer = UPDATES[update].build(learner, TrainingSettings(**rate))
+    inputs = learner.collect(family.sample(4, generator), generator, 0)
+    assert outer(inputs, 0).finite
+    params, _ = learner.adapted(family.sample(2, generator), 2, generator)
+    for n, p in frozen.items():
+        assert torch.equal(p, before[n]), n
+        assert torch.equal(params[n], p.expand_as(params[n])), n
+    last = params["network.layers.1.weight"]
+    assert not torch.equal(last[0], last[1]), "the rest adapts"
+
+
+def test_worlds_refuse_other_types_than_float32(name):
+    family = FAMILIES["navigation"]()
+    learner, generator = build(name, family)
+    tasks = family.sample(2, generator)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(SettingsError, match=r"default type is torch\.float64"):
+            learner.collect(tasks, generator, 0)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with pytest.raises(ShapeError, match=r"float32.*got torch.float64.*\.float\(\)"):
+        learner.double().collect(tasks, generator, 0)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NoReturn
 
+import torch
+
 from metarl.adaptation.objectives import Objective
 from metarl.adaptation.update_rules import UpdateRule
 from metarl.errors import SettingsError
-from metarl.models.base import Adaptable, Params
+from metarl.models.base import Adaptable, Params, task_params
 from metarl.registry import did_you_mean
 
 
@@ -29,7 +31,8 @@ class Adaptation:
         batch_size: Support examples per step, drawn without replacement and reshuffled each pass;
             None takes the whole support set each step.
         frozen: Patterns of names of parameters that the inner loop leaves as they are
-            (`blocks.*.norm.*`), each of which must match; the outer loop trains them.
+            (`blocks.*.norm.*`), each of which must match; the outer loop trains them. Parameters
+            with `requires_grad_(False)` are left by both loops.
         unroll: Truncates the unroll: each meta-iteration runs this many of the `steps` and
             carries parameters and state to the next; None unrolls all.
         fresh_start: Adapts from random initial parameters, drawn for each task, instead of theta;
@@ -90,7 +93,75 @@ class Adaptation:
     @property
     def frozen_names(self) -> frozenset[str]:
         """Names of the parameters that the inner loop leaves as they are."""
-        return matching_names(self.network, self.frozen)
+        return matching_names(self.network, self.frozen) | self._constants
+
+    @property
+    def outer_names(self) -> frozenset[str]:
+        """Names of the parameters that the inner loop leaves and the outer loop trains."""
+        return matching_names(self.network, self.frozen) - self._constants
+
+    @property
+    def _constants(self) -> frozenset[str]:
+        """Names of the parameters with `requires_grad_(False)`.
+
+        Learners with a fresh start set it for all parameters; then none counts.
+        """
+        params = dict(self.network.named_parameters())
+        names = frozenset(n for n, p in params.items() if not p.requires_grad)
+        return frozenset() if self.fresh_start and len(names) == len(params) else names
+
+
+class Frozen:
+    """The parameters that the inner loop of a learner leaves as they are.
+
+    Args:
+        adaptation: The learner's adaptation.
+
+    Attributes:
+        names: Their names: those that match `Adaptation.frozen`, and those with
+            `requires_grad_(False)`.
+        outer: The names of those that the outer loop trains.
+    """
+
+    def __init__(self, adaptation: Adaptation) -> None:
+        self._adaptation = adaptation
+        self._params = tuple(adaptation.network.parameters())
+        self._flags: list[bool] = []
+        self.names = self.outer = frozenset[str]()
+        self._update()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the first parameter."""
+        return self._params[0].dtype
+
+    def refresh(self) -> None:
+        """Looks for calls of `requires_grad_` since the last time.
+
+        A fresh start sets `requires_grad` itself: then those of the construction count.
+        """
+        if not self._adaptation.fresh_start and self._current_flags() != self._flags:
+            self._update()
+
+    def fresh_start(self, generator: torch.Generator, num_tasks: int) -> Params | None:
+        """Draws initial parameters of each task, if the adaptation does not start from theta.
+
+        Parameters with `requires_grad_(False)` keep their values.
+        """
+        if not self._adaptation.fresh_start:
+            return None
+        network = self._adaptation.network
+        start, constants = network.initial(generator, num_tasks), self.names - self.outer
+        theta = task_params(network, num_tasks)
+        return {n: theta[n] if n in constants else p for n, p in start.items()}
+
+    def _update(self) -> None:
+        adaptation = self._adaptation
+        self._flags = self._current_flags()
+        self.names, self.outer = adaptation.frozen_names, adaptation.outer_names
+
+    def _current_flags(self) -> list[bool]:
+        return [p.requires_grad for p in self._params]
 
 
 def matching_names(network: Adaptable, patterns: Sequence[str]) -> frozenset[str]:

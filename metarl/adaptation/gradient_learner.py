@@ -9,12 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.adaptation.adaptation import Adaptation
+from metarl.adaptation.adaptation import Adaptation, Frozen
 from metarl.adaptation.inner_loop import Step, detach_adapted, inner_loop
 from metarl.adaptation.learner import Adapted, MetaInputs, MetaLoss, SupervisedLearner
 from metarl.adaptation.update_rules import State
 from metarl.models.base import Params, Statistics, task_params
 from metarl.tasks.base import Examples, TaskBatch
+from metarl.tasks.batches import (
+    check_inputs,
+    check_labels,
+    checked_examples,
+    checked_tasks,
+    label_range,
+)
 from metarl.tasks.losses import TaskLoss, metric_name, task_loss, task_metric
 from metarl.trees import map_tensors
 
@@ -37,7 +44,8 @@ class GradientLearner(SupervisedLearner):
         self.model = adaptation.network
         self.rule = adaptation.rule
         self.loss = loss
-        self._frozen = adaptation.frozen_names
+        self._frozen = Frozen(adaptation)
+        self._classes = 0
         self._unfinished: dict[str, Any] = {}
         if adaptation.fresh_start:
             self.model.requires_grad_(False)
@@ -45,13 +53,21 @@ class GradientLearner(SupervisedLearner):
     # Training
 
     def collect(self, tasks: TaskBatch, generator: torch.Generator, iteration: int) -> MetaInputs:
-        """Draws the batches of all steps; continues the tasks of an unfinished unroll."""
-        start, state, steps = None, None, self._unrolled_steps
+        """Draws the batches of all steps; continues the tasks of an unfinished unroll.
+
+        Raises:
+            ShapeError: The tensors have another type than the parameters, or require gradients.
+            TaskError: A label has no output.
+        """
+        self._frozen.refresh()
+        state, steps = None, self._unrolled_steps
         if self._unfinished:
             tasks = _tasks_from(self._unfinished["tasks"])
             start, state = self._unfinished["params"], self._unfinished["state"]
-        elif self.adaptation.fresh_start:
-            start = self.model.initial(generator, tasks.num_tasks)
+        else:
+            tasks = checked_tasks(tasks, self._frozen.dtype)
+            self._check_labels(tasks.support, tasks.query)
+            start = self._frozen.fresh_start(generator, tasks.num_tasks)
         weights = self.adaptation.objective.weights(iteration, steps)
         query_steps = tuple(k for k, w in enumerate(weights) if w != 0)
         row = None
@@ -114,11 +130,12 @@ class GradientLearner(SupervisedLearner):
 
     @torch.no_grad()
     def adapt(self, support: Examples, steps: int, generator: torch.Generator) -> Iterator[Adapted]:
+        self._frozen.refresh()
+        support = checked_examples(support, self._frozen.dtype)
+        self._check_labels(support)
         num_tasks = support.inputs.shape[0]
-        if self.adaptation.fresh_start:
-            theta = self.model.initial(generator, num_tasks)
-        else:
-            theta = task_params(self.model, num_tasks)
+        start = self._frozen.fresh_start(generator, num_tasks)
+        theta = start or task_params(self.model, num_tasks)
         batches = self._draw_batches(support, steps, generator)
         statistics = self._statistics()
         for step in self._inner_loop(
@@ -130,12 +147,13 @@ class GradientLearner(SupervisedLearner):
             yield Adapted(step.params, support.inputs, record)
 
     @torch.no_grad()
-    def predict(self, adapted: Adapted, inputs: Tensor, transductive: bool = True) -> Tensor:
+    def predict(self, adapted: Adapted, inputs: Tensor, transductive: bool = False) -> Tensor:
+        check_inputs(inputs, self._frozen.dtype)
         params = adapted.params
-        if adapted.statistics is not None and not transductive:
-            return self.model(params, inputs, self._fixed_statistics(adapted, params))
-        if transductive:
+        if transductive or not getattr(self.model, "normalises_batches", True):
             return self.model(params, inputs)
+        if adapted.statistics is not None:
+            return self.model(params, inputs, self._fixed_statistics(adapted, params))
         # The support set and one query at a time (Nichol et al. 2018, section 6.1).
         outputs = [
             self.model(params, torch.cat((adapted.support, inputs[:, j : j + 1]), dim=1))[:, -1:]
@@ -144,6 +162,20 @@ class GradientLearner(SupervisedLearner):
         return torch.cat(outputs, dim=1)
 
     # Internals
+
+    def _check_labels(self, *sets: Examples) -> None:
+        """Checks that the network has an output for every label; not with a loss of the user's."""
+        if self.loss is not task_loss or sets[0].targets.is_floating_point():
+            return
+        bounds = label_range(*(examples.targets for examples in sets))
+        if bounds[1] >= self._classes:  # the first labels, or the network has another head now
+            self._classes = self._num_outputs(sets[0].inputs[:1])
+        check_labels(bounds, self._classes)
+
+    @torch.no_grad()
+    def _num_outputs(self, inputs: Tensor) -> int:
+        """Returns the number of outputs of the network for inputs of one task."""
+        return self.model(task_params(self.model, 1), inputs).shape[-1]
 
     @property
     def _unrolled_steps(self) -> int:
@@ -168,7 +200,7 @@ class GradientLearner(SupervisedLearner):
 
         return inner_loop(
             support_loss, self.rule, theta, steps,
-            first_order=first_order, state=state, frozen=self._frozen,
+            first_order=first_order, state=state, frozen=self._frozen.names,
         )  # fmt: skip
 
     def _query(self, params: Params, query: Examples) -> tuple[Tensor, Tensor]:
@@ -185,8 +217,8 @@ class GradientLearner(SupervisedLearner):
         if distance is None:
             return
         yield distance
-        if self._frozen and not self.adaptation.objective.trains_frozen:
-            yield self._query(detach_adapted(phi, self._frozen), query)[0]
+        if self._frozen.outer and not self.adaptation.objective.trains_frozen:
+            yield self._query(detach_adapted(phi, self._frozen.outer), query)[0]
 
     def _statistics(self) -> Statistics | None:
         momentum = self.adaptation.statistics_momentum

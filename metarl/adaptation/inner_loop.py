@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.update_rules import State, UpdateRule
+from metarl.errors import SettingsError
 from metarl.models.base import Params
 
 SupportLoss = Callable[[Params, int], Tensor]
@@ -54,10 +55,18 @@ def inner_loop(
             path from initial to adapted parameters stays differentiable.
         state: The rule's state to go on from, for an adaptation that is unrolled in pieces.
         frozen: Names of parameters that stay as they are.
+
+    Raises:
+        SettingsError: No parameter adapts.
     """
     differentiable = rule.differentiates_gradient and not first_order
     fixed = {n: p for n, p in params.items() if n in frozen}
     moving = {n: p for n, p in params.items() if n not in frozen}
+    if not moving:
+        raise SettingsError(
+            "Expected parameters that adapt, but the inner loop leaves all of them as they are. "
+            "Call `requires_grad_()` on those that shall adapt, or leave them out of `frozen`."
+        )
     state = rule.init(moving) if state is None else state
     yield Step(params, state, None)
     for step in range(steps):
@@ -81,7 +90,8 @@ def task_gradients(
         differentiable: Whether the gradient keeps its graph for a second derivative.
 
     Returns:
-        The gradients, shaped like `params`, and the losses, [T].
+        The gradients, shaped like `params` (zeros for those that the loss does not depend on), and
+        the losses, [T].
     """
     if not differentiable:
         params = {n: p.detach() for n, p in params.items()}
@@ -90,9 +100,11 @@ def task_gradients(
             params = {n: p.requires_grad_() for n, p in params.items()}
         losses = loss(params)
         grads = torch.autograd.grad(
-            losses, list(params.values()), torch.ones_like(losses), create_graph=differentiable
-        )
-    return dict(zip(params, grads, strict=True)), losses
+            losses, list(params.values()), torch.ones_like(losses),
+            create_graph=differentiable, allow_unused=True,
+        )  # fmt: skip
+    pairs = zip(params.items(), grads, strict=True)
+    return {n: torch.zeros_like(p) if g is None else g for (n, p), g in pairs}, losses
 
 
 def detach_adapted(params: Params, frozen: Collection[str]) -> Params:

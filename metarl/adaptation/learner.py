@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from metarl.adaptation.update_rules import State
 from metarl.models.base import Params, Statistics
 from metarl.tasks.base import Examples, TaskBatch
-from metarl.tasks.losses import metric_name, task_metric
+from metarl.tasks.batches import check_labels, checked_examples, label_range, parameter_type
+from metarl.tasks.losses import evaluation_metric, metric_name
 
 
 @dataclass(frozen=True)
@@ -167,15 +168,17 @@ class SupervisedLearner(Learner):
         """
 
     @abstractmethod
-    def predict(self, adapted: Any, inputs: Tensor, transductive: bool = True) -> Tensor:
+    def predict(self, adapted: Any, inputs: Tensor, transductive: bool = False) -> Tensor:
         """Predicts the targets of queries [T, N, *input] of the tasks adapted to.
 
         Args:
             adapted: A value that `adapt` yielded.
             inputs: Query inputs.
             transductive: Whether queries may share batch-norm statistics with each other. If not,
-                each query is normalised with the support set and itself alone, or with the
-                running statistics of the episode where the learner keeps them.
+                as in a deployed classifier, the prediction of a query does not depend on the other
+                queries: each is normalised with the support set and itself alone, or with the
+                running statistics of the episode where the learner keeps them. Many published
+                accuracies are transductive.
         """
 
     def metric(self, tasks: TaskBatch) -> str:
@@ -188,11 +191,22 @@ class SupervisedLearner(Learner):
         generator: torch.Generator,
         *,
         last_only: bool = False,
-        transductive: bool = True,
+        transductive: bool = False,
     ) -> Iterator[Tensor]:
-        """Yields the metric of each task on its queries; see `predict` for `transductive`."""
+        """Yields the metric of each task on its queries; see `predict` for `transductive`.
+
+        It is NaN for a task with outputs or targets that are not finite.
+
+        Raises:
+            TaskError: A label of the queries has no output.
+        """
+        checked, (inputs, targets) = False, checked_examples(tasks.query, parameter_type(self))
         for step, adapted in enumerate(self.adapt(tasks.support, steps, generator)):
             if last_only and step < steps:
                 continue
-            outputs = self.predict(adapted, tasks.query.inputs, transductive)
-            yield task_metric(outputs.detach(), tasks.query.targets)
+            outputs = self.predict(adapted, inputs, transductive).detach()
+            metric = evaluation_metric(outputs, targets)
+            if not checked and not targets.is_floating_point():
+                check_labels(label_range(targets), outputs.shape[-1])
+            checked = True
+            yield metric

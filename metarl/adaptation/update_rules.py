@@ -181,6 +181,7 @@ class Adam(UpdateRule):
         moments = {
             n: self.get_buffer(f"second_moment_{i}").expand_as(params[n])
             for i, n in enumerate(self._names)
+            if n in params
         }
         num_tasks = next(iter(params.values())).shape[0]
         return {"moments": moments, "count": self.get_buffer("count").expand(num_tasks)}
@@ -203,7 +204,8 @@ class Adam(UpdateRule):
     def carry(self, state: State) -> None:
         self.get_buffer("count").copy_(state["count"].mean())
         for i, n in enumerate(self._names):
-            self.get_buffer(f"second_moment_{i}").copy_(state["moments"][n].mean(0))
+            if n in state["moments"]:
+                self.get_buffer(f"second_moment_{i}").copy_(state["moments"][n].mean(0))
 
 
 def table_key(name: str) -> str:

@@ -9,7 +9,7 @@ import torch
 from rich.box import SIMPLE
 from rich.table import Table
 
-from metarl.evaluation.curves import AdaptationCurve
+from metarl.evaluation.curves import AdaptationCurve, warn_if_nan
 from metarl.evaluation.statistics import Summary, telling_steps
 from metarl.rl.control_learner import ControlLearner
 from metarl.sim.family import ControlTasks
@@ -60,7 +60,9 @@ def protocol_curve(
     generator = torch.Generator(device).manual_seed(TEST_SEED)
     tasks = to_device(protocol.tasks, torch.device(device))
     rows = learner.returns(tasks, protocol.steps, generator, protocol.scales, protocol.trajectories)
-    return AdaptationCurve("return", torch.stack(list(rows)).cpu(), True)
+    values = torch.stack(list(rows)).cpu()
+    warn_if_nan(values, "return", "task")
+    return AdaptationCurve("return", values, True)
 
 
 def return_table(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,7 @@ class AdaptationCurve:
     Attributes:
         metric: Name of the metric: "mse", "accuracy" or "return".
         values: Shape [steps + 1, tasks] ([1, tasks] of the last step only), float32, CPU.
-        transductive: Whether queries shared batch-norm statistics.
+        transductive: Whether queries shared batch-norm statistics; without meaning for returns.
         tasks: What distinguishes the tasks, [tasks, *] per name: their `info`.
     """
 
@@ -39,7 +41,7 @@ def adaptation_curve(
     steps: int,
     generator: torch.Generator,
     chunk_size: int = 100,
-    transductive: bool = True,
+    transductive: bool = False,
     last_only: bool = False,
 ) -> AdaptationCurve:
     """Adapts a learner to fresh tasks and evaluates it after every step.
@@ -53,7 +55,12 @@ def adaptation_curve(
             every learner meets the same tasks.
         chunk_size: Tasks adapted at once.
         transductive: See `SupervisedLearner.predict`; False for learners that do not transduce.
+            Name it for a published comparison.
         last_only: Returns the values after the last step only: one row.
+
+    Returns:
+        The curve. Values are NaN, with a warning that names the tasks, where the outputs or the
+        targets of a task are not finite.
 
     Raises:
         SettingsError: `num_tasks` or `chunk_size` is below 1 or `steps` below 0.
@@ -64,7 +71,9 @@ def adaptation_curve(
             f"{num_tasks}, {steps} and {chunk_size}."
         )
     transductive = transductive and learner.transduces
-    options: dict[str, Any] = {} if transductive else {"transductive": False}
+    # Learners that act in environments or read streams have no such argument.
+    has_argument = "transductive" in inspect.signature(learner.evaluate).parameters
+    options: dict[str, Any] = {"transductive": transductive} if has_argument else {}
     learner_generator = derived(generator)
     metric, columns, infos = "", [], []
     for start in range(0, num_tasks, chunk_size):
@@ -74,7 +83,28 @@ def adaptation_curve(
         columns.append(torch.stack(list(rows)).float().cpu())
         infos.append(tasks.info)
     values = torch.cat(columns, dim=1)
+    warn_if_nan(values, metric, "task")
     return AdaptationCurve(metric, values, transductive, concatenate_tasks(infos))
+
+
+def warn_if_nan(values: Tensor, metric: str, kind: str) -> None:
+    """Warns of tasks with a metric that is NaN.
+
+    Args:
+        values: The metric, [steps, tasks].
+        metric: Its name.
+        kind: What a column is, for the message: "task".
+    """
+    broken = values.isnan().any(0).nonzero().flatten().tolist()
+    if broken:
+        names = ", ".join(map(str, broken[:5])) + (", ..." if len(broken) > 5 else "")
+        warnings.warn(
+            f"The {metric} of {kind} {names} is NaN ({len(broken)} of {values.shape[1]}, counted "
+            "from 0): outputs or targets are not finite. Means over these are NaN too. If the "
+            "adaptation diverges, lower the inner rate or take fewer steps.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def derived(generator: torch.Generator) -> torch.Generator:

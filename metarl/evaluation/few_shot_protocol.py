@@ -9,7 +9,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from metarl.adaptation.learner import SupervisedLearner
-from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
+from metarl.evaluation.curves import AdaptationCurve, adaptation_curve, warn_if_nan
 from metarl.evaluation.lake import LakeRuns, check_uncontaminated
 from metarl.evaluation.statistics import Summary
 from metarl.tasks.base import TaskDistribution
@@ -72,7 +72,8 @@ def lake_errors(
 
     Returns:
         Error in percent, "transductive" (the 20 test images of a run share batch-norm statistics;
-        for learners that allow it) and "non-transductive".
+        for learners that allow it) and "non-transductive". An interval that takes the trials as
+        independent does not cover the choice of alphabets and drawers, of which there are few.
 
     Raises:
         ContaminationError: The learner was trained on an evaluation alphabet.
@@ -85,6 +86,7 @@ def lake_errors(
         (accuracy,) = learner.evaluate(
             tasks, steps, generator, last_only=True, transductive=name == "transductive"
         )
+        warn_if_nan(accuracy.unsqueeze(0), "accuracy", "run")
         errors[name] = 100 * (1 - accuracy.double().mean().item())
     return errors
 
@@ -93,6 +95,9 @@ def few_shot_table(
     summaries: Mapping[str, Summary], lake: Mapping[str, float], label: str
 ) -> Table:
     """Returns a table of accuracies in percent with 95 % intervals.
+
+    The intervals cover the choice of the test tasks, drawn from a fixed set of classes. They do not
+    cover the choice of these classes or of the training seed; see `statistics.summarise`.
 
     Args:
         summaries: "transductive" and "non-transductive" -> summary of the accuracy.

@@ -7,7 +7,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -59,17 +59,25 @@ def summarise(
     *,
     resamples: int = 2000,
     confidence: float = 0.95,
+    shared_tasks: bool = True,
 ) -> Summary:
     """Summarises the metric of many tasks.
 
+    The intervals cover the choice of the test tasks only, for these trained learners. They do not
+    cover the choice of the training seeds. Tasks count as independent draws: where all tasks come
+    from a few groups (drawings of 3 alphabets, 10 pairs of people), the intervals do not cover the
+    choice of the groups. To include it, pass the mean of each group as one value.
+
     Args:
-        values: Shape [tasks], or [seeds, tasks] for several training seeds. With seeds, the tasks
-            are resampled within each seed (stratified bootstrap): the intervals reflect the
-            uncertainty over tasks for these trained learners. NaN makes every statistic that it
-            enters NaN; the interquartile mean may exclude it.
+        values: Shape [tasks], or [seeds, tasks] for several training seeds. NaN makes every
+            statistic that it enters NaN; the interquartile mean may exclude it.
         generator: Source of the resamples, on the CPU.
         resamples: Number of bootstrap resamples.
         confidence: Confidence level of the percentile intervals, in (0, 1).
+        shared_tasks: With seeds: whether column t of `values` is the same test task for every
+            seed. If so, a resample takes the same tasks for all seeds, as their errors on a task
+            are correlated. False: each seed has test tasks of its own, which are resampled
+            within the seed (stratified bootstrap).
 
     Raises:
         ShapeError: If `values` has other dimensions, or is empty.
@@ -78,7 +86,9 @@ def summarise(
     if values.dim() not in (1, 2):
         raise ShapeError(f"Expected values [tasks] or [seeds, tasks], got {list(values.shape)}.")
     curve = values.unsqueeze(0)
-    return summarise_curve(curve, generator, resamples=resamples, confidence=confidence)[0]
+    return summarise_curve(
+        curve, generator, resamples=resamples, confidence=confidence, shared_tasks=shared_tasks
+    )[0]
 
 
 def summarise_curve(
@@ -87,6 +97,7 @@ def summarise_curve(
     *,
     resamples: int = 2000,
     confidence: float = 0.95,
+    shared_tasks: bool = True,
 ) -> list[Summary]:
     """Summarises each step of an adaptation curve; all steps use the same resampled tasks.
 
@@ -95,6 +106,7 @@ def summarise_curve(
         generator: Source of the resamples, on the CPU.
         resamples: Number of bootstrap resamples.
         confidence: Confidence level of the percentile intervals, in (0, 1).
+        shared_tasks: See `summarise`.
 
     Returns:
         One summary per step.
@@ -114,7 +126,9 @@ def summarise_curve(
         )
     seeds = values.shape[1] if values.dim() == 3 else 1
     flat = values.detach().double().cpu().flatten(1)
-    means, iqms = _bootstrap(flat, seeds, resamples, generator)
+    tasks = values.shape[-1]
+    counts = _resampled_counts(seeds, tasks, resamples, generator, shared_tasks=shared_tasks)
+    means, iqms = _bootstrap(flat, counts)
     tail = (1 - confidence) / 2
     quantiles = torch.tensor([tail, 1 - tail], dtype=torch.float64)
     mean_bounds = torch.quantile(means, quantiles, dim=1)
@@ -124,9 +138,7 @@ def summarise_curve(
     return [Summary(*row, count=flat.shape[1]) for row in rows]
 
 
-def _bootstrap(
-    values: Tensor, seeds: int, resamples: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _bootstrap(values: Tensor, resampled_counts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Computes the means and interquartile means of the resamples, each [steps, resamples].
 
     A resample is represented by the number of times it contains each value. With the values
@@ -136,7 +148,7 @@ def _bootstrap(
     n = values.shape[1]
     ordered, order = values.sort(dim=1)
     means, iqms = [], []
-    for counts in _resampled_counts(seeds, n // seeds, resamples, generator):
+    for counts in resampled_counts:
         for row, ranks in zip(ordered, order, strict=True):
             sorted_counts = counts[:, ranks]
             # The interquartile mean has the ranks [n // 4, n - n // 4) of a sorted resample.
@@ -155,17 +167,19 @@ def _by_step(chunks: list[Tensor], steps: int) -> Tensor:
 
 
 def _resampled_counts(
-    seeds: int, tasks: int, resamples: int, generator: torch.Generator
+    seeds: int, tasks: int, resamples: int, generator: torch.Generator, *, shared_tasks: bool
 ) -> Iterator[Tensor]:
     """Yields the counts of each value in the resamples: chunks [chunk, seeds * tasks], float64."""
     n = seeds * tasks
-    offsets = (torch.arange(seeds) * tasks).repeat_interleave(tasks)
+    strata = 1 if shared_tasks else seeds
+    offsets = (torch.arange(strata) * tasks).repeat_interleave(tasks)
     size = max(1, _CHUNK // n)
     for start in range(0, resamples, size):
-        chunk = min(size, resamples - start)
-        indices = torch.randint(tasks, (chunk, n), generator=generator) + offsets
-        ones = torch.ones((), dtype=torch.float64).expand(chunk, n)
-        yield torch.zeros(chunk, n, dtype=torch.float64).scatter_add_(1, indices, ones)
+        chunk, drawn = min(size, resamples - start), strata * tasks
+        indices = torch.randint(tasks, (chunk, drawn), generator=generator) + offsets
+        ones = torch.ones((), dtype=torch.float64).expand(chunk, drawn)
+        counts = torch.zeros(chunk, drawn, dtype=torch.float64).scatter_add_(1, indices, ones)
+        yield counts.repeat(1, seeds) if shared_tasks else counts
 
 
 def _weighted_mean(weights: Tensor, values: Tensor) -> Tensor:

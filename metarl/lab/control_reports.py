@@ -143,6 +143,7 @@ class ControlReports:
             "test tasks": adaptation_curve(
                 self._learner, self._test,
                 num_tasks=self._settings.test_tasks, steps=steps, generator=generator,
+                transductive=True,
             )
         }  # fmt: skip
         for p in self._protocols:

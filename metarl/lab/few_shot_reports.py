@@ -104,8 +104,9 @@ def show_few_shot(
 
     generator = torch.Generator(loop.device).manual_seed(TEST_SEED)
     curve = adaptation_curve(
-        learner, test.to(loop.device), num_tasks=num_tasks, steps=steps, generator=generator
-    )
+        learner, test.to(loop.device), num_tasks=num_tasks, steps=steps, generator=generator,
+        transductive=True,
+    )  # fmt: skip
     return curve_picture(curve)
 
 

@@ -62,4 +62,5 @@ def _curve(loop: OuterLoop, test: Streams, num_tasks: int, steps: int) -> Adapta
         num_tasks=num_tasks,
         steps=steps,
         generator=torch.Generator(loop.device).manual_seed(TEST_SEED),
+        transductive=True,
     )

@@ -7,16 +7,17 @@ from torch import Tensor
 
 from metarl.errors import TaskError
 from metarl.tasks.base import Examples
+from metarl.tasks.batches import label_range
 
 
 def count_classes(*targets: Tensor) -> int:
     """Returns the number of classes: 1 plus the largest label.
 
     Args:
-        targets: Labels, each tensor [T, N], integers from 0.
+        targets: Labels, each tensor [T, N], int64 from 0.
 
     Raises:
-        TaskError: The targets are not class labels.
+        TaskError: The targets are not class labels, or a label is below 0.
     """
     for labels in targets:
         if labels.is_floating_point() or labels.dim() != 2:
@@ -24,7 +25,13 @@ def count_classes(*targets: Tensor) -> int:
                 f"Expected integer class labels [T, N], got {labels.dtype} {tuple(labels.shape)}. "
                 "Use a gradient-based learner for regression."
             )
-    return 1 + max(int(labels.max()) for labels in targets)
+    low, high = label_range(*targets)
+    if low < 0:
+        raise TaskError(
+            f"Expected class labels from 0, got {low}. Number the classes of each task from 0; no "
+            "label marks an example as ignored: leave such examples out."
+        )
+    return 1 + high
 
 
 def memberships(support: Examples, way: int) -> Tensor:
@@ -39,6 +46,12 @@ def one_hot(labels: Tensor, way: int, dtype: torch.dtype) -> Tensor:
 
 def check_classes(support: Examples, way: int) -> None:
     """Raises TaskError unless each task has support examples of the classes 0 to way - 1."""
+    count = support.targets.shape[1]
+    if way > count:
+        raise TaskError(
+            f"Expected support examples of the classes 0 to {way - 1} in every task, got {count} "
+            "examples per task. Number the classes of each task from 0, without gaps."
+        )
     missing = (memberships(support, way).sum(1) == 0).nonzero()
     if len(missing):
         task, label = missing[0].tolist()

@@ -68,7 +68,15 @@ class Adaptable(nn.Module, ABC):
 
 
 class Model(Adaptable):
-    """Interface of a network that maps inputs to outputs."""
+    """Interface of a network that maps inputs to outputs.
+
+    Attributes:
+        normalises_batches: Whether the output for an example depends on the other examples, through
+            batch normalisation. If not, non-transductive predictions take one pass instead of one
+            per query.
+    """
+
+    normalises_batches: bool = True
 
     @abstractmethod
     def forward(

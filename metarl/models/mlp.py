@@ -39,6 +39,8 @@ class MLP(Model):
             initialisation is unknown.
     """
 
+    normalises_batches = False
+
     def __init__(
         self,
         sizes: Sequence[int],

@@ -13,6 +13,19 @@ from metarl.rl.worlds import Worlds
 from metarl.sim.family import ControlTasks
 
 
+def nan_where_undefined(returns: Tensor, log_probs: Tensor) -> Tensor:
+    """Returns the returns, and NaN for tasks with an action of undefined probability.
+
+    A categorical policy with logits of NaN takes action 0.
+
+    Args:
+        returns: Shape [T, *].
+        log_probs: Log-probabilities of the actions taken, [T, *].
+    """
+    defined = log_probs.isfinite().flatten(1).all(1).view(-1, *[1] * (returns.dim() - 1))
+    return torch.where(defined, returns, float("nan"))
+
+
 class ControlLearner(Learner):
     """Interface of learners that adapt on rollouts and are evaluated by their returns.
 
@@ -47,6 +60,8 @@ class ControlLearner(Learner):
         trajectories: int | None = None,
     ) -> Iterator[Tensor]:
         """Yields the undiscounted return of each task, [T], after 0, 1, ..., `steps` steps.
+
+        It is NaN for a task whose policy has no defined probabilities.
 
         Args:
             tasks: T tasks.

@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.adaptation.adaptation import Adaptation
+from metarl.adaptation.adaptation import Adaptation, Frozen
 from metarl.adaptation.inner_loop import Step, detach_adapted, inner_loop
 from metarl.adaptation.learner import MetaLoss
 from metarl.errors import SettingsError
 from metarl.models.base import Params, task_params
-from metarl.rl.control_learner import ControlLearner
+from metarl.rl.control_learner import ControlLearner, nan_where_undefined
 from metarl.rl.distributions import Distribution
 from metarl.rl.experience import Experience, estimate_advantages
 from metarl.rl.policies import Policy
 from metarl.rl.rollouts import RolloutNoise, Rollouts, collect, draw_noise
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.rl.surrogates import SURROGATES, exploration_term, proximal
-from metarl.rl.worlds import Worlds
+from metarl.rl.worlds import Worlds, check_policy_type
 from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.trees import concatenate_tasks, cut_tasks, map_tensors
 
@@ -112,7 +112,7 @@ class PolicyLearner(ControlLearner):
         self.adaptation = adaptation
         self.policy = adaptation.network
         self.rule = adaptation.rule
-        self._frozen = adaptation.frozen_names
+        self._frozen = Frozen(adaptation)
         if adaptation.fresh_start:
             self.policy.requires_grad_(False)
         self.register_load_state_dict_pre_hook(_rename_old_weights)
@@ -154,7 +154,7 @@ class PolicyLearner(ControlLearner):
             if step.loss is not None:
                 metrics[f"inner/loss/step_{k - 1}"] = step.loss
             if k < last:
-                for term in self._sampling_terms(step.params, batch, inputs.credit):
+                for term in self._sampling_terms(step.params, batch, inputs.credit, last):
                     losses = losses + term
             if k in inputs.query_steps:
                 # J_i = sum_k w_k L_outer(phi_k; rollouts of phi_k)
@@ -205,7 +205,8 @@ class PolicyLearner(ControlLearner):
         trajectories: int | None = None,
     ) -> Iterator[Tensor]:
         for rollouts in self.rollouts(tasks, steps, generator, scales, trajectories):
-            yield rollouts.returns()
+            log_probs = rollouts.behaviour.log_prob(rollouts.actions)
+            yield nan_where_undefined(rollouts.returns(), log_probs)
 
     def rollouts(
         self,
@@ -303,7 +304,7 @@ class PolicyLearner(ControlLearner):
     ) -> Iterator[Step]:
         return inner_loop(
             support_loss, self.rule, start or task_params(self.policy, num_tasks), steps,
-            first_order=first_order, frozen=self._frozen,
+            first_order=first_order, frozen=self._frozen.names,
         )  # fmt: skip
 
     def _inner_loss(self, params: Params, batch: Experience) -> Tensor:
@@ -323,12 +324,13 @@ class PolicyLearner(ControlLearner):
         """Returns the objective's distance, and the loss of parameters it does not train, [T]."""
         objective = self.adaptation.objective
         distance = objective.distance(theta, phi)
-        if distance is not None and self._frozen and not objective.trains_frozen:
-            distance = distance + self._outer_loss(detach_adapted(phi, self._frozen), batch)[0]
+        if distance is not None and self._frozen.outer and not objective.trains_frozen:
+            trained = detach_adapted(phi, self._frozen.outer)
+            distance = distance + self._outer_loss(trained, batch)[0]
         return distance
 
     def _sampling_terms(
-        self, params: Params, batch: Experience, credit: Tensor
+        self, params: Params, batch: Experience, credit: Tensor, steps: int
     ) -> Iterator[Tensor]:
         """Yields the terms of policies whose rollouts are adapted on: E-MAML's and ProMP's."""
         if self.settings.exploration:
@@ -336,8 +338,9 @@ class PolicyLearner(ControlLearner):
             yield exploration_term(log_probs, credit, batch.rollouts.mask)
         if self.settings.inner_kl:
             distribution = self._log_probs(params, batch.rollouts)[0]
-            # eta * KL(pi_old, pi_theta)  (Rothfuss et al. 2019, equation 14)
-            yield self.settings.inner_kl * _divergence(distribution, batch)
+            # eta / K * KL(pi_old, pi_theta), summed over the K steps  (Rothfuss et al. 2019,
+            # equation 14, for K = 1; the mean is that of the authors' code)
+            yield self.settings.inner_kl / steps * _divergence(distribution, batch)
 
     def _log_probs(self, params: Params, rollouts: Rollouts) -> tuple[Distribution, Tensor]:
         distribution = self.policy.distribution(params, rollouts.observations)
@@ -356,9 +359,9 @@ class PolicyLearner(ControlLearner):
         )
 
     def _fresh(self, num_tasks: int, generator: torch.Generator) -> Params | None:
-        if not self.adaptation.fresh_start:
-            return None
-        return self.policy.initial(generator, num_tasks)
+        check_policy_type(self._frozen.dtype)
+        self._frozen.refresh()
+        return self._frozen.fresh_start(generator, num_tasks)
 
 
 def _first_rollouts(batch: Experience, count: int | None) -> Experience:

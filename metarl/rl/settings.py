@@ -32,7 +32,7 @@ class PolicyGradientSettings:
     clip: float | None = None
     """Clips the outer ratio to 1 +- this (PPO). None: no clipping."""
     inner_kl: float = 0.0
-    """Weight of ProMP's penalty on the KL of the policies before the last step."""
+    """Weight of ProMP's penalty on the KL of the policies before the last step, mean over steps."""
     exploration: bool = False
     """Adds E-MAML's credit to the first rollouts; unbiased only with the surrogate logprob and
     advantages that are not normalised."""

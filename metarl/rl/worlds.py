@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from metarl.errors import ShapeError
 from metarl.rl.rollouts import RolloutNoise
 from metarl.sim.family import TaskFamily
 from metarl.sim.make import make_vec
@@ -43,3 +44,16 @@ class Worlds:
         Takes effect at the next `get` of each environment.
         """
         self._observer = observer
+
+
+def check_policy_type(dtype: torch.dtype | None) -> None:
+    """Checks the type of a policy's parameters; None for a policy without parameters.
+
+    Raises:
+        ShapeError: It is not float32.
+    """
+    if dtype not in (None, torch.float32):
+        raise ShapeError(
+            f"Expected a policy with parameters of float32, in which worlds compute, got {dtype}; "
+            "call `.float()` of the learner or the policy."
+        )

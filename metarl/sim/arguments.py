@@ -55,8 +55,13 @@ def check_arguments(family: TaskFamily, num_envs: int, autoreset: str) -> None:
     """Checks the arguments of the constructor.
 
     Raises:
-        SettingsError: An argument has an invalid value.
+        SettingsError: An argument has an invalid value, or torch's default type is not float32.
     """
+    if torch.get_default_dtype() != torch.float32:
+        raise SettingsError(
+            "Worlds compute in float32, but torch's default type is "
+            f"{torch.get_default_dtype()}; call `torch.set_default_dtype(torch.float32)` first."
+        )
     if num_envs < 1:
         raise SettingsError(f"Expected at least 1 world, got {num_envs}.")
     if family.horizon < 1:

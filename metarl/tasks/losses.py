@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from metarl.errors import ShapeError
+
+_IGNORE_NOTHING = torch.iinfo(torch.int64).min
+"""torch leaves out targets of its `ignore_index`, -100 by default; this one is no label."""
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
 """Maps outputs [T, N, *] and targets [T, N, *] to one loss per task, [T]."""
@@ -41,7 +45,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         outputs: Logits, shape [T, N, classes].
-        targets: Class labels, shape [T, N], int64.
+        targets: Class labels, shape [T, N], any integer type or bool.
 
     Returns:
         Shape [T].
@@ -53,7 +57,10 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     _check_logits(outputs, targets)
     try:
         # L = mean over n of -log softmax(f(x_n))_{y_n}
-        losses = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
+        losses = F.cross_entropy(
+            outputs.flatten(0, 1), targets.flatten().long(),
+            reduction="none", ignore_index=_IGNORE_NOTHING,
+        )  # fmt: skip
     except IndexError as error:
         raise ShapeError(
             f"Expected labels from 0 to {outputs.shape[-1] - 1} for {outputs.shape[-1]} logits, "
@@ -65,9 +72,12 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Returns the fraction of correct predictions of each task, in [0, 1].
 
+    It is NaN for a task with a prediction whose largest logit is not finite. A logit of -inf next
+    to a finite one is a class of probability 0.
+
     Args:
         outputs: Logits, shape [T, N, classes].
-        targets: Class labels, shape [T, N], int64.
+        targets: Class labels, shape [T, N], any integer type or bool, from 0 to classes - 1.
 
     Returns:
         Shape [T].
@@ -76,7 +86,13 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
         ShapeError: If the shapes do not match.
     """
     _check_logits(outputs, targets)
-    return (outputs.argmax(-1) == targets).to(outputs.dtype).mean(1)
+    largest, predictions = outputs.max(-1)  # NaN is larger than any number
+    return nan_unless_finite((predictions == targets).to(outputs.dtype), largest).mean(1)
+
+
+def nan_unless_finite(values: Tensor, source: Tensor) -> Tensor:
+    """Returns `values` with NaN where `source`, of the same shape, is not finite."""
+    return torch.where(source.isfinite(), values, float("nan"))
 
 
 def task_loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -90,6 +106,18 @@ def task_metric(outputs: Tensor, targets: Tensor) -> Tensor:
     if targets.is_floating_point():
         return mean_squared_error(outputs, targets)
     return accuracy(outputs, targets)
+
+
+def evaluation_metric(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Returns `task_metric`, and NaN for tasks with an output or a target that is not finite.
+
+    A logit of -inf next to a finite one counts as finite; see `accuracy`.
+    """
+    metric = task_metric(outputs, targets)
+    if not targets.is_floating_point():
+        return metric
+    # x - x = 0 for finite x, else NaN. The squared error of infinite outputs is infinite.
+    return metric + ((outputs - outputs) + (targets - targets)).flatten(1).sum(1)
 
 
 def metric_name(targets: Tensor) -> str:

@@ -208,6 +208,7 @@ class OuterLoop:
                 num_tasks=self.settings.eval_tasks,
                 steps=self.settings.eval_steps,
                 generator=torch.Generator(self.device).manual_seed(VALIDATION_SEED),
+                transductive=True,  # one pass for all queries; learners that cannot ignore it
             )
         self.logger.curve(
             curve,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.learner import Learner, MetaLoss
+from metarl.errors import SettingsError
 from metarl.training.compilation import CompiledGradient
 from metarl.training.settings import TrainingSettings
 from metarl.trees import concatenate_tasks, cut_tasks
@@ -45,6 +46,8 @@ class MetaGradient:
         self.learner = learner
         self.settings = settings
         self.params = [p for p in learner.parameters() if p.requires_grad]
+        self._all = tuple(learner.parameters())
+        self._flags = [p.requires_grad for p in self._all]
         self._gradient = CompiledGradient(learner, self.params) if settings.compile else self._eager
         # Two small operations in parallel, on one thread each, are faster than one after the other
         # on two threads.
@@ -66,7 +69,16 @@ class MetaGradient:
 
         Returns:
             The learner's output for all tasks and the norm of the gradient.
+
+        Raises:
+            SettingsError: `requires_grad` of a parameter has changed since the construction.
         """
+        if [p.requires_grad for p in self._all] != self._flags:
+            raise SettingsError(
+                "Expected `requires_grad` of the parameters to stay as it was when the outer "
+                "update was built, and it has changed. Freeze parameters before that, or build "
+                "another OuterLoop (or MetaStep)."
+            )
         # grad = sum over chunks of d/d theta [sum_t loss_t / T]
         total = inputs.tasks.num_tasks
         chunks = cut_tasks(inputs, self._chunk_size(inputs))

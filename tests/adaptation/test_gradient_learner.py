@@ -73,7 +73,9 @@ def test_single_queries_do_not_see_each_other(conv, images):
     together = learner.predict(adapted, images.query.inputs, transductive=False)
     alone = learner.predict(adapted, images.query.inputs[:, 2:3], transductive=False)
     torch.testing.assert_close(together[:, 2:3], alone)
-    assert not torch.allclose(together, learner.predict(adapted, images.query.inputs))
+    assert torch.equal(together, learner.predict(adapted, images.query.inputs))
+    shared = learner.predict(adapted, images.query.inputs, transductive=True)
+    assert not torch.allclose(together, shared)
 
 
 def test_targets_of_another_shape_are_refused(mlp, regression, generator):

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -32,7 +34,7 @@ class Halving(SupervisedLearner):
             offset = self.offset.expand(support.inputs.shape[0]) / 2**k
             yield Adapted({"offset": offset}, support.inputs)
 
-    def predict(self, adapted, inputs, transductive=True):
+    def predict(self, adapted, inputs, transductive=False):
         """Predicts twice the input plus the offset."""
         self.modes.append(transductive)
         return 2 * inputs + adapted.params["offset"].view(-1, 1, 1)
@@ -168,6 +170,33 @@ def test_the_learner_is_told_whether_queries_may_share_statistics(transductive):
     result = curve(learner, Doubles(), transductive=transductive)
     assert result.transductive is transductive
     assert set(learner.modes) == {transductive}
+
+
+def test_queries_are_alone_unless_a_comparison_says_otherwise():
+    learner = Halving()
+    assert not curve(learner, Doubles()).transductive
+    assert set(learner.modes) == {False}
+
+
+def test_tasks_that_diverge_are_named():
+    tasks = Doubles().sample(5, torch.Generator().manual_seed(0))
+    tasks.query.targets[3, 1] = math.nan
+    tasks.query.targets[1] = math.inf
+    with pytest.warns(RuntimeWarning, match=r"mse of task 1, 3 is NaN \(2 of 5") as warnings:
+        result = curve(Halving(), Fixed(tasks), chunk_size=2)
+    assert warnings[0].filename == __file__
+    assert torch.equal(
+        result.values.isnan().any(0), torch.tensor([False, True, False, True, False])
+    )
+    torch.testing.assert_close(result.values[3, [0, 2, 4]], torch.ones(3))
+
+
+def test_an_inner_loop_that_explodes_gives_nan(generator):
+    learner = MAML(MLP((1, 8, 1), generator), inner_lr=1e6, steps=1)
+    with pytest.warns(RuntimeWarning, match="lower the inner rate"):
+        result = curve(learner, Sine(), steps=8)
+    assert torch.isfinite(result.values[0]).all()
+    assert result.values[8].isnan().all()
 
 
 def test_the_same_seed_gives_the_same_curve(maml):

@@ -51,3 +51,10 @@ def test_the_table_holds_percentages():
     table = few_shot_table({"transductive": summary}, {"transductive": 38.0}, "5-way 1-shot")
     cells = [list(column.cells) for column in table.columns]
     assert cells == [["transductive"], ["50.0  [50.0, 50.0]"], ["38.0"]]
+
+
+def test_runs_on_which_a_learner_diverges_are_named(learner, runs):
+    runs.training[1, 0, 0, 0, 0] = float("nan")
+    with pytest.warns(RuntimeWarning, match=r"accuracy of run 1 is NaN \(1 of 2"):
+        errors = lake_errors(learner, runs, ["Latin"], steps=1)
+    assert all(error != error for error in errors.values())  # NaN

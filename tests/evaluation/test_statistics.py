@@ -76,11 +76,46 @@ def test_the_bootstrap_agrees_with_a_plain_one(generator, tasks):
 def test_seeds_are_strata(generator):
     # All tasks of a seed alike: resampling within the seeds changes nothing.
     values = torch.tensor([[0.0] * 20, [1.0] * 20])
-    stratified = summarise(values, generator)
+    stratified = summarise(values, generator, shared_tasks=False)
     pooled = summarise(values.flatten(), generator)
     assert (stratified.mean_low, stratified.mean, stratified.mean_high) == (0.5, 0.5, 0.5)
     assert pooled.mean_high - pooled.mean_low > 0.2
     assert stratified.count == 40
+
+
+def test_tasks_that_seeds_share_are_resampled_together(generator):
+    # Three equal seeds hold no more information than one.
+    values = torch.rand(40, generator=generator)
+    one = summarise(values, torch.Generator().manual_seed(1))
+    three = summarise(values.expand(3, 40), torch.Generator().manual_seed(1))
+    assert (three.mean_low, three.mean_high) == pytest.approx((one.mean_low, one.mean_high))
+    assert three.count == 120
+    apart = summarise(values.expand(3, 40), generator, shared_tasks=False)
+    ratio = (one.mean_high - one.mean_low) / (apart.mean_high - apart.mean_low)
+    assert ratio == pytest.approx(math.sqrt(3), rel=0.1)
+
+
+def test_shared_tasks_by_hand(generator):
+    # The mean over seeds of the tasks is (0, 2): resamples have means 0, 1, 2, never others.
+    values = torch.tensor([[0.0, 1.0], [0.0, 3.0]])
+    summary = summarise(values, generator, confidence=0.6)
+    assert (summary.mean_low, summary.mean_high) == (0.0, 2.0)
+    apart = summarise(values, generator, confidence=0.55, shared_tasks=False)
+    assert (apart.mean_low, apart.mean_high) == (0.5, 1.5)
+
+
+def test_the_nominal_interval_covers_the_true_mean_as_often_as_it_says(generator):
+    """Errors of three seeds on the same 50 tasks, whose true mean is 0."""
+    runs, seeds, tasks = 400, 3, 50
+    difficulty = torch.randn(runs, 1, tasks, generator=generator)
+    values = difficulty + 0.5 * torch.randn(runs, seeds, tasks, generator=generator)
+    coverage = {}
+    for shared in (True, False):
+        # The runs as the steps of a curve: one call for all.
+        summaries = summarise_curve(values, generator, resamples=400, shared_tasks=shared)
+        coverage[shared] = sum(s.mean_low <= 0 <= s.mean_high for s in summaries) / runs
+    assert 0.91 < coverage[True] < 0.97, "nominally .95"
+    assert coverage[False] < 0.83, "tasks are not independent between the seeds"
 
 
 def test_a_curve_is_summarised_step_by_step(generator):

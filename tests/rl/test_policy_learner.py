@@ -4,10 +4,13 @@ from metarl_envs.navigation import Navigation2D
 
 from metarl.adaptation import FOMAML, MAML, LearnedOptimizer, MetaSGD, Pretrained, Reptile
 from metarl.errors import SettingsError
+from metarl.evaluation.curves import adaptation_curve
 from metarl.models import MLP
+from metarl.rl.control_learner import nan_where_undefined
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
+from metarl.sim import make_family
 from metarl.trees import cut_tasks, map_tensors
 from tests.rl.differences import check_gradient
 
@@ -222,3 +225,50 @@ def test_environment_steps_of_training_are_counted_and_carried(chunk):
     other = make()
     other.load_extra_state(learner.extra_state())
     assert other.environment_steps == taken
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_penalty_is_the_mean_divergence_of_the_inner_steps(steps):
+    """ProMP's code takes the mean over the steps; with one step it is the sum."""
+    weight, losses = 0.7, {}
+    for eta in (0.0, weight):
+        settings = PolicyGradientSettings(trajectories=N, inner_kl=eta)
+        learner = make(MAML, 0.5, steps, settings=settings)
+        inputs = prepared(learner)
+        with torch.no_grad():  # away from the policy that made the rollouts
+            for p in learner.parameters():
+                p.add_(0.1)
+        losses[eta] = learner(inputs).losses
+    divergences = []
+    for k, step in enumerate(learner._path(inputs)):
+        if k < steps:
+            batch = inputs.experience[k]
+            new = learner.policy.distribution(step.params, batch.rollouts.observations)
+            divergences.append((batch.rollouts.behaviour.kl(new) * batch.weights).sum((1, 2)))
+    assert len(divergences) == steps
+    expected = weight * torch.stack(divergences).mean(0)
+    assert (expected > 1e-3).all()
+    torch.testing.assert_close(losses[weight] - losses[0.0], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_diverged_categorical_policy_has_no_return():
+    """Its action would be 0 at every step."""
+    family = make_family("Bandit-v1", horizon=5)
+    policy = policy_for(family, torch.Generator().manual_seed(0), hidden=())
+    settings = PolicyGradientSettings(trajectories=2)
+    learner = PolicyLearner(MAML(policy, 0.1), family, settings)
+    with torch.no_grad():
+        policy.get_parameter("network.layers.0.bias").fill_(float("nan"))
+    generator = torch.Generator().manual_seed(0)
+    with pytest.warns(RuntimeWarning, match="return of task 0, 1, 2 is NaN"):
+        curve = adaptation_curve(learner, family, num_tasks=3, steps=3, generator=generator)
+    assert curve.values.isnan().all()
+
+
+def test_one_diverged_task_leaves_the_others():
+    returns, log_probs = torch.arange(3.0), torch.zeros(3, 2, 4)
+    log_probs[1, 0, 2] = float("nan")
+    assert nan_where_undefined(returns, log_probs).isnan().tolist() == [False, True, False]
+    assert nan_where_undefined(torch.zeros(3, 5), log_probs).isnan().any(1).tolist() == [
+        False, True, False,
+    ]  # fmt: skip

@@ -8,6 +8,7 @@ from metarl.errors import ShapeError
 from metarl.tasks.losses import (
     accuracy,
     cross_entropy,
+    evaluation_metric,
     mean_squared_error,
     metric_name,
     task_loss,
@@ -92,3 +93,44 @@ def test_a_loss_reaches_its_own_task_only(logits, integers):
 def test_a_label_without_a_logit_is_named():
     with pytest.raises(ShapeError, match="labels from 0 to 2 for 3 logits, got 0 to 3"):
         cross_entropy(torch.zeros(1, 4, 3), torch.arange(4).unsqueeze(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.bool])
+def test_labels_of_any_integer_type_are_those_of_int64(logits, dtype):
+    labels = LABELS.clamp(max=1) if dtype == torch.bool else LABELS
+    assert torch.equal(cross_entropy(logits, labels.to(dtype)), cross_entropy(logits, labels))
+    assert torch.equal(accuracy(logits, labels.to(dtype)), accuracy(logits, labels))
+
+
+@pytest.mark.parametrize("label", [-100, -1, 5])
+def test_no_label_is_ignored(logits, label):
+    labels = LABELS.clone()
+    labels[1, 2] = label
+    with pytest.raises(ShapeError, match="Expected labels from 0 to 4"):
+        cross_entropy(logits, labels)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_the_accuracy_of_outputs_that_are_not_finite_is_nan(value):
+    logits = F.one_hot(LABELS, 3).float()
+    logits[1, 3, 0] = value
+    assert torch.equal(accuracy(logits, LABELS).isnan(), torch.tensor([False, True, False]))
+    logits[2] = -math.inf
+    assert torch.equal(accuracy(logits, LABELS).isnan(), torch.tensor([False, True, True]))
+
+
+def test_a_class_of_probability_0_is_a_prediction():
+    logits = F.one_hot(LABELS, 3).float().log()  # 0 and -inf
+    assert accuracy(logits, LABELS).tolist() == [1.0, 1.0, 1.0]
+    assert evaluation_metric(logits, LABELS).tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite_give_nan_in_an_evaluation(value):
+    outputs, targets = torch.ones(3, 4, 1), torch.zeros(3, 4, 1)
+    assert evaluation_metric(outputs, targets).tolist() == [1.0, 1.0, 1.0]
+    outputs[0, 2], targets[2, 1] = value, value
+    metric = evaluation_metric(outputs, targets)
+    assert torch.equal(metric.isnan(), torch.tensor([True, False, True]))
+    large = torch.full((1, 1, 1), 1e30)
+    assert evaluation_metric(large, -large).tolist() == [math.inf], "finite, but too large a square"

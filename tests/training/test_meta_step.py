@@ -28,6 +28,7 @@ def mlp():
 def sine_inputs(learner, num_tasks=7, dtype=torch.float32):
     generator = torch.Generator().manual_seed(1)
     tasks = Sine(5, 5).sample(num_tasks, generator)
+    tasks = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, tasks)
     inputs = learner.collect(tasks, generator, 0)
     return map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, inputs)
 
@@ -110,14 +111,11 @@ def test_the_captured_gradient_is_that_of_autograd(first_order):
 
 def test_the_captured_gradient_of_conv4():
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(2, 12, 1, 16, 16, generator=generator)
+    images = torch.rand(2, 12, 1, 16, 16, generator=generator).double()
     labels = torch.arange(3).repeat(2, 2)
     tasks = TaskBatch(Examples(images[:, :6], labels), Examples(images[:, 6:], labels))
     learner = MAML(Conv4(3, generator, filters=3, image_size=16), 0.1, 2).double()
-    inputs = map_tensors(
-        lambda t: t.double() if t.is_floating_point() else t,
-        learner.collect(tasks, generator, 0),
-    )
+    inputs = learner.collect(tasks, generator, 0)
     gradient = CompiledGradient(learner, list(learner.parameters()), uncompiled)
     got, _ = gradient(inputs, 2)
     (learner(inputs).losses.sum() / 2).backward()

@@ -87,7 +87,7 @@ class Thumbnail(Embedding):
         """Returns features [T, N, C * size * size]."""
         del moments
         check_shape(images, self.images)
-        return F.adaptive_avg_pool2d(images.flatten(0, 1), self.size).view(*images.shape[:2], -1)
+        return F.adaptive_avg_pool2d(images.flatten(0, 1), self.size).reshape(*images.shape[:2], -1)
 
 
 class ConvEmbedding(Embedding):
@@ -159,8 +159,13 @@ def check_images(images: ImageShape, filters: int, smallest: int) -> None:
 
 
 def check_shape(images: Tensor, expected: ImageShape) -> None:
-    """Raises ShapeError unless the images are [T, N, *expected]."""
+    """Raises ShapeError unless the images are [T, N, *expected] of a floating-point type."""
     channels, size = expected
+    if not images.is_floating_point():
+        raise ShapeError(
+            f"Expected images of a floating-point type, got {images.dtype}; pixels from 0 to 255 "
+            "become numbers in [0, 1] by `images.float() / 255`."
+        )
     if images.dim() != 5 or images.shape[2:] != (channels, size, size):
         raise ShapeError(
             f"Expected images [T, N, {channels}, {size}, {size}], got {tuple(images.shape)}; "

@@ -16,6 +16,7 @@ from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
 from metarl.learners.memory.sequences import SequenceNetwork
 from metarl.tasks.base import Examples, TaskBatch
+from metarl.tasks.batches import check_inputs, checked_examples, checked_tasks, parameter_type
 from metarl.tasks.losses import accuracy, cross_entropy
 from metarl.trees import map_tensors
 
@@ -80,6 +81,7 @@ class EpisodeReader(SupervisedLearner):
                 class, has unequal shots or is too long for the memory.
         """
         del iteration
+        tasks = checked_tasks(tasks, parameter_type(self))
         check_way(self.way, tasks.support.targets, tasks.query.targets)
         return EpisodeInputs(tasks, self._draw_order(tasks.support, generator))
 
@@ -113,6 +115,7 @@ class EpisodeReader(SupervisedLearner):
             TaskError: The targets are not labels of `way` classes, or a support set lacks a
                 class, has unequal shots or is too long for the memory.
         """
+        support = checked_examples(support, parameter_type(self))
         check_way(self.way, support.targets)
         order = self._draw_order(support, generator)
         features = self.embedding(support.inputs, None)
@@ -121,9 +124,10 @@ class EpisodeReader(SupervisedLearner):
             yield memory
 
     @torch.no_grad()
-    def predict(self, adapted: Recollection, inputs: Tensor, transductive: bool = True) -> Tensor:
+    def predict(self, adapted: Recollection, inputs: Tensor, transductive: bool = False) -> Tensor:
         """Returns logits [T, N, way]. `transductive` has no effect: queries are independent."""
         del transductive
+        check_inputs(inputs, parameter_type(self))
         return self._query_logits(adapted, self.embedding(inputs, None))
 
     # Helpers

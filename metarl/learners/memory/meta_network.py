@@ -19,6 +19,7 @@ from metarl.learners.memory.fast_weights import AugmentedNetwork, GradientMap, G
 from metarl.learners.metric.comparisons import cosines
 from metarl.models.base import Params, task_params
 from metarl.tasks.base import Examples, TaskBatch
+from metarl.tasks.batches import check_inputs, checked_examples, checked_tasks, parameter_type
 from metarl.tasks.losses import accuracy, cross_entropy
 
 MARGIN = 1.0  # m of the contrastive loss (Hadsell et al. 2006)
@@ -111,6 +112,7 @@ class MetaNetwork(SupervisedLearner):
                 or has unequal shots.
         """
         del iteration
+        tasks = checked_tasks(tasks, parameter_type(self))
         check_way(self.way, tasks.support.targets, tasks.query.targets)
         return MetaNetworkInputs(tasks, self._draw_examples(tasks.support, generator))
 
@@ -133,15 +135,17 @@ class MetaNetwork(SupervisedLearner):
             TaskError: The targets are not labels of `way` classes, or a support set lacks a class
                 or has unequal shots.
         """
+        support = checked_examples(support, parameter_type(self))
         check_way(self.way, support.targets)
         adapted = self._adapt(support, self._draw_examples(support, generator))
         for _ in range(steps + 1):
             yield adapted
 
     @torch.no_grad()
-    def predict(self, adapted: FastWeights, inputs: Tensor, transductive: bool = True) -> Tensor:
+    def predict(self, adapted: FastWeights, inputs: Tensor, transductive: bool = False) -> Tensor:
         """Returns logits [T, N, way]. `transductive` has no effect: queries are independent."""
         del transductive
+        check_inputs(inputs, parameter_type(self))
         return self._query_logits(adapted, inputs)
 
     # Helpers
@@ -165,7 +169,7 @@ class MetaNetwork(SupervisedLearner):
         # r'_i = u(Q, Q*, x'_i)
         keys = representation(patches, self._as_params(representation, embedding))
         examples = base.patches(support.inputs).flatten(0, 1).unsqueeze(1)
-        labels = support.targets.view(-1, 1)
+        labels = support.targets.reshape(-1, 1)
         # W*_i = m(Z, grad_W loss_task(b(W, x'_i), y'_i))
         gradients = base.gradients(examples, lambda outputs: cross_entropy(outputs, labels))
         values = self.gradient_map(gradients).view(tasks, count, -1)

@@ -17,6 +17,8 @@ from metarl.learners.images.layers import Moments, absorb_moments, moments_by_na
 from metarl.learners.memory.sequences import SequenceNetwork
 from metarl.learners.metric.metric_learner import Augment
 from metarl.tasks.base import Examples, TaskBatch
+from metarl.tasks.batches import checked_examples, label_range, parameter_type
+from metarl.tasks.losses import nan_unless_finite
 from metarl.tasks.streams import LabelCode, earlier_instances
 
 LOGGED_COUNTS = (1, 4)  # training logs the accuracy after 1 and 4 earlier instances of a class
@@ -71,7 +73,9 @@ class StreamReader(Learner):
             TaskError: A label is outside the code, or the streams are too long for the network.
         """
         del iteration
-        self._check(tasks.query)
+        stream = self._check(tasks.query)
+        if stream is not tasks.query:
+            tasks = replace(tasks, support=stream, query=stream)
         instances = _count_instances(tasks.query)
         if self.augment is not None:
             stream = tasks.query._replace(inputs=self.augment(tasks.query.inputs, generator))
@@ -108,8 +112,7 @@ class StreamReader(Learner):
             TaskError: A label is outside the code, or the streams are too long for the network.
         """
         del generator
-        stream = tasks.query
-        self._check(stream)
+        stream = self._check(tasks.query)
         instances = _count_instances(stream)
         if steps >= instances:
             raise SettingsError(
@@ -125,7 +128,7 @@ class StreamReader(Learner):
         """Computes the logits of a stream, with the running batch-norm moments of evaluation.
 
         Args:
-            stream: The stream of each task; labels [T, N], int64.
+            stream: The stream of each task; labels [T, N], any integer type.
 
         Returns:
             Shape [T, N, characters, letters].
@@ -133,8 +136,7 @@ class StreamReader(Learner):
         Raises:
             TaskError: A label is outside the code, or the streams are too long for the network.
         """
-        self._check(stream)
-        return self._read(stream, None)
+        return self._read(self._check(stream), None)
 
     def _read(self, stream: Examples, moments: Moments | None) -> Tensor:
         """Returns the logits of the labels, [T, N, characters, letters]."""
@@ -149,30 +151,38 @@ class StreamReader(Learner):
         one_hot = characters == torch.arange(self.code.letters, device=labels.device)
         return F.pad(one_hot.flatten(2).to(like.dtype), (0, 0, 1, 0))
 
-    def _check(self, stream: Examples) -> None:
+    def _check(self, stream: Examples) -> Examples:
+        """Returns the stream with labels as int64."""
+        stream = checked_examples(stream, parameter_type(self))
         labels = stream.targets
         if labels.is_floating_point() or labels.dim() != 2:
             raise TaskError(
                 f"Expected a stream with integer labels [T, N], got {labels.dtype} "
                 f"{tuple(labels.shape)}; see `metarl.tasks.streams`."
             )
-        low, high = int(labels.min()), int(labels.max())
+        low, high = label_range(labels)
         if low < 0 or high >= self.code.size:
             raise TaskError(
                 f"Expected labels from 0 to {self.code.size - 1}, got {low} to {high}; build the "
                 "learner for the `code` of the streams."
             )
         self.network.check_length(labels.shape[1])
+        return stream
 
 
 def _correct(logits: Tensor, letters: Tensor) -> Tensor:
-    """Returns 1 where all characters are correct, [T, N].
+    """Returns 1 where all characters are correct, else 0, and NaN where logits are not finite.
 
     Args:
         logits: Shape [T, N, characters, letters].
         letters: Index of each character's letter, [T, N, characters], int64.
+
+    Returns:
+        Shape [T, N].
     """
-    return (logits.argmax(3) == letters).all(2).to(logits.dtype)
+    largest, predictions = logits.max(3)
+    correct = (predictions == letters).all(2).to(logits.dtype)
+    return nan_unless_finite(correct, largest.sum(2))
 
 
 def _accuracy_after(count: int, correct: Tensor, earlier: Tensor) -> Tensor:
@@ -183,8 +193,8 @@ def _accuracy_after(count: int, correct: Tensor, earlier: Tensor) -> Tensor:
         correct: 1 where the prediction is correct, [T, N].
         earlier: Number of earlier instances of the class at each step, [T, N].
     """
-    mask = (earlier == count).to(correct.dtype)
-    return (mask * correct).sum(1) / mask.sum(1)
+    mask = earlier == count
+    return torch.where(mask, correct, 0.0).sum(1) / mask.sum(1)
 
 
 def _count_instances(stream: Examples) -> int:

@@ -17,6 +17,7 @@ from metarl.learners.images.layers import Moments, absorb_moments, dense, moment
 from metarl.learners.metric.comparisons import NearestNeighbour, Reference
 from metarl.learners.metric.metric_learner import MetricLearner
 from metarl.tasks.base import Examples, TaskBatch
+from metarl.tasks.batches import checked_tasks, label_range, parameter_type
 from metarl.tasks.losses import accuracy, cross_entropy
 
 LABELS = "labels"
@@ -75,6 +76,7 @@ class FeatureClassifier(SupervisedLearner):
             TaskError: `tasks.info` has no indices, or one is not below the number of classes.
         """
         del generator, iteration
+        tasks = checked_tasks(tasks, parameter_type(self))
         targets = torch.cat((tasks.support.targets, tasks.query.targets), 1)
         count_classes(targets)
         if LABELS not in tasks.info:
@@ -83,10 +85,11 @@ class FeatureClassifier(SupervisedLearner):
                 "an episode among them, [T, way]. `FewShot` provides it; for other tasks, use a "
                 "metric learner."
             )
-        labels, classes = tasks.info[LABELS].gather(1, targets), self.head.out_features
-        if int(labels.max()) >= classes:
+        labels = tasks.info[LABELS].long().gather(1, targets)
+        (low, high), classes = label_range(labels), self.head.out_features
+        if low < 0 or high >= classes:
             raise TaskError(
-                f"Expected labels of the {classes} training classes, got {int(labels.max())}; "
+                f"Expected labels of the {classes} training classes, got {low} to {high}; "
                 "build the learner with the `num_classes` of the tasks that it trains on."
             )
         return ClassifierInputs(tasks, labels)
@@ -109,5 +112,5 @@ class FeatureClassifier(SupervisedLearner):
     ) -> Iterator[Reference]:
         return self.neighbours.adapt(support, steps, generator)
 
-    def predict(self, adapted: Reference, inputs: Tensor, transductive: bool = True) -> Tensor:
+    def predict(self, adapted: Reference, inputs: Tensor, transductive: bool = False) -> Tensor:
         return self.neighbours.predict(adapted, inputs, transductive)

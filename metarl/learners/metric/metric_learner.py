@@ -15,6 +15,7 @@ from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
 from metarl.learners.metric.comparisons import Comparison, Reference
 from metarl.tasks.base import Examples, TaskBatch
+from metarl.tasks.batches import check_inputs, checked_examples, checked_tasks, parameter_type
 from metarl.tasks.losses import accuracy
 
 IMAGES_AT_ONCE = 200
@@ -72,6 +73,7 @@ class MetricLearner(SupervisedLearner):
             TaskError: The targets are not class labels, or a support set lacks a class.
         """
         del iteration
+        tasks = checked_tasks(tasks, parameter_type(self))
         way = count_classes(tasks.support.targets, tasks.query.targets)
         check_classes(tasks.support, way)
         if self.augment is not None:
@@ -120,6 +122,7 @@ class MetricLearner(SupervisedLearner):
         Raises:
             TaskError: The targets are not class labels, or a support set lacks a class.
         """
+        support = checked_examples(support, parameter_type(self))
         way = count_classes(support.targets)
         check_classes(support, way)
         order = self._draw_order(support, generator)
@@ -129,9 +132,10 @@ class MetricLearner(SupervisedLearner):
             yield reference
 
     @torch.no_grad()
-    def predict(self, adapted: Reference, inputs: Tensor, transductive: bool = True) -> Tensor:
+    def predict(self, adapted: Reference, inputs: Tensor, transductive: bool = False) -> Tensor:
         """Returns scores [T, N, way]. `transductive` has no effect: queries are independent."""
         del transductive
+        check_inputs(inputs, parameter_type(self))
         return self.comparison(adapted, self.embedding(inputs, None), None)
 
     # Helpers

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.adaptation.learner import MetaLoss
 from metarl.errors import SettingsError
+from metarl.rl.control_learner import nan_where_undefined
 from metarl.rl.experience import normalized
 from metarl.rl.problem import ControlProblem
 from metarl.rl.returns import discounted_returns, gae, sums_to_end
@@ -195,6 +196,11 @@ class RecurrentLearner(TrialLearner):
         steps = trials.mask.sum((1, 2)).long()
         carry = {"environment_steps": steps, "units": inputs.units}
         return MetaLoss(losses, metrics, carry)
+
+    def episode_returns(self, trials: Trials) -> Tensor:
+        """Returns the mean return of each episode, [T, E]; NaN where a network diverged."""
+        log_probs = trials.record.behaviour.log_prob(trials.actions)
+        return nan_where_undefined(super().episode_returns(trials), log_probs)
 
     def after_update(self, carry: dict[str, Any]) -> None:
         """Counts the environment steps and stores the new normalisation of the values."""

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.trials.play import Agent, Trials, draw_trial_noise, play
-from metarl.rl.worlds import Worlds
+from metarl.rl.worlds import Worlds, check_policy_type
 from metarl.sim.family import ControlTasks, TaskFamily
+from metarl.tasks.batches import parameter_type
 from metarl.trees import concatenate_tasks, cut_tasks
 
 
@@ -52,7 +53,9 @@ class TrialLearner(ControlLearner):
 
         Raises:
             SettingsError: `episodes` is below 1.
+            ShapeError: The parameters are not float32.
         """
+        check_policy_type(parameter_type(self))
         counts = (tasks.num_tasks, self.trials, episodes)
         noise = draw_trial_noise(self.agent, self.family, *counts, generator)
         parts = [
@@ -72,7 +75,11 @@ class TrialLearner(ControlLearner):
         """Yields the returns of the successive episodes of one trial."""
         del scales, trajectories
         played = self.play(tasks, steps + 1, generator)
-        yield from played.returns.mean(1).unbind(1)
+        yield from self.episode_returns(played).unbind(1)
+
+    def episode_returns(self, trials: Trials) -> Tensor:
+        """Returns the mean return of each episode, [T, E]."""
+        return trials.returns.mean(1)
 
     def after_update(self, carry: dict[str, Any]) -> None:
         """Counts the environment steps of the trials."""

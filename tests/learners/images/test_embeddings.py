@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from metarl.errors import SettingsError, ShapeError
-from metarl.learners import ConvEmbedding, ImageShape, Pixels
+from metarl.learners import ConvEmbedding, ImageShape, Pixels, Thumbnail
 
 TASKS, COUNT = 3, 5
 
@@ -84,3 +84,14 @@ def test_what_does_not_fit_is_refused(embedding, generator):
         ConvEmbedding(ImageShape(1, 15), generator)
     with pytest.raises(SettingsError, match="positive channels and filters"):
         ConvEmbedding(ImageShape(), generator, filters=0)
+
+
+def test_thumbnails_of_images_in_channels_last_layout(generator):
+    images = torch.rand(2, 3, 8, 8, 2, generator=generator).permute(0, 1, 4, 2, 3)
+    thumbnail = Thumbnail(ImageShape(2, 8), 4)
+    torch.testing.assert_close(thumbnail(images, None), thumbnail(images.contiguous(), None))
+
+
+def test_images_of_whole_numbers_are_refused():
+    with pytest.raises(ShapeError, match=r"got torch.uint8.*images\.float\(\) / 255"):
+        Pixels(ImageShape())(torch.zeros(1, 1, 1, 28, 28, dtype=torch.uint8), None)

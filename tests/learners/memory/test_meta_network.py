@@ -172,9 +172,8 @@ def test_one_training_gradient_is_that_of_finite_differences(glyphs, generator):
             if p.dim() == 1:
                 p.uniform_(-0.1, 0.1, generator=generator)
     tasks = replace(glyphs, shots=1).sample(2, generator)
-    inputs = learner.collect(tasks, generator, 0)
     support, query = (e._replace(inputs=e.inputs.double()) for e in (tasks.support, tasks.query))
-    inputs = type(inputs)(type(tasks)(support, query, {}), inputs.chosen)
+    inputs = learner.collect(replace(tasks, support=support, query=query), generator, 0)
     held = {}
     for name, network in (("b", learner.base), ("u", learner.representation)):
         compute = network.gradients

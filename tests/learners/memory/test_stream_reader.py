@@ -15,7 +15,7 @@ from metarl.learners.memory.networks import MemoryAugmentedOptions
 from metarl.runs.checkpoints import load_checkpoint
 from metarl.tasks import Examples, Sine, TaskBatch
 from metarl.tasks.distortions import distort
-from metarl.tasks.streams import LabelCode, Streams
+from metarl.tasks.streams import LabelCode, Streams, earlier_instances
 from metarl.training.loop import OuterLoop
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
@@ -180,6 +180,57 @@ def test_labels_of_another_code_are_refused(glyphs, generator):
         learner.collect(streams_of(glyphs, "strings").sample(2, generator), generator, 0)
     with pytest.raises(TaskError, match="integer labels"):
         learner.collect(Sine(4, 4).sample(2, generator), generator, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
+def test_labels_of_any_integer_type(streams, dtype, generator):
+    learner, tasks = build("mann", streams), streams.sample(2, generator)
+    if streams.code.size > 256 and dtype == torch.uint8:
+        pytest.skip("its labels do not fit")
+    stream = tasks.query._replace(targets=tasks.query.targets.to(dtype))
+    other = replace(tasks, support=stream, query=stream)
+    losses, expected = (learner(learner.collect(t, generator, 0)).losses for t in (other, tasks))
+    assert torch.equal(losses, expected)
+    assert torch.equal(learner.outputs(stream), learner.outputs(tasks.query))
+    for found, right in zip(
+        learner.evaluate(other, 1, generator), learner.evaluate(tasks, 1, generator), strict=True
+    ):
+        assert torch.equal(found, right)
+
+
+def test_labels_below_0_and_other_types_are_refused(streams, generator):
+    learner, tasks = build("lstm", streams), streams.sample(2, generator)
+    tasks.query.targets[0, 1] = -100
+    for call in (learner.collect, lambda *_: next(learner.evaluate(tasks, 1, generator))):
+        with pytest.raises(TaskError, match="got -100 to"):
+            call(tasks, generator, 0)
+    stream = tasks.query._replace(inputs=tasks.query.inputs.double())
+    with pytest.raises(ShapeError, match=r"parameters' type torch\.float32"):
+        learner.outputs(stream)
+
+
+def test_a_diverged_reader_has_no_accuracy_from_there_on(streams, generator):
+    learner, tasks = build("lstm", streams), streams.sample(2, generator)
+    stream, earlier = tasks.query, earlier_instances(tasks.query.targets)
+    row = int((earlier[0] == 1).nonzero()[0])  # the first second instance of the first stream
+    stream.inputs[0, row] = math.nan
+    with pytest.warns(RuntimeWarning, match="accuracy of task 0 is NaN"):
+        curve = adaptation_curve(
+            learner, Fixed(tasks), num_tasks=2, steps=3, generator=torch.Generator()
+        )
+    assert torch.equal(curve.values[:, 1].isnan(), torch.zeros(4, dtype=torch.bool))
+    assert curve.values[1:, 0].isnan().all()
+    assert bool(curve.values[0, 0].isnan()) == bool((earlier[0, row:] == 0).any())
+
+
+class Fixed:
+    """The same tasks each time."""
+
+    def __init__(self, tasks):
+        self.tasks = tasks
+
+    def sample(self, num_tasks, generator):
+        return self.tasks
 
 
 def test_streams_longer_than_the_memory_are_refused(glyphs, generator):

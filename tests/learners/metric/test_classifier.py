@@ -71,3 +71,20 @@ def test_tasks_that_do_not_tell_their_classes(learner, generator):
 def test_one_class_is_too_few(generator):
     with pytest.raises(SettingsError, match="at least 2 training classes, got 1"):
         FeatureClassifierAlgorithm().build(image_problem(generator, classes=1))
+
+
+def test_labels_of_any_integer_type_and_of_no_other_range(learner, generator):
+    tasks = GLYPHS.sample(2, generator)
+    support, query = (
+        e._replace(targets=e.targets.to(torch.uint8)) for e in (tasks.support, tasks.query)
+    )
+    info = {"labels": tasks.info["labels"].int()}
+    other = learner.collect(replace(tasks, support=support, query=query, info=info), generator, 0)
+    assert torch.equal(other.labels, learner.collect(tasks, generator, 0).labels)
+    tasks.query.targets[0, 0] = -100
+    with pytest.raises(TaskError, match="class labels from 0, got -100"):
+        learner.collect(tasks, generator, 0)
+    tasks = GLYPHS.sample(2, generator)
+    tasks.info["labels"][0, 0] = -1
+    with pytest.raises(TaskError, match="8 training classes, got -1 to"):
+        learner.collect(tasks, generator, 0)

@@ -234,3 +234,17 @@ def test_an_oracle_is_told_the_task():
     oracle = RecurrentLearner(told, family, RL2Algorithm(1, 3), observe_task=True)
     sizes = [prepared(learner).trials.record.inputs.shape[3] for learner in (plain, oracle)]
     assert sizes == [2 + 2 + 2, 2 + 2 + 2 + 2]
+
+
+def test_a_diverged_policy_has_no_return():
+    family = Bandit(5, 5)
+    policy = RecurrentPolicy(
+        family.observation_space, family.action_space, torch.Generator().manual_seed(0), 4
+    )
+    learner = RecurrentLearner(policy, family)
+    generator = torch.Generator().manual_seed(0)
+    tasks = family.sample(3, generator)
+    assert all(torch.isfinite(r).all() for r in learner.returns(tasks, 1, generator))
+    with torch.no_grad():
+        next(policy.parameters()).fill_(float("nan"))
+    assert all(r.isnan().all() for r in learner.returns(tasks, 1, generator))

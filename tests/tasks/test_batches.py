@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from metarl.errors import ShapeError, TaskError
+from metarl.models import MLP
+from metarl.tasks import Examples, TaskBatch
+from metarl.tasks.batches import (
+    check_inputs,
+    check_labels,
+    checked_examples,
+    checked_tasks,
+    label_range,
+    parameter_type,
+)
+
+LABELS = torch.tensor([[0, 1, 1], [1, 0, 0]])
+FLOAT = torch.float32
+
+
+def examples(targets, **options):
+    return Examples(torch.zeros(2, 3, 1, **options), targets)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.bool]
+)
+def test_labels_become_int64(dtype):
+    targets = checked_examples(examples(LABELS.to(dtype)), FLOAT).targets
+    assert targets.dtype == torch.int64
+    assert torch.equal(targets, LABELS)
+
+
+def test_what_is_right_is_handed_on_as_it_is():
+    given = examples(LABELS)
+    assert checked_examples(given, FLOAT) is given
+    tasks = TaskBatch(given, given, {"labels": LABELS})
+    assert checked_tasks(tasks, FLOAT) is tasks
+    changed = checked_tasks(TaskBatch(given, examples(LABELS.int()), tasks.info), FLOAT)
+    assert changed.support is given and changed.info is tasks.info
+    assert changed.query.targets.dtype == torch.int64
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_types_than_the_networks_are_refused(dtype):
+    with pytest.raises(ShapeError, match=f"inputs of the parameters' type torch.float32.*{dtype}"):
+        checked_examples(examples(LABELS, dtype=dtype), FLOAT)
+    with pytest.raises(ShapeError, match="targets of the parameters' type"):
+        checked_examples(examples(torch.zeros(2, 3, 1, dtype=dtype)), FLOAT)
+    values = examples(torch.zeros(2, 3, 1, dtype=dtype), dtype=dtype)
+    assert checked_examples(values, dtype) is values
+
+
+def test_data_with_gradients_or_complex_numbers_is_refused():
+    with pytest.raises(ShapeError, match=r"Expected inputs without gradients.*inputs\.detach\(\)"):
+        check_inputs(torch.zeros(2, 3, 1, requires_grad=True), FLOAT)
+    with pytest.raises(ShapeError, match="Expected targets without gradients"):
+        checked_examples(examples(torch.zeros(2, 3, 1, requires_grad=True)), FLOAT)
+    with pytest.raises(ShapeError, match=r"got torch\.complex64"):
+        checked_examples(examples(torch.zeros(2, 3, 1, dtype=torch.complex64)), FLOAT)
+
+
+def test_the_type_is_that_of_the_parameters(generator):
+    assert parameter_type(MLP((1, 2), generator)) == torch.float32
+    assert parameter_type(MLP((1, 2), generator).double()) == torch.float64
+    assert parameter_type(torch.nn.Identity()) is None
+    check_inputs(torch.zeros(1, dtype=torch.float64), None)
+
+
+def test_the_range_of_labels():
+    assert label_range(LABELS, LABELS + 3) == (0, 4)
+    check_labels((0, 4), 5)
+    for bounds in ((-100, 4), (0, 5)):
+        with pytest.raises(TaskError, match=f"labels from 0 to 4 for 5 outputs, got {bounds[0]} "):
+            check_labels(bounds, 5)
