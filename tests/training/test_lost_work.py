@@ -88,6 +88,8 @@ class FullDisk:
 
 
 class Filling(Tasks):
+    """Tasks that fill the disk when they are sampled for the n-th time."""
+
     def __init__(self, disk, at):
         super().__init__()
         self.disk, self.at = disk, at
@@ -136,7 +138,7 @@ def test_a_folder_that_vanishes_is_reported(tmp_path):
                 (tmp_path / "run").write_text("in the way")
 
     run = loop("maml", tmp_path / "run", 100, tasks=Vanishing(), every=5)
-    with pytest.raises(CheckpointError, match="could not be saved .*no good checkpoint"):
+    with pytest.raises(CheckpointError, match=r"could not be saved .*no good checkpoint"):
         run.run()
 
 
