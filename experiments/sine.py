@@ -47,6 +47,15 @@ class SineSettings:
     resume: str | None = None
     """`latest`, or the path of a run or a checkpoint, to resume."""
 
+    @property
+    def only_at_start(self) -> tuple[str, ...]:
+        """Settings that a resumed run ignores; some learners draw initial weights again."""
+        return (
+            ()
+            if hasattr(self.learner, "fresh_start") or not self.learner.meta_trains
+            else ("init",)
+        )
+
 
 # A falling rate, clipping, K = 5 and the initial weights were chosen on validation tasks: with the
 # paper's (constant, none, 10, truncated) gradient descent diverges on some tasks within ten steps.

@@ -1,22 +1,85 @@
-"""Scripts and commands: an error ends them with its message, without a traceback."""
+"""Scripts and commands: an error or a signal ends them with a message, without a traceback."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from rich.console import Console
 
 from metarl.errors import MetarlError
 
+INTERRUPTED, READER_CLOSED = 130, 141  # as shells count: 128 + SIGINT, 128 + SIGPIPE
+
+
+class OutputConsole(Console):
+    """A console that raises BrokenPipeError where rich's ends the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Raises the BrokenPipeError that is being handled."""
+        raise
+
 
 def run_script(main: Callable[[], None]) -> None:
-    """Runs a script's `main`; prints an error of MetaRL without a traceback and exits with 1."""
+    """Runs a script's `main`, and ends without a traceback.
+
+    An error of MetaRL is printed and exits with 1. Ctrl-C exits with 130, a closed pipe
+    (`metarl list | head -1`) with 141.
+    """
     try:
-        main()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()  # a closed pipe shows here, not at the exit of Python
     except MetarlError as error:
-        message = f"{type(error).__name__}: {error}"
-        Console(stderr=True).print(
+        _print_error(f"{type(error).__name__}: {' '.join((str(error), *_notes(error)))}")
+        sys.exit(1)
+    except KeyboardInterrupt as interrupt:
+        _print_error(" ".join(("Interrupted.", *_notes(interrupt))))
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        if not (_reader_closed(sys.stdout) or _reader_closed(sys.stderr)):
+            raise  # another pipe, such as one of a user's environment
+        sys.exit(READER_CLOSED)
+
+
+def say(*parts: str) -> None:
+    """Prints a line on standard error, if that can still be written."""
+    with contextlib.suppress(OSError):
+        OutputConsole(stderr=True).print(*parts, markup=False, highlight=False, soft_wrap=True)
+
+
+def _notes(error: BaseException) -> list[str]:
+    return list(getattr(error, "__notes__", ()))
+
+
+def _print_error(message: str) -> None:
+    with contextlib.suppress(OSError):
+        OutputConsole(stderr=True).print(
             message, style="red", markup=False, highlight=False, soft_wrap=True
         )
-        sys.exit(1)
+
+
+def _reader_closed(stream: TextIO) -> bool:
+    """Returns whether a stream goes to a pipe that nobody reads; such a stream is discarded."""
+    try:
+        stream.flush()
+        descriptor = stream.fileno()
+        poll = getattr(select, "poll", None)  # not on Windows
+        if poll is None:
+            return False
+        poller = poll()
+        poller.register(descriptor, 0)  # errors are always reported
+        closed = any(event & select.POLLERR for _, event in poller.poll(0))
+    except BrokenPipeError:
+        closed = True
+    except (OSError, ValueError, AttributeError):  # a replaced or closed stream
+        return False
+    if closed:  # keeps Python from writing to it at its exit
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return closed

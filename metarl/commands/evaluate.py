@@ -30,8 +30,7 @@ def evaluate(
         out: Folder for the figures and eval.jsonl; by default none are kept.
         per_task: Prints a row for each test task of a control experiment, too.
     """
-    from rich.console import Console
-
+    from metarl.console import OutputConsole
     from metarl.lab.saved_run import reopened
     from metarl.plots.per_task import TASKS_FILE, tasks_table
 
@@ -40,7 +39,7 @@ def evaluate(
         components, loop, checkpoint = reopening
         table = components.report(loop)
         rows = tasks_table(loop.folder / TASKS_FILE) if per_task else None
-    console = Console()
+    console = OutputConsole()
     if rows is not None:
         console.print(rows)
     console.print(table)

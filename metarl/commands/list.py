@@ -22,11 +22,10 @@ def list_names(card: str | None = None) -> None:
     Args:
         card: A family: prints all of its coefficients, ranges and horizons, with their sources.
     """
-    from rich.console import Console
-
+    from metarl.console import OutputConsole
     from metarl.sim import make_family
 
-    console = Console()
+    console = OutputConsole()
     if card is not None:
         console.print(card_table(make_family(card).card()))
         return

@@ -30,7 +30,7 @@ def main() -> None:
     """Runs the subcommand of the command line; prints errors without a traceback."""
     arguments = sys.argv[1:]
     if arguments == ["--version"]:
-        print(f"metarl {metarl.__version__}")
+        run_script(lambda: print(f"metarl {metarl.__version__}"))
     elif arguments[:1] == ["train"]:
         run_script(lambda: train(*arguments[1:]))
     else:

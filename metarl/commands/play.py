@@ -40,9 +40,9 @@ def play(
         raise SettingsError(
             f"Expected test_tasks >= 1 and test_steps >= 0, got {test_tasks} and {test_steps}."
         )
-    from rich.console import Console
     from rich.markup import escape
 
+    from metarl.console import OutputConsole
     from metarl.lab.saved_run import reopened
     from metarl.plots.figures import save_figure
     from metarl.plots.film import save_film
@@ -54,7 +54,7 @@ def play(
             film = _require(components.film, "film", run)(loop, test_tasks, test_steps)
         if video is None or out is not None:
             picture = _require(components.show, "show", run)(loop, test_tasks, test_steps)
-    console = Console()
+    console = OutputConsole()
     if picture is not None:
         console.print(picture.drawing)
     if picture is not None and out is not None:

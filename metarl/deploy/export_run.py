@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
+from metarl.console import OutputConsole
 from metarl.deploy.export import Format, export_policy
 from metarl.errors import SettingsError
 from metarl.lab.saved_run import reopened
@@ -60,7 +60,7 @@ def export_run(
         )
     note = _note(learner, policy, tasks, steps, checkpoint, to)
     difference = export_policy(policy, out, to, _observations(rollouts), note)
-    console = Console()
+    console = OutputConsole()
     for key, value in note.items():
         if len(value) < 400:  # tabular tasks have thousands of numbers
             console.print(f"{key}:", value, markup=False, highlight=False, soft_wrap=True)

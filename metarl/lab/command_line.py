@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from metarl.console import say
 from metarl.errors import CheckpointError, SettingsError, UnknownNameError
 from metarl.registry import check_choice, did_you_mean
 from metarl.runs.run_folder import ResumePoint, find_run
@@ -27,7 +28,9 @@ def parse_settings(
     """Parses the command line of an experiment.
 
     `--algorithm NAME` chooses the defaults; `--resume latest|PATH` takes the settings of the
-    resumed run instead. All other arguments change single settings.
+    resumed run instead. All other arguments change single settings. Of a resumed run, those that
+    only determine its start (the class attribute `only_at_start` of the settings names them) stay
+    as they were; all changes are printed.
 
     Args:
         configs: Default settings by algorithm; the first one is the default. The settings are
@@ -60,7 +63,51 @@ def parse_settings(
                 "leave out --algorithm or resume another run."
             )
     parsed = tyro.cli(type(default), default=default, args=arguments, prog=prog)
+    if point is not None:
+        parsed = resumed_settings(default, parsed, point.folder)
     return parsed, point
+
+
+def resumed_settings(saved: S, given: S, folder: Path) -> S:
+    """Returns the settings of a resumed run; prints what changes and what is ignored.
+
+    Args:
+        saved: The settings in the run's config.json.
+        given: The same with the changes of the command line.
+        folder: The run folder.
+    """
+    changes: list[str] = []
+    ignored: list[str] = []
+    settings = _merged(saved, given, "", changes, ignored)
+    if changes:
+        say(f"The run {folder} is resumed with other settings: {', '.join(changes)}.")
+    if ignored:
+        say(
+            f"Ignored, because they only determine the start of a run: {', '.join(ignored)}. "
+            "For other values, start a new run."
+        )
+    return settings
+
+
+def _merged(saved: S, given: S, prefix: str, changes: list[str], ignored: list[str]) -> S:
+    """Returns `given` with the values of `saved` where a resumed run has no choice."""
+    template: Any = saved
+    values: dict[str, Any] = {}
+    for name in (f.name for f in dataclasses.fields(template) if f.init):
+        old, new = getattr(saved, name), getattr(given, name)
+        path = prefix + name
+        if path in ("resume", "runs"):  # how the run was found
+            values[name] = old
+        elif type(old) is type(new) and dataclasses.is_dataclass(old):
+            values[name] = _merged(old, new, f"{path}.", changes, ignored)
+        elif old != new and name in getattr(saved, "only_at_start", ()):
+            values[name] = old
+            ignored.append(f"{path} {new} (the run has {old})")
+        else:
+            values[name] = new
+            if old != new:
+                changes.append(f"{path} {new} (it was {old})")
+    return dataclasses.replace(template, **values)
 
 
 def settings_from(default: S, saved: Mapping[str, Any]) -> S:

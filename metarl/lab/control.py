@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -25,6 +26,8 @@ from metarl.training.untrained import check_untrained
 @dataclass(frozen=True)
 class ControlSettings:
     """An experiment on control tasks; `--algorithm` chooses the defaults of all the rest."""
+
+    only_at_start: ClassVar[tuple[str, ...]] = ("init_std",)
 
     algorithm: str = "maml"
     """The algorithm; an unknown name lists them all."""

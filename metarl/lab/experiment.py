@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-import signal
+import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from metarl.adaptation.learner import Learner
-from metarl.console import run_script
+from metarl.console import OutputConsole, run_script
 from metarl.devices import resolve_device, set_threads
+from metarl.errors import MetarlError
 from metarl.lab.command_line import parse_settings
 from metarl.lab.installed import installed_file
+from metarl.runs.lock import RunLock
 from metarl.runs.run_folder import ResumePoint, create_run_folder, to_json, write_config
+from metarl.runs.signals import exit_status
 from metarl.tasks.base import TaskSource
 from metarl.tasks.episodes import FewShot
 from metarl.tasks.streams import Streams
@@ -116,11 +120,11 @@ class Experiment(Generic[S]):
                 settings.runs, self.name, settings.algorithm, settings.training.seed, settings,
                 script=self._script(),
             )  # fmt: skip
-        else:
-            folder = resume.folder
-            write_config(folder, settings)  # later resumptions keep the changed settings
-        checkpoint = None if resume is None else resume.checkpoint
-        return _loop(settings, components, folder, checkpoint, to_json(settings))
+            return _loop(settings, components, folder, None, to_json(settings))
+        with RunLock(resume.folder):  # before anything is written
+            loop = _loop(settings, components, resume.folder, resume.checkpoint, to_json(settings))
+            write_config(resume.folder, settings)  # later resumptions keep the changed settings
+        return loop
 
     def reopen(self, settings: S, checkpoint: Path, folder: Path) -> tuple[OuterLoop, Components]:
         """Returns the outer loop at a checkpoint, and its components, to evaluate the learner.
@@ -141,12 +145,16 @@ class Experiment(Generic[S]):
             MetarlError: An argument, a setting or the data is not usable, or training failed.
         """
         settings, resume = parse_settings(self.configs, self.name, arguments, prog)
-        components = self.build(settings)
-        loop = self.open(settings, components, resume)
-        result = loop.run()
-        if not result.finished:
-            print_stopped(result)
-        print_report(components.report(loop), loop, result)
+        # Before the components are built, which may take long.
+        with nullcontext() if resume is None else RunLock(resume.folder):
+            components = self.build(settings)
+            loop = self.open(settings, components, resume)
+            result = loop.run()
+            if not result.finished:
+                print_stopped(result)
+            with _naming_finished_run(loop):
+                table = components.report(loop)
+        print_report(table, loop, result)
 
     def _script(self) -> Path | None:
         """Returns the file that defines the experiment, or None if its package is installed."""
@@ -181,7 +189,7 @@ def _on_device(tasks: Any, device: torch.device) -> Any:
 
 def print_report(table: Table, loop: OuterLoop, result: TrainingResult) -> None:
     """Prints the table of a report, the run folder and how to look at it."""
-    console = Console()
+    console = OutputConsole()
     console.print(table)
     minutes = result.seconds / 60
     console.print(
@@ -193,10 +201,26 @@ def print_report(table: Table, loop: OuterLoop, result: TrainingResult) -> None:
 def print_stopped(result: TrainingResult) -> NoReturn:
     """Prints how to resume a run that a signal stopped.
 
-    Exits as shells expect: with status 130 after SIGINT, 143 after SIGTERM.
+    Exits as shells expect: with 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP, 141 if the
+    reader of the progress was closed.
     """
-    Console().print(
-        f"Stopped after {result.iteration} meta-iterations, all saved. "
-        "Go on with the same command and --resume latest."
-    )
-    sys.exit(128 + signal.Signals[result.stopped_by])
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        OutputConsole().print(
+            f"Stopped after {result.iteration} meta-iterations, all saved. "
+            "Go on with the same command and --resume latest."
+        )
+    sys.exit(exit_status(result.stopped_by))
+
+
+@contextmanager
+def _naming_finished_run(loop: OuterLoop) -> Iterator[None]:
+    """Adds to an interrupt or an error in the report that the training is saved."""
+    try:
+        yield
+    except (KeyboardInterrupt, MetarlError) as error:
+        note = (
+            f"The training is finished and saved in {loop.folder}; --resume "
+            f"{shlex.quote(str(loop.folder))} makes the report again."
+        )
+        error.add_note(note)
+        raise

@@ -24,10 +24,10 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
-from metarl.errors import CheckpointError, SettingsError, ShapeError
+from metarl.errors import SettingsError, ShapeError
 from metarl.evaluation.sine_protocol import SinePanel
 from metarl.evaluation.statistics import Summary
-from metarl.tasks.files import atomic_path
+from metarl.tasks.files import result_path
 
 # The palette of Okabe and Ito, which most colour-blind readers can distinguish.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -143,11 +143,8 @@ def save_figure(figure: Figure, path: Path | str) -> None:
         CheckpointError: The file cannot be written.
     """
     path = Path(path)
-    try:
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=_DPI, facecolor="white")
-    except OSError as error:
-        raise CheckpointError(f"Cannot write the figure {path}: {error}.") from error
+    with result_path(path, "figure") as temporary:
+        figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=_DPI, facecolor="white")
 
 
 def _draw_curve(

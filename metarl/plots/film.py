@@ -25,7 +25,7 @@ from metarl.sim.family import ControlTasks, Tasks
 from metarl.sim.family_renderer import DrawnRenderer, WorldRenderer
 from metarl.sim.rendering import make_renderer
 from metarl.sim.vector_env import TensorVectorEnv
-from metarl.tasks.files import atomic_path
+from metarl.tasks.files import result_path
 from metarl.trees import take_tasks
 
 MOST_COLUMNS = 4
@@ -102,13 +102,14 @@ def save_film(film: Film, path: Path | str) -> None:
 
     Raises:
         SettingsError: The extension is another one, or the extra is not installed.
+        CheckpointError: The file cannot be written.
     """
     path = Path(path)
     if path.suffix == ".gif":
-        with atomic_path(path) as temporary:
+        with result_path(path, "film") as temporary:
             temporary.write_bytes(encode_gif(film.frames, film.fps))
     elif path.suffix == ".mp4":
-        with atomic_path(path) as temporary:
+        with result_path(path, "film") as temporary:
             _write_mp4(film, temporary)
     else:
         raise SettingsError(f"Expected the name of a film to end in .gif or .mp4, got {path.name}.")

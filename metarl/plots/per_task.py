@@ -16,7 +16,7 @@ from metarl.errors import SettingsError
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.evaluation.statistics import telling_steps
 from metarl.plots.figures import BEFORE, COLOURS, INK, after_steps, style_axes
-from metarl.tasks.files import atomic_path
+from metarl.tasks.files import result_path
 
 TASKS_FILE = "tasks.csv"
 _MAX_COLUMNS = 8  # for the task's values: tabular MDPs have hundreds
@@ -35,11 +35,15 @@ def write_tasks(curve: AdaptationCurve, path: Path) -> None:
 
     Raises:
         SettingsError: The curve has no tasks.
+        CheckpointError: The file cannot be written.
     """
     names, values = _task_columns(curve)
     header = [*names, *(f"{curve.metric}_{k}" for k in range(len(curve.values)))]
     rows = np.concatenate((values, curve.values.T.numpy()), 1)
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with (
+        result_path(path, "table") as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows([[f"{x:.6g}" for x in row] for row in rows])

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from metarl.errors import CheckpointError, SettingsError
+from metarl.tasks.files import sync_folder
 from metarl.trees import map_tensors
 
 FORMAT_VERSION = 1
@@ -113,7 +114,7 @@ class Checkpoints:
         return folders[max(folders)] if folders else None
 
     def newest_good(self) -> Path | None:
-        """Returns the folder of the newest valid checkpoint; None without one."""
+        """Returns the folder of the newest valid checkpoint with finite weights, or None."""
         return _newest_valid(self.folder)
 
     def load(
@@ -183,12 +184,18 @@ def is_checkpoint(path: Path) -> bool:
     return _iteration(path) is not None
 
 
-def saving_time(path: Path) -> str:
-    """Returns when a checkpoint was written, as UTC in ISO format; "" if it does not say."""
+def saving_time(path: Path) -> datetime | None:
+    """Returns when a checkpoint was written, as its meta.json says; None if it does not say."""
     try:
-        return str(json.loads((path / META).read_bytes())["time"])
+        time = datetime.fromisoformat(json.loads((path / META).read_bytes())["time"])
     except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
+    """Returns the names of the weights that contain NaN or infinity."""
+    return [n for n, w in weights.items() if not bool(torch.isfinite(w).all())]
 
 
 def _iteration(path: Path) -> int | None:
@@ -211,12 +218,14 @@ def _checkpoint_folders(folder: Path) -> dict[int, Path]:
 
 
 def _newest_valid(folder: Path, limit: int | None = None) -> Path | None:
-    """Returns the newest valid checkpoint of an iteration below `limit`."""
+    """Returns the newest valid checkpoint, with finite weights, of an iteration below `limit`."""
     for iteration, candidate in sorted(_checkpoint_folders(folder).items(), reverse=True):
         if limit is not None and iteration >= limit:
             continue
         with contextlib.suppress(CheckpointError):
-            return _read(candidate, torch.device("cpu")).path
+            checkpoint = _read(candidate, torch.device("cpu"))
+            if not not_finite(checkpoint.weights):  # MetaRL 0.1 saved others, too
+                return checkpoint.path
     return None
 
 
@@ -248,7 +257,7 @@ def _pack_meta(iteration: int, files: dict[str, bytes]) -> bytes:
     meta = {
         "format_version": FORMAT_VERSION,
         "iteration": iteration,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "time": datetime.now(UTC).isoformat(timespec="microseconds"),
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     return json.dumps(meta, indent=2).encode() + b"\n"
@@ -261,7 +270,7 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _swap_in(temporary: Path, path: Path) -> None:
@@ -271,16 +280,7 @@ def _swap_in(temporary: Path, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
     temporary.rename(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Syncs a folder to disk, so that new names in it survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
 
 
 def _read(path: Path, device: torch.device) -> Checkpoint:

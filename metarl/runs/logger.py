@@ -6,7 +6,9 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,19 +17,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.errors import CheckpointError
+from metarl.errors import CheckpointError, MetarlError
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.evaluation.statistics import Summary, summarise_curve
-from metarl.tasks.files import atomic_path
-from metarl.runs.run_folder import to_json
+from metarl.runs.lock import RunLock
+from metarl.runs.run_folder import EVAL_FILE, to_json
+from metarl.tasks.files import remove_parts, result_path, write_bytes
 
-EVAL_FILE = "eval.jsonl"
 BOOTSTRAP_SEED = 20_200_713
 _STATISTICS = [f.name for f in dataclasses.fields(Summary) if f.name != "count"]
 
 
 class RunLogger:
     """Writes scalars, adaptation curves, images and settings of one run into its folder.
+
+    No other process can write into the folder until the logger is closed or deleted. A disk that is
+    full or gone raises CheckpointError at the next call; TensorBoard's thread may notice it late.
 
     Tags: `train/<metric>/step_{k}`, `eval_<split>/<metric>/step_{k}`, `meta/loss`,
     `meta/grad_norm`, `inner/loss/step_{k}`, `perf/...`. The step of an event is the number of
@@ -44,7 +49,7 @@ class RunLogger:
             whose layout is written once. The prefix of the first curve is added.
 
     Raises:
-        CheckpointError: The folder cannot be written.
+        CheckpointError: The folder cannot be written, or another process writes into it.
     """
 
     def __init__(
@@ -59,19 +64,26 @@ class RunLogger:
         self._curves = tuple(curves)
         self._start = 0 if resume_from is None else resume_from + 1
         self._resumed_from = resume_from
+        self._lock: RunLock | None = None
+        self._failed = False
         kept = 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            with self._writing():
+                remove_parts(self.folder)
+                if resume_from is not None:
+                    kept = _cut(self.folder / EVAL_FILE, resume_from)
+                # Events of this step and later ones are hidden.
+                purge = None if resume_from is None else self._start
+                self._writer = SummaryWriter(str(self.folder), purge_step=purge)
+            self._has_layout = kept > 0
             if resume_from is not None:
-                kept = _cut(self.folder / EVAL_FILE, resume_from)
-            # Events of this step and later ones are hidden.
-            purge = None if resume_from is None else self._start
-            self._writer = SummaryWriter(str(self.folder), purge_step=purge)
-        except OSError as error:
-            raise CheckpointError(f"Cannot write to the run folder {folder}: {error}.") from error
-        self._has_layout = kept > 0
-        if resume_from is not None:
-            self._repeat()
+                self._repeat()
+        except BaseException as error:
+            self._unlock()
+            if isinstance(error, OSError) and not isinstance(error, MetarlError):
+                raise self._unwritable(error) from error
+            raise
 
     def __enter__(self) -> RunLogger:
         """Returns the logger; its files are open."""
@@ -93,8 +105,9 @@ class RunLogger:
             values: Numbers, or tensors of one element, by tag.
             iteration: Meta-iterations done.
         """
-        for tag, value in values.items():
-            self._writer.add_scalar(tag, float(value), iteration)
+        with self._writing():
+            for tag, value in values.items():
+                self._writer.add_scalar(tag, float(value), iteration)
 
     def curve(
         self,
@@ -129,9 +142,7 @@ class RunLogger:
         values |= {f"{tag}/{name}": getattr(summaries[-1], name) for name in _STATISTICS}
         self.scalars(values, iteration)
         figure = adaptation_figure({prefix: summaries}, curve.metric, title=prefix)
-        self._writer.add_image(
-            f"adaptation/curve/{prefix}", figure_pixels(figure), iteration, dataformats="HWC"
-        )
+        self.image(f"curve/{prefix}", figure_pixels(figure), iteration)
         head = {"iteration": iteration, "split": prefix.removeprefix("eval_")}
         head |= {"metric": curve.metric, "transductive": curve.transductive, **(extra or {})}
         if iteration == self._resumed_from:
@@ -153,7 +164,8 @@ class RunLogger:
             pixels: Shape [height, width, 3], uint8.
             iteration: Meta-iterations done.
         """
-        self._writer.add_image(f"adaptation/{name}", pixels, iteration, dataformats="HWC")
+        with self._writing():
+            self._writer.add_image(f"adaptation/{name}", pixels, iteration, dataformats="HWC")
 
     def frames(
         self, name: str, frames: Sequence[np.ndarray], fps: float, iteration: int
@@ -171,7 +183,7 @@ class RunLogger:
         from metarl.plots.gif import encode_gif
 
         data = encode_gif(frames, fps)
-        with atomic_path(self.folder / f"{name}.gif") as path:
+        with result_path(self.folder / f"{name}.gif", "film") as path:
             path.write_bytes(data)
         height, width, channels = frames[0].shape
         # As `add_video` does, which requires moviepy.
@@ -180,9 +192,10 @@ class RunLogger:
             height=height, width=width, colorspace=channels, encoded_image_string=data
         )
         summary = events(value=[events.Value(tag=f"adaptation/{name}_film", image=image)])
-        writer = self._writer._get_file_writer()
-        assert writer is not None
-        writer.add_summary(summary, iteration)
+        with self._writing():
+            writer = self._writer._get_file_writer()
+            assert writer is not None
+            writer.add_summary(summary, iteration)
 
     def settings(self, config: Any, metrics: Sequence[str] = ()) -> None:
         """Writes the settings as a table and, for a new run, as TensorBoard's hyper-parameters.
@@ -195,21 +208,55 @@ class RunLogger:
 
         flat = flatten(to_json(config))
         rows = "\n".join(f"|{name}|{_cell(value)}|" for name, value in flat.items())
-        self._writer.add_text("config", f"|setting|value|\n|-|-|\n{rows}", self._start)
-        if self._resumed_from is None:
-            # Not add_hparams: that one opens a second run folder.
-            known = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in flat.items()}
-            for summary in hparams(known, dict.fromkeys(metrics)):
-                self._writer._get_file_writer().add_summary(summary)
+        with self._writing():
+            self._writer.add_text("config", f"|setting|value|\n|-|-|\n{rows}", self._start)
+            if self._resumed_from is None:
+                # Not add_hparams: that one opens a second run folder.
+                known = {
+                    k: v if isinstance(v, bool | int | float) else str(v) for k, v in flat.items()
+                }
+                for summary in hparams(known, dict.fromkeys(metrics)):
+                    self._writer._get_file_writer().add_summary(summary)
         self.flush()
 
     def flush(self) -> None:
         """Writes pending events; call it before each checkpoint, or a crash loses them."""
-        self._writer.flush()
+        with self._writing():
+            self._writer.flush()
 
     def close(self) -> None:
-        """Writes pending events and closes the files."""
-        self._writer.close()
+        """Writes pending events, closes the files and lets other processes write here.
+
+        Does not raise again what an earlier call has raised.
+        """
+        try:
+            if self._lock is not None and not self._failed:
+                with self._writing():
+                    self._writer.close()
+        finally:
+            self._unlock()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Locks the folder; turns errors of writing into ones that name the folder."""
+        if self._lock is None:
+            self._lock = RunLock(self.folder)
+        _leave_errors_to_callers()
+        try:
+            yield
+        except MetarlError:
+            raise
+        except OSError as error:
+            self._failed = True
+            raise self._unwritable(error) from error
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _unwritable(self, error: OSError) -> CheckpointError:
+        return CheckpointError(f"Cannot write to the run folder {self.folder}: {error}.")
 
     def _by_environment_steps(
         self, tag: str, means: Sequence[float | None], environment_steps: int
@@ -242,15 +289,15 @@ class RunLogger:
             for kind in ("mean", "iqm"):
                 tags = [f"{tag}/{kind}{end}" for end in ("", "_low", "_high")]
                 charts[f"{tag}: {kind} after the last step, 95 % CI"] = ["Margin", tags]
-        self._writer.add_custom_scalars({"adaptation": charts})
+        with self._writing():
+            self._writer.add_custom_scalars({"adaptation": charts})
 
     def _append(self, line: dict[str, Any]) -> None:
         path = self.folder / EVAL_FILE
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise CheckpointError(f"Cannot write {path}: {error}.") from error
+        with self._writing():
+            # Written whole: an appended line can be cut by a crash or by a full disk.
+            texts = [text for text, _ in _lines(path)]
+            write_bytes(path, "".join(f"{t}\n" for t in (*texts, json.dumps(line))).encode())
 
 
 def read_curves(folder: Path | str) -> list[dict[str, Any]]:
@@ -283,8 +330,7 @@ def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> int:
     if not path.exists():
         return 0
     kept = [text for text, line in _lines(path) if wanted(line)]
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
+    write_bytes(path, "".join(f"{text}\n" for text in kept).encode())
     return len(kept)
 
 
@@ -310,3 +356,18 @@ def _number(value: float) -> float | None:
 
 def _cell(value: Any) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _leave_errors_to_callers() -> None:
+    """Keeps Python from printing errors of TensorBoard's threads, which `RunLogger` raises."""
+    previous = threading.excepthook
+    if getattr(previous, "is_of_metarl", False):
+        return
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        of_tensorboard = type(arguments.thread).__module__.startswith("tensorboard.")
+        if not (of_tensorboard and isinstance(arguments.exc_value, OSError)):
+            previous(arguments)
+
+    vars(hook)["is_of_metarl"] = True
+    threading.excepthook = hook

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -20,9 +21,16 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from metarl.console import OutputConsole
 
 class Progress:
     """Shows the completed iterations, the remaining time and the latest metrics.
+
+    Output that cannot be written (a closed terminal, a full disk) is left out from then on; it is no
+    reason to lose a training run.
+
+    Attributes:
+        reader_closed: Whether the output went to a pipe whose reader has closed it.
 
     Args:
         total: Number of iterations of the whole run.
@@ -51,7 +59,8 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.done, self.label = total, done, label
-        self.console = Console(stderr=True) if console is None else console
+        self.console = OutputConsole(stderr=True) if console is None else console
+        self.reader_closed = False
         self._clock = clock
         self._metrics = ""
         self._bar = _bar(self.console, clock) if self.console.is_terminal else None
@@ -65,11 +74,12 @@ class Progress:
         self._due = self._last_time + self._interval
         if self._bar is not None:
             # The bar has no refresh thread, which would take time from training.
-            self._bar.start()
             self._task = self._bar.add_task(
                 escape(self.label), total=self.total, completed=self.done, metrics=""
             )
-            self._bar.refresh()
+            with self._output():
+                self._bar.start()
+                self._bar.refresh()
         return self
 
     def __exit__(
@@ -82,7 +92,8 @@ class Progress:
         if self._bar is not None or self._last_shown != self.done:
             self._draw()
         if self._bar is not None:
-            self._bar.stop()
+            with self._output():
+                self._bar.stop()
 
     def advance(self) -> None:
         """Counts one iteration; updates the output if the interval has passed."""
@@ -96,13 +107,26 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Writes a line above the bar."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with self._output():
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def _output(self) -> Iterator[None]:
+        """Leaves out all output after one that failed."""
+        try:
+            yield
+        except OSError as error:
+            self.console.quiet = True
+            self.reader_closed |= isinstance(error, BrokenPipeError)
 
     def _draw(self) -> None:
         now = self._clock()
         self._due = now + self._interval
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, metrics=self._metrics, refresh=True)
+            with self._output():
+                self._bar.update(
+                    self._task, completed=self.done, metrics=self._metrics, refresh=True
+                )
             return
         elapsed, count = now - self._last_time, self.done - self._last_done
         rate = count / elapsed if elapsed > 0 else 0.0

@@ -10,8 +10,8 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +19,10 @@ import torch
 
 from metarl.errors import CheckpointError
 from metarl.runs.checkpoints import Checkpoints, is_checkpoint, saving_time
+from metarl.tasks.files import write_bytes
 
 CHECKPOINTS = "checkpoints"
+EVAL_FILE = "eval.jsonl"
 EXPERIMENT_FILE = "experiment.json"
 OLD_EXPERIMENT_FILE = "script.json"
 """Its name in runs of MetaRL 0.1."""
@@ -47,8 +49,8 @@ def create_run_folder(
     """Creates `<root>/<experiment>/<algorithm>/<YYYYmmdd_HHMMSS>_s<seed>/`.
 
     Writes config.json, experiment.json, command.txt, versions.json and, inside a git repository,
-    git.json (commit, branch, untracked files) and git.diff (changes since the commit). If the
-    folder exists, a number is appended to the name.
+    git.json (commit, branch, untracked files) and git.diff (changes since the commit), each of them
+    whole or not at all. If the folder exists, a number is appended to the name.
 
     Args:
         root: Usually "runs".
@@ -74,7 +76,7 @@ def create_run_folder(
         origin = {} if script is None else {"script": str(script)}
         note = {"format_version": 1, "experiment": experiment, **origin}
         _write_json(folder / EXPERIMENT_FILE, note)
-        (folder / "command.txt").write_text(command, encoding="utf-8")
+        write_bytes(folder / "command.txt", command.encode("utf-8", "surrogateescape"))
         _write_json(folder / "versions.json", _versions())
         _write_git(folder)
     except OSError as error:
@@ -86,8 +88,46 @@ def create_run_folder(
 
 
 def write_config(folder: Path, config: Any) -> None:
-    """Writes `config.json` from settings, a dataclass or a dict."""
-    _write_json(folder / "config.json", to_json(config))
+    """Writes `config.json` from settings, a dataclass or a dict, if it has changed.
+
+    Raises:
+        CheckpointError: The file cannot be written; the old one remains.
+    """
+    try:
+        _write_json(folder / "config.json", to_json(config))
+    except OSError as error:
+        raise CheckpointError(
+            f"Cannot write the settings of the run {folder}: {error}. The old config.json remains; "
+            "free some space or make the folder writable."
+        ) from error
+
+
+def check_no_run(folder: Path, resume: Path | None) -> None:
+    """Checks that a folder holds no run, or only the one that is resumed.
+
+    Args:
+        folder: The folder of a new run, or of the run to resume.
+        resume: The checkpoint to resume from; None for a new run.
+
+    Raises:
+        CheckpointError: The folder holds another run, whose checkpoints and results a second run
+            would delete.
+    """
+    newest = Checkpoints(folder / CHECKPOINTS).latest()
+    if resume is not None and resume.resolve().parent == (folder / CHECKPOINTS).resolve():
+        return
+    if newest is None and (resume is not None or not (folder / EVAL_FILE).exists()):
+        return
+    if newest is None:
+        advice = "Choose another folder, or delete this one."
+    else:
+        advice = (
+            f"Resume that run, with resume=Path({str(newest)!r}) or on the command line with "
+            f"--resume {shlex.quote(str(folder))}; or choose another folder, or delete this one."
+        )
+    raise CheckpointError(
+        f"Expected a folder without a run, {folder} holds one ({newest or EVAL_FILE}). {advice}"
+    )
 
 
 def find_run(
@@ -99,7 +139,7 @@ def find_run(
         root: Usually "runs".
         experiment: See `create_run_folder`.
         algorithm: See `create_run_folder`.
-        resume: "latest" for the newest run of the algorithm that has a checkpoint; otherwise the
+        resume: "latest" for the run of the algorithm that wrote the newest checkpoint; otherwise the
             path of a checkpoint, or of a run folder, of which the newest checkpoint is used.
 
     Raises:
@@ -109,11 +149,11 @@ def find_run(
     parent = Path(root) / experiment / algorithm
     if str(resume) != "latest":
         return _resume_from_path(Path(resume), parent)
-    for folder in reversed(_runs(parent)):
-        checkpoint = Checkpoints(folder / CHECKPOINTS).latest()
-        if checkpoint is not None:
-            return ResumePoint(folder, checkpoint)
-    raise CheckpointError(f"No run in {parent} has a checkpoint to resume. {_listing(parent)}")
+    folder = _newest(_runs(parent))
+    checkpoint = None if folder is None else Checkpoints(folder / CHECKPOINTS).latest()
+    if folder is None or checkpoint is None:
+        raise CheckpointError(f"No run in {parent} has a checkpoint to resume. {_listing(parent)}")
+    return ResumePoint(folder, checkpoint)
 
 
 def newest_run(root: Path | str) -> Path:
@@ -122,14 +162,12 @@ def newest_run(root: Path | str) -> Path:
     Raises:
         CheckpointError: No run has a checkpoint.
     """
-    newest = max(
-        ((_last_saved(f), f) for f in Path(root).glob("*/*/*/") if _last_saved(f)), default=None
-    )
+    newest = _newest(Path(root).glob("*/*/*/"))
     if newest is None:
         raise CheckpointError(
             f"No run in {root} has a checkpoint. Name another folder with --runs, or a run."
         )
-    return newest[1]
+    return newest
 
 
 def to_json(value: Any) -> Any:
@@ -158,7 +196,7 @@ def _create_unique(parent: Path, name: str) -> Path:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def _versions() -> dict[str, Any]:
@@ -190,7 +228,7 @@ def _write_git(folder: Path) -> None:
     _write_json(folder / "git.json", {**record, "untracked": untracked})
     diff = _git("diff", "HEAD")
     if diff:
-        (folder / "git.diff").write_text(diff, encoding="utf-8")
+        write_bytes(folder / "git.diff", diff.encode())
 
 
 def _git(*arguments: str) -> str | None:
@@ -223,19 +261,32 @@ def _resume_from_path(path: Path, parent: Path) -> ResumePoint:
     return ResumePoint(folder, checkpoint)
 
 
-def _last_saved(folder: Path) -> str:
-    """Returns when a run's newest checkpoint was written, as UTC in ISO format; "" without one."""
+def _newest(folders: Iterable[Path]) -> Path | None:
+    """Returns the run folder that wrote the newest checkpoint; None if there is no checkpoint."""
+    times = {folder: _last_saved(folder) for folder in folders}
+    saved = [folder for folder, time in times.items() if time is not None]
+    return max(saved, key=lambda folder: (times[folder], _order(folder)), default=None)
+
+
+def _last_saved(folder: Path) -> datetime | None:
+    """Returns when a run's newest checkpoint was written; None without one."""
     checkpoint = Checkpoints(folder / CHECKPOINTS).latest()
-    return "" if checkpoint is None else saving_time(checkpoint)
+    if checkpoint is None:
+        return None
+    # A checkpoint that does not say it is damaged; its run still counts, and loading it will tell.
+    return saving_time(checkpoint) or datetime.fromtimestamp(checkpoint.stat().st_mtime, UTC)
 
 
 def _runs(parent: Path) -> list[Path]:
     """Returns the run folders of one algorithm, oldest first."""
     if not parent.is_dir():
         return []
-    # Sorted by time, then by length and name, so that "<name>_2" follows "<name>".
-    paths = [p for p in parent.iterdir() if p.is_dir()]
-    return sorted(paths, key=lambda p: (p.name[:15], len(p.name), p.name))
+    return sorted((p for p in parent.iterdir() if p.is_dir()), key=_order)
+
+
+def _order(folder: Path) -> tuple[str, int, str]:
+    """Orders run folders by the time in the name, then so that "<name>_2" follows "<name>"."""
+    return folder.name[:15], len(folder.name), folder.name
 
 
 def _listing(parent: Path) -> str:

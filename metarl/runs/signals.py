@@ -1,4 +1,4 @@
-"""Handlers of SIGINT and SIGTERM that let training stop between two iterations."""
+"""Handlers of SIGINT, SIGTERM and SIGHUP that let training stop between two iterations."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+"""Windows has no SIGHUP."""
+
 
 class StopSignals:
-    """Sets a flag on SIGINT and SIGTERM inside a `with` block.
+    """Sets a flag on SIGINT, SIGTERM and SIGHUP inside a `with` block.
 
-    A second SIGINT raises KeyboardInterrupt, to stop immediately. The block restores the previous
-    handlers at its end. Python allows signal handlers only in the main thread; in other threads the
-    block has no effect.
+    A second SIGINT raises KeyboardInterrupt, to stop immediately. A process that ignores SIGHUP
+    (`nohup`) still does. The block restores the previous handlers at its end. Python allows signal
+    handlers only in the main thread; in other threads the block has no effect.
 
     Attributes:
         requested: Whether a signal has arrived.
@@ -33,7 +36,10 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         """Installs the handlers."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for name in STOP_SIGNALS:
+                number = getattr(signal, name, None)
+                if number is None or _is_nohup(number):
+                    continue
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -49,8 +55,23 @@ class StopSignals:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous.clear()
 
+    def request(self, name: str) -> None:
+        """Sets the flag as the signal of this name does."""
+        self.requested = True
+        self.signal_name = name
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
-        self.signal_name = signal.Signals(number).name
+        self.request(signal.Signals(number).name)
+
+
+def exit_status(name: str) -> int:
+    """Returns the exit status that shells expect after a signal: 128 and its number."""
+    # Windows lacks the two; their numbers are the same everywhere else.
+    known = {"SIGHUP": 1, "SIGPIPE": 13}
+    return 128 + int(getattr(signal, name, known.get(name, 0)))
+
+
+def _is_nohup(number: signal.Signals) -> bool:
+    return number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.learner import Learner
 from metarl.devices import resolve_device, set_threads
-from metarl.errors import CheckpointError, NonFiniteError, SimulationError
+from metarl.errors import CheckpointError, MetarlError, NonFiniteError, SimulationError
 from metarl.evaluation.curves import adaptation_curve
-from metarl.runs.checkpoints import Checkpoints, load_checkpoint
+from metarl.runs.checkpoints import Checkpoints, load_checkpoint, not_finite
+from metarl.runs.lock import RunLock
 from metarl.runs.logger import RunLogger
 from metarl.runs.progress import Progress
+from metarl.runs.run_folder import check_no_run
 from metarl.runs.signals import StopSignals
 from metarl.tasks.base import TaskSource
 from metarl.training.meta_step import MetaStep
@@ -41,7 +43,8 @@ class TrainingResult:
         iteration: Meta-iterations done.
         finished: False if a signal stopped it before its last iteration.
         seconds: Time spent in training, over all resumptions.
-        stopped_by: Name of that signal ("SIGTERM"), or an empty string.
+        stopped_by: Name of that signal ("SIGTERM"), or an empty string; "SIGPIPE" if the reader of
+            the progress was closed.
     """
 
     iteration: int
@@ -58,12 +61,17 @@ class OuterLoop:
             moved to the device of the settings.
         tasks: Distribution of the training tasks.
         settings: See `TrainingSettings`.
-        folder: The run folder for checkpoints and logs.
+        folder: The run folder for checkpoints and logs; of a new run, one that holds no run yet.
+            No other process can write into it while the loop or its logger is open.
         validation: Distribution of the tasks for adaptation curves during training; None for no
             curves.
         update: The outer update, or its settings; None for the optimiser of `settings`.
         resume: The checkpoint to resume from, or None for a new run.
         config: Settings of the whole experiment, for the logs.
+
+    Raises:
+        CheckpointError: The folder holds another run, or cannot be written; another process writes
+            into it; or the checkpoint cannot be read.
     """
 
     def __init__(
@@ -79,6 +87,7 @@ class OuterLoop:
         config: dict[str, Any] | None = None,
     ) -> None:
         self.folder = Path(folder)
+        check_no_run(self.folder, resume)
         set_threads(settings.threads)
         self.device = resolve_device(settings.device)
         if isinstance(learner, Adaptation):
@@ -102,37 +111,55 @@ class OuterLoop:
         self.label = "/".join(self.folder.parts[-3:-1])
 
     def run(self) -> TrainingResult:
-        """Trains to the last iteration, or until SIGINT or SIGTERM; saves either way.
+        """Trains to the last iteration, or until SIGINT, SIGTERM or SIGHUP; saves either way.
+
+        A second SIGINT raises KeyboardInterrupt, whose note names the newest checkpoint.
 
         Raises:
-            NonFiniteError: A loss is infinite or not a number; the message names the iteration,
-                the tasks and the last good checkpoint, made just before that iteration.
+            NonFiniteError: A loss or a weight is infinite or not a number; the message names the
+                iteration, the tasks and the last good checkpoint.
+            CheckpointError: The run folder cannot be written, such as on a full disk; the message
+                says whether the state could be saved, and where.
         """
+        progress = Progress(self.settings.iterations, self.label, self.iteration)
+        try:
+            with RunLock(self.folder), StopSignals() as stop, progress:
+                self._train(stop, progress)
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(
+                f"Stopped at meta-iteration {self.iteration} without saving. {self._last_good()}"
+            )
+            raise
+        finished = self.iteration >= self.settings.iterations
+        stopped_by = "" if finished else stop.signal_name
+        return TrainingResult(self.iteration, finished, self._seconds, stopped_by)
+
+    def _train(self, stop: StopSignals, progress: Progress) -> None:
         settings = self.settings
         total = settings.iterations
         saved = self.iteration
         if saved == 0:
-            self._save()
-        progress = Progress(total, self.label, self.iteration)
-        with StopSignals() as stop, progress:
-            while self.iteration < total and not stop.requested:
-                started = time.perf_counter()
-                result = self._iterate()
-                self.iteration += 1
-                self._seconds += time.perf_counter() - started
-                last = self.iteration == total
+            with self._saving_on_full_disk():
+                self._save()
+        while self.iteration < total and not stop.requested:
+            started = time.perf_counter()
+            result = self._iterate()
+            self.iteration += 1
+            self._seconds += time.perf_counter() - started
+            last = self.iteration == total
+            with self._saving_on_full_disk():
                 if last or self.iteration % settings.log_every == 0:
                     progress.metrics(_headline(self._log(result)))
                 if settings.eval_every and (last or self.iteration % settings.eval_every == 0):
                     self._evaluate()
                 if self.iteration % settings.checkpoint_every == 0:
                     saved = self._save()
-                progress.advance()
-            if saved != self.iteration:
+            progress.advance()
+            if progress.reader_closed:
+                stop.request("SIGPIPE")
+        if saved != self.iteration:
+            with self._saving_on_full_disk():
                 self._save()
-        finished = self.iteration >= total
-        stopped_by = "" if finished else stop.signal_name
-        return TrainingResult(self.iteration, finished, self._seconds, stopped_by)
 
     def _dashboard(self) -> list[str]:
         """Returns the tags of the metrics in the hyper-parameter dashboard."""
@@ -167,14 +194,39 @@ class OuterLoop:
             error.add_note(kept)
             raise
 
+    @contextmanager
+    def _saving_on_full_disk(self) -> Iterator[None]:
+        """Saves the state, if possible, when the run folder cannot be written; says where."""
+        try:
+            yield
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error} Stopped after meta-iteration {self.iteration}. {self._saved()} Free some "
+                "space or bring the disk back, and resume the run."
+            ) from error
+
     def _save_before(self, generator: Tensor) -> str:
         """Saves the state before this iteration, whose tasks a resumed run will draw again."""
         self.generator.set_state(generator)
-        self._save()
-        return (
-            f"Stopped at meta-iteration {self.iteration}. Nothing is lost: the last good "
-            f"checkpoint is {self.checkpoints.latest()}, from just before."
-        )
+        return f"Stopped at meta-iteration {self.iteration}. {self._saved()}"
+
+    def _saved(self) -> str:
+        """Saves the state if possible, and returns what is saved where."""
+        try:
+            with suppress(CheckpointError):  # what matters is the checkpoint
+                self.logger.flush()
+            path = self._write_checkpoint()
+        except NonFiniteError as error:
+            return str(error)
+        except MetarlError as error:
+            return f"The state could not be saved ({error}). {self._last_good()}"
+        return f"Nothing is lost: the last good checkpoint is {path}, from just before."
+
+    def _last_good(self) -> str:
+        good = self.checkpoints.newest_good()
+        if good is None:
+            return f"There is no good checkpoint in {self.checkpoints.folder}."
+        return f"The last good checkpoint is {good}."
 
     def _stop_at(self, losses: Tensor, kept: str) -> None:
         bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
@@ -219,14 +271,31 @@ class OuterLoop:
 
     def _save(self) -> int:
         self.logger.flush()  # events up to the checkpoint outlive a crash
+        self._write_checkpoint()
+        return self.iteration
+
+    def _write_checkpoint(self) -> Path:
+        """Writes a checkpoint of weights that are finite.
+
+        Raises:
+            NonFiniteError: A weight is infinite or not a number; nothing was written.
+            CheckpointError: The checkpoint cannot be written.
+        """
+        weights = self.learner.state_dict()
+        names = not_finite(weights)
+        if names:
+            raise NonFiniteError(
+                f"The weights after meta-iteration {self.iteration} are not finite "
+                f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}) and were not saved. "
+                f"{self._last_good()} Lower the outer rate (`outer_lr`, `final_lr`) and resume it."
+            )
         state = {
             "optimizer": self.update.state_dict(),
             "generator": self.generator.get_state(),
             "carried": self.learner.extra_state(),
             "seconds": self._seconds,
         }
-        self.checkpoints.save(self.iteration, self.learner.state_dict(), state)
-        return self.iteration
+        return self.checkpoints.save(self.iteration, weights, state)
 
     def _restore(self, path: Path) -> None:
         checkpoint = load_checkpoint(path, self.device)

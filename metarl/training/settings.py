@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from metarl.errors import SettingsError
 from metarl.registry import check_choice
@@ -17,6 +17,9 @@ OPTIMIZERS, SCHEDULES = get_args(Optimizer), get_args(Schedule)
 @dataclass(frozen=True)
 class TrainingSettings:
     """Settings of the outer loop."""
+
+    only_at_start: ClassVar[tuple[str, ...]] = ("seed",)
+    """Settings that a resumed run takes from its checkpoint."""
 
     iterations: int = 70_000
     """Meta-iterations to train for; 0 evaluates the learner untrained."""
@@ -84,9 +87,11 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise SettingsError(f"Expected a finite `{name}` above 0, got {value}.")
-        if min(self.iterations, self.eval_every, self.eval_steps, self.final_lr) < 0:
+        if not 0 <= self.final_lr < math.inf:
+            raise SettingsError(f"Expected a finite `final_lr` of at least 0, got {self.final_lr}.")
+        if min(self.iterations, self.eval_every, self.eval_steps) < 0:
             raise SettingsError(
-                "Expected `iterations`, `eval_every`, `eval_steps`, `final_lr` of at least 0."
+                "Expected `iterations`, `eval_every` and `eval_steps` of at least 0."
             )
         for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             check_choice(name, getattr(self, name), choices)

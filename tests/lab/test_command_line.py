@@ -1,12 +1,12 @@
 """The command line of experiment scripts."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from metarl.adaptation import GradientAlgorithm
-from metarl.adaptation.algorithms import MAMLAlgorithm, ReptileAlgorithm
+from metarl.adaptation.algorithms import MAMLAlgorithm, MetaSGDAlgorithm, ReptileAlgorithm
 from metarl.errors import CheckpointError, SettingsError, UnknownNameError
 from metarl.lab import parse_settings, run_script
 from metarl.lab.command_line import settings_from
@@ -79,6 +79,36 @@ def test_a_resumed_run_keeps_its_settings_and_takes_new_ones(tmp_path):
     assert by_path.algorithm == "reptile", "a path tells the algorithm itself"
 
 
+def resumed(tmp_path, capsys, *arguments, algorithm="metasgd", settings=None):
+    """Resumes a run with some arguments; returns the settings and what was printed."""
+    configs = {"metasgd": Settings("metasgd", MetaSGDAlgorithm()), **CONFIGS}
+    settings = settings or replace(configs[algorithm], runs=tmp_path)
+    folder = create_run_folder(tmp_path, "test", algorithm, 0, settings)
+    Checkpoints(folder / "checkpoints").save(5, {}, {})
+    found = ("--algorithm", algorithm, "--resume", "latest", "--runs", str(tmp_path))
+    again, _ = parse_settings(configs, "test", (*found, *arguments))
+    return settings, again, " ".join(capsys.readouterr().err.split())
+
+
+def test_a_resumed_run_says_what_changes_and_what_it_ignores(tmp_path, capsys):
+    before, after, told = resumed(
+        tmp_path, capsys, "--training.seed", "7", "--learner.low", "0.01", "--learner.steps", "3",
+        "--training.outer-lr", "0.5",
+    )  # fmt: skip
+    assert (
+        "other settings: learner.steps 3 (it was 1), training.outer_lr 0.5 (it was 0.001)" in told
+    )
+    ignored = "learner.low 0.01 (the run has 0.005), training.seed 7 (the run has 0)"
+    assert f"Ignored, because they only determine the start of a run: {ignored}." in told
+    learner = replace(before.learner, steps=3)
+    assert after == replace(before, learner=learner, training=TrainingSettings(outer_lr=0.5))
+
+
+def test_a_resumed_run_without_changes_says_nothing_and_keeps_its_config(tmp_path, capsys):
+    before, after, told = resumed(tmp_path, capsys, algorithm="maml")
+    assert after == before and not told
+
+
 def test_a_run_is_not_resumed_as_another_algorithm(tmp_path):
     folder = create_run_folder(tmp_path, "test", "maml", 0, CONFIGS["maml"])
     Checkpoints(folder / "checkpoints").save(5, {}, {})
@@ -107,6 +137,26 @@ def test_errors_end_a_script_with_their_message(capsys):
         run_script(main)
     assert stop.value.code == 1
     assert capsys.readouterr().err == "SettingsError: Expected at least 1 task, got [0].\n"
+
+
+def test_an_interrupt_ends_a_script_with_its_notes(capsys):
+    def main():
+        interrupt = KeyboardInterrupt()
+        interrupt.add_note("The last good checkpoint is step_000003.")
+        raise interrupt
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "Interrupted. The last good checkpoint is step_000003.\n"
+
+
+def test_a_broken_pipe_of_another_kind_is_no_closed_output():
+    def main():
+        raise BrokenPipeError("the simulator has died")
+
+    with pytest.raises(BrokenPipeError, match="simulator"):
+        run_script(main)
 
 
 def test_settings_go_to_json_and_back():

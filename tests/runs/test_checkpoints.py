@@ -1,6 +1,8 @@
+import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -277,3 +279,33 @@ def test_a_process_that_dies_at_any_call_leaves_a_loadable_latest(
             break
     assert die_at > 8
     assert checkpoints.load().state["i"] == die_at
+
+
+def test_windows_which_cannot_open_folders_still_gets_its_checkpoints(
+    checkpoints, weights, monkeypatch
+):
+    original = os.open
+
+    def windows(path, flags, *rest, **options):
+        if os.path.isdir(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", windows)
+    checkpoints.save(1, weights, {"i": 1})
+    assert checkpoints.load().state == {"i": 1}
+
+
+def test_a_file_system_that_cannot_sync_folders_still_gets_its_checkpoints(
+    checkpoints, weights, monkeypatch
+):
+    original = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    checkpoints.save(1, weights, {"i": 1})
+    assert checkpoints.load().state == {"i": 1}

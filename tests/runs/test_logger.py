@@ -1,20 +1,20 @@
 import json
 import math
+import os
 import re
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from metarl.errors import CheckpointError
 from metarl.evaluation.curves import AdaptationCurve
-from metarl.plots.pictures import Picture
 from metarl.runs.logger import EVAL_FILE, RunLogger, flatten, read_curves
+from tests.runs.test_lock import other_process
 
 
 def events(folder):
@@ -241,3 +241,37 @@ def test_an_image_is_written(tmp_path):
         logger.image("paths", np.zeros((100, 200, 3), np.uint8), 7)
     (image,) = events(tmp_path).Images("adaptation/paths")
     assert (image.step, image.width, image.height) == (7, 200, 100)
+
+
+def test_a_full_disk_is_reported_once_and_cuts_no_line(tmp_path, curve, monkeypatch):
+    with RunLogger(tmp_path) as logger:
+        logger.curve(curve, 1)
+        before = (tmp_path / EVAL_FILE).read_text()
+
+        def full(_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(CheckpointError, match=r"Cannot write to the run .*No space left"):
+            logger.curve(curve, 2)
+    assert (tmp_path / EVAL_FILE).read_text() == before
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_line_after_one_that_was_cut_is_whole(tmp_path, curve):
+    (tmp_path / EVAL_FILE).write_text('{"iteration": 1}\n{"iter')
+    with RunLogger(tmp_path) as logger:
+        logger.curve(curve, 2)
+    assert [line["iteration"] for line in read_curves(tmp_path)] == [1, 2]
+
+
+def test_writing_after_closing_locks_the_folder_again(tmp_path):
+    logger = RunLogger(tmp_path)
+    logger.close()
+    with other_process(tmp_path):
+        logger.close()
+        with pytest.raises(CheckpointError, match="Another process"):
+            logger.scalars({"x": 1.0}, 1)
+    logger.scalars({"x": 2.0}, 1)
+    logger.close()
+    assert points(tmp_path, "x") == [(1, 2.0)]

@@ -1,7 +1,8 @@
 import json
+import os
 import subprocess
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from metarl.errors import CheckpointError
 from metarl.runs.checkpoints import Checkpoints
-from metarl.runs.run_folder import create_run_folder, find_run, to_json
+from metarl.runs.run_folder import create_run_folder, find_run, newest_run, to_json, write_config
 
 
 @dataclass(frozen=True)
@@ -144,3 +145,57 @@ def test_a_missing_run_is_reported_with_those_there_are(make):
     good = make(2, iterations=[5])
     with pytest.raises(CheckpointError, match=rf"no run folder nowhere.*{good} \(step_000005\)"):
         find_run("runs", "sine", "maml", "nowhere")
+
+
+def written_at(folder, time):
+    """Changes when a run's only checkpoint says that it was written."""
+    (meta,) = folder.glob("checkpoints/*/meta.json")
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "time": time}))
+
+
+def test_latest_is_the_run_that_wrote_last_whatever_its_name(make):
+    """Clocks are set back in autumn, and an old run may have been resumed."""
+    older, newer = make(50, iterations=[3]), make(1, iterations=[2])
+    assert find_run("runs", "sine", "maml").folder == newest_run("runs") == newer
+    written_at(older, (datetime.now(UTC) + timedelta(seconds=1)).isoformat(timespec="seconds"))
+    assert find_run("runs", "sine", "maml").folder == newest_run("runs") == older
+    Checkpoints(newer / "checkpoints").save(9, {}, {})  # resumed, on a machine whose clock is late
+    assert find_run("runs", "sine", "maml").folder == older
+
+
+def test_times_are_compared_in_one_zone(make):
+    first, second = make(1, iterations=[1]), make(2, iterations=[1])
+    written_at(first, "2026-03-01T12:00:00+00:00")
+    written_at(second, "2026-03-01T12:30:00+01:00")
+    assert find_run("runs", "sine", "maml").folder == first
+
+
+@pytest.mark.parametrize("meta", ["", "[]", '{"time": 7}', '{"time": "zzz"}'])
+def test_a_run_whose_newest_checkpoint_is_damaged_still_counts(make, meta):
+    make(1, iterations=[1])
+    damaged = make(2, iterations=[1])
+    (damaged / "checkpoints" / "step_000001" / "meta.json").write_text(meta)
+    os.utime(damaged / "checkpoints" / "step_000001")
+    assert find_run("runs", "sine", "maml").folder == newest_run("runs") == damaged
+
+
+def test_settings_that_stay_are_not_written_again(make):
+    folder = make(1)
+    before = (folder / "config.json").stat()
+    write_config(folder, {"a": 1})
+    assert os.path.samestat(before, (folder / "config.json").stat())
+    write_config(folder, {"a": 2})
+    assert json.loads((folder / "config.json").read_text()) == {"a": 2}
+
+
+def test_a_full_disk_leaves_the_old_settings(make, monkeypatch):
+    folder = make(1)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"No space left.*old config\.json remains"):
+        write_config(folder, {"a": 2})
+    assert json.loads((folder / "config.json").read_text()) == {"a": 1}
+    assert not list(folder.glob(".*"))

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from metarl.runs.signals import StopSignals
+from metarl.runs.signals import StopSignals, exit_status
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_becomes_a_flag(number):
     with StopSignals() as stop:
         assert not stop.requested
@@ -34,7 +34,7 @@ def test_a_second_sigterm_leaves_time_to_save():
 
 
 def test_the_handlers_come_back_also_after_an_error():
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with pytest.raises(ZeroDivisionError), StopSignals():
         assert signal.getsignal(signal.SIGTERM) != before[signal.SIGTERM]
         raise ZeroDivisionError
@@ -72,3 +72,22 @@ print("saved", flush=True)
         process.terminate()
         assert process.stdout.read() == "saved\n"
     assert process.returncode == 0
+
+
+def test_nohup_stays_in_force():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_windows_has_no_sighup(monkeypatch):
+    monkeypatch.delattr(signal, "SIGHUP")
+    monkeypatch.delattr(signal, "SIGPIPE")
+    with StopSignals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.signal_name == "SIGTERM"
+    assert [exit_status(n) for n in ("SIGINT", "SIGHUP", "SIGPIPE")] == [130, 129, 141]

@@ -1,7 +1,10 @@
+import uuid
+
 import numpy as np
 import pytest
 
-from metarl.tasks.files import atomic_path, cached_arrays
+from metarl.errors import CheckpointError
+from metarl.tasks.files import atomic_path, cached_arrays, remove_parts, result_path
 
 
 @pytest.fixture
@@ -56,3 +59,23 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_results_that_cannot_be_written_are_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+
+    def write():
+        with result_path(tmp_path / "file" / "tasks.csv", "table") as path:
+            path.write_text("1,2")
+
+    with pytest.raises(CheckpointError, match=r"Cannot write the table .*tasks\.csv"):
+        write()
+
+
+def test_only_parts_of_dead_writers_are_removed(tmp_path):
+    (tmp_path / f".config.json.{uuid.uuid4().hex}.part").write_text("{")
+    mine = [tmp_path / name for name in (".notes.part", "config.json", ".config.json.part")]
+    for path in mine:
+        path.write_text("mine")
+    remove_parts(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(mine)

@@ -74,7 +74,7 @@ def test_another_seed_gives_another_run(tmp_path):
     assert not torch.equal(*weights)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_save_and_leave(folder, number):
     class SignalAtThird(Tasks):
         def after(self, count):

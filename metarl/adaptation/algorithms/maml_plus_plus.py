@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import ClassVar
 
 import torch
 
@@ -22,6 +23,8 @@ class MAMLPlusPlusAlgorithm(GradientAlgorithm):
 
     Batch statistics are those of the batch. (arXiv:1810.09502, section 4.)
     """
+
+    only_at_start: ClassVar[tuple[str, ...]] = ("inner_lr",)
 
     inner_lr: float = 0.1
     """Initial rate of all layers and steps, above 0."""

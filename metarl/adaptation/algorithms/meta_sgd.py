@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -16,6 +17,8 @@ from metarl.models.base import Adaptable
 @dataclass(frozen=True)
 class MetaSGDAlgorithm(GradientAlgorithm):
     """Meta-SGD (Li et al. 2017, arXiv:1707.09835): a learned rate per parameter."""
+
+    only_at_start: ClassVar[tuple[str, ...]] = ("low", "high")
 
     steps: int = 1
     """Adaptation steps in training; the paper takes one."""

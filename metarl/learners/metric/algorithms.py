@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from metarl.errors import SettingsError
 from metarl.learners.images.embeddings import ConvEmbedding, Embedding, Pixels
@@ -72,6 +72,8 @@ class PrototypicalAlgorithm:
 class MatchingAlgorithm:
     """Matching networks (Vinyals et al. 2016)."""
 
+    only_at_start: ClassVar[tuple[str, ...]] = ("scale",)
+
     distance: Distance = "cosine"
     """cosine, times a learned scale, or euclidean: the squared distance, without a scale."""
     scale: float = 10.0
@@ -131,6 +133,8 @@ class SiameseAlgorithm:
 @dataclass(frozen=True)
 class NearestNeighbourAlgorithm:
     """Baseline: nearest neighbour by the cosine of the pixels."""
+
+    only_at_start: ClassVar[tuple[str, ...]] = ("scale",)
 
     scale: float = 10.0
     """Initial factor of the cosines in probabilities, above 0; it does not change predictions."""

@@ -32,7 +32,9 @@ from metarl.sim.gymnasium.family import GymFamily
 # The forkserver imports the packages once and forks the workers, which saves seconds per worker. It
 # has no threads and no CUDA context; a fork of this process would copy their locks and state.
 METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # handled by the parent process
+SIGNALS = tuple(  # handled by the parent process; Windows has no SIGHUP
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 START_SECONDS = 120.0  # for imports in a worker, in addition to the time limit
 GRACE_SECONDS = 3.0  # for closing the environments of a worker
 UNGUARDED = ' A script that starts workers needs `if __name__ == "__main__":` around what it does.'
@@ -43,8 +45,8 @@ class Workers:
 
     The rows are in shared memory; commands and tasks are sent through pipes. All workers end when
     an environment raises, when a worker dies or exceeds the time limit, when this object is
-    garbage collected and when this process ends in any way. Workers ignore SIGINT and SIGTERM;
-    this process handles them.
+    garbage collected and when this process ends in any way. Workers ignore SIGINT, SIGTERM and
+    SIGHUP; this process handles them.
 
     Args:
         family: The family of the worlds.

@@ -215,6 +215,7 @@ def test_interrupts_are_for_the_parent():
     for pid in pids():
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGHUP)
     time.sleep(0.2)
     after = env.step(torch.zeros(4, 1))[0]
     assert after.isfinite().all() and not torch.equal(before, after)
