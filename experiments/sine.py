@@ -21,6 +21,7 @@ from metarl.lab.registered import with_registered
 from metarl.lab.sine_reports import show_sine, sine_report
 from metarl.models import MLP
 from metarl.models.mlp import Init
+from metarl.ranges import COUNT, check_fields
 from metarl.tasks import Sine
 from metarl.training import TrainingSettings
 
@@ -46,6 +47,10 @@ class SineSettings:
     """Folder of the run folders."""
     resume: str | None = None
     """`latest`, or the path of a run or a checkpoint, to resume."""
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_fields(self, shots=COUNT, queries=COUNT, test_tasks=COUNT)
 
 
 # A falling rate, clipping, K = 5 and the initial weights were chosen on validation tasks: with the

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import SettingsError
+from metarl.ranges import COUNT, check_fields
 from metarl.sim import Card, ControlTasks, Fact, MujocoFamily, Tasks, WorldState, normal
 from metarl.tasks.base import Split, check_num_tasks, check_split
 from metarl.tasks.disjoint_splits import split_uniform
@@ -52,6 +53,7 @@ class Locomotion(MujocoFamily):
     def __post_init__(self) -> None:
         """Checks the settings."""
         check_split(self.part)
+        check_fields(self, horizon=COUNT)
 
     @property
     def changes(self) -> tuple[Change, ...]:

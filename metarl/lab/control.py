@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
 from metarl.adaptation.algorithms import MAMLAlgorithm
-from metarl.errors import SettingsError
 from metarl.evaluation.control_protocol import ControlProtocol
 from metarl.lab.control_reports import ControlReports, Draw
 from metarl.lab.experiment import Components
+from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, Range, check_fields
 from metarl.rl.problem import ControlAlgorithm, ControlProblem
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.sim.family import TaskFamily
@@ -25,6 +26,9 @@ from metarl.training.untrained import check_untrained
 @dataclass(frozen=True)
 class ControlSettings:
     """An experiment on control tasks; `--algorithm` chooses the defaults of all the rest."""
+
+    ranges: ClassVar[Mapping[str, Range]] = {}
+    """The ranges of the numbers that a subclass adds."""
 
     algorithm: str = "maml"
     """The algorithm; an unknown name lists them all."""
@@ -51,16 +55,16 @@ class ControlSettings:
     """`latest`, or the path of a run or a checkpoint, to resume."""
 
     def __post_init__(self) -> None:
-        """Checks the settings of the final table before training starts.
+        """Checks the settings before anything is built.
 
         Raises:
-            SettingsError: A count is out of its range.
+            SettingsError: A setting has another type or is out of its range.
         """
-        if self.test_tasks < 1 or min(self.test_steps, self.film) < 0:
-            raise SettingsError(
-                "Expected `test_tasks` of at least 1, `test_steps` and `film` of at least 0, got "
-                f"{self.test_tasks}, {self.test_steps} and {self.film}."
-            )
+        check_fields(
+            self,
+            hidden=COUNT, init_std=POSITIVE, test_tasks=COUNT, test_steps=NOT_NEGATIVE,
+            film=NOT_NEGATIVE, **self.ranges,
+        )  # fmt: skip
 
 
 def build_control(

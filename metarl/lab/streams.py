@@ -13,6 +13,7 @@ from metarl.lab.stream_reports import show_streams, stream_report
 from metarl.learners.images.embeddings import ImageShape, Thumbnail
 from metarl.learners.memory.networks import MemoryAugmentedOptions, SequenceOptions
 from metarl.learners.memory.stream_reader import StreamReader
+from metarl.ranges import COUNT, check_fields
 from metarl.tasks.characters import CharacterSettings
 from metarl.tasks.distortions import distort
 from metarl.tasks.episodes import FewShot
@@ -44,6 +45,14 @@ class StreamSettings:
     """Folder of the run folders."""
     resume: str | None = None
     """`latest`, or the path of a run or a checkpoint, to resume."""
+
+    def __post_init__(self) -> None:
+        """Checks the settings.
+
+        Raises:
+            SettingsError: A setting has another type or is out of its range.
+        """
+        check_fields(self, thumbnail=COUNT, test_tasks=COUNT)
 
     def streams(self, episodes: FewShot) -> Streams:
         """Returns the streams of a distribution over episodes."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarl.errors import SettingsError
+from metarl.ranges import FRACTION, NOT_NEGATIVE, check_fields
 
 GRIDS = ((4, 1.0), (7, 0.5))
 """Points per side of each coarse grid of random displacements, and its weight."""
@@ -53,12 +53,8 @@ class Distortion:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not 0 <= value < math.inf:
-                raise SettingsError(f"Expected a finite `{field.name}` of at least 0, got {value}.")
-        if self.stroke > 1:
-            raise SettingsError(f"Expected a `stroke` from 0 to 1, got {self.stroke}.")
+        ranges = {field.name: NOT_NEGATIVE for field in fields(self)}
+        check_fields(self, **{**ranges, "stroke": FRACTION})
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Distorts the images of a batch of tasks.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import ClassVar
 
 import torch
 
@@ -12,6 +14,7 @@ from metarl.adaptation.algorithm import GradientAlgorithm, as_function
 from metarl.adaptation.objectives import MultiStepLoss, QueryLoss
 from metarl.adaptation.update_rules import PerStepRates
 from metarl.models.base import Adaptable
+from metarl.ranges import COUNT, NOT_NEGATIVE, Range
 
 NORMALISATION = "*.norm.*"
 
@@ -22,6 +25,10 @@ class MAMLPlusPlusAlgorithm(GradientAlgorithm):
 
     Batch statistics are those of the batch. (arXiv:1810.09502, section 4.)
     """
+
+    ranges: ClassVar[Mapping[str, Range]] = {
+        **GradientAlgorithm.ranges, "steps": COUNT, "multi_step_iterations": NOT_NEGATIVE,
+    }  # fmt: skip
 
     inner_lr: float = 0.1
     """Initial rate of all layers and steps, above 0."""

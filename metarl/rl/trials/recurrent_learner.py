@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.adaptation.learner import MetaLoss
 from metarl.errors import SettingsError
+from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, check_fields
 from metarl.rl.experience import normalized
 from metarl.rl.problem import ControlProblem
 from metarl.rl.returns import discounted_returns, gae, sums_to_end
@@ -44,16 +45,11 @@ class RL2Algorithm:
         Raises:
             SettingsError: A setting is out of its range.
         """
-        if min(self.episodes, self.units) < 1 or self.embedding < 0:
-            raise SettingsError(
-                "Expected at least 1 episode, 1 unit and an embedding of at least 0, got "
-                f"episodes={self.episodes}, units={self.units} and embedding={self.embedding}."
-            )
-        if not self.value_weight > 0 or not self.entropy_weight >= 0:
-            raise SettingsError(
-                "Expected a `value_weight` above 0 and an `entropy_weight` of at least 0, got "
-                f"{self.value_weight} and {self.entropy_weight}."
-            )
+        check_fields(
+            self,
+            episodes=COUNT, units=COUNT, embedding=NOT_NEGATIVE, value_weight=POSITIVE,
+            entropy_weight=NOT_NEGATIVE,
+        )  # fmt: skip
 
     def build(self, problem: ControlProblem, /) -> RecurrentLearner:
         """Builds the recurrent policy and its learner; see `ControlAlgorithm.build`."""
