@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from metarl.errors import MetarlError, SettingsError
+from metarl.errors import MetarlError, SettingsError, short_repr
 from metarl.registry import check_choice
 
 LARGEST = 10**12
@@ -217,10 +217,6 @@ def _describe(kind: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Returns a value and its type for a message; long values are cut."""
-    try:
-        text = repr(value)
-    except Exception as error:  # such as an integer of more digits than Python prints
-        text = f"<no text: {type(error).__name__}>"
-    text = text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+    """Returns a value and its type for a message."""
+    text = short_repr(value)
     return text if isinstance(value, int | float) else f"{text} ({type(value).__name__})"

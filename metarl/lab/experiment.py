@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +19,7 @@ from rich.table import Table
 from metarl.adaptation.learner import Learner
 from metarl.console import run_script
 from metarl.devices import resolve_device, set_threads
+from metarl.errors import MetarlError, SettingsError, short_repr
 from metarl.lab.command_line import parse_settings
 from metarl.lab.installed import installed_file
 from metarl.runs.run_folder import ResumePoint, create_run_folder, to_json, write_config
@@ -52,6 +55,9 @@ class ExperimentSettings(Protocol):
 
 
 S = TypeVar("S", bound=ExperimentSettings)
+
+_OUT_OF_MEMORY = re.compile(r"memory|alloc|overflow", re.IGNORECASE)
+"""What torch and Python say of sizes that no memory has."""
 
 
 @dataclass(frozen=True)
@@ -111,16 +117,19 @@ class Experiment(Generic[S]):
     ) -> OuterLoop:
         """Returns the outer loop of a new run folder, or of a resumed one at its checkpoint."""
         set_threads(settings.training.threads)  # before versions.json records them
-        if resume is None:
-            folder = create_run_folder(
-                settings.runs, self.name, settings.algorithm, settings.training.seed, settings,
-                script=self._script(),
-            )  # fmt: skip
-        else:
-            folder = resume.folder
-            write_config(folder, settings)  # later resumptions keep the changed settings
-        checkpoint = None if resume is None else resume.checkpoint
-        return _loop(settings, components, folder, checkpoint, to_json(settings))
+        if resume is not None:
+            write_config(resume.folder, settings)  # later resumptions keep the changed settings
+            return _loop(settings, components, *resume, to_json(settings))
+        resolve_device(settings.training.device)  # raises before a folder is created
+        folder = create_run_folder(
+            settings.runs, self.name, settings.algorithm, settings.training.seed, settings,
+            script=self._script(),
+        )  # fmt: skip
+        try:
+            return _loop(settings, components, folder, None, to_json(settings))
+        except BaseException:  # the run never began
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def reopen(self, settings: S, checkpoint: Path, folder: Path) -> tuple[OuterLoop, Components]:
         """Returns the outer loop at a checkpoint, and its components, to evaluate the learner.
@@ -131,7 +140,7 @@ class Experiment(Generic[S]):
             folder: Folder for reports and logs; not that of the run.
         """
         set_threads(settings.training.threads)
-        components = self.build(settings)
+        components = self._build(settings)
         return _loop(settings, components, folder, checkpoint), components
 
     def main(self, arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -141,12 +150,24 @@ class Experiment(Generic[S]):
             MetarlError: An argument, a setting or the data is not usable, or training failed.
         """
         settings, resume = parse_settings(self.configs, self.name, arguments, prog)
-        components = self.build(settings)
+        components = self._build(settings)
         loop = self.open(settings, components, resume)
         result = loop.run()
         if not result.finished:
             print_stopped(result)
         print_report(components.report(loop), loop, result)
+
+    def _build(self, settings: S) -> Components:
+        """Builds the components; raises SettingsError if they do not fit into the memory."""
+        try:
+            return self.build(settings)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, MetarlError) or not _OUT_OF_MEMORY.search(repr(error)):
+                raise
+            raise SettingsError(
+                "What the settings describe does not fit into the memory: lower its sizes (widths, "
+                f"filters, ways). {short_repr(str(error), 200)}"
+            ) from error
 
     def _script(self) -> Path | None:
         """Returns the file that defines the experiment, or None if its package is installed."""

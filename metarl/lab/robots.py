@@ -68,5 +68,5 @@ def _option(text: str) -> tuple[str, Any]:
         raise SettingsError(f"Expected options as name=value, as fastest=3; got {text!r}.")
     try:
         return name, literal_eval({"true": "True", "false": "False"}.get(value, value))
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return name, value
