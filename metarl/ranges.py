@@ -54,6 +54,8 @@ ANY = Range(-math.inf)
 ANY_INT = Range(-LARGEST, LARGEST)
 COUNT = Range(1)
 NOT_NEGATIVE = Range(0)
+WIDTH = Range(1, 2**16)
+"""The widths of layers, and the numbers of filters, heads and rows of memory."""
 POSITIVE = Range(0, includes_low=False)
 FRACTION = Range(0, 1)
 SEED = Range(-(2**63), 2**64 - 1)

@@ -70,7 +70,6 @@ def test_usable_values_pass():
         ({"folder": 3}, "a path or None, got 3"),
         ({"flag": 1}, "True or False, got 1"),
     ],
-    ids=str,
 )
 def test_others_are_refused(change, message):
     with pytest.raises(SettingsError, match=message):

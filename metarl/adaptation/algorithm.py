@@ -17,7 +17,7 @@ import torch
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.learner import Learner
 from metarl.models.base import Adaptable
-from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, Range, check_fields
+from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields
 
 P = ParamSpec("P")
 L = TypeVar("L", bound=Learner)
@@ -56,7 +56,7 @@ class GradientAlgorithm(ABC):
 
     meta_trains: ClassVar[bool] = True
     ranges: ClassVar[Mapping[str, Range]] = {
-        "inner_lr": POSITIVE, "steps": NOT_NEGATIVE, "batch_size": COUNT, "units": COUNT,
+        "inner_lr": POSITIVE, "steps": NOT_NEGATIVE, "batch_size": COUNT, "units": WIDTH,
     }  # fmt: skip
 
     frozen: tuple[str, ...] = field(default=(), kw_only=True)

@@ -10,10 +10,11 @@ from typing import ClassVar
 import torch
 
 from metarl.adaptation.algorithms import MAMLAlgorithm
+from metarl.errors import SettingsError
 from metarl.evaluation.control_protocol import ControlProtocol
 from metarl.lab.control_reports import ControlReports, Draw
 from metarl.lab.experiment import Components
-from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, Range, check_fields
+from metarl.ranges import POSITIVE, WIDTH, Range, check_fields
 from metarl.rl.problem import ControlAlgorithm, ControlProblem
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.sim.family import TaskFamily
@@ -61,11 +62,12 @@ class ControlSettings:
         Raises:
             SettingsError: A setting has another type or is out of its range.
         """
-        check_fields(
-            self,
-            hidden=COUNT, init_std=POSITIVE, test_tasks=COUNT, test_steps=NOT_NEGATIVE,
-            film=NOT_NEGATIVE, **self.ranges,
-        )  # fmt: skip
+        check_fields(self, hidden=WIDTH, init_std=POSITIVE, **self.ranges)
+        if self.test_tasks < 1 or min(self.test_steps, self.film) < 0:
+            raise SettingsError(
+                "Expected `test_tasks` of at least 1, `test_steps` and `film` of at least 0, got "
+                f"{self.test_tasks}, {self.test_steps} and {self.film}."
+            )
 
 
 def build_control(

@@ -13,7 +13,7 @@ from metarl.lab.experiment import Components
 from metarl.lab.few_shot_reports import few_shot_report, lake_runs_for, show_few_shot
 from metarl.learners.images.embeddings import ImageShape
 from metarl.learners.problem import ImageAlgorithm, ImageProblem
-from metarl.ranges import COUNT, NOT_NEGATIVE, check_fields
+from metarl.ranges import COUNT, NOT_NEGATIVE, WIDTH, check_fields
 from metarl.tasks.characters import CharacterSettings
 from metarl.training.settings import TrainingSettings
 
@@ -48,7 +48,7 @@ class OmniglotSettings:
         Raises:
             SettingsError: A setting has another type or is out of its range.
         """
-        check_fields(self, filters=COUNT, test_tasks=COUNT, test_steps=NOT_NEGATIVE)
+        check_fields(self, filters=WIDTH, test_tasks=COUNT, test_steps=NOT_NEGATIVE)
 
 
 def image_problem(

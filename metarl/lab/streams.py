@@ -13,7 +13,7 @@ from metarl.lab.stream_reports import show_streams, stream_report
 from metarl.learners.images.embeddings import ImageShape, Thumbnail
 from metarl.learners.memory.networks import MemoryAugmentedOptions, SequenceOptions
 from metarl.learners.memory.stream_reader import StreamReader, check_steps
-from metarl.ranges import COUNT, check_fields
+from metarl.ranges import COUNT, WIDTH, check_fields
 from metarl.tasks.characters import CharacterSettings
 from metarl.tasks.distortions import distort
 from metarl.tasks.episodes import FewShot
@@ -53,7 +53,7 @@ class StreamSettings:
         Raises:
             SettingsError: A setting has another type or is out of its range.
         """
-        check_fields(self, thumbnail=COUNT, test_tasks=COUNT)
+        check_fields(self, thumbnail=WIDTH, test_tasks=COUNT)
 
     def streams(self, episodes: FewShot) -> Streams:
         """Returns the streams of a distribution over episodes."""

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarl.ranges import FRACTION, NOT_NEGATIVE, check_fields
+from metarl.errors import SettingsError
+from metarl.ranges import NOT_NEGATIVE, check_number
 
 GRIDS = ((4, 1.0), (7, 0.5))
 """Points per side of each coarse grid of random displacements, and its weight."""
@@ -53,8 +54,10 @@ class Distortion:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        ranges = {field.name: NOT_NEGATIVE for field in fields(self)}
-        check_fields(self, **{**ranges, "stroke": FRACTION})
+        for field in fields(self):
+            check_number(field.name, getattr(self, field.name), NOT_NEGATIVE)
+        if self.stroke > 1:
+            raise SettingsError(f"Expected a `stroke` from 0 to 1, got {self.stroke}.")
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Distorts the images of a batch of tasks.

@@ -42,7 +42,7 @@ def read_regular(path: Path, limit: int) -> bytes:
     if size > limit:
         raise OSError(f"expected at most {limit} bytes, {path.name} has {size}")
     with path.open("rb") as file:
-        return file.read(limit)
+        return file.read(size)
 
 
 def check_regular(path: Path) -> int:

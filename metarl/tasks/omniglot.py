@@ -191,7 +191,7 @@ def _decode_archive(path: Path, image_size: int) -> Arrays:
     for name, data in sorted(read_members(path).items()):
         parts = PurePosixPath(name).parts  # archive / alphabet / character / drawing
         if len(parts) == 4 and parts[3].endswith(".png"):
-            image = decode(data, f"{name} in {path}", image_size, formats=("PNG",))
+            image = decode(data, f"{name} in {path}", image_size, "L", ("PNG",))
             drawings.setdefault(f"{parts[1]}/{parts[2]}", []).append(image)
     if not drawings:
         raise DataError(

@@ -10,7 +10,7 @@ from metarl.learners.memory.episode_reader import EpisodeReader
 from metarl.learners.memory.meta_network import MetaNetwork
 from metarl.learners.memory.networks import MemoryAugmentedOptions, SequenceOptions
 from metarl.learners.problem import ImageProblem
-from metarl.ranges import COUNT, check_fields
+from metarl.ranges import WIDTH, check_fields
 from metarl.registry import check_choice
 
 Features = Literal["convolutions", "pixels"]
@@ -53,7 +53,7 @@ class MetaNetAlgorithm:
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        check_fields(self, features=COUNT, units=COUNT)
+        check_fields(self, features=WIDTH, units=WIDTH)
 
     def build(self, problem: ImageProblem, /) -> MetaNetwork:
         """Builds the learner; see `ImageAlgorithm.build`."""

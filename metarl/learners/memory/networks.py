@@ -13,7 +13,7 @@ from metarl.learners.memory.sequences import (
     Recurrent,
     SequenceNetwork,
 )
-from metarl.ranges import COUNT, FRACTION, Range, check_fields
+from metarl.ranges import FRACTION, WIDTH, Range, check_fields
 
 
 class SequenceOptions(ABC):
@@ -52,7 +52,7 @@ class MemoryAugmentedOptions(SequenceOptions):
         """Checks the options."""
         check_fields(
             self,
-            units=COUNT, slots=COUNT, width=COUNT, reads=COUNT, decay=FRACTION,
+            units=WIDTH, slots=WIDTH, width=WIDTH, reads=WIDTH, decay=FRACTION,
             strength=Range(1, includes_low=False),
         )  # fmt: skip
 
@@ -69,7 +69,7 @@ class RecurrentOptions(SequenceOptions):
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        check_fields(self, units=COUNT)
+        check_fields(self, units=WIDTH)
 
     def make(self, inputs: int, outputs: int, generator: torch.Generator) -> Recurrent:
         return Recurrent(inputs, outputs, generator, self.units)
@@ -84,7 +84,7 @@ class FeedforwardOptions(SequenceOptions):
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        check_fields(self, units=COUNT)
+        check_fields(self, units=WIDTH)
 
     def make(self, inputs: int, outputs: int, generator: torch.Generator) -> Feedforward:
         return Feedforward(inputs, outputs, generator, self.units)

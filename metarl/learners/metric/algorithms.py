@@ -15,7 +15,7 @@ from metarl.learners.metric.metric_learner import MetricLearner
 from metarl.learners.metric.relation import Relation, RelationEmbedding
 from metarl.learners.metric.siamese import KOCH, SMALL, SiameseEmbedding, WeightedDifference
 from metarl.learners.problem import ImageProblem
-from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, check_fields
+from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, WIDTH, check_fields
 from metarl.registry import check_choice
 from metarl.tasks.distortions import Distortion, distort
 
@@ -110,7 +110,7 @@ class RelationAlgorithm:
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        check_fields(self, units=COUNT)
+        check_fields(self, units=WIDTH)
 
     def build(self, problem: ImageProblem, /) -> MetricLearner:
         """Builds the learner; see `ImageAlgorithm.build`."""
@@ -132,7 +132,7 @@ class SiameseAlgorithm:
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        check_fields(self, units=COUNT)
+        check_fields(self, units=WIDTH)
 
     def build(self, problem: ImageProblem, /) -> MetricLearner:
         """Builds the learner; see `ImageAlgorithm.build`."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarl.adaptation.learner import MetaLoss
 from metarl.errors import SettingsError
-from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, check_fields
+from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields
 from metarl.rl.experience import normalized
 from metarl.rl.problem import ControlProblem
 from metarl.rl.returns import discounted_returns, gae, sums_to_end
@@ -47,7 +47,7 @@ class RL2Algorithm:
         """
         check_fields(
             self,
-            episodes=COUNT, units=COUNT, embedding=NOT_NEGATIVE, value_weight=POSITIVE,
+            episodes=COUNT, units=WIDTH, embedding=Range(0, 2**16), value_weight=POSITIVE,
             entropy_weight=NOT_NEGATIVE,
         )  # fmt: skip
 
