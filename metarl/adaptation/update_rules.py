@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metarl.errors import SettingsError
 from metarl.models.base import Params
-from metarl.ranges import ANY, Range, check_int, check_number
+from metarl.ranges import ANY, NOT_NEGATIVE, Range, check_int, check_number
 
 State = dict[str, Any]
 """What a rule remembers between steps: tensors with the tasks leading, numbers, dicts of them."""
@@ -168,7 +168,7 @@ class Adam(UpdateRule):
         super().__init__()
         self.lr = check_rate(lr)
         self.beta2 = check_number("beta2", beta2, Range(0, 1, includes_high=False))
-        self.epsilon = check_number("epsilon", epsilon)
+        self.epsilon = check_number("epsilon", epsilon, NOT_NEGATIVE)
         self._names = list(params)
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         for i, p in enumerate(params.values()):
