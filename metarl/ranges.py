@@ -190,8 +190,13 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def is_number(value: Any) -> bool:
+    """Returns whether a value is a number, NaN and infinity among them; a bool is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _is_finite(value: Any) -> bool:
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if not is_number(value):
         return False
     try:
         return math.isfinite(value)

@@ -15,7 +15,7 @@ from metarl.learners.metric.metric_learner import MetricLearner
 from metarl.learners.metric.relation import Relation, RelationEmbedding
 from metarl.learners.metric.siamese import KOCH, SMALL, SiameseEmbedding, WeightedDifference
 from metarl.learners.problem import ImageProblem
-from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, WIDTH, check_fields
+from metarl.ranges import NOT_NEGATIVE, POSITIVE, WIDTH, check_fields
 from metarl.registry import check_choice
 from metarl.tasks.distortions import Distortion, distort
 
@@ -39,7 +39,9 @@ class EmbeddingSettings:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        check_fields(self, views=COUNT)
+        check_fields(self)
+        if self.views < 1:
+            raise SettingsError(f"Expected at least 1 view, got {self.views}.")
 
     def make(self, problem: ImageProblem) -> tuple[Embedding, int]:
         """Builds the embedding; returns it and its number of features.

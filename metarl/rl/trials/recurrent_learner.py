@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarl.adaptation.learner import MetaLoss
 from metarl.errors import SettingsError
-from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields
+from metarl.ranges import NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields, check_int
 from metarl.rl.experience import normalized
 from metarl.rl.problem import ControlProblem
 from metarl.rl.returns import discounted_returns, gae, sums_to_end
@@ -45,11 +45,14 @@ class RL2Algorithm:
         Raises:
             SettingsError: A setting is out of its range.
         """
-        check_fields(
-            self,
-            episodes=COUNT, units=WIDTH, embedding=Range(0, 2**16), value_weight=POSITIVE,
-            entropy_weight=NOT_NEGATIVE,
-        )  # fmt: skip
+        check_fields(self, value_weight=POSITIVE, entropy_weight=NOT_NEGATIVE)
+        if min(self.episodes, self.units) < 1 or self.embedding < 0:
+            raise SettingsError(
+                "Expected at least 1 episode, 1 unit and an embedding of at least 0, got "
+                f"episodes={self.episodes}, units={self.units} and embedding={self.embedding}."
+            )
+        for name in ("units", "embedding"):
+            check_int(name, getattr(self, name), Range(0, WIDTH.high))
 
     def build(self, problem: ControlProblem, /) -> RecurrentLearner:
         """Builds the recurrent policy and its learner; see `ControlAlgorithm.build`."""
