@@ -14,7 +14,9 @@ Prints a table of returns on test bandits: a random arm has a mean return of hal
 best of five arms 5/6.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from metarl_envs import bandit_strategies as strategies
 from metarl_envs.bandit import Bandit
@@ -23,6 +25,7 @@ from metarl.adaptation.algorithms import MAMLAlgorithm
 from metarl.lab import Components, Experiment
 from metarl.lab.control import ControlSettings, build_control
 from metarl.lab.control_configs import control_configs, rl2_config, strategy_config
+from metarl.ranges import COUNT, Range
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.training import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
@@ -31,6 +34,8 @@ from metarl.training.trust_region import TrustRegionSettings
 @dataclass(frozen=True)
 class BanditSettings(ControlSettings):
     """An experiment on bandits; `--algorithm` chooses the defaults of all the rest."""
+
+    ranges: ClassVar[Mapping[str, Range]] = {"arms": Range(2), "pulls": COUNT}
 
     arms: int = 5
     """Arms to choose from, at least 2."""

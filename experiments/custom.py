@@ -4,9 +4,11 @@
     python experiments/custom.py --family my_tasks:pendulums --algorithm promp
     python experiments/custom.py --family my_tasks:pendulums --options workers=2
     python experiments/custom.py --family Navigation2D-v1 --training.iterations 20
-    python experiments/custom.py --resume latest                        # after Ctrl-C or a crash
+    python experiments/custom.py --resume latest --trust                # after Ctrl-C or a crash
     tensorboard --logdir runs/custom
-    metarl play runs/custom/maml/RUN                                    # before and after each step
+    metarl play runs/custom/maml/RUN --trust                            # before and after each step
+
+`--trust` imports the module that the run names; for families with a name alone it is not needed.
 
 `metarl list` lists the installed families; docs/families.md shows how to define one from a
 gymnasium environment. Prints a table of returns on test tasks. The defaults are those for robots:

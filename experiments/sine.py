@@ -21,6 +21,7 @@ from metarl.lab.registered import with_registered
 from metarl.lab.sine_reports import show_sine, sine_report
 from metarl.models import MLP
 from metarl.models.mlp import Init
+from metarl.ranges import COUNT, check_fields
 from metarl.tasks import Sine
 from metarl.training import TrainingSettings
 
@@ -45,7 +46,12 @@ class SineSettings:
     runs: Path = Path("runs")
     """Folder of the run folders."""
     resume: str | None = None
-    """`latest`, or the path of a run or a checkpoint, to resume."""
+    """`latest`, or the path of a run or a checkpoint, to resume. With --trust, code that the run
+    names as module:Name is imported."""
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_fields(self, shots=COUNT, queries=COUNT, test_tasks=COUNT)
 
     @property
     def only_at_start(self) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """Exceptions of MetaRL; the messages say what was expected, what was found and what to do."""
 
+from typing import Any
+
 
 class MetarlError(Exception):
     """Base class of all errors that MetaRL raises deliberately."""
@@ -41,9 +43,22 @@ class CheckpointError(MetarlError, OSError):
     """A checkpoint or a run folder cannot be read or written."""
 
 
+class UntrustedError(MetarlError, ValueError):
+    """A file of a run names code that the user has not allowed."""
+
+
 class ContaminationError(MetarlError, ValueError):
     """Weights were trained on data that the evaluation holds out."""
 
 
 class ExportError(MetarlError, RuntimeError):
     """An exported policy does not act like the original."""
+
+
+def short_repr(value: Any, longest: int = 80) -> str:
+    """Returns the `repr` of a value for a message, cut if it is long; it escapes control codes."""
+    try:
+        text = repr(value)
+    except Exception as error:  # such as an integer of more digits than Python prints
+        return f"a {type(value).__name__} without a text ({type(error).__name__})"
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"

@@ -11,7 +11,13 @@ from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from metarl.errors import DuplicateNameError, MetarlError, SettingsError, UnknownNameError
+from metarl.errors import (
+    DuplicateNameError,
+    MetarlError,
+    SettingsError,
+    UnknownNameError,
+    short_repr,
+)
 
 T = TypeVar("T")
 
@@ -19,7 +25,7 @@ T = TypeVar("T")
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Returns " Did you mean 'x'?" for the nearest of `names`, or an empty string."""
     original = {n.lower(): n for n in names}
-    near = difflib.get_close_matches(str(name).lower(), original, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name)[:200].lower(), original, n=1, cutoff=0.5)
     return f" Did you mean {original[near[0]]!r}?" if near else ""
 
 
@@ -40,7 +46,7 @@ def check_choice(
     names = list(choices)
     if value not in names:
         raise error(
-            f"Unknown {kind} {value!r}.{did_you_mean(value, names)} "
+            f"Unknown {kind} {short_repr(value)}.{did_you_mean(value, names)} "
             f"Known: {', '.join(names) or 'none'}."
         )
 

@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
-    {"errors", "console", "devices", "registry", "extras", "trees", "gymnasium_ids", "__init__"},
+    {"errors", "console", "devices", "registry", "ranges", "extras", "trees", "gymnasium_ids"}
+    | {"__init__"},
     {"tasks", "models"},
     {"sim", "adaptation"},
     {"learners", "rl"},

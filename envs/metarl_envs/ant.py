@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError
+from metarl.ranges import is_number
 from metarl.sim import Card, ControlTasks, Fact, Tasks, WorldState
 from metarl.tasks.base import Split
 from metarl.tasks.disjoint_splits import split_uniform
@@ -76,9 +77,9 @@ class AntGoal(Locomotion):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        super().__post_init__()
-        if not 0 < self.radius < math.inf:
+        if is_number(self.radius) and not 0 < self.radius < math.inf:
             raise SettingsError(f"Expected a radius above 0 m, got {self.radius}.")
+        super().__post_init__()
 
     def card(self) -> Card:
         r = f"{self.radius:g}"

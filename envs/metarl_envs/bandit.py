@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import SettingsError
+from metarl.ranges import COUNT, check_fields
 from metarl.sim import Card, ControlTasks, Fact, Tasks, TorchFamily, WorldState
 from metarl.tasks.base import Split, check_num_tasks, check_split
 from metarl.tasks.disjoint_splits import split_uniform
@@ -39,6 +40,7 @@ class Bandit(TorchFamily):
     def __post_init__(self) -> None:
         """Checks the settings."""
         check_split(self.part)
+        check_fields(self, horizon=COUNT)
         if self.arms < 2:
             raise SettingsError(f"Expected at least 2 arms, got {self.arms}.")
 

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import SettingsError
+from metarl.ranges import FRACTION, NOT_NEGATIVE, check_fields
 from metarl.rl.trials.play import AgentInput, AgentStep
 from metarl.rl.trials.strategies import StrategyAlgorithm
 from metarl.sim import TaskFamily, Tasks
@@ -144,9 +145,11 @@ class UCB1Algorithm(StrategyAlgorithm):
     width: float = 1.0
     """Factor on the width of the confidence bounds, at least 0; the theorem uses 1."""
 
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        check_fields(self, width=NOT_NEGATIVE)
+
     def agent(self, family: TaskFamily) -> UCB1:
-        if not self.width >= 0:
-            raise SettingsError(f"Expected a `width` of at least 0, got {self.width}.")
         return UCB1(_arms(family), self.width)
 
 
@@ -157,9 +160,11 @@ class EpsilonGreedyAlgorithm(StrategyAlgorithm):
     epsilon: float = 0.0
     """Probability of pulling a random arm, in [0, 1]."""
 
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        check_fields(self, epsilon=FRACTION)
+
     def agent(self, family: TaskFamily) -> EpsilonGreedy:
-        if not 0 <= self.epsilon <= 1:
-            raise SettingsError(f"Expected `epsilon` in [0, 1], got {self.epsilon}.")
         return EpsilonGreedy(_arms(family), self.epsilon)
 
 

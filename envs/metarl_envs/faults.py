@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from metarl.errors import SettingsError
+from metarl.ranges import check_fields
 from metarl.tasks.base import Split
 
 Interval = tuple[float, float]
@@ -47,6 +48,7 @@ class Ranges:
         Raises:
             SettingsError: An interval has low > high, or two intervals overlap.
         """
+        check_fields(self)
         ordered = sorted((self.train, self.test, self.beyond))
         ends = [end for interval in ordered for end in interval]
         if ends != sorted(ends):
@@ -97,6 +99,7 @@ class Fault:
             SettingsError: All ranges are None, one exceeds the limits of its parameter, or `group`
                 is below 1.
         """
+        check_fields(self)
         if not self.ranges():
             raise SettingsError(f"Expected a range of at least one out of {', '.join(LIMITS)}.")
         if self.group < 1:

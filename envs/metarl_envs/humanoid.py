@@ -48,10 +48,10 @@ class HumanoidDirection(Direction):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        super().__post_init__()
         if self.solver not in get_args(Solver):
             solvers = ", ".join(get_args(Solver))
             raise SettingsError(f"Expected a solver out of {solvers}; got {self.solver!r}.")
+        super().__post_init__()
 
     @property
     def changes(self) -> tuple[Change, ...]:

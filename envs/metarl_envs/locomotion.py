@@ -15,6 +15,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import SettingsError
+from metarl.ranges import COUNT, check_fields, is_number
 from metarl.sim import Card, ControlTasks, Fact, MujocoFamily, Tasks, WorldState, normal
 from metarl.tasks.base import Split, check_num_tasks, check_split
 from metarl.tasks.disjoint_splits import split_uniform
@@ -52,6 +53,7 @@ class Locomotion(MujocoFamily):
     def __post_init__(self) -> None:
         """Checks the settings."""
         check_split(self.part)
+        check_fields(self, horizon=COUNT)
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -196,9 +198,9 @@ class Velocity(Locomotion):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        super().__post_init__()
-        if not 0 < self.fastest < math.inf:
+        if is_number(self.fastest) and not 0 < self.fastest < math.inf:
             raise SettingsError(f"Expected a fastest velocity above 0 m/s, got {self.fastest}.")
+        super().__post_init__()
 
     def card(self) -> Card:
         return self._card(

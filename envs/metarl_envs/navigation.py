@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from metarl.ranges import COUNT, check_fields
 from metarl.sim import Card, ControlTasks, Fact, Tasks, TorchFamily, WorldState
 from metarl.tasks.base import Split, check_num_tasks, check_split
 from metarl.tasks.disjoint_splits import split_uniform
@@ -128,6 +129,7 @@ class Navigation2D(Point):
     def __post_init__(self) -> None:
         """Checks the settings."""
         check_split(self.part)
+        check_fields(self, horizon=COUNT)
 
     def card(self) -> Card:
         low, high = self.goal_range
@@ -191,6 +193,7 @@ class Navigation2DSparse(Point):
     def __post_init__(self) -> None:
         """Checks the settings."""
         check_split(self.part)
+        check_fields(self, horizon=COUNT)
 
     def card(self) -> Card:
         sparse = f"1 - ||s' - g||_2 where that distance is at most {self.radius}, else 0"
@@ -260,6 +263,7 @@ class Navigation2DCorner(Point):
     def __post_init__(self) -> None:
         """Checks the settings."""
         check_split(self.part)
+        check_fields(self, horizon=COUNT)
 
     def card(self) -> Card:
         return Card(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError
+from metarl.ranges import is_number
 from metarl.sim import Card, ControlTasks, Fact, Tasks, WorldState
 from metarl.tasks.base import Split, check_num_tasks
 from metarl.tasks.disjoint_splits import split_uniform
@@ -43,9 +44,9 @@ class RandomParameters(Locomotion):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        super().__post_init__()
-        if not 0 < self.spread <= 10:
+        if is_number(self.spread) and not 0 < self.spread <= 10:
             raise SettingsError(f"Expected a spread above 0, at most 10, got {self.spread}.")
+        super().__post_init__()
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
         """Samples the factors; splits have disjoint factors on the torso's mass."""

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import SettingsError
+from metarl.ranges import COUNT, check_fields
 from metarl.sim import Card, ControlTasks, Fact, Tasks, TorchFamily, WorldState, normal
 from metarl.tasks.base import Split, check_num_tasks, check_split
 from metarl.tasks.disjoint_splits import split_uniform
@@ -41,6 +42,7 @@ class TabularMDP(TorchFamily):
     def __post_init__(self) -> None:
         """Checks the settings."""
         check_split(self.part)
+        check_fields(self, horizon=COUNT)
         if self.states < 1 or self.actions < 2:
             raise SettingsError(
                 f"Expected at least 1 state and 2 actions, got {self.states} and {self.actions}."

@@ -13,6 +13,7 @@ from metarl.adaptation.objectives import Objective
 from metarl.adaptation.update_rules import UpdateRule
 from metarl.errors import SettingsError
 from metarl.models.base import Adaptable, Params, task_params
+from metarl.ranges import NOT_NEGATIVE, Range, check_int, check_number
 from metarl.registry import did_you_mean
 
 
@@ -57,13 +58,12 @@ class Adaptation:
 
     def __post_init__(self) -> None:
         """Checks the arguments."""
-        if self.steps < 0:
-            raise SettingsError(f"Expected at least 0 adaptation steps, got {self.steps}.")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise SettingsError(f"Expected at least 1 example per step, got {self.batch_size}.")
         momentum, unroll = self.statistics_momentum, self.unroll
-        if momentum is not None and not 0 < momentum <= 1:
-            raise SettingsError(f"Expected `statistics_momentum` in (0, 1], got {momentum}.")
+        check_int("steps", self.steps, NOT_NEGATIVE)
+        if self.batch_size is not None:
+            check_int("batch_size", self.batch_size)
+        if momentum is not None:
+            check_number("statistics_momentum", momentum, Range(0, 1, includes_low=False))
         if unroll is not None and not (0 < unroll <= self.steps and self.steps % unroll == 0):
             raise SettingsError(
                 f"Expected `unroll` to divide the {self.steps} steps, got {unroll}."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -17,6 +17,7 @@ import torch
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.learner import Learner
 from metarl.models.base import Adaptable
+from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields
 
 P = ParamSpec("P")
 L = TypeVar("L", bound=Learner)
@@ -46,12 +47,24 @@ class GradientAlgorithm(ABC):
 
     Attributes:
         meta_trains: Whether there is anything to meta-train.
+        ranges: The ranges of options by name, checked on construction. A number without a range may
+            have any finite value.
+
+    Raises:
+        SettingsError: An option has another type or is out of its range.
     """
 
     meta_trains: ClassVar[bool] = True
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "inner_lr": POSITIVE, "steps": NOT_NEGATIVE, "batch_size": COUNT, "units": WIDTH,
+    }  # fmt: skip
 
     frozen: tuple[str, ...] = field(default=(), kw_only=True)
     """Name patterns of parameters that the inner loop leaves alone."""
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        check_fields(self, **self.ranges)
 
     @abstractmethod
     def adaptation(self, network: Adaptable, generator: torch.Generator) -> Adaptation:

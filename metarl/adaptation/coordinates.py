@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metarl.errors import SettingsError
 from metarl.models.base import Params
+from metarl.ranges import ANY_INT, check_int
 
 
 def pack(params: Params) -> Tensor:
@@ -74,7 +75,7 @@ def check_units(units: int) -> int:
     Raises:
         SettingsError: It is below 1.
     """
-    if units < 1:
+    if check_int("units", units, ANY_INT) < 1:
         raise SettingsError(f"Expected at least 1 unit in the rule's layers, got {units}.")
     return units
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.errors import SettingsError
 from metarl.models.base import Params
+from metarl.ranges import NOT_NEGATIVE, check_fields
 
 
 class Objective(ABC):
@@ -58,6 +59,7 @@ class MultiStepLoss(Objective):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_fields(self, floor=NOT_NEGATIVE)
         if self.iterations < 1:
             raise SettingsError(f"Expected at least 1 iteration, got {self.iterations}.")
 

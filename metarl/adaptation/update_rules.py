@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from metarl.errors import SettingsError
 from metarl.models.base import Params
+from metarl.ranges import ANY, NOT_NEGATIVE, Range, check_int, check_number
 
 State = dict[str, Any]
 """What a rule remembers between steps: tensors with the tasks leading, numbers, dicts of them."""
@@ -94,8 +94,7 @@ class PerParameterRates(UpdateRule):
         self, params: Params, generator: torch.Generator, low: float = 0.005, high: float = 0.1
     ) -> None:
         super().__init__()
-        if not -math.inf < low <= high < math.inf:
-            raise SettingsError(f"Expected finite rates low <= high, got {low} and {high}.")
+        check_ends(low, high)
         self.rates = nn.ParameterDict()
         for name, p in params.items():
             rate = torch.rand(p.shape, generator=generator, dtype=p.dtype, device=p.device)
@@ -122,8 +121,7 @@ class PerStepRates(UpdateRule):
 
     def __init__(self, params: Params, lr: float, steps: int) -> None:
         super().__init__()
-        if steps < 1:
-            raise SettingsError(f"Expected at least 1 step, got {steps}.")
+        check_int("steps", steps)
         self.steps = steps
         self.rates = nn.ParameterDict(
             {
@@ -169,8 +167,8 @@ class Adam(UpdateRule):
     ) -> None:
         super().__init__()
         self.lr = check_rate(lr)
-        self.beta2 = beta2
-        self.epsilon = epsilon
+        self.beta2 = check_number("beta2", beta2, Range(0, 1, includes_high=False))
+        self.epsilon = check_number("epsilon", epsilon, NOT_NEGATIVE)
         self._names = list(params)
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         for i, p in enumerate(params.values()):
@@ -219,6 +217,12 @@ def check_rate(lr: float) -> float:
     Raises:
         SettingsError: It is not finite or not above 0.
     """
-    if not 0 < lr < math.inf:
-        raise SettingsError(f"Expected a finite inner learning rate above 0, got {lr}.")
-    return lr
+    return check_number("inner_lr", lr)
+
+
+def check_ends(low: float, high: float) -> None:
+    """Raises SettingsError unless both are finite numbers and `low` is not above `high`."""
+    check_number("low", low, ANY)
+    check_number("high", high, ANY)
+    if low > high:
+        raise SettingsError(f"Expected finite rates low <= high, got {low} and {high}.")

@@ -14,6 +14,7 @@ def evaluate(
     test_tasks: OptionalTestTasks = None,
     test_steps: OptionalTestSteps = None,
     device: Device = None,
+    trust: bool = False,
     out: Path | None = None,
     per_task: bool = False,
 ) -> None:
@@ -27,6 +28,7 @@ def evaluate(
         test_tasks: Test tasks; by default those of the run.
         test_steps: Adaptation steps; by default those of the run.
         device: cpu, cuda, ...; by default that of the run.
+        trust: Imports code that the run's settings name as module:Name, such as its family.
         out: Folder for the figures and eval.jsonl; by default none are kept.
         per_task: Prints a row for each test task of a control experiment, too.
     """
@@ -35,7 +37,7 @@ def evaluate(
     from metarl.plots.per_task import TASKS_FILE, tasks_table
 
     changes = {"test_tasks": test_tasks, "test_steps": test_steps, "training__device": device}
-    with reopened(run, runs=runs, script=script, out=out, **changes) as reopening:
+    with reopened(run, runs=runs, script=script, trust=trust, out=out, **changes) as reopening:
         components, loop, checkpoint = reopening
         table = components.report(loop)
         rows = tasks_table(loop.folder / TASKS_FILE) if per_task else None

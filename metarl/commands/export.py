@@ -20,6 +20,7 @@ def export(
     script: str | None = None,
     runs: Path = Path("runs"),
     device: Device = None,
+    trust: bool = False,
 ) -> None:
     """Writes a run's policy to a file, reads the file and compares the outputs.
 
@@ -40,10 +41,12 @@ def export(
             or module:EXPERIMENT.
         runs: Folder of the run folders, for `latest`.
         device: cpu, cuda, ... for the adaptation; by default that of the run.
+        trust: Imports code that the run's settings name as module:Name, such as its family.
     """
     from metarl.deploy.export_run import export_run
 
     export_run(
         run, out, to,
         steps=test_steps, task=task, task_seed=task_seed, script=script, runs=runs, device=device,
+        trust=trust,
     )  # fmt: skip

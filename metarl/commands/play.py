@@ -19,6 +19,7 @@ def play(
     test_tasks: TestTasks = 3,
     test_steps: OptionalTestSteps = None,
     device: Device = None,
+    trust: bool = False,
     out: Path | None = None,
     video: Path | None = None,
 ) -> None:
@@ -32,6 +33,7 @@ def play(
         test_tasks: Test tasks, at least 1.
         test_steps: Adaptation steps; by default those that suit the experiment.
         device: cpu, cuda, ...; by default that of the run.
+        trust: Imports code that the run's settings name as module:Name, such as its family.
         out: File for the figure (.png, .pdf, .svg); by default it is drawn in the terminal only.
         video: File for a film (.gif, or .mp4 with the extra "video") of the same tasks before and
             after each step. Without `out`, no picture is drawn in addition.
@@ -48,7 +50,7 @@ def play(
     from metarl.plots.film import save_film
 
     picture = film = None
-    with reopened(run, runs=runs, script=script, training__device=device) as reopening:
+    with reopened(run, runs=runs, script=script, trust=trust, training__device=device) as reopening:
         components, loop, _ = reopening
         if video is not None:
             film = _require(components.film, "film", run)(loop, test_tasks, test_steps)

@@ -31,6 +31,7 @@ def export_run(
     script: str | None = None,
     runs: Path = Path("runs"),
     device: str | None = None,
+    trust: bool = False,
 ) -> None:
     """Writes a run's policy to a file, reads the file and compares the outputs.
 
@@ -40,10 +41,11 @@ def export_run(
         SettingsError: The run trained no policy that adapts by gradients, or a task value is not
             usable.
         CheckpointError: The run cannot be opened.
+        UntrustedError: The run's settings name code, and `trust` is false.
     """
     if steps < 0:
         raise SettingsError(f"Expected test_steps >= 0, got {steps}.")
-    with reopened(run, runs=runs, script=script, training__device=device) as reopening:
+    with reopened(run, runs=runs, script=script, trust=trust, training__device=device) as reopening:
         components, loop, checkpoint = reopening
         learner = components.learner
         if not isinstance(learner, PolicyLearner):

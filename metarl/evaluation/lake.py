@@ -139,7 +139,7 @@ def _load_run(
 def _image(path: Path, members: dict[str, bytes], name: str, image_size: int) -> np.ndarray:
     if name not in members:
         raise DataError(f"{path} lacks {name}, which its {LABELS} names; get a whole archive.")
-    return decode(members[name], f"{name} in {path}", image_size)
+    return decode(members[name], f"{name} in {path}", image_size, "L", ("PNG",))
 
 
 def _to_tensor(images: np.ndarray, invert: bool) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +11,12 @@ from typing import Any, TypeVar
 import tyro
 
 from metarl.console import say
-from metarl.errors import CheckpointError, SettingsError, UnknownNameError
+from metarl.errors import CheckpointError, SettingsError, UnknownNameError, short_repr
+from metarl.lab.trust import TRUST, check_trusted
+from metarl.ranges import check_fields
 from metarl.registry import check_choice, did_you_mean
 from metarl.runs.run_folder import ResumePoint, find_run
+from metarl.tasks.files import read_json
 
 S = TypeVar("S")
 
@@ -28,9 +30,10 @@ def parse_settings(
     """Parses the command line of an experiment.
 
     `--algorithm NAME` chooses the defaults; `--resume latest|PATH` takes the settings of the
-    resumed run instead. All other arguments change single settings. Of a resumed run, those that
-    only determine its start (the class attribute `only_at_start` of the settings names them) stay
-    as they were; all changes are printed.
+    resumed run instead, and code that these name as `module:Name` is imported only with `--trust`
+    or if the arguments name it too. All other arguments change single settings. Of a resumed run,
+    those that only determine its start (the class attribute `only_at_start` of the settings names
+    them) stay as they were; all changes are printed.
 
     Args:
         configs: Default settings by algorithm; the first one is the default. The settings are
@@ -45,8 +48,10 @@ def parse_settings(
     Raises:
         UnknownNameError: No configuration has the algorithm's name.
         CheckpointError: There is no such run to resume.
+        UntrustedError: The run names code that the arguments do not allow.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    trusted, arguments = TRUST in arguments, [a for a in arguments if a != TRUST]
     name = _value_of("--algorithm", arguments) or next(iter(configs))
     check_choice("algorithm", name, configs, UnknownNameError)
     default: Any = configs[name]
@@ -62,8 +67,12 @@ def parse_settings(
                 f"The run {point.folder} trains {default.algorithm}, not {chosen}; "
                 "leave out --algorithm or resume another run."
             )
+    elif trusted:
+        raise SettingsError(f"{TRUST} allows what a run names; it needs --resume RUN.")
     parsed = tyro.cli(type(default), default=default, args=arguments, prog=prog)
     if point is not None:
+        if not trusted:
+            check_trusted(parsed, point.folder, _values(arguments))
         parsed = resumed_settings(default, parsed, point.folder)
     return parsed, point
 
@@ -114,15 +123,19 @@ def settings_from(default: S, saved: Mapping[str, Any]) -> S:
     """Returns the dataclass `default` with the values of a `config.json`, nested ones included.
 
     Raises:
-        SettingsError: A saved name is not a field.
+        SettingsError: A saved name is not a field, or a value has another type or is out of range.
     """
     template: Any = default
     changes: dict[str, Any] = {}
     types = {f.name: f.type for f in dataclasses.fields(template)}
+    if not isinstance(saved, Mapping):
+        raise SettingsError(
+            f"Expected the saved settings {', '.join(types)} by name, got {short_repr(saved)}."
+        )
     for name, value in saved.items():
         if name not in types:
             raise SettingsError(
-                f"The saved setting {name!r} is unknown here.{did_you_mean(name, types)} "
+                f"The saved setting {short_repr(name)} is unknown here.{did_you_mean(name, types)} "
                 "If another version made the run: its versions.json names it."
             )
         current = getattr(template, name)
@@ -133,7 +146,9 @@ def settings_from(default: S, saved: Mapping[str, Any]) -> S:
         else:
             is_path = "Path" in str(types[name]) and isinstance(value, str)
             changes[name] = Path(value) if is_path else value
-    return dataclasses.replace(template, **changes)
+    settings = dataclasses.replace(template, **changes)
+    check_fields(settings)  # for settings that do not check themselves
+    return settings
 
 
 def saved_settings(configs: Mapping[str, S], folder: Path) -> S:
@@ -145,17 +160,25 @@ def saved_settings(configs: Mapping[str, S], folder: Path) -> S:
 
     Raises:
         CheckpointError: The file is missing or damaged, or its algorithm has no configuration.
-        SettingsError: A saved name is not a field.
     """
     path = folder / "config.json"
     try:
-        saved = json.loads(path.read_text())
+        saved = read_json(path)
+        if not isinstance(saved, dict) or "algorithm" not in saved:
+            raise SettingsError(f'Expected {{"algorithm": ..., ...}}, got {short_repr(saved)}')
+        check_choice("algorithm", saved["algorithm"], configs)
         return settings_from(configs[saved["algorithm"]], saved)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:  # SettingsError is a ValueError
+        end = "" if str(error).endswith(".") else "."
         raise CheckpointError(
-            f"Cannot read the settings of the run {folder} from {path}: {error}. "
-            "Resume another run, or start a new one without --resume."
+            f"Cannot read the settings of the run {folder} from {path}: {error}{end} "
+            "Repair the file, or use another run."
         ) from error
+
+
+def _values(arguments: Sequence[str]) -> set[str]:
+    """Returns the arguments, and the values of those of the form --name=value."""
+    return {*arguments, *(a.partition("=")[2] for a in arguments if a.startswith("--"))}
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:

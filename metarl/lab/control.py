@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -14,6 +14,7 @@ from metarl.errors import SettingsError
 from metarl.evaluation.control_protocol import ControlProtocol
 from metarl.lab.control_reports import ControlReports, Draw
 from metarl.lab.experiment import Components
+from metarl.ranges import POSITIVE, WIDTH, Range, check_fields
 from metarl.rl.problem import ControlAlgorithm, ControlProblem
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.sim.family import TaskFamily
@@ -28,6 +29,8 @@ class ControlSettings:
     """An experiment on control tasks; `--algorithm` chooses the defaults of all the rest."""
 
     only_at_start: ClassVar[tuple[str, ...]] = ("init_std",)
+    ranges: ClassVar[Mapping[str, Range]] = {}
+    """The ranges of the numbers that a subclass adds."""
 
     algorithm: str = "maml"
     """The algorithm; an unknown name lists them all."""
@@ -51,14 +54,16 @@ class ControlSettings:
     runs: Path = Path("runs")
     """Folder of the run folders."""
     resume: str | None = None
-    """`latest`, or the path of a run or a checkpoint, to resume."""
+    """`latest`, or the path of a run or a checkpoint, to resume. With --trust, code that the run
+    names as module:Name is imported."""
 
     def __post_init__(self) -> None:
-        """Checks the settings of the final table before training starts.
+        """Checks the settings before anything is built.
 
         Raises:
-            SettingsError: A count is out of its range.
+            SettingsError: A setting has another type or is out of its range.
         """
+        check_fields(self, hidden=WIDTH, init_std=POSITIVE, **self.ranges)
         if self.test_tasks < 1 or min(self.test_steps, self.film) < 0:
             raise SettingsError(
                 "Expected `test_tasks` of at least 1, `test_steps` and `film` of at least 0, got "

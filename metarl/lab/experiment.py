@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,7 +20,7 @@ from rich.table import Table
 from metarl.adaptation.learner import Learner
 from metarl.console import OutputConsole, run_script
 from metarl.devices import resolve_device, set_threads
-from metarl.errors import MetarlError
+from metarl.errors import MetarlError, SettingsError, short_repr
 from metarl.lab.command_line import parse_settings
 from metarl.lab.installed import installed_file
 from metarl.runs.lock import RunLock
@@ -56,6 +58,9 @@ class ExperimentSettings(Protocol):
 
 
 S = TypeVar("S", bound=ExperimentSettings)
+
+_OUT_OF_MEMORY = re.compile(r"memory|alloc|overflow", re.IGNORECASE)
+"""What torch and Python say of sizes that no memory has."""
 
 
 @dataclass(frozen=True)
@@ -115,16 +120,21 @@ class Experiment(Generic[S]):
     ) -> OuterLoop:
         """Returns the outer loop of a new run folder, or of a resumed one at its checkpoint."""
         set_threads(settings.training.threads)  # before versions.json records them
-        if resume is None:
-            folder = create_run_folder(
-                settings.runs, self.name, settings.algorithm, settings.training.seed, settings,
-                script=self._script(),
-            )  # fmt: skip
+        if resume is not None:
+            with RunLock(resume.folder):  # before anything is written
+                loop = _loop(settings, components, *resume, to_json(settings))
+                write_config(resume.folder, settings)  # later resumptions keep the changes
+            return loop
+        resolve_device(settings.training.device)  # raises before a folder is created
+        folder = create_run_folder(
+            settings.runs, self.name, settings.algorithm, settings.training.seed, settings,
+            script=self._script(),
+        )  # fmt: skip
+        try:
             return _loop(settings, components, folder, None, to_json(settings))
-        with RunLock(resume.folder):  # before anything is written
-            loop = _loop(settings, components, resume.folder, resume.checkpoint, to_json(settings))
-            write_config(resume.folder, settings)  # later resumptions keep the changed settings
-        return loop
+        except BaseException:  # the run never began
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def reopen(self, settings: S, checkpoint: Path, folder: Path) -> tuple[OuterLoop, Components]:
         """Returns the outer loop at a checkpoint, and its components, to evaluate the learner.
@@ -135,7 +145,7 @@ class Experiment(Generic[S]):
             folder: Folder for reports and logs; not that of the run.
         """
         set_threads(settings.training.threads)
-        components = self.build(settings)
+        components = self._build(settings)
         return _loop(settings, components, folder, checkpoint), components
 
     def main(self, arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -147,7 +157,7 @@ class Experiment(Generic[S]):
         settings, resume = parse_settings(self.configs, self.name, arguments, prog)
         # Before the components are built, which may take long.
         with nullcontext() if resume is None else RunLock(resume.folder):
-            components = self.build(settings)
+            components = self._build(settings)
             loop = self.open(settings, components, resume)
             result = loop.run()
             if not result.finished:
@@ -155,6 +165,18 @@ class Experiment(Generic[S]):
             with _naming_finished_run(loop):
                 table = components.report(loop)
         print_report(table, loop, result)
+
+    def _build(self, settings: S) -> Components:
+        """Builds the components; raises SettingsError if they do not fit into the memory."""
+        try:
+            return self.build(settings)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, MetarlError) or not _OUT_OF_MEMORY.search(repr(error)):
+                raise
+            raise SettingsError(
+                "What the settings describe does not fit into the memory: lower its sizes (widths, "
+                f"filters, ways). {short_repr(str(error), 200)}"
+            ) from error
 
     def _script(self) -> Path | None:
         """Returns the file that defines the experiment, or None if its package is installed."""

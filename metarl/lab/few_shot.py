@@ -13,6 +13,7 @@ from metarl.lab.experiment import Components
 from metarl.lab.few_shot_reports import few_shot_report, lake_runs_for, show_few_shot
 from metarl.learners.images.embeddings import ImageShape
 from metarl.learners.problem import ImageAlgorithm, ImageProblem
+from metarl.ranges import COUNT, NOT_NEGATIVE, WIDTH, check_fields
 from metarl.tasks.characters import CharacterSettings
 from metarl.training.settings import TrainingSettings
 
@@ -38,7 +39,16 @@ class OmniglotSettings:
     runs: Path = Path("runs")
     """Folder of the run folders."""
     resume: str | None = None
-    """`latest`, or the path of a run or a checkpoint, to resume."""
+    """`latest`, or the path of a run or a checkpoint, to resume. With --trust, code that the run
+    names as module:Name is imported."""
+
+    def __post_init__(self) -> None:
+        """Checks the settings.
+
+        Raises:
+            SettingsError: A setting has another type or is out of its range.
+        """
+        check_fields(self, filters=WIDTH, test_tasks=COUNT, test_steps=NOT_NEGATIVE)
 
 
 def image_problem(

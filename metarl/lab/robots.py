@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from ast import literal_eval
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from metarl.errors import SettingsError, UnknownNameError
 from metarl.evaluation.control_protocol import ControlProtocol
 from metarl.lab.control import ControlSettings, build_control
 from metarl.lab.experiment import Components
+from metarl.ranges import COUNT, Range
 from metarl.registry import check_choice
 from metarl.sim.family import TaskFamily
 from metarl.sim.make import FAMILIES, make_family
@@ -21,6 +22,8 @@ Protocols = Callable[[TaskFamily], Sequence[ControlProtocol]]
 @dataclass(frozen=True)
 class FamilySettings(ControlSettings):
     """An experiment on a family; `--algorithm` chooses the defaults of all the rest."""
+
+    ranges: ClassVar[Mapping[str, Range]] = {"horizon": COUNT}
 
     family: str = ""
     """Name of the family, such as "AntGoal-v1"; an unknown name lists them all."""
@@ -65,5 +68,5 @@ def _option(text: str) -> tuple[str, Any]:
         raise SettingsError(f"Expected options as name=value, as fastest=3; got {text!r}.")
     try:
         return name, literal_eval({"true": "True", "false": "False"}.get(value, value))
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return name, value

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from metarl.errors import CheckpointError, SettingsError
+from metarl.errors import CheckpointError, SettingsError, short_repr
 from metarl.lab.command_line import saved_settings
 from metarl.lab.experiment import Components, Experiment
 from metarl.lab.installed import EXPERIMENTS, installed_file
 from metarl.lab.lookup import find_experiment
+from metarl.lab.trust import check_trusted
 from metarl.registry import did_you_mean
 from metarl.runs.checkpoints import Checkpoints, is_checkpoint, load_checkpoint
 from metarl.runs.run_folder import (
@@ -24,6 +24,7 @@ from metarl.runs.run_folder import (
     ResumePoint,
     newest_run,
 )
+from metarl.tasks.files import read_json
 from metarl.training.loop import OuterLoop
 
 
@@ -34,6 +35,7 @@ def reopened(
     runs: Path = Path("runs"),
     script: str | None = None,
     out: Path | None = None,
+    trust: bool = False,
     **overrides: Any,
 ) -> Iterator[tuple[Components, OuterLoop, Path]]:
     """Opens a run at a checkpoint; nothing is written into its folder.
@@ -44,6 +46,7 @@ def reopened(
         runs: Folder of the run folders.
         script: See `load_experiment`.
         out: The folder for the files of a report; by default a temporary one.
+        trust: Whether code that the run's settings name as `module:Name` may be imported.
         **overrides: Settings of the experiment to change, except those that are None; `a__b` is
             field b of field a.
 
@@ -53,13 +56,17 @@ def reopened(
     Raises:
         CheckpointError: There is no such run, it has no valid checkpoint, or its experiment is not
             installed.
+        UntrustedError: The run's settings name code, and `trust` is false.
         SettingsError: The experiment has no such setting; or `out` lies in the run folder.
     """
     point = find_good(newest_run(runs) if str(path) == "latest" else Path(path))
     if out is not None and out.resolve().is_relative_to(point.folder.resolve()):
         raise SettingsError(f"Expected `out` outside of the run folder, which stays; got {out}.")
     experiment = load_experiment(point.folder, script)
-    settings = changed(saved_settings(experiment.configs, point.folder), overrides)
+    saved = saved_settings(experiment.configs, point.folder)
+    if not trust:
+        check_trusted(saved, point.folder)
+    settings = changed(saved, overrides)
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) if out is None else out
         loop, components = experiment.reopen(settings, point.checkpoint, folder)
@@ -114,7 +121,7 @@ def load_experiment(folder: Path, script: str | None = None) -> Experiment[Any]:
     name = _read_note(folder).get("experiment", experiment.name)
     if name != experiment.name:
         raise SettingsError(
-            f"The run {folder} belongs to the experiment {name!r}, but {script} is "
+            f"The run {folder} belongs to the experiment {short_repr(name)}, but {script} is "
             f"{experiment.name!r}. Choose another with --script."
         )
     return experiment
@@ -150,13 +157,14 @@ def _installed_experiment(folder: Path) -> Experiment[Any]:
         )
     if not (script is None or _is_installed_script(name, script)):
         raise CheckpointError(
-            f"The run {folder} belongs to the experiment {name!r} of the script {script}, which "
-            "MetaRL does not execute by itself. If you trust the script: --script PATH."
+            f"The run {folder} belongs to the experiment {short_repr(name)} of the script "
+            f"{short_repr(script, 300)}, which MetaRL does not execute by itself. If you trust the "
+            "script: --script PATH."
         )
     if name not in EXPERIMENTS.names():
         raise CheckpointError(
-            f"The run {folder} belongs to the experiment {name!r}, which is not installed."
-            f"{did_you_mean(name, EXPERIMENTS.names())} Install its package, or name it: "
+            f"The run {folder} belongs to the experiment {short_repr(name)}, which is not "
+            f"installed.{did_you_mean(name, EXPERIMENTS.names())} Install its package, or name it: "
             "--script PATH, or --script module:EXPERIMENT."
         )
     return find_experiment(name)
@@ -172,7 +180,7 @@ def _read_note(folder: Path) -> dict[str, Any]:
     """Returns the content of a run's experiment.json; empty if it cannot be read."""
     for name in (EXPERIMENT_FILE, OLD_EXPERIMENT_FILE):
         try:
-            note = json.loads((folder / name).read_text(encoding="utf-8"))
+            note = read_json(folder / name)
         except (OSError, ValueError):
             continue
         if isinstance(note, dict):

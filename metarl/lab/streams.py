@@ -12,7 +12,8 @@ from metarl.lab.experiment import Components
 from metarl.lab.stream_reports import show_streams, stream_report
 from metarl.learners.images.embeddings import ImageShape, Thumbnail
 from metarl.learners.memory.networks import MemoryAugmentedOptions, SequenceOptions
-from metarl.learners.memory.stream_reader import StreamReader
+from metarl.learners.memory.stream_reader import StreamReader, check_steps
+from metarl.ranges import COUNT, WIDTH, check_fields
 from metarl.tasks.characters import CharacterSettings
 from metarl.tasks.distortions import distort
 from metarl.tasks.episodes import FewShot
@@ -43,7 +44,16 @@ class StreamSettings:
     runs: Path = Path("runs")
     """Folder of the run folders."""
     resume: str | None = None
-    """`latest`, or the path of a run or a checkpoint, to resume."""
+    """`latest`, or the path of a run or a checkpoint, to resume. With --trust, code that the run
+    names as module:Name is imported."""
+
+    def __post_init__(self) -> None:
+        """Checks the settings.
+
+        Raises:
+            SettingsError: A setting has another type or is out of its range.
+        """
+        check_fields(self, thumbnail=WIDTH, test_tasks=COUNT)
 
     def streams(self, episodes: FewShot) -> Streams:
         """Returns the streams of a distribution over episodes."""
@@ -69,6 +79,8 @@ def build_streams(settings: StreamSettings) -> Components:
     tasks = settings.streams(episodes)
     test = settings.streams(settings.tasks.test(episodes))
     validation = settings.tasks.validation(episodes)
+    if validation is not None and settings.training.eval_every:
+        check_steps(settings.training.eval_steps, settings.tasks.shots + settings.tasks.queries)
     return Components(
         learner=settings.build_learner(tasks, generator),
         tasks=tasks,

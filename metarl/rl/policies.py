@@ -16,6 +16,7 @@ from metarl.errors import SettingsError
 from metarl.models import MLP, Adaptable, Params
 from metarl.models.base import task_shape
 from metarl.models.mlp import Activation
+from metarl.ranges import ANY, check_number
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
 
 NETWORK = "network."
@@ -97,6 +98,8 @@ class GaussianPolicy(Policy):
         min_std: float = 1e-6,
     ) -> None:
         super().__init__()
+        check_number("min_std", min_std, ANY)
+        check_number("init_std", init_std, ANY)
         if not 0 < min_std <= init_std:
             raise SettingsError(f"Expected 0 < min_std <= init_std, got {min_std} and {init_std}.")
         self.action_size = action_size

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from metarl.errors import SettingsError
-from metarl.registry import check_choice
+from metarl.ranges import COUNT, FRACTION, NOT_NEGATIVE, Range, check_fields
 
 SurrogateName = Literal["ratio", "dice", "logprob"]
 
@@ -41,17 +40,10 @@ class PolicyGradientSettings:
         """Checks the settings.
 
         Raises:
-            SettingsError: A setting is out of its range.
+            SettingsError: A setting has another type or is out of its range.
         """
-        if self.trajectories < 1:
-            raise SettingsError(f"Expected at least 1 trajectory, got {self.trajectories}.")
-        if not 0 < self.discount <= 1:
-            raise SettingsError(f"Expected a discount in (0, 1], got {self.discount}.")
-        for name in ("gae_lambda", "dice_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"Expected `{name}` in [0, 1], got {getattr(self, name)}.")
-        if self.clip is not None and not 0 < self.clip < 1:
-            raise SettingsError(f"Expected `clip` in (0, 1), got {self.clip}.")
-        if not self.inner_kl >= 0:
-            raise SettingsError(f"Expected `inner_kl` of at least 0, got {self.inner_kl}.")
-        check_choice("surrogate", self.surrogate, get_args(SurrogateName))
+        check_fields(
+            self,
+            trajectories=COUNT, discount=Range(0, 1, includes_low=False), gae_lambda=FRACTION,
+            dice_lambda=FRACTION, clip=Range(0, 1, False, False), inner_kl=NOT_NEGATIVE,
+        )  # fmt: skip

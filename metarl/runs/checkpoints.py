@@ -19,14 +19,14 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from metarl.errors import CheckpointError, SettingsError
-from metarl.tasks.files import sync_folder
+from metarl.errors import CheckpointError, SettingsError, short_repr
+from metarl.tasks.files import read_json, read_regular, sync_folder
 from metarl.trees import map_tensors
 
 FORMAT_VERSION = 1
+MOST_BYTES = 1 << 36  # of a file of a checkpoint, 64 GiB
 WEIGHTS, STATE, META = "weights.safetensors", "state.pt", "meta.json"
 _NAME = re.compile(r"step_(\d{6,})")
 _OLD_NAME = re.compile(r"\.old_step_(\d{6,})")
@@ -187,7 +187,7 @@ def is_checkpoint(path: Path) -> bool:
 def saving_time(path: Path) -> datetime | None:
     """Returns when a checkpoint was written, as its meta.json says; None if it does not say."""
     try:
-        time = datetime.fromisoformat(json.loads((path / META).read_bytes())["time"])
+        time = datetime.fromisoformat(read_json(path / META)["time"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
@@ -287,32 +287,45 @@ def _read(path: Path, device: torch.device) -> Checkpoint:
     """Reads and verifies a checkpoint; the error messages do not include its path."""
     meta = _read_meta(path)
     weights = _read_verified(path / WEIGHTS, meta)
-    state = _read_verified(path / STATE, meta)
+    packed = _read_verified(path / STATE, meta)
     try:
         tensors = safetensors.torch.load(weights)
-        content = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
         iteration = content["iteration"]
-    except (SafetensorError, pickle.PickleError, RuntimeError, EOFError, KeyError) as error:
-        raise CheckpointError(f"it cannot be decoded ({error}).") from error
+        state = content["state"]
+    except pickle.UnpicklingError as error:  # torch's message advises to load it without the check
+        raise CheckpointError(
+            f"it cannot be decoded ({STATE} is damaged, or holds more than tensors, numbers, "
+            "strings and collections of these, which is not loaded as that may run code)."
+        ) from error
+    except Exception as error:  # the decoders raise anything for damaged bytes
+        raise CheckpointError(
+            f"it cannot be decoded ({type(error).__name__}: {short_repr(str(error), 200)})."
+        ) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{STATE} holds {short_repr(state)} where a dict was expected.")
     if iteration != meta["iteration"]:
         raise CheckpointError(f"{META} says iteration {meta['iteration']}, {STATE} {iteration}.")
     on_device = {name: t.to(device) for name, t in tensors.items()}
-    return Checkpoint(iteration, on_device, content["state"], path)
+    return Checkpoint(iteration, on_device, state, path)
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise CheckpointError("there is no such folder.")
     try:
-        meta = json.loads((path / META).read_bytes())
-        version, _ = meta["format_version"], (meta["iteration"], meta["sha256"][WEIGHTS])
+        meta = read_json(path / META)
+        version, iteration = meta["format_version"], meta["iteration"]
+        _ = meta["sha256"][WEIGHTS], meta["sha256"][STATE]
+        if type(iteration) is not int or iteration < 0:
+            raise ValueError(f"expected an iteration of at least 0, got {short_repr(iteration)}")
     except FileNotFoundError as error:
         raise CheckpointError(f"{META} is missing.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{META} cannot be read ({error!r}).") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"it has format version {version!r}, this MetaRL reads {FORMAT_VERSION}."
+            f"it has format version {short_repr(version)}, this MetaRL reads {FORMAT_VERSION}."
         )
     return meta
 
@@ -320,11 +333,11 @@ def _read_meta(path: Path) -> dict[str, Any]:
 def _read_verified(path: Path, meta: dict[str, Any]) -> bytes:
     """Reads a file and checks its SHA-256."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MOST_BYTES)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.name} is missing.") from error
-    except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read ({error}).") from error
+    except (OSError, MemoryError) as error:
+        raise CheckpointError(f"{path.name} cannot be read ({error!r}).") from error
     if hashlib.sha256(data).hexdigest() != meta["sha256"].get(path.name):
         raise CheckpointError(
             f"{path.name} ({len(data)} bytes) was truncated or altered: its SHA-256 is not the "

@@ -22,8 +22,9 @@ from metarl.evaluation.curves import AdaptationCurve
 from metarl.evaluation.statistics import Summary, summarise_curve
 from metarl.runs.lock import RunLock
 from metarl.runs.run_folder import EVAL_FILE, to_json
-from metarl.tasks.files import remove_parts, result_path, write_bytes
+from metarl.tasks.files import parse_json, read_regular, remove_parts, result_path, write_bytes
 
+MOST_BYTES = 1 << 30  # of eval.jsonl
 BOOTSTRAP_SEED = 20_200_713
 _STATISTICS = [f.name for f in dataclasses.fields(Summary) if f.name != "count"]
 
@@ -337,16 +338,47 @@ def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> int:
 def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """Returns the complete lines of an eval.jsonl, as text and decoded."""
     lines = []
-    texts = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+        texts = read_regular(path, MOST_BYTES).split(b"\n") if path.exists() else []
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {path}: {error}.") from error
+    if texts and not texts[-1].strip():
+        texts.pop()
     for number, text in enumerate(texts):
         try:
-            lines.append((text, json.loads(text)))
-        except json.JSONDecodeError as error:
+            line = parse_json(text)
+        except ValueError as error:
             if number + 1 < len(texts):  # only the last line can have been cut by a crash
                 raise CheckpointError(
                     f"Line {number + 1} of {path} is not JSON: {error}. Repair or delete it."
                 ) from error
+            break
+        try:
+            lines.append((text.decode("utf-8-sig").rstrip("\r"), _checked(line)))
+        except ValueError as error:
+            raise CheckpointError(
+                f"Line {number + 1} of {path} cannot be used: {error}. Repair or delete it."
+            ) from error
     return lines
+
+
+def _checked(line: Any) -> dict[str, Any]:
+    """Returns a decoded line; raises ValueError if an entry that is used has another type."""
+    kinds = {"iteration": int, "environment_steps": int, "split": str, "metric": str, "mean": list}
+    if not isinstance(line, dict) or "iteration" not in line:
+        raise ValueError('expected {"iteration": ..., ...}')
+    for name, kind in kinds.items():
+        if name in line and type(line[name]) is not kind:
+            raise ValueError(f"expected `{name}` of type {kind.__name__}, got {line[name]!r:.80}")
+    missing = {"split", "metric", "mean"} - line.keys()
+    if missing and "environment_steps" in line:
+        raise ValueError(f"expected `{min(missing)}` next to `environment_steps`")
+    if not -(2**63) <= line.get("environment_steps", 0) < 2**63:
+        raise ValueError("expected `environment_steps` below 2^63")
+    for value in line.get("mean", ()):
+        if value is not None and type(value) not in (int, float):
+            raise ValueError(f"expected numbers in `mean`, got {value!r:.80}")
+    return line
 
 
 def _number(value: float) -> float | None:

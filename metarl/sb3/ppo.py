@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError
+from metarl.ranges import FRACTION, check_fields
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.problem import ControlProblem
 from metarl.rl.settings import PolicyGradientSettings
@@ -46,6 +47,7 @@ class PPOAlgorithm:
         Raises:
             SettingsError: An option is out of its range.
         """
+        check_fields(self, gae_lambda=FRACTION)
         if min(self.epochs, self.batch_size - 1) < 1 or min(self.learning_rate, self.clip) <= 0:
             raise SettingsError(
                 "Expected at least 1 epoch, a `batch_size` of at least 2, and a `learning_rate` "

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
+from types import FunctionType, MethodType
 from typing import Any
 
 import gymnasium
 import torch
 
 from metarl.devices import resolve_device
-from metarl.errors import SettingsError, UnknownNameError
+from metarl.errors import SettingsError, UnknownNameError, short_repr
 from metarl.gymnasium_ids import FAMILY_GROUP
 from metarl.registry import PluginRegistry, Registry
 from metarl.sim.family import TaskFamily
@@ -44,7 +46,8 @@ def make_family(name: str, **settings: Any) -> TaskFamily:
 
     Raises:
         UnknownNameError: No family has the name; the message suggests the nearest name.
-        SettingsError: A setting is not usable, or the constructor returns no family.
+        SettingsError: A setting is not usable; the name is not that of a family, a class of
+            families or a function, and is not called; or the function returns no family.
     """
     try:
         build: Any = FAMILIES.get(name)
@@ -56,6 +59,7 @@ def make_family(name: str, **settings: Any) -> TaskFamily:
             f'between tasks, as tasks = GymTasks({name!r}, {{"g": Uniform(5, 15)}}) does in '
             "my_module.py, and name my_module:tasks. See docs/families.md."
         ) from error
+    _check_builder(name, build)
     try:
         family = _changed(build, settings) if isinstance(build, TaskFamily) else build(**settings)
     except TypeError as error:
@@ -100,6 +104,20 @@ def make_vec(
 
 def _changed(family: Any, settings: dict[str, Any]) -> TaskFamily:
     return replace(family, **settings) if settings else family
+
+
+def _check_builder(name: str, build: Any) -> None:
+    """Raises SettingsError unless a name is that of a family, a class of families or a function."""
+    function = build.func if isinstance(build, partial) else build
+    if isinstance(function, type):
+        fits = issubclass(function, TaskFamily)
+    else:
+        fits = isinstance(function, TaskFamily | FunctionType | MethodType)
+    if not fits:
+        raise SettingsError(
+            f"Expected {name!r} to be a TaskFamily, a class of them or a function that returns "
+            f"one, got {short_repr(build)}, which was not called."
+        )
 
 
 def _engine_for(family: TaskFamily, device: torch.device) -> str:

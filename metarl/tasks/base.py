@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError
+from metarl.ranges import ANY_INT, check_int
 from metarl.registry import check_choice
 
 Split = Literal["train", "validation", "test"]
@@ -102,5 +103,5 @@ def check_split(name: str) -> Split:
 
 def check_num_tasks(num_tasks: int) -> None:
     """Raises SettingsError unless `num_tasks` is at least 1."""
-    if num_tasks < 1:
+    if check_int("num_tasks", num_tasks, ANY_INT) < 1:
         raise SettingsError(f"Expected at least 1 task, got {num_tasks}.")

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from metarl.errors import SettingsError
+from metarl.ranges import COUNT, check_fields
 from metarl.tasks.base import Split
 from metarl.tasks.distortions import Distortion
 from metarl.tasks.episodes import FewShot, Grouping, Rotations
-from metarl.tasks.glyphs import IMAGE_SIZE, Glyphs
+from metarl.tasks.glyphs import IMAGE_SIZE, Glyphs, undrawn_glyphs
 from metarl.tasks.omniglot import DATA_VARIABLE, Omniglot
 from metarl.tasks.omniglot_splits import Scheme
 
@@ -55,6 +56,17 @@ class CharacterSettings:
     invert: bool = True
     """Ink 1 on paper 0, as in most papers. --no-invert: ink 0 on paper 1, as in Reptile's."""
 
+    def __post_init__(self) -> None:
+        """Checks the settings.
+
+        Raises:
+            SettingsError: A setting has another type or is out of its range.
+        """
+        check_fields(
+            self,
+            way=COUNT, train_way=COUNT, shots=COUNT, train_shots=COUNT, queries=COUNT,
+        )  # fmt: skip
+
     def train(self) -> FewShot:
         """Builds the training tasks.
 
@@ -70,12 +82,12 @@ class CharacterSettings:
                     f"Glyphs have {IMAGE_SIZE} pixels, an image_size of {self.image_size} is "
                     "Omniglot's: give its data_dir too."
                 )
+            self._check_glyphs(undrawn_glyphs(*shape, rotations=self.rotations))
             tasks = Glyphs(*shape, **common)
         else:
             size = self.image_size
             tasks = Omniglot(self.scheme, *shape, data_dir=self.data_dir, image_size=size, **common)
-        distortion = None if self.distortion == Distortion() else self.distortion
-        return replace(tasks, grouping=self.grouping, distortion=distortion)
+        return self._training_tasks(tasks)
 
     def test(self, train: FewShot) -> FewShot:
         """Returns the test tasks of the same images as `train`: unrotated characters."""
@@ -86,6 +98,16 @@ class CharacterSettings:
         if train.splits["validation"].numel() == 0:
             return None
         return self._evaluation_tasks(train, "validation")
+
+    def _check_glyphs(self, undrawn: FewShot) -> None:
+        """Checks the tasks of all splits before the images are drawn, which takes seconds."""
+        train = self._training_tasks(undrawn)
+        self.test(train)
+        self.validation(train)
+
+    def _training_tasks(self, tasks: FewShot) -> FewShot:
+        distortion = None if self.distortion == Distortion() else self.distortion
+        return replace(tasks, grouping=self.grouping, distortion=distortion)
 
     def _evaluation_tasks(self, train: FewShot, part: Split) -> FewShot:
         """Returns the undistorted tasks of another split."""

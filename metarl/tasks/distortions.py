@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarl.errors import SettingsError
+from metarl.ranges import NOT_NEGATIVE, check_number
 
 GRIDS = ((4, 1.0), (7, 0.5))
 """Points per side of each coarse grid of random displacements, and its weight."""
@@ -54,9 +55,7 @@ class Distortion:
     def __post_init__(self) -> None:
         """Checks the ranges."""
         for field in fields(self):
-            value = getattr(self, field.name)
-            if not 0 <= value < math.inf:
-                raise SettingsError(f"Expected a finite `{field.name}` of at least 0, got {value}.")
+            check_number(field.name, getattr(self, field.name), NOT_NEGATIVE)
         if self.stroke > 1:
             raise SettingsError(f"Expected a `stroke` from 0 to 1, got {self.stroke}.")
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError, TaskError
+from metarl.ranges import ANY_INT, check_int
 from metarl.registry import check_choice
 from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
 from metarl.tasks.distortions import Distortion
@@ -233,6 +234,8 @@ class FewShot:
         return flat.gather(3, source).view(images.shape)
 
     def _check_settings(self) -> None:
+        for name in ("way", "shots", "queries"):
+            check_int(name, getattr(self, name), ANY_INT)
         if min(self.way, self.shots, self.queries) < 1:
             raise SettingsError(
                 f"Expected at least 1 way, 1 shot and 1 query, got {self.way}, {self.shots} and "

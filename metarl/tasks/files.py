@@ -1,16 +1,19 @@
-"""Files that are written whole or not at all, and a cache of arrays."""
+"""Reads of regular files, files that are written whole or not at all, and a cache of arrays."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
+import stat
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +24,66 @@ _PART = re.compile(r"\..+\.[0-9a-f]{32}\.part")
 # What file systems answer that cannot sync folders.
 _NOT_SYNCED = (errno.EINVAL, errno.EBADF, errno.EACCES, errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 
+MOST_JSON = 1 << 22
+"""Upper bound on the bytes of a JSON file with settings."""
+
 
 def cache_folder() -> Path:
     """Returns the folder for decoded data: $METARL_CACHE, or `~/.cache/metarl`."""
     return Path(os.environ.get("METARL_CACHE") or Path.home() / ".cache" / "metarl")
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Reads a regular file of bounded size.
+
+    Reading a FIFO or a device, or a link to one, may never end.
+
+    Args:
+        path: The file.
+        limit: Upper bound on its size in bytes.
+
+    Raises:
+        OSError: The file is missing, cannot be read, is not a regular file, or is too large.
+    """
+    size = check_regular(path)
+    if size > limit:
+        raise OSError(f"expected at most {limit} bytes, {path.name} has {size}")
+    with path.open("rb") as file:
+        return file.read(size)
+
+
+def check_regular(path: Path) -> int:
+    """Returns the size of a regular file in bytes, without opening it.
+
+    Raises:
+        OSError: The file is missing, or is a folder, a FIFO or a device.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"expected a regular file, {path.name} is a folder, a FIFO or a device")
+    return status.st_size
+
+
+def read_json(path: Path, limit: int = MOST_JSON) -> Any:
+    """Reads a JSON file in UTF-8; see `read_regular`.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not JSON in UTF-8, or nested too deeply.
+    """
+    return parse_json(read_regular(path, limit))
+
+
+def parse_json(data: bytes) -> Any:
+    """Decodes JSON in UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: It is not JSON in UTF-8, or nested too deeply.
+    """
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 @contextlib.contextmanager

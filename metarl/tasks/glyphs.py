@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError
+from metarl.ranges import LARGEST, SEED, Range, check_int
 from metarl.tasks.base import SPLITS, Split
 from metarl.tasks.episodes import FewShot, ImagePool, Rotations
 
 IMAGE_SIZE = 28
+MOST_CLASSES = 10_000  # alphabets, characters of each, and drawings of each of these
 SHAPES = 8  # stroke shapes per alphabet
 STROKES = 4  # most strokes per character
 POINTS = 32  # points along a stroke
@@ -105,14 +107,44 @@ def Glyphs(  # noqa: N802 - reads like the other distributions
     Raises:
         SettingsError: If a number is below 1, or the episodes do not fit the characters.
     """
+    for name, value in (("alphabets", alphabets), ("characters", characters)):
+        check_int(name, value, Range(-LARGEST, MOST_CLASSES))
+    check_int("drawings", drawings, Range(-LARGEST, MOST_CLASSES))
+    check_int("seed", seed, SEED)
     if min(alphabets, characters, drawings) < 1:
         raise SettingsError(
             f"Expected at least 1 alphabet, character and drawing, got {alphabets}, {characters} "
             f"and {drawings}."
         )
-    pool = _pool(alphabets, characters, drawings, seed)
+    sizes = (alphabets, characters, drawings)
+    undrawn_glyphs(way, shots, queries, rotations, *sizes)  # checks the episodes before drawing
+    pool = _pool(*sizes, seed)
     if not invert:
         pool = replace(pool, images=255 - pool.images)
+    splits = _splits(alphabets, characters)
+    return FewShot(pool, splits, way, shots, queries, rotations=rotations)
+
+
+def undrawn_glyphs(
+    way: int,
+    shots: int,
+    queries: int,
+    rotations: Rotations = "none",
+    alphabets: int = 50,
+    characters: int = 20,
+    drawings: int = 20,
+) -> FewShot:
+    """Returns episodes of empty images that take no memory, to check settings before drawing.
+
+    The arguments are those of `Glyphs`.
+
+    Raises:
+        SettingsError: The episodes do not fit the characters.
+    """
+    names = _names(alphabets, characters)
+    total = drawings * len(names)
+    images = torch.zeros(1, dtype=torch.uint8).expand(total, IMAGE_SIZE, IMAGE_SIZE)
+    pool = ImagePool(images, torch.full((len(names),), drawings), names)
     splits = _splits(alphabets, characters)
     return FewShot(pool, splits, way, shots, queries, rotations=rotations)
 
@@ -121,12 +153,16 @@ def Glyphs(  # noqa: N802 - reads like the other distributions
 def _pool(alphabets: int, characters: int, drawings: int, seed: int) -> ImagePool:
     generator = torch.Generator().manual_seed(seed)
     images = draw(alphabets, characters, drawings, generator)
-    names = tuple(
+    names = _names(alphabets, characters)
+    return ImagePool(images, torch.full((len(names),), drawings), names)
+
+
+def _names(alphabets: int, characters: int) -> tuple[str, ...]:
+    return tuple(
         f"Glyphs{a + 1:02d}/character{c + 1:02d}"
         for a in range(alphabets)
         for c in range(characters)
     )
-    return ImagePool(images, torch.full((len(names),), drawings), names)
 
 
 def _splits(alphabets: int, characters: int) -> dict[Split, Tensor]:

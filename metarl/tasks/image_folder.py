@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from metarl.errors import DataError, SettingsError
+from metarl.ranges import ANY_INT, check_int
 from metarl.tasks.base import Split
 from metarl.tasks.episodes import FewShot, ImagePool, Rotations, class_indices
-from metarl.tasks.files import atomic_path, cache_folder
+from metarl.tasks.files import atomic_path, cache_folder, read_regular
 from metarl.tasks.image_splits import ClassFiles, read_splits
-from metarl.tasks.images import decode
+from metarl.tasks.images import MOST_BYTES, decode
 
 Mode = Literal["RGB", "L"]
 CACHE_VERSION = 1  # increase it when decoding changes
@@ -61,6 +62,7 @@ def ImageFolder(  # noqa: N802 - reads like the other distributions
         TaskError: If a class is in two splits.
         SettingsError: If the settings do not fit the images.
     """
+    check_int("image_size", image_size, ANY_INT)
     if image_size < 1 or mode not in get_args(Mode):
         raise SettingsError(
             f"Expected an image_size of at least 1 and a mode of {', '.join(get_args(Mode))}, got "
@@ -118,7 +120,7 @@ def _build(cache: Path, paths: list[Path], shape: tuple[int, ...], mode: Mode) -
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, MOST_BYTES)
     except OSError as error:
         raise DataError(f"Cannot read the image {path}: {error}.") from error
 

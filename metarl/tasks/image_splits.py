@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from metarl.errors import DataError, TaskError
 from metarl.registry import check_choice
 from metarl.tasks.base import SPLITS, Split, check_split
+from metarl.tasks.files import parse_json, read_regular
 
 ClassFiles = dict[str, list[Path]]
 """Class name -> image files, in order."""
 SplitClasses = dict[Split, list[str]]
 """Split -> class names."""
 
+MOST_BYTES = 1 << 28  # of a split file
 IMAGE_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 MINI_IMAGENET: dict[Split, str] = {
     "train": "train.csv",
@@ -93,8 +94,8 @@ def _read_classes(path: Path) -> SplitClasses:
             classes[_split(row["split"], path)].append(row["class"])
         return classes
     try:
-        content = json.loads(_text(path))
-    except json.JSONDecodeError as error:
+        content = parse_json(_text(path).encode())
+    except ValueError as error:
         raise DataError(f"The split file {path} is not JSON: {error}.") from error
     if not isinstance(content, dict) or not all(_is_names(v) for v in content.values()):
         raise DataError(
@@ -126,7 +127,10 @@ def _images_of(folder: Path) -> list[Path]:
 
 
 def _rows(path: Path, columns: tuple[str, str]) -> list[dict[str, str]]:
-    rows = list(csv.DictReader(_text(path).splitlines(), skipinitialspace=True))
+    try:
+        rows = list(csv.DictReader(_text(path).splitlines(), skipinitialspace=True))
+    except csv.Error as error:  # a field of more than 131072 characters
+        raise DataError(f"Cannot read the split file {path}: {error}.") from error
     if not rows or any(not row.get(column) for row in rows for column in columns):
         raise DataError(
             f"Expected rows with columns {','.join(columns)} in the split file {path}; its first "
@@ -137,7 +141,7 @@ def _rows(path: Path, columns: tuple[str, str]) -> list[dict[str, str]]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_regular(path, MOST_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"Cannot read the split file {path}: {error}.") from error
 

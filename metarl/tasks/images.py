@@ -9,31 +9,54 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from metarl.errors import DataError
+from metarl.tasks.files import check_regular
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""The formats that are opened, all decoded by Pillow itself. It passes others to other programs,
+such as EPS to Ghostscript, whatever the name of the file."""
+MOST_PIXELS = 1 << 26
+"""Upper bound on the pixels of an image, 8192 x 8192."""
+MOST_BYTES = 1 << 30
+"""Upper bound on the size of the members of an archive together, unpacked."""
 
 
-def decode(data: bytes, name: str, size: int | None, mode: str = "L") -> np.ndarray:
+def decode(
+    data: bytes,
+    name: str,
+    size: int | None,
+    mode: str = "L",
+    formats: tuple[str, ...] = FORMATS,
+) -> np.ndarray:
     """Decodes an image and resizes it to a square with a Lanczos filter.
 
     Args:
-        data: The content of a file in any format that Pillow reads.
+        data: The content of a file in one of the formats.
         name: The file's name, for the error message.
         size: Height and width of the result in pixels; None keeps the image's size.
         mode: "L" for one channel, "RGB" for three.
+        formats: The formats that it may have, whatever its name.
 
     Returns:
         Image of dtype uint8, shape [H, W] for "L" and [H, W, 3] for "RGB".
 
     Raises:
-        DataError: If the image cannot be read.
+        DataError: If the image cannot be read, is in none of the formats, or has too many pixels.
     """
     try:
-        with Image.open(io.BytesIO(data)) as file:
+        with Image.open(io.BytesIO(data), formats=formats) as file:
+            if file.width * file.height > MOST_PIXELS:
+                raise ValueError(f"{file.width} x {file.height} pixels are too many")
             # Converted before resizing: Pillow ignores the filter for images of one bit.
             image = file.convert(mode)
-    except (OSError, ValueError, SyntaxError) as error:
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"Cannot read the image {name}: it is damaged or none of {', '.join(formats)}. "
+            "Replace or remove it."
+        ) from error
+    except Exception as error:  # decoders raise anything for damaged data
         raise DataError(f"Cannot read the image {name}: {error}. Replace or remove it.") from error
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.LANCZOS)
@@ -51,16 +74,29 @@ def read_members(path: Path, names: Iterable[str] | None = None) -> dict[str, by
         Member name -> content.
 
     Raises:
-        DataError: If the archive is missing, corrupt, or lacks a member.
+        DataError: If the archive is missing, corrupt, lacks a member, or unpacks to too many bytes.
     """
     try:
+        check_regular(path)
         with zipfile.ZipFile(path) as archive:
             if names is None:
                 names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+            names = list(names)
+            # A member is read up to the size that it states.
+            total = sum(archive.getinfo(name).file_size for name in names)
+            if total > MOST_BYTES:
+                raise DataError(
+                    f"The archive {path} unpacks to {total} bytes, expected at most {MOST_BYTES}; "
+                    "put the official archive there."
+                )
             return {name: archive.read(name) for name in names}
     except FileNotFoundError as error:
         raise DataError(f"The archive {path} is missing.") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError) as error:
+    except DataError:
+        raise
+    except (
+        zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError, ValueError,
+    ) as error:  # fmt: skip
         raise DataError(
             f"The archive {path} is corrupt or cannot be read ({error}); delete it, so that it is "
             "downloaded again, or put a good copy there."

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from metarl.errors import DataError, SettingsError
+from metarl.ranges import LARGEST, Range, check_int
 from metarl.tasks.base import Split
 from metarl.tasks.download import download
 from metarl.tasks.episodes import FewShot, ImagePool, Rotations, class_indices
-from metarl.tasks.files import Arrays, cache_folder, cached_arrays, sha256
+from metarl.tasks.files import Arrays, cache_folder, cached_arrays, check_regular, sha256
 from metarl.tasks.images import decode, read_members
 from metarl.tasks.omniglot_splits import ARCHIVES, Scheme, SplitSettings, split_names
 
@@ -39,6 +40,8 @@ OFFICIAL: dict[str, tuple[int, str]] = {
 
 DATA_VARIABLE = "METARL_DATA"
 IMAGE_SIZE = 28
+MOST_SIZE = 1024
+"""Upper bound on the height and width of images in pixels."""
 CACHE_VERSION = 1  # increase it when decoding changes
 
 
@@ -82,7 +85,7 @@ def Omniglot(  # noqa: N802 - reads like the other distributions
         SettingsError: If the settings do not fit each other or the data.
         DataError: If an archive is corrupt, or missing and cannot be downloaded.
     """
-    if image_size < 1:
+    if check_int("image_size", image_size, Range(-LARGEST, MOST_SIZE)) < 1:
         raise SettingsError(f"Expected an image_size of at least 1 pixel, got {image_size}.")
     settings = SplitSettings(scheme, split_seed, validation_fraction)
     folder = data_folder(data_dir)
@@ -104,9 +107,18 @@ def Omniglot(  # noqa: N802 - reads like the other distributions
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Returns the folder of the archives: `data_dir`, $METARL_DATA, or a folder in the cache."""
+    """Returns the folder of the archives: `data_dir`, $METARL_DATA, or a folder in the cache.
+
+    Raises:
+        DataError: There is no folder `data_dir` or $METARL_DATA.
+    """
     data_dir = data_dir or os.environ.get(DATA_VARIABLE)
     folder = Path(data_dir).expanduser() if data_dir else cache_folder() / "data"
+    if data_dir and not folder.is_dir():
+        raise DataError(
+            f"Expected a data_dir (or {DATA_VARIABLE}) with Omniglot's archives, there is no "
+            f"folder {folder}. Create it to download them to it, or name another."
+        )
     inner = folder / "omniglot"
     return inner if inner.is_dir() else folder
 
@@ -120,10 +132,11 @@ def locate(name: str, folder: Path, base_url: str = BASE_URL) -> Path:
         base_url: Address from which to download.
 
     Raises:
-        DataError: If the archive is missing and cannot be downloaded.
+        DataError: If the archive is missing and cannot be downloaded, or is not the official one.
     """
     path = folder / f"{name}.zip"
     if path.is_file():
+        _check_official(name, path)
         return path
     size, digest = OFFICIAL[name]
     try:
@@ -134,6 +147,24 @@ def locate(name: str, folder: Path, base_url: str = BASE_URL) -> Path:
             f"that as data_dir or in {DATA_VARIABLE}."
         ) from error
     return path
+
+
+def is_official(name: str, digest: str) -> bool:
+    """Returns whether a SHA-256 is that of the official archive of that name."""
+    return digest == OFFICIAL[name][1]
+
+
+def _check_official(name: str, path: Path) -> None:
+    try:
+        digest = sha256(path)
+    except OSError as error:
+        raise DataError(f"Cannot read the archive {path}: {error}.") from error
+    if not is_official(name, digest):
+        raise DataError(
+            f"The archive {path} has the name of an official one, but another content: expected "
+            f"the SHA-256 {OFFICIAL[name][1]}, got {digest}. Delete it, so that it is downloaded, "
+            "or put the official archive there."
+        )
 
 
 def read_archive(path: Path, image_size: int = IMAGE_SIZE) -> Arrays:
@@ -148,6 +179,7 @@ def read_archive(path: Path, image_size: int = IMAGE_SIZE) -> Arrays:
         DataError: If the archive or an image in it cannot be read, or it has no images.
     """
     try:
+        check_regular(path)
         key = f"omniglot-v{CACHE_VERSION}-{image_size}px-{path.stat().st_size}-{sha256(path)[:32]}"
     except OSError as error:
         raise DataError(f"Cannot read the archive {path}: {error}.") from error
@@ -159,7 +191,7 @@ def _decode_archive(path: Path, image_size: int) -> Arrays:
     for name, data in sorted(read_members(path).items()):
         parts = PurePosixPath(name).parts  # archive / alphabet / character / drawing
         if len(parts) == 4 and parts[3].endswith(".png"):
-            image = decode(data, f"{name} in {path}", image_size)
+            image = decode(data, f"{name} in {path}", image_size, "L", ("PNG",))
             drawings.setdefault(f"{parts[1]}/{parts[2]}", []).append(image)
     if not drawings:
         raise DataError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from metarl.errors import DataError, SettingsError
+from metarl.ranges import SEED, check_fields
 from metarl.registry import check_choice
 from metarl.tasks.base import Split
 
@@ -79,6 +80,7 @@ class SplitSettings:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_fields(self, seed=SEED)
         check_choice("split scheme", self.scheme, get_args(Scheme))
         if self.validation_fraction is None:
             return

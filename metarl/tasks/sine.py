@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError
+from metarl.ranges import check_fields
 from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
 from metarl.tasks.disjoint_splits import split_uniform
 
@@ -36,6 +37,7 @@ class Sine:
     def __post_init__(self) -> None:
         """Checks the settings."""
         check_split(self.part)
+        check_fields(self)
         if min(self.shots, self.queries) < 1:
             raise SettingsError(
                 f"Expected at least 1 shot and 1 query, got {self.shots} and {self.queries}."

@@ -302,14 +302,14 @@ class OuterLoop:
         try:
             self.learner.load_state_dict(checkpoint.weights)
             self.update.load_state_dict(checkpoint.state["optimizer"])
-        except (RuntimeError, KeyError, ValueError) as error:
+            self.generator.set_state(checkpoint.state["generator"].cpu())
+            self.learner.load_extra_state(to_device(checkpoint.state["carried"], self.device))
+            self._seconds = float(checkpoint.state["seconds"])
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
             raise CheckpointError(
                 f"The checkpoint {path} was made with another network, algorithm or optimiser; "
                 f"resume it with the settings in its run's config.json. ({error})"
             ) from error
-        self.generator.set_state(checkpoint.state["generator"].cpu())
-        self.learner.load_extra_state(to_device(checkpoint.state["carried"], self.device))
-        self._seconds = checkpoint.state["seconds"]
         self.iteration = checkpoint.iteration
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.learner import Learner
-from metarl.errors import SettingsError
+from metarl.ranges import COUNT, POSITIVE, check_fields
 from metarl.training.meta_step import MetaStep
 from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
 from metarl.training.settings import TrainingSettings
@@ -33,10 +33,7 @@ class ProximalSettings(UpdateSettings):
         Raises:
             SettingsError: There is not one epoch, or no divergence is allowed.
         """
-        if self.epochs < 1:
-            raise SettingsError(f"Expected at least 1 epoch, got {self.epochs}.")
-        if self.max_kl is not None and not self.max_kl > 0:
-            raise SettingsError(f"Expected a max_kl above 0 or None, got {self.max_kl}.")
+        check_fields(self, epochs=COUNT, max_kl=POSITIVE)
 
     def build(self, learner: Learner, training: TrainingSettings) -> OuterUpdate:
         return ProximalUpdate(MetaStep(learner, training), self)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
-from metarl.errors import SettingsError
-from metarl.registry import check_choice
+from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, THREADS, check_fields
 
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "linear", "cosine"]
-OPTIMIZERS, SCHEDULES = get_args(Optimizer), get_args(Schedule)
 
 
 @dataclass(frozen=True)
@@ -66,32 +63,13 @@ class TrainingSettings:
         """Checks the settings.
 
         Raises:
-            SettingsError: A count is below 1 or a rate not above 0.
+            SettingsError: A setting has another type or is out of its range.
         """
-        counts = (
-            "meta_batch_size", "workers", "log_every", "eval_tasks",
-            "checkpoint_every", "keep_checkpoints",
+        check_fields(
+            self,
+            iterations=NOT_NEGATIVE, meta_batch_size=COUNT, task_chunk_size=COUNT,
+            workers=THREADS, threads=THREADS, outer_lr=POSITIVE, final_lr=NOT_NEGATIVE,
+            max_grad_norm=POSITIVE, seed=SEED, log_every=COUNT, eval_every=NOT_NEGATIVE,
+            eval_tasks=COUNT, eval_steps=NOT_NEGATIVE, checkpoint_every=COUNT,
+            keep_checkpoints=COUNT,
         )  # fmt: skip
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise SettingsError(
-                    f"Expected `{name}` to be at least 1, got {getattr(self, name)}."
-                )
-        if self.task_chunk_size is not None and self.task_chunk_size < 1:
-            raise SettingsError(
-                f"Expected `task_chunk_size` to be at least 1, got {self.task_chunk_size}."
-            )
-        if self.threads is not None and self.threads < 1:
-            raise SettingsError(f"Expected `threads` to be at least 1, got {self.threads}.")
-        for name in ("outer_lr", "max_grad_norm"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise SettingsError(f"Expected a finite `{name}` above 0, got {value}.")
-        if not 0 <= self.final_lr < math.inf:
-            raise SettingsError(f"Expected a finite `final_lr` of at least 0, got {self.final_lr}.")
-        if min(self.iterations, self.eval_every, self.eval_steps) < 0:
-            raise SettingsError(
-                "Expected `iterations`, `eval_every` and `eval_steps` of at least 0."
-            )
-        for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-            check_choice(name, getattr(self, name), choices)

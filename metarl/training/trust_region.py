@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from metarl.adaptation.learner import Learner
 from metarl.errors import SettingsError
+from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, Range, check_fields
 from metarl.rl.conjugate_gradient import conjugate_gradient
 from metarl.rl.fisher import fisher_product, flatten, unflatten
 from metarl.rl.policy_learner import PolicyInputs, PolicyLearner
@@ -49,21 +49,12 @@ class TrustRegionSettings(UpdateSettings):
         Raises:
             SettingsError: A setting is out of its range.
         """
-        if not 0 < self.max_kl < math.inf:
-            raise SettingsError(f"Expected a finite `max_kl` above 0, got {self.max_kl}.")
-        if not 0 < self.backtrack_ratio < 1:
-            raise SettingsError(
-                f"Expected `backtrack_ratio` in (0, 1), got {self.backtrack_ratio}."
-            )
-        counts = [self.cg_iterations, self.max_backtracks]
-        counts += [n for n in (self.fisher_trajectories, self.fisher_support) if n is not None]
-        if min(counts) < 1 or self.damping < 0:
-            raise SettingsError(
-                "Expected counts of at least 1 and a `damping` of at least 0, got "
-                f"cg_iterations={self.cg_iterations}, max_backtracks={self.max_backtracks}, "
-                f"fisher_trajectories={self.fisher_trajectories}, "
-                f"fisher_support={self.fisher_support}, damping={self.damping}."
-            )
+        check_fields(
+            self,
+            max_kl=POSITIVE, cg_iterations=COUNT, damping=NOT_NEGATIVE,
+            backtrack_ratio=Range(0, 1, False, False), max_backtracks=COUNT,
+            fisher_trajectories=COUNT, fisher_support=COUNT,
+        )  # fmt: skip
 
     def build(self, learner: Learner, training: TrainingSettings) -> OuterUpdate:
         if not isinstance(learner, PolicyLearner):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from metarl.adaptation.coordinates import LSTMCell, check_units, log_sign, pack,
 from metarl.adaptation.objectives import EveryStepLoss
 from metarl.adaptation.update_rules import State, UpdateRule
 from metarl.models.base import Adaptable, Params
+from metarl.ranges import COUNT, Range
 
 LAYERS = ("lower", "upper")
 
@@ -20,6 +23,8 @@ LAYERS = ("lower", "upper")
 @dataclass(frozen=True)
 class LearnedOptimizerAlgorithm(GradientAlgorithm):
     """Learned optimiser (Andrychowicz et al. 2016, arXiv:1606.04474), by truncated unrolls."""
+
+    ranges: ClassVar[Mapping[str, Range]] = {**GradientAlgorithm.ranges, "unroll": COUNT}
 
     steps: int = 100
     """Adaptation steps in training."""

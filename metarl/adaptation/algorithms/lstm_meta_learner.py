@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +15,16 @@ from metarl.adaptation.coordinates import LSTMCell, check_units, log_sign, pack,
 from metarl.adaptation.objectives import QueryLoss
 from metarl.adaptation.update_rules import State, UpdateRule
 from metarl.models.base import Adaptable, Params
+from metarl.ranges import Range
 
 
 @dataclass(frozen=True)
 class LSTMMetaLearnerAlgorithm(GradientAlgorithm):
     """LSTM meta-learner (Ravi & Larochelle 2017)."""
+
+    ranges: ClassVar[Mapping[str, Range]] = {
+        **GradientAlgorithm.ranges, "statistics_momentum": Range(0, 1, includes_low=False),
+    }  # fmt: skip
 
     steps: int = 12
     """Adaptation steps in training."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import ClassVar
@@ -13,6 +14,7 @@ from metarl.adaptation.algorithm import GradientAlgorithm, as_function
 from metarl.adaptation.objectives import MultiStepLoss, QueryLoss
 from metarl.adaptation.update_rules import PerStepRates
 from metarl.models.base import Adaptable
+from metarl.ranges import COUNT, NOT_NEGATIVE, Range
 
 NORMALISATION = "*.norm.*"
 
@@ -25,6 +27,9 @@ class MAMLPlusPlusAlgorithm(GradientAlgorithm):
     """
 
     only_at_start: ClassVar[tuple[str, ...]] = ("inner_lr",)
+    ranges: ClassVar[Mapping[str, Range]] = {
+        **GradientAlgorithm.ranges, "steps": COUNT, "multi_step_iterations": NOT_NEGATIVE,
+    }  # fmt: skip
 
     inner_lr: float = 0.1
     """Initial rate of all layers and steps, above 0."""

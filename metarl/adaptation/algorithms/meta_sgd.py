@@ -10,7 +10,7 @@ import torch
 from metarl.adaptation.adaptation import Adaptation, adapted_params
 from metarl.adaptation.algorithm import GradientAlgorithm, as_seeded_function
 from metarl.adaptation.objectives import QueryLoss
-from metarl.adaptation.update_rules import PerParameterRates
+from metarl.adaptation.update_rules import PerParameterRates, check_ends
 from metarl.models.base import Adaptable
 
 
@@ -26,6 +26,11 @@ class MetaSGDAlgorithm(GradientAlgorithm):
     """Lower end of the initial rates."""
     high: float = 0.1
     """Upper end of the initial rates."""
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        super().__post_init__()
+        check_ends(self.low, self.high)
 
     def adaptation(self, network: Adaptable, generator: torch.Generator) -> Adaptation:
         params = adapted_params(network, self.frozen)

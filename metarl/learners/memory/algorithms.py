@@ -10,6 +10,7 @@ from metarl.learners.memory.episode_reader import EpisodeReader
 from metarl.learners.memory.meta_network import MetaNetwork
 from metarl.learners.memory.networks import MemoryAugmentedOptions, SequenceOptions
 from metarl.learners.problem import ImageProblem
+from metarl.ranges import WIDTH, check_fields
 from metarl.registry import check_choice
 
 Features = Literal["convolutions", "pixels"]
@@ -24,6 +25,10 @@ class MANNAlgorithm:
     features: Features = "pixels"
     """The input per image: 20x20 pixels as in the paper, or features of four convolutions, with
     which training had made no progress after 900 iterations."""
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        check_fields(self)
 
     def build(self, problem: ImageProblem, /) -> EpisodeReader:
         """Builds the learner; see `ImageAlgorithm.build`."""
@@ -45,6 +50,10 @@ class MetaNetAlgorithm:
     """Size of a representation, at least the number of classes of a task."""
     units: int = 20
     """Width of the layers that map gradients to fast weights."""
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        check_fields(self, features=WIDTH, units=WIDTH)
 
     def build(self, problem: ImageProblem, /) -> MetaNetwork:
         """Builds the learner; see `ImageAlgorithm.build`."""

@@ -13,6 +13,7 @@ from metarl.learners.memory.sequences import (
     Recurrent,
     SequenceNetwork,
 )
+from metarl.ranges import FRACTION, WIDTH, Range, check_fields
 
 
 class SequenceOptions(ABC):
@@ -47,6 +48,14 @@ class MemoryAugmentedOptions(SequenceOptions):
     """Initial value of the learned factor of the cosines, above 1, as in neural Turing machines.
     None: always 1, as in the paper; learning then starts much later."""
 
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        check_fields(
+            self,
+            units=WIDTH, slots=WIDTH, width=WIDTH, reads=WIDTH, decay=FRACTION,
+            strength=Range(1, includes_low=False),
+        )  # fmt: skip
+
     def make(self, inputs: int, outputs: int, generator: torch.Generator) -> MemoryAugmented:
         return MemoryAugmented(inputs, outputs, generator, **asdict(self))
 
@@ -58,6 +67,10 @@ class RecurrentOptions(SequenceOptions):
     units: int = 200
     """Width of the LSTM."""
 
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        check_fields(self, units=WIDTH)
+
     def make(self, inputs: int, outputs: int, generator: torch.Generator) -> Recurrent:
         return Recurrent(inputs, outputs, generator, self.units)
 
@@ -68,6 +81,10 @@ class FeedforwardOptions(SequenceOptions):
 
     units: int = 200
     """Width of its hidden layer."""
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        check_fields(self, units=WIDTH)
 
     def make(self, inputs: int, outputs: int, generator: torch.Generator) -> Feedforward:
         return Feedforward(inputs, outputs, generator, self.units)

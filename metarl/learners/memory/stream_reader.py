@@ -114,11 +114,7 @@ class StreamReader(Learner):
         del generator
         stream = self._check(tasks.query)
         instances = _count_instances(stream)
-        if steps >= instances:
-            raise SettingsError(
-                f"Expected at most {instances - 1} steps: classes come {instances} times in these "
-                f"streams, got {steps}. Lower `eval_steps` or raise the instances."
-            )
+        check_steps(steps, instances)
         correct = _correct(self._read(stream, None), self.code.spell(stream.targets))
         earlier = earlier_instances(stream.targets)
         for k in range(steps if last_only else 0, steps + 1):
@@ -200,3 +196,12 @@ def _accuracy_after(count: int, correct: Tensor, earlier: Tensor) -> Tensor:
 def _count_instances(stream: Examples) -> int:
     """Returns the number of instances of the most frequent class, the minimum over the streams."""
     return 1 + int(earlier_instances(stream.targets).amax(1).min())
+
+
+def check_steps(steps: int, instances: int) -> None:
+    """Raises SettingsError unless classes come more often than there are steps of a curve."""
+    if steps >= instances:
+        raise SettingsError(
+            f"Expected at most {instances - 1} steps: classes come {instances} times in these "
+            f"streams, got {steps}. Lower `eval_steps` or raise the instances."
+        )

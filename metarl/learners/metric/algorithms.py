@@ -15,6 +15,7 @@ from metarl.learners.metric.metric_learner import MetricLearner
 from metarl.learners.metric.relation import Relation, RelationEmbedding
 from metarl.learners.metric.siamese import KOCH, SMALL, SiameseEmbedding, WeightedDifference
 from metarl.learners.problem import ImageProblem
+from metarl.ranges import NOT_NEGATIVE, POSITIVE, WIDTH, check_fields
 from metarl.registry import check_choice
 from metarl.tasks.distortions import Distortion, distort
 
@@ -35,6 +36,12 @@ class EmbeddingSettings:
     """Views of an image that evaluation averages; 1: the image itself."""
     view: Distortion = field(default_factory=lambda: VIEW)
     """How all views except the first are distorted; strokes stay as they are."""
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_fields(self)
+        if self.views < 1:
+            raise SettingsError(f"Expected at least 1 view, got {self.views}.")
 
     def make(self, problem: ImageProblem) -> tuple[Embedding, int]:
         """Builds the embedding; returns it and its number of features.
@@ -82,6 +89,10 @@ class MatchingAlgorithm:
     """Steps of the attention LSTM of full context embeddings, 3 in papers; 0 for none."""
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
 
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        check_fields(self, scale=POSITIVE, context_steps=NOT_NEGATIVE)
+
     def build(self, problem: ImageProblem, /) -> MetricLearner:
         """Builds the learner; see `ImageAlgorithm.build`."""
         embedding, features = self.embedding.make(problem)
@@ -101,6 +112,10 @@ class RelationAlgorithm:
     units: int = 8
     """Width of the relation module's hidden layer."""
 
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        check_fields(self, units=WIDTH)
+
     def build(self, problem: ImageProblem, /) -> MetricLearner:
         """Builds the learner; see `ImageAlgorithm.build`."""
         embedding = RelationEmbedding(problem.images, problem.generator, problem.filters)
@@ -118,6 +133,10 @@ class SiameseAlgorithm:
     """small: for images of 28x28; koch: Koch et al.'s, for 105x105 and 64 filters."""
     distortions: bool = True
     """Trains on randomly distorted images."""
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        check_fields(self, units=WIDTH)
 
     def build(self, problem: ImageProblem, /) -> MetricLearner:
         """Builds the learner; see `ImageAlgorithm.build`."""
@@ -138,6 +157,10 @@ class NearestNeighbourAlgorithm:
 
     scale: float = 10.0
     """Initial factor of the cosines in probabilities, above 0; it does not change predictions."""
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        check_fields(self, scale=POSITIVE)
 
     def build(self, problem: ImageProblem, /) -> MetricLearner:
         """Builds the learner; see `ImageAlgorithm.build`."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.adaptation.learner import MetaLoss
 from metarl.errors import SettingsError
+from metarl.ranges import NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields, check_int
 from metarl.rl.control_learner import nan_where_undefined
 from metarl.rl.experience import normalized
 from metarl.rl.problem import ControlProblem
@@ -45,16 +46,14 @@ class RL2Algorithm:
         Raises:
             SettingsError: A setting is out of its range.
         """
+        check_fields(self, value_weight=POSITIVE, entropy_weight=NOT_NEGATIVE)
         if min(self.episodes, self.units) < 1 or self.embedding < 0:
             raise SettingsError(
                 "Expected at least 1 episode, 1 unit and an embedding of at least 0, got "
                 f"episodes={self.episodes}, units={self.units} and embedding={self.embedding}."
             )
-        if not self.value_weight > 0 or not self.entropy_weight >= 0:
-            raise SettingsError(
-                "Expected a `value_weight` above 0 and an `entropy_weight` of at least 0, got "
-                f"{self.value_weight} and {self.entropy_weight}."
-            )
+        for name in ("units", "embedding"):
+            check_int(name, getattr(self, name), Range(0, WIDTH.high))
 
     def build(self, problem: ControlProblem, /) -> RecurrentLearner:
         """Builds the recurrent policy and its learner; see `ControlAlgorithm.build`."""

@@ -16,6 +16,7 @@ from gymnasium.wrappers import TimeLimit
 from torch import Tensor
 
 from metarl.errors import SettingsError
+from metarl.ranges import ANY, ANY_INT, LARGEST, MOST_THREADS, Range, check_int, check_number
 from metarl.sim.card import Card, Fact
 from metarl.sim.family import ActionSpace, TaskFamily, Tasks, WorldState
 from metarl.tasks.base import Split, check_split
@@ -74,6 +75,9 @@ class GymFamily(TaskFamily):
                 spaces, neither it nor `horizon` limits the episodes, or a setting is out of range.
         """
         check_split(self.part)
+        check_int("workers", self.workers, Range(-LARGEST, MOST_THREADS))
+        check_int("horizon", self.horizon, ANY_INT)
+        check_number("time_limit", self.time_limit, ANY)
         if self.workers < 0 or not self.time_limit > 0 or self.horizon < 0:
             raise SettingsError(
                 "Expected `workers` and `horizon` of at least 0 and a `time_limit` above 0, got "

@@ -1,0 +1,229 @@
+"""Checks of settings: the type of every field, and the range of every number."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache
+from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from metarl.errors import MetarlError, SettingsError, short_repr
+from metarl.registry import check_choice
+
+LARGEST = 10**12
+"""Upper bound on integers whose range has none: far above all sizes that fit into a memory."""
+MOST_THREADS = 1024
+"""Upper bound on threads and processes: more of them exhaust the limits of a machine."""
+
+
+class Range(NamedTuple):
+    """An interval of numbers.
+
+    Attributes:
+        low: The lower end.
+        high: The upper end.
+        includes_low: Whether the lower end belongs to it.
+        includes_high: Whether the upper end belongs to it.
+    """
+
+    low: float
+    high: float = math.inf
+    includes_low: bool = True
+    includes_high: bool = True
+
+    def __contains__(self, value: Any) -> bool:
+        """Returns whether a number is in the interval; NaN is in none."""
+        above = value >= self.low if self.includes_low else value > self.low
+        below = value <= self.high if self.includes_high else value < self.high
+        return bool(above and below)
+
+    def __str__(self) -> str:
+        """Returns the interval in words or brackets, to follow "Expected `name`"."""
+        if self.high == math.inf:
+            return f"of at least {self.low}" if self.includes_low else f"above {self.low}"
+        left, right = "[" if self.includes_low else "(", "]" if self.includes_high else ")"
+        return f"in {left}{self.low}, {self.high}{right}"
+
+
+ANY = Range(-math.inf)
+ANY_INT = Range(-LARGEST, LARGEST)
+COUNT = Range(1)
+NOT_NEGATIVE = Range(0)
+WIDTH = Range(1, 2**16)
+"""The widths of layers, and the numbers of filters, heads and rows of memory."""
+POSITIVE = Range(0, includes_low=False)
+FRACTION = Range(0, 1)
+SEED = Range(-(2**63), 2**64 - 1)
+"""The seeds that torch accepts."""
+THREADS = Range(1, MOST_THREADS)
+
+
+def check_int(
+    name: str, value: Any, among: Range = COUNT, error: type[MetarlError] = SettingsError
+) -> int:
+    """Returns an integer if it is in its range.
+
+    Args:
+        name: The name of the setting, for the message.
+        value: The value.
+        among: The range; one without an upper end ends at `LARGEST`.
+        error: The type of the error.
+
+    Raises:
+        MetarlError: The value is no integer (a bool is none), or out of its range.
+    """
+    if not _is_int(value):
+        raise error(f"Expected an integer `{name}` {among}, got {_shown(value)}.")
+    if among.high == math.inf and value > LARGEST:
+        raise error(f"Expected `{name}` of at most {LARGEST:.0e}, got {_shown(value)}.")
+    if value not in among:
+        raise error(f"Expected `{name}` {among}, got {_shown(value)}.")
+    return int(value)
+
+
+def check_number(
+    name: str, value: Any, among: Range = POSITIVE, error: type[MetarlError] = SettingsError
+) -> float:
+    """Returns a number if it is finite and in its range; arguments as `check_int`.
+
+    Raises:
+        MetarlError: The value is no number, not finite, or out of its range.
+    """
+    if not _is_finite(value) or value not in among:
+        raise error(f"Expected a finite `{name}` {among}, got {_shown(value)}.")
+    return value
+
+
+def check_fields(settings: Any, **ranges: Range) -> None:
+    """Checks all fields of a dataclass by their annotations, and numbers by their ranges.
+
+    Call it first in `__post_init__`. Numbers must be finite; integers without a range must be at
+    most `LARGEST` in magnitude. None passes where the annotation allows it.
+
+    Args:
+        settings: An instance of a dataclass.
+        **ranges: The ranges of its numbers, by field.
+
+    Raises:
+        SettingsError: A field has another type than its annotation, or a number is out of its
+            range.
+        UnknownNameError: A field is none of the names that its annotation allows.
+    """
+    hints = _hints(type(settings))
+    for field in fields(settings):
+        if field.name in hints:
+            value, hint = getattr(settings, field.name), hints[field.name]
+            check_type(field.name, value, hint)
+            among = ranges.get(field.name, ANY_INT if _is_of_ints(hint) else None)
+            if among is not None and value is not None:
+                check = check_int if _is_of_ints(hint) else check_number
+                for number in value if isinstance(value, tuple | list) else (value,):
+                    check(field.name, number, among)
+
+
+def check_type(name: str, value: Any, hint: Any) -> None:
+    """Checks a value by an annotation; annotations that it does not know accept everything.
+
+    Raises:
+        SettingsError: The value does not suit the annotation.
+    """
+    kinds = _alternatives(hint)
+    if any(_suits(value, kind) for kind in kinds):
+        return
+    literals = [c for kind in kinds if get_origin(kind) is Literal for c in get_args(kind)]
+    if literals:
+        check_choice(name, value if isinstance(value, str) else repr(value), map(str, literals))
+    expected = " or ".join(map(_describe, kinds))
+    raise SettingsError(f"Expected `{name}` to be {expected}, got {_shown(value)}.")
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(kind)
+    except NameError:  # an annotation that only type checkers can resolve
+        return {}
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """Returns the types of a union, or the type itself."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _is_of_ints(hint: Any) -> bool:
+    """Returns whether a setting, or each element of a tuple, is an integer."""
+    return any(k is int or int in get_args(k) for k in _alternatives(hint))
+
+
+def _suits(value: Any, kind: Any) -> bool:
+    origin = get_origin(kind)
+    if origin is Literal:
+        return any(value is choice or value == choice for choice in get_args(kind))
+    if origin is tuple:
+        return isinstance(value, tuple | list) and _elements_suit(value, get_args(kind))
+    if kind is Path:
+        return isinstance(value, str | PathLike)
+    if kind in (None, types.NoneType):
+        return value is None
+    if kind in _KINDS:
+        return _KINDS[kind][0](value)
+    return kind is Ellipsis or not _is_closed_class(kind) or isinstance(value, kind)
+
+
+def _elements_suit(values: Any, kinds: tuple[Any, ...]) -> bool:
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        return all(any(_suits(v, k) for k in _alternatives(kinds[0])) for v in values)
+    return len(values) == len(kinds) and all(map(_suits, values, kinds))
+
+
+def _is_closed_class(kind: Any) -> bool:
+    """Returns whether `isinstance` can judge; protocols accept everything."""
+    return isinstance(kind, type) and not getattr(kind, "_is_protocol", False)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Returns whether a value is a number, NaN and infinity among them; a bool is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    if not is_number(value):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of floats
+        return False
+
+
+_KINDS: Mapping[Any, tuple[Any, str]] = {
+    bool: (lambda value: isinstance(value, bool), "True or False"),
+    int: (_is_int, "an integer"),
+    float: (_is_finite, "a finite number"),
+    str: (lambda value: isinstance(value, str), "a string"),
+}
+"""Type -> its check, and its description."""
+
+
+def _describe(kind: Any) -> str:
+    if kind in _KINDS:
+        return _KINDS[kind][1]
+    if kind in (None, types.NoneType):
+        return "None"
+    if get_origin(kind) is tuple:
+        return f"a tuple, each element {_describe(get_args(kind)[0])}"
+    return "a path" if kind is Path else f"a {getattr(kind, '__name__', kind)}"
+
+
+def _shown(value: Any) -> str:
+    """Returns a value and its type for a message."""
+    text = short_repr(value)
+    return text if isinstance(value, int | float) else f"{text} ({type(value).__name__})"
