@@ -31,13 +31,13 @@ class GymFamily(TaskFamily):
     """A family whose worlds are gymnasium environments, optionally stepped by worker processes.
 
     A `WorldState` holds the last outputs of the environments: "observation" [W, O] float32,
-    flattened by `gymnasium.spaces.flatten`; "reward" [W] float32; "terminated" [W] bool. Actions
-    are clipped to the action space of the environment. Every reset is seeded with a number in
-    0, ..., 2^24 - 1, computed from the one uniform number that the reset consumes. Environments
-    must therefore draw all their random numbers from `self.np_random`.
+    flattened by `gymnasium.spaces.flatten`; "reward" [W] float32; "terminated" and "truncated" [W]
+    bool. Actions are clipped to the action space of the environment. Every reset is seeded with a
+    number in 0, ..., 2^24 - 1, computed from the one uniform number that the reset consumes.
+    Environments must therefore draw all their random numbers from `self.np_random`.
 
     The horizon limits the episodes: environments that are built from an id get no time limit. An
-    environment that truncates an episode before the horizon counts as terminated.
+    environment may truncate an episode before the horizon, which is no termination.
 
     Attributes:
         env: The id of an environment, or a function or class that builds one.
@@ -190,7 +190,8 @@ class GymFamily(TaskFamily):
                 env.close()
         observation = torch.from_numpy(np.stack(rows)).to(noise.device)
         nothing = torch.zeros(len(rows), device=noise.device)
-        return {"observation": observation, "reward": nothing, "terminated": nothing.bool()}
+        no = nothing.bool()
+        return {"observation": observation, "reward": nothing, "terminated": no, "truncated": no}
 
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
         return state["observation"].clone()
@@ -202,8 +203,12 @@ class GymFamily(TaskFamily):
         return after["reward"]
 
     def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """Returns whether the environment has ended the episode, by truncation too."""
+        """Returns whether the environment has terminated the episode."""
         return state["terminated"]
+
+    def truncated(self, state: WorldState, tasks: Tasks) -> Tensor:
+        """Returns whether the environment has truncated the episode."""
+        return state["truncated"]
 
     def __getstate__(self) -> dict[str, Any]:
         """Omits `probe`, so that the environment need not be picklable to use workers."""
@@ -238,8 +243,8 @@ class GymFamily(TaskFamily):
                 Fact("action", f"{_describe_space(env.action_space)}, clipped to it"),
                 Fact("dynamics", f"{own}{f', with {settings}' if settings else ''}"),
                 Fact("reward", own),
-                Fact("termination", f"{own}, cutting off before the horizon included"),
-                Fact("horizon", f"{self.horizon} steps"),
+                Fact("termination", own),
+                Fact("horizon", f"{self.horizon} steps, or the environment's own truncation"),
             ),
             disjoint,
         )
