@@ -169,6 +169,7 @@ class GradientLearner(SupervisedLearner):
         return inner_loop(
             support_loss, self.rule, theta, steps,
             first_order=first_order, state=state, frozen=self._frozen,
+            max_grad_norm=self.adaptation.max_inner_grad_norm,
         )  # fmt: skip
 
     def _query(self, params: Params, query: Examples) -> tuple[Tensor, Tensor]:

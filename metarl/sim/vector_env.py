@@ -357,9 +357,8 @@ class TensorVectorEnv(VectorEnv, ABC):
         if not self.family.step_noise or self._noise is None:
             return self._uniform(self.family.step_noise)
         numbers = self._noise.step
-        step = self._ends.elapsed.clamp(
-            max=numbers.shape[1] - 1
-        )  # worlds can be stepped past the end
+        # Worlds can be stepped past the end.
+        step = self._ends.elapsed.clamp(max=numbers.shape[1] - 1)
         return numbers[torch.arange(self.num_envs, device=self.device), step]
 
     def _uniform(self, count: int) -> Tensor:

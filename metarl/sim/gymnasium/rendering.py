@@ -14,11 +14,8 @@ from metarl.sim.gymnasium.engine import GymVectorEnv
 from metarl.sim.gymnasium.environments import Environments, Rows, WorldError
 from metarl.sim.gymnasium.family import Task
 
-_COMPARED = (
-    "observation",
-    "terminated",
-    "truncated",
-)  # not the reward: the engine sets it to 0 after the end
+# Not the reward: the engine sets it to 0 after the end.
+_COMPARED = ("observation", "terminated", "truncated")
 _FALLBACK = "What is observed is drawn instead of"
 
 

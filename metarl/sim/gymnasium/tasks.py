@@ -152,6 +152,7 @@ class GymTasks(GymFamily):
 
     def _check_parameters(self) -> None:
         """Sets a task; raises SettingsError if the environment does not take the parameters."""
+        _ = self.attributes  # raises for names that several layers have
         task = self.sample(1, torch.Generator()).values
         try:
             env = self.given(self.probe, {name: v[0].cpu().numpy() for name, v in task.items()})
