@@ -12,10 +12,13 @@ import numpy as np
 from PIL import Image
 
 from metarl.errors import DataError
+from metarl.tasks.pixels import eight_bits
 
 
 def decode(data: bytes, name: str, size: int | None, mode: str = "L") -> np.ndarray:
     """Decodes an image and resizes it to a square with a Lanczos filter.
+
+    Bit depths, orientation, palettes and transparency: see `pixels.eight_bits`.
 
     Args:
         data: The content of a file in any format that Pillow reads.
@@ -32,7 +35,7 @@ def decode(data: bytes, name: str, size: int | None, mode: str = "L") -> np.ndar
     try:
         with Image.open(io.BytesIO(data)) as file:
             # Converted before resizing: Pillow ignores the filter for images of one bit.
-            image = file.convert(mode)
+            image = eight_bits(file, mode)
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"Cannot read the image {name}: {error}. Replace or remove it.") from error
     if size is not None and image.size != (size, size):
