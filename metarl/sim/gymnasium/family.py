@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector.utils import CloudpickleWrapper
 from gymnasium.wrappers import TimeLimit
 from torch import Tensor
 
@@ -211,8 +214,28 @@ class GymFamily(TaskFamily):
         return state["truncated"]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Omits `probe`, so that the environment need not be picklable to use workers."""
-        return {name: value for name, value in self.__dict__.items() if name != "probe"}
+        """Omits `probe`, so that the environment need not be picklable.
+
+        A local function or lambda that builds environments is pickled by value.
+
+        Raises:
+            SettingsError: It cannot be pickled.
+        """
+        return {**self._fields(), "env": _picklable(self.env, self.title)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores what `__getstate__` returned."""
+        env = state["env"]
+        vars(self).update({**state, "env": env.fn if isinstance(env, CloudpickleWrapper) else env})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copies everything but `probe`; functions and classes are shared."""
+        other = object.__new__(type(self))
+        vars(other).update(copy.deepcopy(self._fields(), memo))
+        return other
+
+    def _fields(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "probe"}
 
     @property
     def _builder(self) -> Any:
@@ -265,6 +288,23 @@ class GymFamily(TaskFamily):
                 f"horizon of {horizon}: choose horizon={limit}, or build it without."
             )
         return horizon
+
+
+def _picklable(env: Any, title: str) -> Any:
+    """Returns `env`, or a wrapper that pickles it by value if that is necessary."""
+    try:
+        pickle.dumps(env)
+        return env
+    except Exception:  # pickle raises any kind, for lambdas and local functions
+        wrapper = CloudpickleWrapper(env)
+    try:
+        pickle.dumps(wrapper)
+        return wrapper
+    except Exception as error:
+        raise SettingsError(
+            f"A family of {title!r} cannot be pickled: {type(error).__name__}: {error}. Build its "
+            "environments by a function or class at the top of a module."
+        ) from error
 
 
 # Spaces and values
