@@ -50,54 +50,47 @@ class Path(NamedTuple):
 
 
 class Player:
-    """Plays episodes in W environments of a family.
+    """Plays episodes in one environment of a family.
 
     Args:
         family: The family.
-        worlds: The number of environments, W.
     """
 
-    def __init__(self, family: GymFamily, worlds: int = 1) -> None:
-        self.host = Environments(family, Rows.of(family, worlds))
-        self._steps: list[list[tuple[np.ndarray, ...]]] = [[] for _ in range(worlds)]
+    def __init__(self, family: GymFamily) -> None:
+        self.host = Environments(family, Rows.of(family, 1))
+        self.host.rows.active[0] = True
+        self._steps: list[tuple[np.ndarray, ...]] = []
 
-    def begin(self, start: Start, world: int = 0) -> None:
-        """Resets a world with the task and the seed of a start."""
-        rows = self._activate(world)
-        rows.seed[world] = start.seed
-        worlds = len(rows.seed)
-        self.host.start({n: np.broadcast_to(v, (worlds, *v.shape)) for n, v in start.task.items()})
-        self._steps[world] = [self._read(world)]
+    def begin(self, start: Start) -> None:
+        """Resets the environment with the task and the seed of a start."""
+        self.host.rows.seed[0] = start.seed
+        self.host.start({name: value[None] for name, value in start.task.items()})
+        self._steps = [self._read()]
 
-    def step(self, action: np.ndarray, world: int = 0) -> None:
-        """Steps a world, unless its episode has ended."""
-        rows = self._activate(world)
-        if not (rows.terminated[world] or rows.truncated[world]):
-            rows.action[world] = action
+    def step(self, action: np.ndarray) -> None:
+        """Steps the environment, unless its episode has ended."""
+        rows = self.host.rows
+        if not (rows.terminated[0] or rows.truncated[0]):
+            rows.action[0] = action
             self.host.step()
-            self._steps[world].append(self._read(world))
+            self._steps.append(self._read())
 
-    def path(self, world: int = 0) -> Path:
-        """Returns the episode of a world so far."""
-        observations, rewards, ends = (np.stack(rows) for rows in zip(*self._steps[world]))  # noqa: B905
+    def path(self) -> Path:
+        """Returns the episode so far."""
+        observations, rewards, ends = (np.stack(rows) for rows in zip(*self._steps))  # noqa: B905
         return Path(observations, rewards[1:], ends[1:])
 
     def play(self, start: Start) -> Path:
-        """Plays one episode in world 0."""
+        """Plays one episode."""
         self.begin(start)
         for action in start.actions:
             self.step(action)
         return self.path()
 
-    def _activate(self, world: int) -> Rows:
+    def _read(self) -> tuple[np.ndarray, ...]:
         rows = self.host.rows
-        rows.active[:] = np.arange(len(rows.active)) == world
-        return rows
-
-    def _read(self, world: int) -> tuple[np.ndarray, ...]:
-        rows = self.host.rows
-        ends = np.array([rows.terminated[world], rows.truncated[world]])
-        return rows.observation[world].copy(), rows.reward[world].copy(), ends
+        ends = np.array([rows.terminated[0], rows.truncated[0]])
+        return rows.observation[0].copy(), rows.reward[0].copy(), ends
 
 
 def difference(first: Path, second: Path) -> str | None:
@@ -138,27 +131,27 @@ def environment_problems(family: GymFamily, seed: int) -> Iterator[str]:
 
 
 def _episode_problems(family: GymFamily, all_starts: Sequence[Start]) -> Iterator[str]:
-    player = Player(family)
+    player, twin = Player(family), Player(family)
+    first = all_starts[0]
     try:
-        paths = [player.play(start) for start in all_starts]
-        for start, path in zip(all_starts, paths, strict=True):
-            change = difference(path, _play_anew(family, start))
+        paths, twins = ([p.play(start) for start in all_starts] for p in (player, twin))
+        for path, other in zip(paths, twins, strict=True):
+            change = difference(path, other)
             if change:
                 yield (
-                    f"the same task, seed and actions give {change} other values in a new "
-                    "environment: draw all random numbers from `self.np_random`, share nothing "
-                    "that changes among environments, and leave nothing to the next episode"
+                    f"the same task, seed and actions give {change} other values in another "
+                    "environment: draw all random numbers from `self.np_random`, and share nothing "
+                    "that changes among environments"
                 )
                 return
-        # `player` has played the other starts since.
-        change = difference(paths[0], player.play(all_starts[0]))
+        change = difference(paths[0], player.play(first))
         if change:
             yield (
                 f"an episode leaves something to the next: {change} differs from that of a new "
                 "environment; `reset` must restore all that an episode changes"
             )
             return
-        change = _interleaving_change(family, all_starts, paths[0])
+        change = difference(paths[0], _interleaved(player, twin, all_starts))
         if change:
             yield (
                 f"environments share something that changes: {change} differs while another "
@@ -166,34 +159,21 @@ def _episode_problems(family: GymFamily, all_starts: Sequence[Start]) -> Iterato
             )
     finally:
         player.host.close()
+        twin.host.close()
 
 
-def _play_anew(family: GymFamily, start: Start) -> Path:
-    player = Player(family)
-    try:
-        return player.play(start)
-    finally:
-        player.host.close()
-
-
-def _interleaving_change(family: GymFamily, all_starts: Sequence[Start], alone: Path) -> str | None:
-    """Plays the first start while another world plays the others; returns what differs."""
-    player = Player(family, worlds=2)
-    first, *others = all_starts
+def _interleaved(player: Player, other: Player, all_starts: Sequence[Start]) -> Path:
+    """Plays the first start while another environment plays the second and then the last."""
+    first, second, *_, last = all_starts
     half = len(first.actions) // 2
-    try:
-        player.begin(first)
-        other = others[0]
-        player.begin(other, world=1)
-        for step, action in enumerate(first.actions):
-            if step == half:
-                other = others[-1]
-                player.begin(other, world=1)
-            player.step(other.actions[step], world=1)
-            player.step(action)
-        return difference(alone, player.path())
-    finally:
-        player.host.close()
+    player.begin(first)
+    other.begin(second)
+    for step, action in enumerate(first.actions):
+        if step == half:
+            other.begin(last)
+        other.step(last.actions[step])
+        player.step(action)
+    return player.path()
 
 
 def _close(a: np.ndarray, b: np.ndarray) -> bool:

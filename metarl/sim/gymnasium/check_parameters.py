@@ -27,20 +27,14 @@ def parameter_problems(family: GymTasks, seed: int) -> Iterator[str]:
     for name in family.parameters:
         tasks = _tasks_that_differ_in(family, name, all_starts[0].task, seed)
         try:
-            if _is_inert(family, name, tasks, all_starts):
-                yield (
-                    f"the parameter {name!r} changes nothing: "
-                    + (
-                        "no episode reads the attribute"
-                        if name in family.attributes
-                        else "environments that are built with other values of this keyword "
-                        "argument are the same; do `**kwargs` swallow it?"
-                    )
-                )
-            elif name in family.attributes:
-                yield from _derived_problems(family, name, tasks, all_starts)
+            problem = None
+            if name in family.attributes:
+                problem = _derived_problem(family, name, tasks, all_starts)
+            problem = problem or _inertia_problem(family, name, tasks, all_starts)
         except WorldError as error:
-            yield f"an environment {error.what}"
+            problem = f"an environment {error.what}"
+        if problem:
+            yield problem
 
 
 def _tasks_that_differ_in(family: GymTasks, name: str, base: Task, seed: int) -> list[Task]:
@@ -53,7 +47,10 @@ def _tasks_that_differ_in(family: GymTasks, name: str, base: Task, seed: int) ->
 # Parameters without effect
 
 
-def _is_inert(family: GymTasks, name: str, tasks: list[Task], all_starts: list[Start]) -> bool:
+def _inertia_problem(
+    family: GymTasks, name: str, tasks: list[Task], all_starts: list[Start]
+) -> str | None:
+    """Returns the problem of a parameter that changes nothing."""
     players = [Player(family) for _ in tasks]
     try:
         for start in all_starts:
@@ -62,18 +59,25 @@ def _is_inert(family: GymTasks, name: str, tasks: list[Task], all_starts: list[S
                 for player, task in zip(players, tasks, strict=True)
             ]
             if difference(*paths):
-                return False
+                return None
     finally:
         for player in players:
             player.host.close()
     # The same episodes prove nothing where rewards are rare: look for what could matter.
     if name in family.attributes:
-        return _is_never_read(family, name, all_starts[0]._replace(task=tasks[0]))
+        if _is_never_read(family, name, all_starts[0]._replace(task=tasks[0])):
+            return f"the parameter {name!r} changes nothing: no episode reads the attribute"
+        return None
     envs = [family.given(family.probe, task) for task in tasks]
-    same = _same_values(*envs, name, MOST_DEPTH)
+    same = _same_values(envs[0], envs[1], name, MOST_DEPTH)
     for env in envs:
         env.close()
-    return same
+    if not same:
+        return None
+    return (
+        f"the parameter {name!r} changes nothing: environments that are built with other values of "
+        "this keyword argument are the same; do `**kwargs` swallow it?"
+    )
 
 
 def _is_never_read(family: GymTasks, name: str, start: Start) -> bool:
@@ -93,7 +97,7 @@ def _same_values(a: Any, b: Any, name: str, depth: int) -> bool:
     """Returns whether two objects hold the same numbers and texts, as far as they can be seen."""
     if type(a) is not type(b):
         return False
-    if isinstance(a, str | bytes | int | float | complex | np.generic | np.ndarray | None):
+    if isinstance(a, str | bytes | int | float | complex | np.generic | np.ndarray):
         return bool(np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind in "fc"))
     if depth == 0:
         return True
@@ -113,35 +117,38 @@ def _same_values(a: Any, b: Any, name: str, depth: int) -> bool:
 # Numbers that a constructor derived from an attribute
 
 
-def _derived_problems(
+def _derived_problem(
     family: GymTasks, name: str, tasks: list[Task], all_starts: list[Start]
-) -> Iterator[str]:
+) -> str | None:
     """Compares environments whose attribute is set with such that are built with its value."""
     for task in tasks:
         built = _built_with(family, name, task)
         if built is None:
-            return
-        changed = family.given(family.build(), task)
+            return None
+        changed = family.build(**family.keywords(task))
+        family.set_attributes(changed, task)
         stale = sorted(_differing_numbers(built, changed, name))
         players = [Player(family) for _ in range(2)]
+        for player, env in zip(players, (built, changed), strict=True):
+            player.host.adopt(0, env, task)
         try:
-            for player, env in zip(players, (built, changed), strict=True):
-                player.host.adopt(0, env, task)
-            for start in all_starts:
-                paths = [player.play(start._replace(task=task)) for player in players]
-                change = difference(*paths)
-                if change:
-                    which = f" ({', '.join(stale[:5])})" if stale else ""
-                    yield (
-                        f"setting {name!r} comes too late: the constructor has derived other "
-                        f"numbers from it{which}, and {change} differs from an environment that "
-                        "is built with it. Derive them in `reset`, make them properties, or make "
-                        "it a keyword argument that the environment keeps under another name"
-                    )
-                    return
+            changes = (
+                difference(*[player.play(start._replace(task=task)) for player in players])
+                for start in all_starts
+            )
+            change = next((change for change in changes if change), None)
         finally:
             for player in players:
                 player.host.close()
+        if change:
+            which = f" ({', '.join(stale[:5])})" if stale else ""
+            return (
+                f"setting {name!r} comes too late: the constructor has derived other numbers from "
+                f"it{which}, and {change} differs from an environment that is built with it. "
+                "Derive them in `reset`, make them properties, or make it a keyword argument that "
+                "the environment keeps under another name"
+            )
+    return None
 
 
 def _built_with(family: GymTasks, name: str, task: Task) -> gymnasium.Env | None:
