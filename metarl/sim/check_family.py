@@ -320,7 +320,7 @@ def _mutation_problems(family: TaskFamily, arguments: tuple[Any, ...]) -> Iterat
     family.terminated(after, tasks)
     family.truncated(after, tasks)
     if not equal((before, after), (start, end)):
-        yield "`observe`, `reward`, `terminated` or `truncated` changes the state that it is given"
+        yield "`observe`, `truncated`, `reward` or `terminated` changes the state that it is given"
         return
     observation += 1
     if not equal(after, end):

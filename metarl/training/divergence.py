@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from metarl.training.outer_update import MetaResult
@@ -41,6 +43,11 @@ def divergence_advice(result: MetaResult) -> str:
     if not before.isfinite().all():
         return f"The support loss is not finite before the first inner step. {OUTER_ADVICE}."
     losses = [inner[step][bad][0].item() for step in sorted(inner)]
+    if all(math.isfinite(loss) for loss in losses):
+        return (
+            "The support losses are finite and the outer loss is not: the last inner step "
+            f"diverges, or the queries hold numbers that are not finite. {INNER_ADVICE}."
+        )
     path = ", ".join(f"{loss:.3g}" for loss in losses)
     return (
         f"The inner loop diverges: the support loss of task {int(bad.nonzero()[0])} before each "
