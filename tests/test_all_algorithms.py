@@ -7,6 +7,7 @@ import torch
 
 from metarl.adaptation import GradientLearner
 from metarl.adaptation import algorithms as s
+from metarl.errors import SettingsError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.learners.memory import algorithms as memory
 from metarl.learners.memory.networks import MemoryAugmentedOptions
@@ -103,6 +104,19 @@ def train(name, problem=None, iterations=3, **changes):
         results.append(step(inputs, i))
         learner.after_update(results[-1].carry)
     return learner, results
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_its_inner_gradients_can_be_clipped(name):
+    options = replace(ALGORITHMS[name], max_inner_grad_norm=0.5)
+    generator = torch.Generator().manual_seed(0)
+    made = options.clipped_adaptation(MLP((1, 10, 1), generator), generator)
+    assert made.max_inner_grad_norm == 0.5
+    tasks = tasks_of("sine").sample(5, generator)
+    learner = GradientLearner(made)
+    assert learner(learner.collect(tasks, generator, 0)).losses.isfinite().all()
+    with pytest.raises(SettingsError, match="finite `max_inner_grad_norm` above 0"):
+        replace(ALGORITHMS[name], max_inner_grad_norm=-1.0)
 
 
 @pytest.mark.parametrize(("name", "problem"), CASES)
