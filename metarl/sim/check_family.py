@@ -13,7 +13,8 @@ from torch import Tensor
 
 from metarl.errors import TaskError
 from metarl.sim.card import Card
-from metarl.sim.family import ActionSpace, ControlTasks, TaskFamily, Tasks, TorchFamily, WorldState
+from metarl.sim.family import ControlTasks, TaskFamily, Tasks, TorchFamily, WorldState
+from metarl.sim.sample_actions import sample_actions
 from metarl.tasks.check_sampling import (
     NUM_TASKS,
     described_errors,
@@ -93,14 +94,6 @@ def _episode_problems(family: TaskFamily, seed: int) -> Iterator[str]:
     yield from problems
     if not problems and isinstance(family, GymTasks):
         yield from parameter_problems(family, seed)
-
-
-def sample_actions(space: ActionSpace, count: tuple[int, ...], seed: int) -> Tensor:
-    """Samples actions, [*count, *shape of one action]; some are outside of a box space."""
-    if isinstance(space, spaces.Discrete):
-        return torch.randint(int(space.n), count, generator=seeded(seed))
-    scale = torch.from_numpy(np.nan_to_num(space.high, posinf=1.0).astype(np.float32))
-    return 2 * scale * torch.randn(*count, *space.shape, generator=seeded(seed))
 
 
 def outside(space: spaces.Box, values: Tensor) -> bool:

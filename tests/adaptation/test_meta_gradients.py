@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from metarl.adaptation.adaptation import Adaptation
+from metarl.adaptation.clipping import clip_per_task
 from metarl.adaptation.gradient_learner import GradientLearner
-from metarl.adaptation.inner_loop import clip_per_task, inner_loop
+from metarl.adaptation.inner_loop import inner_loop
 from metarl.adaptation.objectives import ReptileDistance
 from metarl.adaptation.update_rules import GradientDescent
 from metarl.errors import SettingsError

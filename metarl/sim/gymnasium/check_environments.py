@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from metarl.sim.check_family import sample_actions
 from metarl.sim.gymnasium.environments import Environments, Rows, WorldError
 from metarl.sim.gymnasium.family import SEEDS, GymFamily, Task, each_task
+from metarl.sim.sample_actions import sample_actions
 from metarl.tasks.check_sampling import seeded
 
 MOST_STEPS = 100
