@@ -102,7 +102,7 @@ def build(settings: SineSettings) -> Components:
     """Builds the learner, its tasks and its reports."""
     generator = torch.Generator().manual_seed(settings.training.seed)
     model = MLP((1, 40, 40, 1), generator, init=settings.init)
-    learner = GradientLearner(settings.learner.adaptation(model, generator))
+    learner = GradientLearner(settings.learner.clipped_adaptation(model, generator))
     return Components(
         learner=learner,
         tasks=Sine(settings.shots, settings.queries),

@@ -107,6 +107,19 @@ def train(name, problem=None, iterations=3, **changes):
     return learner, results
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_its_inner_gradients_can_be_clipped(name):
+    options = replace(ALGORITHMS[name], max_inner_grad_norm=0.5)
+    generator = torch.Generator().manual_seed(0)
+    made = options.clipped_adaptation(MLP((1, 10, 1), generator), generator)
+    assert made.max_inner_grad_norm == 0.5
+    tasks = tasks_of("sine").sample(5, generator)
+    learner = GradientLearner(made)
+    assert learner(learner.collect(tasks, generator, 0)).losses.isfinite().all()
+    with pytest.raises(SettingsError, match="finite `max_inner_grad_norm` above 0"):
+        replace(ALGORITHMS[name], max_inner_grad_norm=-1.0)
+
+
 @pytest.mark.parametrize(("name", "problem"), CASES)
 def test_it_trains_what_it_has(name, problem):
     before = {n: p.clone() for n, p in build(name, problem)[0].state_dict().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -40,6 +41,8 @@ class Adaptation:
             theta is then not trained.
         statistics_momentum: Keeps running batch-norm statistics of each episode with this weight
             of the newest batch, in (0, 1], for predictions on single queries; None keeps none.
+        max_inner_grad_norm: Clips the gradient of each task in each inner step to this norm, over
+            all parameters that adapt; above 0. None does not clip.
 
     Raises:
         SettingsError: A number is out of its range, or a pattern matches no parameter.
@@ -55,6 +58,7 @@ class Adaptation:
     unroll: int | None = None
     fresh_start: bool = False
     statistics_momentum: float | None = None
+    max_inner_grad_norm: float | None = None
 
     def __post_init__(self) -> None:
         """Checks the arguments."""
@@ -68,6 +72,7 @@ class Adaptation:
             raise SettingsError(
                 f"Expected `unroll` to divide the {self.steps} steps, got {unroll}."
             )
+        check_max_norm(self.max_inner_grad_norm)
         second_order = self.rule.differentiates_gradient and not self.first_order
         if (unroll or self.fresh_start) and second_order:
             raise SettingsError(
@@ -162,6 +167,14 @@ class Frozen:
 
     def _current_flags(self) -> list[bool]:
         return [p.requires_grad for p in self._params]
+
+
+def check_max_norm(max_norm: float | None) -> None:
+    """Raises SettingsError unless the norm is None, or finite and above 0."""
+    if max_norm is not None and not 0 < max_norm < math.inf:
+        raise SettingsError(
+            f"Expected a finite `max_inner_grad_norm` above 0, or None, got {max_norm}."
+        )
 
 
 def matching_names(network: Adaptable, patterns: Sequence[str]) -> frozenset[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
@@ -57,10 +57,13 @@ class GradientAlgorithm(ABC):
     meta_trains: ClassVar[bool] = True
     ranges: ClassVar[Mapping[str, Range]] = {
         "inner_lr": POSITIVE, "steps": NOT_NEGATIVE, "batch_size": COUNT, "units": WIDTH,
+        "max_inner_grad_norm": POSITIVE,
     }  # fmt: skip
 
     frozen: tuple[str, ...] = field(default=(), kw_only=True)
     """Name patterns of parameters that the inner loop leaves alone."""
+    max_inner_grad_norm: float | None = field(default=None, kw_only=True)
+    """Clips each task's gradient in each inner step to this norm. None: no clipping."""
 
     def __post_init__(self) -> None:
         """Checks the options."""
@@ -75,6 +78,13 @@ class GradientAlgorithm(ABC):
             generator: Source of the initial values of what the rule itself learns.
         """
 
+    def clipped_adaptation(self, network: Adaptable, generator: torch.Generator) -> Adaptation:
+        """Makes the adaptation of a network, with the clipping of the options; see `adaptation`."""
+        adaptation = self.adaptation(network, generator)
+        if self.max_inner_grad_norm is None:
+            return adaptation
+        return replace(adaptation, max_inner_grad_norm=self.max_inner_grad_norm)
+
     def build(self, problem: Problem[L], /) -> L:
         """Builds the problem's network, its adaptation and the learner.
 
@@ -84,7 +94,7 @@ class GradientAlgorithm(ABC):
         Raises:
             SettingsError: The algorithm does not suit the problem.
         """
-        return problem.learner(self.adaptation(problem.network(), problem.generator))
+        return problem.learner(self.clipped_adaptation(problem.network(), problem.generator))
 
 
 def as_function(
@@ -97,7 +107,7 @@ def as_function(
     """
 
     def function(network: Adaptable, *args: P.args, **kwargs: P.kwargs) -> Adaptation:
-        return algorithm(*args, **kwargs).adaptation(network, torch.Generator())
+        return algorithm(*args, **kwargs).clipped_adaptation(network, torch.Generator())
 
     _document(function, algorithm, ["network"])
     return function
@@ -115,7 +125,7 @@ def as_seeded_function(
     def function(
         network: Adaptable, generator: torch.Generator, *args: P.args, **kwargs: P.kwargs
     ) -> Adaptation:
-        return algorithm(*args, **kwargs).adaptation(network, generator)
+        return algorithm(*args, **kwargs).clipped_adaptation(network, generator)
 
     _document(function, algorithm, ["network", "generator"])
     return function

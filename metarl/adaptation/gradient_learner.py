@@ -201,6 +201,7 @@ class GradientLearner(SupervisedLearner):
         return inner_loop(
             support_loss, self.rule, theta, steps,
             first_order=first_order, state=state, frozen=self._frozen.names,
+            max_grad_norm=self.adaptation.max_inner_grad_norm,
         )  # fmt: skip
 
     def _query(self, params: Params, query: Examples) -> tuple[Tensor, Tensor]:

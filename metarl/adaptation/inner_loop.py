@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metarl.adaptation.clipping import clip_per_task
 from metarl.adaptation.update_rules import State, UpdateRule
 from metarl.errors import SettingsError
 from metarl.models.base import Params
@@ -43,6 +44,7 @@ def inner_loop(
     first_order: bool = False,
     state: State | None = None,
     frozen: Collection[str] = (),
+    max_grad_norm: float | None = None,
 ) -> Iterator[Step]:
     """Yields where the adaptation stands after 0, 1, ..., `steps` steps.
 
@@ -55,6 +57,7 @@ def inner_loop(
             path from initial to adapted parameters stays differentiable.
         state: The rule's state to go on from, for an adaptation that is unrolled in pieces.
         frozen: Names of parameters that stay as they are.
+        max_grad_norm: Clips the gradient of each task to this norm; None does not clip.
 
     Raises:
         SettingsError: No parameter adapts.
@@ -73,6 +76,8 @@ def inner_loop(
         grads, loss = task_gradients(
             lambda p, k=step: support_loss({**fixed, **p}, k), moving, differentiable
         )
+        if max_grad_norm is not None:
+            grads = clip_per_task(grads, max_grad_norm)
         moving, state = rule.update(grads, state, moving, loss)  # phi_{k+1} = U(phi_k, grad)
         yield Step({**fixed, **moving}, state, loss.detach())
 

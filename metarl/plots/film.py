@@ -136,7 +136,8 @@ class _Camera:
             self._step += 1
             self._total += float(rewards[0])
             state, tasks, _ = env.snapshot(0)
-            self._ended = bool(env.family.terminated(state, tasks)[0])
+            ends = (env.family.terminated(state, tasks), env.family.truncated(state, tasks))
+            self._ended = any(bool(end[0]) for end in ends)
         else:
             return
         if self._episode not in self.columns:

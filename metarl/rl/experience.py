@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metarl.rl.baseline import LinearBaseline
@@ -50,9 +51,10 @@ def estimate_advantages(rollouts: Rollouts, settings: PolicyGradientSettings) ->
     )
     values = baseline.values(r.observations)
     last = baseline.values(r.final_observations.unsqueeze(2), first_step=values.shape[2])
-    if not settings.bootstrap:
-        last = torch.zeros_like(last)  # the return ends at the horizon: V(s_H) = 0
     next_values = torch.cat((values[..., 1:], last), dim=2)
+    if not settings.bootstrap:  # the return ends with the episode: V = 0 after its last step
+        has_next = F.pad(r.mask[..., 1:], (0, 1))
+        next_values = torch.where(has_next > 0, next_values, 0)
     advantages = gae(
         r.rewards, values, next_values, r.terminated, r.mask, gamma, settings.gae_lambda
     )

@@ -305,6 +305,7 @@ class PolicyLearner(ControlLearner):
         return inner_loop(
             support_loss, self.rule, start or task_params(self.policy, num_tasks), steps,
             first_order=first_order, frozen=self._frozen.names,
+            max_grad_norm=self.adaptation.max_inner_grad_norm,
         )  # fmt: skip
 
     def _inner_loss(self, params: Params, batch: Experience) -> Tensor:

@@ -43,7 +43,7 @@ class Rollouts(NamedTuple):
         rewards: Reward of each step, [T, N, H] float32; 0 after the end of the episode.
         mask: 1 for the steps of the episode, 0 after its end; [T, N, H] float32.
         terminated: Whether the episode terminated at this step, [T, N, H] bool. An episode that did
-            not terminate was truncated at its last step.
+            not terminate was truncated at its last step, by the horizon or by the environment.
         final_observations: Observation after the last step, [T, N, O].
         behaviour: The distributions that the actions were sampled from, [T, N, H, *].
     """
@@ -121,7 +121,8 @@ def collect(
         return behaviours[-1].sample(next(draws)).view(worlds, *policy.action_shape)
 
     episode = map_tensors(lambda v: v.unflatten(0, shape), env.episode(act))
-    mask = alive(episode.terminated)
+    ended = episode.ended()
+    mask = alive(ended)
     rollouts = Rollouts(
         observations=episode.observations[:, :, :-1].contiguous(),
         actions=episode.actions,
@@ -131,7 +132,7 @@ def collect(
         final_observations=episode.observations[:, :, -1],
         behaviour=map_tensors(lambda *steps: torch.stack(steps, 2), *behaviours),
     )
-    return _replace_masked_actions(rollouts, noise) if episode.terminated.any() else rollouts
+    return _replace_masked_actions(rollouts, noise) if ended.any() else rollouts
 
 
 def _replace_masked_actions(rollouts: Rollouts, noise: RolloutNoise) -> Rollouts:
@@ -154,14 +155,14 @@ def _replace_masked_actions(rollouts: Rollouts, noise: RolloutNoise) -> Rollouts
     return rollouts._replace(actions=actions, behaviour=behaviour)
 
 
-def alive(terminated: Tensor) -> Tensor:
-    """Returns 1 for every step up to and including the first termination, 0 for later steps.
+def alive(ended: Tensor) -> Tensor:
+    """Returns 1 for every step up to and including the first end, 0 for later steps.
 
     Args:
-        terminated: Whether the episode has terminated at a step, [..., H] bool.
+        ended: Whether the episode has ended at a step, [..., H] bool.
 
     Returns:
         Shape [..., H], float32.
     """
-    before = terminated.cumsum(-1) - terminated.long()
+    before = ended.cumsum(-1) - ended.long()
     return (before == 0).float()

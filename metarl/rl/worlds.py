@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from metarl.errors import ShapeError
@@ -13,6 +15,8 @@ from metarl.sim.vector_env import Observer, TensorVectorEnv
 
 class Worlds:
     """Vector environments of one family without autoreset, one for each size and device.
+
+    Copies and pickles leave out the environments and the observer: a copy builds its own.
 
     Args:
         family: The task family of the worlds.
@@ -37,6 +41,10 @@ class Worlds:
         env = self._envs[key]
         env.observer = self._observer
         return env
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Omits the environments, which hold processes and memory of engines."""
+        return {**self.__dict__, "_envs": {}, "_observer": None}
 
     def observe(self, observer: Observer | None) -> None:
         """Attaches an observer (a camera) to all environments; None removes it.

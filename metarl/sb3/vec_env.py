@@ -112,7 +112,8 @@ class SB3VecEnv(VecEnv):
                     "TimeLimit.truncated": cut_off[world],
                 }
             self._draw_tasks(dones)
-            observation, _ = self.env.reset(options={"reset_mask": done})
+            mask = None if dones.all() else done  # a reset of all worlds takes fewer operations
+            observation, _ = self.env.reset(options={"reset_mask": mask})
         return _array(observation), _array(reward), dones.numpy().copy(), infos
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from metarl.errors import SettingsError, ShapeError
+from metarl.errors import SettingsError, ShapeError, SimulationError
 from metarl.registry import check_choice
 from metarl.sim.family import TaskFamily, Tasks
 
@@ -108,6 +108,14 @@ def check_noise(noise: tuple[Tensor, Tensor], family: TaskFamily, num_envs: int)
             f"Expected noise of {expected[0]} for resets and {expected[1]} for steps, "
             f"got {shapes[0]} and {shapes[1]}."
         )
+
+
+def copy_error(env: Any) -> SimulationError:
+    """Returns the error for copying or pickling an environment that holds memory of an engine."""
+    return SimulationError(
+        f"A {type(env).__name__} cannot be copied or pickled: it holds memory of its engine. Build "
+        "another one with `make_vec`, and pass it what `state_dict` returns with `load_state_dict`."
+    )
 
 
 def with_task(space: spaces.Box, size: int) -> spaces.Box:

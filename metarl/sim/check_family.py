@@ -13,8 +13,16 @@ from torch import Tensor
 
 from metarl.errors import TaskError
 from metarl.sim.card import Card
-from metarl.sim.family import ActionSpace, ControlTasks, TaskFamily, Tasks, TorchFamily, WorldState
-from metarl.tasks.check_sampling import NUM_TASKS, equal, randomness, seeded, splits
+from metarl.sim.family import ControlTasks, TaskFamily, Tasks, TorchFamily, WorldState
+from metarl.sim.sample_actions import sample_actions
+from metarl.tasks.check_sampling import (
+    NUM_TASKS,
+    described_errors,
+    equal,
+    randomness,
+    seeded,
+    splits,
+)
 from metarl.trees import map_tensors, take_tasks
 
 WORLDS = 8
@@ -28,6 +36,12 @@ def check_family(family: Any, seed: int = 0) -> None:
     method on a few worlds. Results must have the right shapes and dtypes, be finite and inside the
     spaces, be the same for the same arguments, and not depend on the other worlds. Arguments must
     not be modified.
+
+    Of a gymnasium family, it plays episodes of up to 100 steps of random actions from 3 starts, to
+    the end of which the same task, seed and actions must give the same: in another environment,
+    after other episodes, and while another environment is stepped. Each parameter of `GymTasks`
+    must change something, and environments whose attribute is set must behave like those that are
+    built with it. What no such episode shows is not found.
 
     Args:
         family: The family.
@@ -55,23 +69,31 @@ def family_problems(family: Any, seed: int) -> list[str]:
     if not isinstance(family, TaskFamily):
         return [f"it must be derived from TaskFamily, {type(family).__name__} is not"]
     # A problem in one stage would cause misleading errors in the next.
-    for stage in (_setting_problems, _sampling_problems, _method_problems):
-        problems = list(stage(family, seed))
+    for stage in (_setting_problems, _sampling_problems, _method_problems, _content_problems):
+        problems = list(described_errors(stage(family, seed)))
         if problems:
             return problems
-    return [
-        *_value_problems(family, seed),
-        *_purity_problems(family, seed),
-        *_card_problems(family),
-    ]
+    return list(described_errors(_episode_problems(family, seed)))
 
 
-def sample_actions(space: ActionSpace, count: tuple[int, ...], seed: int) -> Tensor:
-    """Samples actions, [*count, *shape of one action]; some are outside of a box space."""
-    if isinstance(space, spaces.Discrete):
-        return torch.randint(int(space.n), count, generator=seeded(seed))
-    scale = torch.from_numpy(np.nan_to_num(space.high, posinf=1.0).astype(np.float32))
-    return 2 * scale * torch.randn(*count, *space.shape, generator=seeded(seed))
+def _content_problems(family: TaskFamily, seed: int) -> Iterator[str]:
+    yield from _value_problems(family, seed)
+    yield from _purity_problems(family, seed)
+    yield from _card_problems(family)
+
+
+def _episode_problems(family: TaskFamily, seed: int) -> Iterator[str]:
+    if family.engine != "gymnasium":
+        return
+    from metarl.sim.gymnasium.check_environments import environment_problems
+    from metarl.sim.gymnasium.check_parameters import parameter_problems
+    from metarl.sim.gymnasium.family import GymFamily
+    from metarl.sim.gymnasium.tasks import GymTasks
+
+    problems = list(environment_problems(family, seed)) if isinstance(family, GymFamily) else []
+    yield from problems
+    if not problems and isinstance(family, GymTasks):
+        yield from parameter_problems(family, seed)
 
 
 def outside(space: spaces.Box, values: Tensor) -> bool:
@@ -172,6 +194,7 @@ def _method_problems(family: TaskFamily, seed: int) -> Iterator[str]:
         "observe": (lambda: family.observe(state, tasks), observation_shape, torch.float32),
         "reward": (lambda: family.reward(state, actions, after, tasks), (WORLDS,), torch.float32),
         "terminated": (lambda: family.terminated(after, tasks), (WORLDS,), torch.bool),
+        "truncated": (lambda: family.truncated(after, tasks), (WORLDS,), torch.bool),
         "task_vector": (lambda: family.task_vector(tasks), (WORLDS, None), torch.float32),
     }
     for name, (call, shape, dtype) in calls.items():
@@ -249,6 +272,7 @@ def _evaluate(
         "observe": family.observe(after, tasks),
         "reward": family.reward(before, actions, after, tasks),
         "terminated": family.terminated(after, tasks),
+        "truncated": family.truncated(after, tasks),
         "task_vector": family.task_vector(tasks),
     }
 
@@ -287,8 +311,9 @@ def _mutation_problems(family: TaskFamily, arguments: tuple[Any, ...]) -> Iterat
     observation = family.observe(after, tasks)
     family.reward(before, actions, after, tasks)
     family.terminated(after, tasks)
+    family.truncated(after, tasks)
     if not equal((before, after), (start, end)):
-        yield "`observe`, `reward` or `terminated` changes the state that it is given"
+        yield "`observe`, `truncated`, `reward` or `terminated` changes the state that it is given"
         return
     observation += 1
     if not equal(after, end):

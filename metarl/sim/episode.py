@@ -18,25 +18,44 @@ MOST_NUMBERS = 2**20
 """The most task numbers that `score_states` repeats for one batched call; bounds the memory."""
 
 
+class WorldNoise(NamedTuple):
+    """Pre-drawn random numbers for one episode in each of W worlds, uniform in [0, 1).
+
+    Attributes:
+        reset: The numbers used by the reset, [W, reset_noise] float32.
+        step: The numbers used by each step, [W, horizon, step_noise] float32.
+    """
+
+    reset: Tensor
+    step: Tensor
+
+
 class Episode(NamedTuple):
     """One episode in each of W worlds, of H steps or fewer.
 
     Attributes:
         observations: The observations before each step and after the last, [W, H + 1, O] float32;
-            after termination, the last one of the episode.
-        actions: The actions, [W, H, A] float32 or [W, H] int64; undefined after termination.
-        rewards: The reward of each step, [W, H] float32; 0 after termination.
+            after the end, the last one of the episode.
+        actions: The actions, [W, H, A] float32 or [W, H] int64; undefined after the end.
+        rewards: The reward of each step, [W, H] float32; 0 after the end.
         terminated: Whether the world terminated at this step or before, [W, H] bool.
+        truncated: Whether the family cut the episode off at this step or before, which is no
+            termination, [W, H] bool; None for families that never do. The horizon does not count.
     """
 
     observations: Tensor
     actions: Tensor
     rewards: Tensor
     terminated: Tensor
+    truncated: Tensor | None = None
+
+    def ended(self) -> Tensor:
+        """Returns whether the episode ended at this step or before, [W, H] bool."""
+        return self.terminated if self.truncated is None else self.terminated | self.truncated
 
     def over(self) -> Tensor:
-        """Returns which steps come after termination, [W, H] bool."""
-        over = self.terminated.roll(1, 1)
+        """Returns which steps come after the end, [W, H] bool."""
+        over = self.ended().roll(1, 1)
         over[:, 0] = False
         return over
 
@@ -48,7 +67,7 @@ def score_states(
     observations: Sequence[Tensor],
     actions: Sequence[Tensor],
 ) -> Episode:
-    """Computes the rewards and terminations of all steps in a few batched calls.
+    """Computes the rewards and ends of all steps in a few batched calls.
 
     Args:
         family: The family of the worlds.
@@ -60,7 +79,7 @@ def score_states(
     worlds = len(observations[0])
     numbers = sum(value.numel() for value in tasks.values())
     size = max(1, MOST_NUMBERS // max(1, numbers))
-    rewards, terminated = [], []
+    rewards, terminated, truncated = [], [], []
     for low in range(0, len(actions), size):
         batch = torch.cat(tuple(actions[low : low + size]))
         count = len(batch) // worlds
@@ -69,10 +88,13 @@ def score_states(
         repeated = map_tensors(lambda v, n=count: v.expand(n, *v.shape).flatten(0, 1), tasks)
         rewards.append(family.reward(before, batch, after, repeated).view(count, worlds))
         terminated.append(family.terminated(after, repeated).view(count, worlds))
+        if family.may_truncate:
+            truncated.append(family.truncated(after, repeated).view(count, worlds))
     reward, terminal = (torch.cat(rows).T.contiguous() for rows in (rewards, terminated))
     observation, action = (torch.stack(tuple(rows), 1) for rows in (observations, actions))
-    episode = Episode(observation, action, reward, terminal)
-    return _freeze_terminated(episode) if terminal.any() else episode
+    cut = torch.cat(truncated).T.contiguous() if truncated else None
+    episode = Episode(observation, action, reward, terminal, cut)
+    return _freeze_ended(episode) if episode.ended().any() else episode
 
 
 def hold_last(values: Tensor, last: Tensor) -> Tensor:
@@ -88,9 +110,15 @@ def hold_last(values: Tensor, last: Tensor) -> Tensor:
     return values.gather(last.dim(), index.expand_as(values))
 
 
-def _freeze_terminated(episode: Episode) -> Episode:
-    """Keeps the last observation of terminated worlds and sets their later rewards to 0."""
-    episode = episode._replace(terminated=episode.terminated.cumsum(1) > 0)
+def _freeze_ended(episode: Episode) -> Episode:
+    """Keeps the last observation of worlds that have ended and sets their later rewards to 0."""
+    if episode.truncated is None:
+        episode = episode._replace(terminated=episode.terminated.cumsum(1) > 0)
+    else:  # an episode ends only once: what its world does afterwards does not count
+        first = episode.ended().cumsum(1).cumsum(1) == 1
+        ends = (episode.terminated & first, episode.truncated & first)
+        terminated, truncated = (end.cumsum(1) > 0 for end in ends)
+        episode = episode._replace(terminated=terminated, truncated=truncated)
     over = episode.over()
     return episode._replace(
         observations=hold_last(episode.observations, (~over).sum(1)),

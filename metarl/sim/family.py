@@ -127,9 +127,27 @@ class TaskFamily(ABC):
         values = next(iter(state.values()))
         return torch.zeros(len(values), dtype=torch.bool, device=values.device)
 
+    def truncated(self, state: WorldState, tasks: Tasks) -> Tensor:
+        """Returns which worlds are cut off in this state, although it is not terminal, [W] bool.
+
+        The horizon does not count. The return of a truncated episode may continue with the value
+        of its last state (`bootstrap`). By default no episode is cut off before the horizon.
+        """
+        return TaskFamily.terminated(self, state, tasks)
+
     @abstractmethod
     def task_vector(self, tasks: Tasks) -> Tensor:
         """Returns the task vector that an oracle policy observes, [W, D] float32."""
+
+    @property
+    def may_terminate(self) -> bool:
+        """Whether the family defines terminal states."""
+        return type(self).terminated is not TaskFamily.terminated
+
+    @property
+    def may_truncate(self) -> bool:
+        """Whether the family cuts episodes off before the horizon."""
+        return type(self).truncated is not TaskFamily.truncated
 
     @property
     def step_seconds(self) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -23,23 +23,11 @@ from metarl.sim.arguments import (
     read_mask,
     with_task,
 )
-from metarl.sim.episode import Act, Episode, score_states
+from metarl.sim.episode import Act, Episode, WorldNoise, score_states
+from metarl.sim.episode_ends import EpisodeEnds
 from metarl.sim.family import TaskFamily, Tasks, WorldState
 from metarl.sim.step_validator import StepValidator
 from metarl.trees import choose, map_tensors
-
-
-class WorldNoise(NamedTuple):
-    """Pre-drawn random numbers for one episode in each of W worlds, uniform in [0, 1).
-
-    Attributes:
-        reset: The numbers used by the reset, [W, reset_noise] float32.
-        step: The numbers used by each step, [W, horizon, step_noise] float32.
-    """
-
-    reset: Tensor
-    step: Tensor
-
 
 Observer = Callable[["TensorVectorEnv", Tensor | None], None]
 """Called with the environment after every reset (rewards None) and step (rewards [W])."""
@@ -50,8 +38,8 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     The constructor samples a task for every world. Resets keep the tasks; `set_tasks` changes
     them. With autoreset "same_step" a world is reset within the step that ends its episode. With
-    "disabled" it keeps being stepped until it is reset with a mask. A terminated world keeps its
-    last observation and returns reward 0.
+    "disabled" a world whose episode is over keeps its last observation and how it ended, and earns
+    0, until it is reset: after a termination, a truncation by the family and the horizon alike.
 
     Args:
         family: The family of the worlds.
@@ -89,9 +77,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._noise: WorldNoise | None = None
         self._state: WorldState = {}
-        self._elapsed = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
-        self._over = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
-        self._freezes = not self._autoreset and type(family).terminated is not TaskFamily.terminated
+        self._ends = EpisodeEnds(family, num_envs, self.device, freezes=not self._autoreset)
         self._no_noise = torch.empty(num_envs, 0, device=self.device)
         self._tasks: Tasks = {}
         self._tasks = family.sample(num_envs, self._generator).values
@@ -162,7 +148,7 @@ class TensorVectorEnv(VectorEnv, ABC):
             self._generator.manual_seed(seed)
         mask = read_mask(options or {}, self.num_envs, self.device, bool(self._state))
         self._begin(mask)
-        observation = self._observe()
+        observation = self._observe(self._ends.frozen())
         self._validator.record_reset(self._tasks, observation)
         if self.observer is not None:
             self.observer(self, None)
@@ -175,32 +161,29 @@ class TensorVectorEnv(VectorEnv, ABC):
             actions: [W, A] float32, clipped to the space by the family, or [W] int64.
 
         Returns:
-            Observations [W, O] float32, rewards [W] float32, terminated and truncated [W] bool,
-            and a dict with "final_obs": the observations before any reset, [W, O]; with
-            autoreset also "_final_obs": which worlds were reset, [W] bool.
+            Observations [W, O] float32, rewards [W] float32, terminated and truncated [W] bool
+            (by the horizon or the family), and a dict with "final_obs": the observations before
+            any reset, [W, O]; with autoreset also "_final_obs": which worlds were reset, [W] bool.
 
         Raises:
             ShapeError: The actions have another shape.
             SimulationError: `reset` was not called yet, or `check` found an error some steps later.
         """
-        before = self._state
+        before, frozen, elapsed = self._state, self._ends.frozen(), self._ends.elapsed
         family, tasks = self.family, self._tasks
         actions, valid_actions = self._prepare_actions(actions)
         after = self._state = self.advance(valid_actions, self._step_noise())
         reward = family.reward(before, valid_actions, after, tasks)
-        terminated = family.terminated(after, tasks)
-        observation = self._observe()
-        if self._freezes:
-            reward = reward.masked_fill(self._over, 0)
-            self._over = terminated = self._over | terminated
-        self._validator.record_step(self._elapsed, tasks, actions, observation, reward)
-        self._elapsed = self._elapsed + 1
-        truncated = self._elapsed >= family.horizon
+        terminated, truncated = self._ends.add_step(family, after, tasks, frozen)
+        observation = self._observe(frozen)
+        if frozen is not None:
+            reward = reward.masked_fill(frozen, 0)
+        self._validator.record_step(elapsed, tasks, actions, observation, reward)
         info = {"final_obs": observation}
         if self._autoreset:
             info["_final_obs"] = done = terminated | truncated
             self._begin(done)
-            observation = self._observe()
+            observation = self._observe(None)
             # Only the worlds that were reset are checked: the others are in the recorded step.
             self._validator.record_reset(tasks, observation.masked_fill(~done.unsqueeze(1), 0))
         if self.observer is not None:
@@ -231,8 +214,8 @@ class TensorVectorEnv(VectorEnv, ABC):
             observations.append(observation)
             actions.append(action)
         episode = score_states(self.family, self._tasks, states, observations, actions)
-        self._elapsed = self._elapsed + self.family.horizon
-        self._over, self._observation = episode.terminated[:, -1], episode.observations[:, -1]
+        self._ends.add_episode(episode)
+        self._observation = episode.observations[:, -1]
         self._validator.check_episode(self._tasks, episode)
         return episode
 
@@ -244,7 +227,8 @@ class TensorVectorEnv(VectorEnv, ABC):
         for _ in range(self.family.horizon):
             action = act(observation)
             observation, reward, terminated, _, _ = self.step(action)
-            steps.append((observation, action, reward, terminated))
+            cut = (self._ends.truncated,) if self.family.may_truncate else ()
+            steps.append((observation, action, reward, terminated, *cut))
         self.check()
         later, *rest = (torch.stack(values, 1) for values in zip(*steps, strict=True))
         return Episode(torch.cat((first.unsqueeze(1), later), 1), *rest)
@@ -279,7 +263,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         state, tasks = map_tensors(
             lambda t: t[world : world + 1].clone(), (self._state, self._tasks)
         )
-        return state, tasks, int(self._elapsed[world])
+        return state, tasks, int(self._ends.elapsed[world])
 
     def follow(self, noise: WorldNoise | None) -> None:
         """Uses pre-drawn random numbers instead of the generator. Call it before `reset`.
@@ -315,8 +299,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         values = {
             "state": self._state,
             "tasks": self._tasks,
-            "elapsed": self._elapsed,
-            "over": self._over,
+            **self._ends.state_dict(),
             "seen": self._observation,
             "noise": None if self._noise is None else tuple(self._noise),
             "generator": self._generator.get_state(),
@@ -333,8 +316,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         noise = values["noise"]
         self.follow(None if noise is None else WorldNoise(*noise))
         self._state = map_tensors(lambda t: t.to(self.device, copy=True), values["state"])
-        self._elapsed = values["elapsed"].to(self.device, copy=True)
-        self._over = values["over"].to(self.device, copy=True)
+        self._ends.load_state_dict(values)
         self._observation = values["seen"].to(self.device, copy=True)
         self._generator.set_state(values["generator"].cpu())
         self._validator.clear()
@@ -348,12 +330,7 @@ class TensorVectorEnv(VectorEnv, ABC):
     def _begin(self, mask: Tensor | None) -> None:
         noise = self._uniform(self.family.reset_noise) if self._noise is None else self._noise.reset
         self._state = self.start(noise, mask)
-        if mask is None:
-            self._elapsed = torch.zeros_like(self._elapsed)
-            self._over = torch.zeros_like(self._over)
-        else:
-            self._elapsed = self._elapsed.masked_fill(mask, 0)
-            self._over = self._over & ~mask
+        self._ends.begin(mask)
 
     def _prepare_actions(self, actions: Any) -> tuple[Tensor, Tensor]:
         """Returns the actions as a tensor, and the same actions with indices in range."""
@@ -369,19 +346,20 @@ class TensorVectorEnv(VectorEnv, ABC):
         observation = self.family.observe(self._state, self._tasks)
         return torch.cat([observation, self._task_vector], 1) if self.observe_task else observation
 
-    def _observe(self) -> Tensor:
-        """Returns the observation of each world; the last one of terminated worlds."""
+    def _observe(self, frozen: Tensor | None) -> Tensor:
+        """Returns the observation of each world; the last one of the worlds that have ended."""
         observation = self._compute_observation()
-        if self._freezes:
-            observation = torch.where(self._over.unsqueeze(1), self._observation, observation)
-            self._observation = observation
+        if frozen is not None:
+            observation = torch.where(frozen.unsqueeze(1), self._observation, observation)
+        self._observation = observation
         return observation
 
     def _step_noise(self) -> Tensor:
         if not self.family.step_noise or self._noise is None:
             return self._uniform(self.family.step_noise)
         numbers = self._noise.step
-        step = self._elapsed.clamp(max=numbers.shape[1] - 1)  # worlds can be stepped past the end
+        # Worlds can be stepped past the end.
+        step = self._ends.elapsed.clamp(max=numbers.shape[1] - 1)
         return numbers[torch.arange(self.num_envs, device=self.device), step]
 
     def _uniform(self, count: int) -> Tensor:

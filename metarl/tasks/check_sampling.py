@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,21 @@ SPLIT_BATCHES = 4  # batches of NUM_TASKS tasks sampled from each split to compa
 def seeded(seed: int) -> torch.Generator:
     """Returns a CPU generator with this seed."""
     return torch.Generator().manual_seed(seed)
+
+
+def described_errors(problems: Iterator[str]) -> Iterator[str]:
+    """Yields problems, and as the last one an exception of the code that is checked."""
+    try:
+        yield from problems
+    except Exception as error:
+        yield f"it raises {describe(error)}"
+
+
+def describe(error: Exception) -> str:
+    """Returns the type and the message of an exception, and the line that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def randomness(distribution: Any, seed: int) -> Iterator[str]:
@@ -47,6 +63,9 @@ def splits(
         seed: Seed of the samples.
         required: Whether every split must have tasks.
         disjoint: Whether no task may be in two splits.
+
+    A split may be left out by a `MetarlError` only, and a name that is no split may be refused by
+    any exception.
     """
     fingerprints_by_split: dict[str, set[bytes]] = {}
     for number, name in enumerate(SPLITS):
@@ -56,13 +75,19 @@ def splits(
             if required:
                 yield f"split({name!r}) cannot be sampled: {error}"
             continue
+        except Exception as error:
+            yield (
+                f"split({name!r}) cannot be sampled: it raises {describe(error)}. `split` must "
+                f"return the tasks of each of {', '.join(SPLITS)}"
+            )
+            continue
         for other, other_fingerprints in fingerprints_by_split.items():
             if disjoint and other_fingerprints & fingerprints:
                 yield f"splits {other!r} and {name!r} share tasks; make them disjoint"
         fingerprints_by_split[name] = fingerprints
     try:
         distribution.split("no such split")
-    except (MetarlError, ValueError, KeyError):
+    except Exception:
         return
     yield "split must refuse a name that is no split"
 

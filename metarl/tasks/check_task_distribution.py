@@ -10,7 +10,14 @@ from torch import Tensor
 
 from metarl.errors import TaskError
 from metarl.tasks.base import Examples, TaskBatch
-from metarl.tasks.check_sampling import NUM_TASKS, randomness, rows, seeded, splits
+from metarl.tasks.check_sampling import (
+    NUM_TASKS,
+    described_errors,
+    randomness,
+    rows,
+    seeded,
+    splits,
+)
 
 
 def check_task_distribution(distribution: Any, seed: int = 0, require_splits: bool = True) -> None:
@@ -38,10 +45,10 @@ def check_task_distribution(distribution: Any, seed: int = 0, require_splits: bo
     Raises:
         TaskError: If a check fails; the message lists all problems.
     """
-    problems = list(_interface(distribution)) or list(_structure(distribution, seed))
+    problems = list(_interface(distribution))
+    problems = problems or list(described_errors(_structure(distribution, seed)))
     if not problems:
-        problems += _contents(distribution.sample(NUM_TASKS, seeded(seed)))
-        problems += randomness(distribution, seed)
+        problems += described_errors(_content(distribution, seed))
         problems += splits(distribution, seed, require_splits)
     if problems:
         name = type(distribution).__name__
@@ -111,6 +118,11 @@ def _shapes(tasks: TaskBatch) -> Iterator[str]:
         yield "support and query targets must have one shape per example"
     if tasks.support.targets.dtype != tasks.query.targets.dtype:
         yield "support and query targets must have one type"
+
+
+def _content(distribution: Any, seed: int) -> Iterator[str]:
+    yield from _contents(distribution.sample(NUM_TASKS, seeded(seed)))
+    yield from randomness(distribution, seed)
 
 
 def _contents(tasks: TaskBatch) -> Iterator[str]:

@@ -20,7 +20,7 @@ from metarl.tasks.image_splits import ClassFiles, read_splits
 from metarl.tasks.images import MOST_BYTES, decode
 
 Mode = Literal["RGB", "L"]
-CACHE_VERSION = 1  # increase it when decoding changes
+CACHE_VERSION = 2  # increase it when decoding changes
 
 
 def ImageFolder(  # noqa: N802 - reads like the other distributions
@@ -38,7 +38,8 @@ def ImageFolder(  # noqa: N802 - reads like the other distributions
 
     The images are decoded once, resized to squares, and written to a memory-mapped uint8 file in
     `files.cache_folder()`. Episodes read only the images that they need; `FewShot.to` loads all
-    images to a device.
+    images to a device. The EXIF orientation is applied, 16 bits become 8, transparent pixels become
+    white, and of several frames the first is taken; numbers of unknown range are refused.
 
     Args:
         root: The folder.
@@ -59,7 +60,7 @@ def ImageFolder(  # noqa: N802 - reads like the other distributions
     Raises:
         DataError: If a split file or an image is missing or cannot be read, or the cache cannot be
             written.
-        TaskError: If a class is in two splits.
+        TaskError: If a class or an image is in two splits, however their names are spelt.
         SettingsError: If the settings do not fit the images.
     """
     check_int("image_size", image_size, ANY_INT)

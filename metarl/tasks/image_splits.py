@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,7 +38,7 @@ def read_splits(
 
     Raises:
         DataError: If a file is missing or malformed, or a class has no images.
-        TaskError: If a class is in two splits.
+        TaskError: If a class or an image is in two splits.
     """
     if not root.is_dir():
         raise DataError(f"The image folder {root} is missing.")
@@ -54,6 +56,7 @@ def read_splits(
         names = _all_classes(classes, root)
         files = {n: paths for images in split_images.values() for n, paths in images.items()}
         files = {name: files[name] for name in names}
+    _check_images(files, classes)
     return files, classes
 
 
@@ -72,18 +75,44 @@ def _find(root: Path) -> str | Mapping[Split, str]:
 
 def _all_classes(classes: SplitClasses, root: Path) -> list[str]:
     """Checks that no class is in two splits and returns all classes."""
-    owner: dict[str, Split] = {}
+    owner: dict[str, tuple[str, Split]] = {}
     for part, names in classes.items():
         for name in names:
-            if name in owner:
+            key = os.path.normpath(name)  # "./a" and "a/" are "a"
+            if key in owner:
+                other, other_part = owner[key]
+                spelling = "" if other == name else f", also spelt {other!r},"
                 raise TaskError(
-                    f"The class {name!r} of {root} is in two splits, {owner[name]} and {part}, or "
-                    "twice in one; list each class once."
+                    f"The class {name!r}{spelling} of {root} is in two splits, {other_part} and "
+                    f"{part}, or twice in one; list each class once."
                 )
-            owner[name] = part
+            owner[key] = (name, part)
     if not owner:
         raise DataError(f"The split files of {root} name no class.")
-    return list(owner)
+    return [name for names in classes.values() for name in names]
+
+
+def _check_images(files: ClassFiles, classes: SplitClasses) -> None:
+    """Checks that no image is in two splits: by links, nested folders or other spellings."""
+    owner: dict[object, tuple[str, Split]] = {}
+    for part, names in classes.items():
+        for name in names:
+            for path in files[name]:
+                other, other_part = owner.setdefault(_identity(path), (name, part))
+                if other_part != part:
+                    raise TaskError(
+                        f"The image {path} of the class {name!r} is in two splits, {other_part} "
+                        f"(as an image of {other!r}) and {part}; the splits must share none."
+                    )
+
+
+def _identity(path: Path) -> object:
+    """Returns what is equal for all names of one file."""
+    with contextlib.suppress(OSError):  # the file may be missing, which another error tells
+        status = path.stat()
+        if status.st_ino:  # 0 on file systems without such numbers
+            return status.st_dev, status.st_ino
+    return os.path.realpath(path)
 
 
 def _read_classes(path: Path) -> SplitClasses:
@@ -120,7 +149,12 @@ def _read_labels(root: Path, name: str) -> ClassFiles:
 def _images_of(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"The class folder {folder} is missing; a split file names it.")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        # macOS writes a file "._x.png" of attributes beside "x.png".
+        if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith("._")
+    )
     if not paths:
         raise DataError(f"The class folder {folder} has no images.")
     return paths

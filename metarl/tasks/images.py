@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from metarl.errors import DataError
 from metarl.tasks.files import check_regular
+from metarl.tasks.pixels import eight_bits
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """The formats that are opened, all decoded by Pillow itself. It passes others to other programs,
@@ -32,6 +33,8 @@ def decode(
 ) -> np.ndarray:
     """Decodes an image and resizes it to a square with a Lanczos filter.
 
+    Bit depths, orientation, palettes and transparency: see `pixels.eight_bits`.
+
     Args:
         data: The content of a file in one of the formats.
         name: The file's name, for the error message.
@@ -50,7 +53,7 @@ def decode(
             if file.width * file.height > MOST_PIXELS:
                 raise ValueError(f"{file.width} x {file.height} pixels are too many")
             # Converted before resizing: Pillow ignores the filter for images of one bit.
-            image = file.convert(mode)
+            image = eight_bits(file, mode)
     except UnidentifiedImageError as error:
         raise DataError(
             f"Cannot read the image {name}: it is damaged or none of {', '.join(formats)}. "

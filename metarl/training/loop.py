@@ -25,6 +25,7 @@ from metarl.runs.progress import Progress
 from metarl.runs.run_folder import check_no_run
 from metarl.runs.signals import StopSignals
 from metarl.tasks.base import TaskSource
+from metarl.training.divergence import divergence_advice
 from metarl.training.meta_step import MetaStep
 from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
 from metarl.training.settings import TrainingSettings
@@ -176,7 +177,7 @@ class OuterLoop:
             inputs = self.learner.collect(tasks, self.generator, self.iteration)
         result = self.update(inputs, self.iteration)
         if not result.finite:
-            self._stop_at(result.losses, self._save_before(before))
+            self._stop_at(result, self._save_before(before))
         self.learner.after_update(result.carry)
         return result
 
@@ -228,13 +229,13 @@ class OuterLoop:
             return f"There is no good checkpoint in {self.checkpoints.folder}."
         return f"The last good checkpoint is {good}."
 
-    def _stop_at(self, losses: Tensor, kept: str) -> None:
-        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+    def _stop_at(self, result: MetaResult, kept: str) -> None:
+        bad = (~torch.isfinite(result.losses)).nonzero().flatten().tolist()
         which = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         which = which or "unknown: the losses are finite, the gradient is not"
         raise NonFiniteError(
             f"The outer loss is not finite at meta-iteration {self.iteration}, task(s) {which}. "
-            f"{kept} Lower the inner or outer rate, or clip with `max_grad_norm`, and resume it."
+            f"{kept} {divergence_advice(result)}"
         )
 
     def _log(self, result: MetaResult) -> dict[str, float]:

@@ -4,9 +4,13 @@ import pytest
 import torch
 
 from metarl.adaptation.adaptation import Adaptation
+from metarl.adaptation.clipping import clip_per_task
 from metarl.adaptation.gradient_learner import GradientLearner
+from metarl.adaptation.inner_loop import inner_loop
 from metarl.adaptation.objectives import ReptileDistance
 from metarl.adaptation.update_rules import GradientDescent
+from metarl.errors import SettingsError
+from metarl.models.base import task_params
 from metarl.tasks.losses import task_loss
 from metarl.training.compilation import CompiledGradient
 from metarl.trees import take_tasks
@@ -51,6 +55,65 @@ def test_maml_matches_finite_differences(mlp, regression, steps):
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_maml_with_batch_norm_matches_finite_differences(conv, images, steps):
     check_against_finite_differences(MAML(conv, 0.1, steps), images, epsilon=1e-7)
+
+
+def inner_norms(learner, tasks):
+    """The norm of the gradient of each task at theta, [T]."""
+    *_, first = inner_loop(
+        lambda p, _: task_loss(learner.model(p, tasks.support.inputs), tasks.support.targets),
+        GradientDescent(1.0), task_params(learner.model, 4), 1, first_order=True,
+    )  # fmt: skip
+    moves = (p.detach() - first.params[n].detach() for n, p in learner.model.named_parameters())
+    return torch.cat([m.flatten(1) for m in moves], 1).norm(dim=1)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("build", [MAML, MetaSGD, MAMLPlusPlus])
+def test_clipped_inner_gradients_match_finite_differences(mlp, regression, generator, build, steps):
+    norms = inner_norms(MAML(mlp, 0.1), regression)
+    middle = norms.sort().values[1:3].mean().item()  # two tasks are clipped, two are not
+    options = {"steps": steps, "max_inner_grad_norm": middle}
+    learner = build(mlp, *([generator] if build is MetaSGD else []), **options)
+    check_against_finite_differences(learner, regression)
+
+
+def test_each_task_is_clipped_to_the_norm_of_all_its_parameters(mlp, regression):
+    norms = inner_norms(MAML(mlp, 0.1), regression)
+    limit = norms.median().item()
+    theta = task_params(mlp, 4)
+    *_, step = inner_loop(
+        lambda p, _: task_loss(mlp(p, regression.support.inputs), regression.support.targets),
+        GradientDescent(1.0), theta, 1, first_order=True, max_grad_norm=limit,
+    )  # fmt: skip
+    moves = torch.cat([(theta[n] - p).flatten(1) for n, p in step.params.items()], 1).norm(dim=1)
+    assert torch.allclose(moves, norms.clamp(max=limit), rtol=1e-12)
+
+
+def test_a_limit_above_all_norms_changes_nothing(mlp, regression):
+    free, clipped = MAML(mlp, 0.1, 3), MAML(mlp, 0.1, 3, max_inner_grad_norm=1e6)
+    first, second = (meta_gradient(learner, regression) for learner in (free, clipped))
+    for name, gradient in first.items():
+        assert torch.allclose(gradient, second[name], rtol=1e-12, atol=1e-15)
+
+
+def test_clipping_takes_zeros_and_huge_gradients():
+    grads = {
+        "a": torch.tensor([[0.0], [3e200], [0.3]], requires_grad=True),
+        "b": torch.tensor([0.0, 4e200, 0.4], requires_grad=True),
+    }
+    clipped = clip_per_task(grads, 1.0)
+    assert torch.allclose(clipped["a"], torch.tensor([[0.0], [0.6], [0.3]]))
+    assert torch.allclose(clipped["b"], torch.tensor([0.0, 0.8, 0.4]))
+    derivatives = torch.autograd.grad(clipped["a"].sum() + clipped["b"].sum(), list(grads.values()))
+    assert all(d.isfinite().all() for d in derivatives)
+    # No clipping: the derivative is 1.
+    assert derivatives[0][[0, 2]].flatten().tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("norm", [0.0, -1.0, float("nan"), float("inf")])
+def test_norms_that_clip_nothing_or_all_are_refused(mlp, norm):
+    with pytest.raises(SettingsError, match="finite `max_inner_grad_norm` above 0, or None, got"):
+        MAML(mlp, max_inner_grad_norm=norm)
 
 
 @pytest.mark.parametrize("steps", [1, 2])

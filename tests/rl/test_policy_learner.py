@@ -272,3 +272,19 @@ def test_one_diverged_task_leaves_the_others():
     assert nan_where_undefined(torch.zeros(3, 5), log_probs).isnan().any(1).tolist() == [
         False, True, False,
     ]  # fmt: skip
+
+
+def test_clipped_inner_gradients_of_policies_match_finite_differences():
+    free = make(MAML, 1.0, 2)
+    inputs = prepared(free)
+    starts = {n: p.detach() for n, p in free.policy.named_parameters()}
+    adapted, _ = make(MAML, 1.0, 1).adapted(inputs.tasks, 1, torch.Generator().manual_seed(0))
+    moves = torch.cat([(p - starts[n]).flatten(1) for n, p in adapted.items()], 1).norm(dim=1)
+    limit = moves.sort().values[:2].mean().item()  # one of three tasks is not clipped
+    learner = make(MAML, 1.0, 2, max_inner_grad_norm=limit)
+    clipped, _ = learner.adapted(inputs.tasks, 1, torch.Generator().manual_seed(0))
+    norms = torch.cat([(p - starts[n]).flatten(1) for n, p in clipped.items()], 1).norm(dim=1)
+    torch.testing.assert_close(norms, moves.clamp(max=limit), rtol=1e-4, atol=1e-6)
+    inputs = double(prepared(learner))
+    learner.double()
+    check_gradient(lambda: learner(inputs).losses.mean(), list(learner.parameters()), 1e-6)

@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 import torch
 from metarl_envs import TabularMDP
@@ -5,11 +7,16 @@ from metarl_envs.navigation import Navigation2D
 
 from metarl.errors import ShapeError, SimulationError
 from metarl.models.base import task_params
+from metarl.rl.baseline import LinearBaseline
+from metarl.rl.experience import estimate_advantages
 from metarl.rl.policies import policy_for
+from metarl.rl.returns import discounted_returns
 from metarl.rl.rollouts import alive, collect, draw_noise
+from metarl.rl.settings import PolicyGradientSettings
 from metarl.sim import TorchVectorEnv, WorldNoise
 from metarl.trees import map_tensors, take_tasks
 from tests.sim.families import Drift
+from tests.sim.test_episode_ends import Framed
 
 FAMILY = Navigation2D(horizon=30)
 T, N = 3, 5
@@ -135,3 +142,34 @@ def tensors_of(value):
     tensors = []
     map_tensors(lambda t: tensors.append(t) or t, value)
     return tensors
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_the_state_after_a_truncation_by_the_family_is_valued_if_asked(generator, bootstrap):
+    family = Framed(horizon=12)
+    policy = policy_for(family, generator, hidden=(8,))
+    tasks = family.sample(T, generator).values
+    noise = draw_noise(policy, family, T, N, generator)
+    env = TorchVectorEnv(family, T * N, autoreset="disabled")
+    params = {n: p.detach() for n, p in task_params(policy, T).items()}
+    rollouts = collect(env, policy, params, tasks, noise)
+    lengths = rollouts.mask.sum(2).long()
+    assert not rollouts.terminated.any() and lengths.min() < 12  # cut off before the horizon
+    settings = PolicyGradientSettings(
+        discount=0.9, gae_lambda=0.0, normalize_advantages=False, bootstrap=bootstrap
+    )
+    advantages = estimate_advantages(rollouts, settings).advantages
+    returns = discounted_returns(rollouts.rewards, rollouts.mask, 0.9)
+    baseline = LinearBaseline.fit(rollouts.observations, returns, rollouts.mask)
+    for t, n in product(range(T), range(N)):
+        end = int(lengths[t, n])
+        observations = torch.cat(
+            (rollouts.observations[t, n, :end], rollouts.final_observations[t, n].unsqueeze(0))
+        ).expand(T, 1, -1, -1)  # fmt: skip
+        values = baseline.values(observations)[t, 0]
+        # A_t = r_t + gamma V(s_{t+1}) - V(s_t), with V = 0 after the end unless it is valued
+        after = values[1:].clone()
+        after[-1] *= bootstrap
+        expected = rollouts.rewards[t, n, :end] + 0.9 * after - values[:-1]
+        torch.testing.assert_close(advantages[t, n, :end], expected, rtol=1e-4, atol=1e-4)
+        assert (advantages[t, n, end:] == 0).all()

@@ -120,7 +120,7 @@ class Late(TorchVectorEnv):
 
     def _begin(self, mask):
         super()._begin(mask)
-        self._elapsed = self._elapsed - (1 if mask is None else mask.long())
+        self._ends.elapsed = self._ends.elapsed - (1 if mask is None else mask.long())
 
 
 class WrongStart(TorchVectorEnv):

@@ -14,6 +14,7 @@ from metarl.gymnasium_ids import register_families
 from metarl.sim import TensorVectorEnv, make_vec
 from metarl.sim.single_env import SingleEnv, make_worlds
 from tests.sim.families import Cart, Drift
+from tests.sim.test_episode_ends import Framed
 
 
 def episode(env, seed, actions):
@@ -192,3 +193,14 @@ def test_gymnasium_shows_a_window(monkeypatch):
     env.step(env.action_space.sample())
     assert pygame.surfarray.array3d(pygame.display.get_surface()).std() > 1
     env.close()
+
+
+def test_a_truncation_by_the_family_is_no_termination():
+    env = SingleEnv(Framed(), task={"speed": 0.1})
+    env.reset(seed=0)
+    steps = [env.step([1.0]) for _ in range(5)]
+    cut = [step[3] for step in steps]
+    assert any(cut) and not any(step[2] for step in steps)
+    first = cut.index(True)
+    for observation, reward, *_ in steps[first + 1 :]:  # it stays as it ended and earns nothing
+        assert np.array_equal(observation, steps[first][0]) and reward == 0

@@ -387,6 +387,48 @@ def test_missing_splits_are_named_or_passed_over():
     check_task_distribution(TrainOnly(), require_splits=False)
 
 
+class OfADict(Lines):
+    """Looks its splits up, and lacks one."""
+
+    def split(self, name):
+        """Raises KeyError."""
+        return {"train": self, "test": self}[name]
+
+
+class Asserting(Lines):
+    """Asserts that a split is one."""
+
+    def split(self, name):
+        """Raises AssertionError."""
+        assert name in ("train", "validation", "test")
+        return self
+
+
+class WithoutName(Lines):
+    """Has a split without an argument."""
+
+    def split(self):
+        """Raises TypeError where it is called as it should be."""
+        return self
+
+
+def test_a_split_that_raises_whatever_is_reported():
+    check_task_distribution(Asserting())
+    (problem,) = complaints(OfADict())
+    assert problem.startswith("split('validation') cannot be sampled: it raises KeyError: ")
+    assert "must return the tasks of each of train, validation, test" in problem
+    problems = complaints(WithoutName(), require_splits=False)
+    assert len(problems) == 3 and all("it raises TypeError" in p for p in problems)
+
+
+def test_a_sample_that_raises_whatever_is_reported():
+    def sample(num_tasks, generator):
+        return {}["slopes"]
+
+    (problem,) = complaints(SimpleNamespace(sample=sample, split=Lines().split))
+    assert problem.startswith("it raises KeyError: 'slopes' (") and "line" in problem
+
+
 @pytest.mark.parametrize("missing", ["sample", "split"])
 def test_a_missing_method_is_named(missing):
     methods = {"sample": Lines().sample, "split": Lines().split}

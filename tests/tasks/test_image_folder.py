@@ -180,3 +180,27 @@ def test_way_and_shots_have_to_fit(folders, fresh_cache):
 def test_bad_settings(folders, settings):
     with pytest.raises(SettingsError, match="image_size of at least 1 and a mode of RGB, L"):
         ImageFolder(folders, **settings)
+
+
+@pytest.mark.parametrize("spelling", ["./bee", "bee/", "ant/../bee"])
+def test_a_class_that_is_spelt_in_two_ways_is_one(folders, spelling):
+    (folders / "splits.json").write_text(json.dumps(SPLITS | {"test": ["fox", spelling]}))
+    with pytest.raises(TaskError, match=r"also spelt 'bee', .* in two splits, train and test"):
+        ImageFolder(folders)
+
+
+def test_an_image_in_two_splits(folders, mini_imagenet):
+    (folders / "yak").symlink_to(folders / "bee")
+    (folders / "splits.json").write_text(json.dumps(SPLITS | {"test": ["fox", "yak"]}))
+    message = r"yak/0\.png of the class 'yak' is in two splits, train \(as an image of 'bee'\)"
+    with pytest.raises(TaskError, match=message):
+        ImageFolder(folders)
+    rows = (mini_imagenet / "test.csv").read_text()
+    (mini_imagenet / "test.csv").write_text(rows + "./ant00000000.png,fox\n")
+    with pytest.raises(TaskError, match=r"ant00000000\.png of the class 'fox' is in two splits"):
+        ImageFolder(mini_imagenet)
+
+
+def test_files_of_attributes_that_macos_writes_are_passed_over(folders, fresh_cache):
+    (folders / "ant" / "._0.png").write_bytes(b"\x00\x05\x16\x07")
+    assert few_shot(folders, image_size=16).split("train").names == ("ant", "bee", "cat")

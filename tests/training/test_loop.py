@@ -131,6 +131,50 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_loses_nothing(folder):
     assert resumed.run().finished
 
 
+class Steep(Tasks):
+    """Has targets of a size at which the inner loop diverges."""
+
+    def spoil(self, tasks):
+        support, query = (Examples(e.inputs, 1e6 * e.targets) for e in (tasks.support, tasks.query))
+        return TaskBatch(support, query)
+
+
+class NoInput(Tasks):
+    """Has an input that is not a number in a support set."""
+
+    def spoil(self, tasks):
+        inputs = tasks.support.inputs.clone()
+        inputs[1, 0] = float("nan")
+        return TaskBatch(Examples(inputs, tasks.support.targets), tasks.query)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "advice"),
+    [
+        (
+            Steep(),
+            r"The inner loop diverges: the support loss of task 0 before each inner step",
+        ),
+        (NoInput(), r"support loss is not finite before the first inner step\. Check the range"),
+        (NotANumber(), r"support losses are finite and the outer loss is not: the last inner step"),
+    ],
+)
+def test_a_loss_that_is_not_finite_says_which_loop_diverged(folder, tasks, advice):
+    generator = torch.Generator().manual_seed(0)
+    learner = MAML(MLP((1, 10, 1), generator), 0.1, 5)
+    settings = TrainingSettings(iterations=9, **SETTINGS)
+    with pytest.raises(NonFiniteError, match=advice) as error:
+        OuterLoop(learner, tasks, settings, folder).run()
+    assert ("`max_inner_grad_norm`" in str(error.value)) == (not isinstance(tasks, NoInput))
+
+
+def test_clipped_inner_gradients_keep_the_loop_finite(folder):
+    generator = torch.Generator().manual_seed(0)
+    learner = MAML(MLP((1, 10, 1), generator), 0.1, 5, max_inner_grad_norm=1.0)
+    settings = TrainingSettings(iterations=9, **SETTINGS)
+    assert OuterLoop(learner, Steep(), settings, folder).run().finished
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match="file"):

@@ -178,7 +178,8 @@ def play(env: TensorVectorEnv, agent: Agent, tasks: Tasks, noise: RolloutNoise) 
             f"{num_tasks * trials} worlds, got {env.num_envs}."
         )
     env.set_tasks({n: v.repeat_interleave(trials, 0) for n, v in tasks.items()})
-    may_idle = type(env.family).terminated is not TaskFamily.terminated
+    may_truncate = env.family.may_truncate
+    may_idle = env.family.may_terminate or may_truncate
     zeros = torch.zeros(env.num_envs, device=env.device)
     ones = torch.ones_like(zeros)
     memory = _Memory(agent.begin(env.get_tasks()), _no_action(env), zeros)
@@ -192,11 +193,12 @@ def play(env: TensorVectorEnv, agent: Agent, tasks: Tasks, noise: RolloutNoise) 
             begun = ones if steps else zeros
             agent_input = AgentInput(observation, memory.action, memory.reward, ended, begun)
             output = agent.act(memory.state, agent_input, draw)
-            observation, reward, terminated, _, _ = env.step(output.action)
+            observation, reward, terminated, truncated, _ = env.step(output.action)
             steps.append(_Step(output.action, reward * alive, alive, output.record))
             after = _Memory(output.state, output.action, reward)
             memory = _select_alive(alive, after, memory) if may_idle else after
-            alive, ended = alive * ~terminated, zeros
+            over = terminated | truncated if may_truncate else terminated
+            alive, ended = alive * ~over, zeros
     env.check()
     return _stack_steps(steps, (num_tasks, trials), episodes, may_idle)
 

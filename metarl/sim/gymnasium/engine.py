@@ -13,7 +13,13 @@ from torch import Tensor
 from metarl.errors import SettingsError, ShapeError, SimulationError
 from metarl.sim.episode import Act, Episode
 from metarl.sim.family import Tasks, WorldState
-from metarl.sim.gymnasium.environments import Environments, Host, Rows, WorldError
+from metarl.sim.gymnasium.environments import (
+    STATE_ROWS,
+    Environments,
+    Host,
+    Rows,
+    WorldError,
+)
 from metarl.sim.gymnasium.family import GymFamily, Task, seeds
 from metarl.sim.gymnasium.workers import Workers
 from metarl.sim.step_validator import shown_task
@@ -96,7 +102,9 @@ class GymVectorEnv(TensorVectorEnv):
 
     def advance(self, actions: Tensor, noise: Tensor) -> WorldState:
         """Steps the worlds whose episode has not ended; raises the errors of `start`."""
-        running = (~self._over & (self._elapsed < self.family.horizon)).cpu().numpy()
+        ends = self._ends
+        over = ends.terminated | ends.truncated | (ends.elapsed >= self.family.horizon)
+        running = (~over).cpu().numpy()
         env_actions = actions.cpu().numpy()
         if self._limits is not None:
             if not np.isfinite(env_actions[running]).all():
@@ -225,9 +233,9 @@ class GymVectorEnv(TensorVectorEnv):
             raise
 
     def _read_state(self) -> WorldState:
-        """Returns copies of the observations, rewards and terminations in the rows."""
+        """Returns copies of the observations, rewards and ends in the rows."""
         rows = self._rows
-        copies = {n: getattr(rows, n).copy() for n in ("observation", "reward", "terminated")}
+        copies = {n: getattr(rows, n).copy() for n in STATE_ROWS}
         return {name: torch.from_numpy(value).to(self.device) for name, value in copies.items()}
 
 

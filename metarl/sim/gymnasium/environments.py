@@ -21,6 +21,10 @@ Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
 """Returns an array of zeros of the given shape and dtype."""
 
 
+STATE_ROWS = ("observation", "reward", "terminated", "truncated")
+"""The rows that are the state of the worlds."""
+
+
 class WorldError(Exception):
     """An error in one world.
 
@@ -44,7 +48,8 @@ class Rows:
         action: Actions inside the action space, [W, A] float32, or [W] int64 starting at 0.
         observation: Flattened observations, [W, O] float32.
         reward: Rewards of the last step, [W] float32.
-        terminated: Whether the episode has ended, [W] bool.
+        terminated: Whether the episode has reached a terminal state, [W] bool.
+        truncated: Whether the environment has cut the episode off, [W] bool.
         at: `at[0]` is the index of the world that is being reset or stepped, [W] int64.
     """
 
@@ -54,6 +59,7 @@ class Rows:
     observation: np.ndarray
     reward: np.ndarray
     terminated: np.ndarray
+    truncated: np.ndarray
     at: np.ndarray
 
     @classmethod
@@ -69,6 +75,7 @@ class Rows:
             observation=allocate((worlds, *observation_shape), np.float32),
             reward=allocate((worlds,), np.float32),
             terminated=allocate((worlds,), np.bool_),
+            truncated=allocate((worlds,), np.bool_),
             at=allocate((worlds,), np.int64),
         )
 
@@ -123,6 +130,7 @@ class Environments:
         self._tasks: TaskRows = {}
         self._envs: list[gymnasium.Env | None] = [None] * len(rows.active)
         self._env_tasks: list[Task | None] = [None] * len(rows.active)
+        self._owners: dict[int, int] = {}  # id of an unwrapped environment -> its world
         self._flat = flattener(family.probe.observation_space)
         self._to_env_action = _action_converter(family.probe.action_space)
 
@@ -135,6 +143,11 @@ class Environments:
     def step(self) -> None:
         """Steps the environments of the active worlds."""
         self._for_each_active(self._step, "stepped")
+
+    def adopt(self, world: int, env: gymnasium.Env, task: Task) -> None:
+        """Takes over an environment that has this task, as that of a world."""
+        self._own(world, env)
+        self._envs[world], self._env_tasks[world] = env, task
 
     def picture(self, world: int) -> Any:
         """Returns the result of `render` of a world that has been reset."""
@@ -149,6 +162,7 @@ class Environments:
                 with contextlib.suppress(Exception):  # the other environments must still be closed
                     env.close()
         self._envs = [None] * len(self._envs)
+        self._owners.clear()
 
     def _for_each_active(self, call: Callable[[int], None], verb: str) -> None:
         """Calls a function for each active world; raises WorldError with the traceback."""
@@ -157,6 +171,8 @@ class Environments:
             at[0] = world
             try:
                 call(world)
+            except WorldError:
+                raise
             except Exception as error:
                 trace = "".join(traceback.format_exception(error)).rstrip()
                 raise WorldError(world, f"failed when it was {verb}.\n{trace}") from error
@@ -166,7 +182,7 @@ class Environments:
         observation, _ = env.reset(seed=int(rows.seed[world]))
         rows.observation[world] = self._flat(observation)
         rows.reward[world] = 0
-        rows.terminated[world] = False
+        rows.terminated[world] = rows.truncated[world] = False
 
     def _step(self, world: int) -> None:
         env, rows = self._envs[world], self.rows
@@ -182,7 +198,8 @@ class Environments:
             raise ValueError(f"Expected one number as reward, got the shape {np.shape(reward)}.")
         rows.observation[world] = self._flat(observation)
         rows.reward[world] = reward
-        rows.terminated[world] = terminated or truncated
+        rows.terminated[world] = terminated
+        rows.truncated[world] = truncated
 
     def _with_task(self, world: int) -> gymnasium.Env:
         """Returns the world's environment with its task set; builds it if necessary."""
@@ -195,9 +212,25 @@ class Environments:
         if env is not current:
             if current is not None:
                 current.close()
+            self._own(world, env)
             _check_sizes(env, self._family.probe)
         self._envs[world] = env
         return env
+
+    def _own(self, world: int, env: gymnasium.Env) -> None:
+        """Records whose environment this is; raises WorldError if it is another world's too."""
+        old, core = self._envs[world], env.unwrapped
+        if old is not None:
+            self._owners.pop(id(old.unwrapped), None)
+        owner = self._owners.setdefault(id(core), world)
+        if owner != world or core is self._family.probe.unwrapped:
+            other = "the one that the family inspects" if owner == world else f"world {owner}"
+            raise WorldError(
+                world,
+                f"has the same environment object as {other}, a {type(core).__name__}: one would "
+                f"be stepped for several worlds. Expected {self._family.title!r} to build a new "
+                "environment at each call; build it inside of the function.",
+            )
 
 
 def _check_sizes(env: gymnasium.Env, other: gymnasium.Env) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector.utils import CloudpickleWrapper
 from gymnasium.wrappers import TimeLimit
 from torch import Tensor
 
@@ -32,13 +35,13 @@ class GymFamily(TaskFamily):
     """A family whose worlds are gymnasium environments, optionally stepped by worker processes.
 
     A `WorldState` holds the last outputs of the environments: "observation" [W, O] float32,
-    flattened by `gymnasium.spaces.flatten`; "reward" [W] float32; "terminated" [W] bool. Actions
-    are clipped to the action space of the environment. Every reset is seeded with a number in
-    0, ..., 2^24 - 1, computed from the one uniform number that the reset consumes. Environments
-    must therefore draw all their random numbers from `self.np_random`.
+    flattened by `gymnasium.spaces.flatten`; "reward" [W] float32; "terminated" and "truncated" [W]
+    bool. Actions are clipped to the action space of the environment. Every reset is seeded with a
+    number in 0, ..., 2^24 - 1, computed from the one uniform number that the reset consumes.
+    Environments must therefore draw all their random numbers from `self.np_random`.
 
     The horizon limits the episodes: environments that are built from an id get no time limit. An
-    environment that truncates an episode before the horizon counts as terminated.
+    environment may truncate an episode before the horizon, which is no termination.
 
     Attributes:
         env: The id of an environment, or a function or class that builds one.
@@ -194,7 +197,8 @@ class GymFamily(TaskFamily):
                 env.close()
         observation = torch.from_numpy(np.stack(rows)).to(noise.device)
         nothing = torch.zeros(len(rows), device=noise.device)
-        return {"observation": observation, "reward": nothing, "terminated": nothing.bool()}
+        no = nothing.bool()
+        return {"observation": observation, "reward": nothing, "terminated": no, "truncated": no}
 
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
         return state["observation"].clone()
@@ -206,12 +210,36 @@ class GymFamily(TaskFamily):
         return after["reward"]
 
     def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """Returns whether the environment has ended the episode, by truncation too."""
+        """Returns whether the environment has terminated the episode."""
         return state["terminated"]
 
+    def truncated(self, state: WorldState, tasks: Tasks) -> Tensor:
+        """Returns whether the environment has truncated the episode."""
+        return state["truncated"]
+
     def __getstate__(self) -> dict[str, Any]:
-        """Omits `probe`, so that the environment need not be picklable to use workers."""
-        return {name: value for name, value in self.__dict__.items() if name != "probe"}
+        """Omits `probe`, so that the environment need not be picklable.
+
+        A local function or lambda that builds environments is pickled by value.
+
+        Raises:
+            SettingsError: It cannot be pickled.
+        """
+        return {**self._fields(), "env": _picklable(self.env, self.title)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores what `__getstate__` returned."""
+        env = state["env"]
+        vars(self).update({**state, "env": env.fn if isinstance(env, CloudpickleWrapper) else env})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copies everything but `probe`; functions and classes are shared."""
+        other = object.__new__(type(self))
+        vars(other).update(copy.deepcopy(self._fields(), memo))
+        return other
+
+    def _fields(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "probe"}
 
     @property
     def _builder(self) -> Any:
@@ -242,8 +270,8 @@ class GymFamily(TaskFamily):
                 Fact("action", f"{_describe_space(env.action_space)}, clipped to it"),
                 Fact("dynamics", f"{own}{f', with {settings}' if settings else ''}"),
                 Fact("reward", own),
-                Fact("termination", f"{own}, cutting off before the horizon included"),
-                Fact("horizon", f"{self.horizon} steps"),
+                Fact("termination", own),
+                Fact("horizon", f"{self.horizon} steps, or the environment's own truncation"),
             ),
             disjoint,
         )
@@ -264,6 +292,23 @@ class GymFamily(TaskFamily):
                 f"horizon of {horizon}: choose horizon={limit}, or build it without."
             )
         return horizon
+
+
+def _picklable(env: Any, title: str) -> Any:
+    """Returns `env`, or a wrapper that pickles it by value if that is necessary."""
+    try:
+        pickle.dumps(env)
+        return env
+    except Exception:  # pickle raises any kind, for lambdas and local functions
+        wrapper = CloudpickleWrapper(env)
+    try:
+        pickle.dumps(wrapper)
+        return wrapper
+    except Exception as error:
+        raise SettingsError(
+            f"A family of {title!r} cannot be pickled: {type(error).__name__}: {error}. Build its "
+            "environments by a function or class at the top of a module."
+        ) from error
 
 
 # Spaces and values

@@ -14,7 +14,8 @@ from metarl.sim.gymnasium.engine import GymVectorEnv
 from metarl.sim.gymnasium.environments import Environments, Rows, WorldError
 from metarl.sim.gymnasium.family import Task
 
-_COMPARED = ("observation", "terminated")  # not the reward: the engine sets it to 0 after the end
+# Not the reward: the engine sets it to 0 after the end.
+_COMPARED = ("observation", "terminated", "truncated")
 _FALLBACK = "What is observed is drawn instead of"
 
 
@@ -90,7 +91,7 @@ class GymnasiumRenderer(WorldRenderer):
         self._recordings[world] = recording
         for name in _COMPARED:
             original, replay = state[name][0].numpy(), getattr(rows, name)[world]
-            if not np.array_equal(original, replay, equal_nan=name != "terminated"):
+            if not np.array_equal(original, replay, equal_nan=name == "observation"):
                 raise SettingsError(
                     f"the {name} after {len(actions)} steps is {replay}, not {original}, when the "
                     "episode is played again. Expected all random numbers from `self.np_random`."

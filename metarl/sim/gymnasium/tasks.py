@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import gymnasium
 import torch
@@ -25,13 +26,14 @@ class GymTasks(GymFamily):
     """Family of a gymnasium environment with parameters that are drawn for each task.
 
     Each parameter is a task value [T]. If the unwrapped environment has an attribute with the name
-    of the parameter, this attribute is set before a reset. Otherwise the parameter is a keyword
-    argument for building the environment, and every new task builds a new environment, which is
-    slower. The card says which of the two holds for each parameter.
+    of the parameter, this attribute is set before a reset. Otherwise, if `env` takes a keyword
+    argument of that name, every new task builds a new environment, which is slower. Otherwise the
+    attribute of the wrapper that has one is set. The card says which holds for each parameter. A
+    name that several layers have, the environment and a wrapper or two wrappers, is refused.
 
-    Setting an attribute does not update what the constructor computed from it. In such a case
-    compute the derived value in `reset`, make it a property, or rename the attribute so that the
-    environment is rebuilt.
+    Setting an attribute does not update what the constructor computed from it; `check_family`
+    reports it. In such a case compute the derived value in `reset`, make it a property, or rename
+    the attribute so that the environment is rebuilt.
 
     Example:
         >>> family = GymTasks("Pendulum-v1", {"g": Uniform(5, 15), "m": LogUniform(0.5, 2)})
@@ -74,8 +76,12 @@ class GymTasks(GymFamily):
     @cached_property
     def attributes(self) -> frozenset[str]:
         """The names of the parameters that are attributes; the others are keyword arguments."""
-        unwrapped = self.probe.unwrapped
-        return frozenset(name for name in self.parameters if hasattr(unwrapped, name))
+        return frozenset(name for name in self.parameters if self._is_attribute(name))
+
+    @property
+    def builder(self) -> Callable[..., gymnasium.Env]:
+        """What takes the keyword arguments: `env`, or the class that an id stands for."""
+        return type(self.probe.unwrapped) if isinstance(self.env, str) else self.env
 
     def card(self) -> Card:
         laws = "; ".join(
@@ -102,13 +108,21 @@ class GymTasks(GymFamily):
 
     def apply_task(self, env: gymnasium.Env, task: Task) -> gymnasium.Env:
         """Sets attributes, and builds a new environment if there are keyword arguments."""
-        values = {name: r.value(task[name].item()) for name, r in self.parameters.items()}
-        keywords = {n: v for n, v in values.items() if n not in self.attributes}
+        keywords = self.keywords(task)
         if keywords:
             env = self.build(**keywords)
-        for name in self.attributes:
-            setattr(env.unwrapped, name, values[name])
+        self.set_attributes(env, task)
         return env
+
+    def keywords(self, task: Task) -> dict[str, Any]:
+        """Returns the values of the parameters that are keyword arguments."""
+        names = (name for name in self.parameters if name not in self.attributes)
+        return {name: self.parameters[name].value(task[name].item()) for name in names}
+
+    def set_attributes(self, env: gymnasium.Env, task: Task) -> None:
+        """Sets the parameters that are attributes."""
+        for name in self.attributes:
+            setattr(owner(env, name), name, self.parameters[name].value(task[name].item()))
 
     @property
     def _split_parameter(self) -> str | None:
@@ -116,14 +130,29 @@ class GymTasks(GymFamily):
         return next((name for name, r in self.parameters.items() if r.continuous), None)
 
     def _kind(self, name: str) -> str:
-        return (
-            "an attribute"
-            if name in self.attributes
-            else "a keyword argument: the environment is built again"
-        )
+        if name not in self.attributes:
+            return "a keyword argument: the environment is built again"
+        layer = owner(self.probe, name)
+        if layer is self.probe.unwrapped:
+            return "an attribute"
+        return f"an attribute of the wrapper {type(layer).__name__}"
+
+    def _is_attribute(self, name: str) -> bool:
+        layers = owners(self.probe, name)
+        if len(layers) > 1:
+            names = " and ".join(type(layer).__name__ for layer in layers)
+            raise SettingsError(
+                f"{names} of {self.title!r} each have an attribute {name!r}, and only one of them "
+                "may be what counts. Rename the attribute of the other, or make the parameter a "
+                "keyword argument with a name of its own."
+            )
+        if not layers:
+            return False
+        return layers[0] is self.probe.unwrapped or not _takes_keyword(self.builder, name)
 
     def _check_parameters(self) -> None:
         """Sets a task; raises SettingsError if the environment does not take the parameters."""
+        _ = self.attributes  # raises for names that several layers have
         task = self.sample(1, torch.Generator()).values
         try:
             env = self.apply_task(
@@ -131,8 +160,7 @@ class GymTasks(GymFamily):
             )
         except (AttributeError, SettingsError) as error:
             names = {n for n in vars(self.probe.unwrapped) if not n.startswith("_")}
-            builder = type(self.probe.unwrapped) if isinstance(self.env, str) else self.env
-            names |= inspect.signature(builder).parameters.keys()
+            names |= inspect.signature(self.builder).parameters.keys()
             hints = "".join(did_you_mean(name, names) for name in self.parameters)
             raise SettingsError(
                 f"{self.title!r} does not take the parameters {', '.join(self.parameters)}, as "
@@ -141,3 +169,31 @@ class GymTasks(GymFamily):
             ) from error
         if env is not self.probe:
             env.close()
+
+
+def owners(env: gymnasium.Env, name: str) -> list[gymnasium.Env]:
+    """Returns the layers with an attribute of this name, the outermost first."""
+    layers: list[gymnasium.Env] = []
+    while isinstance(env, gymnasium.Wrapper):
+        is_own = hasattr(type(env), name) and not hasattr(gymnasium.Wrapper, name)
+        if is_own or name in vars(env):
+            layers.append(env)
+        env = env.env
+    return [*layers, env] if hasattr(env, name) else layers
+
+
+def owner(env: gymnasium.Env, name: str) -> gymnasium.Env:
+    """Returns the layer whose attribute a parameter sets; AttributeError without one."""
+    layers = owners(env, name)
+    if not layers:
+        raise AttributeError(f"{env} has no attribute {name!r}, as other tasks' environments have")
+    return layers[-1]
+
+
+def _takes_keyword(builder: Callable[..., Any], name: str) -> bool:
+    try:
+        parameters = inspect.signature(builder).parameters
+    except ValueError:  # a builtin without a signature
+        return False
+    kinds = [p.kind for p in parameters.values()]
+    return name in parameters or inspect.Parameter.VAR_KEYWORD in kinds

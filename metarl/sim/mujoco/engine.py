@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from mujoco.batch import Batch
 from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError
+from metarl.sim.arguments import copy_error
 from metarl.sim.family import Tasks, WorldState
 from metarl.sim.mujoco.physics import MujocoFamily, check_shape, mj, model_field
 from metarl.sim.vector_env import TensorVectorEnv
@@ -123,6 +124,10 @@ class MujocoVectorEnv(TensorVectorEnv):
         super().load_state_dict(values)
         self._batch.state[:] = physics.cpu().numpy()
         self._first_warning = ""
+
+    def __getstate__(self) -> NoReturn:
+        """Refuses to be copied or pickled; see `copy_error`."""
+        raise copy_error(self)
 
     # Helpers
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from metarl.devices import resolve_device
 from metarl.errors import SettingsError, ShapeError
 from metarl.extras import import_extra
+from metarl.sim.arguments import copy_error
 from metarl.sim.family import Tasks, WorldState
 from metarl.sim.mujoco.physics import MujocoFamily
 from metarl.sim.vector_env import TensorVectorEnv
@@ -144,6 +145,10 @@ class WarpVectorEnv(TensorVectorEnv):
         self._physics.load(physics)
         self._physics.warned.copy_(values["warned"])
         self._physics.seen.copy_(values["warned"])
+
+    def __getstate__(self) -> NoReturn:
+        """Refuses to be copied or pickled; see `copy_error`."""
+        raise copy_error(self)
 
     # Helpers
 

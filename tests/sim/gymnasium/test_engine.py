@@ -85,11 +85,13 @@ def test_worlds_past_the_horizon_are_not_stepped_on():
     assert [e.stepped for e in environments(env)] == [2] * 4
 
 
-def test_an_episode_that_the_environment_cuts_off_has_ended():
+def test_an_episode_that_the_environment_cuts_off_is_truncated_and_not_stepped_on():
     env = vec(GymTasks(partial(Faulty, "cut"), {"speed": Uniform(0.15, 0.2)}, horizon=6))
     env.reset()
-    first, second = (env.step(torch.zeros(4, 1)) for _ in range(2))
-    assert not first[2].any() and second[2].all() and not second[3].any()
+    first, second, third = (env.step(torch.zeros(4, 1)) for _ in range(3))
+    assert not first[3].any() and second[3].all() and third[3].all()
+    assert not third[2].any()
+    assert [e.stepped for e in environments(env)] == [2] * 4
 
 
 def test_a_task_takes_effect_when_its_world_starts_next():

@@ -1,0 +1,230 @@
+"""Checks that the parameters of `GymTasks` take effect, as if environments were built with them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from metarl.sim.gymnasium.check_environments import Player, Start, difference, starts
+from metarl.sim.gymnasium.environments import WorldError
+from metarl.sim.gymnasium.family import Task, each_task
+from metarl.sim.gymnasium.tasks import GymTasks, owner
+from metarl.tasks.check_sampling import NUM_TASKS, seeded
+
+MOST_DEPTH = 4
+# What environments record about how they were built, which changes nothing that they do.
+RECORDS = ("_ezpickle_args", "_ezpickle_kwargs", "_saved_kwargs", "spec", "_spec", "_cached_spec")
+
+
+def parameter_problems(family: GymTasks, seed: int) -> Iterator[str]:
+    """Yields the parameters that change nothing, and those that come too late to change all."""
+    all_starts = starts(family, seed)
+    for name in family.parameters:
+        tasks = _tasks_that_differ_in(family, name, all_starts[0].task, seed)
+        try:
+            problem = None
+            if name in family.attributes:
+                problem = _derived_problem(family, name, tasks, all_starts)
+            problem = problem or _inertia_problem(family, name, tasks, all_starts)
+        except WorldError as error:
+            problem = f"an environment {error.what}"
+        if problem:
+            yield problem
+
+
+def _tasks_that_differ_in(family: GymTasks, name: str, base: Task, seed: int) -> list[Task]:
+    """Returns two tasks that differ only in one parameter, which is far apart."""
+    values = family.sample(NUM_TASKS, seeded(seed)).values
+    sampled = sorted((task[name] for task in each_task(values)), key=float)
+    return [{**base, name: value} for value in (sampled[0], sampled[-1])]
+
+
+# Parameters without effect
+
+
+def _inertia_problem(
+    family: GymTasks, name: str, tasks: list[Task], all_starts: list[Start]
+) -> str | None:
+    """Returns the problem of a parameter that changes nothing."""
+    players = [Player(family) for _ in tasks]
+    try:
+        for start in all_starts:
+            paths = [
+                player.play(start._replace(task=task))
+                for player, task in zip(players, tasks, strict=True)
+            ]
+            if difference(*paths):
+                return None
+    finally:
+        for player in players:
+            player.host.close()
+    # The same episodes prove nothing where rewards are rare: look for what could matter.
+    if name in family.attributes:
+        if _is_never_read(family, name, all_starts[0]._replace(task=tasks[0])):
+            return f"the parameter {name!r} changes nothing: no episode reads the attribute"
+        return None
+    envs = [family.apply_task(family.probe, task) for task in tasks]
+    same = _same_values(envs[0], envs[1], name, MOST_DEPTH)
+    for env in envs:
+        env.close()
+    if not same:
+        return None
+    return (
+        f"the parameter {name!r} changes nothing: environments that are built with other values of "
+        "this keyword argument are the same; do `**kwargs` swallow it?"
+    )
+
+
+def _is_never_read(family: GymTasks, name: str, start: Start) -> bool:
+    """Returns whether an episode never reads an attribute; False if that cannot be observed."""
+    player = Player(family)
+    attribute = _Attribute(name)
+    try:
+        player.begin(start)
+        with _installed(attribute, type(owner(family.probe, name))) as installed:
+            player.play(start)
+        return installed and not attribute.reads
+    finally:
+        player.host.close()
+
+
+def _same_values(a: Any, b: Any, name: str, depth: int) -> bool:
+    """Returns whether two objects hold the same numbers and texts, as far as they can be seen."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, str | bytes | int | float | complex | np.generic | np.ndarray):
+        return bool(np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind in "fc"))
+    if depth == 0:
+        return True
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(
+            _same_values(x, y, name, depth - 1) for x, y in zip(a, b, strict=True)
+        )
+    first, second = (v if isinstance(v, Mapping) else getattr(v, "__dict__", {}) for v in (a, b))
+    if isinstance(a, Mapping) and name in a:  # a record of the keyword arguments
+        return True
+    return first.keys() == second.keys() and all(
+        key in RECORDS or _same_values(value, second[key], name, depth - 1)
+        for key, value in first.items()
+    )
+
+
+# Numbers that a constructor derived from an attribute
+
+
+def _derived_problem(
+    family: GymTasks, name: str, tasks: list[Task], all_starts: list[Start]
+) -> str | None:
+    """Compares environments whose attribute is set with such that are built with its value."""
+    for task in tasks:
+        built = _built_with(family, name, task)
+        if built is None:
+            return None
+        changed = family.build(**family.keywords(task))
+        family.set_attributes(changed, task)
+        stale = sorted(_differing_numbers(built, changed, name))
+        players = [Player(family) for _ in range(2)]
+        for player, env in zip(players, (built, changed), strict=True):
+            player.host.adopt(0, env, task)
+        try:
+            changes = (
+                difference(*[player.play(start._replace(task=task)) for player in players])
+                for start in all_starts
+            )
+            change = next((change for change in changes if change), None)
+        finally:
+            for player in players:
+                player.host.close()
+        if change:
+            which = f" ({', '.join(stale[:5])})" if stale else ""
+            return (
+                f"setting {name!r} comes too late: the constructor has derived other numbers from "
+                f"it{which}, and {change} differs from an environment that is built with it. "
+                "Derive them in `reset`, make them properties, or make it a keyword argument that "
+                "the environment keeps under another name"
+            )
+    return None
+
+
+def _built_with(family: GymTasks, name: str, task: Task) -> gymnasium.Env | None:
+    """Builds an environment in whose constructors an attribute has the task's value throughout.
+
+    Returns None if this cannot be arranged: for properties, slots and classes of C.
+    """
+    value = family.parameters[name].value(task[name].item())
+    attribute = _Attribute(name, value)
+    with _installed(attribute, type(owner(family.probe, name))) as installed:
+        if not installed:
+            return None
+        try:
+            env = family.build(**family.keywords(task))
+        except Exception:  # the constructor does not take such a value: nothing to compare
+            return None
+    family.set_attributes(env, task)
+    return env
+
+
+def _differing_numbers(a: gymnasium.Env, b: gymnasium.Env, name: str) -> Iterator[str]:
+    """Yields the names of the attributes of both that differ, layer by layer."""
+    while True:
+        for key, value in vars(a).items():
+            is_comparable = key not in (name, "env", *RECORDS) and key in vars(b)
+            if is_comparable and not _same_values(value, vars(b)[key], name, 1):
+                yield key
+        if not (isinstance(a, gymnasium.Wrapper) and isinstance(b, gymnasium.Wrapper)):
+            return
+        a, b = a.env, b.env
+
+
+class _Attribute:
+    """A data descriptor that stands for an attribute: counts its reads, and may fix its value.
+
+    Args:
+        name: The name of the attribute.
+        value: The value that every assignment stores; by default what is assigned.
+    """
+
+    def __init__(self, name: str, *value: Any) -> None:
+        self.reads = 0
+        self.default: Any = None
+        self._name, self._value = name, value
+
+    def __get__(self, instance: Any, kind: type | None = None) -> Any:
+        if instance is None:
+            return self._value[0] if self._value else self.default
+        self.reads += 1
+        if self._name in vars(instance):
+            return vars(instance)[self._name]
+        return self._value[0] if self._value else self.default
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        vars(instance)[self._name] = self._value[0] if self._value else value
+
+
+@contextmanager
+def _installed(attribute: _Attribute, kind: type) -> Iterator[bool]:
+    """Puts a descriptor into a class for the block; yields False where that cannot be done."""
+    name, nothing = attribute._name, object()
+    old = inspect.getattr_static(kind, name, nothing)
+    own = name in vars(kind)
+    if hasattr(type(old), "__set__") or hasattr(type(old), "__get__"):
+        yield False
+        return
+    attribute.default = None if old is nothing else old
+    try:
+        setattr(kind, name, attribute)
+    except TypeError:  # a class of C
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        if own:
+            setattr(kind, name, old)
+        else:
+            delattr(kind, name)
