@@ -1,5 +1,6 @@
 """The outer loop: resuming, stopping, failing."""
 
+import json
 import os
 import signal
 
@@ -7,11 +8,13 @@ import pytest
 import torch
 
 from metarl.errors import CheckpointError, NonFiniteError
-from metarl.models import MLP
+from metarl.evaluation.curves import adaptation_curve
+from metarl.models import MLP, Conv4
 from metarl.runs.checkpoints import load_checkpoint
 from metarl.runs.logger import read_curves
-from metarl.tasks import Examples, Sine, TaskBatch
+from metarl.tasks import Examples, Glyphs, Sine, TaskBatch
 from metarl.training import OuterLoop, TrainingSettings
+from metarl.training.loop import VALIDATION_SEED
 from tests.gradient_learners import MAML, LearnedOptimizer, Reptile
 
 SETTINGS = {"meta_batch_size": 4, "log_every": 2, "eval_every": 4, "eval_tasks": 3, "eval_steps": 2}
@@ -229,3 +232,20 @@ def test_the_dashboard_has_columns_of_what_was_measured(folder):
     columns = [info.name.tag for info in experiment.metric_infos]
     assert columns == ["meta/loss", "eval_validation/mse/mean"]
     assert set(columns) <= set(events.Tags()["scalars"])
+
+
+def test_validation_curves_of_networks_with_batch_norm_are_transductive(folder):
+    """One pass for all queries; what a run logs says so."""
+    tasks = Glyphs(2, 1, 3, alphabets=2, characters=3, drawings=4)
+    model = Conv4(2, torch.Generator().manual_seed(0), filters=4)
+    settings = TrainingSettings(iterations=1, checkpoint_every=1, **{**SETTINGS, "eval_every": 1})
+    run = OuterLoop(MAML(model, 0.1), tasks, settings, folder, validation=tasks)
+    run.run()
+    run.logger.close()
+    (line,) = [json.loads(text) for text in (folder / "eval.jsonl").read_text().splitlines()]
+    assert line["transductive"] is True
+    expected = adaptation_curve(
+        run.learner, tasks, num_tasks=3, steps=2, transductive=True,
+        generator=torch.Generator().manual_seed(VALIDATION_SEED),
+    )  # fmt: skip
+    assert line["mean"] == expected.values.double().mean(1).tolist()
