@@ -43,7 +43,7 @@ def test_the_families_train_and_have_cards(family, my_tasks, monkeypatch, capsys
     (folder,) = (my_tasks / "runs" / "custom" / "maml").iterdir()
     (line,) = read_curves(folder)
     assert line["environment_steps"] == 2 * 2 * 2 * 5
-    for command in (["list", "--card", f"my_tasks:{family}"], ["play", str(folder)]):
+    for command in (["list", "--card", f"my_tasks:{family}"], ["play", str(folder), "--trust"]):
         monkeypatch.setattr("sys.argv", ["metarl", *command])
         main()
         assert TITLES[family] in capsys.readouterr().out or command[0] == "play"
