@@ -3,7 +3,8 @@
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
 from metarl.rl.policies import CategoricalPolicy, GaussianPolicy, Policy, policy_for
-from metarl.rl.policy_learner import PolicyInputs, PolicyLearner
+from metarl.rl.policy_inputs import PolicyInputs
+from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.problem import ControlProblem
 from metarl.rl.rollouts import RolloutNoise, Rollouts, collect, draw_noise
 from metarl.rl.settings import PolicyGradientSettings

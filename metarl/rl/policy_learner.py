@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,48 +17,13 @@ from metarl.rl.control_learner import ControlLearner, nan_where_undefined
 from metarl.rl.distributions import Distribution
 from metarl.rl.experience import Experience, estimate_advantages
 from metarl.rl.policies import Policy
+from metarl.rl.policy_inputs import PolicyInputs
 from metarl.rl.rollouts import RolloutNoise, Rollouts, collect, draw_noise
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.rl.surrogates import SURROGATES, exploration_term, proximal
 from metarl.rl.worlds import Worlds, check_policy_type
 from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.trees import concatenate_tasks, cut_tasks, map_tensors
-
-
-@dataclass(frozen=True)
-class PolicyInputs:
-    """The inputs of one meta-iteration; the task dimension leads every tensor.
-
-    Attributes:
-        tasks: The tasks.
-        experience: Rollouts of the policies after 0, 1, ..., K adaptation steps.
-        weights: Weight of the outer surrogate after 0..K steps, [T, K + 1].
-        query_steps: The numbers of steps after which the surrogate counts.
-        credit: Return of each task after adaptation, less the mean of the other tasks, per step of
-            an episode, [T]; see `exploration_term`.
-        environment_steps: Environment steps of all rollouts of each task, [T] int64.
-        start: Initial parameters, [T, *shape] per name; None for theta.
-    """
-
-    tasks: ControlTasks
-    experience: tuple[Experience, ...]
-    weights: Tensor
-    query_steps: tuple[int, ...]
-    credit: Tensor
-    environment_steps: Tensor
-    start: Params | None = None
-
-    def thinned(self, last: int | None, support: int | None = None) -> PolicyInputs:
-        """Returns the inputs with fewer rollouts of each task.
-
-        Args:
-            last: The number of rollouts of the adapted policies; None: all.
-            support: The number of rollouts of each adaptation step; None: all. With fewer, the
-                adapted policies are others.
-        """
-        *adaptation, adapted = self.experience
-        adaptation = [_first_rollouts(batch, support) for batch in adaptation]
-        return replace(self, experience=(*adaptation, _first_rollouts(adapted, last)))
 
 
 class PolicyLearner(ControlLearner):
@@ -363,14 +327,6 @@ class PolicyLearner(ControlLearner):
         check_policy_type(self._frozen.dtype)
         self._frozen.refresh()
         return self._frozen.fresh_start(generator, num_tasks)
-
-
-def _first_rollouts(batch: Experience, count: int | None) -> Experience:
-    """Returns the first `count` rollouts of each task; the weights of a task still sum to 1."""
-    if count is None:
-        return batch
-    batch = map_tensors(lambda t: t[:, :count], batch)
-    return batch._replace(weights=batch.weights / batch.weights.sum((1, 2), keepdim=True))
 
 
 def _rename_old_weights(learner: PolicyLearner, weights: dict[str, Any], *_: Any) -> None:

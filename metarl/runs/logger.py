@@ -20,11 +20,11 @@ from torch import Tensor
 from metarl.errors import CheckpointError, MetarlError
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.evaluation.statistics import Summary, summarise_curve
+from metarl.runs.eval_file import append_line, cut_after, drop_lines, read_curves
 from metarl.runs.lock import RunLock
-from metarl.runs.run_folder import EVAL_FILE, to_json
-from metarl.tasks.files import parse_json, read_regular, remove_parts, result_path, write_bytes
+from metarl.runs.run_folder import to_json
+from metarl.tasks.files import remove_parts, result_path
 
-MOST_BYTES = 1 << 30  # of eval.jsonl
 BOOTSTRAP_SEED = 20_200_713
 _STATISTICS = [f.name for f in dataclasses.fields(Summary) if f.name != "count"]
 
@@ -67,17 +67,17 @@ class RunLogger:
         self._resumed_from = resume_from
         self._lock: RunLock | None = None
         self._failed = False
-        kept = 0
+        num_lines = 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._writing():
                 remove_parts(self.folder)
                 if resume_from is not None:
-                    kept = _cut(self.folder / EVAL_FILE, resume_from)
+                    num_lines = cut_after(self.folder, resume_from)
                 # Events of this step and later ones are hidden.
                 purge = None if resume_from is None else self._start
                 self._writer = SummaryWriter(str(self.folder), purge_step=purge)
-            self._has_layout = kept > 0
+            self._has_layout = num_lines > 0
             if resume_from is not None:
                 self._repeat()
         except BaseException as error:
@@ -147,7 +147,7 @@ class RunLogger:
         head = {"iteration": iteration, "split": prefix.removeprefix("eval_")}
         head |= {"metric": curve.metric, "transductive": curve.transductive, **(extra or {})}
         if iteration == self._resumed_from:
-            _drop(self.folder / EVAL_FILE, json.loads(json.dumps(head)))
+            drop_lines(self.folder, json.loads(json.dumps(head)))
         columns = {n: [_number(getattr(s, n)) for s in summaries] for n in _STATISTICS}
         line: dict[str, Any] = {**head, "tasks": summaries[0].count}
         if environment_steps is not None:
@@ -213,10 +213,10 @@ class RunLogger:
             self._writer.add_text("config", f"|setting|value|\n|-|-|\n{rows}", self._start)
             if self._resumed_from is None:
                 # Not add_hparams: that one opens a second run folder.
-                known = {
+                flat = {
                     k: v if isinstance(v, bool | int | float) else str(v) for k, v in flat.items()
                 }
-                for summary in hparams(known, dict.fromkeys(metrics)):
+                for summary in hparams(flat, dict.fromkeys(metrics)):
                     self._writer._get_file_writer().add_summary(summary)
         self.flush()
 
@@ -294,16 +294,8 @@ class RunLogger:
             self._writer.add_custom_scalars({"adaptation": charts})
 
     def _append(self, line: dict[str, Any]) -> None:
-        path = self.folder / EVAL_FILE
         with self._writing():
-            # Written whole: an appended line can be cut by a crash or by a full disk.
-            texts = [text for text, _ in _lines(path)]
-            write_bytes(path, "".join(f"{t}\n" for t in (*texts, json.dumps(line))).encode())
-
-
-def read_curves(folder: Path | str) -> list[dict[str, Any]]:
-    """Returns the lines of a run's eval.jsonl, oldest first, without an incomplete last line."""
-    return [line for _, line in _lines(Path(folder) / EVAL_FILE)]
+            append_line(self.folder, line)
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -314,71 +306,6 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     for name, value in config.items():
         flat |= flatten(value, f"{prefix}.{name}" if prefix else name)
     return flat
-
-
-def _cut(path: Path, iteration: int) -> int:
-    """Drops the lines of later iterations and an incomplete one; returns the number kept."""
-    return _keep(path, lambda line: line["iteration"] <= iteration)
-
-
-def _drop(path: Path, head: dict[str, Any]) -> None:
-    """Drops the lines that have all entries of `head`."""
-    _keep(path, lambda line: line != {**line, **head})
-
-
-def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> int:
-    """Keeps the complete lines for which `wanted` is true; returns their number."""
-    if not path.exists():
-        return 0
-    kept = [text for text, line in _lines(path) if wanted(line)]
-    write_bytes(path, "".join(f"{text}\n" for text in kept).encode())
-    return len(kept)
-
-
-def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Returns the complete lines of an eval.jsonl, as text and decoded."""
-    lines = []
-    try:
-        texts = read_regular(path, MOST_BYTES).split(b"\n") if path.exists() else []
-    except OSError as error:
-        raise CheckpointError(f"Cannot read {path}: {error}.") from error
-    if texts and not texts[-1].strip():
-        texts.pop()
-    for number, text in enumerate(texts):
-        try:
-            line = parse_json(text)
-        except ValueError as error:
-            if number + 1 < len(texts):  # only the last line can have been cut by a crash
-                raise CheckpointError(
-                    f"Line {number + 1} of {path} is not JSON: {error}. Repair or delete it."
-                ) from error
-            break
-        try:
-            lines.append((text.decode("utf-8-sig").rstrip("\r"), _checked(line)))
-        except ValueError as error:
-            raise CheckpointError(
-                f"Line {number + 1} of {path} cannot be used: {error}. Repair or delete it."
-            ) from error
-    return lines
-
-
-def _checked(line: Any) -> dict[str, Any]:
-    """Returns a decoded line; raises ValueError if an entry that is used has another type."""
-    kinds = {"iteration": int, "environment_steps": int, "split": str, "metric": str, "mean": list}
-    if not isinstance(line, dict) or "iteration" not in line:
-        raise ValueError('expected {"iteration": ..., ...}')
-    for name, kind in kinds.items():
-        if name in line and type(line[name]) is not kind:
-            raise ValueError(f"expected `{name}` of type {kind.__name__}, got {line[name]!r:.80}")
-    missing = {"split", "metric", "mean"} - line.keys()
-    if missing and "environment_steps" in line:
-        raise ValueError(f"expected `{min(missing)}` next to `environment_steps`")
-    if not -(2**63) <= line.get("environment_steps", 0) < 2**63:
-        raise ValueError("expected `environment_steps` below 2^63")
-    for value in line.get("mean", ()):
-        if value is not None and type(value) not in (int, float):
-            raise ValueError(f"expected numbers in `mean`, got {value!r:.80}")
-    return line
 
 
 def _number(value: float) -> float | None:

@@ -188,11 +188,11 @@ class OuterLoop:
         try:
             yield
         except Exception as error:
-            kept = self._save_before(before)
+            saved_note = self._save_before(before)
             if isinstance(error, SimulationError):
                 end = "\n" if "\n" in str(error) else " "  # a user's traceback may be in it
-                raise SimulationError(f"{error}{end}{kept}") from error
-            error.add_note(kept)
+                raise SimulationError(f"{error}{end}{saved_note}") from error
+            error.add_note(saved_note)
             raise
 
     @contextmanager
@@ -229,13 +229,13 @@ class OuterLoop:
             return f"There is no good checkpoint in {self.checkpoints.folder}."
         return f"The last good checkpoint is {good}."
 
-    def _stop_at(self, result: MetaResult, kept: str) -> None:
+    def _stop_at(self, result: MetaResult, saved_note: str) -> None:
         bad = (~torch.isfinite(result.losses)).nonzero().flatten().tolist()
         which = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         which = which or "unknown: the losses are finite, the gradient is not"
         raise NonFiniteError(
             f"The outer loss is not finite at meta-iteration {self.iteration}, task(s) {which}. "
-            f"{kept} {divergence_advice(result)}"
+            f"{saved_note} {divergence_advice(result)}"
         )
 
     def _log(self, result: MetaResult) -> dict[str, float]:
@@ -323,6 +323,6 @@ def _default_update(learner: Learner, settings: TrainingSettings) -> OuterUpdate
 
 def _headline(scalars: dict[str, float]) -> dict[str, float]:
     """Picks what the progress bar shows: the training metric after the last step, or the loss."""
-    shown = [tag for tag in scalars if tag.startswith("train/")]
-    tag = shown[-1] if shown else "meta/loss"
+    metric_tags = [tag for tag in scalars if tag.startswith("train/")]
+    tag = metric_tags[-1] if metric_tags else "meta/loss"
     return {tag.removeprefix("train/"): scalars[tag]}

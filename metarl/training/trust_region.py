@@ -15,7 +15,8 @@ from metarl.errors import SettingsError
 from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, Range, check_fields
 from metarl.rl.conjugate_gradient import conjugate_gradient
 from metarl.rl.fisher import fisher_product, flatten, unflatten
-from metarl.rl.policy_learner import PolicyInputs, PolicyLearner
+from metarl.rl.policy_inputs import PolicyInputs
+from metarl.rl.policy_learner import PolicyLearner
 from metarl.training.compilation import Capture, CompiledFunction, CompiledProduct
 from metarl.training.meta_gradient import MetaGradient
 from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings

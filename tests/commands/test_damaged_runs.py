@@ -12,7 +12,7 @@ import torch
 from metarl.errors import CheckpointError, MetarlError, SettingsError
 from metarl.lab.lookup import script_experiment
 from metarl.runs.checkpoints import Checkpoints, load_checkpoint
-from metarl.runs.logger import read_curves
+from metarl.runs.eval_file import read_curves
 from metarl.training import TrainingSettings
 from tests.commands.conftest import EXPERIMENTS
 

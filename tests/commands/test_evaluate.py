@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from metarl.runs.logger import read_curves
+from metarl.runs.eval_file import read_curves
 from tests.commands.conftest import EXPERIMENTS
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from metarl.commands import main
 from metarl.lab.lookup import script_experiment
-from metarl.runs.logger import read_curves
+from metarl.runs.eval_file import read_curves
 from tests.experiments.test_control_scripts import TINY, leave_out_figures
 
 ROOT = Path(__file__).resolve().parents[2]

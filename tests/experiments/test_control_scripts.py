@@ -8,7 +8,7 @@ import pytest
 
 from metarl.errors import SettingsError
 from metarl.lab.lookup import script_experiment
-from metarl.runs.logger import read_curves
+from metarl.runs.eval_file import read_curves
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 TINY = (

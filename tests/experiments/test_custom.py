@@ -4,7 +4,7 @@ import pytest
 
 from metarl.errors import SettingsError, UnknownNameError
 from metarl.lab.lookup import script_experiment
-from metarl.runs.logger import read_curves
+from metarl.runs.eval_file import read_curves
 from tests.experiments.test_control_scripts import EXPERIMENTS, TINY, leave_out_figures
 
 

@@ -6,7 +6,7 @@ from metarl_experiments.robot_configs import robot_configs
 from metarl.errors import SettingsError, UnknownNameError
 from metarl.lab.lookup import script_experiment
 from metarl.lab.robots import FamilySettings, named_family
-from metarl.runs.logger import read_curves
+from metarl.runs.eval_file import read_curves
 from metarl.sim import FAMILIES, make_family
 from tests.experiments.test_control_scripts import EXPERIMENTS, TINY
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from metarl.lab.command_line import saved_settings
 from metarl.lab.saved_run import load_experiment, reopened
-from metarl.runs.logger import read_curves
+from metarl.runs.eval_file import read_curves
 from metarl.runs.run_folder import ResumePoint
 
 RUNS = Path(__file__).parent / "runs_of_0_1"

@@ -20,7 +20,8 @@ from metarl.evaluation.curves import AdaptationCurve
 from metarl.plots.figures import save_figure
 from metarl.runs.checkpoints import Checkpoints, load_checkpoint
 from metarl.runs.lock import LOCK_FILE
-from metarl.runs.logger import RunLogger, read_curves
+from metarl.runs.eval_file import read_curves
+from metarl.runs.logger import RunLogger
 from metarl.runs.run_folder import create_run_folder, find_run, write_config
 from metarl.tasks.files import result_path
 

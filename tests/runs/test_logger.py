@@ -13,7 +13,9 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from metarl.errors import CheckpointError
 from metarl.evaluation.curves import AdaptationCurve
-from metarl.runs.logger import EVAL_FILE, RunLogger, flatten, read_curves
+from metarl.runs.eval_file import read_curves
+from metarl.runs.logger import RunLogger, flatten
+from metarl.runs.run_folder import EVAL_FILE
 from tests.runs.test_lock import other_process
 
 

@@ -12,7 +12,7 @@ from metarl.lab import Experiment
 from metarl.lab.control import ControlSettings, build_control
 from metarl.lab.control_configs import control_configs
 from metarl.rl.settings import PolicyGradientSettings
-from metarl.runs.logger import read_curves
+from metarl.runs.eval_file import read_curves
 from metarl.sb3.ppo import PPOAlgorithm, PPOLearner
 from metarl.sim import ControlTasks
 from metarl.training import TrainingSettings

@@ -11,7 +11,7 @@ from metarl.errors import CheckpointError, NonFiniteError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.models import MLP, Conv4
 from metarl.runs.checkpoints import load_checkpoint
-from metarl.runs.logger import read_curves
+from metarl.runs.eval_file import read_curves
 from metarl.tasks import Examples, Glyphs, Sine, TaskBatch
 from metarl.training import OuterLoop, TrainingSettings
 from metarl.training.loop import VALIDATION_SEED

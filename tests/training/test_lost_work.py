@@ -12,7 +12,7 @@ from tensorboard.compat.tensorflow_stub.io import gfile
 
 from metarl.errors import CheckpointError, NonFiniteError, SettingsError
 from metarl.runs.checkpoints import load_checkpoint, not_finite
-from metarl.runs.logger import read_curves
+from metarl.runs.eval_file import read_curves
 from metarl.runs.progress import Progress
 from metarl.tasks import Sine
 from metarl.training import TrainingSettings

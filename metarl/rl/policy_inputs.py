@@ -1,0 +1,56 @@
+"""What a policy learner collects for one meta-iteration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from metarl.models.base import Params
+from metarl.rl.experience import Experience
+from metarl.sim.family import ControlTasks
+from metarl.trees import map_tensors
+
+
+@dataclass(frozen=True)
+class PolicyInputs:
+    """The inputs of one meta-iteration; the task dimension leads every tensor.
+
+    Attributes:
+        tasks: The tasks.
+        experience: Rollouts of the policies after 0, 1, ..., K adaptation steps.
+        weights: Weight of the outer surrogate after 0..K steps, [T, K + 1].
+        query_steps: The numbers of steps after which the surrogate counts.
+        credit: Return of each task after adaptation, less the mean of the other tasks, per step of
+            an episode, [T]; see `exploration_term`.
+        environment_steps: Environment steps of all rollouts of each task, [T] int64.
+        start: Initial parameters, [T, *shape] per name; None for theta.
+    """
+
+    tasks: ControlTasks
+    experience: tuple[Experience, ...]
+    weights: Tensor
+    query_steps: tuple[int, ...]
+    credit: Tensor
+    environment_steps: Tensor
+    start: Params | None = None
+
+    def thinned(self, last: int | None, support: int | None = None) -> PolicyInputs:
+        """Returns the inputs with fewer rollouts of each task.
+
+        Args:
+            last: The number of rollouts of the adapted policies; None: all.
+            support: The number of rollouts of each adaptation step; None: all. With fewer, the
+                adapted policies are others.
+        """
+        *adaptation, adapted = self.experience
+        adaptation = [_first_rollouts(batch, support) for batch in adaptation]
+        return replace(self, experience=(*adaptation, _first_rollouts(adapted, last)))
+
+
+def _first_rollouts(batch: Experience, count: int | None) -> Experience:
+    """Returns the first `count` rollouts of each task; the weights of a task still sum to 1."""
+    if count is None:
+        return batch
+    batch = map_tensors(lambda t: t[:, :count], batch)
+    return batch._replace(weights=batch.weights / batch.weights.sum((1, 2), keepdim=True))
