@@ -26,7 +26,7 @@ from metarl.runs.run_folder import create_run_folder, find_run, write_config
 from metarl.tasks.files import result_path
 
 RANDOM_KILLS, CALLS = 300, 60
-RESUMPTIONS = 15
+KILLED_RUNS = 10
 SINE = Path(__file__).resolve().parents[2] / "experiments" / "sine.py"
 
 
@@ -112,21 +112,22 @@ def check_run(folder, interrupted):
     return count
 
 
-def killed(action, delay=None):
-    """Runs an action in a forked child, which kills itself or is killed after a delay."""
+def exit_code(action, delay=None):
+    """Runs an action in a forked child, which may be killed after a delay; -9: it was killed."""
     child = os.fork()
     if child == 0:
         try:
-            with open(os.devnull, "w") as null:
-                os.dup2(null.fileno(), 2)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.dup2(null, 2)
             action()
+            os._exit(0)
         finally:
             os._exit(1)
     if delay is not None:
         time.sleep(delay)
         os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def write_until(root, call):
@@ -152,9 +153,10 @@ def test_files_of_a_killed_process_are_whole(tmp_path):
     for number in range(RANDOM_KILLS + CALLS):
         root, call = tmp_path / str(number), number - RANDOM_KILLS + 1
         if call < 1:
-            killed(lambda root=root: write_everything(root), moments.uniform(0, 0.8))
+            code = exit_code(lambda root=root: write_everything(root), moments.uniform(0, 0.8))
         else:
-            killed(lambda root=root, call=call: write_until(root, call))
+            code = exit_code(lambda root=root, call=call: write_until(root, call))
+        assert code == -signal.SIGKILL
         for folder in root.glob("sine/maml/*"):
             files += check_run(folder, interrupted)
             with RunLogger(folder, resume_from=10**6):  # the lock is free, the rest is cleared away
@@ -170,41 +172,38 @@ def test_files_of_a_killed_process_are_whole(tmp_path):
 
 def train(runs, *arguments):
     command = [
-        sys.executable, str(SINE), "--runs", str(runs), "--training.iterations", "300",
+        sys.executable, str(SINE), "--runs", str(runs), "--training.iterations", "2000",
         "--training.checkpoint-every", "20", "--training.eval-every", "50",
         "--training.eval-tasks", "4", "--test-tasks", "4", *arguments,
     ]  # fmt: skip
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def checkpoints_of(runs):
+    return {path.name for path in runs.glob("sine/maml/*/checkpoints/step_*")}
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path):
-    moments = random.Random(1)
-    whole = train(tmp_path / "whole")
-    assert whole.wait() == 0
+    moments, cut = random.Random(1), tmp_path / "cut"
     kills = 0
-    while kills < RESUMPTIONS:
-        has_checkpoint = bool(list((tmp_path / "cut").glob("sine/maml/*/checkpoints/step_*")))
-        process = train(tmp_path / "cut", *(("--resume", "latest") if has_checkpoint else ()))
-        try:
-            process.wait(moments.uniform(1.5, 4.0))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            kills += 1
-        else:
-            assert process.returncode == 0, process.stderr.read().decode()
-            # Finished: the next ones are killed while they start or report again.
-            kills += not has_checkpoint
-    last = train(tmp_path / "cut", "--resume", "latest")
-    assert last.wait() == 0, last.stderr.read().decode()
+    for _ in range(KILLED_RUNS):
+        before = checkpoints_of(cut)
+        process = train(cut, *(("--resume", "latest") if before else ()))
+        while process.poll() is None and checkpoints_of(cut) <= before:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.3))
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+    for runs, arguments in ((cut, ("--resume", "latest")), (tmp_path / "whole", ())):
+        assert train(runs, *arguments).wait() == 0
     ends = []
-    for name in ("whole", "cut"):
-        point = find_run(tmp_path / name, "sine", "maml")
-        lines = [line for line in read_curves(point.folder) if line["iteration"] % 50 == 0]
-        ends.append((load_checkpoint(point.checkpoint), lines))
+    for runs in (tmp_path / "whole", cut):
+        point = find_run(runs, "sine", "maml")
+        ends.append((load_checkpoint(point.checkpoint), read_curves(point.folder)))
     (first, first_lines), (second, second_lines) = ends
-    assert first.iteration == second.iteration == 300
+    assert first.iteration == second.iteration == 2000
     assert all(torch.equal(w, second.weights[n]) for n, w in first.weights.items())
     assert first_lines == second_lines
     print(f"\n{kills} kill -9 of a run, each resumed: equal to the uninterrupted run, to the bit")
+    assert kills > KILLED_RUNS / 2
