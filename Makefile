@@ -24,7 +24,7 @@ types: install
 	$(BIN)/pyright
 
 tests: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: install  ## what takes minutes
 	$(BIN)/python -m pytest -m slow

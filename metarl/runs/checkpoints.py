@@ -274,7 +274,7 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _swap_in(temporary: Path, path: Path) -> None:
-    """Renames `temporary` to `path`; the old checkpoint stays readable as `.old_step_*` until then."""
+    """Renames `temporary` to `path`; until then the old checkpoint is `.old_step_*`, readable."""
     old = path.with_name(f".old_{path.name}")
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -168,9 +168,7 @@ class RunLogger:
         with self._writing():
             self._writer.add_image(f"adaptation/{name}", pixels, iteration, dataformats="HWC")
 
-    def frames(
-        self, name: str, frames: Sequence[np.ndarray], fps: float, iteration: int
-    ) -> None:
+    def frames(self, name: str, frames: Sequence[np.ndarray], fps: float, iteration: int) -> None:
         """Writes an animation: `<name>.gif` in the folder and the image `adaptation/<name>_film`.
 
         Args:
@@ -269,7 +267,7 @@ class RunLogger:
         self.scalars(values, environment_steps)
 
     def _repeat(self) -> None:
-        """Writes again the kept events that TensorBoard hides: environment steps exceed iterations."""
+        """Writes the curves again that TensorBoard hides: environment steps exceed iterations."""
         for line in read_curves(self.folder):
             steps = line.get("environment_steps", -1)
             if steps >= self._start:

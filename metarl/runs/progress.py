@@ -23,11 +23,12 @@ from rich.text import Text
 
 from metarl.console import OutputConsole
 
+
 class Progress:
     """Shows the completed iterations, the remaining time and the latest metrics.
 
-    Output that cannot be written (a closed terminal, a full disk) is left out from then on; it is no
-    reason to lose a training run.
+    Output that cannot be written (a closed terminal, a full disk) is left out from then on and does
+    not stop the training.
 
     Attributes:
         reader_closed: Whether the output went to a pipe whose reader has closed it.

@@ -139,7 +139,7 @@ def find_run(
         root: Usually "runs".
         experiment: See `create_run_folder`.
         algorithm: See `create_run_folder`.
-        resume: "latest" for the run of the algorithm that wrote the newest checkpoint; otherwise the
+        resume: "latest" for the run of the algorithm that wrote the newest checkpoint; or the
             path of a checkpoint, or of a run folder, of which the newest checkpoint is used.
 
     Raises:

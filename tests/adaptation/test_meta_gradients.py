@@ -112,7 +112,7 @@ def test_clipping_takes_zeros_and_huge_gradients():
 
 @pytest.mark.parametrize("norm", [0.0, -1.0, float("nan"), float("inf")])
 def test_norms_that_clip_nothing_or_all_are_refused(mlp, norm):
-    with pytest.raises(SettingsError, match="finite `max_inner_grad_norm` above 0, or None, got"):
+    with pytest.raises(SettingsError, match="`max_inner_grad_norm`"):
         MAML(mlp, max_inner_grad_norm=norm)
 
 

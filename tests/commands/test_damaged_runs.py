@@ -268,7 +268,8 @@ def test_the_latest_run_is_found_next_to_a_fifo(copied, metarl, tmp_path):
     shutil.copytree(run, folder)
     as_fifo(folder / NEWEST / "meta.json")
     status, printed = metarl("evaluate", "latest", "--runs", tmp_path / "runs")
-    assert status == 1 and "No run in" in printed.err
+    # The newest checkpoint cannot be read; the run is found, and the one before is evaluated.
+    assert status == 0 and str(folder) in printed.out + printed.err
 
 
 def test_a_run_that_never_began_leaves_no_folder(tmp_path, monkeypatch):

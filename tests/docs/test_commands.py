@@ -51,17 +51,7 @@ def test_the_options_of_algorithms_are_their_fields():
                 assert option in known, (name, option)
 
 
-PROTOCOL = pytest.mark.xfail(reason="its `learner` is annotated with a protocol: tyro fixes it")
-
-
-@pytest.mark.parametrize(
-    "experiment",
-    [
-        "sine",
-        pytest.param("omniglot", marks=PROTOCOL),
-        pytest.param("half_cheetah", marks=PROTOCOL),
-    ],
-)
+@pytest.mark.parametrize("experiment", ["sine", "omniglot", "half_cheetah"])
 def test_experiments_have_the_options_of_the_algorithm(experiment):
     configs = find_experiment(experiment).configs
     settings, _ = parse_settings(configs, experiment, ["--learner.steps", "4"])

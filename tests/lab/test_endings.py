@@ -41,6 +41,14 @@ main()
 """
 
 
+@pytest.fixture(autouse=True)
+def default_interrupts():
+    """Lets processes be interrupted: shells make the jobs in their background ignore SIGINT."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 def start(*command, **options):
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.Popen([*command], text=True, **options)

@@ -19,8 +19,8 @@ from PIL import Image
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.plots.figures import save_figure
 from metarl.runs.checkpoints import Checkpoints, load_checkpoint
-from metarl.runs.lock import LOCK_FILE
 from metarl.runs.eval_file import read_curves
+from metarl.runs.lock import LOCK_FILE
 from metarl.runs.logger import RunLogger
 from metarl.runs.run_folder import create_run_folder, find_run, write_config
 from metarl.tasks.files import result_path
@@ -133,14 +133,17 @@ def exit_code(action, delay=None):
 def write_until(root, call):
     """Writes everything until the n-th call that syncs or renames, and dies before it."""
     calls = itertools.count(1)
-    for name in ("fsync", "replace", "rename"):
 
-        def dying(*arguments, original=getattr(os, name), **options):
+    def dying(function):
+        def run(*arguments, **options):
             if next(calls) == call:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return original(*arguments, **options)
+            return function(*arguments, **options)
 
-        setattr(os, name, dying)
+        return run
+
+    for name in ("fsync", "replace", "rename"):
+        setattr(os, name, dying(getattr(os, name)))
     write_everything(root)
 
 
@@ -163,8 +166,8 @@ def test_files_of_a_killed_process_are_whole(tmp_path):
                 assert not list(folder.glob(".*.part"))
     kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(interrupted.items()))
     print(
-        f"\n{RANDOM_KILLS} kill -9 at random moments and {CALLS} at every call that syncs or renames,"
-        f" {interrupted.total()} of them in the writing of a file ({kinds}): "
+        f"\n{RANDOM_KILLS} kill -9 at random moments and {CALLS} at every call that syncs or "
+        f"renames, {interrupted.total()} of them in the writing of a file ({kinds}): "
         f"{files} files, all of them whole"
     )
     assert interrupted.keys() >= {*CHECKS, "checkpoint"} - {"git.json", "git.diff"}

@@ -162,7 +162,7 @@ def test_a_checkpoint_of_an_older_version_with_nan_is_no_good_one(tmp_path):
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1.0])
 def test_a_final_rate_is_finite(rate):
-    with pytest.raises(SettingsError, match="finite `final_lr`"):
+    with pytest.raises(SettingsError, match="`final_lr`"):
         TrainingSettings(schedule="linear", final_lr=rate)
 
 
