@@ -115,7 +115,7 @@ def main(settings: HalfCheetahBenchmark) -> None:
         extra = times[f"MetaRL{OWN}"].median / times["MetaRL"].median - 1
         print(
             f"MetaRL: {rate:.1f} thousand environment steps a second, {shared:.2f} of the physics;"
-            f"\nown models: {own:.2f} of their physics, {extra:+.0%} time beside one for all"
+            f"\nown models: {own:.2f} of their physics, {extra:+.0%} time compared with one for all"
         )
     if settings.iteration:
         print_parts("HalfCheetahVelocity-v1", _meta_iteration(settings), settings.rounds)

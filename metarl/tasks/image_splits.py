@@ -108,7 +108,7 @@ def _check_images(files: ClassFiles, classes: SplitClasses) -> None:
 
 def _identity(path: Path) -> object:
     """Returns what is equal for all names of one file."""
-    with contextlib.suppress(OSError):  # the file may be missing, which another error tells
+    with contextlib.suppress(OSError):  # the file may be missing, which another error reports
         status = path.stat()
         if status.st_ino:  # 0 on file systems without such numbers
             return status.st_dev, status.st_ino
@@ -152,7 +152,7 @@ def _images_of(folder: Path) -> list[Path]:
     paths = sorted(
         path
         for path in folder.rglob("*")
-        # macOS writes a file "._x.png" of attributes beside "x.png".
+        # macOS writes a file "._x.png" of attributes next to "x.png".
         if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith("._")
     )
     if not paths:
