@@ -9,11 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from metarl.errors import DataError
 from metarl.tasks.files import check_regular
-from metarl.tasks.pixels import eight_bits
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """The formats that are opened, all decoded by Pillow itself. It passes others to other programs,
@@ -48,6 +46,10 @@ def decode(
     Raises:
         DataError: If the image cannot be read, is in none of the formats, or has too many pixels.
     """
+    from PIL import Image, UnidentifiedImageError
+
+    from metarl.tasks.pixels import eight_bits
+
     try:
         with Image.open(io.BytesIO(data), formats=formats) as file:
             if file.width * file.height > MOST_PIXELS:
