@@ -201,8 +201,9 @@ def test_workers_do_not_outlive_their_parent(number, fault, capfd):
     assert len(workers) == 2 and all(map(alive, workers))
     if fault != "cut":
         time.sleep(0.2)  # until it does
-    for pid in [process.pid, *workers] if number != signal.SIGKILL else [process.pid]:
-        os.kill(pid, number)  # a terminal sends it to all
+    # A terminal sends a signal to all. The parent comes last, because it ends its workers.
+    for pid in [*workers, process.pid] if number != signal.SIGKILL else [process.pid]:
+        os.kill(pid, number)
     process.join(20)
     assert not process.is_alive()
     assert gone(workers)
