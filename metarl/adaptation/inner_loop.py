@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,6 +45,7 @@ def inner_loop(
     state: State | None = None,
     frozen: Collection[str] = (),
     max_grad_norm: float | None = None,
+    path: Sequence[Params] = (),
 ) -> Iterator[Step]:
     """Yields where the adaptation stands after 0, 1, ..., `steps` steps.
 
@@ -58,6 +59,8 @@ def inner_loop(
         state: The rule's state to go on from, for an adaptation that is unrolled in pieces.
         frozen: Names of parameters that stay as they are.
         max_grad_norm: Clips the gradient of each task to this norm; None does not clip.
+        path: The values of the parameters after 1..`steps` steps, detached. They replace the
+            values that the steps compute; the derivatives stay those of the steps. Empty: none.
 
     Raises:
         SettingsError: No parameter adapts.
@@ -79,6 +82,8 @@ def inner_loop(
         if max_grad_norm is not None:
             grads = clip_per_task(grads, max_grad_norm)
         moving, state = rule.update(grads, state, moving, loss)  # phi_{k+1} = U(phi_k, grad)
+        if path:
+            moving = {n: p + (path[step][n] - p).detach() for n, p in moving.items()}
         yield Step({**fixed, **moving}, state, loss.detach())
 
 

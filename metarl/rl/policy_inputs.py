@@ -25,6 +25,8 @@ class PolicyInputs:
             an episode, [T]; see `exploration_term`.
         environment_steps: Environment steps of all rollouts of each task, [T] int64.
         start: Initial parameters, [T, *shape] per name; None for theta.
+        path: The parameters after 1..K adaptation steps that the rollouts were collected with,
+            [T, *shape] per name, detached.
     """
 
     tasks: ControlTasks
@@ -34,14 +36,15 @@ class PolicyInputs:
     credit: Tensor
     environment_steps: Tensor
     start: Params | None = None
+    path: tuple[Params, ...] = ()
 
     def thinned(self, last: int | None, support: int | None = None) -> PolicyInputs:
         """Returns the inputs with fewer rollouts of each task.
 
         Args:
             last: The number of rollouts of the adapted policies; None: all.
-            support: The number of rollouts of each adaptation step; None: all. With fewer, the
-                adapted policies are others.
+            support: The number of rollouts of each adaptation step; None: all. With fewer, they
+                give other adapted policies than `path`.
         """
         *adaptation, adapted = self.experience
         adaptation = [_first_rollouts(batch, support) for batch in adaptation]

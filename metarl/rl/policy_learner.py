@@ -96,15 +96,16 @@ class PolicyLearner(ControlLearner):
         start = self._fresh(tasks.num_tasks, generator)
         noises = self._noises(tasks.num_tasks, steps + 1, generator)
         parts = [
-            tuple(e for _, e in self._collect_path(*part))
+            tuple(zip(*self._collect_path(*part), strict=True))
             for part in cut_tasks((tasks, noises, start), self.task_chunk_size)
         ]
-        experience = concatenate_tasks(parts) if len(parts) > 1 else parts[0]
+        path, experience = concatenate_tasks(parts) if len(parts) > 1 else parts[0]
         row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
         query_steps = tuple(k for k, w in enumerate(weights) if w != 0)
         credit = _credit(experience[-1].rollouts, self.settings.normalize_advantages)
         counts = torch.stack([e.rollouts.steps() for e in experience]).long().sum(0)
-        return PolicyInputs(tasks, experience, row, query_steps, credit, counts, start)
+        path = map_tensors(torch.Tensor.detach, path[1:])
+        return PolicyInputs(tasks, experience, row, query_steps, credit, counts, start, path)
 
     def forward(self, inputs: PolicyInputs) -> MetaLoss:
         """Computes the outer surrogate on the rollouts of the adapted policies."""
@@ -146,12 +147,21 @@ class PolicyLearner(ControlLearner):
     def load_extra_state(self, state: dict[str, Any]) -> None:
         self.environment_steps = state["environment_steps"]
 
-    def adapted_distribution(self, inputs: PolicyInputs) -> Distribution:
+    def adapted_distribution(
+        self, inputs: PolicyInputs, path: Sequence[Params] = ()
+    ) -> Distribution:
         """Returns the action distributions of the adapted policies, differentiable in theta.
 
-        Each field is [T, N, H, *]: the distribution at every observation of the last rollouts.
+        Args:
+            inputs: The rollouts that the policies adapt on, and the last ones.
+            path: The values of the adapted parameters after 1..K steps, if not those that the
+                rollouts of `inputs` give; derivatives are still those of `inputs`. With few of the
+                rollouts, it makes the policies those that adapted on all of them.
+
+        Returns:
+            The distribution at every observation of the last rollouts, each field [T, N, H, *].
         """
-        *_, step = self._path(inputs)
+        *_, step = self._path(inputs, path)
         return self._log_probs(step.params, inputs.experience[-1].rollouts)[0]
 
     # Evaluation
@@ -248,13 +258,13 @@ class PolicyLearner(ControlLearner):
             latest = [gather(step.params, k)]
             yield step.params, latest[0]
 
-    def _path(self, inputs: PolicyInputs) -> Iterator[Step]:
+    def _path(self, inputs: PolicyInputs, path: Sequence[Params] = ()) -> Iterator[Step]:
         """Yields the adaptation on stored rollouts, differentiable if gradients are enabled."""
         first_order = self.adaptation.first_order or not torch.is_grad_enabled()
         return self._inner_loop(
             lambda params, step: self._inner_loss(params, inputs.experience[step]),
             inputs.start, inputs.tasks.num_tasks, len(inputs.experience) - 1,
-            first_order=first_order,
+            first_order=first_order, path=path,
         )  # fmt: skip
 
     def _inner_loop(
@@ -265,11 +275,12 @@ class PolicyLearner(ControlLearner):
         steps: int,
         *,
         first_order: bool,
+        path: Sequence[Params] = (),
     ) -> Iterator[Step]:
         return inner_loop(
             support_loss, self.rule, start or task_params(self.policy, num_tasks), steps,
             first_order=first_order, frozen=self._frozen.names,
-            max_grad_norm=self.adaptation.max_inner_grad_norm,
+            max_grad_norm=self.adaptation.max_inner_grad_norm, path=path,
         )  # fmt: skip
 
     def _inner_loss(self, params: Params, batch: Experience) -> Tensor:

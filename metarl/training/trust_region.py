@@ -41,8 +41,8 @@ class TrustRegionSettings(UpdateSettings):
     fisher_trajectories: int | None = None
     """Rollouts of each adapted policy from which the Fisher matrix is estimated. None: all."""
     fisher_support: int | None = None
-    """Rollouts per adaptation step in the Fisher matrix. None: all. Fewer are cheaper, but the
-    matrix is then that of policies adapted on fewer rollouts."""
+    """Rollouts per adaptation step that the derivative of the adaptation is estimated from in the
+    Fisher matrix. None: all. The matrix is always that of the policies that adapted on all."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -178,7 +178,8 @@ class TrustRegionUpdate(OuterUpdate):
         self, params: Sequence[Tensor], chunk: PolicyInputs, total: int
     ) -> Callable[[Tensor], Tensor]:
         """Returns the product with a chunk's share of the Fisher matrix, without damping."""
-        distribution = self.learner.adapted_distribution(chunk)
+        path = () if self.settings.fisher_support is None else chunk.path
+        distribution = self.learner.adapted_distribution(chunk, path)
         return fisher_product(distribution, chunk.experience[-1].weights / total, params)
 
     def _multiply_by_chunk_fisher(

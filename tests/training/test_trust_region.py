@@ -5,7 +5,7 @@ from metarl_envs.navigation import Navigation2D
 from metarl.adaptation import MAML, GradientLearner, Reptile
 from metarl.errors import SettingsError
 from metarl.models import MLP
-from metarl.rl.fisher import flatten
+from metarl.rl.fisher import flatten, unflatten
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
@@ -118,16 +118,43 @@ def test_a_compiled_step_is_that_of_the_uncompiled_one():
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
-def test_the_adaptation_in_the_matrix_can_use_fewer_rollouts_too():
-    learner, update = make(fisher_trajectories=2, fisher_support=3)
-    inputs = prepared(learner)
+def test_few_rollouts_of_the_adaptation_give_the_jacobian_and_not_the_policies():
+    learner, update = make(fisher_trajectories=2, fisher_support=3, damping=0.0)
+    inputs = double(prepared(learner))
+    learner.double()
     thinned = inputs.thinned(2, 3)
     assert [e.rollouts.rewards.shape[1] for e in thinned.experience] == [3, 2]
-    whole = make()[1]
-    whole.learner.load_state_dict(learner.state_dict())
     vector = torch.randn(len(parameters(learner)), generator=torch.Generator().manual_seed(0))
+    theta, policy = list(learner.parameters()), learner.policy
+
+    def flat(params):
+        return torch.cat([p.flatten(1) for p in params.values()], 1)  # [T, P]
+
+    def adapted(share):
+        """The parameters that adapt on few rollouts, from theta + share * vector, [T, P]."""
+        with torch.no_grad():
+            for p, move in zip(theta, unflatten(vector.double(), theta), strict=True):
+                p.add_(share * move)
+        *_, step = learner._path(thinned)
+        return flat(step.params)
+
+    # J v by a difference quotient, M as the Hessian of the divergence at the policies that adapted
+    # on all rollouts, and J^T by a gradient.
+    epsilon = 1e-6
+    j_v = (adapted(epsilon) - adapted(-2 * epsilon)).detach() / (2 * epsilon)
+    few = adapted(epsilon)
+    *_, step = learner._path(inputs)
+    phi = {n: p.detach().requires_grad_() for n, p in step.params.items()}
+    batch = thinned.experience[-1]
+    new = policy.distribution(phi, batch.rollouts.observations)
+    old = map_tensors(torch.Tensor.detach, new)
+    divergence = (old.kl(new) * batch.weights).sum() / 4
+    slope = torch.autograd.grad(divergence, list(phi.values()), create_graph=True)
+    slope = torch.cat([g.flatten(1) for g in slope], 1)
+    m_j_v = torch.autograd.grad((slope * j_v).sum(), list(phi.values()))
+    expected = flatten(torch.autograd.grad(few, theta, flat(dict(zip(phi, m_j_v, strict=True)))))
     torch.testing.assert_close(
-        update._fisher_product(inputs)(vector), whole._fisher_product(thinned)(vector)
+        update._fisher_product(inputs)(vector.double()), expected, rtol=1e-5, atol=1e-8
     )
 
 
