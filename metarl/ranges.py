@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+import sys
 import types
 from collections.abc import Mapping
 from dataclasses import fields
@@ -103,7 +105,8 @@ def check_fields(settings: Any, **ranges: Range) -> None:
     """Checks all fields of a dataclass by their annotations, and numbers by their ranges.
 
     Call it first in `__post_init__`. Numbers must be finite; integers without a range must be at
-    most `LARGEST` in magnitude. None passes where the annotation allows it.
+    most `LARGEST` in magnitude. None passes where the annotation allows it. Numbers of NumPy become
+    those of Python, also in tuples.
 
     Args:
         settings: An instance of a dataclass.
@@ -117,13 +120,40 @@ def check_fields(settings: Any, **ranges: Range) -> None:
     hints = _hints(type(settings))
     for field in fields(settings):
         if field.name in hints:
-            value, hint = getattr(settings, field.name), hints[field.name]
+            value, hint = _plain(settings, field.name), hints[field.name]
             check_type(field.name, value, hint)
             among = ranges.get(field.name, ANY_INT if _is_of_ints(hint) else None)
             if among is not None and value is not None:
                 check = check_int if _is_of_ints(hint) else check_number
                 for number in value if isinstance(value, tuple | list) else (value,):
                     check(field.name, number, among)
+
+
+def python_number(value: Any) -> Any:
+    """Returns a number of NumPy, or another type of number, as that of Python; else the value.
+
+    An array is no number, whatever its size.
+    """
+    numpy: Any = sys.modules.get("numpy")  # without it, there are no numbers of it
+    if numpy is not None and isinstance(value, numpy.generic):  # float64 is a float, too
+        return value.item()
+    if isinstance(value, bool | int | float) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def _plain(settings: Any, name: str) -> Any:
+    """Returns a field of a dataclass, after its numbers were made those of Python."""
+    value = getattr(settings, name)
+    if type(value) in (tuple, list):
+        elements = [python_number(element) for element in value]
+        same = all(map(operator.is_, elements, value))
+        plain = value if same else type(value)(elements)
+    else:
+        plain = python_number(value)
+    if plain is not value:
+        object.__setattr__(settings, name, plain)
+    return plain
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:

@@ -139,9 +139,9 @@ class PluginRegistry(Registry[T]):
     def _entry_points(self) -> dict[str, EntryPoint]:
         """Returns the entry points by name; of several with one name, the first."""
         if self._found is None:
-            self._found = {}
+            found: dict[str, EntryPoint] = {}
             for point in sorted(entry_points(group=self._group), key=lambda p: (p.name, p.value)):
-                if point.name in self._found or point.name in self._values:
+                if point.name in found or point.name in self._values:
                     warnings.warn(
                         f"The {self._kind} {point.name!r} ({point.value}) was left out: the name "
                         "is taken.",
@@ -149,7 +149,8 @@ class PluginRegistry(Registry[T]):
                         stacklevel=4,
                     )
                 else:
-                    self._found[point.name] = point
+                    found[point.name] = point
+            self._found = found  # all or none: a warning may be raised as an error
         return self._found
 
     def _load(self, point: EntryPoint) -> T:

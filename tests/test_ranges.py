@@ -1,6 +1,7 @@
 """Settings are checked on construction: each field's type, and each number's range."""
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from metarl.errors import MetarlError, SettingsError
 from metarl.lab import EXPERIMENTS, find_experiment
 from metarl.ranges import COUNT, FRACTION, POSITIVE, Range, check_fields, check_int, check_number
 from metarl.rl.settings import PolicyGradientSettings
+from metarl.runs.run_folder import to_json
 from metarl.sb3.ppo import PPOAlgorithm
 from metarl.tasks import Sine
 from metarl.tasks.distortions import Distortion
@@ -42,7 +44,23 @@ class Settings:
 
 def test_usable_values_pass():
     Settings(2, 1, "sgd", [3, 4], (0, 1), "folder", True, {})
-    Settings(np.int64(2), np.float32(0.5))
+
+
+def test_numbers_of_numpy_become_those_of_python():
+    ends = (np.float32(0.0), np.int64(1))
+    settings = Settings(np.int64(2), np.float32(0.5), hidden=[np.int8(3), 4], ends=ends)
+    assert settings == Settings(2, 0.5, hidden=[3, 4], ends=(0.0, 1))
+    numbers = [settings.count, settings.rate, *settings.hidden, *settings.ends]
+    assert [type(n) for n in numbers] == [int, float, int, int, float, int]
+    assert Settings(flag=np.bool_(True)).flag is True
+    training = TrainingSettings(iterations=np.int64(3), outer_lr=np.float64(0.1))
+    assert json.dumps(to_json(training)) == json.dumps(
+        to_json(TrainingSettings(iterations=3, outer_lr=0.1))
+    )
+    with pytest.raises(SettingsError, match="an integer, got"):
+        Settings(np.float64(2.0))
+    with pytest.raises(SettingsError, match="`count`"):
+        Settings(np.array(2))
 
 
 @pytest.mark.parametrize(

@@ -143,3 +143,14 @@ def test_modules_in_the_folder_where_a_command_is_run_are_found(plugins, tmp_pat
     assert plugins.get("numbers_of_mine:seven") == 7
     with pytest.raises(TaskError, match="mine"):
         plugins.get("mistaken:seven")
+
+
+def test_a_warning_raised_as_an_error_leaves_no_half_of_the_plugins(plugins):
+    """The first look-up of a process must not decide what the later ones find."""
+    plugins.register("Pi", 3.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning, match="left out"):
+            plugins.names()
+    with pytest.warns(RuntimeWarning, match="left out"):
+        assert plugins.names() == ["Pi", "Broken", "Tau", "Zero"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metarl.errors import SettingsError
 from metarl.models.base import Params
+from metarl.models.functional import lstm_step
 from metarl.ranges import ANY_INT, check_int
 
 
@@ -63,10 +64,7 @@ class LSTMCell(nn.Module):
     def forward(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         """Takes one step; x [N, inputs], hidden and cell [N, units]. Returns the new pair."""
         gates = torch.addmm(self.bias, x, self.weight_ih.mT)
-        gates = torch.addmm(gates, hidden, self.weight_hh.mT)
-        i, f, g, o = gates.chunk(4, dim=1)
-        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-        return o.sigmoid() * cell.tanh(), cell
+        return lstm_step(torch.addmm(gates, hidden, self.weight_hh.mT), cell)
 
 
 def check_units(units: int) -> int:

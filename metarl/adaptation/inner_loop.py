@@ -102,6 +102,9 @@ def task_gradients(
     Returns:
         The gradients, shaped like `params` (zeros for those that the loss does not depend on), and
         the losses, [T].
+
+    Raises:
+        SettingsError: The losses depend on none of the parameters.
     """
     if not differentiable:
         params = {n: p.detach() for n, p in params.items()}
@@ -109,6 +112,11 @@ def task_gradients(
         if not differentiable:
             params = {n: p.requires_grad_() for n, p in params.items()}
         losses = loss(params)
+        if not losses.requires_grad:
+            raise SettingsError(
+                "Expected a loss that depends on the parameters that adapt, it depends on none of "
+                f"{', '.join(list(params)[:3])}: the network does not use them, or detaches them."
+            )
         grads = torch.autograd.grad(
             losses, list(params.values()), torch.ones_like(losses),
             create_graph=differentiable, allow_unused=True,

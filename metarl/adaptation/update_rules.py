@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -100,6 +101,15 @@ class PerParameterRates(UpdateRule):
             rate = torch.rand(p.shape, generator=generator, dtype=p.dtype, device=p.device)
             self.rates[table_key(name)] = nn.Parameter(low + (high - low) * rate)
 
+    def init(self, params: Params) -> State:
+        """Returns no state.
+
+        Raises:
+            SettingsError: A parameter has no rate.
+        """
+        check_known(params, self.rates)
+        return {}
+
     def update(
         self, grads: Params, state: State, params: Params, loss: Tensor
     ) -> tuple[Params, State]:
@@ -131,8 +141,12 @@ class PerStepRates(UpdateRule):
         )
 
     def init(self, params: Params) -> State:
-        """Returns the count of steps."""
-        del params
+        """Returns the count of steps.
+
+        Raises:
+            SettingsError: A parameter has no rates.
+        """
+        check_known(params, self.rates)
         return {"step": 0}
 
     def update(
@@ -175,7 +189,12 @@ class Adam(UpdateRule):
             self.register_buffer(f"second_moment_{i}", torch.zeros_like(p, requires_grad=False))
 
     def init(self, params: Params) -> State:
-        """Returns the moments carried from earlier tasks."""
+        """Returns the moments carried from earlier tasks.
+
+        Raises:
+            SettingsError: A parameter has no moments.
+        """
+        check_known(params, map(table_key, self._names))
         moments = {
             n: self.get_buffer(f"second_moment_{i}").expand_as(params[n])
             for i, n in enumerate(self._names)
@@ -209,6 +228,26 @@ class Adam(UpdateRule):
 def table_key(name: str) -> str:
     """Returns a parameter's name in a form that module tables accept (they refuse dots)."""
     return name.replace(".", "/")
+
+
+def check_known(params: Params, keys: Iterable[str]) -> None:
+    """Checks that a rule, which keeps a number for each parameter, knows all that adapt.
+
+    Args:
+        params: The parameters that adapt.
+        keys: The parameters that the rule knows, in the form of `table_key`.
+
+    Raises:
+        SettingsError: It does not know one.
+    """
+    known = set(keys)
+    unknown = [name for name in params if table_key(name) not in known]
+    if unknown:
+        raise SettingsError(
+            f"Expected the parameters that the network had when its update rule was built, got "
+            f"{', '.join(unknown[:3])} in addition, for which the rule has no rate or moment. Add "
+            "parameters before the algorithm is built, or name these in `frozen`."
+        )
 
 
 def check_rate(lr: float) -> float:

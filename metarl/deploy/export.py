@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.errors import ExportError
+from metarl.errors import CheckpointError, ExportError, MetarlError
 from metarl.extras import import_extra
 from metarl.registry import check_choice
 from metarl.rl.plain_policy import PlainPolicy
 from metarl.sb3.policies import load_outputs, save_ppo
+from metarl.tasks.files import atomic_path
 
 Format = Literal["sb3", "onnx", "torch"]
 Outputs = dict[str, np.ndarray]
@@ -46,20 +49,23 @@ def export_policy(
 
     Raises:
         SettingsError: The format is unknown, or a package that it needs is not installed.
-        ExportError: An output differs by more than 1e-5 max(1, max |output|); the file is deleted.
+        ExportError: An output differs by more than 1e-5 max(1, max |output|); no file is written,
+            and an earlier file of that name remains.
+        CheckpointError: The file cannot be written.
     """
     check_choice("format", to, FORMATS)
     write, read = FORMATS[to]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(policy, path, note)
     with torch.no_grad():
         values = policy(observations)
     original = {n: v.numpy() for n, v in zip(policy.outputs, values, strict=True)}
-    try:
-        return _max_difference(original, read(path, observations.numpy()), path)
-    except ExportError:
-        path.unlink()
-        raise
+    with _trial_folder(path) as folder:
+        trial = folder / path.name
+        write(policy, trial, note)
+        difference = _max_difference(original, read(trial, observations.numpy()), path)
+        (written,) = folder.iterdir()  # Stable-Baselines3 appends .zip to a name without a dot
+        with atomic_path(path.with_name(written.name)) as temporary:
+            os.replace(written, temporary)
+    return difference
 
 
 def write_torch(policy: PlainPolicy, path: Path, note: Note) -> None:
@@ -125,6 +131,23 @@ FORMATS: dict[
 """Format -> the function that writes a file, and the one that returns the outputs of a file."""
 
 
+@contextmanager
+def _trial_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder next to `path`.
+
+    Raises:
+        CheckpointError: Something cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export_", dir=path.parent) as folder:
+            yield Path(folder)
+    except MetarlError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"Cannot write the policy {path}: {error}.") from error
+
+
 def _example_input(policy: PlainPolicy) -> Tensor:
     return torch.zeros(2, policy.observation_size)
 
@@ -171,8 +194,8 @@ def _max_difference(original: Outputs, exported: Outputs, path: Path) -> float:
         difference = float(np.abs(actual.astype(np.float64) - expected).max())
         if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise ExportError(
-                f"The policy in {path} does not act as the original: its {name} differs by up to "
-                f"{difference:.2g}. The file was deleted; please report this."
+                f"The policy for {path} does not act as the original: its {name} differs by up to "
+                f"{difference:.2g}. The file was not written; please report this."
             )
         largest = max(largest, difference)
     return largest

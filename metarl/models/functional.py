@@ -91,3 +91,20 @@ def batch_norm(
 def max_pool2d(folded: Tensor) -> Tensor:
     """Applies 2x2 max-pooling: [N, C, H, W] -> [N, C, H // 2, W // 2]."""
     return F.max_pool2d(folded, 2)
+
+
+def lstm_step(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Computes one step of an LSTM (Hochreiter & Schmidhuber 1997, with forget gates).
+
+    Args:
+        gates: Pre-activations of the gates (input, forget, cell, output), [B, 4 units].
+        cell: Cell state c_{t-1}, [B, units].
+
+    Returns:
+        The hidden state h_t and the cell state c_t, [B, units] each.
+    """
+    i, f, g, o = gates.chunk(4, dim=1)
+    # c_t = sigma(f) * c_{t-1} + sigma(i) * tanh(g)
+    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+    # h_t = sigma(o) * tanh(c_t)
+    return o.sigmoid() * cell.tanh(), cell

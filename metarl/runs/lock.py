@@ -25,6 +25,7 @@ except ImportError:  # everything else
 
 LOCK_FILE = ".lock"
 _HELD_BY_ANOTHER = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK)
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # not on Windows
 _LOCKED_BYTE = 1 << 20  # Windows does not let others read a locked byte: it lies after the text
 
 
@@ -102,8 +103,12 @@ def _open_locked(folder: Path) -> int:
     path = folder / LOCK_FILE
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINKS, 0o666)
         except OSError as error:
+            if path.is_symlink():
+                raise CheckpointError(
+                    f"{path} is a link, which would be written through. Delete it."
+                ) from error
             raise _unwritable(folder, error) from error
         if not _lock(descriptor, path):
             os.close(descriptor)

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from metarl.errors import CheckpointError, MetarlError
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.evaluation.statistics import Summary, summarise_curve
 from metarl.runs.eval_file import append_line, cut_after, drop_lines, read_curves
+from metarl.runs.event_files import event_files, keep_events
 from metarl.runs.lock import RunLock
 from metarl.runs.run_folder import to_json
 from metarl.tasks.files import remove_parts, result_path
@@ -34,6 +35,7 @@ class RunLogger:
 
     No other process can write into the folder until the logger is closed or deleted. A disk that is
     full or gone raises CheckpointError at the next call; TensorBoard's thread may notice it late.
+    An event that a crash has cut is the last of its file, which TensorBoard reads up to there.
 
     Tags: `train/<metric>/step_{k}`, `eval_<split>/<metric>/step_{k}`, `meta/loss`,
     `meta/grad_norm`, `inner/loss/step_{k}`, `perf/...`. The step of an event is the number of
@@ -43,9 +45,9 @@ class RunLogger:
     Args:
         folder: The run folder.
         resume_from: Meta-iterations done in the checkpoint that the run resumes from, or None for
-            a new run. Results of later iterations are dropped: TensorBoard hides these events, and
-            eval.jsonl is cut. A curve of the same iteration (the report of a finished run that is
-            resumed) replaces its line.
+            a new run. Results of later iterations are dropped from eval.jsonl and from the event
+            files. What is written again of the same iteration (the report of a finished run that is
+            resumed) replaces its line and its events.
         curves: Prefixes of the adaptation curves that get charts in the custom-scalars dashboard,
             whose layout is written once. The prefix of the first curve is added.
 
@@ -67,6 +69,8 @@ class RunLogger:
         self._resumed_from = resume_from
         self._lock: RunLock | None = None
         self._failed = False
+        self._old_events: list[Path] = []
+        self._unrepeated: dict[str, tuple[list[float | None], int]] = {}
         num_lines = 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +78,9 @@ class RunLogger:
                 remove_parts(self.folder)
                 if resume_from is not None:
                     num_lines = cut_after(self.folder, resume_from)
-                # Events of this step and later ones are hidden.
+                    self._old_events = event_files(self.folder)
+                    keep_events(self._old_events, lambda event: event.step < self._start)
+                # A TensorBoard that runs hides what it has read of this step and later ones.
                 purge = None if resume_from is None else self._start
                 self._writer = SummaryWriter(str(self.folder), purge_step=purge)
             self._has_layout = num_lines > 0
@@ -106,9 +112,9 @@ class RunLogger:
             values: Numbers, or tensors of one element, by tag.
             iteration: Meta-iterations done.
         """
-        with self._writing():
-            for tag, value in values.items():
-                self._writer.add_scalar(tag, float(value), iteration)
+        if self._unrepeated and iteration >= self._start:
+            self._repeat_all()
+        self._scalars(values, iteration)
 
     def curve(
         self,
@@ -165,8 +171,9 @@ class RunLogger:
             pixels: Shape [height, width, 3], uint8.
             iteration: Meta-iterations done.
         """
-        with self._writing():
-            self._writer.add_image(f"adaptation/{name}", pixels, iteration, dataformats="HWC")
+        tag = f"adaptation/{name}"
+        with self._replacing([tag], iteration):
+            self._writer.add_image(tag, pixels, iteration, dataformats="HWC")
 
     def frames(self, name: str, frames: Sequence[np.ndarray], fps: float, iteration: int) -> None:
         """Writes an animation: `<name>.gif` in the folder and the image `adaptation/<name>_film`.
@@ -190,8 +197,9 @@ class RunLogger:
         image = events.Image(
             height=height, width=width, colorspace=channels, encoded_image_string=data
         )
-        summary = events(value=[events.Value(tag=f"adaptation/{name}_film", image=image)])
-        with self._writing():
+        tag = f"adaptation/{name}_film"
+        summary = events(value=[events.Value(tag=tag, image=image)])
+        with self._replacing([tag], iteration):
             writer = self._writer._get_file_writer()
             assert writer is not None
             writer.add_summary(summary, iteration)
@@ -230,6 +238,7 @@ class RunLogger:
         """
         try:
             if self._lock is not None and not self._failed:
+                self._repeat_all()
                 with self._writing():
                     self._writer.close()
         finally:
@@ -249,6 +258,20 @@ class RunLogger:
             self._failed = True
             raise self._unwritable(error) from error
 
+    @contextmanager
+    def _replacing(self, tags: Iterable[str], iteration: int) -> Iterator[None]:
+        """Like `_writing`; drops what the run wrote of these tags at the same iteration."""
+        with self._writing():
+            if iteration == self._resumed_from:
+                names = set(tags)
+
+                def wanted(event: Any) -> bool:
+                    values = event.summary.value
+                    return event.step != iteration or not any(v.tag in names for v in values)
+
+                keep_events(self._old_events, wanted)
+            yield
+
     def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.release()
@@ -257,22 +280,39 @@ class RunLogger:
     def _unwritable(self, error: OSError) -> CheckpointError:
         return CheckpointError(f"Cannot write to the run folder {self.folder}: {error}.")
 
+    def _scalars(self, values: Mapping[str, float | Tensor], step: int) -> None:
+        with self._replacing(values, step):
+            for tag, value in values.items():
+                self._writer.add_scalar(tag, float(value), step)
+
     def _by_environment_steps(
         self, tag: str, means: Sequence[float | None], environment_steps: int
     ) -> None:
+        self._unrepeated.pop(tag, None)
         values = {
             f"by_environment_steps/{tag}/step_{k}": math.nan if mean is None else mean
             for k, mean in enumerate(means)
         }
-        self.scalars(values, environment_steps)
+        self._scalars(values, environment_steps)
 
     def _repeat(self) -> None:
-        """Writes the curves again that TensorBoard hides: environment steps exceed iterations."""
+        """Writes the curves again that were dropped because environment steps exceed iterations.
+
+        Those of the last iteration wait: the report of a finished run writes them itself.
+        """
         for line in read_curves(self.folder):
             steps = line.get("environment_steps", -1)
             if steps >= self._start:
                 tag = f"eval_{line['split']}/{line['metric']}"
-                self._by_environment_steps(tag, line["mean"], steps)
+                self._unrepeated[tag] = line["mean"], steps
+                if line["iteration"] != self._resumed_from:
+                    self._repeat_all()
+
+    def _repeat_all(self) -> None:
+        """Writes the curves that `_repeat` has left."""
+        while self._unrepeated:
+            tag, (means, steps) = self._unrepeated.popitem()
+            self._by_environment_steps(tag, means, steps)
 
     def _layout(self, prefix: str, metric: str) -> None:
         """Writes the layout of the custom-scalars dashboard, once per run."""

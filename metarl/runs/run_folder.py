@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 from metarl.errors import CheckpointError
+from metarl.ranges import python_number
 from metarl.runs.checkpoints import Checkpoints, is_checkpoint, saving_time
 from metarl.tasks.files import write_bytes
 
@@ -65,8 +67,9 @@ def create_run_folder(
         The new folder.
 
     Raises:
-        CheckpointError: The folder cannot be created or written.
+        CheckpointError: The folder cannot be created or written; what was written of it is removed.
     """
+    folder = None
     name = f"{clock():%Y%m%d_%H%M%S}_s{seed}"
     parent = Path(root) / experiment / algorithm
     try:
@@ -79,10 +82,14 @@ def create_run_folder(
         write_bytes(folder / "command.txt", command.encode("utf-8", "surrogateescape"))
         _write_json(folder / "versions.json", _versions())
         _write_git(folder)
-    except OSError as error:
+    except BaseException as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         raise CheckpointError(
-            f"Cannot write a run folder in {parent}: {error}. Choose another folder or make this "
-            "one writable."
+            f"Cannot write a run folder in {parent}: {error}. Free some space, make the folder "
+            "writable or choose another one."
         ) from error
     return folder
 
@@ -111,8 +118,9 @@ def check_no_run(folder: Path, resume: Path | None) -> None:
 
     Raises:
         CheckpointError: The folder holds another run, whose checkpoints and results a second run
-            would delete.
+            would delete; or its checkpoints or its eval.jsonl are links to elsewhere.
     """
+    _check_own(folder)
     newest = Checkpoints(folder / CHECKPOINTS).latest()
     if resume is not None and resume.resolve().parent == (folder / CHECKPOINTS).resolve():
         return
@@ -128,6 +136,22 @@ def check_no_run(folder: Path, resume: Path | None) -> None:
     raise CheckpointError(
         f"Expected a folder without a run, {folder} holds one ({newest or EVAL_FILE}). {advice}"
     )
+
+
+def _check_own(folder: Path) -> None:
+    """Checks that no link leads what a run writes and deletes out of its folder.
+
+    Raises:
+        CheckpointError: The checkpoints or eval.jsonl are such a link, or a broken one.
+    """
+    root = folder.resolve()
+    for path in (folder / CHECKPOINTS, folder / EVAL_FILE):
+        if path.is_symlink() and not (path.exists() and path.resolve().is_relative_to(root)):
+            raise CheckpointError(
+                f"Expected {path} in its run folder, it is a link to {os.readlink(path)}. A run "
+                "writes and deletes there: copy what it names to its place, or delete the link. To "
+                "have runs on another disk, name a folder there with `runs`."
+            )
 
 
 def find_run(
@@ -171,7 +195,11 @@ def newest_run(root: Path | str) -> Path:
 
 
 def to_json(value: Any) -> Any:
-    """Converts settings to JSON values: dataclasses to dicts, paths, dtypes etc. to strings."""
+    """Converts settings to JSON values: dataclasses to dicts, paths, dtypes etc. to strings.
+
+    Numbers of NumPy become those of Python.
+    """
+    value = python_number(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):

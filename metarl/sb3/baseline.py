@@ -10,9 +10,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
-from metarl.sb3.policies import global_seed
 from metarl.sb3.vec_env import SB3VecEnv
 from metarl.sim.family import Tasks
+from metarl.sim.global_seed import global_seed
 from metarl.sim.vector_env import TensorVectorEnv
 from metarl.trees import map_tensors
 

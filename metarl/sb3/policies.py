@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from torch import nn
 from torch.distributions import Categorical
 
 from metarl.rl.plain_policy import PlainGaussian, PlainPolicy
+from metarl.sim.global_seed import global_seed
 
 
 def ppo_from(policy: PlainPolicy, **settings: Any) -> PPO:
@@ -78,18 +77,3 @@ def load_outputs(path: Path, observations: np.ndarray) -> dict[str, np.ndarray]:
         return {"action": action, "log_probs": distribution.logits.numpy()}
     mean, std = distribution.mean.numpy(), distribution.stddev.numpy()
     return {"action": action, "mean": mean, "std": std}
-
-
-@contextmanager
-def global_seed(seed: int) -> Iterator[None]:
-    """Seeds the global generators, which SB3 uses, in the block; restores them afterwards."""
-    states = (random.getstate(), np.random.get_state())
-    with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])

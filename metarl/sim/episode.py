@@ -97,6 +97,21 @@ def score_states(
     return _freeze_ended(episode) if episode.ended().any() else episode
 
 
+def last_states(states: Sequence[WorldState], episode: Episode) -> WorldState:
+    """Returns the state in which the episode of each world ended, [W, *] per name.
+
+    Args:
+        states: The states before each step and after the last, H + 1 times [W, *] per name.
+        episode: The episode.
+    """
+    over = episode.over()
+    if not over.any():
+        return states[-1]
+    steps = (~over).sum(1)
+    worlds = torch.arange(len(steps), device=steps.device)
+    return map_tensors(lambda *s: torch.stack(s)[steps, worlds], *states)
+
+
 def hold_last(values: Tensor, last: Tensor) -> Tensor:
     """Replaces the values after index `last` by the value at `last`.
 

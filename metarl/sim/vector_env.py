@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from gymnasium import spaces
@@ -23,7 +23,7 @@ from metarl.sim.arguments import (
     read_mask,
     with_task,
 )
-from metarl.sim.episode import Act, Episode, WorldNoise, score_states
+from metarl.sim.episode import Act, Episode, WorldNoise, last_states, score_states
 from metarl.sim.episode_ends import EpisodeEnds
 from metarl.sim.family import TaskFamily, Tasks, WorldState
 from metarl.sim.step_validator import StepValidator
@@ -38,8 +38,9 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     The constructor samples a task for every world. Resets keep the tasks; `set_tasks` changes
     them. With autoreset "same_step" a world is reset within the step that ends its episode. With
-    "disabled" a world whose episode is over keeps its last observation and how it ended, and earns
-    0, until it is reset: after a termination, a truncation by the family and the horizon alike.
+    "disabled" a world whose episode is over keeps its last state and observation and how it ended,
+    and earns 0, until it is reset: after a termination, a truncation by the family and the horizon
+    alike.
 
     Args:
         family: The family of the worlds.
@@ -51,10 +52,13 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     Attributes:
         observer: A callback such as a camera, called after every reset and step; None for none.
+        stops_ended: Whether `advance` leaves worlds that have ended as they are.
 
     Raises:
         SettingsError: An argument has an invalid value.
     """
+
+    stops_ended: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -172,7 +176,10 @@ class TensorVectorEnv(VectorEnv, ABC):
         before, frozen, elapsed = self._state, self._ends.frozen(), self._ends.elapsed
         family, tasks = self.family, self._tasks
         actions, valid_actions = self._prepare_actions(actions)
-        after = self._state = self.advance(valid_actions, self._step_noise())
+        after = self.advance(valid_actions, self._step_noise())
+        if frozen is not None and not self.stops_ended:
+            after = choose(~frozen, after, before)
+        self._state = after
         reward = family.reward(before, valid_actions, after, tasks)
         terminated, truncated = self._ends.add_step(family, after, tasks, frozen)
         observation = self._observe(frozen)
@@ -202,10 +209,11 @@ class TensorVectorEnv(VectorEnv, ABC):
         """
         if self.observer is not None:
             return self.run_step_by_step(act)
+        family = self.family
         observation, _ = self.reset()
         states, observations, actions = [self._state], [observation], []
         prepared = None if self._noise is None else self._noise.step.unbind(1)
-        for step in range(self.family.horizon):
+        for step in range(family.horizon):
             action, valid_action = self._prepare_actions(act(observation))
             noise = self._step_noise() if prepared is None else prepared[step]
             self._state = self.advance(valid_action, noise)
@@ -213,8 +221,10 @@ class TensorVectorEnv(VectorEnv, ABC):
             states.append(self._state)
             observations.append(observation)
             actions.append(action)
-        episode = score_states(self.family, self._tasks, states, observations, actions)
+        episode = score_states(family, self._tasks, states, observations, actions)
         self._ends.add_episode(episode)
+        if family.may_terminate or family.may_truncate:
+            self._state = last_states(states, episode)
         self._observation = episode.observations[:, -1]
         self._validator.check_episode(self._tasks, episode)
         return episode

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from metarl.errors import SettingsError
 from metarl.ranges import COUNT, check_fields
@@ -12,7 +13,7 @@ from metarl.tasks.base import Split
 from metarl.tasks.distortions import Distortion
 from metarl.tasks.episodes import FewShot, Grouping, Rotations
 from metarl.tasks.glyphs import IMAGE_SIZE, Glyphs, undrawn_glyphs
-from metarl.tasks.omniglot import DATA_VARIABLE, Omniglot
+from metarl.tasks.omniglot import DATA_VARIABLE, Omniglot, undecoded_omniglot
 from metarl.tasks.omniglot_splits import Scheme
 
 
@@ -75,18 +76,21 @@ class CharacterSettings:
             DataError: If an archive is corrupt, or missing and cannot be downloaded.
         """
         shape = (self.train_way or self.way, self.train_shots or self.shots, self.queries)
-        common = {"rotations": self.rotations, "invert": self.invert}
         if self.data_dir is None:
             if self.image_size != IMAGE_SIZE:
                 raise SettingsError(
                     f"Glyphs have {IMAGE_SIZE} pixels, an image_size of {self.image_size} is "
                     "Omniglot's: give its data_dir too."
                 )
-            self._check_glyphs(undrawn_glyphs(*shape, rotations=self.rotations))
-            tasks = Glyphs(*shape, **common)
+            self._check_splits(undrawn_glyphs(*shape, rotations=self.rotations))
+            tasks = Glyphs(*shape, rotations=self.rotations, invert=self.invert)
         else:
-            size = self.image_size
-            tasks = Omniglot(self.scheme, *shape, data_dir=self.data_dir, image_size=size, **common)
+            source: Any = {
+                "data_dir": self.data_dir, "image_size": self.image_size,
+                "rotations": self.rotations,
+            }  # fmt: skip
+            self._check_splits(undecoded_omniglot(self.scheme, *shape, **source))
+            tasks = Omniglot(self.scheme, *shape, invert=self.invert, **source)
         return self._training_tasks(tasks)
 
     def test(self, train: FewShot) -> FewShot:
@@ -99,9 +103,9 @@ class CharacterSettings:
             return None
         return self._evaluation_tasks(train, "validation")
 
-    def _check_glyphs(self, undrawn: FewShot) -> None:
-        """Checks the tasks of all splits before the images are drawn, which takes seconds."""
-        train = self._training_tasks(undrawn)
+    def _check_splits(self, empty: FewShot) -> None:
+        """Checks the tasks of all splits before images are drawn or decoded: that takes seconds."""
+        train = self._training_tasks(empty)
         self.test(train)
         self.validation(train)
 

@@ -234,13 +234,7 @@ class FewShot:
         return flat.gather(3, source).view(images.shape)
 
     def _check_settings(self) -> None:
-        for name in ("way", "shots", "queries"):
-            check_int(name, getattr(self, name), ANY_INT)
-        if min(self.way, self.shots, self.queries) < 1:
-            raise SettingsError(
-                f"Expected at least 1 way, 1 shot and 1 query, got {self.way}, {self.shots} and "
-                f"{self.queries}."
-            )
+        check_episode(self.way, self.shots, self.queries)
         for name, literal in (("rotations", Rotations), ("grouping", Grouping)):
             check_choice(name, getattr(self, name), get_args(literal))
         height, width = self.pool.images.shape[2:]
@@ -294,6 +288,20 @@ class FewShot:
                 f"{self.names[fewest]!r} of the {self.part} split has {int(counts[fewest])}. "
                 "Lower the shots or the queries."
             )
+
+
+def check_episode(way: int, shots: int, queries: int) -> None:
+    """Checks the sizes of episodes, without knowing the images.
+
+    Raises:
+        SettingsError: One of them is no integer of at least 1.
+    """
+    for name, value in (("way", way), ("shots", shots), ("queries", queries)):
+        check_int(name, value, ANY_INT)
+    if min(way, shots, queries) < 1:
+        raise SettingsError(
+            f"Expected at least 1 way, 1 shot and 1 query, got {way}, {shots} and {queries}."
+        )
 
 
 def class_indices(names: Sequence[str], chosen: Sequence[str]) -> Tensor:

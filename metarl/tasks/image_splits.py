@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
+import posixpath
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 from metarl.errors import DataError, TaskError
@@ -37,7 +39,8 @@ def read_splits(
         The image files of each class, and the classes of each split.
 
     Raises:
-        DataError: If a file is missing or malformed, or a class has no images.
+        DataError: If a file is missing or malformed, names what is outside of `root`, or a class
+            has no images.
         TaskError: If a class or an image is in two splits.
     """
     if not root.is_dir():
@@ -47,6 +50,8 @@ def read_splits(
     classes: SplitClasses
     if isinstance(split_files, str):
         classes = _read_classes(root / split_files)
+        for name in chain(*classes.values()):
+            _check_inside(name, root / split_files)
         files = {name: _images_of(root / name) for name in _all_classes(classes, root)}
     else:
         split_images: dict[Split, ClassFiles] = {
@@ -142,8 +147,19 @@ def _read_labels(root: Path, name: str) -> ClassFiles:
     folder = root / "images" if (root / "images").is_dir() else root
     files: ClassFiles = {}
     for row in _rows(root / name, ("filename", "label")):
+        _check_inside(row["filename"], root / name)
         files.setdefault(row["label"], []).append(folder / row["filename"])
     return files
+
+
+def _check_inside(name: str, path: Path) -> None:
+    """Checks that a class folder or an image that a split file names is below the file's root."""
+    first = posixpath.normpath(name.replace("\\", "/")).split("/")[0]
+    if first in ("..", "") or os.path.splitdrive(name)[0]:
+        raise DataError(
+            f"Expected names of what is in {path.parent} in the split file {path}, got {name!r}, "
+            "which leads out of it. Move these images there."
+        )
 
 
 def _images_of(folder: Path) -> list[Path]:

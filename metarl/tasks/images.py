@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -81,20 +82,39 @@ def read_members(path: Path, names: Iterable[str] | None = None) -> dict[str, by
     Raises:
         DataError: If the archive is missing, corrupt, lacks a member, or unpacks to too many bytes.
     """
+    with _opened(path) as archive:
+        members = list(_files(archive) if names is None else names)
+        # A member is read up to the size that it states.
+        total = sum(archive.getinfo(name).file_size for name in members)
+        if total > MOST_BYTES:
+            raise DataError(
+                f"The archive {path} unpacks to {total} bytes, expected at most {MOST_BYTES}; "
+                "put the official archive there."
+            )
+        return {name: archive.read(name) for name in members}
+
+
+def member_names(path: Path) -> list[str]:
+    """Returns the names of the files in a zip archive.
+
+    Raises:
+        DataError: If the archive is missing or corrupt.
+    """
+    with _opened(path) as archive:
+        return _files(archive)
+
+
+def _files(archive: zipfile.ZipFile) -> list[str]:
+    return [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Opens a zip archive; turns errors of reading it into DataErrors that name it."""
     try:
         check_regular(path)
         with zipfile.ZipFile(path) as archive:
-            if names is None:
-                names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
-            names = list(names)
-            # A member is read up to the size that it states.
-            total = sum(archive.getinfo(name).file_size for name in names)
-            if total > MOST_BYTES:
-                raise DataError(
-                    f"The archive {path} unpacks to {total} bytes, expected at most {MOST_BYTES}; "
-                    "put the official archive there."
-                )
-            return {name: archive.read(name) for name in names}
+            yield archive
     except FileNotFoundError as error:
         raise DataError(f"The archive {path} is missing.") from error
     except DataError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -12,9 +13,9 @@ from metarl.errors import DataError, SettingsError
 from metarl.ranges import LARGEST, Range, check_int
 from metarl.tasks.base import Split
 from metarl.tasks.download import download
-from metarl.tasks.episodes import FewShot, ImagePool, Rotations, class_indices
+from metarl.tasks.episodes import FewShot, ImagePool, Rotations, check_episode, class_indices
 from metarl.tasks.files import Arrays, cache_folder, cached_arrays, check_regular, sha256
-from metarl.tasks.images import decode, read_members
+from metarl.tasks.images import decode, member_names, read_members
 from metarl.tasks.omniglot_splits import ARCHIVES, Scheme, SplitSettings, split_names
 
 BASE_URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
@@ -85,24 +86,51 @@ def Omniglot(  # noqa: N802 - reads like the other distributions
         SettingsError: If the settings do not fit each other or the data.
         DataError: If an archive is corrupt, or missing and cannot be downloaded.
     """
+    episodes = undecoded_omniglot(
+        scheme, way, shots, queries, data_dir=data_dir, rotations=rotations,
+        validation_fraction=validation_fraction, split_seed=split_seed, image_size=image_size,
+        base_url=base_url,
+    )  # fmt: skip
+    arrays = [
+        read_archive(locate(name, data_folder(data_dir), base_url), image_size)
+        for name in ARCHIVES[scheme]
+    ]
+    images = np.concatenate([archive["images"] for archive in arrays])
+    pixels = torch.from_numpy(255 - images if invert else images)
+    return replace(episodes, pool=replace(episodes.pool, images=pixels))
+
+
+def undecoded_omniglot(
+    scheme: Scheme = "vinyals",
+    way: int = 5,
+    shots: int = 1,
+    queries: int = 15,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    rotations: Rotations = "classes",
+    validation_fraction: float | None = None,
+    split_seed: int = 0,
+    image_size: int = IMAGE_SIZE,
+    base_url: str = BASE_URL,
+) -> FewShot:
+    """Returns episodes of empty images that take no memory, to check settings before decoding.
+
+    The arguments are those of `Omniglot`, and so are the errors.
+    """
     if check_int("image_size", image_size, Range(-LARGEST, MOST_SIZE)) < 1:
         raise SettingsError(f"Expected an image_size of at least 1 pixel, got {image_size}.")
+    check_episode(way, shots, queries)
     settings = SplitSettings(scheme, split_seed, validation_fraction)
     folder = data_folder(data_dir)
-    first, second = (
-        read_archive(locate(name, folder, base_url), image_size) for name in ARCHIVES[scheme]
-    )
-    split_characters = split_names(settings, first["names"].tolist(), second["names"].tolist())
-    both = {key: np.concatenate([first[key], second[key]]) for key in first}
-    images = both["images"]
-    pool = ImagePool(
-        torch.from_numpy(255 - images if invert else images),
-        torch.from_numpy(both["counts"]),
-        tuple(both["names"].tolist()),
-    )
+    first, second = (_characters(locate(name, folder, base_url)) for name in ARCHIVES[scheme])
+    split_characters = split_names(settings, list(first), list(second))
+    names = (*first, *second)
+    counts = torch.tensor([len(drawings) for drawings in (*first.values(), *second.values())])
+    images = torch.zeros(1, dtype=torch.uint8).expand(int(counts.sum()), image_size, image_size)
     splits: dict[Split, torch.Tensor] = {
-        part: class_indices(pool.names, names) for part, names in split_characters.items()
+        part: class_indices(names, characters) for part, characters in split_characters.items()
     }
+    pool = ImagePool(images, counts, names)
     return FewShot(pool, splits, way, shots, queries, rotations=rotations)
 
 
@@ -186,20 +214,30 @@ def read_archive(path: Path, image_size: int = IMAGE_SIZE) -> Arrays:
     return cached_arrays(key, lambda: _decode_archive(path, image_size))
 
 
-def _decode_archive(path: Path, image_size: int) -> Arrays:
-    drawings: dict[str, list[np.ndarray]] = {}
-    for name, data in sorted(read_members(path).items()):
+def _characters(path: Path) -> dict[str, list[str]]:
+    """Returns the names of the drawings of each character in an archive, sorted, undecoded."""
+    characters: dict[str, list[str]] = {}
+    for name in sorted(member_names(path)):
         parts = PurePosixPath(name).parts  # archive / alphabet / character / drawing
         if len(parts) == 4 and parts[3].endswith(".png"):
-            image = decode(data, f"{name} in {path}", image_size, "L", ("PNG",))
-            drawings.setdefault(f"{parts[1]}/{parts[2]}", []).append(image)
-    if not drawings:
+            characters.setdefault(f"{parts[1]}/{parts[2]}", []).append(name)
+    if not characters:
         raise DataError(
             f"{path} has no images named archive/alphabet/character/drawing.png; put the official "
             "archive there."
         )
+    return characters
+
+
+def _decode_archive(path: Path, image_size: int) -> Arrays:
+    characters, data = _characters(path), read_members(path)
+    images = [
+        decode(data[name], f"{name} in {path}", image_size, "L", ("PNG",))
+        for drawings in characters.values()
+        for name in drawings
+    ]
     return {
-        "images": np.stack([image for images in drawings.values() for image in images]),
-        "counts": np.array([len(images) for images in drawings.values()], dtype=np.int64),
-        "names": np.array(list(drawings)),
+        "images": np.stack(images),
+        "counts": np.array([len(d) for d in characters.values()], dtype=np.int64),
+        "names": np.array(list(characters)),
     }

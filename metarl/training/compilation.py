@@ -145,6 +145,20 @@ class CompiledFunction:
         return map_tensors(lambda _: next(outputs), template)
 
 
+def check_depends(losses: Tensor) -> None:
+    """Checks that the outer losses depend on a parameter.
+
+    Raises:
+        SettingsError: They have no derivative.
+    """
+    if not losses.requires_grad:
+        raise SettingsError(
+            "Expected an outer loss that depends on the parameters to train, it depends on none: "
+            "the network does not use them, or detaches them. Train the parameters that its "
+            "forward pass uses (`requires_grad_()`), or train none (`iterations=0`)."
+        )
+
+
 class CompiledGradient:
     """Computes a learner's meta-gradient with compiled code.
 
@@ -161,6 +175,7 @@ class CompiledGradient:
             leaves: list[Tensor], inputs: MetaInputs, total: int
         ) -> tuple[list[Tensor | None], MetaLoss]:
             result: MetaLoss = learner(inputs)
+            check_depends(result.losses)
             loss = result.losses.sum() / total
             return list(torch.autograd.grad(loss, leaves, allow_unused=True)), result
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.adaptation.learner import Learner, MetaLoss
 from metarl.errors import SettingsError
-from metarl.training.compilation import CompiledGradient
+from metarl.training.compilation import CompiledGradient, check_depends
 from metarl.training.settings import TrainingSettings
 from metarl.trees import concatenate_tasks, cut_tasks
 
@@ -71,7 +71,8 @@ class MetaGradient:
             The learner's output for all tasks and the norm of the gradient.
 
         Raises:
-            SettingsError: `requires_grad` of a parameter has changed since the construction.
+            SettingsError: `requires_grad` of a parameter has changed since the construction, or
+                the loss depends on no parameter.
         """
         if [p.requires_grad for p in self._all] != self._flags:
             raise SettingsError(
@@ -127,6 +128,7 @@ class MetaGradient:
     def _eager(self, inputs: Any, total: int) -> tuple[Sequence[Tensor | None], MetaLoss]:
         """Returns the gradient of a chunk's summed losses / `total`, and the learner's output."""
         result: MetaLoss = self.learner(inputs)
+        check_depends(result.losses)
         shares = torch.full_like(result.losses, 1 / total)
         grads = torch.autograd.grad(result.losses, self.params, shares, allow_unused=True)
         return grads, result._replace(losses=result.losses.detach())
@@ -147,5 +149,10 @@ def _norm(grads: list[Tensor]) -> Tensor:
     """Returns the norm of all gradients together.
 
     Faster than torch's function, which groups the gradients by device.
+
+    Args:
+        grads: The gradients; none if the loss depends on no parameter that is trained.
     """
+    if not grads:
+        check_depends(torch.zeros(0))
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))

@@ -106,3 +106,15 @@ def test_adam_carries_the_mean_moments_across_tasks(batch):
 def test_bad_rates_are_refused(make):
     with pytest.raises(SettingsError, match="Expected"):
         make()
+
+
+def test_a_parameter_that_is_added_later_is_named(batch, generator):
+    params, grads = batch
+    more = {**params, "extra.scale": torch.zeros(4, 1)}
+    rules = PerParameterRates(zeros(), generator), PerStepRates(zeros(), 0.1, 2), Adam(zeros(), 0.1)
+    for rule in rules:
+        with pytest.raises(SettingsError, match=r"got extra\.scale in addition, .* `frozen`"):
+            run(rule, more, grads, 1)
+        fewer = {"layers.0.bias": params["layers.0.bias"]}
+        moved, _ = run(rule, fewer, grads, 1)
+        assert moved.keys() == fewer.keys()

@@ -10,7 +10,7 @@ from stable_baselines3 import PPO
 from torch import nn
 
 from metarl.deploy.export import FORMATS, NOTE_FILE, export_policy
-from metarl.errors import ExportError, SettingsError
+from metarl.errors import CheckpointError, ExportError, SettingsError
 from metarl.rl.plain_policy import plain_policy
 from metarl.rl.policies import policy_for
 
@@ -43,6 +43,12 @@ def test_files_act_as_the_policy_and_say_what_they_are(to, family, generator, tm
     assert noted(path, to).items() >= NOTE.items()
 
 
+def test_a_name_without_a_dot_is_completed(generator, tmp_path):
+    policy = make_policy(Bandit(), generator)
+    export_policy(policy, tmp_path / "p", "sb3", torch.ones(1, 1), NOTE)
+    assert [path.name for path in tmp_path.iterdir()] == ["p.zip"]
+
+
 def noted(path, to):
     """What a file says of itself."""
     if to == "sb3":
@@ -70,7 +76,15 @@ def test_a_file_that_acts_otherwise_is_refused(family, generator, tmp_path, monk
     monkeypatch.setitem(FORMATS, "torch", (write_another, read))
     with pytest.raises(ExportError, match="does not act as the original"):
         export_policy(policy, tmp_path / "p.pt2", "torch", observations, NOTE)
-    assert not (tmp_path / "p.pt2").exists()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "p.pt2").write_text("an earlier one")
+    with pytest.raises(ExportError, match="not written"):
+        export_policy(policy, tmp_path / "p.pt2", "torch", observations, NOTE)
+    assert (tmp_path / "p.pt2").read_text() == "an earlier one"
+    assert len(list(tmp_path.iterdir())) == 1
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="Cannot write the policy"):
+        export_policy(policy, tmp_path / "file" / "p.pt2", "torch", observations, NOTE)
 
 
 def test_what_cannot_be_written_is_told(generator, tmp_path, monkeypatch):

@@ -54,6 +54,16 @@ def test_a_second_process_is_refused_until_the_first_dies(tmp_path):
     assert not (tmp_path / LOCK_FILE).exists()
 
 
+def test_a_lock_that_is_a_link_is_not_written_through(tmp_path):
+    run, other = tmp_path / "run", tmp_path / "other"
+    run.mkdir()
+    other.write_text("mine")
+    (run / LOCK_FILE).symlink_to(other)
+    with pytest.raises(CheckpointError, match=r"\.lock is a link, .* Delete it"):
+        RunLock(run)
+    assert other.read_text() == "mine"
+
+
 def test_a_process_may_lock_a_folder_twice(tmp_path):
     first, second = RunLock(tmp_path), RunLock(tmp_path / ".." / tmp_path.name)
     first.release()

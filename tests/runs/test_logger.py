@@ -14,6 +14,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from metarl.errors import CheckpointError
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.runs.eval_file import read_curves
+from metarl.runs.event_files import event_files
 from metarl.runs.logger import RunLogger, flatten
 from metarl.runs.run_folder import EVAL_FILE
 from tests.runs.test_lock import other_process
@@ -172,6 +173,75 @@ def test_the_report_of_a_finished_run_is_not_written_twice(tmp_path, curve):
     lines = [(line["split"], line["iteration"]) for line in read_curves(tmp_path)]
     reported = [("test_5_shot", 4), ("test_10_shot", 4)]
     assert lines == [("validation", 4), ("test_5_shot", 2), *reported]
+
+
+def written(folder, tag):
+    """What all event files hold of a tag, hidden or not."""
+    found = []
+    for path in event_files(folder):
+        accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
+        if tag in accumulator.Tags()["scalars"]:
+            found += [(e.step, pytest.approx(e.value, rel=1e-6)) for e in accumulator.Scalars(tag)]
+    return found
+
+
+def test_no_step_is_written_twice_by_a_resumed_run(tmp_path, curve):
+    """Readers that know nothing of TensorBoard's hidden events find each step once, too."""
+    with RunLogger(tmp_path) as logger:
+        for iteration in range(1, 6):
+            logger.scalars({"meta/loss": float(iteration)}, iteration)
+    (file,) = event_files(tmp_path)
+    before = file.read_bytes()
+    with RunLogger(tmp_path, resume_from=5):
+        assert file.read_bytes() == before  # unchanged files are not written
+    with RunLogger(tmp_path, resume_from=3) as logger:
+        logger.scalars({"meta/loss": 40.0}, 4)
+    expected = [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+    assert written(tmp_path, "meta/loss") == points(tmp_path, "meta/loss") == expected
+    assert file.read_bytes() == before[: len(file.read_bytes())]
+
+
+def test_a_report_made_again_replaces_its_events(tmp_path, curve):
+    half = AdaptationCurve("mse", curve.values / 2, transductive=False)
+    for resume_from, values in ((None, curve), (4, half), (4, half)):
+        with RunLogger(tmp_path, resume_from=resume_from) as logger:
+            if resume_from is None:
+                logger.curve(curve, 4, "eval_validation", environment_steps=100)
+            for shots in (5, 10):
+                prefix = f"eval_test_{shots}_shot"
+                logger.curve(values, 4, prefix, {"shots": shots}, environment_steps=100)
+    for prefix, value in (("eval_validation", 0.25), ("eval_test_5_shot", 0.125)):
+        tag = f"{prefix}/mse/step_2"
+        assert written(tmp_path, tag) == points(tmp_path, tag) == [(4, value)]
+        tag = f"by_environment_steps/{tag}"
+        assert written(tmp_path, tag) == points(tmp_path, tag) == [(100, value)]
+    assert len(events(tmp_path).Images("adaptation/curve/eval_test_5_shot")) == 1
+
+
+@pytest.mark.parametrize("lost", [1, 4, 20, 43])
+def test_a_log_cut_within_an_event_is_readable_and_resumes(tmp_path, lost):
+    with RunLogger(tmp_path) as logger:
+        for iteration in (1, 2):
+            logger.scalars({"meta/loss": float(iteration)}, iteration)
+    (file,) = event_files(tmp_path)
+    file.write_bytes(file.read_bytes()[:-lost])
+    assert points(tmp_path, "meta/loss") == [(1, 1.0)]
+    with RunLogger(tmp_path, resume_from=2) as logger:
+        logger.scalars({"meta/loss": 3.0}, 3)
+    assert points(tmp_path, "meta/loss") == [(1, 1.0), (3, 3.0)]
+
+
+def test_a_damaged_event_ends_its_file(tmp_path):
+    with RunLogger(tmp_path) as logger:
+        for iteration in (1, 2, 3):
+            logger.scalars({"meta/loss": float(iteration)}, iteration)
+    (file,) = event_files(tmp_path)
+    data = bytearray(file.read_bytes())
+    data[data.rindex(b"meta/loss") - 20] ^= 255  # in the last event, or the head before it
+    file.write_bytes(data)
+    with RunLogger(tmp_path, resume_from=3) as logger:
+        logger.scalars({"meta/loss": 4.0}, 4)
+    assert points(tmp_path, "meta/loss")[:2] == [(1, 1.0), (2, 2.0)]
 
 
 def test_events_and_a_line_cut_by_a_crash_are_dropped(tmp_path, curve):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,6 +54,23 @@ def test_it_is_named_by_time_and_seed_and_never_used_again(make):
     assert folders[0] == Path("runs/sine/maml/20260102_030405_s7")
     assert [f.name for f in folders[1:]] == ["20260102_030405_s7_2", "20260102_030405_s7_3"]
     assert all((f / "config.json").is_file() for f in folders)
+
+
+def test_nothing_is_left_of_a_folder_that_a_full_disk_cuts_off(tmp_path, monkeypatch):
+    def full(_):
+        if (tmp_path / "sine").glob("*/*/experiment.json"):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"Cannot write .*No space left.* Free some space"):
+        create_run_folder(tmp_path, "sine", "maml", 0, Outer())
+    assert not list((tmp_path / "sine" / "maml").iterdir())
+
+
+def test_numbers_of_numpy_are_numbers_in_json():
+    values = [np.int64(3), np.float32(0.5), np.float64(0.1), np.bool_(True), (np.int8(1), 2)]
+    assert to_json(values) == [3, 0.5, 0.1, True, [1, 2]]
+    assert [type(v) for v in to_json(values)] == [int, float, float, bool, list]
 
 
 def test_settings_are_written_as_json(tmp_path):

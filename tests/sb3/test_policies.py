@@ -9,7 +9,8 @@ from stable_baselines3 import PPO
 from metarl.rl.plain_policy import plain_policy
 from metarl.rl.policies import policy_for
 from metarl.sb3 import ppo_from
-from metarl.sb3.policies import global_seed, save_ppo
+from metarl.sb3.policies import save_ppo
+from metarl.sim.global_seed import global_seed
 
 
 def test_a_loaded_model_acts_alike_and_goes_on_learning(generator, tmp_path):
@@ -58,16 +59,3 @@ def test_learning_goes_on_from_the_policy_that_was_learned(generator):
         model.learn(64 * 4)
     end = model.policy.get_distribution(torch.ones(1, 1)).distribution.probs[0]
     assert end[1] > start[1] + 0.1
-
-
-def test_global_generators_are_put_back():
-    torch.manual_seed(3)
-    np.random.seed(3)
-    expected = torch.rand(2), np.random.rand(2)
-    torch.manual_seed(3)
-    np.random.seed(3)
-    with global_seed(5):
-        drawn = torch.rand(1)
-    with global_seed(5):
-        assert torch.equal(torch.rand(1), drawn)
-    assert torch.equal(torch.rand(2), expected[0]) and (np.random.rand(2) == expected[1]).all()

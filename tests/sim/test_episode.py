@@ -8,6 +8,7 @@ from metarl_envs.navigation import Navigation2D, Navigation2DCorner, Navigation2
 from metarl.errors import SimulationError
 from metarl.sim import TensorVectorEnv, WorldNoise, episode, make_vec
 from metarl.sim.episode import hold_last
+from metarl.tasks.check_sampling import equal
 from tests.sim.families import Drift
 from tests.sim.test_vector_env import Spent
 
@@ -62,6 +63,7 @@ def test_an_episode_is_that_of_its_steps(family, follows, most, monkeypatch):
             assert torch.equal(getattr(found, name), getattr(expected, name)), name
         for name in ("elapsed", "over", "generator"):
             assert torch.equal(env.state_dict()[name], twin.state_dict()[name]), name
+        assert equal(env.state_dict()["state"], twin.state_dict()["state"])
     if isinstance(family, Drift | Walker2dVelocity):
         assert expected.terminated.any() and expected.over().any()
 

@@ -7,6 +7,7 @@ import torch
 
 from metarl.sim import GymTasks, Uniform, check_family, check_vector_env, make_vec
 from metarl.sim.vector_env import TensorVectorEnv
+from metarl.tasks.check_sampling import equal
 from tests.sim.families import Cart, Drift
 from tests.sim.gymnasium.environments import Slide
 
@@ -67,7 +68,11 @@ def test_what_is_over_stays_as_it_ended_and_earns_nothing(name):
     over = torch.zeros(WORLDS, dtype=torch.bool)
     last = None
     for step in range(1, 13):
+        kept = [env.snapshot(world)[0] for world in over.nonzero().flatten().tolist()]
         observation, reward, terminated, truncated, _ = env.step(push())
+        now = [env.snapshot(world)[0] for world in over.nonzero().flatten().tolist()]
+        if name not in ("gymnasium", "gymnasium, cut"):  # their reward is of the last step: 0
+            assert equal(kept, now)
         if last is not None:
             assert torch.equal(observation[over], last[0][over])
             assert (reward[over] == 0).all()
@@ -123,6 +128,8 @@ def test_an_episode_is_that_of_its_steps():
     assert found.truncated is not None and found.truncated.any()
     # What the worlds do after they were cut off is not counted: none terminates.
     assert not found.terminated.any()
+    assert equal(env.state_dict()["state"], twin.state_dict()["state"])
+    assert env.snapshot(WORLDS - 1)[0]["steps"] < 6  # as it was when the world was cut off
     for name in ("elapsed", "over", "cut", "seen"):
         assert torch.equal(env.state_dict()[name], twin.state_dict()[name]), name
     after = env.step(push())

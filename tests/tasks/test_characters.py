@@ -8,6 +8,7 @@ import torch
 from metarl.errors import SettingsError
 from metarl.tasks.characters import CharacterSettings
 from metarl.tasks.distortions import Distortion
+from tests.tasks.drawn_archives import write_minimal
 
 
 def test_glyphs_where_no_data_is_named():
@@ -23,6 +24,29 @@ def test_omniglot_where_data_is_named(official_data, monkeypatch):
     for tasks in (by_argument, by_variable):
         assert tasks.num_classes == 4 * 136
         assert "Korean" in tasks.alphabets
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"way": 500}, "way of at most"),
+        ({"shots": 15, "queries": 10}, "need 25 images per class"),
+        ({"train_shots": 40}, "need 41 images per class"),
+        ({"way": 50, "train_way": 5, "grouping": "alphabets"}, "way of at most"),
+        ({"grouping": "alphabets", "train_way": 60}, "classes of the largest alphabet"),
+        ({"image_size": 4096}, "image_size"),
+    ],
+)
+def test_episodes_that_do_not_fit_are_refused_before_images_are_decoded(
+    change, message, tmp_path, fresh_cache, monkeypatch
+):
+    def refuse(*args):
+        raise AssertionError("an image was decoded")
+
+    monkeypatch.setattr("metarl.tasks.omniglot.decode", refuse)
+    write_minimal(tmp_path)
+    with pytest.raises(SettingsError, match=message):
+        CharacterSettings(data_dir=tmp_path, **change).train()
 
 
 def test_validation_tasks_where_there_are_some(official_data):

@@ -201,6 +201,18 @@ def test_an_image_in_two_splits(folders, mini_imagenet):
         ImageFolder(mini_imagenet)
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "bee/../../elsewhere", "/etc", "..\\elsewhere"])
+def test_names_that_lead_out_of_the_root(folders, mini_imagenet, name):
+    write_image(folders.parent / "elsewhere" / "0.png", 1, 0)
+    (folders / "splits.json").write_text(json.dumps(SPLITS | {"test": ["fox", name]}))
+    with pytest.raises(DataError, match=r"splits\.json, got .*, which leads out of it"):
+        ImageFolder(folders)
+    rows = (mini_imagenet / "test.csv").read_text()
+    (mini_imagenet / "test.csv").write_text(rows + f"{name}/0.png,elk\n")
+    with pytest.raises(DataError, match=r"test\.csv, got .*, which leads out of it"):
+        ImageFolder(mini_imagenet)
+
+
 def test_files_of_attributes_that_macos_writes_are_passed_over(folders, fresh_cache):
     (folders / "ant" / "._0.png").write_bytes(b"\x00\x05\x16\x07")
     assert few_shot(folders, image_size=16).split("train").names == ("ant", "bee", "cat")

@@ -54,6 +54,22 @@ def test_a_run_is_not_resumed_into_the_folder_of_another(tmp_path):
     assert copy.run().finished
 
 
+def test_links_out_of_the_run_folder_are_not_followed(tmp_path):
+    mine, other = finished(tmp_path / "mine"), finished(tmp_path / "other")
+    checkpoint = mine.checkpoints.latest()
+    (mine.folder / "eval.jsonl").unlink()
+    (mine.folder / "eval.jsonl").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"eval\.jsonl in its .*, it is a link to .*now"):
+        loop("maml", mine.folder, 5, resume=checkpoint)
+    (mine.folder / "eval.jsonl").unlink()
+    shutil.rmtree(mine.checkpoints.folder)
+    mine.checkpoints.folder.symlink_to(other.checkpoints.folder)
+    before = contents(other.folder)
+    with pytest.raises(CheckpointError, match=r"checkpoints in its run folder, .* with `runs`"):
+        loop("maml", mine.folder, 5, resume=checkpoint)
+    assert contents(other.folder) == before
+
+
 def test_a_second_process_is_refused(tmp_path):
     run = finished(tmp_path)
     before = contents(tmp_path)

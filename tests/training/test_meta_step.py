@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from metarl.adaptation import GradientLearner
 from metarl.adaptation.adaptation import Adaptation
@@ -289,3 +290,34 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     result = MetaStep(learner, TrainingSettings())(sine_inputs(learner), 0)
     assert torch.isfinite(result.losses).all() and not result.finite
     assert all(torch.equal(a, b) for a, b in zip(before, learner.parameters(), strict=True))
+
+
+class Detached(MLP):
+    """Uses its parameters without derivatives."""
+
+    def forward(self, params, inputs, statistics=None):
+        return super().forward({n: p.detach() for n, p in params.items()}, inputs, statistics)
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_a_loss_that_depends_on_no_parameter_is_refused(compiles, monkeypatch):
+    monkeypatch.setattr(compilation, "_inductor", uncompiled)
+    learner = MAML(Detached((1, 4, 1), torch.Generator().manual_seed(0)), 0.1, 0)
+    with pytest.raises(SettingsError, match="outer loss that depends on the parameters to train"):
+        gradients(learner, sine_inputs(learner), compile=compiles)
+
+
+def test_an_inner_loss_that_depends_on_no_parameter_is_refused():
+    learner = MAML(Detached((1, 4, 1), torch.Generator().manual_seed(0)), 0.1, 1)
+    with pytest.raises(SettingsError, match=r"depends on none of layers\.0\.weight, .*detaches"):
+        gradients(learner, sine_inputs(learner))
+
+
+def test_parameters_without_any_gradient_are_refused():
+    unused = mlp()
+    unused.register_parameter("extra", nn.Parameter(torch.zeros(2)))
+    for name, p in unused.named_parameters():
+        p.requires_grad_(name == "extra")
+    with pytest.raises(SettingsError, match="depends on"):
+        learner = MAML(unused, 0.1, 0)
+        gradients(learner, sine_inputs(learner))

@@ -92,7 +92,7 @@ def read(memory: Memory, keys: Tensor, strengths: Tensor | None = None) -> tuple
         read, r_t, [B, R, W].
     """
     # w^r_t(i) = softmax_i(beta K(k_t, M_t(i)))  (eq. 2 and 3; beta: Graves et al. 2014, eq. 5)
-    similarities = cosines(keys, memory.rows)
+    similarities = cosines_to_rows(keys, memory.rows)
     if strengths is not None:
         similarities = similarities * strengths.unsqueeze(2)
     weights = similarities.softmax(2)
@@ -133,8 +133,12 @@ def least_used(usage: Tensor, count: int) -> Tensor:
     return usage.sort(dim=1, stable=True).indices[:, :count]
 
 
-def cosines(keys: Tensor, rows: Tensor) -> Tensor:
-    """Returns the cosines, [B, R, S], of keys [B, R, W] and rows [B, S, W]; 0 for empty rows."""
+def cosines_to_rows(keys: Tensor, rows: Tensor) -> Tensor:
+    """Returns the cosines, [B, R, S], of keys [B, R, W] and rows [B, S, W]; 0 for empty rows.
+
+    Divides the product by the norms; `metric.comparisons.cosines` normalises first, which rounds in
+    another way.
+    """
     key_norms = torch.linalg.vector_norm(keys, dim=2).unsqueeze(2)
     row_norms = torch.linalg.vector_norm(rows, dim=2).unsqueeze(1)
     # K(k, M(i)) = k . M(i) / (|k| |M(i)|)  (eq. 2)

@@ -18,6 +18,7 @@ from metarl.errors import SettingsError, TaskError
 from metarl.learners.images.layers import dense
 from metarl.learners.memory import external_memory as external
 from metarl.learners.memory.external_memory import Memory
+from metarl.models.functional import lstm_step
 
 
 class SequenceNetwork(nn.Module, ABC):
@@ -160,7 +161,9 @@ class Recurrent(SequenceNetwork):
 
     def step(self, encoded: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         # gates = W_x x_t + b + W_h h_{t-1}
-        state = _lstm(torch.addmm(encoded, state.hidden, self.recurrent.mT), state.cell)
+        state = LSTMState(
+            *lstm_step(torch.addmm(encoded, state.hidden, self.recurrent.mT), state.cell)
+        )
         return self.output(state.hidden), state
 
 
@@ -250,7 +253,9 @@ class MemoryAugmented(SequenceNetwork):
     def step(self, encoded: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
         # gates = W_x x_t + b + W_h [h_{t-1}, r_{t-1}]
         previous = torch.cat((state.controller.hidden, state.reads), dim=1)
-        controller = _lstm(torch.addmm(encoded, previous, self.recurrent.mT), state.controller.cell)
+        controller = LSTMState(
+            *lstm_step(torch.addmm(encoded, previous, self.recurrent.mT), state.controller.cell)
+        )
         keys, gates, strengths = self._head_parameters(controller.hidden)
         memory = external.write(state.memory, keys, gates, self.decay)
         memory, vectors = external.read(memory, keys, strengths)
@@ -267,20 +272,6 @@ class MemoryAugmented(SequenceNetwork):
         keys = keys.tanh().unflatten(1, (reads, width))
         gates = rest[:, :reads].sigmoid()  # sigma(alpha)  (Santoro et al. 2016, eq. 7)
         return keys, gates, 1 + F.softplus(rest[:, reads:]) if self.sharpens else None
-
-
-def _lstm(gates: Tensor, cell: Tensor) -> LSTMState:
-    """Computes one step of an LSTM.
-
-    Args:
-        gates: Pre-activations of the gates (input, forget, cell, output), [B, 4 units].
-        cell: Cell state c_{t-1}, [B, units].
-    """
-    i, f, g, o = gates.chunk(4, dim=1)
-    # c_t = sigma(f) * c_{t-1} + sigma(i) * tanh(g)
-    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-    # h_t = sigma(o) * tanh(c_t)
-    return LSTMState(o.sigmoid() * cell.tanh(), cell)
 
 
 def _input_weights(inputs: int, units: int, generator: torch.Generator) -> nn.Linear:

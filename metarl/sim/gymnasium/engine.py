@@ -50,6 +50,7 @@ class GymVectorEnv(TensorVectorEnv):
         SettingsError: An argument has an invalid value.
     """
 
+    stops_ended = True
     family: GymFamily
     _host: Host | None = None
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pickle
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -19,6 +17,7 @@ from torch import Tensor
 from metarl.errors import SettingsError
 from metarl.sim.card import Card, Fact
 from metarl.sim.family import ControlTasks, Tasks
+from metarl.sim.global_seed import global_seed
 from metarl.sim.gymnasium.family import GymFamily, Task
 from metarl.tasks.base import SPLITS, Split, check_num_tasks
 
@@ -89,7 +88,7 @@ class GymTaskPool(GymFamily):
             return {part: list(self.tasks[part]) for part in SPLITS}
         if self.tasks < len(SPLITS):
             raise SettingsError(f"Expected at least {len(SPLITS)} tasks, got {self.tasks}.")
-        with _seeded(self.seed):  # for environments that draw from the global generators
+        with global_seed(self.seed):  # for environments that draw from the global generators
             self.probe.reset(seed=self.seed)
             tasks = list(_method(self.probe, "sample_tasks")(self.tasks))
         if len(tasks) != self.tasks:
@@ -182,16 +181,3 @@ def _fingerprint(task: Any) -> Any:
 
 def _shapes(numbers: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     return {name: value.shape for name, value in numbers.items()}
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seeds the generators of `random` and NumPy in the block; restores them afterwards."""
-    states = (random.getstate(), np.random.get_state())
-    random.seed(seed)
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])

@@ -26,7 +26,7 @@ class GymTasks(GymFamily):
     """Family of a gymnasium environment with parameters that are drawn for each task.
 
     Each parameter is a task value [T]. If the unwrapped environment has an attribute with the name
-    of the parameter, this attribute is set before a reset. Otherwise, if `env` takes a keyword
+    of the parameter that can be set, it is set before a reset. Otherwise, if `env` takes a keyword
     argument of that name, every new task builds a new environment, which is slower. Otherwise the
     attribute of the wrapper that has one is set. The card says which holds for each parameter. A
     name that several layers have, the environment and a wrapper or two wrappers, is refused.
@@ -52,7 +52,8 @@ class GymTasks(GymFamily):
         """Checks the parameters in addition to the settings of `GymFamily`.
 
         Raises:
-            SettingsError: There is no parameter, or the environment does not have one of them.
+            SettingsError: There is no parameter, or the environment does not have one of them or
+                cannot set it.
         """
         if not self.parameters:
             raise SettingsError(
@@ -148,7 +149,12 @@ class GymTasks(GymFamily):
             )
         if not layers:
             return False
-        return layers[0] is self.probe.unwrapped or not _takes_keyword(self.builder, name)
+        takes_keyword = _takes_keyword(self.builder, name)
+        if not is_read_only(layers[0], name):
+            return layers[0] is self.probe.unwrapped or not takes_keyword
+        if not takes_keyword:
+            raise SettingsError(_read_only_message(layers[0], name))
+        return False
 
     def _check_parameters(self) -> None:
         """Sets a task; raises SettingsError if the environment does not take the parameters."""
@@ -159,6 +165,10 @@ class GymTasks(GymFamily):
                 self.probe, {name: v[0].cpu().numpy() for name, v in task.items()}
             )
         except (AttributeError, SettingsError) as error:
+            for name in self.parameters:
+                layers = owners(self.probe, name)
+                if layers and is_read_only(layers[0], name):
+                    raise SettingsError(_read_only_message(layers[0], name)) from error
             names = {n for n in vars(self.probe.unwrapped) if not n.startswith("_")}
             names |= inspect.signature(self.builder).parameters.keys()
             hints = "".join(did_you_mean(name, names) for name in self.parameters)
@@ -188,6 +198,28 @@ def owner(env: gymnasium.Env, name: str) -> gymnasium.Env:
     if not layers:
         raise AttributeError(f"{env} has no attribute {name!r}, as other tasks' environments have")
     return layers[-1]
+
+
+def is_read_only(env: gymnasium.Env, name: str) -> bool:
+    """Returns whether an attribute of a layer is a property that cannot be set."""
+    kind = inspect.getattr_static(type(env), name, None)
+    return isinstance(kind, property) and kind.fset is None
+
+
+def _read_only_message(env: gymnasium.Env, name: str) -> str:
+    """Returns the message for a property that cannot be set, with the attributes it reads."""
+    getter = getattr(inspect.getattr_static(type(env), name), "fget", None)
+    read = getattr(getattr(getter, "__code__", None), "co_names", ())
+    found = [n for n in dict.fromkeys((f"_{name}", *read)) if n in vars(env)]
+    advice = (
+        f"It reads {', '.join(found)}: name that, if it is a number."
+        if found
+        else "Give the environment an attribute or a keyword argument for it."
+    )
+    return (
+        f"Expected parameters that can be set, {name!r} of {type(env).__name__} is a property "
+        f"without a setter. {advice}"
+    )
 
 
 def _takes_keyword(builder: Callable[..., Any], name: str) -> bool:

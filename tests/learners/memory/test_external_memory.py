@@ -138,7 +138,8 @@ def test_an_empty_memory_reads_nothing_and_has_a_gradient():
 def test_cosines_of_nothing_are_zero(zero, generator):
     keys, rows = torch.randn(2, 1, 3, WIDTH, generator=generator)
     torch.testing.assert_close(
-        m.cosines(keys, rows), torch.cosine_similarity(keys[:, :, None], rows[:, None], dim=3)
+        m.cosines_to_rows(keys, rows),
+        torch.cosine_similarity(keys[:, :, None], rows[:, None], dim=3),
     )
     (keys if zero == "keys" else rows).zero_()
-    assert torch.equal(m.cosines(keys, rows), torch.zeros(1, 3, 3))
+    assert torch.equal(m.cosines_to_rows(keys, rows), torch.zeros(1, 3, 3))

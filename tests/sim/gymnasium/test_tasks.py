@@ -94,6 +94,45 @@ def test_names_are_the_environments_with_its_parameters():
     assert slide.card().source == "gymnasium environment Slide of tests.sim.gymnasium.environments"
 
 
+class Weighed(Slide):
+    """Has properties that cannot be set."""
+
+    def __init__(self, grade=0.0):
+        super().__init__()
+        self._mass, self._grade = 1.0, grade
+
+    @property
+    def mass(self):
+        """Of an attribute."""
+        return 2 * self._mass
+
+    @property
+    def grade(self):
+        """Of an argument."""
+        return self._grade
+
+    @property
+    def constant(self):
+        """Of nothing."""
+        return 1.0
+
+
+def test_a_property_that_cannot_be_set_is_a_keyword_argument_or_refused():
+    family = GymTasks(Weighed, {"grade": Uniform(0.2, 0.4)}, horizon=3)
+    env = make_vec(family, 3, device="cpu")
+    env.reset(seed=0)
+    envs = env._host._envs
+    assert [e.grade for e in envs] == pytest.approx(env.get_tasks()["grade"].tolist())
+    message = r"'mass' of Weighed is a property without a setter\. It reads _mass: name that"
+    with pytest.raises(SettingsError, match=message):
+        GymTasks(Weighed, {"mass": Uniform(0, 1)}, horizon=3)
+    with pytest.raises(SettingsError, match=r"without a setter.* Give the environment an"):
+        GymTasks(Weighed, {"constant": Uniform(0, 1)}, horizon=3)
+    assert GymTasks("Ant-v5", {"healthy_reward": Uniform(0, 1)}).attributes == frozenset()
+    with pytest.raises(SettingsError, match="'is_healthy' of AntEnv is a property"):
+        GymTasks("Ant-v5", {"is_healthy": Uniform(0, 1)})
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -114,7 +153,10 @@ def test_names_are_the_environments_with_its_parameters():
         ),
         (lambda: GymTasks(dict, GRAVITY, horizon=3), "'dict' to build a gymnasium.Env, got dict"),
         (lambda: GymTasks(Slide, {"speed": Uniform(0, 1)}, part="dev", horizon=3), "Unknown split"),
-        (lambda: GymTasks(Still, {"speed": Uniform(0, 1)}, horizon=3), "no setter"),
+        (
+            lambda: GymTasks(Still, {"speed": Uniform(0, 1)}, horizon=3),
+            "a property without a setter",
+        ),
         (lambda: Uniform(3, 1), "the upper one above the lower one"),
         (lambda: Uniform(0, float("inf")), "Expected finite bounds"),
         (lambda: Uniform(100, 100.5), "by 1% or more"),
