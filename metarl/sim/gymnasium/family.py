@@ -27,6 +27,8 @@ from metarl.tasks.base import Split, check_split
 Task = Mapping[str, np.ndarray]
 """One task: name -> value, without the task dimension."""
 
+WHOLE, REAL = "biu", "biuf"
+"""numpy's kinds of truth values and integers, and of real numbers."""
 SEEDS = 2**24  # the number of values of torch.rand in float32
 
 
@@ -343,13 +345,13 @@ def flattener(space: spaces.Space[Any]) -> Callable[[Any], Any]:
     is_flat = len(shape) == 1
 
     def flat(value: Any) -> Any:
-        value_shape = value.shape if isinstance(value, np.ndarray) else np.shape(value)
-        if value_shape != shape:
+        array = value if isinstance(value, np.ndarray) else np.asarray(value)
+        if array.shape != shape or array.dtype.kind not in REAL:
             raise ValueError(
-                f"Expected an observation of shape {shape}, that of the observation space, got "
-                f"{value_shape}."
+                f"Expected an observation of shape {shape}, that of the observation space, of real "
+                f"numbers, got {array.shape} of {array.dtype}."
             )
-        return value if is_flat else np.ravel(value)
+        return array if is_flat else np.ravel(array)
 
     return flat
 
