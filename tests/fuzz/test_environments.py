@@ -213,7 +213,7 @@ def check_episode(case):
         over = over | terminated | truncated
 
 
-@pytest.mark.parametrize("inputs", [150, pytest.param(4000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [100, pytest.param(4000, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::Warning")
 def test_faulty_environments(inputs, outcomes):
     def check(case):
@@ -223,7 +223,7 @@ def test_faulty_environments(inputs, outcomes):
     explore(environments(), inputs, check)
 
 
-@pytest.mark.parametrize("inputs", [15, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [20, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::Warning")
 def test_the_checker_reports_faulty_environments(inputs, outcomes):
     def check(case):

@@ -285,7 +285,7 @@ def is_small(files):
     )
 
 
-@pytest.mark.parametrize("inputs", [60, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [6, pytest.param(120, marks=pytest.mark.slow)])
 def test_commands_on_runs_of_random_contents(inputs, outcomes, runs, metarl, tmp_path):
     tables = {}
     for name, run in runs.items():
@@ -306,7 +306,7 @@ def test_commands_on_runs_of_random_contents(inputs, outcomes, runs, metarl, tmp
                 ):
                     table, checkpoint = printed.split("Checkpoint:")
                     assert table == tables[name, "/".join(Path(checkpoint.strip()).parts[-2:])]
-                if command == "resume":
+                if command == "resume" and not {"config.json", "eval.jsonl"} & files.keys():
                     assert read_curves(run) == read_curves(runs[name])
         finally:
             shutil.rmtree(root)

@@ -57,7 +57,7 @@ def changed_settings(draw):
     return settings, name, draw(st.one_of(VALUES, alike, alike))
 
 
-@pytest.mark.parametrize("inputs", [600, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [400, pytest.param(6000, marks=pytest.mark.slow)])
 def test_settings_of_random_values(inputs, outcomes):
     def check(case):
         settings, name, value = case
@@ -96,7 +96,7 @@ def command_lines(draw):
     return name, algorithm, words
 
 
-@pytest.mark.parametrize("inputs", [60, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [40, pytest.param(1200, marks=pytest.mark.slow)])
 def test_command_lines_of_random_words(inputs, outcomes, capsys):
     def check(case):
         name, algorithm, words = case
@@ -155,7 +155,7 @@ def gradient_options(draw):
     return options, changes, {name: training[name] for name in kept}
 
 
-@pytest.mark.parametrize("inputs", [60, pytest.param(1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [40, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:The mse of task:RuntimeWarning")
 def test_runs_with_random_options(inputs, outcomes, tmp_path):
     """A run ends with finite weights, or says why not."""

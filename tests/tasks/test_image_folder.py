@@ -176,6 +176,12 @@ def test_way_and_shots_have_to_fit(folders, fresh_cache):
         ImageFolder(folders, way=2, shots=2, queries=2)
 
 
+@pytest.mark.parametrize("split_files", [3, ["train.csv"], {"train": 3}, {1: "train.csv"}])
+def test_split_files_of_another_type(folders, split_files):
+    with pytest.raises(SettingsError, match="Expected `split_files` to be None, the name of a fil"):
+        few_shot(folders, split_files)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

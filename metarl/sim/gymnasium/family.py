@@ -320,7 +320,7 @@ def check_spaces(env: gymnasium.Env) -> None:
     """Raises SettingsError for observation or action spaces that are not supported."""
     try:
         flat = spaces.flatten_space(env.observation_space)
-    except NotImplementedError:
+    except Exception:  # a space without a flat form, or no space
         flat = None
     if not isinstance(flat, spaces.Box) or not flat.shape[0]:
         raise SettingsError(
