@@ -13,7 +13,8 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.errors import short_repr
-from metarl.sim.gymnasium.family import REAL, WHOLE, GymFamily, Task, flattener
+from metarl.sim.gymnasium.family import GymFamily, Task
+from metarl.sim.gymnasium.observations import REAL, WHOLE, flattener
 
 TaskRows = Mapping[str, np.ndarray]
 """Tasks of W worlds: name -> [W, *]."""
