@@ -3,9 +3,9 @@
     metarl train navigation2d --algorithm mamlplusplus --training.iterations 100
     python -m benchmarks.fisher latest
 
-Prints a row per number of rollouts: the divergence that the matrix predicts for its step over the true
-one, the fall of the loss at equal true divergence relative to that of the whole matrix, and the time of
-the step. Takes some minutes, most of them for the whole matrix.
+Prints a row per number of rollouts: the divergence that the matrix predicts for its step over the
+true one, the fall of the loss at equal true divergence relative to that of the whole matrix, and
+the time of the step. Takes some minutes, most of them for the whole matrix.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from metarl.lab.saved_run import reopened
 from metarl.rl.fisher import flatten, unflatten
+from metarl.rl.policy_learner import PolicyLearner
 from metarl.training.trust_region import TrustRegionSettings, TrustRegionUpdate
 
 MAX_KL = 0.02
@@ -38,6 +39,7 @@ def main(run: Annotated[Path, tyro.conf.Positional], seed: int = 5, threads: int
     torch.set_num_threads(threads)
     with reopened(run) as (components, loop, _):
         learner, generator = components.learner, torch.Generator().manual_seed(seed)
+        assert isinstance(learner, PolicyLearner), "a run of a policy that adapts by gradients"
         training = loop.settings
         tasks = components.tasks.sample(training.meta_batch_size, generator)
         inputs = learner.collect(tasks, generator, training.iterations)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import sys
 import types
 from collections.abc import Mapping
@@ -19,6 +18,8 @@ from metarl.registry import check_choice
 
 LARGEST = 10**12
 """Upper bound on integers whose range has none: far above all sizes that fit into a memory."""
+LARGEST_NUMBER = 1e30
+"""Upper bound on real numbers: torch computes in float32, which ends at 3e38."""
 MOST_THREADS = 1024
 """Upper bound on threads and processes: more of them exhaust the limits of a machine."""
 
@@ -91,22 +92,28 @@ def check_int(
 def check_number(
     name: str, value: Any, among: Range = POSITIVE, error: type[MetarlError] = SettingsError
 ) -> float:
-    """Returns a number if it is finite and in its range; arguments as `check_int`.
+    """Returns a number as a float if it is finite and in its range; arguments as `check_int`.
 
     Raises:
-        MetarlError: The value is no number, not finite, or out of its range.
+        MetarlError: The value is no number, not finite, out of its range, or above
+            `LARGEST_NUMBER` in magnitude.
     """
     if not _is_finite(value) or value not in among:
         raise error(f"Expected a finite `{name}` {among}, got {_shown(value)}.")
-    return value
+    if not -LARGEST_NUMBER <= value <= LARGEST_NUMBER:
+        raise error(
+            f"Expected `{name}` of at most {LARGEST_NUMBER:.0e} in magnitude, got {_shown(value)}."
+        )
+    return float(value)
 
 
 def check_fields(settings: Any, **ranges: Range) -> None:
     """Checks all fields of a dataclass by their annotations, and numbers by their ranges.
 
-    Call it first in `__post_init__`. Numbers must be finite; integers without a range must be at
-    most `LARGEST` in magnitude. None passes where the annotation allows it. Numbers of NumPy become
-    those of Python, also in tuples.
+    Call it first in `__post_init__`. Numbers must be finite; those without a range must be at most
+    `LARGEST` (integers) or `LARGEST_NUMBER` in magnitude. None passes where the annotation allows
+    it. Values become what config.json restores: integers int (also those of numpy), real numbers
+    float, lists tuples, and texts of paths paths.
 
     Args:
         settings: An instance of a dataclass.
@@ -120,13 +127,41 @@ def check_fields(settings: Any, **ranges: Range) -> None:
     hints = _hints(type(settings))
     for field in fields(settings):
         if field.name in hints:
-            value, hint = _plain(settings, field.name), hints[field.name]
+            given, hint = getattr(settings, field.name), hints[field.name]
+            value = python_number(given)
             check_type(field.name, value, hint)
-            among = ranges.get(field.name, ANY_INT if _is_of_ints(hint) else None)
-            if among is not None and value is not None:
+            among = ranges.get(field.name, ANY_INT if _is_of_ints(hint) else ANY)
+            if _is_of_numbers(hint) and value is not None:
                 check = check_int if _is_of_ints(hint) else check_number
                 for number in value if isinstance(value, tuple | list) else (value,):
                     check(field.name, number, among)
+            plain = _plain(value, hint)
+            if plain is not given:
+                object.__setattr__(settings, field.name, plain)  # it may be frozen
+
+
+def _plain(value: Any, hint: Any) -> Any:
+    """Returns the value of plain Python that a checked value stands for."""
+    kinds = _alternatives(hint)
+    if value is None or isinstance(value, bool) or any(get_origin(k) is Literal for k in kinds):
+        return value
+    if isinstance(value, tuple | list):
+        return tuple(_plain(v, _element(kinds, i)) for i, v in enumerate(value))
+    if isinstance(value, str):
+        return Path(value) if Path in kinds and str not in kinds else value
+    if isinstance(value, Integral) and int in kinds:
+        return value if type(value) is int else int(value)
+    if isinstance(value, Real) and float in kinds:
+        return value if type(value) is float else float(value)
+    return value
+
+
+def _element(kinds: tuple[Any, ...], index: int) -> Any:
+    """Returns the annotation of an element of the first tuple among some types."""
+    inner = next((get_args(kind) for kind in kinds if get_origin(kind) is tuple), ())
+    if not inner or inner[-1] is Ellipsis:
+        return inner[0] if inner else Any
+    return inner[index]
 
 
 def python_number(value: Any) -> Any:
@@ -140,20 +175,6 @@ def python_number(value: Any) -> Any:
     if isinstance(value, bool | int | float) or not isinstance(value, Real):
         return value
     return int(value) if isinstance(value, Integral) else float(value)
-
-
-def _plain(settings: Any, name: str) -> Any:
-    """Returns a field of a dataclass, after its numbers were made those of Python."""
-    value = getattr(settings, name)
-    if type(value) in (tuple, list):
-        elements = [python_number(element) for element in value]
-        same = all(map(operator.is_, elements, value))
-        plain = value if same else type(value)(elements)
-    else:
-        plain = python_number(value)
-    if plain is not value:
-        object.__setattr__(settings, name, plain)
-    return plain
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:
@@ -190,10 +211,15 @@ def _is_of_ints(hint: Any) -> bool:
     return any(k is int or int in get_args(k) for k in _alternatives(hint))
 
 
+def _is_of_numbers(hint: Any) -> bool:
+    """Returns whether a setting, or each element of a tuple, is a number."""
+    return any({int, float} & {k, *get_args(k)} for k in _alternatives(hint))
+
+
 def _suits(value: Any, kind: Any) -> bool:
     origin = get_origin(kind)
     if origin is Literal:
-        return any(value is choice or value == choice for choice in get_args(kind))
+        return any(isinstance(value, type(c)) and value == c for c in get_args(kind))
     if origin is tuple:
         return isinstance(value, tuple | list) and _elements_suit(value, get_args(kind))
     if kind is Path:
@@ -202,18 +228,24 @@ def _suits(value: Any, kind: Any) -> bool:
         return value is None
     if kind in _KINDS:
         return _KINDS[kind][0](value)
-    return kind is Ellipsis or not _is_closed_class(kind) or isinstance(value, kind)
+    if getattr(kind, "_is_protocol", False):
+        return all(hasattr(value, name) for name in _members(kind))
+    known = kind if isinstance(kind, type) else origin
+    return not isinstance(known, type) or isinstance(value, known)
+
+
+@cache
+def _members(protocol: type) -> frozenset[str]:
+    """Returns the public names that a protocol demands."""
+    kinds = [c for c in protocol.__mro__ if getattr(c, "_is_protocol", False)]
+    names = {name for c in kinds for name in (*vars(c), *vars(c).get("__annotations__", ()))}
+    return frozenset(name for name in names if not name.startswith("_"))
 
 
 def _elements_suit(values: Any, kinds: tuple[Any, ...]) -> bool:
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         return all(any(_suits(v, k) for k in _alternatives(kinds[0])) for v in values)
     return len(values) == len(kinds) and all(map(_suits, values, kinds))
-
-
-def _is_closed_class(kind: Any) -> bool:
-    """Returns whether `isinstance` can judge; protocols accept everything."""
-    return isinstance(kind, type) and not getattr(kind, "_is_protocol", False)
 
 
 def _is_int(value: Any) -> bool:

@@ -44,7 +44,7 @@ def check_choice(
         MetarlError: It is none of them; the message suggests the nearest name.
     """
     names = list(choices)
-    if value not in names:
+    if not (isinstance(value, str) and value in names):
         raise error(
             f"Unknown {kind} {short_repr(value)}.{did_you_mean(value, names)} "
             f"Known: {', '.join(names) or 'none'}."
@@ -173,7 +173,7 @@ class PluginRegistry(Registry[T]):
             return getattr(importlib.import_module(module), attribute)
         except MetarlError:
             raise  # its message says what is wrong
-        except (ImportError, AttributeError, ValueError) as error:
+        except Exception as error:  # a module of the user's may raise anything
             raise UnknownNameError(
                 f"Cannot find the {self._kind} {name!r}: {error}. Expected module:Name, with a "
                 "module that Python can import here, or one in this folder."

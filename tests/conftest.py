@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: no test reads or writes the user's data and caches."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,14 @@ def official_data():
 def one_thread():
     """The tests' tensors are small: more threads only wait for each other."""
     torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints what became of the inputs of tests/fuzz."""
+    reports = [r for found in terminalreporter.stats.values() for r in found]
+    ends = [r for r in reports if getattr(r, "when", "") == "teardown"]
+    counts = [Counter(value) for r in ends for name, value in r.user_properties if name == "fuzz"]
+    if counts:
+        from tests.fuzz.outcomes import figure
+
+        terminalreporter.write_line(f"fuzzing: {figure(counts)}")

@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal, Protocol, get_args, get_origin, get_type_hints
 
 import metarl_envs
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 from metarl.errors import MetarlError, SettingsError
 from metarl.lab import EXPERIMENTS, find_experiment
+from metarl.lab.command_line import settings_from
 from metarl.ranges import COUNT, FRACTION, POSITIVE, Range, check_fields, check_int, check_number
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.runs.run_folder import to_json
@@ -22,6 +25,12 @@ from metarl.tasks.distortions import Distortion
 from metarl.training import TrainingSettings
 from metarl.training.proximal import ProximalSettings
 from metarl.training.trust_region import TrustRegionSettings
+
+
+class Named(Protocol):
+    """What has a name."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,9 @@ class Settings:
     folder: Path | None = None
     flag: bool = False
     other: object = None
+    seconds: float = 0.0
+    named: Named | None = None
+    table: Mapping[str, int] | None = None
 
     def __post_init__(self):
         """Checks them."""
@@ -43,24 +55,36 @@ class Settings:
 
 
 def test_usable_values_pass():
-    Settings(2, 1, "sgd", [3, 4], (0, 1), "folder", True, {})
+    other = {}
+    settings = Settings(2, 1, "sgd", [3, 4], (0, 1), "folder", True, other)
+    values = 2, 1.0, "sgd", (3, 4), (0.0, 1.0), Path("folder"), True, {}
+    assert dataclasses.astuple(settings)[:8] == values and settings.other is other
 
 
-def test_numbers_of_numpy_become_those_of_python():
-    ends = (np.float32(0.0), np.int64(1))
-    settings = Settings(np.int64(2), np.float32(0.5), hidden=[np.int8(3), 4], ends=ends)
-    assert settings == Settings(2, 0.5, hidden=[3, 4], ends=(0.0, 1))
-    numbers = [settings.count, settings.rate, *settings.hidden, *settings.ends]
-    assert [type(n) for n in numbers] == [int, float, int, int, float, int]
-    assert Settings(flag=np.bool_(True)).flag is True
-    training = TrainingSettings(iterations=np.int64(3), outer_lr=np.float64(0.1))
-    assert json.dumps(to_json(training)) == json.dumps(
-        to_json(TrainingSettings(iterations=3, outer_lr=0.1))
-    )
-    with pytest.raises(SettingsError, match="an integer, got"):
-        Settings(np.float64(2.0))
-    with pytest.raises(SettingsError, match="`count`"):
-        Settings(np.array(2))
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"count": np.int64(2)}, 2),
+        ({"count": np.uint8(2)}, 2),
+        ({"rate": np.float32(0.5)}, 0.5),
+        ({"rate": Fraction(1, 2)}, 0.5),
+        ({"rate": np.int32(3)}, 3.0),
+        ({"rate": 10**20}, 1e20),
+        ({"hidden": [np.int64(3), 4]}, (3, 4)),
+        ({"ends": [0, np.float64(1)]}, (0.0, 1.0)),
+        ({"folder": "runs"}, Path("runs")),
+        ({"flag": np.bool_(True)}, True),
+    ],
+    ids=str,
+)
+def test_values_become_those_that_a_config_file_restores(change, expected):
+    (name,) = change
+    settings = Settings(**change)
+    value = getattr(settings, name)
+    assert value == expected and type(value) is type(expected)
+    if isinstance(expected, tuple):
+        assert list(map(type, value)) == list(map(type, expected))
+    assert settings_from(Settings(), json.loads(json.dumps(to_json(settings)))) == settings
 
 
 @pytest.mark.parametrize(
@@ -80,6 +104,12 @@ def test_numbers_of_numpy_become_those_of_python():
         ({"rate": 0}, "Expected a finite `rate` above 0, got 0"),
         ({"kind": "adan"}, "Unknown kind 'adan'. Did you mean 'adam'"),
         ({"kind": 3}, "Unknown kind '3'"),
+        ({"kind": np.array([])}, "Unknown kind"),
+        ({"kind": np.array(["adam"])}, "Unknown kind"),
+        ({"rate": 1e31}, r"`rate` of at most 1e\+30 in magnitude, got 1e\+31"),
+        ({"seconds": -1e300}, r"`seconds` of at most 1e\+30 in magnitude"),
+        ({"named": 3}, "a Named or None, got 3"),
+        ({"table": [1]}, "`table` to be"),
         ({"hidden": 5}, "a tuple, each element an integer, got 5"),
         ({"hidden": ("a",)}, "a tuple"),
         ({"hidden": (1, 0)}, "Expected `hidden` of at least 1, got 0"),

@@ -1,8 +1,10 @@
 import os
+import re
 import sys
 import warnings
 from importlib.metadata import EntryPoint
 
+import numpy as np
 import pytest
 
 from metarl import registry as registries
@@ -130,19 +132,30 @@ def test_module_and_name_need_no_registration(plugins):
         warnings.simplefilter("error")
         assert plugins.get("math:e") == pytest.approx(2.718, abs=1e-3)
     assert plugins.looked_up == []
-    for name in ("math:nothing_such", "no_such_package:x", "math:", ":e"):
-        with pytest.raises(UnknownNameError, match=f"the number '{name}'.*module:Name"):
+    for name in ("math:nothing_such", "no_such_package:x", "math:", ":e", ".math:e", "a\0b:e"):
+        with pytest.raises(
+            UnknownNameError, match=rf"the number {re.escape(repr(name))}.*module:N"
+        ):
             plugins.get(name)
 
 
 def test_modules_in_the_folder_where_a_command_is_run_are_found(plugins, tmp_path, monkeypatch):
     (tmp_path / "numbers_of_mine.py").write_text("seven = 7")
+    (tmp_path / "unfinished.py").write_text("def f(:")
     (tmp_path / "mistaken.py").write_text("import metarl.errors as e; raise e.TaskError('mine')")
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", os.getcwd())])
     monkeypatch.chdir(tmp_path)
     assert plugins.get("numbers_of_mine:seven") == 7
     with pytest.raises(TaskError, match="mine"):
         plugins.get("mistaken:seven")
+    with pytest.raises(UnknownNameError, match=r"'unfinished:f': .*unfinished\.py, line 1"):
+        plugins.get("unfinished:f")
+
+
+@pytest.mark.parametrize("value", [np.array([]), np.array(["a", "b"]), ["a"], None, 3])
+def test_what_is_no_text_is_no_choice(value):
+    with pytest.raises(SettingsError, match=r"Unknown kind .*Known: a, b"):
+        check_choice("kind", value, ("a", "b"))
 
 
 def test_a_warning_raised_as_an_error_leaves_no_half_of_the_plugins(plugins):

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from metarl.errors import SettingsError
+from metarl.registry import check_choice
 from metarl.sim import WorldState
 from metarl_envs.kinematics import skeleton
 from metarl_envs.locomotion import Direction
@@ -48,9 +48,7 @@ class HumanoidDirection(Direction):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        if self.solver not in get_args(Solver):
-            solvers = ", ".join(get_args(Solver))
-            raise SettingsError(f"Expected a solver out of {solvers}; got {self.solver!r}.")
+        check_choice("solver", self.solver, get_args(Solver))
         super().__post_init__()
 
     @property

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from metarl.adaptation.update_rules import State
 from metarl.models.base import Params, Statistics
 from metarl.tasks.base import Examples, TaskBatch
-from metarl.tasks.batches import check_labels, checked_examples, label_range, parameter_type
+from metarl.tasks.batches import check_labels, checked_tasks, label_range, parameter_type
 from metarl.tasks.losses import evaluation_metric, metric_name
 
 
@@ -200,7 +200,8 @@ class SupervisedLearner(Learner):
         Raises:
             TaskError: A label of the queries has no output.
         """
-        checked, (inputs, targets) = False, checked_examples(tasks.query, parameter_type(self))
+        tasks = checked_tasks(tasks, parameter_type(self))
+        checked, (inputs, targets) = False, tasks.query
         for step, adapted in enumerate(self.adapt(tasks.support, steps, generator)):
             if last_only and step < steps:
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from metarl.models.functional import (
     max_pool2d,
     unfold_images,
 )
+from metarl.registry import check_choice
 
 Pooling = Literal["max", "stride"]
 BLOCKS = 4
@@ -56,8 +57,7 @@ class Conv4(Model):
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        if pooling not in ("max", "stride"):
-            raise SettingsError(f"Expected pooling 'max' or 'stride', got {pooling!r}.")
+        check_choice("pooling", pooling, get_args(Pooling))
         if min(outputs, in_channels, filters) < 1 or eps <= 0:
             raise SettingsError(
                 "Expected positive outputs, in_channels, filters and eps, got "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,27 +18,50 @@ def parameter_type(network: nn.Module) -> torch.dtype | None:
 
 
 def checked_tasks(tasks: TaskBatch, dtype: torch.dtype | None) -> TaskBatch:
-    """Returns the tasks with checked support and query sets; see `checked_examples`."""
+    """Returns the tasks with checked support and query sets; see `checked_examples`.
+
+    Raises:
+        ShapeError: In addition, if the two sets are of different numbers of tasks, on different
+            devices, or have different kinds of targets.
+    """
     support = checked_examples(tasks.support, dtype)
     query = support if tasks.query is tasks.support else checked_examples(tasks.query, dtype)
+    (a, b), (c, d) = support, query
+    if a.shape[0] != c.shape[0] or a.device != c.device or b.dtype != d.dtype:
+        raise ShapeError(
+            "Expected support and query sets of the same tasks, on one device, with the same kind "
+            f"of targets; got {_described(support)} and {_described(query)}."
+        )
     if support is tasks.support and query is tasks.query:
         return tasks
     return replace(tasks, support=support, query=query)
 
 
 def checked_examples(examples: Examples, dtype: torch.dtype | None) -> Examples:
-    """Returns the examples with labels as int64, and checks the types without a device sync.
+    """Returns the examples with labels as int64; checks shapes and types without a device sync.
 
     Args:
         examples: Labels of any integer type or bool, or values of the parameters' type.
         dtype: Type of the learner's parameters, from `parameter_type`; None for any.
 
     Raises:
-        ShapeError: A tensor has another floating-point type than the parameters, is complex, or
-            requires gradients.
+        ShapeError: There are no examples, or not as many inputs as targets; a tensor has another
+            floating-point type than the parameters, is complex, sparse or no tensor, or requires
+            gradients.
     """
     inputs, targets = examples
+    _check_tensor("targets", targets)
     check_inputs(inputs, dtype)
+    counts = inputs.shape[:2]
+    if counts != targets.shape[:2] or len(counts) < 2 or 0 in counts:
+        raise ShapeError(
+            "Expected inputs [T, N, *] and targets [T, N] or [T, N, *] of T tasks with N examples "
+            f"each, at least 1 of both; got {tuple(inputs.shape)} and {tuple(targets.shape)}."
+        )
+    if inputs.device != targets.device:
+        raise ShapeError(
+            f"Expected inputs and targets on one device, got {inputs.device} and {targets.device}."
+        )
     if targets.dtype == torch.int64:
         return examples
     if targets.is_floating_point():
@@ -52,10 +76,14 @@ def check_inputs(inputs: Tensor, dtype: torch.dtype | None) -> None:
     """Checks the type of inputs; integers are left to the network.
 
     Raises:
-        ShapeError: They have another floating-point type than `dtype`, or require gradients.
+        ShapeError: They have another floating-point type than `dtype`, are complex, sparse or no
+            tensor, or require gradients.
     """
+    _check_tensor("inputs", inputs)
     if inputs.is_floating_point():
         _check_values("inputs", inputs, dtype)
+    elif inputs.is_complex():
+        raise ShapeError(f"Expected real inputs, got {inputs.dtype}; pass both parts as numbers.")
 
 
 def check_labels(bounds: tuple[int, int], classes: int) -> None:
@@ -81,6 +109,22 @@ def label_range(*targets: Tensor) -> tuple[int, int]:
     """Returns the smallest and the largest label of all int64 tensors, with one device sync."""
     bounds = torch.stack([bound for labels in targets for bound in torch.aminmax(labels)]).tolist()
     return min(bounds), max(bounds)
+
+
+def _check_tensor(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise ShapeError(
+            f"Expected {name} as a tensor, got a {type(value).__name__}; `torch.as_tensor` makes "
+            "one of arrays and lists."
+        )
+    if value.layout is not torch.strided or value.is_meta:
+        what = "on the meta device" if value.is_meta else f"in the layout {value.layout}"
+        raise ShapeError(f"Expected {name} as a dense tensor with data, got one {what}.")
+
+
+def _described(examples: Examples) -> str:
+    inputs, targets = examples
+    return f"{tuple(inputs.shape)} on {inputs.device} with targets of {targets.dtype}"
 
 
 def _check_values(name: str, values: Tensor, dtype: torch.dtype | None) -> None:

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarl.errors import SettingsError
-from metarl.ranges import NOT_NEGATIVE, check_number
+from metarl.errors import SettingsError, ShapeError
+from metarl.ranges import NOT_NEGATIVE, check_fields
 
 GRIDS = ((4, 1.0), (7, 0.5))
 """Points per side of each coarse grid of random displacements, and its weight."""
@@ -54,8 +54,7 @@ class Distortion:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        for field in fields(self):
-            check_number(field.name, getattr(self, field.name), NOT_NEGATIVE)
+        check_fields(self, **{field.name: NOT_NEGATIVE for field in fields(self)})
         if self.stroke > 1:
             raise SettingsError(f"Expected a `stroke` from 0 to 1, got {self.stroke}.")
 
@@ -121,7 +120,16 @@ def distort(images: Tensor, generator: torch.Generator) -> Tensor:
 
     Returns:
         The distorted images, in the shape of `images`.
+
+    Raises:
+        ShapeError: They have another number of dimensions, or integer pixels.
     """
+    if images.dim() != 5 or not images.is_floating_point():
+        raise ShapeError(
+            f"Expected images [T, N, C, H, W] of a floating-point type, got {images.dtype} "
+            f"{tuple(images.shape)}; pixels from 0 to 255 become numbers in [0, 1] by "
+            "`images.float() / 255`."
+        )
     flat = images.flatten(0, 1)
     maps = _draw_koch_maps(len(flat), generator)
     return resample(flat, F.affine_grid(maps, list(flat.shape), align_corners=False)).view_as(

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from metarl.errors import SettingsError, ShapeError, TaskError
+from metarl.errors import SettingsError, ShapeError, TaskError, short_repr
 from metarl.ranges import ANY_INT, check_int
 from metarl.registry import check_choice
 from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
@@ -63,6 +63,11 @@ class ImagePool:
             raise ShapeError(
                 f"Expected uint8 images [M, C, H, W] or [M, H, W], got {images.dtype} "
                 f"{tuple(self.images.shape)}."
+            )
+        if self.counts.dim() != 1 or self.counts.dtype != torch.int64 or (self.counts < 0).any():
+            raise ShapeError(
+                "Expected the number of images of each class, int64 [K] of at least 0, got "
+                f"{self.counts.dtype} {short_repr(self.counts.tolist())}."
             )
         total = int(self.counts.sum())
         if len(self.names) != len(self.counts) or total != len(images):
@@ -127,6 +132,7 @@ class FewShot:
         """Checks the settings against the classes and images of the split."""
         check_split(self.part)
         self._check_settings()
+        self._check_indices()
         self._check_disjoint()
         self._set_groups()
         self._check_split_size()
@@ -253,6 +259,17 @@ class FewShot:
         large = (groups.bincount() >= self.way).nonzero().flatten()
         object.__setattr__(self, "_groups", groups)
         object.__setattr__(self, "_large", large)
+
+    def _check_indices(self) -> None:
+        classes = len(self.pool.names)
+        for name, indices in self.splits.items():
+            check_split(name)
+            is_list = indices.dim() == 1 and indices.dtype == torch.int64
+            if not is_list or ((indices < 0) | (indices >= classes)).any():
+                raise TaskError(
+                    f"Expected the classes of the {name} split as int64 indices from 0 to "
+                    f"{classes - 1}, got {indices.dtype} {short_repr(indices.tolist())}."
+                )
 
     def _check_disjoint(self) -> None:
         classes = torch.cat(

@@ -11,8 +11,9 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from metarl.errors import DataError, SettingsError
-from metarl.ranges import ANY_INT, check_int
+from metarl.errors import DataError
+from metarl.ranges import Range, check_int
+from metarl.registry import check_choice
 from metarl.tasks.base import Split
 from metarl.tasks.episodes import FewShot, ImagePool, Rotations, class_indices
 from metarl.tasks.files import atomic_path, cache_folder, read_regular
@@ -20,6 +21,7 @@ from metarl.tasks.image_splits import ClassFiles, read_splits
 from metarl.tasks.images import MOST_BYTES, decode
 
 Mode = Literal["RGB", "L"]
+MOST_SIZE = 8192  # pixels
 CACHE_VERSION = 2  # increase it when decoding changes
 
 
@@ -63,12 +65,8 @@ def ImageFolder(  # noqa: N802 - reads like the other distributions
         TaskError: If a class or an image is in two splits, however their names are spelt.
         SettingsError: If the settings do not fit the images.
     """
-    check_int("image_size", image_size, ANY_INT)
-    if image_size < 1 or mode not in get_args(Mode):
-        raise SettingsError(
-            f"Expected an image_size of at least 1 and a mode of {', '.join(get_args(Mode))}, got "
-            f"{image_size} and {mode!r}."
-        )
+    check_int("image_size", image_size, Range(1, MOST_SIZE))
+    check_choice("mode", mode, get_args(Mode))
     files, split_classes = read_splits(Path(root).expanduser(), split_files)
     images = torch.from_numpy(_memory_map(files, image_size, mode))
     counts = torch.tensor([len(paths) for paths in files.values()])

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 
-from metarl.errors import DataError, TaskError
+from metarl.errors import DataError, SettingsError, TaskError, short_repr
 from metarl.registry import check_choice
 from metarl.tasks.base import SPLITS, Split, check_split
 from metarl.tasks.files import parse_json, read_regular
@@ -39,10 +39,16 @@ def read_splits(
         The image files of each class, and the classes of each split.
 
     Raises:
+        SettingsError: `split_files` is of another type.
         DataError: If a file is missing or malformed, names what is outside of `root`, or a class
             has no images.
         TaskError: If a class or an image is in two splits.
     """
+    if not (split_files is None or isinstance(split_files, str) or _is_file_per_split(split_files)):
+        raise SettingsError(
+            "Expected `split_files` to be None, the name of a file, or the name of a file for each "
+            f"split, got {short_repr(split_files)}."
+        )
     if not root.is_dir():
         raise DataError(f"The image folder {root} is missing.")
     if split_files is None:
@@ -136,6 +142,12 @@ def _read_classes(path: Path) -> SplitClasses:
             f'Expected {{"train": ["class", ...], "validation": [...], "test": [...]}} in {path}.'
         )
     return {_split(part, path): names for part, names in content.items()}
+
+
+def _is_file_per_split(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return all(isinstance(name, str) for item in value.items() for name in item)
 
 
 def _is_names(value: object) -> bool:

@@ -25,7 +25,7 @@ def mlp():
     return MLP((1, 20, 20, 1), torch.Generator().manual_seed(0)).double()
 
 
-def check(learner, tasks, params):
+def check_gradients(learner, tasks, params):
     """Compares the gradients that a loop left in `params` with those of the meta-step."""
     batch = [torch.stack(tensors) for tensors in zip(*tasks, strict=True)]
     batch = TaskBatch(Examples(*batch[:2]), Examples(*batch[2:]))
@@ -44,7 +44,9 @@ def check(learner, tasks, params):
 def test_maml(second_order, steps, tasks):
     net = loops.sequential(mlp())
     loops.maml(net, 0.01, steps, second_order)(tasks, len(tasks))
-    check(MAML(mlp(), 0.01, steps, first_order=not second_order), tasks, list(net.parameters()))
+    check_gradients(
+        MAML(mlp(), 0.01, steps, first_order=not second_order), tasks, list(net.parameters())
+    )
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -55,7 +57,7 @@ def test_maml_with_libraries(make, tasks):
     if gradient is None:
         pytest.skip("the library is not at hand")
     gradient(tasks, len(tasks))
-    check(MAML(mlp(), 0.01, 3), tasks, list(net.parameters()))
+    check_gradients(MAML(mlp(), 0.01, 3), tasks, list(net.parameters()))
 
 
 def test_reptile(tasks):
@@ -65,7 +67,7 @@ def test_reptile(tasks):
     loops.reptile(net, inner, 4)(tasks[:1], 1)
     learner = Reptile(mlp(), 0.01, 4).double()
     learner.rule.epsilon = 1e-14  # torch's Adam adds it elsewhere
-    check(learner, tasks[:1], list(net.parameters()))
+    check_gradients(learner, tasks[:1], list(net.parameters()))
 
 
 def test_lstm_meta_learner(tasks):
@@ -75,14 +77,14 @@ def test_lstm_meta_learner(tasks):
     )
     loops.lstm_meta_learner(net, rule, 3)(tasks, len(tasks))
     learner = LSTMMetaLearner(mlp(), torch.Generator().manual_seed(1), 3).double()
-    check(learner, tasks, [*net.parameters(), *rule.parameters()])
+    check_gradients(learner, tasks, [*net.parameters(), *rule.parameters()])
 
 
 def test_the_check_notices_another_step_count(tasks):
     net = loops.sequential(mlp())
     loops.maml(net, 0.01, 1)(tasks, len(tasks))
     with pytest.raises(AssertionError):
-        check(MAML(mlp(), 0.01, 2), tasks, list(net.parameters()))
+        check_gradients(MAML(mlp(), 0.01, 2), tasks, list(net.parameters()))
 
 
 @pytest.mark.parametrize("first_order", [True, False])
@@ -94,4 +96,4 @@ def test_maml_on_images(first_order):
     net = omniglot.sequential(Conv4(3, torch.Generator().manual_seed(0), filters=4)).double()
     loops.maml(net, 0.4, 1, not first_order)(tasks, 2)
     model = Conv4(3, torch.Generator().manual_seed(0), filters=4).double()
-    check(MAML(model, 0.4, 1, first_order=first_order), tasks, list(net.parameters()))
+    check_gradients(MAML(model, 0.4, 1, first_order=first_order), tasks, list(net.parameters()))

@@ -16,7 +16,9 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_the_code_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     few = re.sub(r"iterations=\d+", "iterations=2", code)
-    exec(compile(few, "README.md", "exec"), {})
+    made = {}
+    exec(compile(few, "README.md", "exec"), made)  # an error fails the test
+    assert made.keys() > {"__builtins__"}
 
 
 def test_it_stays_short():

@@ -55,10 +55,10 @@ def test_mujoco_has_nothing_to_warn_of(name, tmp_path, monkeypatch, capfd):
 @pytest.mark.parametrize("title", ROBOTS)
 def test_dynamics_and_observations_are_gymnasiums_to_the_bit(title, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo's log of gymnasium's deprecated attributes
-    same_as_gymnasium(title, ROBOTS[title])
+    check_same_as_gymnasium(title, ROBOTS[title])
 
 
-def same_as_gymnasium(title, family):
+def check_same_as_gymnasium(title, family):
     env = started(family)
     theirs = gymnasium.make(title, **SETTINGS.get(title, {})).unwrapped
     assert theirs.dt == family.dt
@@ -135,7 +135,7 @@ class SameHopper(HopperRandomParameters):
 
 
 def test_hoppers_are_gymnasiums_to_the_bit():
-    same_as_gymnasium("Hopper-v5", SameHopper())
+    check_same_as_gymnasium("Hopper-v5", SameHopper())
 
 
 @pytest.mark.parametrize("family", [HopperRandomParameters(), Walker2dRandomParameters()])

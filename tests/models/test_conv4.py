@@ -99,6 +99,8 @@ def torch_meta_loss(net, theta, episodes, steps, task):
 def test_names_and_layouts_are_those_of_torch(model):
     net = TorchConv4(model.pooling).double()
     net.load_state_dict(model.state_dict())
+    shapes = {n: p.shape for n, p in model.named_parameters()}
+    assert {n: p.shape for n, p in net.named_parameters()} == shapes
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])

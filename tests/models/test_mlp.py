@@ -44,6 +44,8 @@ def test_names_and_layouts_are_those_of_torchs_linear(model):
     net = torch.nn.Module()
     net.layers = torch.nn.ModuleList(torch.nn.Linear(m, n) for m, n in itertools.pairwise(SIZES))
     net.load_state_dict(model.state_dict())
+    shapes = {n: p.shape for n, p in model.named_parameters()}
+    assert {n: p.shape for n, p in net.named_parameters()} == shapes
 
 
 def test_each_task_runs_its_own_network(model, params, inputs):

@@ -127,8 +127,10 @@ def test_file_systems_without_locks_get_a_warning(tmp_path, monkeypatch):
 
 def test_without_fcntl_and_msvcrt_there_is_no_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "fcntl", None)
-    with other_process(tmp_path), RunLock(tmp_path):
-        pass
+    with other_process(tmp_path):
+        assert (tmp_path / LOCK_FILE).exists(), "another process holds the lock"
+        with RunLock(tmp_path) as lock:
+            assert lock.release.alive
 
 
 def test_windows_locks_by_msvcrt(tmp_path, monkeypatch):

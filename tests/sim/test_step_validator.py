@@ -148,3 +148,7 @@ def test_a_loaded_state_forgets_what_was_before():
     run(env, 5)
     env.load_state_dict(saved)
     env.check()
+    assert env._validator._steps == [] and env._validator._resets == []
+    run(env, 5)
+    with pytest.raises(SimulationError, match="step 3"):
+        env.check()

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -57,6 +58,37 @@ def test_data_with_gradients_or_complex_numbers_is_refused():
         checked_examples(examples(torch.zeros(2, 3, 1, requires_grad=True)), FLOAT)
     with pytest.raises(ShapeError, match=r"got torch\.complex64"):
         checked_examples(examples(torch.zeros(2, 3, 1, dtype=torch.complex64)), FLOAT)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "message"),
+    [
+        (np.zeros((2, 3, 1)), LABELS, "inputs as a tensor, got a ndarray"),
+        (torch.zeros(2, 3, 1), LABELS.tolist(), r"targets as a tensor, got a list; `torch\.as_ten"),
+        (torch.zeros(2, 3, 1).to_sparse(), LABELS, r"inputs as a dense tensor.*sparse_coo"),
+        (torch.zeros(2, 3, 1), LABELS.to("meta"), "targets as a dense tensor.*meta device"),
+        (torch.zeros(2, 3, 1, dtype=torch.complex64), LABELS, "real inputs"),
+        (torch.zeros(2, 4, 1), LABELS, r"at least 1 of both; got \(2, 4, 1\) and \(2, 3\)"),
+        (torch.zeros(1, 3, 1), LABELS, r"got \(1, 3, 1\) and \(2, 3\)"),
+        (torch.zeros(2, 0, 1), LABELS[:, :0], r"at least 1 of both; got \(2, 0, 1\) and \(2, 0\)"),
+        (torch.zeros(0, 3, 1), LABELS[:0], "at least 1 of both"),
+        (torch.zeros(2), LABELS[:, 0], r"got \(2,\) and \(2,\)"),
+    ],
+    ids=range(10),
+)
+def test_what_is_no_batch_of_examples_is_refused(inputs, targets, message):
+    with pytest.raises(ShapeError, match=message):
+        checked_examples(Examples(inputs, targets), FLOAT)
+
+
+def test_sets_of_other_tasks_or_targets_are_refused():
+    given = examples(LABELS)
+    one = Examples(given.inputs[:1], LABELS[:1])
+    for other in (one, examples(torch.zeros(2, 3, 1))):
+        with pytest.raises(ShapeError, match="support and query sets of the same tasks"):
+            checked_tasks(TaskBatch(given, other), FLOAT)
+        with pytest.raises(ShapeError, match="support and query sets of the same tasks"):
+            checked_tasks(TaskBatch(other, given), FLOAT)
 
 
 def test_the_type_is_that_of_the_parameters(generator):

@@ -112,7 +112,7 @@ def test_displacements_are_smooth_and_of_unit_size(generator):
     ("settings", "message"),
     [
         ({"shear": -0.1}, "finite `shear` of at least 0, got -0.1"),
-        ({"elastic": math.inf}, "finite `elastic`"),
+        ({"elastic": math.inf}, "`elastic` to be a finite number"),
         ({"stroke": 1.5}, "from 0 to 1, got 1.5"),
     ],
 )

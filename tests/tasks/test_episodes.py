@@ -290,6 +290,21 @@ def test_a_pool_that_does_not_fit_itself(images, counts, names):
         ImagePool(images, torch.tensor(counts), names)
 
 
+@pytest.mark.parametrize("counts", [[-1, 3], [1.0, 1.0], [[1, 1]]])
+def test_counts_that_are_none(counts):
+    with pytest.raises(ShapeError, match=r"number of images of each class, int64 \[K\]"):
+        ImagePool(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.tensor(counts), ("a", "b"))
+
+
+@pytest.mark.parametrize("indices", [[12], [-1], [0.0], [[0, 1]]])
+def test_splits_of_classes_that_the_pool_does_not_have(pool, indices):
+    splits = {"train": torch.arange(3), "test": torch.tensor(indices)}
+    with pytest.raises(TaskError, match="classes of the test split as int64 indices from 0 to 11"):
+        FewShot(pool, splits, way=2, queries=1)
+    with pytest.raises(SettingsError, match="Did you mean 'train'"):
+        FewShot(pool, {"trian": torch.arange(3)}, way=2, queries=1)
+
+
 def test_class_indices_take_the_first_of_equal_names():
     assert class_indices(["a", "b", "a", "c"], ["a", "c"]).tolist() == [0, 3]
 

@@ -176,9 +176,22 @@ def test_way_and_shots_have_to_fit(folders, fresh_cache):
         ImageFolder(folders, way=2, shots=2, queries=2)
 
 
-@pytest.mark.parametrize("settings", [{"image_size": 0}, {"mode": "RGBA"}])
-def test_bad_settings(folders, settings):
-    with pytest.raises(SettingsError, match="image_size of at least 1 and a mode of RGB, L"):
+@pytest.mark.parametrize("split_files", [3, ["train.csv"], {"train": 3}, {1: "train.csv"}])
+def test_split_files_of_another_type(folders, split_files):
+    with pytest.raises(SettingsError, match="Expected `split_files` to be None, the name of a fil"):
+        few_shot(folders, split_files)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": 0}, r"Expected `image_size` in \[1, 8192\], got 0"),
+        ({"mode": "RGBA"}, "Unknown mode 'RGBA'.*Known: RGB, L"),
+        ({"mode": ["L"]}, "Unknown mode"),
+    ],
+)
+def test_bad_settings(folders, settings, message):
+    with pytest.raises(SettingsError, match=message):
         ImageFolder(folders, **settings)
 
 

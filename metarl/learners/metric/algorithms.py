@@ -69,6 +69,10 @@ class PrototypicalAlgorithm:
 
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
 
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        check_fields(self)
+
     def build(self, problem: ImageProblem, /) -> MetricLearner:
         """Builds the learner; see `ImageAlgorithm.build`."""
         embedding, _ = self.embedding.make(problem)
@@ -172,6 +176,10 @@ class FeatureClassifierAlgorithm:
     """Baseline: nearest neighbour by the cosine of the features of a classifier."""
 
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        check_fields(self)
 
     def build(self, problem: ImageProblem, /) -> FeatureClassifier:
         """Builds the learner; see `ImageAlgorithm.build`."""

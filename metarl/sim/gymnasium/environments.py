@@ -12,7 +12,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.sim.gymnasium.family import GymFamily, Task, flattener
+from metarl.errors import short_repr
+from metarl.sim.gymnasium.family import GymFamily, Task
+from metarl.sim.gymnasium.observations import REAL, WHOLE, flattener
 
 TaskRows = Mapping[str, np.ndarray]
 """Tasks of W worlds: name -> [W, *]."""
@@ -194,8 +196,11 @@ class Environments:
                 f"got {len(result)} values."
             )
         observation, reward, terminated, truncated, _ = result
-        if not isinstance(reward, float) and np.ndim(reward):  # np.float64 is a float
-            raise ValueError(f"Expected one number as reward, got the shape {np.shape(reward)}.")
+        if not isinstance(reward, float):  # np.float64 is one
+            _check_one("number as reward", reward, REAL)
+        if not (type(terminated) is bool and type(truncated) is bool):
+            _check_one("truth value as terminated", terminated, WHOLE)
+            _check_one("truth value as truncated", truncated, WHOLE)
         rows.observation[world] = self._flat(observation)
         rows.reward[world] = reward
         rows.terminated[world] = terminated
@@ -231,6 +236,15 @@ class Environments:
                 f"be stepped for several worlds. Expected {self._family.title!r} to build a new "
                 "environment at each call; build it inside of the function.",
             )
+
+
+def _check_one(what: str, value: Any, kinds: str) -> None:
+    """Raises ValueError unless a value is a scalar of one of numpy's kinds of numbers."""
+    array = np.asarray(value)
+    if array.ndim:
+        raise ValueError(f"Expected one {what}, got the shape {array.shape}.")
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"Expected one {what}, got {short_repr(value)}.")
 
 
 def _check_sizes(env: gymnasium.Env, other: gymnasium.Env) -> None:

@@ -22,6 +22,7 @@ from metarl.errors import SettingsError
 from metarl.ranges import ANY, ANY_INT, LARGEST, MOST_THREADS, Range, check_int, check_number
 from metarl.sim.card import Card, Fact
 from metarl.sim.family import ActionSpace, TaskFamily, Tasks, WorldState
+from metarl.sim.gymnasium.observations import check_spaces, flattener
 from metarl.tasks.base import Split, check_split
 
 Task = Mapping[str, np.ndarray]
@@ -312,46 +313,6 @@ def _picklable(env: Any, title: str) -> Any:
 
 
 # Spaces and values
-
-
-def check_spaces(env: gymnasium.Env) -> None:
-    """Raises SettingsError for observation or action spaces that are not supported."""
-    try:
-        flat = spaces.flatten_space(env.observation_space)
-    except NotImplementedError:
-        flat = None
-    if not isinstance(flat, spaces.Box) or not flat.shape[0]:
-        raise SettingsError(
-            "Expected observations of fixed size, a Box, Discrete or the like or a Dict or Tuple "
-            f"of such, got {env.observation_space}; wrap the environment in a "
-            "gymnasium.ObservationWrapper."
-        )
-    space = env.action_space
-    is_integer = isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating)
-    if is_integer or not isinstance(space, spaces.Box | spaces.Discrete):
-        raise SettingsError(
-            f"Expected actions from a Box of real numbers or a Discrete, got {space}; wrap the "
-            "environment in a gymnasium.ActionWrapper."
-        )
-
-
-def flattener(space: spaces.Space[Any]) -> Callable[[Any], Any]:
-    """Returns a function that flattens observations to [O]; ValueError for other shapes."""
-    if not isinstance(space, spaces.Box):
-        return lambda value: spaces.flatten(space, value)
-    shape = space.shape
-    is_flat = len(shape) == 1
-
-    def flat(value: Any) -> Any:
-        value_shape = value.shape if isinstance(value, np.ndarray) else np.shape(value)
-        if value_shape != shape:
-            raise ValueError(
-                f"Expected an observation of shape {shape}, that of the observation space, got "
-                f"{value_shape}."
-            )
-        return value if is_flat else np.ravel(value)
-
-    return flat
 
 
 def each_task(tasks: Tasks) -> Iterator[Task]:

@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, ShapeError
 from metarl.learners import ImageShape, Reference, SiameseEmbedding, WeightedDifference
 from metarl.learners.metric.algorithms import SiameseAlgorithm
 from metarl.learners.metric.siamese import KOCH
 from metarl.models.base import Weights
+from metarl.tasks import Examples, Glyphs, TaskBatch
 from metarl.tasks.characters import CharacterSettings
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
@@ -66,6 +67,14 @@ def test_distortions_are_of_training_only(glyphs):
     assert torch.equal(inputs[True].query.targets, tasks.query.targets)
 
 
+def test_integer_pixels_are_refused_before_they_are_distorted(generator):
+    tasks = Glyphs(3, 1, 1, alphabets=4, characters=4, drawings=6).sample(2, generator)
+    whole = Examples((tasks.support.inputs * 255).to(torch.uint8), tasks.support.targets)
+    learner = SiameseAlgorithm(8).build(image_problem(generator))
+    with pytest.raises(ShapeError, match=r"floating-point type, got torch\.uint8.* / 255"):
+        learner.collect(TaskBatch(whole, tasks.query, tasks.info), generator, 0)
+
+
 def test_the_network_of_koch_et_al(generator):
     """Figure 4 of the paper: 256 maps of 6x6, 4096 units, one logit: 38 951 745 parameters."""
     learner = SiameseAlgorithm(4096, layers="koch").build(koch_problem(generator, 64))
@@ -75,7 +84,7 @@ def test_the_network_of_koch_et_al(generator):
     assert sum(p.numel() for p in learner.parameters()) == 38_951_745
 
 
-def _train_at_105(learner, data, generator):
+def check_training_at_105(learner, data, generator):
     settings = CharacterSettings(data, image_size=105, way=2)
     tasks = settings.train().sample(1, generator)
     before = [p.clone() for p in learner.parameters()]
@@ -89,13 +98,13 @@ def _train_at_105(learner, data, generator):
 def test_a_step_of_a_narrow_one_at_105_pixels(tmp_path, generator):
     learner = SiameseAlgorithm(8, layers="koch").build(koch_problem(generator, 2))
     write_minimal(tmp_path)
-    _train_at_105(learner, tmp_path, generator)
+    check_training_at_105(learner, tmp_path, generator)
 
 
 @pytest.mark.slow
 def test_a_step_of_theirs_at_105_pixels(official_data, generator):
     learner = SiameseAlgorithm(4096, layers="koch").build(koch_problem(generator, 64))
-    _train_at_105(learner, official_data, generator)
+    check_training_at_105(learner, official_data, generator)
 
 
 def test_sizes_that_cannot_work_are_refused(generator):

@@ -133,6 +133,28 @@ def test_observations_are_flattened(space, expected):
     assert env.step(torch.zeros(1, 4))[0].tolist() == [expected]
 
 
+@pytest.mark.parametrize(
+    ("space", "value", "message"),
+    [
+        (spaces.Discrete(3), np.array([False, False]), r"of Discrete\(3\), got array\(\[False"),
+        (spaces.Discrete(3), 3, r"of Discrete\(3\), got 3"),
+        (spaces.MultiBinary(2), [0, 2], r"of MultiBinary\(2\), got \[0, 2\]"),
+        (spaces.Text(3), {"a": 1}, r"of Text.*got \{'a': 1\}"),
+        (NESTED, {"place": np.zeros((2, 2))}, r"of the parts gear, place, got \{'place'"),
+        (NESTED, {"place": np.zeros((2, 2)), "gear": (3,)}, r"of Discrete\(3\), got 3"),
+        (NESTED, {"place": np.zeros(4), "gear": (0,)}, r"of shape \(2, 2\).*got \(4,\)"),
+        (NESTED, {"place": np.zeros((2, 2)), "geer": (0,)}, "KeyError: 'gear'"),
+    ],
+    ids=range(8),
+)
+def test_observations_of_other_spaces_are_refused(space, value, message, monkeypatch):
+    env = vec(GymTasks(partial(Spaces, space, spaces.Discrete(2)), X, horizon=3), 1)
+    env.set_tasks({"x": torch.tensor([0.0])})
+    monkeypatch.setattr(Spaces, "observed", lambda self: value)
+    with pytest.raises(SimulationError, match=message):
+        env.reset()
+
+
 def test_actions_are_clipped_and_shaped_as_the_environment_has_them():
     box = spaces.Box(np.array([[-1, -2]]), np.array([[1, np.inf]]), dtype=np.float64)
     family = GymTasks(partial(Spaces, spaces.Discrete(2), box), X, horizon=3)
@@ -161,6 +183,9 @@ def test_whole_numbers_start_where_the_space_does():
     [
         (spaces.Graph(spaces.Discrete(2), None), spaces.Discrete(2), "fixed size.*Graph"),
         (spaces.Sequence(NESTED), spaces.Discrete(2), "Expected observations of fixed size"),
+        (spaces.Dict({}), spaces.Discrete(2), "Expected observations of fixed size.*Dict"),
+        (None, spaces.Discrete(2), "Expected observations of fixed size.*None"),
+        (NESTED, None, "Expected actions from a Box.*None"),
         (NESTED, spaces.MultiBinary(3), "Expected actions from a Box.*MultiBinary.*ActionWrapper"),
         (NESTED, spaces.Box(0, 9, (2,), np.int64), "Expected actions from a Box of real numbers"),
     ],
@@ -221,6 +246,45 @@ def test_a_fault_is_told_with_world_task_and_traceback(fault, message):
     env.set_tasks({"speed": torch.zeros(3)})
     env.reset()
     env.step(torch.zeros(3, 1))
+
+
+RETURNED = (np.zeros(2, np.float32), 0.0, False, False)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (0, np.array(["1", "2"]), r"of real numbers, got \(2,\) of <U1"),
+        (0, np.array([1j, 2]), r"of real numbers, got \(2,\) of complex128"),
+        (0, [None, 1.0], r"of real numbers, got \(2,\) of object"),
+        (1, "1", "Expected one number as reward, got '1'"),
+        (1, None, "Expected one number as reward, got None"),
+        (1, 1j, "Expected one number as reward, got 1j"),
+        (2, "False", "Expected one truth value as terminated, got 'False'"),
+        (2, None, "Expected one truth value as terminated, got None"),
+        (2, float("nan"), "Expected one truth value as terminated, got nan"),
+        (3, np.array([True]), r"Expected one truth value as truncated, got the shape \(1,\)"),
+    ],
+)
+def test_what_numpy_would_convert_in_silence_is_a_fault(place, value, message, monkeypatch):
+    def step(self, action):
+        return (*RETURNED[:place], value, *RETURNED[place + 1 :], {})
+
+    env = vec(worlds=2)
+    env.reset()
+    monkeypatch.setattr(Slide, "step", step)
+    with pytest.raises(SimulationError, match=message):
+        env.step(torch.zeros(2, 1))
+
+
+@pytest.mark.parametrize("truth", [True, np.True_, 1, np.array(True), torch.tensor(True)])
+def test_truth_values_of_other_types(truth, monkeypatch):
+    env = vec(worlds=2)
+    env.reset()
+    monkeypatch.setattr(Slide, "step", lambda self, action: (RETURNED[0], 0.5, truth, False, {}))
+    _, reward, terminated, truncated, _ = env.step(torch.zeros(2, 1))
+    assert terminated.tolist() == [True, True] and truncated.tolist() == [False, False]
+    assert reward.tolist() == [0.5, 0.5]
 
 
 def test_a_fault_of_an_episode_that_is_played_again_is_told_with_its_step():

@@ -1,0 +1,20 @@
+"""Fixtures of the fuzz tests."""
+
+import pytest
+from hypothesis import configuration
+
+from tests.fuzz.outcomes import Outcomes
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_is_stored(tmp_path_factory):
+    """Keeps hypothesis's own files out of the repository."""
+    configuration.set_hypothesis_home_dir(tmp_path_factory.mktemp("hypothesis"))
+
+
+@pytest.fixture
+def outcomes(request):
+    """The outcomes of a test's inputs, which the summary adds up."""
+    outcomes = Outcomes()
+    yield outcomes
+    request.node.user_properties.append(("fuzz", dict(outcomes.counts)))
