@@ -28,16 +28,25 @@ def checked_tasks(tasks: TaskBatch, dtype: torch.dtype | None) -> TaskBatch:
 def checked_examples(examples: Examples, dtype: torch.dtype | None) -> Examples:
     """Returns the examples with labels as int64, and checks the types without a device sync.
 
+    Weights and masks are checked with one device sync each. The mask of a row of weight 0 gets a
+    first real element, because attention over no element is not a number.
+
     Args:
         examples: Labels of any integer type or bool, or values of the parameters' type.
         dtype: Type of the learner's parameters, from `parameter_type`; None for any.
 
     Raises:
-        ShapeError: A tensor has another floating-point type than the parameters, is complex, or
-            requires gradients.
+        ShapeError: A tensor has another floating-point type than the parameters, is complex,
+            requires gradients, or has another shape than `Examples` says.
+        TaskError: A weight is negative or not finite, all weights of a task are 0, or a sequence
+            has no real element.
     """
-    inputs, targets = examples
+    inputs, targets, weights, mask = examples
     check_inputs(inputs, dtype)
+    if weights is not None:
+        _check_weights(weights, inputs, dtype)
+    if mask is not None:
+        examples = examples._replace(mask=_checked_mask(mask, inputs, weights))
     if targets.dtype == torch.int64:
         return examples
     if targets.is_floating_point():
@@ -45,7 +54,7 @@ def checked_examples(examples: Examples, dtype: torch.dtype | None) -> Examples:
         return examples
     if targets.is_complex():
         raise ShapeError(f"Expected labels or real targets, got {targets.dtype}.")
-    return Examples(inputs, targets.long())
+    return examples._replace(targets=targets.long())
 
 
 def check_inputs(inputs: Tensor, dtype: torch.dtype | None) -> None:
@@ -81,6 +90,48 @@ def label_range(*targets: Tensor) -> tuple[int, int]:
     """Returns the smallest and the largest label of all int64 tensors, with one device sync."""
     bounds = torch.stack([bound for labels in targets for bound in torch.aminmax(labels)]).tolist()
     return min(bounds), max(bounds)
+
+
+def _check_weights(weights: Tensor, inputs: Tensor, dtype: torch.dtype | None) -> None:
+    if weights.shape != inputs.shape[:2]:
+        raise ShapeError(
+            f"Expected a weight per example, {list(inputs.shape[:2])}, got weights "
+            f"{list(weights.shape)}."
+        )
+    if not weights.is_floating_point():
+        raise ShapeError(
+            f"Expected weights of the parameters' type {dtype}, got {weights.dtype}; convert them: "
+            f"`weights.to({dtype})`."
+        )
+    _check_values("weights", weights, dtype)
+    bad = ~weights.isfinite().all(1) | (weights < 0).any(1) | (weights.sum(1) == 0)
+    if bad.any():
+        task = int(bad.nonzero()[0])
+        raise TaskError(
+            f"Expected finite weights of at least 0, not all of them 0, in every task; task {task} "
+            f"has weights from {float(weights[task].min())} to {float(weights[task].max())}. A "
+            "task needs an example: leave tasks without any out."
+        )
+
+
+def _checked_mask(mask: Tensor, inputs: Tensor, weights: Tensor | None) -> Tensor:
+    """Returns the mask with a real element in each row of weight 0."""
+    if mask.dtype != torch.bool or mask.shape != inputs.shape[:3] or inputs.dim() < 3:
+        raise ShapeError(
+            f"Expected a bool mask [T, N, L] for inputs [T, N, L, ...], got {mask.dtype} "
+            f"{list(mask.shape)} for inputs {list(inputs.shape)}."
+        )
+    if weights is not None:
+        first = torch.arange(mask.shape[2], device=mask.device) == 0
+        mask = mask | ((weights == 0).unsqueeze(2) & first)
+    empty = (~mask.any(2)).nonzero()
+    if len(empty):
+        task, row = empty[0].tolist()
+        raise TaskError(
+            f"Expected a real element in every sequence; example {row} of task {task} has none. "
+            "Leave it out, or give it the weight 0."
+        )
+    return mask
 
 
 def _check_values(name: str, values: Tensor, dtype: torch.dtype | None) -> None:
