@@ -75,7 +75,7 @@ def test_views_are_averaged_in_evaluation(pyramid, images, generator):
 
 def test_training_sees_no_views(pyramid, images, generator):
     averaged = AveragedViews(pyramid, 3, VIEW, ImageShape(), generator)
-    assert torch.equal(averaged(images, {}), pyramid(images, {}))
+    assert torch.equal(averaged(images, Moments()), pyramid(images, Moments()))
     assert set(averaged.state_dict()) > {"grids"}, "a checkpoint keeps its views"
 
 
