@@ -143,7 +143,7 @@ def settings_from(default: S, saved: Mapping[str, Any]) -> S:
         current = getattr(template, name)
         if dataclasses.is_dataclass(current):
             changes[name] = settings_from(current, value)
-        elif isinstance(value, Mapping) and set(value) == {FUNCTION}:
+        elif isinstance(value, dict) and set(value) == {FUNCTION}:
             changes[name] = _function(name, current, value)
         elif isinstance(value, list):
             changes[name] = tuple(value)

@@ -24,14 +24,14 @@ SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
 OWN_SCHEDULES = ("constant", "linear", "cosine")
 _NEED_MORE = ("Optimizer", "LBFGS", "SparseAdam")  # a closure, sparse gradients
 
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Any] = {
     name.lower(): kind
     for name, kind in vars(torch.optim).items()
     if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and name not in _NEED_MORE
 }
 """Name -> class of `torch.optim`, in lower case."""
 
-SCHEDULERS: dict[str, type] = {
+SCHEDULERS: dict[str, Any] = {
     name: kind
     for name, kind in vars(lr_scheduler).items()
     if isinstance(kind, type)
@@ -216,7 +216,7 @@ def _check_patterns(patterns: Iterable[str], named: NamedParameters) -> None:
             )
 
 
-def _check_options(name: str, pairs: Sequence[str], kind: type) -> None:
+def _check_options(name: str, pairs: Sequence[str], kind: Any) -> None:
     known = [p for p in inspect.signature(kind).parameters if p not in ("params", "optimizer")]
     for option in parsed_options(name, pairs):
         if option == "lr":
@@ -224,5 +224,5 @@ def _check_options(name: str, pairs: Sequence[str], kind: type) -> None:
         check_choice(f"option of {kind.__name__} in `{name}`", option, known)
 
 
-def _has_option(kind: type, option: str) -> bool:
+def _has_option(kind: Any, option: str) -> bool:
     return option in inspect.signature(kind).parameters
