@@ -178,6 +178,13 @@ class SupervisedLearner(Learner):
             generator: Source of everything random in the adaptation.
         """
 
+    def adapt_to(self, tasks: TaskBatch, steps: int, generator: torch.Generator) -> Iterator[Any]:
+        """Yields what `adapt` yields for the support set of tasks.
+
+        Learners that need more of a task than its support set, from `tasks.info`, override it.
+        """
+        return self.adapt(tasks.support, steps, generator)
+
     @abstractmethod
     def predict(
         self,
@@ -229,7 +236,7 @@ class SupervisedLearner(Learner):
         checked, query = False, checked_examples(tasks.query, parameter_type(self))
         padding = {"weights": query.weights, "mask": query.mask}
         padding = {name: value for name, value in padding.items() if value is not None}
-        for step, adapted in enumerate(self.adapt(tasks.support, steps, generator)):
+        for step, adapted in enumerate(self.adapt_to(tasks, steps, generator)):
             if last_only and step < steps:
                 continue
             outputs = self.predict(adapted, query.inputs, transductive, **padding)

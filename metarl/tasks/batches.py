@@ -16,16 +16,23 @@ def parameter_type(network: nn.Module) -> torch.dtype | None:
     return next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
 
 
-def checked_tasks(tasks: TaskBatch, dtype: torch.dtype | None) -> TaskBatch:
-    """Returns the tasks with checked support and query sets; see `checked_examples`."""
-    support = checked_examples(tasks.support, dtype)
+def checked_tasks(
+    tasks: TaskBatch, dtype: torch.dtype | None, *, may_be_empty: bool = False
+) -> TaskBatch:
+    """Returns the tasks with checked support and query sets; see `checked_examples`.
+
+    `may_be_empty` allows support sets of weight 0 throughout.
+    """
+    support = checked_examples(tasks.support, dtype, may_be_empty=may_be_empty)
     query = support if tasks.query is tasks.support else checked_examples(tasks.query, dtype)
     if support is tasks.support and query is tasks.query:
         return tasks
     return replace(tasks, support=support, query=query)
 
 
-def checked_examples(examples: Examples, dtype: torch.dtype | None) -> Examples:
+def checked_examples(
+    examples: Examples, dtype: torch.dtype | None, *, may_be_empty: bool = False
+) -> Examples:
     """Returns the examples with labels as int64, and checks the types without a device sync.
 
     Weights and masks are checked with one device sync each. The mask of a row of weight 0 gets a
@@ -34,6 +41,7 @@ def checked_examples(examples: Examples, dtype: torch.dtype | None) -> Examples:
     Args:
         examples: Labels of any integer type or bool, or values of the parameters' type.
         dtype: Type of the learner's parameters, from `parameter_type`; None for any.
+        may_be_empty: Whether all weights of a task may be 0.
 
     Raises:
         ShapeError: A tensor has another floating-point type than the parameters, is complex,
@@ -44,7 +52,7 @@ def checked_examples(examples: Examples, dtype: torch.dtype | None) -> Examples:
     inputs, targets, weights, mask = examples
     check_inputs(inputs, dtype)
     if weights is not None:
-        _check_weights(weights, inputs, dtype)
+        _check_weights(weights, inputs, dtype, may_be_empty)
     if mask is not None:
         examples = examples._replace(mask=_checked_mask(mask, inputs, weights))
     if targets.dtype == torch.int64:
@@ -92,7 +100,9 @@ def label_range(*targets: Tensor) -> tuple[int, int]:
     return min(bounds), max(bounds)
 
 
-def _check_weights(weights: Tensor, inputs: Tensor, dtype: torch.dtype | None) -> None:
+def _check_weights(
+    weights: Tensor, inputs: Tensor, dtype: torch.dtype | None, may_be_empty: bool
+) -> None:
     if weights.shape != inputs.shape[:2]:
         raise ShapeError(
             f"Expected a weight per example, {list(inputs.shape[:2])}, got weights "
@@ -104,7 +114,9 @@ def _check_weights(weights: Tensor, inputs: Tensor, dtype: torch.dtype | None) -
             f"`weights.to({dtype})`."
         )
     _check_values("weights", weights, dtype)
-    bad = ~weights.isfinite().all(1) | (weights < 0).any(1) | (weights.sum(1) == 0)
+    bad = ~weights.isfinite().all(1) | (weights < 0).any(1)
+    if not may_be_empty:
+        bad = bad | (weights.sum(1) == 0)
     if bad.any():
         task = int(bad.nonzero()[0])
         raise TaskError(

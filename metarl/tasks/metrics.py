@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from metarl.errors import ShapeError
+from metarl.errors import ShapeError, TaskError
 from metarl.registry import Registry
+from metarl.tasks.base import Examples
 from metarl.tasks.losses import (
     accuracy,
     check_logits,
@@ -23,7 +24,8 @@ MetricFunction = Callable[..., Tensor]
 [T, N, *]; a learner takes the weighted mean of the latter."""
 
 METRICS: Registry[MetricFunction] = Registry("metric")
-"""Name -> metric. Each has the arguments `outputs`, `targets`, `weights` and `mask`."""
+"""Name -> metric. Each has the arguments `outputs`, `targets`, `weights` and `mask`; some take what
+else a learner passes to metrics (see `metarl.adaptation.loss_function`)."""
 
 
 def binary_accuracy(
@@ -148,7 +150,52 @@ def r_squared(
     return (1 - residual / total).mean(1)
 
 
+def generalised_accuracy(
+    outputs: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    support: Examples | None = None,
+    info: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """Returns the generalised zero-shot accuracy of each task, over seen and unseen classes.
+
+    The harmonic mean of the accuracy on queries of seen classes and on those of unseen classes,
+    with logits of all classes for each (Xian et al. 2017, section 4.2): H = 2 s u / (s + u). Each
+    is the mean over classes. Seen are the classes of `info["seen"]`, [T, way], bool, or else those
+    with support examples of weight above 0.
+
+    Args:
+        outputs: Logits, shape [T, N, way].
+        targets: Class labels, shape [T, N], any integer type.
+        weights: Weight of each query, [T, N]; None: all 1.
+        mask: Not used.
+        support: The support set of each task.
+        info: `TaskBatch.info`.
+
+    Returns:
+        Shape [T], in [0, 1]; NaN for a task without queries of seen or of unseen classes, or with a
+        largest logit that is not finite.
+
+    Raises:
+        ShapeError: The shapes do not match.
+        TaskError: Neither the support set nor `info["seen"]` is given.
+    """
+    del mask
+    if info is not None and "seen" in info:
+        seen = info["seen"].bool()
+    elif support is not None:
+        seen = _classes_of(support, outputs.shape[-1])
+    else:
+        raise TaskError("Expected the classes that are seen, as info['seen'] [T, way].")
+    parts = [_mean_over_classes(outputs, targets, weights, classes) for classes in (seen, ~seen)]
+    product = 2 * parts[0] * parts[1]
+    return torch.where(product == 0, product, product / (parts[0] + parts[1]))
+
+
 METRICS.register("accuracy", accuracy)
+METRICS.register("generalised_accuracy", generalised_accuracy)
 METRICS.register("binary_accuracy", binary_accuracy)
 METRICS.register("f1", macro_f1)
 METRICS.register("nll", cross_entropy)
@@ -156,6 +203,31 @@ METRICS.register("mse", mean_squared_error)
 METRICS.register("rmse", root_mean_squared_error)
 METRICS.register("mae", mean_absolute_error)
 METRICS.register("r2", r_squared)
+
+
+def _classes_of(support: Examples, way: int) -> Tensor:
+    """Returns which classes have support examples of weight above 0, [T, way]."""
+    present = support.targets.unsqueeze(2) == torch.arange(way, device=support.targets.device)
+    if support.weights is not None:
+        present = present & (support.weights > 0).unsqueeze(2)
+    return present.any(1)
+
+
+def _mean_over_classes(
+    outputs: Tensor, targets: Tensor, weights: Tensor | None, classes: Tensor
+) -> Tensor:
+    """Returns the mean of the accuracies of some classes, [T, way] bool; [T], NaN without any."""
+    check_logits(outputs, targets)
+    largest, predictions = outputs.max(-1)
+    correct = nan_unless_finite((predictions == targets).to(outputs.dtype), largest)
+    rows = targets.unsqueeze(2) == torch.arange(outputs.shape[-1], device=outputs.device)
+    shares = (rows & classes.unsqueeze(1)).to(outputs.dtype)  # [T, N, way]
+    if weights is not None:
+        shares = shares * weights.unsqueeze(2)
+    counts = shares.sum(1)
+    hits = (shares * correct.masked_fill(shares.sum(2) == 0, 0.0).unsqueeze(2)).sum(1)
+    occurring = counts > 0
+    return (hits / counts.masked_fill(~occurring, 1.0)).sum(1) / occurring.sum(1)
 
 
 def _check_one_shape(outputs: Tensor, targets: Tensor, name: str) -> None:

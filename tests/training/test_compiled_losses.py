@@ -62,8 +62,8 @@ def test_it_is_the_gradient_of_eager_mode(loss, metric, batch_size):
 
 @pytest.mark.parametrize(
     "algorithm",
-    [MatchingAlgorithm(context_steps=2), RelationAlgorithm()],
-    ids=["context", "relation"],
+    [MatchingAlgorithm(), RelationAlgorithm()],
+    ids=["matching", "relation"],
 )
 def test_weights_of_a_metric_learner_are_inputs_of_the_graph(algorithm):
     generator = torch.Generator().manual_seed(0)
