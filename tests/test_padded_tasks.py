@@ -96,7 +96,7 @@ def episodes(generator):
             ]
             for places, start in ((support, 0), (query, 4))
         ]
-        both = (Examples(every[:, rows], labels[:, rows]) for rows in taken)
+        both = [Examples(every[:, rows], labels[:, rows]) for rows in taken]
         tasks.append(TaskBatch(both[0], both[1], pictures.info))
     return tasks
 

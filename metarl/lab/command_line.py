@@ -143,7 +143,7 @@ def settings_from(default: S, saved: Mapping[str, Any]) -> S:
         current = getattr(template, name)
         if dataclasses.is_dataclass(current):
             changes[name] = settings_from(current, value)
-        elif isinstance(value, dict) and set(value) == {FUNCTION}:
+        elif _is_function(value):
             changes[name] = _function(name, current, value)
         elif isinstance(value, list):
             changes[name] = tuple(value)
@@ -153,6 +153,11 @@ def settings_from(default: S, saved: Mapping[str, Any]) -> S:
     settings = dataclasses.replace(template, **changes)
     check_fields(settings)  # for settings that do not check themselves
     return settings
+
+
+def _is_function(saved: Any) -> bool:
+    """Returns whether a saved value is the name of a function, as `to_json` writes it."""
+    return isinstance(saved, dict) and set(saved) == {FUNCTION}
 
 
 def _function(name: str, current: Any, saved: Mapping[str, Any]) -> Any:

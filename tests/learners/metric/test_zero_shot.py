@@ -157,7 +157,7 @@ class Attributes:
             noise = torch.randn(*labels.shape, SIZE, generator=generator).double()
             rows = labels.unsqueeze(2).expand(-1, -1, SIZE)
             sets.append(Examples(means.gather(1, rows) + 0.3 * noise, labels))
-        return TaskBatch(*sets, {"descriptions": codes})
+        return TaskBatch(sets[0], sets[1], {"descriptions": codes})
 
 
 @pytest.mark.parametrize("shots", [0, 2])
