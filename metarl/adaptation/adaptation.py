@@ -16,6 +16,8 @@ from metarl.errors import SettingsError
 from metarl.models.base import Adaptable, Params, task_params
 from metarl.ranges import NOT_NEGATIVE, Range, check_int, check_number
 from metarl.registry import did_you_mean
+from metarl.tasks.losses import TaskLoss
+from metarl.tasks.metrics import MetricFunction
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,10 @@ class Adaptation:
             of the newest batch, in (0, 1], for predictions on single queries; None keeps none.
         max_inner_grad_norm: Clips the gradient of each task in each inner step to this norm, over
             all parameters that adapt; above 0. None does not clip.
+        loss: The loss of supervised tasks, see `LossFunction`; None for the default.
+        outer_loss: The loss of the queries; None for `loss`.
+        metric: The metric: a name of `METRICS`, "loss" for the outer loss, or a function; None for
+            the default.
 
     Raises:
         SettingsError: A number is out of its range, or a pattern matches no parameter.
@@ -59,6 +65,9 @@ class Adaptation:
     fresh_start: bool = False
     statistics_momentum: float | None = None
     max_inner_grad_norm: float | None = None
+    loss: TaskLoss | None = None
+    outer_loss: TaskLoss | None = None
+    metric: str | MetricFunction | None = None
 
     def __post_init__(self) -> None:
         """Checks the arguments."""

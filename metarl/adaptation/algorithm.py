@@ -18,6 +18,8 @@ from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.learner import Learner
 from metarl.models.base import Adaptable
 from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields
+from metarl.tasks.losses import TaskLoss
+from metarl.tasks.metrics import MetricFunction
 
 P = ParamSpec("P")
 L = TypeVar("L", bound=Learner)
@@ -39,6 +41,10 @@ class Problem(Protocol[L_co]):
     def learner(self, adaptation: Adaptation) -> L_co:
         """Builds the learner that trains an adaptation on these tasks."""
         ...
+
+
+FROM_PYTHON = {"from_python": True}
+"""Metadata of fields that hold functions: the command line does not show them."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,14 @@ class GradientAlgorithm(ABC):
     """Name patterns of parameters that the inner loop leaves alone."""
     max_inner_grad_norm: float | None = field(default=None, kw_only=True)
     """Clips each task's gradient in each inner step to this norm. None: no clipping."""
+    loss: TaskLoss | None = field(default=None, kw_only=True, metadata=FROM_PYTHON)
+    """Loss of supervised tasks, a function of outputs and targets; see `LossFunction`. None:
+    cross-entropy for labels, squared error for the rest."""
+    outer_loss: TaskLoss | None = field(default=None, kw_only=True, metadata=FROM_PYTHON)
+    """Loss of the queries. None: that of the support set."""
+    metric: str | MetricFunction | None = field(default=None, kw_only=True, metadata=FROM_PYTHON)
+    """Metric of curves and tables: a name of `METRICS`, "loss" for the outer loss, or a function.
+    None: accuracy for labels, squared error for the rest."""
 
     def __post_init__(self) -> None:
         """Checks the options."""
@@ -79,11 +93,14 @@ class GradientAlgorithm(ABC):
         """
 
     def clipped_adaptation(self, network: Adaptable, generator: torch.Generator) -> Adaptation:
-        """Makes the adaptation of a network, with the clipping of the options; see `adaptation`."""
+        """Makes the adaptation of a network, with the options of all algorithms.
+
+        These are the clipping, the losses and the metric; see `adaptation`.
+        """
         adaptation = self.adaptation(network, generator)
-        if self.max_inner_grad_norm is None:
-            return adaptation
-        return replace(adaptation, max_inner_grad_norm=self.max_inner_grad_norm)
+        names = ("max_inner_grad_norm", "loss", "outer_loss", "metric")
+        given = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        return replace(adaptation, **given) if given else adaptation
 
     def build(self, problem: Problem[L], /) -> L:
         """Builds the problem's network, its adaptation and the learner.

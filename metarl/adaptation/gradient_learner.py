@@ -12,6 +12,11 @@ from torch import Tensor
 from metarl.adaptation.adaptation import Adaptation, Frozen
 from metarl.adaptation.inner_loop import Step, detach_adapted, inner_loop
 from metarl.adaptation.learner import Adapted, MetaInputs, MetaLoss, SupervisedLearner
+from metarl.adaptation.loss_function import LossFunction, Outputs
+from metarl.adaptation.metric import Metric
+from metarl.adaptation.network_call import NetworkCall
+from metarl.adaptation.start_check import check_start, chosen, outer_loss_of
+from metarl.adaptation.support_batches import draw_batches, select
 from metarl.adaptation.update_rules import State
 from metarl.models.base import Params, Statistics, task_params
 from metarl.tasks.base import Examples, TaskBatch
@@ -22,7 +27,8 @@ from metarl.tasks.batches import (
     checked_tasks,
     label_range,
 )
-from metarl.tasks.losses import TaskLoss, metric_name, task_loss, task_metric
+from metarl.tasks.losses import TaskLoss, task_loss
+from metarl.tasks.metrics import MetricFunction
 from metarl.trees import map_tensors
 
 MANY_IMAGES = 200
@@ -35,16 +41,42 @@ class GradientLearner(SupervisedLearner):
     Args:
         adaptation: The network, its update rule and its objective, as an algorithm makes them:
             `MAML(net, inner_lr=0.01)`.
-        loss: Loss per task; by default cross-entropy for labels, squared error for the rest.
+        loss: Loss of a task, see `LossFunction`; None for that of the adaptation, and if it has
+            none, cross-entropy for labels and squared error for the rest. A loss that is a module
+            is trained with the network.
+        outer_loss: Loss of the queries; None for that of the adaptation, else `loss`.
+        metric: Metric of curves and logs: a name of `METRICS`, "loss" for the outer loss, or a
+            function; None for that of the adaptation, else accuracy for labels and squared error
+            for the rest.
+
+    Raises:
+        SettingsError: The adaptation has another loss or metric, a function has an unknown
+            argument, or the outer loss has no effect.
     """
 
-    def __init__(self, adaptation: Adaptation, loss: TaskLoss = task_loss) -> None:
+    def __init__(
+        self,
+        adaptation: Adaptation,
+        loss: TaskLoss | None = None,
+        outer_loss: TaskLoss | None = None,
+        metric: str | MetricFunction | None = None,
+    ) -> None:
         super().__init__()
         self.adaptation = adaptation
         self.model = adaptation.network
         self.rule = adaptation.rule
-        self.loss = loss
         self._frozen = Frozen(adaptation)
+        self.loss = chosen("loss", loss, adaptation.loss) or task_loss
+        self.outer_loss = chosen("outer_loss", outer_loss, adaptation.outer_loss)
+        metric = chosen("metric", metric, adaptation.metric)
+        self._inner_loss = LossFunction(self.loss, "loss")
+        self._outer_loss = outer_loss_of(self._inner_loss, self.outer_loss, adaptation)
+        if isinstance(metric, str) and metric == "loss":
+            self.measure = Metric(self._outer_loss.function, metric)
+        else:
+            self.measure = Metric(metric, own_loss=self._outer_loss.function is not task_loss)
+        self._network = NetworkCall(self.model)
+        self._checked: set[str] = set()
         self._classes = 0
         self._unfinished: dict[str, Any] = {}
         if adaptation.fresh_start:
@@ -58,6 +90,7 @@ class GradientLearner(SupervisedLearner):
         Raises:
             ShapeError: The tensors have another type than the parameters, or require gradients.
             TaskError: A label has no output.
+            SettingsError: At the first call: a loss or the metric is not usable.
         """
         self._frozen.refresh()
         state, steps = None, self._unrolled_steps
@@ -67,13 +100,14 @@ class GradientLearner(SupervisedLearner):
         else:
             tasks = checked_tasks(tasks, self._frozen.dtype)
             self._check_labels(tasks.support, tasks.query)
+            self._check_start(tasks)
             start = self._frozen.fresh_start(generator, tasks.num_tasks)
         weights = self.adaptation.objective.weights(iteration, steps)
         query_steps = tuple(k for k, w in enumerate(weights) if w != 0)
         row = None
         if any(weights[k] != 1 for k in query_steps):
             row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
-        batches = self._draw_batches(tasks.support, steps, generator)
+        batches = draw_batches(tasks.support, self.adaptation.batch_size, steps, generator)
         return MetaInputs(tasks, batches, row, query_steps, start, state)
 
     def forward(self, inputs: MetaInputs) -> MetaLoss:
@@ -95,11 +129,11 @@ class GradientLearner(SupervisedLearner):
             if step.loss is not None:
                 metrics[f"inner/loss/step_{k - 1}"] = step.loss
             if k in inputs.query_steps:
-                query_loss, metric = self._query(step.params, tasks.query)
+                query_loss, metric = self._query(step.params, theta, tasks)
                 terms.append(query_loss if weights is None else weights[:, k] * query_loss)
-                metrics[f"train/{metric_name(tasks.query.targets)}/step_{k}"] = metric
+                metrics[f"train/{self.measure.name(tasks.query.targets)}/step_{k}"] = metric
         assert step is not None
-        terms.extend(self._distance(theta, step.params, tasks.query))
+        terms.extend(self._distance(theta, step.params, tasks))
         # L_i = sum_k w_k L_query(phi_k) + d(theta, phi_K)
         losses = sum(terms[1:], start=terms[0])
         return MetaLoss(losses, metrics, self._carry(tasks, step))
@@ -133,10 +167,11 @@ class GradientLearner(SupervisedLearner):
         self._frozen.refresh()
         support = checked_examples(support, self._frozen.dtype)
         self._check_labels(support)
+        self._check_start(TaskBatch(support, support), evaluates=True)
         num_tasks = support.inputs.shape[0]
         start = self._frozen.fresh_start(generator, num_tasks)
         theta = start or task_params(self.model, num_tasks)
-        batches = self._draw_batches(support, steps, generator)
+        batches = draw_batches(support, self.adaptation.batch_size, steps, generator)
         statistics = self._statistics()
         for step in self._inner_loop(
             support, theta, steps, batches, first_order=True, state=None, statistics=statistics
@@ -144,22 +179,26 @@ class GradientLearner(SupervisedLearner):
             record = (
                 None if statistics is None else replace(statistics, values={**statistics.values})
             )
-            yield Adapted(step.params, support.inputs, record)
+            yield Adapted(step.params, support.inputs, record, support.weights, support.mask)
 
     @torch.no_grad()
-    def predict(self, adapted: Adapted, inputs: Tensor, transductive: bool = False) -> Tensor:
+    def predict(
+        self,
+        adapted: Adapted,
+        inputs: Tensor,
+        transductive: bool = False,
+        *,
+        weights: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Outputs:
         check_inputs(inputs, self._frozen.dtype)
         params = adapted.params
         if transductive or not getattr(self.model, "normalises_batches", True):
-            return self.model(params, inputs)
+            return self._network(params, inputs, None, weights, mask)
         if adapted.statistics is not None:
-            return self.model(params, inputs, self._fixed_statistics(adapted, params))
-        # The support set and one query at a time (Nichol et al. 2018, section 6.1).
-        outputs = [
-            self.model(params, torch.cat((adapted.support, inputs[:, j : j + 1]), dim=1))[:, -1:]
-            for j in range(inputs.shape[1])
-        ]
-        return torch.cat(outputs, dim=1)
+            record = self._fixed_statistics(adapted, params)
+            return self._network(params, inputs, record, weights, mask)
+        return self._network.one_by_one(adapted, inputs, mask)
 
     # Internals
 
@@ -169,13 +208,25 @@ class GradientLearner(SupervisedLearner):
             return
         bounds = label_range(*(examples.targets for examples in sets))
         if bounds[1] >= self._classes:  # the first labels, or the network has another head now
-            self._classes = self._num_outputs(sets[0].inputs[:1])
+            outputs = self._network.first_outputs(sets[0])
+            if not isinstance(outputs, Tensor):
+                return  # `check_start` explains
+            self._classes = outputs.shape[-1]
         check_labels(bounds, self._classes)
 
-    @torch.no_grad()
-    def _num_outputs(self, inputs: Tensor) -> int:
-        """Returns the number of outputs of the network for inputs of one task."""
-        return self.model(task_params(self.model, 1), inputs).shape[-1]
+    def _check_start(self, tasks: TaskBatch, *, evaluates: bool = False) -> None:
+        """Checks the losses and the metric once, on a few tasks.
+
+        Args:
+            tasks: Checked tasks.
+            evaluates: Whether the tasks have no queries: checks the inner loss only.
+        """
+        role = "support" if evaluates else "all"
+        if role in self._checked or "all" in self._checked:
+            return
+        losses = (self._inner_loss, None if evaluates else self._outer_loss)
+        check_start(self._network, *losses, None if evaluates else self.measure, tasks)
+        self._checked.add(role)
 
     @property
     def _unrolled_steps(self) -> int:
@@ -194,9 +245,9 @@ class GradientLearner(SupervisedLearner):
         statistics: Statistics | None,
     ) -> Iterator[Step]:
         def support_loss(params: Params, step: int) -> Tensor:
-            examples = support if batches is None else _select(support, batches[:, step])
-            outputs = self.model(params, examples.inputs, statistics)
-            return self.loss(outputs, examples.targets)
+            examples = support if batches is None else select(support, batches[:, step])
+            outputs = self._network.examples(params, examples, statistics)
+            return self._inner_loss(outputs, examples, params=params, start=theta)
 
         return inner_loop(
             support_loss, self.rule, theta, steps,
@@ -204,22 +255,24 @@ class GradientLearner(SupervisedLearner):
             max_grad_norm=self.adaptation.max_inner_grad_norm,
         )  # fmt: skip
 
-    def _query(self, params: Params, query: Examples) -> tuple[Tensor, Tensor]:
+    def _query(self, params: Params, theta: Params, tasks: TaskBatch) -> tuple[Tensor, Tensor]:
         """Returns the query loss of each task, and its metric, detached; [T] each."""
-        outputs = self.model(params, query.inputs, None)
-        loss = self.loss(outputs, query.targets)
-        if metric_name(query.targets) == "mse" and self.loss is task_loss:
+        query = tasks.query
+        outputs = self._network.examples(params, query, None)
+        loss = self._outer_loss(outputs, query, params=params, start=theta)
+        is_squared_error = query.targets.is_floating_point() and self.measure.is_default
+        if is_squared_error and self._outer_loss.function is task_loss:
             return loss, loss.detach()
-        return loss, task_metric(outputs, query.targets).detach()
+        return loss, self.measure.train(outputs, query, tasks)
 
-    def _distance(self, theta: Params, phi: Params, query: Examples) -> Iterator[Tensor]:
+    def _distance(self, theta: Params, phi: Params, tasks: TaskBatch) -> Iterator[Tensor]:
         """Yields the objective's distance, and the loss that trains what the distance does not."""
         distance = self.adaptation.objective.distance(theta, phi)
         if distance is None:
             return
         yield distance
         if self._frozen.outer and not self.adaptation.objective.trains_frozen:
-            yield self._query(detach_adapted(phi, self._frozen.outer), query)[0]
+            yield self._query(detach_adapted(phi, self._frozen.outer), theta, tasks)[0]
 
     def _statistics(self) -> Statistics | None:
         momentum = self.adaptation.statistics_momentum
@@ -230,20 +283,8 @@ class GradientLearner(SupervisedLearner):
         record = adapted.statistics
         if not record.values:  # nothing is recorded before the first step: run the support set
             record = Statistics(record.momentum)
-            self.model(params, adapted.support, record)
+            self._network(params, adapted.support, record, adapted.weights, adapted.mask)
         return Statistics(recording=False, values=record.values)
-
-    def _draw_batches(
-        self, support: Examples, steps: int, generator: torch.Generator
-    ) -> Tensor | None:
-        num_tasks, count = support.inputs.shape[:2]
-        size = self.adaptation.batch_size
-        if size is None or size >= count or steps == 0:
-            return None
-        passes = -(-steps * size // count)
-        keys = torch.rand(num_tasks, passes, count, generator=generator, device=generator.device)
-        order = keys.argsort(dim=2).flatten(1)
-        return order[:, : steps * size].view(num_tasks, steps, size)
 
     def _carry(self, tasks: TaskBatch, step: Step) -> dict[str, Any]:
         carry: dict[str, Any] = {}
@@ -255,12 +296,6 @@ class GradientLearner(SupervisedLearner):
                 "support": list(tasks.support), "query": list(tasks.query), "info": tasks.info
             }  # fmt: skip
         return map_tensors(torch.Tensor.detach, carry)
-
-
-def _select(examples: Examples, index: Tensor) -> Examples:
-    """Returns the examples [T, batch, *] at `index` [T, batch]."""
-    rows = torch.arange(index.shape[0], device=index.device).unsqueeze(1)
-    return Examples(examples.inputs[rows, index], examples.targets[rows, index])
 
 
 def _tasks_from(state: dict[str, Any]) -> TaskBatch:

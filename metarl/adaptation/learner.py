@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from metarl.adaptation.loss_function import Outputs
+from metarl.adaptation.metric import Metric
 from metarl.adaptation.update_rules import State
 from metarl.models.base import Params, Statistics
 from metarl.tasks.base import Examples, TaskBatch
-from metarl.tasks.batches import check_labels, checked_tasks, label_range, parameter_type
-from metarl.tasks.losses import evaluation_metric, metric_name
+from metarl.tasks.batches import checked_tasks, parameter_type
+from metarl.trees import map_tensors
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,15 @@ class Adapted:
         params: The parameters of each task, [T, *shape] per name.
         support: The inputs it adapted on, [T, N, *input].
         statistics: Batch-norm statistics of the episode, for learners that keep them.
+        weights: Weights of the examples it adapted on, [T, N], or None.
+        mask: Their mask, [T, N, L], or None.
     """
 
     params: Params
     support: Tensor
     statistics: Statistics | None = field(default=None)
+    weights: Tensor | None = None
+    mask: Tensor | None = None
 
 
 class Learner(nn.Module, ABC):
@@ -149,7 +155,12 @@ class SupervisedLearner(Learner):
 
     If a learner does not transduce, the argument `transductive` has no effect and no result counts
     as transductive.
+
+    Attributes:
+        measure: The metric of curves, tables and logs.
     """
+
+    measure: Metric = Metric()
 
     @abstractmethod
     def collect(self, tasks: TaskBatch, generator: torch.Generator, iteration: int) -> Any: ...
@@ -167,8 +178,23 @@ class SupervisedLearner(Learner):
             generator: Source of everything random in the adaptation.
         """
 
+    def adapt_to(self, tasks: TaskBatch, steps: int, generator: torch.Generator) -> Iterator[Any]:
+        """Yields what `adapt` yields for the support set of tasks.
+
+        Learners that need more of a task than its support set, from `tasks.info`, override it.
+        """
+        return self.adapt(tasks.support, steps, generator)
+
     @abstractmethod
-    def predict(self, adapted: Any, inputs: Tensor, transductive: bool = False) -> Tensor:
+    def predict(
+        self,
+        adapted: Any,
+        inputs: Tensor,
+        transductive: bool = False,
+        *,
+        weights: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Outputs:
         """Predicts the targets of queries [T, N, *input] of the tasks adapted to.
 
         Args:
@@ -179,10 +205,16 @@ class SupervisedLearner(Learner):
                 queries: each is normalised with the support set and itself alone, or with the
                 running statistics of the episode where the learner keeps them. Many published
                 accuracies are transductive.
+            weights: Weights of the queries, [T, N], 0 for padding rows; None: all 1. Predictions
+                that share batch-norm statistics need them, the others ignore them.
+            mask: True for the real elements of padded sequences, [T, N, L]; None without padding.
+
+        Raises:
+            ShapeError: There is a mask, and the network does not take one.
         """
 
     def metric(self, tasks: TaskBatch) -> str:
-        return metric_name(tasks.query.targets)
+        return self.measure.name(tasks.query.targets)
 
     def evaluate(
         self,
@@ -199,15 +231,19 @@ class SupervisedLearner(Learner):
 
         Raises:
             TaskError: A label of the queries has no output.
+            ShapeError: The metric does not suit outputs and targets.
         """
-        tasks = checked_tasks(tasks, parameter_type(self))
-        checked, (inputs, targets) = False, tasks.query
-        for step, adapted in enumerate(self.adapt(tasks.support, steps, generator)):
+        tasks = checked_tasks(tasks, parameter_type(self), may_be_empty=True)
+        checked, query = False, tasks.query
+        padding = {"weights": query.weights, "mask": query.mask}
+        padding = {name: value for name, value in padding.items() if value is not None}
+        for step, adapted in enumerate(self.adapt_to(tasks, steps, generator)):
             if last_only and step < steps:
                 continue
-            outputs = self.predict(adapted, inputs, transductive).detach()
-            metric = evaluation_metric(outputs, targets)
-            if not checked and not targets.is_floating_point():
-                check_labels(label_range(targets), outputs.shape[-1])
+            outputs = self.predict(adapted, query.inputs, transductive, **padding)
+            outputs = map_tensors(Tensor.detach, outputs)
+            metric = self.measure.evaluate(outputs, query, tasks)
+            if not checked:
+                self.measure.check_labels(outputs, query.targets)
             checked = True
             yield metric

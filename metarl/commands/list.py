@@ -102,7 +102,8 @@ def _algorithms(experiments: Mapping[str, Configs]) -> Table:
             if is_dataclass(options) and name not in names.setdefault(type(options), []):
                 names[type(options)].append(name)
     for kind, algorithms in names.items():
-        settings = ", ".join(f.name.replace("_", "-") for f in fields(kind)) or "none"
+        shown = (f.name.replace("_", "-") for f in fields(kind) if "from_python" not in f.metadata)
+        settings = ", ".join(shown) or "none"
         table.add_row(kind.__name__, ", ".join(algorithms), f"{_summary(kind)}\n[dim]{settings}[/]")
     return table
 

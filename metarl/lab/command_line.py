@@ -15,7 +15,7 @@ from metarl.errors import CheckpointError, SettingsError, UnknownNameError, shor
 from metarl.lab.trust import TRUST, check_trusted
 from metarl.ranges import check_fields
 from metarl.registry import check_choice, did_you_mean
-from metarl.runs.run_folder import ResumePoint, find_run
+from metarl.runs.run_folder import FUNCTION, ResumePoint, find_run, to_json
 from metarl.tasks.files import read_json
 
 S = TypeVar("S")
@@ -69,7 +69,9 @@ def parse_settings(
             )
     elif trusted:
         raise SettingsError(f"{TRUST} allows what a run names; it needs --resume RUN.")
-    parsed = tyro.cli(type(default), default=default, args=arguments, prog=prog)
+    # Functions, such as losses, come from Python only; tyro would show them as fixed.
+    hidden = (tyro.conf.SuppressFixed,)
+    parsed = tyro.cli(type(default), default=default, args=arguments, prog=prog, config=hidden)
     if point is not None:
         if not trusted:
             check_trusted(parsed, point.folder, _values(arguments))
@@ -141,6 +143,8 @@ def settings_from(default: S, saved: Mapping[str, Any]) -> S:
         current = getattr(template, name)
         if dataclasses.is_dataclass(current):
             changes[name] = settings_from(current, value)
+        elif _is_function(value):
+            changes[name] = _function(name, current, value)
         elif isinstance(value, list):
             changes[name] = tuple(value)
         else:
@@ -149,6 +153,28 @@ def settings_from(default: S, saved: Mapping[str, Any]) -> S:
     settings = dataclasses.replace(template, **changes)
     check_fields(settings)  # for settings that do not check themselves
     return settings
+
+
+def _is_function(saved: Any) -> bool:
+    """Returns whether a saved value is the name of a function, as `to_json` writes it."""
+    return isinstance(saved, dict) and set(saved) == {FUNCTION}
+
+
+def _function(name: str, current: Any, saved: Mapping[str, Any]) -> Any:
+    """Returns the function of the experiment, if it has the name that a run stored.
+
+    Raises:
+        SettingsError: It has another name, or there is none.
+    """
+    here = to_json(current)
+    if here != saved:
+        known = here[FUNCTION] if isinstance(here, dict) else short_repr(here)
+        raise SettingsError(
+            f"The run has the function {short_repr(saved[FUNCTION])} as `{name}`, and the "
+            f"experiment has {known}. Functions are not stored with a run: give the experiment "
+            "that function."
+        )
+    return current
 
 
 def saved_settings(configs: Mapping[str, S], folder: Path) -> S:

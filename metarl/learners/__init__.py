@@ -28,6 +28,7 @@ from metarl.learners.metric.full_context import ContextAttention
 from metarl.learners.metric.metric_learner import MetricInputs, MetricLearner
 from metarl.learners.metric.relation import Relation, RelationEmbedding
 from metarl.learners.metric.siamese import SiameseEmbedding, WeightedDifference
+from metarl.learners.metric.zero_shot import ZeroShotInputs, ZeroShotPrototypes
 
 __all__ = [
     "Attention",
@@ -62,4 +63,6 @@ __all__ = [
     "StreamReader",
     "Thumbnail",
     "WeightedDifference",
+    "ZeroShotInputs",
+    "ZeroShotPrototypes",
 ]

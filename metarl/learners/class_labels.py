@@ -35,8 +35,12 @@ def count_classes(*targets: Tensor) -> int:
 
 
 def memberships(support: Examples, way: int) -> Tensor:
-    """Returns the one-hot labels of the support set, [T, N, way], in the dtype of the inputs."""
-    return one_hot(support.targets, way, support.inputs.dtype)
+    """Returns the one-hot labels of the support set, [T, N, way], in the dtype of the inputs.
+
+    Each row is multiplied by the weight of its example.
+    """
+    rows = one_hot(support.targets, way, support.inputs.dtype)
+    return rows if support.weights is None else rows * support.weights.unsqueeze(2)
 
 
 def one_hot(labels: Tensor, way: int, dtype: torch.dtype) -> Tensor:

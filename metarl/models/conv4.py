@@ -18,6 +18,7 @@ from metarl.models.functional import (
     linear,
     max_pool2d,
     unfold_images,
+    weighted_channel_moments,
 )
 from metarl.registry import check_choice
 
@@ -89,9 +90,16 @@ class Conv4(Model):
         self.head = Weights(initial["head.weight"], initial["head.bias"])
 
     def forward(
-        self, params: Params, inputs: Tensor, statistics: Statistics | None = None
+        self,
+        params: Params,
+        inputs: Tensor,
+        statistics: Statistics | None = None,
+        *,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """Runs the network of each task on images [T, N, in_channels, image_size, image_size].
+
+        `weights` [T, N] are the weights of the images in the batch statistics; None: all 1.
 
         Raises:
             ShapeError: If the images have another shape, or do not match the parameters.
@@ -106,7 +114,7 @@ class Conv4(Model):
         with Fitting(params, inputs):
             hidden = fold_images(inputs)
             for i in range(BLOCKS):
-                hidden = self._block(f"blocks.{i}", params, hidden, statistics)
+                hidden = self._block(f"blocks.{i}", params, hidden, statistics, weights)
             features = unfold_images(hidden, inputs.shape[0])
             features = features.flatten(2) if self.pooling == "max" else features.mean((3, 4))
             return linear(features, params["head.weight"], params["head.bias"])
@@ -135,19 +143,26 @@ class Conv4(Model):
         return params
 
     def _block(
-        self, name: str, params: Params, folded: Tensor, statistics: Statistics | None
+        self,
+        name: str,
+        params: Params,
+        folded: Tensor,
+        statistics: Statistics | None,
+        weights: Tensor | None,
     ) -> Tensor:
         filters, scale = params[f"{name}.conv.weight"], params[f"{name}.norm.weight"]
         if self.pooling == "stride":
             hidden = conv2d(folded, filters, stride=2)
-            mean, variance = _moments(f"{name}.norm", hidden, statistics, len(filters))
+            mean, variance = _moments(f"{name}.norm", hidden, statistics, weights, len(filters))
         else:
             # With the sign of the scale moved into the filters, normalisation and ReLU are
             # non-decreasing and commute with the max-pool, so they run on a quarter of the pixels.
             sign = torch.where(scale < 0, -1.0, 1.0).to(scale.dtype)
             filters, scale = filters * sign[:, :, None, None, None], scale * sign
             hidden = conv2d(folded, filters)
-            mean, variance = _moments(f"{name}.norm", hidden, statistics, len(filters), sign)
+            mean, variance = _moments(
+                f"{name}.norm", hidden, statistics, weights, len(filters), sign
+            )
             hidden = max_pool2d(hidden)
         shift = params[f"{name}.norm.bias"]
         return torch.relu(
@@ -159,16 +174,21 @@ def _moments(
     layer: str,
     folded: Tensor,
     statistics: Statistics | None,
+    weights: Tensor | None,
     num_tasks: int,
     sign: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Returns the mean and variance to normalise by, each [T * C]: of the batch or recorded.
 
+    `weights` [T, N] are those of the images in the moments of the batch, None for equal ones.
     `sign` [T, C] is the factor 1 or -1 that the channels of `folded` were multiplied by; the
     recorded statistics are those without it.
     """
     if statistics is None or statistics.recording:
-        mean, variance = channel_moments(folded)
+        if weights is None:
+            mean, variance = channel_moments(folded)
+        else:
+            mean, variance = weighted_channel_moments(folded, weights)
         if statistics is not None:
             original_mean = mean.view(num_tasks, -1)
             original_mean = original_mean if sign is None else original_mean * sign

@@ -88,6 +88,22 @@ def batch_norm(
     return torch.addcmul(shift[:, None, None], folded, scale[:, None, None])
 
 
+def weighted_channel_moments(folded: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the weighted mean and biased variance of each task's channels, each [T * C].
+
+    Args:
+        folded: Shape [N, T * C, H, W].
+        weights: Weight of each image, [T, N], with a sum above 0 in each task.
+    """
+    channels = folded.shape[1] // len(weights)
+    shares = weights / (weights.sum(1, keepdim=True) * folded[0, 0].numel())
+    shares = shares.mT.repeat_interleave(channels, dim=1)[:, :, None, None]  # [N, T * C, 1, 1]
+    # mean = sum_n w_n x_n / sum_n w_n,  variance = sum_n w_n (x_n - mean)^2 / sum_n w_n
+    mean = (shares * folded).sum((0, 2, 3), keepdim=True)
+    variance = (shares * (folded - mean).square()).sum((0, 2, 3))
+    return mean.flatten(), variance
+
+
 def max_pool2d(folded: Tensor) -> Tensor:
     """Applies 2x2 max-pooling: [N, C, H, W] -> [N, C, H // 2, W // 2]."""
     return F.max_pool2d(folded, 2)

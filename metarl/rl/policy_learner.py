@@ -64,6 +64,12 @@ class PolicyLearner(ControlLearner):
                 f"Expected an algorithm around a Policy, got one around a "
                 f"{type(adaptation.network).__name__}; see `metarl.rl.policy_for`."
             )
+        for name in ("loss", "outer_loss", "metric"):
+            if getattr(adaptation, name) is not None:
+                raise SettingsError(
+                    f"`{name}` belongs to supervised tasks; the losses of a policy are those of "
+                    "its `settings`, and its metric is the return."
+                )
         if adaptation.batch_size is not None:
             raise SettingsError(
                 "A policy adapts on all rollouts of a step: set the learner's `batch_size` to None."

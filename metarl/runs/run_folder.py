@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import os
@@ -194,10 +195,15 @@ def newest_run(root: Path | str) -> Path:
     return newest
 
 
+FUNCTION = "function"
+"""Key under which config.json holds the name of a function."""
+
+
 def to_json(value: Any) -> Any:
     """Converts settings to JSON values: dataclasses to dicts, paths, dtypes etc. to strings.
 
-    Numbers of NumPy become those of Python.
+    Numbers of NumPy become those of Python. Of a function, such as a loss, the name is stored:
+    {"function": "module.name"}. It is never looked up; the experiment provides the function.
     """
     value = python_number(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -206,7 +212,17 @@ def to_json(value: Any) -> Any:
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(v) for v in value]
+    if callable(value) and not isinstance(value, type):
+        return {FUNCTION: _name_of_code(value)}
     return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _name_of_code(value: Any) -> str:
+    """Returns the name of a function, or of the class of another object that is called."""
+    while isinstance(value, functools.partial):
+        value = value.func
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _create_unique(parent: Path, name: str) -> Path:

@@ -19,13 +19,22 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 class Examples(NamedTuple):
     """Labelled examples of T tasks, N per task.
 
+    Tasks with fewer than N examples are filled up with padding rows of weight 0, whose inputs are
+    zeros and whose labels are 0.
+
     Attributes:
         inputs: Shape [T, N, *input], float32.
         targets: Shape [T, N] int64 class labels, or [T, N, *target] float32 values.
+        weights: Weight of each example, [T, N], of the parameters' type, at least 0 and above 0
+            somewhere in each task; 0 for padding rows. None: all 1.
+        mask: True where an element of a padded sequence is real, [T, N, L], bool. None: there is
+            no padding within an example.
     """
 
     inputs: Tensor
     targets: Tensor
+    weights: Tensor | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,22 @@ def parameter_type(network: nn.Module) -> torch.dtype | None:
     return next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
 
 
-def checked_tasks(tasks: TaskBatch, dtype: torch.dtype | None) -> TaskBatch:
+def checked_tasks(
+    tasks: TaskBatch, dtype: torch.dtype | None, *, may_be_empty: bool = False
+) -> TaskBatch:
     """Returns the tasks with checked support and query sets; see `checked_examples`.
+
+    `may_be_empty` allows support sets of weight 0 throughout.
 
     Raises:
         ShapeError: In addition, if the two sets are of different numbers of tasks, on different
             devices, or have different kinds of targets.
     """
-    support = checked_examples(tasks.support, dtype)
+    support = checked_examples(tasks.support, dtype, may_be_empty=may_be_empty)
     query = support if tasks.query is tasks.support else checked_examples(tasks.query, dtype)
-    (a, b), (c, d) = support, query
-    if a.shape[0] != c.shape[0] or a.device != c.device or b.dtype != d.dtype:
+    a, b = support.inputs, query.inputs
+    same_kind = support.targets.dtype == query.targets.dtype
+    if a.shape[0] != b.shape[0] or a.device != b.device or not same_kind:
         raise ShapeError(
             "Expected support and query sets of the same tasks, on one device, with the same kind "
             f"of targets; got {_described(support)} and {_described(query)}."
@@ -37,19 +42,27 @@ def checked_tasks(tasks: TaskBatch, dtype: torch.dtype | None) -> TaskBatch:
     return replace(tasks, support=support, query=query)
 
 
-def checked_examples(examples: Examples, dtype: torch.dtype | None) -> Examples:
+def checked_examples(
+    examples: Examples, dtype: torch.dtype | None, *, may_be_empty: bool = False
+) -> Examples:
     """Returns the examples with labels as int64; checks shapes and types without a device sync.
+
+    Weights and masks are checked with one device sync each. The mask of a row of weight 0 gets a
+    first real element, because attention over no element is not a number.
 
     Args:
         examples: Labels of any integer type or bool, or values of the parameters' type.
         dtype: Type of the learner's parameters, from `parameter_type`; None for any.
+        may_be_empty: Whether all weights of a task may be 0.
 
     Raises:
         ShapeError: There are no examples, or not as many inputs as targets; a tensor has another
-            floating-point type than the parameters, is complex, sparse or no tensor, or requires
-            gradients.
+            floating-point type than the parameters, is complex, sparse or no tensor, requires
+            gradients, or has another shape than `Examples` says.
+        TaskError: A weight is negative or not finite, all weights of a task are 0, or a sequence
+            has no real element.
     """
-    inputs, targets = examples
+    inputs, targets, weights, mask = examples
     _check_tensor("targets", targets)
     check_inputs(inputs, dtype)
     counts = inputs.shape[:2]
@@ -62,6 +75,10 @@ def checked_examples(examples: Examples, dtype: torch.dtype | None) -> Examples:
         raise ShapeError(
             f"Expected inputs and targets on one device, got {inputs.device} and {targets.device}."
         )
+    if weights is not None:
+        _check_weights(weights, inputs, dtype, may_be_empty)
+    if mask is not None:
+        examples = examples._replace(mask=_checked_mask(mask, inputs, weights))
     if targets.dtype == torch.int64:
         return examples
     if targets.is_floating_point():
@@ -69,7 +86,7 @@ def checked_examples(examples: Examples, dtype: torch.dtype | None) -> Examples:
         return examples
     if targets.is_complex():
         raise ShapeError(f"Expected labels or real targets, got {targets.dtype}.")
-    return Examples(inputs, targets.long())
+    return examples._replace(targets=targets.long())
 
 
 def check_inputs(inputs: Tensor, dtype: torch.dtype | None) -> None:
@@ -123,8 +140,54 @@ def _check_tensor(name: str, value: Any) -> None:
 
 
 def _described(examples: Examples) -> str:
-    inputs, targets = examples
+    inputs, targets = examples.inputs, examples.targets
     return f"{tuple(inputs.shape)} on {inputs.device} with targets of {targets.dtype}"
+
+
+def _check_weights(
+    weights: Tensor, inputs: Tensor, dtype: torch.dtype | None, may_be_empty: bool
+) -> None:
+    if weights.shape != inputs.shape[:2]:
+        raise ShapeError(
+            f"Expected a weight per example, {list(inputs.shape[:2])}, got weights "
+            f"{list(weights.shape)}."
+        )
+    if not weights.is_floating_point():
+        raise ShapeError(
+            f"Expected weights of the parameters' type {dtype}, got {weights.dtype}; convert them: "
+            f"`weights.to({dtype})`."
+        )
+    _check_values("weights", weights, dtype)
+    bad = ~weights.isfinite().all(1) | (weights < 0).any(1)
+    if not may_be_empty:
+        bad = bad | (weights.sum(1) == 0)
+    if bad.any():
+        task = int(bad.nonzero()[0])
+        raise TaskError(
+            f"Expected finite weights of at least 0, not all of them 0, in every task; task {task} "
+            f"has weights from {float(weights[task].min())} to {float(weights[task].max())}. A "
+            "task needs an example: leave tasks without any out."
+        )
+
+
+def _checked_mask(mask: Tensor, inputs: Tensor, weights: Tensor | None) -> Tensor:
+    """Returns the mask with a real element in each row of weight 0."""
+    if mask.dtype != torch.bool or mask.shape != inputs.shape[:3] or inputs.dim() < 3:
+        raise ShapeError(
+            f"Expected a bool mask [T, N, L] for inputs [T, N, L, ...], got {mask.dtype} "
+            f"{list(mask.shape)} for inputs {list(inputs.shape)}."
+        )
+    if weights is not None:
+        first = torch.arange(mask.shape[2], device=mask.device) == 0
+        mask = mask | ((weights == 0).unsqueeze(2) & first)
+    empty = (~mask.any(2)).nonzero()
+    if len(empty):
+        task, row = empty[0].tolist()
+        raise TaskError(
+            f"Expected a real element in every sequence; example {row} of task {task} has none. "
+            "Leave it out, or give it the weight 0."
+        )
+    return mask
 
 
 def _check_values(name: str, values: Tensor, dtype: torch.dtype | None) -> None:

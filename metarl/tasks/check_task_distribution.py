@@ -96,7 +96,7 @@ def _tasks_lead(tasks: TaskBatch, num_tasks: int) -> Iterator[str]:
 
 
 def _shapes(tasks: TaskBatch) -> Iterator[str]:
-    for name, (inputs, targets) in (("support", tasks.support), ("query", tasks.query)):
+    for name, (inputs, targets, *_) in (("support", tasks.support), ("query", tasks.query)):
         if inputs.dim() < 2 or inputs.shape[:2] != targets.shape[:2]:
             yield (
                 f"{name} needs as many targets as inputs, [T, N, ...] each, got "

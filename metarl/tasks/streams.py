@@ -103,7 +103,7 @@ class Streams:
         """
         check_num_tasks(num_tasks)
         episodes = self.episodes.sample(num_tasks, generator)
-        parts = zip(episodes.support, episodes.query, strict=True)
+        parts = zip(episodes.support[:2], episodes.query[:2], strict=True)
         inputs, classes = (torch.cat(part, dim=1) for part in parts)
         labels = _distinct(num_tasks, self.code.size, self.episodes.way, generator)
         order = _distinct(num_tasks, self.length, self.length, generator)

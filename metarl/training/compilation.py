@@ -78,6 +78,9 @@ class Capture:
         Returns:
             The graph, from tensors to tensors, and the nested result with empty tensors, as a
             template of its structure.
+
+        Raises:
+            SettingsError: The function depends on the value of a tensor in Python.
         """
         templates: list[Any] = []
 
@@ -97,7 +100,16 @@ class Capture:
             templates.append(map_tensors(lambda t: t.new_empty(0), detached))
             return outputs
 
-        return make_fx(flat, decomposition_table=PRODUCTS)(*tensors), templates[-1]
+        try:
+            return make_fx(flat, decomposition_table=PRODUCTS)(*tensors), templates[-1]
+        except RuntimeError as error:
+            if "tracing tensor" not in str(error):
+                raise
+            raise SettingsError(
+                "`compile` captures tensor operations, and a loss, metric or network reads the "
+                "value of a tensor in Python (`item`, `if`, `max()` of numbers). Use operations "
+                "such as `torch.where`, or train without `compile`."
+            ) from error
 
     def compiled(self, graph: torch.fx.GraphModule, tensors: list[Tensor]) -> Callable[..., Any]:
         """Compiles a graph for these input tensors.

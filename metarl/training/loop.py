@@ -16,7 +16,13 @@ from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.learner import Learner
 from metarl.devices import resolve_device, set_threads
-from metarl.errors import CheckpointError, MetarlError, NonFiniteError, SimulationError
+from metarl.errors import (
+    CheckpointError,
+    MetarlError,
+    NonFiniteError,
+    SettingsError,
+    SimulationError,
+)
 from metarl.evaluation.curves import adaptation_curve
 from metarl.runs.checkpoints import Checkpoints, load_checkpoint, not_finite
 from metarl.runs.lock import RunLock
@@ -27,6 +33,7 @@ from metarl.runs.signals import StopSignals
 from metarl.tasks.base import TaskSource
 from metarl.training.divergence import divergence_advice
 from metarl.training.meta_step import MetaStep
+from metarl.training.optimizers import OptimizerFactory, SchedulerFactory
 from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
 from metarl.training.settings import TrainingSettings
 from metarl.training.untrained import UntrainedSettings
@@ -66,13 +73,18 @@ class OuterLoop:
             No other process can write into it while the loop or its logger is open.
         validation: Distribution of the tasks for adaptation curves during training; None for no
             curves.
-        update: The outer update, or its settings; None for the optimiser of `settings`.
+        update: The outer update, or its settings; None for an optimiser (`MetaStep`).
+        optimizer: An optimiser of the learner's parameters, or a function that makes one of named
+            parameters, such as `torch.optim.AdamW`; None for that of `settings`. See `MetaStep`.
+        scheduler: A function that makes a scheduler of the optimiser; None for the schedule of
+            `settings`.
         resume: The checkpoint to resume from, or None for a new run.
         config: Settings of the whole experiment, for the logs.
 
     Raises:
         CheckpointError: The folder holds another run, or cannot be written; another process writes
             into it; or the checkpoint cannot be read.
+        SettingsError: There are two optimisers, or an optimiser beside an `update`.
     """
 
     def __init__(
@@ -84,6 +96,8 @@ class OuterLoop:
         *,
         validation: TaskSource | None = None,
         update: OuterUpdate | UpdateSettings | None = None,
+        optimizer: torch.optim.Optimizer | OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
         resume: Path | None = None,
         config: dict[str, Any] | None = None,
     ) -> None:
@@ -99,6 +113,12 @@ class OuterLoop:
         self.settings = settings
         if isinstance(update, UpdateSettings):
             update = update.build(learner, settings)
+        if optimizer is not None or scheduler is not None:
+            if update is not None:
+                raise SettingsError(
+                    "Expected an `optimizer` and `scheduler`, or an `update`; got both."
+                )
+            update = MetaStep(learner, settings, optimizer, scheduler)
         self.update = update or _default_update(learner, settings)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.keep_checkpoints)
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)

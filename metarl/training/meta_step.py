@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from metarl.adaptation.learner import Learner
 from metarl.errors import SettingsError
 from metarl.training.meta_gradient import MetaGradient
+from metarl.training.optimizers import (
+    OWN_SCHEDULES,
+    OptimizerFactory,
+    SchedulerFactory,
+    given_optimizer,
+    make_optimizer,
+    make_scheduler,
+)
 from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
 from metarl.training.settings import TrainingSettings
 
@@ -22,16 +32,43 @@ class MetaStep(OuterUpdate):
     Args:
         learner: The learner to train.
         settings: Outer optimiser, rate, schedule, clipping, chunks, compilation.
+        optimizer: An optimiser of the learner's parameters, or a function that makes one of named
+            parameters (`torch.optim.AdamW`, or a `partial` of it); its rates then replace
+            `outer_lr`, and the schedule of the settings scales them. None: that of the settings.
+        scheduler: A function that makes a scheduler of the optimiser, stepped once per update (with
+            the mean loss, if it is a `ReduceLROnPlateau`); None: the schedule of the settings.
+
+    Raises:
+        SettingsError: The optimiser has other parameters than the learner trains, needs a closure,
+            or there are two optimisers or schedules.
     """
 
-    def __init__(self, learner: Learner, settings: TrainingSettings) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        settings: TrainingSettings,
+        optimizer: torch.optim.Optimizer | OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+    ) -> None:
         self.settings = settings
         self.gradient = MetaGradient(learner, settings)
         self.params = self.gradient.params
-        self.optimizer = _optimizer(self.params, settings)
-        # Without torch's hooks and profiler label, which cost as much as the update itself.
-        step = type(self.optimizer).step
-        self._update = getattr(step, "__wrapped__", step)
+        named = [(n, p) for n, p in learner.named_parameters() if p.requires_grad]
+        if optimizer is None:
+            self.optimizer = make_optimizer(named, settings)
+        else:
+            _refuse_two(settings)
+            self.optimizer = given_optimizer(optimizer, named)
+        if scheduler is not None and settings.schedule != "constant":
+            raise SettingsError(
+                f"Expected one schedule, got a `scheduler` and the schedule {settings.schedule}."
+            )
+        self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        make = scheduler or (lambda made: make_scheduler(made, settings))
+        self.scheduler = make(self.optimizer)
+        self._rate = self._base_rates[0]
+        plain = optimizer is None and self.scheduler is None
+        self._update = _plain_step(self.optimizer) if plain else _whole_step
 
     def __call__(self, inputs: Any, iteration: int) -> MetaResult:
         self._set_rate(iteration)
@@ -40,42 +77,93 @@ class MetaStep(OuterUpdate):
             if self.settings.max_grad_norm is not None:
                 nn.utils.clip_grads_with_norm_(self.params, self.settings.max_grad_norm, norm)
             self._update(self.optimizer)
+            self._step_scheduler(result.losses)
         return MetaResult(result.losses, result.metrics, result.carry, norm, finite)
 
     def rate(self, iteration: int) -> float:
-        return outer_rate(self.settings, iteration)
+        """Returns the rate of the first group; that of the last update if torch schedules it."""
+        if self.scheduler is not None:
+            return self._rate
+        return self._scaled(self._base_rates[0], iteration)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.optimizer.state_dict()
+        state = self.optimizer.state_dict()
+        if self.scheduler is not None:
+            state["scheduler"] = self.scheduler.state_dict()
+            state["rate"] = self._rate
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        options = set(self.optimizer.state_dict()["param_groups"][0])
-        if "param_groups" not in state or options != set(state["param_groups"][0]):
-            raise ValueError(f"its optimiser is not {self.settings.optimizer}")
+        state = dict(state)
+        scheduler, self._rate = state.pop("scheduler", None), state.pop("rate", self._rate)
+        ours = [_form(group) for group in self.optimizer.state_dict()["param_groups"]]
+        if "param_groups" not in state or ours != [_form(g) for g in state["param_groups"]]:
+            raise ValueError(f"its optimiser is not {type(self.optimizer).__name__}")
+        if (scheduler is None) != (self.scheduler is None):
+            raise ValueError(f"its schedule is not {self.settings.schedule}")
         self.optimizer.load_state_dict(state)
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(scheduler)
+
+    def _step_scheduler(self, losses: Tensor) -> None:
+        if self.scheduler is None:
+            return
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(losses.mean().item())
+        else:
+            self.scheduler.step()
 
     def _set_rate(self, iteration: int) -> None:
-        rate = self.rate(iteration)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        groups = self.optimizer.param_groups
+        if self.scheduler is not None:
+            self._rate = float(groups[0]["lr"])
+            return
+        for group, base in zip(groups, self._base_rates, strict=True):
+            group["lr"] = self._scaled(base, iteration)
+
+    def _scaled(self, base: float, iteration: int) -> float:
+        """Returns the rate of a group with the rate `base` in the settings."""
+        rate = outer_rate(self.settings, iteration)
+        return rate if base == self.settings.outer_lr else base * (rate / self.settings.outer_lr)
+
+
+def _plain_step(optimizer: torch.optim.Optimizer) -> Callable[[torch.optim.Optimizer], Any]:
+    """Returns `step` without torch's hooks and profiler label, which cost as much as the update."""
+    step = type(optimizer).step
+    return getattr(step, "__wrapped__", step)
+
+
+def _whole_step(optimizer: torch.optim.Optimizer) -> None:
+    """Takes a step with all hooks, which the user may have registered and schedulers count."""
+    optimizer.step()
+
+
+def _form(group: dict[str, Any]) -> tuple[set[str], int]:
+    """Returns what a parameter group must have to take the state of another."""
+    return set(group), len(group["params"])
+
+
+def _refuse_two(settings: TrainingSettings) -> None:
+    """Refuses settings of the optimiser beside an optimiser that is given."""
+    defaults = TrainingSettings()
+    for name in ("optimizer", "optimizer_options", "rate_factors", "weight_decay", "no_decay"):
+        if getattr(settings, name) != getattr(defaults, name):
+            raise SettingsError(
+                f"Expected one optimiser, got an `optimizer` and the setting {name} "
+                f"{getattr(settings, name)}; give the optimiser all its options."
+            )
 
 
 def outer_rate(settings: TrainingSettings, iteration: int) -> float:
-    """Returns the outer rate at an iteration, counted from 0."""
+    """Returns the outer rate at an iteration, counted from 0, by the schedules of MetaRL."""
     s = settings
-    if s.schedule == "constant":
-        return s.outer_lr
-    done = iteration / s.iterations
-    left = 1 - done if s.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-    return s.final_lr + (s.outer_lr - s.final_lr) * left
-
-
-def _optimizer(params: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(params, settings.outer_lr, fused=True)
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(params, settings.outer_lr, fused=True)
-    raise SettingsError(f"Unknown outer optimizer {settings.optimizer!r}; known: adam, sgd.")
+    if s.schedule == "constant" or s.schedule not in OWN_SCHEDULES:
+        rate = s.outer_lr
+    else:
+        done = iteration / s.iterations
+        left = 1 - done if s.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        rate = s.final_lr + (s.outer_lr - s.final_lr) * left
+    return rate * (iteration + 1) / s.warmup if iteration < s.warmup else rate
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.learner import Learner
+from metarl.errors import SettingsError
 from metarl.ranges import COUNT, POSITIVE, check_fields
 from metarl.training.meta_step import MetaStep
+from metarl.training.optimizers import OWN_SCHEDULES, SCHEDULERS
 from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
 from metarl.training.settings import TrainingSettings
 
@@ -36,6 +38,11 @@ class ProximalSettings(UpdateSettings):
         check_fields(self, epochs=COUNT, max_kl=POSITIVE)
 
     def build(self, learner: Learner, training: TrainingSettings) -> OuterUpdate:
+        if training.schedule in SCHEDULERS:
+            raise SettingsError(
+                f"The schedule {training.schedule} counts optimiser steps, of which an update of "
+                f"several epochs takes several; expected one of {', '.join(OWN_SCHEDULES)}."
+            )
         return ProximalUpdate(MetaStep(learner, training), self)
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, THREADS, check_fields
-
-Optimizer = Literal["adam", "sgd"]
-Schedule = Literal["constant", "linear", "cosine"]
+from metarl.training.optimizers import check_optimizer_settings
 
 
 @dataclass(frozen=True)
@@ -27,12 +25,26 @@ class TrainingSettings:
     and the workers."""
     workers: int = 1
     """Chunks computed in parallel, each on one CPU thread. Suits convolutional networks."""
-    optimizer: Optimizer = "adam"
-    """Outer optimiser. Reptile takes sgd, whose rate is its epsilon."""
+    optimizer: str = "adam"
+    """Outer optimiser: the name of a class of torch.optim in lower case (adam, adamw, sgd,
+    rmsprop, ...). Reptile takes sgd, whose rate is its epsilon."""
+    optimizer_options: tuple[str, ...] = ()
+    """Its further options: momentum=0.9, betas=(0.9,0.99)."""
     outer_lr: float = 1e-3
     """Rate of the outer optimiser, above 0."""
-    schedule: Schedule = "constant"
-    """How the outer rate changes from its value to `final_lr`."""
+    rate_factors: tuple[str, ...] = ()
+    """Factors of the rate by name pattern of the parameters: rule.*=0.1. The first match counts."""
+    weight_decay: float = 0.0
+    """Weight decay of the outer optimiser."""
+    no_decay: tuple[str, ...] = ()
+    """Name patterns of parameters without weight decay: *.bias."""
+    schedule: str = "constant"
+    """How the outer rate changes: constant, linear or cosine (to `final_lr`), or a class of
+    torch.optim.lr_scheduler, stepped once per meta-iteration (OneCycleLR, StepLR, ...)."""
+    schedule_options: tuple[str, ...] = ()
+    """Options of such a class: step_size=1000."""
+    warmup: int = 0
+    """Meta-iterations in which the rate rises linearly to its value."""
     final_lr: float = 0.0
     """Outer rate at the end of a linear or cosine schedule."""
     max_grad_norm: float | None = None
@@ -71,5 +83,6 @@ class TrainingSettings:
             workers=THREADS, threads=THREADS, outer_lr=POSITIVE, final_lr=NOT_NEGATIVE,
             max_grad_norm=POSITIVE, seed=SEED, log_every=COUNT, eval_every=NOT_NEGATIVE,
             eval_tasks=COUNT, eval_steps=NOT_NEGATIVE, checkpoint_every=COUNT,
-            keep_checkpoints=COUNT,
+            keep_checkpoints=COUNT, weight_decay=NOT_NEGATIVE, warmup=NOT_NEGATIVE,
         )  # fmt: skip
+        check_optimizer_settings(self)

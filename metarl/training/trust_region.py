@@ -79,10 +79,16 @@ def _count_rollouts(inputs: PolicyInputs) -> int:
     return sum(batch.rollouts.rewards.shape[1] for batch in inputs.experience)
 
 
+_OPTIMISER_SETTINGS = (
+    "optimizer", "outer_lr", "schedule", "final_lr", "max_grad_norm", "optimizer_options",
+    "rate_factors", "weight_decay", "no_decay", "schedule_options", "warmup",
+)  # fmt: skip
+
+
 def _refuse_rates(training: TrainingSettings) -> None:
     """Raises SettingsError for settings of optimisers, which a trust region ignores."""
     defaults = TrainingSettings()
-    for name in ("optimizer", "outer_lr", "schedule", "final_lr", "max_grad_norm"):
+    for name in _OPTIMISER_SETTINGS:
         value = getattr(training, name)
         if value != getattr(defaults, name):
             raise SettingsError(

@@ -34,7 +34,9 @@ def test_a_step_sees_its_batch_only(mlp, regression, generator):
     )
     inputs = learner.collect(regression, generator, 0)
     rows = inputs.batches[:, 0]
-    few = [torch.stack([t[i] for t, i in zip(v, rows, strict=True)]) for v in regression.support]
+    few = [
+        torch.stack([t[i] for t, i in zip(v, rows, strict=True)]) for v in regression.support[:2]
+    ]
     whole = MAML(mlp, 0.1)
     expected = whole(whole.collect(TaskBatch(Examples(*few), regression.query), generator, 0))
     torch.testing.assert_close(learner(inputs).losses, expected.losses)

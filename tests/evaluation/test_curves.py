@@ -105,7 +105,7 @@ class Fixed(Doubles):
         """Takes the next tasks."""
         rows = slice(self.next, self.next + num_tasks)
         self.next += num_tasks
-        support, query = (Examples(*(t[rows] for t in e)) for e in (self.support, self.query))
+        support, query = (Examples(*(t[rows] for t in e[:2])) for e in (self.support, self.query))
         return TaskBatch(support, query)
 
     @property

@@ -26,7 +26,14 @@ class ImageShape(NamedTuple):
 
 
 class Embedding(nn.Module, ABC):
-    """Interface of a map from images to features."""
+    """Interface of a map from images to features.
+
+    Attributes:
+        respects_weights: Whether, in training, the features of an image do not depend on images of
+            weight 0 in `moments.weights`: batch normalisation leaves them out, or there is none.
+    """
+
+    respects_weights: bool = False
 
     @abstractmethod
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
@@ -52,6 +59,8 @@ class Pixels(Embedding):
         images: Shape of the images.
     """
 
+    respects_weights = True
+
     def __init__(self, images: ImageShape) -> None:
         super().__init__()
         self.images = images
@@ -74,6 +83,8 @@ class Thumbnail(Embedding):
     Raises:
         SettingsError: The size is out of range.
     """
+
+    respects_weights = True
 
     def __init__(self, images: ImageShape, size: int = 20) -> None:
         super().__init__()
@@ -106,6 +117,7 @@ class ConvEmbedding(Embedding):
     """
 
     BLOCKS = 4
+    respects_weights = True
 
     def __init__(self, images: ImageShape, generator: torch.Generator, filters: int = 64) -> None:
         super().__init__()

@@ -18,8 +18,17 @@ from metarl.models.functional import batch_norm, max_pool2d
 
 MOMENTUM = 0.1  # weight of the newest moments, PyTorch's default
 
-Moments = dict["SharedNorm", tuple[Tensor, Tensor]]
-"""Recorded batch-norm moments: layer -> (mean, variance) of each task, each [T, C], detached."""
+
+class Moments(dict["SharedNorm", tuple[Tensor, Tensor]]):
+    """Recorded batch-norm moments: layer -> (mean, variance) of each task, each [T, C], detached.
+
+    Args:
+        weights: Weight of each image in the moments of its task, [T, N]; None: all 1.
+    """
+
+    def __init__(self, weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.weights = weights
 
 
 class SharedNorm(nn.Module):
@@ -146,10 +155,32 @@ class ConvBlock(nn.Module):
         self, images: Tensor, filters: Tensor | None, num_tasks: int, moments: Moments
     ) -> Tensor:
         norm, sign = self.norm, self.sign
+        if moments.weights is not None:
+            return self._normalise_weighted(images, filters, moments, moments.weights)
         block = EpisodicBlock(num_tasks, self.padding, self.pool)
         normalised = block(images, filters, norm.weight * sign, norm.bias)
         moments[norm] = (normalised.mean * sign, normalised.variance)
         return normalised.images
+
+    def _normalise_weighted(
+        self, images: Tensor, filters: Tensor | None, moments: Moments, weights: Tensor
+    ) -> Tensor:
+        """Normalises by moments in which each image counts with its weight [T, N]."""
+        norm, sign = self.norm, self.sign
+        if filters is not None:
+            images = F.conv2d(images, filters, padding=self.padding).to(images.dtype)
+        maps = images.unflatten(0, weights.shape)  # [T, N, C, H, W]
+        shares = weights / (weights.sum(1, keepdim=True) * maps[0, 0, 0].numel())
+        shares = shares[:, :, None, None, None]
+        # mean = sum_n w_n x_n / sum_n w_n,  variance = sum_n w_n (x_n - mean)^2 / sum_n w_n
+        mean = (shares * maps).sum((1, 3, 4), keepdim=True)
+        centred = maps - mean
+        variance = (shares * centred.square()).sum((1, 3, 4), keepdim=True)
+        scale = (norm.weight * sign)[:, None, None] * torch.rsqrt(variance + EPS)
+        hidden = torch.relu(centred * scale + norm.bias[:, None, None]).flatten(0, 1)
+        mean, variance = mean.detach().flatten(1), variance.detach().flatten(1)
+        moments[norm] = (mean * sign.detach(), variance)
+        return max_pool2d(hidden) if self.pool else hidden
 
     def _normalise_by_running(self, convolved: Tensor) -> Tensor:
         norm, sign = self.norm, self.sign

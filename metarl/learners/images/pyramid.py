@@ -37,6 +37,7 @@ class PyramidEmbedding(Embedding):
     """
 
     BLOCKS = 4
+    respects_weights = True
 
     def __init__(
         self,
@@ -99,6 +100,7 @@ class AveragedViews(Embedding):
         if views < 1:
             raise SettingsError(f"Expected at least 1 view, got {views}.")
         self.embedding = embedding
+        self.respects_weights = embedding.respects_weights
         self.register_buffer("grids", distortion.grids(views - 1, images.size, generator))
 
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:

@@ -15,6 +15,7 @@ from metarl.learners.class_labels import check_equal_shots, check_way, membershi
 from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
 from metarl.learners.memory.sequences import SequenceNetwork
+from metarl.learners.padding import refuse_mask, refuse_padding
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import check_inputs, checked_examples, checked_tasks, parameter_type
 from metarl.tasks.losses import accuracy, cross_entropy
@@ -82,12 +83,13 @@ class EpisodeReader(SupervisedLearner):
         """
         del iteration
         tasks = checked_tasks(tasks, parameter_type(self))
+        refuse_padding(self, tasks.support, tasks.query)
         check_way(self.way, tasks.support.targets, tasks.query.targets)
         return EpisodeInputs(tasks, self._draw_order(tasks.support, generator))
 
     def forward(self, inputs: EpisodeInputs) -> MetaLoss:
         support, query = inputs.tasks.support, inputs.tasks.query
-        moments: Moments = {}
+        moments = Moments()
         count = support.targets.shape[1]
         images = torch.cat((support.inputs, query.inputs), dim=1)
         features = self.embedding(images, moments)
@@ -116,6 +118,7 @@ class EpisodeReader(SupervisedLearner):
                 class, has unequal shots or is too long for the memory.
         """
         support = checked_examples(support, parameter_type(self))
+        refuse_padding(self, support)
         check_way(self.way, support.targets)
         order = self._draw_order(support, generator)
         features = self.embedding(support.inputs, None)
@@ -124,9 +127,18 @@ class EpisodeReader(SupervisedLearner):
             yield memory
 
     @torch.no_grad()
-    def predict(self, adapted: Recollection, inputs: Tensor, transductive: bool = False) -> Tensor:
+    def predict(
+        self,
+        adapted: Recollection,
+        inputs: Tensor,
+        transductive: bool = False,
+        *,
+        weights: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Returns logits [T, N, way]. `transductive` has no effect: queries are independent."""
-        del transductive
+        del transductive, weights
+        refuse_mask(self, mask)
         check_inputs(inputs, parameter_type(self))
         return self._query_logits(adapted, self.embedding(inputs, None))
 

@@ -17,6 +17,7 @@ from metarl.learners.class_labels import check_equal_shots, check_way
 from metarl.learners.images.embeddings import ImageShape
 from metarl.learners.memory.fast_weights import AugmentedNetwork, GradientMap, GradientReader
 from metarl.learners.metric.comparisons import cosines
+from metarl.learners.padding import refuse_mask, refuse_padding
 from metarl.models.base import Params, task_params
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import check_inputs, checked_examples, checked_tasks, parameter_type
@@ -113,6 +114,7 @@ class MetaNetwork(SupervisedLearner):
         """
         del iteration
         tasks = checked_tasks(tasks, parameter_type(self))
+        refuse_padding(self, tasks.support, tasks.query)
         check_way(self.way, tasks.support.targets, tasks.query.targets)
         return MetaNetworkInputs(tasks, self._draw_examples(tasks.support, generator))
 
@@ -136,15 +138,25 @@ class MetaNetwork(SupervisedLearner):
                 or has unequal shots.
         """
         support = checked_examples(support, parameter_type(self))
+        refuse_padding(self, support)
         check_way(self.way, support.targets)
         adapted = self._adapt(support, self._draw_examples(support, generator))
         for _ in range(steps + 1):
             yield adapted
 
     @torch.no_grad()
-    def predict(self, adapted: FastWeights, inputs: Tensor, transductive: bool = False) -> Tensor:
+    def predict(
+        self,
+        adapted: FastWeights,
+        inputs: Tensor,
+        transductive: bool = False,
+        *,
+        weights: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Returns logits [T, N, way]. `transductive` has no effect: queries are independent."""
-        del transductive
+        del transductive, weights
+        refuse_mask(self, mask)
         check_inputs(inputs, parameter_type(self))
         return self._query_logits(adapted, inputs)
 

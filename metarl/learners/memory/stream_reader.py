@@ -16,6 +16,7 @@ from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
 from metarl.learners.memory.sequences import SequenceNetwork
 from metarl.learners.metric.metric_learner import Augment
+from metarl.learners.padding import refuse_padding
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import checked_examples, label_range, parameter_type
 from metarl.tasks.losses import nan_unless_finite
@@ -150,6 +151,7 @@ class StreamReader(Learner):
     def _check(self, stream: Examples) -> Examples:
         """Returns the stream with labels as int64."""
         stream = checked_examples(stream, parameter_type(self))
+        refuse_padding(self, stream)
         labels = stream.targets
         if labels.is_floating_point() or labels.dim() != 2:
             raise TaskError(

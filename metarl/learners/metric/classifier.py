@@ -16,6 +16,7 @@ from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, dense, moments_by_name
 from metarl.learners.metric.comparisons import NearestNeighbour, Reference
 from metarl.learners.metric.metric_learner import MetricLearner
+from metarl.learners.padding import joined_mask, joined_weights, mask_option
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import checked_tasks, label_range, parameter_type
 from metarl.tasks.losses import accuracy, cross_entropy
@@ -77,6 +78,7 @@ class FeatureClassifier(SupervisedLearner):
         """
         del generator, iteration
         tasks = checked_tasks(tasks, parameter_type(self))
+        self.neighbours.check_padding(tasks)
         targets = torch.cat((tasks.support.targets, tasks.query.targets), 1)
         count_classes(targets)
         if LABELS not in tasks.info:
@@ -96,11 +98,13 @@ class FeatureClassifier(SupervisedLearner):
 
     def forward(self, inputs: ClassifierInputs) -> MetaLoss:
         """Computes the cross-entropy of all images of each task."""
-        moments: Moments = {}
+        weights = joined_weights(inputs.tasks)
+        moments = Moments(weights)
         images = torch.cat((inputs.tasks.support.inputs, inputs.tasks.query.inputs), 1)
-        outputs = self.head(self.neighbours.embedding(images, moments))
-        metrics = {"train/accuracy": accuracy(outputs.detach(), inputs.labels)}
-        losses = cross_entropy(outputs, inputs.labels)
+        options = mask_option(self.neighbours.embedding, joined_mask(inputs.tasks))
+        outputs = self.head(self.neighbours.embedding(images, moments, **options))
+        metrics = {"train/accuracy": accuracy(outputs.detach(), inputs.labels, weights)}
+        losses = cross_entropy(outputs, inputs.labels, weights)
         return MetaLoss(losses, metrics, moments_by_name(self, moments))
 
     def after_update(self, carry: dict[str, Any]) -> None:
@@ -112,5 +116,13 @@ class FeatureClassifier(SupervisedLearner):
     ) -> Iterator[Reference]:
         return self.neighbours.adapt(support, steps, generator)
 
-    def predict(self, adapted: Reference, inputs: Tensor, transductive: bool = False) -> Tensor:
-        return self.neighbours.predict(adapted, inputs, transductive)
+    def predict(
+        self,
+        adapted: Reference,
+        inputs: Tensor,
+        transductive: bool = False,
+        *,
+        weights: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        return self.neighbours.predict(adapted, inputs, transductive, weights=weights, mask=mask)

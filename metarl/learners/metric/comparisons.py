@@ -23,11 +23,14 @@ class Reference(NamedTuple):
 
     Attributes:
         features: Shape [T, M, *feature], float32.
-        members: 1 where a row belongs to a class, 0 elsewhere, [T, M, way], float32.
+        members: The row's weight, 1 by default, where it belongs to a class, 0 elsewhere,
+            [T, M, way], float32.
+        weights: Weight of each row, [T, M], float32, 0 for padding; None: all 1.
     """
 
     features: Tensor
     members: Tensor
+    weights: Tensor | None = None
 
 
 class Comparison(nn.Module, ABC):
@@ -65,17 +68,18 @@ class Comparison(nn.Module, ABC):
             A score per class, [T, N, way]; a higher score means a more likely class.
         """
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Computes the loss of each task. The default is the cross-entropy of the scores as logits.
 
         Args:
             outputs: Scores, [T, N, way], float32.
             targets: Labels, [T, N], int64.
+            weights: Weight of each query, [T, N]; None: all 1.
 
         Returns:
             Shape [T].
         """
-        return cross_entropy(outputs, targets)
+        return cross_entropy(outputs, targets, weights)
 
 
 class Prototypes(Comparison):
@@ -132,7 +136,8 @@ class Attention(Comparison):
         """Returns log-probabilities, [T, N, way]."""
         del moments
         # log a(x, x_i) = log softmax_i(similarity of x and x_i)
-        attention = self.similarities(queries, reference.features).log_softmax(2)
+        similarities = self.similarities(queries, reference.features)
+        attention = weighted_logits(similarities, reference).log_softmax(2)
         absent = reference.members.unsqueeze(1) == 0  # [T, 1, M, way]
         # log p(y | x) = log sum_i a(x, x_i) y_i  (Vinyals et al. 2016, eq. 1)
         return attention.unsqueeze(3).masked_fill(absent, -math.inf).logsumexp(2)
@@ -179,6 +184,19 @@ class NearestNeighbour(Comparison):
         absent = reference.members.unsqueeze(1) == 0  # [T, 1, M, way]
         similarities = cosines(queries, reference.features).unsqueeze(3)
         return self.log_scale.exp() * similarities.masked_fill(absent, -math.inf).amax(2)
+
+
+def weighted_logits(logits: Tensor, reference: Reference) -> Tensor:
+    """Returns logits of attention, with a row of weight w counting as w rows; 0 leaves it out.
+
+    Args:
+        logits: Shape [T, N, M].
+        reference: Its weights are [T, M], or None.
+    """
+    if reference.weights is None:
+        return logits
+    # softmax_i(s_i + log w_i) = w_i exp(s_i) / sum_j w_j exp(s_j)
+    return logits + reference.weights.log().unsqueeze(1)
 
 
 def class_sums(support: Reference) -> Reference:

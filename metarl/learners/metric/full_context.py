@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from metarl.errors import SettingsError
 from metarl.learners.images.layers import Moments
-from metarl.learners.metric.comparisons import Attention, Comparison, Distance, Reference
+from metarl.learners.metric.comparisons import (
+    Attention,
+    Comparison,
+    Distance,
+    Reference,
+    weighted_logits,
+)
 
 
 class ContextAttention(Comparison):
@@ -75,27 +81,32 @@ class ContextAttention(Comparison):
         """Returns the full context embeddings g(x_i, S) of the support set."""
         assert order is not None
         features = support.features
-        rows = torch.arange(len(order), device=order.device).unsqueeze(1)
-        # argsort inverts the permutation: states are in the order of the support set again.
-        states = self.reader(features[rows, order])[0][rows, order.argsort(1)]
-        forward, backward = states.chunk(2, dim=2)
+        if support.weights is None:
+            forward, backward = self._read(features, order)
+        else:  # an LSTM that meets the padding last has not read it before
+            padding = (support.weights == 0).gather(1, order)
+            last = order.gather(1, torch.argsort(padding.int(), dim=1, stable=True))
+            first = order.gather(1, torch.argsort((~padding).int(), dim=1, stable=True))
+            forward, backward = self._read(features, last)[0], self._read(features, first)[1]
         # g(x_i, S) = h_fwd,i + h_bwd,i + g'(x_i)  (Vinyals et al. 2016, appendix)
-        return Reference(forward + backward + features, support.members)
+        return support._replace(features=forward + backward + features)
 
     def forward(self, reference: Reference, queries: Tensor, moments: Moments | None) -> Tensor:
         """Returns log-probabilities, [T, N, way]."""
-        return self.attention(reference, self.in_context(queries, reference.features), moments)
+        return self.attention(reference, self.in_context(queries, reference), moments)
 
-    def in_context(self, queries: Tensor, features: Tensor) -> Tensor:
+    def in_context(self, queries: Tensor, reference: Reference) -> Tensor:
         """Computes the full context embeddings of the queries (Vinyals et al. 2016, appendix).
 
         Args:
             queries: Embedded queries f'(x), [T, N, D].
-            features: Full context embeddings g(x_i, S) of the support set, [T, M, D].
+            reference: Its features are the full context embeddings g(x_i, S) of the support set,
+                [T, M, D].
 
         Returns:
             f(x, S), [T, N, D].
         """
+        features = reference.features
         hidden = read = torch.zeros_like(queries)
         cell = torch.zeros_like(queries).flatten(0, 1)
         for _ in range(self.steps):
@@ -105,5 +116,13 @@ class ContextAttention(Comparison):
             # h_k = h^_k + f'(x)
             hidden = hidden.view_as(queries) + queries
             # r_k = sum_i softmax_i(h_k . g(x_i)) g(x_i)
-            read = torch.bmm(torch.bmm(hidden, features.mT).softmax(2), features)
+            logits = weighted_logits(torch.bmm(hidden, features.mT), reference)
+            read = torch.bmm(logits.softmax(2), features)
         return hidden
+
+    def _read(self, features: Tensor, order: Tensor) -> tuple[Tensor, ...]:
+        """Reads the support set in an order; the states of both directions, in the set's order."""
+        rows = torch.arange(len(order), device=order.device).unsqueeze(1)
+        # argsort inverts the permutation: states are in the order of the support set again.
+        states = self.reader(features[rows, order])[0][rows, order.argsort(1)]
+        return states.chunk(2, dim=2)

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.learner import MetaLoss, SupervisedLearner
+from metarl.adaptation.metric import Metric
+from metarl.errors import ShapeError
 from metarl.learners.class_labels import check_classes, count_classes, memberships
 from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
 from metarl.learners.metric.comparisons import Comparison, Reference
+from metarl.learners.padding import joined_mask, joined_weights, mask_option
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import check_inputs, checked_examples, checked_tasks, parameter_type
-from metarl.tasks.losses import accuracy
+from metarl.tasks.metrics import MetricFunction
 
 IMAGES_AT_ONCE = 200
 """Images per chunk on a CPU. With more, the allocator frees memory that the next chunk requests."""
@@ -52,14 +55,21 @@ class MetricLearner(SupervisedLearner):
         embedding: Maps images to features.
         comparison: Scores the classes of the support set for embedded queries.
         augment: Augments the training images [T, N, C, H, W]; None: no augmentation.
+        metric: The metric: a name of `METRICS` or a function; None: the accuracy.
     """
 
     transduces = False
 
     def __init__(
-        self, embedding: Embedding, comparison: Comparison, augment: Augment | None = None
+        self,
+        embedding: Embedding,
+        comparison: Comparison,
+        augment: Augment | None = None,
+        *,
+        metric: str | MetricFunction | None = None,
     ) -> None:
         super().__init__()
+        self.measure = Metric(metric)
         self.embedding = embedding
         self.comparison = comparison
         self.augment = augment
@@ -71,9 +81,11 @@ class MetricLearner(SupervisedLearner):
 
         Raises:
             TaskError: The targets are not class labels, or a support set lacks a class.
+            ShapeError: The embedding has no use for the weights or the mask of the examples.
         """
         del iteration
         tasks = checked_tasks(tasks, parameter_type(self))
+        self.check_padding(tasks)
         way = count_classes(tasks.support.targets, tasks.query.targets)
         check_classes(tasks.support, way)
         if self.augment is not None:
@@ -86,15 +98,20 @@ class MetricLearner(SupervisedLearner):
 
     def forward(self, inputs: MetricInputs) -> MetaLoss:
         support, query = inputs.tasks.support, inputs.tasks.query
-        moments: Moments = {}
+        moments = Moments(joined_weights(inputs.tasks))
         count = support.targets.shape[1]
         images = torch.cat((support.inputs, query.inputs), dim=1)
-        features = self.embedding(images, moments)
-        support_set = Reference(features[:, :count], memberships(support, inputs.way))
+        features = self._embed(images, moments, joined_mask(inputs.tasks))
+        members = memberships(support, inputs.way)
+        support_set = Reference(features[:, :count], members, support.weights)
         reference = self.comparison.condense(support_set, inputs.order)
         outputs = self.comparison(reference, features[:, count:], moments)
-        losses = self.comparison.loss(outputs, query.targets)
-        metrics = {"train/accuracy": accuracy(outputs.detach(), query.targets)}
+        if query.weights is None:
+            losses = self.comparison.loss(outputs, query.targets)
+        else:
+            losses = self.comparison.loss(outputs, query.targets, query.weights)
+        tag = f"train/{self.measure.name(query.targets)}"
+        metrics = {tag: self.measure.train(outputs.detach(), query, inputs.tasks)}
         return MetaLoss(losses, metrics, moments_by_name(self, moments))
 
     def preferred_chunk_size(self, inputs: MetricInputs) -> int | None:
@@ -126,19 +143,40 @@ class MetricLearner(SupervisedLearner):
         way = count_classes(support.targets)
         check_classes(support, way)
         order = self._draw_order(support, generator)
-        support_set = Reference(self.embedding(support.inputs, None), memberships(support, way))
+        features = self._embed(support.inputs, None, support.mask)
+        support_set = Reference(features, memberships(support, way), support.weights)
         reference = self.comparison.condense(support_set, order)
         for _ in range(steps + 1):
             yield reference
 
     @torch.no_grad()
-    def predict(self, adapted: Reference, inputs: Tensor, transductive: bool = False) -> Tensor:
+    def predict(
+        self,
+        adapted: Reference,
+        inputs: Tensor,
+        transductive: bool = False,
+        *,
+        weights: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Returns scores [T, N, way]. `transductive` has no effect: queries are independent."""
-        del transductive
+        del transductive, weights
         check_inputs(inputs, parameter_type(self))
-        return self.comparison(adapted, self.embedding(inputs, None), None)
+        return self.comparison(adapted, self._embed(inputs, None, mask), None)
 
     # Helpers
+
+    def _embed(self, inputs: Tensor, moments: Moments | None, mask: Tensor | None) -> Tensor:
+        return self.embedding(inputs, moments, **mask_option(self.embedding, mask))
+
+    def check_padding(self, tasks: TaskBatch) -> None:
+        """Raises ShapeError for weights that the embedding would not respect in training."""
+        if joined_weights(tasks) is not None and not self.embedding.respects_weights:
+            raise ShapeError(
+                f"The examples have weights, and {type(self.embedding).__name__} does not say that "
+                "examples of weight 0 leave the features of the others unchanged. Set its "
+                "attribute `respects_weights` if they do, or use tasks with as many examples each."
+            )
 
     def _draw_order(self, support: Examples, generator: torch.Generator) -> Tensor | None:
         if not self.comparison.ordered:

@@ -16,6 +16,7 @@ from metarl.learners.images.embeddings import (
 )
 from metarl.learners.images.layers import ConvBlock, Moments, dense
 from metarl.learners.metric.comparisons import Comparison, Reference, class_sums
+from metarl.tasks.losses import weighted_mean
 
 
 class RelationEmbedding(Embedding):
@@ -33,6 +34,7 @@ class RelationEmbedding(Embedding):
         SettingsError: A number is not positive, or the images are too small.
     """
 
+    respects_weights = True
     SMALLEST = 22  # 22x22 images become maps of 4x4, which the relation module pools twice
 
     def __init__(self, images: ImageShape, generator: torch.Generator, filters: int = 64) -> None:
@@ -86,16 +88,23 @@ class Relation(Comparison):
         """Returns relation scores in (0, 1), [T, N, way]."""
         # r_k = g(C(sum_i f(x_i), f(x)))  (Sung et al. 2018, eq. 1)
         tasks, way = reference.features.shape[:2]
+        whole = moments
+        if moments is not None and moments.weights is not None:  # those of the queries come last
+            weights = moments.weights[:, -queries.shape[1] :]
+            moments = Moments(weights.repeat_interleave(way, dim=1))
         pairs = self._first_convolution(reference.features, queries).flatten(0, 2)
         maps = self.second(self.first.normalise(pairs, tasks, moments), tasks, moments)
+        if whole is not None and moments is not None:
+            whole.update(moments)
         scores = self.output(torch.relu(self.hidden(maps.flatten(1)))).sigmoid()
         return scores.view(tasks, queries.shape[1], way)
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Returns the mean squared error over all pairs of query and class, [T]."""
         # (r_k - 1[y = k])^2  (Sung et al. 2018, eq. 2)
         labels = one_hot(targets, outputs.shape[2], outputs.dtype)
-        return (outputs - labels).square().mean((1, 2))
+        squares = (outputs - labels).square()
+        return squares.mean((1, 2)) if weights is None else weighted_mean(squares, weights)
 
     def _first_convolution(self, classes: Tensor, queries: Tensor) -> Tensor:
         """Convolves the concatenated maps of all pairs of class and query.

@@ -20,6 +20,7 @@ from metarl.learners.images.layers import Moments, dense, shared_filters
 from metarl.learners.metric.comparisons import Comparison, Reference
 from metarl.models.base import Weights
 from metarl.models.functional import max_pool2d
+from metarl.tasks.losses import weighted_mean
 
 
 class Layer(NamedTuple):
@@ -58,6 +59,8 @@ class SiameseEmbedding(Embedding):
     Raises:
         SettingsError: A number is not positive, or the images are too small.
     """
+
+    respects_weights = True
 
     def __init__(
         self,
@@ -127,14 +130,14 @@ class WeightedDifference(Comparison):
         logits = self.output(differences).squeeze(3)  # [T, N, M]
         return torch.bmm(logits, reference.members / reference.members.sum(1, keepdim=True))
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Returns the balanced binary cross-entropy of each task, [T]."""
         way = outputs.shape[2]
         same = one_hot(targets, way, outputs.dtype)
         # -y log p - (1 - y) log(1 - p), weighted: 1/2 for the same class, 1/2 for all the others
         losses = F.binary_cross_entropy_with_logits(outputs, same, reduction="none")
         shares = same + (1 - same) / max(way - 1, 1)
-        return (losses * shares).sum(2).mean(1) / 2
+        return weighted_mean((losses * shares).sum(2), weights) / 2
 
 
 def _smallest(layers: Sequence[Layer]) -> int:

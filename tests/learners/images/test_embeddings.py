@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from metarl.errors import SettingsError, ShapeError
 from metarl.learners import ConvEmbedding, ImageShape, Pixels, Thumbnail
+from metarl.learners.images.layers import Moments
 
 TASKS, COUNT = 3, 5
 
@@ -34,7 +35,7 @@ def by_torch(embedding, images, training):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_it_is_torchs_network_task_by_task(embedding, images, training):
-    features = embedding(images, {} if training else None)
+    features = embedding(images, Moments() if training else None)
     expected = torch.stack([by_torch(embedding, task, training) for task in images])
     assert features.shape == (TASKS, COUNT, embedding.features)
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
@@ -45,14 +46,14 @@ def test_its_gradients_are_torchs(embedding, images):
     parameters = list(embedding.parameters())
     expected = torch.stack([by_torch(embedding, task, True) for task in images.double()])
     weights = torch.linspace(-1, 1, expected.numel()).double().view_as(expected)
-    ours = torch.autograd.grad((weights * embedding(images.double(), {})).sum(), parameters)
+    ours = torch.autograd.grad((weights * embedding(images.double(), Moments())).sum(), parameters)
     theirs = torch.autograd.grad((weights * expected).sum(), parameters)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_it_records_the_moments_of_each_task(embedding, images):
-    moments = {}
+    moments = Moments()
     embedding(images, moments)
     assert list(moments) == [block.norm for block in embedding.blocks]
     first = embedding.blocks[0]

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from metarl.errors import SettingsError, ShapeError
 from metarl.learners import ImageShape
+from metarl.learners.images.layers import Moments
 from metarl.learners.images.pyramid import AveragedViews, PyramidEmbedding
 from metarl.learners.metric.algorithms import (
     EmbeddingSettings,
@@ -51,7 +52,7 @@ def test_bfloat16_is_of_training_only_and_close(images):
         for flag in (False, True)
     )
     assert torch.equal(full(images, None), reduced(images, None))
-    moments = [{}, {}]
+    moments = [Moments(), Moments()]
     a, b = full(images, moments[0]), reduced(images, moments[1])
     assert b.dtype == torch.float32 and not torch.equal(a, b)
     assert F.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.999
@@ -74,7 +75,7 @@ def test_views_are_averaged_in_evaluation(pyramid, images, generator):
 
 def test_training_sees_no_views(pyramid, images, generator):
     averaged = AveragedViews(pyramid, 3, VIEW, ImageShape(), generator)
-    assert torch.equal(averaged(images, {}), pyramid(images, {}))
+    assert torch.equal(averaged(images, Moments()), pyramid(images, Moments()))
     assert set(averaged.state_dict()) > {"grids"}, "a checkpoint keeps its views"
 
 

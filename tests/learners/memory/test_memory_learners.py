@@ -105,7 +105,7 @@ def test_the_loss_of_a_reader_counts_every_step(tasks, generator):
     inputs = learner.collect(tasks, generator, 0)
     for t, loss in enumerate(learner(inputs).losses):
         order = inputs.order[t]
-        images, labels = (part[t, order] for part in tasks.support)
+        images, labels = (part[t, order] for part in tasks.support[:2])
         before = torch.cat((torch.zeros(1, 3), F.one_hot(labels, 3).float()))
         entropies = []
         for image, label in zip(tasks.query.inputs[t], tasks.query.targets[t], strict=True):

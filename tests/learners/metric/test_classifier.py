@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from metarl.errors import SettingsError, TaskError
+from metarl.learners.images.layers import Moments
 from metarl.learners.metric.algorithms import FeatureClassifierAlgorithm
 from metarl.tasks import Glyphs
 from metarl.training.meta_step import MetaStep
@@ -29,7 +30,7 @@ def test_each_image_is_told_from_all_training_classes(learner, generator):
         images = torch.cat((tasks.support.inputs[task], tasks.query.inputs[task]))
         known = tasks.info["labels"][task]
         labels = torch.cat((known.repeat_interleave(2), known.repeat_interleave(2)))
-        outputs = learner.head(learner.neighbours.embedding(images[None], {}))[0]
+        outputs = learner.head(learner.neighbours.embedding(images[None], Moments()))[0]
         assert outputs.shape == (12, GLYPHS.num_classes)
         torch.testing.assert_close(result.losses[task], F.cross_entropy(outputs, labels))
 

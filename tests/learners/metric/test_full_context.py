@@ -56,7 +56,7 @@ def test_the_support_is_read_both_ways(comparison, support, order):
 
 
 def test_a_query_attends_over_the_support(comparison, support, queries):
-    context = comparison.in_context(queries, support.features)
+    context = comparison.in_context(queries, support)
     weights, bias = weights_of(comparison.attender, "")
     for t in range(TASKS):
         for j, x in enumerate(queries[t]):

@@ -119,7 +119,7 @@ def test_unequal_shots_are_welcome(learner, tasks):
     mixed = Examples(tasks.support.inputs, tasks.support.targets.clone())
     mixed.targets[1] = torch.tensor([0, 1, 1, 1, 1, 2])  # other shots in another task
     outputs = scores(learner, mixed, tasks.query.inputs)
-    alone = scores(learner, Examples(*(t[1:2] for t in mixed)), tasks.query.inputs[1:2])
+    alone = scores(learner, Examples(*(t[1:2] for t in mixed[:2])), tasks.query.inputs[1:2])
     if learner.comparison.ordered:
         return  # the two drew other orders
     torch.testing.assert_close(outputs[1:2], alone, rtol=1e-4, atol=1e-5)

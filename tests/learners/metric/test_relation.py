@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from metarl.errors import SettingsError
 from metarl.learners import ImageShape, Reference, Relation, RelationEmbedding
+from metarl.learners.images.layers import Moments
 
 TASKS, WAY, SHOTS, QUERIES, FILTERS, SIZE = 2, 3, 2, 4, 4, 5
 
@@ -42,7 +43,7 @@ def block(layer, images, training):
 @pytest.mark.parametrize("training", [True, False])
 def test_every_pair_goes_through_the_network(training, comparison, support, queries):
     reference = comparison.condense(support)
-    scores = comparison(reference, queries, {} if training else None)
+    scores = comparison(reference, queries, Moments() if training else None)
     for t in range(TASKS):
         sums = [support.features[t, support.members[t, :, k] == 1].sum(0) for k in range(WAY)]
         pairs = torch.stack([torch.cat((s, q)) for q in queries[t] for s in sums])

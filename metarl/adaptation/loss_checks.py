@@ -1,0 +1,162 @@
+"""Checks of a user's loss and metric on a few examples, before training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.adaptation.loss_function import LossFunction, Outputs
+from metarl.errors import NonFiniteError, SettingsError, ShapeError
+from metarl.tasks.base import Examples
+from metarl.tasks.losses import task_loss
+from metarl.trees import map_tensors, take_tasks
+
+SHRINK = 0.9
+"""Factor of the outputs of the neighbour; probabilities stay probabilities."""
+
+
+def check_loss(
+    loss: LossFunction, outputs: Outputs, examples: Examples, values: dict[str, Any]
+) -> None:
+    """Checks a loss on a few tasks.
+
+    It must return a value per task or example that is finite, keep the tasks apart and have a
+    gradient.
+
+    Args:
+        loss: The loss.
+        outputs: What the network returned for the examples.
+        examples: Examples of one task or more.
+        values: The values of the keywords `params` and `start`.
+
+    Raises:
+        ShapeError: It returns something else than a value per task or example, or it cannot be
+            computed for outputs and targets of these shapes.
+        SettingsError: It mixes tasks, or nothing that it depends on has a gradient.
+        NonFiniteError: It is not finite for finite outputs.
+    """
+    if loss.function is task_loss:
+        _check_default(loss, outputs, examples)
+        return
+    outputs, values = map_tensors(Tensor.detach, (outputs, values))
+    losses = _called(loss, outputs, examples, values)
+    _check_finite(loss, losses, outputs)
+    _check_gradient(loss, outputs, examples, values)
+    check_tasks_apart(loss, outputs, examples, values)
+
+
+def check_metric(
+    metric: LossFunction, outputs: Outputs, examples: Examples, values: dict[str, Any]
+) -> None:
+    """Checks a metric on a few tasks: its shape, and that it keeps tasks apart; see `check_loss`.
+
+    Raises:
+        ShapeError: As `check_loss`.
+        SettingsError: It mixes tasks.
+    """
+    with torch.no_grad():
+        _called(metric, outputs, examples, values)
+        check_tasks_apart(metric, outputs, examples, values)
+
+
+def check_tasks_apart(
+    function: LossFunction, outputs: Outputs, examples: Examples, values: dict[str, Any]
+) -> None:
+    """Checks that the value of a task does not change with the other tasks of the batch.
+
+    The first task is computed alone and next to a changed copy of the last one.
+
+    Raises:
+        SettingsError: It does change.
+    """
+    given = (outputs, examples, values)
+    last = len(examples.targets) - 1
+    first, other = take_tasks(given, 0, 1), take_tasks(given, last, last + 1)
+
+    def joined(a: Tensor, b: Tensor) -> Tensor:
+        changed = b.flip(1) if b.dim() > 1 else b
+        return torch.cat((a, changed * SHRINK if changed.is_floating_point() else changed))
+
+    with torch.no_grad():
+        alone = _called(function, *first)
+        beside = _called(function, *map_tensors(joined, first, other))
+    if not torch.allclose(alone[0], beside[0], rtol=1e-4, atol=1e-6, equal_nan=True):
+        raise SettingsError(
+            f"`{function.argument}` mixes tasks: the value of a task changed from "
+            f"{alone[0].item():.6g} to {beside[0].item():.6g} when another task was in the batch. "
+            "Dimension 0 of outputs and targets is the task: reduce over the other dimensions "
+            "only."
+        )
+
+
+def _called(
+    function: LossFunction, outputs: Outputs, examples: Examples, values: dict[str, Any]
+) -> Tensor:
+    """Returns the values of the function; explains its own errors by the shapes."""
+    try:
+        found = function.unreduced(outputs, examples, **values)
+    except ShapeError:
+        raise
+    except Exception as error:  # code of the user may raise anything
+        raise ShapeError(
+            f"`{function.argument}` raises {type(error).__name__} for outputs {shown(outputs)} and "
+            f"targets {shown(examples.targets)}: {error}. Dimension 0 is the task and dimension 1 "
+            "the example."
+        ) from error
+    return function.reduced(found, examples)
+
+
+def _check_default(loss: LossFunction, outputs: Outputs, examples: Examples) -> None:
+    """Checks that the default loss suits outputs and targets."""
+    if not isinstance(outputs, Tensor):
+        raise ShapeError(
+            f"The network returns {shown(outputs)}, and the default loss takes one tensor. Give "
+            f"a loss of your own: `{loss.argument}=`, a function of outputs and targets."
+        )
+    try:
+        loss(outputs, examples)
+    except ShapeError as error:
+        raise ShapeError(
+            f"{error} Or give a loss for such outputs and targets: `{loss.argument}=`."
+        ) from error
+
+
+def _check_finite(loss: LossFunction, losses: Tensor, outputs: Outputs) -> None:
+    finite = [True]
+    map_tensors(lambda t: finite.append(bool(t.isfinite().all())) or t, outputs)
+    if all(finite) and not losses.isfinite().all():
+        task = int((~losses.isfinite()).nonzero()[0])
+        raise NonFiniteError(
+            f"`{loss.argument}` is {losses[task].item()} for task {task} before training, although "
+            "the network's outputs are finite. Keep logarithms, roots and divisions away from 0."
+        )
+
+
+def _check_gradient(
+    loss: LossFunction, outputs: Outputs, examples: Examples, values: dict[str, Any]
+) -> None:
+    def leaf(tensor: Tensor) -> Tensor:
+        return tensor.clone().requires_grad_() if tensor.is_floating_point() else tensor
+
+    with torch.enable_grad():
+        leaves = map_tensors(leaf, (outputs, values))
+        result = loss(leaves[0], examples, **leaves[1])
+    if not result.requires_grad:
+        raise SettingsError(
+            f"`{loss.argument}` has no gradient: what it returns does not depend on the outputs by "
+            "differentiable operations. Leave out `detach`, `item`, NumPy, comparisons and "
+            "`argmax`; a value to look at is a `metric=`."
+        )
+
+
+def shown(value: Outputs) -> str:
+    """Returns the shapes of nested tensors, for a message."""
+    if isinstance(value, Tensor):
+        return str(list(value.shape))
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k!r}: {shown(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "(" + ", ".join(map(shown, value)) + ")"
+    return type(value).__name__

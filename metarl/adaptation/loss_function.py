@@ -1,0 +1,179 @@
+"""Losses and metrics of the user, as learners call them: one value per task."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Collection
+from typing import Any
+
+from torch import Tensor, nn
+
+from metarl.errors import SettingsError, ShapeError
+from metarl.tasks.base import Examples
+from metarl.tasks.losses import TaskLoss, task_loss, weighted_mean
+
+Outputs = Any
+"""What a network returns: a tensor [T, N, *], or a tuple, list or dict of such tensors."""
+
+LOSS_KEYWORDS = ("weights", "mask", "inputs", "params", "start")
+METRIC_KEYWORDS = ("weights", "mask", "inputs", "support", "info")
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class LossFunction:
+    """A function of outputs and targets, called for a batch of tasks; returns a value per task.
+
+    The function is called as function(outputs, targets), with those keywords that its signature
+    declares:
+
+    - `weights`: the weight of each example, [T, N], or None;
+    - `mask`: True for the real elements of each example, [T, N, L], or None;
+    - `inputs`: the inputs of the examples, [T, N, *input];
+    - `params`, `start` (losses): the parameters of each task now and where its adaptation started,
+      [T, *shape] per name, such as for a penalty on their distance;
+    - `support`, `info` (metrics): the support set (`Examples`), and `TaskBatch.info`.
+
+    It returns a value per task, [T], or per example, [T, N] or [T, N, *], of which the weighted
+    mean is taken (see `weighted_mean`). A value per task cannot have respected weights that the
+    function did not receive: this is refused.
+
+    Args:
+        function: The function, or a module such as `nn.MSELoss(reduction="none")`.
+        argument: Name of the argument that the user gave it as, for messages: "loss".
+        keywords: The keywords that it may declare.
+
+    Attributes:
+        function: The function.
+        declared: The keywords that it declares.
+
+    Raises:
+        SettingsError: It is not callable, or requires another argument.
+    """
+
+    def __init__(
+        self, function: TaskLoss, argument: str, keywords: Collection[str] = LOSS_KEYWORDS
+    ) -> None:
+        self.function = function
+        self.argument = argument
+        self.declared = _declared(function, argument, keywords)
+        self._is_default = function is task_loss
+
+    def __call__(self, outputs: Outputs, examples: Examples, **values: Any) -> Tensor:
+        """Returns the value of each task, [T].
+
+        Args:
+            outputs: What the network returned for the examples.
+            examples: The examples.
+            **values: The values of the keywords other than those of the examples.
+
+        Raises:
+            ShapeError: The function returned something else than a value per task or example.
+        """
+        if self._is_default and examples.weights is None and examples.mask is None:
+            return self.function(outputs, examples.targets)
+        return self.reduced(self.unreduced(outputs, examples, **values), examples)
+
+    def unreduced(self, outputs: Outputs, examples: Examples, **values: Any) -> Any:
+        """Returns what the function returns."""
+        given: dict[str, Any] = {}
+        for name in self.declared:
+            given[name] = values[name] if name in values else getattr(examples, name)
+        return self.function(outputs, examples.targets, **given)
+
+    def reduced(self, values: Any, examples: Examples) -> Tensor:
+        """Returns what the function returned as one value per task, [T]; checks its shape."""
+        if not isinstance(values, Tensor) or not values.is_floating_point():
+            kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+            raise ShapeError(
+                f"Expected `{self.argument}` to return a floating-point tensor, got {kind}. "
+                f"{self._wanted(examples)}"
+            )
+        count = examples.targets.shape[:2]
+        if values.shape == count[:1]:
+            self._check_declared(examples)
+            return values
+        if values.dim() < 2 or values.shape[:2] != count:
+            advice = ""
+            if values.dim() == 0:
+                advice = (
+                    " One number is a mean or sum over tasks, which must stay apart: leave out the "
+                    'reduction (`reduction="none"`).'
+                )
+            raise ShapeError(f"{self._wanted(examples)} It returned {list(values.shape)}.{advice}")
+        if self._has_lost_elements(values, examples):
+            self._refuse("mask")
+        return weighted_mean(values, examples.weights, examples.mask)
+
+    def _check_declared(self, examples: Examples) -> None:
+        if examples.weights is not None and "weights" not in self.declared:
+            self._refuse("weights")
+        if self._has_lost_elements(None, examples):
+            self._refuse("mask")
+
+    def _has_lost_elements(self, values: Tensor | None, examples: Examples) -> bool:
+        """Returns whether the function took means over elements without the mask of the padding."""
+        mask = examples.mask
+        if mask is None or "mask" in self.declared:
+            return False
+        if values is not None and values.shape[:3] == mask.shape:
+            return False
+        return "inputs" in self.declared or examples.targets.shape[:3] == mask.shape
+
+    def _refuse(self, keyword: str) -> None:
+        example = {"weights": "per example, [T, N]", "mask": "per element, [T, N, L]"}[keyword]
+        raise ShapeError(
+            f"The examples have `{keyword}`, and `{self.argument}` cannot have respected it: it "
+            f"takes a mean without that argument. Return a value {example}, of which the weighted "
+            f"mean is taken; or declare the keyword: {self.argument}(outputs, targets, {keyword})."
+        )
+
+    def _wanted(self, examples: Examples) -> str:
+        tasks, count = examples.targets.shape[:2]
+        return (
+            f"Expected `{self.argument}` to return a value per task, [{tasks}], or per example, "
+            f"[{tasks}, {count}] or [{tasks}, {count}, ...]."
+        )
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Returns the name of a function or module, in characters that tags of logs allow."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__name__", type(function).__name__)
+    return re.sub(r"[^\w.-]+", "_", name).strip("_").replace("lambda", "metric")
+
+
+def _declared(function: Any, argument: str, keywords: Collection[str]) -> tuple[str, ...]:
+    if not callable(function):
+        raise SettingsError(
+            f"Expected `{argument}` to be a function of outputs and targets, got "
+            f"{type(function).__name__}."
+        )
+    call = function.forward if isinstance(function, nn.Module) else function
+    try:
+        parameters = list(inspect.signature(call).parameters.values())
+    except ValueError:  # built in
+        return ()
+    first = [p for p in parameters if p.kind in _POSITIONAL][:2]
+    variable = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    if (len(first) < 2 and not variable) or any(p.name in keywords for p in first):
+        names = ", ".join(p.name for p in parameters)
+        raise SettingsError(
+            f"Expected `{argument}` to take outputs and targets, in this order, before any "
+            f"keyword; it takes ({names}). One without targets still has the argument: "
+            f"{argument}(outputs, targets, inputs)."
+        )
+    rest = parameters[len(first) :]
+    declared = tuple(p.name for p in rest if p.name in keywords)
+    for p in rest:
+        variable = p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        if p.default is p.empty and p.name not in keywords and not variable:
+            raise SettingsError(
+                f"`{argument}` requires an argument `{p.name}`, which MetaRL does not know. It "
+                f"calls {argument}(outputs, targets), and passes these keywords if they are "
+                f"declared: {', '.join(keywords)}."
+            )
+    return declared

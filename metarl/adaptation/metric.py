@@ -1,0 +1,124 @@
+"""The metric of a learner: the default of its tasks, one by name, or a function of the user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.adaptation.loss_checks import check_metric, shown
+from metarl.adaptation.loss_function import METRIC_KEYWORDS, LossFunction, Outputs, name_of
+from metarl.errors import ShapeError
+from metarl.tasks.base import Examples, TaskBatch
+from metarl.tasks.batches import check_labels, label_range
+from metarl.tasks.losses import evaluation_metric, metric_name, task_metric
+from metarl.tasks.metrics import METRICS, MetricFunction
+from metarl.trees import map_tensors
+
+
+class Metric:
+    """What a learner measures on the queries of a task.
+
+    Args:
+        metric: A name of `METRICS`, or a function of outputs and targets (see `LossFunction`);
+            None for the default: the accuracy of logits for labels, or the mean squared error.
+        name: Its name in curves and logs; None for that of the function.
+        own_loss: Whether the user brought the loss. One logit is then no class of its own, and its
+            accuracy would always be that of label 0: the default metric is refused.
+
+    Attributes:
+        is_default: Whether it is the default.
+
+    Raises:
+        UnknownNameError: No metric has this name.
+        SettingsError: The function requires an argument that no learner has.
+    """
+
+    def __init__(
+        self,
+        metric: str | MetricFunction | None = None,
+        name: str | None = None,
+        *,
+        own_loss: bool = False,
+    ) -> None:
+        self.is_default = metric is None
+        self._own_loss = own_loss
+        if isinstance(metric, str):
+            self._name, function = metric, METRICS.get(metric)
+        elif metric is None:
+            self._name, function = "", task_metric
+        else:
+            self._name, function = name or name_of(metric), metric
+        self._function = LossFunction(function, "metric", METRIC_KEYWORDS)
+
+    def name(self, targets: Tensor) -> str:
+        """Returns the name that curves and logs show for such targets."""
+        return self._name or metric_name(targets)
+
+    def train(self, outputs: Outputs, query: Examples, tasks: TaskBatch) -> Tensor:
+        """Returns the value of each task in training, [T], detached."""
+        if self.is_default:
+            return task_metric(outputs, query.targets, query.weights, query.mask).detach()
+        outputs = map_tensors(Tensor.detach, outputs)
+        return self._function(outputs, query, **_extras(tasks)).detach()
+
+    @torch.no_grad()
+    def evaluate(self, outputs: Outputs, query: Examples, tasks: TaskBatch) -> Tensor:
+        """Returns the value of each task, [T]; NaN for tasks with an output that is NaN."""
+        if self.is_default:
+            self._check_default(outputs, query.targets)
+            return evaluation_metric(outputs, query.targets, query.weights, query.mask)
+        values = self._function(outputs, query, **_extras(tasks))
+        broken: list[Tensor] = []
+        map_tensors(lambda t: broken.append(t.isnan().flatten(1).any(1)) or t, outputs)
+        return values.masked_fill(torch.stack(broken).any(0), float("nan"))
+
+    def check_labels(self, outputs: Outputs, targets: Tensor) -> None:
+        """Checks that every label has an output, where the metric is the default for labels.
+
+        Raises:
+            TaskError: A label has none.
+        """
+        if self.is_default and not targets.is_floating_point():
+            check_labels(label_range(targets), outputs.shape[-1])
+
+    def check(self, outputs: Outputs, query: Examples, tasks: TaskBatch) -> None:
+        """Checks the metric on the queries of a few tasks, before training.
+
+        Args:
+            outputs: What the network returned for the queries.
+            query: The queries.
+            tasks: The tasks.
+
+        Raises:
+            ShapeError: It does not suit outputs and targets; the message names the argument.
+            SettingsError: It mixes tasks.
+        """
+        if self.is_default:
+            self._check_default(outputs, query.targets)
+        else:
+            check_metric(self._function, outputs, query, _extras(tasks))
+
+    def _check_default(self, outputs: Outputs, targets: Tensor) -> None:
+        is_value = targets.is_floating_point()
+        if isinstance(outputs, Tensor):
+            shape = outputs.shape if is_value else outputs.shape[:-1]
+            one_logit = self._own_loss and outputs.shape[-1] < 2
+            if shape == targets.shape and (is_value or (outputs.dim() > 2 and not one_logit)):
+                return
+        wanted = (
+            "outputs of the shape of the targets"
+            if is_value
+            else "a logit for each of 2 classes or more, [T, N, classes], for labels [T, N]"
+        )
+        names = ", ".join(METRICS.names()) + (", loss" if self._own_loss else "")
+        raise ShapeError(
+            f"Expected a metric for outputs {shown(outputs)} and targets {shown(targets)}: the "
+            f"default, {metric_name(targets)}, takes {wanted}. Give the argument `metric=`: a "
+            f"function of outputs and targets, or one of {names}."
+        )
+
+
+def _extras(tasks: TaskBatch) -> dict[str, Any]:
+    return {"support": tasks.support, "info": tasks.info}

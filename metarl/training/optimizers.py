@@ -1,0 +1,228 @@
+"""Outer optimisers and schedules: any of torch's by name, with options and parameter groups."""
+
+from __future__ import annotations
+
+import inspect
+from ast import literal_eval
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from metarl.errors import SettingsError, short_repr
+from metarl.registry import check_choice, did_you_mean
+
+NamedParameters = list[tuple[str, nn.Parameter]]
+OptimizerFactory = Callable[[NamedParameters], torch.optim.Optimizer]
+"""Makes an optimiser of named parameters, as `torch.optim.AdamW(named)` does."""
+SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
+"""Makes a scheduler of an optimiser: one of `torch.optim.lr_scheduler`."""
+
+OWN_SCHEDULES = ("constant", "linear", "cosine")
+_NEED_MORE = ("Optimizer", "LBFGS", "SparseAdam")  # a closure, sparse gradients
+
+OPTIMIZERS: dict[str, Any] = {
+    name.lower(): kind
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and name not in _NEED_MORE
+}
+"""Name -> class of `torch.optim`, in lower case."""
+
+SCHEDULERS: dict[str, Any] = {
+    name: kind
+    for name, kind in vars(lr_scheduler).items()
+    if isinstance(kind, type)
+    and issubclass(kind, lr_scheduler.LRScheduler)
+    and not name.startswith("_")
+    and name != "LRScheduler"
+}
+"""Name -> class of `torch.optim.lr_scheduler`."""
+
+
+def check_optimizer_settings(settings: Any) -> None:
+    """Checks the names and options of the optimiser and the schedule in `TrainingSettings`.
+
+    Raises:
+        SettingsError: A name is unknown, an option is not one of the class, or settings exclude
+            each other.
+    """
+    check_choice("optimizer", settings.optimizer, OPTIMIZERS)
+    check_choice("schedule", settings.schedule, (*OWN_SCHEDULES, *SCHEDULERS))
+    _check_options("optimizer_options", settings.optimizer_options, OPTIMIZERS[settings.optimizer])
+    if settings.schedule in SCHEDULERS:
+        kind = SCHEDULERS[settings.schedule]
+        _check_options("schedule_options", settings.schedule_options, kind)
+        if settings.warmup:
+            raise SettingsError(
+                f"`warmup` belongs to the schedules {', '.join(OWN_SCHEDULES)}; the schedule "
+                f"{settings.schedule} has its own rates. Leave one of them out."
+            )
+    elif settings.schedule_options:
+        raise SettingsError(
+            f"The schedule {settings.schedule} has no options: leave out `schedule_options`, or "
+            f"choose a class of torch.optim.lr_scheduler: {', '.join(SCHEDULERS)}."
+        )
+    if settings.weight_decay and not _has_option(OPTIMIZERS[settings.optimizer], "weight_decay"):
+        raise SettingsError(f"The optimizer {settings.optimizer} has no weight decay.")
+    if settings.no_decay and not settings.weight_decay:
+        raise SettingsError("`no_decay` excepts parameters from a `weight_decay`, which is 0.")
+    for pair in settings.rate_factors:
+        _rate_factor(pair)
+
+
+def make_optimizer(named: NamedParameters, settings: Any) -> torch.optim.Optimizer:
+    """Makes the optimiser of `TrainingSettings`.
+
+    Args:
+        named: The parameters to train, by name.
+        settings: See `TrainingSettings`.
+
+    Raises:
+        SettingsError: An option has a value that the class refuses, or a pattern matches nothing.
+    """
+    kind = OPTIMIZERS[settings.optimizer]
+    options = parsed_options("optimizer_options", settings.optimizer_options)
+    if _has_option(kind, "fused"):
+        options.setdefault("fused", True)
+    if settings.weight_decay:
+        options["weight_decay"] = settings.weight_decay
+    try:
+        return kind(_groups(named, settings), lr=settings.outer_lr, **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SettingsError(
+            f"torch.optim.{kind.__name__} cannot be made with {short_repr(options)}: {error}"
+        ) from error
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, settings: Any) -> Any:
+    """Makes the scheduler of `TrainingSettings`; None for the schedules of MetaRL.
+
+    Raises:
+        SettingsError: An option has a value that the class refuses.
+    """
+    if settings.schedule in OWN_SCHEDULES:
+        return None
+    options = parsed_options("schedule_options", settings.schedule_options)
+    try:
+        return SCHEDULERS[settings.schedule](optimizer, **options)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise SettingsError(
+            f"torch.optim.lr_scheduler.{settings.schedule} cannot be made with "
+            f"{short_repr(options)}: {error}"
+        ) from error
+
+
+def given_optimizer(
+    optimizer: torch.optim.Optimizer | OptimizerFactory, named: NamedParameters
+) -> torch.optim.Optimizer:
+    """Returns the optimiser that a user gives, itself or as a factory; checks its parameters.
+
+    Args:
+        optimizer: The optimiser, or what makes it from the named parameters.
+        named: The parameters to train, by name.
+
+    Raises:
+        SettingsError: It is no optimiser, or it has other parameters than those to train.
+    """
+    made = optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer(named)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise SettingsError(
+            f"Expected `optimizer` to be a torch.optim.Optimizer, or a function that makes one of "
+            f"named parameters, got {type(made).__name__}."
+        )
+    closure = inspect.signature(type(made).step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise SettingsError(
+            f"{type(made).__name__} evaluates the loss several times a step, which the outer loop "
+            "does not offer. Use another optimiser."
+        )
+    ours = {id(p): name for name, p in named}
+    theirs = {id(p) for group in made.param_groups for p in group["params"]}
+    missing = [name for key, name in ours.items() if key not in theirs]
+    if missing or not theirs <= ours.keys():
+        raise SettingsError(
+            f"Expected an optimiser of all parameters to train, {len(ours)} tensors; it lacks "
+            f"{', '.join(missing[:3]) or 'none of them'}{', ...' if len(missing) > 3 else ''}, and "
+            f"has {len(theirs - ours.keys())} others. Give a function of named parameters, such as "
+            "`torch.optim.AdamW`; freeze parameters with `requires_grad_(False)`."
+        )
+    return made
+
+
+def parsed_options(name: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Returns options from texts `option=value`, with values that are Python literals.
+
+    Raises:
+        SettingsError: A text has another form.
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        option, equals, text = pair.partition("=")
+        try:
+            if not equals:
+                raise ValueError
+            options[option.strip()] = literal_eval(text.strip())
+        except (ValueError, SyntaxError) as error:
+            raise SettingsError(
+                f"Expected `{name}` of the form option=value, such as betas=(0.9,0.99), got "
+                f"{short_repr(pair)}."
+            ) from error
+    return options
+
+
+def _groups(named: NamedParameters, settings: Any) -> list[dict[str, Any]]:
+    """Returns the parameter groups of the settings: one for each combination of options."""
+    factors = [_rate_factor(pair) for pair in settings.rate_factors]
+    _check_patterns([pattern for pattern, _ in factors], named)
+    _check_patterns(settings.no_decay, named)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, p in named:
+        factor = next((f for pattern, f in factors if fnmatchcase(name, pattern)), 1.0)
+        decays = not any(fnmatchcase(name, pattern) for pattern in settings.no_decay)
+        groups.setdefault((factor, decays), []).append(p)
+    if list(groups) == [(1.0, True)]:
+        return [{"params": [p for _, p in named]}]
+    made = []
+    for (factor, decays), params in groups.items():
+        group: dict[str, Any] = {"params": params, "lr": factor * settings.outer_lr}
+        made.append(group if decays else {**group, "weight_decay": 0.0})
+    return made
+
+
+def _rate_factor(pair: str) -> tuple[str, float]:
+    pattern, equals, text = pair.rpartition("=")
+    try:
+        factor = float(text)
+        if not equals or not 0 < factor < float("inf"):
+            raise ValueError
+    except ValueError as error:
+        raise SettingsError(
+            f"Expected `rate_factors` of the form pattern=factor with a factor above 0, such as "
+            f"rule.*=0.1, got {short_repr(pair)}."
+        ) from error
+    return pattern, factor
+
+
+def _check_patterns(patterns: Iterable[str], named: NamedParameters) -> None:
+    names = [name for name, _ in named]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise SettingsError(
+                f"The pattern {pattern!r} matches no parameter to train."
+                f"{did_you_mean(pattern, names)} Known: {', '.join(names)}."
+            )
+
+
+def _check_options(name: str, pairs: Sequence[str], kind: Any) -> None:
+    known = [p for p in inspect.signature(kind).parameters if p not in ("params", "optimizer")]
+    for option in parsed_options(name, pairs):
+        if option == "lr":
+            raise SettingsError("The rate is `outer_lr`; leave `lr` out of `optimizer_options`.")
+        check_choice(f"option of {kind.__name__} in `{name}`", option, known)
+
+
+def _has_option(kind: Any, option: str) -> bool:
+    return option in inspect.signature(kind).parameters

@@ -1,0 +1,251 @@
+"""Outer optimisers and schedules of torch, by name and from Python, resumed to the bit."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch.optim import lr_scheduler
+
+from metarl.adaptation import GradientLearner, MetaSGD
+from metarl.errors import CheckpointError, SettingsError
+from metarl.models import MLP
+from metarl.runs.checkpoints import Checkpoints
+from metarl.tasks import Sine
+from metarl.training import OuterLoop, TrainingSettings
+from metarl.training.meta_step import MetaStep, outer_rate
+from metarl.training.optimizers import OPTIMIZERS
+from metarl.training.proximal import ProximalSettings
+
+
+def learner():
+    generator = torch.Generator().manual_seed(0)
+    return GradientLearner(MetaSGD(MLP((1, 8, 1), generator), generator))
+
+
+def trained(step, made, steps=4, first=0):
+    for i in range(first, first + steps):
+        generator = torch.Generator().manual_seed(i)
+        step(made.collect(Sine().sample(3, generator), generator, i), i)
+    return [p.detach().clone() for p in made.parameters()]
+
+
+def by_hand(optimizer_of, scheduler_of=None, steps=4):
+    """Trains with a plain torch loop; returns the parameters and the rates."""
+    made = learner()
+    optimizer = optimizer_of(made)
+    scheduler = scheduler_of(optimizer) if scheduler_of else None
+    rates = []
+    for i in range(steps):
+        generator = torch.Generator().manual_seed(i)
+        inputs = made.collect(Sine().sample(3, generator), generator, i)
+        optimizer.zero_grad()
+        loss = made(inputs).losses.mean()
+        loss.backward()
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+            scheduler.step(loss.item())
+        elif scheduler:
+            scheduler.step()
+    return [p.detach().clone() for p in made.parameters()], rates
+
+
+def check_equal(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", [n for n in OPTIMIZERS if n != "muon"])
+def test_every_optimiser_of_torch_by_name(name):
+    made = learner()
+    ours = trained(MetaStep(made, TrainingSettings(optimizer=name, outer_lr=1e-4)), made)
+    theirs, _ = by_hand(lambda m: OPTIMIZERS[name](m.parameters(), lr=1e-4))
+    check_equal(ours, theirs)
+
+
+def test_groups_and_weight_decay_of_the_settings():
+    settings = TrainingSettings(
+        optimizer="adamw", outer_lr=0.01, weight_decay=0.3, no_decay=("*.bias", "rule.*"),
+        rate_factors=("rule.*=0.1",), optimizer_options=("betas=(0.8,0.9)",),
+    )  # fmt: skip
+    made = learner()
+    ours = trained(MetaStep(made, settings), made)
+
+    def groups(m):
+        named = dict(m.named_parameters())
+        rule = [p for n, p in named.items() if n.startswith("rule.")]
+        bias = [p for n, p in named.items() if n.endswith(".bias") and not n.startswith("rule.")]
+        rest = [p for n, p in named.items() if n.endswith(".weight") and not n.startswith("rule.")]
+        return torch.optim.AdamW(
+            [
+                {"params": rest},
+                {"params": bias, "weight_decay": 0.0},
+                {"params": rule, "lr": 0.001, "weight_decay": 0.0},
+            ],
+            lr=0.01, weight_decay=0.3, betas=(0.8, 0.9),
+        )  # fmt: skip
+
+    check_equal(ours, by_hand(groups)[0])
+
+
+@pytest.mark.parametrize("instance", [False, True])
+def test_an_optimiser_from_python(instance):
+    made = learner()
+    given = partial(torch.optim.RMSprop, lr=0.02, momentum=0.5)
+    optimizer = given(made.parameters()) if instance else given
+    step = MetaStep(made, TrainingSettings(schedule="linear", iterations=8, warmup=2), optimizer)
+    ours = trained(step, made)
+    factors = [0.5, 7 / 8, 6 / 8, 5 / 8]  # the schedule scales the optimiser's own rate
+    theirs, rates = by_hand(
+        lambda m: given(m.parameters()),
+        lambda o: lr_scheduler.LambdaLR(o, lambda i: factors[min(i, 3)]),
+    )
+    check_equal(ours, theirs)
+    assert [step.rate(i) for i in range(4)] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("StepLR", {"step_size": 2}),
+        ("OneCycleLR", {"max_lr": 0.1, "total_steps": 10}),
+        ("CosineAnnealingWarmRestarts", {"T_0": 3}),
+        ("MultiStepLR", {"milestones": [1, 3]}),
+        ("ReduceLROnPlateau", {"patience": 0, "threshold": 0.5}),
+    ],
+)
+def test_a_schedule_of_torch_by_name(name, options):
+    texts = tuple(f"{k}={v!r}" for k, v in options.items())
+    settings = TrainingSettings(schedule=name, schedule_options=texts, outer_lr=0.01)
+    made = learner()
+    step = MetaStep(made, settings)
+    ours = []
+    for i in range(4):
+        after = trained(step, made, 1, i)
+        ours.append(step.rate(i))
+    theirs, rates = by_hand(
+        lambda m: torch.optim.Adam(m.parameters(), lr=0.01),
+        lambda o: getattr(lr_scheduler, name)(o, **options),
+    )
+    check_equal(after, theirs)
+    assert ours == pytest.approx(rates)
+
+
+def adamw_with_restarts(folder, iterations, resume=None):
+    return OuterLoop(
+        learner(), Sine(),
+        TrainingSettings(
+            iterations=iterations, meta_batch_size=3, eval_every=0, checkpoint_every=3,
+            device="cpu", threads=1,
+        ),
+        folder,
+        optimizer=partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1),
+        scheduler=lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 4),
+        resume=resume,
+    )  # fmt: skip
+
+
+def by_settings(folder, iterations, resume=None):
+    settings = TrainingSettings(
+        iterations=iterations, meta_batch_size=3, eval_every=0, checkpoint_every=3, device="cpu",
+        threads=1, optimizer="adamw", weight_decay=0.1, no_decay=("rule.*",),
+        rate_factors=("rule.*=0.5",), schedule="MultiStepLR",
+        schedule_options=("milestones=[2,5]",),
+    )  # fmt: skip
+    return OuterLoop(learner(), Sine(), settings, folder, resume=resume)
+
+
+@pytest.mark.parametrize("loop", [adamw_with_restarts, by_settings])
+def test_a_run_resumes_to_the_bit(loop, tmp_path):
+    whole, start = loop(tmp_path / "whole", 8), loop(tmp_path / "start", 3)
+    whole.run()
+    start.run()
+    checkpoint = Checkpoints(tmp_path / "start/checkpoints").newest_good()
+    resumed = loop(tmp_path / "start", 8, checkpoint)
+    resumed.run()
+    for a, b in zip(whole.learner.parameters(), resumed.learner.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert whole.update.rate(7) == resumed.update.rate(7)
+    states = [run.update.state_dict()["scheduler"] for run in (whole, resumed)]
+    assert states[0] == states[1]
+
+
+def test_the_state_of_another_schedule_is_refused(tmp_path):
+    adamw_with_restarts(tmp_path / "run", 3).run()
+    checkpoint = Checkpoints(tmp_path / "run/checkpoints").newest_good()
+    settings = TrainingSettings(iterations=6, device="cpu", optimizer="adamw", weight_decay=0.1)
+    with pytest.raises(CheckpointError, match=r"another network, algorithm or optimiser"):
+        OuterLoop(learner(), Sine(), settings, tmp_path / "run", resume=checkpoint)
+
+
+def test_warm_up_rises_to_the_rate():
+    settings = TrainingSettings(outer_lr=0.1, warmup=4)
+    assert [outer_rate(settings, i) for i in range(5)] == pytest.approx(
+        [0.025, 0.05, 0.075, 0.1, 0.1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "adamww"}, "Unknown optimizer 'adamww'.*mean 'adamw'"),
+        ({"optimizer": "lbfgs"}, "Unknown optimizer 'lbfgs'"),
+        ({"schedule": "steplr"}, "mean 'StepLR'"),
+        ({"optimizer_options": ("beta=3",)}, "option of Adam .*mean 'betas'"),
+        ({"optimizer_options": ("betas",)}, "option=value"),
+        ({"optimizer_options": ("lr=3",)}, "The rate is `outer_lr`"),
+        ({"optimizer": "rprop", "weight_decay": 0.1}, "rprop has no weight decay"),
+        ({"no_decay": ("*.bias",)}, "`no_decay` excepts"),
+        ({"rate_factors": ("rule.*",)}, "pattern=factor"),
+        ({"rate_factors": ("rule.*=-1",)}, "a factor above 0"),
+        ({"schedule_options": ("gamma=0.1",)}, "schedule constant has no options"),
+        ({"schedule": "StepLR", "warmup": 3}, "`warmup` belongs to"),
+    ],
+)
+def test_settings_that_are_not_usable_are_refused(changes, message):
+    with pytest.raises(SettingsError, match=message):
+        TrainingSettings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rate_factors": ("rul.*=0.1",)}, "'rul.*' matches no parameter"),
+        ({"weight_decay": 0.1, "no_decay": ("*.biass",)}, "matches no parameter to train"),
+        ({"optimizer_options": ("betas=3",)}, "torch.optim.Adam cannot be made"),
+        ({"schedule": "StepLR"}, "StepLR cannot be made with"),
+        ({"schedule": "LambdaLR", "schedule_options": ("lr_lambda=3",)}, "LambdaLR cannot be"),
+    ],
+)
+def test_settings_that_do_not_suit_the_learner_are_refused(settings, message):
+    with pytest.raises(SettingsError, match=message):
+        MetaStep(learner(), TrainingSettings(**settings))
+
+
+def test_optimisers_that_are_not_usable_are_refused(tmp_path):
+    made, plain = learner(), TrainingSettings(device="cpu")
+    few = list(made.parameters())[:2]
+    for optimizer, message in (
+        (
+            torch.optim.SGD(few, 0.1),
+            r"all parameters to train, 8 tensors; it lacks model",
+        ),
+        (lambda named: torch.optim.SGD([torch.zeros(1)], 0.1), "has 1 others"),
+        (lambda named: 3, "makes one of named parameters, got int"),
+        (lambda named: torch.optim.LBFGS([p for _, p in named]), "LBFGS evaluates the loss"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            MetaStep(made, plain, optimizer)
+    with pytest.raises(SettingsError, match=r"one optimiser.*weight_decay 0\.1"):
+        MetaStep(made, TrainingSettings(weight_decay=0.1), torch.optim.AdamW)
+    with pytest.raises(SettingsError, match="one schedule"):
+        MetaStep(
+            made, TrainingSettings(schedule="cosine"), scheduler=lambda o: lr_scheduler.StepLR(o, 1)
+        )
+    with pytest.raises(SettingsError, match="or an `update`; got both"):
+        OuterLoop(
+            made, Sine(), plain, tmp_path, update=MetaStep(made, plain), optimizer=torch.optim.AdamW
+        )
+    with pytest.raises(SettingsError, match="schedule StepLR counts optimiser steps"):
+        settings = TrainingSettings(schedule="StepLR", schedule_options=("step_size=1",))
+        ProximalSettings().build(made, settings)
