@@ -3,5 +3,15 @@
 from metarl.models.base import Adaptable, Model, Params, Statistics, task_params
 from metarl.models.conv4 import Conv4
 from metarl.models.mlp import MLP
+from metarl.models.modules import from_module
 
-__all__ = ["MLP", "Adaptable", "Conv4", "Model", "Params", "Statistics", "task_params"]
+__all__ = [
+    "MLP",
+    "Adaptable",
+    "Conv4",
+    "Model",
+    "Params",
+    "Statistics",
+    "from_module",
+    "task_params",
+]
