@@ -13,7 +13,7 @@ from metarl.adaptation.adaptation import Adaptation, Frozen
 from metarl.adaptation.inner_loop import Step, detach_adapted, inner_loop
 from metarl.adaptation.learner import Adapted, MetaInputs, MetaLoss, SupervisedLearner
 from metarl.adaptation.update_rules import State
-from metarl.models.base import Params, Statistics, task_params
+from metarl.models.base import Model, Params, Statistics, task_params
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import (
     check_inputs,
@@ -68,13 +68,14 @@ class GradientLearner(SupervisedLearner):
             tasks = checked_tasks(tasks, self._frozen.dtype)
             self._check_labels(tasks.support, tasks.query)
             start = self._frozen.fresh_start(generator, tasks.num_tasks)
+        noise = self._prepare(tasks, generator)
         weights = self.adaptation.objective.weights(iteration, steps)
         query_steps = tuple(k for k, w in enumerate(weights) if w != 0)
         row = None
         if any(weights[k] != 1 for k in query_steps):
             row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
         batches = self._draw_batches(tasks.support, steps, generator)
-        return MetaInputs(tasks, batches, row, query_steps, start, state)
+        return MetaInputs(tasks, batches, row, query_steps, start, state, noise)
 
     def forward(self, inputs: MetaInputs) -> MetaLoss:
         tasks, weights = inputs.tasks, inputs.weights
@@ -87,6 +88,7 @@ class GradientLearner(SupervisedLearner):
             first_order=self.adaptation.first_order,
             state=inputs.state,
             statistics=self._statistics(),
+            noise=inputs.noise,
         )
         terms: list[Tensor] = []
         metrics: dict[str, Tensor] = {}
@@ -95,7 +97,8 @@ class GradientLearner(SupervisedLearner):
             if step.loss is not None:
                 metrics[f"inner/loss/step_{k - 1}"] = step.loss
             if k in inputs.query_steps:
-                query_loss, metric = self._query(step.params, tasks.query)
+                noise = self._noise(inputs.noise, self._unrolled_steps + k)
+                query_loss, metric = self._query(step.params, tasks.query, noise)
                 terms.append(query_loss if weights is None else weights[:, k] * query_loss)
                 metrics[f"train/{metric_name(tasks.query.targets)}/step_{k}"] = metric
         assert step is not None
@@ -192,10 +195,12 @@ class GradientLearner(SupervisedLearner):
         first_order: bool,
         state: State | None,
         statistics: Statistics | None,
+        noise: Tensor | None = None,
     ) -> Iterator[Step]:
         def support_loss(params: Params, step: int) -> Tensor:
             examples = support if batches is None else _select(support, batches[:, step])
-            outputs = self.model(params, examples.inputs, statistics)
+            drawn = self._noise(noise, step)
+            outputs = self.model(params, examples.inputs, statistics, **drawn)
             return self.loss(outputs, examples.targets)
 
         return inner_loop(
@@ -204,9 +209,24 @@ class GradientLearner(SupervisedLearner):
             max_grad_norm=self.adaptation.max_inner_grad_norm,
         )  # fmt: skip
 
-    def _query(self, params: Params, query: Examples) -> tuple[Tensor, Tensor]:
+    def _prepare(self, tasks: TaskBatch, generator: torch.Generator) -> Tensor | None:
+        """Prepares the network for the tasks; returns the noise of its dropout in an iteration."""
+        if not isinstance(self.model, Model):
+            return None
+        self.model.prepare(tasks.support.inputs)
+        return self.model.draw_noise(generator, tasks.num_tasks)
+
+    def _noise(self, noise: Tensor | None, number: int) -> dict[str, Tensor]:
+        """Returns the argument `noise` of pass `number`, for a network that draws it."""
+        if noise is None or not isinstance(self.model, Model):
+            return {}
+        return {"noise": self.model.noise_of_pass(noise, number)}
+
+    def _query(
+        self, params: Params, query: Examples, noise: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Returns the query loss of each task, and its metric, detached; [T] each."""
-        outputs = self.model(params, query.inputs, None)
+        outputs = self.model(params, query.inputs, None, **(noise or {}))
         loss = self.loss(outputs, query.targets)
         if metric_name(query.targets) == "mse" and self.loss is task_loss:
             return loss, loss.detach()

@@ -29,6 +29,7 @@ class MetaInputs:
         query_steps: The numbers of steps after which the query loss counts.
         start: Initial parameters, [T, *shape] per name; None for theta.
         state: Initial state of the update rule; None for a fresh one.
+        noise: What dropout draws, [T, *], from `Model.draw_noise`; None for networks without.
     """
 
     tasks: TaskBatch
@@ -37,6 +38,7 @@ class MetaInputs:
     query_steps: tuple[int, ...] = ()
     start: Params | None = None
     state: State | None = None
+    noise: Tensor | None = None
 
 
 class MetaLoss(NamedTuple):
