@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.adaptation import Adaptation, Frozen
+from metarl.adaptation.adapted_state import adapted_state
 from metarl.adaptation.inner_loop import Step, detach_adapted, inner_loop
 from metarl.adaptation.learner import Adapted, MetaInputs, MetaLoss, SupervisedLearner
 from metarl.adaptation.update_rules import State
@@ -163,6 +164,15 @@ class GradientLearner(SupervisedLearner):
             for j in range(inputs.shape[1])
         ]
         return torch.cat(outputs, dim=1)
+
+    def adapted_state(self, adapted: Adapted, task: int | None = None) -> dict[str, Tensor]:
+        """Returns adapted weights for `load_state_dict` of the module; see `adapted_state`."""
+        return adapted_state(self.model, adapted, task)
+
+    def notes(self) -> list[str]:
+        """Returns how an ordinary module runs for many tasks."""
+        explain = getattr(self.model, "explain", None)
+        return [] if explain is None else [explain()]
 
     # Internals
 

@@ -117,6 +117,10 @@ class Learner(nn.Module, ABC):
         """
         del carry
 
+    def notes(self) -> list[str]:
+        """Returns lines that a training shows after its first iteration."""
+        return []
+
     def extra_state(self) -> dict[str, Any]:
         """Returns the state that a resumed run needs in addition to parameters and buffers.
 

@@ -4,6 +4,7 @@ from metarl.models.base import Adaptable, Model, Params, Statistics, task_params
 from metarl.models.conv4 import Conv4
 from metarl.models.mlp import MLP
 from metarl.models.modules import from_module
+from metarl.models.resnet12 import ResNet12
 
 __all__ = [
     "MLP",
@@ -11,6 +12,7 @@ __all__ = [
     "Conv4",
     "Model",
     "Params",
+    "ResNet12",
     "Statistics",
     "from_module",
     "task_params",

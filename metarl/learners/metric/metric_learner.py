@@ -34,11 +34,13 @@ class MetricInputs:
         way: Number of classes per task.
         order: A permutation of the support set of each task, [T, N], int64, for comparisons that
             read it as a sequence; None for the others.
+        noise: What dropout draws in the embedding, [T, *]; None for embeddings without.
     """
 
     tasks: TaskBatch
     way: int
     order: Tensor | None = None
+    noise: Tensor | None = None
 
 
 class MetricLearner(SupervisedLearner):
@@ -82,14 +84,17 @@ class MetricLearner(SupervisedLearner):
                 for examples in (tasks.support, tasks.query)
             )
             tasks = TaskBatch(support, query, tasks.info)
-        return MetricInputs(tasks, way, self._draw_order(tasks.support, generator))
+        order = self._draw_order(tasks.support, generator)
+        noise = self.embedding.draw_noise(generator, tasks.num_tasks)
+        return MetricInputs(tasks, way, order, noise)
 
     def forward(self, inputs: MetricInputs) -> MetaLoss:
         support, query = inputs.tasks.support, inputs.tasks.query
         moments: Moments = {}
         count = support.targets.shape[1]
         images = torch.cat((support.inputs, query.inputs), dim=1)
-        features = self.embedding(images, moments)
+        noise = {} if inputs.noise is None else {"noise": inputs.noise}
+        features = self.embedding(images, moments, **noise)
         support_set = Reference(features[:, :count], memberships(support, inputs.way))
         reference = self.comparison.condense(support_set, inputs.order)
         outputs = self.comparison(reference, features[:, count:], moments)
@@ -108,6 +113,10 @@ class MetricLearner(SupervisedLearner):
     def after_update(self, carry: dict[str, Any]) -> None:
         """Updates the running moments of the batch normalisation."""
         absorb_moments(self, carry)
+
+    def notes(self) -> list[str]:
+        """Returns how an ordinary module runs as the embedding."""
+        return self.embedding.notes()
 
     # Evaluation
 

@@ -241,7 +241,7 @@ def softmax(run: GraphRun, layer: Layer, value: Value) -> Tensor:
     return function(run.plain(value), shifted(layer.module.dim))
 
 
-def shifted(dim: int) -> int:
+def shifted(dim: Any) -> int:
     """Returns the dimension of a tensor of T tasks for that of one task's."""
     return dim + 1 if dim >= 0 else dim
 
