@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd.gradcheck import GradcheckError
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from metarl.models import functional
+from metarl.models.modules.normalisation import weight_norm
 
 TASKS, IMAGES, CHANNELS = 3, 5, 4
 EPS = 1e-5
@@ -120,6 +122,15 @@ def test_our_batch_norm_is_right_under_vmap_too(generator):
     assert problem.relative_error() < 1e-7
     expected = MetaProblem(torch_batch_norm, torch.Generator().manual_seed(0))
     torch.testing.assert_close(problem.batched(problem.theta), expected.looped(expected.theta))
+
+
+def test_torchs_weight_norm_has_a_wrong_second_derivative_on_the_cpu(generator):
+    v = draw(generator, 4, 3).requires_grad_()
+    g = draw(generator, 4, 1).abs().requires_grad_()
+    assert gradgradcheck(lambda v, g: weight_norm(v, g).sin(), (v, g))
+    with pytest.raises(GradcheckError, match="Jacobian mismatch"):
+        gradgradcheck(lambda v, g: torch._weight_norm(v, g, 0).sin(), (v, g))
+        pytest.fail("torch mended this: metarl.models.modules.normalisation.weight_norm")
 
 
 # Other things that torch.func cannot do.

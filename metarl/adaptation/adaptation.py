@@ -9,11 +9,13 @@ from fnmatch import fnmatchcase
 from typing import NoReturn
 
 import torch
+from torch import nn
 
 from metarl.adaptation.objectives import Objective
 from metarl.adaptation.update_rules import UpdateRule
 from metarl.errors import SettingsError
 from metarl.models.base import Adaptable, Params, task_params
+from metarl.models.modules import as_adaptable
 from metarl.ranges import NOT_NEGATIVE, Range, check_int, check_number
 from metarl.registry import did_you_mean
 from metarl.tasks.losses import TaskLoss
@@ -27,7 +29,8 @@ class Adaptation:
     `GradientLearner` trains it on supervised tasks, `PolicyLearner` on control tasks.
 
     Attributes:
-        network: The network; its parameters are the initialisation theta.
+        network: The network; its parameters are the initialisation theta. An ordinary `nn.Module`
+            becomes a model by `metarl.models.from_module`.
         rule: The update rule of the inner loop.
         objective: What the outer loop minimises.
         steps: Adaptation steps in training, at least 0 (0: the objective trains theta directly).
@@ -35,8 +38,8 @@ class Adaptation:
         batch_size: Support examples per step, drawn without replacement and reshuffled each pass;
             None takes the whole support set each step.
         frozen: Patterns of names of parameters that the inner loop leaves as they are
-            (`blocks.*.norm.*`), each of which must match; the outer loop trains them. Parameters
-            with `requires_grad_(False)` are left by both loops.
+            (`blocks.*.norm.*`), each of which must match, or modules of the network; the outer loop
+            trains them. Parameters with `requires_grad_(False)` are left by both loops.
         unroll: Truncates the unroll: each meta-iteration runs this many of the `steps` and
             carries parameters and state to the next; None unrolls all.
         fresh_start: Adapts from random initial parameters, drawn for each task, instead of theta;
@@ -60,7 +63,7 @@ class Adaptation:
     steps: int = 1
     first_order: bool = False
     batch_size: int | None = None
-    frozen: Sequence[str] = ()
+    frozen: Sequence[str | nn.Module] = ()
     unroll: int | None = None
     fresh_start: bool = False
     statistics_momentum: float | None = None
@@ -70,7 +73,9 @@ class Adaptation:
     metric: str | MetricFunction | None = None
 
     def __post_init__(self) -> None:
-        """Checks the arguments."""
+        """Checks the arguments, and makes an ordinary module a model."""
+        object.__setattr__(self, "network", as_adaptable(self.network))
+        object.__setattr__(self, "frozen", names_of(self.network, self.frozen))
         momentum, unroll = self.statistics_momentum, self.unroll
         check_int("steps", self.steps, NOT_NEGATIVE)
         if self.batch_size is not None:
@@ -88,7 +93,6 @@ class Adaptation:
                 "Truncated unrolls and fresh starts suit rules that take gradients as constants, "
                 f"not {type(self.rule).__name__}; set `first_order` or leave them out."
             )
-        matching_names(self.network, self.frozen)
 
     def __getattr__(self, name: str) -> NoReturn:
         """Explains where the methods of a learner are.
@@ -107,12 +111,17 @@ class Adaptation:
     @property
     def frozen_names(self) -> frozenset[str]:
         """Names of the parameters that the inner loop leaves as they are."""
-        return matching_names(self.network, self.frozen) | self._constants
+        return matching_names(self.network, self._patterns) | self._constants
 
     @property
     def outer_names(self) -> frozenset[str]:
         """Names of the parameters that the inner loop leaves and the outer loop trains."""
-        return matching_names(self.network, self.frozen) - self._constants
+        return matching_names(self.network, self._patterns) - self._constants
+
+    @property
+    def _patterns(self) -> list[str]:
+        """The patterns of `frozen`; `__post_init__` has replaced modules by names."""
+        return [pattern for pattern in self.frozen if isinstance(pattern, str)]
 
     @property
     def _constants(self) -> frozenset[str]:
@@ -186,7 +195,35 @@ def check_max_norm(max_norm: float | None) -> None:
         )
 
 
-def matching_names(network: Adaptable, patterns: Sequence[str]) -> frozenset[str]:
+def names_of(network: nn.Module, parts: Sequence[str | nn.Module]) -> tuple[str, ...]:
+    """Returns patterns and modules as names and patterns of parameters.
+
+    Args:
+        network: The network.
+        parts: Patterns of `fnmatch`, which must match, and modules of the network.
+
+    Raises:
+        SettingsError: A pattern matches no parameter, or a module is not one of the network's.
+    """
+    names: list[str] = []
+    for part in parts:
+        if not isinstance(part, nn.Module):
+            matching_names(network, [part])
+            names.append(part)
+            continue
+        ids = {id(p) for p in part.parameters()}
+        found = [name for name, p in network.named_parameters() if id(p) in ids]
+        if not found:
+            raise SettingsError(
+                f"Expected a module of the network with parameters, and none of the parameters of "
+                f"this {type(part).__name__} is the network's. Take it from the network itself: "
+                "frozen=[net.body]."
+            )
+        names += found
+    return tuple(names)
+
+
+def matching_names(network: nn.Module, patterns: Sequence[str]) -> frozenset[str]:
     """Returns the names of the parameters that match at least one pattern.
 
     Args:
@@ -209,7 +246,7 @@ def matching_names(network: Adaptable, patterns: Sequence[str]) -> frozenset[str
     return frozenset(matches)
 
 
-def adapted_params(network: Adaptable, frozen: Sequence[str] = ()) -> Params:
+def adapted_params(network: nn.Module, frozen: Sequence[str] = ()) -> Params:
     """Returns the parameters that adapt, detached, without a task dimension.
 
     Args:
@@ -220,13 +257,14 @@ def adapted_params(network: Adaptable, frozen: Sequence[str] = ()) -> Params:
     return {n: p.detach() for n, p in network.named_parameters() if n not in names}
 
 
-def all_but(network: Adaptable, patterns: Sequence[str]) -> tuple[str, ...]:
+def all_but(network: nn.Module, patterns: Sequence[str | nn.Module]) -> tuple[str, ...]:
     """Returns the names of the parameters that match none of the patterns.
 
-    As `frozen`, they leave the inner loop those that match: `frozen=all_but(net, ["head.*"])`.
+    As `frozen`, they leave the inner loop those that match: `frozen=all_but(net, ["head.*"])`, or
+    `frozen=all_but(net, [net.head])`.
 
     Raises:
-        SettingsError: A pattern matches no parameter.
+        SettingsError: A pattern matches no parameter, or a module is not one of the network's.
     """
-    names = matching_names(network, patterns)
+    names = matching_names(network, names_of(network, patterns))
     return tuple(name for name, _ in network.named_parameters() if name not in names)

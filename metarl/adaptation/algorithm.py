@@ -13,10 +13,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
+from torch import nn
 
-from metarl.adaptation.adaptation import Adaptation
+from metarl.adaptation.adaptation import Adaptation, names_of
 from metarl.adaptation.learner import Learner
 from metarl.models.base import Adaptable
+from metarl.models.modules import as_adaptable
 from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields
 from metarl.tasks.losses import TaskLoss
 from metarl.tasks.metrics import MetricFunction
@@ -116,15 +118,17 @@ class GradientAlgorithm(ABC):
 
 def as_function(
     algorithm: Callable[P, GradientAlgorithm],
-) -> Callable[Concatenate[Adaptable, P], Adaptation]:
+) -> Callable[Concatenate[nn.Module, P], Adaptation]:
     """Returns the function from a network and an algorithm's options to the adaptation.
 
     Args:
         algorithm: An algorithm whose rule has no initial values to draw.
     """
 
-    def function(network: Adaptable, *args: P.args, **kwargs: P.kwargs) -> Adaptation:
-        return algorithm(*args, **kwargs).clipped_adaptation(network, torch.Generator())
+    def function(network: nn.Module, *args: P.args, **kwargs: P.kwargs) -> Adaptation:
+        kwargs.update(_named(network, kwargs))
+        options = algorithm(*args, **kwargs)
+        return options.clipped_adaptation(as_adaptable(network), torch.Generator())
 
     _document(function, algorithm, ["network"])
     return function
@@ -132,7 +136,7 @@ def as_function(
 
 def as_seeded_function(
     algorithm: Callable[P, GradientAlgorithm],
-) -> Callable[Concatenate[Adaptable, torch.Generator, P], Adaptation]:
+) -> Callable[Concatenate[nn.Module, torch.Generator, P], Adaptation]:
     """Returns the function from a network, a generator and options to the adaptation.
 
     Args:
@@ -140,12 +144,23 @@ def as_seeded_function(
     """
 
     def function(
-        network: Adaptable, generator: torch.Generator, *args: P.args, **kwargs: P.kwargs
+        network: nn.Module, generator: torch.Generator, *args: P.args, **kwargs: P.kwargs
     ) -> Adaptation:
-        return algorithm(*args, **kwargs).clipped_adaptation(network, generator)
+        kwargs.update(_named(network, kwargs))
+        options = algorithm(*args, **kwargs)
+        return options.clipped_adaptation(as_adaptable(network), generator)
 
     _document(function, algorithm, ["network", "generator"])
     return function
+
+
+def _named(network: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options `frozen` and `adapts` with modules as names of parameters."""
+    parts = {
+        n: v for n, v in options.items()
+        if n in ("frozen", "adapts") and isinstance(v, tuple | list)
+    }  # fmt: skip
+    return {n: names_of(network, tuple(v)) for n, v in parts.items()}
 
 
 def _document(function: Any, algorithm: Any, first: list[str]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.adaptation import Adaptation, Frozen
+from metarl.adaptation.adapted_state import adapted_state
 from metarl.adaptation.inner_loop import Step, detach_adapted, inner_loop
 from metarl.adaptation.learner import Adapted, MetaInputs, MetaLoss, SupervisedLearner
 from metarl.adaptation.loss_function import LossFunction, Outputs
@@ -18,7 +19,7 @@ from metarl.adaptation.network_call import NetworkCall
 from metarl.adaptation.start_check import check_start, chosen, outer_loss_of
 from metarl.adaptation.support_batches import draw_batches, select
 from metarl.adaptation.update_rules import State
-from metarl.models.base import Params, Statistics, task_params
+from metarl.models.base import Model, Params, Statistics, task_params
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import (
     check_inputs,
@@ -102,13 +103,14 @@ class GradientLearner(SupervisedLearner):
             self._check_labels(tasks.support, tasks.query)
             self._check_start(tasks)
             start = self._frozen.fresh_start(generator, tasks.num_tasks)
+        noise = self._prepare(tasks, generator)
         weights = self.adaptation.objective.weights(iteration, steps)
         query_steps = tuple(k for k, w in enumerate(weights) if w != 0)
         row = None
         if any(weights[k] != 1 for k in query_steps):
             row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
         batches = draw_batches(tasks.support, self.adaptation.batch_size, steps, generator)
-        return MetaInputs(tasks, batches, row, query_steps, start, state)
+        return MetaInputs(tasks, batches, row, query_steps, start, state, noise)
 
     def forward(self, inputs: MetaInputs) -> MetaLoss:
         tasks, weights = inputs.tasks, inputs.weights
@@ -121,6 +123,7 @@ class GradientLearner(SupervisedLearner):
             first_order=self.adaptation.first_order,
             state=inputs.state,
             statistics=self._statistics(),
+            noise=inputs.noise,
         )
         terms: list[Tensor] = []
         metrics: dict[str, Tensor] = {}
@@ -129,7 +132,8 @@ class GradientLearner(SupervisedLearner):
             if step.loss is not None:
                 metrics[f"inner/loss/step_{k - 1}"] = step.loss
             if k in inputs.query_steps:
-                query_loss, metric = self._query(step.params, theta, tasks)
+                noise = self._noise(inputs.noise, self._unrolled_steps + k)
+                query_loss, metric = self._query(step.params, theta, tasks, noise)
                 terms.append(query_loss if weights is None else weights[:, k] * query_loss)
                 metrics[f"train/{self.measure.name(tasks.query.targets)}/step_{k}"] = metric
         assert step is not None
@@ -200,6 +204,15 @@ class GradientLearner(SupervisedLearner):
             return self._network(params, inputs, record, weights, mask)
         return self._network.one_by_one(adapted, inputs, mask)
 
+    def adapted_state(self, adapted: Adapted, task: int | None = None) -> dict[str, Tensor]:
+        """Returns adapted weights for `load_state_dict` of the module; see `adapted_state`."""
+        return adapted_state(self.model, adapted, task)
+
+    def notes(self) -> list[str]:
+        """Returns how an ordinary module runs for many tasks."""
+        explain = getattr(self.model, "explain", None)
+        return [] if explain is None else [explain()]
+
     # Internals
 
     def _check_labels(self, *sets: Examples) -> None:
@@ -243,10 +256,12 @@ class GradientLearner(SupervisedLearner):
         first_order: bool,
         state: State | None,
         statistics: Statistics | None,
+        noise: Tensor | None = None,
     ) -> Iterator[Step]:
         def support_loss(params: Params, step: int) -> Tensor:
             examples = support if batches is None else select(support, batches[:, step])
-            outputs = self._network.examples(params, examples, statistics)
+            drawn = self._noise(noise, step)
+            outputs = self._network.examples(params, examples, statistics, **drawn)
             return self._inner_loss(outputs, examples, params=params, start=theta)
 
         return inner_loop(
@@ -255,10 +270,29 @@ class GradientLearner(SupervisedLearner):
             max_grad_norm=self.adaptation.max_inner_grad_norm,
         )  # fmt: skip
 
-    def _query(self, params: Params, theta: Params, tasks: TaskBatch) -> tuple[Tensor, Tensor]:
+    def _prepare(self, tasks: TaskBatch, generator: torch.Generator) -> Tensor | None:
+        """Prepares the network for the tasks; returns the noise of its dropout in an iteration."""
+        if not isinstance(self.model, Model):
+            return None
+        self.model.prepare(tasks.support.inputs)
+        return self.model.draw_noise(generator, tasks.num_tasks)
+
+    def _noise(self, noise: Tensor | None, number: int) -> dict[str, Tensor]:
+        """Returns the argument `noise` of pass `number`, for a network that draws it."""
+        if noise is None or not isinstance(self.model, Model):
+            return {}
+        return {"noise": self.model.noise_of_pass(noise, number)}
+
+    def _query(
+        self,
+        params: Params,
+        theta: Params,
+        tasks: TaskBatch,
+        noise: dict[str, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Returns the query loss of each task, and its metric, detached; [T] each."""
         query = tasks.query
-        outputs = self._network.examples(params, query, None)
+        outputs = self._network.examples(params, query, None, **(noise or {}))
         loss = self._outer_loss(outputs, query, params=params, start=theta)
         is_squared_error = query.targets.is_floating_point() and self.measure.is_default
         if is_squared_error and self._outer_loss.function is task_loss:

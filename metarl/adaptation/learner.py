@@ -31,6 +31,7 @@ class MetaInputs:
         query_steps: The numbers of steps after which the query loss counts.
         start: Initial parameters, [T, *shape] per name; None for theta.
         state: Initial state of the update rule; None for a fresh one.
+        noise: What dropout draws, [T, *], from `Model.draw_noise`; None for networks without.
     """
 
     tasks: TaskBatch
@@ -39,6 +40,7 @@ class MetaInputs:
     query_steps: tuple[int, ...] = ()
     start: Params | None = None
     state: State | None = None
+    noise: Tensor | None = None
 
 
 class MetaLoss(NamedTuple):
@@ -120,6 +122,10 @@ class Learner(nn.Module, ABC):
             carry: `MetaLoss.carry` of all tasks.
         """
         del carry
+
+    def notes(self) -> list[str]:
+        """Returns lines that a training shows after its first iteration."""
+        return []
 
     def extra_state(self) -> dict[str, Any]:
         """Returns the state that a resumed run needs in addition to parameters and buffers.

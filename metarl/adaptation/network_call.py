@@ -39,6 +39,7 @@ class NetworkCall:
         statistics: Statistics | None,
         weights: Tensor | None,
         mask: Tensor | None,
+        **noise: Tensor,
     ) -> Outputs:
         """Returns the outputs [T, N, *] for inputs [T, N, *input].
 
@@ -48,13 +49,14 @@ class NetworkCall:
             statistics: See `Model.forward`.
             weights: Weights of the inputs, [T, N], or None.
             mask: Mask of the inputs, [T, N, L], or None.
+            **noise: What the dropout of this pass draws, as `noise`, if the network has dropout.
 
         Raises:
             ShapeError: The network takes no mask, or its batch normalisation no weights.
         """
         if weights is None and mask is None:
-            return self.network(params, inputs, statistics)
-        options: dict[str, Any] = {}
+            return self.network(params, inputs, statistics, **noise)
+        options: dict[str, Any] = {**noise}
         if mask is not None:
             options["mask"] = self._checked_mask(mask)
         if weights is not None and self._needs_weights(statistics):
@@ -62,10 +64,14 @@ class NetworkCall:
         return self.network(params, inputs, statistics, **options)
 
     def examples(
-        self, params: Params, examples: Examples, statistics: Statistics | None
+        self,
+        params: Params,
+        examples: Examples,
+        statistics: Statistics | None,
+        **noise: Tensor,
     ) -> Outputs:
         """Returns the outputs for examples; see `__call__`."""
-        return self(params, examples.inputs, statistics, examples.weights, examples.mask)
+        return self(params, examples.inputs, statistics, examples.weights, examples.mask, **noise)
 
     @torch.no_grad()
     def first_outputs(self, examples: Examples) -> Outputs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -29,7 +30,9 @@ class OmniglotSettings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     tasks: tyro.conf.OmitArgPrefixes[CharacterSettings] = field(default_factory=CharacterSettings)
     filters: int = 32
-    """Filters of each convolution."""
+    """Filters of each convolution; of the first block of resnet12."""
+    network: Literal["conv4", "resnet12"] = "conv4"
+    """The network of the gradient algorithms."""
     test_tasks: int = 1000
     """Test tasks of the final table."""
     test_steps: int = 3
@@ -63,7 +66,9 @@ def image_problem(
     """
     tasks = settings.tasks
     images = ImageShape(size=tasks.image_size)
-    return ImageProblem(images, tasks.way, settings.filters, classes, generator, tasks.train_way)
+    return ImageProblem(
+        images, tasks.way, settings.filters, classes, generator, tasks.train_way, settings.network
+    )
 
 
 def build_few_shot(settings: OmniglotSettings) -> Components:

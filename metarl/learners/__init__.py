@@ -26,9 +26,17 @@ from metarl.learners.metric.comparisons import (
 )
 from metarl.learners.metric.full_context import ContextAttention
 from metarl.learners.metric.metric_learner import MetricInputs, MetricLearner
+from metarl.learners.metric.of_modules import (
+    Matching,
+    NearestNeighbours,
+    Prototypical,
+    RelationNetwork,
+    Siamese,
+)
 from metarl.learners.metric.relation import Relation, RelationEmbedding
 from metarl.learners.metric.siamese import SiameseEmbedding, WeightedDifference
 from metarl.learners.metric.zero_shot import ZeroShotInputs, ZeroShotPrototypes
+from metarl.learners.module_embedding import ModuleEmbedding
 
 __all__ = [
     "Attention",
@@ -44,20 +52,26 @@ __all__ = [
     "GradientMap",
     "GradientReader",
     "ImageShape",
+    "Matching",
     "MemoryAugmented",
     "MetaNetwork",
     "MetaNetworkInputs",
     "MetricInputs",
     "MetricLearner",
+    "ModuleEmbedding",
     "NearestNeighbour",
+    "NearestNeighbours",
     "Pixels",
     "Prototypes",
+    "Prototypical",
     "Recollection",
     "Recurrent",
     "Reference",
     "Relation",
     "RelationEmbedding",
+    "RelationNetwork",
     "SequenceNetwork",
+    "Siamese",
     "SiameseEmbedding",
     "StreamInputs",
     "StreamReader",

@@ -12,7 +12,10 @@ from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.learner import SupervisedLearner
 from metarl.errors import SettingsError
 from metarl.learners.images.embeddings import ImageShape
-from metarl.models.conv4 import Conv4
+from metarl.models import Conv4, Model, ResNet12, from_module
+from metarl.registry import check_choice
+
+NETWORKS = ("conv4", "resnet12")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class ImageProblem:
         classes: Number of training classes, rotations included.
         generator: Source of all initial weights.
         train_way: Classes of a training task; None for `way`.
+        network_name: The network of gradient algorithms: "conv4" or "resnet12".
     """
 
     images: ImageShape
@@ -34,6 +38,7 @@ class ImageProblem:
     classes: int
     generator: torch.Generator
     train_way: int | None = None
+    network_name: str = "conv4"
 
     def outputs(self) -> int:
         """Returns the number of outputs of a network with an output per class.
@@ -48,8 +53,19 @@ class ImageProblem:
             )
         return self.way
 
-    def network(self) -> Conv4:
-        """Builds the convolutional network that adapts."""
+    def network(self) -> Model:
+        """Builds the network that adapts.
+
+        ResNet-12 has the proportions of its paper: 1, 2.5, 5 and 10 times `filters`.
+
+        Raises:
+            SettingsError: The network is unknown.
+        """
+        check_choice("network", self.network_name, NETWORKS)
+        if self.network_name == "resnet12":
+            widths = [max(1, self.filters * factor // 2) for factor in (2, 5, 10, 20)]
+            net = ResNet12(self.outputs(), self.generator, self.images.channels, widths)
+            return from_module(net, init=net.initial)
         return Conv4(
             self.outputs(), self.generator,
             image_size=self.images.size, filters=self.filters, pooling="stride",

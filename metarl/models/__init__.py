@@ -3,5 +3,17 @@
 from metarl.models.base import Adaptable, Model, Params, Statistics, task_params
 from metarl.models.conv4 import Conv4
 from metarl.models.mlp import MLP
+from metarl.models.modules import from_module
+from metarl.models.resnet12 import ResNet12
 
-__all__ = ["MLP", "Adaptable", "Conv4", "Model", "Params", "Statistics", "task_params"]
+__all__ = [
+    "MLP",
+    "Adaptable",
+    "Conv4",
+    "Model",
+    "Params",
+    "ResNet12",
+    "Statistics",
+    "from_module",
+    "task_params",
+]

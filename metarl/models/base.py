@@ -94,6 +94,29 @@ class Model(Adaptable):
             Outputs, shape [T, N, *output].
         """
 
+    def prepare(self, inputs: Tensor, mask: Tensor | None = None) -> None:
+        """Prepares for inputs [T, N, *input] before training or adaptation; by default nothing.
+
+        Args:
+            inputs: Inputs as `forward` will receive them.
+            mask: Mask as `forward` will receive it, or None.
+        """
+        del inputs, mask
+
+    def draw_noise(self, generator: torch.Generator, num_tasks: int) -> Tensor | None:
+        """Draws what dropout needs in one meta-iteration, [T, *]; None for networks without.
+
+        `forward` of a network that draws noise has a keyword argument `noise`: what `noise_of_pass`
+        returns, or None for a pass without dropout.
+        """
+        del generator, num_tasks
+        return None
+
+    def noise_of_pass(self, noise: Tensor, number: int) -> Tensor:
+        """Returns the noise of pass `number`, at least 0, through the network."""
+        del number
+        return noise
+
 
 def task_params(model: nn.Module, num_tasks: int) -> Params:
     """Returns theta expanded to T tasks: views [T, *shape] with stride 0 over tasks, no copies."""

@@ -19,6 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function
 
+Sizes = int | tuple[int, ...]
+"""A number for all spatial dimensions, or one for each."""
+
+CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+"""Number of dimensions of the inputs -> the convolution."""
+
 
 class Geometry(NamedTuple):
     """Hyperparameters of a grouped convolution.
@@ -27,23 +33,25 @@ class Geometry(NamedTuple):
         groups: Number of groups of channels, each with separate filters.
         stride: Step between two positions of a filter, in pixels.
         padding: Rows and columns of zeros on each side, in pixels.
+        dilation: Distance between two elements of a filter, in pixels.
     """
 
     groups: int
-    stride: int
-    padding: int
+    stride: Sizes
+    padding: Sizes
+    dilation: Sizes = 1
 
 
-def grouped_conv2d(inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """Convolves each group of channels with its filters.
+def grouped_conv(inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """Convolves each group of channels with its filters, in 1 to 3 spatial dimensions.
 
     Args:
-        inputs: Shape [N, groups * in, H, W].
-        weight: Shape [groups * out, in, k, k].
-        geometry: Groups, stride and padding.
+        inputs: Shape [N, groups * in, *S].
+        weight: Shape [groups * out, in, *k].
+        geometry: Groups, stride, padding and dilation.
 
     Returns:
-        Shape [N, groups * out, H', W'].
+        Shape [N, groups * out, *S'].
     """
     return _Output.apply(inputs, weight, geometry)
 
@@ -54,18 +62,24 @@ def channel_moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _convolve(inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    groups, stride, padding = geometry
-    return F.conv2d(inputs, weight, None, stride, padding, 1, groups)
+    groups, stride, padding, dilation = geometry
+    convolution = CONVOLUTIONS[inputs.dim()]
+    return convolution(inputs, weight, None, stride, padding, dilation, groups)
 
 
 def _gradients(
     grad: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the gradients of inputs, weight and bias; `mask` selects those to compute."""
-    groups, stride, padding = geometry
+    stride, padding, dilation = (_each(sizes, inputs.dim() - 2) for sizes in geometry[1:])
     return torch.ops.aten.convolution_backward(
-        grad, inputs, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, mask
-    )
+        grad, inputs, weight, None, stride, padding, dilation, False, [0] * len(stride),
+        geometry.groups, mask,
+    )  # fmt: skip
+
+
+def _each(sizes: Sizes, dimensions: int) -> list[int]:
+    return [sizes] * dimensions if isinstance(sizes, int) else list(sizes)
 
 
 class _TrilinearForm(Function):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarl.models.convolution import Geometry, grouped_conv2d
+from metarl.models.convolution import Geometry, grouped_conv
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def conv2d(folded: Tensor, weight: Tensor, stride: int = 1, padding: int = 1) ->
     geometry = Geometry(weight.shape[0], stride, padding)
     # [T * out, in, k, k], channels last in memory
     filters = weight.permute(0, 1, 3, 4, 2).flatten(0, 1).permute(0, 3, 1, 2)
-    return grouped_conv2d(folded, filters, geometry)
+    return grouped_conv(folded, filters, geometry)
 
 
 def batch_norm(

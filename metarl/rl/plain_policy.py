@@ -13,7 +13,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from metarl.errors import SettingsError
-from metarl.models.base import Params
+from metarl.models import MLP, Params
 from metarl.rl.policies import NETWORK, CategoricalPolicy, GaussianPolicy, Policy
 from metarl.sim.single_env import bounded
 
@@ -164,13 +164,19 @@ def plain_policy(
 
 
 def _build_network(policy: GaussianPolicy | CategoricalPolicy, params: Params) -> nn.Sequential:
-    sizes = policy.network.sizes
+    network = policy.network
+    if not isinstance(network, MLP):
+        raise SettingsError(
+            f"Expected a policy with an MLP, got one with {type(network).__name__}: policies with "
+            "a network of your own are not exported. Take its weights with `params` instead."
+        )
+    sizes = network.sizes
     layers: list[nn.Module] = []
     for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
         layer = nn.Linear(inputs, outputs)
         names = {n: f"{NETWORK}layers.{i}.{n}" for n in ("weight", "bias")}
         layer.load_state_dict({n: params[name] for n, name in names.items()})
-        layers += [LAYERS[policy.network.activation](), layer] if layers else [layer]
+        layers += [LAYERS[network.activation](), layer] if layers else [layer]
     return nn.Sequential(*layers).requires_grad_(False)
 
 

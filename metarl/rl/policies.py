@@ -13,8 +13,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from metarl.errors import SettingsError
-from metarl.models import MLP, Adaptable, Params
-from metarl.models.base import task_shape
+from metarl.models import MLP, Adaptable, Model, Params, from_module
+from metarl.models.base import task_params, task_shape
 from metarl.models.mlp import Activation
 from metarl.ranges import ANY, check_number
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
@@ -82,6 +82,7 @@ class GaussianPolicy(Policy):
         activation: Activation function after each hidden layer.
         init_std: Initial standard deviation, in units of the action, above 0.
         min_std: Lower bound of the standard deviations, in units of the action, above 0.
+        network: Computes the means of observations [N, O]; see `policy_for`.
 
     Raises:
         SettingsError: A size or a standard deviation is out of range.
@@ -96,6 +97,7 @@ class GaussianPolicy(Policy):
         activation: Activation = "relu",
         init_std: float = 1.0,
         min_std: float = 1e-6,
+        network: nn.Module | None = None,
     ) -> None:
         super().__init__()
         check_number("min_std", min_std, ANY)
@@ -106,7 +108,7 @@ class GaussianPolicy(Policy):
         self.init_std = init_std
         self.min_std = min_std
         sizes = (observation_size, *hidden, action_size)
-        self.network = MLP(sizes, generator, activation, output_scale=OUTPUT_SCALE)
+        self.network = _network(network, sizes, generator, activation)
         self.log_std = nn.Parameter(self._initial_log_std(generator))
 
     def distribution(self, params: Params, observations: Tensor) -> Gaussian:
@@ -115,7 +117,7 @@ class GaussianPolicy(Policy):
 
     def fixed(self, params: Params) -> Callable[[Tensor], Gaussian]:
         """Returns a function of observations [T, B, O], with a single dimension B."""
-        means, log_std = self.network.fixed(_network_params(params)), self._log_stds(params, 3)
+        means, log_std = _fixed(self.network, params), self._log_stds(params, 3)
         return lambda observations: Gaussian(means(observations), log_std)
 
     def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -153,6 +155,7 @@ class CategoricalPolicy(Policy):
         hidden: Widths of the hidden layers. Without hidden layers the logits are linear in the
             observation; on one-hot observations they are a table.
         activation: Activation function after each hidden layer.
+        network: Computes the logits of observations [N, O]; see `policy_for`.
     """
 
     def __init__(
@@ -162,17 +165,18 @@ class CategoricalPolicy(Policy):
         generator: torch.Generator,
         hidden: Sequence[int] = (100, 100),
         activation: Activation = "relu",
+        network: nn.Module | None = None,
     ) -> None:
         super().__init__()
         sizes = (observation_size, *hidden, num_actions)
-        self.network = MLP(sizes, generator, activation, output_scale=OUTPUT_SCALE)
+        self.network = _network(network, sizes, generator, activation)
 
     def distribution(self, params: Params, observations: Tensor) -> Categorical:
         return Categorical(_network_outputs(self.network, _network_params(params), observations))
 
     def fixed(self, params: Params) -> Callable[[Tensor], Categorical]:
         """Returns a function of observations [T, B, O], with a single dimension B."""
-        logits = self.network.fixed(_network_params(params))
+        logits = _fixed(self.network, params)
         return lambda observations: Categorical(logits(observations))
 
     def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -207,6 +211,7 @@ def policy_for(
     hidden: Sequence[int] = (100, 100),
     activation: Activation = "relu",
     init_std: float = 1.0,
+    network: nn.Module | None = None,
 ) -> Policy:
     """Builds a policy for a task family: Gaussian for Box actions, categorical for Discrete ones.
 
@@ -216,9 +221,12 @@ def policy_for(
         hidden: Widths of the hidden layers.
         activation: Activation function after each hidden layer.
         init_std: Initial standard deviation of continuous actions, in their units.
+        network: Computes the means or the logits: a `Model` or an ordinary module that maps
+            observations [N, O] to [N, A] or [N, k]. It keeps its weights; `hidden` and `activation`
+            have no effect then. None: an MLP.
 
     Returns:
-        The policy, with newly drawn weights.
+        The policy; an MLP has newly drawn weights.
 
     Raises:
         SettingsError: The observation space is not a Box, or the action space is neither a
@@ -230,13 +238,50 @@ def policy_for(
         raise SettingsError(f"Expected a Box of observations, got {observation}; flatten it.")
     size = math.prod(observation.shape)
     if isinstance(action, spaces.Discrete) and action.start == 0:
-        return CategoricalPolicy(size, int(action.n), generator, hidden, activation)
+        return CategoricalPolicy(
+            size, int(action.n), generator, hidden, activation, network=network
+        )
     if isinstance(action, spaces.Box) and len(action.shape) == 1:
-        return GaussianPolicy(size, action.shape[0], generator, hidden, activation, init_std)
+        return GaussianPolicy(
+            size, action.shape[0], generator, hidden, activation, init_std, network=network
+        )
     raise SettingsError(
         f"Expected actions in a Box of one dimension or a Discrete that starts at 0, got {action}; "
         "write a Policy of your own."
     )
+
+
+def _network(
+    network: nn.Module | None,
+    sizes: Sequence[int],
+    generator: torch.Generator,
+    activation: Activation,
+) -> Model:
+    """Returns the network of a policy: a new MLP, or that of the user, checked.
+
+    Raises:
+        SettingsError: It does not map observations to as many outputs as the policy needs.
+    """
+    if network is None:
+        return MLP(sizes, generator, activation, output_scale=OUTPUT_SCALE)
+    model = network if isinstance(network, Model) else from_module(network)
+    dtype = next((p.dtype for p in model.parameters()), None)
+    observations = torch.zeros(1, 3, sizes[0], device=generator.device, dtype=dtype)
+    with torch.no_grad():
+        outputs = model(task_params(model, 1), observations)
+    if not isinstance(outputs, Tensor) or outputs.shape != (1, 3, sizes[-1]):
+        shape = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise SettingsError(
+            f"Expected a network from observations [N, {sizes[0]}] to [N, {sizes[-1]}], got "
+            f"{shape} for N = 3; give its last layer {sizes[-1]} outputs."
+        )
+    return model
+
+
+def _fixed(network: Model, params: Params) -> Callable[[Tensor], Tensor]:
+    """Returns the network with fixed parameters, as a function of observations [T, B, O]."""
+    own = _network_params(params)
+    return network.fixed(own) if isinstance(network, MLP) else functools.partial(network, own)
 
 
 def _network_params(params: Params) -> Params:
@@ -244,14 +289,14 @@ def _network_params(params: Params) -> Params:
     return {n.removeprefix(NETWORK): p for n, p in params.items() if n.startswith(NETWORK)}
 
 
-def _network_outputs(network: MLP, params: Params, observations: Tensor) -> Tensor:
+def _network_outputs(network: Model, params: Params, observations: Tensor) -> Tensor:
     """Returns the outputs [T, *B, *] of the network for observations [T, *B, O]."""
     outputs = network(params, observations.flatten(1, -2))
     return outputs.view(*observations.shape[:-1], outputs.shape[-1])
 
 
 def _initial_network_params(
-    network: MLP, generator: torch.Generator, num_tasks: int | None
+    network: Model, generator: torch.Generator, num_tasks: int | None
 ) -> Params:
     """Draws the network's initial parameters, named as in the policy."""
     return {NETWORK + n: p for n, p in network.initial(generator, num_tasks).items()}

@@ -158,13 +158,17 @@ class OuterLoop:
     def _train(self, stop: StopSignals, progress: Progress) -> None:
         settings = self.settings
         total = settings.iterations
-        saved = self.iteration
+        saved, noted = self.iteration, False
         if saved == 0:
             with self._saving_on_full_disk():
                 self._save()
         while self.iteration < total and not stop.requested:
             started = time.perf_counter()
             result = self._iterate()
+            if not noted:
+                noted = True
+                for line in self.learner.notes():
+                    progress.note(line)
             self.iteration += 1
             self._seconds += time.perf_counter() - started
             last = self.iteration == total

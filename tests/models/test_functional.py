@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
-from metarl.models.convolution import Geometry, channel_moments, grouped_conv2d
+from metarl.models.convolution import Geometry, channel_moments, grouped_conv
 from metarl.models.functional import (
     batch_norm,
     conv2d,
@@ -57,7 +57,7 @@ def test_convolution_is_right_to_second_order(draw, size, stride):
     inputs, weight = draw(1, TASKS * 2, size, size), draw(TASKS * 2, 2, 3, 3)
 
     def convolve(x, w):
-        return grouped_conv2d(x, w, Geometry(TASKS, stride, 1))
+        return grouped_conv(x, w, Geometry(TASKS, stride, 1))
 
     assert gradcheck(convolve, (inputs, weight), fast_mode=True)
     assert gradgradcheck(convolve, (inputs, weight), fast_mode=True)
@@ -65,7 +65,7 @@ def test_convolution_is_right_to_second_order(draw, size, stride):
 
 def test_convolution_computes_no_gradient_to_fixed_images(draw):
     images, weight = draw(1, 4, 4, 4).detach(), draw(4, 2, 3, 3)
-    out = grouped_conv2d(images, weight, Geometry(TASKS, 1, 1))
+    out = grouped_conv(images, weight, Geometry(TASKS, 1, 1))
     (grad,) = torch.autograd.grad(out.square().sum(), weight, create_graph=True)
     (second,) = torch.autograd.grad(grad.square().sum(), weight)
     plain = F.conv2d(images, weight, padding=1, groups=TASKS)

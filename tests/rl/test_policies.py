@@ -127,3 +127,29 @@ def test_deviations_that_cannot_be_are_refused(init_std, min_std, generator):
 def test_observations_of_another_size_are_refused(policy, params):
     with pytest.raises(ShapeError, match="Expected inputs"):
         policy.distribution(params, torch.zeros(TASKS, 5, SIZE + 1))
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_a_policy_of_a_users_network(discrete, generator):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(3, 8), torch.nn.LayerNorm(8), torch.nn.Tanh(), torch.nn.Linear(8, 2)
+    )
+    actions = spaces.Discrete(2) if discrete else spaces.Box(-1, 1, (2,))
+    policy = policy_for((spaces.Box(-1, 1, (3,)), actions), generator, network=net)
+    observations = torch.randn(4, 6, 5, 3, generator=generator)
+    params = task_params(policy, 4)
+    outputs = net(observations)
+    flat = policy.fixed(params)(observations.flatten(1, 2))
+    full = policy.distribution(params, observations)
+    if discrete:
+        torch.testing.assert_close(full.logits, outputs)
+        torch.testing.assert_close(flat.logits, outputs.flatten(1, 2))
+    else:
+        torch.testing.assert_close(full.mean, outputs)
+        torch.testing.assert_close(flat.mean, outputs.flatten(1, 2))
+    assert policy.initial(generator, 4)["network.0.weight"].shape == (4, 8, 3)
+    with pytest.raises(
+        SettingsError, match=r"from observations \[N, 3\] to \[N, 2\], got \(3, 8\)"
+    ):
+        policy_for((spaces.Box(-1, 1, (3,)), actions), generator, network=net[:1])

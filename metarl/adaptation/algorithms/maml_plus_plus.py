@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import torch
+from torch import nn
 
 from metarl.adaptation.adaptation import Adaptation, adapted_params
 from metarl.adaptation.algorithm import GradientAlgorithm, as_function
@@ -17,6 +18,7 @@ from metarl.models.base import Adaptable
 from metarl.ranges import COUNT, NOT_NEGATIVE, Range
 
 NORMALISATION = "*.norm.*"
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,7 @@ class MAMLPlusPlusAlgorithm(GradientAlgorithm):
 
     def adaptation(self, network: Adaptable, generator: torch.Generator) -> Adaptation:
         del generator
-        names = [name for name, _ in network.named_parameters()]
-        frozen = self.frozen
-        if frozen is None:
-            frozen = [name for name in names if fnmatchcase(name, NORMALISATION)]
+        frozen = normalisation(network) if self.frozen is None else self.frozen
         iterations = self.multi_step_iterations
         return Adaptation(
             network,
@@ -54,6 +53,20 @@ class MAMLPlusPlusAlgorithm(GradientAlgorithm):
             steps=self.steps,
             frozen=frozen,
         )
+
+
+def normalisation(network: nn.Module) -> list[str]:
+    """Returns the names of the parameters of normalisations: torch's layers, or `*.norm.*`."""
+    layers = {
+        id(p)
+        for layer in network.modules() if isinstance(layer, NORMS)
+        for p in layer.parameters()
+    }  # fmt: skip
+    return [
+        name
+        for name, p in network.named_parameters()
+        if id(p) in layers or fnmatchcase(name, NORMALISATION)
+    ]
 
 
 MAMLPlusPlus = as_function(MAMLPlusPlusAlgorithm)

@@ -51,6 +51,18 @@ class Embedding(nn.Module, ABC):
             ShapeError: The images have a different shape than the network takes.
         """
 
+    def draw_noise(self, generator: torch.Generator, num_tasks: int) -> Tensor | None:
+        """Draws what dropout needs in training, [T, *], the argument `noise` of `forward`.
+
+        None for networks without dropout, whose `forward` has no such argument.
+        """
+        del generator, num_tasks
+        return None
+
+    def notes(self) -> list[str]:
+        """Returns lines that a training shows after its first iteration."""
+        return []
+
 
 class Pixels(Embedding):
     """The pixels themselves: flattens the images.

@@ -67,7 +67,7 @@ class SharedNorm(nn.Module):
 def moments_by_name(learner: nn.Module, moments: Moments) -> dict[str, tuple[Tensor, Tensor]]:
     """Returns the recorded moments by the names of a learner's layers."""
     modules = learner.named_modules()
-    return {n: moments[m] for n, m in modules if isinstance(m, SharedNorm) and m in moments}
+    return {n: moments[m] for n, m in modules if m in moments}  # pyright: ignore[reportArgumentType]
 
 
 def absorb_moments(learner: nn.Module, carry: Mapping[str, tuple[Tensor, Tensor]]) -> None:
@@ -78,8 +78,30 @@ def absorb_moments(learner: nn.Module, carry: Mapping[str, tuple[Tensor, Tensor]
         carry: Moments by layer name, from `moments_by_name`.
     """
     for name, module in learner.named_modules():
-        if isinstance(module, SharedNorm) and name in carry:
+        if name not in carry:
+            continue
+        if isinstance(module, SharedNorm):
             module.absorb(*carry[name])
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            absorb(module, *carry[name])
+
+
+@torch.no_grad()
+def absorb(layer: nn.modules.batchnorm._BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    """Updates the running statistics of torch's batch normalisation with those of T tasks.
+
+    Args:
+        layer: The layer.
+        mean: Shape [T, C].
+        variance: Biased variance, [T, C].
+    """
+    if layer.running_mean is None or layer.running_var is None:
+        return
+    weight = MOMENTUM if layer.momentum is None else layer.momentum
+    layer.running_mean.lerp_(mean.mean(0), weight)
+    layer.running_var.lerp_(variance.mean(0), weight)
+    if layer.num_batches_tracked is not None:
+        layer.num_batches_tracked += 1
 
 
 class ConvBlock(nn.Module):

@@ -37,11 +37,13 @@ class MetricInputs:
         way: Number of classes per task.
         order: A permutation of the support set of each task, [T, N], int64, for comparisons that
             read it as a sequence; None for the others.
+        noise: What dropout draws in the embedding, [T, *]; None for embeddings without.
     """
 
     tasks: TaskBatch
     way: int
     order: Tensor | None = None
+    noise: Tensor | None = None
 
 
 class MetricLearner(SupervisedLearner):
@@ -94,14 +96,17 @@ class MetricLearner(SupervisedLearner):
                 for examples in (tasks.support, tasks.query)
             )
             tasks = TaskBatch(support, query, tasks.info)
-        return MetricInputs(tasks, way, self._draw_order(tasks.support, generator))
+        order = self._draw_order(tasks.support, generator)
+        noise = self.embedding.draw_noise(generator, tasks.num_tasks)
+        return MetricInputs(tasks, way, order, noise)
 
     def forward(self, inputs: MetricInputs) -> MetaLoss:
         support, query = inputs.tasks.support, inputs.tasks.query
         moments = Moments(joined_weights(inputs.tasks))
         count = support.targets.shape[1]
         images = torch.cat((support.inputs, query.inputs), dim=1)
-        features = self._embed(images, moments, joined_mask(inputs.tasks))
+        noise = {} if inputs.noise is None else {"noise": inputs.noise}
+        features = self._embed(images, moments, joined_mask(inputs.tasks), **noise)
         members = memberships(support, inputs.way)
         support_set = Reference(features[:, :count], members, support.weights)
         reference = self.comparison.condense(support_set, inputs.order)
@@ -125,6 +130,10 @@ class MetricLearner(SupervisedLearner):
     def after_update(self, carry: dict[str, Any]) -> None:
         """Updates the running moments of the batch normalisation."""
         absorb_moments(self, carry)
+
+    def notes(self) -> list[str]:
+        """Returns how an ordinary module runs as the embedding."""
+        return self.embedding.notes()
 
     # Evaluation
 
@@ -166,8 +175,10 @@ class MetricLearner(SupervisedLearner):
 
     # Helpers
 
-    def _embed(self, inputs: Tensor, moments: Moments | None, mask: Tensor | None) -> Tensor:
-        return self.embedding(inputs, moments, **mask_option(self.embedding, mask))
+    def _embed(
+        self, inputs: Tensor, moments: Moments | None, mask: Tensor | None, **noise: Tensor
+    ) -> Tensor:
+        return self.embedding(inputs, moments, **mask_option(self.embedding, mask), **noise)
 
     def check_padding(self, tasks: TaskBatch) -> None:
         """Raises ShapeError for weights that the embedding would not respect in training."""

@@ -1,0 +1,64 @@
+"""Adapted weights as the state dict of an ordinary module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from metarl.errors import SettingsError
+from metarl.models.base import Params, Statistics
+
+if TYPE_CHECKING:
+    from metarl.adaptation.learner import Adapted
+
+
+@torch.no_grad()
+def adapted_state(
+    network: nn.Module, adapted: Adapted, task: int | None = None
+) -> dict[str, Tensor]:
+    """Returns the parameters and buffers of a network after its adaptation, copied.
+
+    Running statistics of batch normalisations that use those of the batch become the ones of the
+    support set (or of the episode, where the learner keeps them), with the adapted parameters.
+    After `load_state_dict` and `eval()`, the module normalises queries by them.
+
+    Args:
+        network: The network: a `Model`, or the model of an ordinary module.
+        adapted: What `adapt` yielded.
+        task: Which of the T tasks; None: all, each tensor with a leading task dimension, as
+            `torch.func.functional_call` takes it under `vmap`.
+
+    Returns:
+        A tensor for every name of `network.state_dict()`.
+
+    Raises:
+        SettingsError: There is no such task.
+    """
+    params, num_tasks = adapted.params, adapted.support.shape[0]
+    if task is not None and not 0 <= task < num_tasks:
+        raise SettingsError(f"Expected a task from 0 to {num_tasks - 1}, got {task}.")
+    tensors = {n: t.expand(num_tasks, *t.shape) for n, t in network.state_dict().items()}
+    first: dict[int, str] = {}
+    for name, p in network.named_parameters(remove_duplicate=False):
+        tensors[name] = params[first.setdefault(id(p), name)]
+    for layer, moments in _statistics(network, params, adapted).items():
+        for moment, values in zip(("running_mean", "running_var"), moments, strict=True):
+            if f"{layer}.{moment}".lstrip(".") in tensors:
+                tensors[f"{layer}.{moment}".lstrip(".")] = values
+    chosen = tensors if task is None else {n: t[task] for n, t in tensors.items()}
+    return {n: t.detach().clone() for n, t in chosen.items()}
+
+
+def _statistics(
+    network: nn.Module, params: Params, adapted: Adapted
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Returns the statistics of the episode, or else those of the support set."""
+    if adapted.statistics is not None and adapted.statistics.values:
+        return adapted.statistics.values
+    if not getattr(network, "normalises_batches", False):
+        return {}
+    record = Statistics(momentum=1.0)
+    network(params, adapted.support, record)
+    return record.values

@@ -1,0 +1,78 @@
+"""What a module must fulfil to run for many tasks: clear errors before training."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.utils._pytree import tree_flatten
+
+from metarl.errors import SettingsError, ShapeError
+
+
+def check_module(net: nn.Module) -> None:
+    """Checks the parameters and the signature of a module.
+
+    Raises:
+        SettingsError: It has lazy or meta parameters, or forward does not take one argument.
+    """
+    if not isinstance(net, nn.Module):
+        raise SettingsError(
+            f"Expected a torch.nn.Module as network, got {type(net).__name__}; pass an instance."
+        )
+    for name, tensor in (*net.named_parameters(), *net.named_buffers()):
+        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
+            raise SettingsError(
+                f"Expected a module with values for all its parameters, and the shape of {name} is "
+                "not known yet. Call the module once on a batch of your inputs: net(inputs)."
+            )
+        if tensor.is_meta:
+            raise SettingsError(
+                f"Expected a module with values for all its parameters, and {name} is on the "
+                'device "meta". Call net.to_empty(device="cpu") and initialise or load its weights.'
+            )
+    _check_signature(net)
+
+
+def takes_mask(net: nn.Module) -> bool:
+    """Returns whether the module's forward has a parameter `mask`."""
+    parameters = inspect.signature(net.forward).parameters
+    return "mask" in parameters
+
+
+def _check_signature(net: nn.Module) -> None:
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        signature = inspect.signature(net.forward)
+        signature.bind(None)
+    except TypeError as error:
+        raise SettingsError(
+            f"Expected a module with forward(inputs), whose other parameters have defaults; "
+            f"{type(net).__name__}.forward does not run with one argument ({error})."
+        ) from error
+    del positional
+
+
+def check_outputs(outputs: Any, count: int, name: str) -> None:
+    """Checks what a module returns for a batch of N examples.
+
+    Raises:
+        ShapeError: It is no tensor, nor a tuple or dict of tensors, [N, *] each.
+    """
+    leaves, _ = tree_flatten(outputs)
+    if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
+        kinds = sorted({type(leaf).__name__ for leaf in leaves} - {"Tensor"})
+        raise ShapeError(
+            f"Expected {name} to return a tensor, or a tuple or dict of tensors, got "
+            f"{type(outputs).__name__}{' of ' + ', '.join(kinds) if kinds else ''}; "
+            "leave out of the outputs what is no tensor."
+        )
+    for leaf in leaves:
+        if leaf.dim() == 0 or leaf.shape[0] != count:
+            raise ShapeError(
+                f"Expected {name} to return tensors [N, *] for a batch of N = {count} examples, "
+                f"got {tuple(leaf.shape)}; give its outputs one row per example, such as by a "
+                "layer with `batch_first=True`."
+            )

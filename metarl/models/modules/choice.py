@@ -1,0 +1,122 @@
+"""Chooses how to run a module for many tasks, and checks the choice against plain torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from metarl.errors import MetarlError, SettingsError
+from metarl.models.modules.graph import GraphRoute
+from metarl.models.modules.guard import check_second_derivative
+from metarl.models.modules.passes import Pass
+from metarl.models.modules.reference import Sample, agree, reference, sample_of
+from metarl.models.modules.routes import LoopRoute, Route, VmapRoute
+from metarl.models.modules.tracing import NotTraceable
+
+COST = {
+    "graph": "as fast as MetaRL's own networks",
+    "mixed": "as fast as MetaRL's own networks but for these",
+    "vmap": "usually 1.5 to 3 times the time of task-batched layers",
+    "loop": "T tasks take T times as long as one",
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a module runs for many tasks.
+
+    Attributes:
+        kind: "graph", "mixed" (a graph with nodes by `vmap`), "vmap" or "loop".
+        route: Runs it.
+        mixes_examples: Whether the output for an example depends on the others of its batch.
+        explanation: The choice, its reason and its cost, in a line.
+    """
+
+    kind: str
+    route: Route
+    mixes_examples: bool
+    explanation: str
+
+
+class _NotRight(Exception):  # noqa: N818
+    """A route does not run the module, or not as plain torch does; the message is the reason."""
+
+
+def choose(net: nn.Module, inputs: Tensor, mask: Tensor | None, check: bool) -> Choice:
+    """Chooses the fastest way to run a module that gives what plain torch gives.
+
+    It compares outputs and gradients on a few of the inputs, in float64, with changed weights.
+
+    Args:
+        net: The module.
+        inputs: Shape [T, N, *input].
+        mask: Shape [T, N, L], or None.
+        check: Whether to compare a second derivative with finite differences, unless all of the
+            module is task-batched.
+
+    Raises:
+        SettingsError: The module does not run, changes in place, depends on the number of examples
+            or draws random numbers; or no way gives the right derivatives.
+        ShapeError: It returns something else than tensors [N, *].
+    """
+    with torch.no_grad():
+        sample = sample_of(net, inputs.detach(), mask)
+    with torch.enable_grad():
+        expected = reference(net, sample)
+        kind, route, reason = _first_right(net, sample, expected.flat)
+        if check and kind != "graph" and sample.exact:
+            check_second_derivative(route, sample, type(net).__name__)
+    unchecked = "" if sample.exact else " (derivatives not checked: it does not run in float64)"
+    name = type(net).__name__
+    text = f"{name}: {reason}; {COST[kind]}{unchecked}."
+    return Choice(kind, route, expected.mixes_examples, text)
+
+
+def _first_right(net: nn.Module, sample: Sample, expected: Tensor) -> tuple[str, Route, str]:
+    """Returns the kind, the route and the reason of the fastest right way."""
+    try:
+        route = GraphRoute(net, sample.mask is not None)
+        _check(route, sample, expected)
+        if not route.by_vmap:
+            return "graph", route, "task-batched, all its layers have a form for all tasks at once"
+        some = ", ".join(dict.fromkeys(route.by_vmap))
+        return "mixed", route, f"task-batched, and by vmap: {some}"
+    except (NotTraceable, _NotRight) as error:
+        reason = str(error)
+    try:
+        route = VmapRoute(net)
+        _check(route, sample, expected)
+        return "vmap", route, f"by vmap, because {reason}"
+    except _NotRight as error:
+        reason = str(error)
+    try:
+        route = LoopRoute(net)
+        _check(route, sample, expected)
+        return "loop", route, f"task by task, because by vmap {reason}"
+    except _NotRight as error:
+        raise SettingsError(
+            f"Expected a module that gives with other parameters what it gives with its own; "
+            f"{type(net).__name__} does not: {error}. Keep all that it computes with in parameters "
+            "and buffers, and change none of them in forward."
+        ) from error
+
+
+def _check(route: Route, sample: Sample, expected: Tensor) -> None:
+    """Raises _NotRight unless a route gives the outputs and gradients of plain torch."""
+    try:
+        found = sample.flat_results(
+            lambda params: route(params, sample.buffers, sample.inputs, sample.mask, Pass())
+        )
+    except MetarlError:
+        raise
+    except Exception as error:  # whatever a module raises under vmap or in a graph
+        raise _NotRight(_first_line(error)) from error
+    if not agree(found, expected, sample.exact):
+        raise _NotRight("it gives other numbers than one task alone")
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().partition("\n")[0]
+    return f"it raises {type(error).__name__}: {line[:200]}"

@@ -1,0 +1,91 @@
+"""Calls of torch that are replaced while a module runs for MetaRL: norms, attention, dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from metarl.errors import SettingsError
+from metarl.models.modules import normalisation
+from metarl.models.modules.attention import (
+    functional_channel_dropout,
+    functional_dropout,
+    multi_head_attention,
+    scaled_dot_product_attention,
+)
+
+Function = Callable[..., Any]
+
+REPLACED: dict[Function, Function] = {
+    F.batch_norm: normalisation.functional_batch_norm,
+    F.layer_norm: normalisation.layer_norm,
+    F.rms_norm: normalisation.rms_norm,
+    F.group_norm: normalisation.group_norm,
+    F.instance_norm: normalisation.instance_norm,
+    torch._weight_norm: normalisation.weight_norm,
+    F.scaled_dot_product_attention: scaled_dot_product_attention,
+    F.multi_head_attention_forward: multi_head_attention,
+    F.dropout: functional_dropout,
+    F.dropout1d: functional_channel_dropout,
+    F.dropout2d: functional_channel_dropout,
+    F.dropout3d: functional_channel_dropout,
+}
+DROPOUTS: frozenset[Function] = frozenset({F.dropout, F.dropout1d, F.dropout2d, F.dropout3d})
+RANDOM: frozenset[Function] = frozenset({
+    torch.rand, torch.randn, torch.randint, torch.randperm, torch.rand_like, torch.randn_like,
+    torch.randint_like, torch.bernoulli, torch.normal, torch.multinomial, torch.poisson,
+    torch.dropout, torch.feature_dropout, torch.alpha_dropout, F.alpha_dropout,
+    F.feature_alpha_dropout, F.gumbel_softmax, torch.rrelu, torch.Tensor.bernoulli,
+    torch.Tensor.bernoulli_, torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.random_,
+    torch.Tensor.exponential_, torch.Tensor.multinomial,
+})  # fmt: skip
+
+
+class Interception(TorchFunctionMode):
+    """Replaces norms, attention and dropout, and refuses random numbers that nobody seeds.
+
+    Raises:
+        SettingsError: In the block, if a module draws random numbers other than by dropout.
+    """
+
+    def __torch_function__(
+        self, func: Function, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Calls the replacement of `func`, or `func` itself."""
+        del types
+        kwargs = kwargs or {}
+        if func in REPLACED:
+            return REPLACED[func](*args, **kwargs)
+        if func in RANDOM:
+            refuse_random(func)
+        return func(*args, **kwargs)
+
+
+class RandomRefusal(TorchFunctionMode):
+    """Refuses random numbers that nobody seeds.
+
+    Raises:
+        SettingsError: In the block, if a module draws random numbers.
+    """
+
+    def __torch_function__(
+        self, func: Function, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Calls `func`, unless it draws random numbers."""
+        del types
+        if func in RANDOM:
+            refuse_random(func)
+        return func(*args, **(kwargs or {}))
+
+
+def refuse_random(func: Function) -> NoReturn:
+    """Raises a SettingsError that names the function."""
+    raise SettingsError(
+        f"Expected a module without random numbers other than those of dropout, and it calls "
+        f"`{getattr(func, '__name__', func)}`: an inner loop and its replay would see other "
+        "numbers. Use nn.Dropout (any of 1d, 2d, 3d), or give the noise as an input."
+    )

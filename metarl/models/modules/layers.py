@@ -1,0 +1,269 @@
+"""Task-batched forms of torch's layers: what a node of a traced graph does for T tasks at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metarl.models.convolution import Geometry, channel_moments, grouped_conv
+from metarl.models.functional import batch_norm
+from metarl.models.modules.noise import dropout
+from metarl.models.modules.skeleton import by_batch
+from metarl.models.modules.values import Folded, GraphRun, Layer, Value, folded, per_channel
+
+LayerForm = Callable[[GraphRun, Layer, Value], Value]
+"""Maps the input of a layer to its output, for T tasks."""
+
+CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+POOLING = {
+    nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3, nn.AvgPool1d: 1, nn.AvgPool2d: 2,
+    nn.AvgPool3d: 3, nn.AdaptiveAvgPool1d: 1, nn.AdaptiveAvgPool2d: 2, nn.AdaptiveAvgPool3d: 3,
+    nn.AdaptiveMaxPool1d: 1, nn.AdaptiveMaxPool2d: 2, nn.AdaptiveMaxPool3d: 3,
+}  # fmt: skip
+ELEMENTWISE = (
+    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU,
+    nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish,
+    nn.Hardsigmoid, nn.LogSigmoid, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink,
+)  # fmt: skip
+
+
+def linear(run: GraphRun, layer: Layer, value: Value) -> Tensor:
+    """`nn.Linear` of [T, *B, in]."""
+    inputs = run.plain(value)
+    weight, bias = layer.tensor(run, "weight"), layer.tensor(run, "bias")
+    assert weight is not None
+    rows = inputs.flatten(1, -2) if inputs.dim() > 2 else inputs.unsqueeze(1)
+    # y = W x + b
+    if bias is None:
+        outputs = torch.bmm(rows, weight.mT)
+    else:
+        outputs = torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
+    return outputs.view(*inputs.shape[:-1], -1)
+
+
+def convolution(run: GraphRun, layer: Layer, value: Value) -> Folded:
+    """A convolution of [T, N, in, *S]."""
+    hidden = filtered(run, layer, value)
+    bias = layer.tensor(run, "bias")
+    if bias is not None:
+        hidden = hidden + per_channel(bias.flatten(), hidden)
+    return Folded(hidden)
+
+
+def filtered(run: GraphRun, layer: Layer, value: Value, sign: Tensor | None = None) -> Tensor:
+    """Returns a convolution without its bias, [N, T * out, *S'].
+
+    `sign` [T, out] multiplies the filters.
+    """
+    module, weight = layer.module, layer.tensor(run, "weight")
+    assert isinstance(module, CONV) and weight is not None
+    if sign is not None:
+        weight = weight * sign.view(*sign.shape, *[1] * (weight.dim() - 2))
+    if weight.dim() == 5:  # images: channels last in memory
+        filters = weight.permute(0, 1, 3, 4, 2).flatten(0, 1).permute(0, 3, 1, 2)
+    else:
+        filters = weight.flatten(0, 1)
+    groups = run.num_tasks * module.groups
+    geometry = Geometry(groups, module.stride, padding_of(module), module.dilation)
+    return grouped_conv(folded(value), filters, geometry)
+
+
+def padding_of(module: Any) -> tuple[int, ...]:
+    """Returns the zeros on each side of each dimension, for "same" and "valid", too."""
+    padding = module.padding
+    if padding == "valid":
+        return (0,) * len(module.kernel_size)
+    if padding == "same":
+        return tuple(
+            d * (k - 1) // 2 for k, d in zip(module.kernel_size, module.dilation, strict=True)
+        )
+    return padding
+
+
+def has_form(module: Any) -> bool:
+    """Returns whether a layer's options have a task-batched form, besides its class."""
+    if any(getattr(module, hooks) for hooks in HOOKS):
+        return False
+    if isinstance(module, CONV):
+        even = any(
+            d * (k - 1) % 2 for k, d in zip(module.kernel_size, module.dilation, strict=True)
+        )
+        return module.padding_mode == "zeros" and not (module.padding == "same" and even)
+    if isinstance(module, nn.Embedding):
+        return module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
+    if type(module) in INSTANCE_NORMS:
+        return not module.track_running_stats
+    return not getattr(module, "return_indices", False)
+
+
+def batch_normalisation(run: GraphRun, layer: Layer, value: Value) -> Value:
+    """A batch normalisation of [T, N, C, *S] or [T, N, C]."""
+    return normalise(run, layer, folded(value))
+
+
+def normalise(run: GraphRun, layer: Layer, hidden: Tensor, shift: Tensor | None = None) -> Folded:
+    """Normalises [N, T * C, *S]; `shift` [T * C] is a bias of `hidden` not yet added to it."""
+    mean, variance = moments_of(run, layer, hidden, None, shift)
+    weight, bias = layer.tensor(run, "weight"), layer.tensor(run, "bias")
+    return Folded(
+        affine(hidden, mean, variance, _flat(weight, mean, 1), _flat(bias, mean, 0), layer)
+    )
+
+
+def _flat(values: Tensor | None, like: Tensor, constant: float) -> Tensor:
+    return torch.full_like(like, constant) if values is None else values.flatten()
+
+
+def affine(
+    hidden: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, layer: Layer
+) -> Tensor:
+    """Returns (x - mean) / sqrt(variance + eps) * weight + bias, all but x [T * C]."""
+    eps = layer.module.eps
+    if hidden.dim() == 4:
+        return batch_norm(hidden, mean, variance, weight, bias, eps)
+    scale = torch.rsqrt(variance + eps) * weight
+    shift = bias - mean * scale
+    return torch.addcmul(per_channel(shift, hidden), hidden, per_channel(scale, hidden))
+
+
+def moments_of(
+    run: GraphRun,
+    layer: Layer,
+    hidden: Tensor,
+    sign: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Returns the mean and variance by which to normalise `hidden`, each [T * C].
+
+    Args:
+        run: The run.
+        layer: The batch normalisation.
+        hidden: Shape [N, T * C, *S], without what follows.
+        sign: Factor 1 or -1 [T, C] that the channels of `hidden` were multiplied by.
+        shift: Constant [T * C] that belongs to `hidden`, sign included, and was not added.
+    """
+    if not by_batch(layer.module):
+        mean, variance = (layer.tensor(run, f"running_{n}") for n in ("mean", "var"))
+        assert mean is not None and variance is not None
+    elif run.here.recorded is not None:
+        mean, variance = run.here.recorded[layer.path]
+    else:
+        mean, variance = batch_moments(hidden)
+        shown = (mean if shift is None else mean + shift).detach().view(run.num_tasks, -1)
+        shown = shown if sign is None else shown * sign
+        run.here.moments.append((layer.path, shown, variance.view(run.num_tasks, -1)))
+        return mean, variance
+    mean = mean.flatten() if sign is None else (mean * sign).flatten()
+    return (mean if shift is None else mean - shift), variance.flatten()
+
+
+def batch_moments(hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the mean and biased variance of each channel of [N, C, *S], each [C]."""
+    if hidden.dim() == 4:
+        return channel_moments(hidden)
+    dims = [d for d in range(hidden.dim()) if d != 1]
+    mean = hidden.mean(dims)
+    return mean, (hidden - per_channel(mean, hidden)).square().mean(dims)
+
+
+def layer_norm(run: GraphRun, layer: Layer, value: Value) -> Tensor:
+    """`nn.LayerNorm` of [T, *B, *shape]."""
+    inputs, shape = run.plain(value), layer.module.normalized_shape
+    hidden = F.layer_norm(inputs, shape, None, None, layer.module.eps)
+    fill = [1] * (inputs.dim() - 1 - len(shape))
+    weight, bias = layer.tensor(run, "weight"), layer.tensor(run, "bias")
+    hidden = hidden if weight is None else hidden * weight.view(-1, *fill, *shape)
+    return hidden if bias is None else hidden + bias.view(-1, *fill, *shape)
+
+
+def group_norm(run: GraphRun, layer: Layer, value: Value) -> Folded:
+    """`nn.GroupNorm` of [T, N, C, *S], or an instance normalisation."""
+    module, hidden = layer.module, folded(value)
+    per_task = hidden.shape[1] // run.num_tasks
+    groups = run.num_tasks * (module.num_groups if isinstance(module, nn.GroupNorm) else per_task)
+    weight, bias = layer.tensor(run, "weight"), layer.tensor(run, "bias")
+    weight, bias = (None if w is None else w.flatten() for w in (weight, bias))
+    return Folded(F.group_norm(hidden, groups, weight, bias, module.eps))
+
+
+def embedding(run: GraphRun, layer: Layer, value: Value) -> Tensor:
+    """`nn.Embedding` of indices [T, *]."""
+    weight, padding = layer.tensor(run, "weight"), layer.module.padding_idx
+    assert weight is not None
+    rows = weight.shape[1]
+    if padding is not None:  # the row of the padding has no gradient
+        keep = torch.arange(rows, device=weight.device).ne(padding)
+        weight = torch.where(keep.unsqueeze(1), weight, weight.detach())
+    first = torch.arange(run.num_tasks, device=value.device) * rows
+    index = value + first.view(-1, *[1] * (value.dim() - 1))
+    return F.embedding(index, weight.flatten(0, 1))
+
+
+def pooling(run: GraphRun, layer: Layer, value: Value) -> Value:
+    """A pooling of [T, N, C, *S]: each channel of each image alone."""
+    if isinstance(value, Folded):
+        return Folded(layer.module(value.tensor))
+    return layer.module(value.flatten(0, 1)).unflatten(0, value.shape[:2])
+
+
+def elementwise(run: GraphRun, layer: Layer, value: Value) -> Value:
+    """A layer that treats each number alone."""
+    if isinstance(value, Folded):
+        return Folded(layer.module(value.tensor))
+    return layer.module(value)
+
+
+def noise(run: GraphRun, layer: Layer, value: Value) -> Value:
+    """`nn.Dropout`, and those of whole channels."""
+    module = layer.module
+    if not module.training or module.p == 0:
+        return value
+    call = run.here.next_dropout()
+    if run.here.seeds is None:
+        return value
+    channels_only = type(module) is not nn.Dropout
+    return dropout(run.plain(value), run.here.seeds, call, module.p, channels_only, lead=1)
+
+
+def flatten(run: GraphRun, layer: Layer, value: Value) -> Tensor:
+    """`nn.Flatten` of [T, N, *]."""
+    start, end = layer.module.start_dim, layer.module.end_dim
+    return run.plain(value).flatten(shifted(start), shifted(end))
+
+
+def softmax(run: GraphRun, layer: Layer, value: Value) -> Tensor:
+    """`nn.Softmax` and `nn.LogSoftmax` along a named dimension."""
+    function = torch.softmax if type(layer.module) is nn.Softmax else torch.log_softmax
+    return function(run.plain(value), shifted(layer.module.dim))
+
+
+def shifted(dim: Any) -> int:
+    """Returns the dimension of a tensor of T tasks for that of one task's."""
+    return dim + 1 if dim >= 0 else dim
+
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+FORMS: dict[type[nn.Module], tuple[LayerForm, frozenset[int] | None]] = {
+    nn.Linear: (linear, None),
+    **{kind: (convolution, frozenset({3 + i})) for i, kind in enumerate(CONV)},
+    nn.BatchNorm1d: (batch_normalisation, frozenset({2, 3})),
+    nn.BatchNorm2d: (batch_normalisation, frozenset({4})),
+    nn.BatchNorm3d: (batch_normalisation, frozenset({5})),
+    nn.LayerNorm: (layer_norm, None),
+    nn.GroupNorm: (group_norm, frozenset({2, 3, 4, 5})),
+    **{kind: (group_norm, frozenset({3 + i})) for i, kind in enumerate(INSTANCE_NORMS)},
+    nn.Embedding: (embedding, None),
+    **{kind: (pooling, frozenset({2 + dims})) for kind, dims in POOLING.items()},
+    **dict.fromkeys(ELEMENTWISE, (elementwise, None)),
+    **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), (noise, None)),
+    nn.Flatten: (flatten, None),
+    nn.Softmax: (softmax, None),
+    nn.LogSoftmax: (softmax, None),
+}
+"""Class of a layer -> its form, and the numbers of dimensions that one task's input may have; None
+for any."""

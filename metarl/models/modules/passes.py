@@ -1,0 +1,63 @@
+"""What replaced layers share during one pass through a module: noise and batch-norm statistics."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+Moments = tuple[Tensor, Tensor]
+"""The mean and the biased variance of a batch: [C] for one task, [T, C] for T tasks."""
+
+
+@dataclass
+class Pass:
+    """One pass of a batch through a module, for one task or for T tasks at once.
+
+    Attributes:
+        seeds: Seed of the dropout masks of this pass, int64: [] for one task, [T] for T tasks.
+            None: dropout is the identity.
+        recorded: Batch-norm layer -> the moments to normalise by. None: those of the batch.
+        moments: The moments of the batch, in the order of the calls: (layer, mean, variance).
+        dropouts: Number of dropout calls so far; it selects the random numbers of the next one.
+        functional_norms: Number of calls of `F.batch_norm` outside of layers.
+    """
+
+    seeds: Tensor | None = None
+    recorded: dict[str, Moments] | None = None
+    moments: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
+    dropouts: int = 0
+    functional_norms: int = 0
+
+    def next_dropout(self) -> int:
+        """Returns the number of the next dropout call, from 0."""
+        self.dropouts += 1
+        return self.dropouts - 1
+
+    def next_functional_norm(self) -> str:
+        """Returns a name for the next batch normalisation that is no layer."""
+        self.functional_norms += 1
+        return f"F.batch_norm.{self.functional_norms - 1}"
+
+
+_CURRENT = threading.local()
+
+
+def current_pass() -> Pass:
+    """Returns the pass that this thread is in; an empty one outside of a pass."""
+    found: Pass | None = getattr(_CURRENT, "value", None)
+    return Pass() if found is None else found
+
+
+@contextmanager
+def entered(value: Pass) -> Iterator[Pass]:
+    """Makes `value` the pass of this thread."""
+    before = getattr(_CURRENT, "value", None)
+    _CURRENT.value = value
+    try:
+        yield value
+    finally:
+        _CURRENT.value = before

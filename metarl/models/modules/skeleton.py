@@ -1,0 +1,113 @@
+"""Copies of a module to run with other tensors: no memory for weights, some layers replaced."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metarl.errors import SettingsError
+from metarl.models.modules import recurrent
+from metarl.models.modules.normalisation import batch_norm, normalised
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+RECURRENT: dict[type[nn.Module], type[nn.Module]] = {
+    nn.LSTM: recurrent.TaskLSTM,
+    nn.GRU: recurrent.TaskGRU,
+    nn.RNN: recurrent.TaskRNN,
+    nn.LSTMCell: recurrent.TaskLSTMCell,
+    nn.GRUCell: recurrent.TaskGRUCell,
+}
+
+
+class TaskBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """A batch normalisation that knows its name, and leaves its running statistics as they are."""
+
+    name: str = ""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalises by the batch in training or without running statistics, else by these."""
+        if by_batch(self):
+            return batch_norm(input, self.weight, self.bias, self.eps, self.name)
+        assert self.running_mean is not None and self.running_var is not None
+        return normalised(
+            input, self.running_mean, self.running_var, self.weight, self.bias, self.eps
+        )
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        del input
+
+
+def by_batch(layer: nn.Module) -> bool:
+    """Returns whether a batch normalisation uses the statistics of the batch."""
+    return layer.training or layer.running_mean is None
+
+
+def is_batch_norm(layer: nn.Module) -> bool:
+    """Returns whether a layer is one of torch's batch normalisations, or the copy of one."""
+    return type(layer) in BATCH_NORMS or isinstance(layer, TaskBatchNorm)
+
+
+def copied(net: nn.Module) -> nn.Module:
+    """Returns a deep copy.
+
+    Raises:
+        SettingsError: The module cannot be copied.
+    """
+    try:
+        return copy.deepcopy(net)
+    except Exception as error:
+        raise SettingsError(
+            f"Expected a module that `copy.deepcopy` copies, got a {type(net).__name__} that does "
+            f"not ({error}). Weights computed by hooks, such as those of the old "
+            "`torch.nn.utils.weight_norm`, cannot be copied: use "
+            "`torch.nn.utils.parametrizations`, and keep no tensors with a graph as attributes."
+        ) from error
+
+
+def skeleton_of(net: nn.Module, path: str = "") -> nn.Module:
+    """Returns a copy without memory for its parameters, whose layers run under `vmap`.
+
+    Batch normalisations and recurrent layers become those of this package. All parameters and
+    buffers are on the device "meta": `torch.func.functional_call` replaces them.
+
+    Args:
+        net: The module.
+        path: Its name, if it is a layer of another; names of batch normalisations begin with it.
+    """
+    skeleton = copied(net).to("meta")
+    for name, layer in skeleton.named_modules():
+        if type(layer) in BATCH_NORMS:
+            layer.__class__ = TaskBatchNorm
+            layer.__dict__["name"] = ".".join(filter(None, (path, name)))
+        elif type(layer) in RECURRENT:
+            layer.__class__ = RECURRENT[type(layer)]
+    return skeleton
+
+
+class Skeletons:
+    """A skeleton for each thread: `functional_call` changes a module while it runs.
+
+    Args:
+        net: The module to copy.
+        path: See `skeleton_of`.
+    """
+
+    def __init__(self, net: nn.Module, path: str = "") -> None:
+        self._first = skeleton_of(net, path)
+        self._local = threading.local()
+
+    def get(self) -> nn.Module:
+        """Returns this thread's skeleton."""
+        found: nn.Module | None = getattr(self._local, "skeleton", None)
+        if found is None:
+            found = self._local.skeleton = copy.deepcopy(self._first)
+        return found
+
+
+def call(skeleton: nn.Module, tensors: dict[str, Tensor], args: tuple[Any, ...], **kwargs: Any):  # noqa: ANN201
+    """Calls a module with other parameters and buffers; a tied one is there under each name."""
+    return torch.func.functional_call(skeleton, tensors, args, kwargs, tie_weights=False)

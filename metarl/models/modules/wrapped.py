@@ -1,0 +1,212 @@
+"""An ordinary `nn.Module` as a `Model`: it runs with the parameters of many tasks at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metarl.errors import SettingsError
+from metarl.models.base import Adaptable, Fitting, Model, Params, Statistics
+from metarl.models.modules.checks import check_module, takes_mask
+from metarl.models.modules.choice import Choice, choose
+from metarl.models.modules.fresh import fresh_params
+from metarl.models.modules.noise import pass_seeds
+from metarl.models.modules.passes import Pass
+
+Init = Callable[[torch.Generator], Mapping[str, Tensor]]
+"""Draws the parameters of one network: name -> tensor, for every name of `named_parameters()`."""
+
+TREE = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+
+def from_module(
+    net: nn.Module, *, init: Init | None = None, check_derivatives: bool = True
+) -> ModuleModel:
+    """Makes a `Model` of an ordinary module; gradient algorithms do so by themselves.
+
+    The model shares parameters and buffers with the module and names them alike. The module runs in
+    the mode that it is in: `net.eval()` normalises by running statistics and leaves dropout out.
+
+    Args:
+        net: Maps a batch [N, *input] to a tensor [N, *], or to a tuple or dict of such.
+        init: Draws fresh parameters for algorithms that need them (`Scratch`, `LearnedOptimizer`
+            with `fresh_start`). None: as `reset_parameters` of its layers does.
+        check_derivatives: Compares a second derivative with finite differences, once per structure
+            of the module, where a part of it runs by `vmap` or task by task.
+
+    Raises:
+        SettingsError: The module has parameters without values, or its forward does not take one
+            batch of inputs.
+    """
+    return ModuleModel(net, init=init, check_derivatives=check_derivatives)
+
+
+def as_adaptable(network: nn.Module) -> Adaptable:
+    """Returns a network of MetaRL as it is, and a model of any other module."""
+    return network if isinstance(network, Adaptable) else from_module(network)
+
+
+class ModuleModel(Model):
+    """A module that runs with the parameters of T tasks at once; `from_module` makes it.
+
+    Args:
+        net: See `from_module`.
+        init: See `from_module`.
+        check_derivatives: See `from_module`.
+    """
+
+    net: nn.Module
+    init: Init | None
+
+    def __init__(
+        self, net: nn.Module, init: Init | None = None, check_derivatives: bool = True
+    ) -> None:
+        super().__init__()
+        check_module(net)
+        # Not a child, so that names have no prefix.
+        object.__setattr__(self, "net", net)
+        for name in TREE:
+            object.__setattr__(self, name, getattr(net, name))
+        self.training = net.training
+        self.init = init
+        self.check_derivatives = check_derivatives
+        self._forget()
+
+    @property
+    def normalises_batches(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the output for an example depends on the others; True before the first pass."""
+        choice = self._newest()
+        return True if choice is None else choice.mixes_examples
+
+    def forward(
+        self,
+        params: Params,
+        inputs: Tensor,
+        statistics: Statistics | None = None,
+        *,
+        mask: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Any:
+        """Runs the module of each task on the inputs of that task.
+
+        Args:
+            params: A parameter [T, *shape] for every name of `named_parameters()`.
+            inputs: Shape [T, N, *input].
+            statistics: See `Model.forward`.
+            mask: Shape [T, N, L], bool: passed on as the keyword argument `mask` of the module.
+            noise: Seeds of dropout's masks, [T] int64, from `draw_noise`; None: no dropout.
+
+        Returns:
+            What the module returns: a tensor, or a tuple or dict of tensors, [T, N, *] each.
+
+        Raises:
+            SettingsError: The module does not run for several tasks; the message has the reason.
+            ShapeError: It returns something else, or inputs and parameters do not match.
+        """
+        choice = self._choice(inputs, mask)
+        recorded = statistics.values if statistics and not statistics.recording else None
+        here = Pass(noise, recorded)
+        with Fitting(params, inputs):
+            outputs = choice.route(
+                self._with_aliases(params), self._buffers_of(), inputs, mask, here
+            )
+        if statistics is not None and statistics.recording:
+            for layer, mean, variance in here.moments:
+                statistics.record(layer, mean, variance)
+        return outputs
+
+    def prepare(self, inputs: Tensor, mask: Tensor | None = None) -> None:
+        """Chooses how to run the module for inputs [T, N, *input], and checks it."""
+        self._choice(inputs, mask)
+
+    def draw_noise(self, generator: torch.Generator, num_tasks: int) -> Tensor | None:
+        """Draws the seeds of dropout, [T] int64; None if no dropout is in training mode."""
+        if not any(_drops(m) for m in self.modules()):
+            return None
+        high = 2**62
+        shape = (num_tasks,)
+        return torch.randint(high, shape, generator=generator, device=generator.device)
+
+    def noise_of_pass(self, noise: Tensor, number: int) -> Tensor:
+        """Returns the seeds of pass `number`, at least 0: each pass has other masks."""
+        return pass_seeds(noise, number)
+
+    def explain(self) -> str:
+        """Returns in a line how the module runs for many tasks, why, and what it costs."""
+        choice = self._newest()
+        if choice is None:
+            return "The module has not run yet; `prepare(inputs)` chooses how."
+        return choice.explanation
+
+    def initial(self, generator: torch.Generator, num_tasks: int | None = None) -> Params:
+        return fresh_params(self.net, self.init, generator, num_tasks)
+
+    def train(self, mode: bool = True) -> ModuleModel:
+        """Sets the mode of the module and its layers."""
+        super().train(mode)
+        self.net.training = mode
+        return self
+
+    def _choice(self, inputs: Tensor, mask: Tensor | None) -> Choice:
+        """Returns the way to run the module in its present structure and modes."""
+        net = self.net
+        structure = tuple((id(m), m.training) for m in net.modules())
+        key = (structure, inputs.shape[2:], inputs.dtype, mask is not None)
+        found = self._choices.get(key)
+        if found is not None:
+            return found
+        with self._lock:
+            if key not in self._choices:
+                if mask is not None and not takes_mask(net):
+                    raise SettingsError(
+                        f"Expected a module whose forward has a parameter `mask` for padded "
+                        f"sequences, got {type(net).__name__}.forward without one. Add it: "
+                        "forward(self, inputs, mask=None)."
+                    )
+                self._choices[key] = choose(net, inputs, mask, self.check_derivatives)
+            return self._choices[key]
+
+    def _newest(self) -> Choice | None:
+        return next(reversed(self._choices.values()), None)
+
+    def _with_aliases(self, params: Params) -> Params:
+        """Returns the parameters under all names, those of tied parameters, too."""
+        first: dict[int, str] = {}
+        aliases = {}
+        for name, p in self.net.named_parameters(remove_duplicate=False):
+            if first.setdefault(id(p), name) != name:
+                aliases[name] = first[id(p)]
+        if not aliases:
+            return params
+        return {**params, **{alias: params[name] for alias, name in aliases.items()}}
+
+    def _buffers_of(self) -> dict[str, Tensor]:
+        return dict(self.net.named_buffers(remove_duplicate=False))
+
+    def _forget(self) -> None:
+        self._choices: dict[Any, Choice] = {}
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out what is derived from the module."""
+        state = dict(self.__dict__)
+        del state["_choices"], state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores the model; it chooses again how to run."""
+        super().__setstate__(state)
+        for name in TREE:
+            object.__setattr__(self, name, getattr(self.net, name))
+        self._forget()
+
+
+def _drops(layer: nn.Module) -> bool:
+    """Returns whether a layer may drop units: it has a probability to, and is in training mode."""
+    p = getattr(layer, "p", None) if isinstance(layer, nn.modules.dropout._DropoutNd) else None
+    p = getattr(layer, "dropout", None) if p is None else p
+    return layer.training and isinstance(p, int | float) and p > 0

@@ -1,0 +1,134 @@
+"""Metric learners on the features of ordinary modules."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from metarl.errors import SettingsError, ShapeError
+from metarl.learners import (
+    Matching,
+    NearestNeighbours,
+    Prototypical,
+    RelationNetwork,
+    Siamese,
+)
+from metarl.tasks import Examples, Glyphs, TaskBatch
+from metarl.training.meta_step import MetaStep
+from metarl.training.settings import TrainingSettings
+
+TASKS, WAY = 3, 3
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def tasks(generator):
+    return Glyphs(WAY, 2, 2, alphabets=4, characters=4, drawings=6).sample(TASKS, generator)
+
+
+def convolutions(dropout=0.0):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(dropout),
+        nn.Flatten(), nn.Linear(4 * 7 * 7, 6),
+    )  # fmt: skip
+
+
+def test_prototypical_losses_are_those_of_each_task_alone(tasks, generator):
+    net = convolutions()
+    learner = Prototypical(net)
+    losses = learner(learner.collect(tasks, generator, 0)).losses
+    grads = torch.autograd.grad(losses.mean(), list(net.parameters()), allow_unused=True)
+    expected = []
+    for t in range(TASKS):
+        count = tasks.support.targets.shape[1]
+        features = net(torch.cat((tasks.support.inputs[t], tasks.query.inputs[t])))
+        labels = tasks.support.targets[t]
+        prototypes = torch.stack([features[:count][labels == k].mean(0) for k in range(WAY)])
+        distances = torch.cdist(features[count:], prototypes).square()
+        expected.append(F.cross_entropy(-distances, tasks.query.targets[t]))
+    torch.testing.assert_close(losses, torch.stack(expected), rtol=1e-4, atol=1e-5)
+    plain = torch.autograd.grad(torch.stack(expected).mean(), list(net.parameters()))
+    for grad, p, other in zip(grads, net.parameters(), plain, strict=True):
+        grad = torch.zeros_like(p) if grad is None else grad
+        torch.testing.assert_close(grad, other, rtol=1e-3, atol=1e-4)
+
+
+def test_running_statistics_follow_the_tasks_and_are_used(tasks, generator):
+    net = convolutions()
+    learner = Prototypical(net)
+    learner.after_update(learner(learner.collect(tasks, generator, 0)).carry)
+    hidden = net[0](torch.cat((tasks.support.inputs, tasks.query.inputs), 1).flatten(0, 1))
+    means = hidden.unflatten(0, (TASKS, -1)).mean((0, 1, 3, 4))
+    torch.testing.assert_close(net[1].running_mean, 0.1 * means, rtol=1e-4, atol=1e-6)
+    (adapted,) = learner.adapt(tasks.support, 0, generator)
+    together = learner.predict(adapted, tasks.query.inputs)
+    alone = learner.predict(adapted, tasks.query.inputs[:, :1])
+    torch.testing.assert_close(together[:, :1], alone)
+    features = copy.deepcopy(net).eval()(tasks.query.inputs[0])
+    torch.testing.assert_close(learner.embedding(tasks.query.inputs, None)[0], features)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        Prototypical,
+        Matching,
+        lambda net: Matching(net, "euclidean"),
+        lambda net: Matching(
+            net, context_steps=2, features=6, generator=torch.Generator().manual_seed(0)
+        ),
+        lambda net: Siamese(net, 6, torch.Generator().manual_seed(0)),
+        NearestNeighbours,
+    ],
+)
+def test_they_train(build, tasks, generator):
+    learner = build(convolutions(dropout=0.1))
+    step = MetaStep(learner, TrainingSettings(outer_lr=0.01))
+    losses = []
+    for i in range(8):
+        inputs = learner.collect(tasks, torch.Generator().manual_seed(1), i)
+        assert torch.equal(learner(inputs).losses, learner(inputs).losses)  # the same masks
+        result = step(inputs, i)
+        learner.after_update(result.carry)
+        losses.append(result.losses.mean().item())
+    assert losses[-1] < losses[0]
+    (note,) = learner.notes()
+    assert "task-batched" in note
+    for copied in (copy.deepcopy(learner), pickle.loads(pickle.dumps(learner))):
+        assert torch.equal(copied(inputs).losses, learner(inputs).losses)
+
+
+def test_relation_networks_compare_maps(tasks, generator):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, stride=4), nn.ReLU())
+    learner = RelationNetwork(net, 4, 7, generator)
+    assert learner(learner.collect(tasks, generator, 0)).losses.shape == (TASKS,)
+
+
+def test_vectors_and_the_inputs_themselves(generator):
+    x = torch.randn(2, 4, 5, generator=generator)
+    support = Examples(x, torch.arange(4).expand(2, -1))
+    learner = NearestNeighbours()
+    (adapted,) = learner.adapt(support, 0, generator)
+    outputs = learner.predict(adapted, x + 0.01)
+    assert torch.equal(outputs.argmax(2), support.targets)
+    assert Prototypical(nn.Linear(5, 3)).evaluate(TaskBatch(support, support), 0, generator)
+
+
+def test_what_is_refused(tasks, generator):
+    tuples = nn.Module()
+    tuples.forward = lambda x: (x, x)  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ShapeError, match="returns one tensor of features"):
+        Prototypical(tuples).embedding(tasks.query.inputs, {})
+    norm = nn.BatchNorm2d(1, track_running_stats=False)
+    with pytest.raises(SettingsError, match="track_running_stats=True"):
+        Prototypical(norm).embedding(tasks.query.inputs, None)
+    with pytest.raises(SettingsError, match="have weights of their own"):
+        Matching(norm, context_steps=1)

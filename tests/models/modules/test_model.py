@@ -1,0 +1,439 @@
+"""What users do with modules: dropout, statistics, frozen parts, adapted weights, copies."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from metarl.adaptation import ANIL, BOIL, MAML, GradientLearner, MAMLPlusPlus, Scratch, all_but
+from metarl.errors import SettingsError, ShapeError
+from metarl.models import Statistics, from_module, task_params
+from metarl.models.modules.noise import dropout, pass_seeds, uniform
+from metarl.tasks import Examples, TaskBatch
+from metarl.trees import cut_tasks
+
+TASKS = 3
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+class BodyAndHead(nn.Module):
+    """A body with batch normalisation, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh())
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+def draw_tasks(generator, support=5, query=4, size=3, classes=2, dtype=torch.float32):
+    sets = []
+    for count in (support, query):
+        x = torch.randn(TASKS, count, size, generator=generator).to(dtype)
+        sets.append(Examples(x, torch.randint(classes, (TASKS, count), generator=generator)))
+    return TaskBatch(*sets)
+
+
+# Dropout
+
+
+def test_uniform_numbers_are_uniform_and_independent(generator):
+    seeds = torch.randint(2**62, (50,), generator=generator)
+    numbers = uniform(seeds, 0, 2000)
+    assert numbers.min() >= 0 and numbers.max() < 1
+    assert numbers.mean().item() == pytest.approx(0.5, abs=0.005)
+    assert numbers.var().item() == pytest.approx(1 / 12, abs=0.002)
+    histogram = torch.histc(numbers, 10, 0, 1) / numbers.numel()
+    torch.testing.assert_close(histogram, torch.full((10,), 0.1), atol=0.004, rtol=0)
+    for other in (uniform(seeds, 1, 2000), uniform(pass_seeds(seeds, 1), 0, 2000)):
+        correlation = torch.corrcoef(torch.stack((numbers.flatten(), other.flatten())))[0, 1]
+        assert abs(correlation) < 0.02
+    neighbours = torch.corrcoef(torch.stack((numbers[:, 1:].flatten(), numbers[:, :-1].flatten())))
+    assert abs(neighbours[0, 1]) < 0.02
+
+
+def test_dropout_keeps_the_mean_and_whole_channels(generator):
+    seeds = torch.randint(2**62, (4,), generator=generator)
+    ones = torch.ones(4, 50, 8, 3, 3)
+    kept = dropout(ones, seeds, 0, 0.25, channels_only=False, lead=1)
+    assert kept.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert kept.mean().item() == pytest.approx(1, abs=0.02)
+    channels = dropout(ones, seeds, 0, 0.25, channels_only=True, lead=1)
+    assert torch.equal(channels, channels[..., :1, :1].expand_as(channels))
+    assert channels.mean().item() == pytest.approx(1, abs=0.05)
+
+
+def dropping(traceable):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 8), nn.Linear(8, 2)
+            self.drop = nn.Dropout(0.4)
+
+        def forward(self, x):
+            hidden = self.drop(torch.tanh(self.first(x)))
+            if not traceable and len(x) < 0:
+                return hidden
+            return self.second(F.dropout(hidden, 0.2, self.training))
+
+    torch.manual_seed(0)
+    return Net()
+
+
+def test_both_ways_draw_the_same_masks(generator):
+    outputs = []
+    x = torch.randn(TASKS, 5, 3, generator=generator)
+    noise = torch.randint(2**62, (TASKS,), generator=generator)
+    for traceable in (True, False):
+        model = from_module(dropping(traceable))
+        outputs.append(model(task_params(model, TASKS), x, noise=noise))
+    torch.testing.assert_close(*outputs)
+    model = from_module(dropping(True))
+    without = model(task_params(model, TASKS), x)
+    assert (outputs[0] - without).abs().max() > 0.1
+    torch.testing.assert_close(without, model.net.eval()(x))
+
+
+def test_chunks_and_replays_see_the_same_masks(generator):
+    learner = GradientLearner(MAML(dropping(True), inner_lr=0.1, steps=2))
+    inputs = learner.collect(draw_tasks(generator), generator, 0)
+    losses = learner(inputs).losses
+    assert torch.equal(losses, learner(inputs).losses)
+    second = list(cut_tasks(inputs, 1))[1]
+    torch.testing.assert_close(learner(second).losses, losses[1:2])
+    other = learner(learner.collect(inputs.tasks, generator, 0)).losses
+    assert (other - losses).abs().min() > 1e-4
+    learner.eval()
+    assert learner.collect(inputs.tasks, generator, 0).noise is None
+
+
+# Batch normalisation
+
+
+def test_statistics_of_an_episode(generator):
+    net = BodyAndHead()
+    model = from_module(net)
+    x, y = (torch.randn(TASKS, n, 3, generator=generator) for n in (6, 2))
+    params = task_params(model, TASKS)
+    record = Statistics(momentum=1.0)
+    model(params, x, record)
+    hidden = net.body[0](x)
+    mean, variance = record.values["body.1"]
+    torch.testing.assert_close(mean, hidden.mean(1))
+    torch.testing.assert_close(variance, hidden.var(1, correction=0))
+    outputs = model(params, y, Statistics(recording=False, values=record.values))
+    for t in range(TASKS):
+        norm = F.batch_norm(net.body[0](y[t]), mean[t], variance[t])
+        torch.testing.assert_close(outputs[t], net.head(torch.tanh(norm)))
+    assert model.normalises_batches
+    net.eval()
+    model.prepare(x)
+    assert not model.normalises_batches
+
+
+@pytest.mark.parametrize("pool", [True, False])
+def test_statistics_of_convolutions(pool, generator):
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU())
+    net.append(nn.MaxPool2d(2) if pool else nn.Identity()).append(nn.Flatten())
+    net.append(nn.Linear(12 if pool else 48, 2))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([1.0, -0.5, 0.3]))
+    model = from_module(net)
+    x, y = (torch.randn(TASKS, n, 1, 6, 6, generator=generator) for n in (5, 2))
+    params = task_params(model, TASKS)
+    record = Statistics(momentum=1.0)
+    model(params, x, record)
+    outputs = model(params, y, Statistics(recording=False, values=record.values))
+    for t in range(TASKS):
+        hidden = net[0](x[t])
+        mean, variance = record.values["1"][0][t], record.values["1"][1][t]
+        torch.testing.assert_close(mean, hidden.mean((0, 2, 3)))
+        torch.testing.assert_close(variance, hidden.var((0, 2, 3), correction=0))
+        norm = F.batch_norm(net[0](y[t]), mean, variance, net[1].weight, net[1].bias)
+        torch.testing.assert_close(outputs[t], net[3:](torch.relu(norm)), rtol=1e-4, atol=1e-5)
+
+
+# Adapted weights
+
+
+def test_adapted_weights_load_into_the_module(generator):
+    net = BodyAndHead()
+    learner = GradientLearner(MAML(net, inner_lr=0.1, steps=2))
+    tasks = draw_tasks(generator)
+    *_, adapted = learner.adapt(tasks.support, 2, generator)
+    transductive = learner.predict(adapted, tasks.query.inputs, transductive=True)
+    stacked = learner.adapted_state(adapted)
+    for t in range(TASKS):
+        plain = copy.deepcopy(net)
+        state = learner.adapted_state(adapted, task=t)
+        plain.load_state_dict(state)
+        torch.testing.assert_close(plain.train()(tasks.query.inputs[t]), transductive[t])
+        assert all(torch.equal(stacked[n][t], state[n]) for n in state)
+        plain.load_state_dict(state)
+        hidden = plain.body[0](tasks.support.inputs[t])
+        torch.testing.assert_close(state["body.1.running_mean"], hidden.mean(0))
+        torch.testing.assert_close(state["body.1.running_var"], hidden.var(0, correction=0))
+        before, now = plain.eval()(tasks.query.inputs[t]), transductive[t]
+        assert (before.argmax(1) == now.argmax(1)).float().mean() >= 0.5
+    with pytest.raises(SettingsError, match="a task from 0 to 2, got 3"):
+        learner.adapted_state(adapted, task=3)
+
+
+def test_predictions_of_the_loaded_module_are_those_with_recorded_statistics(generator):
+    net = BodyAndHead()
+    adaptation = MAML(net, inner_lr=0.1)
+    learner = GradientLearner(adaptation)
+    tasks = draw_tasks(generator)
+    *_, adapted = learner.adapt(tasks.support, 1, generator)
+    record = Statistics(momentum=1.0)
+    learner.model(adapted.params, adapted.support, record)
+    expected = learner.model(
+        adapted.params, tasks.query.inputs, Statistics(recording=False, values=record.values)
+    )
+    net.load_state_dict(learner.adapted_state(adapted, task=1))
+    torch.testing.assert_close(net.eval()(tasks.query.inputs[1]), expected[1])
+
+
+# A part that adapts
+
+
+def adapting(adaptation):
+    names = [n for n, _ in adaptation.network.named_parameters()]
+    return [n for n in names if n not in adaptation.frozen_names]
+
+
+def test_a_part_adapts_by_names_or_by_modules():
+    net = BodyAndHead()
+    head = ["head.weight", "head.bias"]
+    assert adapting(MAML(net, frozen=["body.*"])) == head
+    assert adapting(MAML(net, frozen=[net.body])) == head
+    assert adapting(MAML(net, frozen=all_but(net, [net.head]))) == head
+    assert adapting(ANIL(net)) == adapting(ANIL(net, adapts=[net.head])) == head
+    assert adapting(BOIL(net)) == [n for n in dict(net.named_parameters()) if n not in head]
+    assert adapting(MAMLPlusPlus(net)) == ["body.0.weight", "body.0.bias", *head]
+    with pytest.raises(SettingsError, match="Take it from the network itself"):
+        MAML(net, frozen=[nn.Linear(3, 4)])
+
+
+def test_names_are_those_of_the_module():
+    net = BodyAndHead()
+    model = MAML(net).network
+    assert list(model.state_dict()) == list(net.state_dict())
+    assert all(a is b for a, b in zip(model.parameters(), net.parameters(), strict=True))
+    model.double()
+    assert net.head.weight.dtype == torch.double
+
+
+# Fresh parameters
+
+
+def test_fresh_parameters_are_those_of_the_layers(generator):
+    model = from_module(nn.Sequential(nn.Linear(100, 50), nn.LayerNorm(50)))
+    state = torch.get_rng_state()
+    drawn = model.initial(generator, TASKS)
+    assert torch.equal(torch.get_rng_state(), state)
+    weight = drawn["0.weight"]
+    assert weight.shape == (TASKS, 50, 100) and not torch.equal(weight[0], weight[1])
+    assert weight.abs().max() <= 0.1 and weight.std() == pytest.approx(0.1 / 3**0.5, rel=0.02)
+    assert torch.equal(drawn["1.weight"], torch.ones(TASKS, 50))
+    again = model.initial(torch.Generator().manual_seed(0), TASKS)
+    assert all(torch.equal(again[n], p) for n, p in drawn.items())
+
+
+def test_fresh_parameters_by_a_function(generator):
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(2))
+
+        def forward(self, x):
+            return x * self.scale
+
+    with pytest.raises(SettingsError, match=r"no layer with `reset_parameters` has scale"):
+        from_module(Scale()).initial(generator)
+    model = from_module(Scale(), init=lambda g: {"scale": torch.randn(2, generator=g)})
+    learner = GradientLearner(Scratch(model))
+    tasks = draw_tasks(generator, size=2)
+    first, *_ = learner.adapt(tasks.support, 1, generator)
+    assert first.params["scale"].shape == (TASKS, 2)
+    wrong = from_module(Scale(), init=lambda g: {"other": torch.ones(2)})
+    with pytest.raises(SettingsError, match="a tensor for each of scale"):
+        wrong.initial(generator)
+
+
+# Masks
+
+
+class Masked(nn.Module):
+    """The mean over the real elements of a sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 3)
+
+    def forward(self, x, mask=None):
+        hidden = torch.tanh(self.linear(x))
+        weights = torch.ones_like(hidden[..., :1]) if mask is None else mask.unsqueeze(-1).float()
+        return (hidden * weights).sum(1) / weights.sum(1)
+
+
+def test_masks_are_passed_on(generator):
+    net = Masked()
+    model = from_module(net)
+    x = torch.randn(TASKS, 4, 5, 2, generator=generator)
+    mask = torch.arange(5) < torch.randint(1, 6, (TASKS, 4, 1), generator=generator)
+    params = task_params(model, TASKS)
+    torch.testing.assert_close(model(params, x, mask=mask)[1], net(x[1], mask[1]))
+    torch.testing.assert_close(model(params, x)[1], net(x[1]))
+    linear = from_module(nn.Linear(2, 3))
+    with pytest.raises(SettingsError, match="forward has a parameter `mask`"):
+        linear(task_params(linear, TASKS), x, mask=mask)
+
+
+# Copies
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_have_their_own_parameters(copied, generator):
+    model = from_module(BodyAndHead())
+    x = torch.randn(TASKS, 4, 3, generator=generator)
+    outputs = model(task_params(model, TASKS), x)
+    other = copied(model)
+    assert torch.equal(other(task_params(other, TASKS), x), outputs)
+    with torch.no_grad():
+        other.net.head.weight.zero_()
+        assert not other.state_dict()["head.weight"].any()
+    assert torch.equal(model(task_params(model, TASKS), x), outputs)
+
+
+def test_modes_are_those_of_the_module():
+    net = BodyAndHead()
+    model = from_module(net)
+    model.eval()
+    assert not net.training and not net.body.training
+    net.train()
+    assert net.body.training
+
+
+# What is refused
+
+
+class InPlace(nn.Module):
+    """Changes its input, a buffer, or a parameter."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+        self.linear = nn.Linear(3, 2)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        if self.what == "inputs":
+            x.mul_(2)
+        elif self.what == "buffer":
+            self.count += x.mean()
+        elif self.what == "assigned":
+            self.count = self.count + 1
+        return self.linear(x) + self.count
+
+
+class Returns(nn.Module):
+    """Returns a function of its layer's outputs."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.change(self.linear(x))
+
+
+class Remembers(nn.Module):
+    """Keeps a state between calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.linear(x) * self.calls
+
+
+@pytest.mark.parametrize(
+    ("net", "error", "match"),
+    [
+        (InPlace("inputs"), SettingsError, "leaves its inputs as they are"),
+        (InPlace("buffer"), SettingsError, "changes count"),
+        (InPlace("assigned"), SettingsError, "changes count"),
+        (Remembers(), SettingsError, "outputs depend on its inputs only"),
+        (Returns(lambda y: y + torch.randn(2)), SettingsError, "it calls `randn`"),
+        (Returns(lambda y: {"a": y, "b": 3}), ShapeError, "dict of int"),
+        (Returns(lambda y: None), ShapeError, "got NoneType"),
+        (Returns(lambda y: y.mean()), ShapeError, r"for a batch of N = 4 examples, got \(\)"),
+        (Returns(lambda y: y.mT), ShapeError, r"got \(2, 4\)"),
+        (Returns(lambda y: y.view(4, 2)), SettingsError, "runs on 4 and not on 3"),
+        (nn.Linear(5, 2), SettingsError, r"Linear does not run on a batch of shape \(4, 3\)"),
+        (nn.utils.parametrizations.spectral_norm(nn.Linear(3, 2)), SettingsError, "spectral_norm"),
+        (nn.Sequential(nn.Linear(3, 2), nn.RReLU()), SettingsError, "random numbers"),
+    ],
+)
+def test_modules_that_cannot_run_for_many_tasks(net, error, match, generator):
+    model = from_module(net)
+    with pytest.raises(error, match=match):
+        model.prepare(torch.randn(TASKS, 4, 3, generator=generator))
+
+
+def test_parameters_without_values():
+    with pytest.raises(SettingsError, match=r"the shape of 0.weight is not known yet"):
+        from_module(nn.Sequential(nn.LazyLinear(3)))
+    with pytest.raises(SettingsError, match='weight is on the device "meta"'):
+        from_module(nn.Linear(3, 2, device="meta"))
+    with pytest.raises(SettingsError, match="does not run with one argument"):
+        from_module(nn.Bilinear(2, 2, 2))
+    with pytest.raises(SettingsError, match=r"Expected a torch.nn.Module as network, got type"):
+        MAML(nn.Linear)
+
+
+class WrongDoubleBackward(torch.autograd.Function):
+    """The square, whose second derivative is left out."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.square()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * 2 * x.detach()
+
+
+def squared(y):
+    """The square; fx cannot trace the length, and would trace into the function."""
+    return WrongDoubleBackward.apply(y) if len(y) else y
+
+
+def test_a_wrong_second_derivative_is_found(generator):
+    x = torch.randn(TASKS, 4, 3, generator=generator)
+    with pytest.raises(SettingsError, match="second derivative of Returns is wrong"):
+        from_module(Returns(squared)).prepare(x)
+    model = from_module(Returns(squared), check_derivatives=False)
+    model.prepare(x)
+    assert "Returns" in model.explain()
