@@ -19,13 +19,22 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 class Examples(NamedTuple):
     """Labelled examples of T tasks, N per task.
 
+    Tasks with fewer than N examples are padded: inputs of zeros, label 0 or targets of zeros, and
+    weight 0.
+
     Attributes:
         inputs: Shape [T, N, *input], float32.
         targets: Shape [T, N] int64 class labels, or [T, N, *target] float32 values.
+        weights: Weight of each example in losses and metrics, not negative, 0 for padding, shape
+            [T, N], the type of the parameters; None: all 1.
+        mask: True where an element of a padded sequence is real, shape [T, N, L], bool; None: no
+            padding within the examples.
     """
 
     inputs: Tensor
     targets: Tensor
+    weights: Tensor | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def checked_examples(examples: Examples, dtype: torch.dtype | None) -> Examples:
         ShapeError: A tensor has another floating-point type than the parameters, is complex, or
             requires gradients.
     """
-    inputs, targets = examples
+    inputs, targets = examples.inputs, examples.targets
     check_inputs(inputs, dtype)
     if targets.dtype == torch.int64:
         return examples
@@ -45,7 +45,7 @@ def checked_examples(examples: Examples, dtype: torch.dtype | None) -> Examples:
         return examples
     if targets.is_complex():
         raise ShapeError(f"Expected labels or real targets, got {targets.dtype}.")
-    return Examples(inputs, targets.long())
+    return examples._replace(targets=targets.long())
 
 
 def check_inputs(inputs: Tensor, dtype: torch.dtype | None) -> None:
