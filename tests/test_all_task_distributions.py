@@ -109,7 +109,7 @@ def test_tasks_lead_every_tensor_on_the_generators_device(distribution, device):
 
 def test_inputs_are_float32_and_targets_fit_a_loss(distribution):
     tasks = distribution.sample(3, generator_on("cpu"))
-    for inputs, targets in (tasks.support, tasks.query):
+    for inputs, targets, *_ in (tasks.support, tasks.query):
         assert inputs.dtype == torch.float32
         assert inputs.shape[:2] == targets.shape[:2]
         if targets.is_floating_point():

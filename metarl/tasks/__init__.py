@@ -2,10 +2,11 @@
 
 from metarl.tasks.base import Examples, Split, TaskBatch, TaskDistribution
 from metarl.tasks.check_task_distribution import check_task_distribution
-from metarl.tasks.episodes import FewShot, ImagePool
+from metarl.tasks.episodes import FewShot
 from metarl.tasks.glyphs import Glyphs
 from metarl.tasks.image_folder import ImageFolder
 from metarl.tasks.omniglot import Omniglot
+from metarl.tasks.pools import ImagePool
 from metarl.tasks.sine import Sine
 
 __all__ = [

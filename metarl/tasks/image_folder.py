@@ -14,10 +14,11 @@ import torch
 from metarl.errors import DataError, SettingsError
 from metarl.ranges import ANY_INT, check_int
 from metarl.tasks.base import Split
-from metarl.tasks.episodes import FewShot, ImagePool, Rotations, class_indices
+from metarl.tasks.episodes import FewShot, Rotations, class_indices
 from metarl.tasks.files import atomic_path, cache_folder, read_regular
 from metarl.tasks.image_splits import ClassFiles, read_splits
 from metarl.tasks.images import MOST_BYTES, decode
+from metarl.tasks.pools import ImagePool
 
 Mode = Literal["RGB", "L"]
 CACHE_VERSION = 2  # increase it when decoding changes

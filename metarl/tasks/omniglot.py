@@ -12,10 +12,11 @@ from metarl.errors import DataError, SettingsError
 from metarl.ranges import LARGEST, Range, check_int
 from metarl.tasks.base import Split
 from metarl.tasks.download import download
-from metarl.tasks.episodes import FewShot, ImagePool, Rotations, class_indices
+from metarl.tasks.episodes import FewShot, Rotations, class_indices
 from metarl.tasks.files import Arrays, cache_folder, cached_arrays, check_regular, sha256
 from metarl.tasks.images import decode, read_members
 from metarl.tasks.omniglot_splits import ARCHIVES, Scheme, SplitSettings, split_names
+from metarl.tasks.pools import ImagePool
 
 BASE_URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
 OFFICIAL: dict[str, tuple[int, str]] = {

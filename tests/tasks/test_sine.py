@@ -35,10 +35,10 @@ UNLIKELY = 1.95  # exceeded with probability 0.001 by uniform draws
 def test_shapes_and_types():
     tasks = draw(Sine(shots=5, queries=7), 4)
     assert tasks.num_tasks == 4
-    assert [t.shape for t in tasks.support] == [(4, 5, 1)] * 2
-    assert [t.shape for t in tasks.query] == [(4, 7, 1)] * 2
+    assert [t.shape for t in tasks.support[:2]] == [(4, 5, 1)] * 2
+    assert [t.shape for t in tasks.query[:2]] == [(4, 7, 1)] * 2
     assert {n: v.shape for n, v in tasks.info.items()} == {"amplitude": (4,), "phase": (4,)}
-    assert {t.dtype for t in (*tasks.support, *tasks.query)} == {torch.float32}
+    assert {t.dtype for t in (*tasks.support[:2], *tasks.query[:2])} == {torch.float32}
 
 
 def test_amplitudes_phases_and_inputs_are_uniform_over_the_papers_ranges(many):
@@ -76,7 +76,7 @@ def test_draws_of_a_task_are_independent(many):
 
 def test_targets_are_the_sine_of_the_task(many):
     amplitude, phase = (many.info[n].view(-1, 1, 1) for n in ("amplitude", "phase"))
-    for inputs, targets in (many.support, many.query):
+    for inputs, targets, *_ in (many.support, many.query):
         expected = amplitude * torch.sin(inputs - phase)
         torch.testing.assert_close(targets, expected)
 
