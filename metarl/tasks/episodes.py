@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from metarl.registry import check_choice
 from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
 from metarl.tasks.distortions import Distortion
 from metarl.tasks.pools import QUARTERS, Pool, Reading
+from metarl.tasks.pools import ImagePool as ImagePool  # its former module
 from metarl.tasks.unequal import (
     Augment,
     Small,
@@ -175,7 +176,7 @@ class FewShot:
         if self.distortion is not None:
             images = self.distortion(images, generator)
         support, query = (
-            _examples(*(None if t is None else t[part] for t in (images, mask, real)))
+            _examples(images[part], _part(mask, part), _part(real, part))
             for part in (np.s_[:, :, : self.shots], np.s_[:, :, self.shots :])
         )
         if self.part == "train":
@@ -346,6 +347,10 @@ def class_indices(names: Sequence[str], chosen: Sequence[str]) -> Tensor:
     for position, name in enumerate(names):
         index.setdefault(name, position)
     return torch.tensor([index[name] for name in chosen], dtype=torch.int64)
+
+
+def _part(values: Tensor | None, part: Any) -> Tensor | None:
+    return None if values is None else values[part]
 
 
 def _examples(images: Tensor, mask: Tensor | None, real: Tensor | None) -> Examples:
