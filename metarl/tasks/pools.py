@@ -116,14 +116,15 @@ class ImagePool:
             k are consecutive.
         names: The name of each class; "alphabet/character" for written characters.
         offsets: The index of the first image of each class, shape [K], int64.
-        descriptions: None; images have no descriptions.
+        descriptions: A description of each class, shape [K, D], float32, or None; see
+            `with_descriptions`.
     """
 
     images: Tensor = field(repr=False)
     counts: Tensor = field(repr=False)
     names: tuple[str, ...] = field(repr=False)
     offsets: Tensor = field(init=False, repr=False)
-    descriptions: Tensor | None = field(default=None, init=False, repr=False)
+    descriptions: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Checks the shapes and computes the offsets."""
@@ -134,6 +135,7 @@ class ImagePool:
                 f"{tuple(self.images.shape)}. `FewShotData` takes examples of any shape and type."
             )
         _check_counts(self.counts, self.names, len(images), "images")
+        _check_descriptions(self.descriptions, self.names)
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "offsets", self.counts.cumsum(0) - self.counts)
 
@@ -152,7 +154,10 @@ class ImagePool:
         """Returns the pool on `device`; `self` if it is already there."""
         if self.images.device == torch.device(device):
             return self
-        return ImagePool(self.images.to(device), self.counts.to(device), self.names)
+        return ImagePool(
+            self.images.to(device), self.counts.to(device), self.names,
+            _moved(self.descriptions, device),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,13 +183,7 @@ class ExamplePool:
     def __post_init__(self) -> None:
         """Checks the shapes and computes the offsets."""
         _check_counts(self.counts, self.names, len(self.order), "examples")
-        if self.descriptions is not None and (
-            self.descriptions.dim() != 2 or len(self.descriptions) != len(self.names)
-        ):
-            raise ShapeError(
-                f"Expected descriptions [{len(self.names)}, D], one for every class, got "
-                f"{tuple(self.descriptions.shape)}."
-            )
+        _check_descriptions(self.descriptions, self.names)
         object.__setattr__(self, "offsets", self.counts.cumsum(0) - self.counts)
 
     @property
@@ -203,10 +202,9 @@ class ExamplePool:
 
     def to(self, device: torch.device | str) -> ExamplePool:
         """Returns the pool with what it holds in memory on `device`."""
-        described = self.descriptions
         return ExamplePool(
             self.source.to(device), self.order.to(device), self.counts.to(device), self.names,
-            None if described is None else described.to(device),
+            _moved(self.descriptions, device),
         )  # fmt: skip
 
 
@@ -228,6 +226,18 @@ def rotated(images: Tensor, rotations: Tensor | None) -> Tensor:
     flat = images.flatten(4).flatten(2, 3)  # [T, way, n * C, H * W]
     source = sources[rotations].unsqueeze(2).expand(flat.shape)
     return flat.gather(3, source).view(images.shape)
+
+
+def _moved(values: Tensor | None, device: torch.device | str) -> Tensor | None:
+    return None if values is None else values.to(device)
+
+
+def _check_descriptions(descriptions: Tensor | None, names: tuple[str, ...]) -> None:
+    if descriptions is not None and (descriptions.dim() != 2 or len(descriptions) != len(names)):
+        raise ShapeError(
+            f"Expected descriptions [{len(names)}, D], one for every class, got "
+            f"{tuple(descriptions.shape)}."
+        )
 
 
 def _check_counts(counts: Tensor, names: tuple[str, ...], number: int, kind: str) -> None:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError, short_repr
 from metarl.ranges import check_int
-from metarl.tasks.base import SPLITS
+from metarl.tasks.base import Split
 from metarl.tasks.data.characters import Characters
 from metarl.tasks.data.datasets import Loaded, is_dataset, load_dataset
+from metarl.tasks.data.descriptions import class_descriptions
 from metarl.tasks.data.hugging_face import is_hugging_face, load_hugging_face
 from metarl.tasks.data.labels import Splits, number_labels, split_labels
 from metarl.tasks.data.sources import (
@@ -45,6 +46,8 @@ def FewShotData(  # noqa: N802 - reads like the other distributions
     characters: Characters | None = None,
     tokens: bool = False,
     in_memory: bool = True,
+    descriptions: Any = None,
+    description_key: str | None = None,
     small_classes: Small = "refuse",
     min_images: int | None = None,
     fewest_shots: int | None = None,
@@ -92,6 +95,10 @@ def FewShotData(  # noqa: N802 - reads like the other distributions
         tokens: The inputs are indices, such as of words, and stay int64.
         in_memory: False: arrays, tables and data sets on disk are read when a batch needs them;
             `Background` reads ahead.
+        descriptions: A description of each class, such as attributes or an embedded text, for
+            `info["descriptions"]`; see `with_descriptions`.
+        description_key: The column of a table of descriptions that has the classes; None: that of
+            `labels`.
         small_classes: See `FewShot`, like the following.
         min_images: Fewest examples of a class.
         fewest_shots: Fewest shots of a task.
@@ -107,6 +114,7 @@ def FewShotData(  # noqa: N802 - reads like the other distributions
     """
     if length is not None:
         check_int("length", length)
+    key = description_key or (labels if isinstance(labels, str) else None)
     settings = TableSettings(inputs, labels, splits, length, characters, tokens, in_memory)
     if is_table(data):
         source, labels, splits = load_table(data, settings)
@@ -123,8 +131,11 @@ def FewShotData(  # noqa: N802 - reads like the other distributions
         )
     numbered = number_labels(labels, len(source))
     parts = split_labels(numbered, splits, seed)
-    first = next((part for part in SPLITS if parts.get(part) is not None), SPLITS[0])
-    pool = ExamplePool(source, numbered.order, numbered.counts, numbered.names)
+    first: Split = "train" if parts.get("train") is not None else next(iter(parts))
+    described = None
+    if descriptions is not None:
+        described = class_descriptions(numbered.names, descriptions, key)
+    pool = ExamplePool(source, numbered.order, numbered.counts, numbered.names, described)
     return FewShot(
         pool, parts, way, shots, queries,
         part=first,

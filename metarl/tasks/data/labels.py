@@ -209,7 +209,7 @@ def _listing(values: Mapping[Any, int], most: int = 10) -> str:
 
 
 def _plural(kind: str) -> str:
-    return "classes" if kind == "class" else f"{kind}s"
+    return {"class": "classes", "series": "series"}.get(kind, f"{kind}s")
 
 
 def _split_name(name: Any) -> Split:
