@@ -200,7 +200,7 @@ class SupervisedLearner(Learner):
         Raises:
             TaskError: A label of the queries has no output.
         """
-        checked, (inputs, targets) = False, checked_examples(tasks.query, parameter_type(self))
+        checked, (inputs, targets, *_) = False, checked_examples(tasks.query, parameter_type(self))
         for step, adapted in enumerate(self.adapt(tasks.support, steps, generator)):
             if last_only and step < steps:
                 continue

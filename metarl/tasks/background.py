@@ -18,7 +18,7 @@ from metarl.tasks.base import Split, TaskBatch, TaskDistribution
 
 MOST_MISSES = 3
 """Batches in a row that were sampled ahead in vain, after which none is."""
-PATIENCE = 5.0
+PATIENCE = 2.0
 """Seconds that the end of the program waits for a batch that is being read."""
 
 
