@@ -26,8 +26,11 @@ from metarl.lab.installed import installed_file
 from metarl.runs.lock import RunLock
 from metarl.runs.run_folder import ResumePoint, create_run_folder, to_json, write_config
 from metarl.runs.signals import exit_status
+from metarl.tasks.background import Background
 from metarl.tasks.base import TaskSource
 from metarl.tasks.episodes import FewShot
+from metarl.tasks.grouped import GroupTasks
+from metarl.tasks.series import SeriesTasks
 from metarl.tasks.streams import Streams
 from metarl.training.loop import OuterLoop, TrainingResult
 from metarl.training.outer_update import OuterUpdate
@@ -58,6 +61,7 @@ class ExperimentSettings(Protocol):
 
 
 S = TypeVar("S", bound=ExperimentSettings)
+_MOVABLE = (FewShot, GroupTasks, SeriesTasks, Streams, Background)
 
 _OUT_OF_MEMORY = re.compile(r"memory|alloc|overflow", re.IGNORECASE)
 """What torch and Python say of sizes that no memory has."""
@@ -205,8 +209,8 @@ def _loop(
 
 
 def _on_device(tasks: Any, device: torch.device) -> Any:
-    """Moves images to the device; other distributions sample on the generator's device."""
-    return tasks.to(device) if isinstance(tasks, FewShot | Streams) else tasks
+    """Moves examples to the device; other distributions sample on the generator's device."""
+    return tasks.to(device) if isinstance(tasks, _MOVABLE) else tasks
 
 
 def print_report(table: Table, loop: OuterLoop, result: TrainingResult) -> None:

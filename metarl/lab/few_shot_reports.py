@@ -133,4 +133,4 @@ def lake_runs_for(test: FewShot, path: Path | None, invert: bool = True) -> Lake
             "train with --way 20 --shots 1 or leave out --lake-runs."
         )
     check_uncontaminated(test.split("train").alphabets)
-    return load_lake_runs(path, test.pool.images.shape[-1], invert=invert)
+    return load_lake_runs(path, test.pool.example_shape[-1], invert=invert)

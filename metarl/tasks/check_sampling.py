@@ -140,7 +140,7 @@ def _fingerprints(tasks: Any) -> set[bytes]:
     """
     if "classes" in tasks.info:
         return rows(tasks.info["classes"].flatten())
-    source = list(tasks.info.values()) or [t for t in tasks.support if t is not None]
+    source = list(tasks.info.values()) or tensors(tasks.support)
     return rows(torch.cat([t.reshape(len(t), -1).double() for t in source], dim=1))
 
 

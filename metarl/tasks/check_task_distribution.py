@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.errors import TaskError
 from metarl.tasks.base import Examples, TaskBatch
+from metarl.tasks.check_padding import padding_contents, padding_shapes, real
 from metarl.tasks.check_sampling import (
     NUM_TASKS,
     described_errors,
@@ -27,6 +28,8 @@ def check_task_distribution(distribution: Any, seed: int = 0, require_splits: bo
 
     - shapes and types are right, all values are finite and every tensor has a leading task
       dimension;
+    - weights are not negative, every task has examples of positive weight in support and query,
+      examples of weight 0 have inputs of zeros and target 0, and what a mask hides is 0;
     - the same generator state yields the same tasks, another state yields other tasks, and no
       global random state is used;
     - the query differs from the support, and the support has every class of the query;
@@ -96,7 +99,8 @@ def _tasks_lead(tasks: TaskBatch, num_tasks: int) -> Iterator[str]:
 
 
 def _shapes(tasks: TaskBatch) -> Iterator[str]:
-    for name, (inputs, targets, *_) in (("support", tasks.support), ("query", tasks.query)):
+    for name, examples in (("support", tasks.support), ("query", tasks.query)):
+        inputs, targets = examples.inputs, examples.targets
         if inputs.dim() < 2 or inputs.shape[:2] != targets.shape[:2]:
             yield (
                 f"{name} needs as many targets as inputs, [T, N, ...] each, got "
@@ -108,16 +112,24 @@ def _shapes(tasks: TaskBatch) -> Iterator[str]:
             yield f"{name} has no examples"
         if targets.dtype == torch.int64 and targets.dim() != 2:
             yield f"{name}.targets are class labels and must be [T, N], got {tuple(targets.shape)}"
-        if inputs.dtype != torch.float32:
+        if inputs.dtype not in (torch.float32, torch.int64):
             yield f"{name}.inputs must be float32, got {inputs.dtype}"
         if targets.dtype not in (torch.float32, torch.int64):
             yield f"{name}.targets must be float32 or int64, got {targets.dtype}"
+        yield from padding_shapes(name, examples)
     if tasks.support.inputs.shape[2:] != tasks.query.inputs.shape[2:]:
         yield "support and query inputs must have one shape per example"
+    if (tasks.support.inputs.dtype == torch.int64) != (tasks.query.inputs.dtype == torch.int64):
+        yield (
+            "support and query inputs must have one type: float32, or int64 for indices such as "
+            "those of characters"
+        )
     if tasks.support.targets.shape[2:] != tasks.query.targets.shape[2:]:
         yield "support and query targets must have one shape per example"
     if tasks.support.targets.dtype != tasks.query.targets.dtype:
         yield "support and query targets must have one type"
+    if (tasks.support.mask is None) != (tasks.query.mask is None):
+        yield "support and query must both have a mask, or none"
 
 
 def _content(distribution: Any, seed: int) -> Iterator[str]:
@@ -129,14 +141,17 @@ def _contents(tasks: TaskBatch) -> Iterator[str]:
     for name, tensor in _tensors(tasks):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             yield f"{name} holds values that are infinite or not a number"
+    for name, examples in (("support", tasks.support), ("query", tasks.query)):
+        yield from padding_contents(name, examples)
     support_targets, query_targets = tasks.support.targets, tasks.query.targets
     if _query_repeats_support(tasks):
         yield "query must be held out, but it repeats the inputs of support"
     if not support_targets.is_floating_point():
         if min(int(support_targets.min()), int(query_targets.min())) < 0:
             yield "class labels must be 0 or more"
-        missing = ~(query_targets.unsqueeze(2) == support_targets.unsqueeze(1)).any(2)
-        if missing.any():
+        known = support_targets.unsqueeze(1).masked_fill(~real(tasks.support).unsqueeze(1), -1)
+        missing = ~(query_targets.unsqueeze(2) == known).any(2) & real(tasks.query)
+        if missing.any() and "descriptions" not in tasks.info:
             yield "query holds classes that the support of the same task lacks"
     parameters = list(tasks.info.values()) or [t for _, t in _tensors(tasks)]
     if all((t == t[:1]).all() for t in parameters):
@@ -145,14 +160,17 @@ def _contents(tasks: TaskBatch) -> Iterator[str]:
 
 def _query_repeats_support(tasks: TaskBatch) -> bool:
     """Returns whether every query input of every task is also a support input of that task."""
-    pairs = zip(tasks.support.inputs, tasks.query.inputs, strict=True)
-    return all(rows(query) <= rows(support) for support, query in pairs)
+    parts = (
+        [inputs[kept] for inputs, kept in zip(part.inputs, real(part), strict=True)]
+        for part in (tasks.support, tasks.query)
+    )
+    return all(rows(query) <= rows(support) for support, query in zip(*parts, strict=True))
 
 
 def _tensors(tasks: TaskBatch) -> Iterator[tuple[str, Tensor]]:
-    yield "support.inputs", tasks.support.inputs
-    yield "support.targets", tasks.support.targets
-    yield "query.inputs", tasks.query.inputs
-    yield "query.targets", tasks.query.targets
+    for name, examples in (("support", tasks.support), ("query", tasks.query)):
+        for field, value in examples._asdict().items():
+            if value is not None:
+                yield f"{name}.{field}", value
     for name, value in tasks.info.items():
         yield f"info[{name!r}]", value

@@ -1,26 +1,40 @@
-"""N-way K-shot episodes, sampled from a pool of images by index on the device."""
+"""N-way K-shot episodes, sampled from a pool of examples by index on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.errors import SettingsError, ShapeError, TaskError, short_repr
-from metarl.ranges import ANY_INT, check_int
+from metarl.errors import SettingsError, TaskError, short_repr
+from metarl.ranges import ANY_INT, NOT_NEGATIVE, check_int
 from metarl.registry import check_choice
 from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
 from metarl.tasks.distortions import Distortion
+from metarl.tasks.pools import QUARTERS, Pool, Reading
+from metarl.tasks.pools import ImagePool as ImagePool  # its former module
+from metarl.tasks.unequal import (
+    Augment,
+    Small,
+    augmented,
+    check_small,
+    draw_rows,
+    enough,
+    padded_examples,
+    places,
+    shot_limits,
+)
 
 Rotations = Literal["none", "episode", "classes", "reflected"]
-QUARTERS = 4  # rotations by 0, 90, 180 and 270 degrees
 ORIENTATIONS = {"none": 1, "episode": 1, "classes": QUARTERS, "reflected": 2 * QUARTERS}
 """Number of classes that each kind of rotations makes of one class."""
 
 Grouping = Literal["none", "alphabets", "drawers"]
+_CHOICES = (("rotations", Rotations), ("grouping", Grouping), ("small_classes", Small))
 
 
 class EpisodeClasses(NamedTuple):
@@ -40,59 +54,13 @@ class EpisodeClasses(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ImagePool:
-    """Images sorted by class, on any device.
-
-    Attributes:
-        images: Shape [M, C, H, W], or [M, H, W] for one channel (stored as [M, 1, H, W]), uint8.
-        counts: Number of images of each class, shape [K], int64; the `counts[k]` images of class
-            k are consecutive.
-        names: The name of each class; "alphabet/character" for written characters.
-        offsets: The index of the first image of each class, shape [K], int64.
-    """
-
-    images: Tensor = field(repr=False)
-    counts: Tensor = field(repr=False)
-    names: tuple[str, ...] = field(repr=False)
-    offsets: Tensor = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """Checks the shapes and computes the offsets."""
-        images = self.images.unsqueeze(1) if self.images.dim() == 3 else self.images
-        if images.dim() != 4 or images.dtype != torch.uint8:
-            raise ShapeError(
-                f"Expected uint8 images [M, C, H, W] or [M, H, W], got {images.dtype} "
-                f"{tuple(self.images.shape)}."
-            )
-        if self.counts.dim() != 1 or self.counts.dtype != torch.int64 or (self.counts < 0).any():
-            raise ShapeError(
-                "Expected the number of images of each class, int64 [K] of at least 0, got "
-                f"{self.counts.dtype} {short_repr(self.counts.tolist())}."
-            )
-        total = int(self.counts.sum())
-        if len(self.names) != len(self.counts) or total != len(images):
-            raise ShapeError(
-                f"Expected a name and a count for every class and counts that add up to the "
-                f"{len(images)} images, got {len(self.names)} names, {len(self.counts)} counts, "
-                f"sum {total}."
-            )
-        object.__setattr__(self, "images", images)
-        object.__setattr__(self, "offsets", self.counts.cumsum(0) - self.counts)
-
-    def to(self, device: torch.device | str) -> ImagePool:
-        """Returns the pool on `device`; `self` if it is already there."""
-        if self.images.device == torch.device(device):
-            return self
-        return ImagePool(self.images.to(device), self.counts.to(device), self.names)
-
-
-@dataclass(frozen=True, eq=False)
 class FewShot:
     """A distribution over N-way K-shot classification episodes; see `TaskDistribution`.
 
     The classes of an episode and the images of a class are sampled without replacement; support
     and query share no image. If images and generator are on different devices, every batch is
-    copied; `to` avoids this by moving all images once.
+    copied; `to` avoids this by moving all images once. "Images" may be examples of any kind:
+    `FewShotData` builds a distribution from arrays, tables and data sets.
 
     Attributes:
         pool: The images of all splits.
@@ -113,9 +81,22 @@ class FewShot:
             alphabet are by the same drawer, as in Omniglot. Alphabets with fewer than `way`
             classes are left out.
         distortion: Random distortion of the images; None for no distortion.
+        small_classes: Classes with fewer than `shots + queries` images. "refuse": an error that
+            names one; "drop": they are left out; "take": a class with c images gives
+            min(shots, c - 1) to the support set and up to `queries` others to the query set. What
+            is missing is padded with weights of 0, see `Examples`.
+        min_images: Classes with fewer images are left out; None: `shots + queries` with "drop",
+            2 with "take", none with "refuse".
+        fewest_shots: Each task has a random number of shots per class, uniform from `fewest_shots`
+            to `shots`; the support set is padded with weights of 0. None: all have `shots`. 0 needs
+            classes with descriptions.
+        augment_support: Changes the support inputs of training tasks; see `Augment`. Validation and
+            test tasks are not augmented.
+        augment_query: Changes the query inputs of training tasks likewise.
+        has_padding: Whether the tasks have weights, because classes or tasks may lack examples.
     """
 
-    pool: ImagePool = field(repr=False)
+    pool: Pool = field(repr=False)
     splits: Mapping[Split, Tensor] = field(repr=False)
     way: int = 5
     shots: int = 1
@@ -124,7 +105,14 @@ class FewShot:
     rotations: Rotations = "none"
     grouping: Grouping = "none"
     distortion: Distortion | None = None
+    small_classes: Small = "refuse"
+    min_images: int | None = None
+    fewest_shots: int | None = None
+    augment_support: Augment | None = field(default=None, repr=False)
+    augment_query: Augment | None = field(default=None, repr=False)
+    _classes: Tensor = field(init=False, repr=False)
     _most_images: int = field(init=False, repr=False)
+    has_padding: bool = field(init=False, repr=False)
     _groups: Tensor = field(init=False, repr=False)
     _large: Tensor = field(init=False, repr=False)
 
@@ -134,11 +122,12 @@ class FewShot:
         self._check_settings()
         self._check_indices()
         self._check_disjoint()
+        self._set_classes()
         self._set_groups()
         self._check_split_size()
         # A Python number, because reading it from a tensor would sync the device on every batch.
         most = int(self.pool.counts[self._classes].max())
-        object.__setattr__(self, "_most_images", most)
+        object.__setattr__(self, "_most_images", max(most, self.shots + self.queries))
 
     def split(self, name: Split) -> FewShot:
         """Returns the distribution over the tasks of one split."""
@@ -160,6 +149,13 @@ class FewShot:
         return tuple(sorted({name.rpartition("/")[0] for name in self.names} - {""}))
 
     @property
+    def left_out(self) -> tuple[str, ...]:
+        """The names of the classes of this split that have too few images and are left out."""
+        kept = set(self._classes.tolist())
+        split = self.splits.get(self.part, self._classes).tolist()
+        return tuple(self.pool.names[i] for i in split if i not in kept)
+
+    @property
     def num_classes(self) -> int:
         """The number of classes of this split, including rotations that are separate classes."""
         return len(self._classes) * ORIENTATIONS[self.rotations]
@@ -170,23 +166,28 @@ class FewShot:
         Returns:
             Support inputs [T, way * shots, C, H, W], float32 in [0, 1], and targets
             [T, way * shots], int64, in the order of the classes (0 0 1 1 ...); the query likewise.
-            `info` has the fields of `EpisodeClasses`, each [T, way].
+            `info` has the fields of `EpisodeClasses`, each [T, way], and "descriptions"
+            [T, way, D], float32, if the pool has them.
         """
         check_num_tasks(num_tasks)
         episode = self._draw_classes(num_tasks, generator)
-        index = self._draw_images(episode.classes, generator)
-        images = self._gather(index, episode.rotations).to(torch.float32).div_(255.0)
+        index, real = self._draw_images(episode.classes, generator)
+        rotations = None if self.rotations == "none" else episode.rotations
+        images, mask = self.pool.read(index, rotations)
         if self.distortion is not None:
             images = self.distortion(images, generator)
-        return TaskBatch(
-            _examples(images[:, :, : self.shots]),
-            _examples(images[:, :, self.shots :]),
-            episode._asdict(),
+        support, query = (
+            _examples(images[part], _part(mask, part), _part(real, part))
+            for part in (np.s_[:, :, : self.shots], np.s_[:, :, self.shots :])
         )
-
-    @property
-    def _classes(self) -> Tensor:
-        return self.splits.get(self.part, torch.empty(0, dtype=torch.int64))
+        if self.part == "train":
+            support = augmented(support, self.augment_support, generator)
+            query = augmented(query, self.augment_query, generator)
+        info = episode._asdict()
+        if self.pool.descriptions is not None:
+            descriptions = self.pool.descriptions.to(generator.device)
+            info["descriptions"] = descriptions[episode.classes]
+        return TaskBatch(support, query, info)
 
     def _draw_classes(self, num_tasks: int, generator: torch.Generator) -> EpisodeClasses:
         device = generator.device
@@ -210,45 +211,73 @@ class FewShot:
             rotations = torch.randint(QUARTERS, classes.shape, generator=generator, device=device)
         return EpisodeClasses(self._classes.to(device)[classes], rotations, labels)
 
-    def _draw_images(self, classes: Tensor, generator: torch.Generator) -> Tensor:
-        """Samples images without replacement; returns their indices [T, way, shots + queries]."""
+    def _draw_images(
+        self, classes: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """Samples images without replacement.
+
+        Returns:
+            Indices into the pool, [T, way, shots + queries], int64, and whether the images exist,
+            of the same shape, bool; None if all do.
+        """
         device = generator.device
         counts = self.pool.counts.to(device)[classes].unsqueeze(2)
-        same_drawers = self.grouping == "drawers"
-        shape = (len(classes), 1 if same_drawers else classes.shape[1], self._most_images)
-        scores = torch.rand(shape, generator=generator, device=device)
-        fewest = counts.amin(1, keepdim=True) if same_drawers else counts
-        absent = torch.arange(shape[2], device=device) >= fewest
-        drawings = scores.masked_fill_(absent, -1.0).topk(self.shots + self.queries, dim=2).indices
-        return drawings + self.pool.offsets.to(device)[classes].unsqueeze(2)
-
-    def _gather(self, index: Tensor, rotations: Tensor) -> Tensor:
-        """Returns the images [T, way, n, C, H, W], uint8, each class rotated by its rotation."""
-        pixels = self.pool.images
-        images = pixels.index_select(0, index.flatten().to(pixels.device)).to(index.device)
-        images = images.view(*index.shape, *pixels.shape[1:])
-        if self.rotations == "none":
-            return images
-        height, width = pixels.shape[2:]
-        grid = torch.arange(height * width, device=index.device).view(height, width)
-        # For each orientation, the pixel of the upright image at each pixel of the rotated one.
-        sources = torch.stack(
-            [g.rot90(k).flatten() for g in (grid, grid.flip(1)) for k in range(QUARTERS)]
-        )
-        flat = images.flatten(4).flatten(2, 3)  # [T, way, n * C, H * W]
-        source = sources[rotations].unsqueeze(2).expand(flat.shape)
-        return flat.gather(3, source).view(images.shape)
+        if self.grouping == "drawers":
+            counts = counts.amin(1, keepdim=True)
+        number = self.shots + self.queries
+        rows = draw_rows(counts, self._most_images, number, generator)
+        real = None
+        if self.has_padding:
+            limits = shot_limits((len(classes), 1, 1), self.fewest_shots, self.shots, generator)
+            rows, real = places(rows, counts, self.shots, limits)
+        return rows + self.pool.offsets.to(device)[classes].unsqueeze(2), real
 
     def _check_settings(self) -> None:
         check_episode(self.way, self.shots, self.queries)
-        for name, literal in (("rotations", Rotations), ("grouping", Grouping)):
+        for name, literal in _CHOICES:
             check_choice(name, getattr(self, name), get_args(literal))
-        height, width = self.pool.images.shape[2:]
-        if self.rotations != "none" and height != width:
+        self._check_images()
+        for name in ("min_images", "fewest_shots"):
+            if getattr(self, name) is not None:
+                check_int(name, getattr(self, name), NOT_NEGATIVE)
+        check_small(self.small_classes, self.min_images, ("small_classes", "min_images"))
+        if self.small_classes == "take" and self.grouping == "drawers":
             raise SettingsError(
-                f"Rotations by 90 degrees need square images, got {height} x {width}; "
+                "grouping='drawers' needs as many images of all classes; use small_classes='drop'."
+            )
+        if self.fewest_shots is None:
+            return
+        lowest = 1 if self.pool.descriptions is None else 0
+        if not lowest <= self.fewest_shots <= self.shots:
+            raise SettingsError(
+                f"Expected `fewest_shots` from {lowest} to the {self.shots} shots, got "
+                f"{self.fewest_shots}; only classes with descriptions can be known without a shot."
+            )
+
+    def _check_images(self) -> None:
+        """Checks that the examples are images where the settings need images."""
+        shape = self.pool.example_shape
+        if self.rotations != "none" and (len(shape) != 3 or shape[1] != shape[2]):
+            raise SettingsError(
+                "Rotations by 90 degrees need square images, got "
+                f"{' x '.join(map(str, shape[1:] if len(shape) == 3 else shape))}; "
                 "use rotations='none'."
             )
+        if self.distortion is not None and len(shape) != 3:
+            raise SettingsError(
+                f"A distortion needs images [C, H, W], got examples {shape}; use `augment_support` "
+                "and `augment_query`."
+            )
+
+    def _set_classes(self) -> None:
+        """Sets the classes of the split, and whether any task can have padding."""
+        classes = self.splits.get(self.part, torch.empty(0, dtype=torch.int64))
+        counts = self.pool.counts[classes.to(self.pool.counts.device)].to(classes.device)
+        needed = self.shots + self.queries
+        kept = enough(counts, self.small_classes, self.min_images, needed)
+        object.__setattr__(self, "_classes", classes[kept])
+        few = self.small_classes == "take" and bool((counts[kept] < needed).any())
+        object.__setattr__(self, "has_padding", few or self.fewest_shots is not None)
 
     def _set_groups(self) -> None:
         """Sets the alphabet number of each class, and the alphabets with at least `way` classes."""
@@ -281,6 +310,12 @@ class FewShot:
             raise TaskError(f"The class {name!r} is in two splits; let each class be in one.")
 
     def _check_split_size(self) -> None:
+        if self.num_classes == 0 and self.left_out:
+            raise TaskError(
+                f"All classes of the {self.part} split have too few images for {self.shots} shots "
+                f"and {self.queries} queries (small_classes={self.small_classes!r}, min_images="
+                f"{self.min_images}); lower them, or use small_classes='take'."
+            )
         if self.num_classes == 0:
             raise TaskError(
                 f"The {self.part} split has no classes; give it some (Omniglot without validation "
@@ -295,16 +330,21 @@ class FewShot:
         if self.way > self.num_classes:
             raise SettingsError(
                 f"Expected a way of at most {self.num_classes}, the classes of the {self.part} "
-                f"split, got {self.way}."
+                f"split{self._note_left_out()}, got {self.way}."
             )
         counts = self.pool.counts[self._classes]
         needed, fewest = self.shots + self.queries, int(counts.argmin())
-        if needed > counts[fewest]:
+        if needed > counts[fewest] and self.small_classes != "take":
             raise SettingsError(
                 f"{self.shots} shots and {self.queries} queries need {needed} images per class; "
                 f"{self.names[fewest]!r} of the {self.part} split has {int(counts[fewest])}. "
-                "Lower the shots or the queries."
+                "Lower the shots or the queries, or leave small classes out (small_classes='drop') "
+                "or take what they have ('take')."
             )
+
+    def _note_left_out(self) -> str:
+        names = self.left_out
+        return f" with enough images ({len(names)} left out)" if names else ""
 
 
 def check_episode(way: int, shots: int, queries: int) -> None:
@@ -329,8 +369,16 @@ def class_indices(names: Sequence[str], chosen: Sequence[str]) -> Tensor:
     return torch.tensor([index[name] for name in chosen], dtype=torch.int64)
 
 
-def _examples(images: Tensor) -> Examples:
-    """Returns images [T, way, n, C, H, W] as examples in the order of the classes."""
+def _part(values: Tensor | None, part: Any) -> Tensor | None:
+    return None if values is None else values[part]
+
+
+def _examples(images: Tensor, mask: Tensor | None, real: Tensor | None) -> Examples:
+    """Returns images [T, way, n, *] as examples in the order of the classes."""
     num_tasks, way, count = images.shape[:3]
     targets = torch.arange(way, device=images.device).repeat_interleave(count)
-    return Examples(images.flatten(1, 2), targets.repeat(num_tasks, 1))
+    return padded_examples(
+        Reading(images.flatten(1, 2), None if mask is None else mask.flatten(1, 2)),
+        targets.repeat(num_tasks, 1),
+        None if real is None else real.flatten(1, 2),
+    )

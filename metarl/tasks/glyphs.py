@@ -17,7 +17,8 @@ from torch import Tensor
 from metarl.errors import SettingsError
 from metarl.ranges import LARGEST, SEED, Range, check_int
 from metarl.tasks.base import SPLITS, Split
-from metarl.tasks.episodes import FewShot, ImagePool, Rotations
+from metarl.tasks.episodes import FewShot, Rotations
+from metarl.tasks.pools import ImagePool
 
 IMAGE_SIZE = 28
 MOST_CLASSES = 10_000  # alphabets, characters of each, and drawings of each of these

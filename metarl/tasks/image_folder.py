@@ -15,10 +15,12 @@ from metarl.errors import DataError
 from metarl.ranges import Range, check_int
 from metarl.registry import check_choice
 from metarl.tasks.base import Split
-from metarl.tasks.episodes import FewShot, ImagePool, Rotations, class_indices
+from metarl.tasks.episodes import FewShot, Rotations, class_indices
 from metarl.tasks.files import atomic_path, cache_folder, read_regular
 from metarl.tasks.image_splits import ClassFiles, read_splits
 from metarl.tasks.images import MOST_BYTES, decode
+from metarl.tasks.pools import ImagePool
+from metarl.tasks.unequal import Augment, Small
 
 Mode = Literal["RGB", "L"]
 MOST_SIZE = 8192  # pixels
@@ -35,6 +37,11 @@ def ImageFolder(  # noqa: N802 - reads like the other distributions
     image_size: int = 84,
     mode: Mode = "RGB",
     rotations: Rotations = "none",
+    small_classes: Small = "refuse",
+    min_images: int | None = None,
+    fewest_shots: int | None = None,
+    augment_support: Augment | None = None,
+    augment_query: Augment | None = None,
 ) -> FewShot:
     """Builds N-way K-shot episodes of a folder's images, [C, image_size, image_size] in [0, 1].
 
@@ -57,7 +64,12 @@ def ImageFolder(  # noqa: N802 - reads like the other distributions
         queries: Query images per class.
         image_size: Height and width of the images in pixels.
         mode: "RGB" for three channels, "L" for one.
-        rotations: See `FewShot`.
+        rotations: See `FewShot`, like the following.
+        small_classes: What is done with classes of few images.
+        min_images: Fewest images of a class.
+        fewest_shots: Fewest shots of a task.
+        augment_support: Changes the support images of training tasks.
+        augment_query: Changes the query images of training tasks.
 
     Raises:
         DataError: If a split file or an image is missing or cannot be read, or the cache cannot be
@@ -74,7 +86,11 @@ def ImageFolder(  # noqa: N802 - reads like the other distributions
     splits: dict[Split, torch.Tensor] = {
         part: class_indices(pool.names, names) for part, names in split_classes.items()
     }
-    return FewShot(pool, splits, way, shots, queries, rotations=rotations)
+    return FewShot(
+        pool, splits, way, shots, queries,
+        rotations=rotations, small_classes=small_classes, min_images=min_images,
+        fewest_shots=fewest_shots, augment_support=augment_support, augment_query=augment_query,
+    )  # fmt: skip
 
 
 def _memory_map(files: ClassFiles, size: int, mode: Mode) -> np.ndarray:

@@ -13,10 +13,11 @@ from metarl.errors import DataError, SettingsError
 from metarl.ranges import LARGEST, Range, check_int
 from metarl.tasks.base import Split
 from metarl.tasks.download import download
-from metarl.tasks.episodes import FewShot, ImagePool, Rotations, check_episode, class_indices
+from metarl.tasks.episodes import FewShot, Rotations, check_episode, class_indices
 from metarl.tasks.files import Arrays, cache_folder, cached_arrays, check_regular, sha256
 from metarl.tasks.images import decode, member_names, read_members
 from metarl.tasks.omniglot_splits import ARCHIVES, Scheme, SplitSettings, split_names
+from metarl.tasks.pools import ImagePool
 
 BASE_URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
 OFFICIAL: dict[str, tuple[int, str]] = {
@@ -97,7 +98,8 @@ def Omniglot(  # noqa: N802 - reads like the other distributions
     ]
     images = np.concatenate([archive["images"] for archive in arrays])
     pixels = torch.from_numpy(255 - images if invert else images)
-    return replace(episodes, pool=replace(episodes.pool, images=pixels))
+    pool = ImagePool(pixels, episodes.pool.counts, episodes.pool.names)
+    return replace(episodes, pool=pool)
 
 
 def undecoded_omniglot(

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from metarl.errors import SettingsError
 from metarl.registry import check_choice
 from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks
 from metarl.tasks.episodes import FewShot
@@ -68,6 +69,11 @@ class Streams:
     def __post_init__(self) -> None:
         """Checks the settings."""
         check_choice("labels", self.labels, get_args(Labels))
+        if self.episodes.has_padding:
+            raise SettingsError(
+                "A stream has as many examples of every class: use episodes without "
+                "small_classes='take' and `fewest_shots`."
+            )
 
     def split(self, name: Split) -> Streams:
         """Returns the distribution over the tasks of one split."""
@@ -103,12 +109,17 @@ class Streams:
         """
         check_num_tasks(num_tasks)
         episodes = self.episodes.sample(num_tasks, generator)
-        parts = zip(episodes.support[:2], episodes.query[:2], strict=True)
-        inputs, classes = (torch.cat(part, dim=1) for part in parts)
+        support, query = episodes.support, episodes.query
+        inputs = torch.cat((support.inputs, query.inputs), dim=1)
+        classes = torch.cat((support.targets, query.targets), dim=1)
         labels = _distinct(num_tasks, self.code.size, self.episodes.way, generator)
         order = _distinct(num_tasks, self.length, self.length, generator)
         rows = torch.arange(num_tasks, device=generator.device).unsqueeze(1)
-        stream = Examples(inputs[rows, order], labels.gather(1, classes.gather(1, order)))
+        mask = None
+        if support.mask is not None and query.mask is not None:
+            mask = torch.cat((support.mask, query.mask), dim=1)[rows, order]
+        targets = labels.gather(1, classes.gather(1, order))
+        stream = Examples(inputs[rows, order], targets, mask=mask)
         return TaskBatch(stream, stream, episodes.info)
 
 

@@ -162,14 +162,13 @@ def reordered(tasks, generator):
 
 
 def one_task(tasks, generator):
-    first = [
-        t[:1].expand_as(t) for t in (*tasks.support[:2], *tasks.query[:2], tasks.info["slope"])
-    ]
+    parts = (*tasks.support[:2], *tasks.query[:2], tasks.info["slope"])
+    first = [t[:1].expand_as(t) for t in parts]
     return TaskBatch(Examples(*first[:2]), Examples(*first[2:4]), {"slope": first[4]})
 
 
 def one_slope(tasks, generator):
-    (x, *_), (new_x, *_) = tasks.support, tasks.query
+    x, new_x = tasks.support.inputs, tasks.query.inputs
     slope = torch.full_like(tasks.info["slope"], 2.0)
     return TaskBatch(Examples(x, 2 * x), Examples(new_x, 2 * new_x), {"slope": slope})
 
@@ -229,7 +228,8 @@ ALL_TASKS = (
     (
         "whole numbers",
         lambda t, g: with_support(t, t.support.inputs.long()),
-        "support.inputs must be float32, got torch.int64",
+        "support and query inputs must have one type: float32, or int64 for indices such as those "
+        "of characters",
     ),
     ("not a number", not_finite, "support.inputs holds values that are infinite or not a number"),
     (

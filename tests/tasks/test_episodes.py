@@ -7,7 +7,8 @@ import torch
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.tasks.base import Split, TaskDistribution
 from metarl.tasks.distortions import Distortion
-from metarl.tasks.episodes import FewShot, ImagePool, class_indices
+from metarl.tasks.episodes import FewShot, class_indices
+from metarl.tasks.pools import ImagePool
 
 COUNTS = [6, 4, 5, 4, 7, 4, 5, 4, 4, 6, 4, 4]
 TRAIN, VALIDATION, TEST = range(8), range(8, 9), range(9, 12)
@@ -212,7 +213,7 @@ def test_names_and_alphabets_are_those_of_the_split(tasks):
 def test_a_distribution_is_told_by_its_settings_and_can_be_a_key(tasks):
     assert repr(tasks) == (
         "FewShot(way=3, shots=2, queries=2, part='train', rotations='none', grouping='none', "
-        "distortion=None)"
+        "distortion=None, small_classes='refuse', min_images=None, fewest_shots=None)"
     )
     assert {tasks: 1}[tasks] == 1
     assert tasks != replace(tasks, way=2)

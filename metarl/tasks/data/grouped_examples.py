@@ -1,0 +1,106 @@
+"""Regression tasks from the groups of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from metarl.errors import SettingsError, ShapeError, short_repr
+from metarl.ranges import check_int
+from metarl.tasks.base import Split
+from metarl.tasks.data.labels import Splits, number_labels, split_labels
+from metarl.tasks.data.table_sources import TableSettings, load_table
+from metarl.tasks.data.tables import check_columns, is_table, numbers, open_table
+from metarl.tasks.grouped import GroupTasks, training_scaling
+from metarl.tasks.unequal import Augment, Small
+
+
+def GroupedExamples(  # noqa: N802 - reads like the other distributions
+    table: Any,
+    group: str,
+    inputs: str | Sequence[str],
+    targets: str | Sequence[str],
+    shots: int = 10,
+    queries: int = 10,
+    *,
+    splits: Splits | str = None,
+    seed: int = 0,
+    standardise: bool = False,
+    length: int | None = None,
+    in_memory: bool = True,
+    small_groups: Small = "refuse",
+    min_examples: int | None = None,
+    fewest_shots: int | None = None,
+    augment_support: Augment | None = None,
+    augment_query: Augment | None = None,
+) -> GroupTasks:
+    """Builds regression tasks from the groups of a table: each patient, machine or robot is a task.
+
+    Args:
+        table: A pandas data frame, an Arrow table, a mapping of columns (arrays [M] or [M, *]), or
+            the path of a .csv, .tsv, .parquet or .arrow file (files need the extra `data`).
+        group: The column with the group of each row: integers or strings.
+        inputs: Columns of numbers, which become features [D]; or one column of arrays or lists,
+            which keeps its shape, lists of unequal length padded and masked.
+        targets: Columns of numbers, which become targets [D].
+        shots: Support examples of a task.
+        queries: Query examples of a task.
+        splits: Which groups are in which split, as for the classes of `FewShotData`; None: all are
+            for training.
+        seed: Seed of a random split.
+        standardise: Subtracts the mean from each input and target and divides by the standard
+            deviation, both over all examples of the training groups. They are kept as `scaling`;
+            `scaling.restore(outputs)` gives predictions in the units of the table.
+        length: Lists are padded or cut to this length; None: that of the longest.
+        in_memory: False: the inputs of an Arrow table are read when a batch needs them.
+        small_groups: See `GroupTasks`, like the following.
+        min_examples: Fewest examples of a group.
+        fewest_shots: Fewest shots of a task.
+        augment_support: Changes the support inputs of training tasks.
+        augment_query: Changes the query inputs of training tasks.
+
+    Raises:
+        ShapeError: A column is of a kind that is not listed above.
+        DataError: A value is not finite, or a file cannot be read.
+        TaskError: A value is missing, a group is in two splits, or a split has no groups.
+        SettingsError: A column is missing, or the settings do not fit the groups.
+    """
+    if not is_table(table):
+        raise ShapeError(
+            f"Expected a table (a data frame, an Arrow table, a mapping of columns or a file), got "
+            f"{type(table).__name__}; arrays are {{'x': x, 'y': y, 'group': group}}."
+        )
+    if length is not None:
+        check_int("length", length)
+    table = open_table(table)
+    input_names, target_names = _names("inputs", inputs), _names("targets", targets)
+    check_columns(table, [group, *input_names, *target_names])
+    shared = {*input_names, group} & {*target_names} or {*input_names} & {group}
+    if shared:
+        raise SettingsError(
+            f"Expected each column once among group, inputs and targets, got {min(shared)!r} twice."
+        )
+    settings = TableSettings(input_names, group, splits, length, None, False, in_memory)
+    source, groups, splits = load_table(table, settings)
+    numbered = number_labels(groups, len(source), "group")
+    parts = split_labels(numbered, splits, seed)
+    values = numbers(table, target_names)
+    scaling = None
+    if standardise:
+        if "train" not in parts:
+            raise SettingsError("Standardisation needs training groups; `splits` has none.")
+        scaling = training_scaling(source, values, numbered.order, numbered.counts, parts["train"])
+    first: Split = "train" if parts.get("train") is not None else next(iter(parts))
+    return GroupTasks(
+        source, values, numbered.order, numbered.counts, numbered.names, parts, shots, queries,
+        part=first, small_groups=small_groups, min_examples=min_examples,
+        fewest_shots=fewest_shots, scaling=scaling, augment_support=augment_support,
+        augment_query=augment_query,
+    )  # fmt: skip
+
+
+def _names(kind: str, columns: str | Sequence[str]) -> list[str]:
+    names = [columns] if isinstance(columns, str) else list(columns)
+    if not names or len(set(names)) < len(names):
+        raise SettingsError(f"Expected `{kind}` as different columns, got {short_repr(columns)}.")
+    return names

@@ -1,0 +1,82 @@
+"""Examples of a Hugging Face `Dataset`, which is used through its interface alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from metarl.errors import SettingsError, short_repr
+from metarl.tasks.data.datasets import load_dataset
+from metarl.tasks.data.sources import RowReader
+from metarl.tasks.data.table_sources import LoadedTable, TableSettings, arrow_values, load_table
+from metarl.tasks.data.tables import arrow_column, check_columns
+
+
+def is_hugging_face(data: Any) -> bool:
+    """Returns whether the data have the interface of a Hugging Face `Dataset`."""
+    return all(hasattr(data, name) for name in ("column_names", "features", "with_format"))
+
+
+def load_hugging_face(dataset: Any, settings: TableSettings) -> LoadedTable:
+    """Returns the examples, labels and splits of a `Dataset`.
+
+    Columns of numbers, strings and lists are read as an Arrow table; one column of images, or of
+    other things that the data set decodes, item by item. Labels of the type `ClassLabel` are
+    classes by their names.
+
+    Raises:
+        SettingsError: A column is missing, or the data set is a dictionary of splits.
+    """
+    if isinstance(dataset, dict) or not hasattr(dataset, "num_rows"):
+        raise SettingsError(
+            "Expected one `Dataset`, got a dictionary of them; choose one, or join them with "
+            "`datasets.concatenate_datasets`: few-shot splits are of classes, not of examples."
+        )
+    arrow = dataset.with_format("arrow")
+    known = list(dataset.column_names)
+    labels, splits = settings.labels, settings.splits
+    if isinstance(labels, str):
+        check_columns_of(known, [labels])
+        values = arrow_column(_column(arrow, labels), labels).values
+        names = getattr(dataset.features[labels], "names", None)
+        labels = np.array(names, dtype=object)[values] if names else values
+    if isinstance(splits, str):
+        check_columns_of(known, [splits])
+        splits = arrow_column(_column(arrow, splits), splits).values
+    columns = settings.input_columns(known)
+    check_columns_of(known, columns)
+    decoded = [name for name in columns if hasattr(dataset.features[name], "decode_example")]
+    if decoded:
+        if len(columns) > 1:
+            raise SettingsError(
+                f"Expected one column of inputs, because {decoded[0]!r} holds images or sounds, "
+                f"got {short_repr(columns)}; name one with `inputs`."
+            )
+        loaded = load_dataset(
+            dataset, decoded[0], labels, length=settings.length, tokens=settings.tokens,
+            in_memory=settings.in_memory,
+        )  # fmt: skip
+        return LoadedTable(loaded.source, labels, splits)
+    if settings.in_memory:
+        chosen = TableSettings(
+            columns, labels, None, settings.length, settings.characters, settings.tokens, True
+        )
+        loaded = load_table(arrow.select_columns(columns)[:], chosen)
+        return LoadedTable(loaded.source, labels, splits)
+    selected = arrow.select_columns(columns)
+    reader = RowReader(
+        lambda rows: arrow_values(selected[rows.tolist()], columns),
+        dataset.num_rows, settings.length, settings.tokens, "data set",
+    )  # fmt: skip
+    return LoadedTable(reader, labels, splits)
+
+
+def check_columns_of(known: list[str], names: list[str]) -> None:
+    """Raises SettingsError unless all names are among the known columns."""
+    check_columns(dict.fromkeys(known), names)
+
+
+def _column(arrow: Any, name: str) -> Any:
+    """Returns a column of a data set in the format of Arrow."""
+    return arrow.select_columns([name])[:][name]

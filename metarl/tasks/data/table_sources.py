@@ -1,0 +1,179 @@
+"""The inputs, labels and splits of a table, in memory or read when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from metarl.errors import SettingsError, ShapeError, short_repr
+from metarl.extras import import_extra
+from metarl.tasks.data.characters import Characters
+from metarl.tasks.data.sources import (
+    RowReader,
+    SequenceSource,
+    TensorSource,
+    as_tensor,
+    checked_tensor,
+    flat_source,
+)
+from metarl.tasks.data.tables import (
+    EXTRA,
+    Column,
+    arrow_column,
+    check_columns,
+    column_names,
+    is_arrow,
+    num_rows,
+    numbers,
+    open_table,
+    read_column,
+)
+from metarl.tasks.pools import Source
+
+
+@dataclass(frozen=True)
+class TableSettings:
+    """What is read of a table, and how; see `FewShotData`."""
+
+    inputs: str | Sequence[str] | None
+    labels: Any
+    splits: Any
+    length: int | None
+    characters: Characters | None
+    tokens: bool
+    in_memory: bool
+
+    def input_columns(self, known: Sequence[str]) -> list[str]:
+        """Returns the columns of the inputs, by default all but those of labels and splits."""
+        if isinstance(self.inputs, str):
+            return [self.inputs]
+        if self.inputs is not None:
+            columns = list(self.inputs)
+        else:
+            named = [name for name in (self.labels, self.splits) if isinstance(name, str)]
+            columns = [name for name in known if name not in named]
+        if not columns:
+            raise SettingsError(f"The table has no columns of inputs, only {short_repr(known)}.")
+        return columns
+
+    def text_source(self, texts: Sequence[str]) -> SequenceSource:
+        """Returns the source of texts; raises SettingsError without `characters`."""
+        if self.characters is None:
+            raise SettingsError(
+                "Strings need `characters`, which turns them into indices: Characters.of(texts) of "
+                "the training texts, or a fixed alphabet."
+            )
+        flat, lengths = self.characters.encode_all(texts)
+        return flat_source(flat, lengths, self.length, tokens=True)
+
+
+class LoadedTable(NamedTuple):
+    """Examples, their labels and their splits.
+
+    Attributes:
+        source: Reads the examples.
+        labels: The label of each example, as it came.
+        splits: The splits: the setting, or the column that it names.
+    """
+
+    source: Source
+    labels: Any
+    splits: Any
+
+
+def load_table(data: Any, settings: TableSettings) -> LoadedTable:
+    """Returns the examples, labels and splits of a table; see `FewShotData`."""
+    table = open_table(data)
+    known = column_names(table)
+    if num_rows(table) == 0:
+        raise ShapeError("The table has no rows.")
+    columns = settings.input_columns(known)
+    check_columns(table, columns)
+    labels, splits = settings.labels, settings.splits
+    if labels is None:
+        raise SettingsError(
+            f"Expected the column of the classes as `labels`, one of {short_repr(known)}."
+        )
+    for name in (labels, splits):
+        if isinstance(name, str) and name in columns:
+            raise SettingsError(f"The column {name!r} has labels or splits; it is no input.")
+    labels = read_column(table, labels).values if isinstance(labels, str) else labels
+    splits = read_column(table, splits).values if isinstance(splits, str) else splits
+    if settings.in_memory:
+        return LoadedTable(_in_memory(table, columns, settings), labels, splits)
+    if not is_arrow(table):
+        raise SettingsError(
+            "Only Arrow tables and files are read in parts; leave in_memory=True for this table."
+        )
+    reader = RowReader(
+        ArrowRows(table, columns), num_rows(table), settings.length, settings.tokens, "table"
+    )
+    return LoadedTable(reader, labels, splits)
+
+
+def _in_memory(table: Any, columns: list[str], settings: TableSettings) -> Source:
+    if len(columns) == 1:
+        column = read_column(table, columns[0])
+        if column.is_text:
+            return settings.text_source(column.values.tolist())
+        return _single(column, columns[0], settings)
+    if settings.tokens:
+        parts = [read_column(table, name).values for name in columns]
+        values = np.stack(parts, axis=1)
+        return TensorSource(as_tensor(values, "columns of inputs"), tokens=True)
+    return TensorSource(numbers(table, columns))
+
+
+def _single(column: Column, name: str, settings: TableSettings) -> Source:
+    values = as_tensor(column.values, f"column {name!r}")
+    if column.lengths is not None:
+        flat = checked_tensor(values, settings.tokens, f"column {name!r}")
+        lengths = torch.from_numpy(column.lengths)
+        return flat_source(flat, lengths, settings.length, settings.tokens)
+    if values.dim() == 1:
+        values = values.unsqueeze(1)
+    elif settings.length is not None:
+        values = values[:, : settings.length]
+    return TensorSource(values, settings.tokens)
+
+
+class ArrowRows:
+    """Reads rows of an Arrow table, touching only the record batches that have them.
+
+    Args:
+        table: The table, in memory or mapped.
+        columns: Columns of numbers, or one of lists.
+    """
+
+    def __init__(self, table: Any, columns: Sequence[str]) -> None:
+        self.columns = tuple(columns)
+        self.batches = table.select(list(columns)).to_batches()
+        sizes = np.array([batch.num_rows for batch in self.batches], dtype=np.int64)
+        self.ends = sizes.cumsum()
+
+    def __call__(self, rows: np.ndarray) -> Any:
+        """Returns the values of increasing row numbers; see `RowReader`."""
+        pyarrow = import_extra("pyarrow", EXTRA)
+        parts = []
+        owners = np.searchsorted(self.ends, rows, side="right")
+        for owner in np.unique(owners):
+            batch = self.batches[owner]
+            inside = rows[owners == owner] - (self.ends[owner] - batch.num_rows)
+            parts.append(batch.take(pyarrow.array(inside)))
+        return arrow_values(pyarrow.Table.from_batches(parts), self.columns)
+
+
+def arrow_values(table: Any, columns: Sequence[str]) -> Any:
+    """Returns columns of a small Arrow table: an array, or a list of arrays of unequal lengths."""
+    if len(columns) > 1:
+        return numbers(table, columns).numpy()
+    column = arrow_column(table[columns[0]], columns[0])
+    if column.is_text:
+        raise ShapeError(f"The column {columns[0]!r} has strings; read it with in_memory=True.")
+    if column.lengths is not None:
+        return np.split(column.values, column.lengths.cumsum()[:-1])
+    return column.values[:, None] if column.values.ndim == 1 else column.values

@@ -1,0 +1,302 @@
+"""Tables: pandas, Arrow, mappings of columns, and CSV, Parquet and Arrow files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.errors import DataError, SettingsError, ShapeError, TaskError, short_repr
+from metarl.extras import import_extra
+from metarl.registry import check_choice
+from metarl.tasks.data.labels import is_missing
+from metarl.tasks.data.sources import as_tensor, checked_tensor
+
+EXTRA = "data"
+"""The extra with pyarrow."""
+READERS = {".csv": ",", ".tsv": "\t", ".parquet": "", ".arrow": "", ".feather": ""}
+"""Ending of a file that can be read -> delimiter."""
+
+
+class Column(NamedTuple):
+    """A column of a table.
+
+    Attributes:
+        values: Numbers [M, *]; strings [M] as an object array; or the elements of lists, one list
+            after the other, [sum of lengths, *].
+        lengths: The length of each list, [M], int64, or None for numbers and strings.
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the values are strings."""
+        return self.values.dtype.kind in "OUST"
+
+
+def is_table(data: Any) -> bool:
+    """Returns whether the data have named columns: a mapping, a data frame, a table or a file."""
+    return (
+        isinstance(data, Mapping | str | os.PathLike)
+        or is_arrow(data)
+        or (hasattr(data, "columns") and hasattr(data, "iloc"))
+    )
+
+
+def is_arrow(data: Any) -> bool:
+    """Returns whether the data are an Arrow table or record batch."""
+    return hasattr(data, "schema") and hasattr(data, "column_names") and hasattr(data, "num_rows")
+
+
+def open_table(data: Any) -> Any:
+    """Returns a table; the path of a file is opened.
+
+    A CSV or Parquet file is read into memory. An Arrow file (.arrow, .feather, uncompressed) is
+    mapped: only what is used is read.
+
+    Raises:
+        DataError: The file is missing, damaged or of unknown type.
+        SettingsError: pyarrow is not installed.
+    """
+    if not isinstance(data, str | os.PathLike):
+        return data
+    path = Path(data).expanduser()
+    if path.is_dir():
+        raise DataError(f"Expected a table, {path} is a folder; `ImageFolder` reads images.")
+    if path.suffix.lower() not in READERS:
+        raise DataError(f"Expected a file of type {', '.join(READERS)}, got {path}.")
+    if not path.is_file():
+        raise DataError(f"The table {path} is missing.")
+    pyarrow = import_extra("pyarrow", EXTRA)
+    try:
+        return _read_file(pyarrow, path)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"Cannot read the table {path}: {error}.") from error
+
+
+def column_names(table: Any) -> list[str]:
+    """Returns the names of the columns; raises DataError if one repeats."""
+    if isinstance(table, Mapping):
+        names = list(table)
+    else:
+        names = list(table.column_names if is_arrow(table) else table.columns)
+    repeated = (
+        {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
+    )
+    if repeated:
+        raise DataError(
+            f"The table has several columns {sorted(map(str, repeated))[0]!r}; rename them."
+        )
+    return names
+
+
+def check_columns(table: Any, names: Sequence[str]) -> None:
+    """Raises SettingsError unless the table has all columns; it suggests the nearest name."""
+    known = column_names(table)
+    for name in names:
+        if name not in known:
+            check_choice("column", str(name), map(str, known))
+            raise SettingsError(f"Unknown column {name!r}; the table has {short_repr(known)}.")
+
+
+def read_column(table: Any, name: str) -> Column:
+    """Reads a column into memory.
+
+    Raises:
+        SettingsError: The table has no such column.
+        TaskError: A value is missing.
+        ShapeError: It holds neither numbers nor strings nor lists of numbers.
+    """
+    check_columns(table, [name])
+    if is_arrow(table):
+        return arrow_column(table[name], name)
+    return _plain_column(table[name], name)
+
+
+def num_rows(table: Any) -> int:
+    """Returns the number of rows of a table; raises ShapeError if columns differ in length."""
+    if is_arrow(table):
+        return table.num_rows
+    if not isinstance(table, Mapping):
+        return len(table)
+    counts = {name: len(values) for name, values in table.items()}
+    if len(set(counts.values())) != 1:
+        raise ShapeError(f"Expected columns of one length, got {short_repr(counts)}.")
+    return next(iter(counts.values()))
+
+
+def numbers(table: Any, names: Sequence[str]) -> Tensor:
+    """Returns columns of numbers side by side.
+
+    Returns:
+        Shape [M, D], float32; a column [M, *] of a mapping has as many numbers as it has elements.
+
+    Raises:
+        ShapeError: A column holds strings or lists.
+        DataError: A value is not finite.
+    """
+    parts = []
+    for name in names:
+        column = read_column(table, name)
+        if column.is_text or column.lengths is not None:
+            kind = "strings" if column.is_text else "lists"
+            raise ShapeError(
+                f"Expected numbers in the column {name!r}, got {kind}; leave it out, or convert it "
+                "(categories to indices or one-hot columns)."
+            )
+        values = as_tensor(column.values, f"column {name!r}").to(torch.float32)
+        parts.append(checked_tensor(values, False, f"column {name!r}").reshape(len(values), -1))
+    if len({len(part) for part in parts}) != 1:
+        raise ShapeError(f"Expected columns of one length, got {[len(part) for part in parts]}.")
+    return torch.cat(parts, dim=1)
+
+
+def arrow_column(column: Any, name: str) -> Column:
+    """Converts a column of an Arrow table; see `read_column`."""
+    if column.null_count:
+        row = next(i for i, chunk in enumerate(column) if not chunk.is_valid)
+        raise _missing(name, row)
+    types = import_extra("pyarrow.types", EXTRA)
+    kind = column.type
+    if types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if types.is_decimal(kind):
+        column, kind = column.cast("float64"), None
+    if kind is None or types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
+        return Column(_checked(column.to_numpy(), name))
+    if types.is_string(kind) or types.is_large_string(kind):
+        return Column(np.array(column.to_pylist(), dtype=object))
+    if types.is_fixed_size_list(kind):
+        flat = _numeric(column.combine_chunks().flatten(), name)
+        return Column(_checked(flat.reshape(len(column), kind.list_size, *flat.shape[1:]), name))
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _arrow_lists(column, name)
+    raise _unsuitable(name, kind)
+
+
+def _arrow_lists(column: Any, name: str) -> Column:
+    compute = import_extra("pyarrow.compute", EXTRA)
+    lengths = compute.list_value_length(column).to_numpy().astype(np.int64)
+    flat = column.combine_chunks().flatten()
+    return _lists(_numeric(flat, name), lengths, name)
+
+
+def _numeric(values: Any, name: str) -> np.ndarray:
+    """Returns the elements of lists, an Arrow array of numbers or of vectors of one size."""
+    types = import_extra("pyarrow.types", EXTRA)
+    kind = values.type
+    if values.null_count:
+        raise TaskError(f"The column {name!r} has lists with missing elements; fill them in.")
+    if types.is_fixed_size_list(kind):
+        return _numeric(values.flatten(), name).reshape(len(values), kind.list_size)
+    if types.is_list(kind) or types.is_large_list(kind):
+        nested = [np.asarray(element) for element in values.to_pylist()]
+        if len({element.shape for element in nested}) == 1:
+            return np.stack(nested)
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
+        return values.to_numpy(zero_copy_only=False)
+    raise _unsuitable(name, f"lists of {kind}")
+
+
+def _lists(flat: np.ndarray, lengths: np.ndarray, name: str) -> Column:
+    """Returns lists as a matrix if their lengths are equal."""
+    if len(lengths) and lengths.min() == 0:
+        raise ShapeError(
+            f"The list of row {int(lengths.argmin())} in the column {name!r} is empty."
+        )
+    if len(set(lengths.tolist())) == 1:
+        return Column(flat.reshape(len(lengths), int(lengths[0]), *flat.shape[1:]))
+    return Column(flat, lengths)
+
+
+def _plain_column(values: Any, name: str) -> Column:
+    """Converts a pandas Series, an array, a tensor or a list."""
+    if isinstance(values, Tensor):
+        return Column(values.detach().cpu().numpy())
+    if hasattr(values, "isna"):
+        missing = np.asarray(values.isna())
+        if missing.any():
+            raise _missing(name, int(missing.argmax()))
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of unequal lengths
+        array = _objects(values)
+    if array.dtype.kind in "UST":
+        array = array.astype(object)
+    return _from_objects(array, name) if array.dtype.kind == "O" else Column(_checked(array, name))
+
+
+def _objects(values: Any) -> np.ndarray:
+    array = np.empty(len(values), dtype=object)
+    array[:] = list(values)
+    return array
+
+
+def _from_objects(array: np.ndarray, name: str) -> Column:
+    """Converts an object array of strings, of numbers, or of lists of numbers."""
+    for row, value in enumerate(array):
+        if is_missing(value):
+            raise _missing(name, row)
+    kinds = {type(value) for value in array}
+    if all(issubclass(kind, str) for kind in kinds):
+        return Column(array)
+    if all(issubclass(kind, int | float | np.number | bool | np.bool_) for kind in kinds):
+        return Column(_checked(array.astype(np.float64), name))
+    if all(issubclass(kind, list | tuple | np.ndarray | Tensor) for kind in kinds):
+        lists = [
+            as_tensor(value, f"column {name!r}, row {i}").numpy() for i, value in enumerate(array)
+        ]
+        shapes = {value.shape[1:] for value in lists}
+        if len(shapes) == 1:
+            lengths = np.array([len(value) for value in lists])
+            return _lists(np.concatenate(lists), lengths, name)
+    raise ShapeError(
+        f"Expected numbers, strings or lists of numbers in the column {name!r}, got a mixture of "
+        f"{', '.join(sorted(kind.__name__ for kind in kinds))}; convert it to one type."
+    )
+
+
+def _checked(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
+        raise _missing(name, int(bad.argmax()))
+    if array.dtype.kind not in "biuf":
+        raise _unsuitable(name, array.dtype)
+    return array
+
+
+def _missing(name: str, row: int) -> TaskError:
+    return TaskError(
+        f"The column {name!r} has values that are missing or not finite, first in row {row}; drop "
+        "these rows or fill them in."
+    )
+
+
+def _unsuitable(name: str, kind: Any) -> ShapeError:
+    return ShapeError(
+        f"Expected numbers, strings or lists of numbers in the column {name!r}, got {kind}; "
+        "convert it (dates to seconds), or leave it out."
+    )
+
+
+def _read_file(pyarrow: Any, path: Path) -> Any:
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        return import_extra("pyarrow.parquet", EXTRA).read_table(path)
+    if READERS[ending]:
+        csv = import_extra("pyarrow.csv", EXTRA)
+        return csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=READERS[ending]))
+    ipc = import_extra("pyarrow.ipc", EXTRA)
+    mapped = pyarrow.memory_map(str(path))
+    try:
+        return ipc.open_file(mapped).read_all()
+    except pyarrow.ArrowInvalid:
+        mapped.seek(0)
+        return ipc.open_stream(mapped).read_all()

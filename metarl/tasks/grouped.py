@@ -1,0 +1,274 @@
+"""Regression tasks from groups of examples: each patient, machine or robot is a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.errors import SettingsError, ShapeError, TaskError
+from metarl.ranges import COUNT, NOT_NEGATIVE, check_int
+from metarl.registry import check_choice
+from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
+from metarl.tasks.pools import Reading, Source
+from metarl.tasks.unequal import (
+    FEWEST,
+    SMALL,
+    Augment,
+    Small,
+    augmented,
+    check_small,
+    draw_rows,
+    enough,
+    padded_examples,
+    places,
+    shot_limits,
+)
+
+CHUNK = 1 << 14  # rows read at once to compute means
+
+
+class Scaling(NamedTuple):
+    """Means and standard deviations of the examples of the training groups.
+
+    Attributes:
+        input_mean: Shape [*input].
+        input_std: Shape [*input]; 1 where the inputs are constant.
+        target_mean: Shape [*target].
+        target_std: Shape [*target]; 1 where the targets are constant.
+    """
+
+    input_mean: Tensor
+    input_std: Tensor
+    target_mean: Tensor
+    target_std: Tensor
+
+    def inputs(self, values: Tensor) -> Tensor:
+        """Returns inputs [*, *input] as the learner gets them, (x - mean) / std."""
+        return (values - self.input_mean) / self.input_std
+
+    def targets(self, values: Tensor) -> Tensor:
+        """Returns targets [*, *target] as the learner gets them, (y - mean) / std."""
+        return (values - self.target_mean) / self.target_std
+
+    def restore(self, outputs: Tensor) -> Tensor:
+        """Returns outputs [*, *target] of a learner in the units of the data, std * y + mean."""
+        return outputs * self.target_std + self.target_mean
+
+    def to(self, device: torch.device | str) -> Scaling:
+        """Returns the numbers on `device`."""
+        return Scaling(*(values.to(device) for values in self))
+
+
+@dataclass(frozen=True, eq=False)
+class GroupTasks:
+    """A `TaskDistribution` of groups of examples; see `GroupedExamples`.
+
+    A task is a group, sampled uniformly from those of the split. Its examples are sampled without
+    replacement; support and query share none.
+
+    Attributes:
+        source: Reads the inputs by their row numbers.
+        values: The targets, shape [M, *target], float32.
+        order: The row number of each example, sorted by group, shape [M], int64.
+        counts: Number of examples of each group, shape [K], int64.
+        pool_names: The name of each group.
+        splits: Numbers of the groups of each split, int64.
+        shots: Support examples of a task.
+        queries: Query examples of a task.
+        part: The split that groups are sampled from.
+        small_groups: Groups with fewer than `shots + queries` examples. "refuse": an error that
+            names one; "drop": they are left out; "take": a group with c examples gives
+            min(shots, c - 1) to the support set and up to `queries` others to the query set,
+            padded with weights of 0, see `Examples`.
+        min_examples: Groups with fewer examples are left out; None: `shots + queries` with "drop",
+            2 with "take", none with "refuse".
+        fewest_shots: Each task has a random number of shots, uniform from `fewest_shots` to
+            `shots`; None: all have `shots`.
+        scaling: Standardises inputs and targets; None: both are as in the data.
+        augment_support: Changes the support inputs of training tasks; see `unequal.Augment`.
+        augment_query: Changes the query inputs of training tasks.
+    """
+
+    source: Source = field(repr=False)
+    values: Tensor = field(repr=False)
+    order: Tensor = field(repr=False)
+    counts: Tensor = field(repr=False)
+    pool_names: tuple[str, ...] = field(repr=False)
+    splits: Mapping[Split, Tensor] = field(repr=False)
+    shots: int = 10
+    queries: int = 10
+    part: Split = "train"
+    small_groups: Small = "refuse"
+    min_examples: int | None = None
+    fewest_shots: int | None = None
+    scaling: Scaling | None = field(default=None, repr=False)
+    augment_support: Augment | None = field(default=None, repr=False)
+    augment_query: Augment | None = field(default=None, repr=False)
+    _groups: Tensor = field(init=False, repr=False)
+    _offsets: Tensor = field(init=False, repr=False)
+    _most: int = field(init=False, repr=False)
+    has_padding: bool = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Checks the settings against the groups of the split."""
+        check_split(self.part)
+        check_int("shots", self.shots, COUNT)
+        check_int("queries", self.queries, COUNT)
+        for name in ("min_examples", "fewest_shots"):
+            if getattr(self, name) is not None:
+                check_int(name, getattr(self, name), NOT_NEGATIVE)
+        check_choice("small_groups", self.small_groups, SMALL)
+        check_small(self.small_groups, self.min_examples, ("small_groups", "min_examples"))
+        if self.fewest_shots is not None and not 1 <= self.fewest_shots <= self.shots:
+            raise SettingsError(
+                f"Expected `fewest_shots` from 1 to the {self.shots} shots, got "
+                f"{self.fewest_shots}."
+            )
+        if len(self.source) != len(self.values):
+            raise ShapeError(
+                f"Expected targets for the {len(self.source)} examples, got {len(self.values)}."
+            )
+        self._set_groups()
+
+    def split(self, name: Split) -> GroupTasks:
+        """Returns the distribution over the tasks of one split."""
+        return replace(self, part=check_split(name))
+
+    def to(self, device: torch.device | str) -> GroupTasks:
+        """Returns the same distribution with what it holds in memory on `device`."""
+        splits = {name: groups.to(device) for name, groups in self.splits.items()}
+        moved = {name: getattr(self, name).to(device) for name in ("values", "order", "counts")}
+        scaling = None if self.scaling is None else self.scaling.to(device)
+        source = self.source.to(device)
+        return replace(self, source=source, splits=splits, scaling=scaling, **moved)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the groups of this split."""
+        return tuple(self.pool_names[i] for i in self._groups.tolist())
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The names of the groups of this split that have too few examples and are left out."""
+        kept = set(self._groups.tolist())
+        split = self.splits.get(self.part, self._groups).tolist()
+        return tuple(self.pool_names[i] for i in split if i not in kept)
+
+    def sample(self, num_tasks: int, generator: torch.Generator) -> TaskBatch:
+        """Samples a batch of tasks.
+
+        Returns:
+            Support inputs [T, shots, *input] and targets [T, shots, *target], float32; the query
+            likewise. `info["groups"]` has the number of each task's group, [T], int64.
+        """
+        check_num_tasks(num_tasks)
+        device = generator.device
+        chosen = torch.randint(len(self._groups), (num_tasks,), generator=generator, device=device)
+        groups = self._groups.to(device)[chosen]
+        counts = self.counts.to(device)[groups].unsqueeze(1)
+        drawn = draw_rows(counts, self._most, self.shots + self.queries, generator)
+        real = None
+        if self.has_padding:
+            limits = shot_limits((num_tasks, 1), self.fewest_shots, self.shots, generator)
+            drawn, real = places(drawn, counts, self.shots, limits)
+        index = drawn + self._offsets.to(device)[groups].unsqueeze(1)
+        rows = self.order.to(device)[index]
+        support, query = (
+            self._read(rows[:, part], None if real is None else real[:, part])
+            for part in (slice(self.shots), slice(self.shots, None))
+        )
+        if self.part == "train":
+            support = augmented(support, self.augment_support, generator)
+            query = augmented(query, self.augment_query, generator)
+        return TaskBatch(support, query, {"groups": groups})
+
+    def _read(self, rows: Tensor, real: Tensor | None) -> Examples:
+        """Reads the examples of rows [T, n]."""
+        inputs, mask = self.source.read(rows.flatten())
+        targets = self.values.index_select(0, rows.flatten().to(self.values.device))
+        targets = targets.to(rows.device)
+        if self.scaling is not None:
+            scaling = self.scaling.to(rows.device)
+            inputs, targets = scaling.inputs(inputs), scaling.targets(targets)
+        shaped = Reading(
+            inputs.view(*rows.shape, *inputs.shape[1:]),
+            None if mask is None else mask.view(*rows.shape, -1),
+        )
+        return padded_examples(shaped, targets.view(*rows.shape, *targets.shape[1:]), real)
+
+    def _set_groups(self) -> None:
+        """Sets the groups of the split; raises if there are none or one has too few examples."""
+        groups = self.splits.get(self.part, torch.empty(0, dtype=torch.int64))
+        counts = self.counts[groups.to(self.counts.device)].to(groups.device)
+        needed = self.shots + self.queries
+        kept = enough(counts, self.small_groups, self.min_examples, needed)
+        few = kept & (counts < (FEWEST if self.small_groups == "take" else needed))
+        if few.any():
+            number = int(few.nonzero()[0])
+            raise SettingsError(
+                f"{self.shots} shots and {self.queries} queries need {needed} examples per group; "
+                f"{self.pool_names[int(groups[number])]!r} of the {self.part} split has "
+                f"{int(counts[number])}. Lower the shots or the queries, or leave small groups out "
+                "(small_groups='drop') or take what they have ('take')."
+            )
+        if not kept.any():
+            what = "has no groups; give it some with `splits`, or use another split"
+            if len(groups):
+                what = f"has {len(groups)} groups, all with too few examples; lower `min_examples`"
+            raise TaskError(f"The {self.part} split {what}.")
+        padded = self.small_groups == "take" and bool((counts[kept] < needed).any())
+        object.__setattr__(self, "_groups", groups[kept])
+        object.__setattr__(self, "_offsets", self.counts.cumsum(0) - self.counts)
+        object.__setattr__(self, "_most", max(int(counts[kept].max()), needed))
+        object.__setattr__(self, "has_padding", padded or self.fewest_shots is not None)
+
+
+def training_scaling(
+    source: Source, values: Tensor, order: Tensor, counts: Tensor, groups: Tensor
+) -> Scaling:
+    """Computes means and standard deviations of the examples of training groups.
+
+    Every example counts the same, so that large groups count more.
+
+    Args:
+        source: Reads the inputs.
+        values: The targets, [M, *target].
+        order: See `GroupTasks`, like `counts`.
+        counts: Number of examples of each group.
+        groups: Numbers of the training groups.
+
+    Raises:
+        SettingsError: The inputs are padded sequences or indices.
+    """
+    is_training = torch.zeros(len(counts), dtype=torch.bool)
+    is_training[groups] = True
+    rows = order[is_training.repeat_interleave(counts)]
+    first = source.read(rows[:1])
+    if first.mask is not None or not first.values.is_floating_point():
+        raise SettingsError(
+            "Standardisation is for inputs of numbers of one shape; sequences of unequal length "
+            "and indices take standardise=False."
+        )
+    chunks = (source.read(rows[i : i + CHUNK]).values for i in range(0, len(rows), CHUNK))
+    return Scaling(*_moments(chunks), *_moments([values[rows]]))
+
+
+def _moments(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Returns mean and standard deviation of the rows of all chunks, float32 [*value]."""
+    total, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for chunk in chunks:
+        chunk = chunk.double()
+        new, own = total + len(chunk), chunk.mean(0)
+        change = own - mean
+        # M = M_a + M_b + d^2 n_a n_b / n (Chan et al. 1983)
+        squares = squares + (chunk - own).square().sum(0)
+        squares = squares + change.square() * (total * len(chunk) / new)
+        mean = mean + change * (len(chunk) / new)
+        total = new
+    std = (squares / total).sqrt()
+    flat = std <= 1e-7 * mean.abs().clamp(min=1e-30)
+    return mean.float(), std.masked_fill(flat, 1.0).float()
