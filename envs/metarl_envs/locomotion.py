@@ -49,6 +49,7 @@ class Locomotion(MujocoFamily):
     speed: str = "v = (x' - x) / dt"
     alive: float = 0.0
     control_cost: float
+    published_units = True
 
     def __post_init__(self) -> None:
         """Checks the settings."""

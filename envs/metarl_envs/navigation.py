@@ -37,6 +37,7 @@ class Point(TorchFamily):
     step_size: float
     far: float
     circle: float = 0.0
+    published_units = True
 
     @property
     def observation_space(self) -> spaces.Box:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metarl.models.base import Params
 from metarl.rl.experience import Experience
+from metarl.rl.moments import Moments
 from metarl.sim.family import ControlTasks
 from metarl.trees import map_tensors
 
@@ -25,6 +26,8 @@ class PolicyInputs:
             an episode, [T]; see `exploration_term`.
         environment_steps: Environment steps of all rollouts of each task, [T] int64.
         start: Initial parameters, [T, *shape] per name; None for theta.
+        moments: The moments of all rollouts together, [T] each, for the policy's units; None if
+            they have no running statistics.
     """
 
     tasks: ControlTasks
@@ -34,6 +37,7 @@ class PolicyInputs:
     credit: Tensor
     environment_steps: Tensor
     start: Params | None = None
+    moments: dict[str, Moments] | None = None
 
     def thinned(self, last: int | None, support: int | None = None) -> PolicyInputs:
         """Returns the inputs with fewer rollouts of each task.

@@ -22,6 +22,7 @@ from metarl.errors import SettingsError
 from metarl.ranges import ANY, ANY_INT, LARGEST, MOST_THREADS, Range, check_int, check_number
 from metarl.sim.card import Card, Fact
 from metarl.sim.family import ActionSpace, TaskFamily, Tasks, WorldState
+from metarl.sim.spaces import flat_actions, flat_observations
 from metarl.tasks.base import Split, check_split
 
 Task = Mapping[str, np.ndarray]
@@ -150,21 +151,16 @@ class GymFamily(TaskFamily):
     @property
     def observation_space(self) -> spaces.Box:
         """The observation space of the environment, flattened to O float32 numbers."""
-        flat = spaces.flatten_space(self.probe.observation_space)
-        assert isinstance(flat, spaces.Box)
-        with np.errstate(over="ignore"):  # bounds beyond float32 become infinite
-            low, high = flat.low.astype(np.float32), flat.high.astype(np.float32)
-        return spaces.Box(low, high, dtype=np.float32)
+        return flat_observations(self.probe.observation_space)
 
     @property
     def action_space(self) -> ActionSpace:
-        """The action space: a Box of A float32 numbers, or a Discrete that starts at 0."""
-        space = self.probe.action_space
-        if isinstance(space, spaces.Discrete):
-            return spaces.Discrete(int(space.n))
-        assert isinstance(space, spaces.Box)
-        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-        return spaces.Box(low.ravel(), high.ravel(), dtype=np.float32)
+        """The action space: a Box of A float32 numbers, or a Discrete that starts at 0.
+
+        Other spaces are flattened to a Box; each of their discrete values is one entry, counted
+        from 0.
+        """
+        return flat_actions(self.probe.action_space)
 
     def split(self, name: Split) -> Self:
         return self._with_fields(part=check_split(name))
@@ -316,23 +312,8 @@ def _picklable(env: Any, title: str) -> Any:
 
 def check_spaces(env: gymnasium.Env) -> None:
     """Raises SettingsError for observation or action spaces that are not supported."""
-    try:
-        flat = spaces.flatten_space(env.observation_space)
-    except NotImplementedError:
-        flat = None
-    if not isinstance(flat, spaces.Box) or not flat.shape[0]:
-        raise SettingsError(
-            "Expected observations of fixed size, a Box, Discrete or the like or a Dict or Tuple "
-            f"of such, got {env.observation_space}; wrap the environment in a "
-            "gymnasium.ObservationWrapper."
-        )
-    space = env.action_space
-    is_integer = isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating)
-    if is_integer or not isinstance(space, spaces.Box | spaces.Discrete):
-        raise SettingsError(
-            f"Expected actions from a Box of real numbers or a Discrete, got {space}; wrap the "
-            "environment in a gymnasium.ActionWrapper."
-        )
+    flat_observations(env.observation_space)
+    flat_actions(env.action_space)
 
 
 def flattener(space: spaces.Space[Any]) -> Callable[[Any], Any]:
