@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -28,6 +28,7 @@ class PolicyInputs:
         start: Initial parameters, [T, *shape] per name; None for theta.
         moments: The moments of all rollouts together, [T] each, for the policy's units; None if
             they have no running statistics.
+        unit_metrics: What training logs of the units, tag -> [T].
     """
 
     tasks: ControlTasks
@@ -38,6 +39,7 @@ class PolicyInputs:
     environment_steps: Tensor
     start: Params | None = None
     moments: dict[str, Moments] | None = None
+    unit_metrics: dict[str, Tensor] = field(default_factory=dict)
 
     def thinned(self, last: int | None, support: int | None = None) -> PolicyInputs:
         """Returns the inputs with fewer rollouts of each task.

@@ -111,13 +111,16 @@ class PolicyLearner(ControlLearner):
         query_steps = tuple(k for k, w in enumerate(weights) if w != 0)
         credit = _credit(experience[-1].rollouts, self.settings.normalize_advantages)
         counts = torch.stack([e.rollouts.steps() for e in experience]).long().sum(0)
-        return PolicyInputs(tasks, experience, row, query_steps, credit, counts, start, moments)
+        metrics = self._unit_metrics(experience[0].rollouts)
+        return PolicyInputs(
+            tasks, experience, row, query_steps, credit, counts, start, moments, metrics
+        )
 
     def forward(self, inputs: PolicyInputs) -> MetaLoss:
         """Computes the outer surrogate on the rollouts of the adapted policies."""
         last = len(inputs.experience) - 1
         losses = inputs.weights.new_zeros(inputs.tasks.num_tasks)
-        metrics: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = dict(inputs.unit_metrics)
         step = None
         for k, step in enumerate(self._path(inputs)):
             batch = inputs.experience[k]
@@ -232,6 +235,12 @@ class PolicyLearner(ControlLearner):
         return map_tensors(torch.Tensor.detach, params), batch.rollouts
 
     # Internals
+
+    def _unit_metrics(self, rollouts: Rollouts) -> dict[str, Tensor]:
+        units = self.policy.units
+        if units is None:
+            return {}
+        return units.metrics(rollouts.observations, rollouts.actions, rollouts.mask)
 
     def _check_units(self, rollouts: Rollouts, iteration: int) -> None:
         """Warns in the first meta-iterations if the units are unsuitable."""

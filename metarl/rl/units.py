@@ -140,23 +140,28 @@ class ActionScale(nn.Module):
     Attributes:
         scale: Half the width of the bounds; 1 for entries that keep their units. [A] float32.
         shift: Their middle, or 0. [A] float32.
+        bounded: Which entries are mapped, [A] bool.
     """
 
     scale: Tensor
     shift: Tensor
+    bounded: Tensor
 
     def __init__(self, space: spaces.Box) -> None:
         super().__init__()
         scale, shift = np.ones(space.shape[0]), np.zeros(space.shape[0])
+        bounded = np.zeros(space.shape[0], bool)
         for leaf in action_leaves(space):
             if isinstance(leaf.space, spaces.Box):
                 where = slice(leaf.start, leaf.stop)
                 low, high = space.low[where].astype(float), space.high[where].astype(float)
                 known = ~_unbounded(low, high)
+                bounded[where] = known
                 scale[where] = np.where(known, (high - low) / 2, 1.0)
                 shift[where] = np.where(known, (high + low) / 2, 0.0)
         self.register_buffer("scale", torch.from_numpy(scale).float())
         self.register_buffer("shift", torch.from_numpy(shift).float())
+        self.register_buffer("bounded", torch.from_numpy(bounded))
 
     @property
     def trivial(self) -> bool:
@@ -217,11 +222,15 @@ class Units(nn.Module):
         """Divides rewards [*] by their root mean square and clips them to +-10."""
         if self.rewards is None:
             return rewards
-        # E[r^2] = mean^2 + S / n; a shift would change what a policy may infer from a reward of 0
-        deviation, mean = self.rewards.deviation(), self.rewards.mean
-        power = torch.where(self.rewards.squares > 0, deviation.square(), 0.0) + mean.square()
-        size = torch.where(power > 0, power, 1.0).sqrt().float()
-        return (rewards / size).clamp(-CLIP, CLIP)
+        return (rewards / self._reward_size()).clamp(-CLIP, CLIP)
+
+    def _reward_size(self) -> Tensor:
+        """Returns the root mean square of the rewards, [1] float32; 1 if all are 0."""
+        assert self.rewards is not None
+        # E[r^2] = m^2 + S / n; a shift would change what a policy may infer from a reward of 0
+        count = self.rewards.count.clamp(min=1)
+        power = self.rewards.mean.square() + self.rewards.squares / count
+        return torch.where(power > 0, power, 1.0).sqrt().float()
 
     def moments(self, observations: Tensor, rewards: Tensor, mask: Tensor) -> dict[str, Moments]:
         """Returns what `update` merges: moments [T] of all values in the environment's units.
@@ -237,6 +246,38 @@ class Units(nn.Module):
         if self.rewards is not None:
             found["rewards"] = moments_of(rewards.unsqueeze(-1), mask)
         return found
+
+    def metrics(self, observations: Tensor, actions: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Returns what training logs: tag -> value of each task, [T].
+
+        They are the mean and deviation of the running statistics, averaged over the entries, and
+        the shares of observations at the clip and of actions outside of their bounds.
+
+        Args:
+            observations: In the policy's units, [T, N, H, O].
+            actions: In the policy's units, [T, N, H, A].
+            mask: 1 for the steps of episodes, [T, N, H].
+        """
+        weights = mask / mask.sum((1, 2), keepdim=True)
+        found: dict[str, Tensor] = {}
+        if self.observations is not None and self.observations.learns:
+            scale = self.observations
+            mean, deviation = scale.statistics.mean, scale.statistics.deviation()
+            found["units/observation_mean"] = mean.mean().float().expand(len(mask))
+            found["units/observation_deviation"] = deviation.mean().float().expand(len(mask))
+            clipped = (observations[..., scale.entries].abs() >= CLIP).float().mean(-1)
+            found["units/observations_clipped"] = (clipped * weights).sum((1, 2))
+        if self.actions is not None:
+            outside = (actions.abs() > 1)[..., self.actions.bounded].float().mean(-1)
+            found["units/actions_clipped"] = (outside * weights).sum((1, 2))
+        if self.rewards is not None:
+            found["units/reward_size"] = self._reward_size().expand(len(mask))
+        return found
+
+    def raw_observations(self, observations: Tensor) -> Tensor:
+        """Maps observations [*, O] in the policy's units, if not clipped, to the environment's."""
+        scale = self.observations
+        return observations if scale is None else observations / scale.factor + scale.shift
 
     def update(self, moments: dict[str, Moments]) -> None:
         """Merges moments into the running statistics."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -87,6 +87,7 @@ class RecurrentInputs:
             for each task.
         units: Mean and standard deviation of the targets of all tasks, [T, 2]; equal for all tasks.
         moments: What the policy's units merge, [T] each; None if they have no running statistics.
+        unit_metrics: What training logs of the units, tag -> [T].
     """
 
     tasks: ControlTasks
@@ -97,6 +98,7 @@ class RecurrentInputs:
     weights: Tensor
     units: Tensor
     moments: dict[str, Moments] | None = None
+    unit_metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
 class RecurrentLearner(TrialLearner):
@@ -193,7 +195,15 @@ class RecurrentLearner(TrialLearner):
         if self.gradients.normalize_advantages:
             advantages = _normalized_together(advantages, weights) * trials.mask
         return RecurrentInputs(
-            tasks, trials, log_probs, advantages, targets, weights, units, moments
+            tasks,
+            trials,
+            log_probs,
+            advantages,
+            targets,
+            weights,
+            units,
+            moments,
+            self._unit_metrics(trials),
         )
 
     def forward(self, inputs: RecurrentInputs) -> MetaLoss:
@@ -216,6 +226,7 @@ class RecurrentLearner(TrialLearner):
         )
         returns = trials.returns.mean(1)
         metrics = {f"train/return/step_{k}": returns[:, k] for k in {0, returns.shape[1] - 1}} | {
+            **inputs.unit_metrics,
             "train/return/trial": returns.sum(1),
             "meta/kl": divergence.detach(),
             "meta/entropy": entropy.detach(),
@@ -242,6 +253,12 @@ class RecurrentLearner(TrialLearner):
             self.units.update(carry["moments"])
 
     # Parts
+
+    def _unit_metrics(self, trials: Trials) -> dict[str, Tensor]:
+        if self.units is None:
+            return {}
+        observations = trials.record.inputs[..., : self.policy.observation_size]
+        return self.units.metrics(observations, trials.actions, trials.mask)
 
     def _learn_units(self, trials: Trials, iteration: int) -> dict[str, Moments] | None:
         """Returns the moments for the units; warns of unsuitable ones in the first iterations."""
