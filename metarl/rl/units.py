@@ -157,8 +157,8 @@ class ActionScale(nn.Module):
                 low, high = space.low[where].astype(float), space.high[where].astype(float)
                 known = ~_unbounded(low, high)
                 bounded[where] = known
-                scale[where] = np.where(known, (high - low) / 2, 1.0)
-                shift[where] = np.where(known, (high + low) / 2, 0.0)
+                low, high = np.where(known, low, -1.0), np.where(known, high, 1.0)
+                scale[where], shift[where] = (high - low) / 2, (high + low) / 2
         self.register_buffer("scale", torch.from_numpy(scale).float())
         self.register_buffer("shift", torch.from_numpy(shift).float())
         self.register_buffer("bounded", torch.from_numpy(bounded))
