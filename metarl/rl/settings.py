@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from metarl.models.mlp import Activation
 from metarl.ranges import COUNT, FRACTION, NOT_NEGATIVE, WIDTH, Range, check_fields
 
-Activation = Literal["relu", "tanh"]
 SurrogateName = Literal["ratio", "dice", "logprob"]
 
 

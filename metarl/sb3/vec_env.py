@@ -72,7 +72,9 @@ class SB3VecEnv(VecEnv):
         space = bounded(env.single_action_space)
         self._scale: ActionScale | None = None
         if scale_actions and isinstance(space, spaces.Box):
-            self._scale = ActionScale(space).to(env.device)
+            # A plain box, so that the numbers of choices are mapped too.
+            entries = spaces.Box(space.low, space.high, dtype=np.float32)
+            self._scale = ActionScale(entries).to(env.device)
             limits = np.ones(space.shape, np.float32)
             space = spaces.Box(-limits, limits, dtype=np.float32)
         elif isinstance(source_of(space), spaces.MultiDiscrete | spaces.MultiBinary):

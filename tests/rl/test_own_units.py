@@ -20,6 +20,7 @@ from metarl.rl.rollouts import collect, draw_noise
 from metarl.rl.settings import PolicyGradientSettings, PolicySettings
 from metarl.rl.trials.recurrent_learner import RL2Algorithm
 from metarl.sb3.ppo import PPOAlgorithm
+from metarl.sb3.vec_env import SB3VecEnv
 from metarl.sim import GymTasks, Uniform, make_vec
 from metarl.sim.spaces import action_leaves
 from metarl.training.meta_step import GradientUpdateSettings
@@ -241,6 +242,22 @@ def test_ppo_learns_in_own_units_with_honest_returns():
     generator = torch.Generator().manual_seed(0)
     found = torch.stack(list(learner.returns(tasks.sample(1, generator), 1, generator)))
     assert (found < -500).all() and (found > -20_000).all()
+
+
+def test_stable_baselines_reaches_every_choice_and_every_bound():
+    worlds = make_vec(MIXED, 2, device="cpu", autoreset="disabled")
+    env = SB3VecEnv(worlds, scale_actions=True)
+    assert env.action_space == spaces.Box(-1, 1, MIXED.action_space.shape, np.float32)
+    space, got, step = MIXED.action_space, [], worlds.step
+
+    def watched(actions):
+        got.append(torch.as_tensor(actions).numpy())
+        return step(actions)
+
+    worlds.step = watched
+    env.reset()
+    env.step(np.stack((-np.ones(space.shape), np.ones(space.shape))).astype(np.float32))
+    np.testing.assert_allclose(got[0], np.stack((space.low, space.high)))
 
 
 @pytest.mark.parametrize(
