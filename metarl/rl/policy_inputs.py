@@ -58,5 +58,6 @@ def _first_rollouts(batch: Experience, count: int | None) -> Experience:
     """Returns the first `count` rollouts of each task; the weights of a task still sum to 1."""
     if count is None:
         return batch
+    batch = batch._replace(rollouts=batch.rollouts._replace(moments=None))
     batch = map_tensors(lambda t: t[:, :count], batch)
     return batch._replace(weights=batch.weights / batch.weights.sum((1, 2), keepdim=True))

@@ -22,7 +22,7 @@ from metarl.rl.policy_inputs import PolicyInputs
 from metarl.rl.rollouts import RolloutNoise, Rollouts, collect, draw_noise
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.rl.surrogates import SURROGATES, exploration_term, proximal
-from metarl.rl.unit_checks import ITERATIONS, UnitChecks
+from metarl.rl.unit_checks import UnitMonitor
 from metarl.rl.worlds import Worlds, check_policy_type
 from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.trees import concatenate_tasks, cut_tasks, map_tensors
@@ -86,7 +86,7 @@ class PolicyLearner(ControlLearner):
         self.settings = settings or PolicyGradientSettings()
         self.task_chunk_size = task_chunk_size
         self.worlds = Worlds(family, observe_task)
-        self._unit_checks = UnitChecks(family.action_space)
+        self._monitor = UnitMonitor(family.action_space)
 
     # Training
 
@@ -104,14 +104,16 @@ class PolicyLearner(ControlLearner):
             for part in cut_tasks((tasks, noises, start), self.task_chunk_size)
         ]
         experience = concatenate_tasks(parts) if len(parts) > 1 else parts[0]
-        self._check_units(experience[0].rollouts, iteration)
+        first = experience[0].rollouts
+        metrics = self._monitor.metrics(
+            self.policy.units, first.observations, first.actions, first.rewards, first.mask,
+            iteration,
+        )  # fmt: skip
         moments = merged_steps([e.rollouts.moments for e in experience])
-        experience = tuple(_without_moments(e) for e in experience)
         row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
         query_steps = tuple(k for k, w in enumerate(weights) if w != 0)
         credit = _credit(experience[-1].rollouts, self.settings.normalize_advantages)
         counts = torch.stack([e.rollouts.steps() for e in experience]).long().sum(0)
-        metrics = self._unit_metrics(experience[0].rollouts)
         return PolicyInputs(
             tasks, experience, row, query_steps, credit, counts, start, moments, metrics
         )
@@ -235,21 +237,6 @@ class PolicyLearner(ControlLearner):
         return map_tensors(torch.Tensor.detach, params), batch.rollouts
 
     # Internals
-
-    def _unit_metrics(self, rollouts: Rollouts) -> dict[str, Tensor]:
-        units = self.policy.units
-        if units is None:
-            return {}
-        return units.metrics(rollouts.observations, rollouts.actions, rollouts.mask)
-
-    def _check_units(self, rollouts: Rollouts, iteration: int) -> None:
-        """Warns in the first meta-iterations if the units are unsuitable."""
-        if iteration < ITERATIONS:
-            units = self.policy.units
-            actions = rollouts.actions if units is None else units.act(rollouts.actions)
-            self._unit_checks.check(
-                actions, rollouts.observations, rollouts.rewards, rollouts.mask, iteration
-            )
 
     @torch.no_grad()
     def _calibrate(
@@ -379,10 +366,6 @@ class PolicyLearner(ControlLearner):
         check_policy_type(self._frozen.dtype)
         self._frozen.refresh()
         return self._frozen.fresh_start(generator, num_tasks)
-
-
-def _without_moments(batch: Experience) -> Experience:
-    return batch._replace(rollouts=batch.rollouts._replace(moments=None))
 
 
 def _rename_old_weights(learner: PolicyLearner, weights: dict[str, Any], *_: Any) -> None:

@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl.rl.units import LARGEST_BOUND
+from metarl.rl.units import LARGEST_BOUND, Units
 from metarl.sim.family import ActionSpace
 
 ITERATIONS = 3
@@ -19,8 +19,8 @@ LARGE_OBSERVATION = 1e4
 LARGE_REWARD = 1e6
 
 
-class UnitChecks:
-    """Warns once of each kind of unsuitable units.
+class UnitMonitor:
+    """Says what training logs of a policy's units, and warns once of each unsuitable kind.
 
     Args:
         space: The action space of the environment.
@@ -30,20 +30,31 @@ class UnitChecks:
         self._space = space
         self._found: set[str] = set()
 
-    def check(
-        self, actions: Tensor, observations: Tensor, rewards: Tensor, mask: Tensor, iteration: int
-    ) -> None:
-        """Checks a batch of the first meta-iterations; later ones are not looked at.
+    def metrics(
+        self,
+        units: Units | None,
+        observations: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        mask: Tensor,
+        iteration: int,
+    ) -> dict[str, Tensor]:
+        """Returns `Units.metrics`, and checks a batch of the first three meta-iterations.
 
         Args:
-            actions: Actions in the environment's units, [T, N, H, A] float, or indices.
+            units: The units of the policy; None: those of the environment.
             observations: Observations in the policy's units, [T, N, H, O].
+            actions: Actions in the policy's units, [T, N, H, A] float, or indices.
             rewards: Shape [T, N, H].
             mask: 1 for the steps of episodes, [T, N, H].
             iteration: Meta-iterations done so far.
         """
-        if iteration >= ITERATIONS:
-            return
+        if iteration < ITERATIONS:
+            own = actions if units is None else units.act(actions)
+            self._check(own, observations, rewards, mask)
+        return {} if units is None else units.metrics(observations, actions, mask)
+
+    def _check(self, actions: Tensor, observations: Tensor, rewards: Tensor, mask: Tensor) -> None:
         alive = mask > 0
         share = _clipped_share(self._space, actions, alive)
         if share > CLIPPED:

@@ -32,7 +32,8 @@ MIXED_ACTIONS = spaces.Dict(
     gear=spaces.Discrete(3), gas=spaces.Box(0, 50, (1,), np.float32), lights=spaces.MultiBinary(2)
 )
 MIXED_OBSERVATIONS = spaces.Dict(
-    camera=spaces.Box(0, 255, (8, 8, 1), np.uint8), speed=spaces.Box(-np.inf, np.inf, (2,), float)
+    camera=spaces.Box(0, 255, (8, 8, 1), np.uint8),
+    speed=spaces.Box(-np.inf, np.inf, (2,), np.float64),
 )
 
 
@@ -145,7 +146,7 @@ def test_statistics_change_after_the_update_only_and_are_of_all_rollouts():
     calibration, each = 3 * 4 * 8, 3 * 4 * 8
     assert scale.statistics.count == calibration + 2 * each
     assert learner.environment_steps == calibration + 2 * each
-    assert inputs.experience[0].rollouts.moments is None
+    assert inputs.moments["observations"].count.tolist() == [2 * 4 * 8] * 3
     before = copy.deepcopy(scale.state_dict())
     generator = torch.Generator().manual_seed(5)
     list(learner.returns(learner.family.sample(2, generator), 1, generator))
@@ -229,6 +230,7 @@ def test_files_take_and_give_the_environments_units(to, tasks, tmp_path):
     distribution = learner.policy.distribution(params, own.unsqueeze(0))
     expected = learner.policy.units.act(distribution.mode())[0]
     space = tasks.action_space
+    assert isinstance(space, spaces.Box)
     expected = expected.clamp(torch.from_numpy(space.low), torch.from_numpy(space.high))
     torch.testing.assert_close(plain(observations)[0], expected, rtol=1e-4, atol=1e-3)
 

@@ -63,7 +63,9 @@ def test_first_and_second_derivatives_are_those_of_plain_torch(network, params, 
     def second(outputs):
         """The gradient of the squared norm of the gradient of each task."""
         grads = torch.autograd.grad(outputs.square().sum(), leaves, create_graph=True)
-        return grads, torch.autograd.grad(sum(g.square().sum() for g in grads), leaves)
+        return grads, torch.autograd.grad(
+            torch.stack([g.square().sum() for g in grads]).sum(), leaves
+        )
 
     own = second(network(params, observations))
     rows = torch.stack([plain(params, observations[t], t) for t in range(TASKS)])

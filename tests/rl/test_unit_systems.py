@@ -80,8 +80,8 @@ def final_return(ranges=(ONE,), factor=1.0, shift=0.0, reward=1.0, seed=0):
     learner = PolicyLearner(MAML(policy, 0.2), family, gradients)
     training = TrainingSettings()
     update = TrustRegionSettings(fisher_trajectories=4, max_kl=0.02).build(learner, training)
-    for iteration in range(40):
-        inputs = learner.collect(family.sample(8, generator), generator, iteration)
+    for iteration in range(30):
+        inputs = learner.collect(family.sample(6, generator), generator, iteration)
         learner.after_update(update(inputs, iteration).carry)
     tasks = family.split("test").sample(40, torch.Generator().manual_seed(1))
     *_, last = learner.returns(tasks, 1, torch.Generator().manual_seed(2))

@@ -21,7 +21,7 @@ from metarl.rl.surrogates import proximal
 from metarl.rl.trials.play import Trials
 from metarl.rl.trials.recurrent_policy import RecurrentPolicy, Remembered
 from metarl.rl.trials.trial_learner import TrialLearner
-from metarl.rl.unit_checks import ITERATIONS, UnitChecks
+from metarl.rl.unit_checks import UnitMonitor
 from metarl.rl.units import Units
 from metarl.sim.family import ControlTasks, TaskFamily
 
@@ -151,7 +151,7 @@ class RecurrentLearner(TrialLearner):
         weight = policy.value.weight
         self.register_buffer("value_mean", weight.new_zeros(()))
         self.register_buffer("value_std", weight.new_ones(()))
-        self._unit_checks = UnitChecks(family.action_space)
+        self._monitor = UnitMonitor(family.action_space)
 
     @property
     def agent(self) -> RecurrentPolicy:
@@ -181,7 +181,8 @@ class RecurrentLearner(TrialLearner):
     ) -> RecurrentInputs:
         """Plays trials and estimates their advantages with the current value function."""
         trials = self.play(tasks, self.settings.episodes, generator)
-        moments = self._learn_units(trials, iteration)
+        own = self.units
+        moments = None if own is None or not own.learns else _moments(own, trials)
         record: Remembered = trials.record._replace(observation=None)
         trials = trials._replace(record=record)
         log_probs = record.behaviour.log_prob(trials.actions)
@@ -203,7 +204,7 @@ class RecurrentLearner(TrialLearner):
             weights,
             units,
             moments,
-            self._unit_metrics(trials),
+            self._unit_metrics(trials, iteration),
         )
 
     def forward(self, inputs: RecurrentInputs) -> MetaLoss:
@@ -254,20 +255,12 @@ class RecurrentLearner(TrialLearner):
 
     # Parts
 
-    def _unit_metrics(self, trials: Trials) -> dict[str, Tensor]:
-        if self.units is None:
-            return {}
+    def _unit_metrics(self, trials: Trials, iteration: int) -> dict[str, Tensor]:
+        """Returns what training logs of the units; warns of unsuitable ones."""
         observations = trials.record.inputs[..., : self.policy.observation_size]
-        return self.units.metrics(observations, trials.actions, trials.mask)
-
-    def _learn_units(self, trials: Trials, iteration: int) -> dict[str, Moments] | None:
-        """Returns the moments for the units; warns of unsuitable ones in the first iterations."""
-        units = self.units
-        if iteration < ITERATIONS:
-            actions = trials.actions if units is None else units.act(trials.actions)
-            observations = trials.record.inputs[..., : self.policy.observation_size]
-            self._unit_checks.check(actions, observations, trials.rewards, trials.mask, iteration)
-        return _moments(units, trials) if units is not None and units.learns else None
+        return self._monitor.metrics(
+            self.units, observations, trials.actions, trials.rewards, trials.mask, iteration
+        )
 
     def _values(self, states: Tensor) -> Tensor:
         """Returns the predicted mean reward per remaining step, [T, N, L]."""
