@@ -254,6 +254,8 @@ class GymFamily(TaskFamily):
         settings = ", ".join(f"{n}={v!r}" for n, v in self.settings.items())
         source = "" if isinstance(self.env, str) else f" of {self._builder.__module__}"
         size = self.observation_space.shape[0]
+        is_box = isinstance(env.action_space, spaces.Box)
+        own_units = "; policies act in -1..1" if is_box else ""
         observation = f"{_describe_space(env.observation_space)}; {size} numbers"
         return Card(
             self.name,
@@ -263,7 +265,7 @@ class GymFamily(TaskFamily):
                 tasks,
                 Fact("start", f"{own}, of a seed below 2^24"),
                 Fact("observation", observation),
-                Fact("action", f"{_describe_space(env.action_space)}, clipped to it"),
+                Fact("action", f"{_describe_space(env.action_space)}, clipped to it{own_units}"),
                 Fact("dynamics", f"{own}{f', with {settings}' if settings else ''}"),
                 Fact("reward", own),
                 Fact("termination", own),
