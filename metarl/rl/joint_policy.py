@@ -83,7 +83,8 @@ class JointPolicy(Policy):
         self.init_std = init_std
         self.min_std = min_std
         self.network = network
-        self.log_std = nn.Parameter(self._initial_log_std(generator))
+        if any(part.kind == "gaussian" for part in self.parts):
+            self.log_std = nn.Parameter(self._initial_log_std(generator))
 
     def distribution(self, params: Params, observations: Tensor) -> Joint:
         outputs = network_outputs(self.network, network_params(params), observations)
@@ -108,10 +109,10 @@ class JointPolicy(Policy):
         )
 
     def initial(self, generator: torch.Generator, num_tasks: int | None = None) -> Params:
-        return {
-            **initial_network_params(self.network, generator, num_tasks),
-            "log_std": self._initial_log_std(generator, num_tasks),
-        }
+        params = initial_network_params(self.network, generator, num_tasks)
+        if any(part.kind == "gaussian" for part in self.parts):
+            params["log_std"] = self._initial_log_std(generator, num_tasks)
+        return params
 
     @property
     def action_shape(self) -> tuple[int, ...]:
@@ -119,8 +120,10 @@ class JointPolicy(Policy):
 
     def _joint(self, outputs: Tensor, params: Params) -> Joint:
         """Returns the distributions of the network's outputs [T, *B, outputs]."""
-        log_std = params["log_std"].clamp(min=math.log(self.min_std))
-        log_std = log_std.view(log_std.shape[0], *[1] * (outputs.dim() - 2), log_std.shape[1])
+        log_std = outputs
+        if "log_std" in params:
+            log_std = params["log_std"].clamp(min=math.log(self.min_std))
+            log_std = log_std.view(log_std.shape[0], *[1] * (outputs.dim() - 2), log_std.shape[1])
         found: list[Gaussian | Categorical | Bernoulli] = []
         start = deviations = 0
         for part in self.parts:

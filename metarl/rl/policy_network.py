@@ -10,8 +10,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from metarl.errors import SettingsError
-from metarl.models.base import Model, Params, Statistics, Weights, task_shape
+from metarl.errors import SettingsError, ShapeError
+from metarl.models.base import Fitting, Model, Params, Statistics, Weights, task_shape
 from metarl.models.functional import affine, conv2d, fold_images, unfold_images
 from metarl.models.mlp import ACTIVATIONS, MLP, Activation
 from metarl.registry import check_choice
@@ -76,6 +76,7 @@ class PolicyNetwork(Model):
         leaves = observation_leaves(space)
         self.images = [leaf for leaf in leaves if is_image(leaf.space)]
         self.vectors = [(leaf.start, leaf.stop) for leaf in leaves if not is_image(leaf.space)]
+        self.input_size = math.prod(space.shape)
         self.cnn = tuple(cnn)
         self.activation = activation
         self.layer_norm = layer_norm
@@ -102,7 +103,20 @@ class PolicyNetwork(Model):
     def forward(
         self, params: Params, inputs: Tensor, statistics: Statistics | None = None
     ) -> Tensor:
-        """Maps inputs [T, N, O] to outputs [T, N, outputs]."""
+        """Maps inputs [T, N, O] to outputs [T, N, outputs].
+
+        Raises:
+            ShapeError: The inputs do not match the observation space or the parameters.
+        """
+        if inputs.dim() != 3 or inputs.shape[-1] != self.input_size:
+            raise ShapeError(
+                f"Expected inputs [T, N, {self.input_size}], flat observations of the space, got "
+                f"{tuple(inputs.shape)}."
+            )
+        with Fitting(params, inputs):
+            return self._run(params, inputs)
+
+    def _run(self, params: Params, inputs: Tensor) -> Tensor:
         parts = [inputs[..., start:stop] for start, stop in self.vectors]
         parts += [self._image_features(params, inputs, i) for i in range(len(self.images))]
         hidden = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
