@@ -80,8 +80,8 @@ def final_return(ranges=(ONE,), factor=1.0, shift=0.0, reward=1.0, seed=0):
     learner = PolicyLearner(MAML(policy, 0.2), family, gradients)
     training = TrainingSettings()
     update = TrustRegionSettings(fisher_trajectories=4, max_kl=0.02).build(learner, training)
-    for iteration in range(30):
-        inputs = learner.collect(family.sample(6, generator), generator, iteration)
+    for iteration in range(40):
+        inputs = learner.collect(family.sample(8, generator), generator, iteration)
         learner.after_update(update(inputs, iteration).carry)
     tasks = family.split("test").sample(40, torch.Generator().manual_seed(1))
     *_, last = learner.returns(tasks, 1, torch.Generator().manual_seed(2))
@@ -90,16 +90,11 @@ def final_return(ranges=(ONE,), factor=1.0, shift=0.0, reward=1.0, seed=0):
 
 @pytest.mark.slow
 def test_every_unit_system_learns_as_well_as_the_plain_one():
-    torch.set_num_threads(1)
-    untrained = -12 * 0.75
-    plain = {n: [final_return((ONE,) * n, seed=s) for s in range(4)] for n in (1, 2)}
-    found = {
-        name: (len(system[0]), np.mean([final_return(*system, seed=s) for s in (0, 1)]))
-        for name, system in SYSTEMS.items()
-    }
+    plain = {n: [final_return((ONE,) * n, seed=seed) for seed in range(3)] for n in (1, 2)}
+    found = {name: (len(system[0]), final_return(*system)) for name, system in SYSTEMS.items()}
     print(plain, found)
     for name, (count, value) in found.items():
-        mean, deviation = np.mean(plain[count]), np.std(plain[count], ddof=1)
-        assert mean > untrained + 3
-        noise = 4 * deviation * (1 / 4 + 1 / 2) ** 0.5 + 0.02 * abs(mean)
-        assert value > mean - noise, (name, value, plain[count])
+        mean, deviation = np.mean(plain[count]), max(np.std(plain[count], ddof=1), 0.15)
+        assert mean > -4.5
+        # Four standard errors of a difference between one run and the mean of three.
+        assert value > mean - 4 * deviation * (1 + 1 / 3) ** 0.5, (name, value, plain[count])
