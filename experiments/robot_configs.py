@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from metarl.adaptation.algorithms import MAMLAlgorithm
-from metarl.lab.control_configs import control_configs
+from metarl.lab.control_configs import control_configs, rl2_config
 from metarl.lab.robots import FamilySettings
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.training import TrainingSettings
@@ -17,7 +18,7 @@ def robot_configs(family: str, **changes: Any) -> dict[str, FamilySettings]:
 
     An iteration is 40 tasks of 20 trajectories, before and after adaptation. Where PPO is the outer
     update, the divergence of the policies is bounded: without a bound ProMP broke down once the
-    policies had become nearly deterministic.
+    policies had become nearly deterministic. RL^2's settings are not tuned for robots.
 
     Args:
         family: Name of the default family.
@@ -34,4 +35,10 @@ def robot_configs(family: str, **changes: Any) -> dict[str, FamilySettings]:
         "init_std": 0.5,
         "film": 2,
     }  # fmt: skip
-    return control_configs(FamilySettings("maml", family=family, **(fields | changes)), max_kl=0.1)
+    maml = FamilySettings("maml", family=family, **(fields | changes))
+    # As many environment steps: trials of 2 episodes, as MAML's rollouts before and after a step.
+    rl2 = rl2_config(
+        maml, 2, replace(maml.gradients, clip=0.2), replace(maml.training, outer_lr=1e-3),
+        embedding=64,
+    )  # fmt: skip
+    return control_configs(maml, {"rl2": rl2}, max_kl=0.1)

@@ -35,6 +35,7 @@ class Bandit(TorchFamily):
     part: Split = "train"
 
     name = "Bandit-v1"
+    published_units = True
     step_noise = 1
 
     def __post_init__(self) -> None:

@@ -49,6 +49,7 @@ class Locomotion(MujocoFamily):
     speed: str = "v = (x' - x) / dt"
     alive: float = 0.0
     control_cost: float
+    published_units = True
 
     def __post_init__(self) -> None:
         """Checks the settings."""
@@ -165,7 +166,11 @@ class Locomotion(MujocoFamily):
                 tasks,
                 Fact("start", robot.start(), robot.source),
                 Fact("observation", observation, self.observation_note or robot.source),
-                Fact("action", f"a, {model.nu} numbers, clipped to [{low}, {high}]", robot.source),
+                Fact(
+                    "action",
+                    f"a, {model.nu} numbers, clipped to [{low}, {high}], the units of policies",
+                    robot.source,
+                ),
                 Fact(
                     "dynamics",
                     f"MuJoCo, {Path(robot.model).name} of {robot.title}{changes}; {steps}",

@@ -37,6 +37,7 @@ class Point(TorchFamily):
     step_size: float
     far: float
     circle: float = 0.0
+    published_units = True
 
     @property
     def observation_space(self) -> spaces.Box:
@@ -100,7 +101,11 @@ class Point(TorchFamily):
         size = self.step_size
         return (
             Fact("observation", "position s, 2 numbers"),
-            Fact("action", f"a, 2 numbers, clipped to [-1, 1]; 1 moves by {size}", note),
+            Fact(
+                "action",
+                f"a, 2 numbers, clipped to [-1, 1], the units of policies; 1 moves by {size}",
+                note,
+            ),
             Fact("dynamics", f"s' = s + {size} clip(a)"),
             Fact("horizon", f"{self.horizon} steps"),
         )

@@ -10,6 +10,7 @@ from metarl.plots.path_figure import Paths
 from metarl.plots.pictures import Picture, paths_picture
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.rollouts import Rollouts
+from metarl.rl.units import Units
 from metarl.sim import ControlTasks
 from metarl_envs.navigation import Navigation2DSparse
 
@@ -53,6 +54,9 @@ def walked(
     columns = telling_steps(steps, _COLUMNS)
     rollouts_by_step = enumerate(learner.rollouts(tasks, steps, generator))
     rows = {k: rollouts for k, rollouts in rollouts_by_step if k in columns}
+    units = learner.policy.units
+    if units is not None:  # the paths are in the plane, not in the policy's units
+        rows = {k: _in_the_plane(rollouts, units) for k, rollouts in rows.items()}
     radius = learner.family.radius if isinstance(learner.family, Navigation2DSparse) else 0.0
     tasks_paths = []
     for t, goal in enumerate(tasks.values["goal"].cpu().numpy()):
@@ -61,6 +65,13 @@ def walked(
         title = f"goal ({goal[0]:.2f}, {goal[1]:.2f})"
         tasks_paths.append(Paths(goal, paths, returns, radius, title))
     return tasks_paths
+
+
+def _in_the_plane(rollouts: Rollouts, units: Units) -> Rollouts:
+    return rollouts._replace(
+        observations=units.raw_observations(rollouts.observations),
+        final_observations=units.raw_observations(rollouts.final_observations),
+    )
 
 
 def positions(rollouts: Rollouts, task: int) -> list[np.ndarray]:

@@ -37,6 +37,7 @@ class TabularMDP(TorchFamily):
     part: Split = "train"
 
     name = "TabularMDP-v1"
+    published_units = True
     step_noise = 2
 
     def __post_init__(self) -> None:

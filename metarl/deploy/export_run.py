@@ -61,7 +61,7 @@ def export_run(
             learner.policy, params, env.single_observation_space, env.single_action_space
         )
     note = _note(learner, policy, tasks, steps, checkpoint, to)
-    difference = export_policy(policy, out, to, _observations(rollouts), note)
+    difference = export_policy(policy, out, to, _observations(rollouts, policy), note)
     console = OutputConsole()
     for key, value in note.items():
         if len(value) < 400:  # tabular tasks have thousands of numbers
@@ -120,9 +120,10 @@ def _task(family: TaskFamily, texts: tuple[str, ...], generator: torch.Generator
     return ControlTasks({n: v.to(generator.device) for n, v in task_values(family, values).items()})
 
 
-def _observations(rollouts: Rollouts) -> torch.Tensor:
-    """Returns observations of the rollouts and random ones, [B, O]."""
+def _observations(rollouts: Rollouts, policy: PlainPolicy) -> torch.Tensor:
+    """Returns observations of the rollouts and random ones, [B, O], in the environment's units."""
     observations = rollouts.observations.flatten(0, 2).cpu()
     generator = torch.Generator().manual_seed(0)
     random = torch.randn(_RANDOM, observations.shape[1], generator=generator)
-    return torch.cat([observations[:_RANDOM], random, 10 * random])
+    own = torch.cat([observations[:_RANDOM], random, 10 * random])
+    return own if policy.units is None else policy.units.raw_observations(own)

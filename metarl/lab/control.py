@@ -16,7 +16,7 @@ from metarl.lab.control_reports import ControlReports, Draw
 from metarl.lab.experiment import Components
 from metarl.ranges import POSITIVE, WIDTH, Range, check_fields
 from metarl.rl.problem import ControlAlgorithm, ControlProblem
-from metarl.rl.settings import PolicyGradientSettings
+from metarl.rl.settings import PolicyGradientSettings, PolicySettings
 from metarl.sim.family import TaskFamily
 from metarl.training.outer_update import UpdateSettings
 from metarl.training.settings import TrainingSettings
@@ -42,7 +42,8 @@ class ControlSettings:
     hidden: tuple[int, ...] = (100, 100)
     """Widths of the policy's hidden layers."""
     init_std: float = 1.0
-    """Initial standard deviation of continuous actions, in their units, above 0."""
+    """Initial standard deviation of continuous actions, in the policy's units, above 0."""
+    policy: PolicySettings = field(default_factory=PolicySettings)
     observe_task: bool = False
     """The policy observes the task vector: an oracle, which needs no adaptation."""
     test_tasks: int = 40
@@ -99,6 +100,7 @@ def build_control(
             settings.init_std,
             settings.observe_task,
             settings.training.task_chunk_size,
+            settings.policy,
         )
     )
     if not any(p.requires_grad for p in learner.parameters()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,10 @@ from torch import Tensor
 CLIP = 10.0
 RIDGE = 1e-5
 ROUNDING = 1e-12
+LARGEST = 512
+"""Observations with more entries are replaced by random projections."""
+PROJECTIONS = 128
+"""Their number."""
 
 
 class LinearBaseline(NamedTuple):
@@ -19,8 +24,13 @@ class LinearBaseline(NamedTuple):
     The fit and the predictions are computed in float64, because the features of drifting
     observations are nearly linearly dependent.
 
+    Observations of more than 512 entries, such as images, are replaced by 128 random projections
+    z = P o, with P ~ N(0, 1 / O) and the same P in every fit: the normal equations of O^2 entries
+    would exhaust the memory, and a task has too few steps to fit that many weights.
+
     Attributes:
-        weights: The weights w of each task, shape [T, 2 O + 4], float64.
+        weights: The weights w of each task, shape [T, 2 O + 4], float64; O is
+            128 for large observations.
     """
 
     weights: Tensor
@@ -72,9 +82,18 @@ def _features(observations: Tensor, first_step: int) -> Tensor:
 
     The steps are the last dimension, because matrix products are fastest in this layout.
     """
-    tasks, episodes, steps, _ = observations.shape
+    tasks, episodes, steps, size = observations.shape
+    if size > LARGEST:
+        observations = observations @ _projection(size, observations.device)
     clipped = observations.flatten(1, 2).mT.double().clamp(-CLIP, CLIP)
     options = {"dtype": clipped.dtype, "device": clipped.device}
     time = torch.arange(first_step, first_step + steps, **options) / 100
     powers = torch.stack((time, time**2, time**3, torch.ones_like(time))).repeat(1, episodes)
     return torch.cat((clipped, clipped.square(), powers.expand(tasks, -1, -1)), 1)
+
+
+@functools.cache
+def _projection(size: int, device: torch.device) -> Tensor:
+    """Returns the constant matrix of random projections, [O, 128] float32."""
+    generator = torch.Generator().manual_seed(0)  # a constant of the definition, as CLIP is
+    return (torch.randn(size, PROJECTIONS, generator=generator) / size**0.5).to(device)

@@ -125,3 +125,110 @@ class Categorical(NamedTuple):
 
     def _log_probs(self) -> Tensor:
         return F.log_softmax(self.logits, -1)
+
+
+class Bernoulli(NamedTuple):
+    """Independent switches: k actions of 0 or 1.
+
+    Attributes:
+        logits: Log-odds of 1, log(p / (1 - p)), shape [*, k], float.
+    """
+
+    logits: Tensor
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Returns the log-probability [*] of actions [*, k], 0 or 1 of any type."""
+        # log p(a) = sum_i a_i log p_i + (1 - a_i) log(1 - p_i), with p = sigmoid(logits)
+        signs = 2 * actions.to(self.logits.dtype) - 1
+        return F.logsigmoid(signs * self.logits).sum(-1)
+
+    def kl(self, other: Bernoulli) -> Tensor:
+        """Returns KL(self || other) [*], in nats."""
+        # KL(p || q) = sum_i p_i log(p_i / q_i) + (1 - p_i) log((1 - p_i) / (1 - q_i))
+        p = self.logits.sigmoid()
+        ones = F.logsigmoid(self.logits) - F.logsigmoid(other.logits)
+        zeros = F.logsigmoid(-self.logits) - F.logsigmoid(-other.logits)
+        return (p * ones + (1 - p) * zeros).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Returns the entropy [*], in nats."""
+        # H = -sum_i p_i log p_i + (1 - p_i) log(1 - p_i)
+        p = self.logits.sigmoid()
+        return -(p * F.logsigmoid(self.logits) + (1 - p) * F.logsigmoid(-self.logits)).sum(-1)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Returns actions [*, k], 0 or 1 as float; the noise [*, k] is uniform in [0, 1)."""
+        return (noise < self.logits.sigmoid()).to(self.logits.dtype)
+
+    def mode(self) -> Tensor:
+        """Returns the more likely values [*, k], as float."""
+        return (self.logits > 0).to(self.logits.dtype)
+
+
+class Joint(NamedTuple):
+    """Several independent distributions, whose actions are the entries of one vector.
+
+    Attributes:
+        parts: Distributions of the same batch shape, in the order of the entries. A `Gaussian` or
+            `Bernoulli` of k dimensions takes k entries, a `Categorical` takes one.
+    """
+
+    parts: tuple[Gaussian | Categorical | Bernoulli, ...]
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Returns the log-probability [*] of actions [*, A] float: the sum over the parts."""
+        # log p(a) = sum_k log p_k(a_k)
+        total, start = 0.0, 0
+        for part in self.parts:
+            stop = start + part_width(part)
+            total = total + part.log_prob(_own_actions(part, actions[..., start:stop]))
+            start = stop
+        assert isinstance(total, Tensor)
+        return total
+
+    def kl(self, other: Joint) -> Tensor:
+        """Returns KL(self || other) [*], in nats: the sum over the parts."""
+        pairs = zip(self.parts, other.parts, strict=True)
+        return torch.stack([p.kl(q) for p, q in pairs]).sum(0)  # pyright: ignore[reportArgumentType]
+
+    def entropy(self) -> Tensor:
+        """Returns the entropy [*], in nats: the sum over the parts."""
+        return torch.stack([part.entropy() for part in self.parts]).sum(0)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Returns actions [*, A] float.
+
+        The noise [*, A] is standard normal where a Gaussian has its entries, and uniform in [0, 1)
+        elsewhere.
+        """
+        actions, start = [], 0
+        for part in self.parts:
+            stop = start + part_width(part)
+            own = noise[..., start:stop]
+            own = own.squeeze(-1) if isinstance(part, Categorical) else own
+            actions.append(_entries(part, part.sample(own)))
+            start = stop
+        return torch.cat(actions, -1)
+
+    def mode(self) -> Tensor:
+        """Returns the most likely actions [*, A] float."""
+        return torch.cat([_entries(part, part.mode()) for part in self.parts], -1)
+
+
+def part_width(part: Gaussian | Categorical | Bernoulli) -> int:
+    """Returns how many entries of an action a part of a `Joint` takes."""
+    if isinstance(part, Categorical):
+        return 1
+    return (part.mean if isinstance(part, Gaussian) else part.logits).shape[-1]
+
+
+def _own_actions(part: Gaussian | Categorical | Bernoulli, entries: Tensor) -> Tensor:
+    """Returns entries [*, width] of an action as the part's own actions."""
+    return entries.squeeze(-1).long() if isinstance(part, Categorical) else entries
+
+
+def _entries(part: Gaussian | Categorical | Bernoulli, actions: Tensor) -> Tensor:
+    """Returns the part's own actions as entries [*, width] float."""
+    if isinstance(part, Categorical):
+        return actions.unsqueeze(-1).to(part.logits.dtype)
+    return actions

@@ -1,10 +1,8 @@
-"""Gaussian and categorical policies that run on the parameters of many tasks at once."""
+"""Gaussian and categorical policies, and the policy that suits a family's spaces."""
 
 from __future__ import annotations
 
-import functools
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -13,59 +11,25 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from metarl.errors import SettingsError
-from metarl.models import MLP, Adaptable, Model, Params, from_module
-from metarl.models.base import task_params, task_shape
+from metarl.models import MLP, Params
+from metarl.models.base import Model, task_shape
 from metarl.models.mlp import Activation
 from metarl.ranges import ANY, check_number
-from metarl.rl.distributions import Categorical, Distribution, Gaussian
+from metarl.rl.distributions import Categorical, Gaussian
+from metarl.rl.joint_policy import JointPolicy, action_parts, outputs_of
+from metarl.rl.policy import (
+    NETWORK,
+    Policy,
+    fixed_network,
+    initial_network_params,
+    network_outputs,
+    network_params,
+)
+from metarl.rl.policy_network import CNN, OUTPUT_SCALE, network_for, own_network
+from metarl.rl.units import units_for, warn_of_unbounded
+from metarl.sim.spaces import FlatBox, flat_actions, flat_observations
 
-NETWORK = "network."
-OUTPUT_SCALE = 0.01
-"""Scale of the initial output weights. It is small, so that the actions of an untrained policy
-hardly depend on the observations (Andrychowicz et al. 2021, section 3.2)."""
-
-
-class Policy(Adaptable):
-    """Interface of a policy that runs on the parameters of T tasks at once.
-
-    The module's parameters, theta, are those of one policy, without a task dimension.
-    """
-
-    @abstractmethod
-    def distribution(self, params: Params, observations: Tensor) -> Distribution:
-        """Returns the distribution over actions of each task's policy.
-
-        Args:
-            params: A parameter [T, *shape] for every name in `named_parameters()`.
-            observations: Shape [T, *B, O], float; *B are one or more dimensions of worlds or
-                samples.
-
-        Returns:
-            A distribution of batch shape [T, *B].
-        """
-
-    def fixed(self, params: Params) -> Callable[[Tensor], Distribution]:
-        """Returns `distribution` with fixed parameters, for many calls without derivatives.
-
-        Subclasses may precompute everything that does not depend on the observations. The default
-        precomputes nothing.
-
-        Args:
-            params: A parameter [T, *shape] for every name in `named_parameters()`.
-
-        Returns:
-            A function from observations to a distribution.
-        """
-        return functools.partial(self.distribution, params)
-
-    @abstractmethod
-    def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-        """Draws the random numbers for `Distribution.sample` of batch shape `shape`."""
-
-    @property
-    @abstractmethod
-    def action_shape(self) -> tuple[int, ...]:
-        """Shape of one action: (A,) for continuous actions, () for discrete ones."""
+__all__ = ["NETWORK", "CategoricalPolicy", "GaussianPolicy", "Policy", "policy_for"]
 
 
 class GaussianPolicy(Policy):
@@ -80,9 +44,10 @@ class GaussianPolicy(Policy):
         generator: Random generator of the initial weights.
         hidden: Widths of the hidden layers.
         activation: Activation function after each hidden layer.
-        init_std: Initial standard deviation, in units of the action, above 0.
-        min_std: Lower bound of the standard deviations, in units of the action, above 0.
-        network: Computes the means of observations [N, O]; see `policy_for`.
+        init_std: Initial standard deviation, in the policy's units, above 0.
+        min_std: Lower bound of the standard deviations, in the policy's units, above 0.
+        network: Computes the means of observations [N, O] in place of the hidden layers; see
+            `policy_for`.
 
     Raises:
         SettingsError: A size or a standard deviation is out of range.
@@ -108,16 +73,23 @@ class GaussianPolicy(Policy):
         self.init_std = init_std
         self.min_std = min_std
         sizes = (observation_size, *hidden, action_size)
-        self.network = _network(network, sizes, generator, activation)
+        self.network: Model = (
+            MLP(sizes, generator, activation, output_scale=OUTPUT_SCALE)
+            if network is None
+            else own_network(network, sizes[0], sizes[-1])
+        )
         self.log_std = nn.Parameter(self._initial_log_std(generator))
 
     def distribution(self, params: Params, observations: Tensor) -> Gaussian:
-        mean = _network_outputs(self.network, _network_params(params), observations)
+        mean = network_outputs(self.network, network_params(params), observations)
         return Gaussian(mean, self._log_stds(params, mean.dim()))
 
     def fixed(self, params: Params) -> Callable[[Tensor], Gaussian]:
         """Returns a function of observations [T, B, O], with a single dimension B."""
-        means, log_std = _fixed(self.network, params), self._log_stds(params, 3)
+        means, log_std = (
+            fixed_network(self.network, network_params(params)),
+            self._log_stds(params, 3),
+        )
         return lambda observations: Gaussian(means(observations), log_std)
 
     def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -127,7 +99,7 @@ class GaussianPolicy(Policy):
 
     def initial(self, generator: torch.Generator, num_tasks: int | None = None) -> Params:
         return {
-            **_initial_network_params(self.network, generator, num_tasks),
+            **initial_network_params(self.network, generator, num_tasks),
             "log_std": self._initial_log_std(generator, num_tasks),
         }
 
@@ -155,7 +127,8 @@ class CategoricalPolicy(Policy):
         hidden: Widths of the hidden layers. Without hidden layers the logits are linear in the
             observation; on one-hot observations they are a table.
         activation: Activation function after each hidden layer.
-        network: Computes the logits of observations [N, O]; see `policy_for`.
+        network: Computes the logits of observations [N, O] in place of the hidden layers; see
+            `policy_for`.
     """
 
     def __init__(
@@ -169,14 +142,18 @@ class CategoricalPolicy(Policy):
     ) -> None:
         super().__init__()
         sizes = (observation_size, *hidden, num_actions)
-        self.network = _network(network, sizes, generator, activation)
+        self.network: Model = (
+            MLP(sizes, generator, activation, output_scale=OUTPUT_SCALE)
+            if network is None
+            else own_network(network, sizes[0], sizes[-1])
+        )
 
     def distribution(self, params: Params, observations: Tensor) -> Categorical:
-        return Categorical(_network_outputs(self.network, _network_params(params), observations))
+        return Categorical(network_outputs(self.network, network_params(params), observations))
 
     def fixed(self, params: Params) -> Callable[[Tensor], Categorical]:
         """Returns a function of observations [T, B, O], with a single dimension B."""
-        logits = _fixed(self.network, params)
+        logits = fixed_network(self.network, network_params(params))
         return lambda observations: Categorical(logits(observations))
 
     def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -184,7 +161,7 @@ class CategoricalPolicy(Policy):
         return torch.rand(tuple(shape), generator=generator, device=generator.device)
 
     def initial(self, generator: torch.Generator, num_tasks: int | None = None) -> Params:
-        return _initial_network_params(self.network, generator, num_tasks)
+        return initial_network_params(self.network, generator, num_tasks)
 
     @property
     def action_shape(self) -> tuple[int, ...]:
@@ -205,98 +182,93 @@ class HasSpaces(Protocol):
         ...
 
 
+BuildNetwork = Callable[[spaces.Box, int, torch.Generator], Model]
+"""Builds a network from the flat observation space, the number of outputs and a generator."""
+
+
 def policy_for(
     where: HasSpaces | tuple[spaces.Space[Any], spaces.Space[Any]],
     generator: torch.Generator,
     hidden: Sequence[int] = (100, 100),
     activation: Activation = "relu",
     init_std: float = 1.0,
-    network: nn.Module | None = None,
+    *,
+    layer_norm: bool = False,
+    cnn: Sequence[int] = CNN,
+    network: nn.Module | BuildNetwork | None = None,
+    scale_actions: bool | None = None,
+    normalize_observations: bool | None = None,
 ) -> Policy:
-    """Builds a policy for a task family: Gaussian for Box actions, categorical for Discrete ones.
+    """Builds a policy for the spaces of a task family, with the units that suit them.
+
+    Box actions get a Gaussian policy, Discrete ones a categorical one, all others a `JointPolicy`.
+    Images in the observations pass through convolutions, see `PolicyNetwork`.
 
     Args:
         where: A task family, or a pair of observation space and action space.
         generator: Random generator of the initial weights.
         hidden: Widths of the hidden layers.
         activation: Activation function after each hidden layer.
-        init_std: Initial standard deviation of continuous actions, in their units.
-        network: Computes the means or the logits: a `Model` or an ordinary module that maps
-            observations [N, O] to [N, A] or [N, k]. It keeps its weights; `hidden` and `activation`
-            have no effect then. None: an MLP.
+        init_std: Initial standard deviation of continuous actions, in the policy's units.
+        layer_norm: Whether hidden layers are normalised before their activation.
+        cnn: Channels of the convolutions of images.
+        network: Computes the means or the logits in place of the four options before: a `Model`, an
+            ordinary module of observations [N, O], which keeps its weights, or a function that
+            builds one from the observation space, the number of outputs and the generator.
+        scale_actions: Whether the policy acts in -1..1 and a map brings actions to finite bounds.
+            None: yes, unless the family keeps published units (`TaskFamily.published_units`).
+        normalize_observations: Whether running statistics standardise observations whose bounds do
+            not give their scale. None: as for `scale_actions`.
 
     Returns:
         The policy; an MLP has newly drawn weights.
 
     Raises:
-        SettingsError: The observation space is not a Box, or the action space is neither a
-            one-dimensional Box nor a Discrete that starts at 0.
+        SettingsError: A space has a part that no policy supports, such as text.
     """
     pair = where if isinstance(where, tuple) else (where.observation_space, where.action_space)
-    observation, action = pair
-    if not isinstance(observation, spaces.Box):
-        raise SettingsError(f"Expected a Box of observations, got {observation}; flatten it.")
-    size = math.prod(observation.shape)
-    if isinstance(action, spaces.Discrete) and action.start == 0:
-        return CategoricalPolicy(
-            size, int(action.n), generator, hidden, activation, network=network
-        )
-    if isinstance(action, spaces.Box) and len(action.shape) == 1:
-        return GaussianPolicy(
-            size, action.shape[0], generator, hidden, activation, init_std, network=network
-        )
-    raise SettingsError(
-        f"Expected actions in a Box of one dimension or a Discrete that starts at 0, got {action}; "
-        "write a Policy of your own."
+    own = not getattr(where, "published_units", False)
+    observation, action = flat_spaces(*pair)
+
+    def build(outputs: int) -> Model:
+        if isinstance(network, nn.Module):
+            return own_network(network, size, outputs)
+        if network is not None:
+            return own_network(network(observation, outputs, generator), size, outputs)
+        return network_for(observation, outputs, generator, hidden, activation, layer_norm, cnn)
+
+    size, parts = math.prod(observation.shape), action_parts(action)
+    if isinstance(action, spaces.Discrete):
+        choices = int(action.n)
+        policy: Policy = CategoricalPolicy(size, choices, generator, network=build(choices))
+    elif all(part.kind == "gaussian" for part in parts):
+        count = action.shape[0]
+        policy = GaussianPolicy(size, count, generator, init_std=init_std, network=build(count))
+    else:
+        policy = JointPolicy(parts, build(outputs_of(parts)), generator, init_std)
+    scale_actions = own if scale_actions is None else scale_actions
+    if scale_actions:
+        warn_of_unbounded(action)
+    policy.units = units_for(
+        observation,
+        action,
+        scale_actions=scale_actions,
+        normalize_observations=own if normalize_observations is None else normalize_observations,
     )
+    return policy.to(generator.device)
 
 
-def _network(
-    network: nn.Module | None,
-    sizes: Sequence[int],
-    generator: torch.Generator,
-    activation: Activation,
-) -> Model:
-    """Returns the network of a policy: a new MLP, or that of the user, checked.
+def flat_spaces(
+    observation: spaces.Space[Any], action: spaces.Space[Any]
+) -> tuple[spaces.Box, spaces.Box | spaces.Discrete]:
+    """Returns flat spaces; those of a family are flat already.
 
     Raises:
-        SettingsError: It does not map observations to as many outputs as the policy needs.
+        SettingsError: A part of a space is not supported, or discrete actions do not start at 0.
     """
-    if network is None:
-        return MLP(sizes, generator, activation, output_scale=OUTPUT_SCALE)
-    model = network if isinstance(network, Model) else from_module(network)
-    dtype = next((p.dtype for p in model.parameters()), None)
-    observations = torch.zeros(1, 3, sizes[0], device=generator.device, dtype=dtype)
-    with torch.no_grad():
-        outputs = model(task_params(model, 1), observations)
-    if not isinstance(outputs, Tensor) or outputs.shape != (1, 3, sizes[-1]):
-        shape = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if isinstance(action, spaces.Discrete) and action.start != 0:
         raise SettingsError(
-            f"Expected a network from observations [N, {sizes[0]}] to [N, {sizes[-1]}], got "
-            f"{shape} for N = 3; give its last layer {sizes[-1]} outputs."
+            f"Expected discrete actions that start at 0, got {action}; a family counts them so."
         )
-    return model
-
-
-def _fixed(network: Model, params: Params) -> Callable[[Tensor], Tensor]:
-    """Returns the network with fixed parameters, as a function of observations [T, B, O]."""
-    own = _network_params(params)
-    return network.fixed(own) if isinstance(network, MLP) else functools.partial(network, own)
-
-
-def _network_params(params: Params) -> Params:
-    """Returns the parameters of the policy's network, named as in the network."""
-    return {n.removeprefix(NETWORK): p for n, p in params.items() if n.startswith(NETWORK)}
-
-
-def _network_outputs(network: Model, params: Params, observations: Tensor) -> Tensor:
-    """Returns the outputs [T, *B, *] of the network for observations [T, *B, O]."""
-    outputs = network(params, observations.flatten(1, -2))
-    return outputs.view(*observations.shape[:-1], outputs.shape[-1])
-
-
-def _initial_network_params(
-    network: Model, generator: torch.Generator, num_tasks: int | None
-) -> Params:
-    """Draws the network's initial parameters, named as in the policy."""
-    return {NETWORK + n: p for n, p in network.initial(generator, num_tasks).items()}
+    flat = observation if isinstance(observation, FlatBox) else flat_observations(observation)
+    return flat, action if isinstance(action, FlatBox) else flat_actions(action)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from metarl.models.base import Params
 from metarl.rl.experience import Experience
+from metarl.rl.moments import Moments
 from metarl.sim.family import ControlTasks
 from metarl.trees import map_tensors
 
@@ -27,6 +28,9 @@ class PolicyInputs:
         start: Initial parameters, [T, *shape] per name; None for theta.
         path: The parameters after 1..K adaptation steps that the rollouts were collected with,
             [T, *shape] per name, detached.
+        moments: The moments of all rollouts together, [T] each, for the policy's units; None if
+            they have no running statistics.
+        unit_metrics: What training logs of the units, tag -> [T].
     """
 
     tasks: ControlTasks
@@ -37,6 +41,8 @@ class PolicyInputs:
     environment_steps: Tensor
     start: Params | None = None
     path: tuple[Params, ...] = ()
+    moments: dict[str, Moments] | None = None
+    unit_metrics: dict[str, Tensor] = field(default_factory=dict)
 
     def thinned(self, last: int | None, support: int | None = None) -> PolicyInputs:
         """Returns the inputs with fewer rollouts of each task.
@@ -55,5 +61,6 @@ def _first_rollouts(batch: Experience, count: int | None) -> Experience:
     """Returns the first `count` rollouts of each task; the weights of a task still sum to 1."""
     if count is None:
         return batch
+    batch = batch._replace(rollouts=batch.rollouts._replace(moments=None))
     batch = map_tensors(lambda t: t[:, :count], batch)
     return batch._replace(weights=batch.weights / batch.weights.sum((1, 2), keepdim=True))

@@ -16,11 +16,13 @@ from metarl.models.base import Params, task_params
 from metarl.rl.control_learner import ControlLearner, nan_where_undefined
 from metarl.rl.distributions import Distribution
 from metarl.rl.experience import Experience, estimate_advantages
+from metarl.rl.moments import merged_steps
 from metarl.rl.policies import Policy
 from metarl.rl.policy_inputs import PolicyInputs
 from metarl.rl.rollouts import RolloutNoise, Rollouts, collect, draw_noise
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.rl.surrogates import SURROGATES, exploration_term, proximal
+from metarl.rl.unit_checks import UnitMonitor
 from metarl.rl.worlds import Worlds, check_policy_type
 from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.trees import concatenate_tasks, cut_tasks, map_tensors
@@ -90,6 +92,7 @@ class PolicyLearner(ControlLearner):
         self.settings = settings or PolicyGradientSettings()
         self.task_chunk_size = task_chunk_size
         self.worlds = Worlds(family, observe_task)
+        self._monitor = UnitMonitor(family.action_space)
 
     # Training
 
@@ -99,6 +102,7 @@ class PolicyLearner(ControlLearner):
         """Adapts to the tasks and stores the rollouts of every step."""
         steps = self.adaptation.steps
         weights = self.adaptation.objective.weights(iteration, steps)
+        self._calibrate(tasks.num_tasks, generator)
         start = self._fresh(tasks.num_tasks, generator)
         noises = self._noises(tasks.num_tasks, steps + 1, generator)
         parts = [
@@ -106,18 +110,26 @@ class PolicyLearner(ControlLearner):
             for part in cut_tasks((tasks, noises, start), self.task_chunk_size)
         ]
         path, experience = concatenate_tasks(parts) if len(parts) > 1 else parts[0]
+        first = experience[0].rollouts
+        metrics = self._monitor.metrics(
+            self.policy.units, first.observations, first.actions, first.rewards, first.mask,
+            iteration,
+        )  # fmt: skip
+        moments = merged_steps([e.rollouts.moments for e in experience])
         row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
         query_steps = tuple(k for k, w in enumerate(weights) if w != 0)
         credit = _credit(experience[-1].rollouts, self.settings.normalize_advantages)
         counts = torch.stack([e.rollouts.steps() for e in experience]).long().sum(0)
         path = map_tensors(torch.Tensor.detach, path[1:])
-        return PolicyInputs(tasks, experience, row, query_steps, credit, counts, start, path)
+        return PolicyInputs(
+            tasks, experience, row, query_steps, credit, counts, start, path, moments, metrics
+        )
 
     def forward(self, inputs: PolicyInputs) -> MetaLoss:
         """Computes the outer surrogate on the rollouts of the adapted policies."""
         last = len(inputs.experience) - 1
         losses = inputs.weights.new_zeros(inputs.tasks.num_tasks)
-        metrics: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = dict(inputs.unit_metrics)
         step = None
         for k, step in enumerate(self._path(inputs)):
             batch = inputs.experience[k]
@@ -139,11 +151,15 @@ class PolicyLearner(ControlLearner):
         carry: dict[str, Any] = {"environment_steps": inputs.environment_steps}
         if self.rule.carries:
             carry["state"] = step.state
+        if inputs.moments is not None:
+            carry["moments"] = inputs.moments
         return MetaLoss(losses, metrics, map_tensors(torch.Tensor.detach, carry))
 
     def after_update(self, carry: dict[str, Any]) -> None:
-        """Counts the environment steps of the rollouts; carries the rule's state on."""
+        """Counts the environment steps, updates the units, and carries the rule's state on."""
         self.environment_steps += int(carry["environment_steps"].sum())
+        if self.policy.units is not None and "moments" in carry:
+            self.policy.units.update(carry["moments"])
         if self.rule.carries:
             self.rule.carry(carry["state"])
 
@@ -206,6 +222,7 @@ class PolicyLearner(ControlLearner):
                 descent it scales the rate (the ICML protocol halves it after the first step).
             trajectories: Rollouts per task and step; None for those of the settings.
         """
+        self._calibrate(tasks.num_tasks, generator, trajectories)
         start = self._fresh(tasks.num_tasks, generator)
         noises = self._noises(tasks.num_tasks, steps + 1, generator, trajectories)
         paths = [
@@ -229,12 +246,34 @@ class PolicyLearner(ControlLearner):
             The parameters of each task's policy, [T, *shape] per name, without derivatives, and
             the last rollouts of `rollouts`.
         """
+        self._calibrate(tasks.num_tasks, generator)
         start = self._fresh(tasks.num_tasks, generator)
         noises = self._noises(tasks.num_tasks, steps + 1, generator)
         *_, (params, batch) = self._collect_path(tasks, noises, start)
         return map_tensors(torch.Tensor.detach, params), batch.rollouts
 
     # Internals
+
+    @torch.no_grad()
+    def _calibrate(
+        self, num_tasks: int, generator: torch.Generator, trajectories: int | None = None
+    ) -> None:
+        """Starts the running statistics of the units by rollouts of the untrained policy.
+
+        They are of training tasks, also in an evaluation. Does nothing if there are statistics
+        already, or none at all. The environment steps count.
+        """
+        units = self.policy.units
+        if units is None or units.started:
+            return
+        count = min(num_tasks, self.task_chunk_size or num_tasks)
+        tasks = self.family.split("train").sample(count, generator)
+        start = self._fresh(count, generator) or task_params(self.policy, count)
+        (noise,) = self._noises(count, 1, generator, trajectories)
+        rollouts = collect(self.worlds.get(noise), self.policy, start, tasks.values, noise)
+        assert rollouts.moments is not None
+        units.update(rollouts.moments)
+        self.environment_steps += int(rollouts.steps().sum())
 
     @torch.no_grad()  # a with block would keep gradients off in the caller between yields
     def _collect_path(
@@ -347,11 +386,12 @@ class PolicyLearner(ControlLearner):
 
 
 def _rename_old_weights(learner: PolicyLearner, weights: dict[str, Any], *_: Any) -> None:
-    """Renames the weights of checkpoints made by MetaRL 0.1."""
-    del learner
+    """Reads checkpoints made before policies had units, and renames the weights of MetaRL 0.1."""
     for name in [n for n in weights if n.startswith("adaptation.")]:
         new = name.removeprefix("adaptation.").replace("model.", "policy.", 1)
         weights[new] = weights.pop(name)
+    if learner.policy.units is not None and not any(n.startswith("policy.units.") for n in weights):
+        learner.policy.units = None  # it was trained in the environment's units
 
 
 def _credit(rollouts: Rollouts, normalize: bool) -> Tensor:

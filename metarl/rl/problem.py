@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -12,7 +12,7 @@ from metarl.adaptation.adaptation import Adaptation
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.policies import Policy, policy_for
 from metarl.rl.policy_learner import PolicyLearner
-from metarl.rl.settings import PolicyGradientSettings
+from metarl.rl.settings import PolicyGradientSettings, PolicySettings
 from metarl.sim.family import ActionSpace, TaskFamily
 from metarl.sim.make import make_vec
 
@@ -26,9 +26,10 @@ class ControlProblem:
         generator: Source of all initial weights.
         gradients: Rollouts per task and step, and the loss that they give.
         hidden: Widths of the policy's hidden layers.
-        init_std: Initial standard deviation of continuous actions, in their units, above 0.
+        init_std: Initial standard deviation of continuous actions, in the policy's units, above 0.
         observe_task: Whether the policy observes the task vector (an oracle).
         task_chunk_size: Tasks whose rollouts are collected at once. None: all.
+        policy: Further options of the policy: its network and its units.
     """
 
     family: TaskFamily
@@ -38,6 +39,7 @@ class ControlProblem:
     init_std: float = 1.0
     observe_task: bool = False
     task_chunk_size: int | None = None
+    policy: PolicySettings = field(default_factory=PolicySettings)
 
     def spaces(self) -> tuple[spaces.Box, ActionSpace]:
         """Returns the observation space and the action space of the policy."""
@@ -48,7 +50,19 @@ class ControlProblem:
 
     def network(self) -> Policy:
         """Builds the policy."""
-        return policy_for(self.spaces(), self.generator, self.hidden, init_std=self.init_std)
+        options = self.policy
+        scale_actions, normalize_observations = self.units()
+        return policy_for(
+            self.spaces(), self.generator, self.hidden, options.activation, self.init_std,
+            layer_norm=options.layer_norm, cnn=options.cnn, scale_actions=scale_actions,
+            normalize_observations=normalize_observations,
+        )  # fmt: skip
+
+    def units(self) -> tuple[bool, bool]:
+        """Returns whether the policy scales actions, and whether it normalises observations."""
+        own, options = not self.family.published_units, self.policy
+        actions, observations = options.scale_actions, options.normalize_observations
+        return own if actions is None else actions, own if observations is None else observations
 
     def learner(self, adaptation: Adaptation) -> PolicyLearner:
         """Builds the learner of an adaptation of the policy."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from metarl.errors import ShapeError
 from metarl.models.base import Params
 from metarl.rl.distributions import Distribution
+from metarl.rl.moments import Moments
 from metarl.rl.policies import Policy
 from metarl.sim.episode import hold_last
 from metarl.sim.family import TaskFamily, Tasks
@@ -37,6 +38,8 @@ class RolloutNoise(NamedTuple):
 class Rollouts(NamedTuple):
     """One episode of at most H steps in each of N worlds of T tasks.
 
+    Observations and actions are in the units of the policy.
+
     Attributes:
         observations: Observation before each step, [T, N, H, O] float32.
         actions: Action of each step, before any clipping: [T, N, H, A] float32, or [T, N, H] int64.
@@ -46,6 +49,8 @@ class Rollouts(NamedTuple):
             not terminate was truncated at its last step, by the horizon or by the environment.
         final_observations: Observation after the last step, [T, N, O].
         behaviour: The distributions that the actions were sampled from, [T, N, H, *].
+        moments: What `Units.update` merges into the policy's running statistics; None if it has
+            none.
     """
 
     observations: Tensor
@@ -55,6 +60,7 @@ class Rollouts(NamedTuple):
     terminated: Tensor
     final_observations: Tensor
     behaviour: Distribution
+    moments: dict[str, Moments] | None = None
 
     def returns(self) -> Tensor:
         """Returns the mean undiscounted return of each task, [T]."""
@@ -114,15 +120,28 @@ def collect(
     env.follow(WorldNoise(noise.reset.flatten(0, 1), noise.steps.flatten(0, 1)))
     draws = iter(noise.actions.movedim(2, 0).contiguous().unbind())  # time first
     shape = (num_tasks, trajectories)
-    policies, behaviours = policy.fixed(params), []
+    policies, behaviours, units = policy.fixed(params), [], policy.units
+    own_actions: list[Tensor] = []
 
     def act(observation: Tensor) -> Tensor:
         behaviours.append(policies(observation.view(*shape, -1)))
         return behaviours[-1].sample(next(draws)).view(worlds, *policy.action_shape)
 
-    episode = map_tensors(lambda v: v.unflatten(0, shape), env.episode(act))
+    def act_in_units(observation: Tensor) -> Tensor:
+        assert units is not None
+        own_actions.append(act(units.observe(observation)))
+        return units.act(own_actions[-1])
+
+    played = env.episode(act if units is None else act_in_units)
+    if own_actions:
+        played = played._replace(actions=torch.stack(own_actions, 1))
+    episode = map_tensors(lambda v: v.unflatten(0, shape), played)
     ended = episode.ended()
-    mask = alive(ended)
+    mask, moments = alive(ended), None
+    if units is not None:
+        if units.learns:
+            moments = units.moments(episode.observations[:, :, :-1], episode.rewards, mask)
+        episode = episode._replace(observations=units.observe(episode.observations))
     rollouts = Rollouts(
         observations=episode.observations[:, :, :-1].contiguous(),
         actions=episode.actions,
@@ -131,6 +150,7 @@ def collect(
         terminated=episode.terminated & (mask > 0),
         final_observations=episode.observations[:, :, -1],
         behaviour=map_tensors(lambda *steps: torch.stack(steps, 2), *behaviours),
+        moments=moments,
     )
     return _replace_masked_actions(rollouts, noise) if ended.any() else rollouts
 

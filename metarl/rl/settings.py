@@ -5,9 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from metarl.ranges import COUNT, FRACTION, NOT_NEGATIVE, Range, check_fields
+from metarl.models.mlp import Activation
+from metarl.ranges import COUNT, FRACTION, NOT_NEGATIVE, WIDTH, Range, check_fields
 
 SurrogateName = Literal["ratio", "dice", "logprob"]
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """The network of a policy besides its hidden layers, and its units."""
+
+    activation: Activation = "relu"
+    """Activation function after each hidden layer."""
+    layer_norm: bool = False
+    """Normalises each hidden layer before its activation."""
+    cnn: tuple[int, ...] = (16, 32, 32)
+    """Channels of the convolutions of images in the observations; each halves the image."""
+    scale_actions: bool | None = None
+    """The policy acts in -1..1, mapped to the bounds of the actions. None: yes, except for families
+    with published numbers, which keep their units."""
+    normalize_observations: bool | None = None
+    """Running mean and deviation standardise observations whose bounds do not give their scale.
+    None: as for the actions."""
+
+    def __post_init__(self) -> None:
+        """Checks the settings.
+
+        Raises:
+            SettingsError: A setting has another type or is out of its range.
+        """
+        check_fields(self, cnn=WIDTH)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
 from metarl.sb3.vec_env import SB3VecEnv
@@ -18,7 +19,14 @@ from metarl.trees import map_tensors
 
 
 def learn_task(
-    worlds: TensorVectorEnv, task: Tasks, steps: int, seed: int, **settings: Any
+    worlds: TensorVectorEnv,
+    task: Tasks,
+    steps: int,
+    seed: int,
+    *,
+    scale_actions: bool = False,
+    normalize: bool = False,
+    **settings: Any,
 ) -> Tensor:
     """Learns one task by PPO; returns the mean return after 0, 1, ..., `steps` updates.
 
@@ -27,13 +35,17 @@ def learn_task(
         task: The task, [1, *] per name.
         steps: Updates of PPO.
         seed: Seed of the weights, the environment and the minibatches.
+        scale_actions: Whether PPO acts in -1..1, mapped to the bounds of the actions.
+        normalize: Whether Stable-Baselines3's `VecNormalize` scales observations and rewards.
         **settings: Arguments of `stable_baselines3.PPO`.
 
     Returns:
         Shape [steps + 1], float32. The return after k updates is that of the rollouts of update
         k + 1.
     """
-    env = SB3VecEnv(worlds)
+    env: VecEnv = SB3VecEnv(worlds, scale_actions=scale_actions)
+    if normalize:
+        env = VecNormalize(env, gamma=settings.get("gamma", 0.99))
     worlds.set_tasks(map_tensors(lambda t: t.repeat_interleave(env.num_envs, 0), task))
     env.seed(seed)
     horizon = worlds.family.horizon
@@ -72,7 +84,10 @@ class _Returns(BaseCallback):
         self._steps_left = self.model.n_steps  # pyright: ignore[reportAttributeAccessIssue]
 
     def _on_step(self) -> bool:
-        self._sum += self.locals["rewards"] * self._alive
+        env, rewards = self.training_env, self.locals["rewards"]
+        if isinstance(env, VecNormalize):
+            rewards = env.get_original_reward()
+        self._sum += rewards * self._alive
         self._alive &= ~self.locals["dones"]
         self._steps_left -= 1
         if self._steps_left == 0:

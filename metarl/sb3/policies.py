@@ -8,39 +8,61 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 from torch.distributions import Categorical
 
-from metarl.rl.plain_policy import PlainGaussian, PlainPolicy
+from metarl.errors import SettingsError
+from metarl.rl.plain_policy import PlainGaussian, PlainJoint, PlainPolicy
+from metarl.sb3.features import OwnUnits, arguments_of
 from metarl.sim.global_seed import global_seed
+from metarl.sim.spaces import FlatBox
 
 
 def ppo_from(policy: PlainPolicy, **settings: Any) -> PPO:
     """Builds a PPO model with the network and the standard deviations of a policy.
 
     The value function, with the same hidden sizes, and the optimiser are newly initialised, so the
-    first updates are noisier than later ones. PPO clips actions as the environment does.
+    first updates are noisier than later ones. PPO clips actions as the environment does. The map of
+    observations becomes a features extractor, `metarl.sb3.features.OwnUnits`, which the file needs
+    to be loaded; the map of actions is multiplied into the last layer.
 
     Args:
         policy: The policy.
         **settings: Arguments of `stable_baselines3.PPO`.
     """
     hidden = [layer.out_features for layer in policy.linear[:-1]]
-    activations = [type(layer) for layer in policy.network if not isinstance(layer, nn.Linear)]
+    if isinstance(policy, PlainJoint):
+        raise SettingsError(
+            "Stable-Baselines3 has no policy for actions of several kinds: choose the format onnx "
+            "or torch."
+        )
+    units = policy.units
+    extractor_options = {}
+    if units is not None and units.observations is not None:
+        extractor_options = {
+            "features_extractor_class": OwnUnits,
+            "features_extractor_kwargs": arguments_of(units.observations),
+        }
+    activations = [
+        type(layer) for layer in policy.network.children() if not isinstance(layer, nn.Linear)
+    ]
     model = PPO(
         "MlpPolicy",
         None,  # pyright: ignore[reportArgumentType]  # as in PPO.load
         policy_kwargs={
             "net_arch": {"pi": hidden, "vf": hidden},
             "activation_fn": activations[0] if activations else nn.Tanh,
+            **extractor_options,
         },
         device="cpu",
         _init_setup_model=False,
         **settings,
     )
-    model.observation_space, model.action_space = policy.observation_space, policy.action_space
+    model.observation_space = plain_box(policy.observation_space)
+    model.action_space = plain_box(policy.action_space)
     model.n_envs = 1
     with global_seed(0):  # for the value function; the other random values are overwritten
         model._setup_model()
@@ -51,7 +73,22 @@ def ppo_from(policy: PlainPolicy, **settings: Any) -> PPO:
         target.load_state_dict(source.state_dict())
     if isinstance(policy, PlainGaussian):
         actor_critic.log_std.data.copy_(policy.log_std)
+    if units is not None and units.actions is not None:
+        # scale (W x + b) + shift, and a deviation of scale * std
+        scale, last = units.actions.scale, actor_critic.action_net
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.weight.mul_(scale.unsqueeze(1))
+            last.bias.mul_(scale).add_(units.actions.shift)
+            actor_critic.log_std.add_(scale.log())
     return model
+
+
+def plain_box(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """Returns the space as one of gymnasium's own classes, which any program can load."""
+    if not isinstance(space, FlatBox):
+        return space
+    return spaces.Box(space.low, space.high, dtype=np.float32)
 
 
 def save_ppo(policy: PlainPolicy, path: Path, note: Mapping[str, str]) -> None:

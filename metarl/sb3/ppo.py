@@ -58,7 +58,7 @@ class PPOAlgorithm:
         """Builds the learner; see `ControlAlgorithm.build`."""
         return PPOLearner(
             self, problem.family, problem.gradients,
-            problem.hidden, problem.init_std, problem.observe_task,
+            problem.hidden, problem.init_std, problem.observe_task, *problem.units(),
         )  # fmt: skip
 
 
@@ -75,8 +75,10 @@ class PPOLearner(ControlLearner):
         family: The family of the tasks.
         gradients: Rollouts per step and discount; its other settings are not used.
         hidden: Widths of the hidden layers of the policy and of the value function.
-        init_std: Initial standard deviation of continuous actions.
+        init_std: Initial standard deviation of continuous actions, in PPO's units.
         observe_task: Appends the task vector to the observations.
+        scale_actions: Whether PPO acts in -1..1, mapped to the bounds of the actions.
+        normalize_observations: Whether `VecNormalize` scales observations and rewards.
 
     Raises:
         SettingsError: A step has a single sample.
@@ -92,8 +94,11 @@ class PPOLearner(ControlLearner):
         hidden: tuple[int, ...] = (100, 100),
         init_std: float = 1.0,
         observe_task: bool = False,
+        scale_actions: bool = False,
+        normalize_observations: bool = False,
     ) -> None:
         super().__init__()
+        self.units = {"scale_actions": scale_actions, "normalize": normalize_observations}
         self.settings = settings
         self.family = family
         self.gradients = gradients
@@ -141,7 +146,14 @@ class PPOLearner(ControlLearner):
         )  # fmt: skip
         values = to_device(tasks.values, torch.device("cpu"))
         rows = [
-            learn_task(env, take_tasks(values, t, t + 1), steps, seed, **self._ppo_settings())
+            learn_task(
+                env,
+                take_tasks(values, t, t + 1),
+                steps,
+                seed,
+                **self.units,
+                **self._ppo_settings(),
+            )
             for t, seed in enumerate(seeds.tolist())
         ]
         env.close()

@@ -8,13 +8,16 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from metarl.errors import SettingsError
+from metarl.rl.units import ActionScale
 from metarl.sim.family_renderer import WorldRenderer
 from metarl.sim.rendering import make_renderer
 from metarl.sim.single_env import Task, as_arrays, bounded, task_values
+from metarl.sim.spaces import source_of
 from metarl.sim.vector_env import TensorVectorEnv
 from metarl.trees import choose, take_tasks, to_device
 
@@ -39,6 +42,7 @@ class SB3VecEnv(VecEnv):
         resample: Whether every reset of a world draws a new task from the family.
         render_mode: "rgb_array", for `render` and video recorders, or None.
         seed: Seed for drawing tasks.
+        scale_actions: Whether actions are declared as [-1, 1] and mapped to their finite bounds.
 
     Raises:
         SettingsError: `env` resets its worlds automatically, or the render mode is unknown.
@@ -51,6 +55,7 @@ class SB3VecEnv(VecEnv):
         resample: bool = False,
         render_mode: str | None = None,
         seed: int = 0,
+        scale_actions: bool = False,
     ) -> None:
         if env.metadata["autoreset_mode"] != gymnasium.vector.AutoresetMode.DISABLED:
             raise SettingsError('Expected worlds made with autoreset="disabled".')
@@ -64,9 +69,17 @@ class SB3VecEnv(VecEnv):
         self._task_source = torch.Generator().manual_seed(seed)
         self._actions: Any = None
         self._renderer: WorldRenderer | None = None
-        super().__init__(
-            env.num_envs, env.single_observation_space, bounded(env.single_action_space)
-        )
+        space = bounded(env.single_action_space)
+        self._scale: ActionScale | None = None
+        if scale_actions and isinstance(space, spaces.Box):
+            # A plain box, so that the numbers of choices are mapped too.
+            entries = spaces.Box(space.low, space.high, dtype=np.float32)
+            self._scale = ActionScale(entries).to(env.device)
+            limits = np.ones(space.shape, np.float32)
+            space = spaces.Box(-limits, limits, dtype=np.float32)
+        elif isinstance(source_of(space), spaces.MultiDiscrete | spaces.MultiBinary):
+            space = _from_zero(source_of(space))
+        super().__init__(env.num_envs, env.single_observation_space, space)
 
     # Episodes
 
@@ -100,7 +113,10 @@ class SB3VecEnv(VecEnv):
             Observations [W, O] float32, rewards [W] float32, whether each episode has ended [W]
             bool, and one dict per world.
         """
-        observation, reward, terminated, truncated, _ = self.env.step(self._actions)
+        actions = self._actions
+        if self._scale is not None:
+            actions = self._scale(torch.as_tensor(actions, device=self.env.device))
+        observation, reward, terminated, truncated, _ = self.env.step(actions)
         done = terminated | truncated
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         dones = done.cpu()
@@ -198,6 +214,13 @@ class SB3VecEnv(VecEnv):
         new = self.env.family.sample(self.num_envs, self._task_source).values
         old = self.env.get_tasks()
         self.env.set_tasks(choose(mask, to_device(new, self.env.device), old))
+
+
+def _from_zero(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """Returns the space of flat actions, whose choices count from 0."""
+    if isinstance(space, spaces.MultiDiscrete):
+        return spaces.MultiDiscrete(space.nvec.ravel())
+    return spaces.MultiBinary(int(np.prod(space.shape or ())))
 
 
 def _array(values: Tensor) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch import Tensor
 from metarl.errors import SettingsError, ShapeError, SimulationError
 from metarl.registry import check_choice
 from metarl.sim.family import TaskFamily, Tasks
+from metarl.sim.spaces import FlatBox, source_of
 
 Autoreset = Literal["same_step", "disabled"]
 
@@ -122,4 +123,5 @@ def with_task(space: spaces.Box, size: int) -> spaces.Box:
     """Returns the observation space with `size` unbounded task numbers appended."""
     bound = np.full(size, np.inf, np.float32)
     low, high = np.concatenate([space.low, -bound]), np.concatenate([space.high, bound])
-    return spaces.Box(low, high, dtype=np.float32)
+    task = spaces.Box(-bound, bound, dtype=np.float32)
+    return FlatBox(low, high, spaces.Tuple((source_of(space), task)))

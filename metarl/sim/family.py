@@ -60,6 +60,9 @@ class TaskFamily(ABC):
         horizon: The number of steps after which an episode is truncated, at least 1.
         reset_noise: The number of uniform random numbers per reset of one world.
         step_noise: The number of uniform random numbers per step of one world.
+        published_units: Whether policies act in the units of the environment and see observations
+            as they are, because published numbers do. Otherwise a policy has units of its own where
+            bounds are not -1..1; see `metarl.rl.policy_for`.
     """
 
     engine: ClassVar[str] = ""
@@ -67,6 +70,7 @@ class TaskFamily(ABC):
     horizon: int
     reset_noise: int = 0
     step_noise: int = 0
+    published_units: bool = False
 
     @property
     @abstractmethod

@@ -17,6 +17,7 @@ from metarl.sim.family import TaskFamily, Tasks
 from metarl.sim.family_renderer import WorldRenderer
 from metarl.sim.make import make_family, make_vec
 from metarl.sim.rendering import make_renderer
+from metarl.sim.spaces import FlatBox
 from metarl.sim.vector_env import TensorVectorEnv
 from metarl.tasks.base import Split
 from metarl.trees import map_tensors, take_tasks
@@ -266,6 +267,8 @@ def bounded(space: spaces.Space[Any]) -> spaces.Space[Any]:
         return space
     low = np.where(np.isfinite(space.low), space.low, -1.0)
     high = np.where(np.isfinite(space.high), space.high, 1.0)
+    if isinstance(space, FlatBox):
+        return FlatBox(low, high, space.source)
     return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
 
 

@@ -18,6 +18,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 TITLES = {
     "pendulums": "Pendulum(g,m)-v1",
     "carts": "CartPole(force_mag)-v1",
+    "motors": "Motor(target)-v1",
+    "trucks": "Truck(load)-v1",
     "hills": "Hill(tasks)-v1",
     "Carts": "Carts-v1",
 }
@@ -42,7 +44,8 @@ def test_the_families_train_and_have_cards(family, my_tasks, monkeypatch, capsys
     assert TITLES[family] in capsys.readouterr().out
     (folder,) = (my_tasks / "runs" / "custom" / "maml").iterdir()
     (line,) = read_curves(folder)
-    assert line["environment_steps"] == 2 * 2 * 2 * 5
+    # Before and after a step, and to start the statistics of the observations.
+    assert line["environment_steps"] == 3 * 2 * 2 * 5
     for command in (["list", "--card", f"my_tasks:{family}"], ["play", str(folder), "--trust"]):
         monkeypatch.setattr("sys.argv", ["metarl", *command])
         main()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from metarl.rl.baseline import LinearBaseline
+from metarl.rl.baseline import LARGEST, PROJECTIONS, LinearBaseline
 from metarl.trees import take_tasks
 
 TASKS, EPISODES, STEPS, SIZE = 3, 20, 100, 2
@@ -127,3 +127,19 @@ def test_a_single_step_is_enough(observations, returns):
     mask[:, 0, 0] = 1
     baseline = LinearBaseline.fit(observations, returns, mask)
     assert errors(baseline, observations, returns, mask) < 1e-3
+
+
+def test_large_observations_are_fitted_by_their_random_projections(generator):
+    """A picture of 24 x 24 shows where a spot is; the return is a function of the place."""
+    places = torch.randint(12, (TASKS, EPISODES, 30), generator=generator)
+    pictures = torch.full((TASKS, EPISODES, 30, 24, 24), 0.1)
+    columns = torch.arange(24) // 2
+    spot = (columns == places.unsqueeze(-1)).float()
+    pictures[..., 8:16, :] += 0.9 * spot.unsqueeze(-2)
+    returns = -(places - 5.5).abs()
+    mask = torch.ones(TASKS, EPISODES, 30)
+    baseline = LinearBaseline.fit(pictures.flatten(3), returns, mask)
+    assert baseline.weights.shape == (TASKS, 2 * PROJECTIONS + 4)
+    assert errors(baseline, pictures.flatten(3), returns, mask) < 0.01
+    small = LinearBaseline.fit(pictures.flatten(3)[..., :LARGEST], returns, mask)
+    assert small.weights.shape == (TASKS, 2 * LARGEST + 4)

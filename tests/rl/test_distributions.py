@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import distributions as reference
 
-from metarl.rl.distributions import Categorical, Gaussian
+from metarl.rl.distributions import Bernoulli, Categorical, Gaussian, Joint
+from metarl.rl.fisher import fisher_product
 from metarl.trees import map_tensors, take_tasks
 
 SHAPE = (3, 4, 5)
@@ -24,7 +25,20 @@ def categoricals(generator):
     return Categorical(logits[0]), Categorical(logits[1])
 
 
-@pytest.fixture(params=["gaussians", "categoricals"])
+@pytest.fixture
+def bernoullis(generator):
+    logits = 2 * torch.randn(2, *SHAPE, 3, generator=generator, dtype=torch.double)
+    return Bernoulli(logits[0]), Bernoulli(logits[1])
+
+
+@pytest.fixture
+def joints(gaussians, categoricals, bernoullis):
+    """Actions of 2 numbers, a choice of 4, 3 switches and the choice once more."""
+    pairs = zip(gaussians, categoricals, bernoullis, categoricals, strict=True)
+    return tuple(map(Joint, pairs))
+
+
+@pytest.fixture(params=["gaussians", "categoricals", "bernoullis"])
 def pair(request):
     return request.getfixturevalue(request.param)
 
@@ -32,6 +46,8 @@ def pair(request):
 def torchs(distribution):
     if isinstance(distribution, Categorical):
         return reference.Categorical(logits=distribution.logits)
+    if isinstance(distribution, Bernoulli):
+        return reference.Independent(reference.Bernoulli(logits=distribution.logits), 1)
     std = distribution.log_std.exp().expand_as(distribution.mean)
     return reference.Independent(reference.Normal(distribution.mean, std), 1)
 
@@ -123,3 +139,64 @@ def test_tasks_are_cut_out_of_a_distribution(pair):
     actions = own.mode()
     cut = take_tasks(own, 1, 3)
     torch.testing.assert_close(cut.log_prob(actions[1:3]), own.log_prob(actions)[1:3])
+
+
+def test_switches_are_sampled_as_often_as_they_are_likely(generator):
+    own = Bernoulli(torch.tensor([[-2.0, 0.0, 3.0]]))
+    actions = own.sample(torch.rand(20_000, 3, generator=generator))
+    torch.testing.assert_close(actions.mean(0), own.logits.sigmoid()[0], atol=0.01, rtol=0)
+    assert own.mode().tolist() == [[0, 0, 1]]
+
+
+def test_a_joint_is_the_sum_of_its_parts(joints, generator):
+    own, other = joints
+    noise = torch.rand(*SHAPE, 7, generator=generator, dtype=torch.double)
+    actions = own.sample(noise)
+    assert actions.shape == (*SHAPE, 7)
+    places = (slice(0, 2), 2, slice(3, 6), 6)
+    for part, place in zip(own.parts, places, strict=True):
+        torch.testing.assert_close(actions[..., place], part.sample(noise[..., place]).double())
+    expected = sum(
+        torchs(part).log_prob(actions[..., place].double())
+        for part, place in zip(own.parts, places, strict=True)
+    )
+    torch.testing.assert_close(own.log_prob(actions), expected)
+    torch.testing.assert_close(own.entropy(), sum(torchs(p).entropy() for p in own.parts))
+    divergence = sum(
+        reference.kl_divergence(torchs(p), torchs(q))
+        for p, q in zip(own.parts, other.parts, strict=True)
+    )
+    torch.testing.assert_close(own.kl(other), divergence)
+    assert own.mode()[..., 2].equal(own.parts[1].mode().double())
+    assert take_tasks(own, 1, 3).log_prob(actions[1:3]).equal(own.log_prob(actions)[1:3])
+
+
+def test_the_fisher_product_of_a_joint_is_the_hessian_of_its_divergence(generator):
+    theta = torch.randn(9, generator=generator, dtype=torch.double, requires_grad=True)
+    features = torch.randn(5, 2, 9, generator=generator, dtype=torch.double)
+
+    def joint(theta):
+        gaussian = Gaussian((features * theta).sum(-1, keepdim=True), theta[:1].view(1, 1, 1))
+        choice = Categorical(theta[:3] * features[..., :3])
+        return Joint((gaussian, choice, Bernoulli(torch.sin(theta[3:5]) + features[..., 3:5])))
+
+    weights = torch.full((5, 2), 0.1, dtype=torch.double)
+    old = map_tensors(torch.Tensor.detach, joint(theta))
+    hessian = torch.autograd.functional.hessian(
+        lambda t: (old.kl(joint(t)) * weights).sum(), theta.detach()
+    )
+    product = fisher_product(joint(theta), weights, [theta])
+    vector = torch.randn(9, generator=generator, dtype=torch.double)
+    torch.testing.assert_close(product(vector), hessian @ vector)
+
+
+def test_the_score_of_a_joint_has_mean_zero(generator):
+    logits = torch.zeros(1, 3).requires_grad_()
+    rows = logits.expand(50_000, 3)
+    own = Joint((Categorical(rows), Bernoulli(rows[:, :2]), Gaussian(rows, rows)))
+    noise = torch.cat(
+        (torch.rand(50_000, 3, generator=generator), torch.randn(50_000, 3, generator=generator)), 1
+    )
+    actions = own.sample(noise).detach()
+    (score,) = torch.autograd.grad(own.log_prob(actions).mean(), logits)
+    torch.testing.assert_close(score, torch.zeros_like(score), atol=0.03, rtol=0)

@@ -59,7 +59,7 @@ def test_it_is_a_copy(policies):
         p += 1
     assert torch.equal(plain(torch.ones(1, 3))[1], before)
     assert plain.observation_size == 3 and len(plain.linear) == 3
-    assert isinstance(plain.network[1], nn.Tanh)
+    assert isinstance(list(plain.network.children())[1], nn.Tanh)
 
 
 def test_other_policies_are_refused():

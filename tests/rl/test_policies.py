@@ -14,8 +14,18 @@ TASKS, SIZE = 3, 4
 OBSERVATIONS = spaces.Box(-1, 1, (SIZE,), np.float32)
 
 
-@pytest.fixture(params=["gaussian", "categorical"])
+MIXED = spaces.Dict(
+    gear=spaces.Discrete(3), gas=spaces.Box(-1, 1, (2,), np.float32), lights=spaces.MultiBinary(2)
+)
+
+
+@pytest.fixture(params=["gaussian", "categorical", "joint", "layer-norm"])
 def policy(request, generator):
+    if request.param == "joint":
+        return policy_for((OBSERVATIONS, MIXED), generator, hidden=(8, 8))
+    if request.param == "layer-norm":
+        pair = (OBSERVATIONS, spaces.MultiDiscrete([3, 2]))
+        return policy_for(pair, generator, hidden=(8, 8), layer_norm=True)
     if request.param == "gaussian":
         return GaussianPolicy(SIZE, 2, generator, hidden=(8, 8))
     return CategoricalPolicy(SIZE, 3, generator, hidden=(8, 8))
@@ -107,10 +117,9 @@ def test_the_spaces_choose_the_policy(generator):
 @pytest.mark.parametrize(
     "pair",
     [
-        (spaces.Discrete(3), spaces.Discrete(2)),
-        (OBSERVATIONS, spaces.MultiBinary(2)),
+        (spaces.Text(5), spaces.Discrete(2)),
+        (OBSERVATIONS, spaces.Graph(OBSERVATIONS, None)),
         (OBSERVATIONS, spaces.Discrete(3, start=1)),
-        (OBSERVATIONS, spaces.Box(-1, 1, (2, 2), np.float32)),
     ],
 )
 def test_other_spaces_are_refused(pair, generator):

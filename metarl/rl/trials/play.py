@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError
 from metarl.rl.rollouts import RolloutNoise
+from metarl.rl.units import Units
 from metarl.sim.family import TaskFamily, Tasks
 from metarl.sim.vector_env import TensorVectorEnv, WorldNoise
 from metarl.trees import map_tensors
@@ -150,7 +151,13 @@ def draw_trial_noise(
 
 
 @torch.no_grad()
-def play(env: TensorVectorEnv, agent: Agent, tasks: Tasks, noise: RolloutNoise) -> Trials:
+def play(
+    env: TensorVectorEnv,
+    agent: Agent,
+    tasks: Tasks,
+    noise: RolloutNoise,
+    units: Units | None = None,
+) -> Trials:
     """Plays one trial in every world.
 
     The agent's state is initialised at the start of the trial and carried over from one episode to
@@ -162,6 +169,7 @@ def play(env: TensorVectorEnv, agent: Agent, tasks: Tasks, noise: RolloutNoise) 
         agent: The agent.
         tasks: The tasks, [T, *] per name; each task is run in N consecutive worlds.
         noise: The random numbers, from `draw_trial_noise`.
+        units: Bring the agent's actions to the environment; None: they are in its units.
 
     Returns:
         The trials, without derivatives.
@@ -193,7 +201,9 @@ def play(env: TensorVectorEnv, agent: Agent, tasks: Tasks, noise: RolloutNoise) 
             begun = ones if steps else zeros
             agent_input = AgentInput(observation, memory.action, memory.reward, ended, begun)
             output = agent.act(memory.state, agent_input, draw)
-            observation, reward, terminated, truncated, _ = env.step(output.action)
+            observation, reward, terminated, truncated, _ = env.step(
+                output.action if units is None else units.act(output.action)
+            )
             steps.append(_Step(output.action, reward * alive, alive, output.record))
             after = _Memory(output.state, output.action, reward)
             memory = _select_alive(alive, after, memory) if may_idle else after

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from metarl.errors import SettingsError
 from metarl.ranges import NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields, check_int
 from metarl.rl.control_learner import nan_where_undefined
 from metarl.rl.experience import normalized
+from metarl.rl.moments import Moments
 from metarl.rl.problem import ControlProblem
 from metarl.rl.returns import discounted_returns, gae, sums_to_end
 from metarl.rl.settings import PolicyGradientSettings
@@ -20,6 +21,8 @@ from metarl.rl.surrogates import proximal
 from metarl.rl.trials.play import Trials
 from metarl.rl.trials.recurrent_policy import RecurrentPolicy, Remembered
 from metarl.rl.trials.trial_learner import TrialLearner
+from metarl.rl.unit_checks import UnitMonitor
+from metarl.rl.units import Units
 from metarl.sim.family import ControlTasks, TaskFamily
 
 UNUSED = ("bootstrap", "surrogate", "dice_lambda", "inner_kl", "exploration")
@@ -57,9 +60,11 @@ class RL2Algorithm:
 
     def build(self, problem: ControlProblem, /) -> RecurrentLearner:
         """Builds the recurrent policy and its learner; see `ControlAlgorithm.build`."""
+        actions, observations = problem.units()
         policy = RecurrentPolicy(
             *problem.spaces(), problem.generator,
             self.units, self.embedding, problem.hidden, problem.init_std,
+            replace(problem.policy, scale_actions=actions, normalize_observations=observations),
         )  # fmt: skip
         return RecurrentLearner(
             policy, problem.family, self, problem.gradients,
@@ -81,6 +86,8 @@ class RecurrentInputs:
         weights: Weight of each step in a mean over all steps of a task, [T, N, L]; they sum to 1
             for each task.
         units: Mean and standard deviation of the targets of all tasks, [T, 2]; equal for all tasks.
+        moments: What the policy's units merge, [T] each; None if they have no running statistics.
+        unit_metrics: What training logs of the units, tag -> [T].
     """
 
     tasks: ControlTasks
@@ -90,6 +97,8 @@ class RecurrentInputs:
     targets: Tensor
     weights: Tensor
     units: Tensor
+    moments: dict[str, Moments] | None = None
+    unit_metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
 class RecurrentLearner(TrialLearner):
@@ -142,19 +151,40 @@ class RecurrentLearner(TrialLearner):
         weight = policy.value.weight
         self.register_buffer("value_mean", weight.new_zeros(()))
         self.register_buffer("value_std", weight.new_ones(()))
+        self._monitor = UnitMonitor(family.action_space)
 
     @property
     def agent(self) -> RecurrentPolicy:
         return self.policy
+
+    @property
+    def units(self) -> Units | None:
+        return self.policy.units
+
+    def play(self, tasks: ControlTasks, episodes: int, generator: torch.Generator) -> Trials:
+        """Plays trials; before, starts the running statistics of the units if there are none yet.
+
+        They start from a trial of one episode on training tasks, whose steps count.
+        """
+        units = self.units
+        if units is not None and not units.started:
+            size = min(tasks.num_tasks, self.task_chunk_size or tasks.num_tasks)
+            train = self.family.split("train").sample(size, generator)
+            trials = super().play(train, 1, generator)
+            units.update(_moments(units, trials))
+            self.environment_steps += int(trials.mask.sum())
+        return super().play(tasks, episodes, generator)
 
     @torch.no_grad()
     def collect(
         self, tasks: ControlTasks, generator: torch.Generator, iteration: int
     ) -> RecurrentInputs:
         """Plays trials and estimates their advantages with the current value function."""
-        del iteration
         trials = self.play(tasks, self.settings.episodes, generator)
-        record: Remembered = trials.record
+        own = self.units
+        moments = None if own is None or not own.learns else _moments(own, trials)
+        record: Remembered = trials.record._replace(observation=None)
+        trials = trials._replace(record=record)
         log_probs = record.behaviour.log_prob(trials.actions)
         steps_left = self._steps_left(trials)
         values = self._values(self.policy.unroll(record.inputs)) * steps_left
@@ -165,7 +195,17 @@ class RecurrentLearner(TrialLearner):
         units = _mean_and_spread(targets, weights).expand(tasks.num_tasks, 2)
         if self.gradients.normalize_advantages:
             advantages = _normalized_together(advantages, weights) * trials.mask
-        return RecurrentInputs(tasks, trials, log_probs, advantages, targets, weights, units)
+        return RecurrentInputs(
+            tasks,
+            trials,
+            log_probs,
+            advantages,
+            targets,
+            weights,
+            units,
+            moments,
+            self._unit_metrics(trials, iteration),
+        )
 
     def forward(self, inputs: RecurrentInputs) -> MetaLoss:
         """Returns PPO's loss: clipped surrogate, squared error of the values and entropy bonus."""
@@ -187,13 +227,16 @@ class RecurrentLearner(TrialLearner):
         )
         returns = trials.returns.mean(1)
         metrics = {f"train/return/step_{k}": returns[:, k] for k in {0, returns.shape[1] - 1}} | {
+            **inputs.unit_metrics,
             "train/return/trial": returns.sum(1),
             "meta/kl": divergence.detach(),
             "meta/entropy": entropy.detach(),
             "meta/value_error": value_loss.detach(),
         }
         steps = trials.mask.sum((1, 2)).long()
-        carry = {"environment_steps": steps, "units": inputs.units}
+        carry: dict[str, Any] = {"environment_steps": steps, "units": inputs.units}
+        if inputs.moments is not None:
+            carry["moments"] = inputs.moments
         return MetaLoss(losses, metrics, carry)
 
     def episode_returns(self, trials: Trials) -> Tensor:
@@ -207,8 +250,17 @@ class RecurrentLearner(TrialLearner):
         mean, spread = carry["units"][0]
         self.value_mean.copy_(mean)
         self.value_std.copy_(spread)
+        if self.units is not None and "moments" in carry:
+            self.units.update(carry["moments"])
 
     # Parts
+
+    def _unit_metrics(self, trials: Trials, iteration: int) -> dict[str, Tensor]:
+        """Returns what training logs of the units; warns of unsuitable ones."""
+        observations = trials.record.inputs[..., : self.policy.observation_size]
+        return self._monitor.metrics(
+            self.units, observations, trials.actions, trials.rewards, trials.mask, iteration
+        )
 
     def _values(self, states: Tensor) -> Tensor:
         """Returns the predicted mean reward per remaining step, [T, N, L]."""
@@ -229,6 +281,10 @@ class RecurrentLearner(TrialLearner):
             trials.rewards, values, next_values, has_next == 0, trials.mask,
             self.gradients.discount, self.gradients.gae_lambda,
         )  # fmt: skip
+
+
+def _moments(units: Units, trials: Trials) -> dict[str, Moments]:
+    return units.moments(trials.record.observation, trials.rewards, trials.mask)
 
 
 def _refuse_unused(gradients: PolicyGradientSettings) -> None:

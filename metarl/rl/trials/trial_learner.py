@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.trials.play import Agent, Trials, draw_trial_noise, play
+from metarl.rl.units import Units
 from metarl.rl.worlds import Worlds, check_policy_type
 from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.tasks.batches import parameter_type
@@ -48,6 +49,11 @@ class TrialLearner(ControlLearner):
     def agent(self) -> Agent:
         """The agent that acts."""
 
+    @property
+    def units(self) -> Units | None:
+        """The units of the agent; None: those of the environment."""
+        return None
+
     def play(self, tasks: ControlTasks, episodes: int, generator: torch.Generator) -> Trials:
         """Plays trials of `episodes` episodes each; draws all randomness first.
 
@@ -59,7 +65,7 @@ class TrialLearner(ControlLearner):
         counts = (tasks.num_tasks, self.trials, episodes)
         noise = draw_trial_noise(self.agent, self.family, *counts, generator)
         parts = [
-            play(self.worlds.get(draws), self.agent, chunk.values, draws)
+            play(self.worlds.get(draws), self.agent, chunk.values, draws, self.units)
             for chunk, draws in cut_tasks((tasks, noise), self.task_chunk_size)
         ]
         return parts[0] if len(parts) == 1 else concatenate_tasks(parts)

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from metarl.errors import short_repr
 from metarl.sim.gymnasium.family import GymFamily, Task
 from metarl.sim.gymnasium.observations import REAL, WHOLE, flattener
+from metarl.sim.spaces import action_reader
 
 TaskRows = Mapping[str, np.ndarray]
 """Tasks of W worlds: name -> [W, *]."""
@@ -134,7 +135,7 @@ class Environments:
         self._env_tasks: list[Task | None] = [None] * len(rows.active)
         self._owners: dict[int, int] = {}  # id of an unwrapped environment -> its world
         self._flat = flattener(family.probe.observation_space)
-        self._to_env_action = _action_converter(family.probe.action_space)
+        self._to_env_action = action_reader(family.probe.action_space)
 
     def start(self, tasks: TaskRows | None) -> None:
         """Resets the environments of the active worlds, with new tasks unless they are None."""
@@ -254,14 +255,3 @@ def _check_sizes(env: gymnasium.Env, other: gymnasium.Env) -> None:
             f"Expected all tasks to have spaces of the same sizes, {expected[0]} and {expected[1]}"
             f", got {actual[0]} and {actual[1]}."
         )
-
-
-def _action_converter(space: spaces.Space[Any]) -> Callable[[Any], Any]:
-    """Returns a function from a row of `Rows.action` to an action of the space."""
-    if isinstance(space, spaces.Discrete):
-        first = int(space.start)
-        return lambda row: int(row) + first
-    shape, dtype = space.shape, space.dtype
-    if len(shape or ()) == 1:
-        return lambda row: row.astype(dtype)
-    return lambda row: row.astype(dtype).reshape(shape)

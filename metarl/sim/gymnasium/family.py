@@ -23,6 +23,7 @@ from metarl.ranges import ANY, ANY_INT, LARGEST, MOST_THREADS, Range, check_int,
 from metarl.sim.card import Card, Fact
 from metarl.sim.family import ActionSpace, TaskFamily, Tasks, WorldState
 from metarl.sim.gymnasium.observations import check_spaces, flattener
+from metarl.sim.spaces import flat_actions, flat_observations
 from metarl.tasks.base import Split, check_split
 
 Task = Mapping[str, np.ndarray]
@@ -151,21 +152,16 @@ class GymFamily(TaskFamily):
     @property
     def observation_space(self) -> spaces.Box:
         """The observation space of the environment, flattened to O float32 numbers."""
-        flat = spaces.flatten_space(self.probe.observation_space)
-        assert isinstance(flat, spaces.Box)
-        with np.errstate(over="ignore"):  # bounds beyond float32 become infinite
-            low, high = flat.low.astype(np.float32), flat.high.astype(np.float32)
-        return spaces.Box(low, high, dtype=np.float32)
+        return flat_observations(self.probe.observation_space)
 
     @property
     def action_space(self) -> ActionSpace:
-        """The action space: a Box of A float32 numbers, or a Discrete that starts at 0."""
-        space = self.probe.action_space
-        if isinstance(space, spaces.Discrete):
-            return spaces.Discrete(int(space.n))
-        assert isinstance(space, spaces.Box)
-        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-        return spaces.Box(low.ravel(), high.ravel(), dtype=np.float32)
+        """The action space: a Box of A float32 numbers, or a Discrete that starts at 0.
+
+        Other spaces are flattened to a Box; each of their discrete values is one entry, counted
+        from 0.
+        """
+        return flat_actions(self.probe.action_space)
 
     def split(self, name: Split) -> Self:
         return self._with_fields(part=check_split(name))
@@ -259,6 +255,8 @@ class GymFamily(TaskFamily):
         settings = ", ".join(f"{n}={v!r}" for n, v in self.settings.items())
         source = "" if isinstance(self.env, str) else f" of {self._builder.__module__}"
         size = self.observation_space.shape[0]
+        is_box = isinstance(env.action_space, spaces.Box)
+        own_units = "; policies act in -1..1" if is_box else ""
         observation = f"{_describe_space(env.observation_space)}; {size} numbers"
         return Card(
             self.name,
@@ -268,7 +266,7 @@ class GymFamily(TaskFamily):
                 tasks,
                 Fact("start", f"{own}, of a seed below 2^24"),
                 Fact("observation", observation),
-                Fact("action", f"{_describe_space(env.action_space)}, clipped to it"),
+                Fact("action", f"{_describe_space(env.action_space)}, clipped to it{own_units}"),
                 Fact("dynamics", f"{own}{f', with {settings}' if settings else ''}"),
                 Fact("reward", own),
                 Fact("termination", own),

@@ -9,7 +9,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.errors import SettingsError, short_repr
+from metarl.errors import short_repr
+from metarl.sim.spaces import flat_actions, flat_observations
 
 WHOLE, REAL = "biu", "biuf"
 """numpy's kinds of truth values and integers, and of real numbers."""
@@ -17,23 +18,8 @@ WHOLE, REAL = "biu", "biuf"
 
 def check_spaces(env: gymnasium.Env) -> None:
     """Raises SettingsError for observation or action spaces that are not supported."""
-    try:
-        flat = spaces.flatten_space(env.observation_space)
-    except Exception:  # a space without a flat form, or no space
-        flat = None
-    if not isinstance(flat, spaces.Box) or not flat.shape[0]:
-        raise SettingsError(
-            "Expected observations of fixed size, a Box, Discrete or the like or a Dict or Tuple "
-            f"of such, got {env.observation_space}; wrap the environment in a "
-            "gymnasium.ObservationWrapper."
-        )
-    space = env.action_space
-    is_integer = isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating)
-    if is_integer or not isinstance(space, spaces.Box | spaces.Discrete):
-        raise SettingsError(
-            f"Expected actions from a Box of real numbers or a Discrete, got {space}; wrap the "
-            "environment in a gymnasium.ActionWrapper."
-        )
+    flat_observations(env.observation_space)
+    flat_actions(env.action_space)
 
 
 def flattener(space: spaces.Space[Any]) -> Callable[[Any], Any]:

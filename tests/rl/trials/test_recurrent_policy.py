@@ -152,7 +152,7 @@ def test_what_it_cannot_be_built_for_is_refused(generator):
         RecurrentPolicy(box, spaces.Discrete(2), generator, units=0)
     with pytest.raises(SettingsError, match="an embedding of at least 0, got 1 and -1"):
         RecurrentPolicy(box, spaces.Discrete(2), generator, units=1, embedding=-1)
-    with pytest.raises(SettingsError, match="Box of observations"):
-        RecurrentPolicy(spaces.Discrete(3), spaces.Discrete(2), generator)
+    with pytest.raises(SettingsError, match="observations is Text"):
+        RecurrentPolicy(spaces.Text(3), spaces.Discrete(2), generator)
     with pytest.raises(SettingsError, match="Expected actions"):
-        RecurrentPolicy(box, spaces.MultiDiscrete([2, 2]), generator)
+        RecurrentPolicy(box, spaces.Sequence(box), generator)

@@ -1,0 +1,102 @@
+"""Warnings about units in which a policy can hardly learn, in the first meta-iterations."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from metarl.rl.units import LARGEST_BOUND, Units
+from metarl.sim.family import ActionSpace
+
+ITERATIONS = 3
+"""Meta-iterations that are checked."""
+CLIPPED = 0.99
+"""Share of actions outside of their bounds from which on there is a warning."""
+LARGE_OBSERVATION = 1e4
+LARGE_REWARD = 1e6
+
+
+class UnitMonitor:
+    """Says what training logs of a policy's units, and warns once of each unsuitable kind.
+
+    Args:
+        space: The action space of the environment.
+    """
+
+    def __init__(self, space: ActionSpace) -> None:
+        self._space = space
+        self._found: set[str] = set()
+
+    def metrics(
+        self,
+        units: Units | None,
+        observations: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        mask: Tensor,
+        iteration: int,
+    ) -> dict[str, Tensor]:
+        """Returns `Units.metrics`, and checks a batch of the first three meta-iterations.
+
+        Args:
+            units: The units of the policy; None: those of the environment.
+            observations: Observations in the policy's units, [T, N, H, O].
+            actions: Actions in the policy's units, [T, N, H, A] float, or indices.
+            rewards: Shape [T, N, H].
+            mask: 1 for the steps of episodes, [T, N, H].
+            iteration: Meta-iterations done so far.
+        """
+        if iteration < ITERATIONS:
+            own = actions if units is None else units.act(actions)
+            self._check(own, observations, rewards, mask)
+        return {} if units is None else units.metrics(observations, actions, mask)
+
+    def _check(self, actions: Tensor, observations: Tensor, rewards: Tensor, mask: Tensor) -> None:
+        alive = mask > 0
+        share = _clipped_share(self._space, actions, alive)
+        if share > CLIPPED:
+            self._warn(
+                "actions",
+                f"{100 * share:.1f} % of the actions were outside of {self._space} and clipped to "
+                "its bounds: the policy acts in other units than the environment and can hardly "
+                "learn. Let it act in -1..1, mapped to these bounds (`scale_actions` of "
+                "`policy_for`, --policy.scale-actions), or choose `init_std` in the range of the "
+                "actions.",
+            )
+        size = float(torch.where(alive.unsqueeze(-1), observations, 0).abs().max())
+        if size > LARGE_OBSERVATION:
+            self._warn(
+                "observations",
+                f"Observations of up to {size:.3g} reach the policy; it learns from numbers around "
+                "1. Standardise them (`normalize_observations` of `policy_for`, "
+                "--policy.normalize-observations), or scale them in the environment.",
+            )
+        reward = float(torch.where(alive, rewards, 0).abs().sum() / alive.sum())
+        if reward > LARGE_REWARD:
+            self._warn(
+                "rewards",
+                f"Rewards have an average size of {reward:.3g}: sums of them lose digits in "
+                "float32, and step sizes tuned for rewards around 1 do not suit them unless "
+                "`normalize_advantages` is on. Divide them in the environment, such as with "
+                "gymnasium.wrappers.TransformReward.",
+            )
+
+    def _warn(self, kind: str, message: str) -> None:
+        if kind not in self._found:
+            self._found.add(kind)
+            warnings.warn(message, stacklevel=2)
+
+
+def _clipped_share(space: ActionSpace, actions: Tensor, alive: Tensor) -> float:
+    """Returns the share of entries with finite bounds that are outside of them."""
+    if not isinstance(space, spaces.Box):
+        return 0.0
+    low, high = (torch.from_numpy(b).to(actions.device) for b in (space.low, space.high))
+    known = (low.abs() < LARGEST_BOUND) & (high.abs() < LARGEST_BOUND)
+    if not known.any():
+        return 0.0
+    outside = ((actions < low) | (actions > high))[alive][:, known]
+    return float(outside.float().mean())

@@ -1,0 +1,203 @@
+"""Gymnasium's spaces as flat vectors, and how these vectors are laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from metarl.errors import SettingsError
+
+SMALLEST_IMAGE = 8
+"""An array of bytes with fewer rows or columns is no image but a table."""
+
+
+class Leaf(NamedTuple):
+    """An elementary space within a flat vector.
+
+    Attributes:
+        name: Its place in the original space, such as "camera" or "0.gear"; "" for the whole.
+        space: A Box, Discrete, MultiDiscrete or MultiBinary.
+        start: The index of its first entry.
+        stop: One past its last entry.
+    """
+
+    name: str
+    space: spaces.Space[Any]
+    start: int
+    stop: int
+
+
+class FlatBox(spaces.Box):
+    """A vector of float32 numbers that stands for another space, its `source`.
+
+    Observations are flattened as `gymnasium.spaces.flatten` does: numbers in order, discrete values
+    one-hot. Of actions each discrete value is one entry, counted from 0.
+
+    Args:
+        low: Lower bounds, [D].
+        high: Upper bounds, [D].
+        source: The space that the vector stands for.
+    """
+
+    def __init__(self, low: np.ndarray, high: np.ndarray, source: spaces.Space[Any]) -> None:
+        with np.errstate(over="ignore"):  # bounds beyond float32 become infinite
+            low, high = low.astype(np.float32), high.astype(np.float32)
+        super().__init__(low, high, dtype=np.float32)
+        self.source = source
+
+
+def source_of(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """Returns the space that a flat one stands for, or the space itself."""
+    return space.source if isinstance(space, FlatBox) else space
+
+
+def observation_leaves(space: spaces.Space[Any]) -> list[Leaf]:
+    """Returns the elementary spaces of flat observations, in the order of the vector."""
+    return _leaves(source_of(space), spaces.flatdim)
+
+
+def action_leaves(space: spaces.Space[Any]) -> list[Leaf]:
+    """Returns the elementary spaces of flat actions, in the order of the vector."""
+    return _leaves(source_of(space), _action_size)
+
+
+def flat_observations(space: spaces.Space[Any]) -> spaces.Box:
+    """Returns the space of flattened observations.
+
+    Raises:
+        SettingsError: A part of the space has no fixed size, such as text or a graph.
+    """
+    _check(space, "observations")
+    flat = spaces.flatten_space(space)
+    assert isinstance(flat, spaces.Box)
+    return FlatBox(flat.low, flat.high, space)
+
+
+def flat_actions(space: spaces.Space[Any]) -> spaces.Box | spaces.Discrete:
+    """Returns the space of flattened actions; a Discrete stays one, counted from 0.
+
+    Raises:
+        SettingsError: A part of the space has no fixed size, such as text or a graph.
+    """
+    _check(space, "actions")
+    if isinstance(space, spaces.Discrete):
+        return spaces.Discrete(int(space.n))
+    bounds = [_action_bounds(leaf.space) for leaf in action_leaves(space)]
+    low, high = (np.concatenate(side) for side in zip(*bounds, strict=True))
+    return FlatBox(low, high, space)
+
+
+def action_reader(space: spaces.Space[Any]) -> Callable[[Any], Any]:
+    """Returns a function from a flat action, inside its bounds, to an action of `space`."""
+    if isinstance(space, spaces.Discrete):
+        first = int(space.start)
+        return lambda row: round(float(np.ravel(row)[0])) + first
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        return _composite_reader(space)
+    shape, dtype = space.shape, space.dtype
+    assert shape is not None
+    if isinstance(space, spaces.MultiDiscrete):
+        return lambda row: np.rint(row).astype(dtype).reshape(shape) + space.start
+    if np.issubdtype(dtype, np.integer):
+        return lambda row: np.rint(row).astype(dtype).reshape(shape)
+    return lambda row: row.astype(dtype).reshape(shape)
+
+
+def is_image(space: spaces.Space[Any]) -> bool:
+    """Whether a space is of images: bytes 0..255, [H, W], with channels, or with stacked frames."""
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
+        return False
+    if not 2 <= len(space.shape) <= 4 or not ((space.low == 0) & (space.high == 255)).all():
+        return False
+    return min(image_shape(space)[1:]) >= SMALLEST_IMAGE
+
+
+def image_shape(space: spaces.Box) -> tuple[int, int, int]:
+    """Returns channels, height and width of images; stacked frames are channels.
+
+    The channels are the smaller of the first and the last dimension, the last one if both are
+    equal.
+    """
+    shape = list(space.shape)
+    if len(shape) == 2:
+        return 1, shape[0], shape[1]
+    frames, (first, second, last) = int(np.prod(shape[:-3])), shape[-3:]
+    if channels_last(space):
+        return frames * last, first, second
+    return frames * first, second, last
+
+
+def channels_last(space: spaces.Box) -> bool:
+    """Whether the last dimension of images has the channels."""
+    return len(space.shape) > 2 and space.shape[-1] <= space.shape[-3]
+
+
+def _leaves(space: spaces.Space[Any], size: Callable[[Any], int]) -> list[Leaf]:
+    found, start = [], 0
+    for name, leaf in _named(space, ""):
+        stop = start + size(leaf)
+        found.append(Leaf(name, leaf, start, stop))
+        start = stop
+    return found
+
+
+def _named(space: spaces.Space[Any], name: str) -> Iterator[tuple[str, spaces.Space[Any]]]:
+    """Yields the names and the elementary parts of a space, in gymnasium's order."""
+    if isinstance(space, spaces.Dict):
+        parts = list(space.spaces.items())
+    elif isinstance(space, spaces.Tuple):
+        parts = list(enumerate(space.spaces))
+    else:
+        yield name, space
+        return
+    for key, part in parts:
+        yield from _named(part, f"{name}.{key}" if name else str(key))
+
+
+def _check(space: spaces.Space[Any], what: str) -> None:
+    """Raises SettingsError for a part that no policy supports, by its name."""
+    known = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    parts = list(_named(space, ""))
+    for name, part in parts:
+        if not isinstance(part, known):
+            where = f"the part {name!r} of the {what}" if name else f"the {what}"
+            raise SettingsError(
+                f"Expected {what} of numbers, images or discrete values, or a Dict or Tuple of "
+                f"such; {where} is {part}, a {type(part).__name__}, which no policy reads. Wrap "
+                "the environment in a wrapper that encodes it as numbers or leaves it out."
+            )
+    if not sum(map(spaces.flatdim, (part for _, part in parts))):
+        raise SettingsError(f"Expected {what} with at least one number, got {space}.")
+
+
+def _action_size(space: spaces.Space[Any]) -> int:
+    return 1 if isinstance(space, spaces.Discrete) else int(np.prod(space.shape or ()))
+
+
+def _action_bounds(space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the lower and the upper bounds of the flat actions of an elementary space."""
+    if isinstance(space, spaces.Box):
+        return space.low.ravel(), space.high.ravel()
+    if isinstance(space, spaces.Discrete):
+        most = np.array([space.n - 1])
+    elif isinstance(space, spaces.MultiDiscrete):
+        most = np.ravel(space.nvec) - 1
+    else:
+        most = np.ones(_action_size(space))
+    return np.zeros(len(most)), most.astype(float)
+
+
+def _composite_reader(space: spaces.Dict | spaces.Tuple) -> Callable[[Any], Any]:
+    is_dict = isinstance(space, spaces.Dict)
+    parts = list(space.spaces.items()) if is_dict else list(enumerate(space.spaces))
+    readers, start = [], 0
+    for key, part in parts:
+        size = sum(leaf.stop - leaf.start for leaf in action_leaves(part))
+        readers.append((key, slice(start, start + size), action_reader(part)))
+        start += size
+    if is_dict:
+        return lambda row: {key: read(row[where]) for key, where, read in readers}
+    return lambda row: tuple(read(row[where]) for _, where, read in readers)
