@@ -14,10 +14,11 @@ from metarl.errors import SettingsError, ShapeError, SimulationError
 from metarl.registry import check_choice
 from metarl.sim.family import TaskFamily, Tasks
 
-Autoreset = Literal["same_step", "disabled"]
+Autoreset = Literal["same_step", "next_step", "disabled"]
 
 AUTORESET_MODES = {
     "same_step": AutoresetMode.SAME_STEP,
+    "next_step": AutoresetMode.NEXT_STEP,
     "disabled": AutoresetMode.DISABLED,
 }
 

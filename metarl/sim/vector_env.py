@@ -38,15 +38,16 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     The constructor samples a task for every world. Resets keep the tasks; `set_tasks` changes
     them. With autoreset "same_step" a world is reset within the step that ends its episode. With
-    "disabled" a world whose episode is over keeps its last state and observation and how it ended,
-    and earns 0, until it is reset: after a termination, a truncation by the family and the horizon
-    alike.
+    "next_step", gymnasium's default, the step after the end resets the world: it ignores the
+    action, returns the first observation of the next episode, and earns 0. With "disabled" a world
+    whose episode is over keeps its last state and observation and how it ended, and earns 0, until
+    it is reset: after a termination, a truncation by the family and the horizon alike.
 
     Args:
         family: The family of the worlds.
         num_envs: The number of worlds, W.
         device: The device of all tensors.
-        autoreset: "same_step" or "disabled".
+        autoreset: "same_step", "next_step" or "disabled".
         observe_task: Appends the family's `task_vector` to observations, for oracle policies.
         seed: Seed of the first tasks, of resets and of steps.
 
@@ -77,11 +78,11 @@ class TensorVectorEnv(VectorEnv, ABC):
         self.metadata = {"autoreset_mode": AUTORESET_MODES[autoreset]}
         self.observe_task = observe_task
         self.observer: Observer | None = None
-        self._autoreset = autoreset == "same_step"
+        self._autoreset = autoreset
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._noise: WorldNoise | None = None
         self._state: WorldState = {}
-        self._ends = EpisodeEnds(family, num_envs, self.device, freezes=not self._autoreset)
+        self._ends = EpisodeEnds(family, num_envs, self.device, freezes=autoreset != "same_step")
         self._no_noise = torch.empty(num_envs, 0, device=self.device)
         self._tasks: Tasks = {}
         self._tasks = family.sample(num_envs, self._generator).values
@@ -167,7 +168,8 @@ class TensorVectorEnv(VectorEnv, ABC):
         Returns:
             Observations [W, O] float32, rewards [W] float32, terminated and truncated [W] bool
             (by the horizon or the family), and a dict with "final_obs": the observations before
-            any reset, [W, O]; with autoreset also "_final_obs": which worlds were reset, [W] bool.
+            any reset, [W, O]; with "same_step" also "_final_obs": which worlds were reset, [W]
+            bool. With "next_step" the dict is empty: no observation is replaced.
 
         Raises:
             ShapeError: The actions have another shape.
@@ -182,12 +184,18 @@ class TensorVectorEnv(VectorEnv, ABC):
         self._state = after
         reward = family.reward(before, valid_actions, after, tasks)
         terminated, truncated = self._ends.add_step(family, after, tasks, frozen)
-        observation = self._observe(frozen)
         if frozen is not None:
             reward = reward.masked_fill(frozen, 0)
+        info: dict[str, Any] = {}
+        if self._autoreset == "next_step":
+            if frozen is not None:
+                self._begin(frozen)
+                terminated, truncated = terminated & ~frozen, truncated & ~frozen
+            observation = self._observe(None)
+        else:
+            observation = info["final_obs"] = self._observe(frozen)
         self._validator.record_step(elapsed, tasks, actions, observation, reward)
-        info = {"final_obs": observation}
-        if self._autoreset:
+        if self._autoreset == "same_step":
             info["_final_obs"] = done = terminated | truncated
             self._begin(done)
             observation = self._observe(None)
