@@ -115,6 +115,8 @@ class PolicyLearner(ControlLearner):
         for k, step in enumerate(self._path(inputs)):
             batch = inputs.experience[k]
             metrics[f"train/return/step_{k}"] = batch.rollouts.returns()
+            for name, values in batch.rollouts.metrics.items():
+                metrics[f"train/{name}/step_{k}"] = values.mean(1)
             if step.loss is not None:
                 metrics[f"inner/loss/step_{k - 1}"] = step.loss
             if k < last:
@@ -160,17 +162,19 @@ class PolicyLearner(ControlLearner):
     def adaptation_cost(self) -> int:
         return self.settings.trajectories * self.family.horizon
 
-    def returns(
+    def measures(
         self,
         tasks: ControlTasks,
         steps: int,
         generator: torch.Generator,
         scales: Sequence[float] = (),
         trajectories: int | None = None,
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[dict[str, Tensor]]:
         for rollouts in self.rollouts(tasks, steps, generator, scales, trajectories):
             log_probs = rollouts.behaviour.log_prob(rollouts.actions)
-            yield nan_where_undefined(rollouts.returns(), log_probs)
+            means = {name: values.mean(1) for name, values in rollouts.metrics.items()}
+            values = {"return": rollouts.returns(), **means}
+            yield {n: nan_where_undefined(value, log_probs) for n, value in values.items()}
 
     def rollouts(
         self,
@@ -233,8 +237,14 @@ class PolicyLearner(ControlLearner):
 
         def gather(params: Params, step: int) -> Experience:
             detached = map_tensors(torch.Tensor.detach, params)
-            env = self.worlds.get(noises[step])
-            rollouts = collect(env, self.policy, detached, tasks.values, noises[step])
+            parts = [
+                collect(
+                    self.worlds.get(noise), self.policy,
+                    map_tensors(lambda p, rows=rows: p[rows], detached), values, noise,
+                )
+                for rows, values, noise in self.worlds.each(tasks.values, noises[step])
+            ]  # fmt: skip
+            rollouts = self.worlds.join(parts, tasks.num_tasks)
             return estimate_advantages(rollouts, self.settings)
 
         def support_loss(params: Params, step: int) -> Tensor:

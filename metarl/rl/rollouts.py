@@ -46,6 +46,7 @@ class Rollouts(NamedTuple):
             not terminate was truncated at its last step, by the horizon or by the environment.
         final_observations: Observation after the last step, [T, N, O].
         behaviour: The distributions that the actions were sampled from, [T, N, H, *].
+        metrics: The family's metrics of each episode, [T, N] float32 per name.
     """
 
     observations: Tensor
@@ -55,6 +56,7 @@ class Rollouts(NamedTuple):
     terminated: Tensor
     final_observations: Tensor
     behaviour: Distribution
+    metrics: dict[str, Tensor] = {}  # noqa: RUF012 - nothing writes into it
 
     def returns(self) -> Tensor:
         """Returns the mean undiscounted return of each task, [T]."""
@@ -131,6 +133,7 @@ def collect(
         terminated=episode.terminated & (mask > 0),
         final_observations=episode.observations[:, :, -1],
         behaviour=map_tensors(lambda *steps: torch.stack(steps, 2), *behaviours),
+        metrics={n: v.view(shape) for n, v in env.episode_metrics().items()},
     )
     return _replace_masked_actions(rollouts, noise) if ended.any() else rollouts
 

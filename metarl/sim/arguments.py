@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -109,6 +110,13 @@ def check_noise(noise: tuple[Tensor, Tensor], family: TaskFamily, num_envs: int)
             f"Expected noise of {expected[0]} for resets and {expected[1]} for steps, "
             f"got {shapes[0]} and {shapes[1]}."
         )
+
+
+def action_error(actions: Tensor, expected: Sequence[int], started: bool) -> Exception:
+    """Returns the error for actions of another shape, or before the first reset."""
+    if not started:
+        return SimulationError("No episode has started; call `reset` before `step`.")
+    return ShapeError(f"Expected actions of shape {tuple(expected)}, got {tuple(actions.shape)}.")
 
 
 def copy_error(env: Any) -> SimulationError:
