@@ -43,7 +43,7 @@ MAKE = {
     "ReshapeObservation": lambda env: vector.ReshapeObservation(env, (3, 1)),
     "RescaleObservation": lambda env: vector.RescaleObservation(env, 0, 1),
     "DtypeObservation": lambda env: vector.DtypeObservation(env, np.float64),
-    "TransformAction": lambda env: vector.TransformAction(env, lambda a: a / 2),
+    "TransformAction": lambda env: vector.TransformAction(env, lambda a: a),
     "RescaleAction": lambda env: vector.RescaleAction(env, -1, 1),
     "TransformReward": lambda env: vector.TransformReward(env, lambda r: 2 * r),
     "ClipReward": lambda env: vector.ClipReward(env, -0.1, 0.1),
