@@ -138,6 +138,10 @@ class Learner(nn.Module, ABC):
         """Restores the state that `extra_state` returned."""
         del state
 
+    def performance(self) -> dict[str, float]:
+        """Returns further scalars of the training for the log, by TensorBoard tag."""
+        return {}
+
     @abstractmethod
     def metric(self, tasks: Any) -> str:
         """Returns the name of what `evaluate` measures on such tasks: "mse", "return", ..."""
@@ -154,6 +158,28 @@ class Learner(nn.Module, ABC):
             generator: Source of everything random in the adaptation.
             last_only: Evaluates after the last step only, and yields one value.
         """
+
+    def evaluate_metrics(
+        self,
+        tasks: Any,
+        steps: int,
+        generator: torch.Generator,
+        *,
+        last_only: bool = False,
+        **options: Any,
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yields what `evaluate` yields by the name of the metric, and further metrics, [T] each.
+
+        Args:
+            tasks: See `evaluate`.
+            steps: See `evaluate`.
+            generator: See `evaluate`.
+            last_only: See `evaluate`.
+            **options: Further arguments of `evaluate`.
+        """
+        name = self.metric(tasks)
+        for value in self.evaluate(tasks, steps, generator, last_only=last_only, **options):
+            yield {name: value}
 
 
 class SupervisedLearner(Learner):

@@ -9,7 +9,7 @@ import torch
 from rich.box import SIMPLE
 from rich.table import Table
 
-from metarl.evaluation.curves import AdaptationCurve, warn_if_nan
+from metarl.evaluation.curves import AdaptationCurve, stack_steps, warn_if_nan
 from metarl.evaluation.statistics import Summary, telling_steps
 from metarl.rl.control_learner import ControlLearner
 from metarl.sim.family import ControlTasks
@@ -59,10 +59,12 @@ def protocol_curve(
     """
     generator = torch.Generator(device).manual_seed(TEST_SEED)
     tasks = to_device(protocol.tasks, torch.device(device))
-    rows = learner.returns(tasks, protocol.steps, generator, protocol.scales, protocol.trajectories)
-    values = torch.stack(list(rows)).cpu()
-    warn_if_nan(values, "return", "task")
-    return AdaptationCurve("return", values, True)
+    values = stack_steps(
+        learner.measures(tasks, protocol.steps, generator, protocol.scales, protocol.trajectories)
+    )
+    for name, value in values.items():
+        warn_if_nan(value, name, "task")
+    return AdaptationCurve("return", values.pop("return"), True, others=values)
 
 
 def return_table(
@@ -70,16 +72,20 @@ def return_table(
     published: Mapping[str, Mapping[int, float]],
     title: str,
     whole: Summary | None = None,
+    others: Mapping[str, Mapping[str, Sequence[Summary]]] | None = None,
 ) -> Table:
     """Returns a table of mean returns with 95 % confidence intervals over tasks.
+
+    Next to each mean stands that of the worst tenth of the tasks.
 
     Args:
         rows: Name of the evaluation -> one summary per number of steps.
         published: Name of the evaluation -> steps -> published mean return.
         title: The algorithm and the family.
         whole: Summary of the sums over the steps, if these are the episodes of one trial.
+        others: Further metrics: name -> the name of the evaluation -> summaries.
     """
-    caption = "mean ± half of the 95 % interval over tasks"
+    caption = "mean ± half of the 95 % interval over tasks; worst: mean of the lowest tenth of them"
     if whole is not None:
         caption += f"\nall episodes of a trial together: {_cell(whole)}"
     table = Table(title=f"{title}: return", box=SIMPLE, caption=caption)
@@ -87,17 +93,32 @@ def return_table(
     for name, summaries in rows.items():
         title = f"{name.replace('_', ' ')} ({summaries[0].count})"  # wraps between words
         table.add_column(title, justify="right", overflow="fold")
+        table.add_column("worst", justify="right")
         if published.get(name):
             table.add_column("published", justify="right")
+        for metric, evaluations in (others or {}).items():
+            if name in evaluations:
+                table.add_column(metric, justify="right", overflow="fold")
+                table.add_column("worst", justify="right")
     for step in telling_steps(max(map(len, rows.values())) - 1):
         cells = [str(step)]
         for name, summaries in rows.items():
-            cells.append(_cell(summaries[step]) if step < len(summaries) else "")
+            cells += _cells(summaries, step)
             if published.get(name):
                 value = published[name].get(step)
                 cells.append("" if value is None else f"{value:.2f}")
+            for evaluations in (others or {}).values():
+                if name in evaluations:
+                    cells += _cells(evaluations[name], step)
         table.add_row(*cells)
     return table
+
+
+def _cells(summaries: Sequence[Summary], step: int) -> list[str]:
+    """Returns the mean after a step and that of the worst tenth; empty if there is no such step."""
+    if step >= len(summaries):
+        return ["", ""]
+    return [_cell(summaries[step]), f"{summaries[step].lowest_tenth:.2f}"]
 
 
 def _cell(summary: Summary) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,12 +26,14 @@ class AdaptationCurve:
         values: Shape [steps + 1, tasks] ([1, tasks] of the last step only), float32, CPU.
         transductive: Whether queries shared batch-norm statistics; without meaning for returns.
         tasks: What distinguishes the tasks, [tasks, *] per name: their `info`.
+        others: Further metrics, such as success: name -> values of the same shape.
     """
 
     metric: str
     values: Tensor
     transductive: bool
     tasks: dict[str, Tensor] | None = None
+    others: dict[str, Tensor] = field(default_factory=dict)
 
 
 def adaptation_curve(
@@ -75,16 +78,27 @@ def adaptation_curve(
     has_argument = "transductive" in inspect.signature(learner.evaluate).parameters
     options: dict[str, Any] = {"transductive": transductive} if has_argument else {}
     learner_generator = derived(generator)
-    metric, columns, infos = "", [], []
+    metric, parts, infos = "", [], []
     for start in range(0, num_tasks, chunk_size):
         tasks = distribution.sample(min(chunk_size, num_tasks - start), generator)
         metric = learner.metric(tasks)
-        rows = learner.evaluate(tasks, steps, learner_generator, last_only=last_only, **options)
-        columns.append(torch.stack(list(rows)).float().cpu())
+        rows = learner.evaluate_metrics(
+            tasks, steps, learner_generator, last_only=last_only, **options
+        )
+        parts.append(stack_steps(rows))
         infos.append(tasks.info)
-    values = torch.cat(columns, dim=1)
-    warn_if_nan(values, metric, "task")
-    return AdaptationCurve(metric, values, transductive, concatenate_tasks(infos))
+    values = {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
+    for name, value in values.items():
+        warn_if_nan(value, name, "task")
+    return AdaptationCurve(
+        metric, values.pop(metric), transductive, concatenate_tasks(infos), values
+    )
+
+
+def stack_steps(rows: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Returns metrics of each step, [tasks] each, as [steps, tasks] per name, float32, CPU."""
+    rows = list(rows)
+    return {name: torch.stack([row[name] for row in rows]).float().cpu() for name in rows[0]}
 
 
 def warn_if_nan(values: Tensor, metric: str, kind: str) -> None:

@@ -7,6 +7,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -20,7 +21,11 @@ _CHUNK = 1 << 21  # values per chunk of resamples; bounds the memory to about 50
 
 @dataclass(frozen=True)
 class Summary:
-    """Statistics of a metric over `count` values; low and high bound confidence intervals."""
+    """Statistics of a metric over `count` values; low and high bound confidence intervals.
+
+    The lowest and highest tenths are the means of the n / 10 lowest and highest values, rounded up:
+    of a return, the lowest tenth is how good the learner is on its worst tasks.
+    """
 
     mean: float
     mean_low: float
@@ -30,6 +35,8 @@ class Summary:
     iqm_low: float
     iqm_high: float
     count: int
+    lowest_tenth: float = math.nan
+    highest_tenth: float = math.nan
 
 
 def mean(values: Tensor) -> Tensor:
@@ -51,6 +58,13 @@ def iqm(values: Tensor) -> Tensor:
     ordered, n = values.double().sort(-1).values, values.shape[-1]
     # IQM = mean of x_(k + 1), ..., x_(n - k) with k = floor(n / 4)  (Agarwal et al. 2021)
     return ordered[..., n // 4 : n - n // 4].mean(-1)
+
+
+def tenths(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the means of the lowest and of the highest tenth over the last dimension, float64."""
+    ordered, n = values.double().sort(-1).values, values.shape[-1]
+    count = -(-n // 10)
+    return ordered[..., :count].mean(-1), ordered[..., n - count :].mean(-1)
 
 
 def summarise(
@@ -135,7 +149,11 @@ def summarise_curve(
     iqm_bounds = torch.quantile(iqms, quantiles, dim=1)
     columns = [mean(flat), *mean_bounds, median(flat), iqm(flat), *iqm_bounds]
     rows = torch.stack(columns, dim=1).tolist()
-    return [Summary(*row, count=flat.shape[1]) for row in rows]
+    ends = torch.stack(tenths(flat), dim=1).tolist()
+    return [
+        Summary(*row, count=flat.shape[1], lowest_tenth=low, highest_tenth=high)
+        for row, (low, high) in zip(rows, ends, strict=True)
+    ]
 
 
 def _bootstrap(values: Tensor, resampled_counts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

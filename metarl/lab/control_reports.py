@@ -20,6 +20,7 @@ from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
 from metarl.evaluation.statistics import Summary, summarise_curve
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.policy_learner import PolicyLearner
+from metarl.runs.logger import BOOTSTRAP_SEED
 from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.training.loop import OuterLoop
 
@@ -121,13 +122,18 @@ class ControlReports:
             log_figure(loop, picture.name, picture.figure)
         curves = self._curves(loop)
         rows = {name: self._log_curve(loop, name, curve) for name, curve in curves.items()}
+        others = {
+            metric: {name: summarise_others(curve)[metric] for name, curve in curves.items()}
+            for metric in curves["test tasks"].others
+        }
         test = curves["test tasks"]
         self._log_by_adaptation_cost(loop, rows["test tasks"])
         trial = self._log_trial(loop, test)
         published = {p.name: p.published.get(settings.algorithm, {}) for p in self._protocols}
         self._write_figures(loop, test, rows, published)
         loop.logger.close()
-        return return_table(rows, published, f"{settings.algorithm} on {self._test.name}", trial)
+        title = f"{settings.algorithm} on {self._test.name}"
+        return return_table(rows, published, title, trial, others)
 
     def _sample(
         self, loop: OuterLoop, num_tasks: int, steps: int | None
@@ -186,6 +192,14 @@ class ControlReports:
         figure = tasks_figure(test, title)
         if figure is not None:
             log_figure(loop, "tasks", figure)
+
+
+def summarise_others(curve: AdaptationCurve) -> dict[str, list[Summary]]:
+    """Returns the summary of each step of a curve's further metrics, as the log has it."""
+    return {
+        name: summarise_curve(values, torch.Generator().manual_seed(BOOTSTRAP_SEED))
+        for name, values in curve.others.items()
+    }
 
 
 def log_figure(loop: OuterLoop, name: str, figure: Figure) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,9 @@ class ControlLearner(Learner):
     plays_trials: bool = False
     learns_in_evaluation: bool = False
 
+    def performance(self) -> dict[str, float]:
+        return {} if self.worlds is None else self.worlds.measured()
+
     @property
     def adaptation_cost(self) -> int:
         """Environment steps that an adaptation step takes of each task; 0 if it is not known.
@@ -50,7 +54,6 @@ class ControlLearner(Learner):
         """
         return 0
 
-    @abstractmethod
     def returns(
         self,
         tasks: ControlTasks,
@@ -72,6 +75,22 @@ class ControlLearner(Learner):
             trajectories: Rollouts per task and step; None for as many as in training. Learners that
                 play trials or learn in evaluation ignore it.
         """
+        for measured in self.measures(tasks, steps, generator, scales, trajectories):
+            yield measured["return"]
+
+    @abstractmethod
+    def measures(
+        self,
+        tasks: ControlTasks,
+        steps: int,
+        generator: torch.Generator,
+        scales: Sequence[float] = (),
+        trajectories: int | None = None,
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yields what `returns` yields as "return", and the means of the family's metrics, [T].
+
+        The arguments are those of `returns`.
+        """
 
     def metric(self, tasks: ControlTasks) -> str:
         del tasks
@@ -85,6 +104,19 @@ class ControlLearner(Learner):
         *,
         last_only: bool = False,
     ) -> Iterator[Tensor]:
-        for step, returns in enumerate(self.returns(tasks, steps, generator)):
+        for measured in self.evaluate_metrics(tasks, steps, generator, last_only=last_only):
+            yield measured["return"]
+
+    def evaluate_metrics(
+        self,
+        tasks: ControlTasks,
+        steps: int,
+        generator: torch.Generator,
+        *,
+        last_only: bool = False,
+        **options: Any,
+    ) -> Iterator[dict[str, Tensor]]:
+        del options
+        for step, measured in enumerate(self.measures(tasks, steps, generator)):
             if step == steps or not last_only:
-                yield returns
+                yield measured

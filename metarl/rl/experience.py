@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarl.rl.baseline import LinearBaseline
+from metarl.rl.distributions import Distribution
 from metarl.rl.returns import discounted_returns, gae
 from metarl.rl.rollouts import Rollouts
 from metarl.rl.settings import PolicyGradientSettings
@@ -29,6 +30,10 @@ class Experience(NamedTuple):
     log_probs: Tensor
     advantages: Tensor
     weights: Tensor
+
+    def divergence(self, new: Distribution) -> Tensor:
+        """Returns the mean KL(old, new) of each task, where old collected the rollouts; [T]."""
+        return (self.rollouts.behaviour.kl(new) * self.weights).sum((1, 2))
 
 
 @torch.no_grad()

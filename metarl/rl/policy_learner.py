@@ -19,9 +19,9 @@ from metarl.rl.experience import Experience, estimate_advantages
 from metarl.rl.moments import merged_steps
 from metarl.rl.policies import Policy
 from metarl.rl.policy_inputs import PolicyInputs
-from metarl.rl.rollouts import RolloutNoise, Rollouts, collect, draw_noise
+from metarl.rl.rollouts import RolloutNoise, Rollouts, draw_noise
 from metarl.rl.settings import PolicyGradientSettings
-from metarl.rl.surrogates import SURROGATES, exploration_term, proximal
+from metarl.rl.surrogates import SURROGATES, exploration_credit, exploration_term, proximal
 from metarl.rl.unit_checks import UnitMonitor
 from metarl.rl.worlds import Worlds, check_policy_type
 from metarl.sim.family import ControlTasks, TaskFamily
@@ -118,7 +118,8 @@ class PolicyLearner(ControlLearner):
         moments = merged_steps([e.rollouts.moments for e in experience])
         row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
         query_steps = tuple(k for k, w in enumerate(weights) if w != 0)
-        credit = _credit(experience[-1].rollouts, self.settings.normalize_advantages)
+        last, normalize = experience[-1].rollouts, self.settings.normalize_advantages
+        credit = exploration_credit(last.returns(), last.mask.sum(2).mean(1), normalize)
         counts = torch.stack([e.rollouts.steps() for e in experience]).long().sum(0)
         path = map_tensors(torch.Tensor.detach, path[1:])
         return PolicyInputs(
@@ -134,6 +135,8 @@ class PolicyLearner(ControlLearner):
         for k, step in enumerate(self._path(inputs)):
             batch = inputs.experience[k]
             metrics[f"train/return/step_{k}"] = batch.rollouts.returns()
+            for name, values in batch.rollouts.metrics.items():
+                metrics[f"train/{name}/step_{k}"] = values.mean(1)
             if step.loss is not None:
                 metrics[f"inner/loss/step_{k - 1}"] = step.loss
             if k < last:
@@ -192,17 +195,19 @@ class PolicyLearner(ControlLearner):
     def adaptation_cost(self) -> int:
         return self.settings.trajectories * self.family.horizon
 
-    def returns(
+    def measures(
         self,
         tasks: ControlTasks,
         steps: int,
         generator: torch.Generator,
         scales: Sequence[float] = (),
         trajectories: int | None = None,
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[dict[str, Tensor]]:
         for rollouts in self.rollouts(tasks, steps, generator, scales, trajectories):
             log_probs = rollouts.behaviour.log_prob(rollouts.actions)
-            yield nan_where_undefined(rollouts.returns(), log_probs)
+            means = {name: values.mean(1) for name, values in rollouts.metrics.items()}
+            values = {"return": rollouts.returns(), **means}
+            yield {n: nan_where_undefined(value, log_probs) for n, value in values.items()}
 
     def rollouts(
         self,
@@ -270,7 +275,7 @@ class PolicyLearner(ControlLearner):
         tasks = self.family.split("train").sample(count, generator)
         start = self._fresh(count, generator) or task_params(self.policy, count)
         (noise,) = self._noises(count, 1, generator, trajectories)
-        rollouts = collect(self.worlds.get(noise), self.policy, start, tasks.values, noise)
+        rollouts = self.worlds.collect(self.policy, start, tasks.values, noise)
         assert rollouts.moments is not None
         units.update(rollouts.moments)
         self.environment_steps += int(rollouts.steps().sum())
@@ -288,8 +293,7 @@ class PolicyLearner(ControlLearner):
 
         def gather(params: Params, step: int) -> Experience:
             detached = map_tensors(torch.Tensor.detach, params)
-            env = self.worlds.get(noises[step])
-            rollouts = collect(env, self.policy, detached, tasks.values, noises[step])
+            rollouts = self.worlds.collect(self.policy, detached, tasks.values, noises[step])
             return estimate_advantages(rollouts, self.settings)
 
         def support_loss(params: Params, step: int) -> Tensor:
@@ -339,7 +343,7 @@ class PolicyLearner(ControlLearner):
         loss = proximal(
             log_probs, batch.log_probs, batch.advantages, batch.weights, self.settings.clip
         )
-        return loss, _divergence(distribution, batch)
+        return loss, batch.divergence(distribution)
 
     def _distance(self, theta: Params, phi: Params, batch: Experience) -> Tensor | None:
         """Returns the objective's distance, and the loss of parameters it does not train, [T]."""
@@ -361,7 +365,7 @@ class PolicyLearner(ControlLearner):
             distribution = self._log_probs(params, batch.rollouts)[0]
             # eta / K * KL(pi_old, pi_theta), summed over the K steps  (Rothfuss et al. 2019,
             # equation 14, for K = 1; the mean is that of the authors' code)
-            yield self.settings.inner_kl / steps * _divergence(distribution, batch)
+            yield self.settings.inner_kl / steps * batch.divergence(distribution)
 
     def _log_probs(self, params: Params, rollouts: Rollouts) -> tuple[Distribution, Tensor]:
         distribution = self.policy.distribution(params, rollouts.observations)
@@ -392,23 +396,3 @@ def _rename_old_weights(learner: PolicyLearner, weights: dict[str, Any], *_: Any
         weights[new] = weights.pop(name)
     if learner.policy.units is not None and not any(n.startswith("policy.units.") for n in weights):
         learner.policy.units = None  # it was trained in the environment's units
-
-
-def _credit(rollouts: Rollouts, normalize: bool) -> Tensor:
-    """Returns the return of each task less the mean of the other tasks, [T].
-
-    It is divided by the number of steps, as the outer surrogate is a mean over steps, and by the
-    deviation over tasks if advantages are normalised.
-    """
-    returns = rollouts.returns()
-    steps, count = rollouts.mask.sum(2).mean(1), returns.shape[0]
-    if count == 1:
-        return returns / steps
-    # R_i - mean of R_j over j != i  =  (R_i - mean of all) * T / (T - 1)
-    advantages = (returns - returns.mean()) * (count / (count - 1))
-    return advantages / (steps * (returns.std() + 1e-8) if normalize else steps)
-
-
-def _divergence(new: Distribution, batch: Experience) -> Tensor:
-    """Returns the mean KL(old, new) of each task, where old collected the rollouts; [T]."""
-    return (batch.rollouts.behaviour.kl(new) * batch.weights).sum((1, 2))

@@ -51,6 +51,7 @@ class Rollouts(NamedTuple):
         behaviour: The distributions that the actions were sampled from, [T, N, H, *].
         moments: What `Units.update` merges into the policy's running statistics; None if it has
             none.
+        metrics: The family's metrics of each episode, [T, N] float32 per name.
     """
 
     observations: Tensor
@@ -61,6 +62,7 @@ class Rollouts(NamedTuple):
     final_observations: Tensor
     behaviour: Distribution
     moments: dict[str, Moments] | None = None
+    metrics: dict[str, Tensor] = {}  # noqa: RUF012 - nothing writes into it
 
     def returns(self) -> Tensor:
         """Returns the mean undiscounted return of each task, [T]."""
@@ -151,6 +153,7 @@ def collect(
         final_observations=episode.observations[:, :, -1],
         behaviour=map_tensors(lambda *steps: torch.stack(steps, 2), *behaviours),
         moments=moments,
+        metrics={n: v.view(shape) for n, v in env.episode_metrics().items()},
     )
     return _replace_masked_actions(rollouts, noise) if ended.any() else rollouts
 

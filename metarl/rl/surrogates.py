@@ -145,6 +145,25 @@ def proximal(
     return _weighted_loss(gains, weights)
 
 
+def exploration_credit(returns: Tensor, steps: Tensor, normalize: bool) -> Tensor:
+    """Returns the return of each task less the mean of the other tasks, [T].
+
+    It is divided by the number of steps, as the outer surrogate is a mean over steps, and by the
+    deviation over tasks if advantages are normalised.
+
+    Args:
+        returns: Mean return of each task after adaptation, [T].
+        steps: Mean number of steps of an episode, [T].
+        normalize: Whether advantages are normalised.
+    """
+    count = returns.shape[0]
+    if count == 1:
+        return returns / steps
+    # R_i - mean of R_j over j != i  =  (R_i - mean of all) * T / (T - 1)
+    advantages = (returns - returns.mean()) * (count / (count - 1))
+    return advantages / (steps * (returns.std() + 1e-8) if normalize else steps)
+
+
 def exploration_term(log_prob: Tensor, credit: Tensor, mask: Tensor) -> Tensor:
     """E-MAML's term for the choice of the rollouts to adapt on (Stadie et al. 2018, section 3).
 

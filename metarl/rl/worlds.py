@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import torch
 
 from metarl.errors import ShapeError
-from metarl.rl.rollouts import RolloutNoise
-from metarl.sim.family import TaskFamily
+from metarl.models.base import Params
+from metarl.rl.moments import merged_steps
+from metarl.rl.policy import Policy
+from metarl.rl.rollouts import RolloutNoise, Rollouts, collect
+from metarl.sim.family import TaskFamily, Tasks
 from metarl.sim.make import make_vec
 from metarl.sim.vector_env import Observer, TensorVectorEnv
+from metarl.trees import concatenate_tasks, map_tensors, take_tasks
+
+T = TypeVar("T")
 
 
 class Worlds:
@@ -41,6 +48,77 @@ class Worlds:
         env = self._envs[key]
         env.observer = self._observer
         return env
+
+    def each(
+        self, tasks: Tasks, noise: RolloutNoise
+    ) -> Iterator[tuple[slice, Tasks, RolloutNoise]]:
+        """Yields the rollouts that run at once: all, or one by one for a family of one world.
+
+        Args:
+            tasks: The tasks, [T, *] per name.
+            noise: The random numbers, [T, N, *].
+
+        Yields:
+            The index of the task (a slice of T), and the tasks and random numbers of this part.
+        """
+        count, trajectories = noise.reset.shape[:2]
+        if self.family.worlds is None:
+            yield slice(0, count), tasks, noise
+            return
+        for t in range(count):
+            for n in range(trajectories):
+                part = map_tensors(lambda x, t=t, n=n: x[t : t + 1, n : n + 1], noise)
+                yield slice(t, t + 1), take_tasks(tasks, t, t + 1), part
+
+    def collect(
+        self, policy: Policy, params: Params, tasks: Tasks, noise: RolloutNoise
+    ) -> Rollouts:
+        """Runs the rollouts of all tasks, at once or one by one; see `rollouts.collect`.
+
+        Args:
+            policy: The policy.
+            params: The policy's parameters for each task, [T, *shape] per name, detached.
+            tasks: The tasks, [T, *] per name.
+            noise: The random numbers, [T, N, *].
+        """
+        parts = [
+            collect(
+                self.get(part), policy, map_tensors(lambda p, rows=rows: p[rows], params),
+                values, part,
+            )
+            for rows, values, part in self.each(tasks, noise)
+        ]  # fmt: skip
+        if len(parts) == 1:
+            return parts[0]
+        count = noise.reset.shape[1]
+        moments = [
+            merged_steps([part.moments for part in parts[low : low + count]])
+            for low in range(0, len(parts), count)
+        ]
+        joined = self.join([part._replace(moments=None) for part in parts], len(moments))
+        present = [m for m in moments if m is not None]
+        return joined._replace(moments=concatenate_tasks(present) if present else None)
+
+    def join(self, parts: list[T], num_tasks: int) -> T:
+        """Joins what was made of the parts of `each`: tensors [1, 1, *] become [T, N, *]."""
+        if len(parts) == 1:
+            return parts[0]
+        count = len(parts) // num_tasks
+        rows = [
+            map_tensors(lambda *r: torch.cat(r, 1), *parts[low : low + count])
+            for low in range(0, len(parts), count)
+        ]
+        return concatenate_tasks(rows)
+
+    def measured(self) -> dict[str, float]:
+        """Returns the wall time and the rate of an environment that exists once, as scalars."""
+        clocks = [getattr(env, "clock", None) for env in self._envs.values()]
+        return {
+            name: value
+            for clock in clocks
+            if clock is not None and self.family.worlds is not None
+            for name, value in clock.measured().items()
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         """Omits the environments, which hold processes and memory of engines."""

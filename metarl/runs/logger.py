@@ -123,10 +123,12 @@ class RunLogger:
         prefix: str = "eval_test",
         extra: Mapping[str, Any] | None = None,
         environment_steps: int | None = None,
+        name: str = "",
     ) -> list[Summary]:
         """Writes an adaptation curve as scalars, as a figure and as a line of eval.jsonl.
 
-        The scalars are the mean after every step, and all statistics after the last one.
+        The scalars are the mean after every step, and all statistics after the last one. Further
+        metrics of the curve are written in the same way, each as a curve with its own line.
 
         Args:
             curve: The metric per step and task.
@@ -134,6 +136,7 @@ class RunLogger:
             prefix: First part of the tags: "eval_test", "eval_validation", "eval_test_5_shot", ...
             extra: Further entries of the line of eval.jsonl (the shots, the seed).
             environment_steps: Environment steps of training so far; None for supervised tasks.
+            name: Name of the figure; by default the prefix.
 
         Returns:
             The summary of each step, with 95 % bootstrap confidence intervals over the tasks. The
@@ -149,7 +152,7 @@ class RunLogger:
         values |= {f"{tag}/{name}": getattr(summaries[-1], name) for name in _STATISTICS}
         self.scalars(values, iteration)
         figure = adaptation_figure({prefix: summaries}, curve.metric, title=prefix)
-        self.image(f"curve/{prefix}", figure_pixels(figure), iteration)
+        self.image(f"curve/{name or prefix}", figure_pixels(figure), iteration)
         head = {"iteration": iteration, "split": prefix.removeprefix("eval_")}
         head |= {"metric": curve.metric, "transductive": curve.transductive, **(extra or {})}
         if iteration == self._resumed_from:
@@ -160,6 +163,9 @@ class RunLogger:
             line["environment_steps"] = environment_steps
             self._by_environment_steps(tag, columns["mean"], environment_steps)
         self._append({**line, **columns})
+        for other, values in curve.others.items():
+            further = AdaptationCurve(other, values, curve.transductive)
+            self.curve(further, iteration, prefix, extra, environment_steps, f"{prefix}_{other}")
         self.flush()
         return summaries
 

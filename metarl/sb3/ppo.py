@@ -125,15 +125,18 @@ class PPOLearner(ControlLearner):
         """Refuses to train, as `collect`."""
         self.collect(inputs.tasks, torch.Generator(), 0)
 
-    def returns(
+    def measures(
         self,
         tasks: ControlTasks,
         steps: int,
         generator: torch.Generator,
         scales: Sequence[float] = (),
         trajectories: int | None = None,
-    ) -> Iterator[Tensor]:
-        """Yields the returns of each task; learns all tasks before it yields the first."""
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yields the returns of each task; learns all tasks before it yields the first.
+
+        A family's metrics are left out.
+        """
         del scales, trajectories
         from metarl.sb3.baseline import learn_task
 
@@ -157,7 +160,8 @@ class PPOLearner(ControlLearner):
             for t, seed in enumerate(seeds.tolist())
         ]
         env.close()
-        yield from torch.stack(rows, 1).to(generator.device)
+        for returns in torch.stack(rows, 1).to(generator.device):
+            yield {"return": returns}
 
     def _ppo_settings(self) -> dict[str, Any]:
         """Returns the arguments of `stable_baselines3.PPO`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,10 +16,11 @@ from metarl.registry import check_choice
 from metarl.sim.family import TaskFamily, Tasks
 from metarl.sim.spaces import FlatBox, source_of
 
-Autoreset = Literal["same_step", "disabled"]
+Autoreset = Literal["same_step", "next_step", "disabled"]
 
 AUTORESET_MODES = {
     "same_step": AutoresetMode.SAME_STEP,
+    "next_step": AutoresetMode.NEXT_STEP,
     "disabled": AutoresetMode.DISABLED,
 }
 
@@ -109,6 +111,13 @@ def check_noise(noise: tuple[Tensor, Tensor], family: TaskFamily, num_envs: int)
             f"Expected noise of {expected[0]} for resets and {expected[1]} for steps, "
             f"got {shapes[0]} and {shapes[1]}."
         )
+
+
+def action_error(actions: Tensor, expected: Sequence[int], started: bool) -> Exception:
+    """Returns the error for actions of another shape, or before the first reset."""
+    if not started:
+        return SimulationError("No episode has started; call `reset` before `step`.")
+    return ShapeError(f"Expected actions of shape {tuple(expected)}, got {tuple(actions.shape)}.")
 
 
 def copy_error(env: Any) -> SimulationError:

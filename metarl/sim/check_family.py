@@ -41,7 +41,8 @@ def check_family(family: Any, seed: int = 0) -> None:
     the end of which the same task, seed and actions must give the same: in another environment,
     after other episodes, and while another environment is stepped. Each parameter of `GymTasks`
     must change something, and environments whose attribute is set must behave like those that are
-    built with it. What no such episode shows is not found.
+    built with it. What no such episode shows is not found. An environment that exists once
+    (`worlds=1`) is not compared with others, and no episode is played.
 
     Args:
         family: The family.
@@ -83,7 +84,7 @@ def _content_problems(family: TaskFamily, seed: int) -> Iterator[str]:
 
 
 def _episode_problems(family: TaskFamily, seed: int) -> Iterator[str]:
-    if family.engine != "gymnasium":
+    if family.engine != "gymnasium" or family.worlds is not None:
         return
     from metarl.sim.gymnasium.check_environments import environment_problems
     from metarl.sim.gymnasium.check_parameters import parameter_problems

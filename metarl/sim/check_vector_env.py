@@ -58,11 +58,8 @@ class Step(NamedTuple):
 
 def _attribute_problems(env: TensorVectorEnv) -> Iterator[str]:
     mode = env.metadata.get("autoreset_mode")
-    if mode not in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED):
-        yield (
-            'metadata["autoreset_mode"] must be AutoresetMode.SAME_STEP or DISABLED of gymnasium, '
-            f"got {mode!r}"
-        )
+    if not isinstance(mode, AutoresetMode):
+        yield f'metadata["autoreset_mode"] must be an AutoresetMode of gymnasium, got {mode!r}'
     for name in ("observation", "action"):
         shape = getattr(env, f"{name}_space").shape
         expected = (env.num_envs, *getattr(env, f"single_{name}_space").shape)
@@ -87,8 +84,11 @@ def _episode_problems(env: TensorVectorEnv, seed: int) -> Iterator[str]:
         if problems:
             yield from problems
             return
+        done = step.terminated | step.truncated
         if env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP:
-            elapsed = elapsed.masked_fill(step.terminated | step.truncated, 0)
+            elapsed = elapsed.masked_fill(done, 0)
+        elif env.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP:
+            elapsed = elapsed.masked_fill(done, -1)  # the next step resets the world
     try:
         env.check()
     except SimulationError as error:
@@ -97,7 +97,9 @@ def _episode_problems(env: TensorVectorEnv, seed: int) -> Iterator[str]:
 
 def _step_problems(env: TensorVectorEnv, step: Step) -> Iterator[str]:
     yield from _observation_problems("the observation of `step`", step.observation, env)
-    if "final_obs" not in step.info:
+    if env.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP:
+        pass  # no observation is replaced
+    elif "final_obs" not in step.info:
         yield '`step` must return info["final_obs"], what the step led to'
     else:
         yield from _observation_problems('info["final_obs"]', step.info["final_obs"], env)
@@ -136,14 +138,19 @@ def _format(value: Any) -> str:
 
 
 def _end_problems(env: TensorVectorEnv, step: Step, elapsed: Tensor) -> Iterator[str]:
-    horizon, final = env.family.horizon, step.info["final_obs"]
+    horizon, final = env.family.horizon, step.info.get("final_obs", step.observation)
+    mode = env.metadata["autoreset_mode"]
     running = ~(step.terminated | step.truncated)
     late, truncated = elapsed >= horizon, step.truncated
     if env.family.may_truncate:  # the family may cut an episode off sooner
         truncated = truncated & late
     if not torch.equal(truncated, late):
         yield f"`truncated` must be true from step {horizon} of an episode on, no sooner"
-    elif env.metadata["autoreset_mode"] == AutoresetMode.DISABLED:
+    elif mode == AutoresetMode.NEXT_STEP:
+        reset = elapsed == 0
+        if (step.reward[reset] != 0).any() or (step.terminated & reset).any():
+            yield "the step that resets a world must earn 0 and end nothing"
+    elif mode == AutoresetMode.DISABLED:
         if not torch.equal(step.observation, final):
             yield "without autoreset, the observation must be what the step led to, final_obs"
     elif not torch.equal(step.observation[running], final[running]):

@@ -41,6 +41,8 @@ class Episode(NamedTuple):
         terminated: Whether the world terminated at this step or before, [W, H] bool.
         truncated: Whether the family cut the episode off at this step or before, which is no
             termination, [W, H] bool; None for families that never do. The horizon does not count.
+        measured: The numbers of `TaskFamily.measure`, [W, H] per name; undefined after the end.
+            None for families without metrics, and where worlds were stepped one by one.
     """
 
     observations: Tensor
@@ -48,6 +50,7 @@ class Episode(NamedTuple):
     rewards: Tensor
     terminated: Tensor
     truncated: Tensor | None = None
+    measured: dict[str, Tensor] | None = None
 
     def ended(self) -> Tensor:
         """Returns whether the episode ended at this step or before, [W, H] bool."""
@@ -79,7 +82,7 @@ def score_states(
     worlds = len(observations[0])
     numbers = sum(value.numel() for value in tasks.values())
     size = max(1, MOST_NUMBERS // max(1, numbers))
-    rewards, terminated, truncated = [], [], []
+    rewards, terminated, truncated, measured = [], [], [], []
     for low in range(0, len(actions), size):
         batch = torch.cat(tuple(actions[low : low + size]))
         count = len(batch) // worlds
@@ -88,12 +91,16 @@ def score_states(
         repeated = map_tensors(lambda v, n=count: v.expand(n, *v.shape).flatten(0, 1), tasks)
         rewards.append(family.reward(before, batch, after, repeated).view(count, worlds))
         terminated.append(family.terminated(after, repeated).view(count, worlds))
+        if family.metrics:
+            numbers = family.measure(before, batch, after, repeated)
+            measured.append({n: numbers[n].view(count, worlds) for n in family.metrics})
         if family.may_truncate:
             truncated.append(family.truncated(after, repeated).view(count, worlds))
     reward, terminal = (torch.cat(rows).T.contiguous() for rows in (rewards, terminated))
     observation, action = (torch.stack(tuple(rows), 1) for rows in (observations, actions))
     cut = torch.cat(truncated).T.contiguous() if truncated else None
-    episode = Episode(observation, action, reward, terminal, cut)
+    table = map_tensors(lambda *rows: torch.cat(rows).T, *measured) if measured else None
+    episode = Episode(observation, action, reward, terminal, cut, table)
     return _freeze_ended(episode) if episode.ended().any() else episode
 
 

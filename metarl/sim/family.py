@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -11,6 +13,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.sim.card import Card
+from metarl.sim.episode_metrics import Reduction
 from metarl.tasks.base import Split
 
 if TYPE_CHECKING:
@@ -63,6 +66,11 @@ class TaskFamily(ABC):
         published_units: Whether policies act in the units of the environment and see observations
             as they are, because published numbers do. Otherwise a policy has units of its own where
             bounds are not -1..1; see `metarl.rl.policy_for`.
+        metrics: What is measured of an episode besides its return, by name: "any" (1 if a step's
+            number was above 0, such as success), "last" or "mean" of the numbers of its steps,
+            which `measure` returns. They are in the curves, tables and logs beside the return.
+        worlds: How many worlds can exist at once; None for any number. With 1 (a robot), episodes
+            are run one after another.
     """
 
     engine: ClassVar[str] = ""
@@ -71,6 +79,8 @@ class TaskFamily(ABC):
     reset_noise: int = 0
     step_noise: int = 0
     published_units: bool = False
+    metrics: Mapping[str, Reduction] = MappingProxyType({})
+    worlds: int | None = None
 
     @property
     @abstractmethod
@@ -122,6 +132,15 @@ class TaskFamily(ABC):
             after: The state after the step.
             tasks: The task of each world.
         """
+
+    def measure(
+        self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
+    ) -> dict[str, Tensor]:
+        """Returns the numbers of a step that `metrics` names, [W] float32 each.
+
+        NaN is a number that the step does not report. The arguments are those of `reward`.
+        """
+        return {}
 
     def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
         """Returns which worlds have reached a terminal state, [W] bool.

@@ -16,6 +16,7 @@ from metarl.registry import check_choice
 from metarl.sim.family import TaskFamily, Tasks
 from metarl.sim.family_renderer import WorldRenderer
 from metarl.sim.make import make_family, make_vec
+from metarl.sim.numpy_vector_env import NumpyVectorEnv
 from metarl.sim.rendering import make_renderer
 from metarl.sim.spaces import FlatBox
 from metarl.sim.vector_env import TensorVectorEnv
@@ -203,9 +204,10 @@ def make_worlds(
     autoreset: Any = "same_step",
     observe_task: bool = False,
     seed: int = 0,
+    numpy: bool = False,
     render_mode: None = None,
     **settings: Any,
-) -> TensorVectorEnv:
+) -> TensorVectorEnv | NumpyVectorEnv:
     """Builds many worlds of a family: `gymnasium.make_vec("metarl/Navigation2D-v1", num_envs=64)`.
 
     Returns the tensor environment of `make_vec`. Its tasks stay the same across resets.
@@ -220,6 +222,7 @@ def make_worlds(
         autoreset: See `TensorVectorEnv`.
         observe_task: See `TensorVectorEnv`.
         seed: See `TensorVectorEnv`.
+        numpy: Whether values are NumPy arrays, which most of gymnasium's wrappers need.
         render_mode: Must be None; use `make_renderer` for pictures.
         **settings: Settings of a family that is given by name.
 
@@ -238,7 +241,7 @@ def make_worlds(
     if task is not None:
         values = task_values(family, task)
         env.set_tasks(map_tensors(lambda v: v.repeat_interleave(num_envs, 0), values))
-    return env
+    return NumpyVectorEnv(env) if numpy else env
 
 
 def task_values(family: TaskFamily, task: Task) -> Tasks:

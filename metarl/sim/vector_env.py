@@ -13,10 +13,10 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from metarl.devices import resolve_device
-from metarl.errors import ShapeError, SimulationError
 from metarl.sim.arguments import (
     AUTORESET_MODES,
     Autoreset,
+    action_error,
     check_arguments,
     check_noise,
     check_tasks,
@@ -25,6 +25,7 @@ from metarl.sim.arguments import (
 )
 from metarl.sim.episode import Act, Episode, WorldNoise, last_states, score_states
 from metarl.sim.episode_ends import EpisodeEnds
+from metarl.sim.episode_metrics import EpisodeMetrics, check_metrics
 from metarl.sim.family import TaskFamily, Tasks, WorldState
 from metarl.sim.step_validator import StepValidator
 from metarl.trees import choose, map_tensors
@@ -38,15 +39,16 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     The constructor samples a task for every world. Resets keep the tasks; `set_tasks` changes
     them. With autoreset "same_step" a world is reset within the step that ends its episode. With
-    "disabled" a world whose episode is over keeps its last state and observation and how it ended,
-    and earns 0, until it is reset: after a termination, a truncation by the family and the horizon
-    alike.
+    "next_step", gymnasium's default, the step after the end resets the world: it ignores the
+    action, returns the first observation of the next episode, and earns 0. With "disabled" a world
+    whose episode is over keeps its last state and observation and how it ended, and earns 0, until
+    it is reset: after a termination, a truncation by the family and the horizon alike.
 
     Args:
         family: The family of the worlds.
         num_envs: The number of worlds, W.
         device: The device of all tensors.
-        autoreset: "same_step" or "disabled".
+        autoreset: "same_step", "next_step" or "disabled".
         observe_task: Appends the family's `task_vector` to observations, for oracle policies.
         seed: Seed of the first tasks, of resets and of steps.
 
@@ -77,11 +79,13 @@ class TensorVectorEnv(VectorEnv, ABC):
         self.metadata = {"autoreset_mode": AUTORESET_MODES[autoreset]}
         self.observe_task = observe_task
         self.observer: Observer | None = None
-        self._autoreset = autoreset == "same_step"
+        self._autoreset = autoreset
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._noise: WorldNoise | None = None
         self._state: WorldState = {}
-        self._ends = EpisodeEnds(family, num_envs, self.device, freezes=not self._autoreset)
+        self._ends = EpisodeEnds(family, num_envs, self.device, freezes=autoreset != "same_step")
+        check_metrics(family.metrics)
+        self._metrics = EpisodeMetrics(family.metrics, num_envs, self.device)
         self._no_noise = torch.empty(num_envs, 0, device=self.device)
         self._tasks: Tasks = {}
         self._tasks = family.sample(num_envs, self._generator).values
@@ -105,8 +109,6 @@ class TensorVectorEnv(VectorEnv, ABC):
         self._last_action = int(space.n) - 1 if isinstance(space, spaces.Discrete) else None
         self._action_type = torch.float32 if self._last_action is None else torch.int64
 
-    # Methods that an engine implements
-
     @abstractmethod
     def start(self, noise: Tensor, mask: Tensor | None) -> WorldState:
         """Resets worlds and returns the state of all worlds.
@@ -128,8 +130,6 @@ class TensorVectorEnv(VectorEnv, ABC):
     def diagnosis(self) -> str:
         """Returns a sentence that is appended to the errors of `check`, or ""."""
         return ""
-
-    # Gymnasium's interface
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -167,7 +167,9 @@ class TensorVectorEnv(VectorEnv, ABC):
         Returns:
             Observations [W, O] float32, rewards [W] float32, terminated and truncated [W] bool
             (by the horizon or the family), and a dict with "final_obs": the observations before
-            any reset, [W, O]; with autoreset also "_final_obs": which worlds were reset, [W] bool.
+            any reset, [W, O]; with "same_step" also "_final_obs": which worlds were reset, [W]
+            bool. With "next_step" no observation is replaced. For a family with metrics,
+            "metrics" are those of the episodes up to this step, [W] float32 per name.
 
         Raises:
             ShapeError: The actions have another shape.
@@ -182,12 +184,21 @@ class TensorVectorEnv(VectorEnv, ABC):
         self._state = after
         reward = family.reward(before, valid_actions, after, tasks)
         terminated, truncated = self._ends.add_step(family, after, tasks, frozen)
-        observation = self._observe(frozen)
         if frozen is not None:
             reward = reward.masked_fill(frozen, 0)
+        info: dict[str, Any] = {}
+        if family.metrics:
+            self._metrics.add_step(family.measure(before, valid_actions, after, tasks), frozen)
+            info["metrics"] = self._metrics.values()
+        if self._autoreset == "next_step":
+            if frozen is not None:
+                self._begin(frozen)
+                terminated, truncated = terminated & ~frozen, truncated & ~frozen
+            observation = self._observe(None)
+        else:
+            observation = info["final_obs"] = self._observe(frozen)
         self._validator.record_step(elapsed, tasks, actions, observation, reward)
-        info = {"final_obs": observation}
-        if self._autoreset:
+        if self._autoreset == "same_step":
             info["_final_obs"] = done = terminated | truncated
             self._begin(done)
             observation = self._observe(None)
@@ -223,25 +234,32 @@ class TensorVectorEnv(VectorEnv, ABC):
             actions.append(action)
         episode = score_states(family, self._tasks, states, observations, actions)
         self._ends.add_episode(episode)
+        if episode.measured is not None:
+            self._metrics.add_episode(episode.measured, episode.over())
         if family.may_terminate or family.may_truncate:
             self._state = last_states(states, episode)
         self._observation = episode.observations[:, -1]
         self._validator.check_episode(self._tasks, episode)
         return episode
 
+    def episode_metrics(self) -> dict[str, Tensor]:
+        """Returns the family's metrics of the running or ended episodes, [W] float32 per name."""
+        return self._metrics.values()
+
     def run_step_by_step(self, act: Act) -> Episode:
         """Runs one episode in each world with `reset` and `step`. See `episode`."""
         observation, _ = self.reset()
-        steps = []
-        first = observation
+        steps, observations = [], [observation]
         for _ in range(self.family.horizon):
             action = act(observation)
             observation, reward, terminated, _, _ = self.step(action)
             cut = (self._ends.truncated,) if self.family.may_truncate else ()
-            steps.append((observation, action, reward, terminated, *cut))
+            observations.append(observation)
+            steps.append((action, reward, terminated, *cut))
         self.check()
-        later, *rest = (torch.stack(values, 1) for values in zip(*steps, strict=True))
-        return Episode(torch.cat((first.unsqueeze(1), later), 1), *rest)
+        action, reward, terminated, *cut = (torch.stack(v, 1) for v in zip(*steps, strict=True))
+        truncated = cut[0] if cut else None
+        return Episode(torch.stack(observations, 1), action, reward, terminated, truncated)
 
     # Tasks and randomness
 
@@ -311,6 +329,7 @@ class TensorVectorEnv(VectorEnv, ABC):
             "tasks": self._tasks,
             **self._ends.state_dict(),
             "seen": self._observation,
+            "metrics": self._metrics.state_dict(),
             "noise": None if self._noise is None else tuple(self._noise),
             "generator": self._generator.get_state(),
         }
@@ -327,11 +346,11 @@ class TensorVectorEnv(VectorEnv, ABC):
         self.follow(None if noise is None else WorldNoise(*noise))
         self._state = map_tensors(lambda t: t.to(self.device, copy=True), values["state"])
         self._ends.load_state_dict(values)
+        if "metrics" in values:  # not in states of MetaRL 0.1
+            self._metrics.load_state_dict(values["metrics"])
         self._observation = values["seen"].to(self.device, copy=True)
         self._generator.set_state(values["generator"].cpu())
         self._validator.clear()
-
-    # Helpers
 
     def merged(self, mask: Tensor, fresh: WorldState) -> WorldState:
         """Returns the state with the values of `fresh` in the worlds of the mask, [W] bool."""
@@ -341,12 +360,14 @@ class TensorVectorEnv(VectorEnv, ABC):
         noise = self._uniform(self.family.reset_noise) if self._noise is None else self._noise.reset
         self._state = self.start(noise, mask)
         self._ends.begin(mask)
+        if self.family.metrics:
+            self._metrics.begin(mask)
 
     def _prepare_actions(self, actions: Any) -> tuple[Tensor, Tensor]:
         """Returns the actions as a tensor, and the same actions with indices in range."""
         actions = torch.as_tensor(actions, dtype=self._action_type, device=self.device).detach()
         if actions.shape != self._action_shape or not self._state:
-            self._raise_action_error(actions)
+            raise action_error(actions, self._action_shape, bool(self._state))
         if self._last_action is None:
             return actions, actions
         # An index out of range would abort a CUDA process; `check` reports it.
@@ -376,10 +397,3 @@ class TensorVectorEnv(VectorEnv, ABC):
         if not count:
             return self._no_noise
         return torch.rand(self.num_envs, count, generator=self._generator, device=self.device)
-
-    def _raise_action_error(self, actions: Tensor) -> None:
-        if not self._state:
-            raise SimulationError("No episode has started; call `reset` before `step`.")
-        raise ShapeError(
-            f"Expected actions of shape {tuple(self._action_shape)}, got {tuple(actions.shape)}."
-        )

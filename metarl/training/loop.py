@@ -272,6 +272,7 @@ class OuterLoop:
         scalars["perf/iterations_per_s"] = self.iteration / self._seconds
         if self.learner.environment_steps is not None:
             scalars["perf/environment_steps"] = self.learner.environment_steps
+        scalars |= self.learner.performance()
         self.logger.scalars(scalars, self.iteration)
         return scalars
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import SyncVectorEnv
 
 from benchmarks.plain_navigation import PlainNavigation2D
 from metarl.errors import TaskError
@@ -48,12 +48,12 @@ class NoInfo(TorchVectorEnv):
         return super().reset(**options)[0], None
 
 
-class NextStep(TorchVectorEnv):
-    """Says that it starts worlds anew one step later."""
+class NoMode(TorchVectorEnv):
+    """Does not say when it resets worlds."""
 
     def __init__(self, *arguments, **settings):
         super().__init__(*arguments, **settings)
-        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.metadata = {"autoreset_mode": "next_step"}
 
 
 class OneSpace(TorchVectorEnv):
@@ -143,7 +143,7 @@ BOTH = [
     (spoiled(4, without_final), '`step` must return info["final_obs"]'),
     (Numbers, "observation of `reset` must be [5, 2] float32 on cpu, got ndarray"),
     (NoInfo, "`reset` must return an observation and a dict, got NoneType"),
-    (NextStep, 'metadata["autoreset_mode"] must be AutoresetMode.SAME_STEP or DISABLED'),
+    (NoMode, 'metadata["autoreset_mode"] must be an AutoresetMode of gymnasium'),
     (OneSpace, "`action_space` must have the shape (5, 1), got (1,)"),
     (Unseeded, "the same seed and actions give another episode"),
     (Deaf, "the same numbers of `follow` and actions give another episode"),

@@ -298,7 +298,7 @@ def test_actions_that_ask_for_gradients_leave_no_graph_behind():
     ("settings", "message"),
     [
         ({"num_envs": 0}, "at least 1 world, got 0"),
-        ({"autoreset": "next_step"}, "Unknown autoreset 'next_step'.*'same_step'"),
+        ({"autoreset": "next"}, "Unknown autoreset 'next'.*'next_step'"),
         ({"family": Drift(horizon=0)}, "horizon of at least 1 step, got 0 of Drift-v1"),
         ({"family": "Drift-v1"}, "Expected a TorchFamily, got str"),
     ],

@@ -86,6 +86,7 @@ class Trials(NamedTuple):
         mask: 1 for the steps of the trial, which come first, 0 after its end; [T, N, L] float32.
         returns: Undiscounted return of each episode, [T, N, E].
         record: `AgentStep.record` of each step, nested tensors [T, N, L, *].
+        metrics: The family's metrics of each episode, [T, N, E] float32 per name.
     """
 
     actions: Tensor
@@ -93,6 +94,7 @@ class Trials(NamedTuple):
     mask: Tensor
     returns: Tensor
     record: Any
+    metrics: dict[str, Tensor] = {}  # noqa: RUF012 - nothing writes into it
 
 
 class _Memory(NamedTuple):
@@ -192,6 +194,7 @@ def play(
     ones = torch.ones_like(zeros)
     memory = _Memory(agent.begin(env.get_tasks()), _no_action(env), zeros)
     steps: list[_Step] = []
+    measured: list[dict[str, Tensor]] = []
     draws = noise.actions.flatten(0, 1).movedim(0, 2)  # [E, H, W, *]: time first
     for episode, episode_draws in enumerate(draws):
         env.follow(WorldNoise(*(n[:, :, episode].flatten(0, 1) for n in noise[1:])))
@@ -209,8 +212,11 @@ def play(
             memory = _select_alive(alive, after, memory) if may_idle else after
             over = terminated | truncated if may_truncate else terminated
             alive, ended = alive * ~over, zeros
+        measured.append(env.episode_metrics())
     env.check()
-    return _stack_steps(steps, (num_tasks, trials), episodes, may_idle)
+    shape = (num_tasks, trials)
+    metrics = map_tensors(lambda *e: torch.stack(e, 1).unflatten(0, shape), *measured)
+    return _stack_steps(steps, shape, episodes, may_idle)._replace(metrics=metrics)
 
 
 def _no_action(env: TensorVectorEnv) -> Tensor:

@@ -65,23 +65,33 @@ class TrialLearner(ControlLearner):
         counts = (tasks.num_tasks, self.trials, episodes)
         noise = draw_trial_noise(self.agent, self.family, *counts, generator)
         parts = [
-            play(self.worlds.get(draws), self.agent, chunk.values, draws, self.units)
-            for chunk, draws in cut_tasks((tasks, noise), self.task_chunk_size)
+            self.worlds.join(
+                [
+                    play(self.worlds.get(draws), self.agent, values, draws, self.units)
+                    for _, values, draws in self.worlds.each(chunk.values, numbers)
+                ],
+                chunk.num_tasks,
+            )
+            for chunk, numbers in cut_tasks((tasks, noise), self.task_chunk_size)
         ]
         return parts[0] if len(parts) == 1 else concatenate_tasks(parts)
 
-    def returns(
+    def measures(
         self,
         tasks: ControlTasks,
         steps: int,
         generator: torch.Generator,
         scales: Sequence[float] = (),
         trajectories: int | None = None,
-    ) -> Iterator[Tensor]:
-        """Yields the returns of the successive episodes of one trial."""
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yields the returns and the metrics of the successive episodes of one trial."""
         del scales, trajectories
         played = self.play(tasks, steps + 1, generator)
-        yield from self.episode_returns(played).unbind(1)
+        returns = self.episode_returns(played)
+        means = {name: values.mean(1) for name, values in played.metrics.items()}
+        for episode in range(returns.shape[1]):
+            others = {name: values[:, episode] for name, values in means.items()}
+            yield {"return": returns[:, episode], **others}
 
     def episode_returns(self, trials: Trials) -> Tensor:
         """Returns the mean return of each episode, [T, E]."""

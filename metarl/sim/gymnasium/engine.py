@@ -13,6 +13,7 @@ from torch import Tensor
 from metarl.errors import SettingsError, ShapeError, SimulationError
 from metarl.sim.episode import Act, Episode
 from metarl.sim.family import Tasks, WorldState
+from metarl.sim.gymnasium.clock import Clock
 from metarl.sim.gymnasium.environments import (
     STATE_ROWS,
     Environments,
@@ -37,6 +38,9 @@ class GymVectorEnv(TensorVectorEnv):
     Most environments cannot save their state. `load_state_dict` therefore replays the actions of
     the current episodes: it takes as long as those episodes took, and it restores the exact state
     only for deterministic environments.
+
+    Attributes:
+        clock: Counts steps and resets and keeps the family's rate, if it has one.
 
     Args:
         family: The family of the worlds.
@@ -70,7 +74,13 @@ class GymVectorEnv(TensorVectorEnv):
         self.workers = family.workers if workers is None else workers
         if self.workers < 0:
             raise SettingsError(f"Expected at least 0 workers, got {self.workers}.")
+        if family.worlds is not None and num_envs > family.worlds:
+            raise SettingsError(
+                f"Expected at most {family.worlds} world of {family.name}, whose environment "
+                f"exists once, got {num_envs}."
+            )
         super().__init__(family, num_envs, **settings)
+        self.clock = Clock(family.rate)
         self._tasks_sent = False  # whether the host has the current tasks
         space = family.action_space
         self._limits = (space.low, space.high) if isinstance(space, spaces.Box) else None
@@ -190,9 +200,10 @@ class GymVectorEnv(TensorVectorEnv):
         host = self._host
         host.rows.active[:] = mask
         host.rows.seed[mask] = seed[mask]
-        self._call_host(
-            lambda: host.start(None if self._tasks_sent else tasks), tasks, "at its reset"
-        )
+        with self.clock.reset():
+            self._call_host(
+                lambda: host.start(None if self._tasks_sent else tasks), tasks, "at its reset"
+            )
         self._tasks_sent = True
 
     def _step_worlds(self, mask: np.ndarray, actions: np.ndarray) -> None:
@@ -203,7 +214,8 @@ class GymVectorEnv(TensorVectorEnv):
         rows.reward[~mask] = 0
         assert self._host is not None
         if mask.any():
-            self._call_host(self._host.step, self._episode_tasks, "in step {}")
+            with self.clock.step():
+                self._call_host(self._host.step, self._episode_tasks, "in step {}")
             self._num_steps[mask] += 1
 
     def _build_host(self) -> Host:
@@ -236,7 +248,8 @@ class GymVectorEnv(TensorVectorEnv):
     def _read_state(self) -> WorldState:
         """Returns copies of the observations, rewards and ends in the rows."""
         rows = self._rows
-        copies = {n: getattr(rows, n).copy() for n in STATE_ROWS}
+        names = (*STATE_ROWS, "metrics") if self.family.metrics else STATE_ROWS
+        copies = {n: getattr(rows, n).copy() for n in names}
         return {name: torch.from_numpy(value).to(self.device) for name, value in copies.items()}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.errors import short_repr
+from metarl.registry import did_you_mean
 from metarl.sim.gymnasium.family import GymFamily, Task
 from metarl.sim.gymnasium.observations import REAL, WHOLE, flattener
 from metarl.sim.spaces import action_reader
@@ -24,6 +25,7 @@ Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
 """Returns an array of zeros of the given shape and dtype."""
 
 
+LONGEST = 2**62  # steps of an episode
 STATE_ROWS = ("observation", "reward", "terminated", "truncated")
 """The rows that are the state of the worlds."""
 
@@ -53,6 +55,7 @@ class Rows:
         reward: Rewards of the last step, [W] float32.
         terminated: Whether the episode has reached a terminal state, [W] bool.
         truncated: Whether the environment has cut the episode off, [W] bool.
+        metrics: Numbers of `info` of the last step, [W, M] float32; NaN where it has none.
         at: `at[0]` is the index of the world that is being reset or stepped, [W] int64.
     """
 
@@ -63,6 +66,7 @@ class Rows:
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    metrics: np.ndarray
     at: np.ndarray
 
     @classmethod
@@ -79,6 +83,7 @@ class Rows:
             reward=allocate((worlds,), np.float32),
             terminated=allocate((worlds,), np.bool_),
             truncated=allocate((worlds,), np.bool_),
+            metrics=allocate((worlds, len(family.metrics)), np.float32),
             at=allocate((worlds,), np.int64),
         )
 
@@ -134,6 +139,7 @@ class Environments:
         self._envs: list[gymnasium.Env | None] = [None] * len(rows.active)
         self._env_tasks: list[Task | None] = [None] * len(rows.active)
         self._owners: dict[int, int] = {}  # id of an unwrapped environment -> its world
+        self._unreported = np.zeros((len(rows.active), len(family.metrics)), np.int64)
         self._flat = flattener(family.probe.observation_space)
         self._to_env_action = action_reader(family.probe.action_space)
 
@@ -159,9 +165,12 @@ class Environments:
         return env.render()
 
     def close(self) -> None:
-        """Closes the environments; errors of one do not stop the others."""
+        """Closes the environments; errors of one do not stop the others.
+
+        One that exists once stays open.
+        """
         for env in self._envs:
-            if env is not None:
+            if env is not None and self._family.worlds is None:
                 with contextlib.suppress(Exception):  # the other environments must still be closed
                     env.close()
         self._envs = [None] * len(self._envs)
@@ -186,6 +195,8 @@ class Environments:
         rows.observation[world] = self._flat(observation)
         rows.reward[world] = 0
         rows.terminated[world] = rows.truncated[world] = False
+        rows.metrics[world] = np.nan
+        self._unreported[world] = 0
 
     def _step(self, world: int) -> None:
         env, rows = self._envs[world], self.rows
@@ -196,7 +207,7 @@ class Environments:
                 "Expected `step` to return observation, reward, terminated, truncated and info, "
                 f"got {len(result)} values."
             )
-        observation, reward, terminated, truncated, _ = result
+        observation, reward, terminated, truncated, info = result
         if not isinstance(reward, float):  # np.float64 is one
             _check_one("number as reward", reward, REAL)
         if not (type(terminated) is bool and type(truncated) is bool):
@@ -206,11 +217,31 @@ class Environments:
         rows.reward[world] = reward
         rows.terminated[world] = terminated
         rows.truncated[world] = truncated
+        if self._family.metrics:
+            self._read_metrics(world, info)
+
+    def _read_metrics(self, world: int, info: Mapping[str, Any]) -> None:
+        """Reads the numbers of a step; raises ValueError if an episode does not report one."""
+        rows, unreported = self.rows, self._unreported[world]
+        ended = rows.terminated[world] or rows.truncated[world]
+        for index, name in enumerate(self._family.metrics):
+            number = np.nan if info.get(name) is None else _metric(name, info[name])
+            rows.metrics[world, index] = number
+            if not np.isnan(number):
+                unreported[index] = -LONGEST  # this episode has reported it
+            else:
+                unreported[index] += 1
+                if unreported[index] > 0 and (ended or unreported[index] >= self._family.horizon):
+                    raise ValueError(
+                        f"Expected a number {name!r} in `info` of a step of each episode, for the "
+                        f"metric of that name; this one had none.{did_you_mean(name, info)} Its "
+                        f"last step has {', '.join(map(str, info)) or 'nothing'}."
+                    )
 
     def _with_task(self, world: int) -> gymnasium.Env:
         """Returns the world's environment with its task set; builds it if necessary."""
         current = self._envs[world]
-        env = self._family.build() if current is None else current
+        env = self._new() if current is None else current
         task, old_task = {n: rows[world] for n, rows in self._tasks.items()}, self._env_tasks[world]
         if old_task is None or any(not np.array_equal(task[n], old_task[n]) for n in task):
             env = self._family.apply_task(env, task)
@@ -223,8 +254,13 @@ class Environments:
         self._envs[world] = env
         return env
 
+    def _new(self) -> gymnasium.Env:
+        return self._family.build() if self._family.worlds is None else self._family.probe
+
     def _own(self, world: int, env: gymnasium.Env) -> None:
         """Records whose environment this is; raises WorldError if it is another world's too."""
+        if self._family.worlds == 1:
+            return
         old, core = self._envs[world], env.unwrapped
         if old is not None:
             self._owners.pop(id(old.unwrapped), None)
@@ -246,6 +282,13 @@ def _check_one(what: str, value: Any, kinds: str) -> None:
         raise ValueError(f"Expected one {what}, got the shape {array.shape}.")
     if array.dtype.kind not in kinds:
         raise ValueError(f"Expected one {what}, got {short_repr(value)}.")
+
+
+def _metric(name: str, value: Any) -> float:
+    number = np.asarray(value)
+    if number.size != 1 or number.dtype.kind not in "biuf":
+        raise ValueError(f"Expected one number {name!r} in `info`, got {short_repr(value)}.")
+    return float(number.reshape(()))
 
 
 def _check_sizes(env: gymnasium.Env, other: gymnasium.Env) -> None:

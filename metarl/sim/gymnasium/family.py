@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,8 +20,11 @@ from torch import Tensor
 from metarl.errors import SettingsError
 from metarl.ranges import ANY, ANY_INT, LARGEST, MOST_THREADS, Range, check_int, check_number
 from metarl.sim.card import Card, Fact
+from metarl.sim.episode_metrics import Reduction, check_metrics
 from metarl.sim.family import ActionSpace, TaskFamily, Tasks, WorldState
+from metarl.sim.gymnasium.descriptions import default_name, describe_space
 from metarl.sim.gymnasium.observations import check_spaces, flattener
+from metarl.sim.gymnasium.pickling import picklable
 from metarl.sim.spaces import flat_actions, flat_observations
 from metarl.tasks.base import Split, check_split
 
@@ -55,6 +57,14 @@ class GymFamily(TaskFamily):
         time_limit: Seconds that a worker may take for one step, or one reset, of all its worlds.
             It has no effect without workers.
         part: The split that tasks are drawn from.
+        metrics: Numbers of the environment's `info` that become metrics: name in `info` -> "any",
+            "last" or "mean" of the steps of an episode; `{"success": "any"}`. A step may leave one
+            out; an episode that reports none is an error.
+        worlds: 1 for an environment that exists once (a robot, a server, a licence): `env` is
+            called once, episodes are run one after another with a reset before each, and the caller
+            closes the environment. None for as many as are needed.
+        rate: Steps per second, in Hz, that are kept by waiting; needs `worlds=1`. None: no waiting.
+            TensorBoard has `perf/environment_seconds`, `perf/environment_hz` and `perf/late_steps`.
     """
 
     engine: ClassVar[str] = "gymnasium"
@@ -65,6 +75,9 @@ class GymFamily(TaskFamily):
     workers: int = 0
     time_limit: float = 60.0
     part: Split = "train"
+    metrics: Mapping[str, Reduction] = field(default_factory=dict)
+    worlds: int | None = None
+    rate: float | None = None
     reset_noise = 1
 
     @property
@@ -88,8 +101,20 @@ class GymFamily(TaskFamily):
                 "Expected `workers` and `horizon` of at least 0 and a `time_limit` above 0, got "
                 f"{self.workers}, {self.horizon} and {self.time_limit}."
             )
+        check_metrics(self.metrics)
+        if self.worlds not in (None, 1) or (self.worlds == 1 and self.workers):
+            raise SettingsError(
+                "Expected `worlds` of None (as many as are needed) or 1, without workers, got "
+                f"{self.worlds} and {self.workers} workers."
+            )
+        if self.rate is not None:
+            check_number("rate", self.rate)
+            if self.worlds is None:
+                raise SettingsError(
+                    "A `rate` is kept for one environment: set `worlds` to 1, or `rate` to None."
+                )
         if not self.name:
-            object.__setattr__(self, "name", _default_name(self.title, self.note))
+            object.__setattr__(self, "name", default_name(self.title, self.note))
         check_spaces(self.probe)
         object.__setattr__(self, "horizon", self._checked_horizon(self.horizon))
 
@@ -175,6 +200,11 @@ class GymFamily(TaskFamily):
         mode, offered = "rgb_array", self.probe.metadata.get("render_modes") or ()
         if self.probe.render_mode == mode:
             return self
+        if self.worlds == 1:
+            raise SettingsError(
+                f"{self.title!r} exists once, in render mode {self.probe.render_mode!r}: build it "
+                f"in render mode {mode!r} to film it."
+            )
         if mode not in offered:
             raise SettingsError(
                 f"Expected {self.title!r} to offer the render mode {mode!r}, its metadata has "
@@ -195,7 +225,11 @@ class GymFamily(TaskFamily):
         observation = torch.from_numpy(np.stack(rows)).to(noise.device)
         nothing = torch.zeros(len(rows), device=noise.device)
         no = nothing.bool()
-        return {"observation": observation, "reward": nothing, "terminated": no, "truncated": no}
+        state = {"observation": observation, "reward": nothing, "terminated": no, "truncated": no}
+        if self.metrics:
+            shape = (len(rows), len(self.metrics))
+            state["metrics"] = torch.full(shape, torch.nan, device=noise.device)
+        return state
 
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
         return state["observation"].clone()
@@ -205,6 +239,14 @@ class GymFamily(TaskFamily):
     ) -> Tensor:
         """Returns the reward of the environment."""
         return after["reward"]
+
+    def measure(
+        self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
+    ) -> dict[str, Tensor]:
+        """Returns the numbers of `info` that `metrics` names."""
+        if not self.metrics:
+            return {}
+        return dict(zip(self.metrics, after["metrics"].unbind(1), strict=True))
 
     def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
         """Returns whether the environment has terminated the episode."""
@@ -222,7 +264,7 @@ class GymFamily(TaskFamily):
         Raises:
             SettingsError: It cannot be pickled.
         """
-        return {**self._fields(), "env": _picklable(self.env, self.title)}
+        return {**self._fields(), "env": picklable(self.env, self.title)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores what `__getstate__` returned."""
@@ -257,7 +299,7 @@ class GymFamily(TaskFamily):
         size = self.observation_space.shape[0]
         is_box = isinstance(env.action_space, spaces.Box)
         own_units = "; policies act in -1..1" if is_box else ""
-        observation = f"{_describe_space(env.observation_space)}; {size} numbers"
+        observation = f"{describe_space(env.observation_space)}; {size} numbers"
         return Card(
             self.name,
             summary,
@@ -266,7 +308,7 @@ class GymFamily(TaskFamily):
                 tasks,
                 Fact("start", f"{own}, of a seed below 2^24"),
                 Fact("observation", observation),
-                Fact("action", f"{_describe_space(env.action_space)}, clipped to it{own_units}"),
+                Fact("action", f"{describe_space(env.action_space)}, clipped to it{own_units}"),
                 Fact("dynamics", f"{own}{f', with {settings}' if settings else ''}"),
                 Fact("reward", own),
                 Fact("termination", own),
@@ -293,23 +335,6 @@ class GymFamily(TaskFamily):
         return horizon
 
 
-def _picklable(env: Any, title: str) -> Any:
-    """Returns `env`, or a wrapper that pickles it by value if that is necessary."""
-    try:
-        pickle.dumps(env)
-        return env
-    except Exception:  # pickle raises any kind, for lambdas and local functions
-        wrapper = CloudpickleWrapper(env)
-    try:
-        pickle.dumps(wrapper)
-        return wrapper
-    except Exception as error:
-        raise SettingsError(
-            f"A family of {title!r} cannot be pickled: {type(error).__name__}: {error}. Build its "
-            "environments by a function or class at the top of a module."
-        ) from error
-
-
 # Spaces and values
 
 
@@ -333,18 +358,3 @@ def _time_limit(env: gymnasium.Env) -> int | None:
             limits.append(env._max_episode_steps)  # not in `spec` if unregistered
         env = env.env
     return min(limits, default=None)
-
-
-def _default_name(title: str, note: str) -> str:
-    """Returns the title with the note before its version: "Pendulum(g,m)-v1"."""
-    stem, _, version = title.rpartition("-v")
-    if not stem or not version.isdigit():
-        stem, version = title, "1"
-    return f"{stem}({note})-v{version}"
-
-
-def _describe_space(space: spaces.Space[Any]) -> str:
-    if isinstance(space, spaces.Box) and space.shape:
-        low, high = float(space.low.min()), float(space.high.max())
-        return f"{' x '.join(map(str, space.shape))} numbers in [{low:g}, {high:g}]"
-    return str(space)

@@ -158,7 +158,12 @@ class GymTasks(GymFamily):
 
     def _check_parameters(self) -> None:
         """Sets a task; raises SettingsError if the environment does not take the parameters."""
-        _ = self.attributes  # raises for names that several layers have
+        rebuilt = self.parameters.keys() - self.attributes  # raises for names of several layers
+        if rebuilt and self.worlds == 1:
+            raise SettingsError(
+                f"Expected parameters of {self.title!r}, of which there is one environment, to be "
+                f"attributes; {', '.join(sorted(rebuilt))} would build it again."
+            )
         task = self.sample(1, torch.Generator()).values
         try:
             env = self.apply_task(
