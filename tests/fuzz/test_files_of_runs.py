@@ -234,7 +234,7 @@ def check_good(run):
     assert all(bool(w.isfinite().all()) for w in weights.values())
 
 
-@pytest.mark.parametrize("inputs", [120, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [120, pytest.param(1000, marks=pytest.mark.slow)])
 def test_files_of_random_contents_are_read(inputs, outcomes, runs, tmp_path):
     def check(case):
         name, files = case
@@ -285,7 +285,7 @@ def is_small(files):
     )
 
 
-@pytest.mark.parametrize("inputs", [6, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [6, pytest.param(60, marks=pytest.mark.slow)])
 def test_commands_on_runs_of_random_contents(inputs, outcomes, runs, metarl, tmp_path):
     tables = {}
     for name, run in runs.items():
