@@ -20,6 +20,7 @@ from metarl.tasks.batches import (
     check_labels,
     checked_examples,
     checked_tasks,
+    join_inputs,
     label_range,
 )
 from metarl.tasks.losses import TaskLoss, metric_name, task_loss, task_metric
@@ -156,7 +157,7 @@ class GradientLearner(SupervisedLearner):
             return self.model(params, inputs, self._fixed_statistics(adapted, params))
         # The support set and one query at a time (Nichol et al. 2018, section 6.1).
         outputs = [
-            self.model(params, torch.cat((adapted.support, inputs[:, j : j + 1]), dim=1))[:, -1:]
+            self.model(params, join_inputs(adapted.support, inputs[:, j : j + 1]))[:, -1:]
             for j in range(inputs.shape[1])
         ]
         return torch.cat(outputs, dim=1)

@@ -71,6 +71,8 @@ def images(draw):
         mode in ("L", "RGB", "CMYK", "RGBA", "LA", "I;16", "YCbCr")
         and "transparency" not in options
     )
+    if kind == "GIF" and mode not in ("L", "RGB"):  # Pillow writes other levels
+        plain = False
     return data.getvalue(), level if kind in EXACT and plain else None
 
 

@@ -17,7 +17,7 @@ from metarl.learners.images.layers import Moments, absorb_moments, dense, moment
 from metarl.learners.metric.comparisons import NearestNeighbour, Reference
 from metarl.learners.metric.metric_learner import MetricLearner
 from metarl.tasks.base import Examples, TaskBatch
-from metarl.tasks.batches import checked_tasks, label_range, parameter_type
+from metarl.tasks.batches import checked_tasks, join_inputs, label_range, parameter_type
 from metarl.tasks.losses import accuracy, cross_entropy
 
 LABELS = "labels"
@@ -97,7 +97,7 @@ class FeatureClassifier(SupervisedLearner):
     def forward(self, inputs: ClassifierInputs) -> MetaLoss:
         """Computes the cross-entropy of all images of each task."""
         moments: Moments = {}
-        images = torch.cat((inputs.tasks.support.inputs, inputs.tasks.query.inputs), 1)
+        images = join_inputs(inputs.tasks.support.inputs, inputs.tasks.query.inputs)
         outputs = self.head(self.neighbours.embedding(images, moments))
         metrics = {"train/accuracy": accuracy(outputs.detach(), inputs.labels)}
         losses = cross_entropy(outputs, inputs.labels)

@@ -15,7 +15,13 @@ from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
 from metarl.learners.metric.comparisons import Comparison, Reference
 from metarl.tasks.base import Examples, TaskBatch
-from metarl.tasks.batches import check_inputs, checked_examples, checked_tasks, parameter_type
+from metarl.tasks.batches import (
+    check_inputs,
+    checked_examples,
+    checked_tasks,
+    join_inputs,
+    parameter_type,
+)
 from metarl.tasks.losses import accuracy
 
 IMAGES_AT_ONCE = 200
@@ -88,7 +94,7 @@ class MetricLearner(SupervisedLearner):
         support, query = inputs.tasks.support, inputs.tasks.query
         moments: Moments = {}
         count = support.targets.shape[1]
-        images = torch.cat((support.inputs, query.inputs), dim=1)
+        images = join_inputs(support.inputs, query.inputs)
         features = self.embedding(images, moments)
         support_set = Reference(features[:, :count], memberships(support, inputs.way))
         reference = self.comparison.condense(support_set, inputs.order)
