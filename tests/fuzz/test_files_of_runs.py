@@ -206,7 +206,9 @@ def check_contains(settings, content):
 def check_lines(run):
     lines = read_curves(run)
     path = run / "eval.jsonl"
-    texts = path.read_bytes().decode("utf-8-sig").split("\n") if path.exists() else []
+    data = path.read_bytes() if path.exists() else b""
+    texts = data.decode("utf-8-sig", "replace").split("\n")
+    assert len(lines) == data.count(b"\n") or not data.endswith(b"\n")
     assert lines == [json.loads(t) for t in texts[: len(lines)]]
     assert all(isinstance(line["iteration"], int) for line in lines)
     kept = cut_after(run, 1)
