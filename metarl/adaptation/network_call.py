@@ -13,6 +13,7 @@ from metarl.adaptation.loss_function import Outputs
 from metarl.errors import ShapeError
 from metarl.models.base import Adaptable, Params, Statistics, task_params
 from metarl.tasks.base import Examples
+from metarl.tasks.batches import join_inputs
 from metarl.trees import map_tensors
 
 
@@ -124,7 +125,7 @@ def _column(mask: Tensor | None, j: int) -> Tensor | None:
 
 def _joined(adapted: Adapted, query: Examples) -> Examples:
     """Returns the support inputs followed by one query, with weight 1; targets are not read."""
-    inputs = torch.cat((adapted.support, query.inputs), dim=1)
+    inputs = join_inputs(adapted.support, query.inputs)
     weights, mask = adapted.weights, adapted.mask
     if weights is not None:
         weights = torch.cat((weights, weights.new_ones(len(weights), 1)), dim=1)

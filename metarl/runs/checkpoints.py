@@ -304,8 +304,10 @@ def _read(path: Path, device: torch.device) -> Checkpoint:
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{STATE} holds {short_repr(state)} where a dict was expected.")
-    if iteration != meta["iteration"]:
-        raise CheckpointError(f"{META} says iteration {meta['iteration']}, {STATE} {iteration}.")
+    if type(iteration) is not int or iteration != meta["iteration"]:
+        raise CheckpointError(
+            f"{META} says iteration {meta['iteration']}, {STATE} {short_repr(iteration)}."
+        )
     on_device = {name: t.to(device) for name, t in tensors.items()}
     return Checkpoint(iteration, on_device, state, path)
 

@@ -55,13 +55,14 @@ def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
         texts = read_regular(path, MOST_BYTES).split(b"\n") if path.exists() else []
     except OSError as error:
         raise CheckpointError(f"Cannot read {path}: {error}.") from error
-    if texts and not texts[-1].strip():
+    is_cut = bool(texts and texts[-1].strip())  # a crash leaves a line without its end
+    if texts and not is_cut:
         texts.pop()
     for number, text in enumerate(texts):
         try:
             line = parse_json(text)
         except ValueError as error:
-            if number + 1 < len(texts):  # only the last line can have been cut by a crash
+            if number + 1 < len(texts) or not is_cut:
                 raise CheckpointError(
                     f"Line {number + 1} of {path} is not JSON: {error}. Repair or delete it."
                 ) from error

@@ -89,6 +89,20 @@ def checked_examples(
     return examples._replace(targets=targets.long())
 
 
+def join_inputs(support: Tensor, query: Tensor) -> Tensor:
+    """Returns the inputs of both sets, [T, N, *] and [T, M, *], as [T, N + M, *].
+
+    Raises:
+        ShapeError: Their tasks or examples have other shapes.
+    """
+    if support.shape[:1] != query.shape[:1] or support.shape[2:] != query.shape[2:]:
+        raise ShapeError(
+            "Expected support and query inputs of the same tasks, with examples of one shape, got "
+            f"{tuple(support.shape)} and {tuple(query.shape)}."
+        )
+    return torch.cat((support, query), dim=1)
+
+
 def check_inputs(inputs: Tensor, dtype: torch.dtype | None) -> None:
     """Checks the type of inputs; integers are left to the network.
 

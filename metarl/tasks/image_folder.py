@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from metarl.errors import DataError
+from metarl.errors import DataError, short_repr
 from metarl.ranges import Range, check_int
 from metarl.registry import check_choice
 from metarl.tasks.base import Split
@@ -146,9 +146,10 @@ def _key(paths: list[Path], shape: tuple[int, ...]) -> str:
     for path in paths:
         try:
             status = path.stat()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise DataError(
-                f"The image {path} is missing; a split file or folder names it."
+                f"The image {short_repr(str(path), 300)} is missing or cannot be read; a split "
+                "file or folder names it."
             ) from error
         digest.update(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]

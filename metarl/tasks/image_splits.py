@@ -119,11 +119,13 @@ def _check_images(files: ClassFiles, classes: SplitClasses) -> None:
 
 def _identity(path: Path) -> object:
     """Returns what is equal for all names of one file."""
-    with contextlib.suppress(OSError):  # the file may be missing, which another error reports
+    # The file may be missing, or its name impossible, which another error reports.
+    with contextlib.suppress(OSError, ValueError):
         status = path.stat()
         if status.st_ino:  # 0 on file systems without such numbers
             return status.st_dev, status.st_ino
-    return os.path.realpath(path)
+        return os.path.realpath(path)
+    return str(path)
 
 
 def _read_classes(path: Path) -> SplitClasses:
@@ -175,8 +177,17 @@ def _check_inside(name: str, path: Path) -> None:
 
 
 def _images_of(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise DataError(f"The class folder {folder} is missing; a split file names it.")
+    try:
+        is_there = folder.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise DataError(
+            f"Cannot read the class folder {short_repr(str(folder), 300)}, which a split file "
+            f"names: {error.strerror}."
+        ) from error
+    if not is_there:
+        raise DataError(
+            f"The class folder {short_repr(str(folder), 300)} is missing; a split file names it."
+        )
     paths = sorted(
         path
         for path in folder.rglob("*")

@@ -129,7 +129,7 @@ class ImagePool:
     def __post_init__(self) -> None:
         """Checks the shapes and computes the offsets."""
         images = self.images.unsqueeze(1) if self.images.dim() == 3 else self.images
-        if images.dim() != 4 or images.dtype != torch.uint8:
+        if images.dim() != 4 or images.dtype != torch.uint8 or 0 in images.shape[1:]:
             raise ShapeError(
                 f"Expected uint8 images [M, C, H, W] or [M, H, W], got {images.dtype} "
                 f"{tuple(self.images.shape)}. `FewShotData` takes examples of any shape and type."

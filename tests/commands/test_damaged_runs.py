@@ -155,6 +155,17 @@ def test_results(damage, copied):
         read_curves(run)
 
 
+def test_only_a_line_without_its_end_is_one_that_a_crash_cut(copied):
+    run = copied("sine")
+    path = run / "eval.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:-20])
+    assert len(read_curves(run)) == 2 * whole.count(b"\n") - 1
+    path.write_bytes(whole + whole[:-20] + b"\n")
+    with pytest.raises(CheckpointError, match=r"Line \d+ of .*eval\.jsonl is not JSON"):
+        read_curves(run)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -224,8 +235,12 @@ def test_code_in_a_state_is_not_run(copied, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "state", [[1], {"iteration": 2}, {"iteration": 2, "state": 3}, {"iteration": "2", "state": {}}]
-)
+    "state",
+    [
+        [1], {"iteration": 2}, {"iteration": 2, "state": 3}, {"iteration": "2", "state": {}},
+        {"iteration": torch.zeros(3), "state": {}}, {"iteration": 2.0, "state": {}},
+    ],
+)  # fmt: skip
 def test_states_of_another_form(state, copied):
     run = copied("sine")
     forge(run, state)

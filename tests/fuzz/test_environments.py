@@ -193,7 +193,7 @@ def check_episode(case):
         if place == "observed" and number >= when and not over.any():
             assert isinstance(observed, spaces.Box) or value in observed
             assert np.asarray(value).dtype.kind in "biuf"
-            shown = np.ravel(spaces.flatten(observed, value)).astype(np.float32)
+            shown = np.asarray(spaces.flatten(observed, value), np.float32).ravel()
             torch.testing.assert_close(observation, torch.as_tensor(shown).expand(2, -1))
         if number == 0:
             continue
@@ -211,7 +211,7 @@ def check_episode(case):
             assert terminated.tolist() == [bool(value)] * 2
         elif place != "ends":
             assert not terminated.any()
-        over = over | terminated | truncated
+        over = torch.stack((over, terminated, truncated)).any(0)
 
 
 @pytest.mark.parametrize("inputs", [100, pytest.param(4000, marks=pytest.mark.slow)])

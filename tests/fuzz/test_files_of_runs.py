@@ -206,7 +206,9 @@ def check_contains(settings, content):
 def check_lines(run):
     lines = read_curves(run)
     path = run / "eval.jsonl"
-    texts = path.read_bytes().decode("utf-8-sig").split("\n") if path.exists() else []
+    data = path.read_bytes() if path.exists() else b""
+    texts = data.decode("utf-8-sig", "replace").split("\n")
+    assert len(lines) == data.count(b"\n") or not data.endswith(b"\n")
     assert lines == [json.loads(t) for t in texts[: len(lines)]]
     assert all(isinstance(line["iteration"], int) for line in lines)
     kept = cut_after(run, 1)
@@ -234,7 +236,7 @@ def check_good(run):
     assert all(bool(w.isfinite().all()) for w in weights.values())
 
 
-@pytest.mark.parametrize("inputs", [120, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [120, pytest.param(1000, marks=pytest.mark.slow)])
 def test_files_of_random_contents_are_read(inputs, outcomes, runs, tmp_path):
     def check(case):
         name, files = case
@@ -285,7 +287,7 @@ def is_small(files):
     )
 
 
-@pytest.mark.parametrize("inputs", [6, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [6, pytest.param(60, marks=pytest.mark.slow)])
 def test_commands_on_runs_of_random_contents(inputs, outcomes, runs, metarl, tmp_path):
     tables = {}
     for name, run in runs.items():

@@ -65,16 +65,18 @@ def images(draw):
     data = io.BytesIO()
     try:
         image.save(data, kind, **options)
-    except (OSError, ValueError, KeyError, SystemError, TypeError):  # Pillow cannot write it
+    except Exception:  # Pillow cannot write it
         return b"", None
     plain = (
         mode in ("L", "RGB", "CMYK", "RGBA", "LA", "I;16", "YCbCr")
         and "transparency" not in options
     )
+    if kind == "GIF" and mode not in ("L", "RGB"):  # Pillow writes other levels
+        plain = False
     return data.getvalue(), level if kind in EXACT and plain else None
 
 
-@pytest.mark.parametrize("inputs", [300, pytest.param(6000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [300, pytest.param(3000, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::Warning")
 def test_random_images(inputs, outcomes):
     def check(case):
@@ -202,7 +204,7 @@ def levels_of(tasks, root):
     return levels
 
 
-@pytest.mark.parametrize("inputs", [120, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [120, pytest.param(1000, marks=pytest.mark.slow)])
 def test_random_folders_and_arguments(inputs, outcomes, folder, fresh_cache):
     @st.composite
     def cases(draw):
@@ -274,7 +276,7 @@ def pools(draw):
     )
 
 
-@pytest.mark.parametrize("inputs", [200, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [200, pytest.param(3000, marks=pytest.mark.slow)])
 def test_random_pools(inputs, outcomes):
     def check(case):
         images, counts, names, splits, settings = case

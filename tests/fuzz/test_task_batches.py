@@ -216,7 +216,7 @@ def check_batch(name, problem, tasks):
                 torch.testing.assert_close(found, expected, equal_nan=True, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("inputs", [60, pytest.param(1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [60, pytest.param(600, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:.*sparse:UserWarning")
 def test_random_batches(inputs, outcomes):
     def check(case):

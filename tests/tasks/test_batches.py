@@ -10,6 +10,7 @@ from metarl.tasks.batches import (
     check_labels,
     checked_examples,
     checked_tasks,
+    join_inputs,
     label_range,
     parameter_type,
 )
@@ -89,6 +90,15 @@ def test_sets_of_other_tasks_or_targets_are_refused():
             checked_tasks(TaskBatch(given, other), FLOAT)
         with pytest.raises(ShapeError, match="support and query sets of the same tasks"):
             checked_tasks(TaskBatch(other, given), FLOAT)
+
+
+def test_inputs_of_both_sets_are_joined():
+    support, query = torch.zeros(2, 3, 1, 4), torch.ones(2, 1, 1, 4)
+    joined = join_inputs(support, query)
+    assert torch.equal(joined[:, :3], support) and torch.equal(joined[:, 3:], query)
+    for other in (query[:1], query[..., :3], query[:, :, 0]):
+        with pytest.raises(ShapeError, match=r"examples of one shape, got \(2, 3, 1, 4\) and "):
+            join_inputs(support, other)
 
 
 def test_the_type_is_that_of_the_parameters(generator):

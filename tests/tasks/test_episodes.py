@@ -284,6 +284,7 @@ def test_rotations_need_square_images():
         (torch.zeros(4, 9, dtype=torch.uint8), [2, 2], ("a", "b")),
         (torch.zeros(4, 3, 3, dtype=torch.uint8), [2, 1], ("a", "b")),
         (torch.zeros(4, 3, 3, dtype=torch.uint8), [2, 2], ("a",)),
+        (torch.zeros(4, 0, 3, 3, dtype=torch.uint8), [2, 2], ("a", "b")),
     ],
 )
 def test_a_pool_that_does_not_fit_itself(images, counts, names):

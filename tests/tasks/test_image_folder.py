@@ -125,8 +125,10 @@ def test_missing_folder_and_split_files(tmp_path, folders, mini_imagenet):
         ('{"train": "ant"}', "Expected .*train"),
         ('{"trian": ["ant"]}', "Did you mean 'train'"),
         ("{}", "name no class"),
-        ('{"train": ["yak"]}', "class folder .*yak is missing"),
+        ('{"train": ["yak"]}', "class folder .*yak' is missing"),
         ('{"train": ["empty"]}', "empty has no images"),
+        (f'{{"train": ["{"x" * 300}"]}}', "Cannot read the class folder .*File name too long"),
+        ('{"train": ["a\\u0000b"]}', "class folder .* is missing"),
     ],
 )
 def test_bad_split_files(folders, content, message):
@@ -140,6 +142,14 @@ def test_a_csv_without_its_columns(mini_imagenet):
     (mini_imagenet / "test.csv").write_text("file,label\na.png,fox\n")
     with pytest.raises(DataError, match=r"columns filename,label in the split file .*test\.csv"):
         ImageFolder(mini_imagenet)
+
+
+def test_image_names_that_cannot_be(mini_imagenet, fresh_cache):
+    rows = (mini_imagenet / "test.csv").read_text()
+    for name in ("x" * 300, "a\0b"):
+        (mini_imagenet / "test.csv").write_text(f"{rows}{name}.png,fox\n")
+        with pytest.raises(DataError, match="missing or cannot be read; a split file"):
+            few_shot(mini_imagenet)
 
 
 def test_a_class_in_two_splits(folders, mini_imagenet):
@@ -157,7 +167,7 @@ def test_an_image_that_cannot_be_read_is_named(folders, mini_imagenet, fresh_cac
     with pytest.raises(DataError, match=r"Cannot read the image .*cat/1\.png"):
         few_shot(folders)
     (mini_imagenet / "images" / "dog00000001.png").unlink()
-    with pytest.raises(DataError, match=r"dog00000001\.png is missing"):
+    with pytest.raises(DataError, match=r"dog00000001\.png' is missing"):
         few_shot(mini_imagenet)
     assert not list(fresh_cache.iterdir())  # nothing half done
 

@@ -159,7 +159,8 @@ def test_a_folder_that_vanishes_is_reported(tmp_path):
 
 
 @pytest.mark.parametrize("rate", [1e308, 1e38])
-def test_weights_that_are_not_finite_are_not_saved(tmp_path, rate):
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, rate, monkeypatch):
+    monkeypatch.setattr("metarl.ranges.LARGEST_NUMBER", float("inf"))  # it refuses such rates
     run = loop("maml", tmp_path, 9, optimizer="sgd", outer_lr=rate, every=1)
     with pytest.raises(NonFiniteError, match=r"last good checkpoint is .*step_0\d+"):
         run.run()

@@ -17,7 +17,13 @@ from metarl.learners.images.layers import Moments, absorb_moments, moments_by_na
 from metarl.learners.memory.sequences import SequenceNetwork
 from metarl.learners.padding import refuse_mask, refuse_padding
 from metarl.tasks.base import Examples, TaskBatch
-from metarl.tasks.batches import check_inputs, checked_examples, checked_tasks, parameter_type
+from metarl.tasks.batches import (
+    check_inputs,
+    checked_examples,
+    checked_tasks,
+    join_inputs,
+    parameter_type,
+)
 from metarl.tasks.losses import accuracy, cross_entropy
 from metarl.trees import map_tensors
 
@@ -91,7 +97,7 @@ class EpisodeReader(SupervisedLearner):
         support, query = inputs.tasks.support, inputs.tasks.query
         moments = Moments()
         count = support.targets.shape[1]
-        images = torch.cat((support.inputs, query.inputs), dim=1)
+        images = join_inputs(support.inputs, query.inputs)
         features = self.embedding(images, moments)
         labels = memberships(support, self.way)
         support_outputs, memory = self._read_support(features[:, :count], labels, inputs.order)

@@ -18,7 +18,7 @@ from metarl.learners.metric.comparisons import NearestNeighbour, Reference
 from metarl.learners.metric.metric_learner import MetricLearner
 from metarl.learners.padding import joined_mask, joined_weights, mask_option
 from metarl.tasks.base import Examples, TaskBatch
-from metarl.tasks.batches import checked_tasks, label_range, parameter_type
+from metarl.tasks.batches import checked_tasks, join_inputs, label_range, parameter_type
 from metarl.tasks.losses import accuracy, cross_entropy
 
 LABELS = "labels"
@@ -100,7 +100,7 @@ class FeatureClassifier(SupervisedLearner):
         """Computes the cross-entropy of all images of each task."""
         weights = joined_weights(inputs.tasks)
         moments = Moments(weights)
-        images = torch.cat((inputs.tasks.support.inputs, inputs.tasks.query.inputs), 1)
+        images = join_inputs(inputs.tasks.support.inputs, inputs.tasks.query.inputs)
         options = mask_option(self.neighbours.embedding, joined_mask(inputs.tasks))
         outputs = self.head(self.neighbours.embedding(images, moments, **options))
         metrics = {"train/accuracy": accuracy(outputs.detach(), inputs.labels, weights)}

@@ -18,7 +18,13 @@ from metarl.learners.images.layers import Moments, absorb_moments, moments_by_na
 from metarl.learners.metric.comparisons import Comparison, Reference
 from metarl.learners.padding import joined_mask, joined_weights, mask_option
 from metarl.tasks.base import Examples, TaskBatch
-from metarl.tasks.batches import check_inputs, checked_examples, checked_tasks, parameter_type
+from metarl.tasks.batches import (
+    check_inputs,
+    checked_examples,
+    checked_tasks,
+    join_inputs,
+    parameter_type,
+)
 from metarl.tasks.metrics import MetricFunction
 
 IMAGES_AT_ONCE = 200
@@ -104,7 +110,7 @@ class MetricLearner(SupervisedLearner):
         support, query = inputs.tasks.support, inputs.tasks.query
         moments = Moments(joined_weights(inputs.tasks))
         count = support.targets.shape[1]
-        images = torch.cat((support.inputs, query.inputs), dim=1)
+        images = join_inputs(support.inputs, query.inputs)
         noise = {} if inputs.noise is None else {"noise": inputs.noise}
         features = self._embed(images, moments, joined_mask(inputs.tasks), **noise)
         members = memberships(support, inputs.way)
