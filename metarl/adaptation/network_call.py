@@ -65,6 +65,8 @@ class NetworkCall:
         self, params: Params, examples: Examples, statistics: Statistics | None
     ) -> Outputs:
         """Returns the outputs for examples; see `__call__`."""
+        if examples.weights is None and examples.mask is None:
+            return self.network(params, examples.inputs, statistics)
         return self(params, examples.inputs, statistics, examples.weights, examples.mask)
 
     @torch.no_grad()
