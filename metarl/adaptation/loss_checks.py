@@ -69,7 +69,7 @@ def check_tasks_apart(
     The first task is computed alone and next to a changed copy of the last one.
 
     Raises:
-        SettingsError: It does change.
+        SettingsError: It does change, or it is another one at each call.
     """
     given = (outputs, examples, values)
     last = len(examples.targets) - 1
@@ -80,8 +80,14 @@ def check_tasks_apart(
         return torch.cat((a, changed * SHRINK if changed.is_floating_point() else changed))
 
     with torch.no_grad():
-        alone = _called(function, *first)
+        alone, again = (_called(function, *first) for _ in range(2))
         beside = _called(function, *map_tensors(joined, first, other))
+    if not torch.allclose(alone, again, rtol=1e-4, atol=1e-6, equal_nan=True):
+        raise SettingsError(
+            f"`{function.argument}` draws random numbers: two calls with the same outputs gave "
+            f"{alone[0].item():.6g} and {again[0].item():.6g}. A run could not be repeated; put "
+            "what is random into the tasks, which sample from a generator."
+        )
     if not torch.allclose(alone[0], beside[0], rtol=1e-4, atol=1e-6, equal_nan=True):
         raise SettingsError(
             f"`{function.argument}` mixes tasks: the value of a task changed from "

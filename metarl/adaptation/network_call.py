@@ -72,6 +72,8 @@ class NetworkCall:
         **noise: Tensor,
     ) -> Outputs:
         """Returns the outputs for examples; see `__call__`."""
+        if examples.weights is None and examples.mask is None:
+            return self.network(params, examples.inputs, statistics, **noise)
         return self(params, examples.inputs, statistics, examples.weights, examples.mask, **noise)
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from metarl.adaptation.learner import SupervisedLearner
+from metarl.errors import SettingsError
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve, warn_if_nan
 from metarl.evaluation.lake import LakeRuns, check_uncontaminated
 from metarl.evaluation.statistics import Summary
@@ -77,9 +78,15 @@ def lake_errors(
 
     Raises:
         ContaminationError: The learner was trained on an evaluation alphabet.
+        SettingsError: The learner has another metric than the accuracy.
     """
     check_uncontaminated(alphabets_seen)
     tasks = runs.to(device).tasks()
+    if learner.metric(tasks) != "accuracy":
+        raise SettingsError(
+            f"Errors on Lake's runs are 1 - accuracy, and the metric is {learner.metric(tasks)}; "
+            'leave out the runs, or use metric="accuracy".'
+        )
     errors = {}
     for name in _predictions(learner):
         generator = torch.Generator(device).manual_seed(TEST_SEED)
@@ -92,9 +99,12 @@ def lake_errors(
 
 
 def few_shot_table(
-    summaries: Mapping[str, Summary], lake: Mapping[str, float], label: str
+    summaries: Mapping[str, Summary],
+    lake: Mapping[str, float],
+    label: str,
+    metric: str = "accuracy",
 ) -> Table:
-    """Returns a table of accuracies in percent with 95 % intervals.
+    """Returns a table of accuracies in percent, or of another metric, with 95 % intervals.
 
     The intervals cover the choice of the test tasks, drawn from a fixed set of classes. They do not
     cover the choice of these classes or of the training seed; see `statistics.summarise`.
@@ -103,16 +113,20 @@ def few_shot_table(
         summaries: "transductive" and "non-transductive" -> summary of the accuracy.
         lake: The result of `lake_errors`, or an empty mapping.
         label: Title of the table ("maml, 5-way 1-shot").
+        metric: Name of the metric.
     """
+    percent = metric == "accuracy"
+    factor, digits = (100, 1) if percent else (1, 3)
     count = next(iter(summaries.values())).count
     title = f"{label}, {count} test tasks"
     table = Table(title=title, caption="mean [95 % interval]", box=SIMPLE, min_width=72)
     table.add_column("predictions", no_wrap=True)
-    table.add_column("accuracy, %", justify="right", no_wrap=True)
+    table.add_column("accuracy, %" if percent else metric, justify="right", no_wrap=True)
     if lake:
         table.add_column("error on Lake's runs, %", justify="right")
     for name, s in summaries.items():
-        interval = f"{100 * s.mean:.1f}  [{100 * s.mean_low:.1f}, {100 * s.mean_high:.1f}]"
+        mean, low, high = (f"{factor * v:.{digits}f}" for v in (s.mean, s.mean_low, s.mean_high))
+        interval = f"{mean}  [{low}, {high}]"
         table.add_row(name, interval, *([f"{lake[name]:.1f}"] if lake else []))
     return table
 

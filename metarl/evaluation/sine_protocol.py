@@ -84,15 +84,19 @@ def sine_curves(
     return curves
 
 
-def sine_table(curves: Mapping[int, Sequence[Summary]], published: Mapping[int, float]) -> Table:
-    """Returns a table of the mean squared errors with 95 % confidence intervals.
+def sine_table(
+    curves: Mapping[int, Sequence[Summary]], published: Mapping[int, float], metric: str = "mse"
+) -> Table:
+    """Returns a table of the metric, by default mean squared errors, with 95 % intervals.
 
     Args:
         curves: K -> one summary per number of steps.
-        published: Steps -> published value at K = 5.
+        published: Steps -> published mean squared error at K = 5.
+        metric: Name of the metric.
     """
     count = next(iter(curves.values()))[0].count
-    title = f"Mean squared error on {count} test tasks, mean [95 % interval]"
+    name = "Mean squared error" if metric == "mse" else metric
+    title = f"{name} on {count} test tasks, mean [95 % interval]"
     table = Table(title=title, box=SIMPLE, caption="paper: Finn et al. 2017, K=5")
     for name in ("steps", *(f"K={shots}" for shots in curves), "paper"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -48,11 +48,13 @@ def few_shot_report(
         lake_runs: Lake's one-shot runs.
 
     Returns:
-        The table of accuracies.
+        The table of the learner's metric, by default the accuracy.
     """
     counts = {"num_tasks": num_tasks, "steps": steps}
-    accuracies, lake = few_shot_results(loop, learner, test, lake_runs=lake_runs, **counts)
-    return few_shot_table(accuracies, lake, f"{label}, {test.way}-way {test.shots}-shot")
+    results, lake = few_shot_results(loop, learner, test, lake_runs=lake_runs, **counts)
+    generator = torch.Generator(loop.device).manual_seed(TEST_SEED)
+    metric = learner.metric(test.to(loop.device).sample(1, generator))
+    return few_shot_table(results, lake, f"{label}, {test.way}-way {test.shots}-shot", metric)
 
 
 def few_shot_results(

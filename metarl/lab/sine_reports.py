@@ -26,23 +26,24 @@ def sine_report(
         num_tasks: Test tasks.
 
     Returns:
-        The table of mean squared errors.
+        The table of the learner's metric, by default the mean squared error.
     """
     from metarl.plots.figures import adaptation_figure, save_figure, sine_figure
 
-    curves = {}
+    curves, metric = {}, "mse"
     for shots, curve in sine_curves(learner, num_tasks=num_tasks, device=loop.device).items():
         prefix = f"eval_test_{shots}_shot"
         curves[shots] = loop.logger.curve(curve, loop.iteration, prefix, {"shots": shots})
-    published = PUBLISHED.get(algorithm, {})
+        metric = curve.metric
+    published = PUBLISHED.get(algorithm, {}) if metric == "mse" else {}
     labelled = {f"{algorithm}, K={shots}": summaries for shots, summaries in curves.items()}
     points = {f"{algorithm}, K=5": published} if published else None
-    figure = adaptation_figure(labelled, "mse", published=points)
+    figure = adaptation_figure(labelled, metric, published=points)
     save_figure(figure, loop.folder / "adaptation.png")
     panels = sine_panels(learner, device=loop.device)
     save_figure(sine_figure(panels), loop.folder / "fits.png")
     loop.logger.close()
-    return sine_table(curves, published)
+    return sine_table(curves, published, metric)
 
 
 def show_sine(

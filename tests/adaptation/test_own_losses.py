@@ -336,13 +336,16 @@ BAD = {
     "an error of its own": (lambda o, t: o @ t, ShapeError, r"raises RuntimeError for outputs \["),
     "targets of all tasks": (mixed_by_targets, SettingsError, "`loss` mixes tasks"),
     "outputs of all tasks": (mixed_by_outputs, SettingsError, "`loss` mixes tasks"),
+    "random numbers": (
+        lambda o, t: (o - t).square() + torch.rand(()), SettingsError, "draws random numbers"
+    ),
     "no gradient": (blind, SettingsError, "has no gradient"),
     "NaN": (lambda o, t: (o - 100).log(), NonFiniteError, "is nan for task 0 before training"),
     "another argument": (lambda o, t, scale: o, SettingsError, "an argument `scale`"),
     "no targets": (lambda o: o, SettingsError, "take outputs and targets"),
     "inputs second": (lambda o, inputs: o, SettingsError, "take outputs and targets"),
     "no function": (3, SettingsError, "to be a function of outputs and targets, got int"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD)

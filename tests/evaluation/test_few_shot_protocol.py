@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from metarl.errors import ContaminationError
+from metarl.adaptation import GradientLearner
+from metarl.errors import ContaminationError, SettingsError
 from metarl.evaluation.few_shot_protocol import few_shot_curves, few_shot_table, lake_errors
 from metarl.evaluation.lake import LakeRuns
 from metarl.evaluation.statistics import summarise
@@ -58,3 +59,16 @@ def test_runs_on_which_a_learner_diverges_are_named(learner, runs):
     with pytest.warns(RuntimeWarning, match=r"accuracy of run 1 is NaN \(1 of 2"):
         errors = lake_errors(learner, runs, ["Latin"], steps=1)
     assert all(error != error for error in errors.values())  # NaN
+
+
+def test_the_table_names_another_metric():
+    summary = summarise(torch.full((10,), 0.5), torch.Generator())
+    table = few_shot_table({"non-transductive": summary}, {}, "5-way 1-shot", "f1")
+    assert table.columns[1].header == "f1"
+    assert list(table.columns[1].cells) == ["0.500  [0.500, 0.500]"]
+
+
+def test_errors_on_lakes_runs_are_those_of_the_accuracy(learner, runs):
+    other = GradientLearner(learner.adaptation, metric="f1")
+    with pytest.raises(SettingsError, match="1 - accuracy, and the metric is f1"):
+        lake_errors(other, runs, ["Latin"], steps=1)

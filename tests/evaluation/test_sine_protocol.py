@@ -146,3 +146,7 @@ def test_panels_can_be_drawn_and_are_the_same_each_time(learner):
     first, again = (sine_panels(learner, steps=(0, 1), num_tasks=2) for _ in range(2))
     np.testing.assert_array_equal(first[1].predictions[1], again[1].predictions[1])
     assert len(sine_figure(first).axes) == 2
+
+
+def test_the_table_names_another_metric(summaries):
+    assert sine_table(summaries, {}, "mae").title.startswith("mae on 20 test tasks")

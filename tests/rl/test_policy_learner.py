@@ -194,6 +194,8 @@ def test_reptile_moves_towards_the_adapted_policies():
 
 
 def test_what_does_not_suit_policies_is_refused():
+    with pytest.raises(SettingsError, match="`metric` belongs to supervised tasks"):
+        make(MAML, 0.1, metric="mae")
     with pytest.raises(SettingsError, match="batch_size"):
         make(Reptile, 0.01, 2)
     with pytest.raises(SettingsError, match="unroll"):
