@@ -23,6 +23,7 @@ from metarl.sb3.ppo import PPOAlgorithm
 from metarl.sb3.vec_env import SB3VecEnv
 from metarl.sim import GymTasks, Uniform, make_vec
 from metarl.sim.spaces import action_leaves
+from metarl.training.compilation import CompiledGradient
 from metarl.training.meta_step import GradientUpdateSettings
 from metarl.training.proximal import ProximalSettings
 from metarl.training.settings import TrainingSettings
@@ -172,6 +173,21 @@ def test_mixed_spaces_learn_with_every_update(update):
     }  # fmt: skip
     if update == "trpo":
         assert 0 < result.metrics["meta/kl"].mean() <= 0.01
+
+
+def test_a_captured_meta_gradient_carries_the_moments_too():
+    learner = learner_of(MIXED)
+    generator = torch.Generator().manual_seed(0)
+    inputs = learner.collect(MIXED.sample(2, generator), generator, 0)
+    params = list(learner.parameters())
+    captured = CompiledGradient(learner, params, lambda graph, _: graph)
+    gradients, result = captured(inputs, 2)
+    expected = learner(inputs)
+    torch.testing.assert_close(result.losses, expected.losses.detach())
+    own = torch.autograd.grad(expected.losses.sum() / 2, params)
+    torch.testing.assert_close(gradients, list(own))
+    moments = result.carry["moments"]["observations"]
+    torch.testing.assert_close(moments, inputs.moments["observations"], rtol=0, atol=0)
 
 
 def test_rl2_learns_in_own_units_with_mixed_spaces():
