@@ -28,6 +28,19 @@ def resolve_device(name: str | torch.device) -> torch.device:
     return device if device.index is not None else torch.device("cuda", _current_index())
 
 
+def seeded_generator(device: str | torch.device, seed: int) -> torch.Generator:
+    """Returns a generator with a seed on a device.
+
+    Args:
+        device: See `resolve_device`.
+        seed: The seed.
+
+    Raises:
+        SettingsError: If this machine has no such device.
+    """
+    return torch.Generator(resolve_device(device)).manual_seed(seed)
+
+
 def _current_index() -> int:
     return torch.cuda.current_device() if torch.cuda.is_initialized() else 0
 

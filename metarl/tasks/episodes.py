@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from metarl.devices import resolve_device
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.ranges import ANY_INT, check_int
 from metarl.registry import check_choice
@@ -75,8 +76,13 @@ class ImagePool:
         object.__setattr__(self, "offsets", self.counts.cumsum(0) - self.counts)
 
     def to(self, device: torch.device | str) -> ImagePool:
-        """Returns the pool on `device`; `self` if it is already there."""
-        if self.images.device == torch.device(device):
+        """Returns the pool on `device`; `self` if it is already there.
+
+        Args:
+            device: See `metarl.devices.resolve_device`.
+        """
+        device = resolve_device(device)
+        if self.images.device == device:
             return self
         return ImagePool(self.images.to(device), self.counts.to(device), self.names)
 
@@ -139,7 +145,8 @@ class FewShot:
         return replace(self, part=check_split(name))
 
     def to(self, device: torch.device | str) -> FewShot:
-        """Returns the same distribution with its images on `device`."""
+        """Returns the same distribution with its images on `device`; see `ImagePool.to`."""
+        device = resolve_device(device)
         splits = {name: classes.to(device) for name, classes in self.splits.items()}
         return replace(self, pool=self.pool.to(device), splits=splits)
 
