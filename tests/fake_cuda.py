@@ -41,7 +41,7 @@ class FakeCuda(TorchFunctionMode):
         if func is torch.device:
             return func(*args, **kwargs)
         seen = len(self.devices)
-        args = tuple(self.on_cpu(a) for a in args)
+        args: tuple = tuple(self.on_cpu(a) for a in args)
         kwargs = {name: self.on_cpu(a) for name, a in kwargs.items()}
         if kwargs.get("non_blocking"):
             self.non_blocking.append(getattr(func, "__name__", str(func)))

@@ -11,6 +11,7 @@ from torch import Tensor
 from metarl.adaptation.adaptation import Adaptation, Frozen
 from metarl.adaptation.inner_loop import Step, detach_adapted, inner_loop
 from metarl.adaptation.learner import MetaLoss
+from metarl.chunks import FittingChunks
 from metarl.errors import SettingsError
 from metarl.models.base import Params, task_params
 from metarl.rl.control_learner import ControlLearner, nan_where_undefined
@@ -84,6 +85,7 @@ class PolicyLearner(ControlLearner):
         self.settings = settings or PolicyGradientSettings()
         self.task_chunk_size = task_chunk_size
         self.worlds = Worlds(family, observe_task)
+        self._fitting = FittingChunks("rollouts")
 
     # Training
 
@@ -95,11 +97,15 @@ class PolicyLearner(ControlLearner):
         weights = self.adaptation.objective.weights(iteration, steps)
         start = self._fresh(tasks.num_tasks, generator)
         noises = self._noises(tasks.num_tasks, steps + 1, generator)
-        parts = [
-            tuple(e for _, e in self._collect_path(*part))
-            for part in cut_tasks((tasks, noises, start), self.task_chunk_size)
-        ]
-        experience = concatenate_tasks(parts) if len(parts) > 1 else parts[0]
+
+        def gather(size: int | None) -> tuple[Experience, ...]:
+            parts = [
+                tuple(e for _, e in self._collect_path(*part))
+                for part in cut_tasks((tasks, noises, start), size)
+            ]
+            return concatenate_tasks(parts) if len(parts) > 1 else parts[0]
+
+        experience = self._fitting(gather, self.task_chunk_size, tasks.num_tasks)
         row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
         query_steps = tuple(k for k, w in enumerate(weights) if w != 0)
         credit = _credit(experience[-1].rollouts, self.settings.normalize_advantages)

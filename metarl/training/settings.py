@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
+
 from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, THREADS, check_fields
 
 Optimizer = Literal["adam", "sgd"]
@@ -23,8 +25,11 @@ class TrainingSettings:
     meta_batch_size: int = 25
     """Tasks per meta-iteration."""
     task_chunk_size: int | None = None
-    """Tasks computed at once; fewer need less memory. None: all, or as many as suit the learner
-    and the workers."""
+    """Tasks computed at once; fewer need less memory. None: all, or as many as suit the device,
+    the learner and the workers."""
+    cpu_chunk_size: int | None = None
+    """Tasks computed at once on a CPU where `task_chunk_size` is None: few tasks stay in its
+    caches, while a GPU is fastest with all at once."""
     workers: int = 1
     """Chunks computed in parallel, each on one CPU thread. Suits convolutional networks."""
     optimizer: Optimizer = "adam"
@@ -68,8 +73,15 @@ class TrainingSettings:
         check_fields(
             self,
             iterations=NOT_NEGATIVE, meta_batch_size=COUNT, task_chunk_size=COUNT,
+            cpu_chunk_size=COUNT,
             workers=THREADS, threads=THREADS, outer_lr=POSITIVE, final_lr=NOT_NEGATIVE,
             max_grad_norm=POSITIVE, seed=SEED, log_every=COUNT, eval_every=NOT_NEGATIVE,
             eval_tasks=COUNT, eval_steps=NOT_NEGATIVE, checkpoint_every=COUNT,
             keep_checkpoints=COUNT,
         )  # fmt: skip
+
+    def chunk_size(self, device: torch.device) -> int | None:
+        """Returns the tasks computed at once on a device; None: as many as suit the learner."""
+        if self.task_chunk_size is None and device.type == "cpu":
+            return self.cpu_chunk_size
+        return self.task_chunk_size

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarl.chunks import FittingChunks
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.trials.play import Agent, Trials, draw_trial_noise, play
 from metarl.rl.worlds import Worlds, check_policy_type
@@ -41,6 +42,7 @@ class TrialLearner(ControlLearner):
         self.family = family
         self.trials = trials
         self.task_chunk_size = task_chunk_size
+        self._fitting = FittingChunks("trials")
         self.worlds = Worlds(family, observe_task)
 
     @property
@@ -58,11 +60,15 @@ class TrialLearner(ControlLearner):
         check_policy_type(parameter_type(self))
         counts = (tasks.num_tasks, self.trials, episodes)
         noise = draw_trial_noise(self.agent, self.family, *counts, generator)
-        parts = [
-            play(self.worlds.get(draws), self.agent, chunk.values, draws)
-            for chunk, draws in cut_tasks((tasks, noise), self.task_chunk_size)
-        ]
-        return parts[0] if len(parts) == 1 else concatenate_tasks(parts)
+
+        def play_all(size: int | None) -> Trials:
+            parts = [
+                play(self.worlds.get(draws), self.agent, chunk.values, draws)
+                for chunk, draws in cut_tasks((tasks, noise), size)
+            ]
+            return parts[0] if len(parts) == 1 else concatenate_tasks(parts)
+
+        return self._fitting(play_all, self.task_chunk_size, tasks.num_tasks)
 
     def returns(
         self,
