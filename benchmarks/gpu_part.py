@@ -1,0 +1,67 @@
+"""One part of `gpu_report`, in a process that may fail or be ended: writes its rows one by one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from metarl.devices import resolve_device, set_threads
+
+CURVES_SHARE = 0.75
+"""Share of a training's time that is for training; the rest is for starting and for the curves."""
+
+
+@dataclass(frozen=True)
+class PartSettings:
+    """Settings of a part."""
+
+    kind: Annotated[Literal["speed", "train", "train-long"], tyro.conf.Positional]
+    """What it does."""
+    name: tyro.conf.Positional[str]
+    """Name of the function in `gpu_speed`, or of the training."""
+    device: str = "auto"
+    """See `metarl.devices.resolve_device`."""
+    rows: Path = Path("rows.jsonl")
+    """File to which rows are added."""
+    runs: Path = Path("runs")
+    """Folder of the run of a training."""
+    seconds: float = 60.0
+    """Seconds until the part is ended."""
+    small: bool = False
+    """Whether little is measured, to test the program."""
+    compiled: bool = False
+    """Whether meta-iterations are compiled."""
+
+
+def main(settings: PartSettings) -> None:
+    """Runs the part."""
+    with settings.rows.open("a") as file:
+        for row in _rows(settings):
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+
+
+def _rows(settings: PartSettings) -> Iterator[dict[str, Any]]:
+    device = resolve_device(settings.device)
+    if settings.kind == "speed":
+        from benchmarks import gpu_speed
+
+        set_threads(1)
+        sizes = gpu_speed.SMALL if settings.small else gpu_speed.Sizes()
+        options = {"compiled": True} if settings.compiled else {}
+        yield from getattr(gpu_speed, settings.name)(device, sizes, **options)
+        return
+    from benchmarks.gpu_training import SHORT, long_trainings, train
+
+    training = (SHORT if settings.kind == "train" else long_trainings())[settings.name]
+    seconds = CURVES_SHARE * settings.seconds
+    yield from train(training, settings.runs, str(device), seconds, settings.small)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(PartSettings))
