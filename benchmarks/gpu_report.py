@@ -202,7 +202,7 @@ def _command(part: Part, report: Report, rows_file: Path, seconds: float) -> lis
         marker = "not slow and not gpu" if report.small else "gpu"
         return [
             sys.executable, "-m", "pytest", "-vv", "--tb=line", "-m", marker,
-            "-p", "no:cacheprovider", *part.command,
+            "--continue-on-collection-errors", "-p", "no:cacheprovider", *part.command,
         ]  # fmt: skip
     runs = report.out.resolve() / "runs" / _folder(part.name.removeprefix("train "))
     return [

@@ -127,7 +127,7 @@ def test_a_trust_region_moves_the_same_in_halves(memory, capsys):
         learner = policy_learner()
         tasks = learner.family.sample(4, torch.Generator().manual_seed(1))
         inputs = learner.collect(tasks, torch.Generator().manual_seed(2), 0)
-        update = TrustRegionSettings().build(learner, TrainingSettings())
+        update = TrustRegionSettings(damping=0.1).build(learner, TrainingSettings())
         seen = memory(
             update, "_chunk_fisher_product", most, lambda _, chunk, total: chunk.tasks.num_tasks
         )

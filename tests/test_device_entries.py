@@ -169,7 +169,8 @@ class Physics:
 
     asked = ()
 
-    def __init__(self, model, worlds, frame_skip, device, fields, **settings):
+    def __init__(self, model, worlds, frame_skip, device, fields, *, deterministic, **settings):
+        self.deterministic = deterministic
         Physics.asked = (*Physics.asked, device)
         self.state = torch.zeros(worlds, model.nq + model.nv + model.nu)
         self.fields = dict.fromkeys(fields)
@@ -199,6 +200,18 @@ def test_warp_gets_devices_with_an_index(device, physics):
         assert warp_engine.runs_on(resolve_device(device))
     wanted = torch.device("cuda", 0 if device == "cuda:0" else 1)
     assert physics.asked == (wanted,) * 5  # `make_vec` asks whether Warp has it
+
+
+@pytest.mark.parametrize(("on", "asked", "expected"), [
+    (False, None, False), (True, None, True), (True, False, False), (False, True, True),
+])  # fmt: skip
+def test_warp_is_as_deterministic_as_torch_unless_it_is_asked(on, asked, expected, physics):
+    torch.use_deterministic_algorithms(on)
+    try:
+        env = WarpVectorEnv(Cart(), 2, device="cpu", deterministic=asked)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert env.physics.deterministic is expected
 
 
 @pytest.mark.parametrize("device", DEVICES)

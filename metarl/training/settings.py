@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
+from metarl.devices import MatmulPrecision
 from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, THREADS, check_fields
 
 Optimizer = Literal["adam", "sgd"]
@@ -19,6 +21,8 @@ class TrainingSettings:
 
     only_at_start: ClassVar[tuple[str, ...]] = ("seed",)
     """Settings that a resumed run takes from its checkpoint."""
+    in_older_runs: ClassVar[Mapping[str, Any]] = {"cpu_chunk_size": None}
+    """Values of settings that runs of older versions have not saved."""
 
     iterations: int = 70_000
     """Meta-iterations to train for; 0 evaluates the learner untrained."""
@@ -46,6 +50,12 @@ class TrainingSettings:
     """Seed of everything random in the run."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
+    deterministic: bool = False
+    """The same seed gives the same run on one GPU, to the bit, also when it is resumed; slower. On
+    the CPU it always does."""
+    matmul_precision: MatmulPrecision = "highest"
+    """Of matrix products and convolutions on a GPU: highest is float32; high is TF32, faster and
+    with errors of 1e-3, in meta-gradients too."""
     threads: int | None = None
     """CPU threads of torch. None: torch's own choice. Small networks are quickest with 1."""
     compile: bool = False
