@@ -120,13 +120,13 @@ def plan(report: Report) -> list[Part]:
             Part("train navigation", ("train", "navigation"), 25),
             Part("train sine", ("train", "sine"), 25),
             Part("robot tests", tests or ROBOT_TESTS, 150, tests=True),
-            Part("train glyphs", ("train", "glyphs"), 30),
+            Part("train glyphs", ("train", "glyphs"), 45),
             Part("train ant direction", ("train", "ant direction"), 120),
             Part("train half cheetah velocity", ("train", "half cheetah velocity"), 90),
             Part("other robots", ("speed", "other_robots"), 180),
-            Part("sine compiled", ("speed", "sine", "--compiled"), 60),
-            Part("omniglot compiled", ("speed", "omniglot", "--compiled"), 90),
-            Part("navigation compiled", ("speed", "navigation", "--compiled"), 120),
+            Part("sine compiled", ("speed", "sine", "--compiled"), 90),
+            Part("omniglot compiled", ("speed", "omniglot", "--compiled"), 120),
+            Part("navigation compiled", ("speed", "navigation", "--compiled"), 180),
         ]
     unknown = set(report.parts) - {part.name for part in parts}
     if unknown:
