@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ import tyro
 
 from metarl.devices import resolve_device, set_threads
 
-CURVES_SHARE = 0.75
-"""Share of a training's time that is for training; the rest is for starting and for the curves."""
+TRAINING_SHARE = 0.8
+"""Share of a training's time after which it ends; the rest is for the curve at the end."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class PartSettings:
     """Folder of the run of a training."""
     seconds: float = 60.0
     """Seconds until the part is ended."""
+    began: float = 0.0
+    """When they began, as `time.time()`; 0 for now."""
     small: bool = False
     """Whether little is measured, to test the program."""
     compiled: bool = False
@@ -59,8 +62,8 @@ def _rows(settings: PartSettings) -> Iterator[dict[str, Any]]:
     from benchmarks.gpu_training import SHORT, long_trainings, train
 
     training = (SHORT if settings.kind == "train" else long_trainings())[settings.name]
-    seconds = CURVES_SHARE * settings.seconds
-    yield from train(training, settings.runs, str(device), seconds, settings.small)
+    until = (settings.began or time.time()) + TRAINING_SHARE * settings.seconds
+    yield from train(training, settings.runs, str(device), until, settings.small)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -46,6 +47,13 @@ LONGEST_TEXT = 1500
 """Characters that are kept of a part's error."""
 
 ROBOT_TESTS = ("tests/sim", "tests/test_all_families.py", "tests/benchmarks")
+OTHER_TESTS = (
+    "tests/test_all_algorithms.py", "tests/test_all_policy_algorithms.py",
+    "tests/test_all_task_distributions.py", "tests/models", "tests/tasks", "tests/training",
+)  # fmt: skip
+_RESULTS = ("passed", "failed", "error", "skipped")
+_RESULT = re.compile("|".join(rf"\b{word.upper()}\b" for word in _RESULTS))
+_TEST = re.compile(r"\S+\.py::\S+")
 SMALL_TESTS = ("tests/test_devices.py",)
 
 
@@ -108,7 +116,8 @@ def plan(report: Report) -> list[Part]:
         parts = [Part(f"train {name}", ("train-long", name), float("inf")) for name in names]
     else:
         tests = SMALL_TESTS if report.small else ()
-        elsewhere = tests or ("tests", *(f"--ignore={path}" for path in ROBOT_TESTS))
+        parallel = ("-n", "6") if importlib.util.find_spec("xdist") else ()
+        elsewhere = tests or (*OTHER_TESTS, *parallel)  # no Warp, whose cache one process fills
         parts = [
             Part("half cheetah", ("speed", "half_cheetah"), 110),
             Part("robot iteration", ("speed", "robot_iteration"), 40),
@@ -208,6 +217,7 @@ def _command(part: Part, report: Report, rows_file: Path, seconds: float) -> lis
     return [
         sys.executable, "-m", "benchmarks.gpu_part", *part.command, "--device", report.device,
         "--rows", str(rows_file), "--runs", str(runs), "--seconds", str(seconds),
+        "--began", str(time.time()),
         *(["--small"] if report.small else []),
     ]  # fmt: skip
 
@@ -242,14 +252,15 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _test_row(log: str) -> dict[str, Any]:
-    """Counts the tests in what `pytest -v` has printed so far."""
-    lines = log.splitlines()
-    counts = {
-        word.lower(): sum(f" {word}" in line and "::" in line.split(" ")[0] for line in lines)
-        for word in ("PASSED", "FAILED", "ERROR", "SKIPPED")
-    }
-    failed = [line.split(" ")[0] for line in lines if " FAILED" in line or " ERROR" in line]
-    return {**counts, "failures": [name for name in failed if "::" in name][:20]}
+    """Counts the tests in what `pytest -vv` has printed so far, on one process or several."""
+    found: dict[str, str] = {}
+    for line in log.splitlines():
+        name, word = _TEST.search(line), _RESULT.search(line)
+        if name and word:
+            found[name[0]] = word[0].lower()
+    counts = {word: list(found.values()).count(word) for word in _RESULTS}
+    failures = [name for name, word in found.items() if word in ("failed", "error")]
+    return {**counts, "failures": failures[:20]}
 
 
 def _folder(name: str) -> str:

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -95,7 +96,7 @@ def long_trainings(seeds: int = 3) -> dict[str, Training]:
 
 
 def train(
-    training: Training, folder: Path, device: str, seconds: float, small: bool = False
+    training: Training, folder: Path, device: str, until: float, small: bool = False
 ) -> Iterator[Row]:
     """Trains for a time, and yields the adaptation curve before and after.
 
@@ -105,7 +106,7 @@ def train(
         training: What is trained.
         folder: Folder of its run.
         device: The device.
-        seconds: The time for training; the curves come on top.
+        until: When training ends, as `time.time()`; a curve comes on top.
         small: Whether it is the program's test: two iterations of little.
     """
     experiment: Experiment[Any] = import_module(
@@ -134,16 +135,28 @@ def train(
         }  # fmt: skip
 
     yield row("resumed" if resume else "untrained")
-    alarm = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
-    alarm.daemon = True
-    alarm.start()
     started = time.perf_counter()
-    result = loop.run()  # a signal ends it after an iteration, and all is saved
-    alarm.cancel()
+    with _stopping(until):
+        result = loop.run()  # a signal ends it after an iteration, and all is saved
     yield row(
         "finished" if result.finished else "stopped in time", minutes=round(result.seconds / 60, 2),
         seconds_now=round(time.perf_counter() - started, 1),
     )  # fmt: skip
+
+
+@contextmanager
+def _stopping(until: float) -> Iterator[None]:
+    """Sends SIGTERM to this process at `until`, or after two seconds if that is over."""
+    delay = max(2.0, until - time.time())
+    alarm = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGTERM))
+    alarm.daemon = True
+    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # while the loop does not handle it
+    alarm.start()
+    try:
+        yield
+    finally:
+        alarm.cancel()
+        signal.signal(signal.SIGTERM, previous)
 
 
 def finished(training: Training, folder: Path) -> bool:

@@ -100,12 +100,14 @@ tests/a.py::test_one PASSED                [ 25%]
 tests/a.py::test_two[cuda] FAILED          [ 50%]
 tests/a.py::test_three SKIPPED (no extra)  [ 75%]
 tests/a.py::test_four
+[gw0] [ 90%] PASSED tests/b.py::test_five
+FAILED tests/a.py::test_two[cuda] - AssertionError
 """
     row = gpu_report._test_row(log)
-    assert row["passed"] == row["failed"] == row["skipped"] == 1 and row["error"] == 0
+    assert [row[word] for word in ("passed", "failed", "skipped", "error")] == [2, 1, 1, 0]
     assert row["failures"] == ["tests/a.py::test_two[cuda]"]
     table = markdown({"card": "H"}, [vars(Outcome("tests", "ok", 1.0, [row]))])
-    assert "| tests | 1 | 1 | 0 | 1 | tests/a.py::test_two[cuda] |" in table
+    assert "| tests | 2 | 1 | 0 | 1 | tests/a.py::test_two[cuda] |" in table
 
 
 def test_the_plan_has_the_most_valuable_first_and_names_what_it_lacks():
@@ -136,14 +138,25 @@ def test_robots_are_measured_on_mujocos_engine_too():
 
 def test_a_training_goes_on_where_it_stopped(tmp_path):
     training = SHORT["navigation"]
-    first = list(train(training, tmp_path, "cpu", 60, small=True))
+    first = list(train(training, tmp_path, "cpu", time.time() + 60, small=True))
     assert [r["stage"] for r in first] == ["untrained", "finished"]
     assert first[1]["iterations"] == 2 and first[1]["environment_steps"] > 0
     assert first[1]["curve"] != first[0]["curve"]
-    again = list(train(training, tmp_path, "cpu", 60, small=True))
+    again = list(train(training, tmp_path, "cpu", time.time() + 60, small=True))
     assert [r["stage"] for r in again] == ["resumed", "finished"]
     assert again[0]["curve"] == first[1]["curve"]
     assert not finished(training, tmp_path)
+
+
+def test_a_training_stops_in_time(tmp_path):
+    training = SHORT["sine"]
+    started = time.time()
+    rows = list(train(training, tmp_path, "cpu", started))
+    assert rows[-1]["stage"] == "stopped in time" and time.time() - started < 30
+    assert 0 < rows[-1]["iterations"] < training.iterations
+    assert rows[-1]["curve"][0] != rows[0]["curve"][0]
+    again = next(train(training, tmp_path, "cpu", started))
+    assert again["stage"] == "resumed" and again["iterations"] == rows[-1]["iterations"]
 
 
 def test_later_calls_add_to_the_trainings(scripts, tmp_path, capsys):
