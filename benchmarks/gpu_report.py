@@ -171,7 +171,8 @@ def main(report: Report) -> list[Outcome]:
             write(out, machine, outcomes, report)
     machine["minutes_taken"] = round((time.monotonic() - started) / 60, 2)
     write(out, machine, outcomes, report)
-    print(f"Written to {out / 'report.md'} and {out / 'report.json'}.")
+    name = _name(report)
+    print(f"Written to {out / name}.md and {out / name}.json.")
     return outcomes
 
 
@@ -314,12 +315,16 @@ def _first_line(*command: str) -> str | None:
 
 def write(out: Path, machine: dict[str, Any], outcomes: list[Outcome], report: Report) -> None:
     """Writes report.json and report.md (train.json and train.md with `--train`)."""
-    name = "train" if report.train else "report"
+    name = _name(report)
     parts = [vars(outcome) for outcome in outcomes]
     if report.train:
         parts = _with_earlier(out / f"{name}.json", parts)
     _replace(out / f"{name}.json", json.dumps({"machine": machine, "parts": parts}, indent=1))
     _replace(out / f"{name}.md", markdown(machine, parts))
+
+
+def _name(report: Report) -> str:
+    return "train" if report.train else "report"
 
 
 def _with_earlier(path: Path, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
