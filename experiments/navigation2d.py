@@ -28,7 +28,7 @@ from metarl.training import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 
 TRAINING = TrainingSettings(
-    iterations=100, meta_batch_size=20, task_chunk_size=4, threads=1, log_every=1, eval_every=20,
+    iterations=100, meta_batch_size=20, cpu_chunk_size=4, threads=1, log_every=1, eval_every=20,
     eval_tasks=40, eval_steps=3, checkpoint_every=20,
 )  # fmt: skip
 MAML = ControlSettings(
@@ -38,7 +38,7 @@ MAML = ControlSettings(
 )  # fmt: skip
 RL2 = rl2_config(
     MAML, 4, PolicyGradientSettings(1, 0.99, 0.95, clip=0.2),
-    replace(TRAINING, iterations=300, meta_batch_size=100, task_chunk_size=None, outer_lr=3e-3,
+    replace(TRAINING, iterations=300, meta_batch_size=100, cpu_chunk_size=None, outer_lr=3e-3,
             schedule="linear", max_grad_norm=1.0),
 )  # fmt: skip
 CONFIGS = control_configs(MAML, {"rl2": RL2})

@@ -29,7 +29,7 @@ def robot_configs(family: str, **changes: Any) -> dict[str, FamilySettings]:
         "gradients": PolicyGradientSettings(gae_lambda=0.95),
         "update": TrustRegionSettings(fisher_trajectories=2, fisher_support=2),
         "training": TrainingSettings(
-            iterations=200, meta_batch_size=40, task_chunk_size=4, threads=1, log_every=1,
+            iterations=200, meta_batch_size=40, cpu_chunk_size=4, threads=1, log_every=1,
             eval_every=20, eval_tasks=20, eval_steps=3, checkpoint_every=5,
         ),
         "init_std": 0.5,

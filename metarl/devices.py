@@ -1,10 +1,15 @@
-"""Selection of the device and the number of CPU threads."""
+"""Selection of the device, the number of CPU threads and deterministic algorithms."""
 
 from __future__ import annotations
+
+import os
+from typing import Literal
 
 import torch
 
 from metarl.errors import SettingsError
+
+MatmulPrecision = Literal["highest", "high"]
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
@@ -28,6 +33,19 @@ def resolve_device(name: str | torch.device) -> torch.device:
     return device if device.index is not None else torch.device("cuda", _current_index())
 
 
+def seeded_generator(device: str | torch.device, seed: int) -> torch.Generator:
+    """Returns a generator with a seed on a device.
+
+    Args:
+        device: See `resolve_device`.
+        seed: The seed.
+
+    Raises:
+        SettingsError: If this machine has no such device.
+    """
+    return torch.Generator(resolve_device(device)).manual_seed(seed)
+
+
 def _current_index() -> int:
     return torch.cuda.current_device() if torch.cuda.is_initialized() else 0
 
@@ -36,6 +54,35 @@ def set_threads(threads: int | None) -> None:
     """Sets torch's number of CPU threads for the whole process; None keeps torch's default."""
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def set_deterministic(deterministic: bool) -> None:
+    """Makes torch's results on CUDA the same bit for bit in every run, for the whole process.
+
+    Warp's physics follow, by the default of `WarpVectorEnv`. Torch warns of operations that have no
+    such algorithm. On the CPU results are the same anyway.
+
+    Args:
+        deterministic: False changes nothing: a user may have chosen deterministic algorithms.
+    """
+    if not deterministic:
+        return
+    # cuBLAS reads it when its first handle is made.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def set_matmul_precision(precision: MatmulPrecision) -> None:
+    """Sets the precision of float32 matrix products and convolutions on CUDA, process-wide.
+
+    Args:
+        precision: "highest" is float32; "high" multiplies numbers of 10 bits (TF32), which is
+            faster and changes the third digit of results. Torch's own default is TF32 for
+            convolutions only.
+    """
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = precision == "high"
 
 
 def _check_cuda(name: str, index: int) -> None:

@@ -16,7 +16,8 @@ from metarl.models import MLP, Conv4
 from metarl.tasks import Examples, Glyphs, Sine
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
-from metarl.trees import map_tensors
+from metarl.trees import map_tensors, to_device
+from tests.devices import assert_rounding, deterministic_algorithms, on_cuda
 from tests.image_problems import image_problem
 
 BODY = ("*.0.*",)  # the first layer of both networks
@@ -68,6 +69,13 @@ CASES += [(name, "glyphs") for name in COMPARING]
 @pytest.fixture(params=[*ALGORITHMS, *COMPARING])
 def name(request):
     return request.param
+
+
+@pytest.fixture
+def deterministic_cuda():
+    """Deterministic algorithms on CUDA, for one test."""
+    with deterministic_algorithms():
+        yield
 
 
 def build(name, problem, seed=0):
@@ -383,3 +391,37 @@ def test_parameters_that_change_their_mind_after_the_outer_update_was_built(name
     next(p for p in learner.parameters() if p.requires_grad).requires_grad_(False)
     with pytest.raises(SettingsError, match=r"requires_grad.*has changed"):
         step(inputs, 0)
+
+
+# On a GPU
+
+
+def updated_on(name, problem, device):
+    """One outer update, on a device, with inputs that the CPU has drawn."""
+    learner, generator = build(name, problem)
+    inputs = learner.collect(tasks_of(problem).sample(5, generator), generator, 0)
+    result = meta_step(name, learner.to(device))(to_device(inputs, torch.device(device)), 0)
+    return learner, [result]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("name", "problem"), CASES)
+def test_an_iteration_on_cuda_is_the_cpus_up_to_rounding(name, problem):
+    assert_rounding(*(updated_on(name, problem, d) for d in ("cpu", on_cuda())))
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation")
+@pytest.mark.parametrize(("name", "problem"), CASES)
+def test_the_same_seed_on_cuda_gives_the_same_weights(name, problem, deterministic_cuda):
+    runs = []
+    for _ in range(2):
+        learner, _ = build(name, problem)
+        step = meta_step(name, learner.to(on_cuda()))
+        generator = torch.Generator(on_cuda()).manual_seed(1)
+        for i in range(3):
+            inputs = learner.collect(tasks_of(problem).sample(5, generator), generator, i)
+            learner.after_update(step(inputs, i).carry)
+        runs.append(learner.state_dict())
+    for n in runs[0]:
+        assert torch.equal(runs[0][n], runs[1][n]), n

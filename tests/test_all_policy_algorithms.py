@@ -17,6 +17,8 @@ from metarl.training.meta_step import GradientUpdateSettings
 from metarl.training.proximal import ProximalSettings
 from metarl.training.settings import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
+from metarl.trees import to_device
+from tests.devices import assert_rounding, deterministic_algorithms, on_cuda
 
 BODY = ("network.layers.0.*",)
 ALGORITHMS = {
@@ -69,6 +71,13 @@ def build(name, family, seed=0, **settings):
         return RecurrentLearner(recurrent, family, chosen, settings), generator
     policy = policy_for(family, generator, hidden=(6,), activation="tanh")
     return PolicyLearner(chosen.adaptation(policy, generator), family, settings), generator
+
+
+@pytest.fixture
+def deterministic_cuda():
+    """Deterministic algorithms on CUDA, for one test."""
+    with deterministic_algorithms():
+        yield
 
 
 def train(name, where="navigation", update="adam", iterations=2, chunk=None):
@@ -166,3 +175,44 @@ def test_worlds_refuse_other_types_than_float32(name):
         torch.set_default_dtype(torch.float32)
     with pytest.raises(ShapeError, match=r"float32.*got torch.float64.*\.float\(\)"):
         learner.double().collect(tasks, generator, 0)
+
+
+# On a GPU
+
+
+def updated_on(name, update, device):
+    """One outer update, on a device, with inputs that the CPU has collected."""
+    family = FAMILIES["navigation"]()
+    learner, generator = build(name, family)
+    inputs = learner.collect(family.sample(4, generator), generator, 0)
+    learner.to(device)
+    rate = {} if update == "trpo" else {"outer_lr": 0.01}
+    result = UPDATES[update].build(learner, TrainingSettings(**rate))(to_device(inputs, device), 0)
+    return learner, [result]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("update", UPDATES)
+def test_an_iteration_on_cuda_is_the_cpus_up_to_rounding(name, update):
+    if name in WITHOUT_TRUST_REGION and update == "trpo":
+        pytest.skip(f"a trust region is refused: {WITHOUT_TRUST_REGION[name]}")
+    runs = [updated_on(name, update, d) for d in (torch.device("cpu"), on_cuda())]
+    assert_rounding(*runs, gradients=update != "promp")  # its last gradient is after a step
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation")
+@pytest.mark.parametrize("where", FAMILIES)
+def test_the_same_seed_on_cuda_gives_the_same_weights(name, where, deterministic_cuda):
+    runs = []
+    for _ in range(2):
+        family = FAMILIES[where]()
+        learner, _ = build(name, family)
+        learner.to(on_cuda())
+        generator = torch.Generator(on_cuda()).manual_seed(1)
+        outer = UPDATES["adam"].build(learner, TrainingSettings(outer_lr=0.01))
+        for i in range(2):
+            inputs = learner.collect(family.sample(4, generator), generator, i)
+            learner.after_update(outer(inputs, i).carry)
+        runs.append(learner.state_dict())
+    assert all(torch.equal(runs[0][n], runs[1][n]) for n in runs[0])

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     {"errors", "console", "devices", "registry", "ranges", "extras", "trees", "gymnasium_ids"}
-    | {"__init__"},
+    | {"chunks", "__init__"},
     {"tasks", "models"},
     {"sim", "adaptation"},
     {"learners", "rl"},

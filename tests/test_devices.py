@@ -1,9 +1,11 @@
 """Choice of the device."""
 
+import os
+
 import pytest
 import torch
 
-from metarl.devices import resolve_device
+from metarl.devices import resolve_device, set_deterministic, set_matmul_precision
 from metarl.errors import SettingsError
 
 
@@ -31,3 +33,39 @@ def test_a_device_beyond_those_there_is_refused(count, rest, monkeypatch):
     assert resolve_device(f"cuda:{count - 1}").index == count - 1
     with pytest.raises(SettingsError, match=rf"cuda:7.* {count} CUDA.*{rest}"):
         resolve_device("cuda:7")
+
+
+@pytest.fixture
+def torchs_settings(monkeypatch):
+    """Torch's settings of the process, as they were, after the test."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = (
+        torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark,
+        torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32,
+    )  # fmt: skip
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.backends.cudnn.benchmark = before[1]
+    torch.set_float32_matmul_precision(before[2])
+    torch.backends.cudnn.allow_tf32 = before[3]
+
+
+def test_deterministic_algorithms_are_torchs_and_cublas(torchs_settings):
+    set_deterministic(False)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    torch.backends.cudnn.benchmark = True
+    set_deterministic(True)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not torch.backends.cudnn.benchmark
+    set_deterministic(False)  # what a user has chosen stays
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("highest", False), ("high", True)])
+def test_the_precision_is_that_of_products_and_convolutions(precision, tf32, torchs_settings):
+    set_matmul_precision(precision)
+    assert torch.get_float32_matmul_precision() == precision
+    assert torch.backends.cudnn.allow_tf32 == tf32

@@ -9,6 +9,7 @@ import torch
 from rich.box import SIMPLE
 from rich.table import Table
 
+from metarl.devices import seeded_generator
 from metarl.evaluation.curves import AdaptationCurve, stack_steps, warn_if_nan
 from metarl.evaluation.statistics import Summary, telling_steps
 from metarl.rl.control_learner import ControlLearner
@@ -57,8 +58,8 @@ def protocol_curve(
 
     The rollouts' randomness is the same for every learner that adapts by gradients.
     """
-    generator = torch.Generator(device).manual_seed(TEST_SEED)
-    tasks = to_device(protocol.tasks, torch.device(device))
+    generator = seeded_generator(device, TEST_SEED)
+    tasks = to_device(protocol.tasks, generator.device)
     values = stack_steps(
         learner.measures(tasks, protocol.steps, generator, protocol.scales, protocol.trajectories)
     )

@@ -9,6 +9,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from metarl.adaptation.learner import SupervisedLearner
+from metarl.devices import seeded_generator
 from metarl.errors import SettingsError
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve, warn_if_nan
 from metarl.evaluation.lake import LakeRuns, check_uncontaminated
@@ -45,7 +46,7 @@ def few_shot_curves(
             test,
             num_tasks=num_tasks,
             steps=steps,
-            generator=torch.Generator(device).manual_seed(TEST_SEED),
+            generator=seeded_generator(device, TEST_SEED),
             chunk_size=20,
             transductive=name == "transductive",
             last_only=name != "transductive",
@@ -89,7 +90,7 @@ def lake_errors(
         )
     errors = {}
     for name in _predictions(learner):
-        generator = torch.Generator(device).manual_seed(TEST_SEED)
+        generator = seeded_generator(device, TEST_SEED)
         (accuracy,) = learner.evaluate(
             tasks, steps, generator, last_only=True, transductive=name == "transductive"
         )

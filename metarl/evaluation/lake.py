@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.devices import resolve_device
 from metarl.errors import ContaminationError, DataError
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.images import decode, read_members
@@ -61,7 +62,8 @@ class LakeRuns:
         )
 
     def to(self, device: torch.device | str) -> LakeRuns:
-        """Returns the runs on `device`."""
+        """Returns the runs on `device`; see `metarl.devices.resolve_device`."""
+        device = resolve_device(device)
         return LakeRuns(
             self.training.to(device), self.test.to(device), self.answers.to(device), self.names
         )

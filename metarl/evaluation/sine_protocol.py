@@ -11,6 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from metarl.adaptation.learner import SupervisedLearner
+from metarl.devices import seeded_generator
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
 from metarl.evaluation.statistics import Summary
 from metarl.tasks.sine import Sine
@@ -78,7 +79,7 @@ def sine_curves(
             Sine(shots, queries).split("test"),
             num_tasks=num_tasks,
             steps=steps,
-            generator=torch.Generator(device).manual_seed(TEST_SEED + shots),
+            generator=seeded_generator(device, TEST_SEED + shots),
             transductive=True,  # as published; without effect on a network without batch norm
         )
     return curves
@@ -124,10 +125,11 @@ def sine_panels(
         num_tasks: Number of panels.
         device: The learner's device.
     """
-    generator = torch.Generator(device).manual_seed(TEST_SEED)
+    generator = seeded_generator(device, TEST_SEED)
     tasks = Sine(shots, 1).split("test").sample(num_tasks, generator)
     amplitude, phase = (tasks.info[n].view(-1, 1, 1) for n in ("amplitude", "phase"))
-    grid = torch.linspace(*Sine.inputs, 200, device=device).view(1, -1, 1).repeat(num_tasks, 1, 1)
+    grid = torch.linspace(*Sine.inputs, 200, device=generator.device).view(1, -1, 1)
+    grid = grid.repeat(num_tasks, 1, 1)
     truth = Sine.values(amplitude, phase, grid)
     path = learner.adapt(tasks.support, max(steps), generator)
     fits = {

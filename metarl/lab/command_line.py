@@ -134,6 +134,8 @@ def settings_from(default: S, saved: Mapping[str, Any]) -> S:
         raise SettingsError(
             f"Expected the saved settings {', '.join(types)} by name, got {short_repr(saved)}."
         )
+    # Runs of older versions lack settings: what they did stays as it was.
+    saved = {**getattr(template, "in_older_runs", {}), **saved}
     for name, value in saved.items():
         if name not in types:
             raise SettingsError(

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 
 from metarl.adaptation.algorithms import MAMLAlgorithm
+from metarl.devices import resolve_device
 from metarl.errors import SettingsError
 from metarl.evaluation.control_protocol import ControlProtocol
 from metarl.lab.control_reports import ControlReports, Draw
@@ -99,7 +100,7 @@ def build_control(
             settings.hidden,
             settings.init_std,
             settings.observe_task,
-            settings.training.task_chunk_size,
+            settings.training.chunk_size(_device_of_worlds(settings, family)),
             settings.policy,
         )
     )
@@ -115,3 +116,8 @@ def build_control(
         show=reports.show,
         film=None if learner.worlds is None else reports.film,
     )
+
+
+def _device_of_worlds(settings: ControlSettings, family: TaskFamily) -> torch.device:
+    """Returns the device that bounds the worlds at once: the CPU for gymnasium's environments."""
+    return resolve_device("cpu" if family.engine == "gymnasium" else settings.training.device)

@@ -16,13 +16,13 @@ class CGResult(NamedTuple):
         solution: The approximate solution x, [P]; always finite.
         residual: The residual r = b - A x, [P], as updated by the iterations. It provides the
             curvature x^T A x = x^T (b - r) without another product.
-        iterations: Number of iterations in the solution. 0 means that no direction was usable and
-            that the solution is zero.
+        iterations: Number of iterations in the solution; an int64 tensor on CUDA. 0 means that no
+            direction was usable and that the solution is zero.
     """
 
     solution: Tensor
     residual: Tensor
-    iterations: int
+    iterations: int | Tensor
 
 
 def conjugate_gradient(
@@ -36,6 +36,9 @@ def conjugate_gradient(
     Implements Hestenes & Stiefel 1952. Stops early, and returns the last good solution, if A is
     not positive along a search direction or if a value is NaN or infinite.
 
+    On CUDA the host decides nothing: all products are computed, and the last good solution is kept
+    by masks. The result is the same.
+
     Args:
         product: Maps v [P] to A v [P].
         target: The right-hand side b, shape [P], float.
@@ -45,6 +48,8 @@ def conjugate_gradient(
     Returns:
         The solution, its residual and the number of iterations.
     """
+    if target.is_cuda:
+        return solve_by_masks(product, target, iterations, tolerance)
     solution = torch.zeros_like(target)
     residual = direction = target
     residual_sq = target.dot(target)
@@ -65,3 +70,32 @@ def conjugate_gradient(
         direction = residual + (new_residual_sq / residual_sq) * direction
         residual_sq = new_residual_sq
     return CGResult(solution, residual, iterations)
+
+
+def solve_by_masks(
+    product: Callable[[Tensor], Tensor], target: Tensor, iterations: int, tolerance: float
+) -> CGResult:
+    """Does what `conjugate_gradient` does, in a fixed number of products and without the host."""
+    solution = torch.zeros_like(target)
+    residual = direction = target
+    residual_sq = target.dot(target)
+    threshold = tolerance**2 * residual_sq
+    running = torch.ones((), dtype=torch.bool, device=target.device)
+    done = torch.zeros((), dtype=torch.int64, device=target.device)
+    for _ in range(iterations):
+        image = product(direction)
+        # alpha = r^T r / (p^T A p);  x' = x + alpha p;  r' = r - alpha A p
+        curvature = direction.dot(image)
+        alpha = residual_sq / curvature
+        new_solution, new_residual = solution + alpha * direction, residual - alpha * image
+        new_residual_sq = new_residual.dot(new_residual)
+        usable = (curvature > 0) & new_solution.isfinite().all() & new_residual_sq.isfinite()
+        running = running & (residual_sq > threshold) & usable
+        # beta = r'^T r' / (r^T r);  p' = r' + beta p
+        new_direction = new_residual + (new_residual_sq / residual_sq) * direction
+        solution = torch.where(running, new_solution, solution)
+        residual = torch.where(running, new_residual, residual)
+        direction = torch.where(running, new_direction, direction)
+        residual_sq = torch.where(running, new_residual_sq, residual_sq)
+        done = done + running
+    return CGResult(solution, residual, done)

@@ -11,6 +11,7 @@ from torch import Tensor
 from metarl.adaptation.adaptation import Adaptation, Frozen
 from metarl.adaptation.inner_loop import Step, detach_adapted, inner_loop
 from metarl.adaptation.learner import MetaLoss
+from metarl.chunks import FittingChunks
 from metarl.errors import SettingsError
 from metarl.models.base import Params, task_params
 from metarl.rl.control_learner import ControlLearner, nan_where_undefined
@@ -93,6 +94,7 @@ class PolicyLearner(ControlLearner):
         self.task_chunk_size = task_chunk_size
         self.worlds = Worlds(family, observe_task)
         self._monitor = UnitMonitor(family.action_space)
+        self._fitting = FittingChunks("rollouts")
 
     # Training
 
@@ -105,11 +107,10 @@ class PolicyLearner(ControlLearner):
         self._calibrate(tasks.num_tasks, generator)
         start = self._fresh(tasks.num_tasks, generator)
         noises = self._noises(tasks.num_tasks, steps + 1, generator)
-        parts = [
-            tuple(zip(*self._collect_path(*part), strict=True))
-            for part in cut_tasks((tasks, noises, start), self.task_chunk_size)
-        ]
-        path, experience = concatenate_tasks(parts) if len(parts) > 1 else parts[0]
+        path, experience = self._fitting.map(
+            lambda *part: tuple(zip(*self._collect_path(*part), strict=True)),
+            (tasks, noises, start), self.task_chunk_size, tasks.num_tasks,
+        )  # fmt: skip
         first = experience[0].rollouts
         metrics = self._monitor.metrics(
             self.policy.units, first.observations, first.actions, first.rewards, first.mask,

@@ -21,6 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from metarl.devices import resolve_device
 from metarl.errors import CheckpointError, SettingsError, short_repr
 from metarl.tasks.files import read_json, read_regular, sync_folder
 from metarl.trees import map_tensors
@@ -168,7 +169,7 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Che
     """
     path = Path(path)
     try:
-        return _read(path, torch.device(device))
+        return _read(path, resolve_device(device))
     except CheckpointError as error:
         earlier = _newest_valid(path.parent, _iteration(path))
         advice = (

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.devices import resolve_device
 from metarl.errors import SettingsError, TaskError, short_repr
 from metarl.ranges import ANY_INT, NOT_NEGATIVE, check_int
 from metarl.registry import check_choice
@@ -134,7 +135,8 @@ class FewShot:
         return replace(self, part=check_split(name))
 
     def to(self, device: torch.device | str) -> FewShot:
-        """Returns the same distribution with its images on `device`."""
+        """Returns the same distribution with its images on `device`; see `ImagePool.to`."""
+        device = resolve_device(device)
         splits = {name: classes.to(device) for name, classes in self.splits.items()}
         return replace(self, pool=self.pool.to(device), splits=splits)
 

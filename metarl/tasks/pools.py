@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from metarl.devices import resolve_device
 from metarl.errors import ShapeError, short_repr
 
 QUARTERS = 4  # rotations by 0, 90, 180 and 270 degrees
@@ -151,8 +152,13 @@ class ImagePool:
         return Reading(rotated(images, rotations).to(torch.float32).div_(255.0))
 
     def to(self, device: torch.device | str) -> ImagePool:
-        """Returns the pool on `device`; `self` if it is already there."""
-        if self.images.device == torch.device(device):
+        """Returns the pool on `device`; `self` if it is already there.
+
+        Args:
+            device: See `metarl.devices.resolve_device`.
+        """
+        device = resolve_device(device)
+        if self.images.device == device:
             return self
         return ImagePool(
             self.images.to(device), self.counts.to(device), self.names,
@@ -201,7 +207,8 @@ class ExamplePool:
         return Reading(rotated(values, rotations), mask)
 
     def to(self, device: torch.device | str) -> ExamplePool:
-        """Returns the pool with what it holds in memory on `device`."""
+        """Returns the pool with what it holds in memory on `device`; see `resolve_device`."""
+        device = resolve_device(device)
         return ExamplePool(
             self.source.to(device), self.order.to(device), self.counts.to(device), self.names,
             _moved(self.descriptions, device),

@@ -15,7 +15,12 @@ from torch import Tensor
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.learner import Learner
-from metarl.devices import resolve_device, set_threads
+from metarl.devices import (
+    resolve_device,
+    set_deterministic,
+    set_matmul_precision,
+    set_threads,
+)
 from metarl.errors import (
     CheckpointError,
     MetarlError,
@@ -104,7 +109,10 @@ class OuterLoop:
         self.folder = Path(folder)
         check_no_run(self.folder, resume)
         set_threads(settings.threads)
+        set_deterministic(settings.deterministic)
         self.device = resolve_device(settings.device)
+        if self.device.type == "cuda":
+            set_matmul_precision(settings.matmul_precision)
         if isinstance(learner, Adaptation):
             learner = GradientLearner(learner)
         self.learner = learner.to(self.device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.learner import Learner, MetaLoss
+from metarl.chunks import FittingChunks
 from metarl.errors import SettingsError
 from metarl.training.compilation import CompiledGradient, check_depends
 from metarl.training.settings import TrainingSettings
@@ -48,6 +49,7 @@ class MetaGradient:
         self.params = [p for p in learner.parameters() if p.requires_grad]
         self._all = tuple(learner.parameters())
         self._flags = [p.requires_grad for p in self._all]
+        self.fitting = FittingChunks("meta-gradients")
         self._gradient = CompiledGradient(learner, self.params) if settings.compile else self._eager
         # Two small operations in parallel, on one thread each, are faster than one after the other
         # on two threads.
@@ -82,16 +84,29 @@ class MetaGradient:
             )
         # grad = sum over chunks of d/d theta [sum_t loss_t / T]
         total = inputs.tasks.num_tasks
-        chunks = cut_tasks(inputs, self._chunk_size(inputs))
-        results: list[MetaLoss] = []
-        for p in self.params:
-            p.grad = None
-        for grads, part in self.map(lambda chunk: self._gradient(chunk, total), chunks):
-            self._accumulate(grads)
-            results.append(part)
+        results = self.fitting(
+            lambda size: self._sum_chunks(inputs, size), self._chunk_size(inputs), total
+        )
         result = results[0] if len(results) == 1 else concatenate_tasks(results)
         norm = _norm([p.grad for p in self.params if p.grad is not None])
         return Gradient(result, norm, math.isfinite((result.losses.sum() + norm).item()))
+
+    def _sum_chunks(self, inputs: Any, size: int | None) -> list[MetaLoss]:
+        """Sums the gradients of chunks of tasks in `grad`; returns the outputs of the chunks."""
+        total = inputs.tasks.num_tasks
+        results: list[MetaLoss] = []
+        for p in self.params:
+            p.grad = None
+        chunks = cut_tasks(inputs, size)
+        for grads, part in self.map(lambda chunk: self._gradient(chunk, total), chunks):
+            self._accumulate(grads)
+            results.append(part)
+        return results
+
+    def settings_chunk_size(self) -> int | None:
+        """Returns the number of tasks per chunk in the settings, for the learner's device."""
+        device = self.params[0].device if self.params else torch.device("cpu")
+        return self.settings.chunk_size(device)
 
     def map(self, function: Callable[[C], R], chunks: Iterable[C]) -> Iterator[R]:
         """Applies a function to all chunks, in parallel if there are workers.
@@ -111,7 +126,7 @@ class MetaGradient:
         This is the size in the settings or else the learner's preferred size, reduced such that
         every worker has a chunk.
         """
-        size, workers = self.settings.task_chunk_size, self.settings.workers
+        size, workers = self.settings_chunk_size(), self.settings.workers
         if size is not None:
             return size
         size, total = self.learner.preferred_chunk_size(inputs), inputs.tasks.num_tasks

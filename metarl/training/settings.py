@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
+
+from metarl.devices import MatmulPrecision
 from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, THREADS, check_fields
 from metarl.training.optimizers import check_optimizer_settings
 
@@ -15,14 +19,19 @@ class TrainingSettings:
 
     only_at_start: ClassVar[tuple[str, ...]] = ("seed",)
     """Settings that a resumed run takes from its checkpoint."""
+    in_older_runs: ClassVar[Mapping[str, Any]] = {"cpu_chunk_size": None}
+    """Values of settings that runs of older versions have not saved."""
 
     iterations: int = 70_000
     """Meta-iterations to train for; 0 evaluates the learner untrained."""
     meta_batch_size: int = 25
     """Tasks per meta-iteration."""
     task_chunk_size: int | None = None
-    """Tasks computed at once; fewer need less memory. None: all, or as many as suit the learner
-    and the workers."""
+    """Tasks computed at once; fewer need less memory. None: all, or as many as suit the device,
+    the learner and the workers."""
+    cpu_chunk_size: int | None = None
+    """Tasks computed at once on a CPU where `task_chunk_size` is None: few tasks stay in its
+    caches, while a GPU is fastest with all at once."""
     workers: int = 1
     """Chunks computed in parallel, each on one CPU thread. Suits convolutional networks."""
     optimizer: str = "adam"
@@ -53,6 +62,12 @@ class TrainingSettings:
     """Seed of everything random in the run."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
+    deterministic: bool = False
+    """The same seed gives the same run on one GPU, to the bit, also when it is resumed; slower. On
+    the CPU it always does."""
+    matmul_precision: MatmulPrecision = "highest"
+    """Of matrix products and convolutions on a GPU: highest is float32; high is TF32, faster and
+    with errors of 1e-3, in meta-gradients too."""
     threads: int | None = None
     """CPU threads of torch. None: torch's own choice. Small networks are quickest with 1."""
     compile: bool = False
@@ -80,9 +95,16 @@ class TrainingSettings:
         check_fields(
             self,
             iterations=NOT_NEGATIVE, meta_batch_size=COUNT, task_chunk_size=COUNT,
+            cpu_chunk_size=COUNT,
             workers=THREADS, threads=THREADS, outer_lr=POSITIVE, final_lr=NOT_NEGATIVE,
             max_grad_norm=POSITIVE, seed=SEED, log_every=COUNT, eval_every=NOT_NEGATIVE,
             eval_tasks=COUNT, eval_steps=NOT_NEGATIVE, checkpoint_every=COUNT,
             keep_checkpoints=COUNT, weight_decay=NOT_NEGATIVE, warmup=NOT_NEGATIVE,
         )  # fmt: skip
         check_optimizer_settings(self)
+
+    def chunk_size(self, device: torch.device) -> int | None:
+        """Returns the tasks computed at once on a device; None: as many as suit the learner."""
+        if self.task_chunk_size is None and device.type == "cpu":
+            return self.cpu_chunk_size
+        return self.task_chunk_size

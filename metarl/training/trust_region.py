@@ -136,7 +136,10 @@ class TrustRegionUpdate(OuterUpdate):
             gradient = flatten(
                 [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
             )
-            step = self._natural_gradient_step(gradient, inputs)
+            size, total = self.gradient.settings_chunk_size(), inputs.tasks.num_tasks
+            step = self.gradient.fitting(
+                lambda _: self._natural_gradient_step(gradient, inputs), size, total
+            )
             metrics |= self._line_search(step, result.losses.mean(), inputs)
         return MetaResult(result.losses, metrics, result.carry, norm, finite)
 
@@ -161,7 +164,7 @@ class TrustRegionUpdate(OuterUpdate):
         training, total = self.gradient.settings, inputs.tasks.num_tasks
         thinned = inputs.thinned(self.settings.fisher_trajectories, self.settings.fisher_support)
         # A chunk of thinned tasks has at most as many rollouts as one of whole tasks.
-        size = training.task_chunk_size or total
+        size = self.gradient.fitting.limited(self.gradient.settings_chunk_size(), total) or total
         size = size * _count_rollouts(inputs) // _count_rollouts(thinned)
 
         def of_chunk(chunk: PolicyInputs) -> Callable[[Tensor], Tensor]:
@@ -229,7 +232,16 @@ class TrustRegionUpdate(OuterUpdate):
         Stops at the first chunk at which the sum of the divergences, which are not negative,
         exceeds the bound; the result then covers the tasks up to there.
         """
-        chunks = cut_tasks(inputs, self.gradient.settings.task_chunk_size)
+        return self.gradient.fitting(
+            lambda size: self._sum_losses_and_divergences(inputs, size),
+            self.gradient.settings_chunk_size(),
+            inputs.tasks.num_tasks,
+        )
+
+    def _sum_losses_and_divergences(
+        self, inputs: PolicyInputs, size: int | None
+    ) -> tuple[Tensor, Tensor]:
+        chunks = cut_tasks(inputs, size)
         bound = self.settings.max_kl * inputs.tasks.num_tasks
         losses, divergences, total = [], [], 0.0
         for loss, divergence in self.gradient.map(self._outcome_of_chunk, chunks):

@@ -5,6 +5,7 @@ import pytest
 
 from metarl.runs.eval_file import read_curves
 from tests.commands.conftest import EXPERIMENTS
+from tests.fake_cuda import fake_cuda
 
 
 def contents(folder):
@@ -126,3 +127,14 @@ def test_single_tasks_are_told(trained, metarl):
     assert status == 0 and "goal 0" in printed.out and "return 2" in printed.out
     status, printed = metarl("evaluate", trained["sine"], "--per-task")
     assert status == 1 and "single tasks" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "index"), [("bandit", "cuda", 1), ("sine", "cuda:0", 0)]
+)
+def test_torch_gets_a_device_with_an_index(name, device, index, trained, metarl, tmp_path):
+    arguments = ("evaluate", trained[name], "--out", tmp_path, "--device", device)
+    with fake_cuda() as fake:
+        status, printed = metarl(*arguments)
+    assert status == 0, printed.err
+    assert {str(d) for d in fake.devices} == {f"cuda:{index}"}

@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
-from metarl.rl.conjugate_gradient import conjugate_gradient
+from metarl.rl.conjugate_gradient import conjugate_gradient, solve_by_masks
 
 SIZE = 12
 
@@ -107,3 +108,55 @@ def test_a_target_without_a_direction_needs_no_product(matrix, target, value):
     result = conjugate_gradient(product, value * target)
     assert product.products == 0
     assert not result.solution.any()
+
+
+def broken(matrix, after, value):
+    """Products with a matrix, which after some are not what they should be."""
+    calls = []
+
+    def product(vector):
+        calls.append(vector)
+        return matrix @ vector * (value if len(calls) > after else 1.0)
+
+    return product
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("tolerance", [1e-5, 0.1, 0.0])
+@pytest.mark.parametrize(
+    ("after", "value"),
+    [(99, 1.0), (0, -1.0), (2, -1.0), (2, float("nan")), (1, float("inf")), (3, 0.0)],
+)
+def test_masks_give_the_same_result_to_the_bit(matrix, target, after, value, tolerance, dtype):
+    matrix, target = matrix.to(dtype), target.to(dtype)
+    expected = conjugate_gradient(broken(matrix, after, value), target, 2 * SIZE, tolerance)
+    got = solve_by_masks(broken(matrix, after, value), target, 2 * SIZE, tolerance)
+    assert torch.equal(got.solution, expected.solution)
+    assert torch.equal(got.residual, expected.residual)
+    assert int(got.iterations) == expected.iterations
+
+
+@pytest.mark.parametrize("scale", [0.0, float("nan"), float("inf"), 1e-30])
+def test_masks_take_targets_that_cannot_be_solved(matrix, target, scale):
+    matrix, target = matrix.float(), scale * target.float()
+    expected = conjugate_gradient(Counted(matrix), target, 5)
+    got = solve_by_masks(Counted(matrix), target, 5, 1e-5)
+    assert torch.equal(got.solution, expected.solution)
+    assert torch.equal(got.residual.isnan(), expected.residual.isnan())
+    assert int(got.iterations) == expected.iterations
+
+
+class Reads(TorchFunctionMode):
+    """Refuses what would make the host wait for a GPU."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Runs an operation unless it reads a number."""
+        assert func not in (torch.Tensor.item, torch.Tensor.__bool__, torch.Tensor.tolist), func
+        return func(*args, **(kwargs or {}))
+
+
+def test_masks_read_nothing(matrix, target):
+    with Reads():
+        solve_by_masks(lambda v: matrix @ v, target, 4, 1e-5)
+    with Reads(), pytest.raises(AssertionError, match="__bool__"):
+        conjugate_gradient(lambda v: matrix @ v, target, 4)

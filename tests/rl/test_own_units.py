@@ -267,6 +267,7 @@ def test_stable_baselines_reaches_every_choice_and_every_bound():
     env = SB3VecEnv(worlds, scale_actions=True)
     assert env.action_space == spaces.Box(-1, 1, MIXED.action_space.shape, np.float32)
     space, got, step = MIXED.action_space, [], worlds.step
+    assert isinstance(space, spaces.Box) and space.shape is not None
 
     def watched(actions):
         got.append(torch.as_tensor(actions).numpy())

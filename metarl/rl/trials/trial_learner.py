@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarl.chunks import FittingChunks
 from metarl.rl.control_learner import ControlLearner
+from metarl.rl.rollouts import RolloutNoise
 from metarl.rl.trials.play import Agent, Trials, draw_trial_noise, play
 from metarl.rl.units import Units
 from metarl.rl.worlds import Worlds, check_policy_type
 from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.tasks.batches import parameter_type
-from metarl.trees import concatenate_tasks, cut_tasks
 
 
 class TrialLearner(ControlLearner):
@@ -42,6 +43,7 @@ class TrialLearner(ControlLearner):
         self.family = family
         self.trials = trials
         self.task_chunk_size = task_chunk_size
+        self._fitting = FittingChunks("trials")
         self.worlds = Worlds(family, observe_task)
 
     @property
@@ -64,17 +66,15 @@ class TrialLearner(ControlLearner):
         check_policy_type(parameter_type(self))
         counts = (tasks.num_tasks, self.trials, episodes)
         noise = draw_trial_noise(self.agent, self.family, *counts, generator)
-        parts = [
-            self.worlds.join(
-                [
-                    play(self.worlds.get(draws), self.agent, values, draws, self.units)
-                    for _, values, draws in self.worlds.each(chunk.values, numbers)
-                ],
-                chunk.num_tasks,
-            )
-            for chunk, numbers in cut_tasks((tasks, noise), self.task_chunk_size)
-        ]
-        return parts[0] if len(parts) == 1 else concatenate_tasks(parts)
+
+        def played(chunk: ControlTasks, numbers: RolloutNoise) -> Trials:
+            parts = [
+                play(self.worlds.get(draws), self.agent, values, draws, self.units)
+                for _, values, draws in self.worlds.each(chunk.values, numbers)
+            ]
+            return self.worlds.join(parts, chunk.num_tasks)
+
+        return self._fitting.map(played, (tasks, noise), self.task_chunk_size, tasks.num_tasks)
 
     def measures(
         self,

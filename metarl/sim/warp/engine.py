@@ -46,7 +46,7 @@ class WarpVectorEnv(TensorVectorEnv):
             cone takes 4 rows, a joint at its limit 1. Under random actions the humanoid had at most
             14 contacts and 41 rows, and the other robots of MetaRL fewer.
         deterministic: Makes results on CUDA the same bit for bit in every run, at some cost; those
-            on the CPU always are.
+            on the CPU always are. None: if `torch.use_deterministic_algorithms` is on.
         **settings: See the arguments of `TensorVectorEnv`; `device` is the device of the tensors.
 
     Raises:
@@ -64,7 +64,7 @@ class WarpVectorEnv(TensorVectorEnv):
         physics_device: torch.device | str | None = None,
         nconmax: int = 32,
         njmax: int = 64,
-        deterministic: bool = False,
+        deterministic: bool | None = None,
         **settings: Any,
     ) -> None:
         if not isinstance(family, MujocoFamily):
@@ -76,6 +76,8 @@ class WarpVectorEnv(TensorVectorEnv):
             raise SettingsError(
                 f"Expected nconmax and njmax of at least 1, got {nconmax} and {njmax}."
             )
+        if deterministic is None:
+            deterministic = torch.are_deterministic_algorithms_enabled()
         warp = import_extra("metarl.sim.warp.physics", "warp")
         super().__init__(family, num_envs, **settings)
         fields = family.model_fields(self._tasks)

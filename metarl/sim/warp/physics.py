@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.devices import resolve_device
 from metarl.errors import SettingsError
 from metarl.sim.mujoco.physics import check_shape, mj, model_field
 from metarl.sim.warp.kernels import (
@@ -286,13 +287,17 @@ def warp_device(device: torch.device) -> Any:
     Raises:
         SettingsError: Warp does not find the device.
     """
+    device = resolve_device(device)  # Warp needs the index
     wp.init()
     if device.type == "cuda" and not wp.is_cuda_available():
         raise SettingsError(
             f"Torch finds CUDA, but Warp {wp.__version__} does not: it may need a newer driver of "
             "NVIDIA (see docs/control.md). Choose engine='mujoco'."
         )
-    return wp.device_from_torch(device)
+    try:
+        return wp.device_from_torch(device)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise SettingsError(f"Warp {wp.__version__} has no device {device}: {error}") from error
 
 
 def _capture(body: Callable[[], None]) -> Any:

@@ -146,7 +146,7 @@ def test_statistics_of_convolutions(pool, generator):
     net.append(nn.MaxPool2d(2) if pool else nn.Identity()).append(nn.Flatten())
     net.append(nn.Linear(12 if pool else 48, 2))
     with torch.no_grad():
-        net[1].weight.copy_(torch.tensor([1.0, -0.5, 0.3]))
+        net.get_parameter("1.weight").copy_(torch.tensor([1.0, -0.5, 0.3]))
     model = from_module(net)
     x, y = (torch.randn(TASKS, n, 1, 6, 6, generator=generator) for n in (5, 2))
     params = task_params(model, TASKS)
