@@ -135,7 +135,7 @@ def big_tasks(folder: Path, source: Source, gigabytes: float) -> Any:
     """Returns 5-way 1-shot tasks with 3 queries of the examples of a new file."""
     count = int(gigabytes * 1e9) // EXAMPLE_BYTES
     labels = np.arange(count) // CLASS_SIZE
-    kinds = {"way": 5, "shots": 1, "queries": 3, "min_images": CLASS_SIZE}
+    kinds: dict[str, Any] = {"way": 5, "shots": 1, "queries": 3, "min_images": CLASS_SIZE}
     if source == "numpy":
         return FewShotData(numpy_examples(folder, count), labels, **kinds)
     data = arrow_examples(folder, count)
@@ -146,7 +146,7 @@ def train(tasks: TaskBatch, weight: torch.Tensor, repeats: int) -> None:
     """Stands for training on a batch: matrix products."""
     inputs = tasks.support.inputs.flatten(0, 1)[:, : weight.shape[0]]
     for _ in range(repeats):
-        inputs @ weight
+        torch.mm(inputs, weight)
 
 
 def run(tasks: TaskSource, batches: int, repeats: int, memory: Memory) -> tuple[float, int]:

@@ -176,7 +176,7 @@ def _loop(settings: OmniglotBenchmark, algorithm: Algorithm) -> loops.LoopIterat
 
 def _draw(tasks: RandomImages, generator: torch.Generator) -> loops.Task:
     task = tasks.sample(1, generator)
-    tensors: list[Tensor] = [t[0] for t in (*task.support, *task.query)]
+    tensors: list[Tensor] = [t[0] for t in (*task.support[:2], *task.query[:2])]
     return loops.Task(*tensors)
 
 

@@ -159,7 +159,7 @@ def test_tasks_lead_every_tensor_on_the_generators_device(distribution, device):
 
 def test_inputs_are_float32_and_targets_fit_a_loss(distribution):
     tasks = distribution.sample(3, generator_on("cpu"))
-    for inputs, targets, *_ in (tasks.support, tasks.query):
+    for inputs, targets, weights, _ in (tasks.support, tasks.query):
         assert inputs.dtype in (torch.float32, torch.int64)
         assert inputs.shape[:2] == targets.shape[:2]
         if targets.is_floating_point():
@@ -168,7 +168,7 @@ def test_inputs_are_float32_and_targets_fit_a_loss(distribution):
         else:
             assert targets.dtype == torch.int64
             assert targets.dim() == 2
-            for row in targets:  # every label 0..way - 1, equally often
+            for row in targets if weights is None else ():  # every label 0..way - 1, equally often
                 counts = row.bincount()
                 assert (counts == counts[0]).all()
                 assert len(counts) == getattr(distribution, "way")  # noqa: B009 - few-shot only

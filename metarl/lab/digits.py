@@ -184,18 +184,17 @@ def _learner(
     return settings.learner.build(DigitProblem(sizes, generator))
 
 
-def _with_new_head(settings: DigitSettings, learner: SupervisedLearner) -> GradientLearner:
+def _with_new_head(settings: DigitSettings, learner: SupervisedLearner) -> SupervisedLearner:
     """Returns a trained classifier with a last layer of zeros, an output for each class of a task.
 
     Every class has the same logit before the fine-tuning.
     """
-    assert isinstance(learner, GradientLearner)
     generator = torch.Generator().manual_seed(settings.training.seed)
     tested = _learner(settings, generator, settings.way)
-    assert isinstance(tested, GradientLearner)
-    old, new = learner.model.state_dict(), tested.model.state_dict()
-    body = {n: p if p.shape == new[n].shape else torch.zeros_like(new[n]) for n, p in old.items()}
-    last = f"layers.{len(settings.hidden)}."
-    body |= {n: torch.zeros_like(p) for n, p in new.items() if n.startswith(last)}
-    tested.model.load_state_dict(body)
+    trained, last = learner.state_dict(), f"layers.{len(settings.hidden)}."
+    state = {
+        name: torch.zeros_like(value) if last in name else trained[name]
+        for name, value in tested.state_dict().items()
+    }
+    tested.load_state_dict(state)
     return tested.to(next(learner.parameters()).device)

@@ -29,7 +29,7 @@ class Counted:
         self.count += 1
         self.threads.add(threading.current_thread().name)
         self.began.release()
-        if self.count == self.fails_at:
+        if self.error is not None and self.count == self.fails_at:
             raise self.error
         return self.tasks.sample(num_tasks, generator)
 
