@@ -3,11 +3,22 @@
 import functools
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from metarl.errors import SettingsError
-from metarl.tasks import Glyphs, ImageFolder, Omniglot, Sine
+from metarl.tasks import (
+    Background,
+    Characters,
+    FewShotData,
+    Forecasting,
+    Glyphs,
+    GroupedExamples,
+    ImageFolder,
+    Omniglot,
+    Sine,
+)
 from metarl.tasks.base import SPLITS, TaskDistribution
 from metarl.tasks.check_task_distribution import check_task_distribution
 from tests.tasks import test_image_folder as folder_tests
@@ -43,6 +54,31 @@ def folder(request, **settings):
     return ImageFolder(root, way=2, shots=1, queries=2, image_size=16, **settings)
 
 
+def data(kind):
+    """Random examples of 24 classes or groups, in the forms that users have."""
+    rng = np.random.default_rng(0)
+    labels, fractions = np.arange(240) % 24, {"train": 0.5, "validation": 0.25, "test": 0.25}
+    episodes = {"way": 3, "shots": 2, "queries": 3, "splits": fractions}
+    x = rng.normal(size=(240, 5))
+    sequences = [rng.normal(size=(1 + i % 7, 2)) for i in range(240)]
+    if kind == "sequences":
+        return FewShotData(sequences, labels, **episodes)
+    if kind == "texts":
+        words = ["".join(rng.choice(list("abcdefgh"), 3 + i % 9)) for i in range(240)]
+        return FewShotData(words, labels, characters=Characters("abcdefgh"), **episodes)
+    if kind == "small":
+        unequal = np.repeat(np.arange(24), 1 + np.arange(24) % 12)
+        x = rng.normal(size=(len(unequal), 5))
+        return FewShotData(x, unequal, small_classes="take", fewest_shots=1, **episodes)
+    if kind == "groups":
+        table = {"robot": labels, "x": x, "y": x.sum(1)}
+        return GroupedExamples(table, "robot", "x", "y", 4, 5, splits=fractions, standardise=True)
+    if kind == "series":
+        return Forecasting(rng.normal(size=(24, 60)), splits=fractions, history=6)
+    tasks = FewShotData(x, labels, descriptions=rng.normal(size=(24, 3)), **episodes)
+    return Background(tasks) if kind == "background" else tasks
+
+
 MAKERS = {
     "sine": lambda request: Sine(),
     "sine-one-shot": lambda request: Sine(1, 1),
@@ -56,6 +92,13 @@ MAKERS = {
     "omniglot-official-episode": lambda r: omniglot(r, "official_data", "minimal-2", "episode"),
     "image-folder": lambda request: folder(request),
     "image-folder-classes": lambda request: folder(request, rotations="classes"),
+    "arrays": lambda request: data("arrays"),
+    "sequences": lambda request: data("sequences"),
+    "texts": lambda request: data("texts"),
+    "small-classes": lambda request: data("small"),
+    "groups": lambda request: data("groups"),
+    "series": lambda request: data("series"),
+    "background": lambda request: data("background"),
     "image-folder-gray": lambda request: folder(request, rotations="episode", mode="L"),
 }
 
@@ -80,8 +123,15 @@ def tensors(tasks):
         "support targets": tasks.support.targets,
         "query inputs": tasks.query.inputs,
         "query targets": tasks.query.targets,
+        **{f"support {n}": t for n, t in padding(tasks.support)},
+        **{f"query {n}": t for n, t in padding(tasks.query)},
         **tasks.info,
     }
+
+
+def padding(examples):
+    parts = (("weights", examples.weights), ("mask", examples.mask))
+    return [(name, value) for name, value in parts if value is not None]
 
 
 def assert_equal(first, second):
@@ -109,8 +159,8 @@ def test_tasks_lead_every_tensor_on_the_generators_device(distribution, device):
 
 def test_inputs_are_float32_and_targets_fit_a_loss(distribution):
     tasks = distribution.sample(3, generator_on("cpu"))
-    for inputs, targets, *_ in (tasks.support, tasks.query):
-        assert inputs.dtype == torch.float32
+    for inputs, targets, weights, _ in (tasks.support, tasks.query):
+        assert inputs.dtype in (torch.float32, torch.int64)
         assert inputs.shape[:2] == targets.shape[:2]
         if targets.is_floating_point():
             assert targets.dtype == torch.float32
@@ -118,7 +168,7 @@ def test_inputs_are_float32_and_targets_fit_a_loss(distribution):
         else:
             assert targets.dtype == torch.int64
             assert targets.dim() == 2
-            for row in targets:  # every label 0..way - 1, equally often
+            for row in targets if weights is None else ():  # every label 0..way - 1, equally often
                 counts = row.bincount()
                 assert (counts == counts[0]).all()
                 assert len(counts) == getattr(distribution, "way")  # noqa: B009 - few-shot only

@@ -26,12 +26,14 @@ from metarl.models.mlp import MLP
 from metarl.ranges import COUNT, NOT_NEGATIVE, WIDTH, check_fields
 from metarl.tasks.base import Split, TaskBatch
 from metarl.tasks.data.few_shot_data import FewShotData
+from metarl.tasks.distortions import Distortion
 from metarl.tasks.episodes import FewShot, Rotations
 from metarl.training.settings import TrainingSettings
 
 IMAGE_SIZE = 8
 LARGEST = 16.0  # of the pixels' values
 EXTRA = "data"
+NEW_CLASSES = Distortion(15.0, 0.2, 0.2, 0.08, 0.05, novelty=2.0)
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,17 @@ class DigitSettings:
     """Support images per class."""
     queries: int = 15
     """Query images per class."""
-    rotations: Rotations = "classes"
+    rotations: Rotations = "reflected"
     """Rotations of training digits; see metarl.tasks.FewShot. Test digits are not rotated."""
+    distortion: Distortion = field(default_factory=lambda: NEW_CLASSES)
+    """Random distortions of training images; novelty in effect makes new digits."""
     split_seed: int = 0
     """Seed of the choice of the five digits for training; the other five are for test tasks."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
     test_tasks: int = 600
     """Test tasks of the final table."""
-    test_steps: int = 10
+    test_steps: int = 50
     """Adaptation steps at test."""
     runs: Path = Path("runs")
     """Folder of the run folders."""
@@ -126,11 +130,12 @@ def digit_tasks(settings: DigitSettings) -> FewShot:
     """
     data = import_extra("sklearn.datasets", EXTRA).load_digits()
     images = np.asarray(data.images, np.float32)[:, None] / LARGEST
-    return FewShotData(
+    tasks = FewShotData(
         images, data.target, settings.way, settings.shots, settings.queries,
         splits={"train": 0.5, "test": 0.5}, seed=settings.split_seed,
         rotations=settings.rotations,
     )  # fmt: skip
+    return replace(tasks, distortion=settings.distortion)
 
 
 def build_digits(settings: DigitSettings) -> Components:
@@ -141,7 +146,7 @@ def build_digits(settings: DigitSettings) -> Components:
     """
     generator = torch.Generator().manual_seed(settings.training.seed)
     episodes = digit_tasks(settings)
-    test = replace(episodes, part="test", rotations="none")
+    test = replace(episodes, part="test", rotations="none", distortion=None)
     pretrains = isinstance(settings.learner, PretrainedAlgorithm)
     tasks = AllClasses(episodes) if pretrains else episodes
     learner = _learner(settings, generator, episodes.num_classes if pretrains else settings.way)
@@ -153,7 +158,7 @@ def build_digits(settings: DigitSettings) -> Components:
     return Components(
         learner=learner,
         tasks=tasks,
-        validation=tasks if pretrains else replace(episodes, rotations="none"),
+        validation=tasks if pretrains else replace(episodes, rotations="none", distortion=None),
         report=lambda loop: few_shot_report(
             loop, tested(), test, label=label, num_tasks=settings.test_tasks,
             steps=settings.test_steps,
@@ -179,18 +184,17 @@ def _learner(
     return settings.learner.build(DigitProblem(sizes, generator))
 
 
-def _with_new_head(settings: DigitSettings, learner: SupervisedLearner) -> GradientLearner:
+def _with_new_head(settings: DigitSettings, learner: SupervisedLearner) -> SupervisedLearner:
     """Returns a trained classifier with a last layer of zeros, an output for each class of a task.
 
     Every class has the same logit before the fine-tuning.
     """
-    assert isinstance(learner, GradientLearner)
     generator = torch.Generator().manual_seed(settings.training.seed)
     tested = _learner(settings, generator, settings.way)
-    assert isinstance(tested, GradientLearner)
-    old, new = learner.model.state_dict(), tested.model.state_dict()
-    body = {n: p if p.shape == new[n].shape else torch.zeros_like(new[n]) for n, p in old.items()}
-    last = f"layers.{len(settings.hidden)}."
-    body |= {n: torch.zeros_like(p) for n, p in new.items() if n.startswith(last)}
-    tested.model.load_state_dict(body)
+    trained, last = learner.state_dict(), f"layers.{len(settings.hidden)}."
+    state = {
+        name: torch.zeros_like(value) if last in name else trained[name]
+        for name, value in tested.state_dict().items()
+    }
+    tested.load_state_dict(state)
     return tested.to(next(learner.parameters()).device)

@@ -18,8 +18,9 @@ from metarl.tasks.base import Split, TaskBatch, TaskDistribution
 
 MOST_MISSES = 3
 """Batches in a row that were sampled ahead in vain, after which none is."""
-PATIENCE = 2.0
-"""Seconds that the end of the program waits for a batch that is being read."""
+PATIENCE = 30.0
+"""Seconds that the end of the program waits for a batch that is being read: a thread that is cut
+off within torch's code would end the program with an error."""
 
 
 @dataclass

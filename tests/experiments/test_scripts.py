@@ -86,6 +86,24 @@ def test_omniglot_runs_every_algorithm_on_glyphs(algorithm, tmp_path, monkeypatc
     assert f"{way}-way 1-shot, 4 test tasks" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("algorithm", ["maml", "pretrained", "scratch", "nearest-neighbour"])
+def test_digits_of_scikit_learn(algorithm, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    tiny = ("--test-tasks", "4", "--test-steps", "2", "--hidden", "8", "--algorithm", algorithm)
+    iterations = "0" if algorithm in ("scratch", "nearest-neighbour") else "2"
+    tiny = (*tiny, "--training.iterations", iterations, "--training.eval-every", "0")
+    run("digits", monkeypatch, tmp_path, *tiny)
+    assert "split 0, 5-way 1-shot, 4 test tasks" in capsys.readouterr().out
+
+
+def test_digits_need_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(SettingsError, match=r"pip install 'metarl\[data\]'"):
+        run("digits", monkeypatch, tmp_path)
+    assert not (tmp_path / "digits").exists()
+
+
 def test_omniglot_on_the_real_data_with_lakes_runs(official_data, tmp_path, monkeypatch, capsys):
     archive = official_data / "one_shot_runs_01-10.zip"
     data = ("--data-dir", str(official_data), "--way", "20", "--lake-runs", str(archive))

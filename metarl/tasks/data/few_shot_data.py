@@ -116,10 +116,10 @@ def FewShotData(  # noqa: N802 - reads like the other distributions
         check_int("length", length)
     key = description_key or (labels if isinstance(labels, str) else None)
     settings = TableSettings(inputs, labels, splits, length, characters, tokens, in_memory)
-    if is_table(data):
-        source, labels, splits = load_table(data, settings)
-    elif is_hugging_face(data):
+    if is_hugging_face(data):
         source, labels, splits = load_hugging_face(data, settings)
+    elif is_table(data):
+        source, labels, splits = load_table(data, settings)
     else:
         source, labels = _load(data, settings)
     if labels is None:

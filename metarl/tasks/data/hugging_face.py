@@ -15,7 +15,7 @@ from metarl.tasks.data.tables import arrow_column, check_columns
 
 def is_hugging_face(data: Any) -> bool:
     """Returns whether the data have the interface of a Hugging Face `Dataset`."""
-    return all(hasattr(data, name) for name in ("column_names", "features", "with_format"))
+    return all(hasattr(data, name) for name in ("column_names", "with_format"))
 
 
 def load_hugging_face(dataset: Any, settings: TableSettings) -> LoadedTable:
@@ -36,6 +36,10 @@ def load_hugging_face(dataset: Any, settings: TableSettings) -> LoadedTable:
     arrow = dataset.with_format("arrow")
     known = list(dataset.column_names)
     labels, splits = settings.labels, settings.splits
+    if labels is None:
+        raise SettingsError(
+            f"Expected the column of the classes as `labels`, one of {short_repr(known)}."
+        )
     if isinstance(labels, str):
         check_columns_of(known, [labels])
         values = arrow_column(_column(arrow, labels), labels).values

@@ -1,0 +1,143 @@
+"""Hugging Face's `Dataset`, by a stand-in for the part of its interface that is used."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metarl.errors import SettingsError
+from metarl.tasks import Characters, FewShotData
+
+pa = pytest.importorskip("pyarrow")
+ROWS, NAMES = 60, ["ant", "bee", "cat", "dog", "eel", "fox"]
+
+
+class ClassNames:
+    """Stands in for the feature `ClassLabel`."""
+
+    names = NAMES
+
+
+class Pictures:
+    """Stands in for the feature `Image`."""
+
+    def decode_example(self, value):
+        """Says that items are decoded."""
+
+
+class StandIn:
+    """The part of the interface of `datasets.Dataset` that is used."""
+
+    def __init__(self, table, features, decoded, form=None):
+        self.table, self.features, self.decoded, self.form = table, features, decoded, form
+
+    @property
+    def column_names(self):
+        """The names of the columns."""
+        return self.table.column_names
+
+    @property
+    def num_rows(self):
+        """The number of rows."""
+        return self.table.num_rows
+
+    def with_format(self, form):
+        """Returns the same rows in another format."""
+        return StandIn(self.table, self.features, self.decoded, form)
+
+    def select_columns(self, names):
+        """Returns some columns."""
+        return StandIn(self.table.select(names), self.features, self.decoded, self.form)
+
+    def __len__(self):  # noqa: D105
+        return self.num_rows
+
+    def __getitem__(self, rows):  # noqa: D105
+        if self.form == "arrow":
+            return self.table[rows] if isinstance(rows, slice) else self.table.take(rows)
+        row = {name: self.table[name][rows].as_py() for name in self.column_names}
+        return {**row, **{n: values[rows] for n, values in self.decoded.items()}}
+
+
+def pictures():
+    return [Image.fromarray(np.full((5, 4), i, np.uint8)) for i in range(ROWS)]
+
+
+def stand_in(columns, images=False):
+    decoded = {"image": pictures()} if images else {}
+    stored = {**columns, **({"image": [b""] * ROWS} if images else {})}
+    features = {name: object() for name in stored} | {"label": ClassNames()}
+    return StandIn(pa.table(stored), features | ({"image": Pictures()} if images else {}), decoded)
+
+
+@pytest.fixture
+def make():
+    return stand_in
+
+
+@pytest.fixture
+def columns():
+    rng = np.random.default_rng(0)
+    return {
+        "x": rng.normal(size=ROWS).tolist(),
+        "signal": [list(range(i, i + 3)) for i in range(ROWS)],
+        "word": ["ab"[i % 2] * (1 + i % 3) for i in range(ROWS)],
+        "label": [i % 6 for i in range(ROWS)],
+    }
+
+
+def few_shot(data, labels="label", **settings):
+    return FewShotData(data, labels, **{"way": 3, "shots": 2, "queries": 3, **settings})
+
+
+def same(first, second):
+    a, b = (t.sample(5, torch.Generator().manual_seed(0)) for t in (first, second))
+    return torch.equal(a.query.inputs, b.query.inputs) and torch.equal(
+        a.support.targets, b.support.targets
+    )
+
+
+def test_columns_of_numbers_lists_and_texts(make, columns):
+    data = make(columns)
+    x, labels = np.array(columns["x"])[:, None], np.array(columns["label"])
+    for in_memory in (True, False):
+        tasks = few_shot(data, inputs="x", in_memory=in_memory)
+        assert tasks.names == tuple(NAMES)
+        assert same(tasks, few_shot(x, labels))
+        tasks = few_shot(data, inputs="signal", in_memory=in_memory)
+        assert same(tasks, few_shot(np.array(columns["signal"]), labels))
+    characters = Characters("ab")
+    tasks = few_shot(data, inputs="word", characters=characters)
+    assert same(tasks, few_shot(columns["word"], labels, characters=characters))
+
+
+def test_images_are_decoded_item_by_item(make, columns):
+    data = make(columns, images=True)
+    for in_memory in (True, False):
+        tasks = few_shot(data, inputs="image", in_memory=in_memory)
+        assert tasks.pool.example_shape == (1, 5, 4)
+        batch = tasks.sample(20, torch.Generator().manual_seed(0))
+        numbers = (batch.query.inputs[..., 0, 0, 0] * 255).round().long()
+        classes = batch.info["classes"].gather(1, batch.query.targets)
+        assert torch.equal(numbers % 6, classes)
+
+
+def test_settings_that_do_not_fit(make, columns):
+    data = make(columns, images=True)
+    with pytest.raises(SettingsError, match="Did you mean 'label'"):
+        few_shot(data, "labl", inputs="x")
+    with pytest.raises(SettingsError, match="one column of inputs, because 'image' holds images"):
+        few_shot(data, inputs=["x", "image"])
+    with pytest.raises(SettingsError, match="Expected the column of the classes as `labels`"):
+        few_shot(data, None, inputs="x")
+
+
+def test_a_dictionary_of_data_sets(columns):
+    class Parts(dict):
+        column_names = {"train": ["x", "label"]}  # noqa: RUF012
+
+        def with_format(self, form):
+            return self
+
+    with pytest.raises(SettingsError, match="a dictionary of them"):
+        few_shot(Parts(train=stand_in(columns)), inputs="x")

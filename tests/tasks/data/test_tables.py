@@ -1,0 +1,211 @@
+"""Tables of every kind: pandas, Arrow, mappings and files."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+
+from metarl.errors import DataError, MetarlError, SettingsError, ShapeError, TaskError
+from metarl.tasks import Characters, FewShotData
+from metarl.tasks.data.tables import numbers, read_column
+
+pa = pytest.importorskip("pyarrow")
+pd = pytest.importorskip("pandas")
+ROWS = 60
+
+
+@pytest.fixture
+def columns():
+    rng = np.random.default_rng(0)
+    return {
+        "a": rng.normal(size=ROWS),
+        "b": rng.integers(0, 9, ROWS),
+        "kind": np.array([f"k{i % 6}" for i in range(ROWS)]),
+    }
+
+
+@pytest.fixture
+def frame(columns):
+    return pd.DataFrame(columns)
+
+
+def few_shot(table, labels="kind", **settings):
+    return FewShotData(table, labels, **{"way": 3, "shots": 2, "queries": 3, **settings})
+
+
+def inputs_of(tasks):
+    return tasks.sample(5, torch.Generator().manual_seed(0)).query.inputs
+
+
+def written(frame, folder, ending):
+    path = folder / f"table{ending}"
+    if ending in (".csv", ".tsv"):
+        frame.to_csv(path, index=False, sep="\t" if ending == ".tsv" else ",")
+    elif ending == ".parquet":
+        frame.to_parquet(path)
+    elif ending == ".feather":
+        frame.to_feather(path, compression="uncompressed")
+    else:
+        table = pa.Table.from_pandas(frame)
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table, 7)
+    return path
+
+
+def test_all_tables_give_the_same_tasks(columns, frame, tmp_path):
+    expected = inputs_of(few_shot(columns))
+    assert expected.shape == (5, 9, 2)
+    table = pa.Table.from_pandas(frame)
+    chunked = pa.concat_tables([table.slice(0, 7), table.slice(7, 30), table.slice(37)])
+    files = [
+        written(frame, tmp_path, e) for e in (".csv", ".tsv", ".parquet", ".feather", ".arrow")
+    ]
+    others = [
+        frame, frame.convert_dtypes(), frame.astype({"kind": "category"}), table, chunked,
+        frame.set_index(np.arange(ROWS)[::-1]), *files, str(files[0]),
+    ]  # fmt: skip
+    for other in others:
+        assert torch.equal(inputs_of(few_shot(other)), expected)
+    for arrow in (table, chunked, files[3], files[4]):
+        tasks = few_shot(arrow, in_memory=False)
+        assert type(tasks.pool.source).__name__ == "RowReader"
+        assert torch.equal(inputs_of(tasks), expected)
+
+
+def test_columns_can_be_chosen(frame):
+    assert inputs_of(few_shot(frame, inputs="a")).shape[2:] == (1,)
+    assert torch.equal(
+        inputs_of(few_shot(frame, inputs=["b", "a"])).flip(2), inputs_of(few_shot(frame))
+    )
+
+
+@pytest.mark.parametrize("equal", [True, False], ids=["equal lengths", "unequal lengths"])
+@pytest.mark.parametrize("channels", [0, 2])
+def test_columns_of_lists_are_sequences(frame, equal, channels, tmp_path):
+    lengths = [4 if equal else 1 + i % 4 for i in range(ROWS)]
+    shape = (channels,) if channels else ()
+    lists = [np.arange(n * (channels or 1)).reshape(n, *shape) + i for i, n in enumerate(lengths)]
+    expected = few_shot(lists, frame["kind"])
+    mask = expected.sample(5, torch.Generator().manual_seed(0)).query.mask
+    assert (mask is None) == equal
+    frame["signal"] = [part.tolist() for part in lists]
+    frame = frame.drop(columns=["a", "b"])
+    table = pa.Table.from_pandas(frame)
+    for data in (frame, table, written(frame, tmp_path, ".parquet")):
+        tasks = few_shot(data, inputs="signal")
+        assert torch.equal(inputs_of(tasks), inputs_of(expected))
+        found = tasks.sample(5, torch.Generator().manual_seed(0)).query.mask
+        assert (found is None) if equal else torch.equal(found, mask)
+    on_disk = few_shot(table, inputs="signal", in_memory=False, length=None if equal else 4)
+    assert torch.equal(inputs_of(on_disk), inputs_of(expected))
+
+
+def test_text_columns(frame):
+    frame["word"] = ["ab" * (1 + i % 3) for i in range(ROWS)]
+    characters = Characters("ab")
+    expected = inputs_of(few_shot(frame["word"].tolist(), frame["kind"], characters=characters))
+    for data in (frame, pa.Table.from_pandas(frame)):
+        tasks = few_shot(data, inputs="word", characters=characters)
+        assert torch.equal(inputs_of(tasks), expected)
+    with pytest.raises(SettingsError, match=r"Characters\.of"):
+        few_shot(frame, inputs="word")
+    with pytest.raises(ShapeError, match="'word', got strings; leave it out"):
+        few_shot(frame, inputs=["word", "a"])
+
+
+def test_columns_of_indices(frame):
+    frame["c"] = frame["b"] + 1
+    tasks = few_shot(frame, inputs=["b", "c"], tokens=True)
+    drawn = inputs_of(tasks)
+    assert drawn.dtype == torch.int64 and torch.equal(drawn[..., 0] + 1, drawn[..., 1])
+
+
+def changed(column, row, value):
+    def change(frame):
+        frame = frame.astype({column: object})
+        frame.loc[row, column] = value
+        return frame
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "error", "message"),
+    [
+        (lambda f: f, {"labels": "knd"}, SettingsError, "Did you mean 'kind'"),
+        (lambda f: f, {"inputs": ["a", "d"]}, SettingsError, "Unknown column 'd'"),
+        (lambda f: f, {"labels": None}, SettingsError, "Expected the column of the classes"),
+        (lambda f: f, {"inputs": ["a", "kind"]}, SettingsError, "'kind' has labels or splits"),
+        (lambda f: f, {"splits": "part"}, SettingsError, "Unknown column 'part'"),
+        (lambda f: f[:0], {}, ShapeError, "no rows"),
+        (lambda f: f[["kind"]], {}, SettingsError, "no columns of inputs"),
+        (changed("a", 17, np.nan), {}, TaskError, "'a' has values that are missing .* row 17"),
+        (changed("a", 3, np.inf), {}, TaskError, "'a' has values that are missing .* row 3"),
+        (changed("a", 3, "x"), {}, ShapeError, "in the column 'a', got a mixture of float, str"),
+        (changed("kind", 3, None), {}, TaskError, "'kind' has values that are missing .* row 3"),
+        (changed("kind", 3, 7), {}, ShapeError, "'kind', got a mixture of int, str"),
+        (lambda f: f.assign(t=pd.Timestamp("2020")), {}, ShapeError, "'t', got datetime64"),
+        (lambda f: f.assign(l=[[]] * 60), {"inputs": "l"}, ShapeError, "row 0 .* 'l' is empty"),
+        (lambda f: pd.concat([f, f["a"]], axis=1), {}, DataError, "several columns 'a'"),
+    ],
+)  # fmt: skip
+def test_bad_tables(frame, change, settings, error, message):
+    with pytest.raises(error, match=message):
+        few_shot(change(frame), **settings)
+    with contextlib.suppress(pa.ArrowException, ValueError):  # Arrow refuses a mixture itself
+        table = pa.Table.from_pandas(change(frame))
+        with pytest.raises(MetarlError):
+            few_shot(table, **settings)
+
+
+def test_columns_of_unequal_length(columns):
+    with pytest.raises(ShapeError, match="columns of one length"):
+        few_shot({**columns, "a": columns["a"][:9]})
+
+
+def test_only_arrow_is_read_in_parts(frame):
+    with pytest.raises(SettingsError, match="Only Arrow tables"):
+        few_shot(frame, in_memory=False)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(DataError, match=r"table .*none\.csv is missing"):
+        few_shot(tmp_path / "none.csv")
+    with pytest.raises(DataError, match="is a folder; `ImageFolder`"):
+        few_shot(tmp_path)
+    with pytest.raises(DataError, match=r"type \.csv, .*\.xlsx"):
+        few_shot(tmp_path / "a.xlsx")
+    for ending in (".parquet", ".arrow", ".csv"):
+        path = tmp_path / f"broken{ending}"
+        path.write_bytes(b"\x00\xff\x01broken" * 3 if ending != ".csv" else b"")
+        with pytest.raises(DataError, match=rf"Cannot read the table .*broken\{ending}"):
+            few_shot(path)
+
+
+def test_files_need_the_extra(tmp_path, monkeypatch):
+    import sys
+
+    (tmp_path / "a.csv").write_text("a,kind\n1,x\n")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(SettingsError, match=r"pip install 'metarl\[data\]'"):
+        few_shot(tmp_path / "a.csv")
+
+
+def test_numbers_of_arrow_types():
+    table = pa.table(
+        {
+            "d": pa.array([1, 2], pa.decimal128(5, 2)),
+            "f": pa.array([1.5, 2.5], pa.float16()),
+            "o": pa.array([True, False]),
+            "u": pa.array([1, 2], pa.uint64()),
+            "k": pa.array(["x", "y"]).dictionary_encode(),
+            "n": pa.array([1, None], pa.int32()),
+            "v": pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float32(), 2)),
+        }
+    )
+    assert numbers(table, ["d", "f", "o", "u"]).tolist() == [[1, 1.5, 1, 1], [2, 2.5, 0, 2]]
+    assert read_column(table, "k").values.tolist() == ["x", "y"]
+    assert read_column(table, "v").values.shape == (2, 2)
+    with pytest.raises(TaskError, match=r"'n' has values that are missing .* row 1"):
+        read_column(table, "n")
