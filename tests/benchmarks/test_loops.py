@@ -91,7 +91,9 @@ def test_the_check_notices_another_step_count(tasks):
 def test_maml_on_images(first_order):
     generator = torch.Generator().manual_seed(0)
     batch = omniglot.RandomImages(omniglot.OmniglotBenchmark(way=3)).sample(2, generator)
-    rows = [t.double() if t.is_floating_point() else t for t in (*batch.support, *batch.query)]
+    rows = [
+        t.double() if t.is_floating_point() else t for t in (*batch.support[:2], *batch.query[:2])
+    ]
     tasks = [loops.Task(*(t[i] for t in rows)) for i in range(2)]
     net = omniglot.sequential(Conv4(3, torch.Generator().manual_seed(0), filters=4)).double()
     loops.maml(net, 0.4, 1, not first_order)(tasks, 2)
