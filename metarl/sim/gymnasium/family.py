@@ -63,8 +63,7 @@ class GymFamily(TaskFamily):
         worlds: 1 for an environment that exists once (a robot, a server, a licence): `env` is
             called once, episodes are run one after another with a reset before each, and the caller
             closes the environment. None for as many as are needed.
-        rate: Steps per second, in Hz, that are kept by waiting; needs `worlds=1`. None: no waiting.
-            TensorBoard has `perf/environment_seconds`, `perf/environment_hz` and `perf/late_steps`.
+        rate: Steps per second, in Hz, that are kept by waiting; needs `worlds=1`; see `Clock`.
     """
 
     engine: ClassVar[str] = "gymnasium"
