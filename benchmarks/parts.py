@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.timing import MetaIteration
-from metarl.rl import policy_learner
+from metarl.rl import policy_learner, worlds
 from metarl.training.meta_gradient import MetaGradient
 from metarl.training.trust_region import TrustRegionUpdate
 
 PARTS = (
-    ("rollouts", policy_learner, "collect"),
+    ("rollouts", worlds, "collect"),
     ("advantages", policy_learner, "estimate_advantages"),
     ("meta-gradient", MetaGradient, "__call__"),
     ("Fisher products", TrustRegionUpdate, "_natural_gradient_step"),

@@ -35,13 +35,13 @@ class FakeCuda(TorchFunctionMode):
         self.devices.append(value)
         return torch.device("cpu")
 
-    def __torch_function__(self, func, types, args: tuple = (), kwargs=None):
+    def __torch_function__(self, func, types, given=(), kwargs=None):
         """Runs an operation on the CPU, and records what it asks for."""
         kwargs = dict(kwargs or {})
         if func is torch.device:
-            return func(*args, **kwargs)
+            return func(*given, **kwargs)
         seen = len(self.devices)
-        args = tuple(self.on_cpu(a) for a in args)
+        args: list = [self.on_cpu(a) for a in given]
         kwargs = {name: self.on_cpu(a) for name, a in kwargs.items()}
         if kwargs.get("non_blocking"):
             self.non_blocking.append(getattr(func, "__name__", str(func)))

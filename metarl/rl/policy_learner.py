@@ -12,12 +12,14 @@ from metarl.adaptation.adaptation import Adaptation, Frozen
 from metarl.adaptation.inner_loop import Step, detach_adapted, inner_loop
 from metarl.adaptation.learner import MetaLoss
 from metarl.chunks import FittingChunks
+from metarl.devices import seeded_generator
 from metarl.errors import SettingsError
 from metarl.models.base import Params, task_params
 from metarl.rl.control_learner import ControlLearner, nan_where_undefined
 from metarl.rl.distributions import Distribution
 from metarl.rl.experience import Experience, estimate_advantages
 from metarl.rl.moments import merged_steps
+from metarl.rl.old_weights import adapt_old_weights
 from metarl.rl.policies import Policy
 from metarl.rl.policy_inputs import PolicyInputs
 from metarl.rl.rollouts import RolloutNoise, Rollouts, draw_noise
@@ -27,6 +29,8 @@ from metarl.rl.unit_checks import UnitMonitor
 from metarl.rl.worlds import Worlds, check_policy_type
 from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.trees import concatenate_tasks, cut_tasks, map_tensors
+
+CALIBRATION = 0xCA11B  # added to the seed of what starts the running statistics
 
 
 class PolicyLearner(ControlLearner):
@@ -88,7 +92,7 @@ class PolicyLearner(ControlLearner):
         self._frozen = Frozen(adaptation)
         if adaptation.fresh_start:
             self.policy.requires_grad_(False)
-        self.register_load_state_dict_pre_hook(_rename_old_weights)
+        self.register_load_state_dict_pre_hook(adapt_old_weights)
         self.family = family
         self.settings = settings or PolicyGradientSettings()
         self.task_chunk_size = task_chunk_size
@@ -272,6 +276,8 @@ class PolicyLearner(ControlLearner):
         units = self.policy.units
         if units is None or units.started:
             return
+        # Of its own, so that a learner whose statistics have started draws the same rollouts.
+        generator = seeded_generator(generator.device, generator.initial_seed() ^ CALIBRATION)
         count = min(num_tasks, self.task_chunk_size or num_tasks)
         tasks = self.family.split("train").sample(count, generator)
         start = self._fresh(count, generator) or task_params(self.policy, count)
@@ -388,12 +394,3 @@ class PolicyLearner(ControlLearner):
         check_policy_type(self._frozen.dtype)
         self._frozen.refresh()
         return self._frozen.fresh_start(generator, num_tasks)
-
-
-def _rename_old_weights(learner: PolicyLearner, weights: dict[str, Any], *_: Any) -> None:
-    """Reads checkpoints made before policies had units, and renames the weights of MetaRL 0.1."""
-    for name in [n for n in weights if n.startswith("adaptation.")]:
-        new = name.removeprefix("adaptation.").replace("model.", "policy.", 1)
-        weights[new] = weights.pop(name)
-    if learner.policy.units is not None and not any(n.startswith("policy.units.") for n in weights):
-        learner.policy.units = None  # it was trained in the environment's units

@@ -53,7 +53,7 @@ def checked_examples(
     Args:
         examples: Labels of any integer type or bool, or values of the parameters' type.
         dtype: Type of the learner's parameters, from `parameter_type`; None for any.
-        may_be_empty: Whether all weights of a task may be 0.
+        may_be_empty: Whether a set may have no examples, or weights of 0 throughout.
 
     Raises:
         ShapeError: There are no examples, or not as many inputs as targets; a tensor has another
@@ -66,7 +66,8 @@ def checked_examples(
     _check_tensor("targets", targets)
     check_inputs(inputs, dtype)
     counts = inputs.shape[:2]
-    if counts != targets.shape[:2] or len(counts) < 2 or 0 in counts:
+    empty = 0 in counts[:1] if may_be_empty else 0 in counts
+    if counts != targets.shape[:2] or len(counts) < 2 or empty:
         raise ShapeError(
             "Expected inputs [T, N, *] and targets [T, N] or [T, N, *] of T tasks with N examples "
             f"each, at least 1 of both; got {tuple(inputs.shape)} and {tuple(targets.shape)}."

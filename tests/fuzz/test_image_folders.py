@@ -184,7 +184,7 @@ def check_episodes(tasks, levels):
     """Checks the shapes, types and ranges of a batch, and that each image shows its class."""
     batch = tasks.sample(2, torch.Generator().manual_seed(0))
     for examples, count in ((batch.support, tasks.shots), (batch.query, tasks.queries)):
-        images, labels = examples
+        images, labels = examples[:2]
         assert images.shape[:2] == labels.shape == (2, tasks.way * count)
         assert images.dtype == torch.float32 and images.min() >= 0 and images.max() <= 1
         assert labels.tolist() == [[k for k in range(tasks.way) for _ in range(count)]] * 2

@@ -32,7 +32,10 @@ def test_it_opens_with_its_weights_and_gives_the_same_numbers(folder, tmp_path):
     for old, new in zip(noted, read_curves(tmp_path), strict=True):
         assert new.keys() - old.keys() == {"lowest_tenth", "highest_tenth"}  # not in 0.1
         assert old.keys() <= new.keys()
-        assert new["mean"] == pytest.approx(old["mean"], rel=1e-4)
+        # Contacts of the ant round differently on other processors.
+        assert new["mean"] == pytest.approx(
+            old["mean"], rel=1e-2 if "ant" in folder.parts else 1e-4
+        )
 
 
 @pytest.mark.parametrize("name", ["sine/lstm", "navigation2d/maml", "mann/mann"])
@@ -49,4 +52,4 @@ def test_it_can_be_resumed(name, tmp_path):
 def test_there_is_one_of_each_experiment():
     experiments = {json.loads((f / "script.json").read_text())["experiment"] for f in FOLDERS}
     scripts = {path.stem for path in Path("experiments").glob("*.py")}
-    assert experiments == scripts - {"__init__", "robot_configs"}
+    assert experiments == scripts - {"__init__", "robot_configs", "digits"}  # not in 0.1

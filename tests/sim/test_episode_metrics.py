@@ -131,7 +131,8 @@ def test_numbers_of_info_are_metrics(autoreset, workers):
 
 def learner_of(family, generator, trajectories=3):
     settings = PolicyGradientSettings(trajectories=trajectories)
-    return PolicyLearner(MAML(policy_for(family, generator, (8,)), 0.1), family, settings)
+    policy = policy_for(family, generator, (8,), normalize_observations=False)
+    return PolicyLearner(MAML(policy, 0.1), family, settings)
 
 
 def test_metrics_are_in_rollouts_curves_logs_and_tables(generator, tmp_path):

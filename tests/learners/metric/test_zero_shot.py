@@ -194,7 +194,7 @@ def test_what_is_not_usable_is_refused(generator):
         ),
         (
             replace(tasks, query=Examples(tasks.query.inputs, tasks.query.inputs)),
-            TaskError, "integer class labels",
+            ShapeError, "the same kind of targets",
         ),
     ):  # fmt: skip
         with pytest.raises(error, match=message):

@@ -139,13 +139,12 @@ def test_observations_are_flattened(space, expected):
         (spaces.Discrete(3), np.array([False, False]), r"of Discrete\(3\), got array\(\[False"),
         (spaces.Discrete(3), 3, r"of Discrete\(3\), got 3"),
         (spaces.MultiBinary(2), [0, 2], r"of MultiBinary\(2\), got \[0, 2\]"),
-        (spaces.Text(3), {"a": 1}, r"of Text.*got \{'a': 1\}"),
         (NESTED, {"place": np.zeros((2, 2))}, r"of the parts gear, place, got \{'place'"),
         (NESTED, {"place": np.zeros((2, 2)), "gear": (3,)}, r"of Discrete\(3\), got 3"),
         (NESTED, {"place": np.zeros(4), "gear": (0,)}, r"of shape \(2, 2\).*got \(4,\)"),
         (NESTED, {"place": np.zeros((2, 2)), "geer": (0,)}, "KeyError: 'gear'"),
     ],
-    ids=range(8),
+    ids=range(7),
 )
 def test_observations_of_other_spaces_are_refused(space, value, message, monkeypatch):
     env = vec(GymTasks(partial(Spaces, space, spaces.Discrete(2)), X, horizon=3), 1)
