@@ -20,6 +20,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from benchmarks import loops
 from benchmarks.plain_navigation import PlainNavigation2D
+from metarl.models import MLP
 from metarl.rl.conjugate_gradient import conjugate_gradient
 from metarl.rl.fisher import flatten, unflatten
 from metarl.rl.policies import GaussianPolicy
@@ -33,6 +34,7 @@ class LoopPolicy(nn.Module):
     def __init__(self, policy: GaussianPolicy) -> None:
         super().__init__()
         self.log_std = nn.Parameter(policy.log_std.detach().clone())
+        assert isinstance(policy.network, MLP)
         self.network = loops.sequential(policy.network)
         self.least = math.log(policy.min_std)
 

@@ -146,7 +146,7 @@ def test_statistics_of_convolutions(pool, generator):
     net.append(nn.MaxPool2d(2) if pool else nn.Identity()).append(nn.Flatten())
     net.append(nn.Linear(12 if pool else 48, 2))
     with torch.no_grad():
-        net[1].weight.copy_(torch.tensor([1.0, -0.5, 0.3]))
+        next(net[1].parameters()).copy_(torch.tensor([1.0, -0.5, 0.3]))
     model = from_module(net)
     x, y = (torch.randn(TASKS, n, 1, 6, 6, generator=generator) for n in (5, 2))
     params = task_params(model, TASKS)
@@ -158,7 +158,7 @@ def test_statistics_of_convolutions(pool, generator):
         mean, variance = record.values["1"][0][t], record.values["1"][1][t]
         torch.testing.assert_close(mean, hidden.mean((0, 2, 3)))
         torch.testing.assert_close(variance, hidden.var((0, 2, 3), correction=0))
-        norm = F.batch_norm(net[0](y[t]), mean, variance, net[1].weight, net[1].bias)
+        norm = F.batch_norm(net[0](y[t]), mean, variance, *net[1].parameters())
         torch.testing.assert_close(outputs[t], net[3:](torch.relu(norm)), rtol=1e-4, atol=1e-5)
 
 
