@@ -45,6 +45,8 @@ class ModulesBenchmark(TurnSettings):
 
     networks: tuple[Network, ...] = ("conv4", "resnet", "vit", "lstm")
     """The networks."""
+    only: tuple[Form, ...] = ()
+    """The forms to measure; none: all."""
     tasks: int = 32
     """Tasks per meta-iteration."""
     filters: int = 64
@@ -173,11 +175,12 @@ def main() -> None:
     settings = tyro.cli(ModulesBenchmark, description=__doc__)
     torch.set_num_threads(settings.threads)
     for name in settings.networks:
+        chosen = [form for form in forms(name) if form in (settings.only or forms(name))]
         memory = {
             form: f"{peak_memory(build, settings, name, form):.0f}"
-            for form in forms(name) if settings.memory
+            for form in chosen if settings.memory
         }  # fmt: skip
-        candidates = {form: build(settings, name, form) for form in forms(name)}
+        candidates = {form: build(settings, name, form) for form in chosen}
         times = race(candidates, settings.rounds, settings.seconds)
         baselines = [form for form in ("own", "loop") if form in times]
         print_race(f"{name}, {settings.tasks} tasks, second order", times, baselines, memory)
