@@ -175,7 +175,9 @@ def main() -> None:
     settings = tyro.cli(ModulesBenchmark, description=__doc__)
     torch.set_num_threads(settings.threads)
     for name in settings.networks:
-        chosen = [form for form in forms(name) if form in (settings.only or forms(name))]
+        chosen: list[Form] = [
+            form for form in forms(name) if form in (settings.only or forms(name))
+        ]
         memory = {
             form: f"{peak_memory(build, settings, name, form):.0f}"
             for form in chosen if settings.memory
