@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from metarl.models.modules.passes import Pass
 from metarl.models.modules.reference import Sample, agree, reference, sample_of
 from metarl.models.modules.routes import LoopRoute, Route, VmapRoute
 from metarl.models.modules.tracing import NotTraceable
+
+Way = Literal["task-batched", "vmap", "task by task"]
+"""A way to run a module, to ask for instead of the fastest one."""
 
 COST = {
     "graph": "as fast as MetaRL's own networks",
@@ -44,7 +48,9 @@ class _NotRight(Exception):  # noqa: N818
     """A route does not run the module, or not as plain torch does; the message is the reason."""
 
 
-def choose(net: nn.Module, inputs: Tensor, mask: Tensor | None, check: bool) -> Choice:
+def choose(
+    net: nn.Module, inputs: Tensor, mask: Tensor | None, check: bool, only: Way | None = None
+) -> Choice:
     """Chooses the fastest way to run a module that gives what plain torch gives.
 
     It compares outputs and gradients on a few of the inputs, in float64, with changed weights.
@@ -55,6 +61,7 @@ def choose(net: nn.Module, inputs: Tensor, mask: Tensor | None, check: bool) -> 
         mask: Shape [T, N, L], or None.
         check: Whether to compare a second derivative with finite differences, unless all of the
             module is task-batched.
+        only: The way to run it; None: the fastest that is right.
 
     Raises:
         SettingsError: The module does not run, changes in place, depends on the number of examples
@@ -65,7 +72,7 @@ def choose(net: nn.Module, inputs: Tensor, mask: Tensor | None, check: bool) -> 
         sample = sample_of(net, inputs.detach(), mask)
     with torch.enable_grad():
         expected = reference(net, sample)
-        kind, route, reason = _first_right(net, sample, expected.flat)
+        kind, route, reason = _first_right(net, sample, expected.flat, only)
         if check and kind != "graph" and sample.exact:
             check_second_derivative(route, sample, type(net).__name__)
     unchecked = "" if sample.exact else " (derivatives not checked: it does not run in float64)"
@@ -74,9 +81,13 @@ def choose(net: nn.Module, inputs: Tensor, mask: Tensor | None, check: bool) -> 
     return Choice(kind, route, expected.mixes_examples, text)
 
 
-def _first_right(net: nn.Module, sample: Sample, expected: Tensor) -> tuple[str, Route, str]:
+def _first_right(
+    net: nn.Module, sample: Sample, expected: Tensor, only: Way | None
+) -> tuple[str, Route, str]:
     """Returns the kind, the route and the reason of the fastest right way."""
     try:
+        if only not in (None, "task-batched"):
+            raise _NotRight(f"`way` is {only!r}")
         route = GraphRoute(net, sample.mask is not None)
         _check(route, sample, expected)
         if not route.by_vmap:
@@ -86,6 +97,8 @@ def _first_right(net: nn.Module, sample: Sample, expected: Tensor) -> tuple[str,
     except (NotTraceable, _NotRight) as error:
         reason = str(error)
     try:
+        if only == "task by task":
+            raise _NotRight(f"`way` is {only!r}")
         route = VmapRoute(net)
         _check(route, sample, expected)
         return "vmap", route, f"by vmap, because {reason}"
@@ -94,7 +107,7 @@ def _first_right(net: nn.Module, sample: Sample, expected: Tensor) -> tuple[str,
     try:
         route = LoopRoute(net)
         _check(route, sample, expected)
-        return "loop", route, f"task by task, because by vmap {reason}"
+        return "loop", route, f"task by task, because {reason}"
     except _NotRight as error:
         raise SettingsError(
             f"Expected a module that gives with other parameters what it gives with its own; "

@@ -64,7 +64,10 @@ def filtered(run: GraphRun, layer: Layer, value: Value, sign: Tensor | None = No
     if sign is not None:
         weight = weight * sign.view(*sign.shape, *[1] * (weight.dim() - 2))
     if weight.dim() == 5:  # images: channels last in memory
-        filters = weight.permute(0, 1, 3, 4, 2).flatten(0, 1).permute(0, 3, 1, 2)
+        moved = weight.permute(0, 1, 3, 4, 2)
+        if weight.shape[2] == 1:  # torch reads the layout from the stride of this dimension, too
+            moved = moved.clone(memory_format=torch.contiguous_format)
+        filters = moved.flatten(0, 1).permute(0, 3, 1, 2)
     else:
         filters = weight.flatten(0, 1)
     groups = run.num_tasks * module.groups

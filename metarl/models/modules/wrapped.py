@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from metarl.errors import SettingsError
 from metarl.models.base import Adaptable, Fitting, Model, Params, Statistics
 from metarl.models.modules.checks import check_module, takes_mask
-from metarl.models.modules.choice import Choice, choose
+from metarl.models.modules.choice import Choice, Way, choose
 from metarl.models.modules.fresh import fresh_params
 from metarl.models.modules.noise import pass_seeds
 from metarl.models.modules.passes import Pass
+from metarl.registry import check_choice
 
 Init = Callable[[torch.Generator], Mapping[str, Tensor]]
 """Draws the parameters of one network: name -> tensor, for every name of `named_parameters()`."""
@@ -24,7 +25,11 @@ TREE = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 
 def from_module(
-    net: nn.Module, *, init: Init | None = None, check_derivatives: bool = True
+    net: nn.Module,
+    *,
+    init: Init | None = None,
+    check_derivatives: bool = True,
+    way: Way | None = None,
 ) -> ModuleModel:
     """Makes a `Model` of an ordinary module; gradient algorithms do so by themselves.
 
@@ -37,12 +42,14 @@ def from_module(
             with `fresh_start`). None: as `reset_parameters` of its layers does.
         check_derivatives: Compares a second derivative with finite differences, once per structure
             of the module, where a part of it runs by `vmap` or task by task.
+        way: "task-batched", "vmap" or "task by task"; the next one if the module does not run so.
+            None: the fastest way that is right.
 
     Raises:
         SettingsError: The module has parameters without values, or its forward does not take one
             batch of inputs.
     """
-    return ModuleModel(net, init=init, check_derivatives=check_derivatives)
+    return ModuleModel(net, init, check_derivatives, way)
 
 
 def as_adaptable(network: nn.Module) -> Adaptable:
@@ -57,13 +64,18 @@ class ModuleModel(Model):
         net: See `from_module`.
         init: See `from_module`.
         check_derivatives: See `from_module`.
+        way: See `from_module`.
     """
 
     net: nn.Module
     init: Init | None
 
     def __init__(
-        self, net: nn.Module, init: Init | None = None, check_derivatives: bool = True
+        self,
+        net: nn.Module,
+        init: Init | None = None,
+        check_derivatives: bool = True,
+        way: Way | None = None,
     ) -> None:
         super().__init__()
         check_module(net)
@@ -74,6 +86,9 @@ class ModuleModel(Model):
         self.training = net.training
         self.init = init
         self.check_derivatives = check_derivatives
+        if way is not None:
+            check_choice("way", way, get_args(Way))
+        self.way: Way | None = way
         self._forget()
 
     @property
@@ -167,7 +182,7 @@ class ModuleModel(Model):
                         f"sequences, got {type(net).__name__}.forward without one. Add it: "
                         "forward(self, inputs, mask=None)."
                     )
-                self._choices[key] = choose(net, inputs, mask, self.check_derivatives)
+                self._choices[key] = choose(net, inputs, mask, self.check_derivatives, self.way)
             return self._choices[key]
 
     def _newest(self) -> Choice | None:

@@ -158,7 +158,7 @@ def test_statistics_of_convolutions(pool, generator):
         mean, variance = record.values["1"][0][t], record.values["1"][1][t]
         torch.testing.assert_close(mean, hidden.mean((0, 2, 3)))
         torch.testing.assert_close(variance, hidden.var((0, 2, 3), correction=0))
-        norm = F.batch_norm(net[0](y[t]), mean, variance, net[1].weight, net[1].bias)
+        norm = F.batch_norm(net[0](y[t]), mean, variance, *net[1].parameters())
         torch.testing.assert_close(outputs[t], net[3:](torch.relu(norm)), rtol=1e-4, atol=1e-5)
 
 
