@@ -1,6 +1,6 @@
 """Prints the requirements in pyproject.toml, so that an image has a layer without MetaRL itself.
 
-    python3 requirements.py [video,onnx]
+python3 requirements.py [video,onnx]
 """
 
 import sys

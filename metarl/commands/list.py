@@ -121,10 +121,9 @@ def _experiments(experiments: Mapping[str, Configs]) -> Table:
 
 
 def _table(title: str, *columns: str) -> Table:
-    from rich.box import SIMPLE
-    from rich.table import Table
+    from metarl.evaluation.tables import report_table
 
-    table = Table(title=title, box=SIMPLE, title_justify="left", title_style="bold")
+    table = report_table(title)
     for i, name in enumerate(columns):
         table.add_column(name, no_wrap=i == 0)
     return table

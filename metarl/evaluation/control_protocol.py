@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from rich.box import SIMPLE
 from rich.table import Table
 
 from metarl.evaluation.curves import AdaptationCurve, warn_if_nan
 from metarl.evaluation.statistics import Summary, telling_steps
+from metarl.evaluation.tables import report_table
+from metarl.evaluation.watch import Watch, unwatched, watched
 from metarl.rl.control_learner import ControlLearner
 from metarl.sim.family import ControlTasks
 from metarl.trees import to_device
@@ -49,18 +50,46 @@ class ControlProtocol:
             scales += (steps - len(scales)) * scales[-1:]
         return replace(self, steps=steps, scales=scales)
 
+    def explained(self) -> str:
+        """Returns what the protocol does, in a line: the source, the rollouts and the rates."""
+        parts = [f"{self.steps} steps of {self.trajectories} rollouts per task"]
+        if any(scale != 1 for scale in self.scales):
+            first, *later = self.scales
+            same = len(set(later)) == 1 and first == 1
+            factors = (
+                f"{later[0]:g} after step 1" if same else ", ".join(f"{s:g}" for s in self.scales)
+            )
+            parts.append(f"inner rate times {factors}")
+        source = f"as {self.source}: " if self.source else ""
+        return f"{self.title}: {source}{', '.join(parts)}"
+
+    @property
+    def title(self) -> str:
+        """The name in tables, which wraps between words."""
+        return self.name.replace("_", " ")
+
 
 def protocol_curve(
-    learner: ControlLearner, protocol: ControlProtocol, device: torch.device | str = "cpu"
+    learner: ControlLearner,
+    protocol: ControlProtocol,
+    device: torch.device | str = "cpu",
+    watch: Watch = unwatched,
 ) -> AdaptationCurve:
     """Measures the mean return on each of a protocol's tasks after 0..steps steps.
 
     The rollouts' randomness is the same for every learner that adapts by gradients.
+
+    Args:
+        learner: A trained learner.
+        protocol: The protocol.
+        device: The learner's device.
+        watch: Watches the evaluation.
     """
     generator = torch.Generator(device).manual_seed(TEST_SEED)
     tasks = to_device(protocol.tasks, torch.device(device))
     rows = learner.returns(tasks, protocol.steps, generator, protocol.scales, protocol.trajectories)
-    values = torch.stack(list(rows)).cpu()
+    with watch(protocol.title, tasks.num_tasks * (protocol.steps + 1)) as advance:
+        values = torch.stack(watched(rows, advance)).cpu()
     warn_if_nan(values, "return", "task")
     return AdaptationCurve("return", values, True)
 
@@ -70,6 +99,7 @@ def return_table(
     published: Mapping[str, Mapping[int, float]],
     title: str,
     whole: Summary | None = None,
+    protocols: Sequence[ControlProtocol] = (),
 ) -> Table:
     """Returns a table of mean returns with 95 % confidence intervals over tasks.
 
@@ -78,11 +108,13 @@ def return_table(
         published: Name of the evaluation -> steps -> published mean return.
         title: The algorithm and the family.
         whole: Summary of the sums over the steps, if these are the episodes of one trial.
+        protocols: The protocols among the evaluations, which the caption explains.
     """
-    caption = "mean ± half of the 95 % interval over tasks"
+    caption = ["mean ± half of the 95 % interval over tasks; (n): n tasks"]
     if whole is not None:
-        caption += f"\nall episodes of a trial together: {_cell(whole)}"
-    table = Table(title=f"{title}: return", box=SIMPLE, caption=caption)
+        caption.append(f"all episodes of a trial together: {_cell(whole)}")
+    caption += [p.explained() for p in protocols if p.name in rows]
+    table = report_table(f"{title}: return", "\n".join(caption))
     table.add_column("steps", justify="right", no_wrap=True)
     for name, summaries in rows.items():
         title = f"{name.replace('_', ' ')} ({summaries[0].count})"  # wraps between words

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metarl.adaptation.learner import Learner
 from metarl.errors import SettingsError
+from metarl.evaluation.watch import Watch, unwatched, watched
 from metarl.tasks.base import TaskSource
 from metarl.trees import concatenate_tasks
 
@@ -43,6 +44,8 @@ def adaptation_curve(
     chunk_size: int = 100,
     transductive: bool = False,
     last_only: bool = False,
+    watch: Watch = unwatched,
+    name: str = "test tasks",
 ) -> AdaptationCurve:
     """Adapts a learner to fresh tasks and evaluates it after every step.
 
@@ -57,6 +60,8 @@ def adaptation_curve(
         transductive: See `SupervisedLearner.predict`; False for learners that do not transduce.
             Name it for a published comparison.
         last_only: Returns the values after the last step only: one row.
+        watch: Watches the evaluation.
+        name: What is evaluated, for `watch`.
 
     Returns:
         The curve. Values are NaN, with a warning that names the tasks, where the outputs or the
@@ -76,12 +81,13 @@ def adaptation_curve(
     options: dict[str, Any] = {"transductive": transductive} if has_argument else {}
     learner_generator = derived(generator)
     metric, columns, infos = "", [], []
-    for start in range(0, num_tasks, chunk_size):
-        tasks = distribution.sample(min(chunk_size, num_tasks - start), generator)
-        metric = learner.metric(tasks)
-        rows = learner.evaluate(tasks, steps, learner_generator, last_only=last_only, **options)
-        columns.append(torch.stack(list(rows)).float().cpu())
-        infos.append(tasks.info)
+    with watch(name, num_tasks * (1 if last_only else steps + 1)) as advance:
+        for start in range(0, num_tasks, chunk_size):
+            tasks = distribution.sample(min(chunk_size, num_tasks - start), generator)
+            metric = learner.metric(tasks)
+            rows = learner.evaluate(tasks, steps, learner_generator, last_only=last_only, **options)
+            columns.append(torch.stack(watched(rows, advance)).float().cpu())
+            infos.append(tasks.info)
     values = torch.cat(columns, dim=1)
     warn_if_nan(values, metric, "task")
     return AdaptationCurve(metric, values, transductive, concatenate_tasks(infos))

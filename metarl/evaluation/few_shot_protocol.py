@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-from rich.box import SIMPLE
 from rich.table import Table
 
 from metarl.adaptation.learner import SupervisedLearner
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve, warn_if_nan
 from metarl.evaluation.lake import LakeRuns, check_uncontaminated
 from metarl.evaluation.statistics import Summary
+from metarl.evaluation.tables import report_table
+from metarl.evaluation.watch import Watch, unwatched, watched
 from metarl.tasks.base import TaskDistribution
 
 TEST_SEED = 3_000_003
@@ -24,6 +25,7 @@ def few_shot_curves(
     num_tasks: int,
     steps: int,
     device: torch.device | str = "cpu",
+    watch: Watch = unwatched,
 ) -> dict[str, AdaptationCurve]:
     """Measures the accuracy on test tasks, the same for every learner.
 
@@ -33,6 +35,7 @@ def few_shot_curves(
         num_tasks: Number of tasks.
         steps: Adaptation steps.
         device: The learner's device.
+        watch: Watches the evaluation.
 
     Returns:
         "transductive": after 0..steps steps, with batch-norm statistics shared among queries, for
@@ -48,6 +51,8 @@ def few_shot_curves(
             chunk_size=20,
             transductive=name == "transductive",
             last_only=name != "transductive",
+            watch=watch,
+            name=f"test tasks, {name}",
         )
         for name in _predictions(learner)
     }
@@ -60,6 +65,7 @@ def lake_errors(
     *,
     steps: int,
     device: torch.device | str = "cpu",
+    watch: Watch = unwatched,
 ) -> dict[str, float]:
     """Measures a 20-way learner on Lake's one-shot runs; see `lake.load_lake_runs`.
 
@@ -69,6 +75,7 @@ def lake_errors(
         alphabets_seen: All alphabets of its training and validation characters.
         steps: Adaptation steps.
         device: The learner's device.
+        watch: Watches the evaluation.
 
     Returns:
         Error in percent, "transductive" (the 20 test images of a run share batch-norm statistics;
@@ -83,9 +90,11 @@ def lake_errors(
     errors = {}
     for name in _predictions(learner):
         generator = torch.Generator(device).manual_seed(TEST_SEED)
-        (accuracy,) = learner.evaluate(
+        rows = learner.evaluate(
             tasks, steps, generator, last_only=True, transductive=name == "transductive"
         )
+        with watch(f"Lake's runs, {name}", len(runs.names)) as advance:
+            (accuracy,) = watched(rows, advance)
         warn_if_nan(accuracy.unsqueeze(0), "accuracy", "run")
         errors[name] = 100 * (1 - accuracy.double().mean().item())
     return errors
@@ -106,7 +115,11 @@ def few_shot_table(
     """
     count = next(iter(summaries.values())).count
     title = f"{label}, {count} test tasks"
-    table = Table(title=title, caption="mean [95 % interval]", box=SIMPLE, min_width=72)
+    lines = ["mean [95 % interval]"]
+    if "transductive" in summaries:
+        lines.append("transductive: the queries of a task share batch-norm statistics")
+    lines.append("non-transductive: each query is classified alone")
+    table = report_table(title, "\n".join(lines))
     table.add_column("predictions", no_wrap=True)
     table.add_column("accuracy, %", justify="right", no_wrap=True)
     if lake:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich.box import SIMPLE
 from rich.table import Table
 
 from metarl.adaptation.learner import SupervisedLearner
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
 from metarl.evaluation.statistics import Summary
+from metarl.evaluation.tables import report_table
+from metarl.evaluation.watch import Watch, unwatched
 from metarl.tasks.sine import Sine
 
 SHOTS = (5, 10, 20)
@@ -56,6 +57,7 @@ def sine_curves(
     num_tasks: int = NUM_TASKS,
     steps: int = STEPS,
     device: torch.device | str = "cpu",
+    watch: Watch = unwatched,
 ) -> dict[int, AdaptationCurve]:
     """Measures the mean squared error after 0..steps steps for K = 5, 10 and 20.
 
@@ -67,6 +69,7 @@ def sine_curves(
         num_tasks: Number of test tasks; the paper takes 600.
         steps: Adaptation steps.
         device: The learner's device.
+        watch: Watches the evaluation.
 
     Returns:
         K -> the curve.
@@ -80,6 +83,8 @@ def sine_curves(
             steps=steps,
             generator=torch.Generator(device).manual_seed(TEST_SEED + shots),
             transductive=True,  # as published; without effect on a network without batch norm
+            watch=watch,
+            name=f"test tasks, K={shots}",
         )
     return curves
 
@@ -93,7 +98,8 @@ def sine_table(curves: Mapping[int, Sequence[Summary]], published: Mapping[int, 
     """
     count = next(iter(curves.values()))[0].count
     title = f"Mean squared error on {count} test tasks, mean [95 % interval]"
-    table = Table(title=title, box=SIMPLE, caption="paper: Finn et al. 2017, K=5")
+    caption = "K: support points per task; paper: Finn et al. 2017, K=5"
+    table = report_table(title, caption)
     for name in ("steps", *(f"K={shots}" for shots in curves), "paper"):
         table.add_column(name, justify="right", no_wrap=True)
     for step in range(len(next(iter(curves.values())))):

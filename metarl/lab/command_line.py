@@ -30,10 +30,11 @@ def parse_settings(
     """Parses the command line of an experiment.
 
     `--algorithm NAME` chooses the defaults; `--resume latest|PATH` takes the settings of the
-    resumed run instead (as does `--resume auto` where there is a run to resume), and code that these name as `module:Name` is imported only with `--trust`
-    or if the arguments name it too. All other arguments change single settings. Of a resumed run,
-    those that only determine its start (the class attribute `only_at_start` of the settings names
-    them) stay as they were; all changes are printed.
+    resumed run instead, as does `--resume auto` if there is a run. Code that these name as
+    `module:Name` is imported only with `--trust` or if the arguments name it too. All other
+    arguments change single settings. Of a resumed run, those that only determine its start (the
+    class attribute `only_at_start` of the settings names them) stay as they were; all changes are
+    printed.
 
     Args:
         configs: Default settings by algorithm; the first one is the default. The settings are

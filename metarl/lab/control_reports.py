@@ -20,6 +20,7 @@ from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
 from metarl.evaluation.statistics import Summary, summarise_curve
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.policy_learner import PolicyLearner
+from metarl.runs.watching import progress_bar
 from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.training.loop import OuterLoop
 
@@ -127,7 +128,9 @@ class ControlReports:
         published = {p.name: p.published.get(settings.algorithm, {}) for p in self._protocols}
         self._write_figures(loop, test, rows, published)
         loop.logger.close()
-        return return_table(rows, published, f"{settings.algorithm} on {self._test.name}", trial)
+        title = f"{settings.algorithm} on {self._test.name}"
+        protocols = [p.extended(settings.test_steps) for p in self._protocols]
+        return return_table(rows, published, title, trial, protocols)
 
     def _sample(
         self, loop: OuterLoop, num_tasks: int, steps: int | None
@@ -143,11 +146,13 @@ class ControlReports:
             "test tasks": adaptation_curve(
                 self._learner, self._test,
                 num_tasks=self._settings.test_tasks, steps=steps, generator=generator,
-                transductive=True,
+                transductive=True, watch=progress_bar,
             )
         }  # fmt: skip
         for p in self._protocols:
-            curves[p.name] = protocol_curve(self._learner, p.extended(steps), loop.device)
+            curves[p.name] = protocol_curve(
+                self._learner, p.extended(steps), loop.device, progress_bar
+            )
         return curves
 
     def _log_curve(self, loop: OuterLoop, name: str, curve: AdaptationCurve) -> list[Summary]:

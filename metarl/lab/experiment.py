@@ -10,9 +10,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast
 
 import torch
 from rich.table import Table
@@ -144,6 +144,8 @@ class Experiment(Generic[S]):
             checkpoint: The checkpoint.
             folder: Folder for reports and logs; not that of the run.
         """
+        training = replace(settings.training, loggers=())  # an evaluation is no second run
+        settings = replace(cast(Any, settings), training=training)
         set_threads(settings.training.threads)
         components = self._build(settings)
         return _loop(settings, components, folder, checkpoint), components

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, THREADS, check_fields
+from metarl.registry import check_choice
+from metarl.runs.writers import WRITERS
 
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -58,6 +60,8 @@ class TrainingSettings:
     """Meta-iterations between two checkpoints."""
     keep_checkpoints: int = 3
     """Checkpoints kept; older ones are deleted."""
+    loggers: tuple[str, ...] = ()
+    """Loggers beside TensorBoard: csv, wandb, mlflow, or module:Name of your own."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -73,3 +77,6 @@ class TrainingSettings:
             eval_tasks=COUNT, eval_steps=NOT_NEGATIVE, checkpoint_every=COUNT,
             keep_checkpoints=COUNT,
         )  # fmt: skip
+        for name in self.loggers:
+            if ":" not in name:
+                check_choice("logger", name, WRITERS.names())
