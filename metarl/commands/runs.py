@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,17 +70,15 @@ def runs_table(states: list[RunState], root: Path) -> Table:
     )
     for name in ("run", "state", "iterations", "best", "at", "written"):
         right = name in ("iterations", "at")
-        table.add_column(
-            name, justify="right" if right else "left", no_wrap=name not in ("run", "best"),
-            overflow="fold",
-        )  # fmt: skip
+        whole = name in ("run", "iterations", "at")  # a run's path can be copied
+        table.add_column(name, justify="right" if right else "left", no_wrap=whole)
     for s in states:
         colour = _COLOURS.get(s.state, "")
         state = f"[{colour}]{s.state}[/]" if colour else s.state
         total = "?" if s.iterations is None else str(s.iterations)
         table.add_row(
             escape(str(s.folder.relative_to(root))), state, f"{s.iteration}/{total}",
-            *_best(s.best), _when(s.written),
+            *_best(s.best), _when(s.minutes_since_written),
         )  # fmt: skip
     return table
 
@@ -95,5 +92,9 @@ def _best(best: Best | None) -> tuple[str, str]:
     return escape(f"{best.metric} {best.value:.4g}{split}"), str(best.iteration)
 
 
-def _when(written: datetime) -> str:
-    return f"{written.astimezone():%Y-%m-%d %H:%M}"
+def _when(minutes: float) -> str:
+    """Returns how long ago something was, in the largest unit that suits."""
+    for size, unit in ((1440, "d"), (60, "h")):
+        if minutes >= size:
+            return f"{minutes / size:.0f} {unit} ago"
+    return f"{max(minutes, 0):.0f} min ago"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,7 @@ from metarl.sim.family import ControlTasks
 from metarl.trees import to_device
 
 TEST_SEED = 2_000_003
+_HEADER = 13  # letters of a line of a column's title; cells do not wrap
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class ControlProtocol:
                 f"{later[0]:g} after step 1" if same else ", ".join(f"{s:g}" for s in self.scales)
             )
             parts.append(f"inner rate times {factors}")
-        source = f"as {self.source}: " if self.source else ""
+        source = f"the tasks of {self.source}, " if self.source else ""
         return f"{self.title}: {source}{', '.join(parts)}"
 
     @property
@@ -117,8 +119,9 @@ def return_table(
     table = report_table(f"{title}: return", "\n".join(caption))
     table.add_column("steps", justify="right", no_wrap=True)
     for name, summaries in rows.items():
-        title = f"{name.replace('_', ' ')} ({summaries[0].count})"  # wraps between words
-        table.add_column(title, justify="right", overflow="fold")
+        words = f"{name.replace('_', ' ')} ({summaries[0].count})"
+        title = "\n".join(textwrap.wrap(words, _HEADER, break_long_words=False))
+        table.add_column(title, justify="right", no_wrap=True)
         if published.get(name):
             table.add_column("published", justify="right")
     for step in telling_steps(max(map(len, rows.values())) - 1):
