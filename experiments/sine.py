@@ -112,7 +112,7 @@ def build(settings: SineSettings) -> Components:
     )
 
 
-EXPERIMENT = Experiment("sine", CONFIGS, build)
+EXPERIMENT = Experiment("sine", CONFIGS, build, minutes={"maml": 3.3})
 
 if __name__ == "__main__":
     EXPERIMENT.run()

@@ -41,7 +41,7 @@ def test_the_image_is_small_to_change_and_not_roots(name):
     keywords = [keyword for keyword, _ in instructions(name)]
     last = dict(instructions(name)[len(keywords) - keywords[::-1].index("FROM") - 1 :])
     assert keywords.count("FROM") == 2, "what builds is left behind"
-    assert last["USER"] == "metarl" and last["VOLUME"] == "/work/runs"
+    assert last["USER"] == "10001:10001" and last["VOLUME"] == "/work/runs"
     assert json.loads(last["ENTRYPOINT"]) == ["tini", "--", "metarl"]
     order = [a for k, a in instructions(name) if k in ("COPY", "RUN")]
     places = [next(i for i, a in enumerate(order) if word in a) for word in (
