@@ -8,11 +8,12 @@ install: .venv/installed
 # pip is quiet while it works; what has arrived is counted instead.
 .venv/installed: pyproject.toml constraints.txt
 	@echo "Setting up .venv: Python packages, of which torch is the largest."
-	@echo "About 1.7 GB with torch's CPU build, 7 GB with its CUDA build; minutes on a fast line."
+	@echo "1.3 GB on the disk with torch's CPU build, several times as much with its CUDA build; some"
+	@echo "minutes on a fast line."
 	$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]' & pip=$$!; \
 	trap 'kill $$pip 2> /dev/null; exit 130' INT TERM; \
-	while sleep 5 && kill -0 $$pip 2> /dev/null; do \
+	while sleep 15 && kill -0 $$pip 2> /dev/null; do \
 		test "$(CI)" || echo "  pip downloads and installs; .venv has $$(du -sm .venv | cut -f1) MB"; \
 	done; wait $$pip
 	mkdir -p .venv/typings && ln -sfn ../../experiments .venv/typings/metarl_experiments
