@@ -170,7 +170,7 @@ class Experiment(Generic[S]):
                 print_stopped(result)
             with _naming_finished_run(loop):
                 table = components.report(loop)
-        print_report(table, loop, result)
+        print_report(table, loop, result, components.show is not None)
 
     def _build(self, settings: S) -> Components:
         """Builds the components; raises SettingsError if they do not fit into the memory."""
@@ -215,8 +215,17 @@ def _on_device(tasks: Any, device: torch.device) -> Any:
     return tasks.to(device) if isinstance(tasks, FewShot | Streams) else tasks
 
 
-def print_report(table: Table, loop: OuterLoop, result: TrainingResult) -> None:
-    """Prints the table of a report, the run folder, its figures and how to look at them."""
+def print_report(
+    table: Table, loop: OuterLoop, result: TrainingResult, can_play: bool = False
+) -> None:
+    """Prints the table of a report, the run folder, its figures and how to look at them.
+
+    Args:
+        table: The table.
+        loop: The loop after its report.
+        result: How the training ended.
+        can_play: Whether `metarl play` has a picture of an adaptation.
+    """
     console = OutputConsole()
     console.print(table)
     minutes = result.seconds / 60
@@ -224,7 +233,7 @@ def print_report(table: Table, loop: OuterLoop, result: TrainingResult) -> None:
     lines = {
         f"Trained for {minutes:.1f} minutes. Run folder:": str(loop.folder),
         "Figures in it:": ", ".join(figures(loop.folder)),
-        "An adaptation:": f"metarl play {folder}",
+        "An adaptation:": f"metarl play {folder}" if can_play else "",
         "The curves:": f"tensorboard --logdir {folder}",
     }
     for name, value in lines.items():
