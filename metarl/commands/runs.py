@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from metarl.runs.run_state import Best, RunState
 
+_WIDE = 100  # letters
 _COLOURS = {"training": "cyan", "finished": "green", "damaged": "red", "empty": "dim"}
 
 
@@ -48,7 +49,7 @@ def runs(
             f"There are no run folders in {runs}. `metarl train sine` makes one; --runs names "
             "another folder."
         )
-    console.print(runs_table(states, runs))
+    console.print(runs_table(states, runs, console.width >= _WIDE))
     for state in states:
         if state.problem:
             console.print(f"{state.folder}: {state.problem}", style="red", markup=False)
@@ -59,8 +60,14 @@ def is_alive(state: RunState, minutes: float) -> bool:
     return state.state == "training" and state.minutes_since_written <= minutes
 
 
-def runs_table(states: list[RunState], root: Path) -> Table:
-    """Returns a table with a row per run folder."""
+def runs_table(states: list[RunState], root: Path, wide: bool = True) -> Table:
+    """Returns a table with a row per run folder.
+
+    Args:
+        states: The states of the runs.
+        root: The folder of the run folders.
+        wide: Whether there is space for when the best value was reached and a file was written.
+    """
     from rich.markup import escape
 
     from metarl.evaluation.tables import report_table
@@ -68,18 +75,18 @@ def runs_table(states: list[RunState], root: Path) -> Table:
     table = report_table(
         f"Runs in {root}", "best: the mean over validation tasks after the last adaptation step"
     )
-    for name in ("run", "state", "iterations", "best", "at", "written"):
+    for name in ("run", "state", "iterations", "best", *(("at", "written") if wide else ())):
         right = name in ("iterations", "at")
-        whole = name in ("run", "iterations", "at")  # a run's path can be copied
+        whole = name in ("run", "state", "iterations")  # a run's path can be copied
         table.add_column(name, justify="right" if right else "left", no_wrap=whole)
     for s in states:
         colour = _COLOURS.get(s.state, "")
         state = f"[{colour}]{s.state}[/]" if colour else s.state
         total = "?" if s.iterations is None else str(s.iterations)
-        table.add_row(
-            escape(str(s.folder.relative_to(root))), state, f"{s.iteration}/{total}",
-            *_best(s.best), _when(s.minutes_since_written),
-        )  # fmt: skip
+        best, at = _best(s.best)
+        late = (at, _when(s.minutes_since_written)) if wide else ()
+        path = escape(str(s.folder.relative_to(root)))
+        table.add_row(path, state, f"{s.iteration}/{total}", best, *late)
     return table
 
 

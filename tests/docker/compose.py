@@ -32,7 +32,8 @@ def instructions(name):
     text = (DOCKER / name).read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
-    return [tuple(line.split(None, 1)) for line in joined.splitlines()]
+    words = [line.partition(" ") for line in joined.splitlines()]
+    return [(keyword, arguments.strip()) for keyword, _, arguments in words]
 
 
 def command(service):
