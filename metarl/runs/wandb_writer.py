@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,8 +36,7 @@ class WandbWriter(Writer):
         path = run.folder / ID_FILE
         if not path.exists():
             write_bytes(path, f"{uuid.uuid4().hex[:16]}\n".encode())
-        self._wandb.setup()  # reads the environment
-        project = self._wandb.Settings().project or "metarl"
+        project = os.environ.get("WANDB_PROJECT") or "metarl"
         self._run = self._wandb.init(
             project=project, dir=str(run.folder), id=path.read_text("utf-8").strip(), name=run.name,
             resume="allow", reinit="create_new",
