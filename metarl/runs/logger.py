@@ -289,12 +289,17 @@ class RunLogger:
             steps = line.get("environment_steps", -1)
             if steps >= start and prefix in self._repeated:
                 self._by_environment_steps(f"{prefix}/{line['metric']}", line["mean"], steps)
+        if self._curves:  # that of MetaRL 0.1 named other tags
+            self._write_layout()
 
     def _layout(self, prefix: str, metric: str) -> None:
         """Writes the layout of the custom-scalars dashboard when a curve is new."""
         if prefix in self._curves:
             return
         self._curves[prefix] = metric
+        self._write_layout()
+
+    def _write_layout(self) -> None:
         repeated = {p: m for p, m in self._curves.items() if p in self._repeated}
         final = {p: m for p, m in self._curves.items() if p not in self._repeated}
         with self._writing():
