@@ -46,6 +46,25 @@ def test_the_curves_are_those_of_eval_jsonl(tmp_path):
     assert [s.mean_low for s in maml.adaptation] == line["mean_low"]
 
 
+def test_further_metrics_and_lines_of_0_1_do_not_disturb_the_comparison(tmp_path):
+    values = torch.tensor([[4.0, 2.0], [1.0, 3.0]])
+    folder = tmp_path / "a" / "b" / "run"
+    with RunLogger(folder) as logger:
+        for prefix in ("eval_validation", "eval_test"):
+            logger.curve(
+                AdaptationCurve("mse", values, False, others={"mae": values / 9}), 10, prefix
+            )
+    comparison = compare_runs([folder])
+    assert comparison.metric == "mse"
+    assert [s.mean for s in comparison.runs[0].adaptation] == [3.0, 2.0]
+    assert [(x, s.mean) for x, s in comparison.runs[0].training] == [(10, 2.0)]
+    lines = [json.loads(line) for line in (folder / EVAL_FILE).read_text().splitlines()]
+    for line in lines:
+        del line["lowest_tenth"], line["highest_tenth"]
+    (folder / EVAL_FILE).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert [s.mean for s in compare_runs([folder]).runs[0].adaptation] == [3.0, 2.0]
+
+
 def test_the_figure_has_both_panels_with_bands(tmp_path):
     folders = [make_run(tmp_path, f"sine/maml/2026_s{seed}", seed) for seed in (0, 1)]
     comparison = compare_runs(folders)

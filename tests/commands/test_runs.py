@@ -11,7 +11,7 @@ from metarl.runs.checkpoints import Checkpoints
 from metarl.runs.lock import RunLock
 from metarl.runs.logger import RunLogger
 from metarl.runs.run_folder import EVAL_FILE
-from metarl.runs.run_state import best_value, run_state, run_states
+from metarl.runs.run_state import Best, best_value, run_state, run_states
 
 
 def make_run(root, name, *, iterations=10, done=None, values=(), metric="mse", reported=False):
@@ -94,3 +94,12 @@ def test_a_run_that_hangs_is_not_alive(tmp_path):
         assert is_alive(run_state(folder), 5.0)
         assert not is_alive(run_state(folder), 0.0)
     assert not is_alive(run_state(folder), 5.0)
+
+
+def test_the_best_value_is_of_the_first_metric_only():
+    lines = [
+        {"split": "validation", "iteration": i, "metric": metric, "mean": [9.0, value]}
+        for i, loss in ((1, 2.0), (2, 1.0))
+        for metric, value in (("rmse", loss), ("mae", loss / 9))
+    ]
+    assert best_value(lines) == Best("rmse", "validation", 1.0, 2)
