@@ -5,14 +5,29 @@ BIN := .venv/bin
 
 install: .venv/installed
 
+# pip is quiet while it works; what has arrived is counted instead.
 .venv/installed: pyproject.toml constraints.txt
+	@echo "Setting up .venv: Python packages, of which torch is the largest."
+	@echo "1.3 GB on the disk with torch's CPU build, several times as much with its CUDA build; some"
+	@echo "minutes on a fast line."
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]' & pip=$$!; \
+	trap 'kill $$pip 2> /dev/null; exit 130' INT TERM; \
+	while sleep 15 && kill -0 $$pip 2> /dev/null; do \
+		test "$(CI)" || echo "  pip downloads and installs; .venv has $$(du -sm .venv | cut -f1) MB"; \
+	done; wait $$pip
 	mkdir -p .venv/typings && ln -sfn ../../experiments .venv/typings/metarl_experiments
 	touch $@
 
 demo: install  ## MAML on sine regression: a table, two figures and TensorBoard logs
+	@echo "Training MAML on sine regression: 20 000 iterations, about half a minute on a core."
 	$(BIN)/python experiments/sine.py --training.iterations 20000
+	@echo
+	@echo "The environment: . .venv/bin/activate. Then, for example:"
+	@echo "  metarl play latest                      # the fits of three test tasks, in this terminal"
+	@echo "  metarl train sine --algorithm reptile   # another algorithm; metarl compare RUN RUN"
+	@echo "  metarl train navigation2d               # a policy that adapts to a goal; metarl list: all"
+	@echo "  tensorboard --logdir runs               # the curves of all runs; metarl runs lists them"
 
 test: lint types tests
 

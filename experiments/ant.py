@@ -26,7 +26,7 @@ def build(settings: FamilySettings) -> Components:
     return build_family(settings, "Ant", icml_robots)
 
 
-EXPERIMENT = Experiment("ant", CONFIGS, build)
+EXPERIMENT = Experiment("ant", CONFIGS, build, minutes={"maml": 230})
 
 if __name__ == "__main__":
     EXPERIMENT.run()

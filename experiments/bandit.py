@@ -78,7 +78,7 @@ def build(settings: ControlSettings) -> Components:
     return build_control(settings, Bandit(settings.arms, settings.pulls))
 
 
-EXPERIMENT = Experiment("bandit", CONFIGS, build)
+EXPERIMENT = Experiment("bandit", CONFIGS, build, minutes={"maml": 0.2})
 
 if __name__ == "__main__":
     EXPERIMENT.run()

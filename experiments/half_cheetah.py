@@ -29,7 +29,7 @@ def build(settings: FamilySettings) -> Components:
     return build_family(settings, "HalfCheetah", icml_robots)
 
 
-EXPERIMENT = Experiment("half_cheetah", CONFIGS, build)
+EXPERIMENT = Experiment("half_cheetah", CONFIGS, build, minutes={"maml": 29})
 
 if __name__ == "__main__":
     EXPERIMENT.run()

@@ -23,7 +23,7 @@ def build(settings: FamilySettings) -> Components:
     return build_family(settings, "Hopper")
 
 
-EXPERIMENT = Experiment("hopper", CONFIGS, build)
+EXPERIMENT = Experiment("hopper", CONFIGS, build, minutes={"maml": 110})
 
 if __name__ == "__main__":
     EXPERIMENT.run()

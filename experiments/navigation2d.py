@@ -49,7 +49,7 @@ def build(settings: ControlSettings) -> Components:
     return build_control(settings, Navigation2D(), icml_navigation(), navigation_picture)
 
 
-EXPERIMENT = Experiment("navigation2d", CONFIGS, build)
+EXPERIMENT = Experiment("navigation2d", CONFIGS, build, minutes={"maml": 2})
 
 if __name__ == "__main__":
     EXPERIMENT.run()

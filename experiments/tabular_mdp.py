@@ -55,7 +55,7 @@ def build(settings: ControlSettings) -> Components:
     return build_control(settings, TabularMDP())
 
 
-EXPERIMENT = Experiment("tabular_mdp", CONFIGS, build)
+EXPERIMENT = Experiment("tabular_mdp", CONFIGS, build, minutes={"maml": 0.2})
 
 if __name__ == "__main__":
     EXPERIMENT.run()

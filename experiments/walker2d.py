@@ -24,7 +24,7 @@ def build(settings: FamilySettings) -> Components:
     return build_family(settings, "Walker2d")
 
 
-EXPERIMENT = Experiment("walker2d", CONFIGS, build)
+EXPERIMENT = Experiment("walker2d", CONFIGS, build, minutes={"maml": 140})
 
 if __name__ == "__main__":
     EXPERIMENT.run()

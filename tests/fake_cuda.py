@@ -48,8 +48,9 @@ class FakeCuda(TorchFunctionMode):
         if func is torch.Tensor.to and len(self.devices) > seen:
             kwargs["copy"] = True  # a tensor on another device never shares its memory
         if func is torch.Tensor.cuda:
-            self.devices.append(args[1] if len(args) > 1 else kwargs.get("device", "cuda"))
-            return args[0].clone()
+            tensor, *place = args
+            self.devices.append(place[0] if place else kwargs.get("device", "cuda"))
+            return tensor.clone()
         return func(*args, **kwargs)
 
     def without_index(self):

@@ -12,12 +12,15 @@ if TYPE_CHECKING:
 
     from metarl.sim.card import Card
 
-Configs = Mapping[str, Any] | Exception
-"""Algorithm -> its settings, of an experiment; or the error of one that cannot be imported."""
+Found = Any
+"""An `Experiment`; or the exception of one that cannot be imported."""
 
 
 def list_names(card: str | None = None) -> None:
     """Lists what is installed: families of tasks, algorithms and experiments.
+
+    The minutes of an experiment were measured on another machine and are scaled by a short
+    computation on this one.
 
     Args:
         card: A family: prints all of its coefficients, ranges and horizons, with their sources.
@@ -29,8 +32,8 @@ def list_names(card: str | None = None) -> None:
     if card is not None:
         console.print(card_table(make_family(card).card()))
         return
-    configs = _experiment_configs()
-    for table in (_families(), _surrogates(), _algorithms(configs), _experiments(configs)):
+    found = _found_experiments()
+    for table in (_families(), _surrogates(), _algorithms(found), _experiments(found)):
         console.print(table)
 
 
@@ -80,24 +83,24 @@ def _surrogates() -> Table:
     return table
 
 
-def _experiment_configs() -> dict[str, Configs]:
+def _found_experiments() -> dict[str, Found]:
     from metarl.lab.installed import EXPERIMENTS
     from metarl.lab.lookup import find_experiment
 
-    configs: dict[str, Configs] = {}
+    found: dict[str, Found] = {}
     for name in EXPERIMENTS.names():
         try:
-            configs[name] = find_experiment(name).configs
+            found[name] = find_experiment(name)
         except Exception as error:  # an experiment of another package may raise anything
-            configs[name] = error
-    return configs
+            found[name] = error
+    return found
 
 
-def _algorithms(experiments: Mapping[str, Configs]) -> Table:
+def _algorithms(experiments: Mapping[str, Found]) -> Table:
     table = _table("Algorithms", "options", "--algorithm", "summary, and the fields to set")
     names: dict[type, list[str]] = {}
-    for configs in experiments.values():
-        for name, config in () if isinstance(configs, Exception) else configs.items():
+    for found in experiments.values():
+        for name, config in () if isinstance(found, Exception) else found.configs.items():
             options = getattr(config, "learner", getattr(config, "network", None))
             if is_dataclass(options) and name not in names.setdefault(type(options), []):
                 names[type(options)].append(name)
@@ -108,24 +111,42 @@ def _algorithms(experiments: Mapping[str, Configs]) -> Table:
     return table
 
 
-def _experiments(experiments: Mapping[str, Configs]) -> Table:
+def _experiments(experiments: Mapping[str, Found]) -> Table:
     from rich.markup import escape
 
-    table = _table("Experiments: metarl train NAME", "name", "--algorithm")
-    for name, configs in experiments.items():
-        failed = isinstance(configs, Exception)
-        error = f"{type(configs).__name__}: {configs}"
-        table.add_row(name, f"[red]{escape(error)}[/]" if failed else ", ".join(configs))
+    from metarl.lab.machine import machine_factor
+
+    factor = machine_factor()
+    table = _table(
+        "Experiments: metarl train NAME", "name", "minutes here", "--algorithm",
+        caption="minutes here: training with the first algorithm (or the one named) and its default"
+        f"\nsettings on one core; known from another machine, times {factor:.2g} for this one",
+    )  # fmt: skip
+    for name, found in experiments.items():
+        if isinstance(found, Exception):
+            error = f"{type(found).__name__}: {found}"
+            table.add_row(name, "", f"[red]{escape(error)}[/]")
+            continue
+        first = next(iter(found.configs), "")
+        minutes = [
+            _minutes(factor * known) + ("" if algorithm == first else f" {escape(algorithm)}")
+            for algorithm, known in found.minutes.items()
+        ]
+        table.add_row(name, ", ".join(minutes), ", ".join(found.configs))
     if not table.row_count:
-        table.add_row("none", "no package offers experiments")
+        table.add_row("none", "", "no package offers experiments")
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
-    from rich.box import SIMPLE
-    from rich.table import Table
+def _minutes(value: float) -> str:
+    """Returns minutes with two digits, which is more than they are known to."""
+    return "below 1" if value < 1 else f"{float(f'{value:.2g}'):.0f}"
 
-    table = Table(title=title, box=SIMPLE, title_justify="left", title_style="bold")
+
+def _table(title: str, *columns: str, caption: str = "") -> Table:
+    from metarl.evaluation.tables import report_table
+
+    table = report_table(title, caption)
     for i, name in enumerate(columns):
         table.add_column(name, no_wrap=i == 0)
     return table

@@ -10,16 +10,20 @@ import sys
 import tyro
 
 import metarl
+from metarl.commands.compare import compare
 from metarl.commands.evaluate import evaluate
 from metarl.commands.export import export
 from metarl.commands.list import list_names
 from metarl.commands.play import play
+from metarl.commands.runs import runs
 from metarl.commands.train import train
 from metarl.console import run_script
 
 COMMANDS = {
     "train": train,
     "list": list_names,
+    "runs": runs,
+    "compare": compare,
     "evaluate": evaluate,
     "play": play,
     "export": export,

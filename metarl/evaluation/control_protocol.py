@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from rich.box import SIMPLE
 from rich.table import Table
 
 from metarl.devices import seeded_generator
 from metarl.evaluation.curves import AdaptationCurve, stack_steps, warn_if_nan
 from metarl.evaluation.statistics import Summary, telling_steps
+from metarl.evaluation.tables import report_table
+from metarl.evaluation.watch import Watch, unwatched, watched
 from metarl.rl.control_learner import ControlLearner
 from metarl.sim.family import ControlTasks
 from metarl.trees import to_device
 
 TEST_SEED = 2_000_003
+_HEADER = 13  # letters of a line of a column's title; cells do not wrap
 
 
 @dataclass(frozen=True)
@@ -50,19 +53,48 @@ class ControlProtocol:
             scales += (steps - len(scales)) * scales[-1:]
         return replace(self, steps=steps, scales=scales)
 
+    def explained(self) -> str:
+        """Returns what the protocol does, in a line: the source, the rollouts and the rates."""
+        parts = [f"{self.steps} steps of {self.trajectories} rollouts per task"]
+        if any(scale != 1 for scale in self.scales):
+            first, *later = self.scales
+            same = len(set(later)) == 1 and first == 1
+            factors = (
+                f"{later[0]:g} after step 1" if same else ", ".join(f"{s:g}" for s in self.scales)
+            )
+            parts.append(f"inner rate times {factors}")
+        source = f"the tasks of {self.source}, " if self.source else ""
+        return f"{self.title}: {source}{', '.join(parts)}"
+
+    @property
+    def title(self) -> str:
+        """The name in tables, which wraps between words."""
+        return self.name.replace("_", " ")
+
 
 def protocol_curve(
-    learner: ControlLearner, protocol: ControlProtocol, device: torch.device | str = "cpu"
+    learner: ControlLearner,
+    protocol: ControlProtocol,
+    device: torch.device | str = "cpu",
+    watch: Watch = unwatched,
 ) -> AdaptationCurve:
     """Measures the mean return on each of a protocol's tasks after 0..steps steps.
 
     The rollouts' randomness is the same for every learner that adapts by gradients.
+
+    Args:
+        learner: A trained learner.
+        protocol: The protocol.
+        device: The learner's device.
+        watch: Watches the evaluation.
     """
     generator = seeded_generator(device, TEST_SEED)
     tasks = to_device(protocol.tasks, generator.device)
-    values = stack_steps(
-        learner.measures(tasks, protocol.steps, generator, protocol.scales, protocol.trajectories)
+    rows = learner.measures(
+        tasks, protocol.steps, generator, protocol.scales, protocol.trajectories
     )
+    with watch(protocol.title, tasks.num_tasks * (protocol.steps + 1)) as advance:
+        values = stack_steps(watched(rows, advance))
     for name, value in values.items():
         warn_if_nan(value, name, "task")
     return AdaptationCurve("return", values.pop("return"), True, others=values)
@@ -74,10 +106,12 @@ def return_table(
     title: str,
     whole: Summary | None = None,
     others: Mapping[str, Mapping[str, Sequence[Summary]]] | None = None,
+    protocols: Sequence[ControlProtocol] = (),
 ) -> Table:
     """Returns a table of mean returns with 95 % confidence intervals over tasks.
 
-    Next to each mean stands that of the worst tenth of the tasks.
+    Next to each mean stands that of the worst tenth of the tasks, except for published protocols,
+    so that the rows of three of them fit into 80 columns.
 
     Args:
         rows: Name of the evaluation -> one summary per number of steps.
@@ -85,16 +119,23 @@ def return_table(
         title: The algorithm and the family.
         whole: Summary of the sums over the steps, if these are the episodes of one trial.
         others: Further metrics: name -> the name of the evaluation -> summaries.
+        protocols: The protocols among the evaluations, which the caption explains.
     """
-    caption = "mean ± half of the 95 % interval over tasks; worst: mean of the lowest tenth of them"
+    caption = [
+        "mean ± half of the 95 % interval over tasks; (n): n tasks; worst: mean of the lowest tenth"
+    ]
     if whole is not None:
-        caption += f"\nall episodes of a trial together: {_cell(whole)}"
-    table = Table(title=f"{title}: return", box=SIMPLE, caption=caption)
+        caption.append(f"all episodes of a trial together: {_cell(whole)}")
+    caption += [p.explained() for p in protocols if p.name in rows]
+    explained = {p.name for p in protocols}
+    table = report_table(f"{title}: return", "\n".join(caption))
     table.add_column("steps", justify="right", no_wrap=True)
     for name, summaries in rows.items():
-        title = f"{name.replace('_', ' ')} ({summaries[0].count})"  # wraps between words
-        table.add_column(title, justify="right", overflow="fold")
-        table.add_column("worst", justify="right")
+        words = f"{name.replace('_', ' ')} ({summaries[0].count})"
+        heading = "\n".join(textwrap.wrap(words, _HEADER, break_long_words=False))
+        table.add_column(heading, justify="right", no_wrap=True)
+        if name not in explained:
+            table.add_column("worst", justify="right", no_wrap=True)
         if published.get(name):
             table.add_column("published", justify="right")
         for metric, evaluations in (others or {}).items():
@@ -104,7 +145,7 @@ def return_table(
     for step in telling_steps(max(map(len, rows.values())) - 1):
         cells = [str(step)]
         for name, summaries in rows.items():
-            cells += _cells(summaries, step)
+            cells += _cells(summaries, step)[: 1 if name in explained else 2]
             if published.get(name):
                 value = published[name].get(step)
                 cells.append("" if value is None else f"{value:.2f}")

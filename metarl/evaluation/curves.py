@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metarl.adaptation.learner import Learner
 from metarl.errors import SettingsError
+from metarl.evaluation.watch import Watch, unwatched, watched
 from metarl.tasks.base import TaskSource
 from metarl.trees import concatenate_tasks
 
@@ -46,6 +47,8 @@ def adaptation_curve(
     chunk_size: int = 100,
     transductive: bool = False,
     last_only: bool = False,
+    watch: Watch = unwatched,
+    name: str = "test tasks",
 ) -> AdaptationCurve:
     """Adapts a learner to fresh tasks and evaluates it after every step.
 
@@ -60,6 +63,8 @@ def adaptation_curve(
         transductive: See `SupervisedLearner.predict`; False for learners that do not transduce.
             Name it for a published comparison.
         last_only: Returns the values after the last step only: one row.
+        watch: Watches the evaluation.
+        name: What is evaluated, for `watch`.
 
     Returns:
         The curve. Values are NaN, with a warning that names the tasks, where the outputs or the
@@ -79,17 +84,18 @@ def adaptation_curve(
     options: dict[str, Any] = {"transductive": transductive} if has_argument else {}
     learner_generator = derived(generator)
     metric, parts, infos = "", [], []
-    for start in range(0, num_tasks, chunk_size):
-        tasks = distribution.sample(min(chunk_size, num_tasks - start), generator)
-        metric = learner.metric(tasks)
-        rows = learner.evaluate_metrics(
-            tasks, steps, learner_generator, last_only=last_only, **options
-        )
-        parts.append(stack_steps(rows))
-        infos.append(tasks.info)
-    values = {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
-    for name, value in values.items():
-        warn_if_nan(value, name, "task")
+    with watch(name, num_tasks * (1 if last_only else steps + 1)) as advance:
+        for start in range(0, num_tasks, chunk_size):
+            tasks = distribution.sample(min(chunk_size, num_tasks - start), generator)
+            metric = learner.metric(tasks)
+            rows = learner.evaluate_metrics(
+                tasks, steps, learner_generator, last_only=last_only, **options
+            )
+            parts.append(stack_steps(watched(rows, advance)))
+            infos.append(tasks.info)
+    values = {key: torch.cat([part[key] for part in parts], dim=1) for key in parts[0]}
+    for key, value in values.items():
+        warn_if_nan(value, key, "task")
     return AdaptationCurve(
         metric, values.pop(metric), transductive, concatenate_tasks(infos), values
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-from rich.box import SIMPLE
 from rich.table import Table
 
 from metarl.adaptation.learner import SupervisedLearner
@@ -14,6 +13,8 @@ from metarl.errors import SettingsError
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve, warn_if_nan
 from metarl.evaluation.lake import LakeRuns, check_uncontaminated
 from metarl.evaluation.statistics import Summary
+from metarl.evaluation.tables import report_table
+from metarl.evaluation.watch import Watch, unwatched, watched
 from metarl.tasks.base import TaskDistribution
 
 TEST_SEED = 3_000_003
@@ -26,6 +27,7 @@ def few_shot_curves(
     num_tasks: int,
     steps: int,
     device: torch.device | str = "cpu",
+    watch: Watch = unwatched,
 ) -> dict[str, AdaptationCurve]:
     """Measures the accuracy on test tasks, the same for every learner.
 
@@ -35,6 +37,7 @@ def few_shot_curves(
         num_tasks: Number of tasks.
         steps: Adaptation steps.
         device: The learner's device.
+        watch: Watches the evaluation.
 
     Returns:
         "transductive": after 0..steps steps, with batch-norm statistics shared among queries, for
@@ -50,6 +53,8 @@ def few_shot_curves(
             chunk_size=20,
             transductive=name == "transductive",
             last_only=name != "transductive",
+            watch=watch,
+            name=f"test tasks, {name}",
         )
         for name in _predictions(learner)
     }
@@ -62,6 +67,7 @@ def lake_errors(
     *,
     steps: int,
     device: torch.device | str = "cpu",
+    watch: Watch = unwatched,
 ) -> dict[str, float]:
     """Measures a 20-way learner on Lake's one-shot runs; see `lake.load_lake_runs`.
 
@@ -71,6 +77,7 @@ def lake_errors(
         alphabets_seen: All alphabets of its training and validation characters.
         steps: Adaptation steps.
         device: The learner's device.
+        watch: Watches the evaluation.
 
     Returns:
         Error in percent, "transductive" (the 20 test images of a run share batch-norm statistics;
@@ -91,9 +98,11 @@ def lake_errors(
     errors = {}
     for name in _predictions(learner):
         generator = seeded_generator(device, TEST_SEED)
-        (accuracy,) = learner.evaluate(
+        rows = learner.evaluate(
             tasks, steps, generator, last_only=True, transductive=name == "transductive"
         )
+        with watch(f"Lake's runs, {name}", len(runs.names)) as advance:
+            (accuracy,) = watched(rows, advance)
         warn_if_nan(accuracy.unsqueeze(0), "accuracy", "run")
         errors[name] = 100 * (1 - accuracy.double().mean().item())
     return errors
@@ -120,7 +129,11 @@ def few_shot_table(
     factor, digits = (100, 1) if percent else (1, 3)
     count = next(iter(summaries.values())).count
     title = f"{label}, {count} test tasks"
-    table = Table(title=title, caption="mean [95 % interval]", box=SIMPLE, min_width=72)
+    lines = ["mean [95 % interval]"]
+    if "transductive" in summaries:
+        lines.append("transductive: the queries of a task share batch-norm statistics")
+    lines.append("non-transductive: each query is classified alone")
+    table = report_table(title, "\n".join(lines))
     table.add_column("predictions", no_wrap=True)
     table.add_column("accuracy, %" if percent else metric, justify="right", no_wrap=True)
     if lake:

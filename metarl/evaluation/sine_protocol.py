@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich.box import SIMPLE
 from rich.table import Table
 
 from metarl.adaptation.learner import SupervisedLearner
 from metarl.devices import seeded_generator
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
 from metarl.evaluation.statistics import Summary
+from metarl.evaluation.tables import report_table
+from metarl.evaluation.watch import Watch, unwatched
 from metarl.tasks.sine import Sine
 
 SHOTS = (5, 10, 20)
@@ -57,6 +58,7 @@ def sine_curves(
     num_tasks: int = NUM_TASKS,
     steps: int = STEPS,
     device: torch.device | str = "cpu",
+    watch: Watch = unwatched,
 ) -> dict[int, AdaptationCurve]:
     """Measures the mean squared error after 0..steps steps for K = 5, 10 and 20.
 
@@ -68,6 +70,7 @@ def sine_curves(
         num_tasks: Number of test tasks; the paper takes 600.
         steps: Adaptation steps.
         device: The learner's device.
+        watch: Watches the evaluation.
 
     Returns:
         K -> the curve.
@@ -81,6 +84,8 @@ def sine_curves(
             steps=steps,
             generator=seeded_generator(device, TEST_SEED + shots),
             transductive=True,  # as published; without effect on a network without batch norm
+            watch=watch,
+            name=f"test tasks, K={shots}",
         )
     return curves
 
@@ -98,7 +103,8 @@ def sine_table(
     count = next(iter(curves.values()))[0].count
     name = "Mean squared error" if metric == "mse" else metric
     title = f"{name} on {count} test tasks, mean [95 % interval]"
-    table = Table(title=title, box=SIMPLE, caption="paper: Finn et al. 2017, K=5")
+    caption = "K: support points per task; paper: Finn et al. 2017, K=5"
+    table = report_table(title, caption)
     for name in ("steps", *(f"K={shots}" for shots in curves), "paper"):
         table.add_column(name, justify="right", no_wrap=True)
     for step in range(len(next(iter(curves.values())))):

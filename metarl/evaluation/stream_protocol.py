@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.box import SIMPLE
 from rich.table import Table
 
 from metarl.evaluation.statistics import Summary
+from metarl.evaluation.tables import report_table
 
 INSTANCES = (1, 2, 3, 4, 5, 10)
 TEST_SEED = 5_000_003
@@ -37,8 +37,12 @@ def instance_table(
         label: Title of the table: learner and data.
     """
     title = f"{label}, {summaries[0].count} test streams"
-    caption = "mean [95 % interval]; paper: Santoro et al. 2016, on other data"
-    table = Table(title=title, box=SIMPLE, caption=caption, min_width=72)
+    caption = (
+        "mean [95 % interval]; instance: how often the class has been shown, this time included"
+    )
+    if published:
+        caption += "\npaper: Santoro et al. 2016, on other data"
+    table = report_table(title, caption)
     for name in ("instance", "accuracy, %", *(("paper",) if published else ())):
         table.add_column(name, justify="right", no_wrap=True)
     for instance in sorted({i for i in INSTANCES if i <= len(summaries)} | {len(summaries)}):

@@ -15,7 +15,7 @@ from metarl.errors import CheckpointError, SettingsError, UnknownNameError, shor
 from metarl.lab.trust import TRUST, check_trusted
 from metarl.ranges import check_fields
 from metarl.registry import check_choice, did_you_mean
-from metarl.runs.run_folder import FUNCTION, ResumePoint, find_run, to_json
+from metarl.runs.run_folder import FUNCTION, ResumePoint, find_run_or_none, to_json
 from metarl.tasks.files import read_json
 
 S = TypeVar("S")
@@ -30,10 +30,11 @@ def parse_settings(
     """Parses the command line of an experiment.
 
     `--algorithm NAME` chooses the defaults; `--resume latest|PATH` takes the settings of the
-    resumed run instead, and code that these name as `module:Name` is imported only with `--trust`
-    or if the arguments name it too. All other arguments change single settings. Of a resumed run,
-    those that only determine its start (the class attribute `only_at_start` of the settings names
-    them) stay as they were; all changes are printed.
+    resumed run instead, as does `--resume auto` if there is a run. Code that these name as
+    `module:Name` is imported only with `--trust` or if the arguments name it too. All other
+    arguments change single settings. Of a resumed run, those that only determine its start (the
+    class attribute `only_at_start` of the settings names them) stay as they were; all changes are
+    printed.
 
     Args:
         configs: Default settings by algorithm; the first one is the default. The settings are
@@ -60,14 +61,15 @@ def parse_settings(
     resume = _value_of("--resume", arguments)
     if resume is not None:
         runs = Path(_value_of("--runs", arguments) or default.runs)
-        point = find_run(runs, experiment, name, resume)
+        point = find_run_or_none(runs, experiment, name, resume)
+    if point is not None:
         default = saved_settings(configs, point.folder)
         if chosen not in (None, default.algorithm):
             raise SettingsError(
                 f"The run {point.folder} trains {default.algorithm}, not {chosen}; "
                 "leave out --algorithm or resume another run."
             )
-    elif trusted:
+    elif trusted and resume is None:
         raise SettingsError(f"{TRUST} allows what a run names; it needs --resume RUN.")
     # Functions, such as losses, come from Python only; tyro would show them as fixed.
     hidden = (tyro.conf.SuppressFixed,)
@@ -76,6 +78,9 @@ def parse_settings(
         if not trusted:
             check_trusted(parsed, point.folder, _values(arguments))
         parsed = resumed_settings(default, parsed, point.folder)
+    elif resume is not None:  # a new run after `--resume auto`
+        changed: Any = parsed
+        parsed = dataclasses.replace(changed, resume=None)
     return parsed, point
 
 

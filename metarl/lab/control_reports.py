@@ -21,6 +21,7 @@ from metarl.evaluation.statistics import Summary, summarise_curve
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.runs.logger import BOOTSTRAP_SEED
+from metarl.runs.watching import progress_bar
 from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.training.loop import OuterLoop
 
@@ -133,7 +134,8 @@ class ControlReports:
         self._write_figures(loop, test, rows, published)
         loop.logger.close()
         title = f"{settings.algorithm} on {self._test.name}"
-        return return_table(rows, published, title, trial, others)
+        protocols = [p.extended(settings.test_steps) for p in self._protocols]
+        return return_table(rows, published, title, trial, others, protocols)
 
     def _sample(
         self, loop: OuterLoop, num_tasks: int, steps: int | None
@@ -149,11 +151,13 @@ class ControlReports:
             "test tasks": adaptation_curve(
                 self._learner, self._test,
                 num_tasks=self._settings.test_tasks, steps=steps, generator=generator,
-                transductive=True,
+                transductive=True, watch=progress_bar,
             )
         }  # fmt: skip
         for p in self._protocols:
-            curves[p.name] = protocol_curve(self._learner, p.extended(steps), loop.device)
+            curves[p.name] = protocol_curve(
+                self._learner, p.extended(steps), loop.device, progress_bar
+            )
         return curves
 
     def _log_curve(self, loop: OuterLoop, name: str, curve: AdaptationCurve) -> list[Summary]:

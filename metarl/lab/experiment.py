@@ -10,11 +10,12 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from metarl.adaptation.learner import Learner
@@ -103,12 +104,15 @@ class Experiment(Generic[S]):
         configs: Default settings by algorithm, frozen dataclasses; the first one is the default.
         build: Builds the components from settings.
         script: The file that defines the experiment; None for the file that defines `build`.
+        minutes: Algorithm -> CPU minutes of a whole training on the machine of `lab.machine`, for
+            `metarl list`; `python -m benchmarks.minutes` measures them.
     """
 
     name: str
     configs: Mapping[str, S]
     build: Callable[[S], Components]
     script: str | None = None
+    minutes: Mapping[str, float] = field(default_factory=dict)
 
     def run(self, arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
         """Parses the command line, trains and reports; prints errors without a traceback.
@@ -148,6 +152,8 @@ class Experiment(Generic[S]):
             checkpoint: The checkpoint.
             folder: Folder for reports and logs; not that of the run.
         """
+        training = replace(settings.training, loggers=())  # an evaluation is no second run
+        settings = replace(cast(Any, settings), training=training)
         set_threads(settings.training.threads)
         components = self._build(settings)
         return _loop(settings, components, folder, checkpoint), components
@@ -168,7 +174,7 @@ class Experiment(Generic[S]):
                 print_stopped(result)
             with _naming_finished_run(loop):
                 table = components.report(loop)
-        print_report(table, loop, result)
+        print_report(table, loop, result, components.show is not None)
 
     def _build(self, settings: S) -> Components:
         """Builds the components; raises SettingsError if they do not fit into the memory."""
@@ -213,15 +219,35 @@ def _on_device(tasks: Any, device: torch.device) -> Any:
     return tasks.to(device) if isinstance(tasks, _MOVABLE) else tasks
 
 
-def print_report(table: Table, loop: OuterLoop, result: TrainingResult) -> None:
-    """Prints the table of a report, the run folder and how to look at it."""
+def print_report(
+    table: Table, loop: OuterLoop, result: TrainingResult, can_play: bool = False
+) -> None:
+    """Prints the table of a report, the run folder, its figures and how to look at them.
+
+    Args:
+        table: The table.
+        loop: The loop after its report.
+        result: How the training ended.
+        can_play: Whether `metarl play` has a picture of an adaptation.
+    """
     console = OutputConsole()
     console.print(table)
     minutes = result.seconds / 60
-    console.print(
-        f"Trained for {minutes:.1f} minutes. Run folder:", str(loop.folder), soft_wrap=True
-    )
-    console.print("Look at it: tensorboard --logdir", str(loop.folder), soft_wrap=True)
+    folder = shlex.quote(str(loop.folder))
+    lines = {
+        f"Trained for {minutes:.1f} minutes. Run folder:": str(loop.folder),
+        "Figures in it:": ", ".join(figures(loop.folder)),
+        "An adaptation:": f"metarl play {folder}" if can_play else "",
+        "The curves:": f"tensorboard --logdir {folder}",
+    }
+    for name, value in lines.items():
+        if value:
+            console.print(name, escape(value), soft_wrap=True, highlight=False)
+
+
+def figures(folder: Path) -> list[str]:
+    """Returns the names of the figures and films in a run folder."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix in (".png", ".gif"))
 
 
 def print_stopped(result: TrainingResult) -> NoReturn:

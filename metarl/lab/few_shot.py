@@ -42,8 +42,8 @@ class OmniglotSettings:
     runs: Path = Path("runs")
     """Folder of the run folders."""
     resume: str | None = None
-    """`latest`, or the path of a run or a checkpoint, to resume. With --trust, code that the run
-    names as module:Name is imported."""
+    """`latest`, or the path of a run or a checkpoint, to resume; `auto`: the latest run, or a new
+    one if there is none. With --trust, code that the run names as module:Name is imported."""
 
     def __post_init__(self) -> None:
         """Checks the settings.

@@ -19,6 +19,7 @@ from metarl.evaluation.few_shot_protocol import (
 )
 from metarl.evaluation.lake import LakeRuns, check_uncontaminated, load_lake_runs
 from metarl.evaluation.statistics import Summary
+from metarl.runs.watching import progress_bar
 from metarl.tasks.episodes import FewShot
 from metarl.training.loop import OuterLoop
 
@@ -83,8 +84,9 @@ def few_shot_results(
     """
     device = loop.device
     curves = few_shot_curves(
-        learner, test.to(device), num_tasks=num_tasks, steps=steps, device=device
-    )
+        learner, test.to(device), num_tasks=num_tasks, steps=steps, device=device,
+        watch=progress_bar,
+    )  # fmt: skip
     summaries = {}
     for name, curve in curves.items():
         prefix = "eval_test" if curve.transductive else "eval_test_single"
@@ -92,7 +94,9 @@ def few_shot_results(
     lake = {}
     if lake_runs is not None:
         alphabets = test.split("train").alphabets
-        lake = lake_errors(learner, lake_runs, alphabets, steps=steps, device=device)
+        lake = lake_errors(
+            learner, lake_runs, alphabets, steps=steps, device=device, watch=progress_bar
+        )
         loop.logger.scalars({f"lake/error/{k}": v for k, v in lake.items()}, loop.iteration)
     loop.logger.close()
     return summaries, lake

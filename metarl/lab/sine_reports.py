@@ -8,6 +8,7 @@ from rich.table import Table
 
 from metarl.adaptation.learner import SupervisedLearner
 from metarl.evaluation.sine_protocol import PUBLISHED, STEPS, sine_curves, sine_panels, sine_table
+from metarl.runs.watching import progress_bar
 from metarl.training.loop import OuterLoop
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def sine_report(
     from metarl.plots.figures import adaptation_figure, save_figure, sine_figure
 
     curves, metric = {}, "mse"
-    for shots, curve in sine_curves(learner, num_tasks=num_tasks, device=loop.device).items():
+    measured = sine_curves(learner, num_tasks=num_tasks, device=loop.device, watch=progress_bar)
+    for shots, curve in measured.items():
         prefix = f"eval_test_{shots}_shot"
         curves[shots] = loop.logger.curve(curve, loop.iteration, prefix, {"shots": shots})
         metric = curve.metric

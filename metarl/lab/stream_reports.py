@@ -9,6 +9,7 @@ from rich.table import Table
 
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
 from metarl.evaluation.stream_protocol import PUBLISHED, TEST_SEED, instance_table
+from metarl.runs.watching import progress_bar
 from metarl.tasks.streams import Streams
 from metarl.training.loop import OuterLoop
 
@@ -63,4 +64,6 @@ def _curve(loop: OuterLoop, test: Streams, num_tasks: int, steps: int) -> Adapta
         steps=steps,
         generator=torch.Generator(loop.device).manual_seed(TEST_SEED),
         transductive=True,
+        watch=progress_bar,
+        name="test streams",
     )

@@ -79,11 +79,12 @@ def adaptation_figure(
         colour = colours.get(label, INK)
         axes.plot(list(points), list(points.values()), **_diamond(colour), clip_on=False)
     style_axes(axes)
-    _scale(axes, metric, curves, statistic)
+    values = [getattr(s, statistic) for summaries in curves.values() for s in summaries]
+    scale_axis(axes, metric, values)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(axis, color=INK)
     suffix = "" if statistic == "mean" else ", interquartile mean"
-    axes.set_ylabel(_AXIS_NAMES.get(metric, metric) + suffix, color=INK)
+    axes.set_ylabel(metric_name(metric) + suffix, color=INK)
     axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold")
     if with_legend:
         points = others or ["published"] if published else []
@@ -181,10 +182,13 @@ def _curve_legend(figure: Figure, axes: Axes, extra: Sequence[str]) -> None:
     figure.legend(handles, [*labels, *extra], loc="outside right upper", frameon=False, fontsize=10)
 
 
-def _scale(
-    axes: Axes, metric: str, curves: Mapping[str, Sequence[Summary]], statistic: str
-) -> None:
-    values = [getattr(s, statistic) for summaries in curves.values() for s in summaries]
+def metric_name(metric: str) -> str:
+    """Returns the label of a metric's axis."""
+    return _AXIS_NAMES.get(metric, metric)
+
+
+def scale_axis(axes: Axes, metric: str, values: Sequence[float]) -> None:
+    """Scales and labels the y axis for the values of a metric; see `adaptation_figure`."""
     values = [v for v in values if math.isfinite(v)]
     if metric == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))

@@ -151,7 +151,7 @@ class Checkpoints:
         last = sorted(i for i in folders if i <= newest)[-self.keep :]
         paths_to_keep = {folders[i] for i in last}
         for path in self.folder.iterdir():
-            is_ours = _iteration(path) is not None or path.name.startswith(_TEMPORARY)
+            is_ours = checkpoint_iteration(path) is not None or path.name.startswith(_TEMPORARY)
             if is_ours and path not in paths_to_keep:
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -171,7 +171,7 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Che
     try:
         return _read(path, resolve_device(device))
     except CheckpointError as error:
-        earlier = _newest_valid(path.parent, _iteration(path))
+        earlier = _newest_valid(path.parent, checkpoint_iteration(path))
         advice = (
             f"The newest good one before it: {earlier}"
             if earlier
@@ -182,7 +182,13 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Che
 
 def is_checkpoint(path: Path) -> bool:
     """Returns whether a path is named like a checkpoint; it need not exist."""
-    return _iteration(path) is not None
+    return checkpoint_iteration(path) is not None
+
+
+def checkpoint_iteration(path: Path) -> int | None:
+    """Returns the iteration in a checkpoint's name, or None if it is not named like one."""
+    match = _NAME.fullmatch(path.name) or _OLD_NAME.fullmatch(path.name)
+    return int(match.group(1)) if match else None
 
 
 def saving_time(path: Path) -> datetime | None:
@@ -199,11 +205,6 @@ def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
     return [n for n, w in weights.items() if not bool(torch.isfinite(w).all())]
 
 
-def _iteration(path: Path) -> int | None:
-    match = _NAME.fullmatch(path.name) or _OLD_NAME.fullmatch(path.name)
-    return int(match.group(1)) if match else None
-
-
 def _checkpoint_folders(folder: Path) -> dict[int, Path]:
     """Returns the folders by iteration; `.old_step_*` only where `step_*` does not exist."""
     folders: dict[int, Path] = {}
@@ -212,7 +213,7 @@ def _checkpoint_folders(folder: Path) -> dict[int, Path]:
     except OSError:
         return {}
     for path in paths:
-        iteration = _iteration(path)
+        iteration = checkpoint_iteration(path)
         if iteration is not None and path.is_dir():
             folders[iteration] = path
     return folders

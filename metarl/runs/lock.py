@@ -71,6 +71,28 @@ _LOCKS: dict[Path, _Lock] = {}
 _MUTEX = threading.RLock()  # a finalizer may run while its own thread holds it
 
 
+def is_locked(folder: Path | str) -> bool:
+    """Returns whether a process writes into a run folder; it is False where locks do not work."""
+    path = Path(folder) / LOCK_FILE
+    if Path(folder).resolve() in _LOCKS:
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # no process holds a lock without its file
+        return False
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        elif msvcrt is not None:
+            os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
+    except OSError as error:
+        return error.errno in _HELD_BY_ANOTHER
+    finally:
+        os.close(descriptor)  # releases the lock, if the file was not locked
+    return False
+
+
 def _acquire(folder: Path) -> None:
     lock = _LOCKS.get(folder)
     if lock is None:

@@ -1,13 +1,12 @@
-"""Writes what a run measures as TensorBoard events and as lines of JSON."""
+"""Writes what a run measures: TensorBoard's events, lines of JSON, and further loggers."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-import re
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -17,17 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.errors import CheckpointError, MetarlError
+from metarl.errors import CheckpointError, MetarlError, SettingsError
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.evaluation.statistics import Summary, summarise_curve
 from metarl.runs.eval_file import append_line, cut_after, drop_lines, read_curves
-from metarl.runs.event_files import event_files, keep_events
 from metarl.runs.lock import RunLock
 from metarl.runs.run_folder import to_json
+from metarl.runs.tensorboard_writer import (
+    TensorBoardWriter,
+    leave_errors_to_callers,
+    over_adaptation_steps,
+)
+from metarl.runs.writer import Writer, WrittenRun
+from metarl.runs.writers import WRITERS
 from metarl.tasks.files import remove_parts, result_path
 
 BOOTSTRAP_SEED = 20_200_713
-_STATISTICS = [f.name for f in dataclasses.fields(Summary) if f.name != "count"]
+STATISTICS = [f.name for f in dataclasses.fields(Summary) if f.name != "count"]
+"""The columns of eval.jsonl."""
 
 
 class RunLogger:
@@ -35,12 +41,12 @@ class RunLogger:
 
     No other process can write into the folder until the logger is closed or deleted. A disk that is
     full or gone raises CheckpointError at the next call; TensorBoard's thread may notice it late.
-    An event that a crash has cut is the last of its file, which TensorBoard reads up to there.
 
-    Tags: `train/<metric>/step_{k}`, `eval_<split>/<metric>/step_{k}`, `meta/loss`,
-    `meta/grad_norm`, `inner/loss/step_{k}`, `perf/...`. The step of an event is the number of
-    meta-iterations done. The means of curves of control tasks are written again under
-    `by_environment_steps/`, where the step is the number of environment steps.
+    Tags: `train/<metric>/step_{k}`, `eval_validation/<metric>/step_{k}`, `meta/loss`,
+    `meta/grad_norm`, `inner/loss/step_{k}`, `perf/...`, whose step is the number of meta-iterations
+    done, and `by_adaptation_steps/eval_<split>/<metric>` of the curves of reports, whose step is
+    the number of adaptation steps. The means of curves of control tasks during training are written
+    again under `by_environment_steps/`, where the step is the number of environment steps.
 
     Args:
         folder: The run folder.
@@ -48,42 +54,39 @@ class RunLogger:
             a new run. Results of later iterations are dropped from eval.jsonl and from the event
             files. What is written again of the same iteration (the report of a finished run that is
             resumed) replaces its line and its events.
-        curves: Prefixes of the adaptation curves that get charts in the custom-scalars dashboard,
-            whose layout is written once. The prefix of the first curve is added.
+        repeated: Prefixes of the adaptation curves that are measured again and again during
+            training; the others are those of a report.
+        loggers: Names of further writers; see `metarl.runs.writers`.
 
     Raises:
         CheckpointError: The folder cannot be written, or another process writes into it.
+        UnknownNameError: No writer has such a name.
+        SettingsError: The package of a writer is not installed, or the writer cannot start.
     """
 
     def __init__(
         self,
         folder: Path | str,
         resume_from: int | None = None,
-        curves: Sequence[str] = ("eval_validation", "eval_test"),
+        repeated: Sequence[str] = ("eval_validation",),
+        loggers: Sequence[str] = (),
     ) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.folder = Path(folder)
-        self._curves = tuple(curves)
-        self._start = 0 if resume_from is None else resume_from + 1
+        self._repeated = tuple(repeated)
+        self._curves: dict[tuple[str, str], None] = {}
         self._resumed_from = resume_from
         self._lock: RunLock | None = None
         self._failed = False
-        self._old_events: list[Path] = []
-        self._unrepeated: dict[str, tuple[list[float | None], int]] = {}
-        num_lines = 0
+        self._others: list[Writer] = []
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._writing():
                 remove_parts(self.folder)
                 if resume_from is not None:
-                    num_lines = cut_after(self.folder, resume_from)
-                    self._old_events = event_files(self.folder)
-                    keep_events(self._old_events, lambda event: event.step < self._start)
-                # A TensorBoard that runs hides what it has read of this step and later ones.
-                purge = None if resume_from is None else self._start
-                self._writer = SummaryWriter(str(self.folder), purge_step=purge)
-            self._has_layout = num_lines > 0
+                    cut_after(self.folder, resume_from)
+                run = WrittenRun(self.folder, resume_from)
+                self._board = TensorBoardWriter(run)
+            self._others += [_made(name, run) for name in loggers]
             if resume_from is not None:
                 self._repeat()
         except BaseException as error:
@@ -112,9 +115,8 @@ class RunLogger:
             values: Numbers, or tensors of one element, by tag.
             iteration: Meta-iterations done.
         """
-        if self._unrepeated and iteration >= self._start:
-            self._repeat_all()
-        self._scalars(values, iteration)
+        numbers = {tag: float(value) for tag, value in values.items()}
+        self._each(lambda writer: writer.scalars(numbers, iteration))
 
     def curve(
         self,
@@ -127,8 +129,10 @@ class RunLogger:
     ) -> list[Summary]:
         """Writes an adaptation curve as scalars, as a figure and as a line of eval.jsonl.
 
-        The scalars are the mean after every step, and all statistics after the last one. Further
-        metrics of the curve are written in the same way, each as a curve with its own line.
+        The scalars of a curve during training are the mean after every step and all statistics
+        after the last one, over meta-iterations. Those of a report are the mean over adaptation
+        steps: one tag, so one chart. Further metrics of the curve are written in the same way, each
+        as a curve with its own line.
 
         Args:
             curve: The metric per step and task.
@@ -148,23 +152,29 @@ class RunLogger:
         summaries = summarise_curve(curve.values, generator)
         tag = f"{prefix}/{curve.metric}"
         self._layout(prefix, curve.metric)
-        values = {f"{tag}/step_{k}": s.mean for k, s in enumerate(summaries)}
-        values |= {f"{tag}/{name}": getattr(summaries[-1], name) for name in _STATISTICS}
-        self.scalars(values, iteration)
+        if prefix in self._repeated:
+            values = {f"{tag}/step_{k}": s.mean for k, s in enumerate(summaries)}
+            values |= {f"{tag}/{n}": getattr(summaries[-1], n) for n in STATISTICS}
+            self.scalars(values, iteration)
+        else:
+            for values, step in over_adaptation_steps(tag, [s.mean for s in summaries]):
+                self.scalars(values, step)
         figure = adaptation_figure({prefix: summaries}, curve.metric, title=prefix)
         self.image(f"curve/{name or prefix}", figure_pixels(figure), iteration)
         head = {"iteration": iteration, "split": prefix.removeprefix("eval_")}
         head |= {"metric": curve.metric, "transductive": curve.transductive, **(extra or {})}
         if iteration == self._resumed_from:
             drop_lines(self.folder, json.loads(json.dumps(head)))
-        columns = {n: [_number(getattr(s, n)) for s in summaries] for n in _STATISTICS}
+        columns = {n: [_number(getattr(s, n)) for s in summaries] for n in STATISTICS}
         line: dict[str, Any] = {**head, "tasks": summaries[0].count}
         if environment_steps is not None:
             line["environment_steps"] = environment_steps
-            self._by_environment_steps(tag, columns["mean"], environment_steps)
+            if prefix in self._repeated:
+                with self._writing():
+                    self._board.by_environment_steps(tag, columns["mean"], environment_steps)
         self._append({**line, **columns})
-        for other, values in curve.others.items():
-            further = AdaptationCurve(other, values, curve.transductive)
+        for other, measured in curve.others.items():
+            further = AdaptationCurve(other, measured, curve.transductive)
             self.curve(further, iteration, prefix, extra, environment_steps, f"{prefix}_{other}")
         self.flush()
         return summaries
@@ -177,9 +187,7 @@ class RunLogger:
             pixels: Shape [height, width, 3], uint8.
             iteration: Meta-iterations done.
         """
-        tag = f"adaptation/{name}"
-        with self._replacing([tag], iteration):
-            self._writer.add_image(tag, pixels, iteration, dataformats="HWC")
+        self._each(lambda writer: writer.image(f"adaptation/{name}", pixels, iteration))
 
     def frames(self, name: str, frames: Sequence[np.ndarray], fps: float, iteration: int) -> None:
         """Writes an animation: `<name>.gif` in the folder and the image `adaptation/<name>_film`.
@@ -190,25 +198,14 @@ class RunLogger:
             fps: Frames per second.
             iteration: Meta-iterations done.
         """
-        from tensorboard.compat.proto import summary_pb2
-
         from metarl.plots.gif import encode_gif
 
-        data = encode_gif(frames, fps)
-        with result_path(self.folder / f"{name}.gif", "film") as path:
-            path.write_bytes(data)
-        height, width, channels = frames[0].shape
-        # As `add_video` does, which requires moviepy.
-        events = getattr(summary_pb2, "Summary")  # noqa: B009 - type checkers cannot see it
-        image = events.Image(
-            height=height, width=width, colorspace=channels, encoded_image_string=data
-        )
+        file = self.folder / f"{name}.gif"
+        with result_path(file, "film") as path:
+            path.write_bytes(encode_gif(frames, fps))
+        height, width, _ = frames[0].shape
         tag = f"adaptation/{name}_film"
-        summary = events(value=[events.Value(tag=tag, image=image)])
-        with self._replacing([tag], iteration):
-            writer = self._writer._get_file_writer()
-            assert writer is not None
-            writer.add_summary(summary, iteration)
+        self._each(lambda writer: writer.film(tag, file, (height, width), iteration))
 
     def settings(self, config: Any, metrics: Sequence[str] = ()) -> None:
         """Writes the settings as a table and, for a new run, as TensorBoard's hyper-parameters.
@@ -217,25 +214,13 @@ class RunLogger:
             config: A dataclass or a dict.
             metrics: Tags of the metrics in the hyper-parameter dashboard.
         """
-        from torch.utils.tensorboard.summary import hparams
-
         flat = flatten(to_json(config))
-        rows = "\n".join(f"|{name}|{_cell(value)}|" for name, value in flat.items())
-        with self._writing():
-            self._writer.add_text("config", f"|setting|value|\n|-|-|\n{rows}", self._start)
-            if self._resumed_from is None:
-                # Not add_hparams: that one opens a second run folder.
-                flat = {
-                    k: v if isinstance(v, bool | int | float) else str(v) for k, v in flat.items()
-                }
-                for summary in hparams(flat, dict.fromkeys(metrics)):
-                    self._writer._get_file_writer().add_summary(summary)
+        self._each(lambda writer: writer.settings(flat, metrics))
         self.flush()
 
     def flush(self) -> None:
         """Writes pending events; call it before each checkpoint, or a crash loses them."""
-        with self._writing():
-            self._writer.flush()
+        self._each(lambda writer: writer.flush())
 
     def close(self) -> None:
         """Writes pending events, closes the files and lets other processes write here.
@@ -244,18 +229,35 @@ class RunLogger:
         """
         try:
             if self._lock is not None and not self._failed:
-                self._repeat_all()
-                with self._writing():
-                    self._writer.close()
+                self._each(lambda writer: writer.close())
         finally:
             self._unlock()
+
+    def _each(self, action: Callable[[Writer], None]) -> None:
+        """Applies an action to all writers; leaves out those of others that have failed."""
+        with self._writing():
+            action(self._board)
+            for writer in tuple(self._others):
+                try:
+                    action(writer)
+                except MetarlError:
+                    self._others.remove(writer)  # or closing it raises again
+                    raise
+                except Exception as error:  # trackers raise anything
+                    self._others.remove(writer)
+                    warnings.warn(
+                        f"{type(writer).__name__} failed, and the run goes on without it: "
+                        f"{type(error).__name__}: {error}",
+                        RuntimeWarning,
+                        stacklevel=3,
+                    )
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Locks the folder; turns errors of writing into ones that name the folder."""
         if self._lock is None:
             self._lock = RunLock(self.folder)
-        _leave_errors_to_callers()
+        leave_errors_to_callers()
         try:
             yield
         except MetarlError:
@@ -263,20 +265,6 @@ class RunLogger:
         except OSError as error:
             self._failed = True
             raise self._unwritable(error) from error
-
-    @contextmanager
-    def _replacing(self, tags: Iterable[str], iteration: int) -> Iterator[None]:
-        """Like `_writing`; drops what the run wrote of these tags at the same iteration."""
-        with self._writing():
-            if iteration == self._resumed_from:
-                names = set(tags)
-
-                def wanted(event: Any) -> bool:
-                    values = event.summary.value
-                    return event.step != iteration or not any(v.tag in names for v in values)
-
-                keep_events(self._old_events, wanted)
-            yield
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -286,60 +274,43 @@ class RunLogger:
     def _unwritable(self, error: OSError) -> CheckpointError:
         return CheckpointError(f"Cannot write to the run folder {self.folder}: {error}.")
 
-    def _scalars(self, values: Mapping[str, float | Tensor], step: int) -> None:
-        with self._replacing(values, step):
-            for tag, value in values.items():
-                self._writer.add_scalar(tag, float(value), step)
-
-    def _by_environment_steps(
-        self, tag: str, means: Sequence[float | None], environment_steps: int
-    ) -> None:
-        self._unrepeated.pop(tag, None)
-        values = {
-            f"by_environment_steps/{tag}/step_{k}": math.nan if mean is None else mean
-            for k, mean in enumerate(means)
-        }
-        self._scalars(values, environment_steps)
-
     def _repeat(self) -> None:
-        """Writes the curves again that were dropped because environment steps exceed iterations.
-
-        Those of the last iteration wait: the report of a finished run writes them itself.
-        """
-        for line in read_curves(self.folder):
-            steps = line.get("environment_steps", -1)
-            if steps >= self._start:
-                tag = f"eval_{line['split']}/{line['metric']}"
-                self._unrepeated[tag] = line["mean"], steps
-                if line["iteration"] != self._resumed_from:
-                    self._repeat_all()
-
-    def _repeat_all(self) -> None:
-        """Writes the curves that `_repeat` has left."""
-        while self._unrepeated:
-            tag, (means, steps) = self._unrepeated.popitem()
-            self._by_environment_steps(tag, means, steps)
+        """Gives TensorBoard the curves of an earlier process, whose events may be cut."""
+        lines = read_curves(self.folder)
+        lines = [line for line in lines if {"split", "metric", "mean"} <= line.keys()]
+        with self._writing():
+            self._board.repeat(lines, self._repeated)
+        self._curves |= {(f"eval_{line['split']}", line["metric"]): None for line in lines}
+        if self._curves:  # that of MetaRL 0.1 named other tags
+            self._write_layout()
 
     def _layout(self, prefix: str, metric: str) -> None:
-        """Writes the layout of the custom-scalars dashboard, once per run."""
-        if self._has_layout:
+        """Writes the layout of the custom-scalars dashboard when a curve is new."""
+        if (prefix, metric) in self._curves:
             return
-        self._has_layout = True
-        charts: dict[str, list[Any]] = {}
-        for name in dict.fromkeys((prefix, *self._curves)):
-            tag = f"{name}/{metric}"
-            # Multiline takes expressions that match from the start, Margin takes whole tags.
-            steps = rf"{re.escape(tag)}/step_\d+$"
-            charts[f"{tag}: mean per adaptation step"] = ["Multiline", [steps]]
-            for kind in ("mean", "iqm"):
-                tags = [f"{tag}/{kind}{end}" for end in ("", "_low", "_high")]
-                charts[f"{tag}: {kind} after the last step, 95 % CI"] = ["Margin", tags]
+        self._curves[prefix, metric] = None
+        self._write_layout()
+
+    def _write_layout(self) -> None:
+        repeated = [curve for curve in self._curves if curve[0] in self._repeated]
+        final = [curve for curve in self._curves if curve[0] not in self._repeated]
         with self._writing():
-            self._writer.add_custom_scalars({"adaptation": charts})
+            self._board.layout(repeated, final)
 
     def _append(self, line: dict[str, Any]) -> None:
         with self._writing():
             append_line(self.folder, line)
+
+
+def _made(name: str, run: WrittenRun) -> Writer:
+    try:
+        return WRITERS.get(name)(run)
+    except MetarlError:
+        raise
+    except Exception as error:  # trackers raise anything
+        raise SettingsError(
+            f"The logger {name!r} cannot start: {type(error).__name__}: {error}"
+        ) from error
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -355,22 +326,3 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def _number(value: float) -> float | None:
     """Returns the number, or None for NaN and infinity, which JSON cannot represent."""
     return value if math.isfinite(value) else None
-
-
-def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def _leave_errors_to_callers() -> None:
-    """Keeps Python from printing errors of TensorBoard's threads, which `RunLogger` raises."""
-    previous = threading.excepthook
-    if getattr(previous, "is_of_metarl", False):
-        return
-
-    def hook(arguments: threading.ExceptHookArgs) -> None:
-        of_tensorboard = type(arguments.thread).__module__.startswith("tensorboard.")
-        if not (of_tensorboard and isinstance(arguments.exc_value, OSError)):
-            previous(arguments)
-
-    vars(hook)["is_of_metarl"] = True
-    threading.excepthook = hook

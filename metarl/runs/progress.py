@@ -37,6 +37,7 @@ class Progress:
         total: Number of iterations of the whole run.
         label: Name of the run, such as "sine/maml".
         done: Number of iterations that were completed before the run was resumed.
+        unit: What is counted, in the rate: "it/s".
         console: The console for the output; standard error by default. A terminal shows a bar.
         bar_interval: Seconds between two updates of the bar.
         line_interval: Seconds between two plain lines.
@@ -54,17 +55,18 @@ class Progress:
         label: str = "",
         done: int = 0,
         *,
+        unit: str = "it",
         console: Console | None = None,
         bar_interval: float = 0.2,
         line_interval: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.total, self.done, self.label = total, done, label
+        self.total, self.done, self.label, self.unit = total, done, label, unit
         self.console = OutputConsole(stderr=True) if console is None else console
         self.reader_closed = False
         self._clock = clock
         self._metrics = ""
-        self._bar = _bar(self.console, clock) if self.console.is_terminal else None
+        self._bar = _bar(self.console, clock, unit) if self.console.is_terminal else None
         self._interval = line_interval if self._bar is None else bar_interval
         self._due = self._last_time = 0.0
         self._last_done = self._last_shown = done
@@ -96,9 +98,9 @@ class Progress:
             with self._output():
                 self._bar.stop()
 
-    def advance(self) -> None:
-        """Counts one iteration; updates the output if the interval has passed."""
-        self.done += 1
+    def advance(self, count: int = 1) -> None:
+        """Counts iterations; updates the output if the interval has passed."""
+        self.done += count
         if self._clock() >= self._due:
             self._draw()
 
@@ -138,23 +140,33 @@ class Progress:
         share = 100 * self.done / max(self.total, 1)
         remaining = f"{_duration((self.total - self.done) / rate)} left" if rate > 0 else ""
         count = f"{self.done}/{self.total} ({share:.0f} %)"
-        return [self.label, count, f"{rate:.4g} it/s", remaining, self._metrics]
+        return [self.label, count, f"{rate:.4g} {self.unit}/s", remaining, self._metrics]
 
 
 class _Rate(ProgressColumn):
-    """Iterations per second."""
+    """What is counted per second.
+
+    Args:
+        unit: Its name.
+    """
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.4g} it/s", style="progress.data.speed")
+        return Text(
+            "" if speed is None else f"{speed:.4g} {self._unit}/s", style="progress.data.speed"
+        )
 
 
-def _bar(console: Console, clock: Callable[[], float]) -> RichProgress:
+def _bar(console: Console, clock: Callable[[], float], unit: str) -> RichProgress:
     return RichProgress(
         TextColumn("[progress.description]{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        _Rate(),
+        _Rate(unit),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

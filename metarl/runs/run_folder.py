@@ -29,6 +29,8 @@ EVAL_FILE = "eval.jsonl"
 EXPERIMENT_FILE = "experiment.json"
 OLD_EXPERIMENT_FILE = "script.json"
 """Its name in runs of MetaRL 0.1."""
+AUTO = "auto"
+"""Resumes the latest run, or begins one."""
 _PACKAGES = ("metarl", "torch", "numpy", "tensorboard", "safetensors")
 _GIT_SECONDS = 10.0
 
@@ -179,6 +181,21 @@ def find_run(
     if folder is None or checkpoint is None:
         raise CheckpointError(f"No run in {parent} has a checkpoint to resume. {_listing(parent)}")
     return ResumePoint(folder, checkpoint)
+
+
+def find_run_or_none(
+    root: Path | str, experiment: str, algorithm: str, resume: Path | str
+) -> ResumePoint | None:
+    """Finds the run to resume; "auto" is "latest", or None where no run has a checkpoint.
+
+    Raises:
+        CheckpointError: See `find_run`.
+    """
+    if str(resume) != AUTO:
+        return find_run(root, experiment, algorithm, resume)
+    if _newest(_runs(Path(root) / experiment / algorithm)) is None:
+        return None
+    return find_run(root, experiment, algorithm)
 
 
 def newest_run(root: Path | str) -> Path:

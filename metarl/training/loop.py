@@ -134,7 +134,11 @@ class OuterLoop:
         self._seconds = 0.0
         if resume is not None:
             self._restore(resume)
-        self.logger = RunLogger(self.folder, resume_from=None if resume is None else self.iteration)
+        self.logger = RunLogger(
+            self.folder,
+            resume_from=None if resume is None else self.iteration,
+            loggers=settings.loggers,
+        )
         if config is not None:
             self.logger.settings(config, self._dashboard())
         self.label = "/".join(self.folder.parts[-3:-1])
@@ -197,10 +201,10 @@ class OuterLoop:
     def _dashboard(self) -> list[str]:
         """Returns the tags of the metrics in the hyper-parameter dashboard."""
         if self.validation is None or not self.settings.eval_every:
-            return ["meta/loss"]
+            return ["meta/loss"]  # there is no other
         generator = torch.Generator(self.device).manual_seed(VALIDATION_SEED)
         metric = self.learner.metric(self.validation.sample(1, generator))
-        return ["meta/loss", f"eval_validation/{metric}/mean"]
+        return [f"eval_validation/{metric}/mean"]
 
     def _iterate(self) -> MetaResult:
         before = self.generator.get_state()

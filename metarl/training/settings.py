@@ -10,6 +10,8 @@ import torch
 
 from metarl.devices import MatmulPrecision
 from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, THREADS, check_fields
+from metarl.registry import check_choice
+from metarl.runs.writers import WRITERS
 from metarl.training.optimizers import check_optimizer_settings
 
 
@@ -85,6 +87,8 @@ class TrainingSettings:
     """Meta-iterations between two checkpoints."""
     keep_checkpoints: int = 3
     """Checkpoints kept; older ones are deleted."""
+    loggers: tuple[str, ...] = ()
+    """Loggers beside TensorBoard: csv, wandb, mlflow, or module:Name of your own."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -102,6 +106,9 @@ class TrainingSettings:
             keep_checkpoints=COUNT, weight_decay=NOT_NEGATIVE, warmup=NOT_NEGATIVE,
         )  # fmt: skip
         check_optimizer_settings(self)
+        for name in self.loggers:
+            if ":" not in name:
+                check_choice("logger", name, WRITERS.names())
 
     def chunk_size(self, device: torch.device) -> int | None:
         """Returns the tasks computed at once on a device; None: as many as suit the learner."""

@@ -125,6 +125,9 @@ def test_no_run_at_all(metarl, tmp_path):
 def test_single_tasks_are_told(trained, metarl):
     status, printed = metarl("evaluate", trained["navigation2d"], "--per-task")
     assert status == 0 and "goal 0" in printed.out and "return 2" in printed.out
+    for name in ("test tasks", "icml2017", "icml2017 20 rollouts", "icml2017 rate kept"):
+        assert f"Evaluating {name}" in printed.err, "a bar for each evaluation"
+        assert f"{name}: the tasks of" in printed.out or name == "test tasks"
     status, printed = metarl("evaluate", trained["sine"], "--per-task")
     assert status == 1 and "single tasks" in printed.err
 

@@ -1,7 +1,13 @@
 from importlib.metadata import EntryPoint
 
+import pytest
+import torch
+
 from metarl import registry
 from metarl.gymnasium_ids import FAMILY_GROUP
+from metarl.lab.installed import EXPERIMENTS
+from metarl.lab.lookup import find_experiment
+from metarl.lab.machine import REFERENCE_SECONDS, seconds_of_reference
 from metarl.registry import PluginRegistry
 from metarl.sim import FAMILIES, make_family
 
@@ -79,3 +85,24 @@ def test_an_unknown_card_gets_a_suggestion_and_no_traceback(metarl):
     status, printed = metarl("list", "--card", "Bandits-v1")
     assert status == 1
     assert "Did you mean 'Bandit-v1'?" in printed.err and "Traceback" not in printed.err
+
+
+def test_experiments_have_their_minutes_on_this_machine(metarl, monkeypatch):
+    monkeypatch.setattr("metarl.lab.machine.seconds_of_reference", lambda: 2 * REFERENCE_SECONDS)
+    table = metarl("list")[1].out.partition("Experiments: metarl train NAME")[2]
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.strip()}
+    for name in ("sine", "half_cheetah"):
+        minutes = find_experiment(name).minutes["maml"]
+        assert float(rows[name][0]) == pytest.approx(2 * minutes, rel=0.1), name
+    assert rows["bandit"][:2] == ["below", "1"]
+    assert rows["custom"][0] == "maml,", "unknown, because the family is the user's"
+    assert "times 2 for this one" in table
+
+
+def test_the_reference_computation_is_short_and_leaves_torch_as_it_is():
+    threads = torch.get_num_threads()
+    assert 0 < seconds_of_reference() < 5
+    assert torch.get_num_threads() == threads
+    for name in EXPERIMENTS.names():
+        experiment = find_experiment(name)
+        assert set(experiment.minutes) <= set(experiment.configs), name

@@ -190,3 +190,15 @@ def test_a_saved_setting_that_is_no_more_is_named():
 def test_bad_settings_are_refused(change):
     with pytest.raises(SettingsError, match=next(iter(change))):
         TrainingSettings(**change)
+
+
+def test_auto_resumes_the_latest_run_or_begins_one(tmp_path):
+    arguments = ("--algorithm", "reptile", "--resume", "auto", "--runs", str(tmp_path))
+    settings, point = parse(*arguments, "--learner.steps", "9")
+    assert point is None and settings.resume is None and settings.learner.steps == 9
+    folder = create_run_folder(tmp_path, "test", "reptile", 0, settings)
+    assert parse(*arguments)[1] is None, "a folder without a checkpoint has nothing to resume"
+    checkpoint = Checkpoints(folder / "checkpoints").save(5, {}, {})
+    again, point = parse(*arguments)
+    assert point is not None and (point.folder, point.checkpoint) == (folder, checkpoint)
+    assert again.learner == ReptileAlgorithm(steps=9)

@@ -157,7 +157,9 @@ def test_steps_of_rl2_are_the_episodes_of_its_trials(tmp_path):
     loop, _ = train(RL2, tmp_path)
     assert loop.learner.environment_steps == 4 * T * N * 2 * H
     found = EventAccumulator(str(loop.folder), size_guidance={"scalars": 0}).Reload()
-    episodes = [found.Scalars(f"eval_test/return/step_{k}")[-1].value for k in (0, 1)]
+    curve = found.Scalars("by_adaptation_steps/eval_test/return")
+    assert [e.step for e in curve] == [0, 1]
+    episodes = [e.value for e in curve]
     (whole,) = found.Scalars("eval_test/return/trial")
     assert whole.value == pytest.approx(sum(episodes))
     parts = build(replace(RL2, runs=tmp_path))

@@ -49,7 +49,7 @@ def test_it_can_be_resumed(name, tmp_path):
     assert loop.iteration == 4
 
 
-def test_there_is_one_of_each_experiment():
+def test_there_is_one_of_each_experiment_of_0_1():
     experiments = {json.loads((f / "script.json").read_text())["experiment"] for f in FOLDERS}
     scripts = {path.stem for path in Path("experiments").glob("*.py")}
     assert experiments == scripts - {"__init__", "robot_configs", "digits"}  # not in 0.1

@@ -47,12 +47,24 @@ def test_scalars_are_written(tmp_path):
 
 def test_a_curve_becomes_scalars(tmp_path, curve):
     with RunLogger(tmp_path) as logger:
-        summaries = logger.curve(curve, 100)
-    assert points(tmp_path, "eval_test/mse/step_0") == [(100, 3.0)]
-    assert points(tmp_path, "eval_test/mse/step_2") == [(100, 0.25)]
-    assert points(tmp_path, "eval_test/mse/iqm") == [(100, 0.1875)]
+        summaries = logger.curve(curve, 100, "eval_validation")
+    tag = "eval_validation/mse"
+    assert points(tmp_path, f"{tag}/step_0") == [(100, 3.0)]
+    assert points(tmp_path, f"{tag}/step_2") == [(100, 0.25)]
+    assert points(tmp_path, f"{tag}/iqm") == [(100, 0.1875)]
     for name in ("mean_low", "mean_high", "median", "iqm_low", "iqm_high"):
-        assert points(tmp_path, f"eval_test/mse/{name}") == [(100, getattr(summaries[-1], name))]
+        assert points(tmp_path, f"{tag}/{name}") == [(100, getattr(summaries[-1], name))]
+
+
+def test_the_curve_of_a_report_is_one_chart_over_adaptation_steps(tmp_path):
+    values = torch.linspace(5, 0, 51).unsqueeze(1).repeat(1, 4)
+    with RunLogger(tmp_path) as logger:
+        logger.curve(AdaptationCurve("mse", values, False), 100)
+        logger.curve(AdaptationCurve("mse", values, False), 100, "eval_icml2017", None, 5000)
+    tags = events(tmp_path).Tags()["scalars"]
+    assert tags == ["by_adaptation_steps/eval_test/mse", "by_adaptation_steps/eval_icml2017/mse"]
+    for tag in tags:
+        assert points(tmp_path, tag) == [(k, values[k, 0].item()) for k in range(51)]
 
 
 def test_a_curve_becomes_a_figure(tmp_path, curve):
@@ -86,25 +98,40 @@ def test_json_has_null_for_what_is_not_a_number(tmp_path):
     assert json.loads(text)["mean"] == [1.5, None]
 
 
-def test_the_layout_is_written_once_and_finds_its_tags(tmp_path, curve):
-    with RunLogger(tmp_path) as logger:
-        logger.curve(curve, 1, "eval_validation")
-        logger.curve(curve, 2)
-    with RunLogger(tmp_path, resume_from=2) as logger:
-        logger.curve(curve, 3)
-    found = events(tmp_path)
-    (event,) = found.Tensors("custom_scalars__config__")
+def charts(folder):
+    """The charts of the layout that TensorBoard shows: the last one written."""
+    *_, event = events(folder).Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(  # pyright: ignore[reportAttributeAccessIssue]
         event.tensor_proto.string_val[0]
     )
-    tags = found.Tags()["scalars"]
-    charts = [chart for category in layout.category for chart in category.chart]
-    assert len(charts) == 6
-    for chart in charts:
-        for pattern in chart.multiline.tag:
-            assert sum(bool(re.match(pattern, tag)) for tag in tags) == 3
-        for series in chart.margin.series:
-            assert {series.value, series.lower, series.upper} <= set(tags)
+    return [chart for category in layout.category for chart in category.chart]
+
+
+def found_tags(chart, tags):
+    """The tags whose values a chart shows; all that it names must exist."""
+    for series in chart.margin.series:
+        assert {series.value, series.lower, series.upper} <= set(tags), chart.title
+    matches = [[t for t in tags if re.match(p, t)] for p in chart.multiline.tag]
+    assert all(matches), chart.title
+    return [tag for match in matches for tag in match]
+
+
+def test_no_chart_of_the_layout_is_empty(tmp_path, curve):
+    with RunLogger(tmp_path) as logger:
+        logger.curve(curve, 1, "eval_validation")
+        assert len(charts(tmp_path)) == 3
+        for shots in (5, 10):
+            logger.curve(curve, 2, f"eval_test_{shots}_shot")
+    with RunLogger(tmp_path, resume_from=2) as logger:
+        logger.curve(curve, 3, "eval_test_20_shot")
+    tags = events(tmp_path).Tags()["scalars"]
+    steps, mean, iqm, test = charts(tmp_path)
+    assert found_tags(steps, tags) == [f"eval_validation/mse/step_{k}" for k in range(3)]
+    assert len(mean.margin.series) == len(iqm.margin.series) == 1
+    assert found_tags(mean, tags) == found_tags(iqm, tags) == []
+    assert found_tags(test, tags) == [
+        f"by_adaptation_steps/eval_test_{shots}_shot/mse" for shots in (5, 10, 20)
+    ]
 
 
 @dataclass(frozen=True)
@@ -210,12 +237,54 @@ def test_a_report_made_again_replaces_its_events(tmp_path, curve):
             for shots in (5, 10):
                 prefix = f"eval_test_{shots}_shot"
                 logger.curve(values, 4, prefix, {"shots": shots}, environment_steps=100)
-    for prefix, value in (("eval_validation", 0.25), ("eval_test_5_shot", 0.125)):
-        tag = f"{prefix}/mse/step_2"
-        assert written(tmp_path, tag) == points(tmp_path, tag) == [(4, value)]
-        tag = f"by_environment_steps/{tag}"
-        assert written(tmp_path, tag) == points(tmp_path, tag) == [(100, value)]
+                logger.scalars({f"{prefix}/mse/trial": shots * values.values[0, 0].item()}, 4)
+    tag = "eval_validation/mse/step_2"
+    assert written(tmp_path, tag) == points(tmp_path, tag) == [(4, 0.25)]
+    tag = f"by_environment_steps/{tag}"
+    assert written(tmp_path, tag) == points(tmp_path, tag) == [(100, 0.25)]
+    for shots in (5, 10):
+        tag = f"eval_test_{shots}_shot/mse"
+        trial = written(tmp_path, f"{tag}/trial")
+        assert trial == points(tmp_path, f"{tag}/trial") == [(4, 2.0 * shots)]
+        tag = f"by_adaptation_steps/{tag}"
+        assert written(tmp_path, tag) == points(tmp_path, tag) == [(0, 1.5), (1, 0.5), (2, 0.125)]
     assert len(events(tmp_path).Images("adaptation/curve/eval_test_5_shot")) == 1
+
+
+def test_the_report_before_a_checkpoint_stays_until_the_next_one(tmp_path, curve):
+    """A run of 2 iterations, made longer; then resumed again before its report."""
+    tag = "by_adaptation_steps/eval_test/mse"
+    first, second = [(0, 3.0), (1, 1.0), (2, 0.25)], [(0, 6.0), (1, 2.0), (2, 0.5)]
+    with RunLogger(tmp_path) as logger:
+        logger.curve(curve, 2)
+    with RunLogger(tmp_path, resume_from=2) as logger:
+        for iteration in (3, 4):
+            logger.scalars({"meta/loss": 1.0}, iteration)
+    assert written(tmp_path, tag) == points(tmp_path, tag) == first
+    with RunLogger(tmp_path, resume_from=3) as logger:
+        logger.scalars({"meta/loss": 1.0}, 4)
+        logger.curve(AdaptationCurve("mse", curve.values * 2, transductive=False), 4)
+    assert written(tmp_path, tag) == points(tmp_path, tag) == second
+    with RunLogger(tmp_path, resume_from=3):
+        pass  # the report of iteration 4 is of a left future
+    assert written(tmp_path, tag) == points(tmp_path, tag) == first
+
+
+def test_each_metric_of_a_curve_has_its_charts_and_its_line(tmp_path, curve):
+    both = AdaptationCurve("mse", curve.values, False, others={"mae": curve.values / 2})
+    with RunLogger(tmp_path) as logger:
+        logger.curve(both, 4, "eval_validation", environment_steps=100)
+        logger.curve(both, 4)
+    assert points(tmp_path, "eval_validation/mae/step_2") == [(4, 0.125)]
+    assert points(tmp_path, "by_environment_steps/eval_validation/mae/step_2") == [(100, 0.125)]
+    assert points(tmp_path, "by_adaptation_steps/eval_test/mae") == [(0, 1.5), (1, 0.5), (2, 0.125)]
+    lines = [(line["split"], line["metric"]) for line in read_curves(tmp_path)]
+    assert lines == [(s, m) for s in ("validation", "test") for m in ("mse", "mae")]
+    tags = events(tmp_path).Tags()["scalars"]
+    found = [found_tags(chart, tags) for chart in charts(tmp_path)]
+    assert found[-2:] == [[f"by_adaptation_steps/eval_test/{m}"] for m in ("mse", "mae")]
+    assert [f"eval_validation/mae/step_{k}" for k in range(3)] in found
+    assert len(events(tmp_path).Images("adaptation/curve/eval_test_mae")) == 1
 
 
 @pytest.mark.parametrize("lost", [1, 4, 20, 43])
@@ -279,14 +348,12 @@ def test_equal_curves_have_equal_intervals(tmp_path):
         assert logger.curve(curve, 1) == logger.curve(curve, 2)
 
 
-def test_the_layout_has_charts_for_the_curves_named(tmp_path, curve):
-    with RunLogger(tmp_path, curves=["eval_test_5_shot"]) as logger:
-        logger.curve(curve, 1, "eval_validation")
-    (event,) = events(tmp_path).Tensors("custom_scalars__config__")
-    layout = event.tensor_proto.string_val[0]
-    assert b"eval_test_5_shot/mse/iqm_low" in layout
-    assert b"eval_validation/mse/iqm_low" in layout
-    assert b"eval_test/" not in layout
+def test_curves_that_are_repeated_are_over_iterations(tmp_path, curve):
+    with RunLogger(tmp_path, repeated=["eval_mine"]) as logger:
+        logger.curve(curve, 1, "eval_mine")
+        logger.curve(curve, 2, "eval_mine")
+    assert points(tmp_path, "eval_mine/mse/step_2") == [(1, 0.25), (2, 0.25)]
+    assert len(charts(tmp_path)) == 3
 
 
 def test_curves_by_environment_steps_outlive_resuming(tmp_path, curve):

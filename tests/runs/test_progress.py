@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from metarl.runs.progress import Progress
+from metarl.runs.watching import progress_bar
 
 
 class Clock:
@@ -92,3 +93,18 @@ def test_counting_is_cheap(console):
             progress.advance()
         each = (time.perf_counter() - started) / 20_000
     assert each < 10e-6
+
+
+def test_an_evaluation_counts_its_tasks(capsys):
+    with progress_bar("test tasks, K=5", 6) as advance:
+        advance(3)
+        advance(3)
+    assert "Evaluating test tasks, K=5  6/6 (100 %)" in capsys.readouterr().err
+
+
+def test_the_unit_of_the_rate(clock):
+    console = plain()
+    with Progress(10, unit="tasks", console=console, clock=clock) as progress:
+        clock.now += 2
+        progress.advance(10)
+    assert "10/10 (100 %)  5 tasks/s" in text(console)

@@ -156,7 +156,7 @@ def test_metrics_are_in_rollouts_curves_logs_and_tables(generator, tmp_path):
     assert [line["metric"] for line in lines] == ["return", *REDUCTIONS]
     mean = curve.others["distance"][1].mean().item()
     assert lines[2]["mean"][1] == pytest.approx(mean, rel=1e-5)
-    assert points(tmp_path, "eval_test/distance/step_1") == [(3, mean)]
+    assert points(tmp_path, "by_adaptation_steps/eval_test/distance")[1] == (1, mean)
     lowest = curve.values[1].sort().values[:2].mean().item()  # a tenth of 12, rounded up
     assert lines[0]["lowest_tenth"][1] == pytest.approx(lowest, rel=1e-5)
     others = {

@@ -230,7 +230,7 @@ def test_the_dashboard_has_columns_of_what_was_measured(folder):
     content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
     experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
     columns = [info.name.tag for info in experiment.metric_infos]
-    assert columns == ["meta/loss", "eval_validation/mse/mean"]
+    assert columns == ["eval_validation/mse/mean"]
     assert set(columns) <= set(events.Tags()["scalars"])
 
 

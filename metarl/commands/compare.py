@@ -1,0 +1,80 @@
+"""`metarl compare`: the curves of several runs in one figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from metarl.evaluation.statistics import Summary
+    from metarl.runs.run_curves import Comparison
+
+
+def compare(
+    run: tyro.conf.Positional[tuple[Path, ...]],
+    out: Path = Path("compare.png"),
+    split: str | None = None,
+    by: Literal["iterations", "environment-steps"] = "iterations",
+) -> None:
+    """Draws the curves of runs in one figure, with 95 % intervals over the tasks, and tabulates.
+
+    Left: the validation metric after the last adaptation step, over training. Right: the metric
+    over adaptation steps.
+
+    Args:
+        run: Run folders.
+        out: File for the figure (.png, .pdf, .svg).
+        split: The adaptation curves to draw, such as test_5_shot, as in eval.jsonl; by default the
+            first of the reports, or validation.
+        by: What training is counted in.
+    """
+    from metarl.console import OutputConsole
+    from metarl.errors import SettingsError
+    from metarl.plots.comparison import comparison_figure
+    from metarl.plots.figures import save_figure
+    from metarl.runs.run_curves import compare_runs
+
+    if not run:
+        raise SettingsError("Expected run folders to compare; `metarl runs` lists them.")
+    comparison = compare_runs(run, split, by == "environment-steps")
+    figure = comparison_figure(
+        {r.label: r.training for r in comparison.runs},
+        {r.label: r.adaptation for r in comparison.runs},
+        comparison.metric,
+        axis="Meta-iterations" if by == "iterations" else "Environment steps",
+        split=comparison.split,
+    )
+    save_figure(figure, out)
+    console = OutputConsole()
+    console.print(comparison_table(comparison))
+    console.print("Figure:", str(out), soft_wrap=True)
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Returns a table of the adaptation curves, a column per run."""
+    from metarl.evaluation.statistics import telling_steps
+    from metarl.evaluation.tables import report_table
+
+    table = report_table(
+        f"{comparison.metric}, {comparison.split.replace('_', ' ')} tasks",
+        "mean [95 % interval over tasks]",
+    )
+    table.add_column("steps", justify="right", no_wrap=True)
+    for run in comparison.runs:
+        table.add_column(run.label, justify="right", overflow="fold")
+    runs = comparison.runs
+    digits = 3 if comparison.metric == "accuracy" else 2
+    for step in telling_steps(max(len(r.adaptation) for r in runs) - 1):
+        reached = [r.adaptation[step] if step < len(r.adaptation) else None for r in runs]
+        cells = ["" if s is None else _cell(s, digits) for s in reached]
+        table.add_row(str(step), *cells)
+    return table
+
+
+def _cell(summary: Summary, digits: int) -> str:
+    low, high = (f"{value:.{digits}f}" for value in (summary.mean_low, summary.mean_high))
+    return f"{summary.mean:.{digits}f} [{low}, {high}]"

@@ -1,0 +1,105 @@
+"""`metarl runs`: states, the best metric, and the health check."""
+
+import json
+
+import pytest
+import torch
+
+from metarl.commands.runs import is_alive
+from metarl.evaluation.curves import AdaptationCurve
+from metarl.runs.checkpoints import Checkpoints
+from metarl.runs.lock import RunLock
+from metarl.runs.logger import RunLogger
+from metarl.runs.run_folder import EVAL_FILE
+from metarl.runs.run_state import Best, best_value, run_state, run_states
+
+
+def make_run(root, name, *, iterations=10, done=None, values=(), metric="mse", reported=False):
+    """A run folder with validation curves that end in `values`."""
+    folder = root / "sine" / "maml" / name
+    with RunLogger(folder) as logger:
+        for iteration, value in enumerate(values, 1):
+            curve = AdaptationCurve(metric, torch.tensor([[9.0], [value]]), False)
+            logger.curve(curve, iteration, "eval_validation")
+        if reported:
+            logger.curve(AdaptationCurve(metric, torch.tensor([[1.0]]), False), iterations)
+    (folder / "config.json").write_text(json.dumps({"training": {"iterations": iterations}}))
+    if done is not None:
+        Checkpoints(folder / "checkpoints").save(done, {}, {})
+    return folder
+
+
+def test_the_states_of_runs(tmp_path):
+    finished = make_run(tmp_path, "finished", done=10, reported=True)
+    stopped = make_run(tmp_path, "stopped", done=4)
+    unreported = make_run(tmp_path, "unreported", done=10)
+    empty = make_run(tmp_path, "empty")
+    damaged = make_run(tmp_path, "damaged", done=4)
+    (damaged / EVAL_FILE).write_text("{\n{}\n")
+    states = {s.folder: (s.state, s.iteration, s.iterations) for s in run_states(tmp_path)}
+    assert states == {
+        finished: ("finished", 10, 10),
+        stopped: ("stopped", 4, 10),
+        unreported: ("stopped", 10, 10),
+        empty: ("empty", 0, 10),
+        damaged: ("damaged", 4, 10),
+    }
+    with RunLock(stopped):
+        assert run_state(stopped).state == "training"
+    assert "is not JSON" in run_state(damaged).problem
+
+
+@pytest.mark.parametrize(("metric", "best", "at"), [("mse", 0.5, 2), ("return", 2.0, 3)])
+def test_the_best_value_is_the_lowest_error_or_the_highest_return(tmp_path, metric, best, at):
+    folder = make_run(tmp_path, "run", values=(1.0, 0.5, 2.0, float("nan")), metric=metric)
+    found = run_state(folder).best
+    assert (found.metric, found.split, found.value, found.iteration) == (
+        metric, "validation", best, at,
+    )  # fmt: skip
+
+
+def test_without_validation_the_report_counts():
+    lines = [
+        {"iteration": 7, "split": "test_5_shot", "metric": "mse", "mean": [3.0, 1.0]},
+        {"iteration": 7, "split": "test_10_shot", "metric": "mse", "mean": [3.0, 0.5]},
+    ]
+    assert (best_value(lines).split, best_value(lines).value) == ("test_5_shot", 1.0)
+    assert best_value([]) is None
+    assert (
+        best_value([{"iteration": 1, "split": "validation", "metric": "mse", "mean": []}]) is None
+    )
+
+
+def test_the_command_lists_runs_and_leaves_them_as_they_are(metarl, tmp_path):
+    make_run(tmp_path, "20260712_103000_s0", done=10, values=(1.0, 0.25), reported=True)
+    damaged = make_run(tmp_path, "broken", done=4)
+    (damaged / EVAL_FILE).write_text("{\n{}\n")
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    status, printed = metarl("runs", "--runs", tmp_path)
+    assert status == 0
+    (row,) = (line for line in printed.out.splitlines() if "20260712_103000_s0" in line)
+    assert "sine/maml/" in row and "finished" in row and "10/10" in row and "mse 0.25" in row
+    assert "is not JSON" in printed.out
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_no_runs_are_an_error_that_says_what_to_do(metarl, tmp_path):
+    status, printed = metarl("runs", "--runs", tmp_path)
+    assert status == 1 and "metarl train sine" in printed.err
+
+
+def test_a_run_that_hangs_is_not_alive(tmp_path):
+    folder = make_run(tmp_path, "run", done=4)
+    with RunLock(folder):
+        assert is_alive(run_state(folder), 5.0)
+        assert not is_alive(run_state(folder), 0.0)
+    assert not is_alive(run_state(folder), 5.0)
+
+
+def test_the_best_value_is_of_the_first_metric_only():
+    lines = [
+        {"split": "validation", "iteration": i, "metric": metric, "mean": [9.0, value]}
+        for i, loss in ((1, 2.0), (2, 1.0))
+        for metric, value in (("rmse", loss), ("mae", loss / 9))
+    ]
+    assert best_value(lines) == Best("rmse", "validation", 1.0, 2)

@@ -1,0 +1,5 @@
+"""The command, as in the tests of commands."""
+
+from tests.commands.conftest import metarl
+
+__all__ = ["metarl"]
