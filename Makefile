@@ -8,7 +8,7 @@ install: .venv/installed
 # pip is quiet while it works; what has arrived is counted instead.
 .venv/installed: pyproject.toml constraints.txt
 	@echo "Setting up .venv: Python packages, of which torch is the largest."
-	@echo "1.3 GB on the disk with torch's CPU build, several times as much with its CUDA build; some"
+	@echo "1.8 GB on the disk with torch's CPU build, several times as much with its CUDA build; some"
 	@echo "minutes on a fast line."
 	$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]' & pip=$$!; \
