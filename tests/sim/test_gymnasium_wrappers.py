@@ -2,7 +2,6 @@
 
 import re
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 import gymnasium
@@ -88,8 +87,6 @@ def test_the_table_has_all_wrappers():
 @pytest.mark.parametrize("numpy", [False, True], ids=["tensors", "arrays"])
 @pytest.mark.parametrize("name", sorted(vector.__all__))
 def test_what_the_table_says(name, numpy):
-    if name in ("ArrayConversion", "NumpyToTorch") and find_spec("array_api_compat") is None:
-        pytest.skip("needs array-api-compat")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "overflow encountered in cast")  # of DtypeObservation
