@@ -41,7 +41,7 @@ def test_the_image_is_small_to_change_and_not_roots(name):
     keywords = [keyword for keyword, _ in instructions(name)]
     last = dict(instructions(name)[len(keywords) - keywords[::-1].index("FROM") - 1 :])
     assert keywords.count("FROM") == 2, "what builds is left behind"
-    assert last["USER"] == "10001:10001" and last["VOLUME"] == "/work/runs"
+    assert last["USER"] == "10001:10001" and last["VOLUME"] == "/srv/metarl/runs"
     assert json.loads(last["ENTRYPOINT"]) == ["tini", "--", "metarl"]
     order = [a for k, a in instructions(name) if k in ("COPY", "RUN")]
     places = [next(i for i, a in enumerate(order) if word in a) for word in (
@@ -84,13 +84,13 @@ def test_the_command_of_the_service_is_understood(name, tmp_path):
     settings, point = parse_settings(find_experiment(experiment).configs, experiment, options)
     assert settings.algorithm == "promp" and point is None
     assert services()[name]["command"][1] == "sine"
-    assert chosen["stop_grace_period"] == "2m" and chosen["volumes"] == ["runs:/work/runs"]
+    assert chosen["stop_grace_period"] == "2m" and chosen["volumes"] == ["runs:/srv/metarl/runs"]
 
 
 def test_tensorboard_is_reached_from_this_machine_only():
     board = services(PORT="7007")["tensorboard"]
     assert board["ports"] == ["127.0.0.1:7007:6006"]
-    assert board["volumes"] == ["runs:/work/runs:ro"]
+    assert board["volumes"] == ["runs:/srv/metarl/runs:ro"]
     others = [s for n, s in services().items() if n != "tensorboard"]
     assert not any("ports" in service for service in others)
 

@@ -45,7 +45,7 @@ def healthy(service, folder):
 
 
 def test_a_restart_goes_on_where_sigterm_saved(tmp_path):
-    """The working directory stands for /work, its folder runs for the volume."""
+    """The working directory stands for /srv/metarl, its folder runs for the volume."""
     service = services()["train"]
     train = [*command(service), *SMALL, "--training.iterations"]
     first = start([*train, "1000000"], tmp_path)
