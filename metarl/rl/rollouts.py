@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metarl.cuda_graphs import may_hold
 from metarl.errors import ShapeError
 from metarl.models.base import Params
 from metarl.rl.distributions import Distribution
@@ -155,7 +156,7 @@ def collect(
         moments=moments,
         metrics={n: v.view(shape) for n, v in env.episode_metrics().items()},
     )
-    return _replace_masked_actions(rollouts, noise) if ended.any() else rollouts
+    return _replace_masked_actions(rollouts, noise) if may_hold(ended) else rollouts
 
 
 def _replace_masked_actions(rollouts: Rollouts, noise: RolloutNoise) -> Rollouts:

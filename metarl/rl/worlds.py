@@ -9,11 +9,13 @@ import torch
 
 from metarl.errors import ShapeError
 from metarl.models.base import Params
+from metarl.rl.captured_rollouts import CapturedRollouts, can_capture
 from metarl.rl.moments import merged_steps
 from metarl.rl.policy import Policy
 from metarl.rl.rollouts import RolloutNoise, Rollouts, collect
 from metarl.sim.family import TaskFamily, Tasks
 from metarl.sim.make import make_vec
+from metarl.sim.torch_engine import TorchVectorEnv
 from metarl.sim.vector_env import Observer, TensorVectorEnv
 from metarl.trees import concatenate_tasks, map_tensors, take_tasks
 
@@ -34,6 +36,7 @@ class Worlds:
         self.family = family
         self.observe_task = observe_task
         self._envs: dict[tuple[int, torch.device], TensorVectorEnv] = {}
+        self._captured: dict[tuple[int, Policy], CapturedRollouts] = {}
         self._observer: Observer | None = None
 
     def get(self, noise: RolloutNoise) -> TensorVectorEnv:
@@ -82,12 +85,9 @@ class Worlds:
             noise: The random numbers, [T, N, *].
         """
         parts = [
-            collect(
-                self.get(part), policy, map_tensors(lambda p, rows=rows: p[rows], params),
-                values, part,
-            )
+            self._run(policy, map_tensors(lambda p, rows=rows: p[rows], params), values, part)
             for rows, values, part in self.each(tasks, noise)
-        ]  # fmt: skip
+        ]
         if len(parts) == 1:
             return parts[0]
         count = noise.reset.shape[1]
@@ -98,6 +98,16 @@ class Worlds:
         joined = self.join([part._replace(moments=None) for part in parts], len(moments))
         present = [m for m in moments if m is not None]
         return joined._replace(moments=concatenate_tasks(present) if present else None)
+
+    def _run(self, policy: Policy, params: Params, tasks: Tasks, noise: RolloutNoise) -> Rollouts:
+        env = self.get(noise)
+        if not can_capture(env):
+            return collect(env, policy, params, tasks, noise)
+        assert isinstance(env, TorchVectorEnv)
+        key = (id(env), policy)
+        if key not in self._captured:
+            self._captured[key] = CapturedRollouts(env, policy)
+        return self._captured[key](params, tasks, noise)
 
     def join(self, parts: list[T], num_tasks: int) -> T:
         """Joins what was made of the parts of `each`: tensors [1, 1, *] become [T, N, *]."""
@@ -122,7 +132,7 @@ class Worlds:
 
     def __getstate__(self) -> dict[str, Any]:
         """Omits the environments, which hold processes and memory of engines."""
-        return {**self.__dict__, "_envs": {}, "_observer": None}
+        return {**self.__dict__, "_envs": {}, "_captured": {}, "_observer": None}
 
     def observe(self, observer: Observer | None) -> None:
         """Attaches an observer (a camera) to all environments; None removes it.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metarl.cuda_graphs import may_hold
 from metarl.sim.family import TaskFamily, Tasks, WorldState
 from metarl.trees import map_tensors
 
@@ -101,7 +102,7 @@ def score_states(
     cut = torch.cat(truncated).T.contiguous() if truncated else None
     table = map_tensors(lambda *rows: torch.cat(rows).T, *measured) if measured else None
     episode = Episode(observation, action, reward, terminal, cut, table)
-    return _freeze_ended(episode) if episode.ended().any() else episode
+    return _freeze_ended(episode) if may_hold(episode.ended()) else episode
 
 
 def last_states(states: Sequence[WorldState], episode: Episode) -> WorldState:
@@ -112,7 +113,7 @@ def last_states(states: Sequence[WorldState], episode: Episode) -> WorldState:
         episode: The episode.
     """
     over = episode.over()
-    if not over.any():
+    if not may_hold(over):
         return states[-1]
     steps = (~over).sum(1)
     worlds = torch.arange(len(steps), device=steps.device)

@@ -103,6 +103,8 @@ def action_reader(space: spaces.Space[Any]) -> Callable[[Any], Any]:
         return lambda row: np.rint(row).astype(dtype).reshape(shape) + space.start
     if np.issubdtype(dtype, np.integer):
         return lambda row: np.rint(row).astype(dtype).reshape(shape)
+    if len(shape) == 1:
+        return lambda row: row.astype(dtype)
     return lambda row: row.astype(dtype).reshape(shape)
 
 

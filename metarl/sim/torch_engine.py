@@ -33,6 +33,11 @@ class TorchVectorEnv(TensorVectorEnv):
             )
         super().__init__(family, num_envs, **settings)
 
+    @property
+    def suspicion(self) -> Tensor | None:
+        """Whether a value of the last captured episode may be invalid; see `StepValidator`."""
+        return self._validator.suspicion
+
     def start(self, noise: Tensor, mask: Tensor | None) -> WorldState:
         fresh = self.family.reset(self._tasks, noise)
         return fresh if mask is None else self.merged(mask, fresh)

@@ -7,19 +7,18 @@ inputs is traced and compiled separately.
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parameters_to_vector
 
 from metarl.adaptation.learner import Learner, MetaInputs, MetaLoss
 from metarl.errors import SettingsError
+from metarl.flat_functions import FlatFunction
 from metarl.training.graphs import split
 from metarl.trees import map_tensors
 
@@ -38,9 +37,7 @@ class Capture:
         learner: The learner. Its `forward` must be pure: a function of tensors to tensors without
             side effects and without control flow that depends on tensor values.
         params: The parameters to differentiate with respect to; the others are constants.
-        function: Called as function(leaves, *inputs) with gradients enabled, while the parameters
-            and buffers of the learner are replaced by the inputs of the graph; `leaves` replace
-            `params`. Must return nested tensors.
+        function: See `FlatFunction`.
         backend: Compiles a graph. None: inductor, with its C++ wrapper on the CPU.
     """
 
@@ -51,20 +48,9 @@ class Capture:
         function: Callable[..., Any],
         backend: Backend | None = None,
     ) -> None:
-        self._bound = _Bound(learner, function)
+        self._function = FlatFunction(learner, params, function)
         self._backend = backend or _inductor
-        self._state = {**dict(self._bound.named_parameters()), **dict(self._bound.named_buffers())}
-        self._trained = {id(p) for p in params}
-
-    def arguments(self, inputs: tuple[Any, ...]) -> tuple[list[Tensor], Any]:
-        """Returns the input tensors of a graph, and the key of the graph for such inputs.
-
-        The key contains the structure of the inputs, the shape, strides, dtype and device of their
-        tensors, and the values of everything that is not a tensor.
-        """
-        tensors, structure = list(self._state.values()), []
-        _flatten(inputs, tensors, structure)
-        return tensors, tuple(structure)
+        self.arguments = self._function.arguments
 
     def graph(
         self, inputs: tuple[Any, ...], tensors: list[Tensor]
@@ -82,24 +68,7 @@ class Capture:
         Raises:
             SettingsError: The function depends on the value of a tensor in Python.
         """
-        templates: list[Any] = []
-
-        @torch.enable_grad()
-        def flat(*values: Tensor) -> list[Tensor]:
-            rest = iter(values)
-            state, leaves = {}, []
-            for name, tensor in self._state.items():
-                state[name] = next(rest).detach()
-                if id(tensor) in self._trained:
-                    leaves.append(state[name].requires_grad_())
-            given = map_tensors(lambda _: next(rest), inputs)
-            result = functional_call(self._bound, state, (leaves, *given))
-            detached = map_tensors(Tensor.detach, result)
-            outputs: list[Tensor] = []
-            _flatten(detached, outputs, [])
-            templates.append(map_tensors(lambda t: t.new_empty(0), detached))
-            return outputs
-
+        flat, templates = self._function.of(inputs)
         try:
             return make_fx(flat, decomposition_table=PRODUCTS)(*tensors), templates[-1]
         except RuntimeError as error:
@@ -259,18 +228,6 @@ class CompiledProduct:
         return early, self._capture.compiled(second, [*constants, tensors[-1]]), direct
 
 
-class _Bound(nn.Module):
-    """A module that calls a function of the learner, for use with `functional_call`."""
-
-    def __init__(self, learner: Learner, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.learner = learner
-        self._function = function
-
-    def forward(self, *args: Any) -> Any:
-        return self._function(*args)
-
-
 def _inductor(graph: torch.fx.GraphModule, tensors: list[Tensor]) -> Callable[..., Any]:
     from torch._inductor import standalone_compile  # takes a second to import, so only if needed
 
@@ -281,29 +238,6 @@ def _inductor(graph: torch.fx.GraphModule, tensors: list[Tensor]) -> Callable[..
         dynamic_shapes="from_example_inputs",
         options={"config_patches": patches},
     )
-
-
-def _flatten(value: Any, tensors: list[Tensor], structure: list[Any]) -> None:
-    """Appends the tensors of a nested value to `tensors`, in the order of `map_tensors`.
-
-    Appends to `structure` everything that a graph depends on besides the values of the tensors.
-    """
-    if isinstance(value, Tensor):
-        tensors.append(value)
-        structure.append((value.shape, value.stride(), value.dtype, value.device))
-    elif isinstance(value, dict):
-        structure.append(tuple(value))
-        for item in value.values():
-            _flatten(item, tensors, structure)
-    elif isinstance(value, list | tuple):
-        structure.append(len(value))
-        for item in value:
-            _flatten(item, tensors, structure)
-    elif dataclasses.is_dataclass(value):
-        for item in vars(value).values():
-            _flatten(item, tensors, structure)
-    else:
-        structure.append(value)
 
 
 def _bmm(a: Tensor, b: Tensor) -> Tensor:

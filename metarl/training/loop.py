@@ -15,6 +15,7 @@ from torch import Tensor
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.learner import Learner
+from metarl.cuda_graphs import allow_graphs
 from metarl.devices import (
     resolve_device,
     set_deterministic,
@@ -113,6 +114,7 @@ class OuterLoop:
         self.device = resolve_device(settings.device)
         if self.device.type == "cuda":
             set_matmul_precision(settings.matmul_precision)
+            allow_graphs(settings.graphs)
         if isinstance(learner, Adaptation):
             learner = GradientLearner(learner)
         self.learner = learner.to(self.device)

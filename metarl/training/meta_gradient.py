@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metarl.adaptation.learner import Learner, MetaLoss
 from metarl.chunks import FittingChunks
+from metarl.cuda_graphs import Driver, Graphed, graphs_allowed
 from metarl.errors import SettingsError
 from metarl.training.compilation import CompiledGradient, check_depends
 from metarl.training.settings import TrainingSettings
@@ -41,9 +42,13 @@ class MetaGradient:
     Args:
         learner: The learner to train.
         settings: Chunk size, workers and compilation.
+        driver: Captures the gradient of a chunk as a graph; None for CUDA, if the learner is on a
+            GPU and its chunks are computed one after the other.
     """
 
-    def __init__(self, learner: Learner, settings: TrainingSettings) -> None:
+    def __init__(
+        self, learner: Learner, settings: TrainingSettings, driver: Driver | None = None
+    ) -> None:
         self.learner = learner
         self.settings = settings
         self.params = [p for p in learner.parameters() if p.requires_grad]
@@ -51,6 +56,11 @@ class MetaGradient:
         self._flags = [p.requires_grad for p in self._all]
         self.fitting = FittingChunks("meta-gradients")
         self._gradient = CompiledGradient(learner, self.params) if settings.compile else self._eager
+        self.graphed: Graphed | None = None
+        on_gpu = bool(self.params) and self.params[0].device.type == "cuda"
+        if driver is not None or (on_gpu and settings.workers == 1):
+            capture = self._compiled if settings.compile else self._differentiate
+            self.graphed = Graphed("meta-gradients", learner, self.params, capture, driver)
         # Two small operations in parallel, on one thread each, are faster than one after the other
         # on two threads.
         if settings.workers > 1:
@@ -98,7 +108,7 @@ class MetaGradient:
         for p in self.params:
             p.grad = None
         chunks = cut_tasks(inputs, size)
-        for grads, part in self.map(lambda chunk: self._gradient(chunk, total), chunks):
+        for grads, part in self.map(lambda chunk: self._of_chunk(chunk, total), chunks):
             self._accumulate(grads)
             results.append(part)
         return results
@@ -140,12 +150,28 @@ class MetaGradient:
         sizes = range(size, size // 2, -1)
         return min(sizes, key=lambda s: -(-total // (s * workers)) * s)
 
+    def _of_chunk(self, inputs: Any, total: int) -> tuple[Sequence[Tensor | None], MetaLoss]:
+        if self.graphed is not None and graphs_allowed():
+            return self.graphed(inputs, total)
+        return self._gradient(inputs, total)
+
     def _eager(self, inputs: Any, total: int) -> tuple[Sequence[Tensor | None], MetaLoss]:
+        return self._differentiate(self.params, inputs, total)
+
+    def _compiled(
+        self, leaves: Sequence[Tensor], inputs: Any, total: int
+    ) -> tuple[Sequence[Tensor | None], MetaLoss]:
+        del leaves  # the compiled code reads the parameters themselves, whose memory stays
+        return self._gradient(inputs, total)
+
+    def _differentiate(
+        self, leaves: Sequence[Tensor], inputs: Any, total: int
+    ) -> tuple[Sequence[Tensor | None], MetaLoss]:
         """Returns the gradient of a chunk's summed losses / `total`, and the learner's output."""
         result: MetaLoss = self.learner(inputs)
         check_depends(result.losses)
         shares = torch.full_like(result.losses, 1 / total)
-        grads = torch.autograd.grad(result.losses, self.params, shares, allow_unused=True)
+        grads = torch.autograd.grad(result.losses, leaves, shares, allow_unused=True)
         return grads, result._replace(losses=result.losses.detach())
 
     def _accumulate(self, grads: Sequence[Tensor | None]) -> None:

@@ -70,6 +70,9 @@ class TrainingSettings:
     matmul_precision: MatmulPrecision = "highest"
     """Of matrix products and convolutions on a GPU: highest is float32; high is TF32, faster and
     with errors of 1e-3, in meta-gradients too."""
+    graphs: bool = True
+    """On a GPU, captures rollouts of tensor families and meta-gradients as CUDA graphs, where this
+    is possible: one launch in place of thousands."""
     threads: int | None = None
     """CPU threads of torch. None: torch's own choice. Small networks are quickest with 1."""
     compile: bool = False

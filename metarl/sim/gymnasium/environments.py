@@ -140,6 +140,7 @@ class Environments:
         self._env_tasks: list[Task | None] = [None] * len(rows.active)
         self._owners: dict[int, int] = {}  # id of an unwrapped environment -> its world
         self._unreported = np.zeros((len(rows.active), len(family.metrics)), np.int64)
+        self._measures = bool(family.metrics)
         self._flat = flattener(family.probe.observation_space)
         self._to_env_action = action_reader(family.probe.action_space)
 
@@ -217,7 +218,7 @@ class Environments:
         rows.reward[world] = reward
         rows.terminated[world] = terminated
         rows.truncated[world] = truncated
-        if self._family.metrics:
+        if self._measures:
             self._read_metrics(world, info)
 
     def _read_metrics(self, world: int, info: Mapping[str, Any]) -> None:

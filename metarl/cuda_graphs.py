@@ -1,0 +1,201 @@
+"""Functions of tensors captured as CUDA graphs, replayed with one launch instead of thousands."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from metarl.console import say
+from metarl.flat_functions import FlatFunction
+from metarl.trees import map_tensors
+
+WARM_UPS = 2
+"""Calls before a capture: libraries allocate and choose their algorithms in the first ones."""
+MOST_GRAPHS = 8
+"""Structures of inputs that a function is captured for; others run eagerly."""
+TOLERANCE = 1e-4
+"""The largest difference of a replay from the function, relative to its largest value."""
+
+Replay = Callable[[], None]
+Body = Callable[[], list[Tensor]]
+
+_allowed = True
+_capturing = contextvars.ContextVar("capturing", default=False)
+
+
+class Driver(Protocol):
+    """Interface of what captures the operations of a function."""
+
+    def capture(self, body: Body, inputs: list[Tensor]) -> tuple[Replay, list[Tensor]]:
+        """Captures the operations of `body` on the memory of `inputs`.
+
+        Args:
+            body: A function that reads only `inputs` and constants.
+            inputs: Tensors whose values change between replays.
+
+        Returns:
+            What repeats the operations on the present values, and the tensors that it writes.
+
+        Raises:
+            RuntimeError: The function cannot be captured.
+        """
+        ...
+
+
+class CudaDriver:
+    """Captures with `torch.cuda.graph`."""
+
+    def capture(self, body: Body, inputs: list[Tensor]) -> tuple[Replay, list[Tensor]]:
+        """See `Driver.capture`."""
+        stream, graph = torch.cuda.Stream(inputs[0].device), torch.cuda.CUDAGraph()
+        stream.wait_stream(torch.cuda.current_stream(inputs[0].device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                body()
+        torch.cuda.current_stream(inputs[0].device).wait_stream(stream)
+        with torch.cuda.device(inputs[0].device), torch.cuda.graph(graph):
+            outputs = body()
+        return graph.replay, outputs
+
+
+@dataclass(frozen=True)
+class _Graph:
+    replay: Replay
+    inputs: list[Tensor]  # the memory that the graph reads
+    outputs: list[Tensor]  # the memory that it writes
+    template: Any
+
+
+class Graphed:
+    """A function of a module and of nested tensors, captured once per structure of its inputs.
+
+    The first replay is compared with the function. A function that cannot be captured, or whose
+    replay differs, runs as it is, and a line says why.
+
+    Args:
+        what: What is computed, for the messages: "rollouts".
+        module: See `FlatFunction`.
+        params: See `FlatFunction`.
+        function: See `FlatFunction`. It must not wait for the device: a decision of the host on
+            the values of tensors goes through `may_hold`. It draws no random numbers.
+        driver: What captures; None for CUDA.
+
+    Attributes:
+        refused: Why the function runs without a graph; None if it has one, or was not called.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        module: nn.Module,
+        params: list[nn.Parameter],
+        function: Callable[..., Any],
+        driver: Driver | None = None,
+    ) -> None:
+        self.what = what
+        self._flat = FlatFunction(module, params, function)
+        self._driver = driver or CudaDriver()
+        self._graphs: dict[Any, _Graph] = {}
+        self._lock = threading.Lock()
+        self.refused: str | None = None
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Returns the function's result for nested tensors, detached, in new memory."""
+        tensors, key = self._flat.arguments(inputs)
+        with torch.no_grad(), self._lock:
+            graph = self._graphs.get(key)
+            if graph is None:
+                return self._first(inputs, tensors, key)
+            torch._foreach_copy_(graph.inputs, tensors)
+            graph.replay()
+            results = [torch.empty_like(output) for output in graph.outputs]
+            torch._foreach_copy_(results, graph.outputs)  # the next replay overwrites `outputs`
+            return _filled(graph.template, results)
+
+    def _first(self, inputs: tuple[Any, ...], tensors: list[Tensor], key: Any) -> Any:
+        """Computes the result eagerly, and captures the function for the next call."""
+        flat, templates = self._flat.of(inputs)
+        with capturing():
+            expected = flat(*tensors)
+        result = _filled(templates[-1], expected)
+        if self.refused is None and len(self._graphs) < MOST_GRAPHS:
+            memory = [tensor.detach().clone() for tensor in tensors]
+            try:
+                with capturing():
+                    replay, outputs = self._driver.capture(lambda: flat(*memory), memory)
+                self._graphs[key] = _Graph(replay, memory, outputs, templates[-1])
+                replay()
+                self.refused = _difference(outputs, expected)
+            except RuntimeError as error:
+                self.refused = str(error).partition("\n")[0]
+            if self.refused is not None:
+                self._graphs.clear()
+                say(f"The {self.what} run without a CUDA graph: {self.refused}")
+        return result
+
+
+def allow_graphs(allowed: bool) -> None:
+    """Sets whether rollouts and meta-gradients are captured on a GPU, for the whole process."""
+    global _allowed
+    _allowed = allowed
+
+
+def graphs_allowed() -> bool:
+    """Returns what `allow_graphs` set; true at first."""
+    return _allowed
+
+
+@contextmanager
+def capturing() -> Iterator[None]:
+    """Makes `may_hold` decide without the device."""
+    token = _capturing.set(True)
+    try:
+        yield
+    finally:
+        _capturing.reset(token)
+
+
+def is_capturing() -> bool:
+    """Returns whether operations are captured, so that the host must not read values."""
+    return _capturing.get()
+
+
+def may_hold(flags: Tensor) -> bool:
+    """Returns whether any of some flags is true, without reading them while they are captured.
+
+    It guards computations that change nothing where no flag is true.
+
+    Args:
+        flags: Any shape, bool.
+
+    Returns:
+        Whether a flag is true; True while operations are captured.
+    """
+    return _capturing.get() or bool(flags.any())
+
+
+def _filled(template: Any, outputs: list[Tensor]) -> Any:
+    values = iter(outputs)
+    return map_tensors(lambda _: next(values), template)
+
+
+def _difference(outputs: list[Tensor], expected: list[Tensor]) -> str | None:
+    """Returns how a replay differs from the function; None if it does by rounding only."""
+    for actual, wanted in zip(outputs, expected, strict=True):
+        if actual.is_floating_point():
+            largest = wanted.abs().nan_to_num(posinf=0.0).amax() if wanted.numel() else 0.0
+            close = torch.isclose(
+                actual, wanted, rtol=TOLERANCE, atol=TOLERANCE * float(largest), equal_nan=True
+            )
+        else:
+            close = actual == wanted
+        if not bool(close.all()):
+            return f"a replay differs from it in {int((~close).sum())} of {close.numel()} numbers."
+    return None

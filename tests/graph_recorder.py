@@ -1,0 +1,50 @@
+"""What stands in for CUDA graphs on the CPU: operations traced once, repeated on new values."""
+
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+
+class Recorder:
+    """A `Driver` that traces a function into a graph of operations and repeats these.
+
+    Like a CUDA graph, a replay runs no Python of the function: what the function decided on the
+    host while it was captured stays as it was, and all new values must come through the inputs.
+    Tracing raises where the host reads the value of a tensor.
+
+    Attributes:
+        captures: How many functions were captured.
+        replays: How many times a graph was repeated.
+    """
+
+    def __init__(self):
+        self.captures = self.replays = 0
+
+    def capture(self, body, inputs):
+        """Traces `body` as a function of `inputs`; see `Driver.capture`."""
+        self.captures += 1
+        memory = list(inputs)
+
+        def flat(*values):
+            inputs[:] = values  # what `body` reads
+            try:
+                return body()
+            finally:
+                inputs[:] = memory
+
+        graph = make_fx(flat)(*memory)
+        with torch.no_grad():
+            outputs = [output.clone() for output in graph(*memory)]
+
+        def replay():
+            self.replays += 1
+            for output, value in zip(outputs, graph(*memory), strict=True):
+                output.copy_(value)
+
+        return replay, outputs
+
+
+class Refusing:
+    """A `Driver` on which nothing can be captured."""
+
+    def capture(self, body, inputs):
+        raise RuntimeError("operation not permitted when stream is capturing")

@@ -1,0 +1,91 @@
+"""Meta-gradients captured as graphs equal those that are computed eagerly."""
+
+import pytest
+import torch
+from metarl_envs.navigation import Navigation2D
+
+from metarl import adaptation
+from metarl.cuda_graphs import CudaDriver
+from metarl.devices import seeded_generator
+from metarl.models import MLP
+from metarl.rl.policies import policy_for
+from metarl.rl.policy_learner import PolicyLearner
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.tasks import Sine
+from metarl.training import TrainingSettings
+from metarl.training.meta_gradient import MetaGradient
+from metarl.training.meta_step import MetaStep
+from tests.devices import on_cuda
+from tests.gradient_learners import MAML, LSTMMetaLearner, MAMLPlusPlus, MetaSGD, Reptile
+from tests.graph_recorder import Recorder
+
+TASKS = 3
+
+
+def network(seed=0):
+    return MLP((1, 8, 1), torch.Generator().manual_seed(seed))
+
+
+def lstm():
+    return LSTMMetaLearner(network(), torch.Generator().manual_seed(1), steps=2)
+
+
+LEARNERS = {
+    "maml": lambda: MAML(network(), 0.05, 2),
+    "maml++": lambda: MAMLPlusPlus(network(), steps=2),
+    "meta-sgd": lambda: MetaSGD(network(), torch.Generator().manual_seed(1)),
+    "reptile": lambda: Reptile(network(), steps=2),
+    "lstm": lstm,
+}
+
+
+def compare(learner, tasks, settings, recorder=None, device="cpu"):
+    """Trains a learner for three iterations; compares the gradients of each with a graph's."""
+    generator, recorder = torch.Generator(device).manual_seed(2), recorder or Recorder()
+    graphed = MetaGradient(learner, settings, recorder)
+    eager, step = MetaGradient(learner, settings), MetaStep(learner, settings)
+    for iteration in range(3):
+        inputs = learner.collect(tasks.sample(TASKS, generator), generator, iteration)
+        results = []
+        for gradient in (graphed, eager):
+            found = gradient(inputs)
+            results.append(([p.grad for p in gradient.params], found.result, found.norm))
+        torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
+        learner.after_update(step(inputs, iteration).carry)
+    return recorder
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_supervised_learners(name):
+    recorder = compare(LEARNERS[name](), Sine(), TrainingSettings(meta_batch_size=TASKS))
+    assert recorder.captures == 1
+    assert recorder.replays == 3
+
+
+def test_chunks_of_two_sizes_have_a_graph_each():
+    settings = TrainingSettings(meta_batch_size=TASKS, task_chunk_size=2)
+    recorder = compare(LEARNERS["maml"](), Sine(), settings)
+    assert recorder.captures == 2
+
+
+def test_policies():
+    family = Navigation2D(horizon=5)
+    policy = policy_for(family, torch.Generator().manual_seed(0), hidden=(8,))
+    learner = PolicyLearner(
+        adaptation.MAML(policy, 0.1), family, PolicyGradientSettings(trajectories=4)
+    )
+    recorder = compare(learner, family, TrainingSettings(meta_batch_size=TASKS))
+    assert recorder.captures == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", LEARNERS)
+def test_cuda_graphs_are_not_refused(name):
+    learner = LEARNERS[name]().to(on_cuda())
+    settings = TrainingSettings(meta_batch_size=TASKS, workers=2)  # the other side: no graph
+    compare(learner, Sine(), settings, CudaDriver(), "cuda")
+    gradient = MetaGradient(learner, TrainingSettings())
+    generator = seeded_generator("cuda", 0)
+    gradient(learner.collect(Sine().sample(TASKS, generator), generator, 0))
+    assert gradient.graphed is not None
+    assert gradient.graphed.refused is None
