@@ -7,6 +7,7 @@ from metarl_envs.navigation import Navigation2D
 from metarl.adaptation.algorithms import MAML
 from metarl.chunks import FittingChunks, is_out_of_memory
 from metarl.errors import SettingsError
+from metarl.evaluation.curves import adaptation_curve
 from metarl.models import MLP
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
@@ -138,6 +139,19 @@ def test_a_trust_region_moves_the_same_in_halves(memory, capsys):
     for value, expected in zip(moved[1], moved[0], strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
     assert "going on with 2 at once" in capsys.readouterr().err
+
+
+def test_an_evaluation_starts_again_in_halves(memory, capsys):
+    learner = gradient_learners.MAML(MLP((1, 8, 1), torch.Generator().manual_seed(0)), 0.01)
+    found = []
+    for most in (6, 3):
+        seen = memory(learner, "evaluate_metrics", most, lambda tasks, *_: tasks.num_tasks)
+        generator = torch.Generator().manual_seed(1)
+        curve = adaptation_curve(learner, Sine(), num_tasks=6, steps=2, generator=generator)
+        found.append(curve.values)
+    assert seen == [6, 3, 3]
+    torch.testing.assert_close(found[1], found[0])
+    assert "evaluations of 6 tasks at once" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

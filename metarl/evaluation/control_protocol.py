@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from rich.table import Table
+from torch import Tensor
 
+from metarl.chunks import FittingChunks
 from metarl.devices import seeded_generator
-from metarl.evaluation.curves import AdaptationCurve, stack_steps, warn_if_nan
+from metarl.evaluation.curves import AdaptationCurve, fitted, warn_if_nan
 from metarl.evaluation.statistics import Summary, telling_steps
 from metarl.evaluation.tables import report_table
 from metarl.evaluation.watch import Watch, unwatched, watched
@@ -90,11 +92,15 @@ def protocol_curve(
     """
     generator = seeded_generator(device, TEST_SEED)
     tasks = to_device(protocol.tasks, generator.device)
-    rows = learner.measures(
-        tasks, protocol.steps, generator, protocol.scales, protocol.trajectories
-    )
     with watch(protocol.title, tasks.num_tasks * (protocol.steps + 1)) as advance:
-        values = stack_steps(watched(rows, advance))
+
+        def rows(part: ControlTasks) -> Iterable[dict[str, Tensor]]:
+            found = learner.measures(
+                part, protocol.steps, generator, protocol.scales, protocol.trajectories
+            )
+            return watched(found, advance)
+
+        values = fitted(rows, tasks, generator, FittingChunks("evaluations"))
     for name, value in values.items():
         warn_if_nan(value, name, "task")
     return AdaptationCurve("return", values.pop("return"), True, others=values)

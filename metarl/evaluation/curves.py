@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.learner import Learner
+from metarl.chunks import FittingChunks
 from metarl.errors import SettingsError
 from metarl.evaluation.watch import Watch, unwatched, watched
 from metarl.tasks.base import TaskSource
-from metarl.trees import concatenate_tasks
+from metarl.trees import concatenate_tasks, cut_tasks
 
 
 @dataclass(frozen=True)
@@ -83,22 +84,57 @@ def adaptation_curve(
     has_argument = "transductive" in inspect.signature(learner.evaluate).parameters
     options: dict[str, Any] = {"transductive": transductive} if has_argument else {}
     learner_generator = derived(generator)
-    metric, parts, infos = "", [], []
+    metric, parts, infos, fitting = "", [], [], FittingChunks("evaluations")
     with watch(name, num_tasks * (1 if last_only else steps + 1)) as advance:
         for start in range(0, num_tasks, chunk_size):
             tasks = distribution.sample(min(chunk_size, num_tasks - start), generator)
             metric = learner.metric(tasks)
-            rows = learner.evaluate_metrics(
-                tasks, steps, learner_generator, last_only=last_only, **options
-            )
-            parts.append(stack_steps(watched(rows, advance)))
+
+            def rows(part: Any) -> Iterable[dict[str, Tensor]]:
+                found = learner.evaluate_metrics(
+                    part, steps, learner_generator, last_only=last_only, **options
+                )
+                return watched(found, advance)
+
+            parts.append(fitted(rows, tasks, learner_generator, fitting))
             infos.append(tasks.info)
-    values = {key: torch.cat([part[key] for part in parts], dim=1) for key in parts[0]}
+    values = _joined(parts)
     for key, value in values.items():
         warn_if_nan(value, key, "task")
     return AdaptationCurve(
         metric, values.pop(metric), transductive, concatenate_tasks(infos), values
     )
+
+
+def fitted(
+    rows: Callable[[Any], Iterable[dict[str, Tensor]]],
+    tasks: Any,
+    generator: torch.Generator,
+    fitting: FittingChunks,
+) -> dict[str, Tensor]:
+    """Returns the metrics of tasks, of fewer at once if a GPU's memory does not suffice.
+
+    Args:
+        rows: Evaluates some of the tasks, and yields their metrics after each step.
+        tasks: T tasks.
+        generator: What `rows` draws from; it starts again if the tasks do not fit.
+        fitting: Halves the number of tasks.
+
+    Returns:
+        Name -> values [steps, T], float32, CPU.
+    """
+    state = generator.get_state()
+
+    def evaluate(size: int | None) -> dict[str, Tensor]:
+        generator.set_state(state)
+        return _joined([stack_steps(rows(part)) for part in cut_tasks(tasks, size)])
+
+    return fitting(evaluate, None, tasks.num_tasks)
+
+
+def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Joins metrics [steps, tasks] of parts of the tasks."""
+    return {key: torch.cat([part[key] for part in parts], dim=1) for key in parts[0]}
 
 
 def stack_steps(rows: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
