@@ -14,26 +14,37 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import loops
 from benchmarks.omniglot import OmniglotBenchmark, RandomImages, sequential
-from benchmarks.rollouts import episodes, rollouts
+from benchmarks.rollouts import rollouts
 from benchmarks.timing import MetaIteration
 from metarl.adaptation import MAML, Adaptation, GradientLearner
 from metarl.devices import seeded_generator
 from metarl.models import MLP, Conv4
+from metarl.models.base import task_params
 from metarl.rl import PolicyLearner, policy_for
+from metarl.rl.rollouts import draw_noise
 from metarl.rl.settings import PolicyGradientSettings
+from metarl.rl.worlds import Worlds
 from metarl.sim import TaskFamily, make_family, make_vec
 from metarl.tasks import Examples, Sine, TaskBatch
 from metarl.training import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
+from metarl.trees import cut_tasks, map_tensors
 
 Row = dict[str, Any]
 """work, unit, measured, and where they exist loop, cpu, goal (of a later version) and note."""
 
 CPU = torch.device("cpu")
+PER_TASK = 20
+"""Worlds of a task of navigation."""
+LOOPED = 400
+"""The most worlds that are also measured task by task."""
+ON_CPU = 20_000
+"""The most worlds that are also measured on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +234,7 @@ def navigation(device: torch.device, sizes: Sizes, compiled: bool = False) -> It
         yield _row(f"{work}, {tasks} tasks, compiled", ours, goal=12)
         return
     for worlds, goal in zip(sizes.navigation, (3, 5, 40), strict=False):
-        yield _rollout_row("Navigation2D-v1", worlds, sizes, device, goal)
+        yield _rollout_row(worlds, sizes, device, goal)
     run, cpu = (
         _policy_iteration("Navigation2D-v1", (tasks, 20), sizes.horizon, d) for d in (device, CPU)
     )
@@ -233,18 +244,38 @@ def navigation(device: torch.device, sizes: Sizes, compiled: bool = False) -> It
     )  # fmt: skip
 
 
-def _rollout_row(
-    name: str, worlds: int, sizes: Sizes, device: torch.device, goal: float | None = None
-) -> Row:
-    family = make_family(name, horizon=sizes.horizon)
-    env, own = (make_vec(family, worlds, d, autoreset="disabled") for d in (device, CPU))
-    ours = milliseconds(episodes(env), device, sizes.seconds)
-    cpu = milliseconds(episodes(own), CPU, 0) if worlds <= 20_000 else None
+def _rollout_row(worlds: int, sizes: Sizes, device: torch.device, goal: float) -> Row:
+    """Rollouts as a learner collects them, of 20 worlds per task, policies included."""
+    loop = cpu = None
+    if worlds <= LOOPED:
+        loop = milliseconds(_rollouts(worlds, sizes, device, one_by_one=True), device, 0)
+    if worlds <= ON_CPU:
+        cpu = milliseconds(_rollouts(worlds, sizes, CPU), CPU, 0)
+    ours = milliseconds(_rollouts(worlds, sizes, device), device, sizes.seconds)
     rate = worlds * sizes.horizon / ours / 1e3
     return _row(
-        f"{name} rollouts, {worlds} worlds x {sizes.horizon} steps", ours, cpu=cpu, goal=goal,
-        note=f"{rate:.3g} million environment steps/s",
+        f"navigation rollouts, {worlds} worlds x {sizes.horizon} steps", ours, loop=loop, cpu=cpu,
+        goal=goal, note=f"{rate:.3g} million environment steps/s",
     )  # fmt: skip
+
+
+def _rollouts(
+    worlds: int, sizes: Sizes, device: torch.device, one_by_one: bool = False
+) -> Callable[[], None]:
+    family = make_family("Navigation2D-v1", horizon=sizes.horizon)
+    generator, tasks = seeded_generator(device, 0), worlds // PER_TASK
+    policy = policy_for(family, _generator()).to(device)
+    params = map_tensors(Tensor.detach, task_params(policy, tasks))
+    values = family.sample(tasks, generator).values
+    noise = draw_noise(policy, family, tasks, PER_TASK, generator)
+    place = Worlds(family)
+    parts = cut_tasks((params, values, noise), 1 if one_by_one else None)
+
+    def run() -> None:
+        for part in parts:
+            place.collect(policy, *part)
+
+    return run
 
 
 def _policy_iteration(
