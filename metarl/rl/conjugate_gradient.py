@@ -73,7 +73,10 @@ def conjugate_gradient(
 
 
 def solve_by_masks(
-    product: Callable[[Tensor], Tensor], target: Tensor, iterations: int, tolerance: float
+    product: Callable[[Tensor], Tensor],
+    target: Tensor,
+    iterations: int = 10,
+    tolerance: float = 1e-5,
 ) -> CGResult:
     """Does what `conjugate_gradient` does, in a fixed number of products and without the host."""
     solution = torch.zeros_like(target)

@@ -56,11 +56,9 @@ class MetaGradient:
         self._flags = [p.requires_grad for p in self._all]
         self.fitting = FittingChunks("meta-gradients")
         self._gradient = CompiledGradient(learner, self.params) if settings.compile else self._eager
-        self.graphed: Graphed | None = None
-        on_gpu = bool(self.params) and self.params[0].device.type == "cuda"
-        if driver is not None or (on_gpu and settings.workers == 1):
-            capture = self._compiled if settings.compile else self._differentiate
-            self.graphed = Graphed("meta-gradients", learner, self.params, capture, driver)
+        self._driver = driver
+        capture = self._compiled if settings.compile else self._differentiate
+        self.graphed = self.captured("meta-gradients", capture)
         # Two small operations in parallel, on one thread each, are faster than one after the other
         # on two threads.
         if settings.workers > 1:
@@ -112,6 +110,21 @@ class MetaGradient:
             self._accumulate(grads)
             results.append(part)
         return results
+
+    def captured(self, what: str, function: Callable[..., Any]) -> Graphed | None:
+        """Returns a function of the parameters and of chunks of tasks, to be captured as a graph.
+
+        Args:
+            what: See `Graphed`.
+            function: See `Graphed`.
+
+        Returns:
+            None on a CPU, and where workers compute chunks at the same time.
+        """
+        on_gpu = bool(self.params) and self.params[0].device.type == "cuda"
+        if self._driver is None and not (on_gpu and self.settings.workers == 1):
+            return None
+        return Graphed(what, self.learner, self.params, function, self._driver)
 
     def settings_chunk_size(self) -> int | None:
         """Returns the number of tasks per chunk in the settings, for the learner's device."""

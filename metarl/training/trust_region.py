@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.learner import Learner
+from metarl.cuda_graphs import Driver, graphs_allowed
 from metarl.errors import SettingsError
 from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, Range, check_fields
-from metarl.rl.conjugate_gradient import conjugate_gradient
+from metarl.rl.conjugate_gradient import CGResult, conjugate_gradient, solve_by_masks
 from metarl.rl.fisher import fisher_product, flatten, unflatten
 from metarl.rl.policy_inputs import PolicyInputs
 from metarl.rl.policy_learner import PolicyLearner
@@ -110,14 +111,19 @@ class TrustRegionUpdate(OuterUpdate):
         learner: The learner to train.
         training: Settings of the outer loop; chunks of tasks bound the memory.
         settings: See `TrustRegionSettings`.
+        driver: See `MetaGradient`.
     """
 
     def __init__(
-        self, learner: PolicyLearner, training: TrainingSettings, settings: TrustRegionSettings
+        self,
+        learner: PolicyLearner,
+        training: TrainingSettings,
+        settings: TrustRegionSettings,
+        driver: Driver | None = None,
     ) -> None:
         self.learner = learner
         self.settings = settings
-        self.gradient = MetaGradient(learner, training)
+        self.gradient = MetaGradient(learner, training, driver)
         self.params = self.gradient.params
         self._fisher_of_chunk = partial(self._chunk_fisher_product, self.params)
         self._outcome_of_chunk = self._loss_and_divergence
@@ -127,6 +133,10 @@ class TrustRegionUpdate(OuterUpdate):
             self._outcome_of_chunk = CompiledFunction(
                 Capture(learner, [], lambda _, chunk: self._loss_and_divergence(chunk))
             )
+        self._graphed_step = self.gradient.captured("natural gradients", self._step_of_all)
+        self._graphed_outcome = self.gradient.captured(
+            "line searches", lambda _, chunk: self._loss_and_divergence(chunk)
+        )
 
     def __call__(self, inputs: PolicyInputs, iteration: int) -> MetaResult:
         del iteration
@@ -145,15 +155,46 @@ class TrustRegionUpdate(OuterUpdate):
 
     def _natural_gradient_step(self, gradient: Tensor, inputs: PolicyInputs) -> Tensor:
         """Returns the longest step that the quadratic model of the divergence allows, [P]."""
+        if self._graphed_step is not None and graphs_allowed():
+            thinned, size = self._thinned(inputs)
+            if thinned.tasks.num_tasks <= size:
+                return self._graphed_step(gradient, thinned)
         fisher = self._fisher_product(inputs)
         # x ~ F^-1 g  (Schulman et al. 2015, appendix C.1)
         solved = conjugate_gradient(fisher, gradient, self.settings.cg_iterations)
+        return self._longest_step(gradient, solved)
+
+    def _step_of_all(
+        self, leaves: Sequence[Tensor], gradient: Tensor, thinned: PolicyInputs
+    ) -> Tensor:
+        """Computes `_natural_gradient_step` without the host, for tasks that fit into one chunk."""
+        total = thinned.tasks.num_tasks
+        if self.gradient.settings.compile:
+            product = self._fisher_of_chunk(thinned, total)
+        else:
+            product = self._chunk_fisher_product(leaves, thinned, total)
+
+        def fisher(vector: Tensor) -> Tensor:
+            return product(vector) + self.settings.damping * vector
+
+        solved = solve_by_masks(fisher, gradient, self.settings.cg_iterations)
+        return self._longest_step(gradient, solved)
+
+    def _longest_step(self, gradient: Tensor, solved: CGResult) -> Tensor:
         x = solved.solution
         x_f_x = x @ (gradient - solved.residual)  # x^T F x, as F x = g - residual
         # x^T F x <= 0 comes from rounding or a zero gradient: the parameters then do not move.
         # beta = sqrt(2 delta / x^T F x), delta = max_kl  (appendix C)
         beta = torch.where(x_f_x > 0, 2 * self.settings.max_kl / x_f_x, 0.0).sqrt()
         return -beta * x
+
+    def _thinned(self, inputs: PolicyInputs) -> tuple[PolicyInputs, int]:
+        """Returns the rollouts for the Fisher matrix, and the tasks of a chunk of them."""
+        thinned = inputs.thinned(self.settings.fisher_trajectories, self.settings.fisher_support)
+        # A chunk of thinned tasks has at most as many rollouts as one of whole tasks.
+        total = inputs.tasks.num_tasks
+        size = self.gradient.fitting.limited(self.gradient.settings_chunk_size(), total) or total
+        return thinned, size * _count_rollouts(inputs) // _count_rollouts(thinned)
 
     def _fisher_product(self, inputs: PolicyInputs) -> Callable[[Tensor], Tensor]:
         """Returns the function v -> (F + damping I) v.
@@ -162,10 +203,7 @@ class TrustRegionUpdate(OuterUpdate):
         built again for each vector.
         """
         training, total = self.gradient.settings, inputs.tasks.num_tasks
-        thinned = inputs.thinned(self.settings.fisher_trajectories, self.settings.fisher_support)
-        # A chunk of thinned tasks has at most as many rollouts as one of whole tasks.
-        size = self.gradient.fitting.limited(self.gradient.settings_chunk_size(), total) or total
-        size = size * _count_rollouts(inputs) // _count_rollouts(thinned)
+        thinned, size = self._thinned(inputs)
 
         def of_chunk(chunk: PolicyInputs) -> Callable[[Tensor], Tensor]:
             return self._fisher_of_chunk(chunk, total)
@@ -244,7 +282,10 @@ class TrustRegionUpdate(OuterUpdate):
         chunks = cut_tasks(inputs, size)
         bound = self.settings.max_kl * inputs.tasks.num_tasks
         losses, divergences, total = [], [], 0.0
-        for loss, divergence in self.gradient.map(self._outcome_of_chunk, chunks):
+        outcome = self._outcome_of_chunk
+        if self._graphed_outcome is not None and graphs_allowed():
+            outcome = self._graphed_outcome
+        for loss, divergence in self.gradient.map(outcome, chunks):
             losses.append(loss)
             divergences.append(divergence)
             total = total + float(divergence.sum())

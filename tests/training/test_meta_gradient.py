@@ -15,6 +15,7 @@ from metarl.tasks import Sine
 from metarl.training import TrainingSettings
 from metarl.training.meta_gradient import MetaGradient
 from metarl.training.meta_step import MetaStep
+from metarl.training.trust_region import TrustRegionSettings, TrustRegionUpdate
 from tests.devices import on_cuda
 from tests.gradient_learners import MAML, LSTMMetaLearner, MAMLPlusPlus, MetaSGD, Reptile
 from tests.graph_recorder import Recorder
@@ -68,14 +69,35 @@ def test_chunks_of_two_sizes_have_a_graph_each():
     assert recorder.captures == 2
 
 
+def policy_learner(family):
+    policy = policy_for(family, torch.Generator().manual_seed(0), hidden=(8,))
+    settings = PolicyGradientSettings(trajectories=4)
+    return PolicyLearner(adaptation.MAML(policy, 0.1), family, settings)
+
+
 def test_policies():
     family = Navigation2D(horizon=5)
-    policy = policy_for(family, torch.Generator().manual_seed(0), hidden=(8,))
-    learner = PolicyLearner(
-        adaptation.MAML(policy, 0.1), family, PolicyGradientSettings(trajectories=4)
-    )
+    learner = policy_learner(family)
     recorder = compare(learner, family, TrainingSettings(meta_batch_size=TASKS))
     assert recorder.captures == 1
+
+
+@pytest.mark.parametrize("support", [2, None])
+def test_trust_regions(support):
+    family, training = Navigation2D(horizon=5), TrainingSettings(meta_batch_size=TASKS)
+    settings = TrustRegionSettings(fisher_trajectories=2, fisher_support=support, damping=0.01)
+    parameters, recorder = [], Recorder()
+    for driver in (recorder, None):
+        learner = policy_learner(family)
+        update = TrustRegionUpdate(learner, training, settings, driver)
+        generator = torch.Generator().manual_seed(2)
+        for iteration in range(3):
+            inputs = learner.collect(family.sample(TASKS, generator), generator, iteration)
+            result = update(inputs, iteration)
+            assert result.metrics["meta/line_search/accepted"] == 1
+        parameters.append(torch.cat([p.detach().flatten() for p in learner.parameters()]))
+    torch.testing.assert_close(parameters[0], parameters[1], rtol=1e-3, atol=1e-5)
+    assert recorder.captures == 3  # the gradient, the step, a try of the line search
 
 
 @pytest.mark.gpu
