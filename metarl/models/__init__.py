@@ -3,7 +3,7 @@
 from metarl.models.base import Adaptable, Model, Params, Statistics, task_params
 from metarl.models.conv4 import Conv4
 from metarl.models.mlp import MLP
-from metarl.models.modules import from_module
+from metarl.models.modules import from_module, load_module, save_module
 from metarl.models.resnet12 import ResNet12
 
 __all__ = [
@@ -15,5 +15,7 @@ __all__ = [
     "ResNet12",
     "Statistics",
     "from_module",
+    "load_module",
+    "save_module",
     "task_params",
 ]
