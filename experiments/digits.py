@@ -59,7 +59,7 @@ CONFIGS = with_registered(
     }
 )
 
-EXPERIMENT = Experiment("digits", CONFIGS, build_digits)
+EXPERIMENT = Experiment("digits", CONFIGS, build_digits, __file__)
 
 if __name__ == "__main__":
     EXPERIMENT.run()

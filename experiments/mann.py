@@ -47,7 +47,7 @@ CONFIGS = {
     },
 }
 
-EXPERIMENT = Experiment("mann", CONFIGS, build_streams, minutes={"mann": 15})
+EXPERIMENT = Experiment("mann", CONFIGS, build_streams, __file__, minutes={"mann": 15})
 
 if __name__ == "__main__":
     EXPERIMENT.run()

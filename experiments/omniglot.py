@@ -118,7 +118,7 @@ CONFIGS = with_registered(
 )
 
 
-EXPERIMENT = Experiment("omniglot", CONFIGS, build_few_shot, minutes={"maml": 1.9})
+EXPERIMENT = Experiment("omniglot", CONFIGS, build_few_shot, __file__, minutes={"maml": 1.9})
 
 if __name__ == "__main__":
     EXPERIMENT.run()

@@ -21,6 +21,7 @@ from metarl.lab.registered import with_registered
 from metarl.lab.sine_reports import show_sine, sine_report
 from metarl.models import MLP
 from metarl.models.mlp import Init
+from metarl.models.modules import as_adaptable, network_file
 from metarl.ranges import COUNT, check_fields
 from metarl.tasks import Sine
 from metarl.training import TrainingSettings
@@ -41,6 +42,9 @@ class SineSettings:
     """Query points per training task."""
     init: Init = "lecun"
     """Initial weights: lecun, or truncated (standard deviation 0.01, as the paper's)."""
+    network: str | None = None
+    """Path of a file that `metarl.models.save_module` wrote (.safetensors): a network from [N, 1]
+    to [N, 1]; None: two hidden layers of 40 units."""
     test_tasks: int = 600
     """Test tasks of the final table."""
     runs: Path = Path("runs")
@@ -101,7 +105,11 @@ CONFIGS = with_registered(
 def build(settings: SineSettings) -> Components:
     """Builds the learner, its tasks and its reports."""
     generator = torch.Generator().manual_seed(settings.training.seed)
-    model = MLP((1, 40, 40, 1), generator, init=settings.init)
+    model = (
+        MLP((1, 40, 40, 1), generator, init=settings.init)
+        if settings.network is None
+        else as_adaptable(network_file(settings.network))
+    )
     learner = GradientLearner(settings.learner.clipped_adaptation(model, generator))
     return Components(
         learner=learner,

@@ -6,15 +6,17 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import tyro
 
 from metarl.console import say
 from metarl.errors import CheckpointError, SettingsError, UnknownNameError, short_repr
 from metarl.lab.trust import TRUST, check_trusted
+from metarl.models.modules import is_network_file
 from metarl.ranges import check_fields
 from metarl.registry import check_choice, did_you_mean
+from metarl.runs.networks import NETWORKS
 from metarl.runs.run_folder import FUNCTION, ResumePoint, find_run_or_none, to_json
 from metarl.tasks.files import read_json
 
@@ -200,13 +202,27 @@ def saved_settings(configs: Mapping[str, S], folder: Path) -> S:
         if not isinstance(saved, dict) or "algorithm" not in saved:
             raise SettingsError(f'Expected {{"algorithm": ..., ...}}, got {short_repr(saved)}')
         check_choice("algorithm", saved["algorithm"], configs)
-        return settings_from(configs[saved["algorithm"]], saved)
+        return _with_stored_network(settings_from(configs[saved["algorithm"]], saved), folder)
     except (OSError, ValueError) as error:  # SettingsError is a ValueError
         end = "" if str(error).endswith(".") else "."
         raise CheckpointError(
             f"Cannot read the settings of the run {folder} from {path}: {error}{end} "
             "Repair the file, or use another run."
         ) from error
+
+
+def _with_stored_network(settings: S, folder: Path) -> S:
+    """Returns settings whose network file is the run's own, which has the same structure."""
+    own = str(folder / NETWORKS)
+    if not Path(own).exists():
+        return settings
+    changed: dict[str, Any] = {}
+    for name, value in vars(settings).items():
+        if name == "network" and isinstance(value, str) and is_network_file(value):
+            changed[name] = own
+        elif name == "policy" and getattr(value, "network", None) is not None:
+            changed[name] = dataclasses.replace(value, network=own)
+    return dataclasses.replace(cast(Any, settings), **changed)
 
 
 def _values(arguments: Sequence[str]) -> set[str]:

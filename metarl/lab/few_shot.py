@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 import tyro
@@ -31,8 +30,9 @@ class OmniglotSettings:
     tasks: tyro.conf.OmitArgPrefixes[CharacterSettings] = field(default_factory=CharacterSettings)
     filters: int = 32
     """Filters of each convolution; of the first block of resnet12."""
-    network: Literal["conv4", "resnet12"] = "conv4"
-    """The network of the gradient algorithms."""
+    network: str = "conv4"
+    """The network of the gradient algorithms: conv4, resnet12, or the path of a file that
+    `metarl.models.save_module` wrote (.safetensors), from images to a logit per class."""
     test_tasks: int = 1000
     """Test tasks of the final table."""
     test_steps: int = 3

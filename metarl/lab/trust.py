@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import UntrustedError, short_repr
+from metarl.runs.networks import NETWORKS
 
 TRUST = "--trust"
 _DEVICE = re.compile(r"[a-z]+:\d{1,4}")
@@ -31,7 +32,7 @@ def check_trusted(settings: Any, folder: Path, typed: Iterable[str] = ()) -> Non
     Raises:
         UntrustedError: A setting names code that the user did not name.
     """
-    allowed = set(typed)
+    allowed = {*typed, str(folder / NETWORKS)}  # that file is data
     for setting, text in _strings(settings):
         if text not in allowed and _names_code(setting, text):
             option = setting.replace("_", "-")

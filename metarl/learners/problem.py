@@ -13,6 +13,7 @@ from metarl.adaptation.learner import SupervisedLearner
 from metarl.errors import SettingsError
 from metarl.learners.images.embeddings import ImageShape
 from metarl.models import Conv4, Model, ResNet12, from_module
+from metarl.models.modules import is_network_file, network_file
 from metarl.registry import check_choice
 
 NETWORKS = ("conv4", "resnet12")
@@ -29,7 +30,8 @@ class ImageProblem:
         classes: Number of training classes, rotations included.
         generator: Source of all initial weights.
         train_way: Classes of a training task; None for `way`.
-        network_name: The network of gradient algorithms: "conv4" or "resnet12".
+        network_name: The network of gradient algorithms: "conv4", "resnet12" or the path
+            of a file that `metarl.models.save_module` wrote.
     """
 
     images: ImageShape
@@ -61,6 +63,8 @@ class ImageProblem:
         Raises:
             SettingsError: The network is unknown.
         """
+        if is_network_file(self.network_name):
+            return from_module(network_file(self.network_name))
         check_choice("network", self.network_name, NETWORKS)
         if self.network_name == "resnet12":
             widths = [max(1, self.filters * factor // 2) for factor in (2, 5, 10, 20)]

@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 
 from metarl.adaptation.adaptation import Adaptation
+from metarl.models.modules import network_file
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.policies import Policy, policy_for
 from metarl.rl.policy_learner import PolicyLearner
@@ -56,6 +57,7 @@ class ControlProblem:
             self.spaces(), self.generator, self.hidden, options.activation, self.init_std,
             layer_norm=options.layer_norm, cnn=options.cnn, scale_actions=scale_actions,
             normalize_observations=normalize_observations,
+            network=None if options.network is None else network_file(options.network),
         )  # fmt: skip
 
     def units(self) -> tuple[bool, bool]:

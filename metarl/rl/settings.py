@@ -21,6 +21,9 @@ class PolicySettings:
     """Normalises each hidden layer before its activation."""
     cnn: tuple[int, ...] = (16, 32, 32)
     """Channels of the convolutions of images in the observations; each halves the image."""
+    network: str | None = None
+    """Path of a file that `metarl.models.save_module` wrote (.safetensors), in place of the layers:
+    a network from observations [N, O] to means or logits."""
     scale_actions: bool | None = None
     """The policy acts in -1..1, mapped to the bounds of the actions. None: yes, except for families
     with published numbers, which keep their units."""

@@ -33,6 +33,7 @@ from metarl.evaluation.curves import adaptation_curve
 from metarl.runs.checkpoints import Checkpoints, load_checkpoint, not_finite
 from metarl.runs.lock import RunLock
 from metarl.runs.logger import RunLogger
+from metarl.runs.networks import save_networks
 from metarl.runs.progress import Progress
 from metarl.runs.run_folder import check_no_run
 from metarl.runs.signals import StopSignals
@@ -134,6 +135,7 @@ class OuterLoop:
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         self.iteration = 0
         self._seconds = 0.0
+        self._network_notes: list[str] = []
         if resume is not None:
             self._restore(resume)
         self.logger = RunLogger(
@@ -175,13 +177,14 @@ class OuterLoop:
         saved, noted = self.iteration, False
         if saved == 0:
             with self._saving_on_full_disk():
+                self._network_notes = save_networks(self.learner, self.folder)
                 self._save()
         while self.iteration < total and not stop.requested:
             started = time.perf_counter()
             result = self._iterate()
             if not noted:
                 noted = True
-                for line in self.learner.notes():
+                for line in (*self.learner.notes(), *self._network_notes):
                     progress.note(line)
             self.iteration += 1
             self._seconds += time.perf_counter() - started

@@ -22,6 +22,7 @@ from metarl.models.modules.rebuilt import Damaged, rebuilt
 from metarl.tasks.files import MOST_JSON, parse_json, read_regular, result_path
 
 KEY = "metarl_modules"
+SUFFIX = ".safetensors"
 FORMAT_VERSION = 1
 MOST_BYTES = 1 << 36  # 64 GiB, as of a checkpoint
 REBUILD = (
@@ -74,6 +75,27 @@ def load_module(path: Path | str) -> nn.Module:
             "run; `metarl.runs.load_networks` reads those."
         )
     return stored_module(modules[""], path)
+
+
+def network_file(path: Path | str) -> nn.Module:
+    """Returns the only module of a file that `save_module` or a run wrote, for a setting.
+
+    Weights that the file lacks, as those of a run do, are 0 until a checkpoint is loaded.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or another file, or has several modules.
+        SettingsError: The structure of the module is not in it.
+    """
+    modules = read_modules(Path(path))
+    if len(modules) != 1:
+        raise CheckpointError(f"Expected a file with one module, {path} has {len(modules)}.")
+    (found,) = modules.values()
+    return stored_module(found, path)
+
+
+def is_network_file(text: str) -> bool:
+    """Returns whether a setting is the path of a file with a module, not the name of a network."""
+    return text.endswith(SUFFIX)
 
 
 def stored_module(found: nn.Module | str, path: Path | str) -> nn.Module:
