@@ -17,43 +17,72 @@ from metarl.sim.torch_engine import TorchVectorEnv
 from metarl.sim.vector_env import TensorVectorEnv, WorldNoise
 
 if TYPE_CHECKING:
+    from metarl.sim.disturbed_parameters import Latency, SensorNoise
     from metarl.sim.gymnasium.engine import GymVectorEnv
     from metarl.sim.gymnasium.family import GymFamily
-    from metarl.sim.gymnasium.ranges import Choice, LogUniform, Range, Uniform
+    from metarl.sim.gymnasium.ranges import Choice, Integers, LogUniform, Range, Ranges, Uniform
     from metarl.sim.gymnasium.task_pool import GymTaskPool
     from metarl.sim.gymnasium.tasks import GymTasks
+    from metarl.sim.mujoco.changes import Armature, Damping, Friction, Gain, JointFriction, Mass, Stiffness
     from metarl.sim.mujoco.engine import MujocoVectorEnv
     from metarl.sim.mujoco.physics import MujocoFamily
+    from metarl.sim.mujoco.tasks import MujocoTasks
+    from metarl.sim.mujoco.urdf import from_urdf
     from metarl.sim.warp.engine import WarpVectorEnv
 
 _MODULES = {
+    "Armature": "metarl.sim.mujoco.changes",
     "Choice": "metarl.sim.gymnasium.ranges",
+    "Damping": "metarl.sim.mujoco.changes",
+    "Friction": "metarl.sim.mujoco.changes",
+    "Gain": "metarl.sim.mujoco.changes",
     "GymFamily": "metarl.sim.gymnasium.family",
     "GymTaskPool": "metarl.sim.gymnasium.task_pool",
     "GymTasks": "metarl.sim.gymnasium.tasks",
     "GymVectorEnv": "metarl.sim.gymnasium.engine",
+    "Integers": "metarl.sim.gymnasium.ranges",
+    "JointFriction": "metarl.sim.mujoco.changes",
+    "Latency": "metarl.sim.disturbed_parameters",
     "LogUniform": "metarl.sim.gymnasium.ranges",
+    "Mass": "metarl.sim.mujoco.changes",
     "MujocoFamily": "metarl.sim.mujoco.physics",
+    "MujocoTasks": "metarl.sim.mujoco.tasks",
     "MujocoVectorEnv": "metarl.sim.mujoco.engine",
     "Range": "metarl.sim.gymnasium.ranges",
+    "Ranges": "metarl.sim.gymnasium.ranges",
+    "SensorNoise": "metarl.sim.disturbed_parameters",
+    "Stiffness": "metarl.sim.mujoco.changes",
     "Uniform": "metarl.sim.gymnasium.ranges",
     "WarpVectorEnv": "metarl.sim.warp.engine",
+    "from_urdf": "metarl.sim.mujoco.urdf",
 }
 
 __all__ = [
     "FAMILIES",
+    "Armature",
     "Card",
     "Choice",
     "ControlTasks",
+    "Damping",
     "Fact",
+    "Friction",
+    "Gain",
     "GymFamily",
     "GymTaskPool",
     "GymTasks",
     "GymVectorEnv",
+    "Integers",
+    "JointFriction",
+    "Latency",
     "LogUniform",
+    "Mass",
     "MujocoFamily",
+    "MujocoTasks",
     "MujocoVectorEnv",
     "Range",
+    "Ranges",
+    "SensorNoise",
+    "Stiffness",
     "TaskFamily",
     "Tasks",
     "TensorVectorEnv",
@@ -66,6 +95,7 @@ __all__ = [
     "WorldState",
     "check_family",
     "check_vector_env",
+    "from_urdf",
     "make_family",
     "make_renderer",
     "make_vec",

@@ -130,6 +130,8 @@ def copy_error(env: Any) -> SimulationError:
 
 def with_task(space: spaces.Box, size: int) -> spaces.Box:
     """Returns the observation space with `size` unbounded task numbers appended."""
+    if not size:
+        return space
     bound = np.full(size, np.inf, np.float32)
     low, high = np.concatenate([space.low, -bound]), np.concatenate([space.high, bound])
     task = spaces.Box(-bound, bound, dtype=np.float32)

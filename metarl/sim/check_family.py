@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from metarl.errors import TaskError
 from metarl.sim.card import Card
+from metarl.sim.episode_metrics import check_metrics
 from metarl.sim.family import ControlTasks, TaskFamily, Tasks, TorchFamily, WorldState
 from metarl.sim.sample_actions import sample_actions
 from metarl.tasks.check_sampling import (
@@ -198,10 +200,55 @@ def _method_problems(family: TaskFamily, seed: int) -> Iterator[str]:
         "truncated": (lambda: family.truncated(after, tasks), (WORLDS,), torch.bool),
         "task_vector": (lambda: family.task_vector(tasks), (WORLDS, None), torch.float32),
     }
+    if family.longest_latency:
+        calls["latency"] = (lambda: family.latency(tasks), (WORLDS,), torch.int64)
+    if family.noisy_sensors:
+        deviation = (lambda: family.sensor_deviation(tasks), observation_shape, torch.float32)
+        calls["sensor_deviation"] = deviation
     for name, (call, shape, dtype) in calls.items():
         problem = _result_problem(name, call, shape, dtype)
         if problem:
             yield problem
+    yield from _measure_problems(lambda: family.measure(state, actions, after, tasks), family)
+    yield from _disturbance_problems(family, tasks)
+
+
+def _measure_problems(call: Callable[[], dict[str, Tensor]], family: TaskFamily) -> Iterator[str]:
+    """Yields what does not fit in the numbers of the metrics; NaN fits."""
+    try:
+        check_metrics(family.metrics)
+        measured: Any = call()
+    except Exception as error:
+        yield f"`measure` fails: {type(error).__name__}: {error}"
+        return
+    expected = list(family.metrics)
+    if not isinstance(measured, dict) or sorted(measured) != sorted(expected):
+        found = list(measured) if isinstance(measured, dict) else type(measured).__name__
+        yield f"`measure` must return the numbers of `metrics`, {expected}, got {found}"
+        return
+    for name, value in measured.items():
+        problem = _result_problem(f"measure[{name!r}]", lambda v=value: v, (WORLDS,), torch.float32)
+        if problem:
+            yield problem
+
+
+def _disturbance_problems(family: TaskFamily, tasks: Tasks) -> Iterator[str]:
+    """Yields latencies and deviations of sensors that are out of their range."""
+    most, drawn = family.longest_latency, family.observation_space.shape[0]
+    late, deviation = family.latency(tasks), family.sensor_deviation(tasks)
+    if not bool(((late >= 0) & (late <= most)).all()):
+        yield f"`latency` must be 0 to `longest_latency`, {most}, got {late.tolist()}"
+    if not family.noisy_sensors:
+        if bool((deviation != 0).any()):
+            yield "`sensor_deviation` has no effect: set `noisy_sensors` to True"
+        return
+    if not bool(((deviation >= 0) & deviation.isfinite()).all()):
+        yield "`sensor_deviation` must be at least 0 and finite"
+    if min(family.reset_noise, family.step_noise) < drawn:
+        yield (
+            f"`reset_noise` and `step_noise` must have {drawn} numbers for the sensors of a family "
+            f"with `noisy_sensors`, got {family.reset_noise} and {family.step_noise}"
+        )
 
 
 def _arguments(family: TaskFamily, seed: int) -> tuple[Tasks, Tensor, Tensor]:
@@ -275,6 +322,7 @@ def _evaluate(
         "terminated": family.terminated(after, tasks),
         "truncated": family.truncated(after, tasks),
         "task_vector": family.task_vector(tasks),
+        "measure": family.measure(before, actions, after, tasks),
     }
 
 
@@ -326,7 +374,8 @@ def _close(a: Any, b: Any) -> bool:
     same: list[bool] = []
 
     def compare(x: Tensor, y: Tensor) -> Tensor:
-        same.append(x.shape == y.shape and torch.allclose(x.double(), y.double(), 1e-4, 1e-6))
+        is_close = partial(torch.allclose, rtol=1e-4, atol=1e-6, equal_nan=True)
+        same.append(x.shape == y.shape and is_close(x.double(), y.double()))
         return x
 
     map_tensors(compare, a, b)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,10 @@ from torch import Tensor
 from metarl.cuda_graphs import may_hold
 from metarl.sim.family import TaskFamily, Tasks, WorldState
 from metarl.trees import map_tensors
+
+if TYPE_CHECKING:
+    from metarl.sim.episode_ends import EpisodeEnds
+    from metarl.sim.vector_env import TensorVectorEnv
 
 Act = Callable[[Tensor], Tensor]
 """Returns the actions, [W, A] float32 or [W] int64, for the observations, [W, O]."""
@@ -103,6 +107,28 @@ def score_states(
     table = map_tensors(lambda *rows: torch.cat(rows).T, *measured) if measured else None
     episode = Episode(observation, action, reward, terminal, cut, table)
     return _freeze_ended(episode) if may_hold(episode.ended()) else episode
+
+
+def play_steps(env: TensorVectorEnv, act: Act, ends: EpisodeEnds) -> Episode:
+    """Runs one episode in each world with `reset` and `step`; see `TensorVectorEnv.episode`.
+
+    Args:
+        env: The worlds.
+        act: Called at each step with the observations [W, O]; returns the actions.
+        ends: How the episodes of the worlds have ended.
+    """
+    observation, _ = env.reset()
+    steps, observations = [], [observation]
+    for _ in range(env.family.horizon):
+        action = act(observation)
+        observation, reward, terminated, _, _ = env.step(action)
+        cut = (ends.truncated,) if env.family.may_truncate else ()
+        observations.append(observation)
+        steps.append((action, reward, terminated, *cut))
+    env.check()
+    action, reward, terminated, *cut = (torch.stack(v, 1) for v in zip(*steps, strict=True))
+    truncated = cut[0] if cut else None
+    return Episode(torch.stack(observations, 1), action, reward, terminated, truncated)
 
 
 def last_states(states: Sequence[WorldState], episode: Episode) -> WorldState:

@@ -71,6 +71,10 @@ class TaskFamily(ABC):
             which `measure` returns. They are in the curves, tables and logs beside the return.
         worlds: How many worlds can exist at once; None for any number. With 1 (a robot), episodes
             are run one after another.
+        longest_latency: The largest number of steps by which actions may reach the dynamics late;
+            above 0, `latency` gives that of each task.
+        noisy_sensors: Whether observations have noise of the deviation that `sensor_deviation`
+            gives. The last O of the `reset_noise` and of the `step_noise` numbers are its draws.
     """
 
     engine: ClassVar[str] = ""
@@ -81,6 +85,8 @@ class TaskFamily(ABC):
     published_units: bool = False
     metrics: Mapping[str, Reduction] = MappingProxyType({})
     worlds: int | None = None
+    longest_latency: int = 0
+    noisy_sensors: bool = False
 
     @property
     @abstractmethod
@@ -157,6 +163,22 @@ class TaskFamily(ABC):
         of its last state (`bootstrap`). By default no episode is cut off before the horizon.
         """
         return TaskFamily.terminated(self, state, tasks)
+
+    def latency(self, tasks: Tasks) -> Tensor:
+        """Returns how many steps late actions reach the dynamics, [W] int64.
+
+        The numbers are 0 to `longest_latency`. By default all are 0.
+        """
+        values = next(iter(tasks.values()))
+        return torch.zeros(len(values), dtype=torch.int64, device=values.device)
+
+    def sensor_deviation(self, tasks: Tasks) -> Tensor:
+        """Returns the standard deviation of the noise on each observed number, [W, O] float32.
+
+        By default all are 0.
+        """
+        values = next(iter(tasks.values()))
+        return torch.zeros(len(values), *self.observation_space.shape, device=values.device)
 
     @abstractmethod
     def task_vector(self, tasks: Tasks) -> Tensor:

@@ -103,7 +103,10 @@ def make_vec(
 
 
 def _changed(family: Any, settings: dict[str, Any]) -> TaskFamily:
-    return replace(family, **settings) if settings else family
+    if not settings:
+        return family
+    change = getattr(family, "with_settings", None)
+    return replace(family, **settings) if change is None else change(**settings)
 
 
 def _check_builder(name: str, build: Any) -> None:

@@ -23,7 +23,8 @@ from metarl.sim.arguments import (
     read_mask,
     with_task,
 )
-from metarl.sim.episode import Act, Episode, WorldNoise, last_states, score_states
+from metarl.sim.disturbances import Disturbances
+from metarl.sim.episode import Act, Episode, WorldNoise, last_states, play_steps, score_states
 from metarl.sim.episode_ends import EpisodeEnds
 from metarl.sim.episode_metrics import EpisodeMetrics, check_metrics
 from metarl.sim.family import TaskFamily, Tasks, WorldState
@@ -90,6 +91,8 @@ class TensorVectorEnv(VectorEnv, ABC):
         self._tasks: Tasks = {}
         self._tasks = family.sample(num_envs, self._generator).values
         self._task_vector = family.task_vector(self._tasks)
+        self._disturbances = Disturbances(family, num_envs, self.device)
+        self._disturbances.set_tasks(self._tasks)
         self._make_spaces()
         self._observation = torch.zeros(self.observation_space.shape or (), device=self.device)
         self._validator = StepValidator(family.action_space, family.horizon, self.diagnosis)
@@ -97,11 +100,8 @@ class TensorVectorEnv(VectorEnv, ABC):
     def _make_spaces(self) -> None:
         family = self.family
         self.single_action_space = family.action_space
-        self.single_observation_space = family.observation_space
-        if self.observe_task:
-            self.single_observation_space = with_task(
-                family.observation_space, self._task_vector.shape[1]
-            )
+        extra = self._task_vector.shape[1] if self.observe_task else 0
+        self.single_observation_space = with_task(family.observation_space, extra)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         space = family.action_space
@@ -178,7 +178,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         before, frozen, elapsed = self._state, self._ends.frozen(), self._ends.elapsed
         family, tasks = self.family, self._tasks
         actions, valid_actions = self._prepare_actions(actions)
-        after = self.advance(valid_actions, self._step_noise())
+        after = self._advance(valid_actions, self._step_noise())
         if frozen is not None and not self.stops_ended:
             after = choose(~frozen, after, before)
         self._state = after
@@ -227,7 +227,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         for step in range(family.horizon):
             action, valid_action = self._prepare_actions(act(observation))
             noise = self._step_noise() if prepared is None else prepared[step]
-            self._state = self.advance(valid_action, noise)
+            self._state = self._advance(valid_action, noise)
             observation = self._compute_observation()
             states.append(self._state)
             observations.append(observation)
@@ -248,18 +248,7 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     def run_step_by_step(self, act: Act) -> Episode:
         """Runs one episode in each world with `reset` and `step`. See `episode`."""
-        observation, _ = self.reset()
-        steps, observations = [], [observation]
-        for _ in range(self.family.horizon):
-            action = act(observation)
-            observation, reward, terminated, _, _ = self.step(action)
-            cut = (self._ends.truncated,) if self.family.may_truncate else ()
-            observations.append(observation)
-            steps.append((action, reward, terminated, *cut))
-        self.check()
-        action, reward, terminated, *cut = (torch.stack(v, 1) for v in zip(*steps, strict=True))
-        truncated = cut[0] if cut else None
-        return Episode(torch.stack(observations, 1), action, reward, terminated, truncated)
+        return play_steps(self, act, self._ends)
 
     # Tasks and randomness
 
@@ -275,6 +264,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         check_tasks(tasks, self._tasks, self.family)
         self._tasks = {n: tasks[n].detach().to(t, copy=True) for n, t in self._tasks.items()}
         self._task_vector = self.family.task_vector(self._tasks)
+        self._disturbances.set_tasks(self._tasks)
 
     def get_tasks(self) -> Tasks:
         """Returns a copy of each world's task, [W, *] per name."""
@@ -331,6 +321,7 @@ class TensorVectorEnv(VectorEnv, ABC):
             "seen": self._observation,
             "metrics": self._metrics.state_dict(),
             "noise": None if self._noise is None else tuple(self._noise),
+            "disturbances": self._disturbances.state_dict(),
             "generator": self._generator.get_state(),
         }
         return map_tensors(Tensor.clone, values)
@@ -348,6 +339,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         self._ends.load_state_dict(values)
         if "metrics" in values:  # not in states of MetaRL 0.1
             self._metrics.load_state_dict(values["metrics"])
+        self._disturbances.load_state_dict(values.get("disturbances", {}))
         self._observation = values["seen"].to(self.device, copy=True)
         self._generator.set_state(values["generator"].cpu())
         self._validator.clear()
@@ -359,9 +351,13 @@ class TensorVectorEnv(VectorEnv, ABC):
     def _begin(self, mask: Tensor | None) -> None:
         noise = self._uniform(self.family.reset_noise) if self._noise is None else self._noise.reset
         self._state = self.start(noise, mask)
+        self._disturbances.begin(mask, noise)
         self._ends.begin(mask)
         if self.family.metrics:
             self._metrics.begin(mask)
+
+    def _advance(self, actions: Tensor, noise: Tensor) -> WorldState:
+        return self.advance(self._disturbances.step(actions, noise), noise)
 
     def _prepare_actions(self, actions: Any) -> tuple[Tensor, Tensor]:
         """Returns the actions as a tensor, and the same actions with indices in range."""
@@ -375,6 +371,7 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     def _compute_observation(self) -> Tensor:
         observation = self.family.observe(self._state, self._tasks)
+        observation = self._disturbances.seen(observation)
         return torch.cat([observation, self._task_vector], 1) if self.observe_task else observation
 
     def _observe(self, frozen: Tensor | None) -> Tensor:

@@ -24,7 +24,7 @@ RECORDS = ("_ezpickle_args", "_ezpickle_kwargs", "_saved_kwargs", "spec", "_spec
 def parameter_problems(family: GymTasks, seed: int) -> Iterator[str]:
     """Yields the parameters that change nothing, and those that come too late to change all."""
     all_starts = starts(family, seed)
-    for name in family.parameters:
+    for name in family.own:
         tasks = _tasks_that_differ_in(family, name, all_starts[0].task, seed)
         try:
             problem = None

@@ -25,6 +25,7 @@ from metarl.sim.family import ActionSpace, TaskFamily, Tasks, WorldState
 from metarl.sim.gymnasium.descriptions import default_name, describe_space
 from metarl.sim.gymnasium.observations import check_spaces, flattener
 from metarl.sim.gymnasium.pickling import picklable
+from metarl.sim.gymnasium.suites import load_suite, reason_of
 from metarl.sim.spaces import flat_actions, flat_observations
 from metarl.tasks.base import Split, check_split
 
@@ -48,7 +49,8 @@ class GymFamily(TaskFamily):
     environment may truncate an episode before the horizon, which is no termination.
 
     Attributes:
-        env: The id of an environment, or a function or class that builds one.
+        env: The id of an environment, such as "Pendulum-v1", with the package that registers it in
+            front, "minigrid:MiniGrid-FourRooms-v0"; or a function or class that builds one.
         horizon: Steps of an episode; 0 takes the time limit of the environment.
         name: Name with a version. By default the name of the environment and, in parentheses,
             `note`.
@@ -133,7 +135,7 @@ class GymFamily(TaskFamily):
     def title(self) -> str:
         """The id of the environment, or the name of the function or class that builds it."""
         if isinstance(self.env, str):
-            return self.env
+            return self.env.rpartition(":")[2]
         return self._builder.__name__
 
     @property
@@ -147,20 +149,23 @@ class GymFamily(TaskFamily):
         Raises:
             SettingsError: The environment does not exist or cannot be built.
         """
-        keywords = {**self.settings, **keywords}
+        keywords, package = {**self.settings, **keywords}, ""
         try:
             if isinstance(self.env, str):
+                package = self.env.rpartition(":")[0]
+                if package:
+                    load_suite(package)
                 # The horizon of the family replaces the time limit. The environment checker
                 # only warns; this package raises errors.
                 env = gymnasium.make(
-                    self.env, max_episode_steps=-1, disable_env_checker=True, **keywords
+                    self.title, max_episode_steps=-1, disable_env_checker=True, **keywords
                 )
             else:
                 env = self.env(**keywords)
         except Exception as error:
             raise SettingsError(
                 f"The environment {self.title!r} cannot be built with {keywords or 'no settings'}: "
-                f"{type(error).__name__}: {error}"
+                f"{reason_of(error, package)}"
             ) from error
         if not isinstance(env, gymnasium.Env):
             raise SettingsError(
@@ -319,7 +324,7 @@ class GymFamily(TaskFamily):
     def _checked_horizon(self, horizon: int) -> int:
         """Returns the horizon, where 0 stands for the time limit of the environment."""
         limit = _time_limit(self.probe)
-        default = gymnasium.spec(self.env).max_episode_steps if isinstance(self.env, str) else limit
+        default = gymnasium.spec(self.title).max_episode_steps if isinstance(self.env, str) else limit
         horizon = horizon or default or 0
         if not horizon:
             raise SettingsError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError
-from metarl.tasks.base import Split
+from metarl.tasks.base import SPLITS, Split
 from metarl.tasks.disjoint_splits import split_uniform
 
 LEAST_WIDTH = 1e-2  # relative; the cells of the splits must be wide compared to float32 rounding
@@ -21,7 +21,7 @@ class Range(ABC):
     """Interface of the distribution of one parameter.
 
     Attributes:
-        continuous: Whether the values are continuous, so that the splits can be disjoint.
+        continuous: Whether there are so many values that the splits can be disjoint.
     """
 
     continuous: bool
@@ -38,6 +38,10 @@ class Range(ABC):
         Returns:
             The values, [T].
         """
+
+    def of(self, part: Split) -> Range:
+        """Returns the distribution of a split; by default all splits have the same."""
+        return self
 
     def value(self, number: float) -> Any:
         """Converts a drawn value to the value that the environment gets; by default the same."""
@@ -109,6 +113,48 @@ class LogUniform(Range):
         return f"exp U(log {self.low:g}, log {self.high:g})"
 
 
+@dataclass(frozen=True)
+class Integers(Range):
+    """Whole numbers, `low` to `high`, each as probable, such as seeds; one in three of each split.
+
+    Attributes:
+        low: The smallest number.
+        high: The largest number, below 2^24, at least 1000 above `low`.
+    """
+
+    low: int
+    high: int
+    continuous = True
+
+    def __post_init__(self) -> None:
+        """Checks the bounds; raises SettingsError."""
+        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (self.low, self.high))
+        if not whole or self.high - self.low < 1000 or max(abs(self.low), abs(self.high)) >= 2**24:
+            raise SettingsError(
+                "Expected whole numbers between -2^24 and 2^24, the upper one at least 1000 above "
+                f"the lower one, got {self!r}; `Choice` is for a few values."
+            )
+
+    def draw(self, first: Tensor, second: Tensor, part: Split | None) -> Tensor:
+        """Draws numbers, [T] int64."""
+        count = self.high - self.low + 1
+        if part is None:
+            return self.low + (first.double() * count).long()
+        # low + 3 k + index of the split
+        return self.low + 3 * (first.double() * (count // 3)).long() + SPLITS.index(part)
+
+    def value(self, number: float) -> int:
+        return int(number)
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Scales the numbers linearly from [low, high] to [-1, 1], [W, 1]."""
+        return _scale(values.double(), self.low, self.high)
+
+    def __str__(self) -> str:
+        """Returns the notation of family cards."""
+        return f"a whole number of {self.low} to {self.high}"
+
+
 class Choice(Range):
     """Uniform distribution over a few values of any type; a task holds the index, int64.
 
@@ -130,6 +176,10 @@ class Choice(Range):
         """Draws indices, [T] int64; all splits have the same values."""
         return (first * len(self.values)).long()
 
+    def of(self, part: Split) -> Range:
+        """Returns the distribution of a split; by default all splits have the same."""
+        return self
+
     def value(self, number: float) -> Any:
         """Returns the value at an index."""
         return self.values[int(number)]
@@ -143,6 +193,61 @@ class Choice(Range):
         return f"one of {', '.join(map(repr, self.values))}"
 
 
+@dataclass(frozen=True)
+class Ranges(Range):
+    """Two distributions: one of training and validation tasks, one of test tasks.
+
+    Attributes:
+        train: The distribution of training and validation tasks.
+        test: The distribution of test tasks, of the same kind; not `Choice`.
+    """
+
+    train: Range
+    test: Range
+
+    def __post_init__(self) -> None:
+        """Checks the kinds; raises SettingsError."""
+        kinds = [
+            (type(r), {n: v for n, v in vars(r).items() if n not in ("low", "high")})
+            for r in (self.train, self.test)
+        ]
+        is_range = isinstance(self.train, Range) and not isinstance(self.train, Choice | Ranges)
+        if kinds[0] != kinds[1] or not is_range:
+            raise SettingsError(
+                "Expected two ranges of the same kind of numbers, as Ranges(Uniform(0.5, 1.5), "
+                f"test=Uniform(1.5, 2)), got {self.train!r} and {self.test!r}."
+            )
+
+    @property
+    def continuous(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the values are continuous."""
+        return self.train.continuous
+
+    @property
+    def apart(self) -> bool:
+        """Whether no training task has a value of a test task."""
+        low, high = (getattr(self.test, name) for name in ("low", "high"))
+        return low >= getattr(self.train, "high") or high <= getattr(self.train, "low")  # noqa: B009
+
+    def of(self, part: Split) -> Range:
+        return self.test if part == "test" else self.train
+
+    def draw(self, first: Tensor, second: Tensor, part: Split | None) -> Tensor:
+        """Draws values of a split; without one, those of training tasks."""
+        return self.of(part or "train").draw(first, second, part)
+
+    def value(self, number: float) -> Any:
+        return self.train.value(number)
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Encodes values as those of training; test tasks may leave [-1, 1]."""
+        return self.train.encode(values)
+
+    def __str__(self) -> str:
+        """Returns the notation of family cards."""
+        return f"{self.train} in training, {self.test} in tests"
+
+
 def _between(low: float, high: float, first: Tensor, second: Tensor, part: Split | None) -> Tensor:
     """Returns uniform numbers in [low, high), of one split or of the whole range."""
     if part is None:
@@ -152,7 +257,7 @@ def _between(low: float, high: float, first: Tensor, second: Tensor, part: Split
 
 def _scale(values: Tensor, low: float, high: float) -> Tensor:
     # x -> 2 (x - low) / (high - low) - 1, from [low, high] to [-1, 1]
-    return (2 * (values - low) / (high - low) - 1).unsqueeze(1)
+    return (2 * (values - low) / (high - low) - 1).float().unsqueeze(1)
 
 
 def _check_bounds(values: Range, low: float, high: float) -> None:

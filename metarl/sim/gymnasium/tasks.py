@@ -14,7 +14,9 @@ from torch import Tensor
 
 from metarl.errors import SettingsError
 from metarl.registry import did_you_mean
+from metarl.sim import disturbed_parameters
 from metarl.sim.card import Card, Fact
+from metarl.sim.disturbed_parameters import disturbs
 from metarl.sim.family import ControlTasks, Tasks
 from metarl.sim.gymnasium.family import GymFamily, Task
 from metarl.sim.gymnasium.ranges import Range
@@ -43,7 +45,8 @@ class GymTasks(GymFamily):
 
     Attributes:
         parameters: Name -> distribution. The first parameter with a continuous distribution has
-            disjoint values in the splits.
+            disjoint values in the splits. A `Latency` and a `SensorNoise` are of no attribute:
+            MetaRL delays the actions and adds the noise.
     """
 
     parameters: Mapping[str, Range]
@@ -68,16 +71,50 @@ class GymTasks(GymFamily):
                 )
         super().__post_init__()
         self._check_parameters()
+        if self.noisy_sensors:
+            self.sensor_deviation(self.sample(1, torch.Generator()).values)  # checks the entries
 
     @property
     def note(self) -> str:
         """The names of the parameters."""
         return ",".join(self.parameters)
 
+    @property
+    def own(self) -> dict[str, Range]:
+        """The parameters that the environment has: all but latencies and the noise of sensors."""
+        return {name: r for name, r in self.parameters.items() if not disturbs(r)}
+
+    @property
+    def longest_latency(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The most steps by which actions are late."""
+        return disturbed_parameters.longest_latency(self.parameters)
+
+    @property
+    def noisy_sensors(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether a parameter is the noise of sensors."""
+        return disturbed_parameters.has_noise(self.parameters)
+
+    @property
+    def reset_noise(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """One number for the seed, and those of the sensors."""
+        return 1 + self.step_noise
+
+    @property
+    def step_noise(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The numbers of the sensors."""
+        return self.observation_space.shape[0] if self.noisy_sensors else 0
+
+    def latency(self, tasks: Tasks) -> Tensor:
+        return disturbed_parameters.latency(self.parameters, tasks)
+
+    def sensor_deviation(self, tasks: Tasks) -> Tensor:
+        space = self.observation_space
+        return disturbed_parameters.sensor_deviation(self.parameters, tasks, space)
+
     @cached_property
     def attributes(self) -> frozenset[str]:
         """The names of the parameters that are attributes; the others are keyword arguments."""
-        return frozenset(name for name in self.parameters if self._is_attribute(name))
+        return frozenset(name for name in self.own if self._is_attribute(name))
 
     @property
     def builder(self) -> Callable[..., gymnasium.Env]:
@@ -86,7 +123,8 @@ class GymTasks(GymFamily):
 
     def card(self) -> Card:
         laws = "; ".join(
-            f"{name} ~ {values}, {self._kind(name)}" for name, values in self.parameters.items()
+            f"{name}: {values}" if disturbs(values) else f"{name} ~ {values}, {self._kind(name)}"
+            for name, values in self.parameters.items()
         )
         summary = f"{self.title} with other values of {', '.join(self.parameters)}"
         return self._make_card(summary, Fact("tasks", laws), self._split_parameter is not None)
@@ -98,7 +136,7 @@ class GymTasks(GymFamily):
         draws = torch.rand(shape, generator=generator, device=generator.device)
         return ControlTasks(
             {
-                name: values.draw(draw[0], draw[1], self.part if name == split else None)
+                name: values.of(self.part).draw(*draw, self.part if name == split else None)
                 for (name, values), draw in zip(self.parameters.items(), draws, strict=True)
             }
         )
@@ -117,7 +155,7 @@ class GymTasks(GymFamily):
 
     def keywords(self, task: Task) -> dict[str, Any]:
         """Returns the values of the parameters that are keyword arguments."""
-        names = (name for name in self.parameters if name not in self.attributes)
+        names = (name for name in self.own if name not in self.attributes)
         return {name: self.parameters[name].value(task[name].item()) for name in names}
 
     def set_attributes(self, env: gymnasium.Env, task: Task) -> None:
@@ -158,7 +196,7 @@ class GymTasks(GymFamily):
 
     def _check_parameters(self) -> None:
         """Sets a task; raises SettingsError if the environment does not take the parameters."""
-        rebuilt = self.parameters.keys() - self.attributes  # raises for names of several layers
+        rebuilt = self.own.keys() - self.attributes  # raises for names of several layers
         if rebuilt and self.worlds == 1:
             raise SettingsError(
                 f"Expected parameters of {self.title!r}, of which there is one environment, to be "
@@ -170,15 +208,15 @@ class GymTasks(GymFamily):
                 self.probe, {name: v[0].cpu().numpy() for name, v in task.items()}
             )
         except (AttributeError, SettingsError) as error:
-            for name in self.parameters:
+            for name in self.own:
                 layers = owners(self.probe, name)
                 if layers and is_read_only(layers[0], name):
                     raise SettingsError(_read_only_message(layers[0], name)) from error
             names = {n for n in vars(self.probe.unwrapped) if not n.startswith("_")}
             names |= inspect.signature(self.builder).parameters.keys()
-            hints = "".join(did_you_mean(name, names) for name in self.parameters)
+            hints = "".join(did_you_mean(name, names) for name in self.own)
             raise SettingsError(
-                f"{self.title!r} does not take the parameters {', '.join(self.parameters)}, as "
+                f"{self.title!r} does not take the parameters {', '.join(self.own)}, as "
                 f"attributes or keyword arguments: {error}.{hints} "
                 f"It has {', '.join(sorted(names))}."
             ) from error

@@ -1,0 +1,106 @@
+"""What lies between a policy and the dynamics of its worlds: late actions and noisy sensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from metarl.sim.family import TaskFamily, Tasks, normal
+
+
+class Disturbances:
+    """The late actions and the sensor noise of W worlds; never waits for the device.
+
+    An action that is n steps late reaches the dynamics n steps after the policy chose it. Before
+    the first one arrives, worlds receive 0, or the bound nearest to 0. Sensor noise is normal and
+    drawn anew for each observation; noisy observations are clipped to the observation space.
+
+    Rewards and terminations are computed from the true states and the actions as they were chosen.
+
+    Args:
+        family: The family of the worlds.
+        num_envs: The number of worlds, W.
+        device: The device of the tensors.
+    """
+
+    def __init__(self, family: TaskFamily, num_envs: int, device: torch.device) -> None:
+        self._family = family
+        self._latency: Tensor | None = None
+        self._deviation: Tensor | None = None
+        space, steps = family.action_space, family.longest_latency
+        if isinstance(space, spaces.Box):
+            idle = torch.from_numpy(np.clip(0, space.low, space.high))
+        else:
+            idle = torch.zeros((), dtype=torch.int64)
+        self._idle = idle.to(device).expand(steps + 1, num_envs, *idle.shape)
+        self._late = self._idle  # the newest action first
+        self._worlds = torch.arange(num_envs, device=device)
+        seen = family.observation_space
+        self._bounds = [torch.from_numpy(bound).to(device) for bound in (seen.low, seen.high)]
+        self._size = seen.shape[0]
+        drawn = self._size if family.noisy_sensors else 0
+        self._numbers = torch.zeros(num_envs, drawn, device=device)
+
+    def set_tasks(self, tasks: Tasks) -> None:
+        """Sets the task of each world, [W, *] per name, with immediate effect."""
+        family = self._family
+        if family.longest_latency:
+            self._latency = family.latency(tasks)
+        if family.noisy_sensors:
+            self._deviation = family.sensor_deviation(tasks)
+
+    def begin(self, mask: Tensor | None, noise: Tensor) -> None:
+        """Starts episodes.
+
+        Args:
+            mask: The worlds that were reset, [W] bool; None for all.
+            noise: The uniform numbers of the reset, [W, reset_noise]; the last O are the sensors'.
+        """
+        if self._latency is not None:
+            own = torch.ones_like(self._worlds, dtype=torch.bool) if mask is None else mask
+            own = own.view(1, -1, *[1] * (self._late.dim() - 2))
+            self._late = torch.where(own, self._idle, self._late)
+        if self._deviation is not None:
+            numbers = self._own(noise)
+            if mask is not None:
+                numbers = torch.where(mask.unsqueeze(1), numbers, self._numbers)
+            self._numbers = numbers
+
+    def step(self, actions: Tensor, noise: Tensor) -> Tensor:
+        """Returns the actions that reach the dynamics in this step, [W, A] or [W].
+
+        Args:
+            actions: The actions that the policy has chosen, [W, A] or [W].
+            noise: The uniform numbers of the step, [W, step_noise]; the last O are the sensors'.
+        """
+        if self._deviation is not None:
+            self._numbers = self._own(noise)
+        if self._latency is None:
+            return actions
+        self._late = torch.cat((actions.unsqueeze(0), self._late[:-1]))
+        return self._late[self._latency, self._worlds]
+
+    def seen(self, observation: Tensor) -> Tensor:
+        """Returns observations [W, O] with the noise of the sensors."""
+        if self._deviation is None:
+            return observation
+        # o' = o + s z, with z ~ N(0, 1)
+        noisy = observation + self._deviation * normal(self._numbers)
+        return noisy.clamp(*self._bounds)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all values that the next steps depend on."""
+        return {"late": self._late, "numbers": self._numbers}
+
+    def load_state_dict(self, values: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned; states of MetaRL 0.1 have nothing."""
+        if values:
+            self._late = values["late"].to(self._late.device, copy=True)
+            self._numbers = values["numbers"].to(self._numbers.device, copy=True)
+
+    def _own(self, noise: Tensor) -> Tensor:
+        return noise[:, -self._size :]

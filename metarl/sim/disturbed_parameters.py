@@ -1,0 +1,193 @@
+"""Latency and sensor noise as parameters that differ between tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from metarl.errors import SettingsError
+from metarl.registry import check_choice
+from metarl.sim.family import Tasks
+from metarl.sim.gymnasium.ranges import Range, Ranges
+from metarl.sim.spaces import is_image, observation_leaves
+from metarl.tasks.base import Split
+from metarl.tasks.disjoint_splits import split_uniform
+
+MOST_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Latency(Range):
+    """A number of steps, `low` to `high`, each as probable, by which actions arrive late.
+
+    Attributes:
+        low: The fewest steps, at least 0.
+        high: The most steps, at most 1000; None: always `low`.
+    """
+
+    low: int
+    high: int | None = None
+    continuous = False
+
+    def __post_init__(self) -> None:
+        """Checks the steps; raises SettingsError."""
+        most = self.low if self.high is None else self.high
+        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (self.low, most))
+        if not whole or not 0 <= self.low <= most <= MOST_STEPS:
+            raise SettingsError(
+                f"Expected whole steps of latency, 0 <= low <= high <= {MOST_STEPS}, got {self!r}."
+            )
+        object.__setattr__(self, "high", most)
+
+    def draw(self, first: Tensor, second: Tensor, part: Split | None) -> Tensor:
+        """Draws steps, [T] int64; all splits have the same."""
+        return self.low + (first * (self._most - self.low + 1)).long()
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Scales the steps linearly from [low, high] to [-1, 1], [W, 1]."""
+        width = max(1, self._most - self.low)
+        return (2 * (values - self.low) / width - 1).float().unsqueeze(1)
+
+    @property
+    def _most(self) -> int:
+        assert self.high is not None
+        return self.high
+
+    def __str__(self) -> str:
+        """Returns the notation of family cards."""
+        return f"actions late by {self.low} to {self.high} steps"
+
+
+@dataclass(frozen=True)
+class SensorNoise(Range):
+    """A standard deviation of normal noise on observations, in their units, ~ U(low, high).
+
+    It is added to numbers, not to images and discrete values.
+
+    Attributes:
+        low: The smallest deviation, at least 0.
+        high: The largest; None: always `low`.
+        entries: Which observations have the noise: indices into the flat vector, or names of parts
+            of a Dict. Empty: all.
+    """
+
+    low: float
+    high: float | None = None
+    entries: tuple[int | str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks the deviations; raises SettingsError."""
+        most = self.low if self.high is None else self.high
+        if not (0 <= self.low <= most and math.isfinite(most)):
+            raise SettingsError(f"Expected deviations 0 <= low <= high, got {self!r}.")
+        object.__setattr__(self, "high", most)
+
+    @property
+    def continuous(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the deviation differs between tasks."""
+        return self._most > self.low
+
+    def draw(self, first: Tensor, second: Tensor, part: Split | None) -> Tensor:
+        if part is None or not self.continuous:
+            return self.low + (self._most - self.low) * first
+        return split_uniform(first, second, part, self.low, self._most)
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Scales the deviations linearly from [low, high] to [-1, 1], [W, 1]."""
+        width = self._most - self.low if self.continuous else 1.0
+        return (2 * (values - self.low) / width - 1).unsqueeze(1)
+
+    @property
+    def _most(self) -> float:
+        assert self.high is not None
+        return self.high
+
+    def columns(self, space: spaces.Box) -> Tensor:
+        """Returns which entries of flat observations have the noise, [O] bool.
+
+        Raises:
+            SettingsError: The observations have no such entry.
+        """
+        numbers = torch.zeros(space.shape[0], dtype=torch.bool)
+        named: dict[str, slice] = {}
+        for leaf in observation_leaves(space):
+            where = named[leaf.name] = slice(leaf.start, leaf.stop)
+            numbers[where] = isinstance(leaf.space, spaces.Box) and not is_image(leaf.space)
+        if not self.entries:
+            return numbers
+        chosen = torch.zeros_like(numbers)
+        for entry in self.entries:
+            if isinstance(entry, str):
+                check_choice("part of the observation", entry, [n for n in named if n])
+                chosen[named[entry]] = True
+            elif not 0 <= entry < len(chosen):
+                raise SettingsError(
+                    f"Expected entries of the observation from 0 to {len(chosen) - 1}, got {entry}."
+                )
+            else:
+                chosen[entry] = True
+        if not bool((chosen & numbers).any()):
+            raise SettingsError(
+                f"The entries {self.entries} of the observation are no numbers: noise suits neither "
+                "images nor discrete values."
+            )
+        return chosen & numbers
+
+    def __str__(self) -> str:
+        """Returns the notation of family cards."""
+        where = f" on {', '.join(map(str, self.entries))}" if self.entries else ""
+        return f"sensor noise of U({self.low:g}, {self.high:g}){where}"
+
+
+def disturbs(values: Any) -> bool:
+    """Whether a parameter is one of this module, which the environment itself does not have."""
+    return isinstance(_kind(values), Latency | SensorNoise)
+
+
+def longest_latency(parameters: Mapping[str, Any]) -> int:
+    """Returns the most steps by which actions of any task are late."""
+    return sum(
+        max(r.high or 0 for r in _splits(values) if isinstance(r, Latency))
+        for values in parameters.values()
+        if isinstance(_kind(values), Latency)
+    )
+
+
+def latency(parameters: Mapping[str, Any], tasks: Tasks) -> Tensor:
+    """Returns the steps by which actions are late, [W] int64: the sum of all latencies."""
+    late = [tasks[n] for n, values in parameters.items() if isinstance(_kind(values), Latency)]
+    return torch.stack(late).sum(0)
+
+
+def has_noise(parameters: Mapping[str, Any]) -> bool:
+    """Whether a parameter is the noise of sensors."""
+    return any(isinstance(_kind(values), SensorNoise) for values in parameters.values())
+
+
+def sensor_deviation(parameters: Mapping[str, Any], tasks: Tasks, space: spaces.Box) -> Tensor:
+    """Returns the deviation of the noise on each observed number, [W, O] float32.
+
+    Independent noises on the same entry add up: s^2 = s_1^2 + s_2^2.
+    """
+    power = torch.zeros((), device=next(iter(tasks.values())).device)
+    for name, values in parameters.items():
+        noise = _kind(values)
+        if isinstance(noise, SensorNoise):
+            columns = noise.columns(space).to(power.device)
+            power = power + (tasks[name].unsqueeze(1) * columns).square()
+    return power.sqrt()
+
+
+def _kind(values: Any) -> Any:
+    """Returns the distribution of training tasks."""
+    return values.train if isinstance(values, Ranges) else values
+
+
+def _splits(values: Any) -> tuple[Any, ...]:
+    return (values.train, values.test) if isinstance(values, Ranges) else (values,)

@@ -1,0 +1,304 @@
+"""Families of a user's own MuJoCo model whose parameters differ between tasks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from metarl.errors import SettingsError, short_repr
+from metarl.ranges import NOT_NEGATIVE, check_int, check_number
+from metarl.registry import check_choice
+from metarl.sim import disturbed_parameters
+from metarl.sim.card import Card, Fact
+from metarl.sim.family import ControlTasks, Tasks, WorldState
+from metarl.sim.gymnasium.descriptions import describe_space
+from metarl.sim.gymnasium.ranges import Range, Ranges
+from metarl.sim.mujoco.changes import ModelFactor
+from metarl.sim.mujoco.physics import MujocoFamily, mj
+from metarl.tasks.base import Split, check_num_tasks, check_split
+
+TURNS_OR_SLIDES = {int(mj.mjtJoint.mjJNT_HINGE), int(mj.mjtJoint.mjJNT_SLIDE)}
+
+
+class MujocoTasks(MujocoFamily):
+    """Family of a MuJoCo model with parameters that are drawn for each task.
+
+    A subclass names the model and what differs between tasks, and computes the reward. Episodes
+    start at the model's `qpos0`, plus U(-start_noise, start_noise) on the positions of hinges and
+    slides and on all velocities. Positions and velocities are observed.
+
+    Example:
+        >>> class Poles(MujocoTasks):
+        ...     name, model, frame_skip, horizon = "Poles-v1", "pole.xml", 5, 100
+        ...     parameters = {
+        ...         "load": Mass("pole", Ranges(Uniform(0.5, 1.5), test=Uniform(1.5, 3))),
+        ...         "motor": Gain("*", Uniform(0.7, 1.0)),
+        ...         "late": Latency(0, 3),
+        ...         "goal": Uniform(-1, 1),
+        ...     }
+        ...
+        ...     def reward(self, before, actions, after, tasks):
+        ...         return -(after["qpos"][:, 0] - tasks["goal"]).abs().float()
+
+    Args:
+        **settings: Other values of the class attributes, such as `horizon=50`.
+
+    Attributes:
+        name: The name with a version, such as "Poles-v1".
+        model: Path of an MJCF or URDF file, or its text.
+        frame_skip: The number of MuJoCo steps per environment step.
+        horizon: The number of steps of an episode.
+        parameters: Name -> what it changes: a factor on the model (`Mass`, `Friction`, `Gain`,
+            ...), a `Latency`, a `SensorNoise`, or a range of numbers that `reward`, `observe` and
+            others read as `tasks[name]`, [W]. The first with continuous values has disjoint values
+            in the splits; `Ranges` gives tests a range of their own.
+        start_noise: Half the width of the noise on the initial positions and velocities.
+        reward_note: The reward in words, for the card.
+        part: The split that tasks are drawn from.
+
+    Raises:
+        SettingsError: A setting is unknown or invalid, or the model has no part of a name.
+    """
+
+    name: str
+    horizon: int
+    parameters: Mapping[str, Range | ModelFactor] = MappingProxyType({})
+    start_noise: float = 0.05
+    reward_note: str = "see `reward` of the class"
+    part: Split = "train"
+
+    SETTINGS: ClassVar[tuple[str, ...]] = (
+        "name", "model", "frame_skip", "integrator", "horizon", "parameters", "start_noise",
+        "reward_note", "part", "metrics", "published_units",
+    )  # fmt: skip
+    """What the constructor sets, besides the numbers and texts that a subclass defines."""
+
+    def __init__(self, **settings: Any) -> None:
+        for name, value in settings.items():
+            check_choice(f"setting of {type(self).__name__}", name, self._settings())
+            setattr(self, name, value)
+        for name in ("name", "model", "frame_skip", "horizon"):
+            if not hasattr(self, name):
+                raise SettingsError(
+                    f"{type(self).__name__} has no `{name}`: write it below the class line, as "
+                    "`horizon = 100`."
+                )
+        check_int("horizon", self.horizon)
+        check_int("frame_skip", self.frame_skip)
+        check_number("start_noise", self.start_noise, NOT_NEGATIVE)
+        check_split(self.part)
+        self._check_model()
+        self._check_parameters()
+
+    def with_settings(self, **settings: Any) -> Self:
+        """Returns the same family with other settings; see the constructor."""
+        own = {name: value for name, value in vars(self).items() if name in self._settings()}
+        return type(self)(**{**own, **settings})
+
+    def split(self, name: Split) -> Self:
+        other = copy.copy(self)
+        other.part = check_split(name)
+        return other
+
+    def card(self) -> Card:
+        laws = "; ".join(f"{name}: {self._describe(p)}" for name, p in self.parameters.items())
+        noise, model = self.start_noise, self.compiled
+        names = ", ".join(model.actuator(i).name or f"number {i}" for i in range(model.nu))
+        return Card(
+            self.name,
+            f"a MuJoCo model whose tasks differ in {', '.join(self.parameters)}",
+            f"{type(self).__module__}.{type(self).__name__}",
+            (
+                Fact("tasks", laws),
+                Fact("start", f"qpos0, + U(-{noise:g}, {noise:g}) on positions and velocities"),
+                Fact("observation", describe_space(self.observation_space)),
+                Fact("action", f"controls of {names}, clipped to their ranges"),
+                Fact("dynamics", f"{self.frame_skip} steps of {model.opt.timestep:g} s"),
+                Fact("reward", self.reward_note),
+                Fact("termination", "see `terminated`" if self.may_terminate else "never"),
+                Fact("horizon", f"{self.horizon} steps"),
+            ),
+            self._disjoint,
+        )
+
+    def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
+        check_num_tasks(num_tasks)
+        split, sizes = self._split_parameter, self._sizes()
+        shape = (sum(sizes.values()), 2, num_tasks)
+        draws = torch.rand(shape, generator=generator, device=generator.device)
+        values: Tasks = {}
+        for name, rows in zip(sizes, draws.split(list(sizes.values())), strict=True):
+            own = self.range_of(name).of(self.part)
+            drawn = own.draw(rows[:, 0], rows[:, 1], self.part if name == split else None)
+            values[name] = drawn.T if self._is_each(name) else drawn[0]
+        return ControlTasks(values)
+
+    def task_vector(self, tasks: Tasks) -> Tensor:
+        """Returns all parameters, encoded by `Range.encode` and concatenated."""
+        columns = []
+        for name in self.parameters:
+            for value in tasks[name].view(len(tasks[name]), -1).unbind(1):
+                columns.append(self.range_of(name).encode(value))
+        return torch.cat(columns, 1)
+
+    def model_fields(self, tasks: Tasks) -> dict[str, Tensor]:
+        """Returns the fields that the parameters scale; factors on the same field multiply."""
+        changed: dict[str, Tensor] = {}
+        for name, parameter in self.parameters.items():
+            if isinstance(parameter, ModelFactor):
+                factors = parameter.factors(self.compiled, tasks[name])
+                for field in parameter.fields:
+                    value = changed.get(field, self.default(field, factors).unsqueeze(0))
+                    changed[field] = value * factors.view(*factors.shape, *[1] * (value.dim() - 2))
+        return changed
+
+    def initial(self, noise: Tensor, tasks: Tasks) -> tuple[Tensor, Tensor]:
+        """Returns `qpos0` and 0 with uniform noise.
+
+        Args:
+            noise: Uniform numbers, [W, nq + nv] float64.
+            tasks: The task of each world.
+        """
+        shift = self.start_noise * (2 * noise - 1)
+        positions, velocities = shift.split([self.compiled.nq, self.compiled.nv], 1)
+        moves = self._moves.to(noise.device)
+        return self.default("qpos0", noise) + moves * positions, velocities
+
+    def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
+        return super().reset(tasks, noise[:, : self.start_numbers])
+
+    def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
+        """Returns the positions and velocities, [W, nq + nv]."""
+        return torch.cat([state["qpos"], state["qvel"]], 1).float()
+
+    @property
+    def observation_space(self) -> spaces.Box:
+        """Unbounded numbers, as many as `observe` returns."""
+        bound = np.full(self._observed, np.inf, np.float32)
+        return spaces.Box(-bound, bound, dtype=np.float32)
+
+    @property
+    def start_numbers(self) -> int:
+        """The number of random numbers that `initial` takes: nq + nv."""
+        return self.compiled.nq + self.compiled.nv
+
+    @property
+    def reset_noise(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The numbers of `initial`, and those of the sensors."""
+        return self.start_numbers + self.step_noise
+
+    @property
+    def step_noise(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The numbers of the sensors."""
+        return self._observed if self.noisy_sensors else 0
+
+    @property
+    def longest_latency(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The most steps by which actions are late."""
+        return disturbed_parameters.longest_latency(self.parameters)
+
+    @property
+    def noisy_sensors(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether a parameter is the noise of sensors."""
+        return disturbed_parameters.has_noise(self.parameters)
+
+    def latency(self, tasks: Tasks) -> Tensor:
+        return disturbed_parameters.latency(self.parameters, tasks)
+
+    def sensor_deviation(self, tasks: Tasks) -> Tensor:
+        space = self.observation_space
+        return disturbed_parameters.sensor_deviation(self.parameters, tasks, space)
+
+    def range_of(self, name: str) -> Range:
+        """Returns the distribution of a parameter."""
+        parameter = self.parameters[name]
+        return parameter.values if isinstance(parameter, ModelFactor) else parameter
+
+    # Helpers
+
+    @property
+    def _moves(self) -> Tensor:
+        """Which positions are those of hinges and slides, [nq] float64 of 0 and 1."""
+        model, moves = self.compiled, torch.zeros(self.compiled.nq, dtype=torch.float64)
+        for kind, address in zip(model.jnt_type, model.jnt_qposadr, strict=True):
+            moves[address] = float(int(kind) in TURNS_OR_SLIDES)
+        return moves
+
+    @property
+    def _observed(self) -> int:
+        """The number of observed numbers, O."""
+        if "observed" not in vars(self):
+            tasks = self.sample(1, torch.Generator()).values
+            noise = torch.full((1, self.start_numbers), 0.5)
+            state = MujocoFamily.reset(self, tasks, noise)
+            vars(self)["observed"] = self.observe(state, tasks).shape[1]
+        return vars(self)["observed"]
+
+    @property
+    def _split_parameter(self) -> str | None:
+        """The name of the parameter whose values are disjoint between the splits."""
+        return next((n for n in self.parameters if self.range_of(n).continuous), None)
+
+    @property
+    def _disjoint(self) -> bool:
+        split = self._split_parameter
+        ranges = [self.range_of(n) for n in self.parameters]
+        apart = any(r.apart for r in ranges if isinstance(r, Ranges))
+        return split is not None and (apart or not isinstance(self.range_of(split), Ranges))
+
+    def _is_each(self, name: str) -> bool:
+        parameter = self.parameters[name]
+        return isinstance(parameter, ModelFactor) and parameter.each
+
+    def _sizes(self) -> dict[str, int]:
+        """Returns how many numbers of a task each parameter has."""
+        return {
+            name: len(p.parts(self.compiled)) if isinstance(p, ModelFactor) and p.each else 1
+            for name, p in self.parameters.items()
+        }
+
+    def _describe(self, parameter: Range | ModelFactor) -> str:
+        return parameter.describe() if isinstance(parameter, ModelFactor) else str(parameter)
+
+    def _settings(self) -> list[str]:
+        own = [
+            name
+            for kind in type(self).__mro__
+            if kind not in MujocoTasks.__mro__
+            for name, value in vars(kind).items()
+            if not name.startswith("_") and isinstance(value, bool | int | float | str | tuple)
+        ]
+        return [*self.SETTINGS, *own]
+
+    def _check_model(self) -> None:
+        if not self.compiled.nu:
+            raise SettingsError(
+                f"The model of {self.name} has no actuators, so nothing can move it: add an "
+                "<actuator> to the MJCF, or `motors` or `servos` to a URDF by `from_urdf`."
+            )
+
+    def _check_parameters(self) -> None:
+        """Checks that the parameters are some, and that the model has what they name."""
+        if not self.parameters:
+            raise SettingsError(
+                f"Expected `parameters` of {self.name} that tell tasks apart, as "
+                '{"load": Mass("arm", Uniform(0.5, 2))}, got none.'
+            )
+        for name, parameter in self.parameters.items():
+            if not isinstance(parameter, Range | ModelFactor):
+                raise SettingsError(
+                    f"Expected the parameter {name!r} to be a range such as Uniform(0, 1), or a "
+                    f'change such as Mass("arm", Uniform(0.5, 2)), got {short_repr(parameter)}.'
+                )
+            if isinstance(parameter, ModelFactor):
+                parameter.parts(self.compiled)
+        if self.noisy_sensors:
+            self.sensor_deviation(self.sample(1, torch.Generator()).values)
+

@@ -1,0 +1,115 @@
+"""URDF files as MuJoCo models: URDF has no actuators, no floor, and fixes the base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metarl.errors import SettingsError
+from metarl.ranges import check_number
+from metarl.registry import did_you_mean
+from metarl.sim.mujoco.physics import mj, quiet
+
+
+def from_urdf(
+    urdf: str,
+    *,
+    motors: Mapping[str, float] | None = None,
+    servos: Mapping[str, float] | None = None,
+    timestep: float = 0.002,
+    floating: bool = False,
+    floor: bool = False,
+) -> str:
+    """Returns a URDF as MJCF text, with actuators: a `model` of a family.
+
+    MuJoCo reads links, joints, inertias, collision shapes, limits and damping. It merges links
+    that fixed joints connect; the first link is fixed to the world.
+
+    Args:
+        urdf: Path of a URDF file, or its text, which starts with "<".
+        motors: Joint -> the force in N, or torque in Nm, of an action of 1. Actions are -1..1.
+        servos: Joint -> the gain in N/m or Nm/rad of a position servo. Actions are positions in the
+            range of the joint, which needs one. The servo is critically damped, for the inertia
+            that the joint has in the initial position.
+        timestep: MuJoCo's time step in s.
+        floating: Whether the first link moves freely, as that of a legged robot or a vehicle.
+        floor: Whether there is a floor at z = 0.
+
+    Raises:
+        SettingsError: The URDF does not exist or compile, it has no joint of a name, or a number
+            is not positive.
+    """
+    check_number("timestep", timestep)
+    try:
+        with quiet():
+            spec = _read(urdf)
+            spec.option.timestep = timestep
+            if floating:
+                _free_base(spec)
+            if floor:
+                spec.worldbody.add_geom(
+                    name="floor", type=mj.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05]
+                )
+            for joint, force in (motors or {}).items():
+                actuator = _actuator(spec, joint, force)
+                actuator.set_to_motor()
+                actuator.gear[0] = force
+                actuator.ctrlrange, actuator.ctrllimited = [-1, 1], True
+            for joint, gain in (servos or {}).items():
+                actuator = _actuator(spec, joint, gain)
+                actuator.set_to_position(kp=gain, dampratio=1)
+                actuator.ctrlrange, actuator.ctrllimited = _limits(spec, joint), True
+            spec.compile()
+            return spec.to_xml()
+    except ValueError as error:
+        if isinstance(error, SettingsError):
+            raise
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"The URDF does not compile: {reason}") from error
+
+
+def _read(urdf: str) -> Any:
+    if urdf.lstrip().startswith("<"):
+        return mj.MjSpec.from_string(urdf)
+    path = Path(urdf)
+    if not path.is_file():
+        raise SettingsError(f"Expected the path of a URDF file or its text, found no file {urdf!r}.")
+    spec = mj.MjSpec.from_file(str(path))
+    # The text that is returned has no folder of its own.
+    spec.meshdir = str((path.parent / spec.meshdir).resolve())
+    return spec
+
+
+def _free_base(spec: Any) -> None:
+    """Lets the first link move; MuJoCo merges it with the world where it has no inertia."""
+    bodies = list(spec.worldbody.bodies)
+    if len(bodies) != 1 or bodies[0].joints:
+        names = ", ".join(body.name for body in bodies) or "none"
+        raise SettingsError(
+            f"Expected one link that nothing connects to the world, to let it move, got {names}. "
+            "MuJoCo merges the first link with the world: add <mujoco><compiler "
+            'fusestatic="false"/></mujoco> below <robot>, and give that link an <inertial>.'
+        )
+    bodies[0].add_freejoint(name="base")
+
+
+def _actuator(spec: Any, joint: str, number: float) -> Any:
+    names = [j.name for j in spec.joints if j.name]
+    if joint not in names:
+        raise SettingsError(
+            f"The URDF has no joint {joint!r} that moves.{did_you_mean(joint, names)} It has "
+            f"{', '.join(names) or 'none'}."
+        )
+    check_number(f"actuator of {joint}", number)
+    return spec.add_actuator(name=joint, target=joint, trntype=mj.mjtTrn.mjTRN_JOINT)
+
+
+def _limits(spec: Any, joint: str) -> list[float]:
+    low, high = spec.joint(joint).range
+    if not low < high:
+        raise SettingsError(
+            f"The joint {joint!r} has no limits, between which a position servo acts: give it a "
+            "<limit> in the URDF, or a motor."
+        )
+    return [float(low), float(high)]
