@@ -33,7 +33,7 @@ class Disturbances:
         self._deviation: Tensor | None = None
         space, steps = family.action_space, family.longest_latency
         if isinstance(space, spaces.Box):
-            idle = torch.from_numpy(np.clip(0, space.low, space.high))
+            idle = torch.from_numpy(np.clip(np.float32(0), space.low, space.high))
         else:
             idle = torch.zeros((), dtype=torch.int64)
         self._idle = idle.to(device).expand(steps + 1, num_envs, *idle.shape)

@@ -61,7 +61,8 @@ class Latency(Range):
 
     def __str__(self) -> str:
         """Returns the notation of family cards."""
-        return f"actions late by {self.low} to {self.high} steps"
+        steps = f"{self.low} to {self.high}" if self._most > self.low else f"{self.low}"
+        return f"actions late by {steps} steps"
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,8 @@ class SensorNoise(Range):
     def __str__(self) -> str:
         """Returns the notation of family cards."""
         where = f" on {', '.join(map(str, self.entries))}" if self.entries else ""
-        return f"sensor noise of U({self.low:g}, {self.high:g}){where}"
+        law = f"U({self.low:g}, {self.high:g})" if self.continuous else f"{self.low:g}"
+        return f"sensor noise of {law}{where}"
 
 
 def disturbs(values: Any) -> bool:
@@ -161,8 +163,12 @@ def longest_latency(parameters: Mapping[str, Any]) -> int:
 
 def latency(parameters: Mapping[str, Any], tasks: Tasks) -> Tensor:
     """Returns the steps by which actions are late, [W] int64: the sum of all latencies."""
-    late = [tasks[n] for n, values in parameters.items() if isinstance(_kind(values), Latency)]
-    return torch.stack(late).sum(0)
+    first = next(iter(tasks.values()))
+    late = torch.zeros(len(first), dtype=torch.int64, device=first.device)
+    for name, values in parameters.items():
+        if isinstance(_kind(values), Latency):
+            late = late + tasks[name]
+    return late
 
 
 def has_noise(parameters: Mapping[str, Any]) -> bool:
@@ -175,7 +181,8 @@ def sensor_deviation(parameters: Mapping[str, Any], tasks: Tasks, space: spaces.
 
     Independent noises on the same entry add up: s^2 = s_1^2 + s_2^2.
     """
-    power = torch.zeros((), device=next(iter(tasks.values())).device)
+    first = next(iter(tasks.values()))
+    power = torch.zeros(len(first), *space.shape, device=first.device)
     for name, values in parameters.items():
         noise = _kind(values)
         if isinstance(noise, SensorNoise):

@@ -207,12 +207,7 @@ class Ranges(Range):
 
     def __post_init__(self) -> None:
         """Checks the kinds; raises SettingsError."""
-        kinds = [
-            (type(r), {n: v for n, v in vars(r).items() if n not in ("low", "high")})
-            for r in (self.train, self.test)
-        ]
-        is_range = isinstance(self.train, Range) and not isinstance(self.train, Choice | Ranges)
-        if kinds[0] != kinds[1] or not is_range:
+        if not isinstance(self.train, Range) or self._kind(self.train) != self._kind(self.test):
             raise SettingsError(
                 "Expected two ranges of the same kind of numbers, as Ranges(Uniform(0.5, 1.5), "
                 f"test=Uniform(1.5, 2)), got {self.train!r} and {self.test!r}."
@@ -223,11 +218,18 @@ class Ranges(Range):
         """Whether the values are continuous."""
         return self.train.continuous
 
+    @staticmethod
+    def _kind(values: Any) -> Any:
+        """Returns what both distributions must have in common: all but their bounds."""
+        if not hasattr(values, "low") or isinstance(values, Ranges):
+            return object()  # as no other
+        return type(values), {n: v for n, v in vars(values).items() if n not in ("low", "high")}
+
     @property
     def apart(self) -> bool:
         """Whether no training task has a value of a test task."""
-        low, high = (getattr(self.test, name) for name in ("low", "high"))
-        return low >= getattr(self.train, "high") or high <= getattr(self.train, "low")  # noqa: B009
+        train, test = vars(self.train), vars(self.test)
+        return test["low"] >= train["high"] or test["high"] <= train["low"]
 
     def of(self, part: Split) -> Range:
         return self.test if part == "test" else self.train

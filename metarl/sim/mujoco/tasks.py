@@ -31,8 +31,8 @@ class MujocoTasks(MujocoFamily):
     """Family of a MuJoCo model with parameters that are drawn for each task.
 
     A subclass names the model and what differs between tasks, and computes the reward. Episodes
-    start at the model's `qpos0`, plus U(-start_noise, start_noise) on the positions of hinges and
-    slides and on all velocities. Positions and velocities are observed.
+    start at the model's `qpos0` or a keyframe, plus U(-start_noise, start_noise) on the positions
+    of hinges and slides and on all velocities. Positions and velocities are observed.
 
     Example:
         >>> class Poles(MujocoTasks):
@@ -59,6 +59,7 @@ class MujocoTasks(MujocoFamily):
             ...), a `Latency`, a `SensorNoise`, or a range of numbers that `reward`, `observe` and
             others read as `tasks[name]`, [W]. The first with continuous values has disjoint values
             in the splits; `Ranges` gives tests a range of their own.
+        keyframe: Name of the keyframe of the model at which episodes start; "" for `qpos0`.
         start_noise: Half the width of the noise on the initial positions and velocities.
         reward_note: The reward in words, for the card.
         part: The split that tasks are drawn from.
@@ -70,13 +71,14 @@ class MujocoTasks(MujocoFamily):
     name: str
     horizon: int
     parameters: Mapping[str, Range | ModelFactor] = MappingProxyType({})
+    keyframe: str = ""
     start_noise: float = 0.05
     reward_note: str = "see `reward` of the class"
     part: Split = "train"
 
     SETTINGS: ClassVar[tuple[str, ...]] = (
-        "name", "model", "frame_skip", "integrator", "horizon", "parameters", "start_noise",
-        "reward_note", "part", "metrics", "published_units",
+        "name", "model", "frame_skip", "integrator", "horizon", "parameters", "keyframe",
+        "start_noise", "reward_note", "part", "metrics", "published_units",
     )  # fmt: skip
     """What the constructor sets, besides the numbers and texts that a subclass defines."""
 
@@ -109,7 +111,7 @@ class MujocoTasks(MujocoFamily):
 
     def card(self) -> Card:
         laws = "; ".join(f"{name}: {self._describe(p)}" for name, p in self.parameters.items())
-        noise, model = self.start_noise, self.compiled
+        noise, model, start = self.start_noise, self.compiled, self.keyframe or "qpos0"
         names = ", ".join(model.actuator(i).name or f"number {i}" for i in range(model.nu))
         return Card(
             self.name,
@@ -117,7 +119,7 @@ class MujocoTasks(MujocoFamily):
             f"{type(self).__module__}.{type(self).__name__}",
             (
                 Fact("tasks", laws),
-                Fact("start", f"qpos0, + U(-{noise:g}, {noise:g}) on positions and velocities"),
+                Fact("start", f"{start}, + U(-{noise:g}, {noise:g}) on positions and velocities"),
                 Fact("observation", describe_space(self.observation_space)),
                 Fact("action", f"controls of {names}, clipped to their ranges"),
                 Fact("dynamics", f"{self.frame_skip} steps of {model.opt.timestep:g} s"),
@@ -160,7 +162,7 @@ class MujocoTasks(MujocoFamily):
         return changed
 
     def initial(self, noise: Tensor, tasks: Tasks) -> tuple[Tensor, Tensor]:
-        """Returns `qpos0` and 0 with uniform noise.
+        """Returns the positions and velocities of the start with uniform noise.
 
         Args:
             noise: Uniform numbers, [W, nq + nv] float64.
@@ -169,7 +171,11 @@ class MujocoTasks(MujocoFamily):
         shift = self.start_noise * (2 * noise - 1)
         positions, velocities = shift.split([self.compiled.nq, self.compiled.nv], 1)
         moves = self._moves.to(noise.device)
-        return self.default("qpos0", noise) + moves * positions, velocities
+        if not self.keyframe:
+            return self.default("qpos0", noise) + moves * positions, velocities
+        row = self.compiled.key(self.keyframe).id
+        start, speed = self.default("key_qpos", noise)[row], self.default("key_qvel", noise)[row]
+        return start + moves * positions, speed + velocities
 
     def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
         return super().reset(tasks, noise[:, : self.start_numbers])
@@ -283,6 +289,9 @@ class MujocoTasks(MujocoFamily):
                 f"The model of {self.name} has no actuators, so nothing can move it: add an "
                 "<actuator> to the MJCF, or `motors` or `servos` to a URDF by `from_urdf`."
             )
+        if self.keyframe:
+            names = [self.compiled.key(i).name for i in range(self.compiled.nkey)]
+            check_choice(f"keyframe of {self.name}", self.keyframe, names)
 
     def _check_parameters(self) -> None:
         """Checks that the parameters are some, and that the model has what they name."""

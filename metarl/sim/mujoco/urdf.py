@@ -82,16 +82,15 @@ def _read(urdf: str) -> Any:
 
 
 def _free_base(spec: Any) -> None:
-    """Lets the first link move; MuJoCo merges it with the world where it has no inertia."""
-    bodies = list(spec.worldbody.bodies)
-    if len(bodies) != 1 or bodies[0].joints:
-        names = ", ".join(body.name for body in bodies) or "none"
+    """Lets the first link move."""
+    base = spec.worldbody.first_body()
+    if base is None or not (base.mass or list(base.geoms)):
+        name = "" if base is None else base.name
         raise SettingsError(
-            f"Expected one link that nothing connects to the world, to let it move, got {names}. "
-            "MuJoCo merges the first link with the world: add <mujoco><compiler "
-            'fusestatic="false"/></mujoco> below <robot>, and give that link an <inertial>.'
+            f"The first link {name!r} has no mass, so it cannot move freely: give it an <inertial>, "
+            "or leave it out, so that the next link is the first."
         )
-    bodies[0].add_freejoint(name="base")
+    base.add_freejoint(name="base")
 
 
 def _actuator(spec: Any, joint: str, number: float) -> Any:

@@ -1,0 +1,145 @@
+"""Families of MuJoCo models by what differs in them."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from metarl.adaptation import MAML
+from metarl.errors import SettingsError
+from metarl.rl import PolicyGradientSettings, PolicyLearner, policy_for
+from metarl.sim import (
+    Latency,
+    LogUniform,
+    Mass,
+    MujocoTasks,
+    Ranges,
+    SensorNoise,
+    Uniform,
+    check_family,
+    check_vector_env,
+    make_vec,
+)
+from metarl.sim.make import make_family
+from tests.sim.robots import ARM, Arms
+
+EVERYTHING = {
+    "angle": Uniform(-1, 1),
+    "load": Mass("fore", Ranges(LogUniform(0.5, 2), test=LogUniform(2, 4))),
+    "masses": Mass("*", Uniform(0.9, 1.1), each=True),
+    "late": Latency(0, 2),
+    "noise": SensorNoise(0, 0.1, entries=(0, 1)),
+}
+FREE = ARM.replace('<joint name="shoulder" type="hinge" axis="0 0 1"/>', "<freejoint/>").replace(
+    '<motor name="turn" joint="shoulder"', '<motor name="turn" joint="elbow"'
+)
+FREE = FREE[: FREE.index("  <keyframe>")] + "</mujoco>"
+
+
+@pytest.mark.parametrize("parameters", [Arms.parameters, EVERYTHING], ids=["few", "many"])
+def test_the_contracts_hold(parameters):
+    family = Arms(parameters=parameters)
+    for part in ("train", "validation", "test"):
+        check_family(family.split(part))
+    check_vector_env(make_vec(family, 5, device="cpu"))
+
+
+def test_tests_have_the_ranges_that_they_are_given():
+    generator = torch.Generator().manual_seed(0)
+    train = Arms(parameters=EVERYTHING)
+    loads = {
+        part: train.split(part).sample(300, generator).values["load"]
+        for part in ("train", "validation", "test")
+    }
+    assert loads["train"].min() >= 0.5 and loads["train"].max() <= 2
+    assert loads["validation"].max() <= 2 and loads["test"].min() >= 2
+    assert loads["test"].max() <= 4 and loads["test"].std() > 0.3
+
+
+@pytest.mark.parametrize(
+    ("test", "disjoint"), [(Uniform(2, 3), True), (Uniform(1, 3), False), (Uniform(0.5, 1), True)]
+)
+def test_the_card_says_whether_the_splits_are_disjoint(test, disjoint):
+    load = Mass("fore", Ranges(Uniform(1, 2), test=test))
+    assert Arms(parameters={"load": load}).card().disjoint == disjoint
+
+
+def test_the_card_has_every_number():
+    text = str(Arms(parameters=EVERYTHING, reward_note="0.5 - |angle - wanted|").card())
+    for part in (
+        "angle: U(-1, 1)", "exp U(log 0.5, log 2) in training, exp U(log 2, log 4) in tests",
+        "masses: mass of *, each its own x U(0.9, 1.1)", "late: actions late by 0 to 2 steps",
+        "sensor noise of U(0, 0.1) on 0, 1", "qpos0, + U(-0.05, 0.05)", "controls of turn, bend",
+        "4 steps of 0.005 s", "0.5 - |angle - wanted|", "8 steps",
+    ):  # fmt: skip
+        assert part in text
+
+
+def test_settings_replace_the_attributes_of_the_class(monkeypatch):
+    family = Arms(horizon=5, start_noise=0.0, bonus=2.0)
+    assert (family.horizon, family.bonus, Arms.horizon) == (5, 2.0, 8)
+    changed = family.with_settings(bonus=3.0)
+    assert (changed.horizon, changed.bonus) == (5, 3.0)
+    monkeypatch.setattr("tests.sim.robots.ready", family, raising=False)
+    for name in ("tests.sim.robots:Arms", "tests.sim.robots:ready"):
+        assert make_family(name, horizon=3).horizon == 3
+    for copied in (copy.deepcopy(family), pickle.loads(pickle.dumps(family)), family.split("test")):
+        assert copied.horizon == 5
+    with pytest.raises(SettingsError, match="Did you mean 'horizon'"):
+        Arms(horizont=5)
+
+
+def test_episodes_start_at_a_keyframe_with_noise():
+    tasks = Arms().sample(200, torch.Generator().manual_seed(0)).values
+    noise = torch.rand(200, 4, generator=torch.Generator().manual_seed(1))
+    state = Arms(keyframe="bent", start_noise=0.1).reset(tasks, noise)
+    torch.testing.assert_close(state["qpos"].mean(0).float(), torch.tensor([0.0, 1]), atol=0.02, rtol=0)
+    torch.testing.assert_close(state["qvel"].mean(0).float(), torch.tensor([0.5, 0]), atol=0.02, rtol=0)
+    assert (state["qpos"] - torch.tensor([0.0, 1])).abs().max() <= 0.1
+    still = Arms(keyframe="bent", start_noise=0.0).reset(tasks, noise)
+    assert still["qpos"].unique(dim=0).tolist() == [[0, 1]]
+    with pytest.raises(SettingsError, match="bent"):
+        Arms(keyframe="home")
+
+
+def test_a_free_base_starts_upright():
+    family = Arms(model=FREE, start_noise=0.5)
+    check_family(family)
+    state = family.reset(family.sample(9, torch.Generator()).values, torch.rand(9, 15))
+    base = family.default("qpos0", state["qpos"])[:7]
+    assert torch.equal(state["qpos"][:, :7], base.expand(9, 7))
+    assert state["qpos"][:, 7].std() > 0
+
+
+@pytest.mark.parametrize(
+    ("attributes", "text"),
+    [
+        ({"parameters": {}}, "tell tasks apart"),
+        ({"parameters": {"load": 2.0}}, "such as Uniform"),
+        ({"horizon": 0}, "horizon"),
+        ({"frame_skip": 1.5}, "frame_skip"),
+        ({"start_noise": -1.0}, "start_noise"),
+        ({"part": "tests"}, "tests"),
+        ({"model": ARM[: ARM.index("  <actuator>")] + "</mujoco>"}, "no actuators"),
+        ({"parameters": {"noise": SensorNoise(0.1, entries=(7,))}}, "0 to 3"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(attributes, text):
+    with pytest.raises(SettingsError, match=text):
+        Arms(**attributes)
+
+
+def test_a_class_without_a_model_is_refused():
+    with pytest.raises(SettingsError, match="has no `model`"):
+        type("Nothing", (MujocoTasks,), {"name": "N-v1", "reward": Arms.reward})()
+
+
+def test_a_policy_adapts():
+    family, generator = Arms(parameters=EVERYTHING), torch.Generator().manual_seed(0)
+    learner = PolicyLearner(
+        MAML(policy_for(family, generator, (8,)), 0.1), family, PolicyGradientSettings(trajectories=3)
+    )
+    inputs = learner.collect(family.sample(4, generator), generator, 0)
+    learner.forward(inputs).losses.sum().backward()
+    assert all(p.grad.isfinite().all() for p in learner.parameters() if p.grad is not None)

@@ -1,0 +1,230 @@
+"""Late actions and noisy sensors, on every engine."""
+
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from metarl.errors import SettingsError, TaskError
+from metarl.sim import (
+    Choice,
+    ControlTasks,
+    GymTasks,
+    Latency,
+    Ranges,
+    SensorNoise,
+    Uniform,
+    WorldNoise,
+    check_family,
+    check_vector_env,
+    make_vec,
+)
+from metarl.sim.check_family import sample_actions
+from tests.sim.families import Cart, Drift
+
+
+@dataclass(frozen=True)
+class LateDrift(Drift):
+    """Tasks differ in the steps by which actions are late, 0 to 2."""
+
+    longest_latency = 2
+
+    def sample(self, num_tasks, generator):
+        late = torch.arange(num_tasks) % 3
+        return ControlTasks({**super().sample(num_tasks, generator).values, "late": late})
+
+    def latency(self, tasks):
+        return tasks["late"]
+
+
+@dataclass(frozen=True)
+class LateCart(Cart):
+    """As `LateDrift`, for MuJoCo."""
+
+    longest_latency = 2
+
+    def sample(self, num_tasks, generator):
+        late = torch.arange(num_tasks) % 3
+        return ControlTasks({**super().sample(num_tasks, generator).values, "late": late})
+
+    def latency(self, tasks):
+        return tasks["late"]
+
+
+class Echo(gymnasium.Env):
+    """Observes and earns the last action."""
+
+    observation_space = spaces.Box(-9, 9, (1,), np.float32)
+    action_space = spaces.Box(1.0, 9.0, (1,), np.float32)
+    shift = 0.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return action - self.shift, float(action[0] - self.shift), False, False, {}
+
+
+def echo(low=0, high=2, **others):
+    late = Latency(low, high)
+    return GymTasks(Echo, {"shift": Uniform(0, 1), "late": late, **others}, horizon=6)
+
+
+def shifted(actions, late, idle):
+    """Actions [H, W, A], each world's `late` steps later, with `idle` before them."""
+    padded = torch.cat([torch.full_like(actions[:1], idle).expand(3, *actions.shape[1:]), actions])
+    steps, worlds = torch.arange(len(actions)).unsqueeze(1), torch.arange(len(late))
+    return padded[3 + steps - late, worlds]
+
+
+def played(family, tasks, noise, actions):
+    env = make_vec(family, len(noise.reset), device="cpu", autoreset="disabled")
+    env.set_tasks({n: tasks[n] for n in env.get_tasks()})
+    env.follow(noise)
+    first = env.reset()[0]
+    return torch.stack([first, *(env.step(a)[0] for a in actions)])
+
+
+@pytest.mark.parametrize(
+    ("late", "plain", "idle"),
+    [
+        (LateDrift(), Drift(), 0.0),
+        (LateCart(), Cart(), 0.0),
+        (echo(), GymTasks(Echo, {"shift": Uniform(0, 1)}, horizon=6), 1.0),
+    ],
+    ids=["torch", "mujoco", "gymnasium"],
+)
+def test_late_actions_are_the_same_actions_later(late, plain, idle):
+    generator = torch.Generator().manual_seed(0)
+    tasks = late.sample(6, generator).values
+    noise = WorldNoise(
+        torch.rand(6, late.reset_noise, generator=generator),
+        torch.rand(6, late.horizon, late.step_noise, generator=generator),
+    )
+    actions = sample_actions(late.action_space, (min(5, late.horizon), 6), 1)
+    found = played(late, tasks, noise, actions)
+    expected = played(plain, tasks, noise, shifted(actions, tasks["late"], idle))
+    assert len(tasks["late"].unique()) > 1
+    assert torch.equal(found, expected)
+
+
+def test_an_episode_starts_without_the_actions_of_the_one_before():
+    env = make_vec(echo(2, 2), 2, device="cpu", autoreset="disabled")
+    env.reset(seed=0)
+    for value in (5.0, 6.0, 7.0):
+        observation, *_ = env.step(torch.full((2, 1), value))
+    env.reset(options={"reset_mask": torch.tensor([True, False])})
+    shift = env.get_tasks()["shift"]
+    observation, *_ = env.step(torch.full((2, 1), 9.0))
+    torch.testing.assert_close(observation[:, 0] + shift, torch.tensor([1.0, 6.0]))
+
+
+@pytest.mark.parametrize("mode", ["same_step", "next_step", "disabled"])
+def test_the_contracts_hold(mode):
+    noisy = echo(noise=SensorNoise(0.1, 0.5))
+    for family in (LateDrift(), LateCart(), noisy):
+        check_vector_env(make_vec(family, 5, device="cpu", autoreset=mode))
+
+
+def test_discrete_actions_are_late_too():
+    class Count(Echo):
+        action_space = spaces.Discrete(5)
+
+        def step(self, action):
+            return np.array([action], np.float32), float(self.shift), False, False, {}
+
+    family = GymTasks(Count, {"shift": Uniform(0, 1), "late": Latency(1)}, horizon=6)
+    env = make_vec(family, 2, device="cpu", autoreset="disabled")
+    env.reset(seed=0)
+    seen = [env.step(torch.tensor([a, a]))[0][0].item() for a in (3, 4, 2)]
+    assert seen == [0, 3, 4]
+
+
+def test_sensor_noise_has_its_deviation_and_changes_no_reward():
+    family = GymTasks(Echo, {"shift": Uniform(0, 1), "noise": SensorNoise(0.2)}, horizon=6)
+    env = make_vec(family, 4000, device="cpu", autoreset="disabled")
+    first = env.reset(seed=0)[0]
+    again = env.reset(seed=0)[0]
+    assert torch.equal(first, again)
+    observation, reward, *_ = env.step(torch.full((4000, 1), 2.0))
+    noise = observation[:, 0] - reward
+    for values in (first[:, 0], noise):
+        assert abs(values.std() - 0.2) < 0.01
+        assert abs(values.mean()) < 0.01
+    assert abs(torch.corrcoef(torch.stack([first[:, 0], noise]))[0, 1]) < 0.06
+
+
+def test_noise_is_on_the_entries_that_are_named_and_within_the_space():
+    class Two(Echo):
+        observation_space = spaces.Dict(
+            near=spaces.Box(-1, 1, (2,), np.float32), kind=spaces.Discrete(2)
+        )
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return {"near": np.ones(2, np.float32), "kind": 1}, {}
+
+    noise = SensorNoise(0.3, entries=("near",))
+    family = GymTasks(Two, {"shift": Uniform(0, 1), "noise": noise}, horizon=6)
+    seen = make_vec(family, 50, device="cpu").reset(seed=0)[0]
+    assert torch.equal(seen[:, 2:], torch.tensor([[0.0, 1.0]]).expand(50, 2))
+    assert seen[:, :2].max() == 1 and seen[:, :2].std() > 0.05
+    for entries in (("kind",), ("far",), (9,)):
+        with pytest.raises(SettingsError):
+            GymTasks(Two, {"noise": SensorNoise(0.3, entries=entries)}, horizon=6)
+
+
+def test_a_whole_episode_is_that_of_its_steps():
+    family = LateDrift()
+    envs = [make_vec(family, 6, device="cpu", autoreset="disabled", seed=3) for _ in range(2)]
+    act = lambda seen: seen[:, :1] + 0.1  # noqa: E731
+    whole, steps = envs[0].episode(act), envs[1].run_step_by_step(act)
+    assert torch.equal(whole.observations, steps.observations)
+    assert torch.equal(whole.rewards, steps.rewards)
+
+
+def test_tests_may_have_latencies_of_their_own():
+    family = GymTasks(
+        Echo, {"shift": Uniform(0, 1), "late": Ranges(Latency(0, 1), test=Latency(2, 3))}, horizon=6
+    )
+    generator = torch.Generator().manual_seed(0)
+    assert family.longest_latency == 3
+    assert set(family.sample(50, generator).values["late"].tolist()) == {0, 1}
+    assert set(family.split("test").sample(50, generator).values["late"].tolist()) == {2, 3}
+    check_family(family)
+    assert "late by 0 to 1 steps in training, actions late by 2 to 3" in str(family.card())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Latency(-1), lambda: Latency(3, 2), lambda: Latency(0.5), lambda: Latency(0, 1001),
+        lambda: SensorNoise(-1), lambda: SensorNoise(2, 1), lambda: SensorNoise(float("nan")),
+        lambda: Ranges(Uniform(0, 1), test=Latency(0, 1)), lambda: Ranges(Uniform(0, 1), 3),
+        lambda: Ranges(Choice(1, 2), test=Choice(3, 4)),
+        lambda: Ranges(SensorNoise(0, 1), test=SensorNoise(1, 2, entries=(0,))),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(make):
+    with pytest.raises(SettingsError):
+        make()
+
+
+def test_check_family_finds_disturbances_that_do_not_fit():
+    class TooLate(LateDrift):
+        longest_latency = 1
+
+    class Ignored(Drift):
+        def sensor_deviation(self, tasks):
+            return torch.ones(len(tasks["speed"]), 2)
+
+    class Unnumbered(Ignored):
+        noisy_sensors = True
+
+    for kind, text in ((TooLate, "0 to `longest"), (Ignored, "no effect"), (Unnumbered, "numbers")):
+        with pytest.raises(TaskError, match=text):
+            check_family(kind())
