@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from metarl.sim.gymnasium.engine import GymVectorEnv
     from metarl.sim.gymnasium.family import GymFamily
     from metarl.sim.gymnasium.ranges import Choice, Integers, LogUniform, Range, Ranges, Uniform
+    from metarl.sim.gymnasium.suites import make_env
     from metarl.sim.gymnasium.task_pool import GymTaskPool
     from metarl.sim.gymnasium.tasks import GymTasks
     from metarl.sim.mujoco.changes import Armature, Damping, Friction, Gain, JointFriction, Mass, Stiffness
@@ -55,6 +56,7 @@ _MODULES = {
     "Uniform": "metarl.sim.gymnasium.ranges",
     "WarpVectorEnv": "metarl.sim.warp.engine",
     "from_urdf": "metarl.sim.mujoco.urdf",
+    "make_env": "metarl.sim.gymnasium.suites",
 }
 
 __all__ = [
@@ -96,6 +98,7 @@ __all__ = [
     "check_family",
     "check_vector_env",
     "from_urdf",
+    "make_env",
     "make_family",
     "make_renderer",
     "make_vec",

@@ -6,7 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Self
 
 import gymnasium
@@ -25,7 +25,7 @@ from metarl.sim.family import ActionSpace, TaskFamily, Tasks, WorldState
 from metarl.sim.gymnasium.descriptions import default_name, describe_space
 from metarl.sim.gymnasium.observations import check_spaces, flattener
 from metarl.sim.gymnasium.pickling import picklable
-from metarl.sim.gymnasium.suites import load_suite, reason_of
+from metarl.sim.gymnasium.suites import make_env, reason_of
 from metarl.sim.spaces import flat_actions, flat_observations
 from metarl.tasks.base import Split, check_split
 
@@ -149,23 +149,14 @@ class GymFamily(TaskFamily):
         Raises:
             SettingsError: The environment does not exist or cannot be built.
         """
-        keywords, package = {**self.settings, **keywords}, ""
+        keywords = {**self.settings, **keywords}
         try:
-            if isinstance(self.env, str):
-                package = self.env.rpartition(":")[0]
-                if package:
-                    load_suite(package)
-                # The horizon of the family replaces the time limit. The environment checker
-                # only warns; this package raises errors.
-                env = gymnasium.make(
-                    self.title, max_episode_steps=-1, disable_env_checker=True, **keywords
-                )
-            else:
-                env = self.env(**keywords)
+            make = partial(make_env, self.env) if isinstance(self.env, str) else self.env
+            env = make(**keywords)
         except Exception as error:
             raise SettingsError(
                 f"The environment {self.title!r} cannot be built with {keywords or 'no settings'}: "
-                f"{reason_of(error, package)}"
+                f"{reason_of(error, self.env)}"
             ) from error
         if not isinstance(env, gymnasium.Env):
             raise SettingsError(

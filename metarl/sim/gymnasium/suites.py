@@ -8,6 +8,7 @@ import traceback
 import types
 from typing import Any
 
+import gymnasium
 import mujoco
 import numpy as np
 
@@ -51,6 +52,24 @@ def load_suite(package: str) -> None:
         ) from error
 
 
+def make_env(name: str, **settings: Any) -> gymnasium.Env:
+    """Builds an environment of gymnasium without a time limit: the horizon of a family replaces it.
+
+    Args:
+        name: An id, or "package:Id-v1" with the package that registers it; see `load_suite`.
+        **settings: Arguments of the environment.
+
+    Raises:
+        SettingsError: The package is not installed.
+        Exception: Whatever building the environment raises.
+    """
+    package, _, title = name.rpartition(":")
+    if package:
+        load_suite(package)
+    # The environment checker only warns; this package raises errors.
+    return gymnasium.make(title, max_episode_steps=-1, disable_env_checker=True, **settings)
+
+
 def mend_gymnasium_robotics() -> None:
     """Lets gymnasium-robotics 1.4 compare types of joints with MuJoCo's.
 
@@ -82,13 +101,14 @@ def mend_dm_control() -> None:
             del fields[name]
 
 
-def reason_of(error: Exception, package: str) -> str:
+def reason_of(error: Exception, env: Any) -> str:
     """Returns why an environment cannot be built, and what to do if `load_suite` would mend it.
 
     Args:
         error: What building raised.
-        package: The package that `load_suite` has loaded; "" for none.
+        env: The id of the environment, or what builds it.
     """
+    package = env.rpartition(":")[0] if isinstance(env, str) else ""
     frames = traceback.extract_tb(error.__traceback__)
     text = f"{type(error).__name__}: {error}"
     if not str(error) and frames:
@@ -97,6 +117,6 @@ def reason_of(error: Exception, package: str) -> str:
         if suite != package and any(f"/{mended}/" in frame.filename for frame in frames):
             text += (
                 f". {mended} may not fit MuJoCo {mujoco.__version__}: write the id as "
-                f'"{suite}:...", which imports and mends it'
+                f'"{suite}:...", or build it with make_env("{suite}:..."), which mends it'
             )
     return text
