@@ -27,6 +27,7 @@ from metarl_envs.half_cheetah import HalfCheetahDirection, HalfCheetahVelocity
 from metarl_envs.humanoid import (
     HumanoidDirection,
 )
+from metarl_envs.metaworld_tensors import MetaWorldPickPlace, MetaWorldPush, MetaWorldReach
 from metarl_envs.navigation import Navigation2D, Navigation2DCorner, Navigation2DSparse
 from metarl_envs.random_parameters import HopperRandomParameters, Walker2dRandomParameters
 from metarl_envs.rllab import (
@@ -63,6 +64,9 @@ __all__ = [
     "HopperSlope",
     "HopperStrength",
     "HumanoidDirection",
+    "MetaWorldPickPlace",
+    "MetaWorldPush",
+    "MetaWorldReach",
     "Navigation2D",
     "Navigation2DCorner",
     "Navigation2DSparse",

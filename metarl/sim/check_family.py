@@ -179,7 +179,7 @@ def _tensor_problem(what: str, value: Any, count: int) -> str | None:
 
 def _method_problems(family: TaskFamily, seed: int) -> Iterator[str]:
     tasks, noise, actions = _arguments(family, seed)
-    state, problem = _call_for_state("reset", lambda: family.reset(tasks, noise))
+    state, problem = _call_for_state("reset", lambda: _started(family, tasks, noise))
     after = state
     if not problem and isinstance(family, TorchFamily):
         numbers = _uniform(family.step_noise, seed)
@@ -257,6 +257,13 @@ def _arguments(family: TaskFamily, seed: int) -> tuple[Tasks, Tensor, Tensor]:
     return tasks, noise, sample_actions(family.action_space, (WORLDS,), seed + 2)
 
 
+def _started(family: TaskFamily, tasks: Tasks, noise: Tensor) -> WorldState:
+    """Returns the initial states, with what the engine of a MuJoCo family adds."""
+    state = family.reset(tasks, noise)
+    complete = getattr(family, "completed", None)
+    return state if complete is None or not state else complete(state, tasks)
+
+
 def _uniform(count: int, seed: int) -> Tensor:
     return torch.rand(WORLDS, count, generator=seeded(seed))
 
@@ -311,7 +318,7 @@ def _evaluate(
     family: TaskFamily, tasks: Tasks, noise: Tensor, actions: Tensor, numbers: Tensor
 ) -> dict[str, Any]:
     """Calls every method once, in the order of an episode."""
-    before = after = family.reset(tasks, noise)
+    before = after = _started(family, tasks, noise)
     if isinstance(family, TorchFamily):
         after = family.step(before, actions, tasks, numbers)
     return {
@@ -349,7 +356,7 @@ def _purity_problems(family: TaskFamily, seed: int) -> Iterator[str]:
 def _mutation_problems(family: TaskFamily, arguments: tuple[Any, ...]) -> Iterator[str]:
     """Yields the methods that modify the state in place or return a view of it."""
     tasks, noise, actions, numbers = arguments
-    before = after = family.reset(tasks, noise)
+    before = after = _started(family, tasks, noise)
     start = map_tensors(Tensor.clone, before)
     if isinstance(family, TorchFamily):
         after = family.step(before, actions, tasks, numbers)

@@ -13,9 +13,12 @@ from torch import Tensor
 from metarl.errors import SettingsError, ShapeError
 from metarl.sim.arguments import copy_error
 from metarl.sim.family import Tasks, WorldState
+from metarl.sim.mujoco.derived import derived_elements
 from metarl.sim.mujoco.physics import MujocoFamily, check_shape, mj, model_field
 from metarl.sim.vector_env import TensorVectorEnv
 
+STATE_FIELDS = ("qpos", "qvel", "ctrl")
+MOCAP_FIELDS = ("mocap_pos", "mocap_quat")
 WARNINGS = {
     int(value): name.removeprefix("mjWARN_")
     for name, value in mj.mjtWarning.__members__.items()
@@ -53,9 +56,16 @@ class MujocoVectorEnv(TensorVectorEnv):
         if threads < 0:
             raise SettingsError(f"Expected at least 0 threads, got {threads}.")
         super().__init__(family, num_envs, **settings)
-        self._batch = Batch(family.compiled, num_envs, threads)
-        views = {n: self._batch.bind(n) for n in ("qpos", "qvel", "ctrl")}
+        self._derived = derived_elements(family.compiled, family.derived)
+        # A batch that keeps its data continues a step from the derived fields at no extra cost.
+        self._batch = Batch(family.compiled, num_envs, threads, persistent=bool(self._derived))
+        self._stage = mj.mjtStage.mjSTAGE_VEL if self._derived else mj.mjtStage.mjSTAGE_NONE
+        self._moves_mocap = bool(family.compiled.nmocap)
+        names = STATE_FIELDS + (MOCAP_FIELDS if self._moves_mocap else ())
+        views = {n: self._batch.bind(n) for n in names}
         self._views = {n: torch.from_numpy(v) for n, v in views.items()}
+        self._warmstart = torch.from_numpy(self._batch.bind("qacc_warmstart"))
+        self._fields_of_bodies = {n: self._batch.bind(f) for n, (f, _) in self._derived.items()}
         self._warnings = self._batch.warning[:, :, 1]  # a live view
         self._reported_warnings = self._warnings.copy()
         self._warning_bytes = self._batch.warning.tobytes()
@@ -80,25 +90,38 @@ class MujocoVectorEnv(TensorVectorEnv):
         self._reported_warnings[started] = 0
         self._warning_bytes = self._batch.warning.tobytes()
         worlds = torch.from_numpy(started)
-        for name, view in self._views.items():
+        written = self._views
+        if "qacc_warmstart" in fresh:
+            written = {**written, "qacc_warmstart": self._warmstart}
+        for name, view in written.items():
             view[worlds] = fresh[name].cpu()[worlds].to(view.dtype)
         fresh = {n: fresh[n].to(v.dtype) for n, v in self._views.items()}
+        if self._derived:
+            self._batch.forward(started, stage=self._stage)
+            fresh |= self._read_derived()
+        fresh |= self.family.remember(None, fresh, self._tasks)
         return fresh if mask is None else self.merged(mask, fresh)
 
     def advance(self, actions: Tensor, noise: Tensor) -> WorldState:
-        self._views["ctrl"].copy_(self.family.controls(actions, self._tasks))
-        self._batch.step(nstep=self.family.frame_skip)
+        family, before = self.family, self._state
+        self._views["ctrl"].copy_(family.controls(actions, self._tasks))
+        if self._moves_mocap:
+            for name, pose in family.mocap(before, actions, self._tasks).items():
+                self._views[name].copy_(pose)
+        self._batch.step(nstep=family.frame_skip, stage=self._stage)
         # `clone` is faster than `to`, and comparing bytes is faster than `any`: with few worlds
         # each of the two saves about 1% of a step.
         if self.device.type == "cpu":
             state = {n: v.clone() for n, v in self._views.items()}
         else:
             state = {n: v.to(self.device) for n, v in self._views.items()}
+        if self._derived:
+            state |= self._read_derived()
         warning_bytes = self._batch.warning.tobytes()
         if warning_bytes != self._warning_bytes:
             self._warning_bytes = warning_bytes
             self._invalidate_warned_worlds(state)
-        return state
+        return {**state, **family.remember(before, state, self._tasks)}
 
     def diagnosis(self) -> str:
         """Returns MuJoCo's first warning as a sentence, or ""."""
@@ -131,6 +154,11 @@ class MujocoVectorEnv(TensorVectorEnv):
 
     # Helpers
 
+    def _read_derived(self) -> WorldState:
+        """Returns copies of the derived entries, [W, K, *]."""
+        arrays = {n: self._fields_of_bodies[n][:, index] for n, (_, index) in self._derived.items()}
+        return {n: torch.from_numpy(v).to(self.device) for n, v in arrays.items()}
+
     def _write_fields(self, fields: Mapping[str, Tensor]) -> None:
         if not fields:
             return
@@ -152,8 +180,8 @@ class MujocoVectorEnv(TensorVectorEnv):
                 "ran out of room; smaller steps of time or smaller actions may help."
             )
         worlds = torch.from_numpy(has_new).to(self.device)
-        state["qpos"][worlds] = torch.nan
-        state["qvel"][worlds] = torch.nan
+        for name in ("qpos", "qvel", *self._derived):
+            state[name][worlds] = torch.nan
 
 
 def _expand(batch: Batch, name: str, value: Tensor) -> Tensor:

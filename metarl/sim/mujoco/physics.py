@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import mujoco
@@ -20,6 +21,7 @@ from torch import Tensor
 from metarl.errors import SettingsError, ShapeError
 from metarl.registry import check_choice, did_you_mean
 from metarl.sim.family import TaskFamily, Tasks, WorldState
+from metarl.sim.mujoco.derived import Derived, derived_elements, derived_values, mocap_poses
 
 mj: Any = mujoco  # type checkers cannot see the contents of its compiled modules
 
@@ -30,17 +32,24 @@ class MujocoFamily(TaskFamily):
     """A family whose dynamics are those of a MuJoCo model.
 
     A `WorldState` holds generalised positions "qpos" [W, nq], velocities "qvel" [W, nv] and the
-    controls of the last step, "ctrl" [W, nu], in float64 or float32 depending on the engine. It
-    does not hold body positions and contact forces, since engines update them at different times.
+    controls of the last step, "ctrl" [W, nu], in float64 or float32 depending on the engine. If the
+    model has M mocap bodies, it also holds their poses during the last step, "mocap_pos" [W, M, 3]
+    and "mocap_quat" [W, M, 4]. It does not hold contact forces, since engines update them at
+    different times.
 
     Attributes:
         model: Path of an MJCF file, or its text, which starts with "<".
         frame_skip: The number of MuJoCo steps per environment step, at least 1.
         integrator: "xml" for the model's own integrator, or "Euler", "RK4", "implicit" or
             "implicitfast". Another integrator defines another MDP; the card names it.
+        derived: Poses of bodies, sites or geoms that the engines add to the state, computed from
+            its positions: name of the entry -> field of MuJoCo's data ("xpos", "xquat", "xmat",
+            "xipos", "site_xpos", "site_xmat", "geom_xpos", "geom_xmat") and names of K elements.
+            {"fingers": ("site_xpos", ("left", "right"))} gives state["fingers"], [W, 2, 3].
     """
 
     engine: ClassVar[str] = "mujoco"
+    derived: Derived = MappingProxyType({})
     model: str
     frame_skip: int
     integrator: str = "xml"
@@ -102,10 +111,56 @@ class MujocoFamily(TaskFamily):
         low, high = self._limits(actions.device)
         return actions.clamp(low, high)
 
+    def mocap(self, state: WorldState, actions: Tensor, tasks: Tasks) -> WorldState:
+        """Returns the poses of the mocap bodies during the next step: by default as they are.
+
+        Args:
+            state: The state before the step.
+            actions: The actions, not clipped, [W, A] float32.
+            tasks: The task of each world.
+
+        Returns:
+            "mocap_pos" [W, M, 3] and "mocap_quat" [W, M, 4].
+        """
+        return {name: state[name] for name in ("mocap_pos", "mocap_quat")}
+
+    def remember(self, before: WorldState | None, after: WorldState, tasks: Tasks) -> WorldState:
+        """Returns further entries of the state after a step, such as an earlier observation.
+
+        By default there are none.
+
+        Args:
+            before: The state before the step, with these entries; None at a reset.
+            after: The state after the step or the reset, with the derived entries.
+            tasks: The task of each world.
+        """
+        return {}
+
     def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
-        """Returns the float64 positions and velocities of `initial`, and zero controls."""
+        """Returns the float64 positions and velocities of `initial`, and zero controls.
+
+        Mocap bodies have the poses of the model. A method that overrides this may add
+        "qacc_warmstart", the accelerations [W, nv] from which the constraint solver starts; without
+        it they are 0. The engine adds the derived entries and those of `remember`.
+        """
         qpos, qvel = self.initial(noise.double(), tasks)
-        return {"qpos": qpos, "qvel": qvel, "ctrl": qvel.new_zeros(len(qvel), self.compiled.nu)}
+        state = {"qpos": qpos, "qvel": qvel, "ctrl": qvel.new_zeros(len(qvel), self.compiled.nu)}
+        poses = mocap_poses(self.compiled, len(qpos))
+        return {**state, **{n: v.to(qpos.device) for n, v in poses.items()}}
+
+    def completed(self, state: WorldState, tasks: Tasks) -> WorldState:
+        """Returns the state of `reset` with the entries that engines add.
+
+        It computes one world after another, for checks.
+
+        Args:
+            state: What `reset` returned.
+            tasks: The task of each world.
+        """
+        state = {name: value for name, value in state.items() if name != "qacc_warmstart"}
+        elements = derived_elements(self.compiled, self.derived)
+        state |= derived_values(self.compiled, elements, state)
+        return {**state, **self.remember(None, state, tasks)}
 
     @abstractmethod
     def initial(self, noise: Tensor, tasks: Tasks) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from metarl.errors import SettingsError, ShapeError
 from metarl.extras import import_extra
 from metarl.sim.arguments import copy_error
 from metarl.sim.family import Tasks, WorldState
+from metarl.sim.mujoco.derived import derived_elements
 from metarl.sim.mujoco.physics import MujocoFamily
 from metarl.sim.vector_env import TensorVectorEnv
 
@@ -88,6 +89,7 @@ class WarpVectorEnv(TensorVectorEnv):
             self._physics = warp.WarpPhysics(
                 family.compiled, num_envs, family.frame_skip, device, tuple(fields),
                 nconmax=nconmax, njmax=njmax, deterministic=deterministic,
+                derived=derived_elements(family.compiled, family.derived),
             )  # fmt: skip
             self._write_fields(fields)
         model = family.compiled
@@ -108,12 +110,20 @@ class WarpVectorEnv(TensorVectorEnv):
         else:
             physics.mask.copy_(mask)
         physics.reset()
-        return self._read()
+        self._write_start(fresh, mask)
+        state = self._read()
+        started = {**state, **self.family.remember(None, state, self._tasks)}
+        return started if mask is None else self.merged(mask, started)
 
     def advance(self, actions: Tensor, noise: Tensor) -> WorldState:
-        self._physics.ctrl.copy_(self.family.controls(actions, self._tasks))
-        self._physics.step()
-        return self._read()
+        family, physics, before = self.family, self._physics, self._state
+        physics.ctrl.copy_(family.controls(actions, self._tasks))
+        if physics.mocap:
+            for name, pose in family.mocap(before, actions, self._tasks).items():
+                physics.mocap[name].copy_(pose)
+        physics.step()
+        state = self._read()
+        return {**state, **family.remember(before, state, self._tasks)}
 
     def diagnosis(self) -> str:
         """Returns the errors of MuJoCo Warp as sentences, or ""; synchronises with the device."""
@@ -155,8 +165,23 @@ class WarpVectorEnv(TensorVectorEnv):
     # Helpers
 
     def _read(self) -> WorldState:
-        state = self._physics.state.to(self.device, copy=True)
-        return dict(zip(STATE_FIELDS, state.split(self._sizes, 1), strict=True))
+        physics = self._physics
+        numbers = physics.state.to(self.device, copy=True)
+        state = dict(zip(STATE_FIELDS, numbers.split(self._sizes, 1), strict=True))
+        state |= {n: v.to(self.device, copy=True) for n, v in physics.mocap.items()}
+        return state | {n: v.to(self.device) for n, v in physics.derive().items()}
+
+    def _write_start(self, fresh: WorldState, mask: Tensor | None) -> None:
+        """Writes the mocap poses and the warm start of the worlds of a mask, [W] bool."""
+        targets = dict(self._physics.mocap)
+        if "qacc_warmstart" in fresh:
+            targets["qacc_warmstart"] = self._physics.warmstart
+        for name, target in targets.items():
+            values = fresh[name].to(target)
+            if mask is not None:
+                chosen = mask.to(target.device).view(-1, *[1] * (target.dim() - 1))
+                values = torch.where(chosen, values, target)
+            target.copy_(values)
 
     def _write_fields(self, fields: Mapping[str, Tensor]) -> None:
         if fields:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from metarl.devices import resolve_device
 from metarl.errors import SettingsError
+from metarl.sim.mujoco.derived import Elements
 from metarl.sim.mujoco.physics import check_shape, mj, model_field
 from metarl.sim.warp.kernels import (
     BAD_VALUES,
@@ -71,6 +72,7 @@ class WarpPhysics:
             by all worlds.
         njmax: The maximum number of constraint rows per world.
         deterministic: Orders contacts and sums, so that CUDA runs are the same bit for bit.
+        derived: The derived entries of the family; see `derived_elements`.
 
     Attributes:
         device: The device of the tensors.
@@ -79,6 +81,9 @@ class WarpPhysics:
         fresh: Their initial positions, velocities and controls, [W, nq + nv + nu] float32.
         state: Positions, velocities and controls after the last `step` or `reset`, [W, nq + nv +
             nu] float32; positions and velocities are NaN in worlds with errors.
+        warmstart: The accelerations from which the constraint solver starts, [W, nv] float32.
+        mocap: Poses of mocap bodies, "mocap_pos" [W, M, 3] and "mocap_quat" [W, M, 4]; empty for a
+            model without them.
         warned: The errors of each world's current episode, as bits, [W] int32.
         seen: The errors of each world since `seen` was last set to 0, [W] int32.
         fields: The model fields that differ between worlds, [W, *] float32 each.
@@ -100,6 +105,7 @@ class WarpPhysics:
         nconmax: int = 32,
         njmax: int = 64,
         deterministic: bool = False,
+        derived: Elements | None = None,
     ) -> None:
         self._warp_device = warp_device(device)
         self.device = torch.device(wp.device_to_torch(self._warp_device))
@@ -115,7 +121,9 @@ class WarpPhysics:
             self._data = mjw.make_data(model, nworld=worlds, nconmax=nconmax, njmax=njmax)
             self.fields = {f: self._field_view(f, model) for f in fields}
             self._create_shared_tensors(model)
+            self._create_derived(derived or {})
             self._reset_graph, self._step_graph = _capture(self._reset), _capture(self._step)
+            self._derive_graph = _capture(self._derive) if self._derived else None
 
     def step(self) -> None:
         """Runs `frame_skip` MuJoCo steps with the controls `ctrl`, and updates `state`."""
@@ -124,6 +132,21 @@ class WarpPhysics:
     def reset(self) -> None:
         """Resets the worlds in `mask` to the states in `fresh`, and updates `state`."""
         wp.capture_launch(self._reset_graph, stream=self._torch_stream())
+
+    def derive(self) -> dict[str, Tensor]:
+        """Computes the derived entries from the positions; returns copies, [W, K, *] float32.
+
+        They are NaN in worlds with errors.
+        """
+        if self._derive_graph is None:
+            return {}
+        wp.capture_launch(self._derive_graph, stream=self._torch_stream())
+        failed = self.warned != 0
+        values = {n: self._views[n].index_select(1, i) for n, i in self._derived.items()}
+        return {
+            n: v.masked_fill_(failed.view(-1, *[1] * (v.dim() - 1)), torch.nan)
+            for n, v in values.items()
+        }
 
     def update(self, fields: Mapping[str, Tensor]) -> None:
         """Sets model fields, and recomputes the constants that depend on them.
@@ -190,6 +213,9 @@ class WarpPhysics:
         """Creates the tensors whose memory torch and Warp share."""
         width = model.nq + model.nv + model.nu
         self.ctrl = wp.to_torch(self._data.ctrl)
+        self.warmstart = wp.to_torch(self._data.qacc_warmstart)
+        names = ("mocap_pos", "mocap_quat") if model.nmocap else ()
+        self.mocap = {n: wp.to_torch(getattr(self._data, n)) for n in names}
         self.mask = torch.ones(self._worlds, dtype=torch.bool, device=self.device)
         self.fresh, self.state = torch.zeros(2, self._worlds, width, device=self.device)
         self.fresh[:, : model.nq] = self._to_tensor(model.qpos0)
@@ -199,6 +225,12 @@ class WarpPhysics:
         self._mask, self._fresh, self._state, self._warned, self._seen = map(wp.from_torch, shared)
         self._slides = self._to_tensor(model.body_simple == SIMPLE_SLIDE)
         self._zero_weights = self._to_tensor(model.body_invweight0 == 0)
+
+    def _create_derived(self, derived: Elements) -> None:
+        """Creates views of the fields of the derived entries, and the indices of their elements."""
+        fields = {n: wp.to_torch(getattr(self._data, field)) for n, (field, _) in derived.items()}
+        self._views = {n: v.flatten(2) for n, v in fields.items()}  # matrices: 9 numbers, as in C
+        self._derived = {n: self._to_tensor(index) for n, (_, index) in derived.items()}
 
     def _to_tensor(self, values: np.ndarray) -> Tensor:
         return torch.tensor(values, device=self.device)
@@ -255,6 +287,9 @@ class WarpPhysics:
         outputs = [data.qpos, data.qvel, data.ctrl, self._warned]
         wp.launch(begin, self.fresh.shape, inputs=[self._mask, self._fresh], outputs=outputs)
         self._gather()
+
+    def _derive(self) -> None:
+        mjw.kinematics(self._model, self._data)
 
     def _gather(self) -> None:
         data = self._data
