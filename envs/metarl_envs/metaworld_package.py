@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +54,7 @@ def asset(name: str) -> str:
         SettingsError: It is not installed, has another version, or has no such file.
     """
     found = check_installed()
-    spec = find_spec("metaworld")
-    assert spec is not None and spec.origin is not None
-    path = Path(spec.origin).parent / "assets" / name
+    path = Path(str(distribution("metaworld").locate_file("metaworld"))) / "assets" / name
     if not path.is_file():
         raise SettingsError(f"Meta-World {found} has no model {name}: install it anew. {INSTALL}")
     return str(path)

@@ -263,13 +263,17 @@ class Sawyer(MujocoFamily):
 # Constants
 
 
-@lru_cache(maxsize=16)
-def _compiled(path: str) -> Any:
-    """Compiles a model and sets its welds, with the first 11 of the 12 numbers of MuJoCo 4."""
-    with quiet():
-        model = mj.MjModel.from_xml_path(path)
+def set_welds(model: Any) -> None:
+    """Sets the welds as Meta-World does, which has the first 11 of MuJoCo 4's 12 numbers."""
     welds = model.eq_type == mj.mjtEq.mjEQ_WELD
     model.eq_data[welds, : len(WELD)] = WELD
+
+
+@lru_cache(maxsize=16)
+def _compiled(path: str) -> Any:
+    with quiet():
+        model = mj.MjModel.from_xml_path(path)
+    set_welds(model)
     return model
 
 

@@ -1,10 +1,10 @@
 """Meta-World's ML1 (Yu et al. 2019): reach, push and pick-place with a goal that is not observed.
 
-    python experiments/metaworld.py                                 # MAML-TRPO on reach
-    python experiments/metaworld.py --algorithm promp
-    python experiments/metaworld.py --algorithm rl2
-    python experiments/metaworld.py --family MetaWorldPush-v1       # or MetaWorldPickPlace-v1
-    python experiments/metaworld.py --hidden 512 512                # the size of the published MAML
+    python experiments/meta_world.py                                 # MAML-TRPO on reach
+    python experiments/meta_world.py --algorithm promp
+    python experiments/meta_world.py --algorithm rl2
+    python experiments/meta_world.py --family MetaWorldPush-v1       # or MetaWorldPickPlace-v1
+    python experiments/meta_world.py --hidden 512 512                # the size of the published MAML
     python -m metarl_envs.metaworld_protocol latest     # judges the latest run in Meta-World itself
 
 Needs Meta-World, whose models it uses: pip install --no-deps 'metaworld>=3.1,<3.2'. The arm's worlds
@@ -57,7 +57,7 @@ def build(settings: FamilySettings) -> Components:
     return build_family(settings, "MetaWorld")
 
 
-EXPERIMENT = Experiment("metaworld", CONFIGS, build)
+EXPERIMENT = Experiment("meta_world", CONFIGS, build)
 
 if __name__ == "__main__":
     EXPERIMENT.run()
