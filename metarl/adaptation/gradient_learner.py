@@ -34,6 +34,9 @@ from metarl.trees import map_tensors
 
 MANY_IMAGES = 200
 """Tasks of more images than these fill a CPU's cache sooner."""
+ACTIVATION = 1 << 21
+"""Numbers in the largest activation of a chunk of tasks: smaller chunks cost more calls, larger
+ones miss the cache more."""
 
 
 class GradientLearner(SupervisedLearner):
@@ -143,11 +146,19 @@ class GradientLearner(SupervisedLearner):
         return MetaLoss(losses, metrics, self._carry(tasks, step))
 
     def preferred_chunk_size(self, inputs: MetaInputs) -> int | None:
-        """Returns 4 for tasks of images on a CPU, 2 where a task has more than 200 images."""
+        """Returns 4 for tasks of images on a CPU, 2 where a task has more than 200 images.
+
+        More if the largest activation of these is smaller than `ACTIVATION`.
+        """
         support, query = inputs.tasks.support.inputs, inputs.tasks.query.inputs
         if support.dim() < 5 or support.device.type != "cpu":
             return None
-        return 4 if support.shape[1] + query.shape[1] <= MANY_IMAGES else 2
+        fewest = 4 if support.shape[1] + query.shape[1] <= MANY_IMAGES else 2
+        numbers = self.model.activation_size(support) if isinstance(self.model, Model) else None
+        if numbers is None:
+            return fewest
+        examples = max(support.shape[1], query.shape[1], 1)
+        return max(fewest, ACTIVATION // (numbers * examples))
 
     def after_update(self, carry: dict[str, Any]) -> None:
         """Carries the rule's state on, and keeps an unroll that has not reached its last step."""
@@ -274,7 +285,7 @@ class GradientLearner(SupervisedLearner):
         """Prepares the network for the tasks; returns the noise of its dropout in an iteration."""
         if not isinstance(self.model, Model):
             return None
-        self.model.prepare(tasks.support.inputs)
+        self.model.prepare(tasks.support.inputs, tasks.support.mask)
         return self.model.draw_noise(generator, tasks.num_tasks)
 
     def _noise(self, noise: Tensor | None, number: int) -> dict[str, Tensor]:

@@ -103,6 +103,15 @@ class Model(Adaptable):
         """
         del inputs, mask
 
+    def activation_size(self, inputs: Tensor) -> int | None:
+        """Returns how many numbers the largest activation of an example has; None if unknown.
+
+        Args:
+            inputs: Shape [T, N, *input].
+        """
+        del inputs
+        return None
+
     def draw_noise(self, generator: torch.Generator, num_tasks: int) -> Tensor | None:
         """Draws what dropout needs in one meta-iteration, [T, *]; None for networks without.
 

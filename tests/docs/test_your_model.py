@@ -30,7 +30,7 @@ def test_it_names_every_metric_and_keyword():
 
 
 def test_the_command_is_one():
-    command = re.search(r"    metarl train sine (.*?)\n\n", PAGE, re.DOTALL)[1]
+    command = re.search(r"    metarl train sine (--training.*?)\n\n", PAGE, re.DOTALL)[1]
     arguments = command.replace("\\\n", " ").replace("'", "").split()
     settings, _ = parse_settings(find_experiment("sine").configs, "sine", arguments, "sine")
     assert settings.training.no_decay == ("*.bias",)

@@ -35,12 +35,14 @@ class Choice:
         kind: "graph", "mixed" (a graph with nodes by `vmap`), "vmap" or "loop".
         route: Runs it.
         mixes_examples: Whether the output for an example depends on the others of its batch.
+        activation: Numbers of the largest activation of an example.
         explanation: The choice, its reason and its cost, in a line.
     """
 
     kind: str
     route: Route
     mixes_examples: bool
+    activation: int
     explanation: str
 
 
@@ -78,7 +80,7 @@ def choose(
     unchecked = "" if sample.exact else " (derivatives not checked: it does not run in float64)"
     name = type(net).__name__
     text = f"{name}: {reason}; {COST[kind]}{unchecked}."
-    return Choice(kind, route, expected.mixes_examples, text)
+    return Choice(kind, route, expected.mixes_examples, expected.activation, text)
 
 
 def _first_right(

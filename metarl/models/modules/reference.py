@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from metarl.errors import MetarlError, SettingsError
@@ -74,10 +75,12 @@ class Reference:
     Attributes:
         flat: Outputs and gradients as `Sample.flat_results` gives them.
         mixes_examples: Whether the output for an example depends on the others.
+        activation: Numbers of the largest activation of an example.
     """
 
     flat: Tensor
     mixes_examples: bool
+    activation: int
 
 
 class PlainRun(TorchFunctionMode):
@@ -96,6 +99,28 @@ class PlainRun(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             return scaled_dot_product_attention(*args, **kwargs)  # without a pass: no dropout
         return func(*args, **kwargs)
+
+
+class LargestActivation(TorchDispatchMode):
+    """Notes the size of the largest tensor that is computed and is no view of given ones.
+
+    Args:
+        given: The given tensors: parameters and buffers.
+    """
+
+    def __init__(self, given: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._given = {t.untyped_storage().data_ptr() for t in given}
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls `func` and looks at its results."""
+        del types
+        results = func(*args, **(kwargs or {}))
+        for tensor in tensors_of(results):
+            if tensor.untyped_storage().data_ptr() not in self._given:
+                self.numbers = max(self.numbers, tensor.numel())
+        return results
 
 
 def sample_of(net: nn.Module, inputs: Tensor, mask: Tensor | None) -> Sample:
@@ -172,7 +197,7 @@ def reference(net: nn.Module, sample: Sample) -> Reference:
             layer.dropout = 0.0
     name = type(net).__name__
     with PlainRun():
-        first = _checked_run(plain, sample, name)
+        first, activation = _checked_run(plain, sample, name)
         mixes = _mixes_examples(plain, sample, first, name)
 
         def run(params: dict[str, Tensor]) -> Any:
@@ -183,11 +208,15 @@ def reference(net: nn.Module, sample: Sample) -> Reference:
             return [torch.stack(column) for column in zip(*results, strict=True)]
 
         flat = sample.flat_results(run)
-    return Reference(flat, mixes)
+    return Reference(flat, mixes, activation)
 
 
-def _checked_run(plain: nn.Module, sample: Sample, name: str) -> list[Tensor]:
-    """Runs the first task; returns its outputs and checks that nothing changes in place."""
+def _checked_run(plain: nn.Module, sample: Sample, name: str) -> tuple[list[Tensor], int]:
+    """Runs the first task, and checks that nothing changes in place.
+
+    Returns:
+        Its outputs, and the numbers of the largest activation of an example.
+    """
     inputs = sample.inputs[0].clone()
     before = inputs._version
     tensors = _tensors(sample, 0)
@@ -218,7 +247,9 @@ def _checked_run(plain: nn.Module, sample: Sample, name: str) -> list[Tensor]:
             "task). Call net.eval() if that stops it (as for spectral_norm), or compute the value "
             "from the inputs."
         )
-    again = tensors_of(call(plain, _tensors(sample, 0), (sample.inputs[0],), **_mask(sample, 0)))
+    tensors = _tensors(sample, 0)
+    with LargestActivation(tensors.values()) as largest:
+        again = tensors_of(call(plain, tensors, (sample.inputs[0],), **_mask(sample, 0)))
     outputs = tensors_of(outputs)
     if not all(_same(a, b) for a, b in zip(outputs, again, strict=True)):
         raise SettingsError(
@@ -226,7 +257,7 @@ def _checked_run(plain: nn.Module, sample: Sample, name: str) -> list[Tensor]:
             "for the same inputs. It may keep a state between calls, or draw random numbers from "
             "Python's or numpy's generator: use nn.Dropout, or give the numbers as inputs."
         )
-    return outputs
+    return outputs, -(-largest.numbers // inputs.shape[0])
 
 
 def _mixes_examples(plain: nn.Module, sample: Sample, outputs: list[Tensor], name: str) -> bool:

@@ -138,6 +138,11 @@ class ModuleModel(Model):
         """Chooses how to run the module for inputs [T, N, *input], and checks it."""
         self._choice(inputs, mask)
 
+    def activation_size(self, inputs: Tensor) -> int | None:
+        del inputs
+        choice = self._newest()
+        return None if choice is None else choice.activation
+
     def draw_noise(self, generator: torch.Generator, num_tasks: int) -> Tensor | None:
         """Draws the seeds of dropout, [T] int64; None if no dropout is in training mode."""
         if not any(_drops(m) for m in self.modules()):

@@ -34,8 +34,8 @@ def draw_tasks(case):
     return tasks_of(inputs, generator)
 
 
-def check_against_plain_torch(net, tasks, steps):
-    learner = GradientLearner(MAML(net, inner_lr=RATE, steps=steps))
+def check_against_plain_torch(net, tasks, steps, model=None):
+    learner = GradientLearner(MAML(model or net, inner_lr=RATE, steps=steps))
     generator = torch.Generator().manual_seed(2)
     losses = learner(learner.collect(tasks, generator, 0)).losses
     trained = {n: p for n, p in learner.model.named_parameters() if p.requires_grad}
@@ -65,6 +65,16 @@ def test_loss_meta_gradient_and_adapted_weights(case, steps):
     after = case.net.state_dict()
     assert list(before) == list(after) == list(learner.model.state_dict())
     assert all(torch.equal(before[n], after[n]) for n in before)  # the module itself is untouched
+
+
+@pytest.mark.parametrize("name", ["conv1d", "conv2d", "conv3d", "resnet"])
+def test_convolutions_by_vmap(name):
+    generator = torch.Generator().manual_seed(0)
+    case = CASES[name]()
+    net = initialised(case.net, generator).double()
+    model = from_module(net, way="vmap")
+    check_against_plain_torch(net, draw_tasks(case._replace(net=net)), 2, model)
+    assert "by vmap" in model.explain()
 
 
 def test_it_runs_in_the_way_that_its_layers_allow(case):
