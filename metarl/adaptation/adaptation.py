@@ -52,6 +52,8 @@ class Adaptation:
         outer_loss: The loss of the queries; None for `loss`.
         metric: The metric: a name of `METRICS`, "loss" for the outer loss, or a function; None for
             the default.
+        algorithm: The options of the algorithm that made it, which a run stores; None for one
+            that was put together by hand.
 
     Raises:
         SettingsError: A number is out of its range, or a pattern matches no parameter.
@@ -71,6 +73,7 @@ class Adaptation:
     loss: TaskLoss | None = None
     outer_loss: TaskLoss | None = None
     metric: str | MetricFunction | None = None
+    algorithm: object = None
 
     def __post_init__(self) -> None:
         """Checks the arguments, and makes an ordinary module a model."""

@@ -102,7 +102,7 @@ class GradientAlgorithm(ABC):
         adaptation = self.adaptation(network, generator)
         names = ("max_inner_grad_norm", "loss", "outer_loss", "metric")
         given = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
-        return replace(adaptation, **given) if given else adaptation
+        return replace(adaptation, **given, algorithm=self)
 
     def build(self, problem: Problem[L], /) -> L:
         """Builds the problem's network, its adaptation and the learner.

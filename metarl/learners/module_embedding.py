@@ -9,10 +9,12 @@ from metarl.errors import SettingsError, ShapeError
 from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments
 from metarl.models.base import Statistics, task_params
+from metarl.models.described import described
 from metarl.models.modules import ModuleModel, from_module
 from metarl.models.modules.skeleton import is_batch_norm
 
 
+@described
 class ModuleEmbedding(Embedding):
     """Embeds the examples of each task by an ordinary module, with weights that all tasks share.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import Fitting, Model, Params, Statistics, Weights, task_shape
 from metarl.models.convolution import channel_moments
+from metarl.models.described import described
 from metarl.models.functional import (
     batch_norm,
     conv2d,
@@ -27,6 +28,7 @@ BLOCKS = 4
 HEAD_STD = 0.01
 
 
+@described
 class Conv4(Model):
     """Four blocks of 3x3 convolution, batch norm, ReLU and downsampling by 2, and a linear head.
 

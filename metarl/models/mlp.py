@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import Fitting, Model, Params, Statistics, Weights, task_shape
+from metarl.models.described import described
 from metarl.models.functional import affine
 from metarl.registry import check_choice
 
@@ -21,6 +22,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh"
 IN_PLACE = {"relu": torch.relu_, "tanh": torch.tanh_}
 
 
+@described
 class MLP(Model):
     """Fully connected network; MAML's sine regression uses the sizes (1, 40, 40, 1).
 

@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metarl.errors import SettingsError
+from metarl.models.described import described
 
 SLOPE = 0.1
 HEAD_STD = 0.01
 
 
+@described
 class ResNet12(nn.Module):
     """Four residual blocks of three 3x3 convolutions, mean over positions, and a linear head.
 

@@ -37,7 +37,9 @@ class Experience(NamedTuple):
 
 
 @torch.no_grad()
-def estimate_advantages(rollouts: Rollouts, settings: PolicyGradientSettings) -> Experience:
+def estimate_advantages(
+    rollouts: Rollouts, settings: PolicyGradientSettings, cut: Tensor | None = None
+) -> Experience:
     """Estimates the advantages of rollouts by GAE, with a linear baseline per task.
 
     The baseline is fitted to the same rollouts (Duan et al. 2016, "Benchmarking deep reinforcement
@@ -46,20 +48,23 @@ def estimate_advantages(rollouts: Rollouts, settings: PolicyGradientSettings) ->
     Args:
         rollouts: The rollouts of T tasks.
         settings: Discount, lambda, bootstrapping and normalisation of the advantages.
+        cut: Episodes whose data end before the episode does, [T, N] bool: their returns go on with
+            the value of the last observation, and the baseline is fitted to the others, if there
+            are any. None: no episode.
 
     Returns:
         The rollouts with their advantages and weights, without derivatives.
     """
     r, gamma = rollouts, settings.discount
-    baseline = LinearBaseline.fit(
-        r.observations, discounted_returns(r.rewards, r.mask, gamma), r.mask
-    )
+    returns = discounted_returns(r.rewards, r.mask, gamma)
+    baseline = LinearBaseline.fit(r.observations, returns, _whole(r.mask, cut))
     values = baseline.values(r.observations)
     last = baseline.values(r.final_observations.unsqueeze(2), first_step=values.shape[2])
     next_values = torch.cat((values[..., 1:], last), dim=2)
     if not settings.bootstrap:  # the return ends with the episode: V = 0 after its last step
-        has_next = F.pad(r.mask[..., 1:], (0, 1))
-        next_values = torch.where(has_next > 0, next_values, 0)
+        has_next = F.pad(r.mask[..., 1:], (0, 1)) > 0
+        has_next = has_next if cut is None else has_next | cut.unsqueeze(2)
+        next_values = torch.where(has_next, next_values, 0)
     advantages = gae(
         r.rewards, values, next_values, r.terminated, r.mask, gamma, settings.gae_lambda
     )
@@ -67,6 +72,14 @@ def estimate_advantages(rollouts: Rollouts, settings: PolicyGradientSettings) ->
     if settings.normalize_advantages:
         advantages = normalized(advantages, weights) * r.mask
     return Experience(r, r.behaviour.log_prob(r.actions), advantages, weights)
+
+
+def _whole(mask: Tensor, cut: Tensor | None) -> Tensor:
+    """Returns the steps that the baseline is fitted to: of whole episodes, if a task has any."""
+    if cut is None:
+        return mask
+    whole = mask * ~cut.unsqueeze(2)
+    return torch.where(whole.sum((1, 2), keepdim=True) > 0, whole, mask)
 
 
 def normalized(values: Tensor, weights: Tensor, eps: float = 1e-8) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from metarl.models import Params
 from metarl.models.base import Model, task_shape
+from metarl.models.described import described
 from metarl.rl.distributions import Bernoulli, Categorical, Gaussian, Joint
 from metarl.rl.policy import (
     Policy,
@@ -23,6 +24,7 @@ from metarl.rl.policy import (
 from metarl.sim.spaces import action_leaves
 
 
+@described
 class ActionPart(NamedTuple):
     """A part of an action that one distribution describes.
 
@@ -56,6 +58,7 @@ def action_parts(space: spaces.Space[Any]) -> list[ActionPart]:
     return parts
 
 
+@described
 class JointPolicy(Policy):
     """Policy for MultiDiscrete and MultiBinary actions, and for Dicts and Tuples of any.
 

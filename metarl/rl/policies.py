@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from metarl.errors import SettingsError
 from metarl.models import MLP, Params
 from metarl.models.base import Model, task_shape
+from metarl.models.described import described
 from metarl.models.mlp import Activation
 from metarl.ranges import ANY, check_number
 from metarl.rl.distributions import Categorical, Gaussian
@@ -32,6 +33,7 @@ from metarl.sim.spaces import FlatBox, flat_actions, flat_observations
 __all__ = ["NETWORK", "CategoricalPolicy", "GaussianPolicy", "Policy", "policy_for"]
 
 
+@described
 class GaussianPolicy(Policy):
     """Gaussian policy: a network computes the means, the standard deviations are parameters.
 
@@ -117,6 +119,7 @@ class GaussianPolicy(Policy):
         return torch.full(shape, math.log(self.init_std), device=generator.device)
 
 
+@described
 class CategoricalPolicy(Policy):
     """Categorical policy over k actions: a network computes the logits.
 

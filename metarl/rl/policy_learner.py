@@ -11,20 +11,21 @@ from torch import Tensor
 from metarl.adaptation.adaptation import Adaptation, Frozen
 from metarl.adaptation.inner_loop import Step, detach_adapted, inner_loop
 from metarl.adaptation.learner import MetaLoss
+from metarl.adaptation.update_rules import State
 from metarl.chunks import FittingChunks
 from metarl.devices import seeded_generator
-from metarl.errors import SettingsError
 from metarl.models.base import Params, task_params
+from metarl.rl.adaptation_checks import checked_policy
 from metarl.rl.control_learner import ControlLearner, nan_where_undefined
 from metarl.rl.distributions import Distribution
 from metarl.rl.experience import Experience, estimate_advantages
 from metarl.rl.moments import merged_steps
 from metarl.rl.old_weights import adapt_old_weights
-from metarl.rl.policies import Policy
 from metarl.rl.policy_inputs import PolicyInputs
 from metarl.rl.rollouts import RolloutNoise, Rollouts, draw_noise
 from metarl.rl.settings import PolicyGradientSettings
-from metarl.rl.surrogates import SURROGATES, exploration_credit, exploration_term, proximal
+from metarl.rl.sampling_terms import sampling_terms
+from metarl.rl.surrogates import SURROGATES, exploration_credit, proximal
 from metarl.rl.unit_checks import UnitMonitor
 from metarl.rl.worlds import Worlds, check_policy_type
 from metarl.sim.family import ControlTasks, TaskFamily
@@ -66,28 +67,9 @@ class PolicyLearner(ControlLearner):
         observe_task: bool = False,
     ) -> None:
         super().__init__()
-        if not isinstance(adaptation.network, Policy):
-            raise SettingsError(
-                f"Expected an algorithm around a Policy, got one around a "
-                f"{type(adaptation.network).__name__}; see `metarl.rl.policy_for`."
-            )
-        for name in ("loss", "outer_loss", "metric"):
-            if getattr(adaptation, name) is not None:
-                raise SettingsError(
-                    f"`{name}` belongs to supervised tasks; the losses of a policy are those of "
-                    "its `settings`, and its metric is the return."
-                )
-        if adaptation.batch_size is not None:
-            raise SettingsError(
-                "A policy adapts on all rollouts of a step: set the learner's `batch_size` to None."
-            )
-        if adaptation.unroll not in (None, adaptation.steps):
-            raise SettingsError(
-                f"Policies unroll the whole adaptation: expected `unroll` = {adaptation.steps}, "
-                f"the steps, got {adaptation.unroll}."
-            )
+        policy = checked_policy(adaptation)
         self.adaptation = adaptation
-        self.policy = adaptation.network
+        self.policy = policy
         self.rule = adaptation.rule
         self._frozen = Frozen(adaptation)
         if adaptation.fresh_start:
@@ -262,6 +244,35 @@ class PolicyLearner(ControlLearner):
         *_, (params, batch) = self._collect_path(tasks, noises, start)
         return map_tensors(torch.Tensor.detach, params), batch.rollouts
 
+    @torch.no_grad()
+    def adapt_on(
+        self,
+        experience: Experience,
+        steps: int = 1,
+        params: Params | None = None,
+        state: State | None = None,
+    ) -> Iterator[Step]:
+        """Adapts on given rollouts, such as those of a robot; steps no environment.
+
+        Every step uses the same rollouts; the surrogates `ratio` and `dice` correct for the policy
+        that acted in them by `experience.log_probs`.
+
+        Args:
+            experience: Rollouts of T tasks, their advantages and weights.
+            steps: Adaptation steps, at least 0.
+            params: The parameters to start from, [T, *shape] per name; None for theta.
+            state: The update rule's state to go on from; None for a fresh one.
+
+        Yields:
+            Parameters and state of the rule after 0, 1, ..., `steps` steps.
+        """
+        self._frozen.refresh()
+        start = params or task_params(self.policy, len(experience.weights))
+        yield from self._inner_loop(
+            lambda params, _: self._inner_loss(params, experience), start,
+            len(experience.weights), steps, first_order=True, state=state,
+        )  # fmt: skip
+
     # Internals
 
     @torch.no_grad()
@@ -332,10 +343,11 @@ class PolicyLearner(ControlLearner):
         *,
         first_order: bool,
         path: Sequence[Params] = (),
+        state: State | None = None,
     ) -> Iterator[Step]:
         return inner_loop(
             support_loss, self.rule, start or task_params(self.policy, num_tasks), steps,
-            first_order=first_order, frozen=self._frozen.names,
+            first_order=first_order, state=state, frozen=self._frozen.names,
             max_grad_norm=self.adaptation.max_inner_grad_norm, path=path,
         )  # fmt: skip
 
@@ -364,15 +376,10 @@ class PolicyLearner(ControlLearner):
     def _sampling_terms(
         self, params: Params, batch: Experience, credit: Tensor, steps: int
     ) -> Iterator[Tensor]:
-        """Yields the terms of policies whose rollouts are adapted on: E-MAML's and ProMP's."""
-        if self.settings.exploration:
-            log_probs = self._log_probs(params, batch.rollouts)[1]
-            yield exploration_term(log_probs, credit, batch.rollouts.mask)
-        if self.settings.inner_kl:
-            distribution = self._log_probs(params, batch.rollouts)[0]
-            # eta / K * KL(pi_old, pi_theta), summed over the K steps  (Rothfuss et al. 2019,
-            # equation 14, for K = 1; the mean is that of the authors' code)
-            yield self.settings.inner_kl / steps * batch.divergence(distribution)
+        """Yields the terms of policies whose rollouts are adapted on; see `sampling_terms`."""
+        if self.settings.exploration or self.settings.inner_kl:
+            now = self._log_probs(params, batch.rollouts)
+            yield from sampling_terms(*now, batch, credit, steps, self.settings)
 
     def _log_probs(self, params: Params, rollouts: Rollouts) -> tuple[Distribution, Tensor]:
         distribution = self.policy.distribution(params, rollouts.observations)

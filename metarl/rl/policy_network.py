@@ -21,6 +21,7 @@ from metarl.models.base import (
     task_params,
     task_shape,
 )
+from metarl.models.described import described
 from metarl.models.functional import affine, conv2d, fold_images, unfold_images
 from metarl.models.mlp import ACTIVATIONS, MLP, Activation
 from metarl.registry import check_choice
@@ -41,6 +42,7 @@ hardly depend on the observations (Andrychowicz et al. 2021, section 3.2)."""
 EPS = 1e-5
 
 
+@described
 class PolicyNetwork(Model):
     """A network on flat observations that may contain images.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from metarl.models.described import described
 from metarl.models.mlp import Activation
 from metarl.ranges import COUNT, FRACTION, NOT_NEGATIVE, WIDTH, Range, check_fields
 
 SurrogateName = Literal["ratio", "dice", "logprob"]
 
 
+@described
 @dataclass(frozen=True)
 class PolicySettings:
     """The network of a policy besides its hidden layers, and its units."""
@@ -40,6 +42,7 @@ class PolicySettings:
         check_fields(self, cnn=WIDTH)
 
 
+@described
 @dataclass(frozen=True)
 class PolicyGradientSettings:
     """How rollouts become a loss, in the inner and in the outer loop."""

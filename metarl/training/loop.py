@@ -39,6 +39,7 @@ from metarl.runs.run_folder import check_no_run
 from metarl.runs.signals import StopSignals
 from metarl.tasks.base import TaskSource
 from metarl.training.divergence import divergence_advice
+from metarl.training.learner_file import LearnerFile
 from metarl.training.meta_step import MetaStep
 from metarl.training.optimizers import OptimizerFactory, SchedulerFactory
 from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
@@ -146,6 +147,7 @@ class OuterLoop:
         if config is not None:
             self.logger.settings(config, self._dashboard())
         self.label = "/".join(self.folder.parts[-3:-1])
+        self._description = LearnerFile(self.folder, self.learner)
 
     def run(self) -> TrainingResult:
         """Trains to the last iteration, or until SIGINT, SIGTERM or SIGHUP; saves either way.
@@ -216,6 +218,8 @@ class OuterLoop:
         with self._saving_on_error():
             tasks = self.tasks.sample(self.settings.meta_batch_size, self.generator)
             inputs = self.learner.collect(tasks, self.generator, self.iteration)
+        if self.iteration % self.settings.log_every == 0:
+            self._description.see(inputs)
         result = self.update(inputs, self.iteration)
         if not result.finite:
             self._stop_at(result, self._save_before(before))
@@ -315,6 +319,7 @@ class OuterLoop:
     def _save(self) -> int:
         self.logger.flush()  # events up to the checkpoint outlive a crash
         self._write_checkpoint()
+        self._description.write()
         return self.iteration
 
     def _write_checkpoint(self) -> Path:

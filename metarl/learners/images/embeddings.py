@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from metarl.errors import SettingsError, ShapeError
 from metarl.learners.images.layers import ConvBlock, Moments
+from metarl.models.described import described
 
 
+@described
 class ImageShape(NamedTuple):
     """The shape of an image.
 
@@ -64,6 +66,7 @@ class Embedding(nn.Module, ABC):
         return []
 
 
+@described
 class Pixels(Embedding):
     """The pixels themselves: flattens the images.
 
@@ -84,6 +87,7 @@ class Pixels(Embedding):
         return images.flatten(2)
 
 
+@described
 class Thumbnail(Embedding):
     """The pixels of images downsampled by average pooling.
 
@@ -113,6 +117,7 @@ class Thumbnail(Embedding):
         return F.adaptive_avg_pool2d(images.flatten(0, 1), self.size).reshape(*images.shape[:2], -1)
 
 
+@described
 class ConvEmbedding(Embedding):
     """Four blocks of 3x3 convolution, batch normalisation, ReLU and 2x2 max-pooling; no head.
 

@@ -15,9 +15,11 @@ from metarl.learners.images.embeddings import (
     run_blocks,
 )
 from metarl.learners.images.layers import ConvBlock, Moments
+from metarl.models.described import described
 from metarl.tasks.distortions import Distortion, resample
 
 
+@described
 class PyramidEmbedding(Embedding):
     """Four blocks of 3x3 convolutions, each with twice the filters of the previous one, no head.
 
@@ -68,6 +70,7 @@ class PyramidEmbedding(Embedding):
         return maps.flatten(2)
 
 
+@described
 class AveragedViews(Embedding):
     """The sum of normalised embeddings of several views of an image, in evaluation only.
 

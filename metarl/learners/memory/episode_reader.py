@@ -16,6 +16,7 @@ from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
 from metarl.learners.memory.sequences import SequenceNetwork
 from metarl.learners.padding import refuse_mask, refuse_padding
+from metarl.models.described import described
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import (
     check_inputs,
@@ -53,6 +54,7 @@ class Recollection(NamedTuple):
     label: Tensor
 
 
+@described
 class EpisodeReader(SupervisedLearner):
     """A sequence network that reads episodes in the way of Santoro et al. 2016.
 

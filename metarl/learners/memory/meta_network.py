@@ -19,6 +19,7 @@ from metarl.learners.memory.fast_weights import AugmentedNetwork, GradientMap, G
 from metarl.learners.metric.comparisons import cosines
 from metarl.learners.padding import refuse_mask, refuse_padding
 from metarl.models.base import Params, task_params
+from metarl.models.described import described
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import check_inputs, checked_examples, checked_tasks, parameter_type
 from metarl.tasks.losses import accuracy, cross_entropy
@@ -54,6 +55,7 @@ class FastWeights(NamedTuple):
     values: Tensor
 
 
+@described
 class MetaNetwork(SupervisedLearner):
     """A base network b and a representation u, both with fast weights (algorithm 1).
 

@@ -18,6 +18,7 @@ from metarl.errors import SettingsError, TaskError
 from metarl.learners.images.layers import dense
 from metarl.learners.memory import external_memory as external
 from metarl.learners.memory.external_memory import Memory
+from metarl.models.described import described
 from metarl.models.functional import lstm_step
 
 
@@ -95,6 +96,7 @@ class SequenceNetwork(nn.Module, ABC):
             )
 
 
+@described
 class Feedforward(SequenceNetwork):
     """A baseline without memory of earlier steps: a hidden ReLU layer and an output layer.
 
@@ -132,6 +134,7 @@ class LSTMState(NamedTuple):
     cell: Tensor
 
 
+@described
 class Recurrent(SequenceNetwork):
     """An LSTM and an output layer.
 
@@ -175,6 +178,7 @@ class MemoryState(NamedTuple):
     reads: Tensor
 
 
+@described
 class MemoryAugmented(SequenceNetwork):
     """A memory-augmented neural network (Santoro et al. 2016) with an LSTM controller.
 

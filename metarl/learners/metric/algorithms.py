@@ -15,9 +15,13 @@ from metarl.learners.metric.metric_learner import MetricLearner
 from metarl.learners.metric.relation import Relation, RelationEmbedding
 from metarl.learners.metric.siamese import KOCH, SMALL, SiameseEmbedding, WeightedDifference
 from metarl.learners.problem import ImageProblem
+from metarl.models.described import FUNCTIONS, described
 from metarl.ranges import NOT_NEGATIVE, POSITIVE, WIDTH, check_fields
 from metarl.registry import check_choice
 from metarl.tasks.distortions import Distortion, distort
+
+described(Distortion)
+FUNCTIONS.register("distort", distort)
 
 Network = Literal["conv4", "pyramid"]
 SiameseLayers = Literal["small", "koch"]

@@ -17,6 +17,7 @@ from metarl.learners.images.layers import Moments, absorb_moments, dense, moment
 from metarl.learners.metric.comparisons import NearestNeighbour, Reference
 from metarl.learners.metric.metric_learner import MetricLearner
 from metarl.learners.padding import joined_mask, joined_weights, mask_option
+from metarl.models.described import described
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import checked_tasks, join_inputs, label_range, parameter_type
 from metarl.tasks.losses import accuracy, cross_entropy
@@ -38,6 +39,7 @@ class ClassifierInputs:
     labels: Tensor
 
 
+@described
 class FeatureClassifier(SupervisedLearner):
     """Trains an ordinary classifier of all training classes, and compares its features.
 

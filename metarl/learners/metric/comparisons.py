@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from metarl.errors import SettingsError
 from metarl.learners.images.layers import Moments
+from metarl.models.described import described
 from metarl.registry import check_choice
 from metarl.tasks.losses import cross_entropy
 
@@ -82,6 +83,7 @@ class Comparison(nn.Module, ABC):
         return cross_entropy(outputs, targets, weights)
 
 
+@described
 class Prototypes(Comparison):
     """Prototypical networks (Snell et al. 2017, equations 1 and 2).
 
@@ -106,6 +108,7 @@ class Prototypes(Comparison):
         return -squared_distances(queries, reference.features)
 
 
+@described
 class Attention(Comparison):
     """Matching networks without full context embeddings (Vinyals et al. 2016, equation 1).
 
@@ -157,6 +160,7 @@ class Attention(Comparison):
         return self.log_scale.exp() * cosines(queries, features)
 
 
+@described
 class NearestNeighbour(Comparison):
     """Nearest neighbour: the class of the support example with the largest cosine similarity.
 

@@ -20,8 +20,10 @@ from metarl.learners.metric.comparisons import (
     Reference,
     weighted_logits,
 )
+from metarl.models.described import described
 
 
+@described
 class ContextAttention(Comparison):
     """Matching networks with full context embeddings.
 

@@ -17,6 +17,7 @@ from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
 from metarl.learners.metric.comparisons import Comparison, Reference
 from metarl.learners.padding import joined_mask, joined_weights, mask_option
+from metarl.models.described import described
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import (
     check_inputs,
@@ -52,6 +53,7 @@ class MetricInputs:
     noise: Tensor | None = None
 
 
+@described
 class MetricLearner(SupervisedLearner):
     """Embeds the support set and compares embedded queries with it.
 

@@ -16,9 +16,11 @@ from metarl.learners.images.embeddings import (
 )
 from metarl.learners.images.layers import ConvBlock, Moments, dense
 from metarl.learners.metric.comparisons import Comparison, Reference, class_sums
+from metarl.models.described import described
 from metarl.tasks.losses import weighted_mean
 
 
+@described
 class RelationEmbedding(Embedding):
     """Four convolution blocks whose output is feature maps, 5x5 for a 28x28 image.
 
@@ -57,6 +59,7 @@ class RelationEmbedding(Embedding):
         return run_blocks(self.blocks, images, moments)
 
 
+@described
 class Relation(Comparison):
     """The relation module: computes a score in (0, 1) for every query and class.
 

@@ -19,10 +19,12 @@ from metarl.learners.images.embeddings import Embedding, ImageShape, check_image
 from metarl.learners.images.layers import Moments, dense, shared_filters
 from metarl.learners.metric.comparisons import Comparison, Reference
 from metarl.models.base import Weights
+from metarl.models.described import described
 from metarl.models.functional import max_pool2d
 from metarl.tasks.losses import weighted_mean
 
 
+@described
 class Layer(NamedTuple):
     """A convolution with biases and ReLU.
 
@@ -44,6 +46,7 @@ KOCH = (Layer(1, 10), Layer(2, 7), Layer(2, 4), Layer(4, 4, pool=False))
 """The network of Koch et al. 2015, figure 4, for 105x105 images with 64 filters and 4096 units."""
 
 
+@described
 class SiameseEmbedding(Embedding):
     """Convolutions with biases, ReLU and optional max-pooling, then a layer of sigmoid units.
 
@@ -101,6 +104,7 @@ class SiameseEmbedding(Embedding):
         return torch.sigmoid(self.dense(hidden.flatten(1))).unflatten(0, images.shape[:2])
 
 
+@described
 class WeightedDifference(Comparison):
     """The weighted L1 distance of Koch et al. 2015: p = sigmoid(sum_j alpha_j |h_1j - h_2j| + b).
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.adaptation.learner import MetaLoss
 from metarl.errors import SettingsError
+from metarl.models.described import described
 from metarl.ranges import NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields, check_int
 from metarl.rl.control_learner import nan_where_undefined
 from metarl.rl.experience import normalized
@@ -28,6 +29,7 @@ from metarl.sim.family import ControlTasks, TaskFamily
 UNUSED = ("bootstrap", "surrogate", "dice_lambda", "inner_kl", "exploration")
 
 
+@described
 @dataclass(frozen=True)
 class RL2Algorithm:
     """RL^2 (Duan et al. 2016, arXiv:1611.02779; Wang et al. 2016, arXiv:1611.05763)."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from metarl.errors import SettingsError
 from metarl.models.base import Weights, task_params
+from metarl.models.described import described
 from metarl.rl.distributions import Distribution
 from metarl.rl.joint_policy import ActionPart, action_parts
 from metarl.rl.policies import flat_spaces, policy_for
@@ -44,6 +45,7 @@ class Remembered(NamedTuple):
     observation: Tensor | None = None
 
 
+@described
 class RecurrentPolicy(nn.Module):
     """The recurrent policy of RL^2: a GRU over the steps of a trial (Duan et al. 2016, sec. 2.2).
 

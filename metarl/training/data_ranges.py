@@ -1,0 +1,130 @@
+"""The ranges of the numbers that a run is trained on, to tell later data of other units."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.rl.moments import Moments, merged
+
+MOST_ENTRIES = 256
+"""Examples with more numbers, such as images, have one range for all of them."""
+
+
+class DataRanges:
+    """Lowest and highest value, mean and deviation of each entry of inputs and observations.
+
+    `see` costs little: it is called at the iterations that are logged.
+    """
+
+    def __init__(self) -> None:
+        self._shapes: dict[str, Any] = {}
+        self._ends: dict[str, tuple[Tensor, Tensor]] = {}
+        self._moments: dict[str, Moments] = {}
+
+    def see(self, inputs: Any, policy: Any = None) -> None:
+        """Adds the data of one meta-iteration.
+
+        Args:
+            inputs: What a learner collected: with `tasks.support` and `tasks.query`, `experience`
+                or `trials`.
+            policy: The policy of a control learner, whose units the observations are in.
+        """
+        tasks = getattr(inputs, "tasks", None)
+        if hasattr(inputs, "experience"):
+            rollouts = inputs.experience[-1].rollouts
+            self._add_observations(rollouts.observations, rollouts.mask, policy)
+        elif hasattr(inputs, "trials"):
+            trials = inputs.trials
+            size = policy.observation_size
+            self._add_observations(trials.record.inputs[..., :size], trials.mask, policy)
+        elif hasattr(tasks, "support"):
+            self._add_examples(tasks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the ranges as JSON data."""
+        found: dict[str, Any] = dict(self._shapes)
+        for name, (low, high) in self._ends.items():
+            moments = self._moments[name]
+            deviation = (moments.squares / moments.count.clamp(min=1)).sqrt()
+            numbers = {
+                "count": [float(moments.count)],
+                "low": low.tolist(), "high": high.tolist(),
+                "mean": moments.mean.tolist(), "deviation": deviation.tolist(),
+            }  # fmt: skip
+            if all(math.isfinite(v) for values in numbers.values() for v in values):
+                found[name] = numbers
+        return found
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> DataRanges:
+        """Returns the ranges of JSON data that `to_json` returned.
+
+        Raises:
+            KeyError: The data are of no ranges; also TypeError and ValueError.
+        """
+        ranges = cls()
+        for name, value in data.items():
+            if not (isinstance(value, dict) and "low" in value):
+                ranges._shapes[name] = value
+                continue
+            low, high, mean, deviation = (
+                torch.tensor(value[n], dtype=torch.float64)
+                for n in ("low", "high", "mean", "deviation")
+            )
+            count = torch.tensor(value["count"][0], dtype=torch.float64)
+            ranges._ends[name] = (low, high)
+            ranges._moments[name] = Moments(count, mean, deviation.square() * count)
+        return ranges
+
+    def _add_observations(self, observations: Tensor, mask: Tensor, policy: Any) -> None:
+        rows = observations[mask > 0]
+        units = getattr(policy, "units", None)
+        if units is not None:
+            rows = units.raw_observations(rows)
+        self._add("observations", rows)
+
+    def _add_examples(self, tasks: Any) -> None:
+        support = tasks.support
+        targets = support.targets
+        self._shapes |= {
+            "input_shape": list(support.inputs.shape[2:]),
+            "input_type": str(support.inputs.dtype).removeprefix("torch."),
+            "target_shape": list(targets.shape[2:]),
+            "labels": not targets.is_floating_point(),
+            "support_examples": support.inputs.shape[1],
+        }
+        if not targets.is_floating_point():
+            most = int(targets.max()) + 1
+            self._shapes["classes"] = max(most, self._shapes.get("classes", 0))
+        real = slice(None) if support.weights is None else support.weights > 0
+        if support.inputs.is_floating_point() and support.mask is None:
+            self._add("inputs", _flat(support.inputs[real], support.weights is None))
+        if targets.is_floating_point() and support.mask is None:
+            self._add("targets", _flat(targets[real], support.weights is None))
+
+    def _add(self, name: str, rows: Tensor) -> None:
+        """Adds values [B, K]; with many entries they count as values of one."""
+        rows = rows.detach().double().cpu()
+        rows = rows if rows.shape[1] <= MOST_ENTRIES else rows.reshape(-1, 1)
+        if not len(rows):
+            return
+        low, high = rows.amin(0), rows.amax(0)
+        mean = rows.mean(0)
+        count = torch.tensor(len(rows), dtype=torch.float64)
+        new = Moments(count, mean, (rows - mean).square().sum(0))
+        if name in self._ends and self._ends[name][0].shape == low.shape:
+            low = torch.minimum(low, self._ends[name][0])
+            high = torch.maximum(high, self._ends[name][1])
+            pairs = zip(self._moments[name], new, strict=True)
+            new = merged(Moments(*(torch.stack(pair) for pair in pairs)))
+        self._ends[name], self._moments[name] = (low, high), new
+
+
+def _flat(values: Tensor, has_tasks: bool) -> Tensor:
+    """Returns values [T, N, *] or, if rows were selected, [B, *] as [B, K]."""
+    values = values.flatten(0, 1) if has_tasks else values
+    return values.reshape(len(values), -1)

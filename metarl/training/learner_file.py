@@ -1,0 +1,187 @@
+"""The description of a run's learner, `learner.json`: the run opens without its script.
+
+It holds names and numbers only. Names are looked up among what MetaRL and installed packages have
+registered; nothing in the file is executed. `metarl.deploy` opens it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import metarl
+from metarl.adaptation.adaptation import Adaptation
+from metarl.adaptation.algorithm import GradientAlgorithm
+from metarl.adaptation.algorithms import GRADIENT_ALGORITHMS
+from metarl.adaptation.learner import Learner
+from metarl.errors import CheckpointError
+from metarl.models.described import UndescribedError, describe
+from metarl.tasks.files import read_json, write_bytes
+from metarl.training.data_ranges import DataRanges
+
+LEARNER_FILE = "learner.json"
+FORMAT_VERSION = 1
+UNDESCRIBED = "undescribed"
+
+
+class LearnerFile:
+    """The description of a learner in its run folder, and of the data that it is trained on.
+
+    Args:
+        folder: The run folder.
+        learner: The learner.
+    """
+
+    def __init__(self, folder: Path, learner: Learner) -> None:
+        self._path = folder / LEARNER_FILE
+        self._learner = learner
+        self._ranges = DataRanges()
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            self._ranges = DataRanges.from_json(read_json(self._path)["data"])
+
+    def see(self, inputs: Any) -> None:
+        """Records the ranges of what one meta-iteration trains on.
+
+        Args:
+            inputs: What `Learner.collect` returned.
+        """
+        self._ranges.see(inputs, getattr(self._learner, "policy", None))
+
+    def write(self) -> None:
+        """Writes the file if it has changed.
+
+        Raises:
+            CheckpointError: It cannot be written.
+        """
+        data = {
+            "format_version": FORMAT_VERSION,
+            "metarl": metarl.__version__,
+            "learner": described_learner(self._learner),
+            "data": self._ranges.to_json(),
+        }
+        try:
+            write_bytes(self._path, (json.dumps(data, indent=1) + "\n").encode())
+        except OSError as error:
+            raise CheckpointError(f"Cannot write {self._path}: {error}.") from error
+
+
+def described_learner(learner: Learner) -> dict[str, Any]:
+    """Returns a learner as JSON data.
+
+    Parts that cannot be described are {"undescribed": the reason}; whoever opens the run hands them
+    in.
+    """
+    names = [cls.__name__ for cls in type(learner).__mro__]
+    kind = next((name for name in names if name in KINDS), None)
+    if kind is None or names[0] != kind:
+        return {UNDESCRIBED: f"{type(learner).__module__}.{names[0]} is a learner of the user's"}
+    return {"kind": kind, **KINDS[kind](learner)}
+
+
+def _gradient(learner: Any) -> dict[str, Any]:
+    return {
+        "algorithm": _part(lambda: described_algorithm(learner.adaptation)),
+        "network": _part(lambda: describe(learner.model)),
+        "steps": learner.adaptation.steps,
+    }
+
+
+def _policy(learner: Any) -> dict[str, Any]:
+    return {
+        "algorithm": _part(lambda: described_algorithm(learner.adaptation)),
+        "policy": _part(lambda: describe(learner.policy)),
+        "units": _units(learner.policy.units),
+        "settings": describe(learner.settings),
+        "steps": learner.adaptation.steps,
+        **_worlds(learner),
+    }
+
+
+def _recurrent(learner: Any) -> dict[str, Any]:
+    return {
+        "policy": _part(lambda: describe(learner.policy)),
+        "options": describe(learner.settings),
+        "settings": describe(learner.gradients),
+        **_worlds(learner),
+    }
+
+
+def _supervised(learner: Any) -> dict[str, Any]:
+    import metarl.learners.metric.algorithms  # noqa: F401 - registers what it is built of
+
+    return {"object": _part(lambda: describe(learner))}
+
+
+KINDS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "GradientLearner": _gradient,
+    "PolicyLearner": _policy,
+    "RecurrentLearner": _recurrent,
+    "MetricLearner": _supervised,
+    "EpisodeReader": _supervised,
+    "MetaNetwork": _supervised,
+    "FeatureClassifier": _supervised,
+}
+"""Class of a learner -> the function that describes it."""
+
+
+def described_algorithm(adaptation: Adaptation) -> dict[str, Any]:
+    """Returns the algorithm of an adaptation: its registered name and its options.
+
+    Raises:
+        UndescribedError: It was put together by hand, its class is not registered, or an option is
+            a function of the user's.
+    """
+    options = adaptation.algorithm
+    if not isinstance(options, GradientAlgorithm):
+        raise UndescribedError(
+            "The adaptation was put together by hand; algorithms such as MAML(...) are stored."
+        )
+    names = [n for n in GRADIENT_ALGORITHMS.names() if GRADIENT_ALGORITHMS.get(n) is type(options)]
+    if not names:
+        raise UndescribedError(
+            f"{type(options).__name__} is not among the registered algorithms; "
+            "`GRADIENT_ALGORITHMS.register` adds it."
+        )
+    values = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
+    return {"name": names[0], "options": {n: describe(v) for n, v in values.items()}}
+
+
+def _part(description: Callable[[], Any]) -> Any:
+    try:
+        return description()
+    except UndescribedError as error:
+        return {UNDESCRIBED: str(error)}
+
+
+def _units(units: Any) -> dict[str, bool] | None:
+    """Returns which maps a policy's units have, as the arguments of `units_for`."""
+    if units is None:
+        return None
+    observations = units.observations
+    return {
+        "scale_actions": units.actions is not None,
+        "normalize_observations": observations is not None and observations.learns,
+        "scale_rewards": units.rewards is not None,
+    }
+
+
+def _worlds(learner: Any) -> dict[str, Any]:
+    """Returns the spaces and the rate of the tasks of a control learner."""
+    import metarl.sim.space_descriptions  # noqa: F401 - registers the spaces
+
+    family = learner.family
+    return {
+        "family": {
+            "name": family.name,
+            "horizon": family.horizon,
+            "step_seconds": family.step_seconds,
+            "published_units": family.published_units,
+        },
+        "observe_task": learner.worlds.observe_task,
+        "observation_space": _part(lambda: describe(family.observation_space)),
+        "action_space": _part(lambda: describe(family.action_space)),
+    }
