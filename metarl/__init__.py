@@ -1,7 +1,21 @@
 """MetaRL: meta-learning and robot adaptation in PyTorch, tasks as a tensor dimension."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
 from metarl.gymnasium_ids import register_families
 
 __version__ = "0.2.0.dev0"
 
 register_families()
+
+_LAZY = {"load": "metarl.deploy.adapter_loading"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is heavy when it is used: `metarl.load`."""
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

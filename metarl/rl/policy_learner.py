@@ -23,8 +23,8 @@ from metarl.rl.moments import merged_steps
 from metarl.rl.old_weights import adapt_old_weights
 from metarl.rl.policy_inputs import PolicyInputs
 from metarl.rl.rollouts import RolloutNoise, Rollouts, draw_noise
-from metarl.rl.settings import PolicyGradientSettings
 from metarl.rl.sampling_terms import sampling_terms
+from metarl.rl.settings import PolicyGradientSettings
 from metarl.rl.surrogates import SURROGATES, exploration_credit, proximal
 from metarl.rl.unit_checks import UnitMonitor
 from metarl.rl.worlds import Worlds, check_policy_type
@@ -235,8 +235,7 @@ class PolicyLearner(ControlLearner):
             generator: Source of all randomness.
 
         Returns:
-            The parameters of each task's policy, [T, *shape] per name, without derivatives, and
-            the last rollouts of `rollouts`.
+            The parameters, [T, *shape] per name, detached, and the last rollouts.
         """
         self._calibrate(tasks.num_tasks, generator)
         start = self._fresh(tasks.num_tasks, generator)
@@ -255,16 +254,14 @@ class PolicyLearner(ControlLearner):
         """Adapts on given rollouts, such as those of a robot; steps no environment.
 
         Every step uses the same rollouts; the surrogates `ratio` and `dice` correct for the policy
-        that acted in them by `experience.log_probs`.
+        that acted in them by `experience.log_probs`. Yields parameters and state of the rule after
+        0, 1, ..., `steps` steps.
 
         Args:
             experience: Rollouts of T tasks, their advantages and weights.
             steps: Adaptation steps, at least 0.
             params: The parameters to start from, [T, *shape] per name; None for theta.
             state: The update rule's state to go on from; None for a fresh one.
-
-        Yields:
-            Parameters and state of the rule after 0, 1, ..., `steps` steps.
         """
         self._frozen.refresh()
         start = params or task_params(self.policy, len(experience.weights))

@@ -7,6 +7,7 @@ registered; nothing in the file is executed. `metarl.deploy` opens it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +19,7 @@ from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.algorithm import GradientAlgorithm
 from metarl.adaptation.algorithms import GRADIENT_ALGORITHMS
 from metarl.adaptation.learner import Learner
-from metarl.errors import CheckpointError
+from metarl.errors import CheckpointError, short_repr
 from metarl.models.described import UndescribedError, describe
 from metarl.tasks.files import read_json, write_bytes
 from metarl.training.data_ranges import DataRanges
@@ -57,16 +58,50 @@ class LearnerFile:
         Raises:
             CheckpointError: It cannot be written.
         """
-        data = {
-            "format_version": FORMAT_VERSION,
+        content = {
             "metarl": metarl.__version__,
             "learner": described_learner(self._learner),
             "data": self._ranges.to_json(),
         }
+        data = {"format_version": FORMAT_VERSION, "sha256": checksum(content), **content}
         try:
             write_bytes(self._path, (json.dumps(data, indent=1) + "\n").encode())
         except OSError as error:
             raise CheckpointError(f"Cannot write {self._path}: {error}.") from error
+
+
+def read_learner_file(folder: Path) -> dict[str, Any] | None:
+    """Returns the content of a run's learner.json; None if the run has none.
+
+    Raises:
+        CheckpointError: The file is damaged, was altered, or a newer MetaRL wrote it.
+    """
+    path = folder / LEARNER_FILE
+    try:
+        content = read_json(path)
+        version = content.pop("format_version")
+        expected = content.pop("sha256")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error!r}).") from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {short_repr(version)}, written by MetaRL "
+            f"{short_repr(content.get('metarl'))}; this MetaRL {metarl.__version__} reads "
+            f"{FORMAT_VERSION}. Install a newer one: pip install -U metarl."
+        )
+    if checksum(content) != expected:
+        raise CheckpointError(
+            f"{path} was altered: its SHA-256 is not the one in it. Restore the file, or build the "
+            "learner yourself: metarl.load(run, learner=...)."
+        )
+    return content
+
+
+def checksum(content: dict[str, Any]) -> str:
+    """Returns the SHA-256 of JSON data in hexadecimal."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def described_learner(learner: Learner) -> dict[str, Any]:

@@ -1,0 +1,152 @@
+"""A trained start on a task that nobody described: the interface of adapters."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+import metarl
+from metarl.errors import CheckpointError, SettingsError, ShapeError
+from metarl.tasks.files import result_path
+
+ADAPTED_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class AdaptationReport:
+    """What an adaptation did.
+
+    Attributes:
+        steps: Adaptation steps taken.
+        examples: Examples, or environment steps, that it used.
+        episodes: Episodes, or parts of some, that it used; 0 for supervised tasks.
+        loss_before: Loss on these data before the adaptation; None for learners without a loss.
+        loss_after: The same after it.
+        effective: Effective sample size of data that another policy collected, in environment
+            steps; None where the policy itself collected them.
+        seconds: Time that the computation took, in seconds.
+    """
+
+    steps: int
+    examples: int
+    episodes: int = 0
+    loss_before: float | None = None
+    loss_after: float | None = None
+    effective: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the weights of an adapter come from.
+
+    Attributes:
+        path: The checkpoint, or "" for a learner of this process.
+        iteration: Its meta-iteration.
+        ranges: The ranges of the data of training, from learner.json.
+    """
+
+    path: str
+    iteration: int
+    ranges: dict[str, Any]
+
+
+class Adapter(ABC):
+    """Interface of a trained learner that adapts to one task of the user's; `metarl.load` makes it.
+
+    Supervised learners have `adapt(support)` and `predict(inputs)`; policies have `act`, `observe`,
+    `adapt` and `run`. Both `reset` to the trained start, and save what they adapted.
+
+    Attributes:
+        origin: Where the weights come from.
+    """
+
+    origin: Origin
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Goes back to the trained start, and forgets the task."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """Returns the adapted weights by name, detached, without a task dimension."""
+
+    @abstractmethod
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Takes over adapted weights that `state` returned."""
+
+    def adapt(self, *data: Any, **options: Any) -> Any:
+        """Adapts; see the subclasses."""
+        self._refuse("adapt", data, options)
+
+    def predict(self, inputs: Any) -> Any:
+        """Predicts; see `SupervisedAdapter`."""
+        self._refuse("predict", inputs)
+
+    def act(self, observation: Any) -> Any:
+        """Acts; see `ControlAdapter`."""
+        self._refuse("act", observation)
+
+    def save(self, path: Path | str) -> None:
+        """Writes the adapted weights as a safetensors file.
+
+        Raises:
+            CheckpointError: The file cannot be written.
+        """
+        path = Path(path)
+        note = {
+            "format_version": ADAPTED_VERSION, "metarl": metarl.__version__,
+            "adapted_from": json.dumps([self.origin.path, self.origin.iteration]),
+        }  # fmt: skip
+        tensors = {n: t.detach().cpu().clone().contiguous() for n, t in self.state().items()}
+        with result_path(path, "adapted weights") as temporary:
+            safetensors.torch.save_file(tensors, temporary, metadata=note)
+
+    def restore(self, path: Path | str) -> None:
+        """Takes over adapted weights that `save` wrote.
+
+        Raises:
+            CheckpointError: The file cannot be read, is of a newer version, or of another learner.
+        """
+        try:
+            with safetensors.safe_open(str(path), "pt") as file:
+                note = file.metadata() or {}
+                names = file.keys()
+                tensors = {name: file.get_tensor(name) for name in names}
+        except Exception as error:  # the reader raises anything for damaged bytes
+            raise CheckpointError(f"Cannot read the adapted weights {path}: {error}.") from error
+        if note.get("format_version") != ADAPTED_VERSION:
+            raise CheckpointError(
+                f"Expected adapted weights of format version {ADAPTED_VERSION} in {path}, got "
+                f"{note.get('format_version')} of MetaRL {note.get('metarl')}; install a newer one."
+            )
+        self.load_state(tensors)
+
+    def _check_state(self, state: dict[str, Tensor], like: dict[str, Tensor]) -> None:
+        """Raises CheckpointError unless weights have the names and shapes of this learner."""
+        shapes, expected = ({n: tuple(t.shape) for n, t in s.items()} for s in (state, like))
+        if shapes != expected:
+            other = sorted(set(shapes.items()) ^ set(expected.items()))[:3]
+            raise CheckpointError(
+                f"Expected the adapted weights of this learner; these differ: {other}."
+            )
+
+    def _refuse(self, method: str, *arguments: Any) -> NoReturn:
+        del arguments
+        raise SettingsError(
+            f"A {type(self).__name__} has no `{method}`: `adapt` and `predict` are for supervised "
+            "tasks; `act`, `observe` and `run` for control tasks."
+        )
+
+
+def expect(condition: bool, message: str) -> None:
+    """Raises ShapeError with a message unless a condition holds."""
+    if not condition:
+        raise ShapeError(message)

@@ -1,0 +1,154 @@
+"""Builds the learner of a run from its description, without the script that made it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from metarl.adaptation.adaptation import Adaptation
+from metarl.adaptation.algorithms import GRADIENT_ALGORITHMS
+from metarl.adaptation.gradient_learner import GradientLearner
+from metarl.adaptation.learner import Learner
+from metarl.deploy.recorded_family import RecordedFamily
+from metarl.errors import CheckpointError, SettingsError, short_repr
+from metarl.models.described import rebuilt
+from metarl.models.modules import as_adaptable
+from metarl.training.learner_file import UNDESCRIBED
+
+
+def build_learner(data: dict[str, Any], network: nn.Module | None = None) -> Learner:
+    """Builds a learner; its weights are to be loaded.
+
+    Args:
+        data: What `described_learner` returned.
+        network: The network, policy or embedding, for a run that could not describe it.
+
+    Raises:
+        SettingsError: A part is not described and has to be handed in.
+        CheckpointError: The data are damaged, or name what this version does not know.
+    """
+    if UNDESCRIBED in data:
+        raise _missing("learner", data)
+    build = BUILDERS.get(str(data.get("kind")))
+    if build is None:
+        raise CheckpointError(
+            f"The run describes a learner of the kind {short_repr(data.get('kind'))}, which this "
+            "MetaRL does not know; install a newer one."
+        )
+    # What is drawn from it is replaced by the weights of the checkpoint.
+    generator = torch.Generator().manual_seed(0)
+    try:
+        return build(data, network, generator)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"The description of the learner is damaged: {type(error).__name__}: {error}."
+        ) from error
+
+
+def _gradient(
+    data: dict[str, Any], network: nn.Module | None, generator: torch.Generator
+) -> Learner:
+    model = network if network is not None else _part(data, "network", generator)
+    return GradientLearner(_adaptation(data, model, generator))
+
+
+def _policy(data: dict[str, Any], network: nn.Module | None, generator: torch.Generator) -> Learner:
+    from metarl.rl.policies import Policy
+    from metarl.rl.policy_learner import PolicyLearner
+    from metarl.rl.units import units_for
+
+    family = _family(data, generator)
+    policy = network if isinstance(network, Policy) else _part(data, "policy", generator)
+    if network is not None and not isinstance(network, Policy):
+        raise SettingsError(
+            f"Expected a Policy as the network of this run, got a {type(network).__name__}: "
+            "`metarl.rl.policy_for((observation_space, action_space), generator, network=net)`."
+        )
+    if network is None and data["units"] is not None:
+        units = rebuilt({"mapping": data["units"]}, generator)
+        policy.units = units_for(family.observation_space, family.action_space, **units)
+    settings = rebuilt(data["settings"], generator)
+    return PolicyLearner(_adaptation(data, policy, generator), family, settings)
+
+
+def _recurrent(
+    data: dict[str, Any], network: nn.Module | None, generator: torch.Generator
+) -> Learner:
+    from metarl.rl.trials.recurrent_learner import RecurrentLearner
+
+    policy: Any = network if network is not None else _part(data, "policy", generator)
+    options, settings = (rebuilt(data[name], generator) for name in ("options", "settings"))
+    return RecurrentLearner(policy, _family(data, generator), options, settings)
+
+
+def _supervised(
+    data: dict[str, Any], network: nn.Module | None, generator: torch.Generator
+) -> Learner:
+    import metarl.learners.metric.algorithms
+    import metarl.learners.metric.classifier  # noqa: F401 - both register what is built
+
+    if network is not None:
+        raise SettingsError(
+            "Expected a whole learner for a metric or memory learner: metarl.load(run, learner="
+            "Prototypical(net))."
+        )
+    return _part(data, "object", generator)
+
+
+BUILDERS = {
+    "GradientLearner": _gradient,
+    "PolicyLearner": _policy,
+    "RecurrentLearner": _recurrent,
+    "MetricLearner": _supervised,
+    "EpisodeReader": _supervised,
+    "MetaNetwork": _supervised,
+    "FeatureClassifier": _supervised,
+}
+"""Kind of a described learner -> the function that builds it."""
+
+
+def _adaptation(data: dict[str, Any], network: Any, generator: torch.Generator) -> Adaptation:
+    algorithm = data["algorithm"]
+    if UNDESCRIBED in algorithm:
+        raise _missing("algorithm", algorithm)
+    options = {n: rebuilt(v, generator) for n, v in algorithm["options"].items()}
+    made = GRADIENT_ALGORITHMS.get(algorithm["name"])(**options)
+    return made.clipped_adaptation(as_adaptable(network), generator)
+
+
+def _family(data: dict[str, Any], generator: torch.Generator) -> RecordedFamily:
+    import metarl.sim.space_descriptions  # noqa: F401 - registers the spaces
+
+    if data.get("observe_task"):
+        raise SettingsError(
+            "The run trained an oracle, which observes the task: there is nothing to adapt. Choose "
+            "a run of another algorithm."
+        )
+    observation, action = (
+        _part(data, name, generator) for name in ("observation_space", "action_space")
+    )
+    family = data["family"]
+    return RecordedFamily(
+        family["name"], family["horizon"], observation, action, family["step_seconds"],
+        family["published_units"],
+    )  # fmt: skip
+
+
+def _part(data: dict[str, Any], name: str, generator: torch.Generator) -> Any:
+    import metarl.learners
+    import metarl.rl.trials.recurrent_policy  # noqa: F401 - registers policies
+
+    part = data[name]
+    if isinstance(part, dict) and UNDESCRIBED in part:
+        raise _missing("learner" if name == "object" else name, part)
+    return rebuilt(part, generator)
+
+
+def _missing(name: str, part: dict[str, Any]) -> SettingsError:
+    wanted = "network=net" if name in ("network", "policy") else "learner=learner"
+    return SettingsError(
+        f"The run does not hold its {name}: {short_repr(part[UNDESCRIBED], 400)} Build it as in "
+        f"training and hand it in: metarl.load(run, {wanted}); its weights are loaded."
+    )

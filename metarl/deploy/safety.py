@@ -1,0 +1,195 @@
+"""What keeps a robot safe while its policy adapts: bounds, rate limits, held actions, roll-back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from gymnasium import spaces
+
+from metarl.errors import SettingsError, SimulationError
+from metarl.ranges import POSITIVE, check_number
+from metarl.registry import Registry
+
+Worse = Callable[[Sequence[float], Sequence[float]], bool]
+"""Whether an adapted policy does worse than the start, given the returns of both."""
+
+WORSE: Registry[Worse] = Registry("test of a roll-back")
+"""Name -> test."""
+
+PERMUTATIONS = 2000
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Safety:
+    """Limits on the actions of an adapter, in the units of the environment.
+
+    Attributes:
+        low: Lower bounds, a number or [A]; None: those of the action space.
+        high: Upper bounds, a number or [A]; None: those of the action space.
+        max_change: The most that an action may differ from the one before, a number or [A], above
+            0; None: no limit.
+        safe_action: Held before there is a safe action; None: the middle of the bounds, or 0 where
+            they are infinite, and action 0 of discrete ones.
+        hold: An observation with NaN or infinity holds the last safe action and warns; False raises
+            SimulationError.
+    """
+
+    low: float | Sequence[float] | None = None
+    high: float | Sequence[float] | None = None
+    max_change: float | Sequence[float] | None = None
+    safe_action: float | Sequence[float] | None = None
+    hold: bool = True
+
+
+class ActionFilter:
+    """Applies the limits of `Safety` to one action after another.
+
+    Args:
+        safety: The limits.
+        space: The flat action space.
+
+    Attributes:
+        last: The last safe action, [A] float32 or an int; None before the first.
+        held: Number of observations that were not finite.
+
+    Raises:
+        SettingsError: A limit has another size than the actions, or leaves none.
+    """
+
+    def __init__(self, safety: Safety, space: spaces.Box | spaces.Discrete) -> None:
+        self.safety = safety
+        self.last: np.ndarray | int | None = None
+        self.held = 0
+        self._holding = False
+        self._discrete = isinstance(space, spaces.Discrete)
+        if isinstance(space, spaces.Discrete):
+            self._check_discrete(space)
+            return
+        size = space.shape[0]
+        self._low = _limit("low", safety.low, size, space.low)
+        self._high = _limit("high", safety.high, size, space.high)
+        self._low = np.maximum(self._low, space.low)
+        self._high = np.minimum(self._high, space.high)
+        if not (self._low <= self._high).all():
+            raise SettingsError(f"Expected low <= high, got {self._low} and {self._high}.")
+        self._change = None
+        if safety.max_change is not None:
+            self._change = _limit("max_change", safety.max_change, size, None)
+            for value in self._change.tolist():
+                check_number("max_change", value, POSITIVE)
+        ends = np.where(np.isfinite(self._low) & np.isfinite(self._high), 0.5, 0.0)
+        low, high = (
+            np.nan_to_num(self._low, posinf=0, neginf=0),
+            np.nan_to_num(self._high, posinf=0, neginf=0),
+        )
+        self._rest = _limit("safe_action", safety.safe_action, size, ends * (low + high))
+
+    def __call__(self, action: np.ndarray | int) -> np.ndarray | int:
+        """Returns the safe action for one in the environment's units, a new array [A] float32."""
+        self._holding = False
+        if self._discrete:
+            self.last = action
+            return action
+        safe = np.minimum(action, self._high)
+        np.maximum(safe, self._low, out=safe)
+        if self._change is not None and self.last is not None:
+            np.minimum(safe, self.last + self._change, out=safe)
+            np.maximum(safe, self.last - self._change, out=safe)
+        self.last = safe
+        return safe
+
+    def hold(self) -> np.ndarray | int:
+        """Returns the last safe action, for an observation that is not finite; says so once a row.
+
+        Raises:
+            SimulationError: `Safety.hold` is false.
+        """
+        message = "The observation is not finite"
+        if not self.safety.hold:
+            raise SimulationError(f"{message}; `Safety(hold=True)` holds the last safe action.")
+        self.held += 1
+        if self.last is None:
+            self.last = self._rest
+        if not self._holding:
+            self._holding = True
+            warnings.warn(
+                f"{message}: the last safe action {self.last} is held until one is finite.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return self.last
+
+    def forget(self) -> None:
+        """Forgets the last action, at the start of an episode."""
+        self.last, self._holding = None, False
+
+    def _check_discrete(self, space: spaces.Discrete) -> None:
+        safety = self.safety
+        if any(v is not None for v in (safety.low, safety.high, safety.max_change)):
+            raise SettingsError(
+                "Expected bounds and rate limits for continuous actions only; these are discrete."
+            )
+        self._rest = 0 if safety.safe_action is None else safety.safe_action
+        if self._rest not in range(int(space.n)):
+            raise SettingsError(f"Expected a safe_action below {space.n}, got {self._rest}.")
+
+
+@dataclass(frozen=True)
+class RollBack:
+    """When an adapted policy is given up for the start.
+
+    Attributes:
+        test: "permutation" (a one-sided permutation test at 5 %), "mean" (a lower mean return), or
+            a function of the returns of both, which says whether the adapted policy is worse.
+        least: Whole episodes of each that are needed before the test, at least 1.
+    """
+
+    test: str | Worse = "permutation"
+    least: int = 5
+
+    def is_worse(self, start: Sequence[float], adapted: Sequence[float]) -> bool:
+        """Returns whether the adapted policy does worse; False while there are too few episodes."""
+        if min(len(start), len(adapted)) < max(1, self.least):
+            return False
+        test = WORSE.get(self.test) if isinstance(self.test, str) else self.test
+        return bool(test(start, adapted))
+
+
+def lower_mean(start: Sequence[float], adapted: Sequence[float]) -> bool:
+    """Returns whether the mean return of the adapted policy is lower."""
+    return float(np.mean(adapted)) < float(np.mean(start))
+
+
+def permutation_test(start: Sequence[float], adapted: Sequence[float]) -> bool:
+    """Returns whether the mean return is lower with p below 0.05, by 2000 random permutations."""
+    values = np.asarray([*start, *adapted], float)
+    found = np.mean(adapted) - np.mean(start)
+    orders = np.random.default_rng(0).random((PERMUTATIONS, len(values))).argsort(1)
+    mixed = values[orders]
+    gaps = mixed[:, len(start) :].mean(1) - mixed[:, : len(start)].mean(1)
+    # p = (1 + #{permuted gap <= gap}) / (1 + permutations)
+    p = (1 + np.count_nonzero(gaps <= found + 1e-12)) / (1 + PERMUTATIONS)
+    return bool(p < LEVEL)
+
+
+WORSE.register("permutation", permutation_test)
+WORSE.register("mean", lower_mean)
+
+
+def _limit(
+    name: str, value: float | Sequence[float] | None, size: int, default: np.ndarray | None
+) -> np.ndarray:
+    """Returns a limit as [A] float32."""
+    if value is None:
+        assert default is not None
+        return np.asarray(default, np.float32)
+    found = np.asarray(value, np.float32)
+    if found.shape not in ((), (size,)) or np.isnan(found).any():
+        raise SettingsError(
+            f"Expected `{name}` as a number or {size} numbers, one per action entry, got {value!r}."
+        )
+    return np.broadcast_to(found, (size,)).copy()
