@@ -74,13 +74,16 @@ def as_inputs(data: Any, ranges: dict[str, Any], what: str = "inputs") -> tuple[
     return tensor if many else tensor.unsqueeze(0), many
 
 
-def warn_of_ranges(values: np.ndarray, record: dict[str, Any] | None, what: str) -> None:
+def warn_of_ranges(
+    values: np.ndarray, record: dict[str, Any] | None, what: str, *, narrow_too: bool = True
+) -> None:
     """Warns of values that do not fit the training data, such as degrees in place of radians.
 
     Args:
         values: Shape [B, K], in the units of the user.
         record: Lowest and highest value, mean and deviation of training, [K] each; or None.
         what: What they are, for the message.
+        narrow_too: Whether values that hardly differ do not fit either; a robot may stand still.
     """
     if record is None or not len(values):
         return
@@ -96,7 +99,7 @@ def warn_of_ranges(values: np.ndarray, record: dict[str, Any] | None, what: str)
     found_low, found_high = values.min(0), values.max(0)
     far = (found_high > high + margin) | (found_low < low - margin)
     narrow = (values.std(0) < NARROW * scale) & (np.abs(values).max(0) > 0)
-    narrow &= (len(values) >= FEWEST) & (deviation > 1e-3 * (high - low))
+    narrow &= narrow_too & (len(values) >= FEWEST) & (deviation > 1e-3 * (high - low))
     entries = np.flatnonzero(far | narrow)
     if not len(entries):
         return

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.deploy.actor import Actor
 from metarl.models import MLP
 from metarl.models.base import Params
 from metarl.models.mlp import IN_PLACE
@@ -23,7 +24,7 @@ Outputs = Callable[[Tensor], Tensor]
 """Maps an observation [O] in the policy's units to the network's outputs; a buffer."""
 
 
-class PolicyActor:
+class PolicyActor(Actor):
     """A policy with the parameters of one task, for one observation at a time.
 
     Means and logits of fully connected networks are computed into buffers that are made once; other
@@ -32,14 +33,14 @@ class PolicyActor:
     Args:
         policy: The policy.
         params: Its parameters, [1, *shape] per name.
+        size: Size of an observation, O.
         generator: Source of sampled actions.
-
-    Attributes:
-        row: Where the observation is written before `act`, [O] float32, the environment's units.
     """
 
-    def __init__(self, policy: Policy, params: Params, generator: torch.Generator) -> None:
-        size, units = _observation_size(policy, params), policy.units
+    def __init__(
+        self, policy: Policy, params: Params, size: int, generator: torch.Generator
+    ) -> None:
+        units = policy.units
         self.row = np.zeros(size, np.float32)
         self._own = np.zeros(size, np.float32)
         self._input = torch.from_numpy(self._own)
@@ -60,15 +61,6 @@ class PolicyActor:
         self._choose = self._chooser(params)
 
     def act(self, explore: bool) -> tuple[np.ndarray | int, np.ndarray | int]:
-        """Returns an action for the observation in `row`.
-
-        Args:
-            explore: Whether it is sampled; otherwise it is the most likely one.
-
-        Returns:
-            The action in the policy's units, a new array [A] float32 or an int; and the same in the
-            environment's units, not clipped.
-        """
         own = self._own
         if self._observations is None:
             np.copyto(own, self.row)
@@ -172,20 +164,3 @@ def buffered_mlp(network: MLP, params: Params) -> Outputs:
         return addmv(last[1], last[0], inputs, out=last[2])
 
     return run
-
-
-def _observation_size(policy: Policy, params: Params) -> int:
-    network = getattr(policy, "network", None)
-    if isinstance(network, MLP):
-        return network.sizes[0]
-    return int(getattr(policy, "observation_size", 0)) or _recorded_size(policy, params)
-
-
-def _recorded_size(policy: Policy, params: Params) -> int:
-    del params
-    size = getattr(getattr(policy, "network", None), "input_size", None)
-    units = policy.units
-    if size is None and units is not None and units.observations is not None:
-        size = len(units.observations.shift)
-    assert size is not None, "the policy does not say how many numbers it observes"
-    return int(size)

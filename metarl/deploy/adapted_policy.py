@@ -1,0 +1,120 @@
+"""The parameters of a policy that adapts: versions, adaptations in the background, roll-back."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+
+from metarl.adaptation.update_rules import State
+from metarl.deploy.adapter import AdaptationReport
+from metarl.errors import NonFiniteError, SettingsError
+from metarl.models.base import Params, task_params
+from metarl.rl.experience import Experience
+from metarl.trees import map_tensors
+
+
+class Candidate(NamedTuple):
+    """Parameters that an adaptation has computed.
+
+    Attributes:
+        params: The parameters, [1, *shape] per name.
+        state: State of the update rule.
+        report: What the adaptation did.
+    """
+
+    params: Params
+    state: State
+    report: AdaptationReport
+
+
+class AdaptedPolicy:
+    """The parameters of one task, from the trained start on.
+
+    Args:
+        learner: The `PolicyLearner` that was trained.
+
+    Attributes:
+        params: The parameters that act, [1, *shape] per name, detached.
+        version: Their number; 0 is the start.
+        versions: All parameters that acted since the last adaptation, by number.
+        ready: The result of an adaptation in the background, to be installed; or None.
+    """
+
+    def __init__(self, learner: Any) -> None:
+        self._learner = learner
+        self._pool: ThreadPoolExecutor | None = None
+        self._running: Future[AdaptationReport] | None = None
+        self._newest = 0
+        self.ready: Candidate | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Goes back to the trained start."""
+        start = task_params(self._learner.policy, 1)
+        self.params: Params = map_tensors(torch.Tensor.detach, start)
+        self._state: State | None = None
+        self.version = 0
+        self.versions = {0: self.params}
+        self.ready, self._running = None, None
+
+    def compute(self, experience: Experience, report: AdaptationReport, steps: int) -> Candidate:
+        """Adapts from the parameters that act, and changes nothing.
+
+        Raises:
+            NonFiniteError: A parameter is no longer finite.
+        """
+        started = time.perf_counter()
+        losses: list[float] = []
+        step = None
+        for step in self._learner.adapt_on(experience, steps, self.params, self._state):
+            if step.loss is not None:
+                losses.append(float(step.loss))
+        assert step is not None
+        params = map_tensors(lambda p: p.detach().clone(), step.params)
+        if not all(bool(p.isfinite().all()) for p in params.values()):
+            raise NonFiniteError(
+                "The adapted parameters are not finite; the old ones still act. Are the rewards "
+                "on the scale of training?"
+            )
+        report = replace(
+            report, steps=steps, loss_before=losses[0], seconds=time.perf_counter() - started
+        )
+        return Candidate(params, map_tensors(torch.Tensor.detach, step.state), report)
+
+    def install(self, params: Params, state: State | None) -> None:
+        """Lets other parameters act from now on."""
+        self._newest += 1
+        self.version, self.params, self._state = self._newest, params, state
+        self.versions[self.version] = params
+
+    def forget_versions(self) -> None:
+        """Forgets parameters whose data have been used."""
+        self.versions = {self.version: self.params}
+
+    def in_background(
+        self, experience: Experience, report: AdaptationReport, steps: int
+    ) -> Future[AdaptationReport]:
+        """Computes in a thread; the result is in `ready` when the future is done.
+
+        Raises:
+            SettingsError: Another adaptation is still running.
+        """
+        if self._running is not None and not self._running.done():
+            raise SettingsError(
+                "Expected one adaptation at a time: one is running in the background; wait for "
+                "its future, `future.result()`."
+            )
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, "metarl-adaptation")
+
+        def compute() -> AdaptationReport:
+            candidate = self.compute(experience, report, steps)
+            self.ready = candidate
+            return candidate.report
+
+        self._running = self._pool.submit(compute)
+        return self._running

@@ -1,0 +1,183 @@
+"""Runs an adapter in a single gymnasium environment and records the curve."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from metarl.errors import SettingsError
+from metarl.ranges import NOT_NEGATIVE, check_int
+from metarl.sim.spaces import action_reader
+
+RATE_TOLERANCE = 0.01
+
+
+@dataclass
+class Curve:
+    """The episodes of an adapter in an environment.
+
+    Attributes:
+        returns: Undiscounted return of each episode.
+        lengths: Steps of each episode.
+        versions: Number of the parameters at the end of each episode; 0 is the start.
+        adapted_after: Episodes done when an adaptation took effect.
+        reports: What the adaptations did.
+        events: Roll-backs and the like.
+        step_seconds: Time of a step in seconds; None if it is not known.
+    """
+
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    adapted_after: list[int] = field(default_factory=list)
+    reports: list[Any] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    step_seconds: float | None = None
+
+    @property
+    def environment_steps(self) -> int:
+        """Environment steps of all episodes."""
+        return sum(self.lengths)
+
+    @property
+    def seconds(self) -> float | None:
+        """Time that they took on the robot, in seconds; None if the time of a step is not known."""
+        return None if self.step_seconds is None else self.environment_steps * self.step_seconds
+
+
+def run_episodes(
+    adapter: Any,
+    env: gymnasium.Env,
+    episodes: int,
+    adapt_every: int | None = None,
+    *,
+    explore: bool | None = None,
+    steps: int = 1,
+    seed: int | None = None,
+    max_steps: int | None = None,
+) -> Curve:
+    """Acts in an environment for whole episodes and adapts in between.
+
+    Args:
+        adapter: The `ControlAdapter`.
+        env: A single environment with the spaces of training; it is not closed.
+        episodes: Episodes, at least 0.
+        adapt_every: Adapts after so many episodes; 0: never. None: as many as an adaptation step
+            had in training. A recurrent policy adapts while it acts.
+        explore: See `ControlAdapter.act`.
+        steps: Adaptation steps each time.
+        seed: Seed of the first reset; None: none.
+        max_steps: Ends an episode after so many steps; None: the environment's limit, or the
+            horizon of training if it has none.
+
+    Returns:
+        The curve of these episodes.
+
+    Raises:
+        SettingsError: The environment has other spaces than those of training.
+    """
+    check_int("episodes", episodes, NOT_NEGATIVE)
+    check_environment(adapter, env)
+    reader = action_reader(env.action_space)
+    if adapt_every is None:
+        adapt_every = getattr(adapter.learner, "settings", None) and getattr(
+            adapter.learner.settings, "trajectories", 0
+        )
+    spec = getattr(env, "spec", None)
+    limit = max_steps or getattr(spec, "max_episode_steps", None) or adapter.family.horizon
+    curve = Curve(step_seconds=step_seconds(env) or adapter.family.step_seconds)
+    known = len(adapter.events)
+    for episode in range(episodes):
+        found = _episode(adapter, env, reader, seed if episode == 0 else None, limit, explore)
+        curve.returns.append(found[0])
+        curve.lengths.append(found[1])
+        if adapt_every and (episode + 1) % adapt_every == 0 and not adapter.learner.plays_trials:
+            curve.reports.append(adapter.adapt(steps=steps))
+            curve.adapted_after.append(episode + 1)
+        curve.versions.append(adapter.version)
+    curve.events = adapter.events[known:]
+    return curve
+
+
+def evaluate(
+    adapter: Any,
+    env: gymnasium.Env,
+    episodes: int,
+    *,
+    explore: bool | None = None,
+    seed: int | None = None,
+    max_steps: int | None = None,
+) -> np.ndarray:
+    """Returns the returns of episodes from which nothing is adapted, [episodes].
+
+    A recurrent policy keeps what it remembers from one episode to the next.
+
+    Args:
+        adapter: See `run_episodes`.
+        env: See `run_episodes`.
+        episodes: See `run_episodes`.
+        explore: See `run_episodes`.
+        seed: See `run_episodes`.
+        max_steps: See `run_episodes`.
+    """
+    curve = run_episodes(adapter, env, episodes, 0, explore=explore, seed=seed, max_steps=max_steps)
+    adapter.discard()
+    return np.asarray(curve.returns)
+
+
+def check_environment(adapter: Any, env: gymnasium.Env) -> None:
+    """Checks that an environment suits an adapter; warns if its rate is another one.
+
+    Raises:
+        SettingsError: It is a vector environment, or has other spaces than those of training.
+    """
+    if not hasattr(env, "action_space") or hasattr(env, "num_envs"):
+        raise SettingsError(
+            "Expected a single gymnasium environment, as of gymnasium.make, got "
+            f"{type(env).__name__}."
+        )
+    adapter.spaces.check(env.observation_space, env.action_space)
+    trained, found = adapter.family.step_seconds, step_seconds(env)
+    if trained and found and abs(found - trained) > RATE_TOLERANCE * trained:
+        warnings.warn(
+            f"The environment makes {1 / found:.4g} steps per second, training made "
+            f"{1 / trained:.4g}: the policy acts at another rate.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def step_seconds(env: gymnasium.Env) -> float | None:
+    """Returns the time of a step of an environment that says it (`dt`, `tau`), or None."""
+    for name in ("dt", "tau", "step_seconds"):
+        value = getattr(env.unwrapped, name, None)
+        if isinstance(value, int | float) and value > 0:
+            return float(value)
+    return None
+
+
+def _episode(
+    adapter: Any,
+    env: gymnasium.Env,
+    reader: Any,
+    seed: int | None,
+    limit: int,
+    explore: bool | None,
+) -> tuple[float, int]:
+    """Plays an episode; returns its return and its length."""
+    observation, _ = env.reset(seed=seed)
+    total, ended, step = 0.0, False, 0
+    while not ended:
+        adapter.act(observation, explore)
+        action = reader(adapter.given)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        step += 1
+        truncated = bool(truncated) or step >= limit
+        adapter.observe(observation, None, float(reward), bool(terminated), truncated)
+        total += float(reward)
+        ended = bool(terminated) or truncated
+    return total, step

@@ -1,0 +1,109 @@
+"""Logs as tables: Parquet files and data frames, cut into episodes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metarl.errors import DataError
+from metarl.extras import import_extra
+from metarl.tasks.files import check_regular
+
+_NUMBERED = re.compile(r"(?P<name>.+?)[_.\[](?P<index>\d+)\]?")
+
+
+def parquet_columns(path: Path) -> dict[str, np.ndarray]:
+    """Returns the columns of a Parquet file; see `table_columns`.
+
+    Raises:
+        DataError: The file cannot be read.
+        SettingsError: pyarrow is not installed.
+    """
+    parquet = import_extra("pyarrow.parquet", "data")
+    try:
+        check_regular(path)
+        return table_columns(parquet.read_table(path))
+    except DataError:
+        raise
+    except Exception as error:  # the reader raises anything for damaged files
+        raise DataError(f"Cannot read the log {path}: {error}. Expected a Parquet file.") from error
+
+
+def table_columns(table: Any) -> dict[str, np.ndarray]:
+    """Returns the columns of a table by name; observation_0, observation_1, ... become one.
+
+    Args:
+        table: A table of pandas or Arrow; lists in a column are rows of an array.
+
+    Raises:
+        DataError: The lists of a column have different lengths.
+    """
+    names = list(table.column_names if hasattr(table, "column_names") else table.columns)
+    columns: dict[str, np.ndarray] = {}
+    numbered: dict[str, dict[int, np.ndarray]] = {}
+    for name in map(str, names):
+        values = _column(table[name], name)
+        match = _NUMBERED.fullmatch(name)
+        if match:
+            numbered.setdefault(match["name"], {})[int(match["index"])] = values
+        else:
+            columns[name] = values
+    for name, parts in numbered.items():
+        if name not in columns and sorted(parts) == list(range(len(parts))):
+            columns[name] = np.stack([parts[i] for i in range(len(parts))], 1)
+    return columns
+
+
+def split_episodes(parts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the episodes of arrays that hold several, one after another.
+
+    A new one begins where the episode number changes, or after a terminated or truncated step.
+
+    Args:
+        parts: Arrays with the steps first, by the names of `trajectories.NAMES`.
+    """
+    parts = dict(parts)
+    numbers = parts.pop("episode", None)
+    rewards = parts.get("rewards")
+    count = len(rewards) if hasattr(rewards, "__len__") else 0
+    ends = [np.ravel(np.asarray(parts[n])) for n in ("terminated", "truncated") if n in parts]
+    if any(len(flags) not in (1, count) for flags in ends):
+        raise DataError(f"Expected as many ends as rewards, {count}, got {[len(e) for e in ends]}.")
+    last = np.zeros(count, bool)
+    for flags in ends:
+        if len(flags) == count:
+            last |= flags.astype(bool)
+    if numbers is not None and count:
+        numbers = np.ravel(np.asarray(numbers))
+        last[:-1] |= numbers[1:] != numbers[:-1]
+    stops = [t + 1 for t in range(count - 1) if last[t]]
+    if not stops:
+        yield parts
+        return
+    for low, high in zip([0, *stops], [*stops, count], strict=True):
+        yield {name: _rows(value, low, high, count) for name, value in parts.items()}
+
+
+def _rows(value: Any, low: int, high: int, count: int) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _rows(part, low, high, count) for name, part in value.items()}
+    if len(value) != count:
+        raise DataError(
+            f"Expected as many rows in each part of a log of several episodes, {count}, got "
+            f"{len(value)}."
+        )
+    return value[low:high]
+
+
+def _column(column: Any, name: str) -> np.ndarray:
+    values = column.to_numpy()
+    if values.dtype != object:
+        return values
+    try:
+        return np.stack([np.asarray(row) for row in values])
+    except (ValueError, TypeError) as error:
+        raise DataError(f"Expected rows of one length in the column {name!r}: {error}.") from error
