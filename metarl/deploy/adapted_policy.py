@@ -16,6 +16,9 @@ from metarl.models.base import Params, task_params
 from metarl.rl.experience import Experience
 from metarl.trees import map_tensors
 
+BEYOND = 0.5
+"""Factor on the inner loss of steps after those of training."""
+
 
 class Candidate(NamedTuple):
     """Parameters that an adaptation has computed.
@@ -57,7 +60,7 @@ class AdaptedPolicy:
         start = task_params(self._learner.policy, 1)
         self.params: Params = map_tensors(torch.Tensor.detach, start)
         self._state: State | None = None
-        self.version = 0
+        self.version, self._steps = 0, 0
         self.versions = {0: self.params}
         self.ready, self._running = None, None
 
@@ -85,8 +88,15 @@ class AdaptedPolicy:
         )
         return Candidate(params, map_tensors(torch.Tensor.detach, step.state), report)
 
-    def install(self, params: Params, state: State | None) -> None:
-        """Lets other parameters act from now on."""
+    @property
+    def usual_scale(self) -> float:
+        """Factor on the inner loss of the next step: 0.5 after as many as in training."""
+        trained = self._learner.adaptation.steps
+        return BEYOND if 0 < trained <= self._steps else 1.0
+
+    def install(self, params: Params, state: State | None, steps: int = 0) -> None:
+        """Lets other parameters act from now on, after `steps` further adaptation steps."""
+        self._steps += steps
         self._newest += 1
         self.version, self.params, self._state = self._newest, params, state
         self.versions[self.version] = params
@@ -95,19 +105,18 @@ class AdaptedPolicy:
         """Forgets parameters whose data have been used."""
         self.versions = {self.version: self.params}
 
+    def check_idle(self) -> None:
+        """Raises SettingsError while an adaptation is running, or its result is not used yet."""
+        if self.ready is not None or (self._running is not None and not self._running.done()):
+            raise SettingsError(
+                "Expected one adaptation at a time: one is running in the background, or its "
+                "result waits for the next `act`. Wait for its future, `future.result()`, and act."
+            )
+
     def in_background(
         self, experience: Experience, report: AdaptationReport, steps: int
     ) -> Future[AdaptationReport]:
-        """Computes in a thread; the result is in `ready` when the future is done.
-
-        Raises:
-            SettingsError: Another adaptation is still running.
-        """
-        if self._running is not None and not self._running.done():
-            raise SettingsError(
-                "Expected one adaptation at a time: one is running in the background; wait for "
-                "its future, `future.result()`."
-            )
+        """Computes in a thread; the result is in `ready` when the future is done."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, "metarl-adaptation")
 

@@ -61,8 +61,7 @@ class ControlSpaces:
                 f"Expected an observation of {self._source}, as in training, got "
                 f"{short_repr(observation, 60)}. ({error})"
             ) from error
-        # A sum of squares is finite only if all entries are; it may overflow for finite ones.
-        return bool(np.dot(row, row) < np.inf) or bool(np.isfinite(row).all())
+        return bool(np.isfinite(row).all())
 
     def to_environment(self, action: Action) -> Any:
         """Returns a flat action as the environment of training takes it."""

@@ -24,7 +24,7 @@ from metarl.deploy.safety import ActionFilter, RollBack, Safety
 from metarl.deploy.trajectories import Trajectory, read_trajectories, weigh
 from metarl.errors import SettingsError, SimulationError
 from metarl.models.base import Params
-from metarl.ranges import check_int
+from metarl.ranges import POSITIVE, check_int, check_number
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.experience import Experience
 
@@ -164,6 +164,7 @@ class ControlAdapter(Adapter):
         trajectories: Any = None,
         *,
         steps: int = 1,
+        scale: float | None = None,
         background: bool = False,
         **options: Any,
     ) -> Any:
@@ -172,6 +173,9 @@ class ControlAdapter(Adapter):
         Args:
             trajectories: Logged episodes in place of the observed ones; see `read_trajectories`.
             steps: Adaptation steps on these data, at least 1.
+            scale: Factor on the inner loss, and with it on the rate of gradient descent, above 0.
+                None: 1 for as many steps as in training, then 0.5, as the evaluation of Finn et al.
+                2017: a whole step further often overshoots.
             background: Returns at once, while the old policy acts; the new one acts from the `act`
                 after it is ready.
             **options: With trajectories: `behaviour`, `correction`, `least_effective`; see `weigh`.
@@ -187,14 +191,19 @@ class ControlAdapter(Adapter):
             raise SettingsError(f"Expected trajectories for the options {', '.join(options)}.")
         if self._weights is None:
             return self._remember(trajectories)
+        self._weights.check_idle()
         if trajectories is None:
             experience, report = self._observed()
         else:
             experience, report = self._logged(trajectories, **options)
+        if scale is None:
+            scale = self._weights.usual_scale
+        check_number("scale", scale, POSITIVE)
+        experience = experience._replace(weights=scale * experience.weights)
         if background:
             return self._weights.in_background(experience, report, steps)
         found = self._weights.compute(experience, report, steps)
-        self._use(found.params, found.state)
+        self._use(found.params, found.state, steps)
         return found.report
 
     def run(
@@ -224,7 +233,7 @@ class ControlAdapter(Adapter):
     def load_state(self, state: dict[str, Tensor]) -> None:
         self._check_state(state, self.state())
         self.reset()
-        self._use({n: t.clone().unsqueeze(0) for n, t in state.items()}, None)
+        self._use({n: t.clone().unsqueeze(0) for n, t in state.items()}, None, 0)
 
     @property
     def version(self) -> int:
@@ -279,16 +288,16 @@ class ControlAdapter(Adapter):
             return RecurrentActor(policy, size, self.spaces.action_size, self._generator)
         return PolicyActor(policy, self._weights.params, size, self._generator)
 
-    def _use(self, params: Params, state: Any) -> None:
+    def _use(self, params: Params, state: Any, steps: int) -> None:
         """Lets other parameters act from the next `act` on."""
         assert self._weights is not None
-        self._weights.install(params, state)
+        self._weights.install(params, state, steps)
         self._actor = self._make_actor()
 
     def _swap(self, weights: AdaptedPolicy) -> None:
         found, weights.ready = weights.ready, None
         assert found is not None
-        self._use(found.params, found.state)
+        self._use(found.params, found.state, found.report.steps)
 
     def _executed(self, action: Any) -> Acted:
         """Returns the action that was executed, and who chose it."""

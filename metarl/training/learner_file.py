@@ -126,22 +126,24 @@ def _gradient(learner: Any) -> dict[str, Any]:
 
 
 def _policy(learner: Any) -> dict[str, Any]:
+    worlds = _worlds(learner)
     return {
         "algorithm": _part(lambda: described_algorithm(learner.adaptation)),
         "policy": _part(lambda: describe(learner.policy)),
         "units": _units(learner.policy.units),
         "settings": describe(learner.settings),
         "steps": learner.adaptation.steps,
-        **_worlds(learner),
+        **worlds,
     }
 
 
 def _recurrent(learner: Any) -> dict[str, Any]:
+    worlds = _worlds(learner)
     return {
         "policy": _part(lambda: describe(learner.policy)),
         "options": describe(learner.settings),
         "settings": describe(learner.gradients),
-        **_worlds(learner),
+        **worlds,
     }
 
 

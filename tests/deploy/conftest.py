@@ -1,0 +1,62 @@
+"""Small runs of the library alone, without an experiment."""
+
+import pytest
+import torch
+from metarl_envs.navigation import Navigation2D
+
+from metarl.adaptation import MAML, GradientLearner
+from metarl.models import MLP
+from metarl.rl import PolicyGradientSettings, PolicyLearner, policy_for
+from metarl.rl.trials.recurrent_learner import RecurrentLearner, RL2Algorithm
+from metarl.rl.trials.recurrent_policy import RecurrentPolicy
+from metarl.tasks import Sine
+from metarl.training import OuterLoop, TrainingSettings
+
+SHORT = TrainingSettings(
+    iterations=2, meta_batch_size=2, log_every=1, eval_every=0, checkpoint_every=1, threads=1
+)
+
+
+def train(learner, tasks, folder):
+    """Trains for two iterations; returns the learner and the run folder."""
+    loop = OuterLoop(learner, tasks, SHORT, folder)
+    loop.run()
+    loop.logger.close()
+    return learner, folder
+
+
+def make_policy_learner(family, algorithm=MAML, trajectories=3, hidden=(8,), **options):
+    generator = torch.Generator().manual_seed(0)
+    policy = policy_for(family, generator, hidden, **options)
+    settings = PolicyGradientSettings(trajectories)
+    return PolicyLearner(algorithm(policy, inner_lr=0.1), family, settings)
+
+
+@pytest.fixture(scope="session")
+def sine_run(tmp_path_factory):
+    network = MLP((1, 8, 1), torch.Generator().manual_seed(0))
+    learner = GradientLearner(MAML(network, inner_lr=0.01))
+    return train(learner, Sine(5, 5), tmp_path_factory.mktemp("sine_run"))
+
+
+@pytest.fixture(scope="session")
+def point_run(tmp_path_factory):
+    learner = make_policy_learner(Navigation2D(horizon=6))
+    return train(learner, Navigation2D(horizon=6), tmp_path_factory.mktemp("point_run"))
+
+
+@pytest.fixture(scope="session")
+def memory_run(tmp_path_factory):
+    family = Navigation2D(horizon=6)
+    generator = torch.Generator().manual_seed(0)
+    policy = RecurrentPolicy(family.observation_space, family.action_space, generator, units=6)
+    learner = RecurrentLearner(policy, family, RL2Algorithm(2, 6))
+    return train(learner, family, tmp_path_factory.mktemp("memory_run"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A run of an installed experiment."""
+    from tests.commands.conftest import train as trained_by
+
+    return {"sine": trained_by("sine", tmp_path_factory.mktemp("sine"))}

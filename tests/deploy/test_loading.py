@@ -1,0 +1,218 @@
+"""A run opens without the script that made it; what it cannot hold is asked for."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from metarl_envs.navigation import Navigation2D
+from torch import nn
+
+import metarl
+from metarl.adaptation import MAML, Adaptation, GradientLearner, MetaSGD
+from metarl.adaptation.algorithms import LSTMMetaLearnerAlgorithm, ReptileAlgorithm
+from metarl.adaptation.objectives import QueryLoss
+from metarl.adaptation.update_rules import GradientDescent
+from metarl.deploy.learner_building import build_learner
+from metarl.errors import CheckpointError, SettingsError
+from metarl.learners import Prototypical, Siamese
+from metarl.learners.images.embeddings import ConvEmbedding, ImageShape
+from metarl.learners.memory.algorithms import MANNAlgorithm, MetaNetAlgorithm
+from metarl.learners.metric import algorithms as metric
+from metarl.learners.problem import ImageProblem
+from metarl.models import MLP, Conv4
+from metarl.rl import policy_for
+from metarl.rl.policy_learner import PolicyLearner
+from metarl.sim import make_family
+from metarl.training.learner_file import LEARNER_FILE, checksum, described_learner
+from tests.deploy.conftest import make_policy_learner
+
+PROBLEM = ImageProblem(ImageShape(1, 28), 3, 4, 6, torch.Generator().manual_seed(1))
+IMAGES = {
+    "prototypical": metric.PrototypicalAlgorithm(),
+    "matching-fce": metric.MatchingAlgorithm(context_steps=2),
+    "relation": metric.RelationAlgorithm(),
+    "siamese": metric.SiameseAlgorithm(units=8),
+    "views": metric.PrototypicalAlgorithm(metric.EmbeddingSettings("pyramid", views=2)),
+    "classifier": metric.FeatureClassifierAlgorithm(),
+    "mann": MANNAlgorithm(),
+    "metanet": MetaNetAlgorithm(features=8),
+}
+
+
+def copies(learner, **given):
+    """The learner that its description builds, with its weights."""
+    data = json.loads(json.dumps(described_learner(learner)))
+    copy = build_learner(data, **given)
+    copy.load_state_dict(learner.state_dict())
+    return copy
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_learners_of_images_are_described(name):
+    learner = IMAGES[name].build(PROBLEM)
+    assert type(copies(learner)) is type(learner)
+
+
+@pytest.mark.parametrize(
+    "algorithm", [ReptileAlgorithm(batch_size=3), LSTMMetaLearnerAlgorithm(steps=2, units=3)]
+)
+def test_algorithms_are_described_with_their_options(algorithm, generator):
+    network = Conv4(3, generator, filters=2)
+    learner = GradientLearner(algorithm.clipped_adaptation(network, generator))
+    copy = copies(learner)
+    assert copy.adaptation.algorithm == algorithm
+    assert copy.adaptation.batch_size == learner.adaptation.batch_size
+
+
+FAMILIES = {
+    "bandit": lambda: make_family("Bandit-v1"),
+    "cheetah": lambda: make_family("HalfCheetahVelocity-v1"),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_policies_are_described_with_their_units(name):
+    family = FAMILIES[name]()
+    learner = make_policy_learner(
+        family, layer_norm=True, scale_actions=True, normalize_observations=True
+    )
+    copy = copies(learner)
+    observations = torch.randn(1, 4, family.observation_space.shape[0])
+    params = {n: p.unsqueeze(0) for n, p in learner.policy.named_parameters()}
+    a, b = (one.policy.distribution(params, observations) for one in (learner, copy))
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert copy.family.name == family.name and copy.family.horizon == family.horizon
+    assert (copy.policy.units is None) == (learner.policy.units is None)
+
+
+def test_a_run_opens_as_the_learner_that_was_trained(sine_run):
+    learner, folder = sine_run
+    adapter = metarl.load(folder)
+    for name, value in learner.state_dict().items():
+        assert torch.equal(adapter.learner.state_dict()[name], value)
+    assert adapter.origin.iteration == 2
+    assert adapter.origin.ranges["input_shape"] == [1]
+
+
+def test_a_network_of_the_user_is_handed_in(tmp_path, generator):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(1, 1)
+
+        def forward(self, x):
+            return self.layer(x)
+
+    learner = GradientLearner(MAML(Net(), inner_lr=0.02))
+    data = described_learner(learner)
+    if "undescribed" in data["network"]:
+        with pytest.raises(SettingsError, match=r"metarl.load\(run, network=net\)"):
+            build_learner(data)
+    copy = build_learner(data, Net())
+    copy.load_state_dict(learner.state_dict())
+    assert copy.adaptation.rule.lr == 0.02
+
+
+def test_metric_learners_of_a_module_ask_for_the_learner():
+    data = described_learner(Prototypical(nn.Flatten()))
+    if "undescribed" in data["object"]:
+        with pytest.raises(SettingsError, match=r"learner=learner"):
+            build_learner(data)
+    embedded = Siamese(ConvEmbedding(ImageShape(1, 28), torch.Generator(), 2), 2, torch.Generator())
+    assert type(copies(embedded)) is type(embedded)
+
+
+def test_an_adaptation_put_together_by_hand_asks_for_the_learner(generator):
+    adaptation = Adaptation(MLP((1, 1), generator), GradientDescent(0.1), QueryLoss())
+    with pytest.raises(SettingsError, match="put together by hand"):
+        build_learner(described_learner(GradientLearner(adaptation)))
+
+
+def test_a_loss_of_the_user_asks_for_the_learner(generator):
+    network = MLP((1, 1), generator)
+    learner = GradientLearner(MAML(network, loss=lambda o, t: (o - t).abs()))
+    with pytest.raises(SettingsError, match="learner=learner"):
+        build_learner(described_learner(learner))
+
+
+def test_a_wrong_network_is_refused(sine_run, generator):
+    with pytest.raises(CheckpointError, match="are not those of this learner"):
+        metarl.load(sine_run[1], network=MLP((1, 9, 1), generator))
+
+
+def edited(folder, tmp_path, change, *, signed=True):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    path = copy / LEARNER_FILE
+    content = json.loads(path.read_text())
+    change(content)
+    if signed:
+        version, content = content.pop("format_version"), content
+        content.pop("sha256")
+        content = {"format_version": version, "sha256": checksum(content), **content}
+    path.write_text(json.dumps(content))
+    return copy
+
+
+def test_an_altered_description_is_refused(sine_run, tmp_path):
+    def change(content):
+        content["learner"]["algorithm"]["options"]["inner_lr"] = 5.0
+
+    with pytest.raises(CheckpointError, match="was altered"):
+        metarl.load(edited(sine_run[1], tmp_path, change, signed=False))
+
+
+def test_a_newer_description_is_refused(sine_run, tmp_path):
+    def change(content):
+        content["format_version"] = 9
+
+    with pytest.raises(CheckpointError, match=r"version 9.*Install a newer"):
+        metarl.load(edited(sine_run[1], tmp_path, change))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [{"class": "os.system", "arguments": {}}, {"class": "MLP", "arguments": {"size": 3}}, 7, {}],
+)
+def test_what_is_not_known_is_refused_and_not_imported(network, sine_run, tmp_path):
+    def change(content):
+        content["learner"]["network"] = network
+
+    with pytest.raises((CheckpointError, SettingsError)):
+        metarl.load(edited(sine_run[1], tmp_path, change))
+
+
+def test_altered_weights_are_refused(sine_run, tmp_path):
+    copy = shutil.copytree(sine_run[1], tmp_path / "copy")
+    for path in copy.glob("checkpoints/*/weights.safetensors"):
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(CheckpointError):
+        metarl.load(copy)
+
+
+def test_a_run_without_a_description_opens_by_its_experiment(trained, tmp_path):
+    copy = shutil.copytree(trained["sine"], tmp_path / "old")
+    (copy / LEARNER_FILE).unlink()
+    adapter = metarl.load(copy)
+    x = np.linspace(-1, 1, 5)
+    assert adapter.adapt(x[:, None], x[:, None]).examples == 5
+
+
+def test_learners_with_learned_rates_keep_them(tmp_path, generator):
+    network = MLP((1, 4, 1), generator)
+    learner = GradientLearner(MetaSGD(network, generator))
+    copy = copies(learner)
+    for a, b in zip(learner.rule.parameters(), copy.rule.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_oracle_is_refused():
+    family = Navigation2D(horizon=3)
+    generator = torch.Generator()
+    spaces = family.observation_space, family.action_space
+    learner = PolicyLearner(MAML(policy_for(spaces, generator)), family, observe_task=True)
+    with pytest.raises(SettingsError, match="oracle"):
+        build_learner(described_learner(learner))
