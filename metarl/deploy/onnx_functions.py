@@ -1,0 +1,73 @@
+"""ONNX functions of the Cholesky factorisation and of the solution with it, as loops over rows.
+
+Python does not execute the functions below: onnxscript translates them to ONNX. They are for a
+batch of one matrix, [1, K, K].
+"""
+
+from __future__ import annotations
+
+# ruff: noqa: D103
+# pyright: reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportIndexIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+from onnxscript import script
+from onnxscript import opset18 as op
+from onnxscript.onnx_types import DOUBLE
+
+
+@script()
+def cholesky(matrix: DOUBLE) -> DOUBLE:
+    """Returns the lower factor L [1, K, K] of a positive definite matrix A = L L^T."""
+    first = op.Constant(value_ints=[0])
+    second = op.Constant(value_ints=[1])
+    rest = op.Squeeze(matrix, first)
+    size = op.Squeeze(op.Shape(rest, start=0, end=1))
+    index = op.Range(0, size, 1)
+    lower = rest - rest
+    for j in range(size):
+        row = op.Gather(rest, j, axis=0)
+        own = op.CastLike(op.Equal(index, j), rest)
+        below = op.CastLike(op.GreaterOrEqual(index, j), rest)
+        # l_j = A_j / sqrt(A_jj) from the diagonal on;  A <- A - l_j l_j^T
+        column = below * row / op.Sqrt(op.Gather(row, j, axis=0))
+        down = op.Unsqueeze(column, second)
+        rest = rest - down * op.Unsqueeze(column, first)
+        lower = lower + down * op.Unsqueeze(own, first)
+    return op.Unsqueeze(lower, first)
+
+
+def cholesky_ex(matrix, upper: bool = False, check_errors: bool = False):
+    """Returns the lower factor, and 0 for success; it is executed, as a call of the above."""
+    del upper, check_errors
+    return cholesky(matrix), op.Constant(value_ints=[0])
+
+
+@script()
+def substitution(right: DOUBLE, factor: DOUBLE) -> DOUBLE:
+    """Solves L L^T x = b for the lower factor L [1, K, K] and b [1, K, 1]."""
+    first = op.Constant(value_ints=[0])
+    both = op.Constant(value_ints=[0, 2])
+    lower = op.Squeeze(factor, first)
+    rest = op.Squeeze(right, both)
+    size = op.Squeeze(op.Shape(rest, start=0, end=1))
+    index = op.Range(0, size, 1)
+    half = rest - rest
+    for j in range(size):  # L y = b, from the first row on
+        column = op.Gather(lower, j, axis=1)
+        value = op.Gather(rest, j, axis=0) / op.Gather(column, j, axis=0)
+        half = half + op.CastLike(op.Equal(index, j), rest) * value
+        rest = rest - column * value
+    rest = half
+    solution = half - half
+    for k in range(size):  # L^T x = y, from the last row on
+        i = size - 1 - k
+        row = op.Gather(lower, i, axis=0)
+        value = op.Gather(rest, i, axis=0) / op.Gather(row, i, axis=0)
+        solution = solution + op.CastLike(op.Equal(index, i), rest) * value
+        rest = rest - row * value
+    return op.Unsqueeze(solution, both)
+
+
+def cholesky_solve(right, factor, upper: bool = False):
+    """Solves A x = b for the lower factor of A; it is executed, as a call of the above."""
+    del upper
+    return substitution(right, factor)
