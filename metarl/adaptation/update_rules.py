@@ -153,10 +153,16 @@ class PerStepRates(UpdateRule):
         self, grads: Params, state: State, params: Params, loss: Tensor
     ) -> tuple[Params, State]:
         del loss
-        step = min(state["step"], self.steps - 1)
-        rates = self.rates
-        moved = {n: p - rates[table_key(n)][step] * grads[n] for n, p in params.items()}
+        rates = {n: self._rate(table_key(n), state["step"]) for n in params}
+        moved = {n: p - rates[n] * grads[n] for n, p in params.items()}
         return moved, {"step": state["step"] + 1}
+
+    def _rate(self, key: str, step: int | Tensor) -> Tensor:
+        """Returns the rate of a step, []; its number is a tensor [] in an exported graph."""
+        last = self.steps - 1
+        if isinstance(step, Tensor):
+            return self.rates[key].index_select(0, step.clamp(max=last).view(1)).squeeze(0)
+        return self.rates[key][min(step, last)]
 
 
 class Adam(UpdateRule):

@@ -123,10 +123,18 @@ def batch_norm_update_stats(
     return centre.flatten(), (inputs - centre).square().mean(dims)
 
 
+def lerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
+    """Interpolates as torch does; torch's own decomposition copies strides, which ONNX cannot."""
+    if abs(weight) < 0.5:
+        return start + weight * (end - start)
+    return end - (end - start) * (1 - weight)
+
+
 _OWN: dict[Any, Callable[..., Any]] = {
     aten.convolution_backward.default: convolution_backward,
     aten.max_pool2d_with_indices_backward.default: max_pool2d_with_indices_backward,
     aten.batch_norm_update_stats.default: batch_norm_update_stats,
+    aten.lerp.Scalar: lerp,
 }
 
 

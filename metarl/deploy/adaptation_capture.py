@@ -1,0 +1,175 @@
+"""Functions of tensors captured as graphs, derivatives included, and written as files."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from metarl.deploy.onnx_decompositions import decompositions, translations
+from metarl.errors import ExportError, short_repr
+from metarl.extras import import_extra
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or an output of a graph.
+
+    Attributes:
+        name: Its name in the file.
+        example: A tensor of its shape and type.
+        text: What it is, and its units.
+        free: Dimensions of any size: dimension -> name of the size.
+    """
+
+    name: str
+    example: Tensor
+    text: str
+    free: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> list[int | str]:
+        """The shape, with names for free sizes."""
+        return [self.free.get(i, int(n)) for i, n in enumerate(self.example.shape)]
+
+    @property
+    def dtype(self) -> str:
+        """The type, such as "float32"."""
+        return str(self.example.dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A function to be captured.
+
+    Attributes:
+        name: Name of the file, without its suffix.
+        function: Maps the tensors of the inputs to those of the outputs; pure, and without control
+            flow that depends on the values of tensors.
+        inputs: The inputs, with examples.
+        outputs: The outputs; their examples say shapes and types.
+    """
+
+    name: str
+    function: Callable[..., Sequence[Tensor]]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    @property
+    def examples(self) -> tuple[Tensor, ...]:
+        """The examples of the inputs."""
+        return tuple(port.example for port in self.inputs)
+
+
+def graph_of(
+    name: str,
+    function: Callable[..., Sequence[Tensor]],
+    inputs: Sequence[Port],
+    outputs: Sequence[tuple[str, str, dict[int, str]]],
+) -> Graph:
+    """Returns a graph; the outputs are given by names, texts and free dimensions."""
+    examples = [port.example for port in inputs]
+    found = [t.detach() for t in function(*examples)]
+    ports = [Port(n, t, text, free) for (n, text, free), t in zip(outputs, found, strict=True)]
+    return Graph(name, function, tuple(inputs), tuple(ports))
+
+
+def free_size(tensors: Sequence[Tensor], least: int = 5) -> int:
+    """Returns a size that no dimension of the tensors has, for examples of free dimensions.
+
+    Capturing takes equal sizes of inputs for one and the same.
+    """
+    taken = {int(n) for t in tensors for n in t.shape}
+    return next(n for n in itertools.count(least) if n not in taken)
+
+
+def capture(graph: Graph) -> torch.export.ExportedProgram:
+    """Returns the function as a program of tensor operations.
+
+    Raises:
+        ExportError: The function depends on the value of a tensor in Python, has an operator that
+            cannot be captured, or a free size would be fixed.
+    """
+    examples = tuple(e.detach().clone() for e in graph.examples)
+    try:
+        with torch.no_grad():
+            traced = make_fx(
+                graph.function, tracing_mode="symbolic", decomposition_table=decompositions(),
+                _allow_non_fake_inputs=True,
+            )(*examples)
+            sizes: dict[str, Any] = {}
+            shapes = [
+                {i: sizes.setdefault(n, torch.export.Dim(n, min=1)) for i, n in port.free.items()}
+                for port in graph.inputs
+            ]
+            return torch.export.export(traced, examples, dynamic_shapes=shapes or None)
+    except Exception as error:  # torch raises anything here
+        raise ExportError(
+            f"The {graph.name} of this learner cannot be captured as a graph: "
+            f"{type(error).__name__}: {short_repr(str(error), 400)}. Networks, losses and rules "
+            "must consist of tensor operations, and read no values of tensors in Python."
+        ) from error
+
+
+def write_program(graph: Graph, program: torch.export.ExportedProgram, folder: Path) -> Path:
+    """Writes NAME.pt2; `torch.export.load(path).module()` loads it."""
+    path = folder / f"{graph.name}.pt2"
+    torch.export.save(program, path)
+    return path
+
+
+def write_model(graph: Graph, program: torch.export.ExportedProgram, folder: Path) -> Path:
+    """Writes NAME.onnx, constants included.
+
+    Raises:
+        SettingsError: The extra "onnx" is not installed.
+        ExportError: ONNX has no operator for a part of the program.
+    """
+    onnx = import_extra("onnx", "onnx")
+    import_extra("onnxscript", "onnx")
+    try:
+        with quiet_exporter():
+            exported = torch.onnx.export(
+                program, dynamo=True, verbose=False, custom_translation_table=translations(),
+                input_names=[port.name for port in graph.inputs],
+                output_names=[port.name for port in graph.outputs],
+            )  # fmt: skip
+    except Exception as error:
+        raise ExportError(
+            f"ONNX cannot express the {graph.name} of this learner: {_first_cause(error)}. "
+            "Choose the format torch."
+        ) from error
+    assert exported is not None
+    path = folder / f"{graph.name}.onnx"
+    onnx.save(exported.model_proto, str(path))
+    return path
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Suppresses the messages of torch's exporter about torchvision and its own deprecated code."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_cause(error: BaseException) -> str:
+    """Returns the text of the error that caused the others, shortened."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {short_repr(str(error), 300)}"

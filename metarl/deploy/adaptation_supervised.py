@@ -1,0 +1,191 @@
+"""The graphs of supervised learners that adapt by gradients: the step, and the predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.adaptation.adaptation import Frozen
+from metarl.adaptation.gradient_learner import GradientLearner
+from metarl.adaptation.inner_loop import inner_loop
+from metarl.adaptation.loss_function import LossFunction
+from metarl.adaptation.network_call import NetworkCall
+from metarl.deploy.adaptation_capture import Graph, Port, free_size, graph_of
+from metarl.deploy.adaptation_state import Flat, flatten, unflatten
+from metarl.deploy.adaptation_theta import Start, moved_ports, start_of, theta_of
+from metarl.errors import ExportError
+from metarl.models.base import Params, Statistics, task_params
+from metarl.tasks.base import Examples, TaskBatch
+
+COUNT = "statistics.count"
+"""The number of support batches in the running statistics of batch normalisation."""
+
+
+@dataclass(frozen=True)
+class SupervisedParts:
+    """What the graphs of a supervised learner compute with.
+
+    Attributes:
+        learner: The learner.
+        start: The initial theta and state.
+        constants: Parameters that do not adapt, [1, *shape] per name.
+        rule_state: The state of the update rule for one task, which gives the structure.
+        moments: Layers with running statistics.
+    """
+
+    learner: GradientLearner
+    start: Start
+    constants: Params
+    rule_state: dict[str, Any]
+    moments: tuple[str, ...]
+
+    @property
+    def momentum(self) -> float:
+        """Weight of the newest batch in the running statistics."""
+        momentum = self.learner.adaptation.statistics_momentum
+        return 1.0 if momentum is None else momentum
+
+    def params(self, theta: Flat) -> Params:
+        """Returns all parameters of one task."""
+        return {**self.constants, **{n: t.unsqueeze(0) for n, t in theta.items()}}
+
+    def recorded(self, state: Flat) -> Statistics | None:
+        """Returns the running statistics in a state; None for a learner that keeps none."""
+        if not self.moments:
+            return None
+        values = {
+            layer: (
+                state[f"statistics.{layer}.mean"].unsqueeze(0),
+                state[f"statistics.{layer}.variance"].unsqueeze(0),
+            )
+            for layer in self.moments
+        }
+        return Statistics(self.momentum, recording=False, values=values)
+
+
+def supervised_graphs(
+    learner: GradientLearner, tasks: TaskBatch, generator: torch.Generator
+) -> tuple[Start, list[Graph]]:
+    """Returns the initial theta and state, and the graphs "predict" and "step".
+
+    Args:
+        learner: The learner, on the CPU.
+        tasks: A batch of its tasks; the shapes and types of the examples are read.
+        generator: Draws the start, for learners that start afresh on each task.
+
+    Raises:
+        ExportError: The examples are padded, or the outputs are not one tensor.
+    """
+    support = Examples(*(None if t is None else t[:1] for t in tasks.support))
+    if support.mask is not None:
+        raise ExportError(
+            "Expected examples of one size, got padded sequences with a mask: the adaptation on "
+            "these cannot be exported yet."
+        )
+    parts = _parts(learner, support._replace(weights=None), generator)
+    size = free_size([*parts.start.tensors, support.inputs[0, :1], support.targets[0, :1]])
+    rows = torch.arange(size) % support.inputs.shape[1]
+    return parts.start, [
+        _predictions(parts, support.inputs[0, rows]),
+        _step(parts, support.inputs[0, rows], support.targets[0, rows]),
+    ]
+
+
+def _parts(
+    learner: GradientLearner, support: Examples, generator: torch.Generator
+) -> SupervisedParts:
+    frozen = Frozen(learner.adaptation)
+    params = frozen.fresh_start(generator, 1) or task_params(learner.model, 1)
+    moving, constants = theta_of(params, frozen.names)
+    state = learner.rule.init({n: t.unsqueeze(0) for n, t in moving.items()})
+    flat, moments = flatten(state), ()
+    if learner.adaptation.statistics_momentum is not None:
+        record = Statistics(1.0)
+        with torch.no_grad():
+            NetworkCall(learner.model).examples(params, support, record)
+        moments = tuple(record.values)
+        for layer, (mean, variance) in record.values.items():
+            flat[f"statistics.{layer}.mean"] = torch.zeros_like(mean[0])
+            flat[f"statistics.{layer}.variance"] = torch.ones_like(variance[0])
+        if moments:
+            flat[COUNT] = torch.tensor(0)
+    return SupervisedParts(learner, start_of(moving, flat), constants, state, moments)
+
+
+def _step(parts: SupervisedParts, inputs: Tensor, targets: Tensor) -> Graph:
+    start, learner = parts.start, parts.learner
+    loss = LossFunction(learner.loss, "loss")
+    network = NetworkCall(learner.model)
+    origin = parts.params(start.theta)
+
+    def step(*tensors: Tensor) -> list[Tensor]:
+        theta, state, (own_inputs, own_targets) = start.split(tensors)
+        examples = Examples(own_inputs.unsqueeze(0), own_targets.unsqueeze(0))
+        record = Statistics(1.0) if parts.moments else None
+
+        def support_loss(params: Params, number: int) -> Tensor:
+            del number
+            outputs = network.examples({**parts.constants, **params}, examples, record)
+            return loss(outputs, examples, params={**parts.constants, **params}, start=origin)
+
+        *_, last = inner_loop(
+            support_loss, learner.rule, {n: t.unsqueeze(0) for n, t in theta.items()}, 1,
+            first_order=True, state=unflatten(state, parts.rule_state),
+            max_grad_norm=learner.adaptation.max_inner_grad_norm,
+        )  # fmt: skip
+        assert last.loss is not None
+        new_state = flatten(last.state)
+        if record is not None:
+            new_state |= _averaged(state, record, parts.momentum)
+        moved = [last.params[n].squeeze(0) for n in theta] + [new_state[n] for n in state]
+        return [t.detach() for t in (*moved, last.loss.squeeze(0))]
+
+    inputs_free, targets_free = ({0: "examples"},) * 2
+    ports = [
+        *start.ports(),
+        Port("inputs", inputs, "inputs of the support examples", inputs_free),
+        Port("targets", targets, "their labels or values", targets_free),
+    ]
+    outputs = [*moved_ports(start), ("loss", "mean loss of the examples before the step", {})]
+    return graph_of("step", step, ports, outputs)
+
+
+def _averaged(state: Flat, record: Statistics, momentum: float) -> Flat:
+    """Returns the running statistics after a batch; the first batch replaces the initial ones."""
+    count = state[COUNT]
+    averaged: Flat = {COUNT: count + 1}
+    for layer, moments in record.values.items():
+        for kind, new in zip(("mean", "variance"), moments, strict=True):
+            name = f"statistics.{layer}.{kind}"
+            later = torch.lerp(state[name], new.squeeze(0), momentum)
+            averaged[name] = torch.where(count > 0, later, new.squeeze(0))
+    return averaged
+
+
+def _predictions(parts: SupervisedParts, inputs: Tensor) -> Graph:
+    network, start = NetworkCall(parts.learner.model), parts.start
+    names = tuple(n for n in start.state if n.startswith("statistics.") and n != COUNT)
+
+    def predict(*tensors: Tensor) -> list[Tensor]:
+        count = len(start.theta)
+        theta = dict(zip(start.theta, tensors[:count], strict=True))
+        state = dict(zip(names, tensors[count:-1], strict=True))
+        outputs = network(
+            parts.params(theta), tensors[-1].unsqueeze(0), parts.recorded(state), None, None
+        )
+        if not isinstance(outputs, Tensor):
+            raise ExportError(
+                f"Expected a network with one output tensor, this one returns a "
+                f"{type(outputs).__name__}: only the former is exported."
+            )
+        return [outputs.squeeze(0)]
+
+    state_ports = [p for p in start.ports() if p.name.removeprefix("state.") in names]
+    ports = [
+        *start.ports()[: len(start.theta)], *state_ports,
+        Port("inputs", inputs, "inputs to predict for", {0: "inputs"}),
+    ]  # fmt: skip
+    return graph_of("predict", predict, ports, [("outputs", "predictions", {0: "inputs"})])
