@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint types tests slow gpu format clean
+.PHONY: install demo test lint types tests slow gpu docs compat format clean
 
 install: .venv/installed
 
@@ -46,6 +46,18 @@ slow: install  ## what takes minutes
 
 gpu: install  ## what needs a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+docs: .venv/docs  ## the manual as a site: build/docs/index.html
+	$(BIN)/python docs/_ext/settings_tables.py
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "The manual: build/docs/index.html"
+
+.venv/docs: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+compat: install  ## the lowest and the newest versions of pyproject.toml, in fresh environments
+	$(BIN)/python -m benchmarks.compatibility
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -7,7 +7,7 @@ from typing import Any
 
 from metarl.gymnasium_ids import register_families
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 register_families()
 

@@ -12,9 +12,10 @@ from metarl.lab.command_line import parse_settings
 from metarl.lab.installed import EXPERIMENTS
 from metarl.lab.lookup import find_experiment
 from metarl.rl.trials.recurrent_learner import RL2Algorithm
+from tests.docs import pages
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/control.md", "docs/families.md", "docs/results.md")
+PAGES = (ROOT / "README.md", *pages.PAGES)
 BLOCK = re.compile(r"^    (metarl train (?:.*\\\n)*.*)$", re.MULTILINE)
 CHOSEN_BY_THE_READER = ("--help", "--resume", "--family my_tasks", "my.py", "push.py")
 
@@ -22,7 +23,7 @@ CHOSEN_BY_THE_READER = ("--help", "--resume", "--family my_tasks", "my.py", "pus
 def commands():
     """The `metarl train` commands in the blocks of the pages, without their comments."""
     for page in PAGES:
-        for command in BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
+        for command in BLOCK.findall(page.read_text(encoding="utf-8")):
             command = command.replace("\\\n", " ").partition("#")[0]
             if not any(word in command for word in CHOSEN_BY_THE_READER):
                 yield " ".join(command.split())

@@ -10,11 +10,12 @@ import pytest
 from metarl.commands import main
 from metarl.lab.lookup import script_experiment
 from metarl.runs.eval_file import read_curves
+from tests.docs.pages import python_blocks
 from tests.experiments.test_control_scripts import TINY, leave_out_figures
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+BLOCKS = python_blocks(ROOT / "docs" / "families.md")
 TITLES = {
     "pendulums": "Pendulum(g,m)-v1",
     "carts": "CartPole(force_mag)-v1",

@@ -1,0 +1,55 @@
+"""The pages as they are on GitHub become pages of the site: commands, and links to sources."""
+
+import os
+import re
+from pathlib import Path
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+
+COMMANDS = re.compile(
+    r"\s*(\$ |\. |cd |docker |export |git |make |metarl |pip |python |[A-Z_]+=\S+ )"
+)
+LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((\.\./[^)#\s]+)\)")
+
+
+def unlink_outside(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Leaves the text of links to folders and documents that are not part of the site."""
+    folder = Path(app.srcdir, docname).parent
+
+    def replaced(match: re.Match) -> str:
+        target = (folder / match[2]).resolve()
+        inside = target.is_relative_to(app.srcdir)
+        return match[0] if inside or target.suffix not in ("", ".md") else match[1]
+
+    source[0] = LINK.sub(replaced, source[0])
+
+
+def highlight_commands(app: Sphinx, doctree: nodes.document) -> None:
+    """Gives indented blocks of commands the language of a shell."""
+    del app
+    for block in doctree.findall(nodes.literal_block):
+        if block.get("language") in (None, "none", "default") and COMMANDS.match(block.astext()):
+            block["language"] = "bash"
+
+
+def link_sources(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Links to MetaRL's modules lead to their highlighted sources in the site."""
+    if app.builder.format != "html":
+        return
+    for node in list(doctree.findall(addnodes.download_reference)):
+        path = os.path.normpath(os.path.join(os.path.dirname(docname), node["reftarget"]))
+        path = path.removeprefix("../").removeprefix("envs/")
+        if path.endswith(".py") and path.startswith(("metarl/", "metarl_envs/")):
+            target = "_modules/" + path.removesuffix(".py").removesuffix("/__init__")
+            uri = app.builder.get_relative_uri(docname, target)
+            node.replace_self(nodes.reference("", "", *node.children, refuri=uri))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Registers what is above."""
+    app.connect("source-read", unlink_outside)
+    app.connect("doctree-read", highlight_commands)
+    app.connect("doctree-resolved", link_sources, priority=400)
+    return {"parallel_read_safe": True}
