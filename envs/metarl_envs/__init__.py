@@ -6,6 +6,7 @@ from metarl_envs.ant import (
     AntVelocity,
 )
 from metarl_envs.bandit import Bandit
+from metarl_envs.cart_pole import CartPole
 from metarl_envs.changed_robots import (
     AntActuator,
     AntLeg,
@@ -49,6 +50,7 @@ __all__ = [
     "AntVelocity",
     "AntVelocityRllab",
     "Bandit",
+    "CartPole",
     "HalfCheetahActuator",
     "HalfCheetahDirection",
     "HalfCheetahDirectionRllab",

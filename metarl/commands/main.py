@@ -10,6 +10,7 @@ import sys
 import tyro
 
 import metarl
+from metarl.commands.adapt import adapt
 from metarl.commands.compare import compare
 from metarl.commands.evaluate import evaluate
 from metarl.commands.export import export
@@ -27,6 +28,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "play": play,
     "export": export,
+    "adapt": adapt,
 }
 
 

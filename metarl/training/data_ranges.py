@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.rl.moments import Moments, merged
 
 MOST_ENTRIES = 256
-"""Examples with more numbers, such as images, have one range for all of them."""
+"""Examples with more numbers have one range for all of them, as images and sequences do."""
 
 
 class DataRanges:
@@ -125,6 +125,6 @@ class DataRanges:
 
 
 def _flat(values: Tensor, has_tasks: bool) -> Tensor:
-    """Returns values [T, N, *] or, if rows were selected, [B, *] as [B, K]."""
+    """Returns values [T, N, *] or, if rows were selected, [B, *] as [B, K]; of images, K = 1."""
     values = values.flatten(0, 1) if has_tasks else values
-    return values.reshape(len(values), -1)
+    return values.reshape(len(values), -1) if values.dim() < 3 else values.reshape(-1, 1)

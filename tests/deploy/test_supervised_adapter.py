@@ -116,7 +116,8 @@ def test_a_class_without_examples_keeps_its_number(image_runs):
 @pytest.mark.parametrize(
     ("inputs", "targets", "error", "message"),
     [
-        (np.zeros((4, 2)), np.zeros(4), ShapeError, "1 numbers per example, as in training"),
+        (np.zeros((4, 2, 2)), np.zeros(4), ShapeError, "1 numbers per example, as in training"),
+        (np.zeros((4, 2)), np.zeros(4), ShapeError, "as many targets as inputs"),
         (np.zeros((4, 1)), np.zeros(3), ShapeError, "as many targets as inputs"),
         (np.full((4, 1), np.nan), np.zeros(4), ShapeError, "finite support inputs"),
         (np.zeros((4, 1)), np.full(4, np.inf), ShapeError, "finite targets"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -13,6 +11,7 @@ import numpy as np
 from metarl.sim.gymnasium.check_environments import Player, Start, difference, starts
 from metarl.sim.gymnasium.environments import WorldError
 from metarl.sim.gymnasium.family import Task, each_task
+from metarl.sim.gymnasium.fixed_attributes import FixedAttribute, installed
 from metarl.sim.gymnasium.tasks import GymTasks, owner
 from metarl.tasks.check_sampling import NUM_TASKS, seeded
 
@@ -83,12 +82,12 @@ def _inertia_problem(
 def _is_never_read(family: GymTasks, name: str, start: Start) -> bool:
     """Returns whether an episode never reads an attribute; False if that cannot be observed."""
     player = Player(family)
-    attribute = _Attribute(name)
+    attribute = FixedAttribute(name)
     try:
         player.begin(start)
-        with _installed(attribute, type(owner(family.probe, name))) as installed:
+        with installed(attribute, type(owner(family.probe, name))) as works:
             player.play(start)
-        return installed and not attribute.reads
+        return works and not attribute.reads
     finally:
         player.host.close()
 
@@ -157,9 +156,9 @@ def _built_with(family: GymTasks, name: str, task: Task) -> gymnasium.Env | None
     Returns None if this cannot be arranged: for properties, slots and classes of C.
     """
     value = family.parameters[name].value(task[name].item())
-    attribute = _Attribute(name, value)
-    with _installed(attribute, type(owner(family.probe, name))) as installed:
-        if not installed:
+    attribute = FixedAttribute(name, value)
+    with installed(attribute, type(owner(family.probe, name))) as works:
+        if not works:
             return None
         try:
             env = family.build(**family.keywords(task))
@@ -179,52 +178,3 @@ def _differing_numbers(a: gymnasium.Env, b: gymnasium.Env, name: str) -> Iterato
         if not (isinstance(a, gymnasium.Wrapper) and isinstance(b, gymnasium.Wrapper)):
             return
         a, b = a.env, b.env
-
-
-class _Attribute:
-    """A data descriptor that stands for an attribute: counts its reads, and may fix its value.
-
-    Args:
-        name: The name of the attribute.
-        value: The value that every assignment stores; by default what is assigned.
-    """
-
-    def __init__(self, name: str, *value: Any) -> None:
-        self.reads = 0
-        self.default: Any = None
-        self._name, self._value = name, value
-
-    def __get__(self, instance: Any, kind: type | None = None) -> Any:
-        if instance is None:
-            return self._value[0] if self._value else self.default
-        self.reads += 1
-        if self._name in vars(instance):
-            return vars(instance)[self._name]
-        return self._value[0] if self._value else self.default
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        vars(instance)[self._name] = self._value[0] if self._value else value
-
-
-@contextmanager
-def _installed(attribute: _Attribute, kind: type) -> Iterator[bool]:
-    """Puts a descriptor into a class for the block; yields False where that cannot be done."""
-    name, nothing = attribute._name, object()
-    old = inspect.getattr_static(kind, name, nothing)
-    own = name in vars(kind)
-    if hasattr(type(old), "__set__") or hasattr(type(old), "__get__"):
-        yield False
-        return
-    attribute.default = None if old is nothing else old
-    try:
-        setattr(kind, name, attribute)
-    except TypeError:  # a class of C
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        if own:
-            setattr(kind, name, old)
-        else:
-            delattr(kind, name)

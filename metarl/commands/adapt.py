@@ -1,0 +1,160 @@
+"""`metarl adapt`: a run on a task that nobody described: an environment, a log, images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from metarl.commands.options import Run
+from metarl.errors import SettingsError
+
+if TYPE_CHECKING:
+    from metarl.deploy.adapt_control import Adapted
+
+WEIGHTS = "adapted.safetensors"
+
+
+def adapt(
+    run: Run,
+    env: str | None = None,
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    data: Path | None = None,
+    images: Path | None = None,
+    target: str = "target",
+    support: int | None = None,
+    episodes: int = 20,
+    adapt_every: int | None = None,
+    test_episodes: int = 20,
+    steps: int | None = None,
+    behaviour: Literal["start", "adapted"] | None = None,
+    most_likely: bool = False,
+    seed: int = 0,
+    runs: Path = Path("runs"),
+    trust: bool = False,
+    out: Path = Path("adapted"),
+    video: Path | None = None,
+) -> None:
+    """Adapts a run's learner to your environment, log, table or images, and measures it.
+
+    Prints the mean before and after with 95 % intervals and the environment time that it took, and
+    writes the adapted weights and TensorBoard's events into a folder. In Python: `metarl.load`.
+
+    Args:
+        run: A run folder, whose newest valid checkpoint is used; a checkpoint; or `latest`.
+        env: An environment of gymnasium, such as CartPole-v1; `module:Name-v1` imports the module.
+        set: An attribute or keyword argument of it, name=value; repeat the option for each.
+        data: For policies: logged trajectories, a Parquet file. For the others: a table, .parquet
+            or .csv, whose other columns are the inputs.
+        images: A folder with a folder of images for each class.
+        target: The column of the targets in a table.
+        support: Rows, or images of each class, to adapt on; by default half of them. The others
+            measure.
+        episodes: Episodes to adapt from.
+        adapt_every: Adapts after so many; by default as in training, or after all.
+        test_episodes: Episodes before and after that measure.
+        steps: Adaptation steps on a table or on images; by default as in training.
+        behaviour: Who acted in a log without log_probs: the trained start, or an adapted policy.
+        most_likely: Measures most likely actions in place of sampled ones.
+        seed: Seed of resets, sampled actions and choices.
+        runs: Folder of the run folders, for `latest`.
+        trust: For runs without learner.json: imports code that their settings name.
+        out: Folder for the adapted weights and TensorBoard's events.
+        video: File for a film (.gif, or .mp4 with the extra "video") of an episode before and one
+            after. The environment must render pictures.
+    """
+    if sum(choice is not None for choice in (env, data, images)) != 1:
+        raise SettingsError("Expected one of --env, --data and --images, to adapt to.")
+    if set and env is None:
+        raise SettingsError("Expected --env with --set, whose attributes it sets.")
+    import metarl
+    from metarl.deploy.control_adapter import ControlAdapter
+    from metarl.deploy.supervised_adapter import SupervisedAdapter
+
+    adapter: Any = metarl.load(run, seed=seed, runs=runs, trust=trust)
+    if isinstance(adapter, ControlAdapter):
+        if images is not None:
+            raise SettingsError("Expected --env or --data for a policy, got --images.")
+        if env is not None:
+            found = _in_environment(
+                adapter, env, set, (episodes, adapt_every, test_episodes, seed), video, most_likely
+            )
+        else:
+            from metarl.deploy.adapt_control import adapt_on_log
+
+            assert data is not None
+            found = adapt_on_log(adapter, data, behaviour)
+    else:
+        assert isinstance(adapter, SupervisedAdapter)
+        found = _on_examples(adapter, env, data, images, target, support, steps, seed)
+    _report(adapter, found, run, out, video)
+
+
+def _in_environment(
+    adapter: Any,
+    env: str,
+    values: tuple[str, ...],
+    counts: tuple[int, int | None, int, int],
+    video: Path | None,
+    most_likely: bool,
+) -> Adapted:
+    from metarl.deploy.adapt_control import adapt_in
+    from metarl.deploy.changed_env import changed_env, parsed_values
+
+    mode = None if video is None else "rgb_array"
+    made = changed_env(env, parsed_values(values), mode)
+    try:
+        return adapt_in(
+            adapter, made, *counts, film=video is not None, explore=False if most_likely else None
+        )
+    finally:
+        made.close()
+
+
+def _on_examples(
+    adapter: Any,
+    env: str | None,
+    data: Path | None,
+    images: Path | None,
+    target: str,
+    support: int | None,
+    steps: int | None,
+    seed: int,
+) -> Adapted:
+    from metarl.deploy.adapt_supervised import adapt_on_images, adapt_on_table
+
+    if env is not None:
+        raise SettingsError("Expected --data or --images for a supervised learner, got --env.")
+    count = adapter.steps if steps is None else steps
+    if images is not None:
+        return adapt_on_images(adapter, images, support, count, seed)
+    assert data is not None
+    return adapt_on_table(adapter, data, target, support, count, seed)
+
+
+def _report(adapter: Any, found: Adapted, run: Path, out: Path, video: Path | None) -> None:
+    """Prints the result, and writes weights, events and the film."""
+    from metarl.console import OutputConsole
+    from metarl.deploy.adapt_control import curve_plot, result_table
+    from metarl.deploy.adapt_files import save_events
+
+    console = OutputConsole()
+    if len(found.before):
+        console.print(result_table(f"Adapted: {run}", found))
+    if len(found.curve) > 1:
+        console.print(curve_plot(found.curve, found.metric))
+    for note in found.notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    save_events(found, out)
+    try:
+        adapter.save(out / WEIGHTS)
+        console.print("Adapted weights:", str(out / WEIGHTS), soft_wrap=True, highlight=False)
+    except SettingsError as error:
+        console.print(f"No weights: {error}", markup=False, highlight=False, soft_wrap=True)
+    if video is not None and found.frames:
+        from metarl.plots.film import Film, save_film
+
+        save_film(Film("adapted", found.frames, 30.0), video)
+        console.print("Film:", str(video), soft_wrap=True, highlight=False)
+    console.print(f"The curve: tensorboard --logdir {out}", soft_wrap=True, highlight=False)

@@ -1,0 +1,76 @@
+"""A gymnasium environment with other numbers than usual, as if it had been built with them."""
+
+from __future__ import annotations
+
+from ast import literal_eval
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import gymnasium
+
+from metarl.errors import SettingsError, UnknownNameError
+from metarl.registry import did_you_mean
+from metarl.sim.gymnasium.fixed_attributes import FixedAttribute, installed
+
+
+def changed_env(name: str, values: Mapping[str, Any], render_mode: str | None = None) -> Any:
+    """Builds an environment whose attributes or keyword arguments have other values.
+
+    An attribute has its value throughout the constructor, so that the numbers that this derives
+    from it follow (a pole's moment from its length).
+
+    Args:
+        name: An id of gymnasium; `module:Name-v1` imports the module, as gymnasium does.
+        values: Attributes of the unwrapped environment, or keyword arguments.
+        render_mode: See `gymnasium.make`.
+
+    Raises:
+        UnknownNameError: There is no such environment.
+        SettingsError: The environment has no such attribute or argument, or refuses the value.
+    """
+    modes = {} if render_mode is None else {"render_mode": render_mode}
+    try:
+        usual = gymnasium.make(name, **modes)
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        raise UnknownNameError(f"Cannot make the environment {name!r}: {error}") from error
+    if not values:
+        return usual
+    kind = type(usual.unwrapped)
+    attributes = {n: v for n, v in values.items() if hasattr(usual.unwrapped, n)}
+    keywords = {n: v for n, v in values.items() if n not in attributes}
+    try:
+        with ExitStack() as stack:
+            for attribute, value in attributes.items():
+                stack.enter_context(installed(FixedAttribute(attribute, value), kind))
+            env = gymnasium.make(name, **modes, **keywords)
+        for attribute, value in attributes.items():
+            setattr(env.unwrapped, attribute, value)
+    except (TypeError, AttributeError, ValueError) as error:
+        known = [n for n in vars(usual.unwrapped) if not n.startswith("_")]
+        hints = "".join(did_you_mean(n, known) for n in keywords)
+        raise SettingsError(
+            f"{name!r} does not take {', '.join(values)}: {error}.{hints} Its attributes are "
+            f"{', '.join(sorted(known))}."
+        ) from error
+    finally:
+        usual.close()
+    return env
+
+
+def parsed_values(texts: Sequence[str]) -> dict[str, Any]:
+    """Returns the values of texts `name=value`.
+
+    Raises:
+        SettingsError: A text has another form.
+    """
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name.isidentifier() and equals and value):
+            raise SettingsError(f"Expected name=value, as length=0.9, got {text!r}.")
+        try:
+            values[name] = literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            values[name] = value
+    return values

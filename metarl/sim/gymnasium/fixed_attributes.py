@@ -1,0 +1,57 @@
+"""Attributes that have a value throughout a constructor, so that what it derives follows them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class FixedAttribute:
+    """A data descriptor that stands for an attribute: counts its reads, and may fix its value.
+
+    Args:
+        name: The name of the attribute.
+        value: The value that every assignment stores; by default what is assigned.
+    """
+
+    def __init__(self, name: str, *value: Any) -> None:
+        self.reads = 0
+        self.default: Any = None
+        self.name, self._value = name, value
+
+    def __get__(self, instance: Any, kind: type | None = None) -> Any:
+        if instance is None:
+            return self._value[0] if self._value else self.default
+        self.reads += 1
+        if self.name in vars(instance):
+            return vars(instance)[self.name]
+        return self._value[0] if self._value else self.default
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        vars(instance)[self.name] = self._value[0] if self._value else value
+
+
+@contextmanager
+def installed(attribute: FixedAttribute, kind: type) -> Iterator[bool]:
+    """Puts a descriptor into a class for the block; yields False where that cannot be done."""
+    name, nothing = attribute.name, object()
+    old = inspect.getattr_static(kind, name, nothing)
+    own = name in vars(kind)
+    if hasattr(type(old), "__set__") or hasattr(type(old), "__get__"):
+        yield False
+        return
+    attribute.default = None if old is nothing else old
+    try:
+        setattr(kind, name, attribute)
+    except TypeError:  # a class of C
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        if own:
+            setattr(kind, name, old)
+        else:
+            delattr(kind, name)
