@@ -105,7 +105,7 @@ class CartPole(TorchFamily):
         return {"state": self.start * (2 * noise - 1)}
 
     def step(self, state: WorldState, actions: Tensor, tasks: Tasks, noise: Tensor) -> WorldState:
-        x, speed, angle, turning = state["state"].unbind(1)
+        _, speed, angle, turning = state["state"].unbind(1)
         length, pole = tasks["length"], tasks["pole_mass"]
         total = pole + tasks["cart_mass"]
         force = torch.where(actions == 1, tasks["force"], -tasks["force"])

@@ -68,7 +68,7 @@ def as_inputs(data: Any, ranges: dict[str, Any], what: str = "inputs") -> tuple[
     if dtype.is_floating_point:
         array = _scaled(array, ranges, what)
     many = array.ndim == len(shape) + 2
-    tensor = torch.from_numpy(np.ascontiguousarray(array)).to(dtype)
+    tensor = torch.from_numpy(np.array(array)).to(dtype)  # a copy: theirs may be read-only
     if not bool(torch.isfinite(tensor).all()):
         raise ShapeError(f"Expected finite {what}, got NaN, infinity or numbers beyond float32.")
     return tensor if many else tensor.unsqueeze(0), many

@@ -229,7 +229,7 @@ class SupervisedAdapter(Adapter):
         flat = values.reshape(values.shape[0] * values.shape[1], -1)
         warn_of_ranges(flat, self.origin.ranges.get("targets"), "targets")
         dtype = next(self.learner.parameters(), torch.empty(0)).dtype
-        return torch.from_numpy(np.ascontiguousarray(values)).to(dtype)
+        return torch.from_numpy(np.array(values)).to(dtype)
 
     def _warn(self, inputs: Tensor, what: str) -> None:
         if inputs.is_floating_point():

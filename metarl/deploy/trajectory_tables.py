@@ -69,7 +69,10 @@ def split_episodes(parts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     parts = dict(parts)
     numbers = parts.pop("episode", None)
     rewards = parts.get("rewards")
-    count = len(rewards) if hasattr(rewards, "__len__") else 0
+    if not hasattr(rewards, "__len__"):
+        yield parts  # whoever reads it says what is missing
+        return
+    count = len(rewards)
     ends = [np.ravel(np.asarray(parts[n])) for n in ("terminated", "truncated") if n in parts]
     if any(len(flags) not in (1, count) for flags in ends):
         raise DataError(f"Expected as many ends as rewards, {count}, got {[len(e) for e in ends]}.")

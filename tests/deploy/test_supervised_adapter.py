@@ -32,14 +32,18 @@ class Shapes:
         return TaskBatch(examples, examples)
 
 
-@pytest.fixture(scope="module")
-def image_runs(tmp_path_factory):
+def image_learners():
     generator = torch.Generator().manual_seed(0)
-    learners = {
+    return {
         "gradient": GradientLearner(MAML(Conv4(3, generator, image_size=16, filters=4), 0.1)),
         "metric": MetricLearner(ConvEmbedding(ImageShape(1, 16), generator, 4), Prototypes()),
     }
-    return {n: train(v, Shapes(), tmp_path_factory.mktemp(n))[1] for n, v in learners.items()}
+
+
+@pytest.fixture(scope="module")
+def image_runs(tmp_path_factory):
+    learners = image_learners().items()
+    return {n: train(v, Shapes(), tmp_path_factory.mktemp(n))[1] for n, v in learners}
 
 
 def test_it_gives_what_the_learner_gives(sine_run):

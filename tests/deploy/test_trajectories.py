@@ -96,7 +96,7 @@ def test_all_kinds_of_logs_are_the_same(point_run, episodes, tmp_path):
                 terminations=np.zeros(6, bool),
                 truncations=e["truncated"],
                 log_probs=e["log_probs"],
-            )  # fmt: skip
+            )
             for e in episodes
         )
     )

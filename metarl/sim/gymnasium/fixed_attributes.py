@@ -22,6 +22,7 @@ class FixedAttribute:
         self.name, self._value = name, value
 
     def __get__(self, instance: Any, kind: type | None = None) -> Any:
+        """Returns the fixed value, or what is stored in the instance."""
         if instance is None:
             return self._value[0] if self._value else self.default
         self.reads += 1
@@ -30,6 +31,7 @@ class FixedAttribute:
         return self._value[0] if self._value else self.default
 
     def __set__(self, instance: Any, value: Any) -> None:
+        """Stores the fixed value, or the one that is assigned."""
         vars(instance)[self.name] = self._value[0] if self._value else value
 
 

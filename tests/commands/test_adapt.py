@@ -1,0 +1,126 @@
+"""`metarl adapt`: environments, logs, tables and images, before and after."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metarl.deploy.changed_env import changed_env, parsed_values
+from metarl.errors import SettingsError, UnknownNameError
+
+SHORT = ("--episodes", 2, "--test-episodes", 3)
+
+
+def test_a_policy_adapts_in_an_environment(trained, metarl, tmp_path):
+    status, printed = metarl(
+        "adapt", trained["navigation2d"], "--env", "metarl/Navigation2D-v1",
+        "--set", "task={'goal': [0.3, -0.2]}", "--set", "horizon=10", *SHORT,
+        "--out", tmp_path / "out", "--video", tmp_path / "film.gif",
+    )  # fmt: skip
+    assert status == 0, printed.err
+    assert "before" in printed.out and "after" in printed.out
+    assert "Adapted 1 times from 2 episodes: 20 environment steps" in printed.out
+    assert (tmp_path / "out" / "adapted.safetensors").is_file()
+    assert list((tmp_path / "out").glob("events.out.tfevents*"))
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames >= 10
+
+
+def test_a_policy_adapts_on_a_log(trained, metarl, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rng = np.random.default_rng(0)
+    table = pyarrow.table(
+        {
+            "episode": np.repeat([0, 1], 5), "reward": rng.normal(size=10),
+            **{f"observation_{i}": 0.1 * rng.normal(size=10) for i in range(2)},
+            **{f"action_{i}": 0.3 * rng.normal(size=10) for i in range(2)},
+        }
+    )  # fmt: skip
+    parquet.write_table(table, tmp_path / "log.parquet")
+    arguments = ("adapt", trained["navigation2d"], "--data", tmp_path / "log.parquet")
+    status, printed = metarl(*arguments, "--behaviour", "start", "--out", tmp_path / "out")
+    assert status == 0, printed.err
+    assert "2 episodes of 10 steps, worth 10 of its own" in printed.out
+    status, printed = metarl(*arguments, "--out", tmp_path / "out")
+    assert status == 1 and "log-probabilities" in printed.err
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_supervised_learner_adapts_on_a_table(kind, trained, metarl, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import csv, parquet
+
+    x = np.linspace(-5, 5, 20)
+    table = pyarrow.table({"x": x, "y": np.sin(x)})
+    path = tmp_path / f"table.{kind}"
+    (csv.write_csv if kind == "csv" else parquet.write_table)(table, path)
+    arguments = ("adapt", trained["sine"], "--data", path, "--out", tmp_path / "out")
+    status, printed = metarl(*arguments, "--target", "y", "--steps", 3)
+    assert status == 0, printed.err
+    assert "3 adaptation steps on 10 examples, measured on 10 others" in printed.out
+    assert "squared error (10)" in printed.out
+    status, printed = metarl(*arguments, "--target", "z")
+    assert status == 1 and "Unknown column 'z'" in printed.err
+
+
+def test_images_in_folders(metarl, tmp_path):
+    from tests.deploy.conftest import train
+    from tests.deploy.test_supervised_adapter import Shapes, image_learners
+
+    _, run = train(image_learners()["gradient"], Shapes(), tmp_path / "run")
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("low", "middle", "top")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for n in range(4):
+            pixels = (40 * rng.random((16, 16))).astype(np.uint8)
+            pixels[4 * label : 4 * label + 4] += 200
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{n}.png")
+    arguments = ("adapt", run, "--images", tmp_path / "images", "--out", tmp_path / "out")
+    status, printed = metarl(*arguments, "--steps", 20)
+    assert status == 0, printed.err
+    assert "on 6 examples, measured on 6 others" in printed.out and "accuracy (6)" in printed.out
+    status, printed = metarl(*arguments, "--support", 4)
+    assert status == 1 and "Expected more examples" in printed.err
+    status, printed = metarl("adapt", run, "--images", tmp_path / "none")
+    assert status == 1 and "Cannot read the folder" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("run", "arguments", "message"),
+    [
+        ("sine", (), "one of --env, --data and --images"),
+        ("sine", ("--env", "CartPole-v1"), "supervised learner, got --env"),
+        ("sine", ("--data", "no.parquet"), "Cannot read the log"),
+        ("sine", ("--data", "no.csv"), "Cannot read the table"),
+        ("sine", ("--images", "."), "square images"),
+        ("navigation2d", ("--images", "."), "for a policy, got --images"),
+        ("navigation2d", ("--data", "log.parquet", "--set", "a=1"), "--env with --set"),
+        ("navigation2d", ("--env", "CartPole-v1"), "Expected observations of 2 numbers"),
+        ("navigation2d", ("--env", "CartPool-v1"), "Cannot make the environment"),
+    ],
+)
+def test_what_does_not_suit_is_refused(run, arguments, message, trained, metarl, tmp_path):
+    status, printed = metarl("adapt", trained[run], *arguments, "--out", tmp_path / "out")
+    assert status == 1 and message in printed.err and "Traceback" not in printed.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_constructor_derives_follows_an_attribute():
+    env = changed_env("CartPole-v1", parsed_values(["length=0.9", "masspole=0.2"])).unwrapped
+    assert (env.length, env.masspole) == (0.9, 0.2)
+    assert env.polemass_length == pytest.approx(0.18) and env.total_mass == pytest.approx(1.2)
+    usual = changed_env("CartPole-v1", {}).unwrapped
+    assert usual.length == 0.5 and usual.polemass_length == pytest.approx(0.05)
+
+
+def test_keyword_arguments_and_unknown_names():
+    env = changed_env("CartPole-v1", {"sutton_barto_reward": True})
+    env.reset(seed=0)
+    assert env.step(0)[1] == 0.0
+    with pytest.raises(SettingsError, match="Did you mean 'length'"):
+        changed_env("CartPole-v1", {"lenght": 0.9})
+    with pytest.raises(UnknownNameError, match="Cannot make"):
+        changed_env("no_module:Env-v1", {})
+    with pytest.raises(SettingsError, match="name=value"):
+        parsed_values(["length"])
