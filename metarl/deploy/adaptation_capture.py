@@ -140,6 +140,7 @@ def write_model(graph: Graph, program: torch.export.ExportedProgram, folder: Pat
         with quiet_exporter():
             exported = torch.onnx.export(
                 program, dynamo=True, verbose=False, custom_translation_table=translations(),
+                optimize=False,  # it removes the addition of 1e-8, as of 0
                 input_names=[port.name for port in graph.inputs],
                 output_names=[port.name for port in graph.outputs],
             )  # fmt: skip
@@ -150,8 +151,23 @@ def write_model(graph: Graph, program: torch.export.ExportedProgram, folder: Pat
         ) from error
     assert exported is not None
     path = folder / f"{graph.name}.onnx"
-    onnx.save(exported.model_proto, str(path))
+    model = exported.model_proto
+    for part in (model.graph, *model.functions):
+        _without_origins(part)
+    onnx.save(model, str(path))
     return path
+
+
+def _without_origins(part: Any) -> None:
+    """Removes the notes of where in the source each node comes from."""
+    for node in part.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _without_origins(attribute.g)
+    for value in getattr(part, "value_info", ()):
+        value.ClearField("metadata_props")
 
 
 @contextmanager

@@ -25,8 +25,8 @@ def cholesky(matrix: DOUBLE) -> DOUBLE:
     lower = rest - rest
     for j in range(size):
         row = op.Gather(rest, j, axis=0)
-        own = op.CastLike(op.Equal(index, j), rest)
-        below = op.CastLike(op.GreaterOrEqual(index, j), rest)
+        own = op.Cast(op.Equal(index, j), to=DOUBLE.dtype)
+        below = op.Cast(op.GreaterOrEqual(index, j), to=DOUBLE.dtype)
         # l_j = A_j / sqrt(A_jj) from the diagonal on;  A <- A - l_j l_j^T
         column = below * row / op.Sqrt(op.Gather(row, j, axis=0))
         down = op.Unsqueeze(column, second)
@@ -54,7 +54,7 @@ def substitution(right: DOUBLE, factor: DOUBLE) -> DOUBLE:
     for j in range(size):  # L y = b, from the first row on
         column = op.Gather(lower, j, axis=1)
         value = op.Gather(rest, j, axis=0) / op.Gather(column, j, axis=0)
-        half = half + op.CastLike(op.Equal(index, j), rest) * value
+        half = half + op.Cast(op.Equal(index, j), to=DOUBLE.dtype) * value
         rest = rest - column * value
     rest = half
     solution = half - half
@@ -62,7 +62,7 @@ def substitution(right: DOUBLE, factor: DOUBLE) -> DOUBLE:
         i = size - 1 - k
         row = op.Gather(lower, i, axis=0)
         value = op.Gather(rest, i, axis=0) / op.Gather(row, i, axis=0)
-        solution = solution + op.CastLike(op.Equal(index, i), rest) * value
+        solution = solution + op.Cast(op.Equal(index, i), to=DOUBLE.dtype) * value
         rest = rest - row * value
     return op.Unsqueeze(solution, both)
 

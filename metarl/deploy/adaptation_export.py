@@ -1,0 +1,143 @@
+"""The adaptation of a trained learner as files: graphs, start and metadata, verified."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+
+import metarl
+from metarl.adaptation.gradient_learner import GradientLearner
+from metarl.adaptation.learner import Learner
+from metarl.deploy.adaptation_capture import Graph, Port, capture, write_model, write_program
+from metarl.deploy.adaptation_check import difference_of
+from metarl.deploy.adaptation_control import control_graphs
+from metarl.deploy.adaptation_files import new_folder, write_metadata
+from metarl.deploy.adaptation_notes import described
+from metarl.deploy.adaptation_recurrent import recurrent_graphs
+from metarl.deploy.adaptation_supervised import supervised_graphs
+from metarl.deploy.adaptation_theta import Start
+from metarl.errors import SettingsError
+from metarl.extras import import_extra
+from metarl.rl.policy_learner import PolicyLearner
+from metarl.rl.trials.recurrent_learner import RecurrentLearner
+from metarl.tasks.base import TaskBatch
+
+AdaptationFormat = Literal["onnx", "torch"]
+START_FILE = "start.safetensors"
+
+
+def export_adaptation(
+    learner: Learner,
+    folder: Path | str,
+    to: AdaptationFormat = "onnx",
+    *,
+    tasks: TaskBatch | None = None,
+    horizon: int | None = None,
+    source: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> float:
+    """Writes the adaptation of a learner as graphs that run without MetaRL.
+
+    Supervised learners get the graphs "predict" and "step", policies "act" and "step", recurrent
+    policies "act" alone, whose state goes in and out. For "onnx" the graph "start" returns the
+    initial theta and state; start.safetensors holds them for both formats. docs/export.md
+    documents the folder. Each graph is compared with the learner before the folder appears: a step
+    is taken ten times in a row, from its own results.
+
+    Args:
+        learner: A `GradientLearner`, `PolicyLearner` or `RecurrentLearner`.
+        folder: The folder. An earlier export in it is replaced.
+        to: "onnx", or "torch" for programs of `torch.export`.
+        tasks: Tasks of a supervised learner, whose examples give shapes and types.
+        horizon: Steps of an episode that a policy's batch has room for; None for the family's.
+        source: What is noted of the origin, JSON values.
+        seed: Of the start, for learners that start afresh on each task, and of the comparison.
+
+    Returns:
+        The largest difference, relative to max(1, |value|).
+
+    Raises:
+        SettingsError: The learner does not adapt by gradients or by memory, an argument is
+            missing, or the extra "onnx" is not installed.
+        ExportError: A part cannot be expressed, or the files differ from the learner by more than
+            1e-5; nothing is written.
+        CheckpointError: The folder holds something else, or cannot be written.
+    """
+    if to not in ("onnx", "torch"):
+        raise SettingsError(f"An adaptation is exported to onnx or torch, got {to!r}.")
+    if to == "onnx":
+        for module in ("onnx", "onnxscript", "onnxruntime"):
+            import_extra(module, "onnx")
+    learner = copy.deepcopy(learner).cpu()
+    generator = torch.Generator().manual_seed(seed)
+    kind, start, graphs = _graphs(learner, tasks, horizon, generator)
+    difference = 0.0
+    with new_folder(Path(folder)) as new:
+        files = {}
+        for graph in [*graphs, start.graph()] if to == "onnx" else graphs:
+            path = (write_model if to == "onnx" else write_program)(graph, capture(graph), new)
+            files[graph.name] = path.name
+            difference = max(difference, difference_of(graph, path, start, seed))
+        safetensors.torch.save_file(start.named(), new / START_FILE)
+        write_metadata(
+            new,
+            {
+                "kind": kind,
+                "runtime": to,
+                "versions": _versions(to),
+                "graphs": {graph.name: _ports(graph, files[graph.name]) for graph in graphs},
+                "start": {
+                    "theta": [p.name for p in start.ports()[: len(start.theta)]],
+                    "state": [p.name for p in start.ports()[len(start.theta) :]],
+                    "file": START_FILE,
+                },
+                **described(learner),
+                "source": dict(source or {}),
+                "largest_difference": difference,
+            },
+        )
+    return difference
+
+
+def _graphs(
+    learner: Learner, tasks: TaskBatch | None, horizon: int | None, generator: torch.Generator
+) -> tuple[str, Start, list[Graph]]:
+    if isinstance(learner, GradientLearner):
+        if tasks is None:
+            raise SettingsError("Expected `tasks` of the supervised learner, got None.")
+        return "supervised", *supervised_graphs(learner, tasks, generator)
+    if isinstance(learner, PolicyLearner):
+        steps = learner.family.horizon if horizon is None else horizon
+        if steps < 1:
+            raise SettingsError(f"Expected a horizon of at least 1 step, got {steps}.")
+        return "control", *control_graphs(learner, steps, generator)
+    if isinstance(learner, RecurrentLearner):
+        return "recurrent", *recurrent_graphs(learner)
+    raise SettingsError(
+        f"The adaptation of learners by gradients and of recurrent policies is exported; "
+        f"{type(learner).__name__} adapts in another way."
+    )
+
+
+def _ports(graph: Graph, file: str) -> dict[str, Any]:
+    return {
+        "file": file,
+        "inputs": [_port(port) for port in graph.inputs],
+        "outputs": [_port(port) for port in graph.outputs],
+    }
+
+
+def _port(port: Port) -> dict[str, Any]:
+    return {"name": port.name, "shape": port.shape, "dtype": port.dtype, "text": port.text}
+
+
+def _versions(to: str) -> dict[str, str]:
+    versions = {"metarl": metarl.__version__, "torch": torch.__version__}
+    if to == "onnx":
+        versions |= {m: import_extra(m, "onnx").__version__ for m in ("onnx", "onnxruntime")}
+    return versions

@@ -1,0 +1,99 @@
+"""What the metadata of an exported adaptation says of the learner besides its tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from metarl.adaptation.adaptation import Adaptation
+from metarl.adaptation.gradient_learner import GradientLearner
+from metarl.adaptation.learner import Learner
+from metarl.rl.policy_learner import PolicyLearner
+from metarl.rl.trials.recurrent_learner import RecurrentLearner
+from metarl.rl.units import LARGEST_BOUND, Units
+from metarl.runs.run_folder import to_json
+from metarl.sim.family import TaskFamily
+from metarl.sim.single_env import bounded
+
+
+def described(learner: Learner) -> dict[str, Any]:
+    """Returns the entries of the metadata that describe a learner, as JSON values."""
+    if isinstance(learner, GradientLearner):
+        named = to_json(learner.loss)
+        return {
+            "adaptation": {**_adaptation(learner.adaptation), "loss": named["function"]},
+            "normalises_batches": bool(getattr(learner.model, "normalises_batches", True)),
+        }
+    if isinstance(learner, PolicyLearner):
+        return {
+            "adaptation": _adaptation(learner.adaptation),
+            "rollouts": dataclasses.asdict(learner.settings),
+            **_environment(learner.family, learner.policy.units, learner.worlds.observe_task),
+        }
+    assert isinstance(learner, RecurrentLearner)
+    return {
+        "trial": {"episodes": learner.settings.episodes, "horizon": learner.family.horizon},
+        **_environment(learner.family, learner.policy.units, learner.worlds.observe_task),
+    }
+
+
+def _adaptation(adaptation: Adaptation) -> dict[str, Any]:
+    return {
+        "rule": type(adaptation.rule).__name__,
+        "steps": adaptation.steps,
+        "batch_size": adaptation.batch_size,
+        "max_grad_norm": adaptation.max_inner_grad_norm,
+        "frozen": sorted(adaptation.frozen_names),
+        "fresh_start": adaptation.fresh_start,
+    }
+
+
+def _environment(family: TaskFamily, units: Units | None, observe_task: bool) -> dict[str, Any]:
+    """Returns spaces, units, horizon and rate; everything the graphs do is noted, not to be done."""
+    return {
+        "environment": {
+            "name": family.name,
+            "horizon": family.horizon,
+            "step_seconds": family.step_seconds,
+            "observes_task": observe_task,
+        },
+        "observation": {
+            "size": family.observation_space.shape[0],
+            "low": _numbers(family.observation_space.low),
+            "high": _numbers(family.observation_space.high),
+            "normaliser": _normaliser(units),
+        },
+        "action": _action(family, units),
+    }
+
+
+def _normaliser(units: Units | None) -> dict[str, Any] | None:
+    """Returns what the graphs do to observations: clip((o - shift) * factor, +-limit)."""
+    if units is None or units.observations is None:
+        return None
+    scale = units.observations
+    return {n: _numbers(getattr(scale, n).numpy()) for n in ("shift", "factor", "limit")}
+
+
+def _action(family: TaskFamily, units: Units | None) -> dict[str, Any]:
+    space = bounded(family.action_space)
+    if isinstance(space, spaces.Discrete):
+        return {"kind": "discrete", "choices": int(space.n)}
+    assert isinstance(space, spaces.Box)
+    maps = None if units is None else units.actions
+    return {
+        "kind": "continuous" if not hasattr(space, "source") else "flat",
+        "size": space.shape[0],
+        "low": _numbers(space.low),
+        "high": _numbers(space.high),
+        "scale": None if maps is None else _numbers(maps.scale.numpy()),
+        "shift": None if maps is None else _numbers(maps.shift.numpy()),
+    }
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    """Returns numbers for JSON; None for bounds that are infinite or placeholders."""
+    return [float(v) if abs(v) <= LARGEST_BOUND else None for v in values.astype(float).ravel()]
