@@ -21,17 +21,22 @@ def export(
     runs: Path = Path("runs"),
     device: Device = None,
     trust: bool = False,
+    with_: Annotated[Literal["adaptation"] | None, tyro.conf.arg(name="with")] = None,
+    horizon: int | None = None,
 ) -> None:
-    """Writes a run's policy to a file, reads the file and compares the outputs.
+    """Writes a run's policy or network to a file, reads the file and compares the outputs.
 
     sb3: a PPO of Stable-Baselines3 to train further (`PPO.load(out, env=...).learn(...)`); its
     value function starts untrained. onnx, torch: from observations [B, O] float32 to "action", and
     for exploration "mean" and "std", or "log_probs". Actions are clipped to the environment's
-    limits, nothing is scaled.
+    limits, nothing is scaled. A supervised network maps "inputs" to "outputs".
+
+    With `--with adaptation`, writes a folder with the start, the inner step on raw data, and the
+    policy or network as a function of its parameters: see docs/export.md.
 
     Args:
         run: A run folder, whose newest valid checkpoint is used; a checkpoint; or `latest`.
-        out: The file.
+        out: The file; with the adaptation the folder.
         to: The format.
         test_steps: Adaptation steps to the task; 0 exports the meta-learned start.
         task: A value of the task to adapt to, name=number or name=number,number; repeat the option
@@ -42,11 +47,14 @@ def export(
         runs: Folder of the run folders, for `latest`.
         device: cpu, cuda, ... for the adaptation; by default that of the run.
         trust: Imports code that the run's settings name as module:Name, such as its family.
+        with_: `adaptation` exports the start and the adaptation in place of one policy.
+        horizon: With the adaptation: steps of an episode that the step's batch has room for; by
+            default those of the family.
     """
     from metarl.deploy.export_run import export_run
 
     export_run(
         run, out, to,
         steps=test_steps, task=task, task_seed=task_seed, script=script, runs=runs, device=device,
-        trust=trust,
+        trust=trust, with_adaptation=with_ is not None, horizon=horizon,
     )  # fmt: skip

@@ -103,7 +103,9 @@ def capture(graph: Graph) -> torch.export.ExportedProgram:
     try:
         with torch.no_grad():
             traced = make_fx(
-                graph.function, tracing_mode="symbolic", decomposition_table=decompositions(),
+                graph.function,
+                tracing_mode="symbolic",
+                decomposition_table=decompositions(),
                 _allow_non_fake_inputs=True,
             )(*examples)
             sizes: dict[str, Any] = {}

@@ -54,9 +54,7 @@ def _inputs(graph: Graph, values: dict[str, Tensor], batch: list[Tensor]) -> lis
     return [*(values[n] for n in names if n in values), *batch]
 
 
-def _moved(
-    graph: Graph, values: dict[str, Tensor], outputs: list[Tensor]
-) -> dict[str, Tensor]:
+def _moved(graph: Graph, values: dict[str, Tensor], outputs: list[Tensor]) -> dict[str, Tensor]:
     """Returns theta and state with what the outputs say is new."""
     ports = zip(graph.outputs, outputs, strict=True)
     new = {p.name.removeprefix(NEW): t for p, t in ports if p.name.startswith(NEW)}

@@ -70,9 +70,7 @@ def _observation_size(learner: PolicyLearner) -> int:
     return size
 
 
-def _act(
-    learner: PolicyLearner, start: Start, constants: Params, size: int, count: int
-) -> Graph:
+def _act(learner: PolicyLearner, start: Start, constants: Params, size: int, count: int) -> Graph:
     policy = learner.policy
     names, bounds = list(start.theta), bounds_of(learner.family.action_space)
 
@@ -171,9 +169,7 @@ def _step(
             del number
             found = policy.distribution({**constants, **now}, batch.rollouts.observations)
             log_probs = found.log_prob(batch.rollouts.actions)
-            return surrogate(
-                log_probs, batch.advantages, batch.weights, settings, batch.log_probs
-            )
+            return surrogate(log_probs, batch.advantages, batch.weights, settings, batch.log_probs)
 
         *_, last = inner_loop(
             support_loss, learner.rule, params, 1, first_order=True,

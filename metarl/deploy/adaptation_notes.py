@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from gymnasium import spaces
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.learner import Learner
+from metarl.rl.joint_policy import ActionPart
+from metarl.rl.policies import GaussianPolicy, Policy
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.trials.recurrent_learner import RecurrentLearner
 from metarl.rl.units import LARGEST_BOUND, Units
@@ -30,14 +34,26 @@ def described(learner: Learner) -> dict[str, Any]:
     if isinstance(learner, PolicyLearner):
         return {
             "adaptation": _adaptation(learner.adaptation),
+            "noise": _noise(learner.policy),
             "rollouts": dataclasses.asdict(learner.settings),
             **_environment(learner.family, learner.policy.units, learner.worlds.observe_task),
         }
     assert isinstance(learner, RecurrentLearner)
     return {
+        "noise": _noise(learner.policy.head),
         "trial": {"episodes": learner.settings.episodes, "horizon": learner.family.horizon},
         **_environment(learner.family, learner.policy.units, learner.worlds.observe_task),
     }
+
+
+def _noise(policy: Policy) -> list[str]:
+    """Returns what each entry of the noise is drawn from: "normal" or "uniform"."""
+    parts: Sequence[ActionPart] | None = getattr(policy, "parts", None)
+    if parts is None:
+        kind = "normal" if isinstance(policy, GaussianPolicy) else "uniform"
+        return [kind] * math.prod(policy.action_shape)
+    names = {"gaussian": "normal"}
+    return [names.get(part.kind, "uniform") for part in parts for _ in range(part.width)]
 
 
 def _adaptation(adaptation: Adaptation) -> dict[str, Any]:
@@ -52,7 +68,7 @@ def _adaptation(adaptation: Adaptation) -> dict[str, Any]:
 
 
 def _environment(family: TaskFamily, units: Units | None, observe_task: bool) -> dict[str, Any]:
-    """Returns spaces, units, horizon and rate; everything the graphs do is noted, not to be done."""
+    """Returns spaces, units, horizon and rate; the graphs apply the units themselves."""
     return {
         "environment": {
             "name": family.name,

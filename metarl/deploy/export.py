@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.deploy.adaptation_capture import quiet_exporter
 from metarl.errors import CheckpointError, ExportError, MetarlError
 from metarl.extras import import_extra
 from metarl.registry import check_choice
@@ -58,7 +57,7 @@ def export_policy(
     with torch.no_grad():
         values = policy(observations)
     original = {n: v.numpy() for n, v in zip(policy.outputs, values, strict=True)}
-    with _trial_folder(path) as folder:
+    with trial_folder(path) as folder:
         trial = folder / path.name
         write(policy, trial, note)
         difference = _max_difference(original, read(trial, observations.numpy()), path)
@@ -97,7 +96,7 @@ def write_onnx(policy: PlainPolicy, path: Path, note: Note) -> None:
     """
     onnx = import_extra("onnx", "onnx")
     import_extra("onnxscript", "onnx")
-    with _quiet_exporter():
+    with quiet_exporter():
         program = torch.onnx.export(
             policy, (_example_input(policy),), dynamo=True, verbose=False,
             input_names=[_INPUT], output_names=list(policy.outputs),
@@ -132,7 +131,7 @@ FORMATS: dict[
 
 
 @contextmanager
-def _trial_folder(path: Path) -> Iterator[Path]:
+def trial_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder next to `path`.
 
     Raises:
@@ -154,20 +153,6 @@ def _example_input(policy: PlainPolicy) -> Tensor:
 
 def _dynamic_shapes() -> dict[str, Any]:
     return {_INPUT: {0: torch.export.Dim("batch")}}
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Suppresses the messages of torch's exporter about torchvision and its own deprecated code."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _max_difference(original: Outputs, exported: Outputs, path: Path) -> float:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
 
 from metarl.console import OutputConsole
+from metarl.deploy.adaptation_run import export_network, export_run_adaptation, one_task
 from metarl.deploy.export import Format, export_policy
 from metarl.errors import SettingsError
+from metarl.lab.experiment import Components
 from metarl.lab.saved_run import reopened
+from metarl.rl.control_learner import ControlLearner
 from metarl.rl.plain_policy import PlainPolicy, plain_policy
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.rollouts import Rollouts
@@ -32,14 +36,16 @@ def export_run(
     runs: Path = Path("runs"),
     device: str | None = None,
     trust: bool = False,
+    with_adaptation: bool = False,
+    horizon: int | None = None,
 ) -> None:
-    """Writes a run's policy to a file, reads the file and compares the outputs.
+    """Writes a run's policy or network to a file, or its adaptation to a folder, and compares.
 
     The arguments are those of the command `metarl export`.
 
     Raises:
-        SettingsError: The run trained no policy that adapts by gradients, or a task value is not
-            usable.
+        SettingsError: The run's learner cannot be exported so, or a task value is not usable.
+        ExportError: What was written does not compute what the learner does.
         CheckpointError: The run cannot be opened.
         UntrustedError: The run's settings name code, and `trust` is false.
     """
@@ -48,11 +54,17 @@ def export_run(
     with reopened(run, runs=runs, script=script, trust=trust, training__device=device) as reopening:
         components, loop, checkpoint = reopening
         learner = components.learner
-        if not isinstance(learner, PolicyLearner):
-            raise SettingsError(
-                f"Only policies that adapt by gradients are exported, {run} trained a "
-                f"{type(learner).__name__}."
+        if with_adaptation:
+            _refuse_fixed(to, steps, task)
+            source = _source(components, checkpoint)
+            difference = export_run_adaptation(
+                components, out, to, source, horizon=horizon, seed=task_seed
             )
+            return _wrote(out, difference)
+        if horizon is not None:
+            raise SettingsError("`horizon` belongs to `--with adaptation`.")
+        if not isinstance(learner, PolicyLearner):
+            return _export_network(components, out, to, steps, task, task_seed)
         generator = torch.Generator(loop.device).manual_seed(task_seed)
         tasks = _task(learner.family.split("test"), task, generator)
         params, rollouts = learner.adapted(tasks, steps, generator)
@@ -68,8 +80,53 @@ def export_run(
             console.print(f"{key}:", value, markup=False, highlight=False, soft_wrap=True)
     count = rollouts.rewards.shape[1]
     console.print(f"return: {float(rollouts.returns()):.2f}, mean of {count} rollouts")
-    console.print(
-        f"Wrote {out}; the file gives the same as the original to {difference:.1g}.",
+    _wrote(out, difference)
+
+
+def _export_network(
+    components: Components, out: Path, to: str, steps: int, task: tuple[str, ...], seed: int
+) -> None:
+    """Writes the network of a supervised run, adapted to one of its test tasks."""
+    learner = components.learner
+    if isinstance(learner, ControlLearner):
+        raise SettingsError(
+            f"{type(learner).__name__} adapts by acting: export it `--with adaptation`, as a graph "
+            "with the state in and out."
+        )
+    if to == "sb3":
+        raise SettingsError("Stable-Baselines3 takes policies only: choose onnx or torch.")
+    if task:
+        raise SettingsError(
+            "`task` belongs to control tasks; `--task-seed` chooses a supervised task, or export "
+            "`--with adaptation` and adapt to your data."
+        )
+    cpu = copy.deepcopy(learner).cpu()
+    _wrote(out, export_network(cpu, out, to, one_task(components, seed), steps, seed))
+
+
+def _refuse_fixed(to: str, steps: int, task: tuple[str, ...]) -> None:
+    """Refuses options of an export without the adaptation."""
+    if to == "sb3":
+        raise SettingsError("Stable-Baselines3 cannot adapt: choose onnx or torch.")
+    if steps or task:
+        raise SettingsError(
+            "`--with adaptation` exports the start and the adaptation: leave out `test_steps` and "
+            "`task`."
+        )
+
+
+def _source(components: Components, checkpoint: Path) -> dict[str, str]:
+    """Returns what the metadata says of the origin; no absolute path of this machine."""
+    parts = checkpoint.resolve().parts[-5:]
+    return {
+        "checkpoint": "/".join(parts),
+        "tasks": type(components.tasks).__name__,
+    }
+
+
+def _wrote(out: Path, difference: float) -> None:
+    OutputConsole().print(
+        f"Wrote {out}; it gives the same as the original to {difference:.1g}.",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
 

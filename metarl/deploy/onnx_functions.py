@@ -6,11 +6,12 @@ batch of one matrix, [1, K, K].
 
 from __future__ import annotations
 
-# ruff: noqa: D103
 # pyright: reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
 # pyright: reportIndexIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-from onnxscript import script
+from typing import Any
+
 from onnxscript import opset18 as op
+from onnxscript import script
 from onnxscript.onnx_types import DOUBLE
 
 
@@ -35,7 +36,7 @@ def cholesky(matrix: DOUBLE) -> DOUBLE:
     return op.Unsqueeze(lower, first)
 
 
-def cholesky_ex(matrix, upper: bool = False, check_errors: bool = False):
+def cholesky_ex(matrix: Any, upper: bool = False, check_errors: bool = False) -> tuple[Any, Any]:
     """Returns the lower factor, and 0 for success; it is executed, as a call of the above."""
     del upper, check_errors
     return cholesky(matrix), op.Constant(value_ints=[0])
@@ -67,7 +68,7 @@ def substitution(right: DOUBLE, factor: DOUBLE) -> DOUBLE:
     return op.Unsqueeze(solution, both)
 
 
-def cholesky_solve(right, factor, upper: bool = False):
+def cholesky_solve(right: Any, factor: Any, upper: bool = False) -> Any:
     """Solves A x = b for the lower factor of A; it is executed, as a call of the above."""
     del upper
     return substitution(right, factor)
