@@ -16,6 +16,8 @@ from metarl.commands.evaluate import evaluate
 from metarl.commands.export import export
 from metarl.commands.list import list_names
 from metarl.commands.play import play
+from metarl.commands.pull import pull
+from metarl.commands.push import push
 from metarl.commands.runs import runs
 from metarl.commands.train import train
 from metarl.console import run_script
@@ -29,6 +31,8 @@ COMMANDS = {
     "play": play,
     "export": export,
     "adapt": adapt,
+    "push": push,
+    "pull": pull,
 }
 
 

@@ -155,8 +155,11 @@ class OnnxAdaptation:
                 None: the most likely action, within the bounds.
 
         Raises:
+            SettingsError: The export is no policy.
             ShapeError: The observation has another shape.
         """
+        if "act" not in self._sessions:
+            raise SettingsError("A supervised network predicts: call `predict`, no `act`.")
         name = "action" if generator is None else "sample"
         if self.kind == "recurrent":
             return self._act_recurrent(np.asarray(observation), reward, ended, name, generator)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from stable_baselines3 import PPO
 
+from metarl.deploy.adaptation_files import read_metadata
 from metarl.deploy.export import NOTE_FILE, read_torch
 
 
@@ -53,7 +54,9 @@ def test_the_same_seed_adapts_to_the_same_task(trained, metarl, tmp_path):
 @pytest.mark.parametrize(
     ("run", "arguments", "message"),
     [
-        ("sine", (), "adapt by gradients"),
+        ("sine", (), "takes policies only"),
+        ("sine", ("--horizon", 3), "belongs to `--with adaptation`"),
+        ("bandit", ("--with", "adaptation"), "cannot adapt"),
         ("bandit", ("--steps", -1), "steps >= 0"),
         ("navigation2d", ("--task", "gaol=1,2"), "Did you mean 'goal'"),
         ("navigation2d", ("--task", "goal=left"), "name=number"),
@@ -63,3 +66,31 @@ def test_what_cannot_be_exported_is_told(run, arguments, message, trained, metar
     status, printed = metarl("export", trained[run], tmp_path / "p.zip", "--to", "sb3", *arguments)
     assert status == 1 and message in printed.err and "Traceback" not in printed.err
     assert not (tmp_path / "p.zip").exists()
+
+
+def test_a_supervised_network_is_exported(trained, metarl, tmp_path):
+    out = tmp_path / "net.pt2"
+    status, printed = metarl("export", trained["sine"], out, "--to", "torch", "--steps", 2)
+    assert status == 0, printed.err
+    assert f"Wrote {out}" in printed.out
+    outputs = torch.export.load(out).module()(torch.ones(3, 1))[0]
+    assert outputs.shape == (3, 1) and outputs.isfinite().all()
+    status, printed = metarl("export", trained["sine"], out, "--to", "torch", "--task", "a=1")
+    assert status == 1 and "belongs to control tasks" in printed.err
+
+
+def test_an_adaptation_is_exported(trained, metarl, tmp_path):
+    out = tmp_path / "folder"
+    arguments = (out, "--to", "torch", "--with", "adaptation")
+    status, printed = metarl("export", trained["navigation2d"], *arguments, "--horizon", 7)
+    assert status == 0, printed.err
+    metadata = read_metadata(out)
+    assert metadata["environment"]["name"] == "Navigation2D-v1"
+    ports = {port["name"]: port["shape"] for port in metadata["graphs"]["step"]["inputs"]}
+    assert ports["observations"] == ["episodes", 8, 2] and ports["lengths"] == ["episodes"]
+    assert metadata["source"]["checkpoint"].endswith("step_000002")
+    status, printed = metarl("export", trained["sine"], *arguments, "--steps", 1)
+    assert status == 1 and "leave out `test_steps`" in printed.err
+    status, printed = metarl("export", trained["sine"], *arguments, "--horizon", 3)
+    assert status == 1 and "have no episodes" in printed.err
+    assert read_metadata(out) == metadata

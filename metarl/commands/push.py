@@ -1,0 +1,37 @@
+"""`metarl push`: a run with a model card, as a folder or on the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+
+from metarl.commands.options import Run
+
+
+def push(
+    run: Run,
+    destination: tyro.conf.Positional[str],
+    licence: str = "unknown",
+    public: bool = False,
+    runs: Path = Path("runs"),
+) -> None:
+    """Writes a run with a model card: JSON and safetensors only, for others to pull.
+
+    Neither the command line, nor git's state, nor paths of this machine are written.
+
+    Args:
+        run: A run folder, whose newest valid checkpoint is used; a checkpoint; or `latest`.
+        destination: A folder; or hf://OWNER/NAME for the Hugging Face hub, with the account that
+            its client is logged in with.
+        licence: Identifier of the licence of the weights, for the card: mit, cc-by-4.0, ...
+        public: Makes a new repository of the hub public.
+        runs: Folder of the run folders, for `latest`.
+    """
+    from metarl.console import OutputConsole
+    from metarl.deploy.hub import push as push_run
+    from metarl.runs.run_folder import newest_run
+
+    found = newest_run(runs) if str(run) == "latest" else run
+    files = push_run(found, destination, licence=licence, private=not public)
+    OutputConsole().print(f"Wrote {', '.join(files)} to {destination}.", markup=False)

@@ -1,0 +1,301 @@
+"""Exported adaptations do what the learners do, in ONNX Runtime and as torch programs."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from metarl_envs.bandit import Bandit
+from metarl_envs.navigation import Navigation2D
+
+from metarl.adaptation import GradientLearner
+from metarl.adaptation.algorithms import (
+    ANILAlgorithm,
+    LearnedOptimizerAlgorithm,
+    LSTMMetaLearnerAlgorithm,
+    MAMLAlgorithm,
+    MAMLPlusPlusAlgorithm,
+    MetaSGDAlgorithm,
+    ReptileAlgorithm,
+)
+from metarl.deploy.adaptation_export import export_adaptation
+from metarl.deploy.adaptation_files import METADATA, read_metadata
+from metarl.deploy.onnx_runtime import OnnxAdaptation
+from metarl.errors import CheckpointError, NonFiniteError, SettingsError, ShapeError
+from metarl.learners.metric.algorithms import NearestNeighbourAlgorithm
+from metarl.models import MLP, Conv4
+from metarl.rl.policy_learner import PolicyLearner
+from metarl.rl.problem import ControlProblem
+from metarl.rl.settings import PolicyGradientSettings, PolicySettings
+from metarl.rl.trials.play import AgentInput
+from metarl.rl.trials.recurrent_learner import RL2Algorithm
+from metarl.tasks import Sine
+from metarl.tasks.base import Examples, TaskBatch
+
+STEPS = 10
+RULES = {
+    "maml": MAMLAlgorithm(0.05),
+    "metasgd": MetaSGDAlgorithm(),
+    "mamlplusplus": MAMLPlusPlusAlgorithm(0.01, steps=3),
+    "reptile": ReptileAlgorithm(),
+    "anil": ANILAlgorithm(0.05),
+    "lstm": LSTMMetaLearnerAlgorithm(units=4),
+    "learned-optimizer": LearnedOptimizerAlgorithm(units=4),
+}
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in RULES if name != "maml"]
+
+
+def needs_onnx():
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module, reason="needs the extra onnx")
+
+
+def sine_learner(generator, rule="maml"):
+    model = MLP((1, 8, 8, 1), generator)
+    return GradientLearner(RULES[rule].clipped_adaptation(model, generator))
+
+
+def image_learner(generator, rule):
+    model = Conv4(3, generator, image_size=16, filters=4)
+    learner = GradientLearner(RULES[rule].clipped_adaptation(model, generator))
+    images = torch.randn(2, 9, 1, 16, 16, generator=generator)
+    examples = Examples(images, torch.arange(9).expand(2, 9) % 3)
+    return learner, TaskBatch(examples, examples)
+
+
+def policy_learner(family, rule, generator, **settings):
+    units = PolicySettings(layer_norm=settings.pop("layer_norm", False), activation="tanh")
+    gradients = PolicyGradientSettings(trajectories=3, **settings)
+    problem = ControlProblem(family, generator, gradients, hidden=(8,), policy=units)
+    learner = rule.build(problem)
+    assert isinstance(learner, PolicyLearner)
+    return learner
+
+
+def assert_same(theta, params):
+    for name, expected in params.items():
+        found = theta[f"theta.{name}"]
+        np.testing.assert_allclose(found, expected[0].numpy(), rtol=1e-5, atol=1e-5)
+
+
+def raw(rollouts):
+    """Rollouts of one task as the inputs of an exported step."""
+    r = rollouts
+    observations = torch.cat((r.observations, r.final_observations.unsqueeze(2)), 2)
+    return {
+        "observations": observations[0].numpy(),
+        "actions": r.actions[0].numpy(),
+        "rewards": r.rewards[0].numpy(),
+        "lengths": r.mask[0].sum(1).long().numpy(),
+        "terminated": r.terminated[0].any(1).numpy(),
+    }
+
+
+@pytest.mark.parametrize("rule", ["maml", *SLOW])
+def test_ten_steps_and_predictions_are_the_learners(rule, generator, tmp_path):
+    needs_onnx()
+    learner, tasks = sine_learner(generator, rule), Sine(5, 7).sample(2, generator)
+    assert export_adaptation(learner, tmp_path / "out", tasks=tasks) < 1e-5
+    found = OnnxAdaptation(tmp_path / "out")
+    for task in range(2):
+        found.reset()
+        support = Examples(tasks.support.inputs[task : task + 1], tasks.support.targets[task, None])
+        inputs, targets = (t[0].numpy() for t in support[:2])
+        expected = list(learner.adapt(support, STEPS, generator))
+        for step in range(STEPS):
+            assert found.steps == step
+            found.adapt(inputs=inputs, targets=targets)
+        moved = {
+            n: expected[-1].params[n] for n in expected[-1].params if f"theta.{n}" in found.theta
+        }
+        assert moved and (len(moved) < len(expected[-1].params)) == (rule == "anil")
+        assert_same(found.theta, moved)
+        query = tasks.query.inputs[task : task + 1]
+        outputs = learner.predict(expected[-1], query)[0].numpy()
+        np.testing.assert_allclose(found.predict(query[0].numpy()), outputs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["maml", "lstm"])
+def test_convolutions_and_batch_statistics_are_the_learners(rule, generator, tmp_path):
+    needs_onnx()
+    learner, tasks = image_learner(generator, rule)
+    export_adaptation(learner, tmp_path / "out", tasks=tasks)
+    found = OnnxAdaptation(tmp_path / "out")
+    support = Examples(tasks.support.inputs[:1], tasks.support.targets[:1])
+    expected = list(learner.adapt(support, STEPS, generator))
+    for _ in range(STEPS):
+        found.adapt(inputs=support.inputs[0].numpy(), targets=support.targets[0].numpy())
+    assert_same(found.theta, expected[-1].params)
+    query = torch.randn(1, 4, 1, 16, 16, generator=generator)
+    outputs = learner.predict(expected[-1], query)[0].numpy()
+    alone = found.predict(query[0].numpy(), support.inputs[0].numpy() if rule == "maml" else None)
+    np.testing.assert_allclose(alone, outputs, rtol=1e-5, atol=1e-5)
+
+
+CONTROL = {
+    "navigation": (Navigation2D, "maml", {}),
+    "bandit": (Bandit, "maml", {"normalize_advantages": False}),
+    "dice": (
+        Navigation2D, "metasgd",
+        {"surrogate": "dice", "gae_lambda": 0.9, "bootstrap": True, "layer_norm": True},
+    ),
+    "lstm": (Navigation2D, "lstm", {"surrogate": "logprob"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "case", ["navigation", *(pytest.param(c, marks=pytest.mark.slow) for c in list(CONTROL)[1:])]
+)
+def test_a_policy_adapts_on_raw_rollouts_as_its_learner(case, generator, tmp_path):
+    needs_onnx()
+    family, rule, settings = CONTROL[case]
+    learner = policy_learner(
+        family(horizon=11) if family is Navigation2D else family(),
+        replace(RULES[rule], steps=STEPS), generator, **settings,
+    )  # fmt: skip
+    export_adaptation(learner, tmp_path / "out")
+    found = OnnxAdaptation(tmp_path / "out")
+    inputs = learner.collect(learner.family.sample(1, generator), generator, 0)
+    for step in range(STEPS):
+        batch = raw(inputs.experience[step].rollouts)
+        # An episode that does not count, and one whose row goes on after its end, change nothing.
+        more = {n: np.concatenate((v, v[:1])) for n, v in batch.items()}
+        more["lengths"][-1] = 0
+        if more["rewards"].dtype.kind == "f":
+            more["rewards"][-1] = np.nan
+        mean = found.adapt(**more)
+        assert mean == pytest.approx(float(inputs.experience[step].rollouts.returns()), rel=1e-5)
+        assert_same(found.theta, inputs.path[step])
+    observation = np.ones((4, learner.family.observation_space.shape[0]), np.float32)
+    params = inputs.path[-1]
+    expected = learner.policy.distribution(params, torch.from_numpy(observation)[None]).mode()[0]
+    if expected.is_floating_point():
+        expected = expected.clamp(-1, 1)
+    np.testing.assert_allclose(found.act(observation), expected.numpy(), rtol=1e-5, atol=1e-5)
+    samples = [found.act(observation, generator=np.random.default_rng(s)) for s in (0, 0, 1)]
+    assert (samples[0] == samples[1]).all()
+    assert samples[0].dtype == np.int64 or (samples[0] != samples[2]).all()
+
+
+@pytest.mark.parametrize("family", [Bandit, pytest.param(Navigation2D, marks=pytest.mark.slow)])
+def test_a_recurrent_policy_remembers_as_the_learners(family, generator, tmp_path):
+    needs_onnx()
+    problem = ControlProblem(
+        family(), generator, PolicyGradientSettings(trajectories=1, clip=0.2), hidden=(5,)
+    )
+    learner = RL2Algorithm(units=6, embedding=4).build(problem)
+    export_adaptation(learner, tmp_path / "out")
+    found, policy = OnnxAdaptation(tmp_path / "out"), learner.policy
+    state = policy.begin({"any": torch.zeros(1)})
+    size = learner.family.observation_space.shape[0]
+    action = torch.zeros(1, *policy.head.action_shape)
+    action = action.long() if policy.num_actions else action
+    for step in range(12):
+        observation = torch.randn(1, size, generator=generator)
+        reward = torch.randn(1, generator=generator) if step else torch.zeros(1)
+        ended = torch.tensor([float(step in (4, 8))])
+        begun = torch.tensor([float(step > 0)])
+        noise = policy.noise((1,), generator)
+        state = policy.act(
+            state, AgentInput(observation, action, reward, ended, begun), noise
+        ).state
+        action = policy.distribution(state).mode()
+        action = action.clamp(-1, 1) if action.is_floating_point() else action
+        own = found.act(observation[0].numpy(), float(reward), bool(ended))
+        np.testing.assert_allclose(own, action[0].numpy(), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found.state["state.hidden"], state[0].detach(), atol=1e-5)
+    with pytest.raises(SettingsError, match="adapts by acting"):
+        found.adapt(inputs=observation)
+
+
+def test_programs_of_torch_do_the_same(generator, tmp_path):
+    learner, tasks = sine_learner(generator), Sine(5, 7).sample(1, generator)
+    export_adaptation(learner, tmp_path / "out", "torch", tasks=tasks, source={"run": "mine"})
+    metadata = read_metadata(tmp_path / "out")
+    assert metadata["kind"] == "supervised" and metadata["source"] == {"run": "mine"}
+    assert metadata["adaptation"]["rule"] == "GradientDescent"
+    step = torch.export.load(tmp_path / "out" / "step.pt2").module()
+    theta = [p.detach() for p in learner.model.parameters()]
+    expected = list(learner.adapt(tasks.support, STEPS, generator))
+    for _ in range(STEPS):
+        *theta, _ = step(*theta, tasks.support.inputs[0], tasks.support.targets[0])
+    for found, wanted in zip(theta, expected[-1].params.values(), strict=True):
+        torch.testing.assert_close(found, wanted[0], rtol=1e-5, atol=1e-5)
+    with pytest.raises(CheckpointError, match="to torch"):
+        OnnxAdaptation(tmp_path / "out")
+
+
+def test_a_folder_that_was_altered_or_is_newer_is_refused(generator, tmp_path):
+    learner, tasks = sine_learner(generator), Sine(5, 7).sample(1, generator)
+    good = tmp_path / "good"
+    export_adaptation(learner, good, "torch", tasks=tasks)
+    export_adaptation(learner, good, "torch", tasks=tasks)  # replaces an earlier one
+    assert [p.name for p in tmp_path.iterdir()] == ["good"]
+
+    def changed(change):
+        bad = tmp_path / "bad"
+        shutil.rmtree(bad, ignore_errors=True)
+        shutil.copytree(good, bad)
+        content = json.loads((bad / METADATA).read_text())
+        change(bad, content)
+        (bad / METADATA).write_text(json.dumps(content))
+        return bad
+
+    cases = {
+        "was altered": lambda folder, _: (folder / "step.pt2").open("ab").write(b"x"),
+        "newer MetaRL": lambda _, content: content.update(schema=2),
+        "says the format": lambda _, content: content.update(format="other"),
+        "names a file elsewhere": lambda _, content: content["sha256"].update({"../x": "0"}),
+        "has no SHA-256 of": lambda _, content: content["sha256"].pop("step.pt2"),
+        "is not complete": lambda _, content: content.pop("kind"),
+        "Cannot read": lambda folder, _: (folder / "step.pt2").unlink(),
+    }
+    for message, change in cases.items():
+        with pytest.raises(CheckpointError, match=message):
+            read_metadata(changed(change))
+    with pytest.raises(CheckpointError, match="has no adaptation.json"):
+        read_metadata(tmp_path)
+    with pytest.raises(CheckpointError, match="holds something else"):
+        export_adaptation(learner, tmp_path, "torch", tasks=tasks)
+    assert read_metadata(good)["schema"] == 1
+
+
+def test_unsuitable_learners_and_batches_are_refused(generator, tmp_path):
+    tasks = Sine(5, 7).sample(1, generator)
+    with pytest.raises(SettingsError, match="Expected `tasks`"):
+        export_adaptation(sine_learner(generator), tmp_path / "out", "torch")
+    with pytest.raises(SettingsError, match="onnx or torch"):
+        export_adaptation(sine_learner(generator), tmp_path / "out", "sb3", tasks=tasks)
+    needs_onnx()
+    export_adaptation(sine_learner(generator), tmp_path / "out", tasks=tasks)
+    found = OnnxAdaptation(tmp_path / "out")
+    inputs, targets = (t[0].numpy() for t in tasks.support[:2])
+    cases = [
+        ({"inputs": inputs}, "Expected targets"),
+        ({"inputs": inputs[:, 0], "targets": targets}, "of shape"),
+        ({"inputs": inputs.astype(complex), "targets": targets}, "of type float32"),
+        ({"inputs": inputs, "targets": targets[:2]}, "as many examples"),
+        ({"inputs": inputs, "targets": targets, "weights": targets}, "no input weights"),
+    ]
+    for batch, message in cases:
+        with pytest.raises(ShapeError, match=message):
+            found.adapt(**batch)
+    theta = {n: v.copy() for n, v in found.theta.items()}
+    with pytest.raises(NonFiniteError, match="was not taken"):
+        found.adapt(inputs=inputs * np.nan, targets=targets)
+    assert found.steps == 0 and all((theta[n] == v).all() for n, v in found.theta.items())
+    with pytest.raises(SettingsError, match="call `predict`"):
+        found.act(inputs[0])
+
+
+def test_a_learner_of_another_kind_is_named(generator, tmp_path):
+    from metarl.learners.images.embeddings import ImageShape
+    from metarl.learners.problem import ImageProblem
+
+    problem = ImageProblem(ImageShape(size=16), 3, 4, 3, generator, 3)
+    learner = NearestNeighbourAlgorithm().build(problem)
+    with pytest.raises(SettingsError, match="adapts in another way"):
+        export_adaptation(learner, tmp_path / "out", "torch")

@@ -1,0 +1,162 @@
+"""Runs are pushed as JSON and safetensors, and pulled as run folders."""
+
+import json
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metarl.deploy.hub import FILES, INDEX, pull, push
+from metarl.deploy.hub_state import packed, unpacked
+from metarl.errors import CheckpointError, SettingsError
+from metarl.runs.checkpoints import Checkpoints
+from metarl.runs.eval_file import append_line, read_curves
+from metarl.runs.run_folder import create_run_folder
+
+STATE = {
+    "learner": {"unfinished": (1, [torch.ones(2), None])},
+    "optimizer": {0: {"rate": float("inf"), "step": torch.tensor(3)}, 1: "adam"},
+    "generator": torch.Generator().manual_seed(0).get_state(),
+    "done": True,
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with a checkpoint and a curve."""
+    config = {"algorithm": "maml", "runs": "/home/me/runs", "learner": {"steps": 3, "loss": None}}
+    folder = create_run_folder(tmp_path / "runs", "sine", "maml", 0, config, script="/home/me/s.py")
+    weights = {"layers.0.weight": torch.randn(3, 2).mT, "log_std": torch.zeros(())}
+    Checkpoints(folder / "checkpoints").save(7, weights, STATE)
+    curve = {"mean": [2.0, 1.0], "mean_low": [1.5, 0.5], "mean_high": [2.5, 1.5]}
+    append_line(folder, {"iteration": 7, "split": "test", "metric": "mse", "tasks": 4, **curve})
+    return folder
+
+
+def test_a_pulled_run_is_the_pushed_one(run, tmp_path):
+    push(run, str(tmp_path / "shared"), licence="mit")
+    push(run, str(tmp_path / "shared"), licence="mit")  # replaces an earlier one
+    assert {p.suffix for p in (tmp_path / "shared").iterdir()} == {".json", ".safetensors", ".md"}
+    everything = b"".join(p.read_bytes() for p in (tmp_path / "shared").iterdir())
+    assert b"/home/me" not in everything and b"pytest" not in everything
+    folder = pull(str(tmp_path / "shared"), tmp_path / "others")
+    assert folder == tmp_path / "others" / "sine" / "maml" / run.name
+    before, after = (Checkpoints(f / "checkpoints").load() for f in (run, folder))
+    assert before.iteration == after.iteration == 7
+    for name, value in before.weights.items():
+        assert torch.equal(value, after.weights[name])
+    assert str(before.state) == str(after.state)
+    assert read_curves(folder) == read_curves(run)
+    assert json.loads((folder / "config.json").read_text())["learner"]["steps"] == 3
+    with pytest.raises(CheckpointError, match="there is one already"):
+        pull(str(tmp_path / "shared"), tmp_path / "others")
+
+
+def test_the_card_says_what_it_is(run, tmp_path):
+    push(run, str(tmp_path / "shared"), licence="cc-by-4.0")
+    card = (tmp_path / "shared" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: metarl\nlicense: cc-by-4.0\n")
+    for text in (
+        "# sine, maml", "7 meta-iterations", "| learner.steps | 3 |", "| 1 | 1 (0.5 to 1.5) |",
+        "over 4 tasks", f"metarl evaluate runs/sine/maml/{run.name}", "Of the weights: cc-by-4.0",
+    ):  # fmt: skip
+        assert text in card, text
+    assert "learner.loss" not in card
+
+
+def test_what_was_altered_or_is_newer_is_refused(run, tmp_path):
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    push(run, str(good))
+
+    def edit(name, change):
+        shutil.rmtree(bad, ignore_errors=True)
+        shutil.copytree(good, bad)
+        content = json.loads((bad / name).read_text())
+        change(content)
+        (bad / name).write_text(json.dumps(content))
+
+    cases = [
+        ("config.json", lambda c: c.update(algorithm="x:y"), "was altered"),
+        (INDEX, lambda c: c.update(schema=2), "newer MetaRL"),
+        (INDEX, lambda c: c.update(format="x"), "Expected the format"),
+        (INDEX, lambda c: c.update(name="../../x"), "unusable names"),
+        (INDEX, lambda c: c.pop("iteration"), "not complete"),
+        (INDEX, lambda c: c["sha256"].pop("state.json"), "was altered"),
+    ]
+    for name, change, message in cases:
+        edit(name, change)
+        with pytest.raises(CheckpointError, match=message):
+            pull(str(bad), tmp_path / "others")
+    (bad / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="missing"):
+        pull(str(bad), tmp_path / "others")
+    with pytest.raises(CheckpointError, match="metarl push"):
+        pull(str(tmp_path / "nowhere"), tmp_path / "others")
+    with pytest.raises(CheckpointError, match="holds something else"):
+        push(run, str(run))
+    assert not (tmp_path / "others").exists()
+
+
+class Hub(types.ModuleType):
+    """Stands in for the client of the Hugging Face hub: repositories are folders."""
+
+    def __init__(self, root):
+        super().__init__("huggingface_hub")
+        self.root, self.calls = root, []
+
+    def HfApi(self):  # noqa: N802
+        return self
+
+    def create_repo(self, repo_id, private, exist_ok):
+        self.calls.append((repo_id, private, exist_ok))
+        (self.root / repo_id).mkdir(parents=True, exist_ok=True)
+
+    def upload_folder(self, repo_id, folder_path, allow_patterns, commit_message):
+        assert commit_message
+        for name in allow_patterns:
+            shutil.copyfile(Path(folder_path) / name, self.root / repo_id / name)
+
+    def snapshot_download(self, repo_id, revision, local_dir, allow_patterns):
+        self.calls.append(revision)
+        for name in allow_patterns:
+            shutil.copyfile(self.root / repo_id / name, Path(local_dir) / name)
+
+
+def test_the_hub_is_reached_by_its_client(run, tmp_path, monkeypatch):
+    hub = Hub(tmp_path / "hub")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    push(run, "hf://me/sine")
+    push(run, "hf://me/sine", private=False)
+    assert hub.calls == [("me/sine", True, True), ("me/sine", False, True)]
+    stored = {p.name for p in (hub.root / "me" / "sine").iterdir()}
+    assert stored == {*FILES, INDEX, "README.md"}
+    (hub.root / "me" / "sine" / "evil.py").write_text("raise SystemExit")
+    folder = pull("hf://me/sine", tmp_path / "others", revision="v1")
+    assert hub.calls[-1] == "v1" and not list(folder.rglob("*.py"))
+    assert Checkpoints(folder / "checkpoints").load().iteration == 7
+    for name in ("hf://sine", "hf://me/../x", "hf://me/a/b"):
+        with pytest.raises(SettingsError, match="hf://OWNER/NAME"):
+            push(run, name)
+    with pytest.raises(SettingsError, match="`revision` belongs"):
+        pull(str(run), tmp_path / "others", revision="v1")
+
+
+def test_without_the_client_the_extra_is_named(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(SettingsError, match=r"pip install 'metarl\[hub\]'"):
+        push(run, "hf://me/sine")
+
+
+def test_states_are_packed_without_loss():
+    tensors = {}
+    text = json.dumps(packed(STATE, tensors), allow_nan=False)
+    assert str(unpacked(json.loads(text), tensors)) == str(STATE)
+    with pytest.raises(CheckpointError, match="Expected tensors, numbers"):
+        packed({"a": np.ones(2)}, {})
+    for broken in ({"tensor": "t9"}, {"eval": "1"}, {"dict": 3}, [1], {"a": 1, "b": 2}):
+        with pytest.raises(CheckpointError):
+            unpacked(broken, tensors)
