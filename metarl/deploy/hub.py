@@ -58,7 +58,7 @@ def push(
     """
     if not destination.startswith(HUB):
         with replacing_folder(Path(destination), INDEX, "a pushed run") as folder:
-            return _write(run, folder, destination, licence)
+            return _write(run, folder, f"./{Path(destination).name}", licence)
     repository = _repository(destination)
     api = import_extra("huggingface_hub", "hub").HfApi()
     with TemporaryDirectory() as temporary:
@@ -108,7 +108,7 @@ def pull(source: str, runs: Path = Path("runs"), revision: str | None = None) ->
     return target
 
 
-def _write(run: Path, folder: Path, destination: str, licence: str) -> list[str]:
+def _write(run: Path, folder: Path, source: str, licence: str) -> list[str]:
     point = find_good(run)
     checkpoint = load_checkpoint(point.checkpoint)
     experiment = _json_of(point.folder, EXPERIMENT_FILE).get("experiment")
@@ -140,7 +140,7 @@ def _write(run: Path, folder: Path, destination: str, licence: str) -> list[str]
         "sha256": {name: sha256(folder / name) for name in FILES},
     }
     _dump(folder / INDEX, index)
-    text = card(index, settings, curves, weights, destination, licence)
+    text = card(index, settings, curves, weights, source, licence)
     (folder / CARD).write_text(text, encoding="utf-8")
     return [CARD, INDEX, *FILES]
 

@@ -18,7 +18,7 @@ def card(
     settings: Mapping[str, Any],
     curves: list[dict[str, Any]],
     weights: Mapping[str, Tensor],
-    destination: str,
+    source: str,
     licence: str,
 ) -> str:
     """Returns the README.md of a run: what it is, its data, settings, curves and how to load it.
@@ -28,7 +28,7 @@ def card(
         settings: The settings of the run.
         curves: The lines of its eval.jsonl.
         weights: Its weights.
-        destination: Where it is pushed to.
+        source: Where it can be pulled from.
         licence: Identifier of the licence of the weights.
     """
     experiment, algorithm = index["experiment"], index["algorithm"]
@@ -49,7 +49,7 @@ def card(
         "## Licence",
         f"Of the weights: {licence}.",
         "## How to load it",
-        f"```\npip install metarl\nmetarl pull {destination}\n"
+        f"```\npip install metarl\nmetarl pull {source}\n"
         f"metarl evaluate runs/{experiment}/{algorithm}/{index['name']}\n```",
         "The files are JSON and safetensors; nothing in them is executed. Their SHA-256 are in "
         "metarl.json.",

@@ -22,7 +22,8 @@ def cholesky(matrix: DOUBLE) -> DOUBLE:
     second = op.Constant(value_ints=[1])
     rest = op.Squeeze(matrix, first)
     size = op.Squeeze(op.Shape(rest, start=0, end=1))
-    index = op.Range(0, size, 1)
+    one = op.Constant(value_int=1)
+    index = op.Range(op.Constant(value_int=0), size, one)
     lower = rest - rest
     for j in range(size):
         row = op.Gather(rest, j, axis=0)
@@ -50,7 +51,8 @@ def substitution(right: DOUBLE, factor: DOUBLE) -> DOUBLE:
     lower = op.Squeeze(factor, first)
     rest = op.Squeeze(right, both)
     size = op.Squeeze(op.Shape(rest, start=0, end=1))
-    index = op.Range(0, size, 1)
+    one = op.Constant(value_int=1)
+    index = op.Range(op.Constant(value_int=0), size, one)
     half = rest - rest
     for j in range(size):  # L y = b, from the first row on
         column = op.Gather(lower, j, axis=1)
@@ -60,7 +62,7 @@ def substitution(right: DOUBLE, factor: DOUBLE) -> DOUBLE:
     rest = half
     solution = half - half
     for k in range(size):  # L^T x = y, from the last row on
-        i = size - 1 - k
+        i = size - one - k
         row = op.Gather(lower, i, axis=0)
         value = op.Gather(rest, i, axis=0) / op.Gather(row, i, axis=0)
         solution = solution + op.Cast(op.Equal(index, i), to=DOUBLE.dtype) * value

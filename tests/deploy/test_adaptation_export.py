@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import Navigation2D
 
@@ -21,7 +22,7 @@ from metarl.adaptation.algorithms import (
     ReptileAlgorithm,
 )
 from metarl.deploy.adaptation_export import export_adaptation
-from metarl.deploy.adaptation_files import METADATA, read_metadata
+from metarl.deploy.adaptation_files import METADATA, new_folder, read_metadata, write_metadata
 from metarl.deploy.onnx_runtime import OnnxAdaptation
 from metarl.errors import CheckpointError, NonFiniteError, SettingsError, ShapeError
 from metarl.learners.metric.algorithms import NearestNeighbourAlgorithm
@@ -35,6 +36,26 @@ from metarl.tasks import Sine
 from metarl.tasks.base import Examples, TaskBatch
 
 STEPS = 10
+
+
+class OwnUnits(Navigation2D):
+    """Navigation with actions of other ranges, standardised positions, and early ends."""
+
+    published_units = False
+    low, high = torch.tensor([200.0, -3.0]), torch.tensor([400.0, 5.0])
+
+    @property
+    def action_space(self):
+        return spaces.Box(self.low.numpy(), self.high.numpy(), dtype=np.float32)
+
+    def step(self, state, actions, tasks, noise):
+        own = 2 * (actions - self.low) / (self.high - self.low) - 1
+        return super().step(state, own, tasks, noise)
+
+    def terminated(self, state, tasks):
+        return state["position"][:, 0] > 0.1
+
+
 RULES = {
     "maml": MAMLAlgorithm(0.05),
     "metasgd": MetaSGDAlgorithm(),
@@ -44,7 +65,6 @@ RULES = {
     "lstm": LSTMMetaLearnerAlgorithm(units=4),
     "learned-optimizer": LearnedOptimizerAlgorithm(units=4),
 }
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in RULES if name != "maml"]
 
 
 def needs_onnx():
@@ -66,9 +86,9 @@ def image_learner(generator, rule):
 
 
 def policy_learner(family, rule, generator, **settings):
-    units = PolicySettings(layer_norm=settings.pop("layer_norm", False), activation="tanh")
+    options = PolicySettings(layer_norm=settings.pop("layer_norm", False), activation="tanh")
     gradients = PolicyGradientSettings(trajectories=3, **settings)
-    problem = ControlProblem(family, generator, gradients, hidden=(8,), policy=units)
+    problem = ControlProblem(family, generator, gradients, hidden=(8,), policy=options)
     learner = rule.build(problem)
     assert isinstance(learner, PolicyLearner)
     return learner
@@ -80,25 +100,53 @@ def assert_same(theta, params):
         np.testing.assert_allclose(found, expected[0].numpy(), rtol=1e-5, atol=1e-5)
 
 
-def raw(rollouts):
-    """Rollouts of one task as the inputs of an exported step."""
+def raw(rollouts, units):
+    """Rollouts of one task as the inputs of an exported step, in the environment's units."""
     r = rollouts
     observations = torch.cat((r.observations, r.final_observations.unsqueeze(2)), 2)
+    actions = r.actions
+    if units is not None:
+        observations, actions = units.raw_observations(observations), units.act(actions)
     return {
         "observations": observations[0].numpy(),
-        "actions": r.actions[0].numpy(),
+        "actions": actions[0].numpy(),
         "rewards": r.rewards[0].numpy(),
         "lengths": r.mask[0].sum(1).long().numpy(),
         "terminated": r.terminated[0].any(1).numpy(),
     }
 
 
-@pytest.mark.parametrize("rule", ["maml", *SLOW])
-def test_ten_steps_and_predictions_are_the_learners(rule, generator, tmp_path):
+@pytest.fixture(scope="module")
+def sine_exports(tmp_path_factory):
+    """A learner of sines, tasks, and the folders of its exports by format."""
+    generator = torch.Generator().manual_seed(0)
+    learner, tasks = sine_learner(generator), Sine(5, 7).sample(2, generator)
+    found = {}
+    for to in ("torch", "onnx"):
+        found[to] = tmp_path_factory.mktemp("sine") / to
+        if to == "onnx":
+            needs_onnx()
+        assert export_adaptation(learner, found[to], to, tasks=tasks, source={"run": "mine"}) < 1e-5
+    return learner, tasks, found
+
+
+def test_ten_steps_and_predictions_are_the_learners(sine_exports, generator):
+    learner, tasks, folders = sine_exports
+    check_supervised(learner, tasks, folders["onnx"], generator)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [name for name in RULES if name != "maml"])
+def test_every_rule_does_as_its_learner(rule, generator, tmp_path):
     needs_onnx()
     learner, tasks = sine_learner(generator, rule), Sine(5, 7).sample(2, generator)
     assert export_adaptation(learner, tmp_path / "out", tasks=tasks) < 1e-5
-    found = OnnxAdaptation(tmp_path / "out")
+    check_supervised(learner, tasks, tmp_path / "out", generator, some_stay=rule == "anil")
+
+
+def check_supervised(learner, tasks, folder, generator, some_stay=False):
+    """Compares ten steps and predictions of an export on two tasks with the learner's."""
+    found = OnnxAdaptation(folder)
     for task in range(2):
         found.reset()
         support = Examples(tasks.support.inputs[task : task + 1], tasks.support.targets[task, None])
@@ -110,7 +158,7 @@ def test_ten_steps_and_predictions_are_the_learners(rule, generator, tmp_path):
         moved = {
             n: expected[-1].params[n] for n in expected[-1].params if f"theta.{n}" in found.theta
         }
-        assert moved and (len(moved) < len(expected[-1].params)) == (rule == "anil")
+        assert moved and (len(moved) < len(expected[-1].params)) == some_stay
         assert_same(found.theta, moved)
         query = tasks.query.inputs[task : task + 1]
         outputs = learner.predict(expected[-1], query)[0].numpy()
@@ -137,6 +185,7 @@ def test_convolutions_and_batch_statistics_are_the_learners(rule, generator, tmp
 
 CONTROL = {
     "navigation": (Navigation2D, "maml", {}),
+    "units": (OwnUnits, "maml", {"bootstrap": True}),
     "bandit": (Bandit, "maml", {"normalize_advantages": False}),
     "dice": (
         Navigation2D, "metasgd",
@@ -147,33 +196,40 @@ CONTROL = {
 
 
 @pytest.mark.parametrize(
-    "case", ["navigation", *(pytest.param(c, marks=pytest.mark.slow) for c in list(CONTROL)[1:])]
+    "case", ["units", *(pytest.param(c, marks=pytest.mark.slow) for c in CONTROL if c != "units")]
 )
 def test_a_policy_adapts_on_raw_rollouts_as_its_learner(case, generator, tmp_path):
     needs_onnx()
     family, rule, settings = CONTROL[case]
     learner = policy_learner(
-        family(horizon=11) if family is Navigation2D else family(),
+        family() if family is Bandit else family(horizon=11),
         replace(RULES[rule], steps=STEPS), generator, **settings,
     )  # fmt: skip
+    inputs = learner.collect(learner.family.sample(1, generator), generator, 0)
+    units = learner.policy.units
     export_adaptation(learner, tmp_path / "out")
     found = OnnxAdaptation(tmp_path / "out")
-    inputs = learner.collect(learner.family.sample(1, generator), generator, 0)
+    lengths = set()
     for step in range(STEPS):
-        batch = raw(inputs.experience[step].rollouts)
-        # An episode that does not count, and one whose row goes on after its end, change nothing.
+        batch = raw(inputs.experience[step].rollouts, units)
+        # An episode that does not count, and what follows the end of one, change nothing.
         more = {n: np.concatenate((v, v[:1])) for n, v in batch.items()}
         more["lengths"][-1] = 0
-        if more["rewards"].dtype.kind == "f":
-            more["rewards"][-1] = np.nan
+        for n, length in enumerate(more["lengths"]):
+            more["rewards"][n, length:] = np.nan
+            more["observations"][n, length + 1 :] = np.nan
+        lengths |= set(batch["lengths"].tolist())
         mean = found.adapt(**more)
         assert mean == pytest.approx(float(inputs.experience[step].rollouts.returns()), rel=1e-5)
         assert_same(found.theta, inputs.path[step])
+    assert (len(lengths) > 1) == (case == "units")
     observation = np.ones((4, learner.family.observation_space.shape[0]), np.float32)
     params = inputs.path[-1]
-    expected = learner.policy.distribution(params, torch.from_numpy(observation)[None]).mode()[0]
+    seen = torch.from_numpy(observation)[None]
+    seen = seen if units is None else units.observe(seen)
+    expected = learner.policy.distribution(params, seen).mode()[0]
     if expected.is_floating_point():
-        expected = expected.clamp(-1, 1)
+        expected = expected.clamp(-1, 1) if units is None else units.act(expected.clamp(-1, 1))
     np.testing.assert_allclose(found.act(observation), expected.numpy(), rtol=1e-5, atol=1e-5)
     samples = [found.act(observation, generator=np.random.default_rng(s)) for s in (0, 0, 1)]
     assert (samples[0] == samples[1]).all()
@@ -211,29 +267,27 @@ def test_a_recurrent_policy_remembers_as_the_learners(family, generator, tmp_pat
         found.adapt(inputs=observation)
 
 
-def test_programs_of_torch_do_the_same(generator, tmp_path):
-    learner, tasks = sine_learner(generator), Sine(5, 7).sample(1, generator)
-    export_adaptation(learner, tmp_path / "out", "torch", tasks=tasks, source={"run": "mine"})
-    metadata = read_metadata(tmp_path / "out")
+def test_programs_of_torch_do_the_same(sine_exports, generator):
+    learner, tasks, folders = sine_exports
+    folder = folders["torch"]
+    metadata = read_metadata(folder)
     assert metadata["kind"] == "supervised" and metadata["source"] == {"run": "mine"}
     assert metadata["adaptation"]["rule"] == "GradientDescent"
-    step = torch.export.load(tmp_path / "out" / "step.pt2").module()
+    step = torch.export.load(folder / "step.pt2").module()
     theta = [p.detach() for p in learner.model.parameters()]
-    expected = list(learner.adapt(tasks.support, STEPS, generator))
+    support = Examples(tasks.support.inputs[:1], tasks.support.targets[:1])
+    expected = list(learner.adapt(support, STEPS, generator))
     for _ in range(STEPS):
         *theta, _ = step(*theta, tasks.support.inputs[0], tasks.support.targets[0])
     for found, wanted in zip(theta, expected[-1].params.values(), strict=True):
         torch.testing.assert_close(found, wanted[0], rtol=1e-5, atol=1e-5)
     with pytest.raises(CheckpointError, match="to torch"):
-        OnnxAdaptation(tmp_path / "out")
+        OnnxAdaptation(folder)
 
 
-def test_a_folder_that_was_altered_or_is_newer_is_refused(generator, tmp_path):
-    learner, tasks = sine_learner(generator), Sine(5, 7).sample(1, generator)
-    good = tmp_path / "good"
-    export_adaptation(learner, good, "torch", tasks=tasks)
-    export_adaptation(learner, good, "torch", tasks=tasks)  # replaces an earlier one
-    assert [p.name for p in tmp_path.iterdir()] == ["good"]
+def test_a_folder_that_was_altered_or_is_newer_is_refused(sine_exports, tmp_path):
+    learner, tasks, folders = sine_exports
+    good = folders["torch"]
 
     def changed(change):
         bad = tmp_path / "bad"
@@ -256,22 +310,32 @@ def test_a_folder_that_was_altered_or_is_newer_is_refused(generator, tmp_path):
     for message, change in cases.items():
         with pytest.raises(CheckpointError, match=message):
             read_metadata(changed(change))
-    with pytest.raises(CheckpointError, match="has no adaptation.json"):
+    with pytest.raises(CheckpointError, match="has no adaptation"):
         read_metadata(tmp_path)
     with pytest.raises(CheckpointError, match="holds something else"):
         export_adaptation(learner, tmp_path, "torch", tasks=tasks)
-    assert read_metadata(good)["schema"] == 1
 
 
-def test_unsuitable_learners_and_batches_are_refused(generator, tmp_path):
-    tasks = Sine(5, 7).sample(1, generator)
+def test_an_earlier_export_is_replaced_whole(tmp_path):
+    for content in ("old", "new"):
+        with new_folder(tmp_path / "out") as folder:
+            (folder / "file").write_text(content)
+            write_metadata(folder, {"kind": "supervised", "graphs": {}})
+    assert (tmp_path / "out" / "file").read_text() == "new"
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "out") as folder:
+        (folder / "file").write_text("half")
+        raise RuntimeError
+    assert read_metadata(tmp_path / "out")["schema"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_unsuitable_learners_and_batches_are_refused(sine_exports, generator, tmp_path):
+    learner, tasks, folders = sine_exports
     with pytest.raises(SettingsError, match="Expected `tasks`"):
-        export_adaptation(sine_learner(generator), tmp_path / "out", "torch")
+        export_adaptation(learner, tmp_path / "out", "torch")
     with pytest.raises(SettingsError, match="onnx or torch"):
-        export_adaptation(sine_learner(generator), tmp_path / "out", "sb3", tasks=tasks)
-    needs_onnx()
-    export_adaptation(sine_learner(generator), tmp_path / "out", tasks=tasks)
-    found = OnnxAdaptation(tmp_path / "out")
+        export_adaptation(learner, tmp_path / "out", "sb3", tasks=tasks)
+    found = OnnxAdaptation(folders["onnx"])
     inputs, targets = (t[0].numpy() for t in tasks.support[:2])
     cases = [
         ({"inputs": inputs}, "Expected targets"),
