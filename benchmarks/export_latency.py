@@ -2,9 +2,9 @@
 
     python -m benchmarks.export_latency
 
-A Gaussian policy of two hidden layers of 100, 17 observations and 6 actions, MAML's step. An action
-is measured by `session.run` with NumPy arrays, and with the inputs bound once, as a C or C++ program
-has them; a step on 20 rollouts of 200 steps. The policy in torch is measured next to it.
+A Gaussian policy of two hidden layers of 100, the half cheetah's spaces, MAML's step. An action is
+measured by `session.run` with NumPy arrays, and with the inputs bound once, as a program in C++ has
+them; a step on 20 rollouts of 200 steps. The policy in torch is measured next to it.
 """
 
 from __future__ import annotations

@@ -73,7 +73,8 @@ def export_adaptation(
     if to == "onnx":
         for module in ("onnx", "onnxscript", "onnxruntime"):
             import_extra(module, "onnx")
-    learner = copy.deepcopy(learner).cpu()
+    if any(p.device.type != "cpu" for p in learner.parameters()):
+        learner = copy.deepcopy(learner).cpu()
     generator = torch.Generator().manual_seed(seed)
     kind, start, graphs = _graphs(learner, tasks, horizon, generator)
     difference = 0.0

@@ -51,6 +51,7 @@ def export_run(
     """
     if steps < 0:
         raise SettingsError(f"Expected test_steps >= 0, got {steps}.")
+    device = "cpu" if with_adaptation else device
     with reopened(run, runs=runs, script=script, trust=trust, training__device=device) as reopening:
         components, loop, checkpoint = reopening
         learner = components.learner

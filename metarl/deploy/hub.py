@@ -63,11 +63,12 @@ def push(
     api = import_extra("huggingface_hub", "hub").HfApi()
     with TemporaryDirectory() as temporary:
         files = _write(run, Path(temporary), destination, licence)
-        api.create_repo(repo_id=repository, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repository, folder_path=temporary, allow_patterns=files,
-            commit_message="A run of MetaRL",
-        )  # fmt: skip
+        with _named_errors(repository):
+            api.create_repo(repo_id=repository, private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=repository, folder_path=temporary, allow_patterns=files,
+                commit_message="A run of MetaRL",
+            )  # fmt: skip
     return files
 
 
@@ -156,11 +157,25 @@ def _fetched(source: str, revision: str | None) -> Iterator[Path]:
     repository = _repository(source)
     hub = import_extra("huggingface_hub", "hub")
     with TemporaryDirectory() as temporary:
-        hub.snapshot_download(
-            repo_id=repository, revision=revision, local_dir=temporary,
-            allow_patterns=[INDEX, *FILES],
-        )  # fmt: skip
+        with _named_errors(repository):
+            hub.snapshot_download(
+                repo_id=repository, revision=revision, local_dir=temporary,
+                allow_patterns=[INDEX, *FILES],
+            )  # fmt: skip
         yield Path(temporary)
+
+
+@contextmanager
+def _named_errors(repository: str) -> Iterator[None]:
+    """Turns any error of the hub's client, such as one of the network, into a CheckpointError."""
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(
+            f"The Hugging Face hub did not give or take {repository}: {type(error).__name__}: "
+            f"{short_repr(str(error), 300)}. Check the name and the network, and log in with "
+            "`hf auth login`."
+        ) from error
 
 
 def _checked_index(folder: Path) -> dict[str, Any]:

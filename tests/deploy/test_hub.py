@@ -1,5 +1,6 @@
 """Runs are pushed as JSON and safetensors, and pulled as run folders."""
 
+import inspect
 import json
 import shutil
 import sys
@@ -138,11 +139,24 @@ def test_the_hub_is_reached_by_its_client(run, tmp_path, monkeypatch):
     folder = pull("hf://me/sine", tmp_path / "others", revision="v1")
     assert hub.calls[-1] == "v1" and not list(folder.rglob("*.py"))
     assert Checkpoints(folder / "checkpoints").load().iteration == 7
+    with pytest.raises(CheckpointError, match=r"did not give or take me/none: FileNotFoundError"):
+        pull("hf://me/none", tmp_path / "others")
     for name in ("hf://sine", "hf://me/../x", "hf://me/a/b"):
         with pytest.raises(SettingsError, match="hf://OWNER/NAME"):
             push(run, name)
     with pytest.raises(SettingsError, match="`revision` belongs"):
         pull(str(run), tmp_path / "others", revision="v1")
+
+
+def test_the_client_has_the_arguments_that_are_used():
+    hub = pytest.importorskip("huggingface_hub", reason="needs the extra hub")
+    used = {
+        hub.HfApi.create_repo: ("repo_id", "private", "exist_ok"),
+        hub.HfApi.upload_folder: ("repo_id", "folder_path", "allow_patterns", "commit_message"),
+        hub.snapshot_download: ("repo_id", "revision", "local_dir", "allow_patterns"),
+    }
+    for function, names in used.items():
+        assert set(names) <= inspect.signature(function).parameters.keys()
 
 
 def test_without_the_client_the_extra_is_named(run, monkeypatch):
