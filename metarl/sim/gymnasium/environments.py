@@ -289,6 +289,8 @@ def _metric(name: str, value: Any) -> float:
     number = np.asarray(value)
     if number.size != 1 or number.dtype.kind not in "biuf":
         raise ValueError(f"Expected one number {name!r} in `info`, got {short_repr(value)}.")
+    if np.isinf(number).any():
+        raise ValueError(f"Expected a finite number {name!r} in `info`, got {short_repr(value)}.")
     return float(number.reshape(()))
 
 

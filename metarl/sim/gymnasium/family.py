@@ -153,6 +153,8 @@ class GymFamily(TaskFamily):
         try:
             make = partial(make_env, self.env) if isinstance(self.env, str) else self.env
             env = make(**keywords)
+        except SettingsError:
+            raise
         except Exception as error:
             raise SettingsError(
                 f"The environment {self.title!r} cannot be built with {keywords or 'no settings'}: "

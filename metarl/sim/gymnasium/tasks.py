@@ -9,10 +9,11 @@ from functools import cached_property
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, short_repr
 from metarl.registry import did_you_mean
 from metarl.sim import disturbed_parameters
 from metarl.sim.card import Card, Fact
@@ -58,12 +59,21 @@ class GymTasks(GymFamily):
             SettingsError: There is no parameter, or the environment does not have one of them or
                 cannot set it.
         """
+        if not isinstance(self.parameters, Mapping):
+            raise SettingsError(
+                f"Expected a dict of parameters of {self.title!r}, as "
+                f'{{"g": Uniform(5, 15)}}, got {short_repr(self.parameters)}.'
+            )
         if not self.parameters:
             raise SettingsError(
                 f"Expected parameters of {self.title!r} that tell tasks apart, as "
                 '{"g": Uniform(5, 15)}, got none. One that samples tasks itself suits GymTaskPool.'
             )
         for name, values in self.parameters.items():
+            if not isinstance(name, str) or name.startswith("__"):
+                raise SettingsError(
+                    f"Expected the name of a parameter of {self.title!r}, got {short_repr(name)}."
+                )
             if not isinstance(values, Range):
                 raise SettingsError(
                     f"Expected the parameter {name!r} to be drawn from a Range such as "
@@ -202,12 +212,12 @@ class GymTasks(GymFamily):
                 f"Expected parameters of {self.title!r}, of which there is one environment, to be "
                 f"attributes; {', '.join(sorted(rebuilt))} would build it again."
             )
-        task = self.sample(1, torch.Generator()).values
+        values = self.sample(1, torch.Generator()).values
+        task = {name: value[0].numpy() for name, value in values.items()}
+        self._check_kinds(task)
         try:
-            env = self.apply_task(
-                self.probe, {name: v[0].cpu().numpy() for name, v in task.items()}
-            )
-        except (AttributeError, SettingsError) as error:
+            env = self.apply_task(self.probe, task)
+        except Exception as error:
             for name in self.own:
                 layers = owners(self.probe, name)
                 if layers and is_read_only(layers[0], name):
@@ -222,6 +232,21 @@ class GymTasks(GymFamily):
             ) from error
         if env is not self.probe:
             env.close()
+
+
+    def _check_kinds(self, task: Task) -> None:
+        """Raises SettingsError where a number would replace something else, such as an array."""
+        for name in self.attributes:
+            value = self.parameters[name].value(task[name].item())
+            old = getattr(owner(self.probe, name), name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            fits = old is None or (np.ndim(old) == 0 and np.asarray(old).dtype.kind in "iuf")
+            if is_number and not fits:
+                raise SettingsError(
+                    f"Expected the attribute {name!r} of {self.title!r} to be one number, which a "
+                    f"task replaces, it is {short_repr(old)}. Choose among whole values with "
+                    f"Choice, or give the environment an attribute for the number that varies."
+                )
 
 
 def owners(env: gymnasium.Env, name: str) -> list[gymnasium.Env]:

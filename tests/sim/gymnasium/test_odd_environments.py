@@ -1,0 +1,235 @@
+"""Environments with unusual spaces, results and attributes: right, or refused with the reason."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from metarl.adaptation import MAML
+from metarl.errors import SettingsError, SimulationError, TaskError
+from metarl.rl import PolicyGradientSettings, PolicyLearner, policy_for
+from metarl.sim import Choice, GymTasks, Uniform, check_family
+
+F32 = np.float32
+
+
+def odd(observed=None, acted=None, *, seen=None, step=None, reset=None, **attributes):
+    """A class of environments whose parts are given; it refuses actions outside of its space."""
+
+    class Odd(gymnasium.Env):
+        observation_space = spaces.Box(-1, 1, (2,), F32) if observed is None else observed
+        action_space = spaces.Box(-1, 1, (1,), F32) if acted is None else acted
+        k = 0.5
+
+        def look(self):
+            if seen is not None:
+                return seen(self)
+            self.observation_space.seed(int(self.np_random.integers(1000)))
+            return self.observation_space.sample()
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.t = 0
+            return reset(self) if reset else (self.look(), {})
+
+        def step(self, action):
+            assert self.action_space.contains(action), (action, self.action_space)
+            self.t += 1
+            return step(self) if step else (self.look(), self.k, False, False, {})
+
+    for name, value in attributes.items():
+        setattr(Odd, name, value)
+    return Odd
+
+
+def ended(terminated=False, truncated=False, reward=None, info=None):
+    """What a step returns, with functions of the environment for its ends."""
+
+    def step(env):
+        ends = (end(env) if callable(end) else end for end in (terminated, truncated))
+        number = env.k if reward is None else reward(env)
+        return env.look(), number, *ends, {} if info is None else info(env)
+
+    return step
+
+
+NESTED = spaces.Dict(
+    a=spaces.Dict(b=spaces.Dict(c=spaces.Box(-1, 1, (2, 2), F32)), d=spaces.Discrete(2)),
+    e=spaces.Tuple((spaces.Discrete(3), spaces.Dict(f=spaces.MultiBinary(2)))),
+)
+MIXED = spaces.Dict(
+    x=spaces.Dict(y=spaces.Box(0, 10, (2,), np.float64), z=spaces.Discrete(3, start=4)),
+    w=spaces.Tuple((spaces.MultiBinary([2, 2]),)),
+)
+RIGHT = {
+    "float64": (odd(spaces.Box(-2, 2, (3,), np.float64), spaces.Box(-5, 5, (2,), np.float64)), 3),
+    "whole numbers": (odd(spaces.Box(-7, 9, (3,), np.int64), spaces.Box(0, 10, (2,), np.int32)), 3),
+    "bytes as actions": (odd(acted=spaces.Box(0, 255, (2,), np.uint8)), 2),
+    "int8 as actions": (odd(acted=spaces.Box(-100, 27, (2,), np.int8)), 2),
+    "a part of size 0": (
+        odd(spaces.Dict(a=spaces.Box(-1, 1, (0,), F32), b=spaces.Box(-1, 1, (2,), F32))), 2
+    ),
+    "boxes without dimensions": (odd(spaces.Box(-1, 1, (), F32), spaces.Box(-1, 1, (), F32)), 1),
+    "discrete from -1 and from 2": (odd(spaces.Discrete(3, start=-1), spaces.Discrete(4, start=2)), 3),
+    "a single choice": (odd(acted=spaces.Discrete(1)), 2),
+    "choices with starts": (
+        odd(spaces.MultiDiscrete([3, 2], start=[1, 5]), spaces.MultiDiscrete([3, 2], start=[1, 5])), 5
+    ),
+    "a table of choices": (
+        odd(spaces.MultiDiscrete([[3, 2], [2, 2]]), spaces.MultiDiscrete([[3, 2], [2, 2]])), 9
+    ),
+    "a table of switches": (odd(spaces.MultiBinary([2, 3]), spaces.MultiBinary([2, 3])), 6),
+    "nested": (odd(NESTED, MIXED), 11),
+    "numbers as names": (odd(spaces.Dict({1: spaces.Discrete(2), 2: spaces.Box(-1, 1, (1,), F32)})), 3),
+    "lists": (odd(seen=lambda env: [0.1, 0.2]), 2),
+    "lists of whole numbers": (odd(spaces.Box(-3, 3, (2,), F32), seen=lambda env: [1, 2]), 2),
+    "tensors": (odd(seen=lambda env: torch.tensor([0.1, 0.2])), 2),
+    "float16": (odd(spaces.Box(-1, 1, (2,), np.float16)), 2),
+    "truth values": (odd(spaces.Box(0, 1, (2,), np.bool_)), 2),
+    "a reward without dimensions": (odd(step=ended(reward=lambda env: np.array(env.k, F32))), 2),
+    "a reward that is a tensor": (odd(step=ended(reward=lambda env: torch.tensor(env.k))), 2),
+    "ends of NumPy": (odd(step=ended(lambda env: np.bool_(env.t > 2), np.array(False))), 2),
+    "ends as numbers": (odd(step=ended(lambda env: int(env.t > 2), 0)), 2),
+    "both ends at once": (odd(step=ended(lambda env: env.t > 2, lambda env: env.t > 2)), 2),
+    "no info": (odd(step=ended(info=lambda env: None), reset=lambda env: (env.look(), None)), 2),
+}  # fmt: skip
+REFUSED = {
+    "no number": (odd(spaces.Box(-1, 1, (0,), F32)), "at least one number"),
+    "no action": (odd(acted=spaces.Box(-1, 1, (0,), F32)), "at least one number"),
+    "a text": (odd(spaces.Dict(t=spaces.Text(5))), "no policy reads"),
+    "no space": (odd(observation_space=None), "no policy reads"),
+    "another shape": (odd(seen=lambda env: np.zeros((1, 2), F32)), r"shape \(2,\)"),
+    "nan": (odd(seen=lambda env: np.array([np.nan, 0], F32)), "not finite|expected finite"),
+    "a reward of shape [1]": (odd(step=ended(reward=lambda env: np.array([env.k]))), "number as reward"),
+    "no reward": (odd(step=lambda env: (env.look(), None, False, False, {})), "number as reward"),
+    "an end of shape [1]": (odd(step=ended(lambda env: np.array([False]))), "as terminated"),
+    "no end": (odd(step=ended(lambda env: None)), "as terminated"),
+    "four values": (odd(step=lambda env: (env.look(), env.k, False, {})), "got 4 values"),
+    "an old reset": (odd(reset=lambda env: env.look()), "Expected an observation"),
+    "an infinite reward": (odd(step=ended(reward=lambda env: float("inf"))), "inf|changes nothing"),
+    "a vector environment": (lambda: gymnasium.vector.SyncVectorEnv([odd()]), "a gymnasium.Env"),
+    "a reset without a seed": (
+        type("Old", (odd(),), {"reset": lambda self: (0, {})}), "unexpected keyword"
+    ),
+}  # fmt: skip
+
+
+def rollouts_of(family):
+    generator = torch.Generator().manual_seed(0)
+    policy = policy_for(family, generator, (4,))
+    learner = PolicyLearner(MAML(policy, 0.1), family, PolicyGradientSettings(trajectories=2))
+    inputs = learner.collect(family.sample(2, generator), generator, 0)
+    learner.forward(inputs).losses.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in learner.parameters())
+    return inputs.experience[0].rollouts
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_odd_spaces_and_results_are_read(name):
+    build, size = RIGHT[name]
+    family = GymTasks(build, {"k": Uniform(0, 1)}, horizon=4)
+    check_family(family)
+    rollouts = rollouts_of(family)
+    assert rollouts.observations.shape == (2, 2, 4, size)
+    assert rollouts.observations.isfinite().all()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_read_is_refused(name):
+    build, text = REFUSED[name]
+    with pytest.raises((SettingsError, TaskError), match=text):
+        check_family(GymTasks(build, {"k": Uniform(0, 1)}, horizon=4))
+
+
+@pytest.mark.parametrize(
+    ("info", "value"),
+    [
+        (lambda env: {"success": 1.0} if env.t == 2 else {}, 1.0),
+        (lambda env: {"success": np.array([env.t == 3])}, 1.0),
+        (lambda env: {"success": np.bool_(False)}, 0.0),
+        (lambda env: {"success": None if env.t > 1 else torch.tensor(2)}, 1.0),
+    ],
+)
+def test_numbers_of_info_are_read_where_they_are(info, value):
+    family = GymTasks(
+        odd(step=ended(info=info)), {"k": Uniform(0, 1)}, horizon=4, metrics={"success": "any"}
+    )
+    check_family(family)
+    assert (rollouts_of(family).metrics["success"] == value).all()
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        lambda env: {}, lambda env: {"success": "yes"}, lambda env: {"success": {"rate": 1}},
+        lambda env: {"success": float("inf")}, lambda env: {"success": [1, 0]},
+    ],
+)  # fmt: skip
+def test_what_is_no_number_of_info_is_refused(info):
+    family = GymTasks(
+        odd(step=ended(info=info)), {"k": Uniform(0, 1)}, horizon=4, metrics={"success": "mean"}
+    )
+    with pytest.raises(SimulationError, match="Expected (one|a|a finite) number 'success'"):
+        rollouts_of(family)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("masses", np.ones(3)), ("options", {"g": 9.8}), ("title", "x"), ("flag", True),
+        ("path", [1.0, 2.0]),
+    ],
+)  # fmt: skip
+def test_a_number_does_not_replace_something_else(name, value):
+    kind = odd(**{name: value})
+    with pytest.raises(SettingsError, match=f"attribute '{name}'.*to be one number"):
+        GymTasks(kind, {name: Uniform(0.5, 2)}, horizon=4)
+    others = Choice(value, value)
+    assert GymTasks(kind, {name: others}, horizon=4).attributes == {name}
+
+
+@pytest.mark.parametrize("name", ["step", "reset", "np_random", "observation_space"])
+def test_a_number_does_not_replace_what_an_environment_is_made_of(name):
+    with pytest.raises(SettingsError):
+        GymTasks(odd(), {name: Uniform(0.5, 2)}, horizon=4)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [({3: Uniform(0, 1)}, "the name"), ({"__class__": Uniform(0, 1)}, "the name"), (["k"], "a dict")],
+)
+def test_parameters_of_other_types_are_refused(parameters, text):
+    with pytest.raises(SettingsError, match=text):
+        GymTasks(odd(), parameters, horizon=4)
+
+
+def test_a_setter_that_refuses_a_value_is_heard():
+    def refuse(self, value):
+        raise ValueError("too large")
+
+    kind = odd(gain=property(lambda self: 1.0, refuse))
+    with pytest.raises(SettingsError, match="too large"):
+        GymTasks(kind, {"gain": Uniform(0.5, 2)}, horizon=4)
+
+
+WRAPPERS = {
+    "Autoreset": lambda: gymnasium.wrappers.Autoreset(odd(step=ended(lambda env: env.t > 2))()),
+    "FrameStack": lambda: gymnasium.wrappers.FrameStackObservation(odd()(), 3),
+    "Rescale": lambda: gymnasium.wrappers.RescaleAction(
+        odd(acted=spaces.Box(0, 9, (2,), F32))(), -1, 1
+    ),
+    "TimeAware": lambda: gymnasium.wrappers.TimeAwareObservation(
+        gymnasium.wrappers.TimeLimit(odd()(), 50)
+    ),
+    "StickyAction": lambda: gymnasium.wrappers.StickyAction(odd()(), 0.5),
+    "DelayObservation": lambda: gymnasium.wrappers.DelayObservation(odd()(), 2),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_wrappers_may_be_inside(name):
+    family = GymTasks(WRAPPERS[name], {"k": Uniform(0, 1)}, horizon=4, name="Wrapped-v1")
+    check_family(family)
+    steps = rollouts_of(family).steps()
+    assert steps.tolist() == ([6, 6] if name == "Autoreset" else [8, 8])
