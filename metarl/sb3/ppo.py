@@ -68,7 +68,8 @@ class PPOLearner(ControlLearner):
     An adaptation step is one update of PPO on as many rollouts as other learners use in a step,
     `gradients.trajectories` whole episodes, so that both can be compared by environment steps. The
     return after k steps is that of the rollouts from which update k + 1 would learn; their actions
-    are sampled from the policy, as in every evaluation.
+    are sampled from the policy, as in every evaluation. An environment that exists once plays them
+    one after another; where episodes end early, it plays more of them, in as many steps.
 
     Args:
         settings: See `PPOAlgorithm`.
@@ -133,20 +134,19 @@ class PPOLearner(ControlLearner):
         scales: Sequence[float] = (),
         trajectories: int | None = None,
     ) -> Iterator[dict[str, Tensor]]:
-        """Yields the returns of each task; learns all tasks before it yields the first.
-
-        A family's metrics are left out.
-        """
+        """Yields the returns and metrics of each task; learns all before it yields the first."""
         del scales, trajectories
         from metarl.sb3.baseline import learn_task
 
         seeds = torch.randint(
             2**31, (tasks.num_tasks,), generator=generator, device=generator.device
         )
+        # An environment that exists once plays the episodes of a step one after another.
+        trajectories = self.gradients.trajectories
+        count = trajectories if self.family.worlds is None else self.family.worlds
         env = make_vec(
-            self.family, self.gradients.trajectories, "cpu", autoreset="disabled",
-            observe_task=self.observe_task,
-        )  # fmt: skip
+            self.family, count, "cpu", autoreset="disabled", observe_task=self.observe_task
+        )
         values = to_device(tasks.values, torch.device("cpu"))
         rows = [
             learn_task(
@@ -154,14 +154,18 @@ class PPOLearner(ControlLearner):
                 take_tasks(values, t, t + 1),
                 steps,
                 seed,
+                episodes=trajectories // count,
                 **self.units,
                 **self._ppo_settings(),
             )
             for t, seed in enumerate(seeds.tolist())
         ]
         env.close()
-        for returns in torch.stack(rows, 1).to(generator.device):
-            yield {"return": returns}
+        for k in range(steps + 1):
+            yield {
+                name: torch.stack([row[name][k] for row in rows]).to(generator.device)
+                for name in rows[0]
+            }
 
     def _ppo_settings(self) -> dict[str, Any]:
         """Returns the arguments of `stable_baselines3.PPO`."""

@@ -30,7 +30,8 @@ class SB3VecEnv(VecEnv):
 
     One call steps all worlds. A world whose episode ends is reset within the step; its last
     observation is `infos[i]["terminal_observation"]`, and `infos[i]["TimeLimit.truncated"]` is
-    whether the episode was truncated at the horizon. As in `SingleEnv`, an unbounded action space
+    whether the episode was truncated at the horizon, and `infos[i]["metrics"]` are the family's
+    metrics of the episode, by name. As in `SingleEnv`, an unbounded action space
     is declared as [-1, 1].
 
     Worlds keep their tasks, unless `resample` is set. `env_method("set_task", task, indices=[i])`
@@ -116,16 +117,18 @@ class SB3VecEnv(VecEnv):
         actions = self._actions
         if self._scale is not None:
             actions = self._scale(torch.as_tensor(actions, device=self.env.device))
-        observation, reward, terminated, truncated, _ = self.env.step(actions)
+        observation, reward, terminated, truncated, info = self.env.step(actions)
         done = terminated | truncated
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         dones = done.cpu()
         if dones.any():
             final, cut_off = _array(observation), (truncated & ~terminated).tolist()
+            metrics = {n: v.tolist() for n, v in info.get("metrics", {}).items()}
             for world in dones.nonzero()[:, 0].tolist():
                 infos[world] = {
                     "terminal_observation": final[world],
                     "TimeLimit.truncated": cut_off[world],
+                    "metrics": {name: values[world] for name, values in metrics.items()},
                 }
             self._draw_tasks(dones)
             mask = None if dones.all() else done  # a reset of all worlds takes fewer operations

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from metarl.lab.control_configs import control_configs
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.runs.eval_file import read_curves
 from metarl.sb3.ppo import PPOAlgorithm, PPOLearner
-from metarl.sim import ControlTasks
+from metarl.sim import ControlTasks, GymTasks, Uniform
 from metarl.training import TrainingSettings
 from tests.sim.families import Drift
 
@@ -52,6 +53,43 @@ def test_returns_are_those_of_whole_episodes_even_if_they_end_early():
     # after some four of its six steps. Its return is how far it went.
     assert ((curve > 0.9) & (curve < 1.4)).all()
     assert (curve - curve.mean()).abs().max() < 0.1
+
+
+class Walk(gymnasium.Env):
+    """Ends after `length` steps, each of which pays 1; a success in the second step."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    length = 3.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.resets = getattr(self, "resets", 0) + 1
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        info = {"success": self.t == 2, "time": self.t}
+        return np.zeros(1, np.float32), 1.0, self.t >= self.length, False, info
+
+
+@pytest.mark.parametrize("worlds", [None, 1])
+def test_metrics_are_those_of_whole_episodes_also_where_an_environment_exists_once(worlds):
+    robot = Walk()
+    family = GymTasks(
+        Walk if worlds is None else lambda: robot, {"length": Uniform(2, 5)}, horizon=8,
+        metrics={"success": "any", "time": "last"}, worlds=worlds, name="Walk-v1",
+    )  # fmt: skip
+    tasks = ControlTasks({"length": torch.tensor([1.0, 4.0])})
+    ppo = learner(family, replace(QUICK, batch_size=8), trajectories=3)
+    measured = list(ppo.measures(tasks, 1, torch.Generator().manual_seed(0)))
+    assert len(measured) == 2
+    for row in measured:
+        assert row["return"].tolist() == row["time"].tolist() == [1, 4]
+        assert row["success"].tolist() == [0, 1]
+    if worlds == 1:  # a step has 24 steps of the environment, episodes 1 and 4
+        assert robot.resets >= 2 * (24 + 6)
 
 
 def test_the_oracle_sees_the_task():
