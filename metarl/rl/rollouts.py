@@ -13,6 +13,7 @@ from metarl.models.base import Params
 from metarl.rl.distributions import Distribution
 from metarl.rl.moments import Moments
 from metarl.rl.policies import Policy
+from metarl.rl.units import Units, bytes_to_units
 from metarl.sim.episode import hold_last
 from metarl.sim.family import TaskFamily, Tasks
 from metarl.sim.vector_env import TensorVectorEnv, WorldNoise
@@ -42,7 +43,8 @@ class Rollouts(NamedTuple):
     Observations and actions are in the units of the policy.
 
     Attributes:
-        observations: Observation before each step, [T, N, H, O] float32.
+        seen: Observation before each step, [T, N, H, O] float32; or uint8 where they are nothing
+            but images. `observations` are the same as float32.
         actions: Action of each step, before any clipping: [T, N, H, A] float32, or [T, N, H] int64.
         rewards: Reward of each step, [T, N, H] float32; 0 after the end of the episode.
         mask: 1 for the steps of the episode, 0 after its end; [T, N, H] float32.
@@ -55,7 +57,7 @@ class Rollouts(NamedTuple):
         metrics: The family's metrics of each episode, [T, N] float32 per name.
     """
 
-    observations: Tensor
+    seen: Tensor
     actions: Tensor
     rewards: Tensor
     mask: Tensor
@@ -64,6 +66,11 @@ class Rollouts(NamedTuple):
     behaviour: Distribution
     moments: dict[str, Moments] | None = None
     metrics: dict[str, Tensor] = {}  # noqa: RUF012 - nothing writes into it
+
+    @property
+    def observations(self) -> Tensor:
+        """Observation before each step, [T, N, H, O] float32; of images, bytes / 255."""
+        return bytes_to_units(self.seen)
 
     def returns(self) -> Tensor:
         """Returns the mean undiscounted return of each task, [T]."""
@@ -141,17 +148,16 @@ def collect(
     episode = map_tensors(lambda v: v.unflatten(0, shape), played)
     ended = episode.ended()
     mask, moments = alive(ended), None
-    if units is not None:
-        if units.learns:
-            moments = units.moments(episode.observations[:, :, :-1], episode.rewards, mask)
-        episode = episode._replace(observations=units.observe(episode.observations))
+    if units is not None and units.learns:
+        moments = units.moments(episode.observations[:, :, :-1], episode.rewards, mask)
+    episode = episode._replace(observations=_in_units(episode.observations, units))
     rollouts = Rollouts(
-        observations=episode.observations[:, :, :-1].contiguous(),
+        seen=episode.observations[:, :, :-1].contiguous(),
         actions=episode.actions,
         rewards=episode.rewards,
         mask=mask,
         terminated=episode.terminated & (mask > 0),
-        final_observations=episode.observations[:, :, -1],
+        final_observations=bytes_to_units(episode.observations[:, :, -1]),
         behaviour=map_tensors(lambda *steps: torch.stack(steps, 2), *behaviours),
         moments=moments,
         metrics={n: v.view(shape) for n, v in env.episode_metrics().items()},
@@ -159,10 +165,19 @@ def collect(
     return _replace_masked_actions(rollouts, noise) if may_hold(ended) else rollouts
 
 
+def _in_units(observations: Tensor, units: Units | None) -> Tensor:
+    """Returns observations in the policy's units; bytes, if these divide them by 255, as bytes."""
+    if observations.dtype == torch.uint8:
+        if units is not None and units.divides_bytes:
+            return observations
+        observations = observations.float()
+    return observations if units is None else units.observe(observations)
+
+
 def _replace_masked_actions(rollouts: Rollouts, noise: RolloutNoise) -> Rollouts:
     """Replaces the actions and distributions after the end of each episode.
 
-    The new ones belong to the episode's last observation, which `observations` repeats after the
+    The new ones belong to the episode's last observation, which `seen` repeats after the
     end. During the rollout the policy saw other observations there: worlds are stepped up to the
     horizon, and terminations are computed afterwards.
     """

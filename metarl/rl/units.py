@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from metarl.rl.moments import Moments, merged, moments_of
-from metarl.sim.spaces import action_leaves, is_image, observation_leaves
+from metarl.sim.spaces import action_leaves, is_image, observation_leaves, only_images
 
 CLIP = 10.0
 """Normalised observations are clipped to +- this."""
@@ -19,6 +19,8 @@ LARGEST_BOUND = 1e9
 """Bounds beyond this are placeholders, such as the largest float: they count as infinite."""
 GIVES_SCALE = (0.5, 2.0)
 """Bounds whose absolute maximum lies in here give the scale: such observations are unchanged."""
+BYTE = 1 / 255
+"""Factor on the bytes of images."""
 CONSTANT = 1e-6
 """A deviation below this share of the mean is rounding: such an observation is only shifted."""
 
@@ -82,6 +84,7 @@ class ObservationScale(nn.Module):
     Attributes:
         entries: Indices of the standardised entries, [K] int64.
         statistics: Their running statistics.
+        divides_bytes: Whether all entries are bytes of images.
     """
 
     entries: Tensor
@@ -97,9 +100,10 @@ class ObservationScale(nn.Module):
         for leaf in observation_leaves(space):
             where = slice(leaf.start, leaf.stop)
             if is_image(leaf.space):
-                factor[where] = 1 / 255
+                factor[where] = BYTE
             elif normalize and isinstance(leaf.space, spaces.Box):
                 learned[where] = torch.from_numpy(~_bounds_give_scale(space, where))
+        self.divides_bytes = only_images(space)
         entries = learned.nonzero()[:, 0]
         self.register_buffer("entries", entries)
         self.register_buffer("shift", torch.zeros(size))
@@ -198,6 +202,11 @@ class Units(nn.Module):
         self.rewards = rewards
 
     @property
+    def divides_bytes(self) -> bool:
+        """Whether observations are images and nothing else, which the units divide by 255."""
+        return self.observations is not None and self.observations.divides_bytes
+
+    @property
     def learns(self) -> bool:
         """Whether there are running statistics."""
         observations = self.observations
@@ -285,6 +294,11 @@ class Units(nn.Module):
             self.observations.update(moments["observations"])
         if self.rewards is not None and "rewards" in moments:
             self.rewards.update(moments["rewards"])
+
+
+def bytes_to_units(observations: Tensor) -> Tensor:
+    """Returns bytes of images divided by 255, float32, as `ObservationScale` does; others as is."""
+    return observations.float() * BYTE if observations.dtype == torch.uint8 else observations
 
 
 def units_for(

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from metarl.sim.gymnasium.suites import make_env
     from metarl.sim.gymnasium.task_pool import GymTaskPool
     from metarl.sim.gymnasium.tasks import GymTasks
-    from metarl.sim.mujoco.changes import Armature, Damping, Friction, Gain, JointFriction, Mass, Stiffness
+    from metarl.sim.mujoco.changes import (
+        Armature,
+        Damping,
+        Friction,
+        Gain,
+        JointFriction,
+        Mass,
+        Stiffness,
+    )
     from metarl.sim.mujoco.engine import MujocoVectorEnv
     from metarl.sim.mujoco.physics import MujocoFamily
     from metarl.sim.mujoco.tasks import MujocoTasks

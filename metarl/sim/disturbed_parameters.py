@@ -135,8 +135,8 @@ class SensorNoise(Range):
                 chosen[entry] = True
         if not bool((chosen & numbers).any()):
             raise SettingsError(
-                f"The entries {self.entries} of the observation are no numbers: noise suits neither "
-                "images nor discrete values."
+                f"The entries {self.entries} of the observation are no numbers: noise suits "
+                "neither images nor discrete values."
             )
         return chosen & numbers
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.cuda_graphs import may_hold
 from metarl.sim.family import TaskFamily, Tasks, WorldState
+from metarl.sim.spaces import only_images
 from metarl.trees import map_tensors
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ class Episode(NamedTuple):
     """One episode in each of W worlds, of H steps or fewer.
 
     Attributes:
-        observations: The observations before each step and after the last, [W, H + 1, O] float32;
-            after the end, the last one of the episode.
+        observations: The observations before each step and after the last, [W, H + 1, O] float32,
+            or uint8 where they are images of bytes; after the end, the last one of the episode.
         actions: The actions, [W, H, A] float32 or [W, H] int64; undefined after the end.
         rewards: The reward of each step, [W, H] float32; 0 after the end.
         terminated: Whether the world terminated at this step or before, [W, H] bool.
@@ -117,18 +118,27 @@ def play_steps(env: TensorVectorEnv, act: Act, ends: EpisodeEnds) -> Episode:
         act: Called at each step with the observations [W, O]; returns the actions.
         ends: How the episodes of the worlds have ended.
     """
+    keep = as_bytes if only_images(env.single_observation_space) else lambda seen: seen
     observation, _ = env.reset()
-    steps, observations = [], [observation]
+    steps, observations = [], [keep(observation)]
     for _ in range(env.family.horizon):
         action = act(observation)
         observation, reward, terminated, _, _ = env.step(action)
         cut = (ends.truncated,) if env.family.may_truncate else ()
-        observations.append(observation)
+        observations.append(keep(observation))
         steps.append((action, reward, terminated, *cut))
     env.check()
     action, reward, terminated, *cut = (torch.stack(v, 1) for v in zip(*steps, strict=True))
     truncated = cut[0] if cut else None
+    if len({seen.dtype for seen in observations}) > 1:
+        observations = [seen.float() for seen in observations]
     return Episode(torch.stack(observations, 1), action, reward, terminated, truncated)
+
+
+def as_bytes(observation: Tensor) -> Tensor:
+    """Returns observations as uint8, a quarter of the memory, if they are whole numbers 0..255."""
+    packed = observation.byte()
+    return packed if torch.equal(packed.float(), observation) else observation
 
 
 def last_states(states: Sequence[WorldState], episode: Episode) -> WorldState:

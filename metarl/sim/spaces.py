@@ -117,6 +117,11 @@ def is_image(space: spaces.Space[Any]) -> bool:
     return min(image_shape(space)[1:]) >= SMALLEST_IMAGE
 
 
+def only_images(space: spaces.Space[Any]) -> bool:
+    """Whether observations are images and nothing else, so that bytes hold them."""
+    return all(is_image(leaf.space) for leaf in observation_leaves(space))
+
+
 def image_shape(space: spaces.Box) -> tuple[int, int, int]:
     """Returns channels, height and width of images; stacked frames are channels.
 

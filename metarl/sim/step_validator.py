@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metarl.cuda_graphs import is_capturing
 from metarl.errors import SimulationError
-from metarl.sim.episode import Episode
+from metarl.sim.episode import Episode, as_bytes
 from metarl.sim.family import ActionSpace, Tasks
 
 MOST_STEPS = 256  # bounds the memory of the recorded steps
@@ -40,6 +40,7 @@ class StepValidator:
         horizon: The number of steps of an episode. After `horizon` or 256 recorded steps, whichever
             is less, `check` is called automatically.
         diagnosis: Returns a sentence that is appended to the error message, or "".
+        images: Whether observations are images of bytes, which are recorded as such.
 
     Attributes:
         suspicion: Whether a value of the last episode may be invalid, a bool tensor, if
@@ -49,8 +50,13 @@ class StepValidator:
     suspicion: Tensor | None = None
 
     def __init__(
-        self, space: ActionSpace, horizon: int, diagnosis: Callable[[], str] = str
+        self,
+        space: ActionSpace,
+        horizon: int,
+        diagnosis: Callable[[], str] = str,
+        images: bool = False,
     ) -> None:
+        self._images = images
         self._space = space
         self._diagnosis = diagnosis
         self._max_recorded = min(horizon, MOST_STEPS)
@@ -65,7 +71,7 @@ class StepValidator:
         """Records the observations after a reset, [W, O], and checks when there are many."""
         if len(self._resets) > self._max_recorded:
             self.check()
-        self._resets.append(_Reset(tasks, observation))
+        self._resets.append(_Reset(tasks, self._kept(observation)))
 
     def record_step(
         self, elapsed: Tensor, tasks: Tasks, actions: Tensor, observation: Tensor, reward: Tensor
@@ -81,7 +87,7 @@ class StepValidator:
         """
         if len(self._steps) >= self._max_recorded:
             self.check()
-        self._steps.append(_Step(elapsed, tasks, actions, observation, reward))
+        self._steps.append(_Step(elapsed, tasks, actions, self._kept(observation), reward))
 
     def check(self) -> None:
         """Checks all recorded values, and discards them.
@@ -129,6 +135,9 @@ class StepValidator:
         )  # fmt: skip
         elapsed = torch.zeros(len(over), dtype=torch.int64)
         self._check_steps([_Step(elapsed + n, tasks, *step) for n, step in enumerate(steps)])
+
+    def _kept(self, observation: Tensor) -> Tensor:
+        return as_bytes(observation) if self._images else observation
 
     def _suspicion(
         self, observations: Tensor, actions: Tensor | None, rewards: Tensor | None

@@ -28,6 +28,7 @@ from metarl.sim.episode import Act, Episode, WorldNoise, last_states, play_steps
 from metarl.sim.episode_ends import EpisodeEnds
 from metarl.sim.episode_metrics import EpisodeMetrics, check_metrics
 from metarl.sim.family import TaskFamily, Tasks, WorldState
+from metarl.sim.spaces import only_images
 from metarl.sim.step_validator import StepValidator
 from metarl.trees import choose, map_tensors
 
@@ -95,7 +96,8 @@ class TensorVectorEnv(VectorEnv, ABC):
         self._disturbances.set_tasks(self._tasks)
         self._make_spaces()
         self._observation = torch.zeros(self.observation_space.shape or (), device=self.device)
-        self._validator = StepValidator(family.action_space, family.horizon, self.diagnosis)
+        images = only_images(self.single_observation_space)
+        self._validator = StepValidator(family.action_space, family.horizon, self.diagnosis, images)
 
     def _make_spaces(self) -> None:
         family = self.family

@@ -60,7 +60,7 @@ def test_the_command_trains_an_arm_that_adapts(tmp_path, monkeypatch):
     leave_out_figures(monkeypatch)
     monkeypatch.delitem(sys.modules, "my_robot", raising=False)
     command = re.search(r"metarl train custom (.*?)\n    metarl play", PAGE, re.DOTALL)[1]
-    arguments = shlex.split(command.replace("\\\n", " ")) + ["--training.eval-every", "0"]
+    arguments = [*shlex.split(command.replace("\\\n", " ")), "--training.eval-every", "0"]
     monkeypatch.setattr("sys.argv", ["custom.py", *arguments])
     script_experiment(ROOT / "experiments" / "custom.py").main()
     (folder,) = (tmp_path / "runs" / "custom" / "maml").iterdir()

@@ -317,7 +317,9 @@ class GymFamily(TaskFamily):
     def _checked_horizon(self, horizon: int) -> int:
         """Returns the horizon, where 0 stands for the time limit of the environment."""
         limit = _time_limit(self.probe)
-        default = gymnasium.spec(self.title).max_episode_steps if isinstance(self.env, str) else limit
+        default = (
+            gymnasium.spec(self.title).max_episode_steps if isinstance(self.env, str) else limit
+        )
         horizon = horizon or default or 0
         if not horizon:
             raise SettingsError(

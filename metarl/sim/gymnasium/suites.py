@@ -1,4 +1,4 @@
-"""Packages of gymnasium environments: imported by name, and mended where MuJoCo has outgrown them."""
+"""Packages of gymnasium environments: imported by name, and mended for newer MuJoCo."""
 
 from __future__ import annotations
 

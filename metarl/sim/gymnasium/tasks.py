@@ -233,7 +233,6 @@ class GymTasks(GymFamily):
         if env is not self.probe:
             env.close()
 
-
     def _check_kinds(self, task: Task) -> None:
         """Raises SettingsError where a number would replace something else, such as an array."""
         for name in self.attributes:

@@ -1,4 +1,4 @@
-"""What differs between tasks of a MuJoCo model: factors on its fields, by the names of its parts."""
+"""What differs between tasks of a MuJoCo model: factors on its fields, by names of parts."""
 
 from __future__ import annotations
 

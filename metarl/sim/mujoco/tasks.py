@@ -144,10 +144,11 @@ class MujocoTasks(MujocoFamily):
 
     def task_vector(self, tasks: Tasks) -> Tensor:
         """Returns all parameters, encoded by `Range.encode` and concatenated."""
-        columns = []
-        for name in self.parameters:
-            for value in tasks[name].view(len(tasks[name]), -1).unbind(1):
-                columns.append(self.range_of(name).encode(value))
+        columns = [
+            self.range_of(name).encode(value)
+            for name in self.parameters
+            for value in tasks[name].view(len(tasks[name]), -1).unbind(1)
+        ]
         return torch.cat(columns, 1)
 
     def model_fields(self, tasks: Tasks) -> dict[str, Tensor]:
@@ -310,4 +311,3 @@ class MujocoTasks(MujocoFamily):
                 parameter.parts(self.compiled)
         if self.noisy_sensors:
             self.sensor_deviation(self.sample(1, torch.Generator()).values)
-

@@ -74,7 +74,9 @@ def _read(urdf: str) -> Any:
         return mj.MjSpec.from_string(urdf)
     path = Path(urdf)
     if not path.is_file():
-        raise SettingsError(f"Expected the path of a URDF file or its text, found no file {urdf!r}.")
+        raise SettingsError(
+            f"Expected the path of a URDF file or its text, found no file {urdf!r}."
+        )
     spec = mj.MjSpec.from_file(str(path))
     # The text that is returned has no folder of its own.
     spec.meshdir = str((path.parent / spec.meshdir).resolve())
@@ -87,8 +89,8 @@ def _free_base(spec: Any) -> None:
     if base is None or not (base.mass or list(base.geoms)):
         name = "" if base is None else base.name
         raise SettingsError(
-            f"The first link {name!r} has no mass, so it cannot move freely: give it an <inertial>, "
-            "or leave it out, so that the next link is the first."
+            f"The first link {name!r} has no mass, so it cannot move freely: give it an "
+            "<inertial>, or leave it out, so that the next link is the first."
         )
     base.add_freejoint(name="base")
 

@@ -54,6 +54,8 @@ def ended(terminated=False, truncated=False, reward=None, info=None):
     return step
 
 
+STARTS = spaces.MultiDiscrete([3, 2], start=[1, 5])
+NAMES = spaces.Dict({1: spaces.Discrete(2), 2: spaces.Box(-1, 1, (1,), F32)})
 NESTED = spaces.Dict(
     a=spaces.Dict(b=spaces.Dict(c=spaces.Box(-1, 1, (2, 2), F32)), d=spaces.Discrete(2)),
     e=spaces.Tuple((spaces.Discrete(3), spaces.Dict(f=spaces.MultiBinary(2)))),
@@ -71,17 +73,17 @@ RIGHT = {
         odd(spaces.Dict(a=spaces.Box(-1, 1, (0,), F32), b=spaces.Box(-1, 1, (2,), F32))), 2
     ),
     "boxes without dimensions": (odd(spaces.Box(-1, 1, (), F32), spaces.Box(-1, 1, (), F32)), 1),
-    "discrete from -1 and from 2": (odd(spaces.Discrete(3, start=-1), spaces.Discrete(4, start=2)), 3),
-    "a single choice": (odd(acted=spaces.Discrete(1)), 2),
-    "choices with starts": (
-        odd(spaces.MultiDiscrete([3, 2], start=[1, 5]), spaces.MultiDiscrete([3, 2], start=[1, 5])), 5
+    "discrete from -1 and from 2": (
+        odd(spaces.Discrete(3, start=-1), spaces.Discrete(4, start=2)), 3
     ),
+    "a single choice": (odd(acted=spaces.Discrete(1)), 2),
+    "choices with starts": (odd(STARTS, STARTS), 5),
     "a table of choices": (
         odd(spaces.MultiDiscrete([[3, 2], [2, 2]]), spaces.MultiDiscrete([[3, 2], [2, 2]])), 9
     ),
     "a table of switches": (odd(spaces.MultiBinary([2, 3]), spaces.MultiBinary([2, 3])), 6),
     "nested": (odd(NESTED, MIXED), 11),
-    "numbers as names": (odd(spaces.Dict({1: spaces.Discrete(2), 2: spaces.Box(-1, 1, (1,), F32)})), 3),
+    "numbers as names": (odd(NAMES), 3),
     "lists": (odd(seen=lambda env: [0.1, 0.2]), 2),
     "lists of whole numbers": (odd(spaces.Box(-3, 3, (2,), F32), seen=lambda env: [1, 2]), 2),
     "tensors": (odd(seen=lambda env: torch.tensor([0.1, 0.2])), 2),
@@ -101,7 +103,9 @@ REFUSED = {
     "no space": (odd(observation_space=None), "no policy reads"),
     "another shape": (odd(seen=lambda env: np.zeros((1, 2), F32)), r"shape \(2,\)"),
     "nan": (odd(seen=lambda env: np.array([np.nan, 0], F32)), "not finite|expected finite"),
-    "a reward of shape [1]": (odd(step=ended(reward=lambda env: np.array([env.k]))), "number as reward"),
+    "a reward of shape [1]": (
+        odd(step=ended(reward=lambda env: np.array([env.k]))), "number as reward"
+    ),
     "no reward": (odd(step=lambda env: (env.look(), None, False, False, {})), "number as reward"),
     "an end of shape [1]": (odd(step=ended(lambda env: np.array([False]))), "as terminated"),
     "no end": (odd(step=ended(lambda env: None)), "as terminated"),
@@ -170,7 +174,7 @@ def test_what_is_no_number_of_info_is_refused(info):
     family = GymTasks(
         odd(step=ended(info=info)), {"k": Uniform(0, 1)}, horizon=4, metrics={"success": "mean"}
     )
-    with pytest.raises(SimulationError, match="Expected (one|a|a finite) number 'success'"):
+    with pytest.raises(SimulationError, match=r"Expected (one|a|a finite) number 'success'"):
         rollouts_of(family)
 
 
@@ -197,7 +201,11 @@ def test_a_number_does_not_replace_what_an_environment_is_made_of(name):
 
 @pytest.mark.parametrize(
     ("parameters", "text"),
-    [({3: Uniform(0, 1)}, "the name"), ({"__class__": Uniform(0, 1)}, "the name"), (["k"], "a dict")],
+    [
+        ({3: Uniform(0, 1)}, "the name"),
+        ({"__class__": Uniform(0, 1)}, "the name"),
+        (["k"], "a dict"),
+    ],
 )
 def test_parameters_of_other_types_are_refused(parameters, text):
     with pytest.raises(SettingsError, match=text):

@@ -114,7 +114,9 @@ def test_names_that_mean_nothing_are_refused(change, text):
 
 
 def test_muscles_have_no_gain():
-    muscle = ARM.replace('<motor name="turn" joint="shoulder" gear="3"', '<muscle name="turn" joint="elbow"')
+    muscle = ARM.replace(
+        '<motor name="turn" joint="shoulder" gear="3"', '<muscle name="turn" joint="elbow"'
+    )
     with pytest.raises(SettingsError, match="not proportional"):
         Arms(model=muscle, parameters={"gain": Gain("turn", Uniform(1, 2))})
 

@@ -94,8 +94,12 @@ def test_episodes_start_at_a_keyframe_with_noise():
     tasks = Arms().sample(200, torch.Generator().manual_seed(0)).values
     noise = torch.rand(200, 4, generator=torch.Generator().manual_seed(1))
     state = Arms(keyframe="bent", start_noise=0.1).reset(tasks, noise)
-    torch.testing.assert_close(state["qpos"].mean(0).float(), torch.tensor([0.0, 1]), atol=0.02, rtol=0)
-    torch.testing.assert_close(state["qvel"].mean(0).float(), torch.tensor([0.5, 0]), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        state["qpos"].mean(0).float(), torch.tensor([0.0, 1]), atol=0.02, rtol=0
+    )
+    torch.testing.assert_close(
+        state["qvel"].mean(0).float(), torch.tensor([0.5, 0]), atol=0.02, rtol=0
+    )
     assert (state["qpos"] - torch.tensor([0.0, 1])).abs().max() <= 0.1
     still = Arms(keyframe="bent", start_noise=0.0).reset(tasks, noise)
     assert still["qpos"].unique(dim=0).tolist() == [[0, 1]]
@@ -138,7 +142,9 @@ def test_a_class_without_a_model_is_refused():
 def test_a_policy_adapts():
     family, generator = Arms(parameters=EVERYTHING), torch.Generator().manual_seed(0)
     learner = PolicyLearner(
-        MAML(policy_for(family, generator, (8,)), 0.1), family, PolicyGradientSettings(trajectories=3)
+        MAML(policy_for(family, generator, (8,)), 0.1),
+        family,
+        PolicyGradientSettings(trajectories=3),
     )
     inputs = learner.collect(family.sample(4, generator), generator, 0)
     learner.forward(inputs).losses.sum().backward()
