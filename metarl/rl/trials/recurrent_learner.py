@@ -15,6 +15,7 @@ from metarl.ranges import NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields, ch
 from metarl.rl.control_learner import nan_where_undefined
 from metarl.rl.experience import normalized
 from metarl.rl.moments import Moments
+from metarl.rl.old_weights import adapt_old_weights
 from metarl.rl.problem import ControlProblem
 from metarl.rl.returns import discounted_returns, gae, sums_to_end
 from metarl.rl.settings import PolicyGradientSettings
@@ -154,6 +155,7 @@ class RecurrentLearner(TrialLearner):
         self.register_buffer("value_mean", weight.new_zeros(()))
         self.register_buffer("value_std", weight.new_ones(()))
         self._monitor = UnitMonitor(family.action_space)
+        self.register_load_state_dict_pre_hook(adapt_old_weights)
 
     @property
     def agent(self) -> RecurrentPolicy:

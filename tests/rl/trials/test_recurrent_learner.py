@@ -5,9 +5,11 @@ import torch
 from metarl_envs import Bandit, Navigation2D, TabularMDP
 
 from metarl.errors import SettingsError
+from metarl.rl.problem import ControlProblem
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.rl.trials.recurrent_learner import RecurrentLearner, RL2Algorithm
 from metarl.rl.trials.recurrent_policy import RecurrentPolicy
+from metarl.sim import GymTasks, Uniform
 from metarl.training.proximal import ProximalSettings
 from metarl.training.settings import TrainingSettings
 from metarl.trees import concatenate_tasks, cut_tasks, map_tensors
@@ -248,3 +250,19 @@ def test_a_diverged_policy_has_no_return():
     with torch.no_grad():
         next(policy.parameters()).fill_(float("nan"))
     assert all(r.isnan().all() for r in learner.returns(tasks, 1, generator))
+
+
+def test_weights_from_before_policies_had_units_keep_those_of_the_environment():
+    family = GymTasks("Pendulum-v1", {"g": Uniform(5, 15)}, horizon=4)
+    problem = ControlProblem(family, torch.Generator().manual_seed(0), PolicyGradientSettings(2))
+    old, new = (RL2Algorithm(1, 4).build(problem) for _ in range(2))
+    assert new.units is not None
+    weights = {n: v for n, v in old.state_dict().items() if not n.startswith("policy.units.")}
+    new.load_state_dict(weights)
+    assert new.units is None
+    generator = torch.Generator().manual_seed(1)
+    record = new.play(family.sample(2, generator), 1, generator).record
+    assert record.inputs[..., 2].abs().max() > 1.1  # the speed, which is not normalised
+    again = RL2Algorithm(1, 4).build(problem)
+    again.load_state_dict(new.state_dict())
+    assert again.units is None
