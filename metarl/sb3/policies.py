@@ -20,6 +20,8 @@ from metarl.sb3.features import OwnUnits, arguments_of
 from metarl.sim.global_seed import global_seed
 from metarl.sim.spaces import FlatBox
 
+LEAST_SCALE = 1e-9
+
 
 def ppo_from(policy: PlainPolicy, **settings: Any) -> PPO:
     """Builds a PPO model with the network and the standard deviations of a policy.
@@ -80,7 +82,8 @@ def ppo_from(policy: PlainPolicy, **settings: Any) -> PPO:
         with torch.no_grad():
             last.weight.mul_(scale.unsqueeze(1))
             last.bias.mul_(scale).add_(units.actions.shift)
-            actor_critic.log_std.add_(scale.log())
+            # An entry whose bounds are equal has a scale of 0, and a deviation that is not seen.
+            actor_critic.log_std.add_(scale.clamp(min=LEAST_SCALE).log())
     return model
 
 

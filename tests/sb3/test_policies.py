@@ -2,14 +2,19 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from metarl_envs.bandit import Bandit
 from metarl_envs.half_cheetah import HalfCheetahVelocity
 from stable_baselines3 import PPO
+from torch import nn
 
+from metarl.deploy.export import export_policy
+from metarl.errors import SettingsError
 from metarl.rl.plain_policy import plain_policy
 from metarl.rl.policies import policy_for
 from metarl.sb3 import ppo_from
 from metarl.sb3.policies import save_ppo
+from metarl.sim import GymTasks, Uniform
 from metarl.sim.global_seed import global_seed
 
 
@@ -59,3 +64,49 @@ def test_learning_goes_on_from_the_policy_that_was_learned(generator):
         model.learn(64 * 4)
     end = model.policy.get_distribution(torch.ones(1, 1)).distribution.probs[0]
     assert end[1] > start[1] + 0.1
+
+
+VECTOR = spaces.Box(-1, 1, (3,), np.float32)
+IMAGE = spaces.Box(0, 255, (9, 9, 1), np.uint8)
+RANGES = spaces.Box(np.float32([200, 1]), np.float32([400, 1]))
+
+
+def plain_of(observed, acted, **options):
+    attributes = {"observation_space": observed, "action_space": acted, "k": 1.0}
+    family = GymTasks(type("Odd", (gymnasium.Env,), attributes), {"k": Uniform(0, 1)}, horizon=2)
+    generator = torch.Generator().manual_seed(0)
+    policy = policy_for(family, generator, (8,), **options)
+    params = policy.initial(generator, 1)
+    return plain_policy(policy, params, family.observation_space, family.action_space)
+
+
+@pytest.mark.parametrize(
+    ("observed", "acted"),
+    [(VECTOR, RANGES), (spaces.Discrete(4), spaces.Discrete(3)), (spaces.Dict(a=VECTOR), RANGES)],
+)
+def test_policies_of_linear_layers_are_exported_as_they_act(observed, acted, tmp_path):
+    plain = plain_of(observed, acted)
+    observations = torch.rand(5, plain.observation_size)
+    export_policy(plain, tmp_path / "policy.zip", "sb3", observations, {})  # compares the outputs
+
+
+@pytest.mark.parametrize(
+    ("observed", "acted", "options", "text"),
+    [
+        (IMAGE, RANGES, {}, "onnx or torch"),
+        (spaces.Dict(camera=IMAGE, speed=VECTOR), spaces.Discrete(3), {}, "onnx or torch"),
+        (VECTOR, RANGES, {"layer_norm": True}, "layer norm"),
+        (VECTOR, RANGES, {"network": nn.Linear(3, 2)}, "network of yours"),
+        (VECTOR, spaces.MultiDiscrete([2, 3]), {}, "several kinds"),
+        (VECTOR, spaces.MultiBinary(2), {}, "several kinds"),
+        (VECTOR, spaces.Dict(gear=spaces.Discrete(3), gas=RANGES), {}, "several kinds"),
+    ],
+)
+def test_other_policies_are_refused_with_a_format_that_takes_them(
+    observed, acted, options, text, tmp_path
+):
+    plain = plain_of(observed, acted, **options)
+    observations = torch.rand(5, plain.observation_size)
+    with pytest.raises(SettingsError, match=text):
+        export_policy(plain, tmp_path / "policy.zip", "sb3", observations, {})
+    assert not list(tmp_path.iterdir())
