@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarl.errors import SettingsError
 from metarl.registry import check_choice
-from metarl.sim.family import Tasks
+from metarl.sim.family import TaskFamily, Tasks
 from metarl.sim.gymnasium.ranges import Range, Ranges
 from metarl.sim.spaces import is_image, observation_leaves
 from metarl.tasks.base import Split
@@ -152,43 +152,54 @@ def disturbs(values: Any) -> bool:
     return isinstance(_kind(values), Latency | SensorNoise)
 
 
-def longest_latency(parameters: Mapping[str, Any]) -> int:
-    """Returns the most steps by which actions of any task are late."""
-    return sum(
-        max(r.high or 0 for r in _splits(values) if isinstance(r, Latency))
-        for values in parameters.values()
-        if isinstance(_kind(values), Latency)
-    )
+class DisturbedFamily(TaskFamily):
+    """A family with latencies and the noise of sensors among its parameters (a mixin).
 
-
-def latency(parameters: Mapping[str, Any], tasks: Tasks) -> Tensor:
-    """Returns the steps by which actions are late, [W] int64: the sum of all latencies."""
-    first = next(iter(tasks.values()))
-    late = torch.zeros(len(first), dtype=torch.int64, device=first.device)
-    for name, values in parameters.items():
-        if isinstance(_kind(values), Latency):
-            late = late + tasks[name]
-    return late
-
-
-def has_noise(parameters: Mapping[str, Any]) -> bool:
-    """Whether a parameter is the noise of sensors."""
-    return any(isinstance(_kind(values), SensorNoise) for values in parameters.values())
-
-
-def sensor_deviation(parameters: Mapping[str, Any], tasks: Tasks, space: spaces.Box) -> Tensor:
-    """Returns the deviation of the noise on each observed number, [W, O] float32.
-
-    Independent noises on the same entry add up: s^2 = s_1^2 + s_2^2.
+    Attributes:
+        parameters: Name -> what differs between tasks.
     """
-    first = next(iter(tasks.values()))
-    power = torch.zeros(len(first), *space.shape, device=first.device)
-    for name, values in parameters.items():
-        noise = _kind(values)
-        if isinstance(noise, SensorNoise):
-            columns = noise.columns(space).to(power.device)
-            power = power + (tasks[name].unsqueeze(1) * columns).square()
-    return power.sqrt()
+
+    parameters: Mapping[str, Any]
+
+    @property
+    def longest_latency(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The most steps by which actions of any task are late."""
+        return sum(
+            max(r.high or 0 for r in _splits(values) if isinstance(r, Latency))
+            for values in self.parameters.values()
+            if isinstance(_kind(values), Latency)
+        )
+
+    @property
+    def noisy_sensors(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether a parameter is the noise of sensors."""
+        return any(isinstance(_kind(values), SensorNoise) for values in self.parameters.values())
+
+    @property
+    def step_noise(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The numbers of the sensors."""
+        return self.observation_space.shape[0] if self.noisy_sensors else 0
+
+    def latency(self, tasks: Tasks) -> Tensor:
+        """Returns how many steps late actions are, [W] int64: the sum of all latencies."""
+        late = super().latency(tasks)
+        for name, values in self.parameters.items():
+            if isinstance(_kind(values), Latency):
+                late = late + tasks[name]
+        return late
+
+    def sensor_deviation(self, tasks: Tasks) -> Tensor:
+        """Returns the deviation of the noise on each observed number, [W, O] float32.
+
+        Independent noises on the same entry add up: s^2 = s_1^2 + s_2^2.
+        """
+        power = super().sensor_deviation(tasks)
+        for name, values in self.parameters.items():
+            noise = _kind(values)
+            if isinstance(noise, SensorNoise):
+                columns = noise.columns(self.observation_space).to(power.device)
+                power = power + (tasks[name].unsqueeze(1) * columns).square()
+        return power.sqrt()
 
 
 def _kind(values: Any) -> Any:

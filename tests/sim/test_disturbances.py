@@ -26,9 +26,8 @@ from metarl.sim.check_family import sample_actions
 from tests.sim.families import Cart, Drift
 
 
-@dataclass(frozen=True)
-class LateDrift(Drift):
-    """Tasks differ in the steps by which actions are late, 0 to 2."""
+class Late:
+    """Tasks differ in the steps by which actions are late, 0 to 2, too."""
 
     longest_latency = 2
 
@@ -41,17 +40,13 @@ class LateDrift(Drift):
 
 
 @dataclass(frozen=True)
-class LateCart(Cart):
-    """As `LateDrift`, for MuJoCo."""
+class LateDrift(Late, Drift):
+    """Tensor functions."""
 
-    longest_latency = 2
 
-    def sample(self, num_tasks, generator):
-        late = torch.arange(num_tasks) % 3
-        return ControlTasks({**super().sample(num_tasks, generator).values, "late": late})
-
-    def latency(self, tasks):
-        return tasks["late"]
+@dataclass(frozen=True)
+class LateCart(Late, Cart):
+    """A MuJoCo model."""
 
 
 class Echo(gymnasium.Env):

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from metarl.errors import SettingsError, short_repr
 from metarl.registry import did_you_mean
-from metarl.sim import disturbed_parameters
 from metarl.sim.card import Card, Fact
-from metarl.sim.disturbed_parameters import disturbs
+from metarl.sim.disturbed_parameters import DisturbedFamily, disturbs
 from metarl.sim.family import ControlTasks, Tasks
 from metarl.sim.gymnasium.family import GymFamily, Task
 from metarl.sim.gymnasium.ranges import Range
@@ -25,7 +24,7 @@ from metarl.tasks.base import check_num_tasks
 
 
 @dataclass(frozen=True)
-class GymTasks(GymFamily):
+class GymTasks(DisturbedFamily, GymFamily):
     """Family of a gymnasium environment with parameters that are drawn for each task.
 
     Each parameter is a task value [T]. If the unwrapped environment has an attribute with the name
@@ -95,31 +94,9 @@ class GymTasks(GymFamily):
         return {name: r for name, r in self.parameters.items() if not disturbs(r)}
 
     @property
-    def longest_latency(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The most steps by which actions are late."""
-        return disturbed_parameters.longest_latency(self.parameters)
-
-    @property
-    def noisy_sensors(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether a parameter is the noise of sensors."""
-        return disturbed_parameters.has_noise(self.parameters)
-
-    @property
     def reset_noise(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         """One number for the seed, and those of the sensors."""
         return 1 + self.step_noise
-
-    @property
-    def step_noise(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The numbers of the sensors."""
-        return self.observation_space.shape[0] if self.noisy_sensors else 0
-
-    def latency(self, tasks: Tasks) -> Tensor:
-        return disturbed_parameters.latency(self.parameters, tasks)
-
-    def sensor_deviation(self, tasks: Tasks) -> Tensor:
-        space = self.observation_space
-        return disturbed_parameters.sensor_deviation(self.parameters, tasks, space)
 
     @cached_property
     def attributes(self) -> frozenset[str]:

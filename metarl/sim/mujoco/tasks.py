@@ -15,8 +15,8 @@ from torch import Tensor
 from metarl.errors import SettingsError, short_repr
 from metarl.ranges import NOT_NEGATIVE, check_int, check_number
 from metarl.registry import check_choice
-from metarl.sim import disturbed_parameters
 from metarl.sim.card import Card, Fact
+from metarl.sim.disturbed_parameters import DisturbedFamily
 from metarl.sim.family import ControlTasks, Tasks, WorldState
 from metarl.sim.gymnasium.descriptions import describe_space
 from metarl.sim.gymnasium.ranges import Range, Ranges
@@ -27,7 +27,7 @@ from metarl.tasks.base import Split, check_num_tasks, check_split
 TURNS_OR_SLIDES = {int(mj.mjtJoint.mjJNT_HINGE), int(mj.mjtJoint.mjJNT_SLIDE)}
 
 
-class MujocoTasks(MujocoFamily):
+class MujocoTasks(DisturbedFamily, MujocoFamily):
     """Family of a MuJoCo model with parameters that are drawn for each task.
 
     A subclass names the model and what differs between tasks, and computes the reward. Episodes
@@ -200,28 +200,6 @@ class MujocoTasks(MujocoFamily):
     def reset_noise(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The numbers of `initial`, and those of the sensors."""
         return self.start_numbers + self.step_noise
-
-    @property
-    def step_noise(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The numbers of the sensors."""
-        return self._observed if self.noisy_sensors else 0
-
-    @property
-    def longest_latency(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The most steps by which actions are late."""
-        return disturbed_parameters.longest_latency(self.parameters)
-
-    @property
-    def noisy_sensors(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether a parameter is the noise of sensors."""
-        return disturbed_parameters.has_noise(self.parameters)
-
-    def latency(self, tasks: Tasks) -> Tensor:
-        return disturbed_parameters.latency(self.parameters, tasks)
-
-    def sensor_deviation(self, tasks: Tasks) -> Tensor:
-        space = self.observation_space
-        return disturbed_parameters.sensor_deviation(self.parameters, tasks, space)
 
     def range_of(self, name: str) -> Range:
         """Returns the distribution of a parameter."""
