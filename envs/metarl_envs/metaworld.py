@@ -20,6 +20,7 @@ from torch import Tensor
 
 from metarl.ranges import SEED, Range, check_int
 from metarl.registry import check_choice
+from metarl.sim.family import ControlTasks
 from metarl.sim.global_seed import global_seed
 from metarl.sim.gymnasium.family import Task
 from metarl.sim.gymnasium.task_pool import INDEX, GymTaskPool
@@ -141,6 +142,20 @@ class MetaWorldTasks(GymTaskPool):
         if len({row.shape for row in rows}) != 1 or len({t.env_name for t in self.pool}) != 1:
             return {}
         return {"rand_vec": torch.from_numpy(np.stack(rows).astype(np.float32))}
+
+    @property
+    def title(self) -> str:
+        """The name of the benchmark, without its version."""
+        return self.name.rpartition("-v")[0]
+
+    def tasks_at(self, index: Tensor) -> ControlTasks:
+        """Returns tasks by their number in the pool.
+
+        Args:
+            index: Numbers of tasks, [T] int64.
+        """
+        numbers = {name: column[index] for name, column in self.numbers.items()}
+        return ControlTasks({INDEX: index, **numbers})
 
     def apply_task(self, env: gymnasium.Env, task: Task) -> gymnasium.Env:
         """Calls `set_task` of an environment of the task's kind."""

@@ -203,6 +203,7 @@ class PolicyLearner(ControlLearner):
         generator: torch.Generator,
         scales: Sequence[float] = (),
         trajectories: int | None = None,
+        noises: Sequence[RolloutNoise] = (),
     ) -> Iterator[Rollouts]:
         """Yields the rollouts of the policies after 0..steps adaptation steps.
 
@@ -213,10 +214,11 @@ class PolicyLearner(ControlLearner):
             scales: Factor on the inner loss of each step, 1 after the last factor. For gradient
                 descent it scales the rate (the ICML protocol halves it after the first step).
             trajectories: Rollouts per task and step; None for those of the settings.
+            noises: Random numbers of the `steps` + 1 batches, in place of drawn ones.
         """
         self._calibrate(tasks.num_tasks, generator, trajectories)
         start = self._fresh(tasks.num_tasks, generator)
-        noises = self._noises(tasks.num_tasks, steps + 1, generator, trajectories)
+        noises = noises or self._noises(tasks.num_tasks, steps + 1, generator, trajectories)
         paths = [
             self._collect_path(*part, scales)
             for part in cut_tasks((tasks, noises, start), self.task_chunk_size)
