@@ -15,6 +15,7 @@ from metarl.training.settings import TrainingSettings
 from metarl.trees import map_tensors
 from tests import test_all_algorithms as supervised
 from tests import test_all_policy_algorithms as control
+from tests.installed import skip_unless_installed
 from tests.sim.gymnasium.environments import Slide
 
 
@@ -104,6 +105,7 @@ def test_learners_of_every_engine(family, copied):
 @copied
 @pytest.mark.parametrize("name", FAMILIES.names())
 def test_families_and_their_tasks(name, copied):
+    skip_unless_installed(name)
     family = make_family(name)
     make_vec(family, 2, device="cpu").reset(seed=0)
     family.card()

@@ -85,7 +85,7 @@ def judge(
 
 
 def evaluate(
-    run: Path,
+    run: tyro.conf.Positional[Path],
     where: Literal["metaworld", "tensors"] = "metaworld",
     goals: int = 50,
     runs: Path = Path("runs"),

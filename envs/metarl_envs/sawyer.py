@@ -30,6 +30,7 @@ DOWN = (1.0, 0.0, 1.0, 0.0)  # its orientation
 REACHED = ((-0.5, 0.4, 0.05), (0.5, 1.0, 0.5))  # bounds of the mocap body
 OBJECT = ((-0.1, 0.6, 0.02), (0.1, 0.7, 0.02))  # bounds of the object's start
 ACTION_SCALE = 1 / 100  # m per step
+TIMESTEP = 0.0025  # s
 WELD = (0, 0, 0, 0, 0, 0, -1, 0, 0, 0, 5)  # anchor, relative pose, torque scale
 SETTLING = 50  # steps before an episode, in which the hand moves to its start
 CLOSEST = 0.15  # m between an object's start and its goal, in the plane
@@ -103,15 +104,18 @@ class Sawyer(MujocoFamily):
         """Checks the settings.
 
         Raises:
-            SettingsError: A setting is out of its range, or Meta-World 3.1 is not installed.
+            SettingsError: A setting is out of its range.
         """
         check_split(self.part)
         check_fields(self, goals=COUNT, seed=SEED, horizon=COUNT)
-        asset(self.file)
 
     @property
     def model(self) -> str:
-        """Path of the model in the installed Meta-World."""
+        """Path of the model in the installed Meta-World.
+
+        Raises:
+            SettingsError: Meta-World 3.1 is not installed.
+        """
         return asset(self.file)
 
     @property
@@ -234,8 +238,7 @@ class Sawyer(MujocoFamily):
 
     def card(self) -> Card:
         low, high = self.bounds
-        model = self.compiled
-        steps = f"{self.frame_skip} steps of {model.opt.timestep} s"
+        steps = f"{self.frame_skip} steps of {TIMESTEP} s"
         seeds = ", ".join(f"seed + {i} for {n}" for i, n in enumerate(("train", "test")))
         return Card(
             self.name,

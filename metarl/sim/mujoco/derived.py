@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -45,17 +46,22 @@ def derived_elements(model: Any, derived: Derived) -> Elements:
     return elements
 
 
-def mocap_poses(model: Any, worlds: int) -> WorldState:
+def mocap_poses(model: Any, worlds: int, device: torch.device) -> WorldState:
     """Returns the initial poses of the M mocap bodies: positions [W, M, 3], quaternions [W, M, 4].
 
     The dict is empty for a model without mocap bodies.
     """
     if not model.nmocap:
         return {}
+    return {n: v.repeat(worlds, 1, 1) for n, v in _model_poses(model, device).items()}
+
+
+@lru_cache(maxsize=64)  # copying them at every reset would synchronise with a GPU
+def _model_poses(model: Any, device: torch.device) -> WorldState:
     bodies = np.argsort(np.where(model.body_mocapid < 0, model.nbody, model.body_mocapid))
     bodies = bodies[: model.nmocap]
     poses = {"mocap_pos": model.body_pos[bodies], "mocap_quat": model.body_quat[bodies]}
-    return {n: torch.tensor(v).expand(worlds, *v.shape).clone() for n, v in poses.items()}
+    return {n: torch.tensor(v).to(device) for n, v in poses.items()}
 
 
 def derived_values(model: Any, elements: Elements, state: WorldState) -> WorldState:

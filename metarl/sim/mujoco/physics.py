@@ -145,8 +145,7 @@ class MujocoFamily(TaskFamily):
         """
         qpos, qvel = self.initial(noise.double(), tasks)
         state = {"qpos": qpos, "qvel": qvel, "ctrl": qvel.new_zeros(len(qvel), self.compiled.nu)}
-        poses = mocap_poses(self.compiled, len(qpos))
-        return {**state, **{n: v.to(qpos.device) for n, v in poses.items()}}
+        return {**state, **mocap_poses(self.compiled, len(qpos), qpos.device)}
 
     def completed(self, state: WorldState, tasks: Tasks) -> WorldState:
         """Returns the state of `reset` with the entries that engines add.
