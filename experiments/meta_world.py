@@ -44,7 +44,7 @@ RL2 = replace(
     rl2_config(
         MAML, 10,
         PolicyGradientSettings(trajectories=2, gae_lambda=0.95, clip=0.2),
-        replace(MAML.training, outer_lr=5e-4, cpu_chunk_size=2), embedding=64,
+        replace(MAML.training, outer_lr=5e-4, cpu_chunk_size=10), embedding=64,
     ),
     test_steps=10,
 )  # fmt: skip

@@ -45,11 +45,6 @@ def plane(points: Tensor) -> Tensor:
     return points[..., 0::2]
 
 
-def closed(actions: Tensor) -> Tensor:
-    """Returns how far the gripper is told to close, 0..1, [W]."""
-    return actions[:, 3].clamp(0, 1)
-
-
 def grip(sides: Tensor, front: Tensor, effort: Tensor) -> Tensor:
     """Returns the reward for holding the object between the pads, [W].
 
