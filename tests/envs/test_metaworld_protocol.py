@@ -114,7 +114,7 @@ def test_both_places_give_the_same_numbers():
         (family.split("test"), family.split("test").tasks_at(torch.arange(goals))),
         original(family.split("test"), goals),
     ):
-        numbers.append(judge(learner, where, tasks, torch.Generator().manual_seed(2), 1))
+        numbers.append(judge(learner, where, tasks, torch.Generator().manual_seed(2)))
     assert numbers[0]["return"].shape == (goals, JUDGED)
     torch.testing.assert_close(numbers[0], numbers[1], rtol=1e-4, atol=1e-4)
 
