@@ -1,8 +1,8 @@
 """The lowest and the newest versions that pyproject.toml allows, each in a fresh environment.
 
-python -m benchmarks.compatibility [--torch 2.13.0] [--only lowest]: installs MetaRL with the lowest, then
-with the newest versions of what it depends on directly, runs a part of the tests and three short
-trainings in each, and prints a row for each environment. `make compat` runs it.
+python -m benchmarks.compatibility [--torch 2.13.0] [--only lowest]: installs MetaRL with the
+lowest, then with the newest versions of what it depends on directly, runs a part of the tests and
+three short trainings in each, and prints a row for each environment. `make compat` runs it.
 """
 
 from __future__ import annotations

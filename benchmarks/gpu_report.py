@@ -5,7 +5,7 @@
     python -m benchmarks.gpu_report --device cpu --small    # a test of this program
 
 Writes report.json and report.md into the folder `--out` (both a few kilobytes): the card, its
-driver and the versions; speeds beside a per-task loop on the same device and beside the CPU; the
+driver and versions; speeds, with those of a per-task loop on the same device and of the CPU; the
 tests that need a GPU; short trainings with their adaptation curves. What matters most comes first.
 Each part runs in a process that is ended when its time is over; a part that fails or is ended keeps
 the rows that it had, and the next one runs. The files are rewritten after each part.
@@ -68,7 +68,7 @@ class Report:
     device: str = "auto"
     """auto (CUDA where there is one), cuda, cuda:1, ...; cpu for a test of this program."""
     train: bool = False
-    """Trains robots, and goes on with the trainings in `out`, instead of measuring speeds."""
+    """Trains robots, or continues the trainings in `out`, instead of measuring speeds."""
     small: bool = False
     """Measures little of everything, to test this program."""
     parts: tuple[str, ...] = ()
@@ -177,7 +177,7 @@ def main(report: Report) -> list[Outcome]:
 
 
 def run_part(part: Part, report: Report, seconds: float, environment: dict[str, str]) -> Outcome:
-    """Runs a part in a process of its own, for at most `seconds`."""
+    """Runs a part in a separate process, for at most `seconds`."""
     out = report.out.resolve()
     rows_file = out / "logs" / f"{_folder(part.name)}.jsonl"
     log_file = rows_file.with_suffix(".log")

@@ -100,7 +100,7 @@ def train(
 ) -> Iterator[Row]:
     """Trains for a time, and yields the adaptation curve before and after.
 
-    A training that has begun in the folder goes on from its newest checkpoint.
+    A training that has begun in the folder continues from its newest checkpoint.
 
     Args:
         training: What is trained.

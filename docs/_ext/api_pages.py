@@ -1,7 +1,7 @@
 """Writes the pages of the API reference before the site is built: one for each package.
 
-A page has the package's `__all__`, each name linked to where it is defined, then every public module
-of the package. Nothing is listed by hand.
+A page has the package's `__all__`, each name linked to where it is defined, then every public
+module of the package. Nothing is listed by hand.
 """
 
 import ast
@@ -94,11 +94,8 @@ def write_pages(app: Sphinx) -> None:
     """Writes `api/index.md` and the pages of all packages."""
     folder = Path(app.srcdir) / "api"
     folder.mkdir(exist_ok=True)
-    index = [
-        "# API reference", "",
-        "Every public name, from the docstrings. The packages of MetaRL, and where to find what:", "",
-        "| package | |", "|---|---|",
-    ]  # fmt: skip
+    about = "Every public name, from the docstrings. The packages of MetaRL:"
+    index = ["# API reference", "", about, "", "| package | |", "|---|---|"]
     names = packages()
     for package in names:
         write_if_changed(folder / f"{package}.md", page(package))

@@ -69,12 +69,12 @@ def rows(kind: type, prefix: str, inherited: tuple[str, ...] = ()) -> list[str]:
 
 
 def table(module: str, name: str, prefix: str) -> str:
-    """Returns the table of a class's settings as Markdown; the options of all algorithms left out."""
+    """Returns the table of a class's own settings as Markdown, without those of all algorithms."""
     from metarl.adaptation import GradientAlgorithm
 
     kind = getattr(importlib.import_module(module), name)
     common = tuple(f.name for f in fields(GradientAlgorithm))
-    own = kind.__dict__.get("__annotations__", {})
+    own = inspect.get_annotations(kind)
     hidden = tuple(n for n in common if n not in own) if kind is not GradientAlgorithm else ()
     found = rows(kind, prefix, hidden)
     return "\n".join(["| option | default | meaning |", "|---|---|---|", *found, ""])

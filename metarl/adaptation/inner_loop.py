@@ -56,7 +56,7 @@ def inner_loop(
         steps: Number of adaptation steps, at least 0.
         first_order: Takes the inner gradients as constants: no second derivatives (FOMAML). The
             path from initial to adapted parameters stays differentiable.
-        state: The rule's state to go on from, for an adaptation that is unrolled in pieces.
+        state: The rule's state to continue from, for an adaptation that is unrolled in pieces.
         frozen: Names of parameters that stay as they are.
         max_grad_norm: Clips the gradient of each task to this norm; None does not clip.
         path: The values of the parameters after 1..`steps` steps, detached. They replace the

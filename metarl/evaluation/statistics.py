@@ -90,7 +90,7 @@ def summarise(
         confidence: Confidence level of the percentile intervals, in (0, 1).
         shared_tasks: With seeds: whether column t of `values` is the same test task for every
             seed. If so, a resample takes the same tasks for all seeds, as their errors on a task
-            are correlated. False: each seed has test tasks of its own, which are resampled
+            are correlated. False: each seed has other test tasks, which are resampled
             within the seed (stratified bootstrap).
 
     Raises:

@@ -23,7 +23,7 @@ class MlflowWriter(Writer):
     """Writes to MLflow, whose variables of the environment it obeys.
 
     MLFLOW_TRACKING_URI names the server or the folder, MLFLOW_EXPERIMENT_NAME the experiment
-    ("metarl" by default). A resumed run goes on as the same run of MLflow, which keeps what it has
+    ("metarl" by default). A resumed run continues the same run of MLflow, which keeps what it has
     received.
 
     Args:

@@ -21,7 +21,7 @@ class WandbWriter(Writer):
     """Writes to Weights & Biases, whose variables of the environment it obeys.
 
     WANDB_PROJECT names the project ("metarl" by default); with WANDB_MODE=offline the run is kept
-    in the run folder until `wandb sync`. A resumed run goes on under the same id. What Weights &
+    in the run folder until `wandb sync`. A resumed run continues under the same id. What Weights &
     Biases has received is not taken back: values of iterations that are void stay there.
 
     Args:

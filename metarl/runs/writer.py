@@ -40,7 +40,7 @@ class Writer(ABC):
 
     Only `scalars` must be written; what a writer has no place for, it leaves out. `RunLogger` calls
     the methods from one thread. It raises a writer's MetarlError; after any other error it warns
-    and goes on without the writer, so that a tracker that is out of reach does not stop a training.
+    and training continues without the writer: a tracker that cannot be reached does not stop it.
     """
 
     @abstractmethod

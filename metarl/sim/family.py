@@ -68,7 +68,7 @@ class TaskFamily(ABC):
             bounds are not -1..1; see `metarl.rl.policy_for`.
         metrics: What is measured of an episode besides its return, by name: "any" (1 if a step's
             number was above 0, such as success), "last" or "mean" of the numbers of its steps,
-            which `measure` returns. They are in the curves, tables and logs beside the return.
+            which `measure` returns. They are in the curves, tables and logs next to the return.
         worlds: How many worlds can exist at once; None for any number. With 1 (a robot), episodes
             are run one after another.
         longest_latency: The largest number of steps by which actions may reach the dynamics late;

@@ -99,7 +99,7 @@ class Background:
         """Returns the distribution over the tasks of one split.
 
         Those of validation and test are sampled when they are needed: an evaluation takes one
-        batch, from a generator of its own.
+        batch, from another generator.
         """
         tasks = self.tasks.split(name)
         return Background(tasks, self.ahead) if name == "train" else tasks
@@ -116,7 +116,7 @@ class Background:
         return getattr(self.tasks, name)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns the settings; a copy has a thread of its own."""
+        """Returns the settings; a copy starts another thread."""
         return {"tasks": self.tasks, "ahead": self.ahead}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

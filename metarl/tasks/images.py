@@ -16,7 +16,7 @@ from metarl.tasks.files import check_regular
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """The formats that are opened, all decoded by Pillow itself. It passes others to other programs,
-such as EPS to Ghostscript, whatever the name of the file."""
+such as EPS to Ghostscript. The name of the file does not matter."""
 MOST_PIXELS = 1 << 26
 """Upper bound on the pixels of an image, 8192 x 8192."""
 MOST_BYTES = 1 << 30
@@ -39,7 +39,7 @@ def decode(
         name: The file's name, for the error message.
         size: Height and width of the result in pixels; None keeps the image's size.
         mode: "L" for one channel, "RGB" for three.
-        formats: The formats that it may have, whatever its name.
+        formats: The formats that it may have, under any name.
 
     Returns:
         Image of dtype uint8, shape [H, W] for "L" and [H, W, 3] for "RGB".

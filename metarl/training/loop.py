@@ -92,7 +92,7 @@ class OuterLoop:
     Raises:
         CheckpointError: The folder holds another run, or cannot be written; another process writes
             into it; or the checkpoint cannot be read.
-        SettingsError: There are two optimisers, or an optimiser beside an `update`.
+        SettingsError: There are two optimisers, or an optimiser together with an `update`.
     """
 
     def __init__(

@@ -144,7 +144,7 @@ def _form(group: dict[str, Any]) -> tuple[set[str], int]:
 
 
 def _refuse_two(settings: TrainingSettings) -> None:
-    """Refuses settings of the optimiser beside an optimiser that is given."""
+    """Refuses settings of the optimiser if an optimiser is given."""
     defaults = TrainingSettings()
     for name in ("optimizer", "optimizer_options", "rate_factors", "weight_decay", "no_decay"):
         if getattr(settings, name) != getattr(defaults, name):
@@ -168,7 +168,7 @@ def outer_rate(settings: TrainingSettings, iteration: int) -> float:
 
 @dataclass(frozen=True)
 class GradientUpdateSettings(UpdateSettings):
-    """The outer optimiser of the training settings; it has no settings of its own."""
+    """The outer optimiser of the training settings; it has no settings."""
 
     def build(self, learner: Learner, training: TrainingSettings) -> OuterUpdate:
         return MetaStep(learner, training)

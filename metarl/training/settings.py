@@ -91,7 +91,7 @@ class TrainingSettings:
     keep_checkpoints: int = 3
     """Checkpoints kept; older ones are deleted."""
     loggers: tuple[str, ...] = ()
-    """Loggers beside TensorBoard: csv, wandb, mlflow, or module:Name of your own."""
+    """Loggers in addition to TensorBoard: csv, wandb, mlflow, or module:Name."""
 
     def __post_init__(self) -> None:
         """Checks the settings.

@@ -59,7 +59,7 @@ def FewShotData(  # noqa: N802 - reads like the other distributions
 
     Inputs of episodes are float32. uint8 and uint16 are divided by 255 and 65535, and arrays
     [M, H, W] of them are images of one channel; other numbers keep their values. Sequences of
-    unequal length are padded with zeros, and `Examples.mask` tells what is real.
+    unequal length are padded with zeros, and `Examples.mask` marks what is real.
 
     Args:
         data: One of:
