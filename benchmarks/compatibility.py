@@ -114,7 +114,7 @@ def check(end: End, folder: Path, torch: str | None, tests: Sequence[str]) -> Ro
     for words in TRAININGS:
         results[" ".join(words[:2])] = _outcome((python, "-c", command, *words), folder)
     for test in tests:
-        pytest = (python, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test)
+        pytest = (python, "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", test)
         results[test] = _outcome(pytest, ROOT)
     return Row(end, versions, results)
 

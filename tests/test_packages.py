@@ -1,14 +1,21 @@
 """The wheel: every package is in it, and what it installs works outside of the checkout."""
 
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+import metarl
 
 ROOT = Path(__file__).resolve().parents[1]
+VERSION = metarl.__version__  # `metarl` is also a command below
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 TINY = (
     "--training.iterations", "2", "--training.meta-batch-size", "2", "--training.eval-every", "0",
@@ -29,6 +36,35 @@ def test_every_experiment_is_an_entry_point():
     assert all(value == f"metarl_experiments.{name}:EXPERIMENT" for name, value in points.items())
 
 
+def test_the_version_is_in_one_place_and_cited():
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "metarl.__version__"}
+    (cited,) = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.M)
+    assert cited == metarl.__version__
+
+
+@pytest.mark.slow
+def test_the_archives_have_the_code_and_its_types_and_pass_twines_check(tmp_path):
+    pytest.importorskip("twine", reason="needs the extra release")
+    build = (sys.executable, "-m", "build", "--outdir", str(tmp_path), str(ROOT))
+    subprocess.run(build, check=True, capture_output=True, timeout=600)
+    (wheel,) = tmp_path.glob("*.whl")
+    (source,) = tmp_path.glob("*.tar.gz")
+    name = f"metarl-{metarl.__version__}"
+    assert wheel.name == f"{name}-py3-none-any.whl" and source.name == f"{name}.tar.gz"
+    twine = (sys.executable, "-m", "twine", "check", "--strict", str(wheel), str(source))
+    done = subprocess.run(twine, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.count("PASSED") == 2, done.stdout + done.stderr
+    inside = zipfile.ZipFile(wheel).namelist()
+    tops = {entry.partition("/")[0] for entry in inside}
+    assert tops == {"metarl", "metarl_envs", "metarl_experiments", f"{name}.dist-info"}
+    assert {"metarl/py.typed", "metarl_envs/py.typed", "metarl_experiments/py.typed"} <= {*inside}
+    assert not [entry for entry in inside if "/tests/" in entry or "test_" in entry]
+    with tarfile.open(source) as archive:
+        files = {entry.partition("/")[2] for entry in archive.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE", "metarl/py.typed"} <= files
+
+
 @pytest.mark.slow
 def test_the_wheel_trains_evaluates_plays_and_exports_outside_of_the_checkout(tmp_path):
     def run(*command):
@@ -47,6 +83,14 @@ def test_the_wheel_trains_evaluates_plays_and_exports_outside_of_the_checkout(tm
     run(python, "-m", "pip", "install", "--quiet", *constraints, f"{wheel}[onnx]")
     where = run(python, "-c", "import metarl, metarl_experiments.sine as s; print(s.__file__)")
     assert str(tmp_path / "env") in where
+    assert run(metarl, "--version").split() == ["metarl", VERSION]
+    installed = {
+        line.partition("==")[0].lower().replace("_", "-")
+        for line in run(python, "-m", "pip", "list", "--format=freeze").split()
+    }
+    required = {Requirement(text).name for text in PROJECT["project"]["dependencies"]}
+    assert required <= installed
+    assert "K=5" in run(metarl, "train", "sine", "--training.iterations", "50")
     run(metarl, "train", "sine", "--algorithm", "reptile", *TINY)
     run(metarl, "train", "navigation2d", *TINY, "--gradients.trajectories", "2", "--hidden", "8")
     assert "icml2017" in run(metarl, "evaluate", "latest")

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -95,10 +96,9 @@ def metarl_commands():
 @pytest.mark.parametrize("command", sorted(set(metarl_commands())))
 def test_its_commands_exist(command, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["metarl", command, "--help"])
-    with pytest.raises(SystemExit) as ended:
+    with suppress(SystemExit):
         main()
-    assert ended.value.code in (0, None)
-    assert command in capsys.readouterr().out
+    assert f"metarl {command}" in capsys.readouterr().out
 
 
 def toctree():
