@@ -48,9 +48,18 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def say(*parts: str) -> None:
-    """Prints a line on standard error, if that can still be written."""
+    """Prints a line on standard error, if that can still be written; on the first rank only."""
+    if _rank_name():
+        return
     with contextlib.suppress(OSError):
         OutputConsole(stderr=True).print(*parts, markup=False, highlight=False, soft_wrap=True)
+
+
+def _rank_name() -> str:
+    """Returns "rank N" in each of several processes but the first, else an empty string."""
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    number = os.environ.get("RANK", "0")
+    return f"rank {number}" if several and number != "0" else ""
 
 
 def _notes(error: BaseException) -> list[str]:
@@ -58,6 +67,7 @@ def _notes(error: BaseException) -> list[str]:
 
 
 def _print_error(message: str) -> None:
+    message = f"[{_rank_name()}] {message}" if _rank_name() else message
     with contextlib.suppress(OSError):
         OutputConsole(stderr=True).print(
             message, style="red", markup=False, highlight=False, soft_wrap=True

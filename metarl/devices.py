@@ -29,8 +29,9 @@ def resolve_device(name: str | torch.device) -> torch.device:
         raise SettingsError(f"Expected auto, cpu, cuda or cuda:N, got {name!r}.") from error
     if device.type != "cuda":
         return device
-    _check_cuda(str(name), device.index or 0)
-    return device if device.index is not None else torch.device("cuda", _current_index())
+    index = _current_index() if device.index is None else device.index
+    _check_cuda(str(name), index)
+    return torch.device("cuda", index)
 
 
 def seeded_generator(device: str | torch.device, seed: int) -> torch.Generator:
@@ -47,7 +48,10 @@ def seeded_generator(device: str | torch.device, seed: int) -> torch.Generator:
 
 
 def _current_index() -> int:
-    return torch.cuda.current_device() if torch.cuda.is_initialized() else 0
+    """Returns torch's current device; before there is one, that of this process of torchrun."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.current_device()
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def set_threads(threads: int | None) -> None:

@@ -51,6 +51,10 @@ class ContaminationError(MetarlError, ValueError):
     """Weights were trained on data that the evaluation holds out."""
 
 
+class RankError(MetarlError, RuntimeError):
+    """Another process of the same training has failed, or does not do the same."""
+
+
 class ExportError(MetarlError, RuntimeError):
     """An exported policy does not act like the original."""
 

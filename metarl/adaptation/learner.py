@@ -87,8 +87,11 @@ class Learner(nn.Module, ABC):
         transduces: Whether queries can share batch-norm statistics in an evaluation.
         environment_steps: Environment steps that training has taken so far, those of adaptation
             included; None where tasks have no environment.
+        collects_own: Whether `collect` returns the inputs of this rank's tasks only
+            (`metarl.ranks.own`); if not, training takes them from those of all tasks.
     """
 
+    collects_own: bool = False
     transduces: bool = True
     environment_steps: int | None = None
 

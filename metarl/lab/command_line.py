@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 import tyro
 
+from metarl import ranks
 from metarl.console import say
 from metarl.errors import CheckpointError, SettingsError, UnknownNameError, short_repr
 from metarl.lab.trust import TRUST, check_trusted
@@ -63,7 +64,8 @@ def parse_settings(
     resume = _value_of("--resume", arguments)
     if resume is not None:
         runs = Path(_value_of("--runs", arguments) or default.runs)
-        point = find_run_or_none(runs, experiment, name, resume)
+        which = resume
+        point = ranks.from_first(lambda: find_run_or_none(runs, experiment, name, which))
     if point is not None:
         default = saved_settings(configs, point.folder)
         if chosen not in (None, default.algorithm):
@@ -198,7 +200,7 @@ def saved_settings(configs: Mapping[str, S], folder: Path) -> S:
     """
     path = folder / "config.json"
     try:
-        saved = read_json(path)
+        saved = ranks.from_first(lambda: read_json(path))
         if not isinstance(saved, dict) or "algorithm" not in saved:
             raise SettingsError(f'Expected {{"algorithm": ..., ...}}, got {short_repr(saved)}')
         check_choice("algorithm", saved["algorithm"], configs)

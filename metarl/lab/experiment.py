@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast
@@ -18,6 +18,7 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
+from metarl import ranks
 from metarl.adaptation.learner import Learner
 from metarl.console import OutputConsole, run_script
 from metarl.devices import resolve_device, set_threads
@@ -129,18 +130,23 @@ class Experiment(Generic[S]):
         """Returns the outer loop of a new run folder, or of a resumed one at its checkpoint."""
         set_threads(settings.training.threads)  # before versions.json records them
         if resume is not None:
-            with RunLock(resume.folder):  # before anything is written
+            with _locked(resume):  # before anything is written
                 loop = _loop(settings, components, *resume, to_json(settings))
-                write_config(resume.folder, settings)  # later resumptions keep the changes
+                if ranks.is_first():
+                    write_config(resume.folder, settings)  # later resumptions keep the changes
             return loop
         resolve_device(settings.training.device)  # raises before a folder is created
-        folder = create_run_folder(
-            settings.runs, self.name, settings.algorithm, settings.training.seed, settings,
-            script=self._script(),
+        folder = ranks.from_first(
+            lambda: create_run_folder(
+                settings.runs, self.name, settings.algorithm, settings.training.seed, settings,
+                script=self._script(),
+            )
         )  # fmt: skip
         try:
             return _loop(settings, components, folder, None, to_json(settings))
         except BaseException:  # the run never began
+            if not ranks.is_first():
+                raise
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
@@ -164,14 +170,18 @@ class Experiment(Generic[S]):
         Raises:
             MetarlError: An argument, a setting or the data is not usable, or training failed.
         """
+        ranks.start()
         settings, resume = parse_settings(self.configs, self.name, arguments, prog)
         # Before the components are built, which may take long.
-        with nullcontext() if resume is None else RunLock(resume.folder):
+        with _locked(resume):
             components = self._build(settings)
             loop = self.open(settings, components, resume)
             result = loop.run()
             if not result.finished:
                 print_stopped(result)
+            ranks.leave()
+            if not ranks.is_first():
+                return  # the first rank reports
             with _naming_finished_run(loop):
                 table = components.report(loop)
         print_report(table, loop, result, components.show is not None)
@@ -192,6 +202,11 @@ class Experiment(Generic[S]):
         """Returns the file that defines the experiment, or None if its package is installed."""
         script = Path(self.script or inspect.getfile(self.build)).resolve()
         return None if script == installed_file(self.name) else script
+
+
+def _locked(resume: ResumePoint | None) -> AbstractContextManager[Any]:
+    """Returns the lock of a run that is resumed; the first rank holds it."""
+    return RunLock(resume.folder) if resume and ranks.is_first() else nullcontext()
 
 
 def _loop(

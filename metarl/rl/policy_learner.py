@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarl import ranks
 from metarl.adaptation.adaptation import Adaptation, Frozen
 from metarl.adaptation.inner_loop import Step, detach_adapted, inner_loop
 from metarl.adaptation.learner import MetaLoss
@@ -55,6 +56,7 @@ class PolicyLearner(ControlLearner):
             truncated unrolls, or its network is not a policy.
     """
 
+    collects_own = True
     worlds: Worlds
 
     def __init__(
@@ -87,12 +89,13 @@ class PolicyLearner(ControlLearner):
     def collect(
         self, tasks: ControlTasks, generator: torch.Generator, iteration: int
     ) -> PolicyInputs:
-        """Adapts to the tasks and stores the rollouts of every step."""
-        steps = self.adaptation.steps
+        """Adapts to this rank's tasks and stores the rollouts of every step."""
+        steps, total = self.adaptation.steps, tasks.num_tasks
         weights = self.adaptation.objective.weights(iteration, steps)
         self._calibrate(tasks.num_tasks, generator)
-        start = self._fresh(tasks.num_tasks, generator)
-        noises = self._noises(tasks.num_tasks, steps + 1, generator)
+        start = self._fresh(total, generator)
+        noises = self._noises(total, steps + 1, generator)
+        tasks, noises, start = ranks.own((tasks, noises, start), total)
         path, experience = self._fitting.map(
             lambda *part: tuple(zip(*self._collect_path(*part), strict=True)),
             (tasks, noises, start), self.task_chunk_size, tasks.num_tasks,
@@ -106,7 +109,8 @@ class PolicyLearner(ControlLearner):
         row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
         query_steps = tuple(k for k, w in enumerate(weights) if w != 0)
         last, normalize = experience[-1].rollouts, self.settings.normalize_advantages
-        credit = exploration_credit(last.returns(), last.mask.sum(2).mean(1), normalize)
+        outcome = ranks.gather((last.returns(), last.mask.sum(2).mean(1)), total)
+        credit = ranks.own(exploration_credit(*outcome, normalize), total)
         counts = torch.stack([e.rollouts.steps() for e in experience]).long().sum(0)
         path = map_tensors(torch.Tensor.detach, path[1:])
         return PolicyInputs(

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from metarl.errors import ShapeError
+from metarl import ranks
+from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import Params
 from metarl.rl.captured_rollouts import CapturedRollouts, can_capture
 from metarl.rl.moments import merged_steps
@@ -44,6 +45,7 @@ class Worlds:
         count, device = noise.reset.shape[0] * noise.reset.shape[1], noise.reset.device
         key = (count, device)
         if key not in self._envs:
+            _check_ranks(self.family)
             self._envs[key] = make_vec(
                 self.family, count, device=device, autoreset="disabled",
                 observe_task=self.observe_task,
@@ -140,6 +142,14 @@ class Worlds:
         Takes effect at the next `get` of each environment.
         """
         self._observer = observer
+
+
+def _check_ranks(family: TaskFamily) -> None:
+    if ranks.count() > 1 and family.worlds is not None:
+        raise SettingsError(
+            f"{type(family).__name__} allows {family.worlds} world(s) at once, and each of "
+            f"{ranks.count()} processes would make its own. Start one process."
+        )
 
 
 def check_policy_type(dtype: torch.dtype | None) -> None:

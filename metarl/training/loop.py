@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarl import ranks
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.learner import Learner
@@ -37,6 +38,7 @@ from metarl.runs.networks import save_networks
 from metarl.runs.progress import Progress
 from metarl.runs.run_folder import check_no_run
 from metarl.runs.signals import StopSignals
+from metarl.runs.silent import SilentLogger, silent_console
 from metarl.tasks.base import TaskSource
 from metarl.training.divergence import divergence_advice
 from metarl.training.learner_file import LearnerFile
@@ -109,8 +111,10 @@ class OuterLoop:
         resume: Path | None = None,
         config: dict[str, Any] | None = None,
     ) -> None:
+        ranks.start()
         self.folder = Path(folder)
-        check_no_run(self.folder, resume)
+        if ranks.is_first():
+            check_no_run(self.folder, resume)
         set_threads(settings.threads)
         set_deterministic(settings.deterministic)
         self.device = resolve_device(settings.device)
@@ -139,7 +143,7 @@ class OuterLoop:
         self._network_notes: list[str] = []
         if resume is not None:
             self._restore(resume)
-        self.logger = RunLogger(
+        self.logger = (RunLogger if ranks.is_first() else SilentLogger)(
             self.folder,
             resume_from=None if resume is None else self.iteration,
             loggers=settings.loggers,
@@ -160,9 +164,12 @@ class OuterLoop:
             CheckpointError: The run folder cannot be written, such as on a full disk; the message
                 says whether the state could be saved, and where.
         """
-        progress = Progress(self.settings.iterations, self.label, self.iteration)
+        console = None if ranks.is_first() else silent_console()
+        progress = Progress(self.settings.iterations, self.label, self.iteration, console=console)
+        lock = RunLock(self.folder) if ranks.is_first() else nullcontext()
+        ranks.limit_waiting(self.settings.rank_timeout)
         try:
-            with RunLock(self.folder), StopSignals() as stop, progress:
+            with lock, StopSignals() as stop, progress:
                 self._train(stop, progress)
         except KeyboardInterrupt as interrupt:
             interrupt.add_note(
@@ -179,9 +186,10 @@ class OuterLoop:
         saved, noted = self.iteration, False
         if saved == 0:
             with self._saving_on_full_disk():
-                self._network_notes = save_networks(self.learner, self.folder)
+                if ranks.is_first():
+                    self._network_notes = save_networks(self.learner, self.folder)
                 self._save()
-        while self.iteration < total and not stop.requested:
+        while self.iteration < total and not self._stops(stop):
             started = time.perf_counter()
             result = self._iterate()
             if not noted:
@@ -205,6 +213,13 @@ class OuterLoop:
             with self._saving_on_full_disk():
                 self._save()
 
+    def _stops(self, stop: StopSignals) -> bool:
+        """Returns whether a signal has arrived, here or at another rank."""
+        requested = ranks.any_true(stop.requested)
+        if requested and not stop.requested:
+            stop.request("SIGTERM")
+        return requested
+
     def _dashboard(self) -> list[str]:
         """Returns the tags of the metrics in the hyper-parameter dashboard."""
         if self.validation is None or not self.settings.eval_every:
@@ -218,6 +233,8 @@ class OuterLoop:
         with self._saving_on_error():
             tasks = self.tasks.sample(self.settings.meta_batch_size, self.generator)
             inputs = self.learner.collect(tasks, self.generator, self.iteration)
+            if not self.learner.collects_own:
+                inputs = ranks.own(inputs, inputs.tasks.num_tasks)
         if self.iteration % self.settings.log_every == 0:
             self._description.see(inputs)
         result = self.update(inputs, self.iteration)
@@ -317,9 +334,11 @@ class OuterLoop:
         )
 
     def _save(self) -> int:
+        ranks.take_over(list(self.learner.state_dict().values()))
         self.logger.flush()  # events up to the checkpoint outlive a crash
         self._write_checkpoint()
-        self._description.write()
+        if ranks.is_first():
+            self._description.write()
         return self.iteration
 
     def _write_checkpoint(self) -> Path:
@@ -343,10 +362,12 @@ class OuterLoop:
             "carried": self.learner.extra_state(),
             "seconds": self._seconds,
         }
+        if not ranks.is_first():
+            return self.checkpoints.folder
         return self.checkpoints.save(self.iteration, weights, state)
 
     def _restore(self, path: Path) -> None:
-        checkpoint = load_checkpoint(path, self.device)
+        checkpoint = ranks.from_first(lambda: load_checkpoint(path))
         try:
             self.learner.load_state_dict(checkpoint.weights)
             self.update.load_state_dict(checkpoint.state["optimizer"])

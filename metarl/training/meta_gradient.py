@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from metarl import ranks
 from metarl.adaptation.learner import Learner, MetaLoss
 from metarl.chunks import FittingChunks
 from metarl.cuda_graphs import Driver, Graphed, graphs_allowed
@@ -72,10 +73,11 @@ class MetaGradient:
     def __call__(self, inputs: Any) -> Gradient:
         """Computes the gradient of the mean loss of all tasks and stores it in `grad`.
 
-        The gradients of the chunks are summed in the order of the chunks.
+        The gradients of the chunks are summed in the order of the chunks, then those of the ranks.
 
         Args:
-            inputs: The inputs of the learner's `forward`, for all tasks.
+            inputs: The inputs of the learner's `forward`, for all tasks; on several ranks, for
+                those of this rank.
 
         Returns:
             The learner's output for all tasks and the norm of the gradient.
@@ -91,17 +93,21 @@ class MetaGradient:
                 "another OuterLoop (or MetaStep)."
             )
         # grad = sum over chunks of d/d theta [sum_t loss_t / T]
-        total = inputs.tasks.num_tasks
         results = self.fitting(
-            lambda size: self._sum_chunks(inputs, size), self._chunk_size(inputs), total
+            lambda size: self._sum_chunks(inputs, size),
+            self._chunk_size(inputs),
+            inputs.tasks.num_tasks,
         )
         result = results[0] if len(results) == 1 else concatenate_tasks(results)
+        if ranks.count() > 1:
+            self._add_ranks()
+            result = ranks.gather(result, self.total_tasks(inputs))
         norm = _norm([p.grad for p in self.params if p.grad is not None])
         return Gradient(result, norm, math.isfinite((result.losses.sum() + norm).item()))
 
     def _sum_chunks(self, inputs: Any, size: int | None) -> list[MetaLoss]:
         """Sums the gradients of chunks of tasks in `grad`; returns the outputs of the chunks."""
-        total = inputs.tasks.num_tasks
+        total = self.total_tasks(inputs)
         results: list[MetaLoss] = []
         for p in self.params:
             p.grad = None
@@ -125,6 +131,18 @@ class MetaGradient:
         if self._driver is None and not (on_gpu and self.settings.workers == 1):
             return None
         return Graphed(what, self.learner, self.params, function, self._driver)
+
+    def total_tasks(self, inputs: Any) -> int:
+        """Returns the number of tasks of all ranks."""
+        return ranks.total_tasks(inputs.tasks.num_tasks, self.settings.meta_batch_size)
+
+    def _add_ranks(self) -> None:
+        """Replaces the gradients by their sums over the ranks."""
+        trained = [p for p in self.params if p.grad is not None]
+        sums = ranks.add_up([p.grad for p in trained if p.grad is not None])
+        for p, grad in zip(trained, sums, strict=True):
+            # Fused Adam requires the memory layout of the parameter.
+            p.grad = grad if p.is_contiguous() else torch.empty_like(p).copy_(grad)
 
     def settings_chunk_size(self) -> int | None:
         """Returns the number of tasks per chunk in the settings, for the learner's device."""

@@ -90,6 +90,8 @@ class TrainingSettings:
     """Meta-iterations between two checkpoints."""
     keep_checkpoints: int = 3
     """Checkpoints kept; older ones are deleted."""
+    rank_timeout: float = 600.0
+    """Seconds after which all of several processes end if one of them keeps the others waiting."""
     loggers: tuple[str, ...] = ()
     """Loggers in addition to TensorBoard: csv, wandb, mlflow, or module:Name."""
 
@@ -106,7 +108,8 @@ class TrainingSettings:
             workers=THREADS, threads=THREADS, outer_lr=POSITIVE, final_lr=NOT_NEGATIVE,
             max_grad_norm=POSITIVE, seed=SEED, log_every=COUNT, eval_every=NOT_NEGATIVE,
             eval_tasks=COUNT, eval_steps=NOT_NEGATIVE, checkpoint_every=COUNT,
-            keep_checkpoints=COUNT, weight_decay=NOT_NEGATIVE, warmup=NOT_NEGATIVE,
+            keep_checkpoints=COUNT, rank_timeout=POSITIVE, weight_decay=NOT_NEGATIVE,
+            warmup=NOT_NEGATIVE,
         )  # fmt: skip
         check_optimizer_settings(self)
         for name in self.loggers:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarl import ranks
 from metarl.adaptation.learner import Learner
 from metarl.cuda_graphs import Driver, graphs_allowed
 from metarl.errors import SettingsError
@@ -146,16 +147,23 @@ class TrustRegionUpdate(OuterUpdate):
             gradient = flatten(
                 [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
             )
-            size, total = self.gradient.settings_chunk_size(), inputs.tasks.num_tasks
-            step = self.gradient.fitting(
-                lambda _: self._natural_gradient_step(gradient, inputs), size, total
-            )
+            step = self._fitting_step(gradient, inputs)
             metrics |= self._line_search(step, result.losses.mean(), inputs)
         return MetaResult(result.losses, metrics, result.carry, norm, finite)
 
+    def _fitting_step(self, gradient: Tensor, inputs: PolicyInputs) -> Tensor:
+        """Returns `_natural_gradient_step`, by smaller chunks if the memory does not suffice."""
+        if ranks.count() > 1:  # a second try would send messages that no other rank awaits
+            return self._natural_gradient_step(gradient, inputs)
+        return self.gradient.fitting(
+            lambda _: self._natural_gradient_step(gradient, inputs),
+            self.gradient.settings_chunk_size(),
+            inputs.tasks.num_tasks,
+        )
+
     def _natural_gradient_step(self, gradient: Tensor, inputs: PolicyInputs) -> Tensor:
         """Returns the longest step that the quadratic model of the divergence allows, [P]."""
-        if self._graphed_step is not None and graphs_allowed():
+        if self._graphed_step is not None and graphs_allowed() and ranks.count() == 1:
             thinned, size = self._thinned(inputs)
             if thinned.tasks.num_tasks <= size:
                 return self._graphed_step(gradient, thinned)
@@ -202,22 +210,25 @@ class TrustRegionUpdate(OuterUpdate):
         If the tasks fit into one chunk, its graph is kept; otherwise the graph of each chunk is
         built again for each vector.
         """
-        training, total = self.gradient.settings, inputs.tasks.num_tasks
+        training, mine = self.gradient.settings, inputs.tasks.num_tasks
+        total = self.gradient.total_tasks(inputs)
         thinned, size = self._thinned(inputs)
 
         def of_chunk(chunk: PolicyInputs) -> Callable[[Tensor], Tensor]:
             return self._fisher_of_chunk(chunk, total)
 
-        fits = total <= size
-        chunks = cut_tasks(thinned, -(-total // training.workers) if fits else size)
+        fits = mine <= size
+        chunks = cut_tasks(thinned, -(-mine // training.workers) if fits else size)
         products = list(self.gradient.map(of_chunk, chunks)) if fits else None
+        damping = self.settings.damping if ranks.is_first() else 0.0  # added once
 
         def product(vector: Tensor) -> Tensor:
             if products is not None:
                 parts = self.gradient.map(lambda multiply: multiply(vector), products)
             else:
                 parts = self.gradient.map(lambda chunk: of_chunk(chunk)(vector), chunks)
-            return sum(parts, start=self.settings.damping * vector)
+            (result,) = ranks.add_up([sum(parts, start=damping * vector)])
+            return result
 
         return product
 
@@ -270,17 +281,23 @@ class TrustRegionUpdate(OuterUpdate):
         Stops at the first chunk at which the sum of the divergences, which are not negative,
         exceeds the bound; the result then covers the tasks up to there.
         """
-        return self.gradient.fitting(
-            lambda size: self._sum_losses_and_divergences(inputs, size),
+        losses, divergences = self.gradient.fitting(
+            lambda size: self._losses_and_divergences(inputs, size),
             self.gradient.settings_chunk_size(),
             inputs.tasks.num_tasks,
         )
+        total = self.gradient.total_tasks(inputs)
+        if ranks.count() == 1:
+            return losses.mean(), divergences.sum() / total
+        sums = ranks.add_up([losses.sum(), divergences.sum()])
+        return sums[0] / total, sums[1] / total
 
-    def _sum_losses_and_divergences(
+    def _losses_and_divergences(
         self, inputs: PolicyInputs, size: int | None
     ) -> tuple[Tensor, Tensor]:
+        """Returns loss and divergence of the tasks up to the chunk that exceeds the bound."""
         chunks = cut_tasks(inputs, size)
-        bound = self.settings.max_kl * inputs.tasks.num_tasks
+        bound = self.settings.max_kl * self.gradient.total_tasks(inputs)
         losses, divergences, total = [], [], 0.0
         outcome = self._outcome_of_chunk
         if self._graphed_outcome is not None and graphs_allowed():
@@ -291,7 +308,7 @@ class TrustRegionUpdate(OuterUpdate):
             total = total + float(divergence.sum())
             if total > 1.01 * bound:  # by more than rounding
                 break
-        return torch.cat(losses).mean(), torch.cat(divergences).sum() / inputs.tasks.num_tasks
+        return torch.cat(losses), torch.cat(divergences)
 
     @torch.no_grad()
     def _loss_and_divergence(self, chunk: PolicyInputs) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarl import ranks
 from metarl.adaptation.learner import MetaLoss
 from metarl.errors import SettingsError
 from metarl.models.described import described
@@ -132,6 +133,7 @@ class RecurrentLearner(TrialLearner):
         SettingsError: `gradients` has a setting that this learner does not use.
     """
 
+    collects_own = True
     value_mean: Tensor
     value_std: Tensor
 
@@ -165,7 +167,9 @@ class RecurrentLearner(TrialLearner):
     def units(self) -> Units | None:
         return self.policy.units
 
-    def play(self, tasks: ControlTasks, episodes: int, generator: torch.Generator) -> Trials:
+    def play(
+        self, tasks: ControlTasks, episodes: int, generator: torch.Generator, *, own: bool = False
+    ) -> Trials:
         """Plays trials; before, starts the running statistics of the units if there are none yet.
 
         They start from a trial of one episode on training tasks, whose steps count.
@@ -177,14 +181,16 @@ class RecurrentLearner(TrialLearner):
             trials = super().play(train, 1, generator)
             units.update(_moments(units, trials))
             self.environment_steps += int(trials.mask.sum())
-        return super().play(tasks, episodes, generator)
+        return super().play(tasks, episodes, generator, own=own)
 
     @torch.no_grad()
     def collect(
         self, tasks: ControlTasks, generator: torch.Generator, iteration: int
     ) -> RecurrentInputs:
         """Plays trials and estimates their advantages with the current value function."""
-        trials = self.play(tasks, self.settings.episodes, generator)
+        total = tasks.num_tasks
+        trials = self.play(tasks, self.settings.episodes, generator, own=True)
+        tasks = ranks.own(tasks, total)
         own = self.units
         moments = None if own is None or not own.learns else _moments(own, trials)
         record: Remembered = trials.record._replace(observation=None)
@@ -196,9 +202,11 @@ class RecurrentLearner(TrialLearner):
         returns = discounted_returns(trials.rewards, trials.mask, self.gradients.discount)
         targets = returns / steps_left
         weights = trials.mask / trials.mask.sum((1, 2), keepdim=True)
-        units = _mean_and_spread(targets, weights).expand(tasks.num_tasks, 2)
+        of_all = ranks.gather((targets, advantages, weights), total)
+        units = _mean_and_spread(of_all[0], of_all[2]).expand(tasks.num_tasks, 2)
         if self.gradients.normalize_advantages:
-            advantages = _normalized_together(advantages, weights) * trials.mask
+            normal = ranks.own(_normalized_together(*of_all[1:]), total)
+            advantages = normal * trials.mask
         return RecurrentInputs(
             tasks,
             trials,

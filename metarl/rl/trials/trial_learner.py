@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarl import ranks
 from metarl.chunks import FittingChunks
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.rollouts import RolloutNoise
@@ -56,8 +57,16 @@ class TrialLearner(ControlLearner):
         """The units of the agent; None: those of the environment."""
         return None
 
-    def play(self, tasks: ControlTasks, episodes: int, generator: torch.Generator) -> Trials:
+    def play(
+        self, tasks: ControlTasks, episodes: int, generator: torch.Generator, *, own: bool = False
+    ) -> Trials:
         """Plays trials of `episodes` episodes each; draws all randomness first.
+
+        Args:
+            tasks: The tasks.
+            episodes: Episodes of a trial.
+            generator: Source of all randomness.
+            own: Plays this rank's tasks only.
 
         Raises:
             SettingsError: `episodes` is below 1.
@@ -66,6 +75,8 @@ class TrialLearner(ControlLearner):
         check_policy_type(parameter_type(self))
         counts = (tasks.num_tasks, self.trials, episodes)
         noise = draw_trial_noise(self.agent, self.family, *counts, generator)
+        if own:
+            tasks, noise = ranks.own((tasks, noise), tasks.num_tasks)
 
         def played(chunk: ControlTasks, numbers: RolloutNoise) -> Trials:
             parts = [
