@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metarl.adaptation.learner import Learner
@@ -16,6 +17,7 @@ from metarl.training.meta_step import MetaStep
 from metarl.training.optimizers import OWN_SCHEDULES, SCHEDULERS
 from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
 from metarl.training.settings import TrainingSettings
+from metarl.trees import concatenate_tasks, cut_tasks
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,14 @@ class ProximalSettings(UpdateSettings):
     """Settings of the PPO outer update (Rothfuss et al. 2019, algorithm 1)."""
 
     epochs: int = 5
-    """Optimiser steps on the same rollouts, at least 1."""
+    """Passes over the same rollouts, at least 1."""
+    minibatches: int = 1
+    """Parts of the tasks, each with an optimiser step in every epoch, at least 1. 1: all tasks
+    together."""
     max_kl: float | None = None
-    """Bound on the mean divergence KL(old, new) of the adapted policies in these steps, in nats. A
-    step that exceeds it is undone and ends the epochs. It is measured in the step after it, so the
-    last step is not checked. None: no bound."""
+    """Bound on the mean divergence KL(old, new) of the adapted policies in these epochs, in nats.
+    An epoch that exceeds it is undone and ends them. It is measured in the step after it, so the
+    last epoch is not checked. None: no bound."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -35,7 +40,7 @@ class ProximalSettings(UpdateSettings):
         Raises:
             SettingsError: There is not one epoch, or no divergence is allowed.
         """
-        check_fields(self, epochs=COUNT, max_kl=POSITIVE)
+        check_fields(self, epochs=COUNT, minibatches=COUNT, max_kl=POSITIVE)
 
     def build(self, learner: Learner, training: TrainingSettings) -> OuterUpdate:
         if training.schedule in SCHEDULERS:
@@ -69,25 +74,39 @@ class ProximalUpdate(OuterUpdate):
             The result of the first step, with the last KL and the number of steps taken as
             "meta/epochs".
         """
+        size = -(-inputs.tasks.num_tasks // self.settings.minibatches)
+        parts = cut_tasks(inputs, size)
         start = before = self._snapshot()
-        first = last = self.step(inputs, iteration)
+        results = self._epoch(parts, iteration)
+        first, last, number = _joined(results), results[-1], len(results) - 1
         epochs = 1
         while last.finite and epochs < self.settings.epochs:
             now = before if self.settings.max_kl is None else self._snapshot()
-            result = self.step(inputs, iteration)
-            if self._exceeds_bound(result):  # its KL is that of the step before
+            results = self._epoch(parts[:1], iteration)
+            if self._exceeds_bound(results[0]):  # its KL is that of the epoch before
                 self._restore(before)
                 epochs -= 1
                 break
-            before, last = now, result
+            if results[0].finite:
+                results += self._epoch(parts[1:], iteration)
+            before, last, number = now, results[-1], len(results) - 1
             epochs += 1
         if not last.finite:
             self._restore(start)
-            return last
+            return last._replace(losses=F.pad(last.losses, (number * size, 0)))  # of all tasks
         metrics = {**first.metrics, "meta/epochs": torch.full_like(first.losses, epochs)}
         if "meta/kl" in last.metrics:
-            metrics["meta/kl"] = last.metrics["meta/kl"]
+            metrics["meta/kl"] = last.metrics["meta/kl"].mean().expand_as(first.losses)
         return first._replace(metrics=metrics)
+
+    def _epoch(self, parts: list[Any], iteration: int) -> list[MetaResult]:
+        """Takes a step for each part of the tasks, up to one that is not finite."""
+        results: list[MetaResult] = []
+        for part in parts:
+            results.append(self.step(part, iteration))
+            if not results[-1].finite:
+                break
+        return results
 
     def rate(self, iteration: int) -> float:
         return self.step.rate(iteration)
@@ -114,3 +133,12 @@ class ProximalUpdate(OuterUpdate):
             for p, old in zip(self.step.params, params, strict=True):
                 p.copy_(old)
         self.step.load_state_dict(optimizer)
+
+
+def _joined(results: list[MetaResult]) -> MetaResult:
+    """Returns the results of an epoch as one, with the mean norm of the gradients."""
+    if len(results) == 1:
+        return results[0]
+    joined = concatenate_tasks([r._replace(grad_norm=r.grad_norm.unsqueeze(0)) for r in results])
+    finite = all(result.finite for result in results)
+    return joined._replace(grad_norm=joined.grad_norm.mean(), finite=finite)

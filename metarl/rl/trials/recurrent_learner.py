@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metarl import ranks
 from metarl.adaptation.learner import MetaLoss
 from metarl.errors import SettingsError
 from metarl.models.described import described
-from metarl.ranges import NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields, check_int
+from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields, check_int
 from metarl.rl.control_learner import nan_where_undefined
 from metarl.rl.experience import normalized
 from metarl.rl.moments import Moments
@@ -21,6 +23,7 @@ from metarl.rl.problem import ControlProblem
 from metarl.rl.returns import discounted_returns, gae, sums_to_end
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.rl.surrogates import proximal
+from metarl.rl.trials.history import MemoryName, MemorySettings
 from metarl.rl.trials.play import Trials
 from metarl.rl.trials.recurrent_policy import RecurrentPolicy, Remembered
 from metarl.rl.trials.trial_learner import TrialLearner
@@ -28,6 +31,8 @@ from metarl.rl.unit_checks import UnitMonitor
 from metarl.rl.units import Units
 from metarl.sim.family import ControlTasks, TaskFamily
 
+ValueLoss = Literal["squared", "huber"]
+ValueTargets = Literal["returns", "lambda"]
 UNUSED = ("bootstrap", "surrogate", "dice_lambda", "inner_kl", "exploration")
 
 
@@ -36,14 +41,36 @@ UNUSED = ("bootstrap", "surrogate", "dice_lambda", "inner_kl", "exploration")
 class RL2Algorithm:
     """RL^2 (Duan et al. 2016, arXiv:1611.02779; Wang et al. 2016, arXiv:1611.05763)."""
 
+    in_older_runs: ClassVar[Mapping[str, Any]] = {
+        "layer_norm": False, "separate_values": False, "value_loss": "squared",
+        "value_targets": "returns",
+    }  # fmt: skip
+    """Values of settings that runs of older versions have not saved."""
+
     episodes: int = 1
     """Episodes of a training trial, at least 1; an evaluation of K steps plays K + 1."""
+    memory: MemoryName = "gru"
+    """What remembers the trial: gru, or attention (a causal transformer), which plays no trials
+    longer than those of training."""
     units: int = 64
-    """Width of the recurrent state."""
+    """Width of the memory."""
+    layer_norm: bool = False
+    """Layer normalisation of the GRU's products; a transformer always has its own."""
+    blocks: int = 2
+    """Blocks of the transformer, at least 1."""
+    heads: int = 4
+    """Attention heads of each block, at least 1; they divide `units`."""
     embedding: int = 0
     """Width of a layer of rectified units before it; 0 leaves that out, as the paper does."""
+    separate_values: bool = False
+    """The values have a network of their own, as large as the policy's."""
     value_weight: float = 0.5
     """Weight of the value function's error in the loss, above 0."""
+    value_loss: ValueLoss = "squared"
+    """Error of the values, in deviations of their targets: squared, or huber (linear above 1)."""
+    value_targets: ValueTargets = "returns"
+    """Targets of the values: returns to the end of the trial, or lambda (with that of the
+    advantages): estimates from the values of later steps, which vary less."""
     entropy_weight: float = 0.0
     """Weight of the policy's entropy in the loss, at least 0."""
 
@@ -61,6 +88,11 @@ class RL2Algorithm:
             )
         for name in ("units", "embedding"):
             check_int(name, getattr(self, name), Range(0, WIDTH.high))
+        check_fields(self, blocks=COUNT, heads=COUNT)
+        if self.memory == "attention" and self.units % self.heads:
+            raise SettingsError(
+                f"Expected `heads` that divide `units`, got {self.heads} and {self.units}."
+            )
 
     def build(self, problem: ControlProblem, /) -> RecurrentLearner:
         """Builds the recurrent policy and its learner; see `ControlAlgorithm.build`."""
@@ -69,6 +101,11 @@ class RL2Algorithm:
             *problem.spaces(), problem.generator,
             self.units, self.embedding, problem.hidden, problem.init_std,
             replace(problem.policy, scale_actions=actions, normalize_observations=observations),
+            MemorySettings(
+                self.memory, self.layer_norm, self.blocks, self.heads,
+                self.episodes * problem.family.horizon,
+            ),
+            self.separate_values,
         )  # fmt: skip
         return RecurrentLearner(
             policy, problem.family, self, problem.gradients,
@@ -85,8 +122,8 @@ class RecurrentInputs:
         trials: The trials; their record is `Remembered`.
         log_probs: Log-probability of each action under the policy that took it, [T, N, L].
         advantages: Advantage of each action, [T, N, L]; 0 after the end of a trial.
-        targets: Targets of the value function, [T, N, L]: the discounted return of each step,
-            divided by the discounted number of steps to the end of the trial.
+        targets: Targets of the value function, [T, N, L]: the discounted return of each step, or
+            its lambda return, divided by the discounted number of steps to the end of the trial.
         weights: Weight of each step in a mean over all steps of a task, [T, N, L]; they sum to 1
             for each task.
         units: Mean and standard deviation of the targets of all tasks, [T, 2]; equal for all tasks.
@@ -153,7 +190,7 @@ class RecurrentLearner(TrialLearner):
         self.policy = policy
         self.settings = settings or RL2Algorithm()
         self.gradients = gradients
-        weight = policy.value.weight
+        weight = next(policy.parameters())
         self.register_buffer("value_mean", weight.new_zeros(()))
         self.register_buffer("value_std", weight.new_ones(()))
         self._monitor = UnitMonitor(family.action_space)
@@ -194,13 +231,15 @@ class RecurrentLearner(TrialLearner):
         own = self.units
         moments = None if own is None or not own.learns else _moments(own, trials)
         record: Remembered = trials.record._replace(observation=None)
-        trials = trials._replace(record=record)
+        trials = trials._replace(record=record._replace(values=None))
         log_probs = record.behaviour.log_prob(trials.actions)
         steps_left = self._steps_left(trials)
-        values = self._values(self.policy.unroll(record.inputs)) * steps_left
+        # with a shared network they were computed when it acted
+        values = record.values if self.policy.critic is None else self.policy.critic(record.inputs)
+        assert values is not None
+        values = self._values(values) * steps_left
         advantages = self._advantages(trials, values)
-        returns = discounted_returns(trials.rewards, trials.mask, self.gradients.discount)
-        targets = returns / steps_left
+        targets = self._returns(trials, values, advantages) / steps_left
         weights = trials.mask / trials.mask.sum((1, 2), keepdim=True)
         of_all = ranks.gather((targets, advantages, weights), total)
         units = _mean_and_spread(of_all[0], of_all[2]).expand(tasks.num_tasks, 2)
@@ -223,12 +262,13 @@ class RecurrentLearner(TrialLearner):
         """Returns PPO's loss: clipped surrogate, squared error of the values and entropy bonus."""
         record: Remembered = inputs.trials.record
         weights, trials = inputs.weights, inputs.trials
-        states = self.policy.unroll(record.inputs)
-        distribution = self.policy.distribution(states)
+        features = self.policy.unroll(record.inputs)
+        distribution = self.policy.distribution(features)
         log_probs = distribution.log_prob(trials.actions)
         surrogate_inputs = (log_probs, inputs.log_probs, inputs.advantages, weights)
-        error = (self._values(states) - inputs.targets) / inputs.units[:, 1].view(-1, 1, 1)
-        value_loss = (error.square() * weights).sum((1, 2))
+        values = self._values(self.policy.predicted(record.inputs, features))
+        error = (values - inputs.targets) / inputs.units[:, 1].view(-1, 1, 1)
+        value_loss = (self._penalty(error) * weights).sum((1, 2))
         entropy = (distribution.entropy() * weights).sum((1, 2))
         divergence = (record.behaviour.kl(distribution) * weights).sum((1, 2))
         # loss = -L^CLIP + c_1 L^VF - c_2 S  (Schulman et al. 2017, eq. 9)
@@ -274,9 +314,21 @@ class RecurrentLearner(TrialLearner):
             self.units, observations, trials.actions, trials.rewards, trials.mask, iteration
         )
 
-    def _values(self, states: Tensor) -> Tensor:
-        """Returns the predicted mean reward per remaining step, [T, N, L]."""
-        return self.value_mean + self.value_std * self.policy.values(states)
+    def _values(self, normal: Tensor) -> Tensor:
+        """Returns the predicted mean reward per remaining step, for the normalised values."""
+        return self.value_mean + self.value_std * normal
+
+    def _penalty(self, errors: Tensor) -> Tensor:
+        """Returns the loss of each error: e^2; or Huber's, which is 2 |e| - 1 where |e| > 1."""
+        if self.settings.value_loss == "squared":
+            return errors.square()
+        return 2 * F.huber_loss(errors, torch.zeros_like(errors), reduction="none")
+
+    def _returns(self, trials: Trials, values: Tensor, advantages: Tensor) -> Tensor:
+        """Returns the targets of the values of all remaining steps, [T, N, L]."""
+        if self.settings.value_targets == "lambda":
+            return (values + advantages) * trials.mask  # G^lambda_t = V(s_t) + A_t
+        return discounted_returns(trials.rewards, trials.mask, self.gradients.discount)
 
     def _steps_left(self, trials: Trials) -> Tensor:
         """Returns the discounted number of steps to the end of the trial, [L]."""

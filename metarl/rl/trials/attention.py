@@ -1,0 +1,202 @@
+"""A causal transformer over the steps of a trial, with a cache of keys and values for acting."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metarl.errors import SettingsError
+from metarl.models.base import Weights
+
+EPS = 1e-5
+"""Added to the variance in the layer normalisation."""
+POSITION_STD = 0.02
+"""Standard deviation of the initial codes of positions."""
+
+
+class Cache(NamedTuple):
+    """What attention remembers of the steps of W worlds.
+
+    Attributes:
+        entries: Keys and values of each block and step, [W, blocks, 2, M, H]; those of steps to
+            come are 0.
+        steps: Number of steps remembered, [W] int64.
+    """
+
+    entries: Tensor
+    steps: Tensor
+
+
+class Block(nn.Module):
+    """Attention and a layer of rectified units, each on normalised inputs and added to them.
+
+    Args:
+        width: Width H.
+        heads: Number of heads, which divides H.
+        generator: Random generator of the initial weights.
+        scale: Factor on the initial weights of what is added.
+    """
+
+    def __init__(self, width: int, heads: int, generator: torch.Generator, scale: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.first_norm, self.second_norm = _norm(width, generator), _norm(width, generator)
+        self.queries = _layer(width, 3 * width, generator)
+        self.mixed = _layer(width, width, generator, scale)
+        self.wide = _layer(width, 2 * width, generator, math.sqrt(2))
+        self.narrow = _layer(2 * width, width, generator, scale)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Maps sequences [B, L, H] to sequences; a step attends to itself and to earlier steps."""
+        parts = self.parts(values).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(*parts, is_causal=True)
+        return self.rest(values, attended.transpose(1, 2).flatten(2))
+
+    def parts(self, values: Tensor) -> Tensor:
+        """Returns queries, keys and values, [*, 3H], of [*, H]."""
+        return _apply(self.queries, _normalised(self.first_norm, values))
+
+    def rest(self, values: Tensor, attended: Tensor) -> Tensor:
+        """Adds what was attended to, [*, H], and then the rectified units."""
+        values = values + _apply(self.mixed, attended)
+        wide = torch.relu(_apply(self.wide, _normalised(self.second_norm, values)))
+        return values + _apply(self.narrow, wide)
+
+
+class Attention(nn.Module):
+    """A causal transformer over the steps of a trial (Vaswani et al. 2017, arXiv:1706.03762).
+
+    Each step's inputs become a vector, to which a learned code of the step's position in the trial
+    is added. Blocks of attention and rectified units follow, with the normalisation at their inputs
+    (Xiong et al. 2020, arXiv:2002.04745), and a last normalisation. `step` computes the same as
+    `unroll` from the keys and values of earlier steps.
+
+    There are no codes of positions beyond `steps`, which are refused.
+
+    Args:
+        inputs: Width of the inputs, I.
+        width: Width of the features, H.
+        generator: Random generator of the initial weights.
+        steps: Longest trial, M steps.
+        blocks: Number of blocks.
+        heads: Attention heads of each block.
+
+    Raises:
+        SettingsError: The heads do not divide the width.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        generator: torch.Generator,
+        steps: int,
+        blocks: int = 2,
+        heads: int = 4,
+    ) -> None:
+        super().__init__()
+        if min(steps, blocks, heads) < 1 or width % heads:
+            raise SettingsError(
+                "Expected at least 1 step, block and head, and a width that the heads divide, got "
+                f"{steps} steps, {blocks} blocks, {heads} heads and the width {width}."
+            )
+        self.width = width
+        self.steps = steps
+        self.enter = _layer(inputs, width, generator)
+        codes = torch.empty(steps, width, device=generator.device)
+        nn.init.normal_(codes, std=POSITION_STD, generator=generator)
+        self.positions = nn.Parameter(codes)
+        scale = 1 / math.sqrt(2 * blocks)
+        self.blocks = nn.ModuleList(Block(width, heads, generator, scale) for _ in range(blocks))
+        self.last_norm = _norm(width, generator)
+
+    def begin(self, worlds: int) -> Cache:
+        """Returns the empty cache."""
+        shape = (worlds, len(self.blocks), 2, self.steps, self.width)
+        entries = self.positions.new_zeros(shape)
+        return Cache(entries, torch.zeros(worlds, dtype=torch.int64, device=entries.device))
+
+    def step(self, inputs: Tensor, state: Cache) -> tuple[Tensor, Cache]:
+        """Advances by one step.
+
+        Args:
+            inputs: Shape [W, I].
+            state: What came before; it is not changed.
+
+        Returns:
+            The features [W, H] and the next cache.
+
+        Raises:
+            SettingsError: A world has used all its positions. On a GPU it is torch's error.
+        """
+        entries, steps = state
+        if steps.device.type == "cpu" and not torch.compiler.is_exporting():
+            self.check(int(steps.max()) + 1)
+        values = _apply(self.enter, inputs) + self.positions[steps]
+        numbers = torch.arange(self.steps, device=steps.device)
+        here = (numbers == steps.unsqueeze(1)).view(-1, 1, self.steps, 1)
+        seen = (numbers <= steps.unsqueeze(1)).view(-1, 1, 1, self.steps)
+        kept: list[Tensor] = []
+        for number, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            query, *new = block.parts(values).chunk(3, 1)
+            both = torch.where(here, torch.stack(new, 1).unsqueeze(2), entries[:, number])
+            kept.append(both)
+            heads = query.unflatten(1, (block.heads, 1, -1))  # [W, heads, 1, H / heads]
+            keys, attended = both.unflatten(3, (block.heads, -1)).permute(1, 0, 3, 2, 4)
+            mixed = F.scaled_dot_product_attention(heads, keys, attended, attn_mask=seen)
+            values = block.rest(values, mixed.flatten(1))
+        features = _normalised(self.last_norm, values)
+        return features, Cache(torch.stack(kept, 1), steps + 1)
+
+    def unroll(self, sequences: Tensor) -> Tensor:
+        """Returns the features of every step, [L, B, H].
+
+        Args:
+            sequences: Shape [L, B, I].
+
+        Raises:
+            SettingsError: There are more steps than positions.
+        """
+        self.check(len(sequences))
+        values = _apply(self.enter, sequences).transpose(0, 1) + self.positions[: len(sequences)]
+        for block in self.blocks:
+            values = block(values)
+        return _normalised(self.last_norm, values).transpose(0, 1)
+
+    def check(self, steps: int) -> None:
+        """Refuses trials that are longer than those it was built for.
+
+        Raises:
+            SettingsError: There are more steps than positions.
+        """
+        if steps > self.steps:
+            raise SettingsError(
+                f"Expected trials of at most {self.steps} steps, for which this transformer was "
+                f"trained, got {steps}: it knows no later positions. Play fewer episodes, or train "
+                "it on trials of as many episodes (`--learner.episodes`)."
+            )
+
+
+def _layer(inputs: int, outputs: int, generator: torch.Generator, scale: float = 1.0) -> Weights:
+    """Returns a layer with normal weights of deviation scale / sqrt(inputs), and biases of 0."""
+    weight = torch.empty(outputs, inputs, device=generator.device)
+    nn.init.normal_(weight, std=scale / math.sqrt(inputs), generator=generator)
+    return Weights(weight, torch.zeros(outputs, device=generator.device))
+
+
+def _norm(width: int, generator: torch.Generator) -> Weights:
+    device = generator.device
+    return Weights(torch.ones(width, device=device), torch.zeros(width, device=device))
+
+
+def _apply(layer: Weights, values: Tensor) -> Tensor:
+    return F.linear(values, layer.weight, layer.bias)
+
+
+def _normalised(norm: Weights, values: Tensor) -> Tensor:
+    return F.layer_norm(values, values.shape[-1:], norm.weight, norm.bias, EPS)
