@@ -3,7 +3,7 @@
     python experiments/bandit.py                                # MAML-TRPO
     python experiments/bandit.py --algorithm rl2                # a recurrent policy
     python experiments/bandit.py --algorithm rl2 --pulls 10 --training.meta-batch-size 1000
-    python experiments/bandit.py --algorithm ucb1               # and random-arm, greedy, thompson
+    python experiments/bandit.py --algorithm ucb1               # and random-arm, greedy, thompson, gittins
     python experiments/bandit.py --algorithm reptile            # an unknown name lists them all
     python experiments/bandit.py --resume latest                # after Ctrl-C or a crash
     tensorboard --logdir runs/bandit
@@ -20,6 +20,7 @@ from typing import ClassVar
 
 from metarl_envs import bandit_strategies as strategies
 from metarl_envs.bandit import Bandit
+from metarl_envs.gittins import GittinsAlgorithm
 
 from metarl.adaptation.algorithms import MAMLAlgorithm
 from metarl.lab import Components, Experiment
@@ -69,6 +70,7 @@ CONFIGS = control_configs(MAML, adam_lr=0.1) | {
     "ucb1": strategy_config(RL2, "ucb1", strategies.UCB1Algorithm(0.2)),
     "greedy": strategy_config(RL2, "greedy", strategies.EpsilonGreedyAlgorithm()),
     "thompson": strategy_config(RL2, "thompson", strategies.ThompsonAlgorithm()),
+    "gittins": strategy_config(RL2, "gittins", GittinsAlgorithm()),
 }
 
 

@@ -135,7 +135,7 @@ class RandomArmAlgorithm(StrategyAlgorithm):
     """Pulls arms uniformly at random."""
 
     def agent(self, family: TaskFamily) -> RandomArm:
-        return RandomArm(_arms(family))
+        return RandomArm(arms_of(family))
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class UCB1Algorithm(StrategyAlgorithm):
         check_fields(self, width=NOT_NEGATIVE)
 
     def agent(self, family: TaskFamily) -> UCB1:
-        return UCB1(_arms(family), self.width)
+        return UCB1(arms_of(family), self.width)
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class EpsilonGreedyAlgorithm(StrategyAlgorithm):
         check_fields(self, epsilon=FRACTION)
 
     def agent(self, family: TaskFamily) -> EpsilonGreedy:
-        return EpsilonGreedy(_arms(family), self.epsilon)
+        return EpsilonGreedy(arms_of(family), self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -173,10 +173,15 @@ class ThompsonAlgorithm(StrategyAlgorithm):
     """Thompson sampling with a uniform prior."""
 
     def agent(self, family: TaskFamily) -> Thompson:
-        return Thompson(_arms(family))
+        return Thompson(arms_of(family))
 
 
-def _arms(family: TaskFamily) -> int:
+def arms_of(family: TaskFamily) -> int:
+    """Returns the number of arms of a family of Bernoulli bandits.
+
+    Raises:
+        SettingsError: It is another family.
+    """
     space = family.action_space
     if not isinstance(space, spaces.Discrete) or "probabilities" not in _task_names(family):
         raise SettingsError(f"Expected a family of Bernoulli bandits, got {family.name}.")

@@ -10,6 +10,7 @@ from metarl.rl.settings import PolicyGradientSettings
 from metarl.training.meta_step import GradientUpdateSettings
 from metarl.training.proximal import ProximalSettings
 from metarl.training.settings import TrainingSettings
+from metarl.trees import cut_tasks
 
 FAMILY = Navigation2D(horizon=8)
 SETTINGS = PolicyGradientSettings(trajectories=6, clip=0.2, inner_kl=1e-3)
@@ -36,6 +37,42 @@ def test_epochs_are_optimiser_steps_on_the_same_rollouts():
     assert torch.equal(result.losses, losses[0])
     assert losses[2].mean() < losses[0].mean()
     assert result.metrics["meta/kl"].mean() > 0
+
+
+def test_minibatches_are_optimiser_steps_on_parts_of_the_tasks():
+    learner, update, inputs = make(ProximalSettings(epochs=2, minibatches=2))
+    result = update(inputs, 0)
+    other, step, same = make(GradientUpdateSettings())
+    parts = cut_tasks(same, 2)  # of 3 tasks: 2 and 1
+    results = [step(part, 0) for _ in range(2) for part in parts]
+    assert torch.equal(parameters(learner), parameters(other))
+    assert torch.equal(result.losses, torch.cat([r.losses for r in results[:2]]))
+    torch.testing.assert_close(result.grad_norm, sum(r.grad_norm for r in results[:2]) / 2)
+    assert result.metrics["meta/epochs"].tolist() == [2] * 3
+    assert all(len(values) == 3 for values in result.carry.values())
+
+
+def test_with_minibatches_the_bound_takes_back_an_epoch_and_a_bad_loss_names_its_task():
+    learner, update, inputs = make(ProximalSettings(epochs=3, minibatches=3, max_kl=1e-9))
+    before = parameters(learner)
+    result = update(inputs, 0)
+    assert result.metrics["meta/epochs"].tolist() == [0] * 3
+    assert torch.equal(parameters(learner), before)
+    learner, update, inputs = make(ProximalSettings(epochs=3, minibatches=3))
+    gradient, calls = update.step.gradient, []
+
+    def breaks_at_the_second(inputs):
+        calls.append(None)
+        found = gradient(inputs)
+        if len(calls) != 2:
+            return found
+        bad = found.result._replace(losses=torch.full_like(found.result.losses, torch.nan))
+        return found._replace(result=bad, finite=False)
+
+    update.step.gradient = breaks_at_the_second
+    result = update(inputs, 0)
+    assert not result.finite and result.losses.isnan().tolist() == [False, True]
+    assert torch.equal(parameters(learner), before)
 
 
 def test_an_epoch_that_is_not_finite_takes_back_those_before_it():

@@ -210,7 +210,12 @@ class RecurrentLearner(TrialLearner):
         """Plays trials; before, starts the running statistics of the units if there are none yet.
 
         They start from a trial of one episode on training tasks, whose steps count.
+
+        Raises:
+            SettingsError: A transformer was trained for shorter trials.
         """
+        if self.policy.attention is not None:
+            self.policy.attention.check(episodes * self.family.horizon)
         units = self.units
         if units is not None and not units.started:
             size = min(tasks.num_tasks, self.task_chunk_size or tasks.num_tasks)

@@ -1,5 +1,7 @@
 """RL^2: the loss of stored trials and its derivative, the values' units, and learning a bandit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from metarl_envs import Bandit, Navigation2D, TabularMDP
@@ -7,6 +9,7 @@ from metarl_envs import Bandit, Navigation2D, TabularMDP
 from metarl.errors import SettingsError
 from metarl.rl.problem import ControlProblem
 from metarl.rl.settings import PolicyGradientSettings
+from metarl.rl.trials.history import MemorySettings
 from metarl.rl.trials.recurrent_learner import RecurrentLearner, RL2Algorithm
 from metarl.rl.trials.recurrent_policy import RecurrentPolicy
 from metarl.sim import GymTasks, Uniform
@@ -23,11 +26,16 @@ FAMILIES = {"mdp": TabularMDP(states=3, actions=2, horizon=3), "early ends": Dri
 def make(family, chunk=None, gradients=None, units=5, embedding=0, **settings):
     generator = torch.Generator().manual_seed(1)
     spaces = (family.observation_space, family.action_space)
-    policy = RecurrentPolicy(*spaces, generator, units, embedding)
-    with torch.no_grad():  # values and actions that depend on the state
-        for p in (*policy.value.parameters(), *policy.head.parameters()):
-            p.add_(0.3 * torch.randn(p.shape, generator=generator))
     settings = RL2Algorithm(**{"episodes": E, "units": units, "entropy_weight": 0.1, **settings})
+    s, steps = settings, E * family.horizon
+    memory = MemorySettings(s.memory, s.layer_norm, s.blocks, s.heads, steps)
+    policy = RecurrentPolicy(
+        *spaces, generator, units, embedding, memory=memory, separate_values=s.separate_values
+    )
+    value = policy.value or policy.critic.value
+    with torch.no_grad():  # values and actions that depend on the state
+        for p in (*value.parameters(), *policy.head.parameters()):
+            p.add_(0.3 * torch.randn(p.shape, generator=generator))
     gradients = gradients or PolicyGradientSettings(N, 0.9, 0.8, clip=0.2)
     return RecurrentLearner(policy, family, settings, gradients, task_chunk_size=chunk)
 
@@ -41,9 +49,19 @@ def double(value):
     return map_tensors(lambda t: t.double() if t.is_floating_point() else t, value)
 
 
-@pytest.mark.parametrize(("name", "embedding"), [("mdp", 0), ("mdp", 4), ("early ends", 0)])
-def test_the_gradient_on_stored_trials_is_that_of_finite_differences(name, embedding):
-    learner = make(FAMILIES[name], embedding=embedding)
+RECIPE = {
+    "layer_norm": True, "separate_values": True, "value_loss": "huber", "value_targets": "lambda",
+}  # fmt: skip
+ATTENTION = {"memory": "attention", "heads": 1, "blocks": 1, "units": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("mdp", {}), ("mdp", {"embedding": 4}), ("early ends", {}), ("early ends", RECIPE),
+     ("early ends", ATTENTION)],
+)  # fmt: skip
+def test_the_gradient_on_stored_trials_is_that_of_finite_differences(name, settings):
+    learner = make(FAMILIES[name], **settings)
     inputs = double(prepared(learner))
     learner.double()
     generator = torch.Generator().manual_seed(2)
@@ -81,6 +99,72 @@ def test_advantages_reach_across_the_episodes_of_a_trial(name):
             targets = inputs.targets[t, n, :length] * left[:length]
             torch.testing.assert_close(targets, torch.tensor(returns), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(inputs.weights.sum((1, 2)), torch.ones(T))
+
+
+@pytest.mark.parametrize("settings", [RECIPE, ATTENTION], ids=["recipe", "attention"])
+def test_steps_after_the_end_of_a_trial_count_for_nothing(settings):
+    """Trials end at different times: what the padding holds changes neither loss nor derivative."""
+    learner = make(FAMILIES["early ends"], **settings)
+    inputs = prepared(learner)
+    mask = inputs.trials.mask
+    assert 0 < mask.mean() < 1 and mask.sum(2).unique().numel() > 1
+    record = inputs.trials.record
+    noise = torch.randn(record.inputs.shape, generator=torch.Generator().manual_seed(3))
+    padded = record._replace(inputs=record.inputs + noise * (1 - mask).unsqueeze(3))
+    other = replace(inputs, trials=inputs.trials._replace(record=padded))
+    params = list(learner.parameters())
+    results = []
+    for given in (inputs, other):
+        losses = learner(given).losses
+        results.append((losses, *torch.autograd.grad(losses.sum(), params)))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_lambda_returns_are_the_targets():
+    """With lambda 1 they are the returns; with 0 those of one step and the next value."""
+    family, kwargs = FAMILIES["early ends"], {"normalize_advantages": False, "clip": 0.2}
+    targets = {}
+    for lam, kind in ((1.0, "lambda"), (1.0, "returns"), (0.0, "lambda")):
+        gradients = PolicyGradientSettings(N, 0.9, lam, **kwargs)
+        learner = make(family, gradients=gradients, value_targets=kind)
+        targets[lam, kind] = prepared(learner)
+    mask = targets[1.0, "returns"].trials.mask
+    both = [targets[1.0, kind].targets * mask for kind in ("lambda", "returns")]
+    torch.testing.assert_close(*both)
+    one = targets[0.0, "lambda"]
+    learner = make(family)
+    values = learner.policy.values(learner.policy.unroll(one.trials.record.inputs)).detach()
+    left = learner._steps_left(one.trials)
+    later = torch.cat((values * left * mask, torch.zeros_like(values[..., :1])), 2)[..., 1:]
+    expected = (one.trials.rewards + 0.9 * later) / left * mask
+    torch.testing.assert_close(one.targets * mask, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_huber_is_the_square_of_small_errors_and_linear_in_large_ones():
+    errors = torch.tensor([0.0, 0.5, -1.0, 3.0])
+    square, huber = (make(FAMILIES["mdp"], value_loss=n)._penalty for n in ("squared", "huber"))
+    torch.testing.assert_close(square(errors), torch.tensor([0.0, 0.25, 1.0, 9.0]))
+    torch.testing.assert_close(huber(errors), torch.tensor([0.0, 0.25, 1.0, 5.0]))
+
+
+def test_a_transformer_refuses_trials_longer_than_those_of_training():
+    learner = make(FAMILIES["mdp"], **ATTENTION)
+    tasks = learner.family.sample(T, torch.Generator().manual_seed(5))
+    assert len(list(learner.returns(tasks, E - 1, torch.Generator().manual_seed(6)))) == E
+    with pytest.raises(SettingsError, match=r"at most 9 steps.* got 12.*--learner\.episodes"):
+        list(learner.returns(tasks, E, torch.Generator().manual_seed(6)))
+
+
+@pytest.mark.parametrize("settings", [RECIPE, ATTENTION], ids=["recipe", "attention"])
+def test_the_settings_build_it_for_any_family(settings):
+    for family in (Navigation2D(horizon=4), Drift(horizon=4), Bandit(3, 4)):
+        algorithm = RL2Algorithm(episodes=2, **{"units": 4, **settings})
+        gradients = PolicyGradientSettings(1, clip=0.2)
+        learner = algorithm.build(
+            ControlProblem(family, torch.Generator().manual_seed(0), gradients, ())
+        )
+        assert learner(prepared(learner)).losses.isfinite().all()
 
 
 def test_advantages_of_all_tasks_are_normalised_together():
@@ -194,7 +278,9 @@ def test_settings_of_an_inner_loop_are_refused(setting):
     ("setting", "word"),
     [({"episodes": 0}, "episodes=0"), ({"units": 0}, "units=0"),
      ({"embedding": -1}, "embedding=-1"), ({"value_weight": 0.0}, "value_weight"),
-     ({"entropy_weight": -0.1}, "entropy_weight")],
+     ({"entropy_weight": -0.1}, "entropy_weight"), ({"blocks": 0}, "blocks"),
+     ({"memory": "attention", "units": 6}, "`heads` that divide `units`, got 4 and 6"),
+     ({"memory": "lstm"}, "memory"), ({"value_loss": "l1"}, "value_loss")],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(setting, word):
     with pytest.raises(SettingsError, match=word):

@@ -7,6 +7,7 @@ from gymnasium import spaces
 from metarl_envs import Bandit, Navigation2D, TabularMDP
 
 from metarl.errors import SettingsError
+from metarl.rl.trials.history import MemorySettings
 from metarl.rl.trials.play import AgentInput, draw_trial_noise, play
 from metarl.rl.trials.recurrent_policy import RecurrentPolicy
 from metarl.sim import TorchVectorEnv
@@ -21,11 +22,19 @@ FAMILIES = {
 }
 
 
-def policy_of(family, seed=1, units=7, embedding=0):
+MEMORIES = {
+    "gru": MemorySettings(),
+    "normalised gru": MemorySettings(layer_norm=True),
+    "attention": MemorySettings("attention", heads=1, steps=18),
+}
+
+
+def policy_of(family, seed=1, units=7, embedding=0, memory=None):
     generator = torch.Generator().manual_seed(seed)
     policy = RecurrentPolicy(
-        family.observation_space, family.action_space, generator, units, embedding, hidden=(5,)
-    )
+        family.observation_space, family.action_space, generator, units, embedding, hidden=(5,),
+        memory=memory,
+    )  # fmt: skip
     with torch.no_grad():  # an untrained head is nearly blind to the state
         for p in policy.head.parameters():
             p.add_(0.5 * torch.randn(p.shape, generator=generator))
@@ -84,10 +93,11 @@ def test_a_step_is_that_of_the_formula():
 
 
 @pytest.mark.parametrize("embedding", [0, 6])
+@pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_looking_back_gives_what_was_there_when_it_acted(name, embedding):
-    """Whole sequences through torch.nn.GRU against the steps of the trials."""
-    policy = policy_of(FAMILIES[name], embedding=embedding)
+def test_looking_back_gives_what_was_there_when_it_acted(name, memory, embedding):
+    """Whole sequences against the steps of the trials, some of which end early."""
+    policy = policy_of(FAMILIES[name], embedding=embedding, memory=MEMORIES[memory])
     trials = played(FAMILIES[name], policy)
     seen = trials.record
     again = policy.distribution(policy.unroll(seen.inputs))
@@ -99,9 +109,10 @@ def test_looking_back_gives_what_was_there_when_it_acted(name, embedding):
     torch.testing.assert_close(again.kl(seen.behaviour)[alive], zero, rtol=0, atol=1e-6)
 
 
-def test_the_state_is_reset_between_trials_and_only_there():
+@pytest.mark.parametrize("memory", ["gru", "attention"])
+def test_the_state_is_reset_between_trials_and_only_there(memory):
     family = FAMILIES["mdp"]
-    policy = policy_of(family)
+    policy = policy_of(family, memory=MEMORIES[memory])
     first = played(family, policy)
     second = played(family, policy)  # a trial later: nothing is left of the one before
     assert torch.equal(first.actions, second.actions)
@@ -142,8 +153,37 @@ def test_weights_come_from_the_generator_alone():
     first, second = (policy_of(FAMILIES["bandit"], seed=4).state_dict() for _ in range(2))
     assert all(torch.equal(p, second[n]) for n, p in first.items())
     assert torch.equal(before, torch.get_rng_state())
-    hidden = first["gru.weight_hh_l0"][:7]
+    hidden = first["history.gru.weight_hh_l0"][:7]
     torch.testing.assert_close(hidden @ hidden.T, torch.eye(7))
+
+
+@pytest.mark.parametrize("embedding", [0, 6])
+def test_weights_of_earlier_checkpoints_are_loaded(embedding):
+    """They had no `history.` before the names of its parts."""
+    family = FAMILIES["bandit"]
+    policy, other = (policy_of(family, seed, embedding=embedding) for seed in (1, 2))
+    old = {name.replace("history.", ""): w for name, w in policy.state_dict().items()}
+    assert {"gru.weight_ih_l0", "value.weight"} <= set(old)
+    other.load_state_dict(old)
+    assert all(torch.equal(p, policy.state_dict()[n]) for n, p in other.state_dict().items())
+    learner = torch.nn.ModuleDict({"policy": other})  # as a part of a learner
+    learner.load_state_dict({f"policy.{name}": w for name, w in old.items()})
+    with pytest.raises(RuntimeError, match=r"Missing key.*history\.attention"):
+        policy_of(family, memory=MEMORIES["attention"]).load_state_dict(old)
+
+
+def test_separate_values_share_nothing_with_the_policy():
+    family = FAMILIES["bandit"]
+    spaces = family.observation_space, family.action_space
+    policy = RecurrentPolicy(*spaces, torch.Generator().manual_seed(0), 4, separate_values=True)
+    inputs = played(family, policy).record.inputs
+    with torch.no_grad():
+        policy.critic.value.weight.normal_(generator=torch.Generator().manual_seed(1))
+    values = policy.predicted(inputs, policy.unroll(inputs))
+    assert values.shape == inputs.shape[:3] and values.std() > 0.01
+    values.sum().backward()
+    touched = {n for n, p in policy.named_parameters() if p.grad is not None}
+    assert touched == {n for n, _ in policy.named_parameters() if n.startswith("critic.")}
 
 
 def test_what_it_cannot_be_built_for_is_refused(generator):
