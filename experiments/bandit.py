@@ -3,7 +3,7 @@
     python experiments/bandit.py                                # MAML-TRPO
     python experiments/bandit.py --algorithm rl2                # a recurrent policy
     python experiments/bandit.py --algorithm rl2 --pulls 10 --training.meta-batch-size 1000
-    python experiments/bandit.py --algorithm ucb1               # and random-arm, greedy, thompson, gittins
+    python experiments/bandit.py --algorithm ucb1               # greedy, thompson, gittins, ...
     python experiments/bandit.py --algorithm reptile            # an unknown name lists them all
     python experiments/bandit.py --resume latest                # after Ctrl-C or a crash
     tensorboard --logdir runs/bandit

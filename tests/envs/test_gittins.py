@@ -21,7 +21,7 @@ def test_the_last_pull_is_worth_its_mean():
 
 
 def test_two_pulls_are_worth_the_best_rate_of_stopping():
-    """max of the mean p and of (p + p p') / (1 + p): a second pull only after a reward."""
+    """The larger of the mean p and of (p + p p') / (1 + p): a second pull only after a reward."""
     table = finite_indices(H)[H - 2]
     for n in range(H - 1):
         for s in range(n + 1):
