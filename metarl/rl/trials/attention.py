@@ -25,10 +25,12 @@ class Cache(NamedTuple):
         entries: Keys and values of each block and step, [W, blocks, 2, M, H]; those of steps to
             come are 0.
         steps: Number of steps remembered, [W] int64.
+        last: The inputs of the last step, [W, I]; 0 at the start.
     """
 
     entries: Tensor
     steps: Tensor
+    last: Tensor
 
 
 class Block(nn.Module):
@@ -70,10 +72,12 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """A causal transformer over the steps of a trial (Vaswani et al. 2017, arXiv:1706.03762).
 
-    Each step's inputs become a vector, to which a learned code of the step's position in the trial
-    is added. Blocks of attention and rectified units follow, with the normalisation at their inputs
-    (Xiong et al. 2020, arXiv:2002.04745), and a last normalisation. `step` computes the same as
-    `unroll` from the keys and values of earlier steps.
+    The inputs of each step and of the step before become a vector: together they contain a whole
+    transition, as the first layer of SNAIL's convolutions sees it (Mishra et al. 2018,
+    arXiv:1707.03141). A learned code of the step's position in the trial is added. Blocks of
+    attention and rectified units follow, with the normalisation at their inputs (Xiong et al. 2020,
+    arXiv:2002.04745), and a last normalisation. `step` computes the same as `unroll` from the keys
+    and values of earlier steps.
 
     There are no codes of positions beyond `steps`, which are refused.
 
@@ -106,7 +110,8 @@ class Attention(nn.Module):
             )
         self.width = width
         self.steps = steps
-        self.enter = _layer(inputs, width, generator)
+        self.inputs = inputs
+        self.enter = _layer(2 * inputs, width, generator)
         codes = torch.empty(steps, width, device=generator.device)
         nn.init.normal_(codes, std=POSITION_STD, generator=generator)
         self.positions = nn.Parameter(codes)
@@ -118,7 +123,8 @@ class Attention(nn.Module):
         """Returns the empty cache."""
         shape = (worlds, len(self.blocks), 2, self.steps, self.width)
         entries = self.positions.new_zeros(shape)
-        return Cache(entries, torch.zeros(worlds, dtype=torch.int64, device=entries.device))
+        steps = torch.zeros(worlds, dtype=torch.int64, device=entries.device)
+        return Cache(entries, steps, entries.new_zeros(worlds, self.inputs))
 
     def step(self, inputs: Tensor, state: Cache) -> tuple[Tensor, Cache]:
         """Advances by one step.
@@ -133,10 +139,10 @@ class Attention(nn.Module):
         Raises:
             SettingsError: A world has used all its positions. On a GPU it is torch's error.
         """
-        entries, steps = state
+        entries, steps, last = state
         if steps.device.type == "cpu" and not torch.compiler.is_exporting():
             self.check(int(steps.max()) + 1)
-        values = _apply(self.enter, inputs) + self.positions[steps]
+        values = _apply(self.enter, torch.cat((inputs, last), 1)) + self.positions[steps]
         numbers = torch.arange(self.steps, device=steps.device)
         here = (numbers == steps.unsqueeze(1)).view(-1, 1, self.steps, 1)
         seen = (numbers <= steps.unsqueeze(1)).view(-1, 1, 1, self.steps)
@@ -151,7 +157,7 @@ class Attention(nn.Module):
             mixed = F.scaled_dot_product_attention(heads, keys, attended, attn_mask=seen)
             values = block.rest(values, mixed.flatten(1))
         features = _normalised(self.last_norm, values)
-        return features, Cache(torch.stack(kept, 1), steps + 1)
+        return features, Cache(torch.stack(kept, 1), steps + 1, inputs)
 
     def unroll(self, sequences: Tensor) -> Tensor:
         """Returns the features of every step, [L, B, H].
@@ -163,7 +169,9 @@ class Attention(nn.Module):
             SettingsError: There are more steps than positions.
         """
         self.check(len(sequences))
-        values = _apply(self.enter, sequences).transpose(0, 1) + self.positions[: len(sequences)]
+        before = F.pad(sequences[:-1], (0, 0, 0, 0, 1, 0))
+        values = _apply(self.enter, torch.cat((sequences, before), 2)).transpose(0, 1)
+        values = values + self.positions[: len(sequences)]
         for block in self.blocks:
             values = block(values)
         return _normalised(self.last_norm, values).transpose(0, 1)
