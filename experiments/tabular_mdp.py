@@ -22,6 +22,7 @@ from metarl.lab.control import ControlSettings, build_control
 from metarl.lab.control_configs import control_configs, rl2_config, strategy_config
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.training import TrainingSettings
+from metarl.training.proximal import ProximalSettings
 from metarl.training.trust_region import TrustRegionSettings
 
 # The inner rates were chosen on validation tasks, before any meta-training.
@@ -35,12 +36,14 @@ MAML = ControlSettings(
     hidden=(), test_tasks=400,
 )  # fmt: skip
 RL2 = rl2_config(
-    MAML, 10, PolicyGradientSettings(1, 0.99, 0.5, clip=0.2),
+    MAML, 10, PolicyGradientSettings(1, 0.99, 0.3, normalize_advantages=False, clip=0.1),
     TrainingSettings(
-        iterations=800, meta_batch_size=200, outer_lr=5e-3, schedule="linear", max_grad_norm=1.0,
-        threads=1, log_every=10, eval_every=100, eval_tasks=500, checkpoint_every=100,
+        iterations=500, meta_batch_size=200, optimizer="adamw", optimizer_options=("eps=1e-5",),
+        weight_decay=0.01, outer_lr=1e-3, schedule="linear", threads=1, log_every=10,
+        eval_every=100, eval_tasks=500, checkpoint_every=50,
     ),
-    units=128, embedding=64, entropy_weight=0.02,
+    ProximalSettings(epochs=4, minibatches=5),
+    units=64, memory="attention", entropy_weight=0.01, value_loss="huber", value_targets="lambda",
 )  # fmt: skip
 CONFIGS = control_configs(MAML, adam_lr=0.1) | {
     "rl2": RL2,

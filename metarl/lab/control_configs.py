@@ -96,6 +96,7 @@ def rl2_config(
     episodes: int,
     gradients: PolicyGradientSettings,
     training: TrainingSettings,
+    update: ProximalSettings | None = None,
     **learner: Any,
 ) -> C:
     """Returns the configuration of RL^2 with PPO, on the test tasks of another configuration.
@@ -105,6 +106,7 @@ def rl2_config(
         episodes: Episodes of a trial, in training, for the curves and at test.
         gradients: Trials per task, discount, lambda and clip.
         training: The outer loop's settings.
+        update: Epochs and minibatches of PPO; None: their defaults.
         **learner: Options of `RL2Algorithm`.
     """
     return replace(
@@ -112,7 +114,7 @@ def rl2_config(
         algorithm="rl2",
         learner=RL2Algorithm(episodes, **learner),
         gradients=gradients,
-        update=ProximalSettings(),
+        update=update or ProximalSettings(),
         training=replace(training, eval_steps=episodes - 1),
         hidden=(),
         test_steps=episodes - 1,

@@ -126,12 +126,14 @@ class Attention(nn.Module):
         steps = torch.zeros(worlds, dtype=torch.int64, device=entries.device)
         return Cache(entries, steps, entries.new_zeros(worlds, self.inputs))
 
-    def step(self, inputs: Tensor, state: Cache) -> tuple[Tensor, Cache]:
+    def step(self, inputs: Tensor, state: Cache, reuse: bool = False) -> tuple[Tensor, Cache]:
         """Advances by one step.
 
         Args:
             inputs: Shape [W, I].
-            state: What came before; it is not changed.
+            state: What came before.
+            reuse: Writes into the tensors of `state`, which is not to be used again; else it is not
+                changed.
 
         Returns:
             The features [W, H] and the next cache.
@@ -140,24 +142,29 @@ class Attention(nn.Module):
             SettingsError: A world has used all its positions. On a GPU it is torch's error.
         """
         entries, steps, last = state
+        length = self.steps
         if steps.device.type == "cpu" and not torch.compiler.is_exporting():
-            self.check(int(steps.max()) + 1)
+            length = int(steps.max()) + 1
+            self.check(length)
+        entries = entries if reuse else entries.clone()
         values = _apply(self.enter, torch.cat((inputs, last), 1)) + self.positions[steps]
-        numbers = torch.arange(self.steps, device=steps.device)
-        here = (numbers == steps.unsqueeze(1)).view(-1, 1, self.steps, 1)
-        seen = (numbers <= steps.unsqueeze(1)).view(-1, 1, 1, self.steps)
-        kept: list[Tensor] = []
+        worlds = torch.arange(len(steps), device=steps.device)
+        seen = torch.arange(length, device=steps.device) <= steps.unsqueeze(1)
         for number, block in enumerate(self.blocks):
             assert isinstance(block, Block)
-            query, *new = block.parts(values).chunk(3, 1)
-            both = torch.where(here, torch.stack(new, 1).unsqueeze(2), entries[:, number])
-            kept.append(both)
+            query, key, value = block.parts(values).unflatten(1, (3, -1)).unbind(1)
+            both = entries[:, number]  # [W, 2, M, H]
+            both[worlds, 0, steps], both[worlds, 1, steps] = key, value
+            keys, attended = (
+                both[:, :, :length].unflatten(3, (block.heads, -1)).permute(1, 0, 3, 2, 4)
+            )
             heads = query.unflatten(1, (block.heads, 1, -1))  # [W, heads, 1, H / heads]
-            keys, attended = both.unflatten(3, (block.heads, -1)).permute(1, 0, 3, 2, 4)
-            mixed = F.scaled_dot_product_attention(heads, keys, attended, attn_mask=seen)
+            mixed = F.scaled_dot_product_attention(
+                heads, keys, attended, attn_mask=seen.view(-1, 1, 1, length)
+            )
             values = block.rest(values, mixed.flatten(1))
         features = _normalised(self.last_norm, values)
-        return features, Cache(torch.stack(kept, 1), steps + 1, inputs)
+        return features, Cache(entries, steps + 1, inputs)
 
     def unroll(self, sequences: Tensor) -> Tensor:
         """Returns the features of every step, [L, B, H].

@@ -61,16 +61,18 @@ class GRU(nn.GRU):
         """Returns the zero state, [W, H]."""
         return self.weight_hh_l0.new_zeros(worlds, self.hidden_size)
 
-    def step(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, inputs: Tensor, state: Tensor, reuse: bool = False) -> tuple[Tensor, Tensor]:
         """Advances by one step.
 
         Args:
             inputs: Shape [W, I].
             state: Shape [W, H].
+            reuse: Has no effect.
 
         Returns:
             The features and the next state, which are the same tensor [W, H].
         """
+        del reuse
         if inputs.is_cuda and self.gain_hh is None:
             new = torch.gru_cell(inputs, state, *self._weights())
             return new, new

@@ -38,8 +38,11 @@ class Memory(Protocol):
         """Returns the state at the start of a trial, nested tensors [W, *]."""
         ...
 
-    def step(self, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Returns the features [W, U] and the next state for inputs [W, I]; `state` stays."""
+    def step(self, inputs: Tensor, state: Any, reuse: bool = False) -> tuple[Tensor, Any]:
+        """Returns the features [W, U] and the next state for inputs [W, I].
+
+        With `reuse`, it may write into `state`, which is not to be used again.
+        """
         ...
 
     def unroll(self, sequences: Tensor) -> Tensor:
@@ -121,9 +124,9 @@ class History(nn.Module):
         assert memory is not None
         return memory
 
-    def step(self, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Returns the features [W, U] and the next state for inputs [W, I]."""
-        return self.memory.step(self.embed(inputs), state)
+    def step(self, inputs: Tensor, state: Any, reuse: bool = False) -> tuple[Tensor, Any]:
+        """Returns the features [W, U] and the next state for inputs [W, I]; see `Memory`."""
+        return self.memory.step(self.embed(inputs), state, reuse)
 
     def unroll(self, inputs: Tensor) -> Tensor:
         """Returns the features [T, N, L, U] of trials with inputs [T, N, L, I]."""

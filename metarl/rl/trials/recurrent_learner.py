@@ -49,30 +49,30 @@ class RL2Algorithm:
 
     episodes: int = 1
     """Episodes of a training trial, at least 1; an evaluation of K steps plays K + 1."""
+    units: int = 64
+    """Width of the memory."""
+    embedding: int = 0
+    """Width of a layer of rectified units before it; 0 leaves that out, as the paper does."""
+    value_weight: float = 0.5
+    """Weight of the value function's error in the loss, above 0."""
+    entropy_weight: float = 0.0
+    """Weight of the policy's entropy in the loss, at least 0."""
     memory: MemoryName = "gru"
     """What remembers the trial: gru, or attention (a causal transformer), which plays no trials
     longer than those of training."""
-    units: int = 64
-    """Width of the memory."""
     layer_norm: bool = False
     """Layer normalisation of the GRU's products; a transformer always has its own."""
     blocks: int = 2
     """Blocks of the transformer, at least 1."""
     heads: int = 4
     """Attention heads of each block, at least 1; they divide `units`."""
-    embedding: int = 0
-    """Width of a layer of rectified units before it; 0 leaves that out, as the paper does."""
     separate_values: bool = False
     """The values have a network of their own, as large as the policy's."""
-    value_weight: float = 0.5
-    """Weight of the value function's error in the loss, above 0."""
     value_loss: ValueLoss = "squared"
     """Error of the values, in deviations of their targets: squared, or huber (linear above 1)."""
     value_targets: ValueTargets = "returns"
     """Targets of the values: returns to the end of the trial, or lambda (with that of the
     advantages): estimates from the values of later steps, which vary less."""
-    entropy_weight: float = 0.0
-    """Weight of the policy's entropy in the loss, at least 0."""
 
     def __post_init__(self) -> None:
         """Checks the settings.

@@ -147,9 +147,12 @@ class RecurrentPolicy(nn.Module):
         return self.history.memory.begin(len(next(iter(tasks.values()))))
 
     def act(self, state: Any, agent_input: AgentInput, noise: Tensor) -> AgentStep:
-        """Samples the actions of all worlds; records `Remembered`."""
+        """Samples the actions of all worlds; records `Remembered`.
+
+        It may write into `state`, which is not to be used again.
+        """
         inputs = self.encode(agent_input)
-        features, state = self.history.step(inputs, state)
+        features, state = self.history.step(inputs, state, reuse=not torch.is_grad_enabled())
         behaviour = self.distribution(features)
         keeps = self.units is not None and self.units.learns
         record = Remembered(

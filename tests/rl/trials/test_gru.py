@@ -53,7 +53,9 @@ def test_a_derivative_that_is_not_needed_is_left_out(layer_norm, generator):
 def test_a_second_derivative_is_refused(generator):
     gru, inputs, _ = make(False, generator)
     (grad,) = torch.autograd.grad(gru.unroll(inputs).sum(), [inputs], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(
+        RuntimeError, match=r"differentiate twice|once_differentiable|does not require grad"
+    ):
         torch.autograd.grad(grad.sum(), [inputs])
 
 
