@@ -16,6 +16,7 @@ from metarl.trees import map_tensors
 from tests.devices import on_cuda
 from tests.graph_recorder import Recorder
 from tests.sim.families import Drift
+from tests.sim.test_disturbances import LateDrift
 from tests.sim.test_episode_ends import Framed
 
 T, N = 2, 3
@@ -34,7 +35,14 @@ def drawn(family, seed, policy=None, device="cpu"):
 
 @pytest.mark.parametrize(
     "family",
-    [Navigation2D(horizon=12), TabularMDP(horizon=6), Bandit(horizon=5), Drift(), Framed()],
+    [
+        Navigation2D(horizon=12),
+        TabularMDP(horizon=6),
+        Bandit(horizon=5),
+        Drift(),
+        LateDrift(),
+        Framed(),
+    ],
     ids=lambda family: family.name,
 )
 def test_captured_rollouts_are_those_of_the_steps(family):

@@ -10,6 +10,7 @@ from metarl.sim.vector_env import TensorVectorEnv
 from metarl.tasks.check_sampling import equal
 from tests.sim.families import Cart, Drift
 from tests.sim.gymnasium.environments import Slide
+from tests.sim.warp.devices import prepare_warp
 
 WORLDS = 6
 
@@ -53,6 +54,9 @@ FAMILIES = {
 
 
 def make(name, **settings):
+    if name == "warp":
+        prepare_warp("cpu")
+        name, settings = "mujoco", {"engine": "warp", **settings}
     env = make_vec(FAMILIES[name], WORLDS, **{"device": "cpu", "autoreset": "disabled", **settings})
     env.reset(seed=0)
     return env
@@ -62,7 +66,7 @@ def push(scale=1.0):
     return scale * torch.linspace(0, 1, WORLDS).unsqueeze(1)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, "warp"])
 def test_what_is_over_stays_as_it_ended_and_earns_nothing(name):
     env = make(name)
     over = torch.zeros(WORLDS, dtype=torch.bool)
