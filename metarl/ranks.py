@@ -150,7 +150,7 @@ def gather(value: T, total: int) -> T:
     device = leaves[0].device
     rows = [_bytes_per_task(t) for t in leaves]
     packed = torch.zeros(max(counts) * sum(rows), dtype=torch.uint8, device=device)
-    flat = [t.contiguous().reshape(-1).view(torch.uint8).to(device) for t in leaves]
+    flat = [_as_bytes(t).to(device) for t in leaves]
     torch.cat(flat, out=packed[: counts[_rank] * sum(rows)])
     received = [torch.empty_like(packed) for _ in range(_count)]
     with _exchange():
@@ -299,6 +299,12 @@ def _check_rows(leaves: Sequence[Tensor], mine: int) -> None:
         raise RankError(
             f"Expected tensors with {mine} tasks leading on rank {_rank}, got the shape {wrong[0]}."
         )
+
+
+def _as_bytes(tensor: Tensor) -> Tensor:
+    # A copy, as a tensor of one row counts as contiguous with any stride.
+    copy = tensor.clone(memory_format=torch.contiguous_format)
+    return copy.reshape(-1).view(torch.uint8)
 
 
 def _bytes_per_task(tensor: Tensor) -> int:

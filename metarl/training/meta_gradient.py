@@ -45,6 +45,9 @@ class MetaGradient:
         settings: Chunk size, workers and compilation.
         driver: Captures the gradient of a chunk as a graph; None for CUDA, if the learner is on a
             GPU and its chunks are computed one after the other.
+
+    Attributes:
+        batch_size: Tasks of all ranks in one gradient.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class MetaGradient:
     ) -> None:
         self.learner = learner
         self.settings = settings
+        self.batch_size = settings.meta_batch_size
         self.params = [p for p in learner.parameters() if p.requires_grad]
         self._all = tuple(learner.parameters())
         self._flags = [p.requires_grad for p in self._all]
@@ -134,7 +138,7 @@ class MetaGradient:
 
     def total_tasks(self, inputs: Any) -> int:
         """Returns the number of tasks of all ranks."""
-        return ranks.total_tasks(inputs.tasks.num_tasks, self.settings.meta_batch_size)
+        return ranks.total_tasks(inputs.tasks.num_tasks, self.batch_size)
 
     def _add_ranks(self) -> None:
         """Replaces the gradients by their sums over the ranks."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from metarl import ranks
 from metarl.adaptation.learner import Learner
 from metarl.errors import SettingsError
 from metarl.ranges import COUNT, POSITIVE, check_fields
@@ -17,7 +17,7 @@ from metarl.training.meta_step import MetaStep
 from metarl.training.optimizers import OWN_SCHEDULES, SCHEDULERS
 from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
 from metarl.training.settings import TrainingSettings
-from metarl.trees import concatenate_tasks, cut_tasks
+from metarl.trees import concatenate_tasks, map_tensors
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,15 @@ class ProximalUpdate(OuterUpdate):
     Args:
         step: One optimiser step.
         settings: See `ProximalSettings`.
+
+    Raises:
+        SettingsError: Several processes cannot share the minibatches equally.
     """
 
     def __init__(self, step: MetaStep, settings: ProximalSettings) -> None:
         self.step = step
         self.settings = settings
+        self._share_minibatches()
 
     def __call__(self, inputs: Any, iteration: int) -> MetaResult:
         """Takes the steps.
@@ -74,11 +78,10 @@ class ProximalUpdate(OuterUpdate):
             The result of the first step, with the last KL and the number of steps taken as
             "meta/epochs".
         """
-        size = -(-inputs.tasks.num_tasks // self.settings.minibatches)
-        parts = cut_tasks(inputs, size)
+        parts = self._minibatches(inputs)
         start = before = self._snapshot()
         results = self._epoch(parts, iteration)
-        first, last, number = _joined(results), results[-1], len(results) - 1
+        first, last, number = _joined(results, len(parts)), results[-1], len(results) - 1
         epochs = 1
         while last.finite and epochs < self.settings.epochs:
             now = before if self.settings.max_kl is None else self._snapshot()
@@ -93,11 +96,34 @@ class ProximalUpdate(OuterUpdate):
             epochs += 1
         if not last.finite:
             self._restore(start)
-            return last._replace(losses=F.pad(last.losses, (number * size, 0)))  # of all tasks
+            losses = last.losses.new_zeros(ranks.total_tasks(inputs.tasks.num_tasks, self._total))
+            losses[number :: len(parts)] = last.losses
+            return last._replace(losses=losses)  # of all tasks
         metrics = {**first.metrics, "meta/epochs": torch.full_like(first.losses, epochs)}
         if "meta/kl" in last.metrics:
             metrics["meta/kl"] = last.metrics["meta/kl"].mean().expand_as(first.losses)
         return first._replace(metrics=metrics)
+
+    def _minibatches(self, inputs: Any) -> list[Any]:
+        """Returns every P-th task, P times: the parts of several ranks are those of one."""
+        count = min(self.settings.minibatches, inputs.tasks.num_tasks)
+        if count == 1:
+            return [inputs]
+        tasks = [torch.arange(k, inputs.tasks.num_tasks, count) for k in range(count)]
+        return [map_tensors(lambda t, rows=rows: t[rows], inputs) for rows in tasks]
+
+    def _share_minibatches(self) -> None:
+        """Checks that all ranks have equal minibatches, and tells the gradient their size."""
+        gradient, parts = self.step.gradient, self.settings.minibatches
+        self._total = gradient.batch_size
+        if ranks.count() > 1 and parts > 1:
+            if gradient.batch_size % (parts * ranks.count()):
+                raise SettingsError(
+                    f"Expected a meta-batch size that {ranks.count()} processes x {parts} "
+                    f"minibatches divide, got {gradient.batch_size}: change "
+                    "--training.meta-batch-size or --update.minibatches."
+                )
+            gradient.batch_size //= parts
 
     def _epoch(self, parts: list[Any], iteration: int) -> list[MetaResult]:
         """Takes a step for each part of the tasks, up to one that is not finite."""
@@ -135,10 +161,23 @@ class ProximalUpdate(OuterUpdate):
         self.step.load_state_dict(optimizer)
 
 
-def _joined(results: list[MetaResult]) -> MetaResult:
-    """Returns the results of an epoch as one, with the mean norm of the gradients."""
+def _joined(results: list[MetaResult], parts: int) -> MetaResult:
+    """Returns the results of an epoch as one, in the order of the tasks.
+
+    Args:
+        results: The results of the minibatches, fewer than `parts` if one is not finite.
+        parts: The number of minibatches.
+
+    Returns:
+        The result, with the mean norm of the gradients.
+    """
     if len(results) == 1:
         return results[0]
-    joined = concatenate_tasks([r._replace(grad_norm=r.grad_norm.unsqueeze(0)) for r in results])
+    norm = torch.stack([result.grad_norm for result in results]).mean()
+    losses, metrics, carry = concatenate_tasks([result[:3] for result in results])
+    if len(results) == parts:
+        tasks = torch.arange(len(losses), device=losses.device)
+        place = torch.cat([tasks[k::parts] for k in range(parts)]).argsort()
+        losses, metrics, carry = map_tensors(lambda t: t[place], (losses, metrics, carry))
     finite = all(result.finite for result in results)
-    return joined._replace(grad_norm=joined.grad_norm.mean(), finite=finite)
+    return MetaResult(losses, metrics, carry, norm, finite)

@@ -19,6 +19,7 @@ from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.training.loop import OuterLoop
+from metarl.training.proximal import ProximalSettings
 from metarl.training.settings import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 from tests import test_all_algorithms as supervised
@@ -32,7 +33,8 @@ CONTROL = [
     for update in control.UPDATES
     if not (update == "trpo" and name in control.WITHOUT_TRUST_REGION)
 ]
-STATISTICS = ["statistics/trpo", "exploration/promp"]
+STATISTICS = ["statistics/trpo", "exploration/promp", "minibatches/two"]
+MINIBATCHES = ProximalSettings(2, minibatches=2)
 QUICK = [
     "maml/sine", "learned-optimizer/sine", "reptile/sine", "mamlplusplus/glyphs",
     "prototypical/glyphs", "maml/navigation/trpo", "maml-3-steps/navigation/promp",
@@ -68,7 +70,9 @@ def loop(case, folder, resume=None, **changes):
         else:
             tasks = control.FAMILIES[rest[0]]()
             learner = control.build(name, tasks)[0]
-        update = control.UPDATES[rest[-1]]
+        update = control.UPDATES.get(rest[-1], MINIBATCHES)
+        if update == MINIBATCHES:
+            settings = replace(settings, meta_batch_size=4)
         if isinstance(update, TrustRegionSettings):
             settings = replace(settings, outer_lr=TrainingSettings.outer_lr)
     return OuterLoop(

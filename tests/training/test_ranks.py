@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from tests.training import rank_cases
 from tests.training.rank_cases import QUICK, run_ranks, train
 
 
