@@ -51,6 +51,26 @@ def test_csv_drops_what_came_after_the_checkpoint(tmp_path):
     assert last[:2] == (3, "meta/loss") and math.isnan(last[2])
 
 
+def test_a_report_that_is_written_again_replaces_its_rows(tmp_path):
+    def report(logger):
+        logger.curve(CURVE, 3)
+        logger.scalars({"eval_test/return/trial": 1.0}, 3)
+
+    with RunLogger(tmp_path, loggers=["csv"]) as logger:
+        for iteration in (1, 2, 3):
+            logger.scalars({"meta/loss": float(iteration)}, iteration)
+        report(logger)
+    before = rows(tmp_path)
+    assert len(before) == 3 + 2 + 1
+    with RunLogger(tmp_path, resume_from=3, loggers=["csv"]) as logger:
+        assert rows(tmp_path) == before
+        report(logger)
+    assert sorted(rows(tmp_path)) == sorted(before)
+    with RunLogger(tmp_path, resume_from=1, loggers=["csv"]) as logger:
+        pass
+    assert rows(tmp_path) == [(1, "meta/loss", 1.0)]  # the report was one of iteration 3
+
+
 def test_a_csv_file_that_cannot_be_written_is_reported_once(tmp_path):
     with RunLogger(tmp_path, loggers=["csv"]) as logger:
         (tmp_path / CSV_FILE).unlink()

@@ -56,13 +56,7 @@ def functional_dropout(
 ) -> Tensor:
     """`F.dropout` with the noise of the current pass; the identity without noise."""
     del inplace
-    here = current_pass()
-    if not training or p == 0:
-        return input
-    call = here.next_dropout()
-    if here.seeds is None:
-        return input
-    return dropout(input, here.seeds, call, p, channels_only=False, lead=0)
+    return _dropout(input, p, training, channels_only=False)
 
 
 def functional_channel_dropout(
@@ -70,13 +64,17 @@ def functional_channel_dropout(
 ) -> Tensor:
     """`F.dropout1d`, `2d` and `3d` of [N, C, *] with the noise of the current pass."""
     del inplace
+    return _dropout(input, p, training, channels_only=True)
+
+
+def _dropout(input: Tensor, p: float, training: bool, channels_only: bool) -> Tensor:
     here = current_pass()
     if not training or p == 0:
         return input
     call = here.next_dropout()
     if here.seeds is None:
         return input
-    return dropout(input, here.seeds, call, p, channels_only=True, lead=0)
+    return dropout(input, here.seeds, call, p, channels_only, lead=0)
 
 
 def multi_head_attention(

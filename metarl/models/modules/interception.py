@@ -17,7 +17,6 @@ from metarl.models.modules.attention import (
     multi_head_attention,
     scaled_dot_product_attention,
 )
-from metarl.models.modules.convolution import REPLACED as CONVOLUTIONS
 
 Function = Callable[..., Any]
 
@@ -34,7 +33,6 @@ REPLACED: dict[Function, Function] = {
     F.dropout1d: functional_channel_dropout,
     F.dropout2d: functional_channel_dropout,
     F.dropout3d: functional_channel_dropout,
-    **CONVOLUTIONS,
 }
 DROPOUTS: frozenset[Function] = frozenset({F.dropout, F.dropout1d, F.dropout2d, F.dropout3d})
 RANDOM: frozenset[Function] = frozenset({
