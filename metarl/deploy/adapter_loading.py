@@ -14,6 +14,7 @@ from metarl.deploy.learner_building import build_learner
 from metarl.errors import CheckpointError, MetarlError, SettingsError
 from metarl.lab.saved_run import find_good, reopened
 from metarl.runs.checkpoints import Checkpoint, load_checkpoint
+from metarl.runs.networks import NETWORKS, read_networks
 from metarl.runs.run_folder import newest_run
 from metarl.training.learner_file import read_learner_file
 
@@ -61,7 +62,9 @@ def load(
         learner = _reopened(point.checkpoint, trust)
     elif learner is None:
         assert content is not None
-        learner = build_learner(content["learner"], network)
+        stored = (point.folder / NETWORKS).exists()
+        modules = read_networks(point.folder) if stored else {}
+        learner = build_learner(content["learner"], network, modules)
     _load_weights(learner, checkpoint)
     ranges = {} if content is None else content["data"]
     origin = Origin(str(checkpoint.path), checkpoint.iteration, ranges)

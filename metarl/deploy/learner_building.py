@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,17 +14,38 @@ from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.learner import Learner
 from metarl.deploy.recorded_family import RecordedFamily
 from metarl.errors import CheckpointError, SettingsError, short_repr
-from metarl.models.described import rebuilt
+from metarl.models.described import NO_NETWORKS, UndescribedError, rebuilt
 from metarl.models.modules import as_adaptable
 from metarl.training.learner_file import UNDESCRIBED
 
 
-def build_learner(data: dict[str, Any], network: nn.Module | None = None) -> Learner:
+class Source(NamedTuple):
+    """Where parts of a learner come from.
+
+    Attributes:
+        generator: Of initial weights, which are replaced.
+        modules: The ordinary modules of the run, by name, or why they are not stored.
+    """
+
+    generator: torch.Generator
+    modules: Mapping[str, nn.Module | str]
+
+    def rebuilt(self, data: Any) -> Any:
+        """Returns the value of described data."""
+        return rebuilt(data, self.generator, self.modules)
+
+
+def build_learner(
+    data: dict[str, Any],
+    network: nn.Module | None = None,
+    modules: Mapping[str, nn.Module | str] = NO_NETWORKS,
+) -> Learner:
     """Builds a learner; its weights are to be loaded.
 
     Args:
         data: What `described_learner` returned.
-        network: The network, policy or embedding, for a run that could not describe it.
+        network: The network or policy, for a run that could not describe it.
+        modules: The ordinary modules that the run stores, by name.
 
     Raises:
         SettingsError: A part is not described and has to be handed in.
@@ -40,52 +62,46 @@ def build_learner(data: dict[str, Any], network: nn.Module | None = None) -> Lea
     # What is drawn from it is replaced by the weights of the checkpoint.
     generator = torch.Generator().manual_seed(0)
     try:
-        return build(data, network, generator)
+        return build(data, network, Source(generator, modules))
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"The description of the learner is damaged: {type(error).__name__}: {error}."
         ) from error
 
 
-def _gradient(
-    data: dict[str, Any], network: nn.Module | None, generator: torch.Generator
-) -> Learner:
-    model = network if network is not None else _part(data, "network", generator)
-    return GradientLearner(_adaptation(data, model, generator))
+def _gradient(data: dict[str, Any], network: nn.Module | None, source: Source) -> Learner:
+    model = network if network is not None else _part(data, "network", source)
+    return GradientLearner(_adaptation(data, model, source))
 
 
-def _policy(data: dict[str, Any], network: nn.Module | None, generator: torch.Generator) -> Learner:
+def _policy(data: dict[str, Any], network: nn.Module | None, source: Source) -> Learner:
     from metarl.rl.policies import Policy
     from metarl.rl.policy_learner import PolicyLearner
     from metarl.rl.units import units_for
 
-    family = _family(data, generator)
-    policy = network if isinstance(network, Policy) else _part(data, "policy", generator)
+    family = _family(data, source)
+    policy = network if isinstance(network, Policy) else _part(data, "policy", source)
     if network is not None and not isinstance(network, Policy):
         raise SettingsError(
             f"Expected a Policy as the network of this run, got a {type(network).__name__}: "
             "`metarl.rl.policy_for((observation_space, action_space), generator, network=net)`."
         )
     if network is None and data["units"] is not None:
-        units = rebuilt({"mapping": data["units"]}, generator)
+        units = source.rebuilt({"mapping": data["units"]})
         policy.units = units_for(family.observation_space, family.action_space, **units)
-    settings = rebuilt(data["settings"], generator)
-    return PolicyLearner(_adaptation(data, policy, generator), family, settings)
+    settings = source.rebuilt(data["settings"])
+    return PolicyLearner(_adaptation(data, policy, source), family, settings)
 
 
-def _recurrent(
-    data: dict[str, Any], network: nn.Module | None, generator: torch.Generator
-) -> Learner:
+def _recurrent(data: dict[str, Any], network: nn.Module | None, source: Source) -> Learner:
     from metarl.rl.trials.recurrent_learner import RecurrentLearner
 
-    policy: Any = network if network is not None else _part(data, "policy", generator)
-    options, settings = (rebuilt(data[name], generator) for name in ("options", "settings"))
-    return RecurrentLearner(policy, _family(data, generator), options, settings)
+    policy: Any = network if network is not None else _part(data, "policy", source)
+    options, settings = (source.rebuilt(data[name]) for name in ("options", "settings"))
+    return RecurrentLearner(policy, _family(data, source), options, settings)
 
 
-def _supervised(
-    data: dict[str, Any], network: nn.Module | None, generator: torch.Generator
-) -> Learner:
+def _supervised(data: dict[str, Any], network: nn.Module | None, source: Source) -> Learner:
     import metarl.learners.metric.algorithms
     import metarl.learners.metric.classifier  # noqa: F401 - both register what is built
 
@@ -94,7 +110,7 @@ def _supervised(
             "Expected a whole learner for a metric or memory learner: metarl.load(run, learner="
             "Prototypical(net))."
         )
-    return _part(data, "object", generator)
+    return _part(data, "object", source)
 
 
 BUILDERS = {
@@ -109,16 +125,16 @@ BUILDERS = {
 """Kind of a described learner -> the function that builds it."""
 
 
-def _adaptation(data: dict[str, Any], network: Any, generator: torch.Generator) -> Adaptation:
+def _adaptation(data: dict[str, Any], network: Any, source: Source) -> Adaptation:
     algorithm = data["algorithm"]
     if UNDESCRIBED in algorithm:
         raise _missing("algorithm", algorithm)
-    options = {n: rebuilt(v, generator) for n, v in algorithm["options"].items()}
+    options = {n: source.rebuilt(v) for n, v in algorithm["options"].items()}
     made = GRADIENT_ALGORITHMS.get(algorithm["name"])(**options)
-    return made.clipped_adaptation(as_adaptable(network), generator)
+    return made.clipped_adaptation(as_adaptable(network), source.generator)
 
 
-def _family(data: dict[str, Any], generator: torch.Generator) -> RecordedFamily:
+def _family(data: dict[str, Any], source: Source) -> RecordedFamily:
     import metarl.sim.space_descriptions  # noqa: F401 - registers the spaces
 
     if data.get("observe_task"):
@@ -127,7 +143,7 @@ def _family(data: dict[str, Any], generator: torch.Generator) -> RecordedFamily:
             "a run of another algorithm."
         )
     observation, action = (
-        _part(data, name, generator) for name in ("observation_space", "action_space")
+        _part(data, name, source) for name in ("observation_space", "action_space")
     )
     family = data["family"]
     return RecordedFamily(
@@ -136,14 +152,19 @@ def _family(data: dict[str, Any], generator: torch.Generator) -> RecordedFamily:
     )  # fmt: skip
 
 
-def _part(data: dict[str, Any], name: str, generator: torch.Generator) -> Any:
+def _part(data: dict[str, Any], name: str, source: Source) -> Any:
     import metarl.learners
     import metarl.rl.trials.recurrent_policy  # noqa: F401 - registers policies
 
     part = data[name]
     if isinstance(part, dict) and UNDESCRIBED in part:
         raise _missing("learner" if name == "object" else name, part)
-    return rebuilt(part, generator)
+    try:
+        return source.rebuilt(part)
+    except UndescribedError as error:
+        raise _missing(
+            "learner" if name == "object" else name, {UNDESCRIBED: str(error)}
+        ) from error
 
 
 def _missing(name: str, part: dict[str, Any]) -> SettingsError:

@@ -10,16 +10,20 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch import nn
 
 from metarl.errors import CheckpointError, SettingsError, short_repr
 from metarl.ranges import python_number
 from metarl.registry import Registry
 
 T = TypeVar("T")
-CLASS, ARGUMENTS, DATA, MAPPING = "class", "arguments", "data", "mapping"
+CLASS, ARGUMENTS, DATA, MAPPING, MODULE = "class", "arguments", "data", "mapping", "module"
+NO_MODULES: Mapping[int, str] = MappingProxyType({})
+NO_NETWORKS: Mapping[str, nn.Module | str] = MappingProxyType({})
 _RECORD = "_described_arguments"
 
 DESCRIBED: Registry[type] = Registry("described class")
@@ -77,16 +81,19 @@ def described(cls: type[T]) -> type[T]:
     return cls
 
 
-def describe(value: Any) -> Any:
+def describe(value: Any, modules: Mapping[int, str] = NO_MODULES) -> Any:
     """Returns a value as JSON data.
 
     Args:
         value: Numbers, strings, None, lists, tuples and dicts of such; objects of `DESCRIBED` and
             values of `CODECS`. Generators are left out: they only draw values that are replaced.
+        modules: Names of modules that are stored elsewhere, by `id`.
 
     Raises:
         UndescribedError: A part of it is of another class, such as a function of the user's.
     """
+    if id(value) in modules:
+        return {MODULE: modules[id(value)]}
     value = python_number(value)
     if isinstance(value, float) and not math.isfinite(value):
         return {DATA: "float", "value": str(value)}
@@ -98,37 +105,43 @@ def describe(value: Any) -> Any:
             return {DATA: name, "value": codec.encode(value)}
     name = type(value).__name__
     if name in DESCRIBED.names() and DESCRIBED.get(name) is type(value):
-        return {CLASS: name, ARGUMENTS: _arguments(value)}
+        return {CLASS: name, ARGUMENTS: _arguments(value, modules)}
     for name in FUNCTIONS.names():
         if FUNCTIONS.get(name) is value:
             return {DATA: "function", "value": name}
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-        return [describe(v) for v in value]
+        return [describe(v, modules) for v in value]
     if isinstance(value, Mapping):
-        return {MAPPING: {str(k): describe(v) for k, v in value.items()}}
+        return {MAPPING: {str(k): describe(v, modules) for k, v in value.items()}}
     raise UndescribedError(
         f"A run stores names and numbers, and {short_repr(value, 60)} is a "
         f"{type(value).__module__}.{type(value).__qualname__}, which cannot be looked up by name."
     )
 
 
-def rebuilt(data: Any, generator: torch.Generator) -> Any:
+def rebuilt(
+    data: Any, generator: torch.Generator, modules: Mapping[str, nn.Module | str] = NO_NETWORKS
+) -> Any:
     """Returns the value of JSON data that `describe` returned.
 
     Args:
         data: The data; lists become tuples.
         generator: Passed to constructors that draw initial values.
+        modules: Modules that are stored elsewhere, by name, or the reasons why one is not.
 
     Raises:
+        UndescribedError: A module is not stored.
         CheckpointError: The data name a class that this version does not know, or arguments that it
             does not take.
     """
     if isinstance(data, list):
-        return tuple(rebuilt(v, generator) for v in data)
+        return tuple(rebuilt(v, generator, modules) for v in data)
     if not isinstance(data, dict):
         return data
+    if MODULE in data:
+        return _module(data[MODULE], modules)
     if MAPPING in data:
-        return {k: rebuilt(v, generator) for k, v in data[MAPPING].items()}
+        return {k: rebuilt(v, generator, modules) for k, v in data[MAPPING].items()}
     try:
         if DATA in data:
             if data[DATA] == "float":
@@ -136,7 +149,9 @@ def rebuilt(data: Any, generator: torch.Generator) -> Any:
             if data[DATA] == "function":
                 return FUNCTIONS.get(data["value"])
             return CODECS.get(data[DATA]).decode(data["value"])
-        return _constructed(DESCRIBED.get(data[CLASS]), data[ARGUMENTS], generator)
+        return _constructed(DESCRIBED.get(data[CLASS]), data[ARGUMENTS], generator, modules)
+    except UndescribedError:
+        raise
     except (KeyError, TypeError, ValueError, LookupError, AttributeError) as error:
         raise CheckpointError(
             f"The description of the learner is damaged or of a newer MetaRL: {short_repr(data)} "
@@ -144,19 +159,28 @@ def rebuilt(data: Any, generator: torch.Generator) -> Any:
         ) from error
 
 
-def _arguments(value: Any) -> dict[str, Any]:
+def _arguments(value: Any, modules: Mapping[int, str]) -> dict[str, Any]:
     if dataclasses.is_dataclass(value):
         found = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
     elif isinstance(value, tuple):
         found = dict(zip(value._fields, value, strict=True))  # pyright: ignore[reportAttributeAccessIssue]
     else:
         found = getattr(value, _RECORD, {})
-    return {n: describe(v) for n, v in found.items() if not isinstance(v, torch.Generator)}
+    return {n: describe(v, modules) for n, v in found.items() if not isinstance(v, torch.Generator)}
 
 
-def _constructed(cls: type, arguments: Any, generator: torch.Generator) -> Any:
+def _module(name: str, modules: Mapping[str, nn.Module | str]) -> nn.Module:
+    found = modules.get(name, "the run has no file with its structure")
+    if isinstance(found, str):
+        raise UndescribedError(f"The module {name} is not stored: {found}")
+    return found
+
+
+def _constructed(
+    cls: type, arguments: Any, generator: torch.Generator, modules: Mapping[str, nn.Module | str]
+) -> Any:
     parameters = inspect.signature(cls).parameters
-    values = {n: rebuilt(v, generator) for n, v in arguments.items()}
+    values = {n: rebuilt(v, generator, modules) for n, v in arguments.items()}
     if "generator" in parameters and "generator" not in values:
         values["generator"] = generator
     return cls(**values)

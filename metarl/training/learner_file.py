@@ -21,6 +21,7 @@ from metarl.adaptation.algorithms import GRADIENT_ALGORITHMS
 from metarl.adaptation.learner import Learner
 from metarl.errors import CheckpointError, short_repr
 from metarl.models.described import UndescribedError, describe
+from metarl.runs.networks import modules_of
 from metarl.tasks.files import read_json, write_bytes
 from metarl.training.data_ranges import DataRanges
 
@@ -120,7 +121,7 @@ def described_learner(learner: Learner) -> dict[str, Any]:
 def _gradient(learner: Any) -> dict[str, Any]:
     return {
         "algorithm": _part(lambda: described_algorithm(learner.adaptation)),
-        "network": _part(lambda: describe(learner.model)),
+        "network": _part(lambda: describe(learner.model, _stored(learner))),
         "steps": learner.adaptation.steps,
     }
 
@@ -129,7 +130,7 @@ def _policy(learner: Any) -> dict[str, Any]:
     worlds = _worlds(learner)
     return {
         "algorithm": _part(lambda: described_algorithm(learner.adaptation)),
-        "policy": _part(lambda: describe(learner.policy)),
+        "policy": _part(lambda: describe(learner.policy, _stored(learner))),
         "units": _units(learner.policy.units),
         "settings": describe(learner.settings),
         "steps": learner.adaptation.steps,
@@ -140,7 +141,7 @@ def _policy(learner: Any) -> dict[str, Any]:
 def _recurrent(learner: Any) -> dict[str, Any]:
     worlds = _worlds(learner)
     return {
-        "policy": _part(lambda: describe(learner.policy)),
+        "policy": _part(lambda: describe(learner.policy, _stored(learner))),
         "options": describe(learner.settings),
         "settings": describe(learner.gradients),
         **worlds,
@@ -150,7 +151,7 @@ def _recurrent(learner: Any) -> dict[str, Any]:
 def _supervised(learner: Any) -> dict[str, Any]:
     import metarl.learners.metric.algorithms  # noqa: F401 - registers what it is built of
 
-    return {"object": _part(lambda: describe(learner))}
+    return {"object": _part(lambda: describe(learner, _stored(learner)))}
 
 
 KINDS: dict[str, Callable[[Any], dict[str, Any]]] = {
@@ -192,6 +193,16 @@ def _part(description: Callable[[], Any]) -> Any:
         return description()
     except UndescribedError as error:
         return {UNDESCRIBED: str(error)}
+
+
+def _stored(learner: Learner) -> dict[int, str]:
+    """Returns the names of the ordinary modules that a run stores in a file, by `id`."""
+    named = dict(learner.named_modules())
+    found: dict[int, str] = {}
+    for name, net in modules_of(learner).items():
+        found |= {id(net): name, id(named.get(name)): name}
+    found.pop(id(None), None)
+    return found
 
 
 def _units(units: Any) -> dict[str, bool] | None:

@@ -22,11 +22,13 @@ from metarl.learners.memory.algorithms import MANNAlgorithm, MetaNetAlgorithm
 from metarl.learners.metric import algorithms as metric
 from metarl.learners.problem import ImageProblem
 from metarl.models import MLP, Conv4
-from metarl.rl import policy_for
+from metarl.rl import PolicyGradientSettings, policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.sim import make_family
+from metarl.tasks import Sine
+from metarl.tasks.base import Examples, TaskBatch
 from metarl.training.learner_file import LEARNER_FILE, checksum, described_learner
-from tests.deploy.conftest import make_policy_learner
+from tests.deploy.conftest import make_policy_learner, train
 
 PROBLEM = ImageProblem(ImageShape(1, 28), 3, 4, 6, torch.Generator().manual_seed(1))
 IMAGES = {
@@ -96,30 +98,80 @@ def test_a_run_opens_as_the_learner_that_was_trained(sine_run):
     assert adapter.origin.ranges["input_shape"] == [1]
 
 
-def test_a_network_of_the_user_is_handed_in(tmp_path, generator):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(1, 1)
+class Net(nn.Module):
+    """A module that no run can store: its forward depends on numbers."""
 
-        def forward(self, x):
-            return self.layer(x)
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
 
+    def forward(self, x):
+        return self.layer(x) if self.layer.weight.sum() < 1e9 else x
+
+
+def test_a_module_of_the_user_opens_without_its_code(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 6), nn.Tanh(), nn.Linear(6, 1))
+    learner, folder = train(GradientLearner(MAML(net, inner_lr=0.02)), Sine(5, 5), tmp_path)
+    adapter = metarl.load(folder)
+    assert adapter.learner.adaptation.rule.lr == 0.02
+    for name, value in learner.state_dict().items():
+        assert torch.equal(adapter.learner.state_dict()[name], value)
+    x = torch.randn(1, 4, 1)
+    adapter.adapt(x[0].numpy(), x[0].numpy())
+    support = Examples(x, x)
+    *_, expected = learner.adapt(support, 1, torch.Generator())
+    outputs = learner.predict(expected, x)[0]
+    np.testing.assert_allclose(adapter.predict(x[0].numpy()), outputs, rtol=1e-5)
+
+
+class Blobs:
+    """Two classes of points far apart, of `size` numbers each."""
+
+    def __init__(self, size=16):
+        self.size = size
+
+    def sample(self, num_tasks, generator):
+        labels = torch.arange(4).expand(num_tasks, -1) % 2
+        inputs = torch.randn(num_tasks, 4, self.size, generator=generator)
+        examples = Examples(inputs + 9 * labels.unsqueeze(2), labels)
+        return TaskBatch(examples, examples)
+
+
+def test_modules_of_policies_and_metric_learners_open_too(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 2))
+    family = Navigation2D(horizon=3)
+    policy = policy_for(family, torch.Generator(), network=net)
+    learner = PolicyLearner(MAML(policy), family, PolicyGradientSettings(2))
+    _, folder = train(learner, family, tmp_path / "policy")
+    adapter = metarl.load(folder, explore=False)
+    with torch.no_grad():
+        expected = net(torch.ones(1, 2))[0].clamp(-1, 1)
+    np.testing.assert_allclose(adapter.act(np.ones(2)), expected, rtol=1e-5)
+    metric = Prototypical(nn.Sequential(nn.Flatten(), nn.Linear(16, 4)))
+    _, folder = train(metric, Blobs(), tmp_path / "metric")
+    adapter = metarl.load(folder)
+    tasks = Blobs().sample(1, torch.Generator().manual_seed(5))
+    adapter.adapt(tasks.support.inputs[0], tasks.support.targets[0])
+    assert (adapter.predict(tasks.query.inputs[0]) == tasks.query.targets[0].numpy()).all()
+
+
+def test_a_module_that_no_run_can_store_is_handed_in(tmp_path):
     learner = GradientLearner(MAML(Net(), inner_lr=0.02))
-    data = described_learner(learner)
-    if "undescribed" in data["network"]:
-        with pytest.raises(SettingsError, match=r"metarl.load\(run, network=net\)"):
-            build_learner(data)
-    copy = build_learner(data, Net())
-    copy.load_state_dict(learner.state_dict())
-    assert copy.adaptation.rule.lr == 0.02
+    _, folder = train(learner, Sine(5, 5), tmp_path)
+    with pytest.raises(SettingsError, match=r"metarl.load\(run, network=net\)"):
+        metarl.load(folder)
+    adapter = metarl.load(folder, network=Net())
+    assert adapter.learner.adaptation.rule.lr == 0.02
+    assert torch.equal(adapter.learner.model.net.layer.weight, learner.model.net.layer.weight)
+    _, folder = train(Prototypical(Net()), Blobs(1), tmp_path / "metric")
+    with pytest.raises(SettingsError, match=r"metarl.load\(run, learner=learner\)"):
+        metarl.load(folder)
+    assert metarl.load(folder, learner=Prototypical(Net())).origin.iteration == 2
 
 
-def test_metric_learners_of_a_module_ask_for_the_learner():
-    data = described_learner(Prototypical(nn.Flatten()))
-    if "undescribed" in data["object"]:
-        with pytest.raises(SettingsError, match=r"learner=learner"):
-            build_learner(data)
+def test_metric_learners_of_the_library_are_described():
     embedded = Siamese(ConvEmbedding(ImageShape(1, 28), torch.Generator(), 2), 2, torch.Generator())
     assert type(copies(embedded)) is type(embedded)
 
