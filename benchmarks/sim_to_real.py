@@ -33,7 +33,6 @@ import numpy as np
 import torch
 
 import metarl
-from metarl.deploy.adapter_run import evaluate
 from metarl.deploy.changed_env import changed_env
 
 STEPS, TESTS, SEED = 200, 20, 1000
@@ -159,7 +158,7 @@ def adapted(run: str, target: Target) -> tuple[dict[str, float], int, float]:
                 curve = adapter.run(env, budget, every, seed=0)
                 steps, seconds = curve.environment_steps, curve.seconds or 0.0
             rows[f"adapted, {budget} episodes" if budget else "unadapted"] = float(
-                evaluate(adapter, env, TESTS, seed=SEED).mean()
+                adapter.evaluate(env, TESTS, seed=SEED).mean()
             )
             env.close()
     return rows, steps, seconds

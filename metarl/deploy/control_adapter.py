@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import gymnasium
@@ -12,21 +11,20 @@ from torch import Tensor
 
 from metarl.deploy.actor import Action, Actor
 from metarl.deploy.adapted_policy import AdaptedPolicy
-from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
+from metarl.deploy.adapter import Adapter, Origin
+from metarl.deploy.adapter_experience import logged, observed, remember
 from metarl.deploy.adapter_inputs import warn_of_ranges
-from metarl.deploy.adapter_run import Curve, run_episodes
+from metarl.deploy.adapter_run import Curve, evaluate, run_episodes
 from metarl.deploy.adapter_spaces import ControlSpaces, same_action
-from metarl.deploy.episode_log import EpisodeLog, experience_of
 from metarl.deploy.policy_actor import PolicyActor
 from metarl.deploy.recorder import Acted, Recorder
 from metarl.deploy.recurrent_actor import RecurrentActor
 from metarl.deploy.safety import ActionFilter, RollBack, Safety
-from metarl.deploy.trajectories import Trajectory, read_trajectories, weigh
+from metarl.deploy.trajectories import Trajectory, read_trajectories
 from metarl.errors import SettingsError, SimulationError
 from metarl.models.base import Params
 from metarl.ranges import POSITIVE, check_int, check_number
 from metarl.rl.control_learner import ControlLearner
-from metarl.rl.experience import Experience
 
 CHECKED_AFTER = (1, 16, 256, 4096)
 """Numbers of observations after which their ranges are compared with those of training."""
@@ -189,28 +187,33 @@ class ControlAdapter(Adapter):
         steps = check_int("steps", steps)
         if options and trajectories is None:
             raise SettingsError(f"Expected trajectories for the options {', '.join(options)}.")
+        found = [] if trajectories is None else self._read(trajectories)
         if self._weights is None:
-            return self._remember(trajectories)
+            return remember(self._actor, found, self.own_action)
         self._weights.check_idle()
         if trajectories is None:
-            experience, report = self._observed()
+            experience, report = observed(self.learner, self._weights, self._recorder)
         else:
-            experience, report = self._logged(trajectories, **options)
+            experience, report = logged(self, self._weights, found, **options)
         if scale is None:
             scale = self._weights.usual_scale
         check_number("scale", scale, POSITIVE)
         experience = experience._replace(weights=scale * experience.weights)
         if background:
             return self._weights.in_background(experience, report, steps)
-        found = self._weights.compute(experience, report, steps)
-        self._use(found.params, found.state, steps)
-        return found.report
+        candidate = self._weights.compute(experience, report, steps)
+        self._use(candidate.params, candidate.state, steps)
+        return candidate.report
 
     def run(
         self, env: gymnasium.Env, episodes: int, adapt_every: int | None = None, **options: Any
     ) -> Curve:
         """Acts in an environment and adapts; see `run_episodes`."""
         return run_episodes(self, env, episodes, adapt_every, **options)
+
+    def evaluate(self, env: gymnasium.Env, episodes: int, **options: Any) -> np.ndarray:
+        """Returns the returns of episodes from which nothing is adapted; see `evaluate`."""
+        return evaluate(self, env, episodes, **options)
 
     def reset(self) -> None:
         if self._weights is not None:
@@ -323,55 +326,11 @@ class ControlAdapter(Adapter):
                 return row
         return np.zeros_like(self._actor.row)
 
-    def _observed(self) -> tuple[Experience, AdaptationReport]:
-        """Returns what was observed since the last adaptation, to adapt on."""
-        logs = self._recorder.take()
-        steps = sum(map(len, logs))
-        if not any(any(log.sampled) for log in logs):
-            self._recorder.give_back(logs)
-            advice = "act with explore=True" if steps else "act and observe"
-            raise SettingsError(
-                f"Expected steps with sampled actions to adapt on, got {steps} steps without any: "
-                f"{advice} first. A policy gradient learns nothing from its most likely actions."
-            )
-        experience = self._experience(logs)
-        assert self._weights is not None
-        self._weights.forget_versions()
-        return experience, AdaptationReport(0, steps, len(logs))
-
-    def _logged(self, trajectories: Any, **options: Any) -> tuple[Experience, AdaptationReport]:
-        found = self._read(trajectories)
-        logs, weights, effective = weigh(self, found, **options)
-        steps = sum(map(len, logs))
-        report = AdaptationReport(0, steps, len(logs), effective=effective)
-        experience = self._experience(logs, weights)
-        return experience, report
-
-    def _experience(self, logs: list[EpisodeLog], weights: Tensor | None = None) -> Experience:
-        assert self._weights is not None
-        versions = {**self._weights.versions, self.version: self._weights.params}
-        return experience_of(logs, self.learner.policy, versions, self.learner.settings, weights)
-
     def _read(self, trajectories: Any) -> list[Trajectory]:
         found = read_trajectories(trajectories, self.spaces)
         rows = np.concatenate([t.observations for t in found])
         warn_of_ranges(rows, self.origin.ranges.get("observations"), "observations of the log")
         return found
-
-    def _remember(self, trajectories: Any) -> AdaptationReport:
-        """Reads logged episodes into the memory of a recurrent policy."""
-        started = time.perf_counter()
-        found = [] if trajectories is None else self._read(trajectories)
-        for one in found:
-            for t in range(len(one.rewards)):
-                self._actor.row[:] = one.observations[t]
-                self._actor.act(explore=False)
-                own = self.own_action(one.actions[t])
-                last = one.ended and t == len(one.rewards) - 1
-                self._actor.observe(own, float(one.rewards[t]), last)
-        steps = sum(len(one.rewards) for one in found)
-        seconds = time.perf_counter() - started
-        return AdaptationReport(0, steps, len(found), seconds=seconds)
 
     def _judge(self) -> None:
         """Goes back to the start if the adapted policy does worse."""

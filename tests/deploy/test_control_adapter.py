@@ -8,7 +8,6 @@ from metarl_envs.navigation import Navigation2D
 
 import metarl
 from metarl.deploy.adapter_loading import adapter_of
-from metarl.deploy.adapter_run import evaluate
 from metarl.deploy.episode_log import EpisodeLog, experience_of
 from metarl.errors import CheckpointError, SettingsError, ShapeError, SimulationError
 from metarl.rl.experience import estimate_advantages
@@ -205,7 +204,7 @@ def test_a_recurrent_policy_acts_as_in_its_trials(memory_run, generator):
 
 def test_an_evaluation_leaves_no_data(point_run):
     adapter = metarl.load(point_run[1])
-    assert evaluate(adapter, point(), 2, seed=0).shape == (2,)
+    assert adapter.evaluate(point(), 2, seed=0).shape == (2,)
     with pytest.raises(SettingsError, match="act and observe"):
         adapter.adapt()
 
