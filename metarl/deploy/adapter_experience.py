@@ -1,4 +1,4 @@
-"""What a control adapter adapts on: observed steps, logged episodes, or a memory that reads them."""
+"""What a control adapter adapts on: observed steps, logged episodes, or what a memory reads."""
 
 from __future__ import annotations
 

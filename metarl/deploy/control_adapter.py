@@ -108,8 +108,11 @@ class ControlAdapter(Adapter):
             self._swap(weights)
         row, explore = self._actor.row, self.explore if explore is None else explore
         if self.spaces.read(observation, row):
+            held = self._filter.held
             own, outer = self._actor.act(explore)
             given = self._filter(outer)
+            if self._filter.held > held:
+                own, explore = self.own_action(given), False
         else:
             given, explore = self._filter.hold(), False
             own = self.own_action(given)
@@ -250,7 +253,7 @@ class ControlAdapter(Adapter):
 
     @property
     def held(self) -> int:
-        """Number of observations that were not finite, for which an action was held."""
+        """How often an action was held, as an observation or an action was not finite."""
         return self._filter.held
 
     @property

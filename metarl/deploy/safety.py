@@ -12,6 +12,7 @@ from gymnasium import spaces
 from metarl.errors import SettingsError, SimulationError
 from metarl.ranges import POSITIVE, check_number
 from metarl.registry import Registry
+from metarl.sim.spaces import action_leaves
 
 Worse = Callable[[Sequence[float], Sequence[float]], bool]
 """Whether an adapted policy does worse than the start, given the returns of both."""
@@ -54,7 +55,7 @@ class ActionFilter:
 
     Attributes:
         last: The last safe action, [A] float32 or an int; None before the first.
-        held: Number of observations that were not finite.
+        held: How often an action was held, as numbers were not finite.
 
     Raises:
         SettingsError: A limit has another size than the actions, or leaves none.
@@ -65,9 +66,9 @@ class ActionFilter:
         self.last: np.ndarray | int | None = None
         self.held = 0
         self._holding = False
-        self._discrete = isinstance(space, spaces.Discrete)
+        self._rest: np.ndarray | int
         if isinstance(space, spaces.Discrete):
-            self._check_discrete(space)
+            self._rest = self._checked_choice(space)
             return
         size = space.shape[0]
         self._low = _limit("low", safety.low, size, space.low)
@@ -81,19 +82,23 @@ class ActionFilter:
             self._change = _limit("max_change", safety.max_change, size, None)
             for value in self._change.tolist():
                 check_number("max_change", value, POSITIVE)
-        ends = np.where(np.isfinite(self._low) & np.isfinite(self._high), 0.5, 0.0)
-        low, high = (
-            np.nan_to_num(self._low, posinf=0, neginf=0),
-            np.nan_to_num(self._high, posinf=0, neginf=0),
-        )
-        self._rest = _limit("safe_action", safety.safe_action, size, ends * (low + high))
+            for leaf in action_leaves(space):  # a choice is no quantity that changes slowly
+                if not isinstance(leaf.space, spaces.Box):
+                    self._change[leaf.start : leaf.stop] = np.inf
+        bounded = np.isfinite(self._low) & np.isfinite(self._high)
+        low, high = (np.where(bounded, side, 0) for side in (self._low, self._high))
+        self._rest = _limit("safe_action", safety.safe_action, size, (low + high) / 2)
+        if not ((self._rest >= self._low) & (self._rest <= self._high)).all():
+            raise SettingsError(f"Expected a safe_action inside of the bounds, got {self._rest}.")
 
     def __call__(self, action: np.ndarray | int) -> np.ndarray | int:
         """Returns the safe action for one in the environment's units, a new array [A] float32."""
-        self._holding = False
-        if self._discrete:
-            self.last = action
+        if isinstance(action, int):
+            self._holding, self.last = False, action
             return action
+        if not np.isfinite(action).all():
+            return self.hold("The action of the policy is not finite")
+        self._holding = False
         safe = np.minimum(action, self._high)
         np.maximum(safe, self._low, out=safe)
         if self._change is not None and self.last is not None:
@@ -102,40 +107,44 @@ class ActionFilter:
         self.last = safe
         return safe
 
-    def hold(self) -> np.ndarray | int:
-        """Returns the last safe action, for an observation that is not finite; says so once a row.
+    def hold(self, message: str = "The observation is not finite") -> np.ndarray | int:
+        """Returns the last safe action, for numbers that are not finite; says so once a row.
+
+        Args:
+            message: What is not finite.
 
         Raises:
             SimulationError: `Safety.hold` is false.
         """
-        message = "The observation is not finite"
         if not self.safety.hold:
             raise SimulationError(f"{message}; `Safety(hold=True)` holds the last safe action.")
         self.held += 1
-        if self.last is None:
-            self.last = self._rest
+        held = self._rest if self.last is None else self.last
+        self.last = held
         if not self._holding:
             self._holding = True
             warnings.warn(
-                f"{message}: the last safe action {self.last} is held until one is finite.",
+                f"{message}: the last safe action {held} is held until they are.",
                 RuntimeWarning,
                 stacklevel=3,
             )
-        return self.last
+        return held
 
     def forget(self) -> None:
         """Forgets the last action, at the start of an episode."""
         self.last, self._holding = None, False
 
-    def _check_discrete(self, space: spaces.Discrete) -> None:
+    def _checked_choice(self, space: spaces.Discrete) -> int:
+        """Returns the choice to hold before there is one; refuses limits of numbers."""
         safety = self.safety
         if any(v is not None for v in (safety.low, safety.high, safety.max_change)):
             raise SettingsError(
                 "Expected bounds and rate limits for continuous actions only; these are discrete."
             )
-        self._rest = 0 if safety.safe_action is None else safety.safe_action
-        if self._rest not in range(int(space.n)):
-            raise SettingsError(f"Expected a safe_action below {space.n}, got {self._rest}.")
+        choice = 0 if safety.safe_action is None else safety.safe_action
+        if choice not in range(int(space.n)):
+            raise SettingsError(f"Expected a safe_action below {space.n}, got {choice}.")
+        return int(choice)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)

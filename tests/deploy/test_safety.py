@@ -4,11 +4,13 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 import metarl
 from metarl.deploy.safety import ActionFilter, RollBack, Safety, permutation_test
 from metarl.errors import SettingsError, SimulationError
+from metarl.sim.spaces import flat_actions
 from tests.deploy.test_control_adapter import play, point
 
 SPACE = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -30,6 +32,7 @@ def test_actions_stay_in_their_bounds_and_change_slowly():
         (Safety(low=2.0), SPACE, "low <= high"),
         (Safety(high=[1.0, 1.0, 1.0]), SPACE, "2 numbers"),
         (Safety(max_change=0.0), SPACE, "above 0"),
+        (Safety(safe_action=[3.0, 0.0]), SPACE, "inside of the bounds"),
         (Safety(max_change=0.1), spaces.Discrete(3), "continuous actions only"),
         (Safety(safe_action=5), spaces.Discrete(3), "below 3"),
     ],
@@ -46,7 +49,7 @@ def test_an_observation_that_is_not_finite_holds_the_last_safe_action(point_run)
     adapter.observe(np.zeros(2), None, 0.0, False, False)
     last = adapter.act(np.zeros(2))
     adapter.observe(NAN, last, -1.0, False, False)
-    with pytest.warns(RuntimeWarning, match="until one is finite"):
+    with pytest.warns(RuntimeWarning, match="until they are"):
         np.testing.assert_array_equal(adapter.act(NAN), last)
     adapter.observe(NAN, None, -1.0, False, False)
     adapter.act(NAN)  # says so once
@@ -57,6 +60,27 @@ def test_an_observation_that_is_not_finite_holds_the_last_safe_action(point_run)
     assert np.isfinite(np.stack(log.observations)).all() and np.isfinite(log.final).all()
     adapter._recorder.give_back([log])
     assert np.isfinite(adapter.adapt().loss_before)
+
+
+def test_an_action_that_is_not_finite_is_not_executed(point_run):
+    adapter = metarl.load(point_run[1])
+    broken = {n: torch.full_like(v, torch.nan) for n, v in adapter.state().items()}
+    last = adapter.act(np.zeros(2))
+    adapter.observe(np.zeros(2), None, 0.0, False, False)
+    adapter._weights.install({n: v.unsqueeze(0) for n, v in broken.items()}, None)
+    adapter._actor = adapter._make_actor()
+    with pytest.warns(RuntimeWarning, match="action of the policy is not finite"):
+        np.testing.assert_array_equal(adapter.act(np.zeros(2)), last)
+    adapter.observe(np.zeros(2), None, 0.0, False, False)
+    (log,) = adapter._recorder.take()
+    assert log.sampled == [True, False] and adapter.held == 1
+
+
+def test_choices_among_numbers_have_no_rate():
+    both = spaces.Dict({"gear": spaces.Discrete(4), "force": spaces.Box(-1, 1, (1,))})
+    limit = ActionFilter(Safety(max_change=0.5), flat_actions(both))
+    first, second = (limit(np.array(row, np.float32)) for row in ([1.0, 0.0], [-1.0, 3.0]))
+    np.testing.assert_allclose(second - first, [-0.5, 3.0])
 
 
 def test_it_can_stop_in_place_of_holding(point_run):
