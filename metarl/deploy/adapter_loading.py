@@ -55,6 +55,11 @@ def load(
         SettingsError: Part of the learner has to be handed in, or the rate is another one.
     """
     path = newest_run(Path(runs)) if str(run) == "latest" else Path(run)
+    if path.is_file():
+        raise CheckpointError(
+            f"Expected a run folder or a checkpoint, which is a folder too, got the file {path}. "
+            "Exported files run without MetaRL: see docs/other_libraries.md."
+        )
     point = find_good(path)
     checkpoint = load_checkpoint(point.checkpoint)
     content = read_learner_file(point.folder)

@@ -14,6 +14,10 @@ MOST_ENTRIES = 256
 """Examples with more numbers have one range for all of them, as images and sequences do."""
 
 
+MOST_NUMBERS = 1 << 20
+"""Numbers of a meta-iteration that are looked at; of more, every n-th example."""
+
+
 class DataRanges:
     """Lowest and highest value, mean and deviation of each entry of inputs and observations.
 
@@ -81,7 +85,8 @@ class DataRanges:
         return ranges
 
     def _add_observations(self, observations: Tensor, mask: Tensor, policy: Any) -> None:
-        rows = observations[mask > 0]
+        step = _stride(observations)
+        rows = observations.flatten(0, -2)[::step][mask.flatten()[::step] > 0]
         units = getattr(policy, "units", None)
         if units is not None:
             rows = units.raw_observations(rows)
@@ -100,11 +105,9 @@ class DataRanges:
         if not targets.is_floating_point():
             most = int(targets.max()) + 1
             self._shapes["classes"] = max(most, self._shapes.get("classes", 0))
-        real = slice(None) if support.weights is None else support.weights > 0
-        if support.inputs.is_floating_point() and support.mask is None:
-            self._add("inputs", _flat(support.inputs[real], support.weights is None))
-        if targets.is_floating_point() and support.mask is None:
-            self._add("targets", _flat(targets[real], support.weights is None))
+        for name, values in (("inputs", support.inputs), ("targets", targets)):
+            if values.is_floating_point() and support.mask is None:
+                self._add(name, _flat(values, support.weights))
 
     def _add(self, name: str, rows: Tensor) -> None:
         """Adds values [B, K]; with many entries they count as values of one."""
@@ -124,7 +127,14 @@ class DataRanges:
         self._ends[name], self._moments[name] = (low, high), new
 
 
-def _flat(values: Tensor, has_tasks: bool) -> Tensor:
-    """Returns values [T, N, *] or, if rows were selected, [B, *] as [B, K]; of images, K = 1."""
-    values = values.flatten(0, 1) if has_tasks else values
-    return values.reshape(len(values), -1) if values.dim() < 3 else values.reshape(-1, 1)
+def _flat(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Returns some of the values [T, N, *] of weight above 0 as [B, K]; of images, K = 1."""
+    step = _stride(values)
+    rows = values.flatten(0, 1)[::step]
+    if weights is not None:
+        rows = rows[weights.flatten()[::step] > 0]
+    return rows.reshape(len(rows), -1) if rows.dim() < 3 else rows.reshape(-1, 1)
+
+
+def _stride(values: Tensor) -> int:
+    return max(1, values.numel() // MOST_NUMBERS)

@@ -114,7 +114,8 @@ def described_learner(learner: Learner) -> dict[str, Any]:
     names = [cls.__name__ for cls in type(learner).__mro__]
     kind = next((name for name in names if name in KINDS), None)
     if kind is None or names[0] != kind:
-        return {UNDESCRIBED: f"{type(learner).__module__}.{names[0]} is a learner of the user's"}
+        where = f"{type(learner).__module__}.{names[0]}"
+        return {UNDESCRIBED: f"Learners of the class {where} are not described."}
     return {"kind": kind, **KINDS[kind](learner)}
 
 
