@@ -9,6 +9,8 @@ from metarl.training.data_ranges import DataRanges
 
 
 class Inputs:
+    """What a supervised learner collects, as far as the record reads it."""
+
     def __init__(self, inputs, targets, weights=None):
         examples = Examples(inputs, targets, weights)
         self.tasks = TaskBatch(examples, examples)
