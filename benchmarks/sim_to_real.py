@@ -86,7 +86,7 @@ MUJOCO = (
 )  # fmt: skip
 
 
-class MuJoCoCart(gymnasium.Env[np.ndarray, int]):
+class MuJoCoCart(gymnasium.Env[np.ndarray, Any]):
     """MuJoCo's inverted pendulum with the observations and actions of the cart-pole.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ def adapter_of(
     """
     origin = origin or Origin("", 0, {})
     learner = learner.cpu().eval()
-    build: Callable[..., Adapter]
+    build: Any
     if hasattr(learner, "predict"):
         from metarl.deploy.supervised_adapter import SupervisedAdapter as build  # noqa: N813
     elif hasattr(learner, "policy"):

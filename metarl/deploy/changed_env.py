@@ -29,7 +29,7 @@ def changed_env(name: str, values: Mapping[str, Any], render_mode: str | None = 
         UnknownNameError: There is no such environment.
         SettingsError: The environment has no such attribute or argument, or refuses the value.
     """
-    modes = {} if render_mode is None else {"render_mode": render_mode}
+    modes: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     try:
         usual = gymnasium.make(name, **modes)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:

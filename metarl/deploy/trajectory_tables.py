@@ -68,7 +68,7 @@ def split_episodes(parts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """
     parts = dict(parts)
     numbers = parts.pop("episode", None)
-    rewards = parts.get("rewards")
+    rewards: Any = parts.get("rewards")
     if not hasattr(rewards, "__len__"):
         yield parts  # whoever reads it says what is missing
         return
