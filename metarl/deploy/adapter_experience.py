@@ -84,7 +84,7 @@ def remember(
 
 
 def _experience(
-    learner: Any, weights: AdaptedPolicy, logs: list[EpisodeLog], shares: Tensor | None = None
+    trained: Any, weights: AdaptedPolicy, logs: list[EpisodeLog], shares: Tensor | None = None
 ) -> Experience:
     versions = {**weights.versions, weights.version: weights.params}
-    return experience_of(logs, learner.policy, versions, learner.settings, shares)
+    return experience_of(logs, trained.policy, versions, trained.settings, shares)

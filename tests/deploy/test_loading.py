@@ -245,6 +245,7 @@ def test_altered_weights_are_refused(sine_run, tmp_path):
         metarl.load(copy)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_description_opens_by_its_experiment(trained, tmp_path):
     copy = shutil.copytree(trained["sine"], tmp_path / "old")
     (copy / LEARNER_FILE).unlink()
