@@ -52,7 +52,8 @@ def main() -> None:
         report("act, inputs bound", bound(session, feeds))
         report("act, OnnxAdaptation.act", lambda: found.act(rows[0]))
         batch = _batch(size)
-        report(f"step, {EPISODES} x {HORIZON}", lambda: found.adapt(**batch), 50)
+        step = f"step, {EPISODES} x {HORIZON}"
+        report(step, lambda: (found.reset(), found.adapt(**batch)), 50)
 
 
 def bound(session: Any, feeds: dict[str, np.ndarray]) -> Callable[[], Any]:

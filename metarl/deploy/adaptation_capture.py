@@ -156,6 +156,7 @@ def write_model(graph: Graph, program: torch.export.ExportedProgram, folder: Pat
     model = exported.model_proto
     for part in (model.graph, *model.functions):
         _without_origins(part)
+    _with_plain_casts(model.graph)
     onnx.save(model, str(path))
     return path
 
@@ -172,18 +173,38 @@ def _without_origins(part: Any) -> None:
         value.ClearField("metadata_props")
 
 
+def _with_plain_casts(graph: Any) -> None:
+    """Names the types of casts, which ONNX Runtime then computes in advance where it can."""
+    types = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info)}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "CastLike" and types.get(node.input[1]):
+            to = node.attribute.add()
+            to.name, to.type, to.i = "to", 2, types[node.input[1]]  # 2: a whole number
+            node.op_type = "Cast"
+            del node.input[1]
+
+
+_TALKATIVE = (
+    "torch.onnx._internal.exporter._registration",  # of torchvision, which is not needed
+    "onnx_ir.passes.common.initializer_deduplication",
+)
+
+
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Suppresses the messages of torch's exporter about torchvision and its own deprecated code."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Suppresses messages of the exporter that concern nobody, and of its own deprecated code."""
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _first_cause(error: BaseException) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
@@ -16,14 +19,16 @@ from metarl.deploy.adaptation_state import flatten, unflatten
 from metarl.deploy.adaptation_theta import Start, moved_ports, start_of, theta_of
 from metarl.errors import ExportError
 from metarl.models.base import Params, task_params
+from metarl.models.mlp import ACTIVATIONS, MLP
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
 from metarl.rl.experience import Experience, estimate_advantages
-from metarl.rl.policies import CategoricalPolicy, Policy
+from metarl.rl.policies import NETWORK, CategoricalPolicy, GaussianPolicy, Policy
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.rollouts import Rollouts
 from metarl.rl.surrogates import SURROGATES
 from metarl.rl.units import Units
 from metarl.sim.single_env import bounded
+from metarl.trees import map_tensors
 
 EPISODES, WORLDS = "episodes", "observations"
 """Names of free sizes."""
@@ -73,13 +78,13 @@ def _observation_size(learner: PolicyLearner) -> int:
 def _act(learner: PolicyLearner, start: Start, constants: Params, size: int, count: int) -> Graph:
     policy = learner.policy
     names, bounds = list(start.theta), bounds_of(learner.family.action_space)
+    observe = _observer(policy.units)
 
     def act(*tensors: Tensor) -> list[Tensor]:
         params = {n: t.unsqueeze(0) for n, t in zip(names, tensors[:-2], strict=True)}
         observations, noise = tensors[-2:]
-        own = observations if policy.units is None else policy.units.observe(observations)
-        found = policy.distribution({**constants, **params}, own.unsqueeze(0))
-        return actions_of(found, noise.unsqueeze(0), policy.units, bounds)
+        found = single_distribution(policy, {**constants, **params}, observe(observations))
+        return actions_of(found, noise, policy.units, bounds)
 
     noise = policy.noise((count,), torch.Generator().manual_seed(0))
     ports = [
@@ -90,30 +95,64 @@ def _act(learner: PolicyLearner, start: Start, constants: Params, size: int, cou
     return graph_of("act", act, ports, [(n, text, {0: WORLDS}) for n, text in act_outputs(policy)])
 
 
+def single_distribution(policy: Policy, params: Params, own: Tensor) -> Distribution:
+    """Returns the distributions [B] of one task for observations [B, O].
+
+    For layers of an `MLP` they are computed without a task dimension, in a third of the operators.
+
+    Args:
+        policy: The policy.
+        params: The parameters, [1, *shape] per name.
+        own: The observations in the policy's units.
+    """
+    network = getattr(policy, "network", None)
+    if not isinstance(network, MLP) or not isinstance(policy, GaussianPolicy | CategoricalPolicy):
+        return map_tensors(lambda t: t.squeeze(0), policy.distribution(params, own.unsqueeze(0)))
+    last = len(network.sizes) - 2
+    for i in range(last + 1):
+        weight, bias = (params[f"{NETWORK}layers.{i}.{n}"].squeeze(0) for n in ("weight", "bias"))
+        own = F.linear(own, weight, bias)
+        own = own if i == last else ACTIVATIONS[network.activation](own)
+    if isinstance(policy, CategoricalPolicy):
+        return Categorical(own)
+    return Gaussian(own, params["log_std"].clamp(min=math.log(policy.min_std)))
+
+
+def _observer(units: Units | None) -> Callable[[Tensor], Tensor]:
+    """Returns the map of observations [*, O] to the policy's units, with as little as it needs."""
+    if units is None or units.observations is None:
+        return lambda observations: observations
+    scale = units.observations
+    if bool((scale.limit < torch.finfo(torch.float32).max).any()):
+        low, high = -scale.limit, scale.limit
+        return lambda o: torch.minimum(torch.maximum((o - scale.shift) * scale.factor, low), high)
+    return lambda o: (o - scale.shift) * scale.factor
+
+
 def actions_of(
     found: Distribution, noise: Tensor, units: Units | None, bounds: tuple[Tensor, ...]
 ) -> list[Tensor]:
-    """Returns the outputs of a graph "act" for distributions of batch shape [1, B].
+    """Returns the outputs of a graph "act" for distributions of batch shape [B].
 
     Args:
         found: The distributions.
-        noise: What `Policy.noise` draws, [1, B, *].
+        noise: What `Policy.noise` draws, [B, *].
         units: Map the actions to the environment's units; None: they are in these.
         bounds: The bounds of continuous actions in the environment's units, from `bounds_of`.
 
     Returns:
         The tensors that `act_outputs` names.
     """
-    mode, sample = found.mode().squeeze(0), found.sample(noise).squeeze(0)
+    mode, sample = found.mode(), found.sample(noise)
     if isinstance(found, Categorical):
-        return [mode, sample, found.logits.log_softmax(-1).squeeze(0)]
+        return [mode, sample, found.logits.log_softmax(-1)]
     if units is not None:
         mode, sample = units.act(mode), units.act(sample)
     low, high = bounds
     action = torch.minimum(torch.maximum(mode, low), high)
     if not isinstance(found, Gaussian):
         return [action, sample]
-    std = found.log_std.exp().squeeze(0).expand_as(mode)
+    std = found.log_std.exp().expand_as(mode)
     if units is not None and units.actions is not None:
         std = std * units.actions.scale
     return [action, sample, std]

@@ -12,7 +12,6 @@ from metarl.errors import ExportError
 from metarl.rl.trials.play import AgentInput
 from metarl.rl.trials.recurrent_learner import RecurrentLearner
 from metarl.rl.trials.recurrent_policy import RecurrentPolicy
-from metarl.trees import map_tensors
 
 HIDDEN = "hidden"
 
@@ -49,8 +48,7 @@ def _act(learner: RecurrentLearner, start: Start) -> Graph:
             action = action * begun.unsqueeze(1)
         own = AgentInput(observation, action, reward, ended, begun)
         state = policy.act(hidden, own, noise).state
-        found = map_tensors(lambda t: t.unsqueeze(0), policy.distribution(state))
-        outputs = actions_of(found, noise.unsqueeze(0), policy.units, bounds)
+        outputs = actions_of(policy.distribution(state), noise, policy.units, bounds)
         return [*(t.squeeze(0).detach() for t in outputs), state.squeeze(0).detach()]
 
     free: dict[int, str] = {}

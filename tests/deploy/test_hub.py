@@ -2,7 +2,9 @@
 
 import inspect
 import json
+import os
 import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -17,6 +19,7 @@ from metarl.errors import CheckpointError, SettingsError
 from metarl.runs.checkpoints import Checkpoints
 from metarl.runs.eval_file import append_line, read_curves
 from metarl.runs.run_folder import create_run_folder
+from tests.deploy.hub_server import HubServer
 
 STATE = {
     "learner": {"unfinished": (1, [torch.ones(2), None])},
@@ -157,6 +160,24 @@ def test_the_client_has_the_arguments_that_are_used():
     }
     for function, names in used.items():
         assert set(names) <= inspect.signature(function).parameters.keys()
+
+
+@pytest.mark.slow
+def test_the_client_pushes_to_a_server_and_pulls_from_it(run, tmp_path):
+    pytest.importorskip("huggingface_hub", reason="needs the extra hub")
+    with HubServer() as server:
+        own = {"HF_ENDPOINT": server.url, "HF_TOKEN": "hf_x", "HF_HOME": str(tmp_path / "home")}
+        environment = {**os.environ, **own, "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
+        start = [sys.executable, "-c", "from metarl.commands import main; main()"]
+        for arguments in (("push", run, "hf://me/sine"), ("pull", "hf://me/sine", "--runs", "new")):
+            result = subprocess.run(
+                [*start, *map(str, arguments)], env=environment, cwd=tmp_path, text=True,
+                capture_output=True, timeout=100,
+            )  # fmt: skip
+            assert result.returncode == 0, result.stderr
+        assert server.files.keys() == {*FILES, INDEX, "README.md"}
+    pulled = tmp_path / "new" / "sine" / "maml" / run.name
+    assert Checkpoints(pulled / "checkpoints").load().iteration == 7
 
 
 def test_without_the_client_the_extra_is_named(run, monkeypatch):
