@@ -21,10 +21,12 @@ class HubServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def __enter__(self):
+        """Starts to answer."""
         threading.Thread(target=self.serve_forever, daemon=True).start()
         return self
 
     def __exit__(self, *error):
+        """Stops."""
         self.shutdown()
         self.server_close()
 
@@ -72,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.answer({}, 404)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815
 
     def answer(self, content, status=200, **headers):
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
