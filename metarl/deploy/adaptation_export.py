@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -27,14 +27,13 @@ from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.trials.recurrent_learner import RecurrentLearner
 from metarl.tasks.base import TaskBatch
 
-AdaptationFormat = Literal["onnx", "torch"]
 START_FILE = "start.safetensors"
 
 
 def export_adaptation(
     learner: Learner,
     folder: Path | str,
-    to: AdaptationFormat = "onnx",
+    to: str = "onnx",
     *,
     tasks: TaskBatch | None = None,
     horizon: int | None = None,

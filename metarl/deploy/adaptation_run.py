@@ -21,7 +21,7 @@ from metarl.deploy.adaptation_capture import (
     write_program,
 )
 from metarl.deploy.adaptation_check import difference_of
-from metarl.deploy.adaptation_export import AdaptationFormat, export_adaptation
+from metarl.deploy.adaptation_export import export_adaptation
 from metarl.deploy.adaptation_theta import Start
 from metarl.deploy.export import trial_folder
 from metarl.errors import ExportError, SettingsError
@@ -36,7 +36,7 @@ from metarl.trees import take_tasks
 def export_run_adaptation(
     components: Components,
     out: Path,
-    to: AdaptationFormat,
+    to: str,
     source: dict[str, Any],
     *,
     horizon: int | None = None,
@@ -77,7 +77,7 @@ def one_task(components: Components, seed: int) -> TaskBatch:
 
 
 def export_network(
-    learner: Learner, out: Path, to: AdaptationFormat, tasks: TaskBatch, steps: int, seed: int
+    learner: Learner, out: Path, to: str, tasks: TaskBatch, steps: int, seed: int
 ) -> float:
     """Writes the network of a supervised learner, adapted to the first of the tasks.
 

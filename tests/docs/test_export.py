@@ -1,7 +1,9 @@
 """The examples of docs/export.md run without torch, and its code runs."""
 
+import os
 import py_compile
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,12 +32,36 @@ def sine_export(generator, folder, to="onnx"):
     return tasks
 
 
-def test_the_example_adapts_without_torch(generator, tmp_path):
+def policy_export(generator, folder):
     for module in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(module, reason="needs the extra onnx")
     family = Navigation2D()
     learner = PolicyLearner(MAML(policy_for(family, generator, (4,)), 0.1), family)
-    export_adaptation(learner, tmp_path / "exported")
+    export_adaptation(learner, folder)
+
+
+@pytest.mark.slow
+def test_the_program_in_cpp_adapts(generator, tmp_path):
+    root = os.environ.get("ONNXRUNTIME_ROOT")
+    if root is None or shutil.which("cmake") is None:
+        pytest.skip("needs cmake, and ONNXRUNTIME_ROOT: an unpacked release of ONNX Runtime")
+    policy_export(generator, tmp_path / "exported")
+    source = DOCS / "examples" / "cpp"
+    options = [f"-DONNXRUNTIME_ROOT={root}", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
+    for command in (
+        ["cmake", "-S", source, "-B", "build", *options],
+        ["cmake", "--build", "build"],
+        ["build/adapt", "exported"],
+    ):
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stdout + result.stderr
+    returns = re.findall(r"after \d steps: return (-?\d+\.\d+)", result.stdout)
+    assert len(returns) == 4 and len(set(returns)) == 4
+    assert result.stderr == ""
+
+
+def test_the_example_adapts_without_torch(generator, tmp_path):
+    policy_export(generator, tmp_path / "exported")
     example = DOCS / "examples" / "adapt_without_torch.py"
     command = [sys.executable, example, "exported"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
