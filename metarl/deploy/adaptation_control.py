@@ -15,9 +15,11 @@ from torch import Tensor
 from metarl.adaptation.adaptation import Frozen
 from metarl.adaptation.inner_loop import inner_loop
 from metarl.deploy.adaptation_capture import Graph, Port, free_size, graph_of
+from metarl.deploy.adaptation_kinds import Exported, Request, exported
+from metarl.deploy.adaptation_notes import control_notes
 from metarl.deploy.adaptation_state import flatten, unflatten
 from metarl.deploy.adaptation_theta import Start, moved_ports, start_of, theta_of
-from metarl.errors import ExportError
+from metarl.errors import ExportError, SettingsError
 from metarl.models.base import Params, task_params
 from metarl.models.mlp import ACTIVATIONS, MLP
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
@@ -32,6 +34,21 @@ from metarl.trees import map_tensors
 
 EPISODES, WORLDS = "episodes", "observations"
 """Names of free sizes."""
+
+
+@exported.register(PolicyLearner)
+def _(learner: PolicyLearner, request: Request) -> Exported:
+    """Returns the graphs "act" and "step".
+
+    Raises:
+        SettingsError: The horizon is below 1.
+        ExportError: The running statistics of the policy's units have not started.
+    """
+    horizon = learner.family.horizon if request.horizon is None else request.horizon
+    if horizon < 1:
+        raise SettingsError(f"Expected a horizon of at least 1 step, got {horizon}.")
+    start, graphs = control_graphs(learner, horizon, request.generator)
+    return Exported("control", start, graphs, control_notes(learner))
 
 
 def control_graphs(

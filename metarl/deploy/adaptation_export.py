@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,18 @@ import safetensors.torch
 import torch
 
 import metarl
-from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.learner import Learner
+from metarl.deploy import adaptation_control, adaptation_recurrent, adaptation_supervised
 from metarl.deploy.adaptation_capture import Graph, Port, capture, write_model, write_program
 from metarl.deploy.adaptation_check import difference_of
-from metarl.deploy.adaptation_control import control_graphs
 from metarl.deploy.adaptation_files import new_folder, write_metadata
-from metarl.deploy.adaptation_notes import described
-from metarl.deploy.adaptation_recurrent import recurrent_graphs
-from metarl.deploy.adaptation_supervised import supervised_graphs
-from metarl.deploy.adaptation_theta import Start
+from metarl.deploy.adaptation_kinds import Request, exported
 from metarl.errors import SettingsError
 from metarl.extras import import_extra
-from metarl.rl.policy_learner import PolicyLearner
-from metarl.rl.trials.recurrent_learner import RecurrentLearner
 from metarl.tasks.base import TaskBatch
 
+KINDS = (adaptation_supervised, adaptation_control, adaptation_recurrent)
+"""The modules whose learners are exported; importing them registers these."""
 START_FILE = "start.safetensors"
 
 
@@ -35,7 +31,7 @@ def export_adaptation(
     folder: Path | str,
     to: str = "onnx",
     *,
-    tasks: TaskBatch | None = None,
+    tasks: TaskBatch | Callable[[], TaskBatch] | None = None,
     horizon: int | None = None,
     source: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -52,7 +48,8 @@ def export_adaptation(
         learner: A `GradientLearner`, `PolicyLearner` or `RecurrentLearner`.
         folder: The folder. An earlier export in it is replaced.
         to: "onnx", or "torch" for programs of `torch.export`.
-        tasks: Tasks of a supervised learner, whose examples give shapes and types.
+        tasks: Tasks of a supervised learner, whose examples give shapes and types, or a function
+            that returns them.
         horizon: Steps of an episode that a policy's batch has room for; None for the family's.
         source: What is noted of the origin, JSON values.
         seed: Of the start, for learners that start afresh on each task, and of the comparison.
@@ -75,7 +72,8 @@ def export_adaptation(
     if any(p.device.type != "cpu" for p in learner.parameters()):
         learner = copy.deepcopy(learner).cpu()
     generator = torch.Generator().manual_seed(seed)
-    kind, start, graphs = _graphs(learner, tasks, horizon, generator)
+    what = exported(learner, Request(_given(tasks), horizon, generator))
+    start, graphs = what.start, what.graphs
     difference = 0.0
     with new_folder(Path(folder)) as new:
         files = {}
@@ -87,7 +85,7 @@ def export_adaptation(
         write_metadata(
             new,
             {
-                "kind": kind,
+                "kind": what.kind,
                 "runtime": to,
                 "versions": _versions(to),
                 "graphs": {graph.name: _ports(graph, files[graph.name]) for graph in graphs},
@@ -96,7 +94,7 @@ def export_adaptation(
                     "state": [p.name for p in start.ports()[len(start.theta) :]],
                     "file": START_FILE,
                 },
-                **described(learner),
+                **what.notes,
                 "source": dict(source or {}),
                 "largest_difference": difference,
             },
@@ -104,24 +102,15 @@ def export_adaptation(
     return difference
 
 
-def _graphs(
-    learner: Learner, tasks: TaskBatch | None, horizon: int | None, generator: torch.Generator
-) -> tuple[str, Start, list[Graph]]:
-    if isinstance(learner, GradientLearner):
+def _given(tasks: TaskBatch | Callable[[], TaskBatch] | None) -> Callable[[], TaskBatch]:
+    """Returns a function that returns the tasks, or says that there are none."""
+
+    def given() -> TaskBatch:
         if tasks is None:
             raise SettingsError("Expected `tasks` of the supervised learner, got None.")
-        return "supervised", *supervised_graphs(learner, tasks, generator)
-    if isinstance(learner, PolicyLearner):
-        steps = learner.family.horizon if horizon is None else horizon
-        if steps < 1:
-            raise SettingsError(f"Expected a horizon of at least 1 step, got {steps}.")
-        return "control", *control_graphs(learner, steps, generator)
-    if isinstance(learner, RecurrentLearner):
-        return "recurrent", *recurrent_graphs(learner)
-    raise SettingsError(
-        f"The adaptation of learners by gradients and of recurrent policies is exported; "
-        f"{type(learner).__name__} adapts in another way."
-    )
+        return tasks() if callable(tasks) else tasks
+
+    return given
 
 
 def _ports(graph: Graph, file: str) -> dict[str, Any]:

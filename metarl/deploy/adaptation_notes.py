@@ -12,7 +12,6 @@ from gymnasium import spaces
 
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.gradient_learner import GradientLearner
-from metarl.adaptation.learner import Learner
 from metarl.rl.joint_policy import ActionPart
 from metarl.rl.policies import GaussianPolicy, Policy
 from metarl.rl.policy_learner import PolicyLearner
@@ -23,22 +22,27 @@ from metarl.sim.family import TaskFamily
 from metarl.sim.single_env import bounded
 
 
-def described(learner: Learner) -> dict[str, Any]:
-    """Returns the entries of the metadata that describe a learner, as JSON values."""
-    if isinstance(learner, GradientLearner):
-        named = to_json(learner.loss)
-        return {
-            "adaptation": {**_adaptation(learner.adaptation), "loss": named["function"]},
-            "normalises_batches": bool(getattr(learner.model, "normalises_batches", True)),
-        }
-    if isinstance(learner, PolicyLearner):
-        return {
-            "adaptation": _adaptation(learner.adaptation),
-            "noise": _noise(learner.policy),
-            "rollouts": dataclasses.asdict(learner.settings),
-            **_environment(learner.family, learner.policy.units, learner.worlds.observe_task),
-        }
-    assert isinstance(learner, RecurrentLearner)
+def supervised_notes(learner: GradientLearner) -> dict[str, Any]:
+    """Returns what the metadata says of a supervised learner, as JSON values."""
+    named = to_json(learner.loss)
+    return {
+        "adaptation": {**_adaptation(learner.adaptation), "loss": named["function"]},
+        "normalises_batches": bool(getattr(learner.model, "normalises_batches", True)),
+    }
+
+
+def control_notes(learner: PolicyLearner) -> dict[str, Any]:
+    """Returns what the metadata says of a policy that adapts by gradients."""
+    return {
+        "adaptation": _adaptation(learner.adaptation),
+        "noise": _noise(learner.policy),
+        "rollouts": dataclasses.asdict(learner.settings),
+        **_environment(learner.family, learner.policy.units, learner.worlds.observe_task),
+    }
+
+
+def recurrent_notes(learner: RecurrentLearner) -> dict[str, Any]:
+    """Returns what the metadata says of a recurrent policy."""
     return {
         "noise": _noise(learner.policy.head),
         "trial": {"episodes": learner.settings.episodes, "horizon": learner.family.horizon},

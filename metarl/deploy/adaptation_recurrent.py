@@ -7,13 +7,29 @@ from torch import Tensor
 
 from metarl.deploy.adaptation_capture import Graph, Port, graph_of
 from metarl.deploy.adaptation_control import act_outputs, actions_of, bounds_of, noise_text
+from metarl.deploy.adaptation_kinds import Exported, Request, exported
+from metarl.deploy.adaptation_notes import recurrent_notes
 from metarl.deploy.adaptation_theta import NEW, STATE, Start
-from metarl.errors import ExportError
+from metarl.errors import ExportError, SettingsError
 from metarl.rl.trials.play import AgentInput
 from metarl.rl.trials.recurrent_learner import RecurrentLearner
 from metarl.rl.trials.recurrent_policy import RecurrentPolicy
 
 HIDDEN = "hidden"
+
+
+@exported.register(RecurrentLearner)
+def _(learner: RecurrentLearner, request: Request) -> Exported:
+    """Returns the graph "act".
+
+    Raises:
+        SettingsError: The request has a horizon.
+        ExportError: The running statistics of the policy's units have not started.
+    """
+    if request.horizon is not None:
+        raise SettingsError("`horizon` belongs to adaptation steps; a recurrent policy has none.")
+    start, graphs = recurrent_graphs(learner)
+    return Exported("recurrent", start, graphs, recurrent_notes(learner))
 
 
 def recurrent_graphs(learner: RecurrentLearner) -> tuple[Start, list[Graph]]:

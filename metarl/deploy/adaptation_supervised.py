@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,14 @@ from metarl.adaptation.inner_loop import inner_loop
 from metarl.adaptation.loss_function import LossFunction
 from metarl.adaptation.network_call import NetworkCall
 from metarl.deploy.adaptation_capture import Graph, Port, free_size, graph_of
+from metarl.deploy.adaptation_kinds import Exported, Request, adapted_network, exported
+from metarl.deploy.adaptation_notes import supervised_notes
 from metarl.deploy.adaptation_state import Flat, flatten, unflatten
 from metarl.deploy.adaptation_theta import Start, moved_ports, start_of, theta_of
-from metarl.errors import ExportError
+from metarl.errors import ExportError, SettingsError
 from metarl.models.base import Params, Statistics, task_params
 from metarl.tasks.base import Examples, TaskBatch
+from metarl.trees import take_tasks
 
 COUNT = "statistics.count"
 """The number of support batches in the running statistics of batch normalisation."""
@@ -66,6 +70,49 @@ class SupervisedParts:
         return Statistics(self.momentum, recording=False, values=values)
 
 
+@exported.register(GradientLearner)
+def _(learner: GradientLearner, request: Request) -> Exported:
+    """Returns the graphs "predict" and "step".
+
+    Raises:
+        SettingsError: The request has a horizon.
+        ExportError: The examples are padded, or the outputs are not one tensor.
+    """
+    if request.horizon is not None:
+        raise SettingsError("`horizon` belongs to policies; supervised tasks have no episodes.")
+    start, graphs = supervised_graphs(learner, request.tasks(), request.generator)
+    return Exported("supervised", start, graphs, supervised_notes(learner))
+
+
+@adapted_network.register(GradientLearner)
+def _(
+    learner: GradientLearner,
+    tasks: Callable[[], TaskBatch],
+    steps: int,
+    generator: torch.Generator,
+) -> Graph:
+    """Returns the network after adaptation, which normalises by the support set's statistics."""
+    support = take_tasks(tasks().support, 0, 1)
+    *_, adapted = learner.adapt(support, steps, generator)
+    network, params = NetworkCall(learner.model), adapted.params
+    params = {n: p.detach().clone() for n, p in params.items()}
+    record = adapted.statistics
+    if record is None or not record.values:
+        record = Statistics(1.0)
+        with torch.no_grad():
+            network.examples(params, support, record)
+    fixed = Statistics(recording=False, values=record.values)
+
+    def predict(inputs: Tensor) -> list[Tensor]:
+        return [network(params, inputs.unsqueeze(0), fixed, None, None).squeeze(0)]
+
+    inputs = support.inputs[0]
+    size = free_size([inputs[:1], *params.values()])
+    inputs = inputs[torch.arange(size) % len(inputs)]
+    port = Port("inputs", inputs, "inputs to predict for", {0: "inputs"})
+    return graph_of("network", predict, [port], [("outputs", "predictions", {0: "inputs"})])
+
+
 def supervised_graphs(
     learner: GradientLearner, tasks: TaskBatch, generator: torch.Generator
 ) -> tuple[Start, list[Graph]]:
@@ -79,7 +126,7 @@ def supervised_graphs(
     Raises:
         ExportError: The examples are padded, or the outputs are not one tensor.
     """
-    support = Examples(*(None if t is None else t[:1] for t in tasks.support))
+    support = take_tasks(tasks.support, 0, 1)
     if support.mask is not None:
         raise ExportError(
             "Expected examples of one size, got padded sequences with a mask: the adaptation on "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import torch
@@ -13,7 +12,6 @@ from metarl.deploy.export import Format, export_policy
 from metarl.errors import SettingsError
 from metarl.lab.experiment import Components
 from metarl.lab.saved_run import reopened
-from metarl.rl.control_learner import ControlLearner
 from metarl.rl.plain_policy import PlainPolicy, plain_policy
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.rollouts import Rollouts
@@ -88,12 +86,6 @@ def _export_network(
     components: Components, out: Path, to: str, steps: int, task: tuple[str, ...], seed: int
 ) -> None:
     """Writes the network of a supervised run, adapted to one of its test tasks."""
-    learner = components.learner
-    if isinstance(learner, ControlLearner):
-        raise SettingsError(
-            f"{type(learner).__name__} adapts by acting: export it `--with adaptation`, as a graph "
-            "with the state in and out."
-        )
     if to == "sb3":
         raise SettingsError("Stable-Baselines3 takes policies only: choose onnx or torch.")
     if task:
@@ -101,8 +93,8 @@ def _export_network(
             "`task` belongs to control tasks; `--task-seed` chooses a supervised task, or export "
             "`--with adaptation` and adapt to your data."
         )
-    cpu = copy.deepcopy(learner).cpu()
-    _wrote(out, export_network(cpu, out, to, one_task(components, seed), steps, seed))
+    tasks = one_task(components, seed)
+    _wrote(out, export_network(components.learner, out, to, tasks, steps, seed))
 
 
 def _refuse_fixed(to: str, steps: int, task: tuple[str, ...]) -> None:

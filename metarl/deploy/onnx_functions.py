@@ -7,7 +7,7 @@ batch of one matrix, [1, K, K].
 from __future__ import annotations
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
-# pyright: reportIndexIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# pyright: reportIndexIssue=false, reportReturnType=false, reportOptionalOperand=false
 from typing import Any
 
 from onnxscript import opset18 as op
