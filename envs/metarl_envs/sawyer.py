@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, NamedTuple, Self
 
 import mujoco
@@ -109,7 +109,7 @@ class Sawyer(MujocoFamily):
         check_split(self.part)
         check_fields(self, goals=COUNT, seed=SEED, horizon=COUNT)
 
-    @property
+    @cached_property
     def model(self) -> str:
         """Path of the model in the installed Meta-World.
 
