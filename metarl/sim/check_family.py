@@ -381,12 +381,16 @@ def _close(a: Any, b: Any) -> bool:
     same: list[bool] = []
 
     def compare(x: Tensor, y: Tensor) -> Tensor:
-        is_close = partial(torch.allclose, rtol=1e-4, atol=1e-6, equal_nan=True)
-        same.append(x.shape == y.shape and is_close(x.double(), y.double()))
+        same.append(x.shape == y.shape and _near(x, y))
         return x
 
     map_tensors(compare, a, b)
     return all(same)
+
+
+def _near(a: Tensor, b: Tensor) -> bool:
+    """Returns whether tensors are equal up to rounding; NaN, a missing number, equals NaN."""
+    return torch.allclose(a.double(), b.double(), 1e-4, 1e-6, equal_nan=True)
 
 
 def _card_problems(family: TaskFamily) -> Iterator[str]:
