@@ -91,6 +91,7 @@ class ObservationScale(nn.Module):
     shift: Tensor
     factor: Tensor
     limit: Tensor
+    least: Tensor
 
     def __init__(self, space: spaces.Box, normalize: bool) -> None:
         super().__init__()
@@ -109,7 +110,9 @@ class ObservationScale(nn.Module):
         self.register_buffer("shift", torch.zeros(size))
         self.register_buffer("factor", factor)
         largest = torch.finfo(torch.float32).max
-        self.register_buffer("limit", torch.where(learned, CLIP, largest))
+        limit = torch.where(learned, CLIP, largest)
+        self.register_buffer("limit", limit)
+        self.register_buffer("least", -limit, persistent=False)  # an operation less per step
         self.statistics = RunningScale(len(entries))
 
     @property
@@ -120,7 +123,7 @@ class ObservationScale(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         """Maps observations [*, O] float32 to the policy's units; elementwise."""
         scaled = (observations - self.shift) * self.factor
-        return scaled.clamp(-self.limit, self.limit)
+        return scaled.clamp(self.least, self.limit)
 
     def moments(self, observations: Tensor, mask: Tensor) -> Moments:
         """Returns the moments [T] of observations [T, N, H, O] in the environment's units."""
