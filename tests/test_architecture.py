@@ -20,6 +20,7 @@ LAYERS = [
     {"lab"},
     {"deploy"},
     {"commands"},
+    {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 

@@ -46,6 +46,12 @@ class ControlLearner(Learner):
     def performance(self) -> dict[str, float]:
         return {} if self.worlds is None else self.worlds.measured()
 
+    def extra_state(self) -> dict[str, Any]:
+        return {"environment_steps": self.environment_steps}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        self.environment_steps = state.get("environment_steps", 0)
+
     @property
     def adaptation_cost(self) -> int:
         """Environment steps that an adaptation step takes of each task; 0 if it is not known.

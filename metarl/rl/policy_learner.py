@@ -157,12 +157,6 @@ class PolicyLearner(ControlLearner):
         if self.rule.carries:
             self.rule.carry(carry["state"])
 
-    def extra_state(self) -> dict[str, Any]:
-        return {"environment_steps": self.environment_steps}
-
-    def load_extra_state(self, state: dict[str, Any]) -> None:
-        self.environment_steps = state["environment_steps"]
-
     def adapted_distribution(
         self, inputs: PolicyInputs, path: Sequence[Params] = ()
     ) -> Distribution:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metarl.cuda_graphs import may_hold
 from metarl.sim.family import TaskFamily, Tasks, WorldState
-from metarl.sim.spaces import only_images
 from metarl.trees import map_tensors
-
-if TYPE_CHECKING:
-    from metarl.sim.episode_ends import EpisodeEnds
-    from metarl.sim.vector_env import TensorVectorEnv
 
 Act = Callable[[Tensor], Tensor]
 """Returns the actions, [W, A] float32 or [W] int64, for the observations, [W, O]."""
@@ -110,29 +105,40 @@ def score_states(
     return _freeze_ended(episode) if may_hold(episode.ended()) else episode
 
 
-def play_steps(env: TensorVectorEnv, act: Act, ends: EpisodeEnds) -> Episode:
+def play_steps(
+    reset: Callable[[], tuple[Tensor, Any]],
+    step: Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor, Any]],
+    act: Act,
+    horizon: int,
+    truncated: Callable[[], Tensor] | None,
+    images: bool = False,
+) -> Episode:
     """Runs one episode in each world with `reset` and `step`; see `TensorVectorEnv.episode`.
 
     Args:
-        env: The worlds.
+        reset: Starts the episodes.
+        step: Steps all worlds.
         act: Called at each step with the observations [W, O]; returns the actions.
-        ends: How the episodes of the worlds have ended.
+        horizon: The number of steps.
+        truncated: Returns which episodes the family has cut off, [W] bool; None for families that
+            never do.
+        images: Whether observations are images of bytes, which are kept as such.
     """
-    keep = as_bytes if only_images(env.single_observation_space) else lambda seen: seen
-    observation, _ = env.reset()
+    keep = as_bytes if images else lambda seen: seen
+    observation, _ = reset()
     steps, observations = [], [keep(observation)]
-    for _ in range(env.family.horizon):
+    for _ in range(horizon):
         action = act(observation)
-        observation, reward, terminated, _, _ = env.step(action)
-        cut = (ends.truncated,) if env.family.may_truncate else ()
+        observation, reward, terminated, _, _ = step(action)
+        cut = () if truncated is None else (truncated(),)
         observations.append(keep(observation))
         steps.append((action, reward, terminated, *cut))
-    env.check()
     action, reward, terminated, *cut = (torch.stack(v, 1) for v in zip(*steps, strict=True))
-    truncated = cut[0] if cut else None
     if len({seen.dtype for seen in observations}) > 1:
         observations = [seen.float() for seen in observations]
-    return Episode(torch.stack(observations, 1), action, reward, terminated, truncated)
+    return Episode(
+        torch.stack(observations, 1), action, reward, terminated, cut[0] if cut else None
+    )
 
 
 def as_bytes(observation: Tensor) -> Tensor:

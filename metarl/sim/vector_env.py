@@ -89,14 +89,13 @@ class TensorVectorEnv(VectorEnv, ABC):
         check_metrics(family.metrics)
         self._metrics = EpisodeMetrics(family.metrics, num_envs, self.device)
         self._no_noise = torch.empty(num_envs, 0, device=self.device)
-        self._tasks: Tasks = {}
-        self._tasks = family.sample(num_envs, self._generator).values
+        self._tasks: Tasks = family.sample(num_envs, self._generator).values
         self._task_vector = family.task_vector(self._tasks)
         self._disturbances = Disturbances(family, num_envs, self.device)
         self._disturbances.set_tasks(self._tasks)
         self._make_spaces()
         self._observation = torch.zeros(self.observation_space.shape or (), device=self.device)
-        images = only_images(self.single_observation_space)
+        self._images = images = only_images(self.single_observation_space)
         self._validator = StepValidator(family.action_space, family.horizon, self.diagnosis, images)
 
     def _make_spaces(self) -> None:
@@ -250,7 +249,10 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     def run_step_by_step(self, act: Act) -> Episode:
         """Runs one episode in each world with `reset` and `step`. See `episode`."""
-        return play_steps(self, act, self._ends)
+        cut = (lambda: self._ends.truncated) if self.family.may_truncate else None
+        episode = play_steps(self.reset, self.step, act, self.family.horizon, cut, self._images)
+        self.check()
+        return episode
 
     # Tasks and randomness
 

@@ -111,9 +111,3 @@ class TrialLearner(ControlLearner):
     def after_update(self, carry: dict[str, Any]) -> None:
         """Counts the environment steps of the trials."""
         self.environment_steps += int(carry["environment_steps"].sum())
-
-    def extra_state(self) -> dict[str, Any]:
-        return {"environment_steps": self.environment_steps}
-
-    def load_extra_state(self, state: dict[str, Any]) -> None:
-        self.environment_steps = state["environment_steps"]
