@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from metarl.adaptation.network_call import NetworkCall
 from metarl.errors import SettingsError
 from metarl.models.base import Params, Statistics
 
@@ -35,6 +36,8 @@ def adapted_state(
 
     Raises:
         SettingsError: There is no such task.
+        ShapeError: The support set has weights, and the batch normalisation would count examples of
+            weight 0.
     """
     params, num_tasks = adapted.params, adapted.support.shape[0]
     if task is not None and not 0 <= task < num_tasks:
@@ -60,5 +63,6 @@ def _statistics(
     if not getattr(network, "normalises_batches", False):
         return {}
     record = Statistics(momentum=1.0)
-    network(params, adapted.support, record)
+    call = NetworkCall(network)
+    call(params, adapted.support, record, adapted.weights, adapted.mask)
     return record.values

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +38,9 @@ class ModuleEmbedding(Embedding):
         self.net = net
         # Not a child: its parameters are those of `net`.
         object.__setattr__(self, "model", from_module(net))
-        self.respects_weights = not self.model.normalises_batches
+        # Other layers do not mix examples: `_check_independence` refuses them.
+        self.respects_weights = not any(is_batch_norm(layer) for layer in net.modules())
+        self._independent: set[torch.Size] = set()
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -57,6 +61,7 @@ class ModuleEmbedding(Embedding):
         Raises:
             ShapeError: The module returns something else than one tensor of features.
         """
+        self._check_independence(images, mask)
         model, num_tasks = self.model, images.shape[0]
         params = task_params(model, num_tasks)
         if moments is None:
@@ -91,6 +96,26 @@ class ModuleEmbedding(Embedding):
         """Returns how the module runs for many tasks."""
         return [self.model.explain()]
 
+    def _check_independence(self, inputs: Tensor, mask: Tensor | None) -> None:
+        """Checks that examples meet in the statistics of batch normalisations only.
+
+        Raises:
+            SettingsError: The features of an example depend on other examples of the batch.
+        """
+        if inputs.shape[2:] in self._independent:
+            return
+        alone = from_module(copy.deepcopy(self.net).eval(), check_derivatives=False)
+        alone.prepare(inputs, mask)
+        if alone.normalises_batches:
+            raise SettingsError(
+                f"Expected features of each example by itself, and those of "
+                f"{type(self.net).__name__} depend on the other examples of the batch in "
+                "evaluation mode, too: predictions would depend on the other queries. Only batch "
+                "normalisations with `track_running_stats=True` may use the batch (as layers, not "
+                "as F.batch_norm); attention, means or norms over the examples may not."
+            )
+        self._independent.add(inputs.shape[2:])
+
     def _running(self, num_tasks: int) -> dict[str, tuple[Tensor, Tensor]]:
         """Returns the running statistics of every batch normalisation, for each task."""
         values = {}
@@ -109,8 +134,6 @@ class ModuleEmbedding(Embedding):
 
     def __deepcopy__(self, memo: dict[int, object]) -> ModuleEmbedding:
         """Copies the module, and makes a model of the copy."""
-        import copy
-
         made = ModuleEmbedding(copy.deepcopy(self.net, memo))
         return made.train(self.training)
 

@@ -121,6 +121,10 @@ class Conv4(Model):
             features = features.flatten(2) if self.pooling == "max" else features.mean((3, 4))
             return linear(features, params["head.weight"], params["head.bias"])
 
+    def activation_size(self, inputs: Tensor) -> int:
+        positions = inputs.shape[-1] * inputs.shape[-2]
+        return self.filters * (positions if self.pooling == "max" else positions // 4)
+
     def initial(self, generator: torch.Generator, num_tasks: int | None = None) -> Params:
         """Samples Xavier uniform convolutions and a normal head of standard deviation 0.01."""
         device, tasks = generator.device, task_shape(num_tasks)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from metarl.adaptation import Adaptation, GradientLearner
+from metarl.adaptation.gradient_learner import ACTIVATION
 from metarl.adaptation.inner_loop import inner_loop
 from metarl.adaptation.objectives import QueryLoss
 from metarl.adaptation.update_rules import GradientDescent
@@ -128,9 +129,16 @@ def test_data_of_another_type_is_refused(mlp, regression, generator):
         learner(learner.collect(narrow, generator, 0))
 
 
-def test_few_tasks_of_images_go_through_at_once(conv, mlp, images, regression, generator):
+def test_few_tasks_of_images_go_through_at_once(
+    conv, mlp, images, regression, generator, monkeypatch
+):
     learner = MAML(conv, 0.1, 1)
     inputs = learner.collect(images, generator, 0)
+    size = conv.filters * images.query.inputs.shape[-1] ** 2
+    size //= 1 if conv.pooling == "max" else 4
+    examples = max(images.support.inputs.shape[1], images.query.inputs.shape[1])
+    assert learner.preferred_chunk_size(inputs) == ACTIVATION // (size * examples) > 4
+    monkeypatch.setattr(conv, "activation_size", lambda inputs: ACTIVATION)
     assert learner.preferred_chunk_size(inputs) == 4
     many = map_tensors(lambda t: t.repeat_interleave(100, 1), images)
     assert learner.preferred_chunk_size(learner.collect(many, generator, 0)) == 2

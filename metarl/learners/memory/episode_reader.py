@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarl.adaptation.learner import MetaLoss, SupervisedLearner
+from metarl.adaptation.metric import Metric
 from metarl.learners.class_labels import check_equal_shots, check_way, memberships
 from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
@@ -25,7 +26,8 @@ from metarl.tasks.batches import (
     join_inputs,
     parameter_type,
 )
-from metarl.tasks.losses import accuracy, cross_entropy
+from metarl.tasks.losses import cross_entropy
+from metarl.tasks.metrics import MetricFunction
 from metarl.trees import map_tensors
 
 
@@ -68,12 +70,21 @@ class EpisodeReader(SupervisedLearner):
         embedding: Maps images to features.
         network: Takes the features and the previous label, `way` numbers; has `way` outputs.
         way: Number of classes per task.
+        metric: The metric: a name of `METRICS` or a function; None: the accuracy.
     """
 
     transduces = False
 
-    def __init__(self, embedding: Embedding, network: SequenceNetwork, way: int) -> None:
+    def __init__(
+        self,
+        embedding: Embedding,
+        network: SequenceNetwork,
+        way: int,
+        *,
+        metric: str | MetricFunction | None = None,
+    ) -> None:
         super().__init__()
+        self.measure = Metric(metric)
         self.embedding = embedding
         self.network = network
         self.way = way
@@ -106,7 +117,8 @@ class EpisodeReader(SupervisedLearner):
         outputs = self._query_logits(memory, features[:, count:])
         targets = torch.cat((support.targets.gather(1, inputs.order), query.targets), dim=1)
         losses = cross_entropy(torch.cat((support_outputs, outputs), dim=1), targets)
-        metrics = {"train/accuracy": accuracy(outputs.detach(), query.targets)}
+        tag = f"train/{self.measure.name(query.targets)}"
+        metrics = {tag: self.measure.train(outputs, query, inputs.tasks)}
         return MetaLoss(losses, metrics, moments_by_name(self, moments))
 
     def after_update(self, carry: dict[str, Any]) -> None:

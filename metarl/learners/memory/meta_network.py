@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metarl.adaptation.coordinates import unpack
 from metarl.adaptation.learner import MetaLoss, SupervisedLearner
+from metarl.adaptation.metric import Metric
 from metarl.errors import SettingsError
 from metarl.learners.class_labels import check_equal_shots, check_way
 from metarl.learners.images.embeddings import ImageShape
@@ -22,7 +23,8 @@ from metarl.models.base import Params, task_params
 from metarl.models.described import described
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import check_inputs, checked_examples, checked_tasks, parameter_type
-from metarl.tasks.losses import accuracy, cross_entropy
+from metarl.tasks.losses import cross_entropy
+from metarl.tasks.metrics import MetricFunction
 
 MARGIN = 1.0  # m of the contrastive loss (Hadsell et al. 2006)
 
@@ -76,6 +78,7 @@ class MetaNetwork(SupervisedLearner):
         filters: Number of filters of each convolution.
         features: Width of the representation, at least `way`.
         units: Width of the layers of m and d.
+        metric: The metric: a name of `METRICS` or a function; None: the accuracy.
 
     Raises:
         SettingsError: A number is not positive, or there are more classes than features.
@@ -91,8 +94,11 @@ class MetaNetwork(SupervisedLearner):
         filters: int = 64,
         features: int = 64,
         units: int = 20,
+        *,
+        metric: str | MetricFunction | None = None,
     ) -> None:
         super().__init__()
+        self.measure = Metric(metric)
         if features < way:
             raise SettingsError(
                 f"Expected a feature for each of {way} classes at least, got {features}."
@@ -125,7 +131,8 @@ class MetaNetwork(SupervisedLearner):
         adapted = self._adapt(inputs.tasks.support, inputs.chosen)
         outputs = self._query_logits(adapted, query.inputs)
         losses = cross_entropy(outputs, query.targets)
-        return MetaLoss(losses, {"train/accuracy": accuracy(outputs.detach(), query.targets)}, {})
+        tag = f"train/{self.measure.name(query.targets)}"
+        return MetaLoss(losses, {tag: self.measure.train(outputs, query, inputs.tasks)}, {})
 
     # Evaluation
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.learner import MetaLoss, SupervisedLearner
+from metarl.adaptation.metric import Metric
 from metarl.errors import SettingsError, TaskError
 from metarl.learners.class_labels import count_classes
 from metarl.learners.images.embeddings import Embedding
@@ -21,6 +22,7 @@ from metarl.models.described import described
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import checked_tasks, join_inputs, label_range, parameter_type
 from metarl.tasks.losses import accuracy, cross_entropy
+from metarl.tasks.metrics import MetricFunction
 
 LABELS = "labels"
 
@@ -52,6 +54,7 @@ class FeatureClassifier(SupervisedLearner):
         features: Number of features, D.
         classes: Number of training classes; rotated classes count separately.
         generator: Source of the initial weights.
+        metric: The metric of evaluations: a name of `METRICS` or a function; None: the accuracy.
 
     Raises:
         SettingsError: There are fewer than 2 classes.
@@ -60,9 +63,16 @@ class FeatureClassifier(SupervisedLearner):
     transduces = False
 
     def __init__(
-        self, embedding: Embedding, features: int, classes: int, generator: torch.Generator
+        self,
+        embedding: Embedding,
+        features: int,
+        classes: int,
+        generator: torch.Generator,
+        *,
+        metric: str | MetricFunction | None = None,
     ) -> None:
         super().__init__()
+        self.measure = Metric(metric)
         if classes < 2:
             raise SettingsError(f"Expected at least 2 training classes, got {classes}.")
         self.neighbours = MetricLearner(embedding, NearestNeighbour())

@@ -8,10 +8,14 @@ import torch.nn.functional as F
 
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.evaluation.few_shot_protocol import few_shot_curves
+from metarl.learners.images.embeddings import ImageShape, Thumbnail
 from metarl.learners.memory import algorithms as m
+from metarl.learners.memory.episode_reader import EpisodeReader
+from metarl.learners.memory.meta_network import MetaNetwork
 from metarl.learners.memory.networks import MemoryAugmentedOptions, RecurrentOptions
+from metarl.learners.metric.classifier import FeatureClassifier
 from metarl.runs.checkpoints import load_checkpoint
-from metarl.tasks import Examples, Sine
+from metarl.tasks import Examples, Glyphs, Sine
 from metarl.training.loop import OuterLoop
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
@@ -210,3 +214,27 @@ def test_a_stopped_run_resumes_to_the_bit(name, glyphs, tmp_path):
     whole, _ = train(tmp_path / "whole", 4)
     for key, value in whole.items():
         assert torch.equal(resumed[key], value), key
+
+
+def test_a_metric_of_the_user(generator):
+    def hits(outputs, targets):
+        return (outputs.argmax(-1) == targets).float() * 2
+
+    tasks = Glyphs(3, 1, 2, alphabets=4, characters=4, drawings=4).sample(2, generator)
+    images = ImageShape()
+    embedding = Thumbnail(images, 8)
+    network = MemoryAugmentedOptions().make(embedding.features + 3, 3, generator)
+    learners = [
+        EpisodeReader(embedding, network, 3, metric=hits),
+        MetaNetwork(images, 3, generator, filters=4, metric=hits),
+        FeatureClassifier(embedding, embedding.features, 32, generator, metric=hits),
+    ]
+    for learner in learners:
+        assert learner.metric(tasks) == "hits"
+        values = next(learner.evaluate(tasks, 0, torch.Generator().manual_seed(0)))
+        state = next(learner.adapt(tasks.support, 0, torch.Generator().manual_seed(0)))
+        outputs = learner.predict(state, tasks.query.inputs)
+        expected = 2 * (outputs.argmax(-1) == tasks.query.targets).float().mean(1)
+        torch.testing.assert_close(values, expected)
+    result = learners[0](learners[0].collect(tasks, generator, 0))
+    assert list(result.metrics) == ["train/hits"]

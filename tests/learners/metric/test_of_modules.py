@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metarl.errors import SettingsError, ShapeError
+from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.learners import (
     Matching,
     NearestNeighbours,
@@ -132,3 +132,57 @@ def test_what_is_refused(tasks, generator):
         Prototypical(norm).embedding(tasks.query.inputs, None)
     with pytest.raises(SettingsError, match="have weights of their own"):
         Matching(norm, context_steps=1)
+
+
+class MixesExamples(nn.Module):
+    """Attention over the examples of a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(3, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(self.embed(x).unsqueeze(0)).squeeze(0)
+
+
+def vectors(generator, weights=None):
+    x = torch.randn(TASKS, 6, 3, generator=generator)
+    labels = torch.arange(WAY).repeat(TASKS, 2)
+    return TaskBatch(Examples(x, labels, weights), Examples(x.flip(1), labels.flip(1)))
+
+
+def test_modules_that_mix_examples_are_refused(generator):
+    tasks = vectors(generator)
+    for net in (MixesExamples(), nn.Sequential(nn.Linear(3, 4), nn.Softmax(0))):
+        learner = Prototypical(net)
+        with pytest.raises(SettingsError, match="features of each example by itself"):
+            learner(learner.collect(tasks, generator, 0))
+        with pytest.raises(SettingsError, match="features of each example by itself"):
+            list(learner.adapt(tasks.support, 0, generator))
+
+
+def test_weights_are_for_modules_without_batch_normalisation(generator):
+    weights = torch.ones(TASKS, 6)
+    weights[0, 3:] = 0
+    tasks = vectors(generator, weights)
+    learner = Prototypical(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)))
+    losses = learner(learner.collect(tasks, generator, 0)).losses
+    alone = TaskBatch(
+        Examples(tasks.support.inputs[:1, :3], tasks.support.targets[:1, :3]),
+        Examples(tasks.query.inputs[:1], tasks.query.targets[:1]),
+    )
+    torch.testing.assert_close(losses[:1], learner(learner.collect(alone, generator, 0)).losses)
+    learner = Prototypical(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+    with pytest.raises(ShapeError, match="The examples have weights"):
+        learner.collect(tasks, generator, 0)
+
+
+def test_tasks_of_one_batch_have_as_many_classes_each(generator):
+    tasks = vectors(generator)
+    fewer = tasks.support.targets.clone()
+    fewer[1] = fewer[1] % (WAY - 1)
+    tasks = TaskBatch(tasks.support._replace(targets=fewer), tasks.query)
+    learner = Prototypical(nn.Linear(3, 4))
+    with pytest.raises(TaskError, match="task 1 has none of class 2"):
+        learner.collect(tasks, generator, 0)

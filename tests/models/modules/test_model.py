@@ -437,3 +437,71 @@ def test_a_wrong_second_derivative_is_found(generator):
     model = from_module(Returns(squared), check_derivatives=False)
     model.prepare(x)
     assert "Returns" in model.explain()
+
+
+# Padded examples
+
+
+def padded_tasks(generator):
+    """The second of two tasks has three of five examples; tasks have other numbers of classes."""
+    x, y = (torch.randn(2, n, 3, generator=generator) for n in (5, 4))
+    weights = torch.ones(2, 5)
+    weights[1, 3:] = 0
+    labels = torch.tensor([[0, 1, 2, 3, 0], [0, 1, 0, 0, 0]])
+    return TaskBatch(Examples(x, labels, weights), Examples(y, labels[:, :4]))
+
+
+def test_padded_tasks_and_fewer_classes_give_what_each_task_gives_alone(generator):
+    net = nn.Sequential(nn.Linear(3, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 4)).double()
+    tasks = padded_tasks(generator)
+    tasks = TaskBatch(*(e._replace(inputs=e.inputs.double()) for e in (tasks.support, tasks.query)))
+    tasks = TaskBatch(tasks.support._replace(weights=tasks.support.weights.double()), tasks.query)
+    learner = GradientLearner(MAML(net, inner_lr=0.3, steps=2))
+    losses = learner(learner.collect(tasks, generator, 0)).losses
+    alone = TaskBatch(
+        Examples(tasks.support.inputs[1:, :3], tasks.support.targets[1:, :3]),
+        Examples(tasks.query.inputs[1:], tasks.query.targets[1:]),
+    )
+    expected = learner(learner.collect(alone, generator, 0)).losses
+    torch.testing.assert_close(losses[1:], expected, rtol=1e-9, atol=1e-9)
+    *_, adapted = learner.adapt(tasks.support, 2, generator)
+    *_, other = learner.adapt(alone.support, 2, generator)
+    states = learner.adapted_state(adapted, task=1), learner.adapted_state(other, task=0)
+    for name, p in states[0].items():
+        torch.testing.assert_close(p, states[1][name], rtol=1e-9, atol=1e-9)
+
+
+def test_batch_normalisation_of_a_module_refuses_weights(generator):
+    net = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Linear(6, 4))
+    learner = GradientLearner(MAML(net, inner_lr=0.3))
+    tasks = padded_tasks(generator)
+    with pytest.raises(ShapeError, match="would count examples of weight 0"):
+        learner(learner.collect(tasks, generator, 0))
+    net[1].eval()  # running statistics count nothing
+    learner(learner.collect(tasks, generator, 0))
+
+
+class MaskedNorm(Masked):
+    """A masked mean with batch normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, x, mask=None):
+        return self.norm(super().forward(x, mask))
+
+
+def test_adapted_statistics_leave_padding_out(generator):
+    net = MaskedNorm()
+    learner = GradientLearner(MAML(net, inner_lr=0.1))
+    x = torch.randn(TASKS, 4, 5, 2, generator=generator)
+    mask = torch.arange(5) < torch.randint(1, 6, (TASKS, 4, 1), generator=generator)
+    labels = torch.arange(4).remainder(3).repeat(TASKS, 1)
+    *_, adapted = learner.adapt(Examples(x, labels, mask=mask), 1, generator)
+    state = learner.adapted_state(adapted, task=1)
+    plain = copy.deepcopy(net)
+    plain.load_state_dict(state)
+    hidden = Masked.forward(plain, x[1], mask[1])
+    torch.testing.assert_close(state["norm.running_mean"], hidden.mean(0))
+    torch.testing.assert_close(state["norm.running_var"], hidden.var(0, correction=0))
