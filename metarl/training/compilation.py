@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parameters_to_vector
 
 from metarl.adaptation.learner import Learner, MetaInputs, MetaLoss
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, short_repr
 from metarl.flat_functions import FlatFunction
 from metarl.training.graphs import split
 from metarl.trees import map_tensors
@@ -84,13 +84,19 @@ class Capture:
         """Compiles a graph for these input tensors.
 
         Raises:
-            SettingsError: No C++ compiler was found.
+            SettingsError: No C++ compiler was found, or torch cannot compile the graph.
         """
         try:
             return self._backend(graph, tensors)
-        except RuntimeError as error:
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # torch's compiler raises anything
             if "InvalidCxxCompiler" not in str(error):
-                raise
+                reason = short_repr(str(error).strip().partition("\n")[0], 200)
+                raise SettingsError(
+                    f"torch cannot compile the operations of this learner: {type(error).__name__}: "
+                    f"{reason}. Train without `compile`."
+                ) from error
             raise SettingsError(
                 "`compile` needs a C++ compiler, and none was found: install g++, name one in "
                 "the environment variable CXX, or train without `compile`."

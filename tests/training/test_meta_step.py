@@ -179,14 +179,21 @@ def test_compiled_training_follows_the_uncompiled_one(steps):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_missing_compiler_is_named(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "match"),
+    [
+        (RuntimeError("InvalidCxxCompiler: No working C++ compiler found"), r"install g\+\+"),
+        (AssertionError("strides"), r"AssertionError: 'strides'. Train without `compile`"),
+    ],
+)
+def test_what_cannot_be_compiled_is_named(error, match, monkeypatch):
     def backend(graph, tensors):
-        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
+        raise error
 
     monkeypatch.setattr(compilation, "_inductor", backend)
     learner = MAML(mlp())
     step = MetaStep(learner, TrainingSettings(compile=True))
-    with pytest.raises(SettingsError, match=r"install g\+\+"):
+    with pytest.raises(SettingsError, match=match):
         step(sine_inputs(learner), 0)
 
 
