@@ -4,10 +4,12 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from metarl_envs.cart_pole import CartPole
 from metarl_envs.navigation import Navigation2D
 
 import metarl
-from metarl.deploy.adapter_loading import adapter_of
+from metarl.deploy.adapter_loading import _check_rate, adapter_of
+from metarl.deploy.changed_env import changed_env
 from metarl.deploy.episode_log import EpisodeLog, experience_of
 from metarl.errors import CheckpointError, SettingsError, ShapeError, SimulationError
 from metarl.rl.experience import estimate_advantages
@@ -51,7 +53,7 @@ def logs_of(rollouts):
 
 
 def test_a_log_gives_the_experience_of_the_learner(generator):
-    learner = make_policy_learner(Navigation2D(horizon=200), trajectories=8, init_std=0.2)
+    learner = make_policy_learner(Navigation2D(horizon=100), trajectories=8, init_std=0.2)
     tasks = ControlTasks({"goal": torch.tensor([[0.03, 0.03]])})
     *_, rollouts = learner.rollouts(tasks, 0, generator)
     assert rollouts.mask.min() == 0  # some episodes end early
@@ -284,3 +286,18 @@ def test_methods_of_the_other_kind_say_so(point_run, sine_run):
         metarl.load(sine_run[1]).act(np.zeros(1))
     with pytest.raises(SettingsError, match="do not suit a SupervisedAdapter"):
         metarl.load(sine_run[1], explore=False)
+
+
+def test_the_rate_of_training_is_kept():
+    adapter = adapter_of(make_policy_learner(CartPole(horizon=5)))
+    assert adapter.rate == pytest.approx(50)
+    _check_rate(adapter, 50.2)
+    with pytest.raises(SettingsError, match=r"Expected 50 control steps.*got rate=25"):
+        _check_rate(adapter, 25.0)
+    env = changed_env("CartPole-v1", {"tau": 0.04})
+    with pytest.warns(RuntimeWarning, match="makes 25 steps per second, training made 50"):
+        curve = adapter.run(env, 1, 0, max_steps=3)
+    assert curve.seconds == pytest.approx(0.12)
+    assert isinstance(adapter.act(np.zeros(4)), int)
+    with pytest.raises(SettingsError, match="Expected actions of Discrete"):
+        adapter.spaces.check(CartPole().observation_space, gymnasium.spaces.Discrete(3))
