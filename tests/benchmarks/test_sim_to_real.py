@@ -36,7 +36,7 @@ def test_mujocos_pendulum_is_in_the_order_and_on_the_side_of_training():
     late = MuJoCoCart(Target("late", latency=1))
     start, _ = late.reset(seed=0)
     first, *_ = late.step(1)
-    assert first[1] < 0.1  # the action before the first one was to the left
+    assert first[1] < 0.1  # no force yet
     assert np.isfinite(start).all()
 
 
