@@ -117,22 +117,33 @@ def raw(rollouts, units):
 
 
 @pytest.fixture(scope="module")
-def sine_exports(tmp_path_factory):
-    """A learner of sines, tasks, and the folders of its exports by format."""
+def sines():
+    """A learner of sines and two tasks."""
     generator = torch.Generator().manual_seed(0)
-    learner, tasks = sine_learner(generator), Sine(5, 7).sample(2, generator)
-    found = {}
-    for to in ("torch", "onnx"):
-        found[to] = tmp_path_factory.mktemp("sine") / to
-        if to == "onnx":
-            needs_onnx()
-        assert export_adaptation(learner, found[to], to, tasks=tasks, source={"run": "mine"}) < 1e-5
-    return learner, tasks, found
+    return sine_learner(generator), Sine(5, 7).sample(2, generator)
 
 
-def test_ten_steps_and_predictions_are_the_learners(sine_exports, generator):
-    learner, tasks, folders = sine_exports
-    check_supervised(learner, tasks, folders["onnx"], generator)
+@pytest.fixture(scope="module")
+def programs(sines, tmp_path_factory):
+    """The folder of its export to torch."""
+    learner, tasks = sines
+    folder = tmp_path_factory.mktemp("sine") / "torch"
+    assert export_adaptation(learner, folder, "torch", tasks=tasks, source={"run": "mine"}) < 1e-5
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(sines, tmp_path_factory):
+    """The folder of its export to ONNX."""
+    needs_onnx()
+    learner, tasks = sines
+    folder = tmp_path_factory.mktemp("sine") / "onnx"
+    assert export_adaptation(learner, folder, tasks=lambda: tasks) < 1e-5
+    return folder
+
+
+def test_ten_steps_and_predictions_are_the_learners(sines, models, generator):
+    check_supervised(*sines, models, generator)
 
 
 @pytest.mark.slow
@@ -267,13 +278,12 @@ def test_a_recurrent_policy_remembers_as_the_learners(family, generator, tmp_pat
         found.adapt(inputs=observation)
 
 
-def test_programs_of_torch_do_the_same(sine_exports, generator):
-    learner, tasks, folders = sine_exports
-    folder = folders["torch"]
-    metadata = read_metadata(folder)
+def test_programs_of_torch_do_the_same(sines, programs, generator):
+    learner, tasks = sines
+    metadata = read_metadata(programs)
     assert metadata["kind"] == "supervised" and metadata["source"] == {"run": "mine"}
     assert metadata["adaptation"]["rule"] == "GradientDescent"
-    step = torch.export.load(folder / "step.pt2").module()
+    step = torch.export.load(programs / "step.pt2").module()
     theta = [p.detach() for p in learner.model.parameters()]
     support = Examples(tasks.support.inputs[:1], tasks.support.targets[:1])
     expected = list(learner.adapt(support, STEPS, generator))
@@ -282,17 +292,16 @@ def test_programs_of_torch_do_the_same(sine_exports, generator):
     for found, wanted in zip(theta, expected[-1].params.values(), strict=True):
         torch.testing.assert_close(found, wanted[0], rtol=1e-5, atol=1e-5)
     with pytest.raises(CheckpointError, match="to torch"):
-        OnnxAdaptation(folder)
+        OnnxAdaptation(programs)
 
 
-def test_a_folder_that_was_altered_or_is_newer_is_refused(sine_exports, tmp_path):
-    learner, tasks, folders = sine_exports
-    good = folders["torch"]
+def test_a_folder_that_was_altered_or_is_newer_is_refused(sines, programs, tmp_path):
+    learner, tasks = sines
 
     def changed(change):
         bad = tmp_path / "bad"
         shutil.rmtree(bad, ignore_errors=True)
-        shutil.copytree(good, bad)
+        shutil.copytree(programs, bad)
         content = json.loads((bad / METADATA).read_text())
         change(bad, content)
         (bad / METADATA).write_text(json.dumps(content))
@@ -329,13 +338,18 @@ def test_an_earlier_export_is_replaced_whole(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_unsuitable_learners_and_batches_are_refused(sine_exports, generator, tmp_path):
-    learner, tasks, folders = sine_exports
+def test_what_cannot_be_exported_is_told(sines, tmp_path):
+    learner, tasks = sines
     with pytest.raises(SettingsError, match="Expected `tasks`"):
         export_adaptation(learner, tmp_path / "out", "torch")
     with pytest.raises(SettingsError, match="onnx or torch"):
         export_adaptation(learner, tmp_path / "out", "sb3", tasks=tasks)
-    found = OnnxAdaptation(folders["onnx"])
+    with pytest.raises(SettingsError, match="have no episodes"):
+        export_adaptation(learner, tmp_path / "out", "torch", tasks=tasks, horizon=3)
+
+
+def test_unsuitable_batches_are_refused(sines, models):
+    tasks, found = sines[1], OnnxAdaptation(models)
     inputs, targets = (t[0].numpy() for t in tasks.support[:2])
     cases = [
         ({"inputs": inputs}, "Expected targets"),
