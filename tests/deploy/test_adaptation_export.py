@@ -206,9 +206,8 @@ CONTROL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "case", ["units", *(pytest.param(c, marks=pytest.mark.slow) for c in CONTROL if c != "units")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CONTROL)
 def test_a_policy_adapts_on_raw_rollouts_as_its_learner(case, generator, tmp_path):
     needs_onnx()
     family, rule, settings = CONTROL[case]
@@ -247,7 +246,8 @@ def test_a_policy_adapts_on_raw_rollouts_as_its_learner(case, generator, tmp_pat
     assert samples[0].dtype == np.int64 or (samples[0] != samples[2]).all()
 
 
-@pytest.mark.parametrize("family", [Bandit, pytest.param(Navigation2D, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [Bandit, Navigation2D])
 def test_a_recurrent_policy_remembers_as_the_learners(family, generator, tmp_path):
     needs_onnx()
     problem = ControlProblem(
@@ -308,7 +308,7 @@ def test_a_folder_that_was_altered_or_is_newer_is_refused(sines, programs, tmp_p
         return bad
 
     cases = {
-        "was altered": lambda folder, _: (folder / "step.pt2").open("ab").write(b"x"),
+        "was altered": lambda folder, _: (folder / "step.pt2").write_bytes(b"x"),
         "newer MetaRL": lambda _, content: content.update(schema=2),
         "says the format": lambda _, content: content.update(format="other"),
         "names a file elsewhere": lambda _, content: content["sha256"].update({"../x": "0"}),

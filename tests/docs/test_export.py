@@ -69,7 +69,7 @@ def test_the_example_adapts_without_torch(generator, tmp_path):
     returns = re.findall(r"after \d steps: return (-?\d+\.\d+)", result.stdout)
     assert len(returns) == 4 and len(set(returns)) == 4
     assert result.stderr == ""  # nor warnings of ONNX Runtime
-    (tmp_path / "exported" / "step.onnx").open("ab").write(b"x")
+    (tmp_path / "exported" / "step.onnx").write_bytes(b"x")
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert result.returncode != 0 and "step.onnx" in result.stderr
 
