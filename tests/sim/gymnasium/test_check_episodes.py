@@ -250,3 +250,15 @@ def test_choices_are_compared_too():
         GymTasks(Idle, {**SPEED, "grip": Choice("steel", "rubber")}, horizon=8, name="I-v1")
     )
     assert "the parameter 'grip' changes nothing" in text
+
+
+class Reports(Slide):
+    """Reports whether it is far to the right."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, {**info, "far": float(reward)}
+
+
+def test_metrics_that_a_reset_has_not_yet_are_no_difference():
+    check_family(GymTasks(Reports, SPEED, horizon=5, metrics={"far": "last"}))
