@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from metarl.cuda_graphs import may_hold
 from metarl.sim.family import TaskFamily, Tasks, WorldState
+from metarl.sim.spaces import only_images
 from metarl.trees import map_tensors
 
 Act = Callable[[Tensor], Tensor]
@@ -105,40 +107,48 @@ def score_states(
     return _freeze_ended(episode) if may_hold(episode.ended()) else episode
 
 
-def play_steps(
-    reset: Callable[[], tuple[Tensor, Any]],
-    step: Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor, Any]],
-    act: Act,
-    horizon: int,
-    truncated: Callable[[], Tensor] | None,
-    images: bool = False,
-) -> Episode:
+class Steps(Protocol):
+    """Interface of worlds that are stepped one step at a time, such as `TensorVectorEnv`."""
+
+    family: TaskFamily
+    single_observation_space: spaces.Box
+
+    def reset(self) -> tuple[Tensor, dict[str, Any]]:
+        """Starts an episode in each world."""
+        ...
+
+    def step(self, actions: Any, /) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Steps every world once."""
+        ...
+
+    def check(self) -> None:
+        """Checks all values since the last check."""
+        ...
+
+
+def play_steps(env: Steps, act: Act, cut_off: Callable[[], Tensor]) -> Episode:
     """Runs one episode in each world with `reset` and `step`; see `TensorVectorEnv.episode`.
 
     Args:
-        reset: Starts the episodes.
-        step: Steps all worlds.
+        env: The worlds.
         act: Called at each step with the observations [W, O]; returns the actions.
-        horizon: The number of steps.
-        truncated: Returns which episodes the family has cut off, [W] bool; None for families that
-            never do.
-        images: Whether observations are images of bytes, which are kept as such.
+        cut_off: Returns which worlds the family has cut off so far, [W] bool.
     """
-    keep = as_bytes if images else lambda seen: seen
-    observation, _ = reset()
+    keep = as_bytes if only_images(env.single_observation_space) else lambda seen: seen
+    observation, _ = env.reset()
     steps, observations = [], [keep(observation)]
-    for _ in range(horizon):
+    for _ in range(env.family.horizon):
         action = act(observation)
-        observation, reward, terminated, _, _ = step(action)
-        cut = () if truncated is None else (truncated(),)
+        observation, reward, terminated, _, _ = env.step(action)
+        cut = (cut_off(),) if env.family.may_truncate else ()
         observations.append(keep(observation))
         steps.append((action, reward, terminated, *cut))
+    env.check()
     action, reward, terminated, *cut = (torch.stack(v, 1) for v in zip(*steps, strict=True))
+    truncated = cut[0] if cut else None
     if len({seen.dtype for seen in observations}) > 1:
         observations = [seen.float() for seen in observations]
-    return Episode(
-        torch.stack(observations, 1), action, reward, terminated, cut[0] if cut else None
-    )
+    return Episode(torch.stack(observations, 1), action, reward, terminated, truncated)
 
 
 def as_bytes(observation: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         self._disturbances.set_tasks(self._tasks)
         self._make_spaces()
         self._observation = torch.zeros(self.observation_space.shape or (), device=self.device)
-        self._images = images = only_images(self.single_observation_space)
+        images = only_images(self.single_observation_space)
         self._validator = StepValidator(family.action_space, family.horizon, self.diagnosis, images)
 
     def _make_spaces(self) -> None:
@@ -249,10 +249,7 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     def run_step_by_step(self, act: Act) -> Episode:
         """Runs one episode in each world with `reset` and `step`. See `episode`."""
-        cut = (lambda: self._ends.truncated) if self.family.may_truncate else None
-        episode = play_steps(self.reset, self.step, act, self.family.horizon, cut, self._images)
-        self.check()
-        return episode
+        return play_steps(self, act, lambda: self._ends.truncated)
 
     # Tasks and randomness
 
