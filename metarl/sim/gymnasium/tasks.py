@@ -123,7 +123,9 @@ class GymTasks(DisturbedFamily, GymFamily):
         draws = torch.rand(shape, generator=generator, device=generator.device)
         return ControlTasks(
             {
-                name: values.of(self.part).draw(*draw, self.part if name == split else None)
+                name: values.of(self.part).draw(
+                    draw[0], draw[1], self.part if name == split else None
+                )
                 for (name, values), draw in zip(self.parameters.items(), draws, strict=True)
             }
         )

@@ -3,6 +3,7 @@
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "suites.md"
 
@@ -10,7 +11,7 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "suites.md"
 @cache
 def page_code():
     """Runs the code of the page and returns its names; it builds no environment."""
-    names = {"__name__": "suites_page"}
+    names: dict[str, Any] = {"__name__": "suites_page"}
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     exec(compile("\n".join(blocks), str(PAGE), "exec"), names)
     return names

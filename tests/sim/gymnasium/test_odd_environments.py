@@ -1,5 +1,7 @@
 """Environments with unusual spaces, results and attributes: right, or refused with the reason."""
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from metarl.rl import PolicyGradientSettings, PolicyLearner, policy_for
 from metarl.sim import Choice, GymTasks, Uniform, check_family
 
 F32 = np.float32
+BOOL: Any = np.bool_  # not among the types that gymnasium annotates
 
 
 def odd(observed=None, acted=None, *, seen=None, step=None, reset=None, **attributes):
@@ -88,7 +91,7 @@ RIGHT = {
     "lists of whole numbers": (odd(spaces.Box(-3, 3, (2,), F32), seen=lambda env: [1, 2]), 2),
     "tensors": (odd(seen=lambda env: torch.tensor([0.1, 0.2])), 2),
     "float16": (odd(spaces.Box(-1, 1, (2,), np.float16)), 2),
-    "truth values": (odd(spaces.Box(0, 1, (2,), np.bool_)), 2),
+    "truth values": (odd(spaces.Box(0, 1, (2,), BOOL)), 2),
     "a reward without dimensions": (odd(step=ended(reward=lambda env: np.array(env.k, F32))), 2),
     "a reward that is a tensor": (odd(step=ended(reward=lambda env: torch.tensor(env.k))), 2),
     "ends of NumPy": (odd(step=ended(lambda env: np.bool_(env.t > 2), np.array(False))), 2),
