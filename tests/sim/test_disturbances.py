@@ -194,6 +194,36 @@ def test_tests_may_have_latencies_of_their_own():
     assert "late by 0 to 1 steps in training, actions late by 2 to 3" in str(family.card())
 
 
+def test_the_card_says_whether_ranges_of_tests_are_apart():
+    for test, disjoint in ((Uniform(1, 2), True), (Uniform(0.5, 2), False)):
+        family = GymTasks(Echo, {"shift": Ranges(Uniform(0, 1), test=test)}, horizon=6)
+        assert family.card().disjoint == disjoint
+        drawn = family.split("test").sample(200, torch.Generator().manual_seed(0)).values["shift"]
+        assert drawn.min() >= test.low and drawn.max() <= 2
+
+
+def test_check_family_reads_what_is_measured():
+    class Measured(Drift):
+        metrics = {"far": "any"}  # noqa: RUF012
+
+        def measure(self, before, actions, after, tasks):
+            far = after["place"].abs()
+            return {"far": torch.where(far > 0.4, far, torch.nan)}
+
+    class Unnamed(Measured):
+        def measure(self, before, actions, after, tasks):
+            return {"near": after["place"]}
+
+    class Whole(Measured):
+        def measure(self, before, actions, after, tasks):
+            return {"far": after["steps"]}
+
+    check_family(Measured())
+    for kind, text in ((Unnamed, "numbers of `metrics`"), (Whole, "float32")):
+        with pytest.raises(TaskError, match=text):
+            check_family(kind())
+
+
 @pytest.mark.parametrize(
     "make",
     [

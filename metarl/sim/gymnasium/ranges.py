@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -248,6 +249,18 @@ class Ranges(Range):
     def __str__(self) -> str:
         """Returns the notation of family cards."""
         return f"{self.train} in training, {self.test} in tests"
+
+
+def splits_are_disjoint(ranges: Iterable[Range]) -> bool:
+    """Whether no task is in two splits, if the first range of many values is cut among them.
+
+    Args:
+        ranges: The distributions of the parameters, in their order.
+    """
+    ranges = list(ranges)
+    first = next((r for r in ranges if r.continuous), None)
+    apart = any(r.apart for r in ranges if isinstance(r, Ranges))
+    return first is not None and (apart or not isinstance(first, Ranges))
 
 
 def _between(low: float, high: float, first: Tensor, second: Tensor, part: Split | None) -> Tensor:

@@ -19,7 +19,7 @@ from metarl.sim.card import Card, Fact
 from metarl.sim.disturbed_parameters import DisturbedFamily, disturbs
 from metarl.sim.family import ControlTasks, Tasks
 from metarl.sim.gymnasium.family import GymFamily, Task
-from metarl.sim.gymnasium.ranges import Range
+from metarl.sim.gymnasium.ranges import Range, splits_are_disjoint
 from metarl.tasks.base import check_num_tasks
 
 
@@ -114,7 +114,8 @@ class GymTasks(DisturbedFamily, GymFamily):
             for name, values in self.parameters.items()
         )
         summary = f"{self.title} with other values of {', '.join(self.parameters)}"
-        return self._make_card(summary, Fact("tasks", laws), self._split_parameter is not None)
+        disjoint = splits_are_disjoint(self.parameters.values())
+        return self._make_card(summary, Fact("tasks", laws), disjoint)
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
         check_num_tasks(num_tasks)

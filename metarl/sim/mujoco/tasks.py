@@ -19,7 +19,7 @@ from metarl.sim.card import Card, Fact
 from metarl.sim.disturbed_parameters import DisturbedFamily
 from metarl.sim.family import ControlTasks, Tasks, WorldState
 from metarl.sim.gymnasium.descriptions import describe_space
-from metarl.sim.gymnasium.ranges import Range, Ranges
+from metarl.sim.gymnasium.ranges import Range, splits_are_disjoint
 from metarl.sim.mujoco.changes import ModelFactor
 from metarl.sim.mujoco.physics import MujocoFamily, mj
 from metarl.tasks.base import Split, check_num_tasks, check_split
@@ -127,7 +127,7 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
                 Fact("termination", "see `terminated`" if self.may_terminate else "never"),
                 Fact("horizon", f"{self.horizon} steps"),
             ),
-            self._disjoint,
+            splits_are_disjoint(self.range_of(name) for name in self.parameters),
         )
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
@@ -230,13 +230,6 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
     def _split_parameter(self) -> str | None:
         """The name of the parameter whose values are disjoint between the splits."""
         return next((n for n in self.parameters if self.range_of(n).continuous), None)
-
-    @property
-    def _disjoint(self) -> bool:
-        split = self._split_parameter
-        ranges = [self.range_of(n) for n in self.parameters]
-        apart = any(r.apart for r in ranges if isinstance(r, Ranges))
-        return split is not None and (apart or not isinstance(self.range_of(split), Ranges))
 
     def _is_each(self, name: str) -> bool:
         parameter = self.parameters[name]
