@@ -78,6 +78,12 @@ class Adaptation:
     def __post_init__(self) -> None:
         """Checks the arguments, and makes an ordinary module a model."""
         object.__setattr__(self, "network", as_adaptable(self.network))
+        if next(self.network.parameters(), None) is None:
+            name = type(getattr(self.network, "net", self.network)).__name__
+            raise SettingsError(
+                f"Expected a network with parameters to adapt, {name} has "
+                "none. `NearestNeighbours` and other metric learners take such."
+            )
         object.__setattr__(self, "frozen", names_of(self.network, self.frozen))
         momentum, unroll = self.statistics_momentum, self.unroll
         check_int("steps", self.steps, NOT_NEGATIVE)

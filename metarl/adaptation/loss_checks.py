@@ -109,7 +109,8 @@ def _called(
         raise ShapeError(
             f"`{function.argument}` raises {type(error).__name__} for outputs {shown(outputs)} and "
             f"targets {shown(examples.targets)}: {error}. Dimension 0 is the task and dimension 1 "
-            "the example."
+            "the example: losses of torch for labels take "
+            "F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction='none')."
         ) from error
     return function.reduced(found, examples)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.adaptation.learner import Adapted
 from metarl.adaptation.loss_function import Outputs
 from metarl.errors import ShapeError
-from metarl.models.base import Adaptable, Params, Statistics, task_params
+from metarl.models.base import Adaptable, Model, Params, Statistics, task_params
 from metarl.tasks.base import Examples
 from metarl.tasks.batches import join_inputs
 from metarl.trees import map_tensors
@@ -60,6 +60,8 @@ class NetworkCall:
         options: dict[str, Any] = {**noise}
         if mask is not None:
             options["mask"] = self._checked_mask(mask)
+        if weights is not None and isinstance(self.network, Model):
+            self.network.prepare(inputs, mask)  # shows whether it normalises batches
         if weights is not None and self._needs_weights(statistics):
             options["weights"] = weights
         return self.network(params, inputs, statistics, **options)
@@ -112,10 +114,12 @@ class NetworkCall:
         if self._takes_weights:
             return True
         if normalises and not fixed:
+            name = type(getattr(self.network, "net", self.network)).__name__
             raise ShapeError(
                 f"The examples have weights, and the batch normalisation of "
-                f"{type(self.network).__name__} would count examples of weight 0. Use another "
-                "normalisation (and `normalises_batches = False`), a `forward` with a keyword "
+                f"{name} (or what else mixes examples in it) would count examples of weight 0. Use "
+                "another normalisation (and `normalises_batches = False` in a network of MetaRL), "
+                "running statistics (`.eval()` of these layers), a `forward` with a keyword "
                 "`weights` [T, N], or tasks with as many examples each."
             )
         return False

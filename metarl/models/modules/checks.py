@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._pytree import tree_flatten
@@ -21,6 +22,22 @@ def check_module(net: nn.Module) -> None:
     if not isinstance(net, nn.Module):
         raise SettingsError(
             f"Expected a torch.nn.Module as network, got {type(net).__name__}; pass an instance."
+        )
+    if isinstance(net, torch.jit.ScriptModule):
+        raise SettingsError(
+            "Expected an ordinary torch.nn.Module, got a scripted or traced one, whose parameters "
+            "cannot be replaced. Pass the module that it was made from."
+        )
+    if hasattr(net, "_orig_mod"):
+        raise SettingsError(
+            "Expected the network itself, got one that `torch.compile` has wrapped. Pass the module "
+            "before that, or `net._orig_mod`; `compile` of the training settings compiles the whole "
+            "meta-gradient."
+        )
+    if isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise SettingsError(
+            f"Expected the network itself, got it in a {type(net).__name__}. Pass `net.module`: "
+            "MetaRL computes the tasks of all processes (torchrun) without it."
         )
     for name, tensor in (*net.named_parameters(), *net.named_buffers()):
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):

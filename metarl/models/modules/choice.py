@@ -114,7 +114,7 @@ def _first_right(
         raise SettingsError(
             f"Expected a module that gives with other parameters what it gives with its own; "
             f"{type(net).__name__} does not: {error}. Keep all that it computes with in parameters "
-            "and buffers, and change none of them in forward."
+            "and buffers, change none of them in forward, and leave out `torch.utils.checkpoint`."
         ) from error
 
 

@@ -151,6 +151,11 @@ def _load(data: Any, settings: TableSettings) -> Loaded:
         isinstance(data, np.ndarray) and data.dtype.kind in "OUT"
     ):
         return Loaded(_from_list(list(data), settings), settings.labels)
+    if hasattr(data, "toarray"):  # of scipy
+        raise ShapeError(
+            f"Expected a dense array, got a sparse {type(data).__name__}; convert it by "
+            "`data.toarray()`."
+        )
     if isinstance(data, Tensor) or _is_array(data):
         _check_no_names(settings)
         return Loaded(_from_array(data, settings), settings.labels)

@@ -247,9 +247,15 @@ def as_tensor(values: Any, name: str) -> Tensor:
 
     Raises:
         ShapeError: It does not consist of numbers, or rows have unequal lengths.
+        DataError: Values of a masked array are masked.
     """
     if isinstance(values, Tensor):
         return values.detach() if not values.requires_grad else _refuse_gradients(name)
+    if np.ma.is_masked(values):
+        raise DataError(
+            f"Expected all values of the {name}, and some of the masked array are masked; drop "
+            "these rows, or fill them in by `array.filled(value)`."
+        )
     try:
         array = np.asarray(values)
     except ValueError as error:  # of unequal lengths

@@ -2,6 +2,7 @@ import re
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
@@ -244,6 +245,8 @@ def mixed(features):
         (lambda x: x.to(torch.complex64), ShapeError, "real numbers"),
         (lambda x: x.requires_grad_(), ShapeError, r"tensor.detach\(\)"),
         (lambda x: x.to_sparse(), ShapeError, "dense tensor"),
+        (lambda x: scipy.sparse.csr_array(x.numpy()), ShapeError, r"data\.toarray\(\)"),
+        (lambda x: np.ma.masked_equal(x.numpy(), 5), DataError, "are masked"),
         (lambda x: np.full((120, 2), "a"), ShapeError, "Expected numbers"),
         (lambda x: np.full((120, 2), np.datetime64("2020")), ShapeError, "dates to seconds"),
         (lambda x: np.zeros((120, 8, 8, 3), np.uint8), ShapeError, r"x.transpose\(0, 3, 1, 2\)"),
