@@ -30,9 +30,8 @@ def check_module(net: nn.Module) -> None:
         )
     if hasattr(net, "_orig_mod"):
         raise SettingsError(
-            "Expected the network itself, got one that `torch.compile` has wrapped. Pass the module "
-            "before that, or `net._orig_mod`; `compile` of the training settings compiles the whole "
-            "meta-gradient."
+            "Expected the network itself, got one that `torch.compile` has wrapped. Pass "
+            "`net._orig_mod`; `compile` of the training settings compiles the meta-gradient."
         )
     if isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise SettingsError(
