@@ -402,8 +402,10 @@ def test_parameters_without_values():
         from_module(nn.Linear(3, 2, device="meta"))
     with pytest.raises(SettingsError, match="does not run with one argument"):
         from_module(nn.Bilinear(2, 2, 2))
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
+        traced = torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))
     with pytest.raises(SettingsError, match="Pass the module that it was made from"):
-        from_module(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)))
+        from_module(traced)
     with pytest.raises(SettingsError, match=r"Pass `net\._orig_mod`"):
         from_module(torch.compile(nn.Linear(2, 2), backend="eager"))
     with pytest.raises(SettingsError, match=r"Pass `net\.module`"):
