@@ -117,7 +117,7 @@ class NetworkCall:
             name = type(getattr(self.network, "net", self.network)).__name__
             raise ShapeError(
                 f"The examples have weights, and the batch normalisation of "
-                f"{name} (or what else mixes examples in it) would count examples of weight 0. Use "
+                f"{name} would count examples of weight 0. Use "
                 "another normalisation (and `normalises_batches = False` in a network of MetaRL), "
                 "running statistics (`.eval()` of these layers), a `forward` with a keyword "
                 "`weights` [T, N], or tasks with as many examples each."
