@@ -221,11 +221,12 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--where", choices=("gymnasium", "mujoco"), default="gymnasium")
     parser.add_argument("--ppo", type=int, nargs="*", default=[1, 10, 100])
-    parser.add_argument("--targets", type=int, default=6)
+    parser.add_argument("--targets", type=int, default=6, help="the first so many")
+    parser.add_argument("--skip", type=int, default=0, help="of these, without the first so many")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     targets = GYMNASIUM if arguments.where == "gymnasium" else MUJOCO
-    compare(arguments.run, targets[: arguments.targets], arguments.ppo)
+    compare(arguments.run, targets[arguments.skip : arguments.targets], arguments.ppo)
 
 
 if __name__ == "__main__":
