@@ -48,7 +48,7 @@ class Exported:
 
 
 @functools.singledispatch
-def exported(learner: Any, request: Request) -> Exported:
+def exported(learner: object, request: Request) -> Exported:
     """Returns what is written of a learner, which is on the CPU.
 
     Raises:
@@ -63,12 +63,12 @@ def exported(learner: Any, request: Request) -> Exported:
 
 @functools.singledispatch
 def adapted_network(
-    source: Any, tasks: Callable[[], TaskBatch], steps: int, generator: torch.Generator
+    learner: object, tasks: Callable[[], TaskBatch], steps: int, generator: torch.Generator
 ) -> Graph:
     """Returns the graph of a supervised learner's network, adapted to the first of the tasks.
 
     Args:
-        source: The learner, on the CPU.
+        learner: The learner, on the CPU.
         tasks: Returns its tasks.
         steps: Adaptation steps, at least 0.
         generator: Of the adaptation.
@@ -77,7 +77,7 @@ def adapted_network(
         SettingsError: The learner has no network that adapts by gradients.
     """
     raise SettingsError(
-        f"Networks and policies that adapt by gradients are exported; {type(source).__name__} "
+        f"Networks and policies that adapt by gradients are exported; {type(learner).__name__} "
         "adapts in another way. A recurrent policy is exported `--with adaptation`, as a graph "
         "with the state in and out."
     )

@@ -143,7 +143,8 @@ def models(sines, tmp_path_factory):
 
 
 def test_ten_steps_and_predictions_are_the_learners(sines, models, generator):
-    check_supervised(*sines, models, generator)
+    learner, tasks = sines
+    check_supervised(learner, tasks, models, generator)
 
 
 @pytest.mark.slow
