@@ -277,7 +277,7 @@ def experience_of(
             actions = (actions - units.actions.shift) / units.actions.scale
     observations, actions = observations.unsqueeze(0), actions.unsqueeze(0)
     rollouts = Rollouts(
-        observations=observations[:, :, :-1],
+        seen=observations[:, :, :-1],
         actions=actions,
         rewards=torch.where(mask, rewards, 0.0).unsqueeze(0),
         mask=mask.float().unsqueeze(0),

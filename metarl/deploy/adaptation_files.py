@@ -27,6 +27,11 @@ def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
     (folder / METADATA).write_text(text, encoding="utf-8")
 
 
+def is_export(path: Path) -> bool:
+    """Returns whether a path is the folder of an exported adaptation."""
+    return (path / METADATA).is_file()
+
+
 def read_metadata(folder: Path | str) -> dict[str, Any]:
     """Reads adaptation.json and checks every file that it names.
 

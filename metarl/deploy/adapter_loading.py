@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from metarl.adaptation.learner import Learner
+from metarl.deploy.adaptation_files import is_export
 from metarl.deploy.adapter import Adapter, Origin
 from metarl.deploy.learner_building import build_learner
 from metarl.errors import CheckpointError, MetarlError, SettingsError
@@ -38,7 +39,9 @@ def load(
     rate are in its learner.json, the weights in its newest valid checkpoint.
 
     Args:
-        run: A run folder, a checkpoint, or "latest" for the newest run below `runs`.
+        run: A run folder, a checkpoint, "latest" for the newest run below `runs`, or the folder of
+            an exported adaptation (`metarl export RUN FOLDER --to onnx --with adaptation`), which
+            takes `seed` and `explore` only; see `ExportedAdapter`.
         network: The network of a run that could not describe it (a module of yours), built as in
             training; its weights are loaded.
         learner: The whole learner, for other parts that a run could not describe.
@@ -54,6 +57,8 @@ def load(
         SettingsError: Part of the learner has to be handed in, or the rate is another one.
     """
     path = newest_run(Path(runs)) if str(run) == "latest" else Path(run)
+    if is_export(path):
+        return _opened_export(path, network or learner or adapted or rate, seed, options)
     if path.is_file():
         raise CheckpointError(
             f"Expected a run folder or a checkpoint, which is a folder too, got the file {path}. "
@@ -77,6 +82,18 @@ def load(
     if adapted is not None:
         adapter.restore(adapted)
     return adapter
+
+
+def _opened_export(path: Path, other: Any, seed: int, options: dict[str, Any]) -> Adapter:
+    from metarl.deploy.exported_adapter import ExportedAdapter
+
+    unknown = sorted(options.keys() - {"explore"})
+    if other is not None or unknown:
+        raise SettingsError(
+            f"An exported adaptation takes `seed` and `explore`, got also "
+            f"{', '.join(unknown) or 'network, learner, adapted or rate'}; open its run for these."
+        )
+    return ExportedAdapter(path, seed=seed, **options)
 
 
 def adapter_of(
