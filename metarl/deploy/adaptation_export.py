@@ -41,8 +41,8 @@ def export_adaptation(
     Supervised learners get the graphs "predict" and "step", policies "act" and "step", recurrent
     policies "act" alone, whose state goes in and out. For "onnx" the graph "start" returns the
     initial theta and state; start.safetensors holds them for both formats. docs/export.md
-    documents the folder. Each graph is compared with the learner before the folder appears: a step
-    is taken ten times in a row, from its own results.
+    documents the folder. Each graph is compared with the learner before the folder appears, over
+    ten steps of an adaptation.
 
     Args:
         learner: A `GradientLearner`, `PolicyLearner` or `RecurrentLearner`.

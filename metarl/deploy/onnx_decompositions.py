@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._decomp import core_aten_decompositions, decomposition_table
@@ -124,10 +125,15 @@ def batch_norm_update_stats(
 
 
 def lerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
-    """Interpolates as torch does; torch's own decomposition copies strides, which ONNX cannot."""
-    if abs(weight) < 0.5:
-        return start + weight * (end - start)
-    return end - (end - start) * (1 - weight)
+    """Interpolates as torch's kernel does, which rounds the weight to the type of the tensors.
+
+    torch's own decomposition does not, and copies strides, which ONNX cannot.
+    """
+    kind = np.float64 if start.dtype == torch.float64 else np.float32
+    rounded = kind(weight)
+    if abs(rounded) < 0.5:
+        return start + float(rounded) * (end - start)
+    return end - (end - start) * float(kind(1) - rounded)
 
 
 _OWN: dict[Any, Callable[..., Any]] = {

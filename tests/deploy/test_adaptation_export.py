@@ -152,6 +152,9 @@ def test_ten_steps_and_predictions_are_the_learners(sines, models, generator):
 def test_every_rule_does_as_its_learner(rule, generator, tmp_path):
     needs_onnx()
     learner, tasks = sine_learner(generator, rule), Sine(5, 7).sample(2, generator)
+    if rule == "reptile":  # Adam's first steps follow the signs of rounding errors
+        for name, buffer in learner.rule.named_buffers():
+            buffer.fill_(1000.0 if name == "count" else 0.01)
     assert export_adaptation(learner, tmp_path / "out", tasks=tasks) < 1e-5
     check_supervised(learner, tasks, tmp_path / "out", generator, some_stay=rule == "anil")
 
