@@ -78,9 +78,9 @@ def sine_learner(generator, rule="maml"):
 
 
 def image_learner(generator, rule):
-    model = Conv4(3, generator, image_size=16, filters=4)
+    model = Conv4(3, generator, image_size=28, filters=4)
     learner = GradientLearner(RULES[rule].clipped_adaptation(model, generator))
-    images = torch.randn(2, 9, 1, 16, 16, generator=generator)
+    images = torch.randn(2, 9, 1, 28, 28, generator=generator)
     examples = Examples(images, torch.arange(9).expand(2, 9) % 3)
     return learner, TaskBatch(examples, examples)
 
@@ -192,7 +192,7 @@ def test_convolutions_and_batch_statistics_are_the_learners(rule, generator, tmp
     for _ in range(STEPS):
         found.adapt(inputs=support.inputs[0].numpy(), targets=support.targets[0].numpy())
     assert_same(found.theta, expected[-1].params)
-    query = torch.randn(1, 4, 1, 16, 16, generator=generator)
+    query = torch.randn(1, 4, 1, 28, 28, generator=generator)
     outputs = learner.predict(expected[-1], query)[0].numpy()
     alone = found.predict(query[0].numpy(), support.inputs[0].numpy() if rule == "maml" else None)
     np.testing.assert_allclose(alone, outputs, rtol=1e-5, atol=1e-5)
