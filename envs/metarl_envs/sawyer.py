@@ -294,8 +294,8 @@ def _start(path: str) -> Start:
     data.qpos[9:12] = OBJECT[0]
     data.qvel[9:15] = 0
     mj.mj_forward(model, data)
-    copies = (v.copy() for v in (data.qpos, data.qvel, data.qacc_warmstart))
-    return Start(*copies, tcp, height)
+    qpos, qvel, warmstart = (v.copy() for v in (data.qpos, data.qvel, data.qacc_warmstart))
+    return Start(qpos, qvel, warmstart, tcp, height)
 
 
 @lru_cache(maxsize=64)  # copying constants at every step would synchronise with a GPU
