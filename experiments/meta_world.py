@@ -4,11 +4,11 @@
     python experiments/meta_world.py --algorithm promp
     python experiments/meta_world.py --algorithm rl2
     python experiments/meta_world.py --family MetaWorldPush-v1       # or MetaWorldPickPlace-v1
-    python experiments/meta_world.py --hidden 512 512               # the published size of MAML
+    python experiments/meta_world.py --hidden 512 512        # the size of the published MAML
     python -m metarl_envs.metaworld_protocol latest     # judges the latest run in Meta-World itself
 
-Needs Meta-World, whose models it uses: pip install --no-deps 'metaworld>=3.1,<3.2'. The worlds
-run on the batch engine of MuJoCo. Training takes 2 million environment steps, those of adaptation
+Needs Meta-World, whose models it uses: pip install --no-deps 'metaworld>=3.1,<3.2'. The worlds run
+on MuJoCo's batch engine. Training takes 2 million environment steps, those of adaptation
 included: 20 iterations of 10 tasks, with 10 episodes of 500 steps before and after adaptation.
 """
 
