@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metarl.adaptation.network_call import NetworkCall
 from metarl.errors import SettingsError
-from metarl.models.base import Params, Statistics
+from metarl.models.base import Adaptable, Params, Statistics
 
 if TYPE_CHECKING:
     from metarl.adaptation.learner import Adapted
@@ -63,6 +63,7 @@ def _statistics(
     if not getattr(network, "normalises_batches", False):
         return {}
     record = Statistics(momentum=1.0)
+    assert isinstance(network, Adaptable)
     call = NetworkCall(network)
     call(params, adapted.support, record, adapted.weights, adapted.mask)
     return record.values

@@ -223,7 +223,7 @@ def _with_stored_network(settings: S, folder: Path) -> S:
         if name == "network" and isinstance(value, str) and is_network_file(value):
             changed[name] = own
         elif name == "policy" and getattr(value, "network", None) is not None:
-            changed[name] = dataclasses.replace(value, network=own)
+            changed[name] = dataclasses.replace(cast(Any, value), network=own)
     return dataclasses.replace(cast(Any, settings), **changed)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 Function = Callable[..., Any]
 
@@ -75,5 +76,5 @@ def is_layer_class(kind: Any) -> bool:
         and issubclass(kind, nn.Module)
         and kind.__module__.startswith("torch.nn.modules.")
         and getattr(nn, kind.__name__, None) is kind
-        and not issubclass(kind, nn.modules.lazy.LazyModuleMixin)
+        and not issubclass(kind, LazyModuleMixin)
     )
