@@ -276,7 +276,7 @@ def test_a_recurrent_policy_remembers_as_the_learners(family, generator, tmp_pat
         action = policy.distribution(state).mode()
         action = action.clamp(-1, 1) if action.is_floating_point() else action
         own = found.act(observation[0].numpy(), float(reward), bool(ended))
-        np.testing.assert_allclose(own, action[0].numpy(), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(own, action[0].detach().numpy(), rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(found.state["state.hidden"], state[0].detach(), atol=1e-5)
     with pytest.raises(SettingsError, match="adapts by acting"):
         found.adapt(inputs=observation)
