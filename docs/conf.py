@@ -44,5 +44,6 @@ html_title = f"MetaRL {release}"
 html_static_path = ["_static"]
 html_css_files = ["manual.css"]
 html_show_sourcelink = False
+html_show_copyright = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}

@@ -11,6 +11,7 @@ import pkgutil
 from pathlib import Path
 
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 
 PACKAGES = ("metarl", "metarl_envs")
 
@@ -59,15 +60,24 @@ def origin(package: str, name: str) -> str:
 def summary(package: str, name: str) -> str:
     """Returns the first sentence of what a name is."""
     value = getattr(importlib.import_module(package), name)
-    if not (inspect.isclass(value) or inspect.isroutine(value)):
-        return ""
-    text = " ".join((inspect.getdoc(value) or "").partition("\n\n")[0].split())
+    if inspect.isclass(value) or inspect.isfunction(value):
+        text = inspect.getdoc(value) or ""
+    else:
+        docs = ModuleAnalyzer.for_module(origin(package, name)).find_attr_docs()
+        text = "\n".join(docs.get(("", name), ()))
+    text = " ".join(text.strip().partition("\n\n")[0].split())
     return text.replace("|", "\\|").replace("*", "\\*").replace("[", "\\[")
+
+
+def automodule(module: str, *options: str) -> list[str]:
+    """Returns the directive that documents a module; autodoc writes reStructuredText."""
+    lines = [f".. automodule:: {module}", *(f"   :{option}:" for option in options)]
+    return ["```{eval-rst}", *lines, "```", ""]
 
 
 def page(package: str) -> str:
     """Returns the text of a package's page."""
-    lines = [f"# {package}", "", f"```{{automodule}} {package}", "```", ""]
+    lines = [f"# {package}", "", *automodule(package)]
     names = getattr(importlib.import_module(package), "__all__", ())
     if names:
         lines += [f"Names of `{package}`:", "", "| name | |", "|---|---|"]
@@ -78,7 +88,7 @@ def page(package: str) -> str:
     for module in modules(package):
         lines += [f"## {module}", ""]
         if importable(module):
-            lines += [f"```{{automodule}} {module}", ":members:", ":show-inheritance:", "```", ""]
+            lines += automodule(module, "members", "show-inheritance")
         else:
             lines += ["An extra that is not installed here; see the source.", ""]
     return "\n".join(lines)

@@ -23,7 +23,9 @@ def unlink_outside(app: Sphinx, docname: str, source: list[str]) -> None:
         inside = target.is_relative_to(app.srcdir)
         return match[0] if inside or target.suffix not in ("", ".md") else match[1]
 
-    source[0] = LINK.sub(replaced, source[0])
+    linked = LINK.sub(replaced, source[0])
+    # A link whose text is the name of a file gets the title of that page instead.
+    source[0] = re.sub(r"\[[\w/.]+\.md\]\(([^):]+\.md(?:#[^)]*)?)\)", r"[](\1)", linked)
 
 
 def highlight_commands(app: Sphinx, doctree: nodes.document) -> None:

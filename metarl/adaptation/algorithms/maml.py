@@ -36,3 +36,4 @@ class MAMLAlgorithm(GradientAlgorithm):
 
 MAML = as_function(MAMLAlgorithm)
 FOMAML = partial(MAML, first_order=True)
+"""`MAML` without second derivatives (section 5.2)."""

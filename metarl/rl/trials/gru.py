@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from metarl.errors import SettingsError
 
 EPS = 1e-5
 """Added to the variance in the layer normalisation."""
@@ -164,9 +165,17 @@ class _Unroll(torch.autograd.Function):
         return states[1:]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
-        """Returns the derivatives of the inputs' products, the weight, the bias and the gain."""
+        """Returns the derivatives of the inputs' products, the weight, the bias and the gain.
+
+        Raises:
+            SettingsError: A graph of the derivative is asked for.
+        """
+        if torch.is_grad_enabled():  # with create_graph
+            raise SettingsError(
+                "The GRU of recurrent policies has first derivatives only, and a second one was "
+                "asked for (`create_graph=True`). torch's own, `GRU.forward`, has all of them."
+            )
         weight, bias, gain, states, gates, new, products, *kept = ctx.saved_tensors
         before, units = states[:-1], new.shape[2]
         r, z = gates[..., :units], gates[..., units:]
