@@ -25,6 +25,7 @@ CLASS, ARGUMENTS, DATA, MAPPING, MODULE = "class", "arguments", "data", "mapping
 NO_MODULES: Mapping[int, str] = MappingProxyType({})
 NO_NETWORKS: Mapping[str, nn.Module | str] = MappingProxyType({})
 _RECORD = "_described_arguments"
+_GENERATOR = torch.Generator
 
 DESCRIBED: Registry[type] = Registry("described class")
 """Name -> class, filled by `described`."""
@@ -166,7 +167,7 @@ def _arguments(value: Any, modules: Mapping[int, str]) -> dict[str, Any]:
         found = dict(zip(value._fields, value, strict=True))  # pyright: ignore[reportAttributeAccessIssue]
     else:
         found = getattr(value, _RECORD, {})
-    return {n: describe(v, modules) for n, v in found.items() if not isinstance(v, torch.Generator)}
+    return {n: describe(v, modules) for n, v in found.items() if not isinstance(v, _GENERATOR)}
 
 
 def _module(name: str, modules: Mapping[str, nn.Module | str]) -> nn.Module:

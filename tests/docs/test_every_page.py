@@ -15,11 +15,14 @@ TESTS = Path(__file__).resolve().parents[1]
 RUN_ELSEWHERE = {  # with what surrounds them: files, commands, fewer iterations
     "algorithms.md": "docs/test_algorithms.py",
     "control.md": "docs/test_control.py",
+    "deploy.md": "docs/test_deploy.py",
+    "export.md": "docs/test_export.py",
     "families.md": "docs/test_families.py",
     "meta_gradients.md": "docs/test_meta_gradients.py",
     "other_libraries.md": "commands/test_export_docs.py",
     "your_data.md": "docs/test_your_data.py",
     "your_model.md": "docs/test_your_model.py",
+    "your_robot.md": "docs/test_your_robot.py",
 }
 OTHERS = {name(p) for p in PAGES} - RUN_ELSEWHERE.keys()
 HERE = [p for p in PAGES if name(p) in OTHERS and python_blocks(p)]
