@@ -21,6 +21,7 @@ import torch
 from metarl.adaptation.algorithms import MAML
 from metarl.deploy.adaptation_export import export_adaptation
 from metarl.deploy.onnx_runtime import OnnxAdaptation
+from metarl.extras import import_extra
 from metarl.models.base import task_params
 from metarl.rl.plain_policy import plain_policy
 from metarl.rl.policies import policy_for
@@ -58,8 +59,7 @@ def main() -> None:
 
 def bound(session: Any, feeds: dict[str, np.ndarray]) -> Callable[[], Any]:
     """Returns a call of a session whose inputs and outputs are bound once."""
-    import onnxruntime
-
+    onnxruntime = import_extra("onnxruntime", "onnx")
     binding = session.io_binding()
     values = {n: onnxruntime.OrtValue.ortvalue_from_numpy(v) for n, v in feeds.items()}
     for name, value in values.items():

@@ -191,7 +191,7 @@ def benchmark(
     """
     check_int("seed", seed, SEED)
     check_int("horizon", horizon, Range(1, HORIZON))
-    parts = {part: benchmark_split(benchmark, part, seed) for part in SPLITS}
+    parts: dict[Split, Environments] = {p: benchmark_split(benchmark, p, seed) for p in SPLITS}
     first = next(iter(parts["train"].classes))
     note = "" if benchmark in BENCHMARKS else "ML1-"
     return MetaWorldTasks(

@@ -121,7 +121,8 @@ class MetaWorldPush(MovedPuck):
         return {n: torch.cat((v[:, :2], height), 1) for n, v in places.items()}
 
     def pay(self, moment: Moment) -> Tensor:
-        held = 2 * grip(*caging(*moment[:5]), moment.effort)
+        sides, front = caging(*moment[:5])
+        held = 2 * grip(sides, front, moment.effort)
         return torch.where(moment.at_puck, 2 * held + 1 + 5 * moment.in_place, held)
 
 
@@ -139,7 +140,8 @@ class MetaWorldPickPlace(MovedPuck):
     )
 
     def pay(self, moment: Moment) -> Tensor:
-        held = grip(*placing_caging(*moment[:5]), moment.effort)
+        sides, front = placing_caging(*moment[:5])
+        held = grip(sides, front, moment.effort)
         reward = hamacher(held, moment.in_place)
         lifted = moment.thing[:, 2] - 0.01 > moment.start[:, 2]
         return torch.where(moment.at_puck & lifted, reward + 1 + 5 * moment.in_place, reward)

@@ -289,8 +289,8 @@ def _start(path: str) -> Start:
         data.mocap_pos[0], data.mocap_quat[0] = HAND, DOWN
         data.ctrl[:] = (-1, 1)
         mj.mj_step(model, data, nstep=Sawyer.frame_skip)
-    fingers = (data.site(n).xpos for n in ("rightEndEffector", "leftEndEffector"))
-    tcp, height = sum(fingers) / 2, float(data.body("obj").xpos[2])
+    right, left = (data.site(n).xpos for n in ("rightEndEffector", "leftEndEffector"))
+    tcp, height = (right + left) / 2, float(data.body("obj").xpos[2])
     data.qpos[9:12] = OBJECT[0]
     data.qvel[9:15] = 0
     mj.mj_forward(model, data)

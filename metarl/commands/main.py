@@ -20,6 +20,7 @@ from metarl.commands.pull import pull
 from metarl.commands.push import push
 from metarl.commands.runs import runs
 from metarl.commands.train import train
+from metarl.commands.tune import tune
 from metarl.console import run_script
 
 COMMANDS = {
@@ -33,6 +34,7 @@ COMMANDS = {
     "adapt": adapt,
     "push": push,
     "pull": pull,
+    "tune": tune,
 }
 
 
@@ -43,6 +45,8 @@ def main() -> None:
         run_script(lambda: print(f"metarl {metarl.__version__}"))
     elif arguments[:1] == ["train"]:
         run_script(lambda: train(*arguments[1:]))
+    elif arguments[:1] == ["tune"]:
+        run_script(lambda: tune(*arguments[1:]))
     else:
         run_script(
             lambda: tyro.extras.subcommand_cli_from_dict(

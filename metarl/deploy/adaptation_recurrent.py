@@ -47,6 +47,11 @@ def recurrent_graphs(learner: RecurrentLearner) -> tuple[Start, list[Graph]]:
             "Expected a trained policy, the running statistics of this one have no values yet: "
             "train it for an iteration first."
         )
+    if policy.gru is None:
+        raise ExportError(
+            "Expected a recurrent policy whose memory is a GRU; the graph of attention would grow "
+            "with the trial. Train with the option `memory` gru, or open the run by `metarl.load`."
+        )
     hidden = torch.zeros(policy.gru.hidden_size)
     start = Start({}, {HIDDEN: hidden})
     return start, [_act(learner, start)]

@@ -91,13 +91,13 @@ class ExportedAdapter(Adapter):
             logs = [log for log in self._episodes if log.rewards]
             batch, count, episodes = _rollouts(logs), sum(len(e.rewards) for e in logs), len(logs)
         usual = self.program.metadata["adaptation"]["steps"] if supervised else 1
-        steps = usual if steps is None else check_int("steps", steps)
-        losses = [self.program.adapt(**batch) for _ in range(steps)]
+        taken: int = usual if steps is None else check_int("steps", steps)
+        losses = [self.program.adapt(**batch) for _ in range(taken)]
         if not supervised:
             self._episodes = [_Episode()]
         seconds = time.perf_counter() - started
         before = losses[0] if supervised else None
-        return AdaptationReport(steps, count, episodes, loss_before=before, seconds=seconds)
+        return AdaptationReport(taken, count, episodes, loss_before=before, seconds=seconds)
 
     def predict(self, inputs: Any) -> np.ndarray:
         """Returns the outputs of the adapted network, [B, *]; see `OnnxAdaptation.predict`."""
@@ -189,7 +189,7 @@ def _rollouts(logs: Sequence[_Episode]) -> dict[str, np.ndarray]:
         return {
             "observations": np.stack([padded(log.observations, longest + 1) for log in logs]),
             "actions": np.stack([padded(log.actions, longest) for log in logs]),
-            "rewards": np.stack([padded(np.float32(log.rewards), longest) for log in logs]),
+            "rewards": np.stack([padded(log.rewards, longest) for log in logs]).astype(np.float32),
             "lengths": np.array([len(log.rewards) for log in logs]),
             "terminated": np.array([log.terminated for log in logs]),
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
 # pyright: reportIndexIssue=false, reportReturnType=false, reportOptionalOperand=false
+# pyright: reportMissingImports=false
 from typing import Any
 
 from onnxscript import opset18 as op

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from metarl.errors import (
     SettingsError,
     SimulationError,
 )
-from metarl.evaluation.curves import adaptation_curve
+from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
 from metarl.runs.checkpoints import Checkpoints, load_checkpoint, not_finite
 from metarl.runs.lock import RunLock
 from metarl.runs.logger import RunLogger
@@ -91,6 +91,9 @@ class OuterLoop:
         resume: The checkpoint to resume from, or None for a new run.
         config: Settings of the whole experiment, for the logs.
 
+    Attributes:
+        on_curve: Called with each validation curve after it is logged; it may end the training.
+
     Raises:
         CheckpointError: The folder holds another run, or cannot be written; another process writes
             into it; or the checkpoint cannot be read.
@@ -127,29 +130,30 @@ class OuterLoop:
         self.tasks = tasks
         self.validation = validation
         self.settings = settings
+        if update is not None and not (optimizer is None and scheduler is None):
+            raise SettingsError(
+                "Expected an `optimizer` and `scheduler`, or an `update`; got both."
+            )
         if isinstance(update, UpdateSettings):
             update = update.build(learner, settings)
-        if optimizer is not None or scheduler is not None:
-            if update is not None:
-                raise SettingsError(
-                    "Expected an `optimizer` and `scheduler`, or an `update`; got both."
-                )
+        elif optimizer is not None or scheduler is not None:
             update = MetaStep(learner, settings, optimizer, scheduler)
         self.update = update or _default_update(learner, settings)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.keep_checkpoints)
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         self.iteration = 0
-        self._seconds = 0.0
-        self._network_notes: list[str] = []
+        self._seconds, self._network_notes = 0.0, list[str]()
         if resume is not None:
             self._restore(resume)
-        self.logger = (RunLogger if ranks.is_first() else SilentLogger)(
+        make_logger: Any = RunLogger if ranks.is_first() else SilentLogger
+        self.logger: RunLogger = make_logger(
             self.folder,
             resume_from=None if resume is None else self.iteration,
             loggers=settings.loggers,
         )
         if config is not None:
             self.logger.settings(config, self._dashboard())
+        self.on_curve: Callable[[AdaptationCurve], None] | None = None
         self.label = "/".join(self.folder.parts[-3:-1])
         self._description = LearnerFile(self.folder, self.learner)
 
@@ -332,6 +336,8 @@ class OuterLoop:
             "eval_validation",
             environment_steps=self.learner.environment_steps,
         )
+        if self.on_curve is not None:
+            self.on_curve(curve)
 
     def _save(self) -> int:
         ranks.take_over(list(self.learner.state_dict().values()))

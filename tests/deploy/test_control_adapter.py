@@ -214,6 +214,8 @@ def test_an_evaluation_leaves_no_data(point_run):
 class Cart(gymnasium.Env):
     """Float64 observations of two numbers, and bounds that tests choose."""
 
+    observation_space: gymnasium.spaces.Box
+
     def __init__(self, size=2, high=1.0, dtype=np.float64, actions=2):
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), dtype)
         self.action_space = gymnasium.spaces.Box(-high, high, (actions,), np.float64)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def test_policies_are_described_with_their_units(name):
     learner = make_policy_learner(
         family, layer_norm=True, scale_actions=True, normalize_observations=True
     )
-    copy = copies(learner)
+    copy: Any = copies(learner)
     observations = torch.randn(1, 4, family.observation_space.shape[0])
     params = {n: p.unsqueeze(0) for n, p in learner.policy.named_parameters()}
     a, b = (one.policy.distribution(params, observations) for one in (learner, copy))

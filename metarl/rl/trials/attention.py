@@ -55,7 +55,8 @@ class Block(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Maps sequences [B, L, H] to sequences; a step attends to itself and to earlier steps."""
         parts = self.parts(values).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(*parts, is_causal=True)
+        queries, keys, own = parts.unbind(0)
+        attended = F.scaled_dot_product_attention(queries, keys, own, is_causal=True)
         return self.rest(values, attended.transpose(1, 2).flatten(2))
 
     def parts(self, values: Tensor) -> Tensor:

@@ -38,6 +38,10 @@ class GRU(nn.GRU):
         gain_hh: Gains of the state's products, [3H]; None without layer normalisation.
     """
 
+    weight_ih_l0: nn.Parameter
+    weight_hh_l0: nn.Parameter
+    bias_ih_l0: nn.Parameter
+    bias_hh_l0: nn.Parameter
     gain_ih: nn.Parameter | None
     gain_hh: nn.Parameter | None
 
@@ -153,9 +157,9 @@ class _Unroll(torch.autograd.Function):
                 torch.addmm(bias, state, columns, out=product)
             else:
                 raw = torch.mm(state, columns)
-                normal, *rest = torch.native_layer_norm(raw, (width,), gain, bias, EPS)
+                normal, mean, scale = torch.native_layer_norm(raw, (width,), gain, bias, EPS)
                 product.copy_(normal)
-                moments.append((raw, *rest))
+                moments.append((raw, mean, scale))
             torch.add(own_gates, product[:, : 2 * units], out=gate).sigmoid_()
             torch.addcmul(own_new, gate[:, :units], product[:, 2 * units :], out=candidate)
             candidate.mul_(2).sigmoid_().mul_(2).sub_(1)  # tanh

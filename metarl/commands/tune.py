@@ -1,0 +1,108 @@
+"""`metarl tune`: searches settings of an experiment by Optuna."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from metarl.lab.tuning import Study
+
+HELP = """usage: metarl tune EXPERIMENT --search NAME=RANGE [NAME=RANGE ...] [--trials N] [OPTIONS]
+
+Searches settings of an experiment: trains it with values that Optuna proposes, and compares the
+metric of the validation tasks at the end. Trials worse than the median at the same meta-iteration
+end early. All other OPTIONS are those of `metarl train EXPERIMENT`.
+
+  metarl tune sine --trials 30 --training.iterations 5000 --training.eval-every 500 \\
+    --search training.outer-lr=1e-4..1e-2:log learner.steps=1,2,5
+
+"""
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """Options of the search; all others are those of `metarl train`."""
+
+    search: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=RANGE ...")]
+    """What to search: NAME=LOW..HIGH, NAME=LOW..HIGH:log (uniform logarithm), NAME=A,B,C."""
+    trials: int = 20
+    """Trials of the study in all, those of earlier calls and of other machines included."""
+    study: str | None = None
+    """Name of the study. None: the experiment and the algorithm."""
+    storage: str | None = None
+    """Where the study is kept: a file, or the address of a database (postgresql://...), which all
+    machines must reach. None: tune.log in the folder of the runs."""
+    pruning: bool = True
+    """Ends trials early whose validation metric is worse than the median of earlier ones."""
+    search_seed: int | None = None
+    """Seed of the proposals. None: another one each time, as several machines need."""
+
+
+def tune(*arguments: str) -> None:
+    """Searches settings of an experiment.
+
+    `metarl tune --help` explains it.
+
+    Args:
+        arguments: The experiment, and the options.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, end="")
+        tyro.cli(TuneSettings, args=["--help"], prog="metarl tune EXPERIMENT")
+        return
+    from metarl.lab.lookup import find_experiment
+    from metarl.lab.tuning import Study
+
+    name, *rest = arguments
+    experiment = find_experiment(name)
+    settings, options = tyro.cli(
+        TuneSettings, args=rest, prog=f"metarl tune {name}", return_unknown_args=True
+    )
+    study = Study(
+        experiment, options, settings.search, storage=settings.storage, name=settings.study,
+        pruning=settings.pruning, seed=settings.search_seed,
+    )  # fmt: skip
+    try:
+        study.run(settings.trials)
+    finally:
+        _print(study, name)
+
+
+def _print(study: Study, experiment: str) -> None:
+    """Prints the trials, best first, and the command that trains with the best settings."""
+    import shlex
+
+    from metarl.console import OutputConsole
+
+    best = study.best_arguments()
+    console = OutputConsole()
+    console.print(results_table(study))
+    if best is None:
+        console.print("No trial has finished.")
+        return
+    command = shlex.join(["metarl", "train", experiment, *best])
+    console.print("The best one:", command, markup=False, highlight=False, soft_wrap=True)
+
+
+def results_table(study: Study, longest: int = 10) -> Table:
+    """Returns a table of the best trials, best first."""
+    from metarl.evaluation.tables import report_table
+
+    trials, counts = study.best(longest), study.counts()
+    caption = ", ".join(f"{count} {state}" for state, count in counts.items())
+    table = report_table(f"Study {study.name}: {study.metric or 'no metric yet'}", caption)
+    for column in ("trial", study.metric or "value", *study.names):
+        table.add_column(column, justify="right")
+    for trial in trials:
+        values = [_short(trial.params.get(name, "")) for name in study.names]
+        table.add_row(str(trial.number), f"{trial.value:.4g}", *values)
+    return table
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,81 @@
+"""Sweeps: search spaces from a command line, and studies that go on."""
+
+import pytest
+
+from metarl.commands.tune import tune
+from metarl.errors import SettingsError
+from metarl.lab.lookup import find_experiment
+from metarl.lab.search_space import as_arguments, search_space, with_values
+
+SINE = find_experiment("sine").configs["maml"]
+FEW = (
+    "--training.iterations", "4", "--training.eval-every", "2", "--training.eval-tasks", "2",
+    "--training.threads", "1",
+)  # fmt: skip
+
+
+class Proposer:
+    """In place of a trial of Optuna: proposes the lower end or the last choice."""
+
+    def suggest_float(self, name, low, high, log):
+        return low
+
+    suggest_int = suggest_float
+
+    def suggest_categorical(self, name, choices):
+        return choices[-1]
+
+
+def test_settings_take_what_is_proposed():
+    space = search_space(
+        SINE, ["training.outer-lr=1e-4..1e-2:log", "learner.steps=1..5", "--learner.inner_lr=.1,.2"]
+    )
+    assert [(d.name, d.choices, d.is_range, d.log) for d in space] == [
+        ("training.outer-lr", (1e-4, 1e-2), True, True),
+        ("learner.steps", (1, 5), True, False),
+        ("learner.inner-lr", (0.1, 0.2), False, False),
+    ]
+    values = {d.name: d.suggest(Proposer()) for d in space}
+    assert values == {"training.outer-lr": 1e-4, "learner.steps": 1, "learner.inner-lr": 0.2}
+    settings = with_values(SINE, values)
+    assert (settings.training.outer_lr, settings.learner.inner_lr) == (1e-4, 0.2)
+    assert as_arguments({"learner.inner-lr": 0.2}) == ["--learner.inner-lr", "0.2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("training.outer_rate=1..2", "no setting training.outer-rate"), ("training=1,2", "group"),
+     ("training.outer-lr", "NAME=LOW..HIGH"), ("training.outer-lr=2..1", "LOW below HIGH"),
+     ("training.outer-lr=0..1:log", "above 0"), ("training.outer-lr=1..2:ln", "NAME=LOW"),
+     ("training.outer-lr=-1..1", "cannot be searched at -1"),
+     ("training.optimizer=adam,adamm", "cannot be searched at 'adamm'"),
+     ("training.compile=0..1", "no number|another type"), ("learner.steps=1,x", "another type")],
+)  # fmt: skip
+def test_what_cannot_be_searched_is_refused(text, message):
+    with pytest.raises(SettingsError, match=message):
+        search_space(SINE, [text])
+
+
+def test_each_setting_is_named_once():
+    with pytest.raises(SettingsError, match="each setting once"):
+        search_space(SINE, ["learner.steps=1,2", "learner.steps=3,4"])
+
+
+def test_a_study_goes_on_where_it_ended(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("optuna", reason="needs the extra tune")
+    monkeypatch.chdir(tmp_path)
+    search = ("--search", "training.outer-lr=1e-4..1e-2:log", "--search-seed", "0")
+    tune("sine", *FEW, *search, "--trials", "2")
+    tune("sine", *FEW, *search, "--trials", "3")
+    printed = capsys.readouterr().out
+    assert "3 complete" in printed
+    assert "metarl train sine --training.iterations 4" in printed.rpartition("The best one:")[2]
+    assert len(list((tmp_path / "runs").glob("sine/maml/*/checkpoints/step_000004"))) == 3
+    with pytest.raises(SettingsError, match="results would not compare"):
+        tune("sine", *FEW, "--search", "training.outer-lr=1e-5..1e-2:log", "--trials", "4")
+
+
+def test_without_validation_there_is_nothing_to_compare():
+    pytest.importorskip("optuna", reason="needs the extra tune")
+    with pytest.raises(SettingsError, match="eval-every above 0"):
+        tune("sine", "--training.eval-every", "0", "--search", "learner.steps=1,2")
