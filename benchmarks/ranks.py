@@ -32,6 +32,7 @@ from metarl.evaluation.tables import report_table
 from metarl.models import Conv4
 from metarl.rl import PolicyGradientSettings, PolicyLearner, policy_for
 from metarl.tasks import Glyphs
+from metarl.tasks.base import TaskSource
 from metarl.training import OuterLoop, TrainingSettings
 from metarl.training.outer_update import UpdateSettings
 from metarl.training.trust_region import TrustRegionSettings
@@ -67,7 +68,7 @@ class Work:
     """
 
     learner: Learner
-    tasks: Navigation2D | Glyphs
+    tasks: TaskSource
     settings: TrainingSettings
     update: UpdateSettings | None
     exchanges: int

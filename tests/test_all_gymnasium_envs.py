@@ -19,12 +19,12 @@ ADVICE = r".*(Box observation space (minimum|maximum) value is|normalized (Box a
 @pytest.mark.parametrize("name", FAMILIES.names())
 def test_both_checkers_find_nothing(name):
     size = {"width": 64, "height": 48}
-    env = gymnasium.make(f"metarl/{name}", render_mode="rgb_array", **size)
-    env.reset(seed=0)
     try:
+        env = gymnasium.make(f"metarl/{name}", render_mode="rgb_array", **size)
+        env.reset(seed=0)
         frame = env.render()
     except SettingsError as error:
-        if "OpenGL" not in str(error):
+        if "OpenGL" not in str(error) and "not installed" not in str(error):
             raise
         pytest.skip(str(error))
     assert frame.shape == (48, 64, 3) and frame.dtype == np.uint8 and frame.std() > 0

@@ -70,7 +70,7 @@ class CartPole(TorchFamily):
         return Card(
             self.name,
             "keep a pole upright on a cart; masses, length and motor differ",
-            "Barto, Sutton, Anderson 1983; code: gymnasium, "
+            "Barto, Sutton, Anderson 1983, doi:10.1109/TSMC.1983.6313077; code: gymnasium, "
             "envs/classic_control/cartpole.py (CartPole-v1); ranges of tasks: MetaRL",
             (
                 Fact("tasks", laws + mirrored),

@@ -9,10 +9,11 @@ import pytest
 
 from metarl.commands import main
 from metarl.lab.lookup import script_experiment
+from tests.docs.pages import python_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+BLOCKS = python_blocks(ROOT / "docs" / "deploy.md")
 TINY = (
     "--training.iterations", "1", "--training.meta-batch-size", "2", "--training.eval-every", "0",
     "--gradients.trajectories", "3", "--test-tasks", "2", "--test-steps", "1", "--hidden", "8",

@@ -9,7 +9,10 @@ import pytest
 
 import metarl
 
-EXTRAS = ("metarl.sim.warp.physics", "metarl.sim.warp.kernels", "metarl.deploy.export")
+EXTRAS = (
+    "metarl.sim.warp.physics", "metarl.sim.warp.kernels", "metarl.deploy.export",
+    "metarl.deploy.onnx_functions",
+)  # fmt: skip
 MODULES = [
     module.name
     for package in (metarl, metarl_envs)

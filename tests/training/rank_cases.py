@@ -74,8 +74,8 @@ def loop(case, folder, resume=None, **changes):
         if update == MINIBATCHES:
             settings = replace(settings, meta_batch_size=4)
         if isinstance(update, TrustRegionSettings):
-            # With little damping, the order of sums changes a step of so few rollouts by a tenth.
-            update = replace(update, damping=0.1)
+            # With little damping, the order of sums changes a step of so few rollouts by up to a tenth.
+            update = replace(update, damping=1.0)
             settings = replace(settings, outer_lr=TrainingSettings.outer_lr)
     return OuterLoop(
         learner, tasks, settings, folder, validation=tasks, update=update, resume=resume
