@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -37,7 +37,8 @@ from metarl.training import OuterLoop, TrainingSettings
 from metarl.training.outer_update import UpdateSettings
 from metarl.training.trust_region import TrustRegionSettings
 
-ITERATIONS = {"navigation": 12, "images": 12}
+WORK = ("navigation", "images")
+WARM_UPS, ITERATIONS = 2, 16
 MODELLED = (8, 64)
 
 
@@ -78,7 +79,7 @@ def work(name: str) -> Work:
     """Returns the training of this name."""
     generator = torch.Generator().manual_seed(0)
     common = {
-        "iterations": ITERATIONS[name], "eval_every": 0, "threads": 1, "log_every": 1000,
+        "iterations": WARM_UPS, "eval_every": 0, "threads": 1, "log_every": 1000,
         "checkpoint_every": 1000, "device": "cpu",
     }  # fmt: skip
     if name == "images":
@@ -103,10 +104,12 @@ def measure(name: str) -> dict[str, float]:
         loop = OuterLoop(
             own.learner, own.tasks, own.settings, Path(folder) / "run", update=own.update
         )
-        seconds = loop.run().seconds
+        warm = loop.run().seconds
+        loop.settings = replace(own.settings, iterations=WARM_UPS + ITERATIONS)
+        seconds = loop.run().seconds - warm
     parameters = sum(p.numel() for p in own.learner.parameters())
     ranks.leave()
-    return {"ms": 1e3 * seconds / own.settings.iterations, "bytes": 4.0 * parameters}
+    return {"ms": 1e3 * seconds / ITERATIONS, "bytes": 4.0 * parameters}
 
 
 def start(name: str, count: int) -> dict[str, float]:
@@ -150,7 +153,7 @@ def main(settings: RanksBenchmark) -> None:
     for column in ("work", "parameters", *(f"{n} processes" for n in settings.counts), "speed-up"):
         table.add_column(column, justify="right")
     lines = []
-    for name in ITERATIONS:
+    for name in WORK:
         results = [start(name, count) for count in settings.counts]
         first, last, size = results[0]["ms"], results[-1]["ms"], results[0]["bytes"]
         cells = [f"{result['ms']:.0f}" for result in results]
