@@ -25,6 +25,8 @@ extensions = [
 ]
 exclude_patterns = ["_ext", "_static"]
 
+# Names such as Moments are in several modules; references to them are not links.
+suppress_warnings = ["ref.python"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 nb_execution_mode = "off"  # the notebooks hold their outputs; a slow test executes them

@@ -53,6 +53,7 @@ def ImageFolder(  # noqa: N802 - reads like the other distributions
     Args:
         root: The folder.
         split_files: The classes of each split. File names are relative to `root`:
+
             - one JSON file, {"train": ["class", ...], "validation": [...], "test": [...]}, or one
               CSV file with columns class,split; the images of a class are in the folder
               `root/class`;

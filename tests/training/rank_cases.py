@@ -74,7 +74,7 @@ def loop(case, folder, resume=None, **changes):
         if update == MINIBATCHES:
             settings = replace(settings, meta_batch_size=4)
         if isinstance(update, TrustRegionSettings):
-            # With little damping, the order of sums changes a step of so few rollouts by up to a tenth.
+            # With little damping, the order of sums changes steps of few rollouts by up to a tenth.
             update = replace(update, damping=1.0)
             settings = replace(settings, outer_lr=TrainingSettings.outer_lr)
     return OuterLoop(
