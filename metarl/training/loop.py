@@ -131,9 +131,7 @@ class OuterLoop:
         self.validation = validation
         self.settings = settings
         if update is not None and not (optimizer is None and scheduler is None):
-            raise SettingsError(
-                "Expected an `optimizer` and `scheduler`, or an `update`; got both."
-            )
+            raise SettingsError("Expected `optimizer` and `scheduler`, or an `update`; got both.")
         if isinstance(update, UpdateSettings):
             update = update.build(learner, settings)
         elif optimizer is not None or scheduler is not None:
