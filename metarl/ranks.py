@@ -267,8 +267,8 @@ def take_over(tensors: Sequence[Tensor]) -> None:
     if drift > LARGEST_DRIFT:  # comparisons with NaN are false: those are found elsewhere
         raise RankError(
             f"The parameters of rank {_rank} and rank 0 differ by {drift:.2g} of the largest one. "
-            "All ranks must run the same code on the same tasks: a task distribution may draw "
-            "random numbers only from the generator it is given."
+            "All ranks must begin with the same weights and run the same code: draw the weights "
+            "from a generator with the seed of the settings."
         )
     if drift:
         parts = first.split([t.numel() for t in tensors])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,6 +63,10 @@ def parse_settings(
     point = None
     chosen = _value_of("--algorithm", arguments)
     resume = _value_of("--resume", arguments)
+    if resume is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        raise SettingsError(
+            "torchrun --max-restarts needs --resume auto: without it, a restart begins another run."
+        )
     if resume is not None:
         runs = Path(_value_of("--runs", arguments) or default.runs)
         which = resume

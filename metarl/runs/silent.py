@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from metarl import ranks
 from metarl.console import OutputConsole
+from metarl.runs.logger import RunLogger
 
 
 class SilentLogger:
@@ -35,6 +38,20 @@ class SilentLogger:
 
     def close(self) -> None:
         """Does nothing."""
+
+
+def logger_of_rank(
+    folder: Path | str, resume_from: int | None = None, loggers: Sequence[str] = ()
+) -> RunLogger:
+    """Returns the logger of a run on the first rank, and one that writes nothing on the others.
+
+    Args:
+        folder: See `RunLogger`.
+        resume_from: See `RunLogger`.
+        loggers: See `RunLogger`.
+    """
+    made: Any = RunLogger if ranks.is_first() else SilentLogger
+    return made(folder, resume_from=resume_from, loggers=loggers)
 
 
 def silent_console() -> OutputConsole:

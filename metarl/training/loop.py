@@ -33,12 +33,11 @@ from metarl.errors import (
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
 from metarl.runs.checkpoints import Checkpoints, load_checkpoint, not_finite
 from metarl.runs.lock import RunLock
-from metarl.runs.logger import RunLogger
 from metarl.runs.networks import save_networks
 from metarl.runs.progress import Progress
 from metarl.runs.run_folder import check_no_run
 from metarl.runs.signals import StopSignals
-from metarl.runs.silent import SilentLogger, silent_console
+from metarl.runs.silent import logger_of_rank, silent_console
 from metarl.tasks.base import TaskSource
 from metarl.training.divergence import divergence_advice
 from metarl.training.learner_file import LearnerFile
@@ -143,12 +142,8 @@ class OuterLoop:
         self._seconds, self._network_notes = 0.0, list[str]()
         if resume is not None:
             self._restore(resume)
-        make_logger: Any = RunLogger if ranks.is_first() else SilentLogger
-        self.logger: RunLogger = make_logger(
-            self.folder,
-            resume_from=None if resume is None else self.iteration,
-            loggers=settings.loggers,
-        )
+        done = None if resume is None else self.iteration
+        self.logger = logger_of_rank(self.folder, done, settings.loggers)
         if config is not None:
             self.logger.settings(config, self._dashboard())
         self.on_curve: Callable[[AdaptationCurve], None] | None = None
