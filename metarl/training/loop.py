@@ -230,10 +230,10 @@ class OuterLoop:
         with self._saving_on_error():
             tasks = self.tasks.sample(self.settings.meta_batch_size, self.generator)
             inputs = self.learner.collect(tasks, self.generator, self.iteration)
-            if not self.learner.collects_own:
-                inputs = ranks.own(inputs, inputs.tasks.num_tasks)
         if self.iteration % self.settings.log_every == 0:
             self._description.see(inputs)
+        if not self.learner.collects_own:
+            inputs = ranks.own(inputs, inputs.tasks.num_tasks)
         result = self.update(inputs, self.iteration)
         if not result.finite:
             self._stop_at(result, self._save_before(before))
