@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from metarl.errors import MetarlError, RankError, SettingsError
+from metarl.rank_meeting import meet
 from metarl.rank_watch import RankWatch
 from metarl.trees import map_tensors, take_tasks
 
@@ -52,11 +53,15 @@ def start() -> None:
             "several processes by `torchrun -m metarl train ...`, or unset WORLD_SIZE."
         )
     try:
-        store, rank, count = next(dist.rendezvous("env://", timeout=timedelta(minutes=10)))
+        common, rank, count = next(dist.rendezvous("env://", timeout=timedelta(minutes=10)))
+        store = dist.PrefixStore(meet(common, rank, count), common)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
         watch = RankWatch(dist.PrefixStore("metarl", store), rank, count)
-        dist.barrier()
+        with watch.waiting():
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT
+            )
+            dist.barrier()
     except (RuntimeError, ValueError, OSError) as error:
         raise RankError(f"The other processes cannot be reached: {error}") from error
     _watch, _count, _rank = watch, count, rank

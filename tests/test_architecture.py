@@ -9,7 +9,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     {"errors", "console", "devices", "registry", "ranges", "extras", "trees", "gymnasium_ids"}
-    | {"chunks", "cuda_graphs", "flat_functions", "ranks", "rank_watch", "__init__"},
+    | {
+        "chunks",
+        "cuda_graphs",
+        "flat_functions",
+        "ranks",
+        "rank_watch",
+        "rank_meeting",
+        "__init__",
+    },
     {"tasks", "models"},
     {"sim", "adaptation"},
     {"learners", "rl"},
