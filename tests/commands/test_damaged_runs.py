@@ -295,7 +295,7 @@ def test_a_run_that_never_began_leaves_no_folder(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("metarl.training.loop.RunLogger", fail)
+    monkeypatch.setattr("metarl.runs.silent.RunLogger", fail)
     with pytest.raises(KeyboardInterrupt):
         experiment.main(["--runs", str(tmp_path)])
     assert not list(tmp_path.glob("sine/maml/*"))
