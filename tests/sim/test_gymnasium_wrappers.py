@@ -10,12 +10,16 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import vector
-from gymnasium.wrappers.vector import array_conversion
 
 from metarl.sim import GymTasks, Uniform, check_vector_env, make_vec
 from metarl.sim.numpy_vector_env import NumpyVectorEnv
 from tests.sim.families import Cart, Drift
 from tests.sim.gymnasium.environments import Slide
+
+try:
+    from gymnasium.wrappers.vector import array_conversion
+except gymnasium.error.DependencyNotInstalled as error:  # it needs numpy 2.1
+    pytest.skip(str(error), allow_module_level=True)
 
 WORLDS, HORIZON = 3, 4
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "other_libraries.md"

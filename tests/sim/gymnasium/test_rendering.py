@@ -125,7 +125,7 @@ def test_environments_whose_pictures_fail_are_closed(fault, monkeypatch):
     for _ in range(3):
         renderer.frame()
         push(env, 0.1)
-    assert closed == ["rgb_array"]
+    assert closed.count("rgb_array") == 1  # others may be collected and closed meanwhile
 
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
