@@ -7,13 +7,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from metarl.console import say
-from metarl.flat_functions import FlatFunction
+from metarl.flat_functions import FlatFunction, flatten
 from metarl.trees import map_tensors
 
 WARM_UPS = 2
@@ -23,6 +23,7 @@ MOST_GRAPHS = 8
 TOLERANCE = 1e-4
 """The largest difference of a replay from the function, relative to its largest value."""
 
+T = TypeVar("T")
 Replay = Callable[[], None]
 Body = Callable[[], list[Tensor]]
 
@@ -139,6 +140,56 @@ class Graphed:
                 self._graphs.clear()
                 say(f"The {self.what} run without a CUDA graph: {self.refused}")
         return result
+
+
+def capture_in_place(
+    what: str, function: Callable[[T], None], memory: T, driver: Driver | None = None
+) -> tuple[Replay, str | None]:
+    """Captures a function that reads and changes memory in place.
+
+    The first replay is compared with the function; the memory is left as it was.
+
+    Args:
+        what: See `Graphed`.
+        function: Called with `memory`. It must not wait for the device.
+        memory: Nested tensors, all that the function reads and changes.
+        driver: What captures; None for CUDA.
+
+    Returns:
+        What repeats the function on `memory`, and why it is no graph, None if it is one.
+    """
+    tensors: list[Tensor] = []
+    flatten(memory, tensors, [])
+    before = [tensor.clone() for tensor in tensors]
+
+    def body() -> list[Tensor]:
+        function(_filled(memory, tensors))
+        return []
+
+    def changed(run: Callable[[], object]) -> list[Tensor]:
+        run()
+        after = [tensor.clone() for tensor in tensors]
+        torch._foreach_copy_(tensors, before)
+        return after
+
+    with torch.no_grad(), capturing():
+        expected = changed(body)
+        try:
+            replay, _ = (driver or CudaDriver()).capture(body, tensors)
+            torch._foreach_copy_(tensors, before)
+            refused = _difference(changed(replay), expected)
+        except RuntimeError as error:
+            refused = str(error).partition("\n")[0]
+            torch._foreach_copy_(tensors, before)
+    if refused is None:
+        return replay, None
+    say(f"The {what} run without a CUDA graph: {refused}")
+
+    def run() -> None:
+        with torch.no_grad():
+            function(memory)
+
+    return run, refused
 
 
 def allow_graphs(allowed: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,9 +15,10 @@ from metarl.rl.distributions import Distribution
 from metarl.rl.moments import Moments
 from metarl.rl.policies import Policy
 from metarl.rl.units import Units, bytes_to_units
-from metarl.sim.episode import hold_last
+from metarl.sim.episode import Episode, hold_last
 from metarl.sim.family import TaskFamily, Tasks
-from metarl.sim.vector_env import TensorVectorEnv, WorldNoise
+from metarl.sim.vector_env import TensorVectorEnv
+from metarl.sim.world_noise import WorldNoise
 from metarl.trees import map_tensors
 
 
@@ -98,9 +100,62 @@ def draw_noise(
     )
 
 
+class Decision(NamedTuple):
+    """What the policies decide in a step of T tasks x N worlds.
+
+    Attributes:
+        action: The actions in the environment's units, [W, *].
+        own_action: The actions in the policy's units, [W, *]; None if they are the same.
+        behaviour: The distributions, [T, N, *].
+    """
+
+    action: Tensor
+    own_action: Tensor | None
+    behaviour: Distribution
+
+
+class Played(NamedTuple):
+    """An episode in each world, and what the policies chose.
+
+    Attributes:
+        episode: The episode, in the environment's units.
+        own_actions: The actions in the policy's units, [W, H, *]; None if they are the same.
+        behaviour: The distributions, [T, N, H, *].
+    """
+
+    episode: Episode
+    own_actions: Tensor | None
+    behaviour: Distribution
+
+
+Play = Callable[[Params, Tensor], Played]
+"""Plays an episode with parameters and draws [H, T, N, *], in an environment that has its tasks."""
+
+
+def choose_with(policy: Policy, params: Params) -> Callable[[Tensor, Tensor], Decision]:
+    """Returns the decision of policies for observations [W, O] and draws [T, N, *]."""
+    policies, units = policy.fixed(params), policy.units
+
+    def choose(observation: Tensor, draw: Tensor) -> Decision:
+        if units is not None:
+            observation = units.observe(observation)
+        behaviour = policies(observation.view(*draw.shape[:2], -1))
+        action = behaviour.sample(draw).view(len(observation), *policy.action_shape)
+        if units is None:
+            return Decision(action, None, behaviour)
+        return Decision(units.act(action), action, behaviour)
+
+    return choose
+
+
 @torch.no_grad()
 def collect(
-    env: TensorVectorEnv, policy: Policy, params: Params, tasks: Tasks, noise: RolloutNoise
+    env: TensorVectorEnv,
+    policy: Policy,
+    params: Params,
+    tasks: Tasks,
+    noise: RolloutNoise,
+    play: Play | None = None,
 ) -> Rollouts:
     """Runs one episode in every world, with the policy parameters of its task.
 
@@ -110,6 +165,7 @@ def collect(
         params: The policy's parameters for each task, [T, *shape] per name.
         tasks: The tasks, [T, *] per name; each task is run in N consecutive worlds.
         noise: The random numbers, from `draw_noise`.
+        play: What plays the steps; None for `env.episode`.
 
     Returns:
         The rollouts, without derivatives.
@@ -128,24 +184,13 @@ def collect(
         )
     env.set_tasks({n: v.repeat_interleave(trajectories, 0) for n, v in tasks.items()})
     env.follow(WorldNoise(noise.reset.flatten(0, 1), noise.steps.flatten(0, 1)))
-    draws = iter(noise.actions.movedim(2, 0).contiguous().unbind())  # time first
-    shape = (num_tasks, trajectories)
-    policies, behaviours, units = policy.fixed(params), [], policy.units
-    own_actions: list[Tensor] = []
-
-    def act(observation: Tensor) -> Tensor:
-        behaviours.append(policies(observation.view(*shape, -1)))
-        return behaviours[-1].sample(next(draws)).view(worlds, *policy.action_shape)
-
-    def act_in_units(observation: Tensor) -> Tensor:
-        assert units is not None
-        own_actions.append(act(units.observe(observation)))
-        return units.act(own_actions[-1])
-
-    played = env.episode(act if units is None else act_in_units)
-    if own_actions:
-        played = played._replace(actions=torch.stack(own_actions, 1))
-    episode = map_tensors(lambda v: v.unflatten(0, shape), played)
+    shape, units = (num_tasks, trajectories), policy.units
+    draws = noise.actions.movedim(2, 0).contiguous()  # time first
+    played = play(params, draws) if play else _play(env, policy, params, draws)
+    episode = played.episode
+    if played.own_actions is not None:
+        episode = episode._replace(actions=played.own_actions)
+    episode = map_tensors(lambda v: v.unflatten(0, shape), episode)
     ended = episode.ended()
     mask, moments = alive(ended), None
     if units is not None and units.learns:
@@ -158,11 +203,29 @@ def collect(
         mask=mask,
         terminated=episode.terminated & (mask > 0),
         final_observations=bytes_to_units(episode.observations[:, :, -1]),
-        behaviour=map_tensors(lambda *steps: torch.stack(steps, 2), *behaviours),
+        behaviour=played.behaviour,
         moments=moments,
         metrics={n: v.view(shape) for n, v in env.episode_metrics().items()},
     )
     return _replace_masked_actions(rollouts, noise) if may_hold(ended) else rollouts
+
+
+def _play(env: TensorVectorEnv, policy: Policy, params: Params, draws: Tensor) -> Played:
+    choose, numbers = choose_with(policy, params), iter(draws.unbind())
+    own_actions, behaviours = list[Tensor](), list[Distribution]()
+
+    def act(observation: Tensor) -> Tensor:
+        action, own_action, behaviour = choose(observation, next(numbers))
+        behaviours.append(behaviour)
+        if own_action is not None:
+            own_actions.append(own_action)
+        return action
+
+    return Played(
+        env.episode(act),
+        torch.stack(own_actions, 1) if own_actions else None,
+        map_tensors(lambda *steps: torch.stack(steps, 2), *behaviours),
+    )
 
 
 def _in_units(observations: Tensor, units: Units | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -11,11 +12,13 @@ from metarl import ranks
 from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import Params
 from metarl.rl.captured_rollouts import CapturedRollouts, can_capture
+from metarl.rl.captured_steps import CapturedSteps, can_capture_steps
 from metarl.rl.moments import merged_steps
 from metarl.rl.policy import Policy
 from metarl.rl.rollouts import RolloutNoise, Rollouts, collect
 from metarl.sim.family import TaskFamily, Tasks
 from metarl.sim.make import make_vec
+from metarl.sim.physics_env import PhysicsVectorEnv
 from metarl.sim.torch_engine import TorchVectorEnv
 from metarl.sim.vector_env import Observer, TensorVectorEnv
 from metarl.trees import concatenate_tasks, map_tensors, take_tasks
@@ -37,7 +40,7 @@ class Worlds:
         self.family = family
         self.observe_task = observe_task
         self._envs: dict[tuple[int, torch.device], TensorVectorEnv] = {}
-        self._captured: dict[tuple[int, Policy], CapturedRollouts] = {}
+        self._captured: dict[tuple[int, Policy], CapturedRollouts | CapturedSteps] = {}
         self._observer: Observer | None = None
 
     def get(self, noise: RolloutNoise) -> TensorVectorEnv:
@@ -103,12 +106,17 @@ class Worlds:
 
     def _run(self, policy: Policy, params: Params, tasks: Tasks, noise: RolloutNoise) -> Rollouts:
         env = self.get(noise)
-        if not can_capture(env):
-            return collect(env, policy, params, tasks, noise)
-        assert isinstance(env, TorchVectorEnv)
         key = (id(env), policy)
+        if can_capture(env):
+            assert isinstance(env, TorchVectorEnv)
+            make = partial(CapturedRollouts, env, policy)
+        elif can_capture_steps(env):
+            assert isinstance(env, PhysicsVectorEnv)
+            make = partial(CapturedSteps, env, policy)
+        else:
+            return collect(env, policy, params, tasks, noise)
         if key not in self._captured:
-            self._captured[key] = CapturedRollouts(env, policy)
+            self._captured[key] = make()
         return self._captured[key](params, tasks, noise)
 
     def join(self, parts: list[T], num_tasks: int) -> T:

@@ -14,7 +14,8 @@ from metarl.sim.family_renderer import WorldRenderer
 from metarl.sim.make import FAMILIES, make_family, make_vec
 from metarl.sim.rendering import make_renderer
 from metarl.sim.torch_engine import TorchVectorEnv
-from metarl.sim.vector_env import TensorVectorEnv, WorldNoise
+from metarl.sim.vector_env import TensorVectorEnv
+from metarl.sim.world_noise import WorldNoise
 
 if TYPE_CHECKING:
     from metarl.sim.disturbed_parameters import Latency, SensorNoise

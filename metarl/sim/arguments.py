@@ -95,24 +95,6 @@ def check_tasks(tasks: Tasks, present: Tasks, family: TaskFamily) -> None:
             )
 
 
-def check_noise(noise: tuple[Tensor, Tensor], family: TaskFamily, num_envs: int) -> None:
-    """Checks the shapes of pre-drawn random numbers of resets and steps.
-
-    Raises:
-        ShapeError: They are not [W, reset_noise] and [W, horizon, step_noise].
-    """
-    expected = (
-        (num_envs, family.reset_noise),
-        (num_envs, family.horizon, family.step_noise),
-    )
-    shapes = tuple(tuple(n.shape) for n in noise)
-    if shapes != expected:
-        raise ShapeError(
-            f"Expected noise of {expected[0]} for resets and {expected[1]} for steps, "
-            f"got {shapes[0]} and {shapes[1]}."
-        )
-
-
 def action_error(actions: Tensor, expected: Sequence[int], started: bool) -> Exception:
     """Returns the error for actions of another shape, or before the first reset."""
     if not started:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from metarl.errors import SimulationError
 from metarl.sim.check_family import family_problems, outside, report, sample_actions
-from metarl.sim.vector_env import TensorVectorEnv, WorldNoise
+from metarl.sim.vector_env import TensorVectorEnv
+from metarl.sim.world_noise import WorldNoise
 from metarl.tasks.check_sampling import equal, seeded
 from metarl.trees import map_tensors
 

@@ -92,6 +92,19 @@ class Disturbances:
         noisy = observation + self._deviation * normal(self._numbers)
         return noisy.clamp(*self._bounds)
 
+    def tensors(self) -> dict[str, Tensor | None]:
+        """Returns the tensors that `step` and `seen` read and replace, not copied."""
+        return {
+            "late": self._late, "numbers": self._numbers, "latency": self._latency,
+            "deviation": self._deviation,
+        }  # fmt: skip
+
+    def use(self, tensors: dict[str, Tensor | None]) -> None:
+        """Makes `step` and `seen` read these tensors, in the form of `tensors`."""
+        late, numbers, self._latency, self._deviation = tensors.values()
+        assert late is not None and numbers is not None
+        self._late, self._numbers = late, numbers
+
     def state_dict(self) -> dict[str, Any]:
         """Returns all values that the next steps depend on."""
         return {"late": self._late, "numbers": self._numbers}

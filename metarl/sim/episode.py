@@ -21,18 +21,6 @@ MOST_NUMBERS = 2**20
 """The most task numbers that `score_states` repeats for one batched call; bounds the memory."""
 
 
-class WorldNoise(NamedTuple):
-    """Pre-drawn random numbers for one episode in each of W worlds, uniform in [0, 1).
-
-    Attributes:
-        reset: The numbers used by the reset, [W, reset_noise] float32.
-        step: The numbers used by each step, [W, horizon, step_noise] float32.
-    """
-
-    reset: Tensor
-    step: Tensor
-
-
 class Episode(NamedTuple):
     """One episode in each of W worlds, of H steps or fewer.
 

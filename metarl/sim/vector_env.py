@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -18,18 +18,18 @@ from metarl.sim.arguments import (
     Autoreset,
     action_error,
     check_arguments,
-    check_noise,
     check_tasks,
     read_mask,
     with_task,
 )
 from metarl.sim.disturbances import Disturbances
-from metarl.sim.episode import Act, Episode, WorldNoise, last_states, play_steps, score_states
+from metarl.sim.episode import Act, Episode, last_states, play_steps, score_states
 from metarl.sim.episode_ends import EpisodeEnds
 from metarl.sim.episode_metrics import EpisodeMetrics, check_metrics
 from metarl.sim.family import TaskFamily, Tasks, WorldState
 from metarl.sim.spaces import only_images
 from metarl.sim.step_validator import StepValidator
+from metarl.sim.world_noise import NoiseSource, WorldNoise
 from metarl.trees import choose, map_tensors
 
 Observer = Callable[["TensorVectorEnv", Tensor | None], None]
@@ -82,14 +82,12 @@ class TensorVectorEnv(VectorEnv, ABC):
         self.observe_task = observe_task
         self.observer: Observer | None = None
         self._autoreset = autoreset
-        self._generator = torch.Generator(self.device).manual_seed(seed)
-        self._noise: WorldNoise | None = None
+        self._noise = NoiseSource(family, num_envs, self.device, seed)
         self._state: WorldState = {}
         self._ends = EpisodeEnds(family, num_envs, self.device, freezes=autoreset != "same_step")
         check_metrics(family.metrics)
         self._metrics = EpisodeMetrics(family.metrics, num_envs, self.device)
-        self._no_noise = torch.empty(num_envs, 0, device=self.device)
-        self._tasks: Tasks = family.sample(num_envs, self._generator).values
+        self._tasks: Tasks = family.sample(num_envs, self._noise.generator).values
         self._task_vector = family.task_vector(self._tasks)
         self._disturbances = Disturbances(family, num_envs, self.device)
         self._disturbances.set_tasks(self._tasks)
@@ -150,7 +148,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         """
         super().reset(seed=seed)
         if seed is not None:
-            self._generator.manual_seed(seed)
+            self._noise.generator.manual_seed(seed)
         mask = read_mask(options or {}, self.num_envs, self.device, bool(self._state))
         self._begin(mask)
         observation = self._observe(self._ends.frozen())
@@ -179,7 +177,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         before, frozen, elapsed = self._state, self._ends.frozen(), self._ends.elapsed
         family, tasks = self.family, self._tasks
         actions, valid_actions = self._prepare_actions(actions)
-        after = self._advance(valid_actions, self._step_noise())
+        after = self._advance(valid_actions, self._noise.step(elapsed))
         if frozen is not None and not self.stops_ended:
             after = choose(~frozen, after, before)
         self._state = after
@@ -221,18 +219,31 @@ class TensorVectorEnv(VectorEnv, ABC):
         """
         if self.observer is not None:
             return self.run_step_by_step(act)
-        family = self.family
         observation, _ = self.reset()
         states, observations, actions = [self._state], [observation], []
-        prepared = None if self._noise is None else self._noise.step.unbind(1)
-        for step in range(family.horizon):
+        for noise in self._noise.steps():
             action, valid_action = self._prepare_actions(act(observation))
-            noise = self._step_noise() if prepared is None else prepared[step]
             self._state = self._advance(valid_action, noise)
             observation = self._compute_observation()
             states.append(self._state)
             observations.append(observation)
             actions.append(action)
+        return self.finish(states, observations, actions)
+
+    def finish(
+        self,
+        states: Sequence[WorldState],
+        observations: Sequence[Tensor],
+        actions: Sequence[Tensor],
+    ) -> Episode:
+        """Returns an episode that was played from the last reset, with its rewards and ends.
+
+        Args:
+            states: See `score_states`.
+            observations: See `score_states`.
+            actions: See `score_states`.
+        """
+        family = self.family
         episode = score_states(family, self._tasks, states, observations, actions)
         self._ends.add_episode(episode)
         if episode.measured is not None:
@@ -296,11 +307,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         Raises:
             ShapeError: The shapes do not match the number of worlds and the family.
         """
-        if noise is not None:
-            noise = WorldNoise(*noise)
-            check_noise(noise, self.family, self.num_envs)
-            noise = map_tensors(lambda n: n.to(self.device), noise)
-        self._noise = noise
+        self._noise.follow(noise)
 
     def check(self) -> None:
         """Checks all values since the last check, with one device sync.
@@ -321,9 +328,9 @@ class TensorVectorEnv(VectorEnv, ABC):
             **self._ends.state_dict(),
             "seen": self._observation,
             "metrics": self._metrics.state_dict(),
-            "noise": None if self._noise is None else tuple(self._noise),
+            "noise": None if self._noise.drawn is None else tuple(self._noise.drawn),
             "disturbances": self._disturbances.state_dict(),
-            "generator": self._generator.get_state(),
+            "generator": self._noise.generator.get_state(),
         }
         return map_tensors(Tensor.clone, values)
 
@@ -342,7 +349,7 @@ class TensorVectorEnv(VectorEnv, ABC):
             self._metrics.load_state_dict(values["metrics"])
         self._disturbances.load_state_dict(values.get("disturbances", {}))
         self._observation = values["seen"].to(self.device, copy=True)
-        self._generator.set_state(values["generator"].cpu())
+        self._noise.generator.set_state(values["generator"].cpu())
         self._validator.clear()
 
     def merged(self, mask: Tensor, fresh: WorldState) -> WorldState:
@@ -350,7 +357,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         return choose(mask, fresh, {n: self._state[n] for n in fresh})
 
     def _begin(self, mask: Tensor | None) -> None:
-        noise = self._uniform(self.family.reset_noise) if self._noise is None else self._noise.reset
+        noise = self._noise.reset()
         self._state = self.start(noise, mask)
         self._disturbances.begin(mask, noise)
         self._ends.begin(mask)
@@ -382,16 +389,3 @@ class TensorVectorEnv(VectorEnv, ABC):
             observation = torch.where(frozen.unsqueeze(1), self._observation, observation)
         self._observation = observation
         return observation
-
-    def _step_noise(self) -> Tensor:
-        if not self.family.step_noise or self._noise is None:
-            return self._uniform(self.family.step_noise)
-        numbers = self._noise.step
-        # Worlds can be stepped past the end.
-        step = self._ends.elapsed.clamp(max=numbers.shape[1] - 1)
-        return numbers[torch.arange(self.num_envs, device=self.device), step]
-
-    def _uniform(self, count: int) -> Tensor:
-        if not count:
-            return self._no_noise
-        return torch.rand(self.num_envs, count, generator=self._generator, device=self.device)

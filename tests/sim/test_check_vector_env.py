@@ -112,7 +112,7 @@ class HalfSaved(TorchVectorEnv):
     """Saves no generator."""
 
     def load_state_dict(self, values):
-        super().load_state_dict({**values, "generator": self._generator.get_state()})
+        super().load_state_dict({**values, "generator": self._noise.generator.get_state()})
 
 
 class Late(TorchVectorEnv):

@@ -12,7 +12,8 @@ from metarl.errors import SettingsError, ShapeError
 from metarl.rl.rollouts import RolloutNoise
 from metarl.rl.units import Units
 from metarl.sim.family import TaskFamily, Tasks
-from metarl.sim.vector_env import TensorVectorEnv, WorldNoise
+from metarl.sim.vector_env import TensorVectorEnv
+from metarl.sim.world_noise import WorldNoise
 from metarl.trees import map_tensors
 
 

@@ -19,13 +19,13 @@ from metarl.sim.arguments import copy_error
 from metarl.sim.family import Tasks, WorldState
 from metarl.sim.mujoco.derived import derived_elements
 from metarl.sim.mujoco.physics import MujocoFamily
-from metarl.sim.vector_env import TensorVectorEnv
+from metarl.sim.physics_env import PhysicsVectorEnv
 
 STATE_FIELDS = ("qpos", "qvel", "ctrl")
 NOTICE_DELAY = 5.0  # seconds after which a notice about the compilation is printed
 
 
-class WarpVectorEnv(TensorVectorEnv):
+class WarpVectorEnv(PhysicsVectorEnv):
     """W worlds of a `MujocoFamily` in float32. The host waits only for copies to the CPU.
 
     The physics equal C MuJoCo's up to rounding, with two exceptions: contacts of capsules that
@@ -92,6 +92,8 @@ class WarpVectorEnv(TensorVectorEnv):
                 derived=derived_elements(family.compiled, family.derived),
             )  # fmt: skip
             self._write_fields(fields)
+        physics = self._physics
+        self.engine = {"ctrl": physics.ctrl, "state": physics.state, **physics.mocap}
         model = family.compiled
         self._sizes = [model.nq, model.nv, model.nu]
 
@@ -111,19 +113,24 @@ class WarpVectorEnv(TensorVectorEnv):
             physics.mask.copy_(mask)
         physics.reset()
         self._write_start(fresh, mask)
+        physics.place()
         state = self._read()
         started = {**state, **self.family.remember(None, state, self._tasks)}
         return started if mask is None else self.merged(mask, started)
 
-    def advance(self, actions: Tensor, noise: Tensor) -> WorldState:
-        family, physics, before = self.family, self._physics, self._state
-        physics.ctrl.copy_(family.controls(actions, self._tasks))
-        if physics.mocap:
-            for name, pose in family.mocap(before, actions, self._tasks).items():
-                physics.mocap[name].copy_(pose)
-        physics.step()
+    def send(self, actions: Tensor) -> None:
+        family = self.family
+        self.engine["ctrl"].copy_(family.controls(actions, self._tasks))
+        if self._physics.mocap:
+            for name, pose in family.mocap(self._state, actions, self._tasks).items():
+                self.engine[name].copy_(pose)
+
+    def run(self) -> None:
+        self._physics.step()
+
+    def receive(self, before: WorldState) -> WorldState:
         state = self._read()
-        return {**state, **family.remember(before, state, self._tasks)}
+        return {**state, **self.family.remember(before, state, self._tasks)}
 
     def diagnosis(self) -> str:
         """Returns the errors of MuJoCo Warp as sentences, or ""; synchronises with the device."""
@@ -166,10 +173,10 @@ class WarpVectorEnv(TensorVectorEnv):
     # Helpers
 
     def _read(self) -> WorldState:
-        physics = self._physics
-        numbers = physics.state.to(self.device, copy=True)
+        physics, engine = self._physics, self.engine
+        numbers = engine["state"].to(self.device, copy=True)
         state = dict(zip(STATE_FIELDS, numbers.split(self._sizes, 1), strict=True))
-        state |= {n: v.to(self.device, copy=True) for n, v in physics.mocap.items()}
+        state |= {n: engine[n].to(self.device, copy=True) for n in physics.mocap}
         return state | {n: v.to(self.device) for n, v in physics.derive().items()}
 
     def _write_start(self, fresh: WorldState, mask: Tensor | None) -> None:

@@ -123,7 +123,7 @@ class WarpPhysics:
             self._create_shared_tensors(model)
             self._create_derived(derived or {})
             self._reset_graph, self._step_graph = _capture(self._reset), _capture(self._step)
-            self._derive_graph = _capture(self._derive) if self._derived else None
+            self._place_graph = _capture(self._place) if self._derived else None
 
     def step(self) -> None:
         """Runs `frame_skip` MuJoCo steps with the controls `ctrl`, and updates `state`."""
@@ -133,14 +133,18 @@ class WarpPhysics:
         """Resets the worlds in `mask` to the states in `fresh`, and updates `state`."""
         wp.capture_launch(self._reset_graph, stream=self._torch_stream())
 
-    def derive(self) -> dict[str, Tensor]:
-        """Computes the derived entries from the positions; returns copies, [W, K, *] float32.
+    def place(self) -> None:
+        """Updates what `derive` returns to the positions and mocap poses, as `step` does."""
+        if self._place_graph is not None:
+            wp.capture_launch(self._place_graph, stream=self._torch_stream())
 
-        They are NaN in worlds with errors.
+    def derive(self) -> dict[str, Tensor]:
+        """Returns the derived entries after the last `step` or `place`, [W, K, *] float32.
+
+        They are copies, NaN in worlds with errors.
         """
-        if self._derive_graph is None:
+        if not self._derived:
             return {}
-        wp.capture_launch(self._derive_graph, stream=self._torch_stream())
         failed = self.warned != 0
         values = {n: self._views[n].index_select(1, i) for n, i in self._derived.items()}
         return {
@@ -280,6 +284,8 @@ class WarpPhysics:
         state = [data.qpos, data.qvel, data.qacc, data.overflow]
         wp.launch(judge, self._worlds, inputs=state, outputs=[self._warned, self._seen])
         self._gather()
+        if self._derived:
+            self._place()
 
     def _reset(self) -> None:
         data = self._data
@@ -288,7 +294,7 @@ class WarpPhysics:
         wp.launch(begin, self.fresh.shape, inputs=[self._mask, self._fresh], outputs=outputs)
         self._gather()
 
-    def _derive(self) -> None:
+    def _place(self) -> None:
         mjw.kinematics(self._model, self._data)
 
     def _gather(self) -> None:

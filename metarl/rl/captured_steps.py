@@ -1,0 +1,216 @@
+"""Rollouts on MuJoCo Warp, with one CUDA graph for all between two steps of the physics."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.cuda_graphs import Driver, Replay, capture_in_place, graphs_allowed
+from metarl.flat_functions import flatten
+from metarl.models.base import Params
+from metarl.rl.policy import Policy
+from metarl.rl.rollouts import Decision, Played, RolloutNoise, Rollouts, choose_with, collect
+from metarl.sim.family import Tasks, WorldState
+from metarl.sim.physics_env import Carried, PhysicsVectorEnv
+from metarl.sim.vector_env import TensorVectorEnv
+from metarl.trees import map_tensors
+
+SHORTEST = 4
+"""Steps of the shortest episodes that are captured: a capture plays some in advance."""
+
+
+class _Inputs(NamedTuple):
+    """What an episode is played with; draws and noise have a leading dimension of H steps."""
+
+    params: Params
+    draws: Tensor
+    noise: Tensor
+    carried: Carried
+
+
+class _Seen(NamedTuple):
+    """What is recorded of each state: itself and its observation."""
+
+    state: WorldState
+    observation: Tensor
+
+
+class _Chosen(NamedTuple):
+    """What is recorded of each step: the decision of the policies, the environment's actions."""
+
+    decision: Decision
+    action: Tensor
+
+
+class _Memory(NamedTuple):
+    """The memory of the graph: inputs, the index of the step [1], records [H + 1, *], engine's."""
+
+    inputs: _Inputs
+    step: Tensor
+    seen: _Seen
+    chosen: _Chosen
+    engine: dict[str, Tensor]
+
+
+class CapturedSteps:
+    """`collect` in one environment of a physics engine, with two launches per step.
+
+    One is that of the physics, the other one a graph: it reads the state, observes it, lets the
+    policy act, writes the controls and records all of it. Rewards and ends are computed afterwards.
+    The graph is captured in the first rollouts and compared with the functions; where it cannot be
+    captured, or differs, they run without it, and a line says why.
+
+    Args:
+        env: The worlds.
+        policy: The policy.
+        driver: What captures; None for CUDA.
+
+    Attributes:
+        refused: Why the steps run without a graph; None if they have one, or were not played.
+    """
+
+    def __init__(self, env: PhysicsVectorEnv, policy: Policy, driver: Driver | None = None) -> None:
+        self._env = env
+        self._policy = policy
+        self._driver = driver
+        self._memory: _Memory | None = None
+        self._key: Any = None
+        self._between: Replay | None = None
+        self.refused: str | None = None
+
+    def __call__(self, params: Params, tasks: Tasks, noise: RolloutNoise) -> Rollouts:
+        """Runs one episode in every world; see `collect`.
+
+        Raises:
+            SimulationError: See `collect`.
+        """
+        return collect(self._env, self._policy, params, tasks, noise, self._play)
+
+    def _play(self, params: Params, draws: Tensor) -> Played:
+        """Plays an episode with the tasks and the noise of the environment; see `Play`."""
+        env = self._env
+        observation, _ = env.reset()
+        inputs = _Inputs(params, draws, env.step_noise(), env.carried())
+        memory = self._prepared(inputs, observation)
+        horizon = len(draws)
+        try:
+            env.hold(memory.inputs.carried)
+            self._choose(memory, observation)
+            env.run()
+            for _ in range(horizon - 1):
+                if self._between is None:
+                    self._between = self._capture(memory)
+                self._between()
+                env.run()
+            self._look(memory)
+        finally:
+            env.hold(inputs.carried)
+        seen, chosen = memory.seen, memory.chosen
+        states, actions = _rows(seen.state, horizon + 1), chosen.action[:horizon]
+        last = map_tensors(Tensor.clone, memory.inputs.carried)
+        env.hold(inputs.carried._replace(state=states[-1], disturbances=last.disturbances))
+        episode = env.finish(states, seen.observation.unbind(), actions.unbind())
+        _, own, behaviour = map_tensors(lambda t: t[:horizon].clone(), chosen.decision)
+        return Played(
+            episode,
+            None if own is None else own.transpose(0, 1),
+            map_tensors(lambda t: t.movedim(0, 2), behaviour),
+        )
+
+    def _prepared(self, inputs: _Inputs, observation: Tensor) -> _Memory:
+        """Returns the memory with the inputs and the first observation in it."""
+        tensors = list[Tensor]()
+        flatten(inputs, tensors, [])
+        key = [(t.shape, t.dtype) for t in tensors], [b.data_ptr() for b in self._policy.buffers()]
+        if self._memory is None or self._key != key:
+            self._memory, self._key, self._between = self._allocate(inputs, observation), key, None
+        memory = self._memory
+        _write(memory.inputs, inputs)
+        memory.step.zero_()
+        _record(memory.seen, _Seen(inputs.carried.state, observation), memory.step)
+        return memory
+
+    def _allocate(self, inputs: _Inputs, observation: Tensor) -> _Memory:
+        env, rows = self._env, len(inputs.draws) + 1
+
+        def record(tensor: Tensor) -> Tensor:
+            return tensor.new_empty(rows, *tensor.shape)
+
+        own = map_tensors(lambda t: t.clone(memory_format=torch.contiguous_format), inputs)
+        decision = choose_with(self._policy, own.params)(observation, own.draws[0])
+        env.hold(own.carried)
+        action = env.command(decision.action, own.noise[0])
+        env.hold(inputs.carried)
+        return _Memory(
+            own,
+            torch.zeros(1, dtype=torch.int64, device=observation.device),
+            map_tensors(record, _Seen(inputs.carried.state, observation)),
+            map_tensors(record, _Chosen(decision, action)),
+            env.engine,
+        )
+
+    def _capture(self, memory: _Memory) -> Replay:
+        def between(memory: _Memory) -> None:
+            engine, self._env.engine = self._env.engine, memory.engine
+            self._env.hold(memory.inputs.carried)
+            self._choose(memory, self._look(memory))
+            self._env.engine = engine
+
+        replay, self.refused = capture_in_place("rollouts", between, memory, self._driver)
+        return replay
+
+    def _look(self, memory: _Memory) -> Tensor:
+        """Records the state after a step of the physics; returns its observation."""
+        memory.step.add_(1)
+        observation = self._env.look()
+        seen = _Seen(self._env.carried().state, observation)
+        _record(memory.seen, seen, memory.step)
+        _write(memory.inputs.carried.state, seen.state)
+        return observation
+
+    def _choose(self, memory: _Memory, observation: Tensor) -> None:
+        """Lets the policy act, writes the controls, and records both."""
+        draw, noise = (
+            values.index_select(0, memory.step)[0]
+            for values in (memory.inputs.draws, memory.inputs.noise)
+        )
+        decision = choose_with(self._policy, memory.inputs.params)(observation, draw)
+        action = self._env.command(decision.action, noise)
+        _record(memory.chosen, _Chosen(decision, action), memory.step)
+        _write(memory.inputs.carried.disturbances, self._env.carried().disturbances)
+        self._env.hold(memory.inputs.carried)
+
+
+def can_capture_steps(env: TensorVectorEnv) -> bool:
+    """Returns whether steps in an environment can be captured: all on one GPU, unobserved."""
+    return (
+        isinstance(env, PhysicsVectorEnv)
+        and env.device.type == "cuda"
+        and all(tensor.device == env.device for tensor in env.engine.values())
+        and env.observer is None
+        and env.family.horizon >= SHORTEST
+        and graphs_allowed()
+    )
+
+
+def _record(records: Any, values: Any, step: Tensor) -> None:
+    map_tensors(lambda r, v: r.index_copy_(0, step, v.unsqueeze(0)), records, values)
+
+
+def _write(memory: Any, values: Any) -> None:
+    """Copies the tensors of a nested value into memory; a tensor is not copied onto itself."""
+    targets, sources = list[Tensor](), list[Tensor]()
+    flatten(memory, targets, [])
+    flatten(values, sources, [])
+    pairs = [(t, s) for t, s in zip(targets, sources, strict=True) if t is not s]
+    if pairs:
+        targets, sources = (list(column) for column in zip(*pairs, strict=True))
+        torch._foreach_copy_(targets, sources)
+
+
+def _rows(records: WorldState, count: int) -> list[WorldState]:
+    """Returns the states of all steps as copies: the next episode overwrites the records."""
+    copies = map_tensors(Tensor.clone, records)
+    return [map_tensors(lambda t, i=i: t[i], copies) for i in range(count)]
