@@ -27,6 +27,7 @@ from metarl.sim.warp.kernels import (
     gather,
     judge,
 )
+from metarl.sim.warp.loading import load_kernels
 
 # `Any`: Warp may not be installed when type checkers run.
 wp: Any = importlib.import_module("warp")
@@ -122,8 +123,8 @@ class WarpPhysics:
             self.fields = {f: self._field_view(f, model) for f in fields}
             self._create_shared_tensors(model)
             self._create_derived(derived or {})
-            self._reset_graph, self._step_graph = _capture(self._reset), _capture(self._step)
-            self._place_graph = _capture(self._place) if self._derived else None
+            self._reset_graph, self._step_graph = map(self._capture, (self._reset, self._step))
+            self._place_graph = self._capture(self._place) if self._derived else None
 
     def step(self) -> None:
         """Runs `frame_skip` MuJoCo steps with the controls `ctrl`, and updates `state`."""
@@ -302,6 +303,21 @@ class WarpPhysics:
         inputs = [data.qpos, data.qvel, data.ctrl, self._warned]
         wp.launch(gather, self.state.shape, inputs=inputs, outputs=[self._state])
 
+    def _capture(self, body: Callable[[], None]) -> Any:
+        """Runs `body` once, which compiles its kernels, and returns a captured graph of it."""
+        if self._warp_device.is_cuda:
+            load_kernels(body, self._warp_device)
+        body()
+        collecting = gc.isenabled()
+        gc.disable()  # arrays collected during a capture would be freed by the graph
+        try:
+            with wp.ScopedCapture() as capture:
+                body()
+        finally:
+            if collecting:
+                gc.enable()
+        return capture.graph
+
     def _torch_stream(self) -> Any:
         """Returns torch's current stream as a Warp stream, or None if Warp's own will do.
 
@@ -339,20 +355,6 @@ def warp_device(device: torch.device) -> Any:
         return wp.device_from_torch(device)
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         raise SettingsError(f"Warp {wp.__version__} has no device {device}: {error}") from error
-
-
-def _capture(body: Callable[[], None]) -> Any:
-    """Runs `body` once, which compiles its kernels, and returns a captured graph of it."""
-    body()
-    collecting = gc.isenabled()
-    gc.disable()  # arrays collected during a capture would be freed by the graph
-    try:
-        with wp.ScopedCapture() as capture:
-            body()
-    finally:
-        if collecting:
-            gc.enable()
-    return capture.graph
 
 
 def _with_newton(model: Any) -> Any:
