@@ -212,7 +212,8 @@ def _command(part: Part, report: Report, rows_file: Path, seconds: float) -> lis
         marker = "not slow and not gpu" if report.small else "gpu"
         return [
             sys.executable, "-m", "pytest", "-vv", "--tb=line", "-m", marker,
-            "--continue-on-collection-errors", "-p", "no:cacheprovider", *part.command,
+            "--continue-on-collection-errors", "-p", "no:cacheprovider", "-p", "no:benchmark",
+            *part.command,
         ]  # fmt: skip
     runs = report.out.resolve() / "runs" / _folder(part.name.removeprefix("train "))
     return [

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from metarl.cuda_graphs import Driver, Graphed, graphs_allowed
+from metarl.cuda_graphs import Driver, Graphed, graphs_allowed, is_capturing
 from metarl.models.base import Params
 from metarl.rl.policy import Policy
 from metarl.rl.rollouts import RolloutNoise, Rollouts, collect
@@ -59,9 +59,10 @@ class CapturedRollouts:
 
 
 def can_capture(env: TensorVectorEnv) -> bool:
-    """Returns whether rollouts in an environment can be captured: tensors on a GPU, unobserved."""
+    """Returns whether rollouts can be captured: tensors on a GPU, unobserved, not captured yet."""
     return (
         isinstance(env, TorchVectorEnv)
+        and not is_capturing()
         and env.device.type == "cuda"
         and env.observer is None
         and graphs_allowed()

@@ -17,6 +17,7 @@ from metarl.chunks import FittingChunks
 from metarl.devices import seeded_generator
 from metarl.models.base import Params, task_params
 from metarl.rl.adaptation_checks import checked_policy
+from metarl.rl.captured_path import CapturedPath
 from metarl.rl.control_learner import ControlLearner, nan_where_undefined
 from metarl.rl.distributions import Distribution
 from metarl.rl.experience import Experience, estimate_advantages
@@ -69,9 +70,8 @@ class PolicyLearner(ControlLearner):
         observe_task: bool = False,
     ) -> None:
         super().__init__()
-        policy = checked_policy(adaptation)
+        self.policy = checked_policy(adaptation)
         self.adaptation = adaptation
-        self.policy = policy
         self.rule = adaptation.rule
         self._frozen = Frozen(adaptation)
         if adaptation.fresh_start:
@@ -83,6 +83,7 @@ class PolicyLearner(ControlLearner):
         self.worlds = Worlds(family, observe_task)
         self._monitor = UnitMonitor(family.action_space)
         self._fitting = FittingChunks("rollouts")
+        self._path_of = CapturedPath(self, self.worlds, self._collect_path)
 
     # Training
 
@@ -97,9 +98,8 @@ class PolicyLearner(ControlLearner):
         noises = self._noises(total, steps + 1, generator)
         tasks, noises, start = ranks.own((tasks, noises, start), total)
         path, experience = self._fitting.map(
-            lambda *part: tuple(zip(*self._collect_path(*part), strict=True)),
-            (tasks, noises, start), self.task_chunk_size, tasks.num_tasks,
-        )  # fmt: skip
+            self._path_of, (tasks, noises, start), self.task_chunk_size, tasks.num_tasks
+        )
         first = experience[0].rollouts
         metrics = self._monitor.metrics(
             self.policy.units, first.observations, first.actions, first.rewards, first.mask,

@@ -57,6 +57,11 @@ class Worlds:
         env.observer = self._observer
         return env
 
+    def can_capture(self, noise: RolloutNoise) -> bool:
+        """Returns whether the rollouts of `noise` can be part of a graph; see `can_capture`."""
+        on_gpu = noise.reset.device.type == "cuda"
+        return on_gpu and self.family.worlds is None and can_capture(self.get(noise))
+
     def each(
         self, tasks: Tasks, noise: RolloutNoise
     ) -> Iterator[tuple[slice, Tasks, RolloutNoise]]:
