@@ -19,7 +19,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import loops
 from benchmarks.omniglot import OmniglotBenchmark, RandomImages, sequential
-from benchmarks.rollouts import rollouts
 from benchmarks.timing import MetaIteration
 from metarl.adaptation import MAML, Adaptation, GradientLearner
 from metarl.devices import seeded_generator
@@ -41,6 +40,8 @@ Row = dict[str, Any]
 CPU = torch.device("cpu")
 PER_TASK = 20
 """Worlds of a task of navigation."""
+ROBOTS_PER_TASK = 32
+"""Worlds of a task of robots."""
 LOOPED = 400
 """The most worlds that are also measured task by task."""
 ON_CPU = 20_000
@@ -247,35 +248,56 @@ def navigation(device: torch.device, sizes: Sizes, compiled: bool = False) -> It
 def _rollout_row(worlds: int, sizes: Sizes, device: torch.device, goal: float) -> Row:
     """Rollouts as a learner collects them, of 20 worlds per task, policies included."""
     loop = cpu = None
+    name, horizon = "Navigation2D-v1", sizes.horizon
     if worlds <= LOOPED:
-        loop = milliseconds(_rollouts(worlds, sizes, device, one_by_one=True), device, 0)
+        one_by_one = _Rollouts(name, worlds, horizon, device, PER_TASK, one_by_one=True)
+        loop = milliseconds(one_by_one, device, 0)
     if worlds <= ON_CPU:
-        cpu = milliseconds(_rollouts(worlds, sizes, CPU), CPU, 0)
-    ours = milliseconds(_rollouts(worlds, sizes, device), device, sizes.seconds)
-    rate = worlds * sizes.horizon / ours / 1e3
+        cpu = milliseconds(_Rollouts(name, worlds, horizon, CPU, PER_TASK), CPU, 0)
+    run = _Rollouts(name, worlds, horizon, device, PER_TASK)
+    ours = milliseconds(run, device, sizes.seconds)
     return _row(
-        f"navigation rollouts, {worlds} worlds x {sizes.horizon} steps", ours, loop=loop, cpu=cpu,
-        goal=goal, note=f"{rate:.3g} million environment steps/s",
+        f"navigation rollouts, {worlds} worlds x {horizon} steps", ours, loop=loop, cpu=cpu,
+        goal=goal, note=f"{run.rate(ours) / 1e6:.3g} million environment steps/s",
     )  # fmt: skip
 
 
-def _rollouts(
-    worlds: int, sizes: Sizes, device: torch.device, one_by_one: bool = False
-) -> Callable[[], None]:
-    family = make_family("Navigation2D-v1", horizon=sizes.horizon)
-    generator, tasks = seeded_generator(device, 0), worlds // PER_TASK
-    policy = policy_for(family, _generator()).to(device)
-    params = map_tensors(Tensor.detach, task_params(policy, tasks))
-    values = family.sample(tasks, generator).values
-    noise = draw_noise(policy, family, tasks, PER_TASK, generator)
-    place = Worlds(family)
-    parts = cut_tasks((params, values, noise), 1 if one_by_one else None)
+class _Rollouts:
+    """Collects rollouts as a learner does, with a policy (2 x 100) for each task.
 
-    def run() -> None:
-        for part in parts:
-            place.collect(policy, *part)
+    Args:
+        name: Name of the family.
+        worlds: All worlds.
+        horizon: Steps of a rollout.
+        device: The device.
+        per_task: Worlds of a task.
+        one_by_one: Collects task by task.
 
-    return run
+    Attributes:
+        env: The environment of all worlds.
+    """
+
+    def __init__(
+        self, name: str, worlds: int, horizon: int, device: torch.device, per_task: int,
+        one_by_one: bool = False,
+    ) -> None:  # fmt: skip
+        family: TaskFamily = make_family(name, horizon=horizon)
+        generator, tasks = seeded_generator(device, 0), worlds // per_task
+        self._policy = policy_for(family, _generator()).to(device)
+        params = map_tensors(Tensor.detach, task_params(self._policy, tasks))
+        values = family.sample(tasks, generator).values
+        noise = draw_noise(self._policy, family, tasks, per_task, generator)
+        self._worlds, self._steps = Worlds(family), tasks * per_task * horizon
+        self._parts = cut_tasks((params, values, noise), 1 if one_by_one else None)
+        self.env: Any = self._worlds.get(noise) if not one_by_one else None
+
+    def __call__(self) -> None:
+        for part in self._parts:
+            self._worlds.collect(self._policy, *part)
+
+    def rate(self, time: float) -> float:
+        """Returns the environment steps per second of a call that takes `time` ms."""
+        return self._steps / (1e-3 * time)
 
 
 def _policy_iteration(
@@ -319,21 +341,19 @@ def other_robots(device: torch.device, sizes: Sizes) -> Iterator[Row]:
 def _closed_loop(name: str, worlds: int, sizes: Sizes, device: torch.device, beside: bool) -> Row:
     from benchmarks.locomotion_gpu import PhysicsClock
 
-    env: Any = make_vec(name, worlds, device)
-    run = rollouts(env, sizes.steps)
+    per_task = min(worlds, ROBOTS_PER_TASK)
+    run = _Rollouts(name, worlds, sizes.steps, device, per_task)
     ours = milliseconds(run, device, sizes.seconds)
-    note, physics = f"engine {type(env).__name__}", getattr(env, "physics", None)
+    note, physics = f"engine {type(run.env).__name__}", getattr(run.env, "physics", None)
     if physics is not None:
         clock = PhysicsClock(physics)
         spent = _seconds(run, device, 3)
         note = f"{1 - clock.seconds() / spent:.0%} of the time outside the physics"
     cpu = None
     if beside:
-        own = make_vec(name, min(worlds, 256), "cpu", engine="mujoco")
-        spent = milliseconds(rollouts(own, sizes.steps), CPU, 0)
-        cpu = own.num_envs * sizes.steps / (1e-3 * spent)
-    rate = worlds * sizes.steps / (1e-3 * ours)
-    return _row(f"{name}, {worlds} worlds", rate, cpu=cpu, unit="steps/s", note=note)
+        own = _Rollouts(name, min(worlds, 256), sizes.steps, CPU, per_task)
+        cpu = own.rate(milliseconds(own, CPU, 0))
+    return _row(f"{name}, {worlds} worlds", run.rate(ours), cpu=cpu, unit="steps/s", note=note)
 
 
 def robot_iteration(device: torch.device, sizes: Sizes) -> Iterator[Row]:
