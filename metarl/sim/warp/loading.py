@@ -12,8 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from metarl.console import say
+
 # `Any`: Warp may not be installed when type checkers run.
 wp: Any = importlib.import_module("warp")
+
+MOST = 8
+"""Modules that are compiled at once; a compiler takes some hundred MB."""
 
 
 def load_kernels(body: Callable[[], None], device: Any) -> None:
@@ -49,8 +54,12 @@ def load_kernels(body: Callable[[], None], device: Any) -> None:
 
     with _replaced(launch=note, launch_tiled=note, capture_while=repeat, capture_if=branch):
         body()
-    for block_dim, modules in variants.items():
-        wp.force_load(device, list(modules), block_dim, max_workers=os.cpu_count())
+    workers = min(os.cpu_count() or 1, MOST)
+    try:
+        for block_dim, modules in variants.items():
+            wp.force_load(device, list(modules), block_dim, max_workers=workers)
+    except RuntimeError as error:  # the launches compile them too, and say what is wrong
+        say(f"Warp's kernels are compiled one after the other: {error}")
 
 
 @contextmanager
