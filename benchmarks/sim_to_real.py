@@ -25,7 +25,9 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -35,6 +37,8 @@ import torch
 import metarl
 from metarl.deploy.changed_env import changed_env
 
+MakeRobot = Callable[[], gymnasium.Env]
+"""Builds the environment of a robot."""
 STEPS, TESTS, SEED = 200, 20, 1000
 BUDGETS = (1, 5, 20)
 TRAINED = 10  # episodes of an adaptation step in training
@@ -118,7 +122,7 @@ class MuJoCoCart(gymnasium.Env[np.ndarray, Any]):
         observation, info = self._env.reset(seed=seed)
         return self._seen(observation), info
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         """Steps the pendulum by the action of `latency` steps before."""
         self._late.append(2 * int(action) - 1)
         control = self._control * self._late.popleft()
@@ -142,7 +146,7 @@ def robot(target: Target) -> gymnasium.Env:
     return gymnasium.wrappers.TimeLimit(env.unwrapped, STEPS)
 
 
-def adapted(run: str, target: Target) -> tuple[dict[str, float], int, float]:
+def adapted(run: str, make: MakeRobot) -> tuple[dict[str, float], int, float]:
     """Returns the return before and after each budget, and the steps and seconds of the last."""
     rows: dict[str, float] = {}
     steps, seconds = 0, 0.0
@@ -152,7 +156,7 @@ def adapted(run: str, target: Target) -> tuple[dict[str, float], int, float]:
         )  # of the ranges and the rate: they are meant
         for budget in (0, *BUDGETS):
             adapter: Any = metarl.load(run)
-            env = robot(target)
+            env = make()
             if budget:
                 every = min(budget, TRAINED)
                 curve = adapter.run(env, budget, every, seed=0)
@@ -164,7 +168,7 @@ def adapted(run: str, target: Target) -> tuple[dict[str, float], int, float]:
     return rows, steps, seconds
 
 
-def scratch(target: Target, steps: int) -> float:
+def scratch(make: MakeRobot, steps: int) -> float:
     """Returns the return of PPO after so many environment steps from scratch.
 
     Its settings are those of RL Baselines3 Zoo for CartPole-v1, in one environment: rollouts of 256
@@ -172,7 +176,7 @@ def scratch(target: Target, steps: int) -> float:
     """
     from stable_baselines3 import PPO
 
-    env = robot(target)
+    env = make()
     rollout = max(32, min(256, steps // 2))
     model = PPO(
         "MlpPolicy", env, n_steps=rollout, batch_size=rollout, n_epochs=20, gamma=0.98,
@@ -186,7 +190,7 @@ def scratch(target: Target, steps: int) -> float:
         total, ended = 0.0, False
         while not ended:
             action, _ = model.predict(observation, deterministic=True)
-            observation, reward, terminated, truncated, _ = env.step(int(action))
+            observation, reward, terminated, truncated, _ = env.step(action)
             total += float(reward)
             ended = terminated or truncated
         returns.append(total)
@@ -194,24 +198,28 @@ def scratch(target: Target, steps: int) -> float:
     return float(np.mean(returns))
 
 
-def compare(run: str, targets: tuple[Target, ...], factors: list[int]) -> None:
-    """Prints the table, a column per target and the mean."""
+def compare(run: str, robots: Mapping[str, MakeRobot], factors: list[int]) -> None:
+    """Prints the returns on each robot, and their means.
+
+    Args:
+        run: The folder of the run.
+        robots: The robots by name.
+        factors: Environment steps of PPO from scratch, as multiples of those of 20 episodes.
+    """
     columns: list[dict[str, float]] = []
     times = []
-    for target in targets:
-        rows, steps, seconds = adapted(run, target)
+    for robot_name, make in robots.items():
+        rows, steps, seconds = adapted(run, make)
         times.append(seconds)
         for factor in factors:
-            rows[f"PPO from scratch, {factor} x the steps"] = scratch(target, factor * steps)
+            rows[f"PPO from scratch, {factor} x the steps"] = scratch(make, factor * steps)
         columns.append(rows)
-        cells = ", ".join(f"{name} {value:.0f}" for name, value in rows.items())
-        print(f"{target.name} ({steps} steps, {seconds:.0f} s): {cells}", flush=True)
-    print(
-        f"\n{'return, of 200 at most':34}{'mean':>7}   lowest to highest of {len(targets)} targets"
-    )
+        cells = ", ".join(f"{name} {value:.1f}" for name, value in rows.items())
+        print(f"{robot_name} ({steps} steps, {seconds:.0f} s): {cells}", flush=True)
+    print(f"\n{'return':34}{'mean':>7}   lowest to highest of {len(robots)} robots")
     for name in columns[0]:
         values = np.array([column[name] for column in columns])
-        print(f"{name:34}{values.mean():7.1f}   {values.min():.0f} to {values.max():.0f}")
+        print(f"{name:34}{values.mean():7.1f}   {values.min():.1f} to {values.max():.1f}")
     print(f"20 episodes took {np.mean(times):.0f} s of the robot's time on average.")
 
 
@@ -226,7 +234,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     targets = GYMNASIUM if arguments.where == "gymnasium" else MUJOCO
-    compare(arguments.run, targets[arguments.skip : arguments.targets], arguments.ppo)
+    targets = targets[arguments.skip : arguments.targets]
+    compare(arguments.run, {t.name: partial(robot, t) for t in targets}, arguments.ppo)
 
 
 if __name__ == "__main__":
