@@ -1,4 +1,5 @@
 """The modules of kernels that a function launches are loaded before it runs."""
+# pyright: reportInvalidTypeForm=false
 
 import threading
 
