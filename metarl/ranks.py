@@ -249,6 +249,22 @@ def from_first(make: Callable[[], T]) -> T:
     return message[1]
 
 
+def from_all(value: T) -> list[T]:
+    """Returns the values of all ranks, in their order.
+
+    Args:
+        value: Can be pickled, with tensors on the CPU.
+
+    Raises:
+        RankError: The connection to another rank is lost.
+    """
+    values: list[Any] = [value] * _count
+    if _count > 1:
+        with _exchange():
+            dist.all_gather_object(values, value)
+    return values
+
+
 def take_over(tensors: Sequence[Tensor]) -> None:
     """Copies the first rank's numbers into tensors that were equal but for rounding.
 

@@ -11,11 +11,16 @@ from sphinx.application import Sphinx
 COMMANDS = re.compile(
     r"\s*(\$ |\. |cd |docker |export |git |make |metarl |pip |python |[A-Z_]+=\S+ )"
 )
+INTERVAL = re.compile(r"\[(-?[\d.]+), (-?[\d.]+)\]")
+SITE_ONLY = re.compile(r"<!-- site:\s*(.*?)\s*-->", re.DOTALL)
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((\.\./[^)#\s]+)\)")
 
 
 def unlink_outside(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Leaves the text of links to folders and documents that are not part of the site."""
+    """Leaves the text of links to folders and documents that are not part of the site.
+
+    `<!-- site: TEXT -->` becomes the text: GitHub does not have the pages that the build writes.
+    """
     folder = Path(app.srcdir, docname).parent
 
     def replaced(match: re.Match) -> str:
@@ -23,7 +28,7 @@ def unlink_outside(app: Sphinx, docname: str, source: list[str]) -> None:
         inside = target.is_relative_to(app.srcdir)
         return match[0] if inside or target.suffix not in ("", ".md") else match[1]
 
-    linked = LINK.sub(replaced, source[0])
+    linked = LINK.sub(replaced, SITE_ONLY.sub(r"\1", source[0]))
     # A link whose text is the name of a file gets the title of that page instead.
     source[0] = re.sub(r"\[[\w/.]+\.md\]\(([^):]+\.md(?:#[^)]*)?)\)", r"[](\1)", linked)
 
@@ -36,16 +41,30 @@ def highlight_commands(app: Sphinx, doctree: nodes.document) -> None:
             block["language"] = "bash"
 
 
+def keep_intervals_whole(app: Sphinx, doctree: nodes.document) -> None:
+    """Lets no line break inside of an interval, [.53, .64], in a table."""
+    del app
+    for entry in doctree.findall(nodes.entry):
+        for text in list(entry.findall(nodes.Text)):
+            whole = INTERVAL.sub("[\\1,\N{NO-BREAK SPACE}\\2]", text)
+            if whole != text:
+                text.parent.replace(text, nodes.Text(whole))
+
+
 def link_sources(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Links to MetaRL's modules lead to their highlighted sources in the site."""
     if app.builder.format != "html":
         return
+    shown = getattr(app.env, "_viewcode_modules", {})  # of sphinx.ext.viewcode
     for node in list(doctree.findall(addnodes.download_reference)):
         path = os.path.normpath(os.path.join(os.path.dirname(docname), node["reftarget"]))
         path = path.removeprefix("../").removeprefix("envs/")
         if path.endswith(".py") and path.startswith(("metarl/", "metarl_envs/")):
-            target = "_modules/" + path.removesuffix(".py").removesuffix("/__init__")
-            uri = app.builder.get_relative_uri(docname, target)
+            module = path.removesuffix(".py").removesuffix("/__init__")
+            if not shown.get(module.replace("/", ".")):
+                node.replace_self(node.children)  # a package that only passes names on
+                continue
+            uri = app.builder.get_relative_uri(docname, "_modules/" + module)
             node.replace_self(nodes.reference("", "", *node.children, refuri=uri))
 
 
@@ -53,5 +72,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Registers what is above."""
     app.connect("source-read", unlink_outside)
     app.connect("doctree-read", highlight_commands)
+    app.connect("doctree-read", keep_intervals_whole)
     app.connect("doctree-resolved", link_sources, priority=400)
     return {"parallel_read_safe": True}

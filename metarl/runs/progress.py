@@ -19,9 +19,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 from rich.text import Text
 
 from metarl.console import OutputConsole
+
+WIDE = 100
+"""Columns of a terminal that shows the elapsed time too."""
+_WHOLE = Column(no_wrap=True)
 
 
 class Progress:
@@ -151,7 +156,7 @@ class _Rate(ProgressColumn):
     """
 
     def __init__(self, unit: str) -> None:
-        super().__init__()
+        super().__init__(_WHOLE)
         self._unit = unit
 
     def render(self, task: Task) -> Text:
@@ -162,15 +167,20 @@ class _Rate(ProgressColumn):
 
 
 def _bar(console: Console, clock: Callable[[], float], unit: str) -> RichProgress:
+    """Returns a bar of one line: on a narrow terminal it shrinks, and the elapsed time is left out.
+
+    A line that wraps would jump between one and two lines.
+    """
+    elapsed = [TimeElapsedColumn(_WHOLE)] if console.width >= WIDE else []
     return RichProgress(
-        TextColumn("[progress.description]{task.description}"),
+        TextColumn("[progress.description]{task.description}", table_column=_WHOLE),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        MofNCompleteColumn(table_column=_WHOLE),
         _Rate(unit),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[metrics]}", markup=False),
+        *elapsed,
+        TextColumn("left", table_column=_WHOLE),
+        TimeRemainingColumn(table_column=_WHOLE),
+        TextColumn("{task.fields[metrics]}", markup=False, table_column=_WHOLE),
         console=console,
         auto_refresh=False,
         get_time=clock,

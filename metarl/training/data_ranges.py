@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,6 +48,16 @@ class DataRanges:
             self._add_observations(trials.record.inputs[..., :size], trials.mask, policy)
         elif hasattr(tasks, "support"):
             self._add_examples(tasks)
+
+    @classmethod
+    def joined(cls, parts: Sequence[DataRanges]) -> DataRanges:
+        """Returns the ranges of what several processes have seen, each of its own tasks."""
+        ranges = cls()
+        for part in parts:
+            ranges._shapes |= part._shapes
+            for name, ends in part._ends.items():
+                ranges._merge(name, ends, part._moments[name])
+        return ranges
 
     def to_json(self) -> dict[str, Any]:
         """Returns the ranges as JSON data."""
@@ -115,16 +126,19 @@ class DataRanges:
         rows = rows if rows.shape[1] <= MOST_ENTRIES else rows.reshape(-1, 1)
         if not len(rows):
             return
-        low, high = rows.amin(0), rows.amax(0)
         mean = rows.mean(0)
         count = torch.tensor(len(rows), dtype=torch.float64)
-        new = Moments(count, mean, (rows - mean).square().sum(0))
+        moments = Moments(count, mean, (rows - mean).square().sum(0))
+        self._merge(name, (rows.amin(0), rows.amax(0)), moments)
+
+    def _merge(self, name: str, ends: tuple[Tensor, Tensor], moments: Moments) -> None:
+        low, high = ends
         if name in self._ends and self._ends[name][0].shape == low.shape:
             low = torch.minimum(low, self._ends[name][0])
             high = torch.maximum(high, self._ends[name][1])
-            pairs = zip(self._moments[name], new, strict=True)
-            new = merged(Moments(*(torch.stack(pair) for pair in pairs)))
-        self._ends[name], self._moments[name] = (low, high), new
+            pairs = zip(self._moments[name], moments, strict=True)
+            moments = merged(Moments(*(torch.stack(pair) for pair in pairs)))
+        self._ends[name], self._moments[name] = (low, high), moments
 
 
 def _flat(values: Tensor, weights: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import metarl
+from metarl import ranks
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.algorithm import GradientAlgorithm
 from metarl.adaptation.algorithms import GRADIENT_ALGORITHMS
@@ -42,8 +43,9 @@ class LearnerFile:
         self._path = folder / LEARNER_FILE
         self._learner = learner
         self._ranges = DataRanges()
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            self._ranges = DataRanges.from_json(read_json(self._path)["data"])
+        if ranks.is_first():  # of a resumed run: the others begin with nothing, so it counts once
+            with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                self._ranges = DataRanges.from_json(read_json(self._path)["data"])
 
     def see(self, inputs: Any) -> None:
         """Records the ranges of what one meta-iteration trains on.
@@ -54,15 +56,20 @@ class LearnerFile:
         self._ranges.see(inputs, getattr(self._learner, "policy", None))
 
     def write(self) -> None:
-        """Writes the file if it has changed.
+        """Writes the file on the first rank; all ranks call it.
 
         Raises:
             CheckpointError: It cannot be written.
         """
+        ranges = self._ranges
+        if self._learner.collects_own:
+            ranges = DataRanges.joined(ranks.from_all(ranges))
+        if not ranks.is_first():
+            return
         content = {
             "metarl": metarl.__version__,
             "learner": described_learner(self._learner),
-            "data": self._ranges.to_json(),
+            "data": ranges.to_json(),
         }
         data = {"format_version": FORMAT_VERSION, "sha256": checksum(content), **content}
         try:

@@ -336,8 +336,7 @@ class OuterLoop:
         ranks.take_over(list(self.learner.state_dict().values()))
         self.logger.flush()  # events up to the checkpoint outlive a crash
         self._write_checkpoint()
-        if ranks.is_first():
-            self._description.write()
+        self._description.write()
         return self.iteration
 
     def _write_checkpoint(self) -> Path:

@@ -16,8 +16,9 @@ HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 
 def text(page):
-    """The text of a page without its blocks of code."""
-    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    """The text of a page without its blocks of code and comments."""
+    pattern = r"^```.*?^```|^<!--.*?-->"
+    return re.sub(pattern, "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
 
 
 def anchors(page):

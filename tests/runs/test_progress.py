@@ -28,8 +28,8 @@ def plain(width=200):
     return Console(file=io.StringIO(), width=width)
 
 
-def terminal():
-    return Console(file=io.StringIO(), width=200, force_terminal=True, color_system=None)
+def terminal(width=200):
+    return Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
 
 
 def text(console):
@@ -75,6 +75,21 @@ def test_a_terminal_gets_a_bar_with_time_left_and_metrics(clock):
     assert "meta/loss [a] 0.5" in last
     assert "checkpoint [saved]" in last
     assert last.count("\x1b[?25l") == last.count("\x1b[?25h") == 1  # the cursor is back
+
+
+@pytest.mark.parametrize("label", ["sine/maml", "half_cheetah/learned-optimizer"])
+@pytest.mark.parametrize("width", [60, 80, 99])
+def test_a_narrow_terminal_gets_one_line(width, label, clock):
+    console = terminal(width)
+    with Progress(20000, label, console=console, clock=clock) as progress:
+        progress.metrics({"return/step_1": -111.13})
+        for _ in range(7000):
+            clock.now += 1 / 500
+            progress.advance()
+    bars = text(console).rstrip("\n\x1b[?25h").split("\x1b[2K")
+    assert len(bars) > 10 and not any("\n" in bar for bar in bars)
+    if width == 99 or (width == 80 and label == "sine/maml"):
+        assert "7000/20000 500 it/s left 0:00:26 return/step_1 -111.1" in bars[-1]
 
 
 def test_the_cursor_is_back_after_an_error(clock):

@@ -1,5 +1,7 @@
 """Training on several processes: the same numbers as on one."""
 
+import json
+
 import pytest
 import torch
 
@@ -22,6 +24,18 @@ def trees_close(value, expected, **tolerance):
         assert value == expected
 
 
+def assert_ranges_agree(folder, expected):
+    """Compares the ranges of the data that two trainings have seen, of all their tasks."""
+    data, whole = (json.loads((f / "learner.json").read_text())["data"] for f in (folder, expected))
+    assert data.keys() == whole.keys()
+    for name, value in whole.items():
+        if isinstance(value, dict) and "low" in value:
+            for key in value:
+                assert data[name][key] == pytest.approx(value[key], rel=1e-3, abs=1e-4), key
+        else:
+            assert data[name] == value
+
+
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
@@ -33,5 +47,6 @@ def test_two_ranks_give_the_numbers_of_one(case, two_ranks, tmp_path):
     folder, (first, second) = two_ranks
     trees_close(second[case], first[case], rtol=0, atol=0)
     trees_close(first[case], train(case, tmp_path), rtol=2e-4, atol=2e-5)
+    assert_ranges_agree(folder / case, tmp_path)
     (checkpoint, last) = sorted(p.name for p in (folder / case / "checkpoints").iterdir())[-2:]
     assert (checkpoint, last) == ("step_000002", "step_000003")
