@@ -48,6 +48,7 @@ gpu: install  ## what needs a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
 docs: .venv/docs  ## the manual as a site: build/docs/index.html
+	@echo "Building the manual: two to three minutes, in silence."
 	$(BIN)/python docs/_ext/settings_tables.py
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 	@echo "The manual: build/docs/index.html"

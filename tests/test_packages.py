@@ -22,6 +22,22 @@ TINY = (
     "--test-tasks", "3",
 )  # fmt: skip
 
+ADAPT = """
+import sys, metarl, numpy as np
+x = np.linspace(-5, 5, 10, dtype=np.float32).reshape(-1, 1)
+adapter = metarl.load(sys.argv[1])
+print("mse", adapter.adapt(x, np.sin(x)))
+assert np.isfinite(np.asarray(adapter.predict(x))).all()
+"""
+FAMILIES = """
+from metarl.sim import make_family
+from metarl.sim.make import FAMILIES
+for name in FAMILIES.names():
+    if not name.startswith("MetaWorld"):  # a package that the wheel does not pull
+        make_family(name)
+        print(name)
+"""
+
 
 def test_every_package_is_listed():
     folders = [path.parent.relative_to(ROOT) for path in (ROOT / "metarl").rglob("__init__.py")]
@@ -97,6 +113,15 @@ def test_the_wheel_trains_evaluates_plays_and_exports_outside_of_the_checkout(tm
     assert "goal (" in run(metarl, "play", "latest", "--test-tasks", "1")
     run(metarl, "export", "latest", "policy.onnx", "--to", "onnx", "--test-steps", "1")
     assert (tmp_path / "policy.onnx").stat().st_size > 0
+    task = ("--env", "metarl/Navigation2D-v1", "--set", "task={'goal': [0.3, -0.2]}")
+    assert "after" in run(metarl, "adapt", "latest", *task, "--episodes", "2")
+    assert (tmp_path / "adapted" / "adapted.safetensors").is_file()
     (sine,) = (tmp_path / "runs" / "sine" / "reptile").iterdir()
     assert "K=5" in run(metarl, "evaluate", str(sine))
+    assert "mse" in run(python, "-c", ADAPT, str(sine))
+    run(metarl, "export", str(sine), "sine.onnx", "--to", "onnx", "--test-steps", "1")
+    assert (tmp_path / "sine.onnx").stat().st_size > 0
     assert "half_cheetah" in run(metarl, "list")
+    points = PROJECT["project"]["entry-points"]
+    families = {n for n in points["metarl.task_distributions"] if not n.startswith("MetaWorld")}
+    assert set(run(python, "-c", FAMILIES).split()) == families

@@ -24,6 +24,7 @@ from metarl.training.settings import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 from tests import test_all_algorithms as supervised
 from tests import test_all_policy_algorithms as control
+from tests.training.rank_experiments import experiment_loop
 
 ROOT = Path(__file__).resolve().parents[2]
 SUPERVISED = [f"{name}/{problem}" for name, problem in supervised.CASES]
@@ -57,6 +58,8 @@ def special(name):
 
 def loop(case, folder, resume=None, **changes):
     """Returns the outer loop of a case."""
+    if ":" in case:
+        return experiment_loop(case, folder, resume, **changes)
     settings = replace(SETTINGS, **changes)
     name, *rest = case.split("/")
     seed = 0
@@ -123,8 +126,8 @@ def run_ranks(count, folder, *cases, resume=""):
     """Trains cases on several ranks; returns what each rank returns of each case."""
     arguments = [str(folder), resume, *cases]
     processes = start_ranks(count, *arguments)
-    ends = [p.communicate(timeout=600) for p in processes]
-    assert not any(p.returncode for p in processes), ends[0][1] + ends[1][1]
+    ends = [p.communicate(timeout=1800) for p in processes]
+    assert not any(p.returncode for p in processes), "\n".join(e for _, e in ends)
     return [torch.load(folder / f"rank_{rank}.pt", weights_only=False) for rank in range(count)]
 
 
