@@ -8,12 +8,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, short_repr
 from metarl.registry import check_choice
 
 Reduction = Literal["any", "last", "mean"]
 """any: 1 if a step's number was above 0, else 0; last: the last number; mean: their mean."""
 RESERVED = ("return", "mse", "accuracy")
+LONGEST_NAME = 60
 
 
 def check_metrics(metrics: Mapping[str, Reduction]) -> None:
@@ -23,10 +24,12 @@ def check_metrics(metrics: Mapping[str, Reduction]) -> None:
         SettingsError: A name is reserved or cannot be a tag, or a reduction is unknown.
     """
     for name, reduction in metrics.items():
-        if not isinstance(name, str) or not name or "/" in name or name in RESERVED:
+        is_name = isinstance(name, str) and name.isprintable() and 0 < len(name) <= LONGEST_NAME
+        if not is_name or "/" in name or name != name.strip() or name in RESERVED:
             raise SettingsError(
-                f"Expected names of metrics without a slash, other than {', '.join(RESERVED)}, "
-                f"got {name!r}."
+                f"Expected names of metrics of 1 to {LONGEST_NAME} printable characters without a "
+                f"slash and spaces around, other than {', '.join(RESERVED)}, got "
+                f"{short_repr(name)}. A wrapper may give the number in `info` another name."
             )
         check_choice(f"reduction of the metric {name!r}", reduction, get_args(Reduction))
 

@@ -97,15 +97,13 @@ def action_reader(space: spaces.Space[Any]) -> Callable[[Any], Any]:
         return lambda row: round(float(np.ravel(row)[0])) + first
     if isinstance(space, spaces.Dict | spaces.Tuple):
         return _composite_reader(space)
+    if isinstance(space, spaces.Box):
+        return _box_reader(space)
     shape, dtype = space.shape, space.dtype
     assert shape is not None
     if isinstance(space, spaces.MultiDiscrete):
         return lambda row: np.rint(row).astype(dtype).reshape(shape) + space.start
-    if np.issubdtype(dtype, np.integer):
-        return lambda row: np.rint(row).astype(dtype).reshape(shape)
-    if len(shape) == 1:
-        return lambda row: row.astype(dtype)
-    return lambda row: row.astype(dtype).reshape(shape)
+    return lambda row: np.rint(row).astype(dtype).reshape(shape)  # MultiBinary
 
 
 def is_image(space: spaces.Space[Any]) -> bool:
@@ -195,6 +193,21 @@ def _action_bounds(space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
     else:
         most = np.ones(_action_size(space))
     return np.zeros(len(most)), most.astype(float)
+
+
+def _box_reader(space: spaces.Box) -> Callable[[Any], Any]:
+    """Returns the reader of a box; whole numbers and truth values are the nearest ones."""
+    shape, dtype = space.shape, space.dtype
+    low, high = (bound.ravel().astype(np.float64) for bound in (space.low, space.high))
+    if dtype.kind not in "biu":
+        if dtype == np.float64:  # float32(0.1) is above 0.1
+            return lambda row: np.clip(row.astype(dtype), low, high).reshape(shape)
+        if len(shape) == 1:
+            return lambda row: row.astype(dtype)
+        return lambda row: row.astype(dtype).reshape(shape)
+    # float64(2^63 - 1) is 2^63, which would become the smallest int64.
+    high = np.where(high > space.high.ravel().astype(object), np.nextafter(high, 0), high)
+    return lambda row: np.clip(np.rint(row), low, high).astype(dtype).reshape(shape)
 
 
 def _composite_reader(space: spaces.Dict | spaces.Tuple) -> Callable[[Any], Any]:

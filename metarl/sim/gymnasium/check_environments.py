@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 
@@ -60,6 +61,11 @@ class Player:
         self.host = Environments(family, Rows.of(family, 1))
         self.host.rows.active[0] = True
         self._steps: list[tuple[np.ndarray, ...]] = []
+
+    @property
+    def env(self) -> gymnasium.Env:
+        """The environment, which `begin` builds."""
+        return self.host.env(0)
 
     def begin(self, start: Start) -> None:
         """Resets the environment with the task and the seed of a start."""
@@ -144,7 +150,8 @@ def _episode_problems(family: GymFamily, all_starts: Sequence[Start]) -> Iterato
                     "that changes among environments"
                 )
                 return
-        change = difference(paths[0], player.play(first))
+        change = difference(paths[-1], player.play(all_starts[-1]))  # the same task once more
+        change = change or difference(paths[0], player.play(first))
         if change:
             yield (
                 f"an episode leaves something to the next: {change} differs from that of a new "

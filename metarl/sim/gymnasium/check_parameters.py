@@ -64,6 +64,12 @@ def _inertia_problem(
             player.host.close()
     # The same episodes prove nothing where rewards are rare: look for what could matter.
     if name in family.attributes:
+        if _is_overwritten(family, name, tasks, all_starts[0]):
+            return (
+                f"the parameter {name!r} changes nothing: `reset` gives the attribute a value of "
+                "its own, whatever the task is; let it draw one only if none is set, or vary an "
+                "attribute that `reset` leaves as it is"
+            )
         if _is_never_read(family, name, all_starts[0]._replace(task=tasks[0])):
             return f"the parameter {name!r} changes nothing: no episode reads the attribute"
         return None
@@ -77,6 +83,19 @@ def _inertia_problem(
         f"the parameter {name!r} changes nothing: environments that are built with other values of "
         "this keyword argument are the same; do `**kwargs` swallow it?"
     )
+
+
+def _is_overwritten(family: GymTasks, name: str, tasks: list[Task], start: Start) -> bool:
+    """Returns whether an attribute has the same value after resets with different tasks."""
+    found = []
+    for task in tasks:
+        player = Player(family)
+        try:
+            player.begin(start._replace(task=task))
+            found.append(getattr(owner(player.env, name), name))
+        finally:
+            player.host.close()
+    return _same_values(*found, name, MOST_DEPTH)
 
 
 def _is_never_read(family: GymTasks, name: str, start: Start) -> bool:

@@ -15,7 +15,14 @@ from gymnasium import spaces
 from metarl.errors import short_repr
 from metarl.registry import did_you_mean
 from metarl.sim.gymnasium.family import GymFamily, Task
-from metarl.sim.gymnasium.observations import REAL, WHOLE, flattener
+from metarl.sim.gymnasium.observations import (
+    REAL,
+    WHOLE,
+    ResultError,
+    check_same_spaces,
+    flattener,
+    observation_of,
+)
 from metarl.sim.spaces import action_reader
 
 TaskRows = Mapping[str, np.ndarray]
@@ -141,8 +148,9 @@ class Environments:
         self._owners: dict[int, int] = {}  # id of an unwrapped environment -> its world
         self._unreported = np.zeros((len(rows.active), len(family.metrics)), np.int64)
         self._measures = bool(family.metrics)
-        self._flat = flattener(family.probe.observation_space)
-        self._to_env_action = action_reader(family.probe.action_space)
+        self._spaces = family.probe.observation_space, family.probe.action_space
+        self._checked = [self._spaces] * len(rows.active)  # those of each world, seen last
+        self._flat, self._to_env_action = flattener(self._spaces[0]), action_reader(self._spaces[1])
 
     def start(self, tasks: TaskRows | None) -> None:
         """Resets the environments of the active worlds, with new tasks unless they are None."""
@@ -159,11 +167,15 @@ class Environments:
         self._own(world, env)
         self._envs[world], self._env_tasks[world] = env, task
 
-    def picture(self, world: int) -> Any:
-        """Returns the result of `render` of a world that has been reset."""
+    def env(self, world: int) -> gymnasium.Env:
+        """Returns the environment of a world that has been reset."""
         env = self._envs[world]
         assert env is not None
-        return env.render()
+        return env
+
+    def picture(self, world: int) -> Any:
+        """Returns the result of `render` of a world that has been reset."""
+        return self.env(world).render()
 
     def close(self) -> None:
         """Closes the environments; errors of one do not stop the others.
@@ -186,14 +198,16 @@ class Environments:
                 call(world)
             except WorldError:
                 raise
+            except ResultError as error:
+                raise WorldError(world, f"does not fit when it is {verb}. {error}") from None
             except Exception as error:
                 trace = "".join(traceback.format_exception(error)).rstrip()
                 raise WorldError(world, f"failed when it was {verb}.\n{trace}") from error
 
     def _start(self, world: int) -> None:
         env, rows = self._with_task(world), self.rows
-        observation, _ = env.reset(seed=int(rows.seed[world]))
-        rows.observation[world] = self._flat(observation)
+        result: Any = env.reset(seed=int(rows.seed[world]))
+        rows.observation[world] = self._flat(observation_of(result))
         rows.reward[world] = 0
         rows.terminated[world] = rows.truncated[world] = False
         rows.metrics[world] = np.nan
@@ -203,10 +217,11 @@ class Environments:
         env, rows = self._envs[world], self.rows
         assert env is not None
         result: Any = env.step(self._to_env_action(rows.action[world]))
-        if len(result) != 5:
-            raise ValueError(
+        if not isinstance(result, tuple | list) or len(result) != 5:
+            found = f"{len(result)} values" if isinstance(result, tuple) else short_repr(result)
+            raise ResultError(
                 "Expected `step` to return observation, reward, terminated, truncated and info, "
-                f"got {len(result)} values."
+                f"got {found}."
             )
         observation, reward, terminated, truncated, info = result
         if not isinstance(reward, float):  # np.float64 is one
@@ -221,8 +236,11 @@ class Environments:
         if self._measures:
             self._read_metrics(world, info)
 
-    def _read_metrics(self, world: int, info: Mapping[str, Any]) -> None:
-        """Reads the numbers of a step; raises ValueError if an episode does not report one."""
+    def _read_metrics(self, world: int, info: Any) -> None:
+        """Reads the numbers of a step; raises ResultError if an episode does not report one."""
+        info = {} if info is None else info
+        if not isinstance(info, Mapping):
+            raise ResultError(f"Expected a dict `info` of a step, got {short_repr(info)}.")
         rows, unreported = self.rows, self._unreported[world]
         ended = rows.terminated[world] or rows.truncated[world]
         for index, name in enumerate(self._family.metrics):
@@ -233,10 +251,11 @@ class Environments:
             else:
                 unreported[index] += 1
                 if unreported[index] > 0 and (ended or unreported[index] >= self._family.horizon):
-                    raise ValueError(
+                    raise ResultError(
                         f"Expected a number {name!r} in `info` of a step of each episode, for the "
-                        f"metric of that name; this one had none.{did_you_mean(name, info)} Its "
-                        f"last step has {', '.join(map(str, info)) or 'nothing'}."
+                        f"metric of that name, such as 0 where it did not happen; this episode had "
+                        f"none.{did_you_mean(name, map(str, info))} Its last step has "
+                        f"{', '.join(map(str, info)) or 'nothing'}."
                     )
 
     def _with_task(self, world: int) -> gymnasium.Env:
@@ -247,13 +266,23 @@ class Environments:
         if old_task is None or any(not np.array_equal(task[n], old_task[n]) for n in task):
             env = self._family.apply_task(env, task)
             self._env_tasks[world] = task
+        else:
+            self._family.restore_task(env, task)
         if env is not current:
             if current is not None:
                 current.close()
             self._own(world, env)
-            _check_sizes(env, self._family.probe)
+        self._check_spaces(world, env)
         self._envs[world] = env
         return env
+
+    def _check_spaces(self, world: int, env: gymnasium.Env) -> None:
+        """Raises ResultError where a task changes what actions or entries of observations mean."""
+        observed, acted = env.observation_space, env.action_space
+        seen = self._checked[world]
+        if observed is not seen[0] or acted is not seen[1]:
+            check_same_spaces(self._spaces, (observed, acted))
+            self._checked[world] = observed, acted
 
     def _new(self) -> gymnasium.Env:
         return self._family.build() if self._family.worlds is None else self._family.probe
@@ -277,27 +306,18 @@ class Environments:
 
 
 def _check_one(what: str, value: Any, kinds: str) -> None:
-    """Raises ValueError unless a value is a scalar of one of numpy's kinds of numbers."""
+    """Raises ResultError unless a value is a scalar of one of numpy's kinds of numbers."""
     array = np.asarray(value)
     if array.ndim:
-        raise ValueError(f"Expected one {what}, got the shape {array.shape}.")
+        raise ResultError(f"Expected one {what}, got the shape {array.shape}.")
     if array.dtype.kind not in kinds:
-        raise ValueError(f"Expected one {what}, got {short_repr(value)}.")
+        raise ResultError(f"Expected one {what}, got {short_repr(value)}.")
 
 
 def _metric(name: str, value: Any) -> float:
     number = np.asarray(value)
     if number.size != 1 or number.dtype.kind not in "biuf":
-        raise ValueError(f"Expected one number {name!r} in `info`, got {short_repr(value)}.")
+        raise ResultError(f"Expected one number {name!r} in `info`, got {short_repr(value)}.")
     if np.isinf(number).any():
-        raise ValueError(f"Expected a finite number {name!r} in `info`, got {short_repr(value)}.")
+        raise ResultError(f"Expected a finite number {name!r} in `info`, got {short_repr(value)}.")
     return float(number.reshape(()))
-
-
-def _check_sizes(env: gymnasium.Env, other: gymnasium.Env) -> None:
-    actual, expected = ((e.observation_space, e.action_space) for e in (env, other))
-    if list(map(spaces.flatdim, actual)) != list(map(spaces.flatdim, expected)):
-        raise ValueError(
-            f"Expected all tasks to have spaces of the same sizes, {expected[0]} and {expected[1]}"
-            f", got {actual[0]} and {actual[1]}."
-        )

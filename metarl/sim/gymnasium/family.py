@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,13 +18,13 @@ from gymnasium.vector.utils import CloudpickleWrapper
 from gymnasium.wrappers import TimeLimit
 from torch import Tensor
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, short_repr
 from metarl.ranges import ANY, ANY_INT, LARGEST, MOST_THREADS, Range, check_int, check_number
 from metarl.sim.card import Card, Fact
 from metarl.sim.episode_metrics import Reduction, check_metrics
 from metarl.sim.family import ActionSpace, TaskFamily, Tasks, WorldState
 from metarl.sim.gymnasium.descriptions import default_name, describe_space
-from metarl.sim.gymnasium.observations import check_spaces, flattener
+from metarl.sim.gymnasium.observations import check_spaces, flattener, observation_of
 from metarl.sim.gymnasium.pickling import picklable
 from metarl.sim.gymnasium.suites import make_env, reason_of
 from metarl.sim.spaces import flat_actions, flat_observations
@@ -131,6 +132,16 @@ class GymFamily(TaskFamily):
             The same environment, or a new one that replaces it.
         """
 
+    def restore_task(self, env: gymnasium.Env, task: Task) -> None:
+        """Restores what an episode may have changed of an environment's task; by default nothing.
+
+        Called before a reset with the same task as before.
+
+        Args:
+            env: An environment that has the task.
+            task: The task.
+        """
+
     @property
     def title(self) -> str:
         """The id of the environment, or the name of the function or class that builds it."""
@@ -140,8 +151,9 @@ class GymFamily(TaskFamily):
 
     @property
     def step_seconds(self) -> float | None:
-        rate = self.probe.metadata.get("render_fps")
-        return 1 / rate if rate else None
+        rate = _metadata(self.probe).get("render_fps")
+        is_rate = isinstance(rate, int | float) and 0 < rate < math.inf
+        return 1 / rate if is_rate else None
 
     def build(self, **keywords: Any) -> gymnasium.Env:
         """Builds an environment from `settings` and further keyword arguments.
@@ -150,6 +162,13 @@ class GymFamily(TaskFamily):
             SettingsError: The environment does not exist or cannot be built.
         """
         keywords = {**self.settings, **keywords}
+        if not isinstance(self.env, str) and not callable(self.env):
+            once = isinstance(self.env, gymnasium.Env)
+            raise SettingsError(
+                "Expected the id of an environment, or a class or function that builds one"
+                f"{', lambda: env, with worlds=1 if it exists once' if once else ''}, got "
+                f"{short_repr(self.env)}."
+            )
         try:
             make = partial(make_env, self.env) if isinstance(self.env, str) else self.env
             env = make(**keywords)
@@ -194,7 +213,7 @@ class GymFamily(TaskFamily):
         Raises:
             SettingsError: The environment does not support this mode.
         """
-        mode, offered = "rgb_array", self.probe.metadata.get("render_modes") or ()
+        mode, offered = "rgb_array", _metadata(self.probe).get("render_modes") or ()
         if self.probe.render_mode == mode:
             return self
         if self.worlds == 1:
@@ -216,7 +235,8 @@ class GymFamily(TaskFamily):
         flat, rows = flattener(self.probe.observation_space), []
         for task, seed in zip(each_task(tasks), seeds(noise), strict=True):
             env = self.apply_task(self.probe, task)
-            rows.append(np.asarray(flat(env.reset(seed=int(seed))[0]), np.float32))
+            result: Any = env.reset(seed=int(seed))
+            rows.append(np.asarray(flat(observation_of(result)), np.float32))
             if env is not self.probe:
                 env.close()
         observation = torch.from_numpy(np.stack(rows)).to(noise.device)
@@ -347,6 +367,12 @@ def each_task(tasks: Tasks) -> Iterator[Task]:
 def seeds(noise: Tensor) -> np.ndarray:
     """Returns reset seeds, [W] int64 in 0, ..., 2^24 - 1, for uniform numbers [W, 1] in [0, 1)."""
     return (noise[:, 0].cpu() * SEEDS).long().numpy()
+
+
+def _metadata(env: gymnasium.Env) -> Mapping[str, Any]:
+    """Returns an environment's metadata; empty where it is not a dict."""
+    metadata: Any = env.metadata
+    return metadata if isinstance(metadata, Mapping) else {}
 
 
 def _time_limit(env: gymnasium.Env) -> int | None:

@@ -10,10 +10,16 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.errors import short_repr
-from metarl.sim.spaces import flat_actions, flat_observations
+from metarl.sim.spaces import flat_actions, flat_observations, is_image, observation_leaves
 
+Spaces = tuple[spaces.Space[Any], spaces.Space[Any]]
+"""The observation space and the action space of an environment."""
 WHOLE, REAL = "biu", "biuf"
 """numpy's kinds of truth values and integers, and of real numbers."""
+
+
+class ResultError(ValueError):
+    """An environment returned something that does not fit its spaces or gymnasium's interface."""
 
 
 def check_spaces(env: gymnasium.Env) -> None:
@@ -22,15 +28,39 @@ def check_spaces(env: gymnasium.Env) -> None:
     flat_actions(env.action_space)
 
 
+def check_same_spaces(expected: Spaces, found: Spaces) -> None:
+    """Checks the spaces of a task's environment; bounds of observations may differ.
+
+    Args:
+        expected: Observation and action space of the family.
+        found: Those of the environment.
+
+    Raises:
+        ResultError: Entries of observations or actions mean something else.
+    """
+    if _layout(expected[0]) != _layout(found[0]):
+        raise ResultError(
+            f"Expected all tasks to have the observation space {expected[0]}, got {found[0]}: one "
+            "policy reads the observations of all tasks. Give the environment one space that suits "
+            "all of them."
+        )
+    if expected[1] != found[1]:
+        raise ResultError(
+            f"Expected all tasks to have the action space {expected[1]}, got {found[1]}: one "
+            "policy acts in all tasks. Declare the widest bounds for all of them and limit the "
+            "action in `step`, or rescale it there."
+        )
+
+
 def flattener(space: spaces.Space[Any]) -> Callable[[Any], Any]:
-    """Returns a function that flattens observations to [O]; ValueError for those of other spaces.
+    """Returns a function that flattens observations to [O]; ResultError for those of other spaces.
 
     Numbers outside of the bounds of a Box pass, as rounding may cause them.
     """
     if isinstance(space, spaces.Dict):
-        return _joined(space.spaces)
+        return _joined(space.spaces, Mapping)
     if isinstance(space, spaces.Tuple):
-        return _joined(dict(enumerate(space.spaces)))
+        return _joined(dict(enumerate(space.spaces)), tuple | list | np.ndarray)
     if not isinstance(space, spaces.Box):
         return lambda value: spaces.flatten(space, _contained(value, space))
     shape = space.shape
@@ -39,7 +69,7 @@ def flattener(space: spaces.Space[Any]) -> Callable[[Any], Any]:
     def flat(value: Any) -> Any:
         array = value if isinstance(value, np.ndarray) else np.asarray(value)
         if array.shape != shape or array.dtype.kind not in REAL:
-            raise ValueError(
+            raise ResultError(
                 f"Expected an observation of shape {shape}, that of the observation space, of real "
                 f"numbers, got {array.shape} of {array.dtype}."
             )
@@ -48,15 +78,46 @@ def flattener(space: spaces.Space[Any]) -> Callable[[Any], Any]:
     return flat
 
 
-def _joined(parts: Mapping[Any, spaces.Space[Any]]) -> Callable[[Any], Any]:
+def _layout(space: spaces.Space[Any]) -> list[tuple[Any, ...]]:
+    """Returns what the entries of flat observations are, but not their bounds."""
+    return [
+        (leaf.name, type(leaf.space), leaf.space.shape, is_image(leaf.space), _choices(leaf.space))
+        for leaf in observation_leaves(space)
+    ]
+
+
+def _choices(space: spaces.Space[Any]) -> list[Any]:
+    """Returns the numbers of discrete values and their first ones; zeros for other spaces."""
+    return [np.asarray(getattr(space, name, 0)).tolist() for name in ("n", "nvec", "start")]
+
+
+def observation_of(result: Any) -> Any:
+    """Returns the observation in what `reset` returned; ResultError for other results."""
+    is_pair = isinstance(result, tuple | list) and len(result) == 2
+    if not is_pair or not (result[1] is None or isinstance(result[1], Mapping)):
+        raise ResultError(
+            "Expected `reset` to return an observation and a dict `info`, got "
+            f"{short_repr(result)}."
+        )
+    return result[0]
+
+
+def _joined(parts: Mapping[Any, spaces.Space[Any]], kinds: Any) -> Callable[[Any], Any]:
     """Returns a function that flattens observations of several parts, in their order."""
     flat = {name: flattener(space) for name, space in parts.items()}
+    container = "dict" if kinds is Mapping else "tuple"
+
+    def fits(value: Any) -> bool:
+        if not isinstance(value, kinds):
+            return False
+        is_dict = isinstance(value, Mapping)
+        return value.keys() == flat.keys() if is_dict else len(value) == len(flat)
 
     def join(value: Any) -> Any:
-        if len(value) != len(flat):
-            raise ValueError(
-                f"Expected an observation of the parts {', '.join(map(str, flat))}, got "
-                f"{short_repr(value)}."
+        if not fits(value):
+            raise ResultError(
+                f"Expected an observation that is a {container} of the parts "
+                f"{', '.join(map(str, flat))}, got {short_repr(value)}."
             )
         return np.concatenate([part(value[name]) for name, part in flat.items()])
 
@@ -65,5 +126,5 @@ def _joined(parts: Mapping[Any, spaces.Space[Any]]) -> Callable[[Any], Any]:
 
 def _contained(value: Any, space: spaces.Space[Any]) -> Any:
     if value not in space:
-        raise ValueError(f"Expected an observation of {space}, got {short_repr(value)}.")
+        raise ResultError(f"Expected an observation of {space}, got {short_repr(value)}.")
     return value

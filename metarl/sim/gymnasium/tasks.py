@@ -143,6 +143,15 @@ class GymTasks(DisturbedFamily, GymFamily):
         self.set_attributes(env, task)
         return env
 
+    def restore_task(self, env: gymnasium.Env, task: Task) -> None:
+        """Sets the attributes that an episode has changed, such as a fuel that it used up."""
+        for name in self.attributes:
+            layer, value = owner(env, name), self.parameters[name].value(task[name].item())
+            old = getattr(layer, name)
+            is_same = isinstance(value, int | float | str) and type(old) is type(value)
+            if not (is_same and old == value):
+                setattr(layer, name, value)
+
     def keywords(self, task: Task) -> dict[str, Any]:
         """Returns the values of the parameters that are keyword arguments."""
         names = (name for name in self.own if name not in self.attributes)

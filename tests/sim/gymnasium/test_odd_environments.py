@@ -12,53 +12,14 @@ from metarl.adaptation import MAML
 from metarl.errors import SettingsError, SimulationError, TaskError
 from metarl.rl import PolicyGradientSettings, PolicyLearner, policy_for
 from metarl.sim import Choice, GymTasks, Uniform, check_family
+from tests.sim.gymnasium.odd import F32, PAIR, ended, odd
 
-F32 = np.float32
 BOOL: Any = np.bool_  # not among the types that gymnasium annotates
-
-
-def odd(observed=None, acted=None, *, seen=None, step=None, reset=None, **attributes):
-    """A class of environments whose parts are given; it refuses actions outside of its space."""
-
-    class Odd(gymnasium.Env):
-        observation_space = spaces.Box(-1, 1, (2,), F32) if observed is None else observed
-        action_space = spaces.Box(-1, 1, (1,), F32) if acted is None else acted
-        k = 0.5
-
-        def look(self):
-            if seen is not None:
-                return seen(self)
-            self.observation_space.seed(int(self.np_random.integers(1000)))
-            return self.observation_space.sample()
-
-        def reset(self, *, seed=None, options=None):
-            super().reset(seed=seed)
-            self.t = 0
-            return reset(self) if reset else (self.look(), {})
-
-        def step(self, action):
-            assert self.action_space.contains(action), (action, self.action_space)
-            self.t += 1
-            return step(self) if step else (self.look(), self.k, False, False, {})
-
-    for name, value in attributes.items():
-        setattr(Odd, name, value)
-    return Odd
-
-
-def ended(terminated=False, truncated=False, reward=None, info=None):
-    """What a step returns, with functions of the environment for its ends."""
-
-    def step(env):
-        ends = (end(env) if callable(end) else end for end in (terminated, truncated))
-        number = env.k if reward is None else reward(env)
-        return env.look(), number, *ends, {} if info is None else info(env)
-
-    return step
 
 
 STARTS = spaces.MultiDiscrete([3, 2], start=[1, 5])
 NAMES = spaces.Dict({1: spaces.Discrete(2), 2: spaces.Box(-1, 1, (1,), F32)})
+CHOICES = spaces.Tuple((spaces.Discrete(2), spaces.Discrete(2)))
 NESTED = spaces.Dict(
     a=spaces.Dict(b=spaces.Dict(c=spaces.Box(-1, 1, (2, 2), F32)), d=spaces.Discrete(2)),
     e=spaces.Tuple((spaces.Discrete(3), spaces.Dict(f=spaces.MultiBinary(2)))),
@@ -70,6 +31,16 @@ MIXED = spaces.Dict(
 RIGHT = {
     "float64": (odd(spaces.Box(-2, 2, (3,), np.float64), spaces.Box(-5, 5, (2,), np.float64)), 3),
     "whole numbers": (odd(spaces.Box(-7, 9, (3,), np.int64), spaces.Box(0, 10, (2,), np.int32)), 3),
+    "bounds that float32 has not": (
+        odd(acted=spaces.Box(np.array([-0.1, 0.7]), np.array([0.1, 0.9]), dtype=np.float64)), 2
+    ),
+    "all of int32": (odd(acted=spaces.Box(-(2**31), 2**31 - 1, (2,), np.int32)), 2),
+    "all of int64": (odd(acted=spaces.Box(-(2**63), 2**63 - 1, (2,), np.int64)), 2),
+    "truth values as actions": (odd(acted=spaces.Box(0, 1, (2,), BOOL)), 2),
+    "a table of actions": (odd(acted=spaces.Box(-3, 5, (2, 3), F32)), 2),
+    "an action with one value": (
+        odd(acted=spaces.Box(np.array([1, -1], F32), np.array([1, 1], F32))), 2
+    ),
     "bytes as actions": (odd(acted=spaces.Box(0, 255, (2,), np.uint8)), 2),
     "int8 as actions": (odd(acted=spaces.Box(-100, 27, (2,), np.int8)), 2),
     "a part of size 0": (
@@ -113,7 +84,19 @@ REFUSED = {
     "an end of shape [1]": (odd(step=ended(lambda env: np.array([False]))), "as terminated"),
     "no end": (odd(step=ended(lambda env: None)), "as terminated"),
     "four values": (odd(step=lambda env: (env.look(), env.k, False, {})), "got 4 values"),
-    "an old reset": (odd(reset=lambda env: env.look()), "Expected an observation"),
+    "no values": (odd(step=lambda env: None), "to return observation, reward.*got None"),
+    "an old reset": (odd(reset=lambda env: env.look()), "Expected `reset` to return"),
+    "an old reset of a dict": (odd(PAIR, reset=lambda env: env.look()), "Expected `reset` to"),
+    "an old reset of a tuple": (odd(CHOICES, reset=lambda env: (0, 1)), "Expected `reset` to"),
+    "a reset of three": (odd(reset=lambda env: (env.look(), {}, 1)), "Expected `reset` to"),
+    "a reset of none": (odd(reset=lambda env: None), "Expected `reset` to.*got None"),
+    "other names": (odd(PAIR, seen=lambda env: {"a": 0, "c": 1}), "a dict of the parts a, b"),
+    "a name more": (odd(PAIR, seen=lambda env: {"a": 0, "b": 1, "c": 1}), "of the parts a, b"),
+    "an array for a dict": (odd(PAIR, seen=lambda env: np.zeros(2, F32)), "a dict of the parts"),
+    "a dict for a tuple": (odd(CHOICES, seen=lambda env: {0: 0, 1: 1}), "a tuple of the parts"),
+    "none for a tuple": (odd(CHOICES, seen=lambda env: None), "a tuple of the parts 0, 1"),
+    "an environment": (odd()(), "a class or function that builds one, lambda: env"),
+    "a list": ([odd()], "a class or function that builds one, got"),
     "an infinite reward": (odd(step=ended(reward=lambda env: float("inf"))), "inf|changes nothing"),
     "a vector environment": (lambda: gymnasium.vector.SyncVectorEnv([odd()]), "a gymnasium.Env"),
     "a reset without a seed": (
@@ -179,6 +162,36 @@ def test_what_is_no_number_of_info_is_refused(info):
     )
     with pytest.raises(SimulationError, match=r"Expected (one|a|a finite) number 'success'"):
         rollouts_of(family)
+
+
+@pytest.mark.parametrize("info", [lambda env: [("success", 1)], lambda env: "success"])
+def test_an_info_that_is_no_dict_is_refused(info):
+    kind = odd(step=ended(info=info))
+    family = GymTasks(kind, {"k": Uniform(0, 1)}, horizon=4, metrics={"success": "mean"})
+    with pytest.raises(SimulationError, match="Expected a dict `info` of a step, got"):
+        rollouts_of(family)
+
+
+def test_what_an_environment_returns_is_reported_without_a_traceback():
+    family = GymTasks(odd(seen=lambda env: np.zeros(3)), {"k": Uniform(0, 1)}, horizon=4)
+    with pytest.raises(SimulationError) as error:
+        rollouts_of(family)
+    assert "does not fit when it is reset. Expected an observation" in str(error.value)
+    assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\nb", " ", "success ", "x" * 100, "return", "", 3])
+def test_names_of_metrics_that_files_and_tables_do_not_take_are_refused(name):
+    with pytest.raises(SettingsError, match="Expected names of metrics of 1 to 60"):
+        GymTasks(odd(), {"k": Uniform(0, 1)}, horizon=4, metrics={name: "mean"})
+
+
+@pytest.mark.parametrize("rate", [None, 0, -5, "30", float("nan"), [1]])
+def test_a_rate_of_pictures_that_is_no_rate_is_unknown(rate):
+    family = GymTasks(odd(metadata={"render_fps": rate}), {"k": Uniform(0, 1)}, horizon=4)
+    assert family.step_seconds is None
+    none = GymTasks(odd(metadata=None), {"k": Uniform(0, 1)}, horizon=4)
+    assert none.step_seconds is None
 
 
 @pytest.mark.parametrize(

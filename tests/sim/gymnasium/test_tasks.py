@@ -180,7 +180,7 @@ class Still(Slide):
 
 def test_tasks_whose_spaces_have_other_sizes_are_told():
     lakes = GymTasks("FrozenLake-v1", {"map_name": Choice("4x4", "8x8")}, horizon=5)
-    message = "map_name 1, at its reset, (?s:.*)spaces of the same sizes, Discrete.16. and "
+    message = "map_name 1, at its reset, (?s:.*)the observation space Discrete.16., "
     with pytest.raises(SimulationError, match=message):
         make_vec(lakes, 8, device="cpu").reset(seed=0)
 
