@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cache
 from numbers import Integral, Real
@@ -230,6 +230,8 @@ def _suits(value: Any, kind: Any) -> bool:
         return _KINDS[kind][0](value)
     if getattr(kind, "_is_protocol", False):
         return all(hasattr(value, name) for name in _members(kind))
+    if origin is Callable and isinstance(value, type):
+        return False  # a class such as torch.nn.MSELoss, where an instance is meant
     known = kind if isinstance(kind, type) else origin
     return not isinstance(known, type) or isinstance(value, known)
 
@@ -282,6 +284,8 @@ def _describe(kind: Any) -> str:
         return "None"
     if get_origin(kind) is tuple:
         return f"a tuple, each element {_describe(get_args(kind)[0])}"
+    if get_origin(kind) is Callable:
+        return "a function (not a class; MSELoss() is one, MSELoss is not)"
     return "a path" if kind is Path else f"a {getattr(kind, '__name__', kind)}"
 
 

@@ -147,10 +147,12 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 def _declared(function: Any, argument: str, keywords: Collection[str]) -> tuple[str, ...]:
-    if not callable(function):
+    if not callable(function) or isinstance(function, type):
+        given, advice = type(function).__name__, ""
+        if isinstance(function, type):
+            given, advice = f"the class {function.__name__}", f" Give {function.__name__}(...)."
         raise SettingsError(
-            f"Expected `{argument}` to be a function of outputs and targets, got "
-            f"{type(function).__name__}."
+            f"Expected `{argument}` to be a function of outputs and targets, got {given}.{advice}"
         )
     call = function.forward if isinstance(function, nn.Module) else function
     try:

@@ -344,6 +344,7 @@ BAD = {
     "another argument": (lambda o, t, scale: o, SettingsError, "an argument `scale`"),
     "no targets": (lambda o: o, SettingsError, "take outputs and targets"),
     "inputs second": (lambda o, inputs: o, SettingsError, "take outputs and targets"),
+    "a class": (nn.MSELoss, SettingsError, r"the class MSELoss\. Give MSELoss\(\.\.\.\)"),
     "no function": (3, SettingsError, "to be a function of outputs and targets, got int"),
 }  # fmt: skip
 
