@@ -58,6 +58,11 @@ def read_splits(
         classes = _read_classes(root / split_files)
         for name in chain(*classes.values()):
             _check_inside(name, root / split_files)
+            if posixpath.normpath(name.replace("\\", "/")) == ".":
+                raise DataError(
+                    f"Expected names of folders in {root} in the split file {root / split_files}, "
+                    f"got {name!r}, which is that folder itself."
+                )
         files = {name: _images_of(root / name) for name in _all_classes(classes, root)}
     else:
         split_images: dict[Split, ClassFiles] = {
@@ -104,17 +109,25 @@ def _all_classes(classes: SplitClasses, root: Path) -> list[str]:
 
 
 def _check_images(files: ClassFiles, classes: SplitClasses) -> None:
-    """Checks that no image is in two splits: by links, nested folders or other spellings."""
+    """Checks that no image is in two classes or splits: by links, nested folders or spellings."""
     owner: dict[object, tuple[str, Split]] = {}
     for part, names in classes.items():
         for name in names:
             for path in files[name]:
-                other, other_part = owner.setdefault(_identity(path), (name, part))
+                identity = _identity(path)
+                other, other_part = owner.get(identity, (name, part))
                 if other_part != part:
                     raise TaskError(
                         f"The image {path} of the class {name!r} is in two splits, {other_part} "
                         f"(as an image of {other!r}) and {part}; the splits must share none."
                     )
+                if identity in owner:
+                    where = "twice" if other == name else f"in the class {other!r}, too"
+                    raise TaskError(
+                        f"The image {path} of the class {name!r} is {where}: an episode may have "
+                        "it in its support set and among its queries. List each image once."
+                    )
+                owner[identity] = name, part
 
 
 def _identity(path: Path) -> object:

@@ -224,6 +224,26 @@ def test_an_image_in_two_splits(folders, mini_imagenet):
         ImageFolder(mini_imagenet)
 
 
+@pytest.mark.parametrize("name", [".", "./", "bee/.."])
+def test_the_folder_itself_is_no_class(folders, name):
+    (folders / "splits.json").write_text(json.dumps({"train": [name]}))
+    with pytest.raises(DataError, match="which is that folder itself"):
+        ImageFolder(folders)
+
+
+def test_an_image_that_is_listed_twice_in_a_split(folders, mini_imagenet):
+    (folders / "bee" / "small").mkdir()
+    write_image(folders / "bee" / "small" / "0.png", 1, 0)
+    for names in (["bee", "bee/small"], ["bee/small", "bee"]):
+        (folders / "splits.json").write_text(json.dumps(SPLITS | {"train": names}))
+        with pytest.raises(TaskError, match=r"0\.png of the class .* is in the class .*, too"):
+            ImageFolder(folders)
+    rows = (mini_imagenet / "train.csv").read_text()
+    (mini_imagenet / "train.csv").write_text(rows + "./ant00000000.png,ant\n")
+    with pytest.raises(TaskError, match=r"ant00000000\.png of the class 'ant' is twice: an epis"):
+        ImageFolder(mini_imagenet)
+
+
 @pytest.mark.parametrize("name", ["../elsewhere", "bee/../../elsewhere", "/etc", "..\\elsewhere"])
 def test_names_that_lead_out_of_the_root(folders, mini_imagenet, name):
     write_image(folders.parent / "elsewhere" / "0.png", 1, 0)
