@@ -13,7 +13,7 @@ from metarl.deploy.adapter import Adapter, Origin
 from metarl.deploy.learner_building import build_learner
 from metarl.errors import CheckpointError, MetarlError, SettingsError
 from metarl.lab.saved_run import find_good, reopened
-from metarl.runs.checkpoints import Checkpoint, load_checkpoint
+from metarl.runs.checkpoints import Checkpoint, load_checkpoint, load_weights
 from metarl.runs.networks import NETWORKS, read_networks
 from metarl.runs.run_folder import newest_run
 from metarl.training.learner_file import read_learner_file
@@ -147,7 +147,7 @@ def _reopened(checkpoint: Path, trust: bool) -> Learner:
 
 def _load_weights(learner: Learner, checkpoint: Checkpoint) -> None:
     try:
-        learner.load_state_dict(checkpoint.weights)
+        load_weights(learner, checkpoint.weights)
     except (RuntimeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"The weights of {checkpoint.path} are not those of this learner; its network or its "

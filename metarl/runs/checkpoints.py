@@ -19,7 +19,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarl.devices import resolve_device
 from metarl.errors import CheckpointError, SettingsError, short_repr
@@ -198,6 +198,27 @@ def saving_time(path: Path) -> datetime | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Loads weights into a module; a float of another size is rounded, an integer is refused.
+
+    Args:
+        module: The module.
+        weights: The weights, by the names of its `state_dict`.
+
+    Raises:
+        RuntimeError: Names, shapes or kinds of numbers are not those of the module.
+    """
+    own = module.state_dict()
+    for name in own.keys() & weights.keys():
+        kinds = [(w.is_floating_point(), w.is_complex()) for w in (own[name], weights[name])]
+        if kinds[0] != kinds[1]:
+            raise RuntimeError(
+                f"Expected {name} in {own[name].dtype}, got {weights[name].dtype}: numbers would "
+                "be lost."
+            )
+    module.load_state_dict(weights)
 
 
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:

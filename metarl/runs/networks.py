@@ -11,7 +11,7 @@ from metarl.learners.module_embedding import ModuleEmbedding
 from metarl.models.modules import ModuleModel
 from metarl.models.modules.description import Description, NotStored, describe
 from metarl.models.modules.stored import REBUILD, read_modules, stored_module, write_modules
-from metarl.runs.checkpoints import Checkpoints, is_checkpoint, load_checkpoint
+from metarl.runs.checkpoints import Checkpoints, is_checkpoint, load_checkpoint, load_weights
 from metarl.runs.run_folder import CHECKPOINTS
 
 NETWORKS = "networks.safetensors"
@@ -79,7 +79,7 @@ def load_network(path: Path | str, name: str | None = None) -> nn.Module:
     prefix = f"{name}."
     own = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
     try:
-        network.load_state_dict(own)
+        load_weights(network, own)
     except RuntimeError as error:
         raise CheckpointError(
             f"The checkpoint {checkpoint} has other weights than {NETWORKS} describes: {error}"

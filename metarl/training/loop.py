@@ -31,7 +31,7 @@ from metarl.errors import (
     SimulationError,
 )
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
-from metarl.runs.checkpoints import Checkpoints, load_checkpoint, not_finite
+from metarl.runs.checkpoints import Checkpoints, load_checkpoint, load_weights, not_finite
 from metarl.runs.lock import RunLock
 from metarl.runs.networks import save_networks
 from metarl.runs.progress import Progress
@@ -367,7 +367,7 @@ class OuterLoop:
     def _restore(self, path: Path) -> None:
         checkpoint = ranks.from_first(lambda: load_checkpoint(path))
         try:
-            self.learner.load_state_dict(checkpoint.weights)
+            load_weights(self.learner, checkpoint.weights)
             self.update.load_state_dict(checkpoint.state["optimizer"])
             self.generator.set_state(checkpoint.state["generator"].cpu())
             self.learner.load_extra_state(to_device(checkpoint.state["carried"], self.device))

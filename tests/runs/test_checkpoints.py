@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from metarl.errors import CheckpointError, SettingsError
-from metarl.runs.checkpoints import Checkpoints, load_checkpoint
+from metarl.runs.checkpoints import Checkpoints, load_checkpoint, load_weights
 
 
 @pytest.fixture
@@ -309,3 +309,12 @@ def test_a_file_system_that_cannot_sync_folders_still_gets_its_checkpoints(
     monkeypatch.setattr(os, "fsync", fsync)
     checkpoints.save(1, weights, {"i": 1})
     assert checkpoints.load().state == {"i": 1}
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.complex64])
+def test_weights_whose_numbers_would_be_lost_are_refused(kind):
+    layer = torch.nn.Linear(2, 1)
+    weights = {name: w.to(kind) for name, w in layer.state_dict().items()}
+    with pytest.raises(RuntimeError, match="numbers would be lost"):
+        load_weights(layer, weights)
+    load_weights(layer, {name: w.double() for name, w in layer.state_dict().items()})
