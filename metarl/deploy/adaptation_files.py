@@ -125,8 +125,9 @@ def _check_format(folder: Path, found: Any) -> None:
     hashes, graphs = found.get("sha256"), found.get("graphs")
     if found.get("kind") not in KINDS or not isinstance(hashes, dict):
         raise CheckpointError(f"{folder / METADATA} is not complete: export the run again.")
-    files = [g.get("file") for g in graphs.values()] if isinstance(graphs, dict) else [None]
-    missing = [short_repr(file) for file in files if file not in hashes]
+    graphs = graphs.values() if isinstance(graphs, dict) else [None]
+    files = [g.get("file") if isinstance(g, dict) else g for g in graphs]
+    missing = [short_repr(f) for f in files if not isinstance(f, str) or f not in hashes]
     if missing:
         raise CheckpointError(
             f"{folder / METADATA} has no SHA-256 of {', '.join(missing)}: export the run again."
@@ -139,7 +140,7 @@ def _check_file(folder: Path, name: str, expected: Any) -> None:
     try:
         actual = sha256(folder / name)
     except OSError as error:
-        raise CheckpointError(f"Cannot read {folder / name}: {error}.") from error
+        raise CheckpointError(f"Cannot read {short_repr(name)} in {folder}: {error}.") from error
     if actual != expected:
         raise CheckpointError(
             f"{folder / name} was altered or is damaged: its SHA-256 is not the one in {METADATA}. "

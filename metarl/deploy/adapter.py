@@ -14,7 +14,7 @@ from torch import Tensor
 
 import metarl
 from metarl.errors import CheckpointError, SettingsError, ShapeError
-from metarl.tasks.files import result_path
+from metarl.tasks.files import check_regular, result_path
 
 ADAPTED_VERSION = "1"
 
@@ -116,6 +116,7 @@ class Adapter(ABC):
             CheckpointError: The file cannot be read, is of a newer version, or of another learner.
         """
         try:
+            check_regular(path := Path(path))
             with safetensors.safe_open(str(path), "pt") as file:
                 note = file.metadata() or {}
                 names = file.keys()

@@ -35,7 +35,8 @@ FILES = (WEIGHTS, STATE, STATE_TENSORS, CURVES, CONFIG, VERSIONS, EXPERIMENT_FIL
 HUB = "hf://"
 MOST_BYTES = 1 << 36
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-_NAME = re.compile(r"\w[\w.-]*")
+_NAME = re.compile(r"\w[\w.-]{,99}")
+_MOST_ITERATIONS = 10**15
 
 
 def push(
@@ -97,12 +98,14 @@ def pull(source: str, runs: Path = Path("runs"), revision: str | None = None) ->
                 "another folder with --runs."
             )
         tensors = {n: _tensors(folder / n) for n in (WEIGHTS, STATE_TENSORS)}
-        state = unpacked(read_json(folder / STATE, MOST_BYTES), tensors[STATE_TENSORS])
+        state = unpacked(_content(folder / STATE, dict), tensors[STATE_TENSORS])
+        if not isinstance(state, dict):
+            raise CheckpointError(f"Expected a dict in {folder / STATE}, got {short_repr(state)}.")
+        copied = {n: _content(folder / n, dict) for n in (CONFIG, VERSIONS, EXPERIMENT_FILE)}
+        curves = _content(folder / CURVES, list)
         with replacing_folder(target, CONFIG, "a pulled run") as new:
-            for name in (CONFIG, VERSIONS, EXPERIMENT_FILE):
-                if (folder / name).exists():
-                    (new / name).write_bytes(read_regular(folder / name, MOST_BYTES))
-            curves = read_json(folder / CURVES, MOST_BYTES)
+            for name, content in copied.items():
+                _dump(new / name, content)
             lines = "".join(f"{json.dumps(line)}\n" for line in curves)
             (new / EVAL_FILE).write_text(lines, encoding="utf-8")
             Checkpoints(new / CHECKPOINTS).save(index["iteration"], tensors[WEIGHTS], state)
@@ -198,18 +201,36 @@ def _checked_index(folder: Path) -> dict[str, Any]:
     if not all(isinstance(n, str) and _NAME.fullmatch(n) for n in names):
         raise CheckpointError(f"{folder / INDEX} has unusable names: {short_repr(names)}.")
     hashes, iteration = index.get("sha256"), index.get("iteration")
-    if type(iteration) is not int or iteration < 0 or not isinstance(hashes, dict):
+    is_count = type(iteration) is int and 0 <= iteration < _MOST_ITERATIONS
+    if not is_count or not isinstance(hashes, dict):
         raise CheckpointError(f"{folder / INDEX} is not complete.")
     for name in FILES:
         try:
             found = sha256(folder / name)
         except OSError as error:
-            raise CheckpointError(f"{name} is missing in {folder}: {error}.") from error
+            raise CheckpointError(
+                f"{name} is missing in {folder}, or cannot be read: {error}."
+            ) from error
         if found != hashes.get(name):
             raise CheckpointError(
                 f"{folder / name} was altered or is damaged: its SHA-256 is not the one in {INDEX}."
             )
     return index
+
+
+def _content(path: Path, kind: type[dict[Any, Any]] | type[list[Any]]) -> Any:
+    """Returns a JSON file of a source that holds a dict, or a list of dicts."""
+    try:
+        found = read_json(path, MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"Cannot read {path}: {error}.") from error
+    is_right = isinstance(found, kind)
+    if is_right and isinstance(found, list):
+        is_right = all(isinstance(line, dict) for line in found)
+    if not is_right:
+        what = "a dict" if kind is dict else "a list of dicts"
+        raise CheckpointError(f"Expected {what} in {path}, got {short_repr(found)}.")
+    return found
 
 
 def _tensors(path: Path) -> Tensors:

@@ -65,7 +65,7 @@ def unpacked(value: Any, tensors: Tensors) -> Any:
             return items if kind == "list" else tuple(items)
         if kind == "number":
             return float(content)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(
             f"The state of the run cannot be read: {short_repr(value)}."
         ) from error

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from metarl.errors import CheckpointError
 from metarl.runs.writer import Writer, WrittenRun
-from metarl.tasks.files import write_bytes
+from metarl.tasks.files import check_regular, write_bytes
 
 CSV_FILE = "metrics.csv"
 COLUMNS = ("step", "tag", "value")
 REPORT = "by_adaptation_steps/"
 """Begin of the tags whose step is the number of adaptation steps."""
+_LONGEST = 10_000  # characters of a row
+_MOST_DIGITS = 19  # of a step
 
 
 class CsvWriter(Writer):
@@ -68,10 +70,21 @@ def _rows(path: Path, last: int | None) -> Iterator[list[str]]:
     """
     if not path.exists():
         return
+    check_regular(path)
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        for row in csv.reader(line for line in file if line.endswith("\n")):
-            if len(row) != len(COLUMNS) or not row[0].isdigit():
+        for line in file:
+            row = _row(line)
+            if row is None:
                 continue
             if last is not None and int(row[0]) > last and not row[1].startswith(REPORT):
                 return
             yield row
+
+
+def _row(line: str) -> list[str] | None:
+    """Returns the fields of a complete row; None for other lines."""
+    if not line.endswith("\n") or len(line) > _LONGEST:
+        return None
+    row = next(csv.reader([line]), [])
+    is_row = len(row) == len(COLUMNS) and row[0].isascii() and row[0].isdecimal()
+    return row if is_row and len(row[0]) < _MOST_DIGITS else None

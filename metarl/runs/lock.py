@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metarl.errors import CheckpointError
+from metarl.tasks.files import read_text
 
 try:
     import fcntl
@@ -25,7 +26,9 @@ except ImportError:  # everything else
 
 LOCK_FILE = ".lock"
 _HELD_BY_ANOTHER = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK)
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # for the writer of a FIFO
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # not on Windows
+_MOST_BYTES = 1000  # of the text in the file
 _LOCKED_BYTE = 1 << 20  # Windows does not let others read a locked byte: it lies after the text
 
 
@@ -77,7 +80,7 @@ def is_locked(folder: Path | str) -> bool:
     if Path(folder).resolve() in _LOCKS:
         return True
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | _NO_WAITING)
     except OSError:  # no process holds a lock without its file
         return False
     try:
@@ -125,7 +128,7 @@ def _open_locked(folder: Path) -> int:
     path = folder / LOCK_FILE
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINKS, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINKS | _NO_WAITING, 0o666)
         except OSError as error:
             if path.is_symlink():
                 raise CheckpointError(
@@ -182,7 +185,7 @@ def _write_holder(descriptor: int) -> None:
 
 def _holder(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text = read_text(path, _MOST_BYTES)
     except (OSError, ValueError):
         return ""
     return f" ({text})" if text else ""

@@ -12,7 +12,7 @@ import numpy as np
 
 from metarl.extras import import_extra
 from metarl.runs.writer import Writer, WrittenRun
-from metarl.tasks.files import write_bytes
+from metarl.tasks.files import read_text, write_bytes
 
 ID_FILE = "mlflow_run.txt"
 _MOST_PARAMETERS = 100  # per request
@@ -39,7 +39,7 @@ class MlflowWriter(Writer):
         self._entities = import_extra("mlflow.entities", "mlflow")
         path = run.folder / ID_FILE
         if path.exists():
-            self._id = path.read_text("utf-8").strip()
+            self._id = read_text(path)
             self._client.set_terminated(self._id, "RUNNING")
         else:
             self._id = self._created(run)

@@ -12,7 +12,7 @@ import numpy as np
 
 from metarl.extras import import_extra
 from metarl.runs.writer import Writer, WrittenRun
-from metarl.tasks.files import write_bytes
+from metarl.tasks.files import read_text, write_bytes
 
 ID_FILE = "wandb_id.txt"
 
@@ -38,7 +38,7 @@ class WandbWriter(Writer):
             write_bytes(path, f"{uuid.uuid4().hex[:16]}\n".encode())
         project = os.environ.get("WANDB_PROJECT") or "metarl"
         self._run = self._wandb.init(
-            project=project, dir=str(run.folder), id=path.read_text("utf-8").strip(), name=run.name,
+            project=project, dir=str(run.folder), id=read_text(path), name=run.name,
             resume="allow", reinit="create_new",
         )  # fmt: skip
         self._run.define_metric("step", hidden=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from metarl.errors import CheckpointError, MetarlError
+from metarl.errors import CheckpointError, MetarlError, short_repr
 
 Arrays = dict[str, np.ndarray]
 _PART = re.compile(r"\..+\.[0-9a-f]{32}\.part")
@@ -58,7 +58,10 @@ def check_regular(path: Path) -> int:
     Raises:
         OSError: The file is missing, or is a folder, a FIFO or a device.
     """
-    status = path.stat()
+    try:
+        status = path.stat()
+    except ValueError as error:  # a name that no file can have
+        raise OSError(f"{short_repr(str(path))} is no name of a file") from error
     if not stat.S_ISREG(status.st_mode):
         raise OSError(f"expected a regular file, {path.name} is a folder, a FIFO or a device")
     return status.st_size
@@ -84,6 +87,18 @@ def parse_json(data: bytes) -> Any:
         return json.loads(data.decode("utf-8-sig"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def read_text(path: Path, limit: int = MOST_JSON) -> str:
+    """Reads a text in UTF-8 without spaces around; see `read_regular`.
+
+    Raises:
+        OSError: The file cannot be read, or is not UTF-8.
+    """
+    try:
+        return read_regular(path, limit).decode().strip()
+    except UnicodeDecodeError as error:
+        raise OSError(f"{path.name} is no text in UTF-8") from error
 
 
 @contextlib.contextmanager
@@ -135,7 +150,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         OSError: If the file cannot be written.
     """
     with contextlib.suppress(OSError):
-        if path.read_bytes() == data:
+        if read_regular(path, len(data)) == data:
             return
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
@@ -170,7 +185,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file in hexadecimal."""
+    """Returns the SHA-256 of a regular file in hexadecimal; see `check_regular`."""
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

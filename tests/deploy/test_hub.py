@@ -1,5 +1,6 @@
 """Runs are pushed as JSON and safetensors, and pulled as run folders."""
 
+import hashlib
 import inspect
 import json
 import os
@@ -103,6 +104,77 @@ def test_what_was_altered_or_is_newer_is_refused(run, tmp_path):
     with pytest.raises(CheckpointError, match="holds something else"):
         push(run, str(run))
     assert not (tmp_path / "others").exists()
+
+
+def signed(folder, **changes):
+    """Gives the files of a pushed run the right checksums again, and other values to its index."""
+    index = json.loads((folder / INDEX).read_text()) | changes
+    index["sha256"] = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in FILES
+        if (folder / name).is_file() and not (folder / name).is_symlink()
+    }
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+DEEP = '{"list":[' * 480 + "]}" * 480
+HEADER = b'{"a":{"dtype":"F32","shape":[4611686018427387904,9],"data_offsets":[0,0]}}'
+SIGNED = {
+    "curves of a number": ("curves.json", b"3", "a list of dicts"),
+    "curves of a dict": ("curves.json", b'{"a": 1}', "a list of dicts"),
+    "curves of numbers": ("curves.json", b"[1, NaN]", "a list of dicts"),
+    "cut curves": ("curves.json", b"[", "Cannot read"),
+    "deep curves": ("curves.json", b"[" * 100_000, "nested too deeply"),
+    "curves in latin-1": ("curves.json", b'["\xff"]', "Cannot read"),
+    "a cut state": ("state.json", b"{", "Cannot read"),
+    "a state of a number": ("state.json", b'{"number": "1e400"}', "a dict in"),
+    "a state without its tensor": ("state.json", b'{"tensor": "x"}', "cannot be read"),
+    "keys that cannot be": ("state.json", b'{"dict": [[{"list": []}, 1]]}', "cannot be read"),
+    "a deep state": ("state.json", DEEP.encode(), "cannot be read|nested too deeply"),
+    "a number of 5000 digits": ("state.json", b"1" * 5000, "Cannot read"),
+    "settings of a list": ("config.json", b"[1]", "a dict in"),
+    "a giant header": ("model.safetensors", b"\xff" * 7 + b"\x3f{}", "no file of safetensors"),
+    "a giant shape": (
+        "model.safetensors", len(HEADER).to_bytes(8, "little") + HEADER, "no file of safetensors"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SIGNED)
+def test_signed_files_of_other_contents_are_refused(run, tmp_path, name):
+    file, content, message = SIGNED[name]
+    push(run, str(tmp_path / "bad"))
+    (tmp_path / "bad" / file).write_bytes(content)
+    signed(tmp_path / "bad")
+    with pytest.raises(CheckpointError, match=message):
+        pull(str(tmp_path / "bad"), tmp_path / "others")
+    assert not list((tmp_path / "others").rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "x" * 5000}, {"name": "a\0b"}, {"iteration": 10**300}, {"iteration": True}]
+)
+def test_an_index_of_impossible_values_is_refused(run, tmp_path, change):
+    push(run, str(tmp_path / "bad"))
+    signed(tmp_path / "bad", **change)
+    with pytest.raises(CheckpointError, match=r"unusable names|not complete"):
+        pull(str(tmp_path / "bad"), tmp_path / "others")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json", "config.json"])
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
+def test_what_is_no_regular_file_is_refused_at_once(run, tmp_path, name, kind):
+    push(run, str(tmp_path / "bad"))
+    path = tmp_path / "bad" / name
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises(CheckpointError, match="expected a regular file"):
+        pull(str(tmp_path / "bad"), tmp_path / "others")
 
 
 class Hub(types.ModuleType):

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import configuration
 
+from tests.commands.conftest import train
 from tests.fuzz.outcomes import Outcomes
 
 
@@ -18,3 +19,11 @@ def outcomes(request):
     outcomes = Outcomes()
     yield outcomes
     request.node.user_properties.append(("fuzz", dict(outcomes.counts)))
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """A run of sine regression and one of bandits; inputs change copies."""
+    small = ("--gradients.trajectories", "2", "--hidden", "4", "--test-steps", "1")
+    bandit = train("bandit", tmp_path_factory.mktemp("bandit"), *small)
+    return {"bandit": bandit, "sine": train("sine", tmp_path_factory.mktemp("sine"))}

@@ -12,7 +12,7 @@ import pytest
 
 from metarl.errors import CheckpointError
 from metarl.runs import lock as module
-from metarl.runs.lock import LOCK_FILE, RunLock
+from metarl.runs.lock import LOCK_FILE, RunLock, is_locked
 
 HOLD = """
 import sys, time
@@ -166,3 +166,10 @@ def test_a_read_only_file_system_is_named_with_a_way_out(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "open", read_only)
     with pytest.raises(CheckpointError, match=r"Read-only file system.*--resume COPY"):
         RunLock(tmp_path)
+
+
+def test_a_lock_that_is_a_fifo_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / LOCK_FILE)
+    assert not is_locked(tmp_path)
+    with RunLock(tmp_path):
+        pass

@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import math
+import os
 import sys
 
 import numpy as np
@@ -198,3 +199,21 @@ def test_mlflow_in_a_folder(tmp_path, monkeypatch):
     assert [(m.step, m.value) for m in curve][:2] == [(0, 3.0), (1, 1.0)]
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "adaptation")}
     assert "adaptation/adaptation.gif" in names
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_a_csv_file_that_never_ends_is_refused_at_once(tmp_path, kind):
+    if kind == "fifo":
+        os.mkfifo(tmp_path / CSV_FILE)
+    else:
+        (tmp_path / CSV_FILE).symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match="expected a regular file"):
+        RunLogger(tmp_path, resume_from=2, loggers=["csv"])
+
+
+def test_rows_of_other_contents_are_left_out(tmp_path):
+    odd = ["\u00b2,a,1", f"{'9' * 5000},a,1", f"1,{'x' * 200_000},1", "-1,a,1", "1,a", '"', "\0"]
+    (tmp_path / CSV_FILE).write_text("\n".join(["step,tag,value", *odd, "1,a,2.5", "2,a"]))
+    with RunLogger(tmp_path, resume_from=2, loggers=["csv"]):
+        pass
+    assert (tmp_path / CSV_FILE).read_text().splitlines() == ["step,tag,value", "1,a,2.5"]

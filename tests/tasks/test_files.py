@@ -1,10 +1,19 @@
+import os
 import uuid
 
 import numpy as np
 import pytest
 
 from metarl.errors import CheckpointError
-from metarl.tasks.files import atomic_path, cached_arrays, remove_parts, result_path
+from metarl.tasks.files import (
+    atomic_path,
+    cached_arrays,
+    read_regular,
+    remove_parts,
+    result_path,
+    sha256,
+    write_bytes,
+)
 
 
 @pytest.fixture
@@ -79,3 +88,17 @@ def test_only_parts_of_dead_writers_are_removed(tmp_path):
         path.write_text("mine")
     remove_parts(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(mine)
+
+
+def test_a_fifo_is_replaced_and_not_read(tmp_path):
+    os.mkfifo(tmp_path / "file")
+    with pytest.raises(OSError, match="expected a regular file"):
+        sha256(tmp_path / "file")
+    write_bytes(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_name_that_no_file_can_have(tmp_path, name):
+    with pytest.raises(OSError, match="no name of a file"):
+        read_regular(tmp_path / name, 10)
