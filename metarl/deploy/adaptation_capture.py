@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,10 +123,28 @@ def capture(graph: Graph) -> torch.export.ExportedProgram:
         ) from error
 
 
+def save_program(
+    program: torch.export.ExportedProgram, path: Path, files: Mapping[str, str] | None = None
+) -> None:
+    """Writes a `torch.export` program, under any name.
+
+    Args:
+        program: The program.
+        path: The file.
+        files: Texts that it contains, by name.
+
+    Raises:
+        OSError: The file cannot be written, for example on a full disk.
+    """
+    buffer = io.BytesIO()  # a file that cannot be written makes torch raise anything
+    torch.export.save(program, buffer, extra_files=dict(files or {}))
+    path.write_bytes(buffer.getbuffer())
+
+
 def write_program(graph: Graph, program: torch.export.ExportedProgram, folder: Path) -> Path:
     """Writes NAME.pt2; `torch.export.load(path).module()` loads it."""
     path = folder / f"{graph.name}.pt2"
-    torch.export.save(program, path)
+    save_program(program, path)
     return path
 
 

@@ -81,7 +81,7 @@ def export_adaptation(
             path = (write_model if to == "onnx" else write_program)(graph, capture(graph), new)
             files[graph.name] = path.name
             difference = max(difference, difference_of(graph, path, start, seed))
-        safetensors.torch.save_file(start.named(), new / START_FILE)
+        (new / START_FILE).write_bytes(safetensors.torch.save(start.named()))
         write_metadata(
             new,
             {

@@ -107,7 +107,7 @@ class Adapter(ABC):
         }  # fmt: skip
         tensors = {n: t.detach().cpu().clone().contiguous() for n, t in self.state().items()}
         with result_path(path, "adapted weights") as temporary:
-            safetensors.torch.save_file(tensors, temporary, metadata=note)
+            temporary.write_bytes(safetensors.torch.save(tensors, metadata=note))
 
     def restore(self, path: Path | str) -> None:
         """Takes over adapted weights that `save` wrote.

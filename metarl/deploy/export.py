@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.deploy.adaptation_capture import quiet_exporter
+from metarl.deploy.adaptation_capture import quiet_exporter, save_program
 from metarl.errors import CheckpointError, ExportError, MetarlError
 from metarl.extras import import_extra
 from metarl.registry import check_choice
@@ -76,13 +77,13 @@ def write_torch(policy: PlainPolicy, path: Path, note: Note) -> None:
     program = torch.export.export(
         policy, (_example_input(policy),), dynamic_shapes=_dynamic_shapes()
     )
-    torch.export.save(program, path, extra_files=files)
+    save_program(program, path, files)
 
 
 def read_torch(path: Path, observations: np.ndarray) -> Outputs:
     """Returns the outputs of a program that `write_torch` wrote, by name."""
     files = {NOTE_FILE: ""}
-    program = torch.export.load(path, extra_files=files).module()
+    program = torch.export.load(io.BytesIO(path.read_bytes()), extra_files=files).module()
     values = program(torch.from_numpy(observations))
     names = json.loads(files[NOTE_FILE])["outputs"].split(", ")
     return {n: v.numpy() for n, v in zip(names, values, strict=True)}

@@ -132,8 +132,9 @@ def _write(run: Path, folder: Path, source: str, licence: str) -> list[str]:
     _dump(folder / VERSIONS, _json_of(point.folder, VERSIONS))
     _dump(folder / EXPERIMENT_FILE, {"format_version": 1, "experiment": experiment})
     weights = {n: t.cpu().contiguous() for n, t in checkpoint.weights.items()}
-    safetensors.torch.save_file(weights, folder / WEIGHTS)
-    safetensors.torch.save_file(tensors, folder / STATE_TENSORS)
+    # Its save_file raises no OSError where the disk is full.
+    (folder / WEIGHTS).write_bytes(safetensors.torch.save(weights))
+    (folder / STATE_TENSORS).write_bytes(safetensors.torch.save(tensors))
     index = {
         "format": FORMAT,
         "schema": SCHEMA,
