@@ -163,9 +163,9 @@ class Frozen:
         self._update()
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The type of the first parameter."""
-        return self._params[0].dtype
+    def dtype(self) -> torch.dtype | None:
+        """The type of the first parameter of real numbers; None if there is none."""
+        return next((p.dtype for p in self._params if p.is_floating_point()), None)
 
     def refresh(self) -> None:
         """Looks for calls of `requires_grad_` since the last time.

@@ -107,15 +107,13 @@ def multi_head_attention(
     """`F.multi_head_attention_forward`: sequences first, [L, N, E] or [L, E].
 
     Raises:
-        SettingsError: The layer has `add_bias_kv`, `add_zero_attn` or static keys.
+        SettingsError: It has static keys.
     """
     del embed_dim_to_check, is_causal  # the mask of a causal layer is given as well
-    if bias_k is not None or bias_v is not None or add_zero_attn or static_k is not None:
+    if static_k is not None or static_v is not None:
         raise SettingsError(
-            "Expected an attention layer without `add_bias_kv`, `add_zero_attn` and static keys: "
-            "MetaRL has no second derivative of these. Build the layer without them."
+            "Expected attention without static keys and values; pass them as `key` and `value`."
         )
-    del static_v
     single = query.dim() == 2
     if single:
         query, key, value = (x.unsqueeze(1) for x in (query, key, value))
@@ -126,11 +124,19 @@ def multi_head_attention(
         assert in_proj_weight is not None
         weights = in_proj_weight.chunk(3)
     biases = (None, None, None) if in_proj_bias is None else in_proj_bias.chunk(3)
-    heads = [
-        F.linear(x, w, b).unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3)
-        for x, w, b in zip((query, key, value), weights, biases, strict=True)
-    ]  # [N, heads, L, E / heads] each
+    projected = [
+        F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)
+    ]
+    for i, extra in enumerate((bias_k, bias_v), start=1):
+        if extra is not None:  # [1, 1, E]: one more element of the sequence
+            projected[i] = torch.cat((projected[i], extra.expand(1, query.shape[1], -1)))
+    if add_zero_attn:
+        projected[1:] = [F.pad(x, (0, 0, 0, 0, 0, 1)) for x in projected[1:]]
+    heads = [x.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3) for x in projected]
+    # [N, heads, L, E / heads] each
     mask = _joined(attn_mask, key_padding_mask, num_heads, heads[0])
+    if mask is not None:  # none hides the elements that were added
+        mask = F.pad(mask, (0, heads[1].shape[2] - mask.shape[-1]))
     attention = functional_dropout(
         _weights(heads[0], heads[1], mask, False, None), dropout_p, training
     )

@@ -23,11 +23,13 @@ def check_module(net: nn.Module) -> None:
         raise SettingsError(
             f"Expected a torch.nn.Module as network, got {type(net).__name__}; pass an instance."
         )
-    if isinstance(net, torch.jit.ScriptModule):
-        raise SettingsError(
-            "Expected an ordinary torch.nn.Module, got a scripted or traced one, whose parameters "
-            "cannot be replaced. Pass the module that it was made from."
-        )
+    for name, layer in net.named_modules():
+        if isinstance(layer, torch.jit.ScriptModule):
+            where = f"{name} is" if name else "got"
+            raise SettingsError(
+                f"Expected an ordinary torch.nn.Module, and {where} a scripted or traced one, "
+                "whose parameters cannot be replaced. Pass the module that it was made from."
+            )
     if hasattr(net, "_orig_mod"):
         raise SettingsError(
             "Expected the network itself, got one that `torch.compile` has wrapped. Pass "
@@ -59,7 +61,6 @@ def takes_mask(net: nn.Module) -> bool:
 
 
 def _check_signature(net: nn.Module) -> None:
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
         signature = inspect.signature(net.forward)
         signature.bind(None)
@@ -68,7 +69,6 @@ def _check_signature(net: nn.Module) -> None:
             f"Expected a module with forward(inputs), whose other parameters have defaults; "
             f"{type(net).__name__}.forward does not run with one argument ({error})."
         ) from error
-    del positional
 
 
 def check_outputs(outputs: Any, count: int, name: str) -> None:
@@ -82,8 +82,9 @@ def check_outputs(outputs: Any, count: int, name: str) -> None:
         kinds = sorted({type(leaf).__name__ for leaf in leaves} - {"Tensor"})
         raise ShapeError(
             f"Expected {name} to return a tensor, or a tuple or dict of tensors, got "
-            f"{type(outputs).__name__}{' of ' + ', '.join(kinds) if kinds else ''}; "
-            "leave out of the outputs what is no tensor."
+            f"{type(outputs).__name__}{' of ' + ', '.join(kinds) if kinds else ''}. Leave out of "
+            "the outputs what is no tensor, and return classes of your own as a dict: "
+            "{'logits': logits}."
         )
     for leaf in leaves:
         if leaf.dim() == 0 or leaf.shape[0] != count:

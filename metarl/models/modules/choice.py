@@ -12,7 +12,7 @@ from metarl.errors import MetarlError, SettingsError
 from metarl.models.modules.graph import GraphRoute
 from metarl.models.modules.guard import check_second_derivative
 from metarl.models.modules.passes import Pass
-from metarl.models.modules.reference import Sample, agree, reference, sample_of
+from metarl.models.modules.reference import Reference, Sample, agree, reference, sample_of
 from metarl.models.modules.routes import LoopRoute, Route, VmapRoute
 from metarl.models.modules.tracing import NotTraceable
 
@@ -74,22 +74,24 @@ def choose(
         sample = sample_of(net, inputs.detach(), mask)
     with torch.enable_grad():
         expected = reference(net, sample)
-        kind, route, reason = _first_right(net, sample, expected.flat, only)
+        kind, route, reason = _first_right(net, sample, expected, only)
         if check and kind != "graph" and sample.exact:
-            check_second_derivative(route, sample, type(net).__name__)
+            check_second_derivative(route, sample, expected, type(net).__name__)
     unchecked = "" if sample.exact else " (derivatives not checked: it does not run in float64)"
     name = type(net).__name__
     text = f"{name}: {reason}; {COST[kind]}{unchecked}."
-    return Choice(kind, route, expected.mixes_examples, expected.activation, text)
+    return Choice(kind, route, expected.mixes_examples, expected.traits.activation, text)
 
 
 def _first_right(
-    net: nn.Module, sample: Sample, expected: Tensor, only: Way | None
+    net: nn.Module, sample: Sample, expected: Reference, only: Way | None
 ) -> tuple[str, Route, str]:
     """Returns the kind, the route and the reason of the fastest right way."""
     try:
         if only not in (None, "task-batched"):
             raise _NotRight(f"`way` is {only!r}")
+        if expected.traits.casts:
+            raise _NotRight("it computes under `torch.autocast`")
         route = GraphRoute(net, sample.mask is not None)
         _check(route, sample, expected)
         if not route.by_vmap:
@@ -118,7 +120,7 @@ def _first_right(
         ) from error
 
 
-def _check(route: Route, sample: Sample, expected: Tensor) -> None:
+def _check(route: Route, sample: Sample, expected: Reference) -> None:
     """Raises _NotRight unless a route gives the outputs and gradients of plain torch."""
     try:
         found = sample.flat_results(
@@ -128,7 +130,7 @@ def _check(route: Route, sample: Sample, expected: Tensor) -> None:
         raise
     except Exception as error:  # whatever a module raises under vmap or in a graph
         raise _NotRight(_first_line(error)) from error
-    if not agree(found, expected, sample.exact):
+    if not agree(found, expected.flat, expected.traits.tolerance):
         raise _NotRight("it gives other numbers than one task alone")
 
 

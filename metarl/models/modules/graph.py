@@ -14,7 +14,7 @@ from metarl.models.modules import layers
 from metarl.models.modules.functions import FUNCTIONS, METHODS, Form, NoForm
 from metarl.models.modules.passes import Pass
 from metarl.models.modules.routes import Tensors, vmapped
-from metarl.models.modules.skeleton import Skeletons, call
+from metarl.models.modules.skeleton import BATCH_NORMS, Skeletons, call, kind_of
 from metarl.models.modules.tracing import constants_of, path_of, traced
 from metarl.models.modules.values import Folded, GraphRun, Layer, Value
 
@@ -106,7 +106,7 @@ class GraphRoute:
         target = str(node.target)
         module, path = self._modules[target], path_of(target)
         layer, skeletons = Layer(module, path), None
-        form, dims = layers.FORMS.get(type(module), (None, None))
+        form, dims = layers.FORMS.get(kind_of(module), (None, None))
         if form is None or not layers.has_form(module) or len(node.args) != 1 or node.kwargs:
             form, skeletons = None, Skeletons(module, path)
             self.by_vmap.append(f"{path or 'module'} ({type(module).__name__})")
@@ -269,17 +269,17 @@ def _only_user(node: fx.Node | None) -> fx.Node | None:
 
 def _is_form(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     module = _module(node, modules)
-    return type(module) in layers.FORMS and layers.has_form(module)  # pyright: ignore[reportArgumentType]
+    return module is not None and kind_of(module) in layers.FORMS and layers.has_form(module)
 
 
 def _is_norm(node: fx.Node | None, modules: dict[str, nn.Module]) -> bool:
     module = _module(node, modules)
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    return type(module) in kinds and layers.has_form(module)  # pyright: ignore[reportArgumentType]
+    return module is not None and kind_of(module) in BATCH_NORMS and layers.has_form(module)
 
 
 def _is_relu(node: fx.Node | None, modules: dict[str, nn.Module]) -> bool:
-    if type(_module(node, modules)) is nn.ReLU:
+    module = _module(node, modules)
+    if module is not None and kind_of(module) is nn.ReLU:
         return True
     return node is not None and node.target in (torch.relu, torch.nn.functional.relu, "relu")
 
@@ -287,4 +287,4 @@ def _is_relu(node: fx.Node | None, modules: dict[str, nn.Module]) -> bool:
 def _is_max_pool(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     module = _module(node, modules)
     kinds = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
-    return type(module) in kinds and layers.has_form(module)  # pyright: ignore[reportArgumentType]
+    return module is not None and kind_of(module) in kinds and layers.has_form(module)

@@ -98,7 +98,9 @@ def has_form(module: Any) -> bool:
         return module.padding_mode == "zeros" and not (module.padding == "same" and even)
     if isinstance(module, nn.Embedding):
         return module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
-    if type(module) in INSTANCE_NORMS:
+    if "forward" in module.__dict__:
+        return False
+    if isinstance(module, INSTANCE_NORMS):
         return not module.track_running_stats
     return not getattr(module, "return_indices", False)
 
@@ -228,7 +230,7 @@ def noise(run: GraphRun, layer: Layer, value: Value) -> Value:
     call = run.here.next_dropout()
     if run.here.seeds is None:
         return value
-    channels_only = type(module) is not nn.Dropout
+    channels_only = not isinstance(module, nn.Dropout)
     return dropout(run.plain(value), run.here.seeds, call, module.p, channels_only, lead=1)
 
 
@@ -240,7 +242,7 @@ def flatten(run: GraphRun, layer: Layer, value: Value) -> Tensor:
 
 def softmax(run: GraphRun, layer: Layer, value: Value) -> Tensor:
     """`nn.Softmax` and `nn.LogSoftmax` along a named dimension."""
-    function = torch.softmax if type(layer.module) is nn.Softmax else torch.log_softmax
+    function = torch.softmax if isinstance(layer.module, nn.Softmax) else torch.log_softmax
     return function(run.plain(value), shifted(layer.module.dim))
 
 
@@ -257,6 +259,7 @@ FORMS: dict[type[nn.Module], tuple[LayerForm, frozenset[int] | None]] = {
     nn.BatchNorm1d: (batch_normalisation, frozenset({2, 3})),
     nn.BatchNorm2d: (batch_normalisation, frozenset({4})),
     nn.BatchNorm3d: (batch_normalisation, frozenset({5})),
+    nn.SyncBatchNorm: (batch_normalisation, frozenset({2, 3, 4, 5})),
     nn.LayerNorm: (layer_norm, None),
     nn.GroupNorm: (group_norm, frozenset({2, 3, 4, 5})),
     **{kind: (group_norm, frozenset({3 + i})) for i, kind in enumerate(INSTANCE_NORMS)},

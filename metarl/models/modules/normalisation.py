@@ -113,10 +113,15 @@ def instance_norm(
 ) -> Tensor:
     """`F.instance_norm`: normalises each channel of each example of [N, C, *].
 
-    Running statistics are read if `use_input_stats` is false, and never updated.
+    Running statistics are read if `use_input_stats` is false, and never updated; the current pass
+    records the means of the moments over examples.
     """
     del momentum
     if use_input_stats:
+        here = current_pass()
+        if (layer := here.owner(running_mean)) is not None:
+            variance, mean = torch.var_mean(inputs.detach().flatten(2), 2, correction=0)
+            here.moments.append((layer, mean.mean(0), variance.mean(0)))
         return group_norm(inputs, inputs.shape[1], weight, bias, eps)
     assert running_mean is not None and running_var is not None
     return normalised(inputs, running_mean, running_var, weight, bias, eps)
@@ -138,10 +143,14 @@ def functional_batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`F.batch_norm`; running statistics are read if `training` is false, and never updated."""
+    """`F.batch_norm`; running statistics are read if `training` is false, and never updated.
+
+    The moments are those of the layer that `running_mean` belongs to, or of a call without one.
+    """
     del momentum
     if training:
-        name = current_pass().next_functional_norm()
+        here = current_pass()
+        name = here.owner(running_mean) or here.next_functional_norm()
         return batch_norm(inputs, weight, bias, eps, name)
     assert running_mean is not None and running_var is not None
     return normalised(inputs, running_mean, running_var, weight, bias, eps)

@@ -24,6 +24,7 @@ class Pass:
         moments: The moments of the batch, in the order of the calls: (layer, mean, variance).
         dropouts: Number of dropout calls so far; it selects the random numbers of the next one.
         functional_norms: Number of calls of `F.batch_norm` outside of layers.
+        owners: Identity of a buffer -> name of its layer.
     """
 
     seeds: Tensor | None = None
@@ -31,6 +32,15 @@ class Pass:
     moments: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
     dropouts: int = 0
     functional_norms: int = 0
+    owners: dict[int, str] = field(default_factory=dict)
+
+    def of_task(self, seeds: Tensor | None, recorded: dict[str, Moments] | None) -> Pass:
+        """Returns the same pass for one of its tasks, with the seed and moments of that."""
+        return Pass(seeds, recorded, [], self.dropouts, self.functional_norms, self.owners)
+
+    def owner(self, running_mean: Tensor | None) -> str | None:
+        """Returns the layer that has a tensor as its running mean, if it is one's."""
+        return None if running_mean is None else self.owners.get(id(running_mean))
 
     def next_dropout(self) -> int:
         """Returns the number of the next dropout call, from 0."""

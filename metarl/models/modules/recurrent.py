@@ -68,8 +68,9 @@ def _run(layer: nn.RNNBase, inputs: Tensor, given: tuple[Tensor, ...] | None, co
     """
     if not isinstance(inputs, Tensor):
         raise SettingsError(
-            f"Expected a tensor as input of {type(layer).__name__}, got "
-            f"{type(inputs).__name__}; pad the sequences, and leave padding out by a mask."
+            f"Expected a tensor as input of {type(layer).__bases__[0].__name__}, got "
+            f"{type(inputs).__name__}. Pass the padded sequences, and read its outputs at the last "
+            "real elements, or their mean by the mask."
         )
     single = inputs.dim() == 2
     if single:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from metarl.errors import MetarlError, SettingsError
-from metarl.models.modules.attention import scaled_dot_product_attention
 from metarl.models.modules.checks import check_outputs
-from metarl.models.modules.interception import DROPOUTS, RANDOM, refuse_random
-from metarl.models.modules.skeleton import call, copied
+from metarl.models.modules.observed import Activations, PlainRun, Watch, tensors_of
+from metarl.models.modules.skeleton import buffers_of, call, copied, parameters_of
 
 TASKS, ROWS = 3, 4
 SEED = 0
 SPREAD = 0.1  # relative change of the weights from task to task
 EXACT, ROUGH = 1e-7, 2e-3  # relative tolerances in float64 and in the module's own type
+ROUNDINGS, COARSE = 64, 0.05  # tolerance in rounding errors of a coarser type, and its limit
 
 
 @dataclass
@@ -49,7 +46,7 @@ class Sample:
         result = {}
         for name, p in self.params.items():
             if id(p) not in made:
-                made[id(p)] = p.detach().requires_grad_(p.is_floating_point())
+                made[id(p)] = p.detach().requires_grad_(_differentiable(p))
             result[name] = made[id(p)]
         return result
 
@@ -62,10 +59,29 @@ class Sample:
         grads = ()
         if moving and value.requires_grad:
             grads = torch.autograd.grad(value, moving, allow_unused=True)
-        parts = [o.detach().flatten().double() for o in outputs]
+        found = [o.detach() for o in outputs]
         for p, g in zip(moving, grads, strict=False):
-            parts.append((torch.zeros_like(p) if g is None else g).flatten().double())
-        return torch.cat(parts)
+            found.append(torch.zeros_like(p) if g is None else g)
+        return torch.cat([_real(t).flatten().double() for t in found])
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a module does while it runs.
+
+    Attributes:
+        activation: Numbers of the largest activation of an example.
+        tolerance: Relative difference of two results that rounding explains.
+        rounds: Whether it computes in a coarser type than the sample's.
+        stops_gradients: See `Watch`.
+        casts: See `Watch`.
+    """
+
+    activation: int
+    tolerance: float
+    rounds: bool
+    stops_gradients: bool
+    casts: bool
 
 
 @dataclass(frozen=True)
@@ -75,52 +91,14 @@ class Reference:
     Attributes:
         flat: Outputs and gradients as `Sample.flat_results` gives them.
         mixes_examples: Whether the output for an example depends on the others.
-        activation: Numbers of the largest activation of an example.
+        traits: What the module does.
+        run: Runs the tasks one after the other with parameters [T, *shape] by name.
     """
 
     flat: Tensor
     mixes_examples: bool
-    activation: int
-
-
-class PlainRun(TorchFunctionMode):
-    """Leaves dropout out, and refuses random numbers."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls `func`, unless it is a dropout."""
-        del types
-        kwargs = kwargs or {}
-        if func in DROPOUTS:
-            return args[0]
-        if func in RANDOM:
-            refuse_random(func)
-        if func is F.multi_head_attention_forward:
-            kwargs = {**kwargs, "training": False}
-        if func is F.scaled_dot_product_attention:
-            return scaled_dot_product_attention(*args, **kwargs)  # without a pass: no dropout
-        return func(*args, **kwargs)
-
-
-class LargestActivation(TorchDispatchMode):
-    """Notes the size of the largest tensor that is computed and is no view of given ones.
-
-    Args:
-        given: The given tensors: parameters and buffers.
-    """
-
-    def __init__(self, given: Iterable[Tensor]) -> None:
-        super().__init__()
-        self._given = {t.untyped_storage().data_ptr() for t in given}
-        self.numbers = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls `func` and looks at its results."""
-        del types
-        results = func(*args, **(kwargs or {}))
-        for tensor in tensors_of(results):
-            if tensor.untyped_storage().data_ptr() not in self._given:
-                self.numbers = max(self.numbers, tensor.numel())
-        return results
+    traits: Traits
+    run: Callable[[dict[str, Tensor]], list[Tensor]]
 
 
 def sample_of(net: nn.Module, inputs: Tensor, mask: Tensor | None) -> Sample:
@@ -134,7 +112,7 @@ def sample_of(net: nn.Module, inputs: Tensor, mask: Tensor | None) -> Sample:
         scale = torch.linspace(1, 1.5, len(rows), device=inputs.device, dtype=taken.dtype)
         taken = taken * scale.view(-1, *[1] * (taken.dim() - 2))
     exact = inputs.device.type != "mps"
-    sample = Sample(_varied(net, exact), dict(net.named_buffers(remove_duplicate=False)), taken,
+    sample = Sample(_varied(net, exact), buffers_of(net), taken,
                     mask, exact)  # fmt: skip
     if not exact:
         return sample
@@ -153,7 +131,8 @@ def _runs_in_double(net: nn.Module, sample: Sample) -> bool:
     """Returns whether a module that runs in its own type runs in float64, too."""
     try:
         with PlainRun():
-            _run_task(copied(net).double(), sample, 0)
+            tensors = {n: t.clone() for n, t in _tensors(sample, 0).items()}
+            call(copied(net).double(), tensors, (sample.inputs[0].clone(),), **_mask(sample, 0))
     except MetarlError:
         raise
     except (RuntimeError, TypeError, ValueError) as error:
@@ -165,11 +144,11 @@ def _varied(net: nn.Module, double: bool) -> dict[str, Tensor]:
     """Returns parameters [TASKS, *shape] that differ from task to task by a tenth."""
     made: dict[int, Tensor] = {}
     params = {}
-    for name, p in net.named_parameters(remove_duplicate=False):
+    for name, p in parameters_of(net).items():
         if id(p) not in made:
             value = _double(p.detach()) if double else p.detach()
             value = value.expand(TASKS, *p.shape).clone()
-            if p.is_floating_point():
+            if _differentiable(p):
                 generator = torch.Generator().manual_seed(SEED + len(made))
                 noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
                 value = value * (1 + SPREAD * noise.to(value.device, value.dtype))
@@ -179,7 +158,13 @@ def _varied(net: nn.Module, double: bool) -> dict[str, Tensor]:
 
 
 def _double(tensor: Tensor) -> Tensor:
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
     return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _differentiable(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def reference(net: nn.Module, sample: Sample) -> Reference:
@@ -197,32 +182,31 @@ def reference(net: nn.Module, sample: Sample) -> Reference:
             layer.dropout = 0.0
     name = type(net).__name__
     with PlainRun():
-        first, activation = _checked_run(plain, sample, name)
-        mixes = _mixes_examples(plain, sample, first, name)
+        first, traits = _checked_run(plain, sample, name)
+        mixes = _mixes_examples(plain, sample, first, traits.tolerance, name)
 
-        def run(params: dict[str, Tensor]) -> Any:
-            results = [
-                tree_flatten(_run_task(plain, sample, t, params))[0]
-                for t in range(sample.inputs.shape[0])
-            ]
+        def run(params: dict[str, Tensor]) -> list[Tensor]:
+            with PlainRun():
+                results = [
+                    tree_flatten(_run_task(plain, sample, t, params))[0]
+                    for t in range(sample.inputs.shape[0])
+                ]
             return [torch.stack(column) for column in zip(*results, strict=True)]
 
         flat = sample.flat_results(run)
-    return Reference(flat, mixes, activation)
+    return Reference(flat, mixes, traits, run)
 
 
-def _checked_run(plain: nn.Module, sample: Sample, name: str) -> tuple[list[Tensor], int]:
-    """Runs the first task, and checks that nothing changes in place.
-
-    Returns:
-        Its outputs, and the numbers of the largest activation of an example.
-    """
+def _checked_run(plain: nn.Module, sample: Sample, name: str) -> tuple[list[Tensor], Traits]:
+    """Runs the first task, and checks that nothing changes in place; returns its outputs, too."""
     inputs = sample.inputs[0].clone()
     before = inputs._version
     tensors = _tensors(sample, 0)
     kept = {n: t.clone() for n, t in tensors.items()}
+    watch = Watch()
     try:
-        outputs = call(plain, tensors, (inputs,), **_mask(sample, 0))
+        with watch:
+            outputs = call(plain, tensors, (inputs,), **_mask(sample, 0))
     except MetarlError:
         raise
     except Exception as error:
@@ -248,7 +232,7 @@ def _checked_run(plain: nn.Module, sample: Sample, name: str) -> tuple[list[Tens
             "from the inputs."
         )
     tensors = _tensors(sample, 0)
-    with LargestActivation(tensors.values()) as largest:
+    with Activations(tensors.values()) as largest:
         again = tensors_of(call(plain, tensors, (sample.inputs[0],), **_mask(sample, 0)))
     outputs = tensors_of(outputs)
     if not all(_same(a, b) for a, b in zip(outputs, again, strict=True)):
@@ -257,10 +241,17 @@ def _checked_run(plain: nn.Module, sample: Sample, name: str) -> tuple[list[Tens
             "for the same inputs. It may keep a state between calls, or draw random numbers from "
             "Python's or numpy's generator: use nn.Dropout, or give the numbers as inputs."
         )
-    return outputs, -(-largest.numbers // inputs.shape[0])
+    rounds = sample.exact and largest.rounding > torch.finfo(torch.float64).eps
+    tolerance = EXACT if sample.exact else ROUGH
+    if rounds:
+        tolerance = max(tolerance, min(ROUNDINGS * largest.rounding, COARSE))
+    activation = -(-largest.numbers // inputs.shape[0])
+    return outputs, Traits(activation, tolerance, rounds, watch.stops_gradients, watch.casts)
 
 
-def _mixes_examples(plain: nn.Module, sample: Sample, outputs: list[Tensor], name: str) -> bool:
+def _mixes_examples(
+    plain: nn.Module, sample: Sample, outputs: list[Tensor], tolerance: float, name: str
+) -> bool:
     """Returns whether outputs change with the other examples of a batch."""
     fewer = sample.inputs.shape[1] - 1
     mask = {} if sample.mask is None else {"mask": sample.mask[0, :fewer]}
@@ -274,15 +265,16 @@ def _mixes_examples(plain: nn.Module, sample: Sample, outputs: list[Tensor], nam
             "examples from the inputs (inputs.shape[0], or -1 in a view)."
         ) from error
     pairs = zip(outputs, tensors_of(part), strict=True)
-    return not all(agree(a[:fewer], b, sample.exact) for a, b in pairs)
+    return not all(agree(a[:fewer], b, tolerance) for a, b in pairs)
 
 
-def agree(found: Tensor, expected: Tensor, exact: bool) -> bool:
-    """Returns whether two results agree up to rounding."""
+def agree(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Returns whether two results agree up to a relative difference; NaN is equal to NaN."""
     if found.shape != expected.shape:
         return False
-    tolerance = EXACT if exact else ROUGH
-    scale = expected.abs().max().item() if expected.numel() else 0.0
+    found, expected = _real(found), _real(expected)
+    finite = expected[expected.isfinite()]
+    scale = finite.abs().max().item() if finite.numel() else 0.0
     return torch.allclose(
         found.double(), expected.double(), rtol=tolerance, atol=tolerance * max(scale, 1e-12),
         equal_nan=True,
@@ -291,18 +283,13 @@ def agree(found: Tensor, expected: Tensor, exact: bool) -> bool:
 
 def projection(outputs: list[Tensor]) -> Tensor:
     """Returns a number with curvature: sum of sin(o_i) c_i with fixed c, over all outputs."""
-    total = outputs[0].new_zeros(())
-    for output in outputs:
+    total = _real(outputs[0]).new_zeros(())
+    for output in map(_real, outputs):
         if output.is_floating_point():
             count = output.numel()
             factors = torch.arange(1, count + 1, device=output.device, dtype=torch.float64).cos()
             total = total + (output.flatten().sin() * factors.to(output.dtype)).sum()
     return total
-
-
-def tensors_of(outputs: Any) -> list[Tensor]:
-    """Returns the tensors of nested outputs."""
-    return [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
 
 
 def _run_task(
@@ -324,7 +311,13 @@ def _mask(sample: Sample, task: int) -> dict[str, Tensor]:
     return {} if sample.mask is None else {"mask": sample.mask[task]}
 
 
+def _real(tensor: Tensor) -> Tensor:
+    """Returns the real and imaginary parts of complex numbers, other tensors as they are."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
 def _same(a: Tensor, b: Tensor) -> bool:
+    a, b = (t if t.layout == torch.strided else t.to_dense() for t in (a, b))
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-6, atol=1e-8, equal_nan=True)
 
 

@@ -120,10 +120,7 @@ def vmapped(function: Callable[[Any], Any], values: Any, here: Pass) -> Any:
     kept: list[Any] = []
 
     def one(task: Any, noise: dict[str, Tensor], recorded: dict[str, Any]) -> Any:
-        inner = Pass(
-            noise.get("seeds"), None if here.recorded is None else recorded,
-            [], here.dropouts, here.functional_norms,
-        )  # fmt: skip
+        inner = here.of_task(noise.get("seeds"), None if here.recorded is None else recorded)
         with entered(inner), Interception():
             leaves, structure = tree_flatten(function(task))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -146,8 +143,7 @@ def _of_task(here: Pass, task: int) -> Pass:
     recorded = here.recorded
     if recorded is not None:
         recorded = {n: (mean[task], variance[task]) for n, (mean, variance) in recorded.items()}
-    seeds = None if here.seeds is None else here.seeds[task]
-    return Pass(seeds, recorded, [], here.dropouts, here.functional_norms)
+    return here.of_task(None if here.seeds is None else here.seeds[task], recorded)
 
 
 def _stacked(results: list[Any]) -> Any:

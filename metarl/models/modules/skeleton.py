@@ -13,7 +13,13 @@ from metarl.errors import SettingsError
 from metarl.models.modules import recurrent
 from metarl.models.modules.normalisation import batch_norm, normalised
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+HARMLESS = frozenset({
+    "__init__", "reset_parameters", "extra_repr", "__doc__", "__annotations__", "__constants__",
+    "__firstlineno__", "__static_attributes__", "__parameters__", "__orig_bases__",
+})  # fmt: skip
+"""Attributes of a class that do not change what a layer computes."""
 RECURRENT: dict[type[nn.Module], type[nn.Module]] = {
     nn.LSTM: recurrent.TaskLSTM,
     nn.GRU: recurrent.TaskGRU,
@@ -41,6 +47,35 @@ class TaskBatchNorm(nn.modules.batchnorm._BatchNorm):
         del input
 
 
+def kind_of(layer: nn.Module) -> type[nn.Module]:
+    """Returns the class of torch that computes a layer's outputs, if its own class adds nothing."""
+    for kind in type(layer).__mro__:
+        if kind.__module__.startswith("torch.nn.modules."):
+            own = "forward" in layer.__dict__
+            return type(layer) if own or issubclass(kind, CONTAINERS) or kind is nn.Module else kind
+        if not all(name in HARMLESS or isinstance(v, str) for name, v in vars(kind).items()):
+            break
+    return type(layer)
+
+
+def parameters_of(net: nn.Module) -> dict[str, Tensor]:
+    """Returns the parameters under every name of a tied one; a layer that is there twice has one."""
+    return {
+        f"{path}.{name}" if path else name: p
+        for path, layer in net.named_modules()
+        for name, p in layer._parameters.items() if p is not None
+    }  # fmt: skip
+
+
+def buffers_of(net: nn.Module) -> dict[str, Tensor]:
+    """Returns the buffers, named like `parameters_of`."""
+    return {
+        f"{path}.{name}" if path else name: b
+        for path, layer in net.named_modules()
+        for name, b in layer._buffers.items() if b is not None
+    }  # fmt: skip
+
+
 def by_batch(layer: nn.Module) -> bool:
     """Returns whether a batch normalisation uses the statistics of the batch."""
     return layer.training or layer.running_mean is None
@@ -48,7 +83,7 @@ def by_batch(layer: nn.Module) -> bool:
 
 def is_batch_norm(layer: nn.Module) -> bool:
     """Returns whether a layer is one of torch's batch normalisations, or the copy of one."""
-    return type(layer) in BATCH_NORMS or isinstance(layer, TaskBatchNorm)
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm)
 
 
 def copied(net: nn.Module) -> nn.Module:
@@ -80,11 +115,11 @@ def skeleton_of(net: nn.Module, path: str = "") -> nn.Module:
     """
     skeleton = copied(net).to("meta")
     for name, layer in skeleton.named_modules():
-        if type(layer) in BATCH_NORMS:
+        if kind_of(layer) in BATCH_NORMS:
             layer.__class__ = TaskBatchNorm
             layer.__dict__["name"] = ".".join(filter(None, (path, name)))
-        elif type(layer) in RECURRENT:
-            layer.__class__ = RECURRENT[type(layer)]
+        elif kind_of(layer) in RECURRENT:
+            layer.__class__ = RECURRENT[kind_of(layer)]
     return skeleton
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.fx.proxy import TraceError
 
+from metarl.errors import MetarlError
 from metarl.models.modules import functions, layers
 from metarl.models.modules.interception import RandomRefusal
-from metarl.models.modules.skeleton import copied
+from metarl.models.modules.skeleton import buffers_of, copied, kind_of, parameters_of
 
 ROOT = "net"
+LAYERS = (nn.modules.batchnorm._NormBase, nn.RNNBase, nn.RNNCellBase)
+"""Layers whose forward `torch.fx` does not trace, also where a class is derived from them."""
 
 
 class NotTraceable(Exception):  # noqa: N818
@@ -43,12 +45,15 @@ class MaskRoot(Root):
 
 
 class LayerTracer(fx.Tracer):
-    """Keeps torch's layers as nodes, and those of a user that have hooks."""
+    """Keeps torch's layers as nodes, also derived ones, and those of a user that have hooks."""
+
+    proxy_buffer_attributes = True
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Returns whether a module is a node, not traced into."""
         hooked = any(getattr(m, name) for name in layers.HOOKS)
-        return hooked or super().is_leaf_module(m, module_qualified_name)
+        is_derived = kind_of(m) is not type(m) or isinstance(m, LAYERS)
+        return hooked or is_derived or super().is_leaf_module(m, module_qualified_name)
 
 
 def traced(net: nn.Module, with_mask: bool) -> tuple[fx.Graph, nn.Module]:
@@ -66,7 +71,9 @@ def traced(net: nn.Module, with_mask: bool) -> tuple[fx.Graph, nn.Module]:
     try:
         with RandomRefusal():
             graph = tracer.trace(root)
-    except (TraceError, TypeError, RuntimeError, ValueError, AttributeError) as error:
+    except MetarlError:
+        raise
+    except Exception as error:  # whatever the module raises on stand-ins for tensors
         reason = str(error).partition("\n")[0]
         raise NotTraceable(f"torch.fx cannot trace it ({reason})") from error
     _remove_in_place(graph, root)
@@ -109,8 +116,7 @@ def _remove_in_place(graph: fx.Graph, root: nn.Module) -> None:
 
 def constants_of(root: nn.Module, graph: fx.Graph) -> dict[str, Any]:
     """Returns the values of the nodes that read something other than a parameter or buffer."""
-    known = {n for n, _ in root.named_parameters(remove_duplicate=False)}
-    known |= {n for n, _ in root.named_buffers(remove_duplicate=False)}
+    known = {*parameters_of(root), *buffers_of(root)}
     constants = {}
     for node in graph.nodes:
         if node.op == "get_attr" and node.target not in known:

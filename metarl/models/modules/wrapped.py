@@ -16,6 +16,7 @@ from metarl.models.modules.choice import Choice, Way, choose
 from metarl.models.modules.fresh import fresh_params
 from metarl.models.modules.noise import pass_seeds
 from metarl.models.modules.passes import Pass
+from metarl.models.modules.skeleton import buffers_of, parameters_of
 from metarl.registry import check_choice
 
 Init = Callable[[torch.Generator], Mapping[str, Tensor]]
@@ -69,6 +70,10 @@ class ModuleModel(Model):
 
     net: nn.Module
     init: Init | None
+    check_derivatives: bool
+    way: Way | None
+    _choices: dict[Any, Choice]
+    _lock: threading.RLock  # pyright: ignore[reportInvalidTypeForm]
 
     def __init__(
         self,
@@ -84,11 +89,12 @@ class ModuleModel(Model):
         for name in TREE:
             object.__setattr__(self, name, getattr(net, name))
         self.training = net.training
-        self.init = init
-        self.check_derivatives = check_derivatives
         if way is not None:
             check_choice("way", way, get_args(Way))
-        self.way: Way | None = way
+        # Not by `setattr`, which would replace a parameter or layer of this name.
+        options = {"init": init, "check_derivatives": check_derivatives, "way": way}
+        for name, value in options.items():
+            object.__setattr__(self, name, value)
         self._forget()
 
     @property
@@ -124,11 +130,10 @@ class ModuleModel(Model):
         """
         choice = self._choice(inputs, mask)
         recorded = statistics.values if statistics and not statistics.recording else None
-        here = Pass(noise, recorded)
+        buffers = buffers_of(self.net)
+        here = Pass(noise, recorded, owners=_owners(buffers))
         with Fitting(params, inputs):
-            outputs = choice.route(
-                self._with_aliases(params), self._buffers_of(), inputs, mask, here
-            )
+            outputs = choice.route(self._with_aliases(params), buffers, inputs, mask, here)
         if statistics is not None and statistics.recording:
             for layer, mean, variance in here.moments:
                 statistics.record(layer, mean, variance)
@@ -197,19 +202,17 @@ class ModuleModel(Model):
         """Returns the parameters under all names, those of tied parameters, too."""
         first: dict[int, str] = {}
         aliases = {}
-        for name, p in self.net.named_parameters(remove_duplicate=False):
+        for name, p in parameters_of(self.net).items():
             if first.setdefault(id(p), name) != name:
                 aliases[name] = first[id(p)]
         if not aliases:
             return params
         return {**params, **{alias: params[name] for alias, name in aliases.items()}}
 
-    def _buffers_of(self) -> dict[str, Tensor]:
-        return dict(self.net.named_buffers(remove_duplicate=False))
-
     def _forget(self) -> None:
-        self._choices: dict[Any, Choice] = {}
-        self._lock = threading.RLock()
+        choices: dict[Any, Choice] = {}
+        object.__setattr__(self, "_choices", choices)
+        object.__setattr__(self, "_lock", threading.RLock())
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what is derived from the module."""
@@ -223,6 +226,14 @@ class ModuleModel(Model):
         for name in TREE:
             object.__setattr__(self, name, getattr(self.net, name))
         self._forget()
+
+
+def _owners(buffers: Mapping[str, Tensor]) -> dict[int, str]:
+    """Returns identity of a running mean -> name of its layer."""
+    return {
+        id(b): name.removesuffix("running_mean").removesuffix(".")
+        for name, b in buffers.items() if name.rpartition(".")[2] == "running_mean"
+    }  # fmt: skip
 
 
 def _drops(layer: nn.Module) -> bool:

@@ -1,0 +1,103 @@
+"""What a module does while it runs, seen by torch's modes: sizes, types, stopped gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from metarl.models.modules.attention import scaled_dot_product_attention
+from metarl.models.modules.interception import DROPOUTS, RANDOM, refuse_random
+
+STOPS = frozenset({Tensor.detach, Tensor.detach_, Tensor.data.__get__})  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class PlainRun(TorchFunctionMode):
+    """Leaves dropout out, and refuses random numbers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls `func`, unless it is a dropout."""
+        del types
+        kwargs = kwargs or {}
+        if func in DROPOUTS:
+            return args[0]
+        if func in RANDOM:
+            refuse_random(func)
+        if func is F.multi_head_attention_forward:
+            kwargs = {**kwargs, "training": False}
+        if func is F.scaled_dot_product_attention:
+            return scaled_dot_product_attention(*args, **kwargs)  # without a pass: no dropout
+        return func(*args, **kwargs)
+
+
+class Watch(TorchFunctionMode):
+    """Notes what a graph of `torch.fx`, or finite differences, would not see.
+
+    Attributes:
+        stops_gradients: Whether the module detaches a tensor or computes without gradients.
+        casts: Whether it computes under `torch.autocast`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stops_gradients = False
+        self.casts = False
+        self._outside = _autocast()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Looks at `func`, and calls it."""
+        del types
+        if torch.is_grad_enabled():  # it is not in the forward of an autograd.Function
+            disables = func is torch._C._set_grad_enabled and args == (False,)
+            self.stops_gradients |= disables or func in STOPS
+        self.casts |= _autocast() != self._outside
+        return func(*args, **(kwargs or {}))
+
+
+class Activations(TorchDispatchMode):
+    """Notes the size of the largest tensor that is computed, and the coarsest type.
+
+    Args:
+        given: The given tensors: parameters and buffers. Views of them do not count.
+
+    Attributes:
+        numbers: Numbers of the largest tensor.
+        rounding: The largest relative rounding error of a floating-point type.
+    """
+
+    def __init__(self, given: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._given = {_storage(t) for t in given}
+        self.numbers = 0
+        self.rounding = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls `func` and looks at its results."""
+        del types
+        results = func(*args, **(kwargs or {}))
+        for tensor in tensors_of(results):
+            if tensor.is_floating_point():
+                self.rounding = max(self.rounding, torch.finfo(tensor.dtype).eps)
+            if _storage(tensor) not in self._given:
+                self.numbers = max(self.numbers, tensor.numel())
+        return results
+
+
+def tensors_of(outputs: Any) -> list[Tensor]:
+    """Returns the tensors of nested outputs."""
+    return [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
+
+
+def _storage(tensor: Tensor) -> int:
+    """Returns where the numbers are; 0 for tensors that are not dense."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
+
+
+def _autocast() -> tuple[bool, bool]:
+    return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
