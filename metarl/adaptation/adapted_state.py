@@ -42,16 +42,21 @@ def adapted_state(
     params, num_tasks = adapted.params, adapted.support.shape[0]
     if task is not None and not 0 <= task < num_tasks:
         raise SettingsError(f"Expected a task from 0 to {num_tasks - 1}, got {task}.")
-    tensors = {n: t.expand(num_tasks, *t.shape) for n, t in network.state_dict().items()}
+    buffers = network.state_dict()
+    tensors: dict[str, Tensor] = {}
     first: dict[int, str] = {}
     for name, p in network.named_parameters(remove_duplicate=False):
         tensors[name] = params[first.setdefault(id(p), name)]
     for layer, moments in _statistics(network, params, adapted).items():
         for moment, values in zip(("running_mean", "running_var"), moments, strict=True):
-            if f"{layer}.{moment}".lstrip(".") in tensors:
+            if f"{layer}.{moment}".lstrip(".") in buffers:
                 tensors[f"{layer}.{moment}".lstrip(".")] = values
-    chosen = tensors if task is None else {n: t[task] for n, t in tensors.items()}
-    return {n: t.detach().clone() for n, t in chosen.items()}
+    if task is None:
+        chosen = {n: t.expand(num_tasks, *t.shape) for n, t in buffers.items() if n not in tensors}
+        chosen |= tensors
+    else:
+        chosen = {**buffers, **{n: t[task] for n, t in tensors.items()}}
+    return {n: chosen[n].detach().clone() for n in buffers}
 
 
 def _statistics(

@@ -183,6 +183,8 @@ class GradientLearner(SupervisedLearner):
         support = checked_examples(support, self._frozen.dtype)
         self._check_labels(support)
         self._check_start(TaskBatch(support, support), evaluates=True)
+        if isinstance(self.model, Model):
+            self.model.prepare(support.inputs, support.mask)
         num_tasks = support.inputs.shape[0]
         start = self._frozen.fresh_start(generator, num_tasks)
         theta = start or task_params(self.model, num_tasks)

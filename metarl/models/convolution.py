@@ -56,6 +56,33 @@ def grouped_conv(inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     return _Output.apply(inputs, weight, geometry)
 
 
+def transposed_conv(
+    inputs: Tensor, weight: Tensor, geometry: Geometry, output_padding: tuple[int, ...]
+) -> Tensor:
+    """Computes the transposed convolution of each group: the input gradient of a convolution.
+
+    Args:
+        inputs: Shape [N, groups * in, *S].
+        weight: Shape [groups * in, out, *k].
+        geometry: That of the convolution whose outputs have the shape of `inputs`.
+        output_padding: Rows and columns added to each dimension of the result.
+
+    Returns:
+        Shape [N, groups * out, *S'].
+    """
+    _, stride, padding, dilation = geometry
+    dims = inputs.dim() - 2
+    sizes = zip(
+        inputs.shape[2:], weight.shape[2:], *map(_each, (stride, padding, dilation), [dims] * 3),
+        output_padding, strict=True,
+    )  # fmt: skip
+    # S' = (S - 1) stride - 2 padding + dilation (k - 1) + output_padding + 1
+    spatial = [(n - 1) * s - 2 * p + d * (k - 1) + more + 1 for n, k, s, p, d, more in sizes]
+    channels = geometry.groups * weight.shape[1]
+    like = inputs.new_empty(1).expand(inputs.shape[0], channels, *spatial)
+    return _InputGradient.apply(inputs, weight, like, geometry)
+
+
 def channel_moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the mean and the biased variance of each channel of images [N, C, H, W], each [C]."""
     return _Moments.apply(inputs)

@@ -54,6 +54,23 @@ def check_module(net: nn.Module) -> None:
     _check_signature(net)
 
 
+def check_instance_norms(net: nn.Module) -> None:
+    """Checks that no instance normalisation would update running statistics.
+
+    Raises:
+        SettingsError: One is in training mode and has some.
+    """
+    for name, layer in net.named_modules():
+        is_one = isinstance(layer, nn.modules.instancenorm._InstanceNorm)
+        if is_one and layer.training and layer.track_running_stats:
+            raise SettingsError(
+                f"Expected instance normalisations that normalise each example by itself, and "
+                f"{name or 'the module'} updates running statistics, which would be those of all "
+                "tasks. Build it with `track_running_stats=False`, or call .eval() of it to "
+                "normalise by the statistics that it has."
+            )
+
+
 def takes_mask(net: nn.Module) -> bool:
     """Returns whether the module's forward has a parameter `mask`."""
     parameters = inspect.signature(net.forward).parameters

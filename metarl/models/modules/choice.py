@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.errors import MetarlError, SettingsError
+from metarl.models.modules.checks import check_instance_norms
 from metarl.models.modules.graph import GraphRoute
 from metarl.models.modules.guard import check_second_derivative
 from metarl.models.modules.passes import Pass
@@ -70,6 +71,7 @@ def choose(
             or draws random numbers; or no way gives the right derivatives.
         ShapeError: It returns something else than tensors [N, *].
     """
+    check_instance_norms(net)
     with torch.no_grad():
         sample = sample_of(net, inputs.detach(), mask)
     with torch.enable_grad():

@@ -14,15 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarl.models.modules.layers import shifted
-from metarl.models.modules.values import Folded, GraphRun, Value
+from metarl.models.modules import parametric, shapes
+from metarl.models.modules.shapes import aligned, shifted
+from metarl.models.modules.values import Folded, GraphRun, NoForm, Value
 
 Form = Callable[..., Value]
 """Called with the run, the function of the module, and its arguments."""
-
-
-class NoForm(Exception):  # noqa: N818
-    """A call has arguments for which there is no form: it runs by `vmap`."""
 
 
 def unary(run: GraphRun, function: Any, value: Value, *args: Any, **kwargs: Any) -> Value:
@@ -44,22 +41,6 @@ def binary(run: GraphRun, function: Any, a: Value, b: Value, *args: Any, **kwarg
     return function(*aligned(run.plain(a), run.plain(b)), *args, **kwargs)
 
 
-def aligned(*values: Any) -> list[Any]:
-    """Returns tensors [T, *] with as many dimensions each, so that those of a task broadcast."""
-    most = max((v.dim() for v in values if isinstance(v, Tensor)), default=0)
-    return [
-        v.view(v.shape[0], *[1] * (most - v.dim()), *v.shape[1:])
-        if isinstance(v, Tensor) and v.dim() < most
-        else v
-        for v in values
-    ]
-
-
-def where(run: GraphRun, function: Any, condition: Value, a: Value, b: Value) -> Value:
-    """`torch.where` of three values that broadcast."""
-    return function(*aligned(*(run.plain(v) for v in (condition, a, b))))
-
-
 def reduction(
     run: GraphRun, function: Any, value: Value, dim: Any = None, keepdim: bool = False,
     **kwargs: Any,
@@ -75,10 +56,19 @@ def reduction(
         dims: Any = list(range(1, tensor.dim()))
     else:
         dims = shifted(dim) if isinstance(dim, int) else [shifted(d) for d in dim]
-    return function(tensor, dims, keepdim, **kwargs)
+    return function(tensor, dims, keepdim=keepdim, **kwargs)
 
 
-def along(run: GraphRun, function: Any, value: Value, dim: int, *args: Any, **kwargs: Any) -> Value:
+def spread(run: GraphRun, function: Any, value: Value, *args: Any, **kwargs: Any) -> Value:
+    """`var` and `std`, whose second positional argument may be one of several."""
+    if len(args) > 1 or any(isinstance(a, bool) for a in args):
+        raise NoForm
+    return reduction(run, function, value, *args, **kwargs)
+
+
+def along(
+    run: GraphRun, function: Any, value: Value, dim: Any = None, *args: Any, **kwargs: Any
+) -> Value:
     """A function along one dimension, its first argument after the tensor."""
     kwargs.pop("_stacklevel", None)
     if not isinstance(dim, int):
@@ -86,55 +76,38 @@ def along(run: GraphRun, function: Any, value: Value, dim: int, *args: Any, **kw
     return function(run.plain(value), shifted(dim), *args, **kwargs)
 
 
-def concatenated(run: GraphRun, function: Any, tensors: Any, dim: int = 0) -> Value:
-    """`torch.cat` and `torch.stack`."""
-    if function is torch.stack:
-        # dimension -1 of the result is the last, one more than that of a task's tensor
-        return torch.stack([run.plain(v) for v in tensors], shifted(dim))
-    if dim == 1 and all(isinstance(v, Folded) for v in tensors):
-        parts = [v.tensor.unflatten(1, (run.num_tasks, -1)) for v in tensors]
-        return Folded(torch.cat(parts, 2).flatten(1, 2))
-    return torch.cat([run.plain(v) for v in tensors], shifted(dim))
-
-
-def flattened(
-    run: GraphRun, function: Any, value: Value, start_dim: int = 0, end_dim: int = -1
+def along_first(
+    run: GraphRun, function: Any, value: Value, dim: int = 0, *args: Any, **kwargs: Any
 ) -> Value:
-    """`torch.flatten`."""
-    return torch.flatten(run.plain(value), shifted(start_dim), shifted(end_dim))
+    """A function along one dimension, the first by default."""
+    return along(run, function, value, dim, *args, **kwargs)
 
 
-def reshaped(run: GraphRun, function: Any, value: Value, *shape: Any) -> Value:
-    """`view` and `reshape`: each task's tensor in a new shape."""
-    if len(shape) == 1 and not isinstance(shape[0], int):
-        shape = tuple(shape[0])
-    if not all(isinstance(size, int) for size in shape):  # a view as another type
-        raise NoForm
-    return run.plain(value).reshape(run.num_tasks, *shape)
+def parts(
+    run: GraphRun, function: Any, value: Value, sizes: Any, dim: int = 0, **kwargs: Any
+) -> Value:
+    """`chunk` and `split` along a dimension."""
+    return function(run.plain(value), sizes, shifted(dim), **kwargs)
 
 
-def permuted(run: GraphRun, function: Any, value: Value, *dims: Any) -> Value:
-    """`permute`."""
-    if len(dims) == 1 and not isinstance(dims[0], int):
-        dims = tuple(dims[0])
-    tensor = run.plain(value)
-    count = tensor.dim() - 1
-    return tensor.permute(0, *(1 + d % count for d in dims))
+def extreme(run: GraphRun, function: Any, value: Value, *args: Any, **kwargs: Any) -> Value:
+    """`max` and `min`: of two tensors, or along a dimension with its indices."""
+    if args and isinstance(args[0], Tensor | Folded):
+        return binary(run, function, value, *args, **kwargs)
+    return along(run, function, value, *args, **kwargs)
 
 
-def transposed(run: GraphRun, function: Any, value: Value, a: int, b: int) -> Value:
-    """`transpose`."""
-    return run.plain(value).transpose(shifted(a), shifted(b))
+def pointwise(run: GraphRun, function: Any, *args: Any, **kwargs: Any) -> Value:
+    """A function of several values that broadcast."""
+    return function(*aligned(*(run.plain(v) for v in args)), **kwargs)
 
 
-def expanded(run: GraphRun, function: Any, value: Value, *sizes: Any) -> Value:
-    """`expand` to more dimensions or sizes."""
-    if len(sizes) == 1 and not isinstance(sizes[0], int):
-        sizes = tuple(sizes[0])
-    tensor = run.plain(value)
-    fill = len(sizes) - (tensor.dim() - 1)
-    tensor = tensor.view(tensor.shape[0], *[1] * fill, *tensor.shape[1:])
-    return tensor.expand(run.num_tasks, *sizes)
+def normalized(
+    run: GraphRun, function: Any, value: Value, p: float = 2.0, dim: Any = 1, eps: float = 1e-12,
+    out: None = None,
+) -> Value:  # fmt: skip
+    """`F.normalize`."""
+    return along(run, lambda x, d: function(x, p, d, eps), value, dim)
 
 
 def product(run: GraphRun, function: Any, a: Value, b: Value) -> Value:
@@ -143,42 +116,6 @@ def product(run: GraphRun, function: Any, a: Value, b: Value) -> Value:
     if min(a.dim(), b.dim()) < 3:  # a vector
         raise NoForm
     return torch.matmul(*aligned(a, b))
-
-
-def item(run: GraphRun, function: Any, value: Value, index: Any) -> Value:
-    """Indexing: of tensors by numbers, slices, None and an ellipsis."""
-    value = run.plain(value)
-    if not isinstance(value, Tensor):
-        return value[index]
-    index = index if isinstance(index, tuple) else (index,)
-    if not all(i is None or i is Ellipsis or isinstance(i, int | slice) for i in index):
-        raise NoForm
-    return value[(slice(None), *index)]
-
-
-def size(run: GraphRun, function: Any, value: Value, dim: int | None = None) -> Value:
-    """`size()` of a task's tensor."""
-    shape = run.plain(value).shape[1:]
-    return shape if dim is None else shape[dim]
-
-
-def attribute(run: GraphRun, function: Any, value: Value, name: str) -> Value:
-    """Attributes of a task's tensor."""
-    value = run.plain(value)
-    if not isinstance(value, Tensor):
-        return getattr(value, name)
-    if name == "shape":
-        return value.shape[1:]
-    if name == "ndim":
-        return value.ndim - 1
-    if name in ("dtype", "device"):
-        return getattr(value, name)
-    raise NoForm
-
-
-def number_of_dimensions(run: GraphRun, function: Any, value: Value) -> int:
-    """`dim()` of a task's tensor."""
-    return run.plain(value).dim() - 1
 
 
 def python(run: GraphRun, function: Any, *args: Any, **kwargs: Any) -> Value:
@@ -215,44 +152,71 @@ FUNCTIONS: dict[Any, Form] = {
     **dict.fromkeys(UNARY, unary),
     **dict.fromkeys(BINARY, binary),
     **dict.fromkeys((torch.mean, torch.sum, torch.amax, torch.amin), reduction),
-    **dict.fromkeys((torch.softmax, torch.log_softmax, F.softmax, F.log_softmax), along),
-    torch.unsqueeze: along,
-    **dict.fromkeys((torch.cat, torch.concat, torch.stack), concatenated),
+    **dict.fromkeys((torch.var, torch.std), spread),
+    **dict.fromkeys(
+        (torch.softmax, torch.log_softmax, F.softmax, F.log_softmax, torch.logsumexp,
+         torch.cumsum, torch.argmax, torch.argmin, torch.unsqueeze), along,
+    ),
+    **dict.fromkeys((torch.unbind,), along_first),
+    **dict.fromkeys((torch.chunk, torch.split), parts),
+    **dict.fromkeys((torch.max, torch.min), extreme),
+    F.normalize: normalized,
+    F.linear: parametric.linear,
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), parametric.convolution),
+    F.layer_norm: parametric.layer_norm,
+    F.rms_norm: parametric.rms_norm,
+    F.pad: shapes.padded,
+    torch.squeeze: shapes.squeezed,
+    **dict.fromkeys((torch.cat, torch.concat, torch.stack), shapes.concatenated),
     **dict.fromkeys(
         (F.max_pool1d, F.max_pool2d, F.avg_pool1d, F.avg_pool2d, F.adaptive_avg_pool1d,
-         F.adaptive_avg_pool2d, F.adaptive_max_pool1d, F.adaptive_max_pool2d), pooled,
+         F.adaptive_avg_pool2d, F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.max_pool3d,
+         F.avg_pool3d, F.adaptive_avg_pool3d, F.adaptive_max_pool3d, F.interpolate), pooled,
     ),
-    torch.where: where,
-    torch.flatten: flattened,
-    torch.reshape: reshaped,
-    torch.permute: permuted,
-    torch.transpose: transposed,
+    **dict.fromkeys((torch.where, torch.lerp, torch.addcmul, torch.addcdiv), pointwise),
+    torch.masked_fill: pointwise,
+    torch.flatten: shapes.flattened,
+    torch.reshape: shapes.reshaped,
+    torch.permute: shapes.permuted,
+    torch.transpose: shapes.transposed,
     torch.matmul: product,
     torch.bmm: product,
     operator.matmul: product,
-    operator.getitem: item,
-    getattr: attribute,
+    operator.getitem: shapes.item,
+    getattr: shapes.attribute,
     operator.floordiv: python,
     operator.mod: python,
 }  # fmt: skip
 ELEMENTWISE_METHODS = (
     "relu", "tanh", "sigmoid", "exp", "log", "log1p", "sqrt", "rsqrt", "abs", "neg", "square",
-    "sin", "cos", "clamp", "float", "double", "long", "int", "bool", "contiguous", "clone",
-    "detach", "erf", "sign", "reciprocal",
+    "sin", "cos", "clamp", "float", "double", "half", "bfloat16", "long", "int", "bool", "detach",
+    "erf", "sign", "reciprocal", "round", "floor",
 )  # fmt: skip
 METHODS: dict[str, Form] = {
     **dict.fromkeys(ELEMENTWISE_METHODS, unary),
     **dict.fromkeys(("add", "sub", "mul", "div", "pow", "maximum", "minimum"), binary),
     **dict.fromkeys(("mean", "sum", "amax", "amin"), reduction),
-    **dict.fromkeys(("softmax", "log_softmax", "unsqueeze"), along),
-    **dict.fromkeys(("view", "reshape"), reshaped),
-    "flatten": flattened,
-    "permute": permuted,
-    "transpose": transposed,
-    "expand": expanded,
+    **dict.fromkeys(("var", "std"), spread),
+    **dict.fromkeys(
+        ("softmax", "log_softmax", "logsumexp", "unsqueeze", "cumsum", "argmax", "argmin"), along
+    ),
+    "unbind": along_first,
+    **dict.fromkeys(("chunk", "split"), parts),
+    **dict.fromkeys(("max", "min"), extreme),
+    **dict.fromkeys(("lerp", "addcmul", "addcdiv", "masked_fill"), pointwise),
+    **dict.fromkeys(("view", "reshape"), shapes.reshaped),
+    **dict.fromkeys(("to", "type_as", "contiguous", "clone"), shapes.cast),
+    "flatten": shapes.flattened,
+    "permute": shapes.permuted,
+    "transpose": shapes.transposed,
+    "squeeze": shapes.squeezed,
+    "expand": shapes.expanded,
+    "expand_as": shapes.expanded_as,
+    "view_as": shapes.reshaped_as,
+    "repeat": shapes.repeated,
     "matmul": product,
-    "size": size,
-    "dim": number_of_dimensions,
+    "size": shapes.size,
+    "dim": shapes.number_of_dimensions,
 }
 IN_PLACE: dict[Any, Any] = {
     operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,

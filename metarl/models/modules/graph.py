@@ -11,12 +11,12 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from metarl.models.modules import layers
-from metarl.models.modules.functions import FUNCTIONS, METHODS, Form, NoForm
+from metarl.models.modules.functions import FUNCTIONS, METHODS, Form
 from metarl.models.modules.passes import Pass
 from metarl.models.modules.routes import Tensors, vmapped
 from metarl.models.modules.skeleton import BATCH_NORMS, Skeletons, call, kind_of
 from metarl.models.modules.tracing import constants_of, path_of, traced
-from metarl.models.modules.values import Folded, GraphRun, Layer, Value
+from metarl.models.modules.values import Folded, GraphRun, Layer, NoForm, Value
 
 Compute = Callable[[GraphRun, dict[fx.Node, Value]], Value]
 """Computes the value of a node from those of the nodes before it."""
@@ -122,16 +122,18 @@ class GraphRoute:
         return compute
 
     def _function(self, node: fx.Node, form: Form | None, function: Any) -> Compute:
+        name = getattr(function, "__name__", str(function))
         if form is None:
-            self.by_vmap.append(getattr(function, "__name__", str(function)))
+            self.by_vmap.append(name)
 
         def compute(run: GraphRun, values: dict[fx.Node, Value]) -> Value:
             args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
             if form is not None:
                 try:
                     return form(run, function, *args, **kwargs)
-                except NoForm:
-                    pass
+                except (NoForm, TypeError):  # TypeError: of arguments that the form does not take
+                    if name not in self.by_vmap:
+                        self.by_vmap.append(name)
             return _by_vmap(run, function, args, kwargs)
 
         return compute

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from metarl.errors import SettingsError
-from metarl.models.modules import normalisation
+from metarl.models.modules import composed, normalisation
 from metarl.models.modules.attention import (
     functional_channel_dropout,
     functional_dropout,
@@ -29,6 +29,8 @@ REPLACED: dict[Function, Function] = {
     torch._weight_norm: normalisation.weight_norm,
     F.scaled_dot_product_attention: scaled_dot_product_attention,
     F.multi_head_attention_forward: multi_head_attention,
+    F.embedding_bag: composed.embedding_bag,
+    torch.cdist: composed.cdist,
     F.dropout: functional_dropout,
     F.dropout1d: functional_channel_dropout,
     F.dropout2d: functional_channel_dropout,
@@ -39,7 +41,9 @@ RANDOM: frozenset[Function] = frozenset({
     torch.rand, torch.randn, torch.randint, torch.randperm, torch.rand_like, torch.randn_like,
     torch.randint_like, torch.bernoulli, torch.normal, torch.multinomial, torch.poisson,
     torch.dropout, torch.feature_dropout, torch.alpha_dropout, F.alpha_dropout,
-    F.feature_alpha_dropout, F.gumbel_softmax, torch.rrelu, torch.Tensor.bernoulli,
+    F.feature_alpha_dropout, F.gumbel_softmax, torch.rrelu, F.rrelu,
+    F.fractional_max_pool2d_with_indices, F.fractional_max_pool3d_with_indices,
+    torch.Tensor.bernoulli,
     torch.Tensor.bernoulli_, torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.random_,
     torch.Tensor.exponential_, torch.Tensor.multinomial,
 })  # fmt: skip

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metarl.models.convolution import Geometry, channel_moments, grouped_conv
+from metarl.models.convolution import channel_moments
 from metarl.models.functional import batch_norm
+from metarl.models.modules import parametric
 from metarl.models.modules.noise import dropout
+from metarl.models.modules.shapes import shifted
 from metarl.models.modules.skeleton import by_batch
 from metarl.models.modules.values import Folded, GraphRun, Layer, Value, folded, per_channel
 
@@ -19,39 +21,44 @@ LayerForm = Callable[[GraphRun, Layer, Value], Value]
 """Maps the input of a layer to its output, for T tasks."""
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 POOLING = {
     nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3, nn.AvgPool1d: 1, nn.AvgPool2d: 2,
     nn.AvgPool3d: 3, nn.AdaptiveAvgPool1d: 1, nn.AdaptiveAvgPool2d: 2, nn.AdaptiveAvgPool3d: 3,
-    nn.AdaptiveMaxPool1d: 1, nn.AdaptiveMaxPool2d: 2, nn.AdaptiveMaxPool3d: 3,
+    nn.AdaptiveMaxPool1d: 1, nn.AdaptiveMaxPool2d: 2, nn.AdaptiveMaxPool3d: 3, nn.LPPool1d: 1,
+    nn.LPPool2d: 2, nn.ZeroPad1d: 1, nn.ZeroPad2d: 2, nn.ZeroPad3d: 3, nn.ConstantPad1d: 1,
+    nn.ConstantPad2d: 2, nn.ConstantPad3d: 3, nn.ReflectionPad1d: 1, nn.ReflectionPad2d: 2,
+    nn.ReflectionPad3d: 3, nn.ReplicationPad1d: 1, nn.ReplicationPad2d: 2, nn.ReplicationPad3d: 3,
+    nn.CircularPad1d: 1, nn.CircularPad2d: 2, nn.CircularPad3d: 3, nn.PixelShuffle: 2,
+    nn.PixelUnshuffle: 2, nn.UpsamplingNearest2d: 2, nn.UpsamplingBilinear2d: 2,
+}  # fmt: skip
+"""Layers that treat each image, or each of its channels, alone -> numbers of spatial dimensions."""
+ALONG = {
+    nn.Softmax: torch.softmax, nn.LogSoftmax: torch.log_softmax, nn.Softmin: F.softmin,
+    nn.GLU: F.glu,
 }  # fmt: skip
 ELEMENTWISE = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU,
     nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish,
     nn.Hardsigmoid, nn.LogSigmoid, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink,
+    nn.Threshold,
 )  # fmt: skip
 
 
 def linear(run: GraphRun, layer: Layer, value: Value) -> Tensor:
     """`nn.Linear` of [T, *B, in]."""
-    inputs = run.plain(value)
     weight, bias = layer.tensor(run, "weight"), layer.tensor(run, "bias")
     assert weight is not None
-    rows = inputs.flatten(1, -2) if inputs.dim() > 2 else inputs.unsqueeze(1)
-    # y = W x + b
-    if bias is None:
-        outputs = torch.bmm(rows, weight.mT)
-    else:
-        outputs = torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
-    return outputs.view(*inputs.shape[:-1], -1)
+    return parametric.linear(run, F.linear, value, weight, bias)
 
 
 def convolution(run: GraphRun, layer: Layer, value: Value) -> Folded:
     """A convolution of [T, N, in, *S]."""
-    hidden = filtered(run, layer, value)
-    bias = layer.tensor(run, "bias")
-    if bias is not None:
-        hidden = hidden + per_channel(bias.flatten(), hidden)
-    return Folded(hidden)
+    return _shifted(filtered(run, layer, value), layer.tensor(run, "bias"))
+
+
+def _shifted(hidden: Tensor, bias: Tensor | None) -> Folded:
+    return Folded(hidden if bias is None else hidden + per_channel(bias.flatten(), hidden))
 
 
 def filtered(run: GraphRun, layer: Layer, value: Value, sign: Tensor | None = None) -> Tensor:
@@ -60,19 +67,24 @@ def filtered(run: GraphRun, layer: Layer, value: Value, sign: Tensor | None = No
     `sign` [T, out] multiplies the filters.
     """
     module, weight = layer.module, layer.tensor(run, "weight")
-    assert isinstance(module, CONV) and weight is not None
+    assert weight is not None
     if sign is not None:
         weight = weight * sign.view(*sign.shape, *[1] * (weight.dim() - 2))
-    if weight.dim() == 5:  # images: channels last in memory
-        moved = weight.permute(0, 1, 3, 4, 2)
-        if weight.shape[2] == 1:  # torch reads the layout from the stride of this dimension, too
-            moved = moved.clone(memory_format=torch.contiguous_format)
-        filters = moved.flatten(0, 1).permute(0, 3, 1, 2)
-    else:
-        filters = weight.flatten(0, 1)
-    groups = run.num_tasks * module.groups
-    geometry = Geometry(groups, module.stride, padding_of(module), module.dilation)
-    return grouped_conv(folded(value), filters, geometry)
+    padding = padding_of(module)
+    return parametric.filtered(
+        run, value, weight, module.groups, module.stride, padding, module.dilation
+    )
+
+
+def transposed_convolution(run: GraphRun, layer: Layer, value: Value) -> Folded:
+    """A transposed convolution of [T, N, in, *S]."""
+    module, weight = layer.module, layer.tensor(run, "weight")
+    assert weight is not None
+    hidden = parametric.transposed(
+        run, value, weight, module.groups, module.stride, module.padding, module.dilation,
+        module.output_padding,
+    )  # fmt: skip
+    return _shifted(hidden, layer.tensor(run, "bias"))
 
 
 def padding_of(module: Any) -> tuple[int, ...]:
@@ -177,12 +189,17 @@ def batch_moments(hidden: Tensor) -> tuple[Tensor, Tensor]:
 
 def layer_norm(run: GraphRun, layer: Layer, value: Value) -> Tensor:
     """`nn.LayerNorm` of [T, *B, *shape]."""
-    inputs, shape = run.plain(value), layer.module.normalized_shape
-    hidden = F.layer_norm(inputs, shape, None, None, layer.module.eps)
-    fill = [1] * (inputs.dim() - 1 - len(shape))
     weight, bias = layer.tensor(run, "weight"), layer.tensor(run, "bias")
-    hidden = hidden if weight is None else hidden * weight.view(-1, *fill, *shape)
-    return hidden if bias is None else hidden + bias.view(-1, *fill, *shape)
+    module = layer.module
+    return parametric.layer_norm(
+        run, F.layer_norm, value, module.normalized_shape, weight, bias, module.eps
+    )
+
+
+def rms_norm(run: GraphRun, layer: Layer, value: Value) -> Tensor:
+    """`nn.RMSNorm` of [T, *B, *shape]."""
+    shape, weight = layer.module.normalized_shape, layer.tensor(run, "weight")
+    return parametric.rms_norm(run, F.rms_norm, value, shape, weight, layer.module.eps)
 
 
 def group_norm(run: GraphRun, layer: Layer, value: Value) -> Folded:
@@ -222,6 +239,18 @@ def elementwise(run: GraphRun, layer: Layer, value: Value) -> Value:
     return layer.module(value)
 
 
+def prelu(run: GraphRun, layer: Layer, value: Value) -> Value:
+    """`nn.PReLU` with one slope, or one per channel."""
+    slope = layer.tensor(run, "weight")
+    assert slope is not None
+    if isinstance(value, Folded):
+        per_task = value.tensor.shape[1] // run.num_tasks
+        slope = per_channel(slope.expand(-1, per_task).reshape(-1), value.tensor)
+        return Folded(torch.where(value.tensor > 0, value.tensor, slope * value.tensor))
+    slope = slope.view(run.num_tasks, 1, -1, *[1] * (value.dim() - 3))
+    return torch.where(value > 0, value, slope * value)
+
+
 def noise(run: GraphRun, layer: Layer, value: Value) -> Value:
     """`nn.Dropout`, and those of whole channels."""
     module = layer.module
@@ -240,15 +269,15 @@ def flatten(run: GraphRun, layer: Layer, value: Value) -> Tensor:
     return run.plain(value).flatten(shifted(start), shifted(end))
 
 
-def softmax(run: GraphRun, layer: Layer, value: Value) -> Tensor:
-    """`nn.Softmax` and `nn.LogSoftmax` along a named dimension."""
-    function = torch.softmax if isinstance(layer.module, nn.Softmax) else torch.log_softmax
+def unflatten(run: GraphRun, layer: Layer, value: Value) -> Tensor:
+    """`nn.Unflatten` of [T, N, *]."""
+    return run.plain(value).unflatten(shifted(layer.module.dim), layer.module.unflattened_size)
+
+
+def along(run: GraphRun, layer: Layer, value: Value) -> Tensor:
+    """`nn.Softmax`, `nn.LogSoftmax`, `nn.Softmin` and `nn.GLU` along a named dimension."""
+    function = next(f for kind, f in ALONG.items() if isinstance(layer.module, kind))
     return function(run.plain(value), shifted(layer.module.dim))
-
-
-def shifted(dim: Any) -> int:
-    """Returns the dimension of a tensor of T tasks for that of one task's."""
-    return dim + 1 if dim >= 0 else dim
 
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -256,20 +285,24 @@ INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 FORMS: dict[type[nn.Module], tuple[LayerForm, frozenset[int] | None]] = {
     nn.Linear: (linear, None),
     **{kind: (convolution, frozenset({3 + i})) for i, kind in enumerate(CONV)},
+    **{kind: (transposed_convolution, frozenset({3 + i})) for i, kind in enumerate(TRANSPOSED)},
     nn.BatchNorm1d: (batch_normalisation, frozenset({2, 3})),
     nn.BatchNorm2d: (batch_normalisation, frozenset({4})),
     nn.BatchNorm3d: (batch_normalisation, frozenset({5})),
     nn.SyncBatchNorm: (batch_normalisation, frozenset({2, 3, 4, 5})),
     nn.LayerNorm: (layer_norm, None),
+    nn.RMSNorm: (rms_norm, None),
+    nn.PReLU: (prelu, frozenset({2, 3, 4, 5})),
     nn.GroupNorm: (group_norm, frozenset({2, 3, 4, 5})),
     **{kind: (group_norm, frozenset({3 + i})) for i, kind in enumerate(INSTANCE_NORMS)},
     nn.Embedding: (embedding, None),
     **{kind: (pooling, frozenset({2 + dims})) for kind, dims in POOLING.items()},
+    nn.Upsample: (pooling, frozenset({3, 4, 5})),
     **dict.fromkeys(ELEMENTWISE, (elementwise, None)),
     **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), (noise, None)),
     nn.Flatten: (flatten, None),
-    nn.Softmax: (softmax, None),
-    nn.LogSoftmax: (softmax, None),
+    nn.Unflatten: (unflatten, None),
+    **dict.fromkeys(ALONG, (along, None)),
 }
 """Class of a layer -> its form, and the numbers of dimensions that one task's input may have; None
 for any."""

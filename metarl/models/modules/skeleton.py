@@ -14,6 +14,7 @@ from metarl.models.modules import recurrent
 from metarl.models.modules.normalisation import batch_norm, normalised
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+PLAIN = (bool, int, float, complex, str, tuple, type(None), Tensor)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 HARMLESS = frozenset({
     "__init__", "reset_parameters", "extra_repr", "__doc__", "__annotations__", "__constants__",
@@ -59,7 +60,7 @@ def kind_of(layer: nn.Module) -> type[nn.Module]:
 
 
 def parameters_of(net: nn.Module) -> dict[str, Tensor]:
-    """Returns the parameters under every name of a tied one; a layer that is there twice has one."""
+    """Returns the parameters under every name of a tied one; a layer used twice has one name."""
     return {
         f"{path}.{name}" if path else name: p
         for path, layer in net.named_modules()
@@ -74,6 +75,15 @@ def buffers_of(net: nn.Module) -> dict[str, Tensor]:
         for path, layer in net.named_modules()
         for name, b in layer._buffers.items() if b is not None
     }  # fmt: skip
+
+
+def attribute_values(net: nn.Module) -> list[Any]:
+    """Returns the numbers, texts and tensors that are attributes of the modules, as constants."""
+    return [
+        (name, id(value), value._version) if isinstance(value, Tensor) else (name, value)
+        for layer in net.modules() for name, value in layer.__dict__.items()
+        if isinstance(value, PLAIN) and name != "training"
+    ]  # fmt: skip
 
 
 def by_batch(layer: nn.Module) -> bool:

@@ -58,6 +58,10 @@ class GraphRun:
         return unfold_images(value.tensor, self.num_tasks) if isinstance(value, Folded) else value
 
 
+class NoForm(Exception):  # noqa: N818
+    """A call has arguments for which there is no form: it runs by `vmap`."""
+
+
 class Layer(NamedTuple):
     """A layer of a module: a node of its graph.
 

@@ -16,7 +16,7 @@ from metarl.models.modules.choice import Choice, Way, choose
 from metarl.models.modules.fresh import fresh_params
 from metarl.models.modules.noise import pass_seeds
 from metarl.models.modules.passes import Pass
-from metarl.models.modules.skeleton import buffers_of, parameters_of
+from metarl.models.modules.skeleton import attribute_values, buffers_of, parameters_of
 from metarl.registry import check_choice
 
 Init = Callable[[torch.Generator], Mapping[str, Tensor]]
@@ -73,6 +73,8 @@ class ModuleModel(Model):
     check_derivatives: bool
     way: Way | None
     _choices: dict[Any, Choice]
+    _checked: set[Any]
+    _values: list[Any]
     _lock: threading.RLock  # pyright: ignore[reportInvalidTypeForm]
 
     def __init__(
@@ -140,7 +142,14 @@ class ModuleModel(Model):
         return outputs
 
     def prepare(self, inputs: Tensor, mask: Tensor | None = None) -> None:
-        """Chooses how to run the module for inputs [T, N, *input], and checks it."""
+        """Chooses how to run the module for inputs [T, N, *input], and checks it.
+
+        It chooses again if numbers or tensors that are attributes of the module have changed.
+        """
+        values = attribute_values(self.net)
+        if values != self._values:
+            self._choices.clear()
+            object.__setattr__(self, "_values", values)
         self._choice(inputs, mask)
 
     def activation_size(self, inputs: Tensor) -> int | None:
@@ -192,7 +201,9 @@ class ModuleModel(Model):
                         f"sequences, got {type(net).__name__}.forward without one. Add it: "
                         "forward(self, inputs, mask=None)."
                     )
-                self._choices[key] = choose(net, inputs, mask, self.check_derivatives, self.way)
+                check = self.check_derivatives and key not in self._checked
+                self._choices[key] = choose(net, inputs, mask, check, self.way)
+                self._checked.add(key)
             return self._choices[key]
 
     def _newest(self) -> Choice | None:
@@ -210,15 +221,15 @@ class ModuleModel(Model):
         return {**params, **{alias: params[name] for alias, name in aliases.items()}}
 
     def _forget(self) -> None:
-        choices: dict[Any, Choice] = {}
-        object.__setattr__(self, "_choices", choices)
-        object.__setattr__(self, "_lock", threading.RLock())
+        values = attribute_values(self.net)
+        derived = {"_choices": {}, "_checked": set(), "_values": values, "_lock": threading.RLock()}
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what is derived from the module."""
-        state = dict(self.__dict__)
-        del state["_choices"], state["_lock"]
-        return state
+        derived = ("_choices", "_checked", "_values", "_lock")
+        return {name: value for name, value in self.__dict__.items() if name not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores the model; it chooses again how to run."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from metarl.errors import DataError, SettingsError, ShapeError, short_repr
 from metarl.registry import check_choice
@@ -191,7 +191,7 @@ def _known_labels(reader: ItemReader, labels: Any) -> Any:
     if labels is not None and not isinstance(labels, str):
         return labels
     for name in LABEL_ATTRIBUTES:
-        known = getattr(dataset, name, None)
+        known = _attribute(dataset, name)
         if labels is None and known is not None and len(known) == len(dataset):
             for row in (0, len(dataset) - 1):
                 label = _plain_label(ItemReader(dataset, 1).part(dataset[row]))
@@ -205,6 +205,14 @@ def _known_labels(reader: ItemReader, labels: Any) -> Any:
         "The labels of a data set whose items stay on disk have to be known at the start: pass "
         "`labels`, one for each item, or give the data set an attribute `targets`."
     )
+
+
+def _attribute(dataset: Any, name: str) -> Any:
+    """Returns an attribute with a value for each item of a data set, or of a subset of one."""
+    if not isinstance(dataset, Subset):
+        return getattr(dataset, name, None)
+    known = _attribute(dataset.dataset, name)
+    return None if known is None else [_plain_label(known[row]) for row in dataset.indices]
 
 
 def _plain_label(label: Any) -> Any:

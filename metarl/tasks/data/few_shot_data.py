@@ -68,10 +68,12 @@ def FewShotData(  # noqa: N802 - reads like the other distributions
               length [M, L, *]; a NumPy memory map, or another array on disk with NumPy's indexing,
               is read when it is needed;
             - a list of M arrays [L_i, *]: sequences of unequal lengths;
-            - a list of M strings, with `characters`;
-            - a table: a pandas data frame, an Arrow table, a mapping of columns, or the path of a
-              .csv, .tsv, .parquet or .arrow file (files need the extra `data`);
-            - a map-style `torch.utils.data.Dataset`, of items (input, label, ...) or mappings;
+            - a list or column of M strings, with `characters`;
+            - a table: a pandas data frame, an Arrow table, a mapping of columns, a structured
+              array, or the path of a .csv, .tsv, .parquet or .arrow file (files need the extra
+              `data`);
+            - a map-style `torch.utils.data.Dataset`, or a list, of items (input, label, ...) or
+              mappings;
             - a Hugging Face `Dataset`.
         labels: The class of each example, M integers, booleans or strings; or the name of the
             column, or of the part of an item, that has them. None: the second part of each item of
@@ -147,7 +149,10 @@ def FewShotData(  # noqa: N802 - reads like the other distributions
 def _load(data: Any, settings: TableSettings) -> Loaded:
     """Returns the examples and labels of arrays, lists and data sets of torch."""
     length, tokens = settings.length, settings.tokens
-    if isinstance(data, list | tuple) or (
+    if hasattr(data, "iloc") and hasattr(data, "to_numpy"):  # a column of pandas
+        data = data.to_numpy()
+    has_labels = not (settings.labels is None or isinstance(settings.labels, str))
+    if (isinstance(data, list | tuple) and has_labels) or (
         isinstance(data, np.ndarray) and data.dtype.kind in "OUT"
     ):
         return Loaded(_from_list(list(data), settings), settings.labels)

@@ -20,6 +20,7 @@ from metarl.tasks.data.tables import (
     numbers,
     open_table,
     read_column,
+    read_times,
 )
 from metarl.tasks.series import SeriesTasks
 
@@ -72,7 +73,8 @@ def Forecasting(  # noqa: N802 - reads like the other distributions
         horizon: Values to forecast.
         shots: Support windows of a task.
         queries: Query windows of a task.
-        time: The column that orders the rows of a series; None: they are in order.
+        time: The column that orders the rows of a series: numbers or dates; None: they are in
+            order.
         targets: The columns of `values` that are forecast; None: all. Only of a table.
         splits: Which series are in which split, as for the classes of `FewShotData`; the series of
             arrays are called 0, 1, 2, ....
@@ -124,7 +126,7 @@ def _of_table(table: Any, group: str | None, values: Any, time: str | None, spli
     flat = numbers(table, channels)
     order = names.order
     if time is not None:
-        order = _in_time(names, read_column(table, time).values, time)
+        order = _in_time(names, read_times(table, time), time)
     if isinstance(splits, str):
         # One name for each row; the series of a row is that of its group.
         splits = read_column(table, splits).values

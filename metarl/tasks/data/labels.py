@@ -61,7 +61,7 @@ def number_labels(labels: Any, count: int, kind: str = "class") -> Labels:
         ShapeError: There is not one label per example, or labels are neither integers nor strings.
         TaskError: A label is missing.
     """
-    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    array = _array(labels)
     if array.shape != (count,):
         raise ShapeError(
             f"Expected a {kind} for each of the {count} examples, [{count}], got {array.shape}"
@@ -217,6 +217,18 @@ def _split_name(name: Any) -> Split:
     return check_split(aliases.get(str(name), str(name)))
 
 
+def _array(labels: Any) -> np.ndarray:
+    if isinstance(labels, Tensor):
+        return labels.detach().cpu().numpy()
+    if isinstance(labels, list | tuple):
+        strings = sum(isinstance(label, str) for label in labels)
+        if 0 < strings < len(labels):  # NumPy would make strings of the others
+            array = np.empty(len(labels), dtype=object)
+            array[:] = labels
+            return array
+    return np.asarray(labels)
+
+
 def _plain(array: np.ndarray, kind: str) -> np.ndarray:
     """Returns an object array of strings or of integers as an array of that type."""
     for row, value in enumerate(array):
@@ -226,7 +238,12 @@ def _plain(array: np.ndarray, kind: str) -> np.ndarray:
     if kinds == {str}:
         return array.astype(str)
     if kinds and all(issubclass(k, int | np.integer | bool | np.bool_) for k in kinds):
-        return array.astype(np.int64)
+        try:
+            return array.astype(np.int64)
+        except OverflowError as error:
+            raise ShapeError(
+                f"Expected labels of the {kind} of at most 64 bits; convert them to strings."
+            ) from error
     names = ", ".join(sorted(k.__name__ for k in kinds))
     raise ShapeError(
         f"Expected labels of the {kind} that are all integers or all strings, got a mixture of "

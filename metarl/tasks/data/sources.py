@@ -17,6 +17,10 @@ from metarl.tasks.pools import Reading
 
 SCALES = {torch.uint8: 255.0, torch.uint16: 65535.0}
 """Integers of images -> the largest value, which becomes 1."""
+WIDE = frozenset({torch.int32, torch.int64, torch.uint32, torch.uint64})
+"""Integers that float32 rounds."""
+COARSE, NOISE = 1e-2, 1e-10
+"""Rounding relative to the range that is refused; a relative range that is rounding itself."""
 RELEASE_BYTES = 1 << 26
 """Bytes read of a memory-mapped file after which its pages are given back to the system."""
 
@@ -289,9 +293,33 @@ def checked_tensor(values: Tensor, tokens: bool, name: str = "data") -> Tensor:
         raise ShapeError(f"Expected indices (integers) in the {name}, got {values.dtype}.")
     if values.is_floating_point():
         if values.dtype == torch.float64:
+            check_resolution(values, name)
             values = values.to(torch.float32)
         check_finite(values, name)
+    elif not tokens and values.dtype in WIDE:
+        check_resolution(values, name)
     return values
+
+
+def check_resolution(values: Tensor, name: str) -> None:
+    """Checks that numbers [M, *] stay apart in float32, such as times in seconds since 1970.
+
+    Raises:
+        DataError: In a column, float32 rounds by more than a hundredth of the range.
+    """
+    if not len(values):
+        return
+    columns = values.reshape(len(values), -1).to(torch.float64)
+    low, high = columns.aminmax(dim=0)
+    largest, spread = torch.maximum(low.abs(), high.abs()), high - low
+    rounding = largest * 2.0**-24
+    bad = (rounding > COARSE * spread) & (spread > NOISE * largest) & largest.isfinite()
+    if bad.any():
+        column = int(bad.nonzero()[0])
+        raise DataError(
+            f"The {name} has numbers from {low[column].item():.15g} to {high[column].item():.15g}, "
+            "which float32 hardly tells apart; subtract a constant, such as the smallest, first."
+        )
 
 
 def check_finite(values: Tensor, name: str, rows: np.ndarray | None = None) -> None:

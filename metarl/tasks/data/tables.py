@@ -45,9 +45,15 @@ def is_table(data: Any) -> bool:
     """Returns whether the data have named columns: a mapping, a data frame, a table or a file."""
     return (
         isinstance(data, Mapping | str | os.PathLike)
+        or is_structured(data)
         or is_arrow(data)
         or (hasattr(data, "columns") and hasattr(data, "iloc"))
     )
+
+
+def is_structured(data: Any) -> bool:
+    """Returns whether the data are an array of NumPy with named fields."""
+    return isinstance(data, np.ndarray) and data.dtype.names is not None
 
 
 def is_arrow(data: Any) -> bool:
@@ -65,6 +71,8 @@ def open_table(data: Any) -> Any:
         DataError: The file is missing, damaged or of unknown type.
         SettingsError: pyarrow is not installed.
     """
+    if is_structured(data):
+        return {name: data[name] for name in data.dtype.names}
     if not isinstance(data, str | os.PathLike):
         return data
     path = Path(data).expanduser()
@@ -120,6 +128,25 @@ def read_column(table: Any, name: str) -> Column:
     return _plain_column(table[name], name)
 
 
+def read_times(table: Any, name: str) -> np.ndarray:
+    """Reads a column that orders rows: numbers, strings or dates, which become integers.
+
+    Raises:
+        TaskError: A date is missing.
+    """
+    check_columns(table, [name])
+    column = table[name]
+    if hasattr(column, "dt"):  # pandas: those with a time zone, too
+        dates = column.to_numpy(dtype="datetime64[ns]")
+    else:
+        dates = column.to_numpy() if is_arrow(table) else np.asarray(column)
+    if dates.dtype.kind != "M":
+        return read_column(table, name).values
+    if np.isnat(dates).any():
+        raise _missing(name, int(np.isnat(dates).argmax()))
+    return dates.astype(np.int64)
+
+
 def num_rows(table: Any) -> int:
     """Returns the number of rows of a table; raises ShapeError if columns differ in length."""
     if is_arrow(table):
@@ -151,8 +178,9 @@ def numbers(table: Any, names: Sequence[str]) -> Tensor:
                 f"Expected numbers in the column {name!r}, got {kind}; leave it out, or convert it "
                 "(categories to indices or one-hot columns)."
             )
-        values = as_tensor(column.values, f"column {name!r}").to(torch.float32)
-        parts.append(checked_tensor(values, False, f"column {name!r}").reshape(len(values), -1))
+        values = checked_tensor(as_tensor(column.values, f"column {name!r}"), False,
+                                f"column {name!r}").to(torch.float32)  # fmt: skip
+        parts.append(values.reshape(len(values), -1))
     if len({len(part) for part in parts}) != 1:
         raise ShapeError(f"Expected columns of one length, got {[len(part) for part in parts]}.")
     return torch.cat(parts, dim=1)
