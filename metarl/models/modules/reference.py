@@ -72,14 +72,15 @@ class Traits:
     Attributes:
         activation: Numbers of the largest activation of an example.
         tolerance: Relative difference of two results that rounding explains.
-        rounds: Whether it computes in a coarser type than the sample's.
+        rounding: Relative rounding error of the coarsest type that it computes in, if that is
+            coarser than float64 in a sample of float64; else 0.
         stops_gradients: See `Watch`.
         casts: See `Watch`.
     """
 
     activation: int
     tolerance: float
-    rounds: bool
+    rounding: float
     stops_gradients: bool
     casts: bool
 
@@ -234,12 +235,12 @@ def _checked_run(plain: nn.Module, sample: Sample, name: str) -> tuple[list[Tens
             "for the same inputs. It may keep a state between calls, or draw random numbers from "
             "Python's or numpy's generator: use nn.Dropout, or give the numbers as inputs."
         )
-    rounds = sample.exact and largest.rounding > torch.finfo(torch.float64).eps
-    tolerance = EXACT if sample.exact else ROUGH
-    if rounds:
-        tolerance = max(tolerance, min(ROUNDINGS * largest.rounding, COARSE))
+    is_coarse = sample.exact and largest.rounding > torch.finfo(torch.float64).eps
+    rounding = largest.rounding if is_coarse else 0.0
+    least = EXACT if sample.exact else ROUGH
+    tolerance = max(least, min(ROUNDINGS * rounding, COARSE))
     activation = -(-largest.numbers // inputs.shape[0])
-    return outputs, Traits(activation, tolerance, rounds, watch.stops_gradients, watch.casts)
+    return outputs, Traits(activation, tolerance, rounding, watch.stops_gradients, watch.casts)
 
 
 def _mixes_examples(

@@ -155,13 +155,13 @@ def cast(run: GraphRun, function: Any, value: Value, *args: Any, **kwargs: Any) 
 
 
 def padded(
-    run: GraphRun, function: Any, value: Value, pad: Any, mode: str = "constant",
-    constant: float | None = None,
+    run: GraphRun, function: Any, inputs: Value, pad: Any, mode: str = "constant",
+    value: float | None = None,
 ) -> Value:  # fmt: skip
     """`F.pad` of [T, N, C, *S] along the positions."""
-    dims = value.tensor.dim() if isinstance(value, Folded) else value.dim() - 1
+    tensor = inputs.tensor if isinstance(inputs, Folded) else inputs.flatten(0, 1)
+    dims = tensor.dim()
     if dims < 3 or len(pad) > 2 * (dims - 2):
         raise NoForm
-    tensor = value.tensor if isinstance(value, Folded) else value.flatten(0, 1)
-    result = F.pad(tensor, pad, mode, constant)
-    return Folded(result) if isinstance(value, Folded) else result.unflatten(0, value.shape[:2])
+    result = F.pad(tensor, pad, mode, value)
+    return Folded(result) if isinstance(inputs, Folded) else result.unflatten(0, inputs.shape[:2])

@@ -286,7 +286,7 @@ def draw(case, tasks, count, generator):
 
 def initialised(net, generator):
     """Draws all weights from a generator, none of them special."""
-    for p in net.parameters():
+    for p in filter(torch.is_floating_point, net.parameters()):
         bound = 1 / math.sqrt(max(1, p.shape[-1] if p.dim() else 1))
         with torch.no_grad():
             p.copy_(p.sign() * 0.1 + torch.randn(p.shape, generator=generator) * bound)

@@ -1,0 +1,288 @@
+"""What less usual modules do beyond the contract: statistics, types, attributes, refusals."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from metarl.adaptation import MAML, GradientLearner
+from metarl.errors import SettingsError, ShapeError
+from metarl.models import from_module, task_params
+from metarl.tasks import Examples
+from tests.models.modules.odd_nets import OwnNorm, ScaledNorm
+from tests.models.modules.test_model import Returns, WrongDoubleBackward
+
+TASKS = 3
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def draw(generator, count=4, size=3):
+    return torch.randn(TASKS, count, size, generator=generator)
+
+
+# Statistics
+
+
+@pytest.mark.parametrize("norm", [ScaledNorm, OwnNorm, nn.SyncBatchNorm])
+def test_adapted_statistics_of_derived_norms(norm, generator):
+    net = nn.Sequential(nn.Linear(3, 4), norm(4), nn.Tanh(), nn.Linear(4, 2))
+    learner = GradientLearner(MAML(net, inner_lr=0.1))
+    x = draw(generator, 6)
+    labels = torch.arange(6).remainder(2).repeat(TASKS, 1)
+    *_, adapted = learner.adapt(Examples(x, labels), 2, generator)
+    plain = copy.deepcopy(net)
+    plain.load_state_dict(learner.adapted_state(adapted, task=1))
+    hidden = plain[0](x[1])
+    torch.testing.assert_close(plain[1].running_mean, hidden.mean(0))
+    torch.testing.assert_close(plain[1].running_var, hidden.var(0, correction=0))
+    assert net[1].num_batches_tracked == 0
+
+
+def test_instance_norms_with_running_statistics(generator):
+    net = nn.Sequential(nn.Unflatten(1, (1, 3)), nn.InstanceNorm1d(1, track_running_stats=True))
+    net.append(nn.Flatten()).append(nn.Linear(3, 2))
+    with pytest.raises(SettingsError, match="1 updates running statistics"):
+        from_module(net).prepare(draw(generator))
+    net[1].eval()
+    from_module(net).prepare(draw(generator))
+
+
+def test_a_layer_that_is_used_twice_loads_into_the_module(generator):
+    layer = nn.Linear(3, 3)
+    net = nn.Sequential(layer, nn.Tanh(), layer, nn.Linear(3, 2))
+    learner = GradientLearner(MAML(net, inner_lr=0.5))
+    support = Examples(draw(generator), torch.arange(4).remainder(2).repeat(TASKS, 1))
+    *_, adapted = learner.adapt(support, 1, generator)
+    state = learner.adapted_state(adapted, task=2)
+    assert list(state) == list(net.state_dict())
+    plain = copy.deepcopy(net)
+    plain.load_state_dict(state)
+    expected = learner.predict(adapted, support.inputs)[2]
+    torch.testing.assert_close(plain(support.inputs[2]), expected)
+    assert not torch.equal(plain[0].weight, layer.weight)
+
+
+# Types
+
+
+class ComplexWeights(nn.Module):
+    """A complex parameter next to real ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixing = nn.Parameter(torch.randn(3, 4, dtype=torch.complex64))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head((x.to(self.mixing.dtype) @ self.mixing).abs())
+
+
+def test_complex_weights_adapt(generator):
+    torch.manual_seed(0)
+    net = ComplexWeights()
+    learner = GradientLearner(MAML(net, inner_lr=0.1))
+    x, labels = draw(generator), torch.arange(4).remainder(2).repeat(TASKS, 1)
+    *_, adapted = learner.adapt(Examples(x, labels), 1, generator)
+    for t in range(TASKS):
+        loss = F.cross_entropy(net(x[t]), labels[t])
+        (grad,) = torch.autograd.grad(loss, [net.mixing])
+        torch.testing.assert_close(adapted.params["mixing"][t], net.mixing - 0.1 * grad)
+
+
+def test_autocast_is_kept(generator):
+    class Net(nn.Linear):
+        def forward(self, input):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return super().forward(input).float()
+
+    net = Net(3, 2, bias=False)
+    model = from_module(net)
+    x = draw(generator)
+    outputs = model(task_params(model, TASKS), x)
+    assert "autocast" in model.explain()
+    torch.testing.assert_close(outputs[1], net(x[1]), rtol=0.02, atol=0.02)
+    assert torch.equal(outputs, outputs.bfloat16().float())
+
+
+# Attributes
+
+
+class Named(nn.Module):
+    """Has layers and parameters with the names of the model's own attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(3, 3)
+        self.way = nn.Linear(3, 2)
+        self.init = nn.Parameter(torch.ones(3))
+        self.check_derivatives = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x):
+        return self.way(self.net(x) * self.init) + self.check_derivatives
+
+
+def test_names_of_layers_do_not_matter(generator):
+    net = Named()
+    model = from_module(net)
+    x = draw(generator)
+    outputs = model(task_params(model, TASKS), x)
+    torch.testing.assert_close(outputs[1], net(x[1]))
+    assert isinstance(net.init, nn.Parameter) and isinstance(net.way, nn.Linear)
+
+
+class Temperature(nn.Module):
+    """Divides by a number that a user changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.temperature = 1.0
+
+    def forward(self, x):
+        return self.linear(x) / self.temperature
+
+
+def test_a_number_that_changes_is_seen(generator):
+    net = Temperature()
+    learner = GradientLearner(MAML(net, inner_lr=0.1))
+    x = draw(generator)
+    support = Examples(x, torch.arange(4).remainder(2).repeat(TASKS, 1))
+    first, *_ = learner.adapt(support, 0, generator)
+    before = learner.predict(first, x)
+    net.temperature = 2.0
+    first, *_ = learner.adapt(support, 0, generator)
+    torch.testing.assert_close(learner.predict(first, x), before / 2)
+
+
+# What is checked and refused
+
+
+class StopsAndSquares(nn.Module):
+    """Detaches one part, and has a wrong second derivative in another by `vmap` alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x):
+        hidden = self.linear(x)
+        return hidden + hidden.detach() * len(x)
+
+
+def test_a_stopped_gradient_is_as_in_plain_torch(generator):
+    model = from_module(StopsAndSquares())
+    model.prepare(draw(generator))
+    assert "by vmap" in model.explain()
+
+
+def test_a_wrong_second_derivative_next_to_float32(generator):
+    def change(y):
+        return WrongDoubleBackward.apply(y.float().to(y.dtype)) if len(y) else y
+
+    torch.manual_seed(0)
+
+    with pytest.raises(SettingsError, match="second derivative of Returns is wrong"):
+        from_module(Returns(change)).prepare(draw(generator))
+
+
+def test_outputs_that_are_not_finite_are_compared_too(generator):
+    model = from_module(Returns(torch.sqrt))
+    model.prepare(draw(generator))
+    assert "task-batched" in model.explain()
+
+
+class Checkpointed(nn.Module):
+    """Computes a layer again in the backward pass, the old way."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        hidden = checkpoint(lambda y: torch.tanh(self.first(y)), x, use_reentrant=True)
+        return self.second(hidden)
+
+
+class InPlaceWeight(nn.Module):
+    """Normalises its weight in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.linear.weight.div_(self.linear.weight.norm())
+        return self.linear(x)
+
+
+class Own:
+    """A class of outputs that torch does not know."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize(
+    ("net", "error", "match"),
+    [
+        (Checkpointed(), SettingsError, "second derivative of Checkpointed is wrong"),
+        (InPlaceWeight(), SettingsError, r"InPlaceWeight changes linear\.weight"),
+        (Returns(Own), ShapeError, "classes of your own as a dict"),
+        (Returns(lambda y: F.rrelu(y, training=True)), SettingsError, "it calls `rrelu`"),
+    ],
+)
+def test_refused(net, error, match, generator):
+    with pytest.raises(error, match=match):
+        from_module(net).prepare(draw(generator))
+
+
+def test_a_scripted_layer_is_named():
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
+        layer = torch.jit.script(nn.Linear(3, 2))
+    with pytest.raises(SettingsError, match="and 0 is a scripted"):
+        from_module(nn.Sequential(layer))
+
+
+def test_packed_sequences_are_refused(generator):
+    class Packs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.LSTM(3, 2, batch_first=True)
+
+        def forward(self, x):
+            x = x.unsqueeze(1).expand(-1, 2, -1)
+            lengths = torch.full((x.shape[0],), 2)
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+            return self.layer(packed)[1][0][-1]
+
+    with pytest.raises(SettingsError, match="input of LSTM, got PackedSequence"):
+        from_module(Packs()).prepare(draw(generator))
+
+
+@pytest.mark.parametrize("mode", ["mean", "sum", "max"])
+def test_functions_without_a_second_derivative_are_composed(mode, generator):
+    class Bags(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bag = nn.EmbeddingBag(7, 4, mode=mode, padding_idx=0)
+            self.centres = nn.Parameter(torch.randn(3, 4))
+
+        def forward(self, x):
+            return torch.cdist(self.bag(x), self.centres)
+
+    torch.manual_seed(0)
+    net = Bags().double()
+    model = from_module(net)
+    x = torch.randint(7, (TASKS, 4, 5), generator=generator)
+    x[:, 0] = 0  # a bag of padding only
+    torch.testing.assert_close(model(task_params(model, TASKS), x)[1], net(x[1]))
+    assert "EmbeddingBag" in model.explain()  # and its second derivative was checked
