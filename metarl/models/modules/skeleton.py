@@ -154,8 +154,10 @@ class Skeletons:
 
 
 def call(skeleton: nn.Module, tensors: dict[str, Tensor], args: tuple[Any, ...], **kwargs: Any):  # noqa: ANN201
-    """Calls a module with other parameters and buffers; a tied one is there under each name."""
+    """Calls a module with other parameters and buffers; a tied one is there under each name.
+
+    `tensors` holds what the module assigns to them.
+    """
     # Batch normalisations count their batches in place.
-    counters = {n: t.clone() for n, t in tensors.items() if n.endswith("num_batches_tracked")}
-    tensors = {**tensors, **counters}
+    tensors.update({n: t.clone() for n, t in tensors.items() if n.endswith("num_batches_tracked")})
     return torch.func.functional_call(skeleton, tensors, args, kwargs, tie_weights=False)
