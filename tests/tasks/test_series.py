@@ -66,6 +66,16 @@ def test_tables_give_the_same_tasks_in_any_order(series):
     frame.iloc[0, frame.columns.get_loc("part")] = "validation"
     with pytest.raises(TaskError, match="has rows in two splits"):
         forecasting(frame, "sensor", "v", time="t", splits="part")
+    days = pd.Timestamp("2020-01-01") + pd.to_timedelta(frame["t"], unit="D")
+    arrow = pytest.importorskip("pyarrow").Table
+    for dates in (days, days.dt.tz_localize("Europe/Vienna"), days.dt.date, days.to_numpy()):
+        dated = frame.assign(t=dates)
+        for table in (dated, arrow.from_pandas(dated)):
+            found = sample(forecasting(table, "sensor", "v", time="t"))
+            assert torch.equal(found.query.inputs, expected.query.inputs)
+    with pytest.raises(TaskError, match="'t' has values that are missing .* row 0"):
+        dated = frame.assign(t=days.where(frame.index != frame.index[0]))
+        forecasting(dated, "sensor", "v", time="t")
     twice = pd.concat((frame, frame[5:6]))
     with pytest.raises(TaskError, match=r"has the t \d+ that another row of the series 's\d'"):
         forecasting(twice, "sensor", "v", time="t")

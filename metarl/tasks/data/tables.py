@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -140,6 +141,8 @@ def read_times(table: Any, name: str) -> np.ndarray:
         dates = column.to_numpy(dtype="datetime64[ns]")
     else:
         dates = column.to_numpy() if is_arrow(table) else np.asarray(column)
+    if dates.dtype.kind == "O" and all(isinstance(date, datetime.date) for date in dates):
+        dates = dates.astype("datetime64[us]")
     if dates.dtype.kind != "M":
         return read_column(table, name).values
     if np.isnat(dates).any():
@@ -285,6 +288,8 @@ def _from_objects(array: np.ndarray, name: str) -> Column:
         if len(shapes) == 1:
             lengths = np.array([len(value) for value in lists])
             return _lists(np.concatenate(lists), lengths, name)
+    if len(kinds) == 1:
+        raise _unsuitable(name, kinds.pop().__name__)
     raise ShapeError(
         f"Expected numbers, strings or lists of numbers in the column {name!r}, got a mixture of "
         f"{', '.join(sorted(kind.__name__ for kind in kinds))}; convert it to one type."

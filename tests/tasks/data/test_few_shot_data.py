@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from metarl.errors import DataError, MetarlError, SettingsError, ShapeError, TaskError
 from metarl.tasks import Characters, FewShotData, check_task_distribution
@@ -62,6 +62,12 @@ class Named(Pairs):
         return {"signal": self.inputs[row], "kind": self.labels_of_items[row]}
 
 
+def structured(features, labels):
+    """An array of NumPy with named fields."""
+    rows = [(*x, k) for x, k in zip(features.tolist(), labels.tolist(), strict=True)]
+    return np.array(rows, dtype=[*((name, "f4") for name in "abcd"), ("k", "i8")])
+
+
 def test_examples_belong_to_the_class_of_their_label(features, labels):
     tasks = few_shot(features, labels)
     check_task_distribution(tasks)
@@ -93,6 +99,10 @@ def test_all_containers_give_the_same_tasks(features, labels):
         few_shot(Named(features, labels), "kind", inputs="signal"),
         few_shot(with_targets, in_memory=False),
         few_shot(pairs, labels, in_memory=False),
+        few_shot(list(pairs)),
+        few_shot(list(Named(features, labels)), "kind", inputs="signal"),
+        few_shot(Subset(with_targets, range(len(labels))), in_memory=False),
+        few_shot(structured(features, labels), "k"),
         few_shot({**columns, "k": labels}, "k"),
         few_shot({"k": labels, "x": features}, "k", inputs="x"),
         few_shot(columns, labels, inputs=["a", "b", "c", "d"]),
@@ -216,9 +226,12 @@ def test_bad_splits(features, labels, splits, error, message):
         (lambda y: [float("nan"), *map(str, y.tolist()[1:])], TaskError, "of row 0 is missing"),
         (lambda y: None, SettingsError, "Expected `labels`"),
         (lambda y: "kind", SettingsError, "no named columns"),
+        (lambda y: ["1", *y.tolist()[1:]], ShapeError, "a mixture of int, str"),
+        (lambda y: [2**70, *y.tolist()[1:]], ShapeError, "at most 64 bits"),
     ],
-    ids=["few", "two dimensions", "floats", "nan", "none", "mixed", "nan in text", "no", "name"],
-)
+    ids=["few", "two dimensions", "floats", "nan", "none", "mixed", "nan in text", "no", "name",
+         "list", "large"],
+)  # fmt: skip
 def test_bad_labels(features, labels, change, error, message):
     changed = change(labels)
     if isinstance(changed, list) and changed[0] == "a":
@@ -246,6 +259,8 @@ def mixed(features):
         (lambda x: x.requires_grad_(), ShapeError, r"tensor.detach\(\)"),
         (lambda x: x.to_sparse(), ShapeError, "dense tensor"),
         (lambda x: scipy.sparse.csr_array(x.numpy()), ShapeError, r"data\.toarray\(\)"),
+        (lambda x: x.double() + 1.7e9, DataError, "float32 hardly tells apart; subtract a con"),
+        (lambda x: x.long() + 2**40, DataError, "float32 hardly tells apart"),
         (lambda x: np.ma.masked_equal(x.numpy(), 5), DataError, "are masked"),
         (lambda x: np.full((120, 2), "a"), ShapeError, "Expected numbers"),
         (lambda x: np.full((120, 2), np.datetime64("2020")), ShapeError, "dates to seconds"),
@@ -263,6 +278,26 @@ def mixed(features):
 def test_bad_inputs(features, labels, change, error, message):
     with pytest.raises(error, match=message):
         few_shot(change(features), labels)
+
+
+def test_numbers_that_float32_tells_apart_are_taken(features, labels):
+    pressures = features.double() * 5 + 101325
+    pressures[:, 3] = 0.3 + 1e-17 * torch.arange(len(labels))  # equal but for rounding
+    inputs = sample(few_shot(pressures, labels), num_tasks=50).support.inputs
+    assert inputs[..., 1].unique().numel() > 50
+
+
+def test_columns_of_pandas_are_read_by_position(labels):
+    pd = pytest.importorskip("pandas")
+    index = np.random.default_rng(0).permutation(len(labels))
+    sequences = pd.Series([np.full((2, 1), float(k)) for k in labels], index=index)
+    tasks = few_shot(sequences, pd.Series(labels.numpy(), index=index[::-1]))
+    batch = sample(tasks)
+    classes = batch.info["classes"].gather(1, batch.support.targets)
+    assert torch.equal(batch.support.inputs[:, :, 1, 0].long(), classes)
+    texts = pd.Series(["ab"[k % 2] * 3 for k in labels.tolist()], index=index)
+    inputs = sample(few_shot(texts, labels, characters=Characters("ab"))).support
+    assert torch.equal(inputs.inputs[:, :, 0].gt(2).long(), classes.remainder(2))
 
 
 def test_sequences_are_padded_and_masked(labels):
