@@ -73,7 +73,7 @@ def test_tables_give_the_same_tasks_in_any_order(series):
         for table in (dated, arrow.from_pandas(dated)):
             found = sample(forecasting(table, "sensor", "v", time="t"))
             assert torch.equal(found.query.inputs, expected.query.inputs)
-    with pytest.raises(TaskError, match="'t' has values that are missing .* row 0"):
+    with pytest.raises(TaskError, match=r"'t' has values that are missing .* row 0"):
         dated = frame.assign(t=days.where(frame.index != frame.index[0]))
         forecasting(dated, "sensor", "v", time="t")
     twice = pd.concat((frame, frame[5:6]))
