@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from metarl.errors import SettingsError
 from metarl.ranges import COUNT, check_fields
@@ -13,7 +12,7 @@ from metarl.tasks.base import Split
 from metarl.tasks.distortions import Distortion
 from metarl.tasks.episodes import FewShot, Grouping, Rotations
 from metarl.tasks.glyphs import IMAGE_SIZE, Glyphs, undrawn_glyphs
-from metarl.tasks.omniglot import DATA_VARIABLE, Omniglot, undecoded_omniglot
+from metarl.tasks.omniglot import DATA_VARIABLE, OmniglotImages
 from metarl.tasks.omniglot_splits import Scheme
 
 
@@ -85,12 +84,9 @@ class CharacterSettings:
             self._check_splits(undrawn_glyphs(*shape, rotations=self.rotations))
             tasks = Glyphs(*shape, rotations=self.rotations, invert=self.invert)
         else:
-            source: Any = {
-                "data_dir": self.data_dir, "image_size": self.image_size,
-                "rotations": self.rotations,
-            }  # fmt: skip
-            self._check_splits(undecoded_omniglot(self.scheme, *shape, **source))
-            tasks = Omniglot(self.scheme, *shape, invert=self.invert, **source)
+            images = OmniglotImages(self.scheme, self.data_dir, image_size=self.image_size)
+            self._check_splits(images.empty_episodes(*shape, self.rotations))
+            tasks = images.episodes(*shape, self.rotations, self.invert)
         return self._training_tasks(tasks)
 
     def test(self, train: FewShot) -> FewShot:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -87,53 +87,67 @@ def Omniglot(  # noqa: N802 - reads like the other distributions
         SettingsError: If the settings do not fit each other or the data.
         DataError: If an archive is corrupt, or missing and cannot be downloaded.
     """
-    episodes = undecoded_omniglot(
-        scheme, way, shots, queries, data_dir=data_dir, rotations=rotations,
-        validation_fraction=validation_fraction, split_seed=split_seed, image_size=image_size,
-        base_url=base_url,
-    )  # fmt: skip
-    arrays = [
-        read_archive(locate(name, data_folder(data_dir), base_url), image_size)
-        for name in ARCHIVES[scheme]
-    ]
-    images = np.concatenate([archive["images"] for archive in arrays])
-    pixels = torch.from_numpy(255 - images if invert else images)
-    pool = ImagePool(pixels, episodes.pool.counts, episodes.pool.names)
-    return replace(episodes, pool=pool)
+    images = OmniglotImages(scheme, data_dir, validation_fraction, split_seed, image_size, base_url)
+    return images.episodes(way, shots, queries, rotations, invert)
 
 
-def undecoded_omniglot(
-    scheme: Scheme = "vinyals",
-    way: int = 5,
-    shots: int = 1,
-    queries: int = 15,
-    *,
-    data_dir: str | os.PathLike[str] | None = None,
-    rotations: Rotations = "classes",
-    validation_fraction: float | None = None,
-    split_seed: int = 0,
-    image_size: int = IMAGE_SIZE,
-    base_url: str = BASE_URL,
-) -> FewShot:
-    """Returns episodes of empty images that take no memory, to check settings before decoding.
+@dataclass(frozen=True)
+class OmniglotImages:
+    """Omniglot's images and their splits; the arguments of `Omniglot` that are not of episodes.
 
-    The arguments are those of `Omniglot`, and so are the errors.
+    Attributes:
+        scheme: See `Omniglot`, like the following.
+        data_dir: Folder with the archives.
+        validation_fraction: Fraction of the training characters.
+        split_seed: Seed of random splits.
+        image_size: Height and width in pixels.
+        base_url: Address from which to download archives.
     """
-    if check_int("image_size", image_size, Range(-LARGEST, MOST_SIZE)) < 1:
-        raise SettingsError(f"Expected an image_size of at least 1 pixel, got {image_size}.")
-    check_episode(way, shots, queries)
-    settings = SplitSettings(scheme, split_seed, validation_fraction)
-    folder = data_folder(data_dir)
-    first, second = (_characters(locate(name, folder, base_url)) for name in ARCHIVES[scheme])
-    split_characters = split_names(settings, list(first), list(second))
-    names = (*first, *second)
-    counts = torch.tensor([len(drawings) for drawings in (*first.values(), *second.values())])
-    images = torch.zeros(1, dtype=torch.uint8).expand(int(counts.sum()), image_size, image_size)
-    splits: dict[Split, torch.Tensor] = {
-        part: class_indices(names, characters) for part, characters in split_characters.items()
-    }
-    pool = ImagePool(images, counts, names)
-    return FewShot(pool, splits, way, shots, queries, rotations=rotations)
+
+    scheme: Scheme = "vinyals"
+    data_dir: str | os.PathLike[str] | None = None
+    validation_fraction: float | None = None
+    split_seed: int = 0
+    image_size: int = IMAGE_SIZE
+    base_url: str = BASE_URL
+
+    def episodes(
+        self, way: int, shots: int, queries: int, rotations: Rotations, invert: bool
+    ) -> FewShot:
+        """Returns episodes of the decoded images; see `Omniglot`."""
+        empty = self.empty_episodes(way, shots, queries, rotations)
+        arrays = [read_archive(path, self.image_size) for path in self._archives()]
+        images = np.concatenate([archive["images"] for archive in arrays])
+        pixels = torch.from_numpy(255 - images if invert else images)
+        return replace(empty, pool=ImagePool(pixels, empty.pool.counts, empty.pool.names))
+
+    def empty_episodes(self, way: int, shots: int, queries: int, rotations: Rotations) -> FewShot:
+        """Returns episodes of empty images that take no memory, to check settings before decoding.
+
+        Raises:
+            SettingsError: If the settings do not fit each other or the data.
+            DataError: If an archive is corrupt, or missing and cannot be downloaded.
+        """
+        size = self.image_size
+        if check_int("image_size", size, Range(-LARGEST, MOST_SIZE)) < 1:
+            raise SettingsError(f"Expected an image_size of at least 1 pixel, got {size}.")
+        check_episode(way, shots, queries)
+        settings = SplitSettings(self.scheme, self.split_seed, self.validation_fraction)
+        first, second = map(_characters, self._archives())
+        split_characters = split_names(settings, list(first), list(second))
+        names = (*first, *second)
+        counts = torch.tensor([len(drawings) for drawings in (*first.values(), *second.values())])
+        images = torch.zeros(1, dtype=torch.uint8).expand(int(counts.sum()), size, size)
+        splits: dict[Split, torch.Tensor] = {
+            part: class_indices(names, characters) for part, characters in split_characters.items()
+        }
+        pool = ImagePool(images, counts, names)
+        return FewShot(pool, splits, way, shots, queries, rotations=rotations)
+
+    def _archives(self) -> list[Path]:
+        """Returns the paths of the archives of the scheme."""
+        folder = data_folder(self.data_dir)
+        return [locate(name, folder, self.base_url) for name in ARCHIVES[self.scheme]]
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
