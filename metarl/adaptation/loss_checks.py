@@ -15,6 +15,8 @@ from metarl.trees import map_tensors, take_tasks
 
 SHRINK = 0.9
 """Factor of the outputs of the neighbour; probabilities stay probabilities."""
+VARIANTS = 5
+"""Ways to shift the outputs in which the order of examples is tried."""
 
 
 def check_loss(
@@ -45,6 +47,7 @@ def check_loss(
     _check_finite(loss, losses, outputs)
     _check_gradient(loss, outputs, examples, values)
     check_tasks_apart(loss, outputs, examples, values)
+    check_order_of_examples(loss, outputs, examples, values)
 
 
 def check_metric(
@@ -59,6 +62,50 @@ def check_metric(
     with torch.no_grad():
         _called(metric, outputs, examples, values)
         check_tasks_apart(metric, outputs, examples, values)
+        check_order_of_examples(metric, outputs, examples, values)
+
+
+@torch.no_grad()
+def check_order_of_examples(
+    function: LossFunction, outputs: Outputs, examples: Examples, values: dict[str, Any]
+) -> None:
+    """Checks that the value of an example moves with the example.
+
+    Only where outputs have as many classes as examples, [T, N, N]: there a function that takes
+    dimension 1 for the classes, such as `F.cross_entropy(outputs, targets)`, raises no error.
+
+    Raises:
+        SettingsError: In another order, the examples have other values.
+    """
+    count = examples.targets.shape[1]
+    if count < 2 or not isinstance(outputs, Tensor) or count not in outputs.shape[2:]:
+        return
+    if outputs.is_floating_point() and outputs.amin() == outputs.amax():
+        outputs = outputs + 0.01 * _numbered(outputs).sin()
+    for places in range(min(count, VARIANTS)):
+        changed = outputs.roll(places, -1)  # other examples are right
+        found = function.unreduced(changed, examples, **values)
+        if not isinstance(found, Tensor) or found.shape[:2] != examples.targets.shape[:2]:
+            return
+        flipped = map_tensors(_reversed, (changed, examples))
+        other = function.unreduced(*flipped, **values)
+        if not torch.allclose(other.flip(1), found, rtol=1e-4, atol=1e-6, equal_nan=True):
+            raise SettingsError(
+                f"`{function.argument}` gives examples other values in another order: for outputs "
+                f"{shown(outputs)}, it seems to take dimension 1 for the classes. Dimension 1 is "
+                "the example: losses of torch for labels take F.cross_entropy("
+                "outputs.flatten(0, 1), targets.flatten(), reduction='none').view(targets.shape), "
+                "and the prediction is outputs.argmax(-1). A function of the set of examples "
+                "returns a value per task, [T]."
+            )
+
+
+def _numbered(tensor: Tensor) -> Tensor:
+    return torch.arange(tensor.numel(), device=tensor.device).to(tensor.dtype).view(tensor.shape)
+
+
+def _reversed(tensor: Tensor) -> Tensor:
+    return tensor.flip(1) if tensor.dim() > 1 else tensor
 
 
 def check_tasks_apart(

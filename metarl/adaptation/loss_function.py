@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metarl.errors import SettingsError, ShapeError
@@ -36,6 +37,8 @@ class LossFunction:
       [T, *shape] per name, such as for a penalty on their distance;
     - `support`, `info` (metrics): the support set (`Examples`), and `TaskBatch.info`.
 
+    `nn.CrossEntropyLoss`, `nn.NLLLoss` and their functions get the classes as dimension 1.
+
     It returns a value per task, [T], or per example, [T, N] or [T, N, *], of which the weighted
     mean is taken (see `weighted_mean`). A value per task cannot have respected weights that the
     function did not receive: this is refused.
@@ -60,6 +63,7 @@ class LossFunction:
         self.argument = argument
         self.declared = _declared(function, argument, keywords)
         self._is_default = function is task_loss
+        self._has_classes_second = _is_of_classes(function)
 
     def __call__(self, outputs: Outputs, examples: Examples, **values: Any) -> Tensor:
         """Returns the value of each task, [T].
@@ -81,7 +85,11 @@ class LossFunction:
         given: dict[str, Any] = {}
         for name in self.declared:
             given[name] = values[name] if name in values else getattr(examples, name)
-        return self.function(outputs, examples.targets, **given)
+        targets = examples.targets
+        if self._has_classes_second and isinstance(outputs, Tensor):
+            outputs = outputs.movedim(-1, 1)  # [T, classes, N, ...]
+            targets = targets.movedim(-1, 1) if targets.is_floating_point() else targets
+        return self.function(outputs, targets, **given)
 
     def reduced(self, values: Any, examples: Examples) -> Tensor:
         """Returns what the function returned as one value per task, [T]; checks its shape."""
@@ -144,6 +152,14 @@ def name_of(function: Callable[..., Any]) -> str:
         function = function.func
     name = getattr(function, "__name__", type(function).__name__)
     return re.sub(r"[^\w.-]+", "_", name).strip("_").replace("lambda", "metric")
+
+
+def _is_of_classes(function: Any) -> bool:
+    """Returns whether a function is one of torch's that takes classes as dimension 1."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    is_module = type(function) in (nn.CrossEntropyLoss, nn.NLLLoss)
+    return is_module or function in (F.cross_entropy, F.nll_loss)
 
 
 def _declared(function: Any, argument: str, keywords: Collection[str]) -> tuple[str, ...]:
