@@ -1,6 +1,8 @@
 """Choice of the device."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -69,3 +71,37 @@ def test_the_precision_is_that_of_products_and_convolutions(precision, tf32, tor
     set_matmul_precision(precision)
     assert torch.get_float32_matmul_precision() == precision
     assert torch.backends.cudnn.allow_tf32 == tf32
+
+
+FAULTS = """
+import resource, torch
+from metarl.devices import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    kept = [torch.ones(1 << 18) for _ in range(40)]  # 40 MB, as a graph holds them
+    del kept
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.set_num_threads(1)
+changed = keep_freed_memory()
+faults(), faults()
+print(changed, faults())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_freed_memory_is_kept_unless_the_environment_says_something_else():
+    def run(**environment):
+        command = [sys.executable, "-c", FAULTS]
+        environment = {**os.environ, **environment}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        changed, faults = result.stdout.split()
+        return changed, int(faults)
+
+    assert os.sysconf("SC_PAGESIZE") == 4096 or pytest.skip("counts pages of 4 KiB")
+    changed, kept = run()
+    if changed == "False":
+        pytest.skip("not glibc, or set by the environment")
+    unchanged, given_back = run(MALLOC_TRIM_THRESHOLD_="131072")
+    assert unchanged == "False" and kept < 500 < 5000 < given_back

@@ -14,6 +14,7 @@ from metarl import ranks
 from metarl.adaptation.learner import Learner, MetaLoss
 from metarl.chunks import FittingChunks
 from metarl.cuda_graphs import Driver, Graphed, graphs_allowed
+from metarl.devices import keep_freed_memory
 from metarl.errors import SettingsError
 from metarl.training.compilation import CompiledGradient, check_depends
 from metarl.training.settings import TrainingSettings
@@ -64,6 +65,8 @@ class MetaGradient:
         self._driver = driver
         capture = self._compiled if settings.compile else self._differentiate
         self.graphed = self.captured("meta-gradients", capture)
+        if any(p.device.type == "cpu" for p in self.params):
+            keep_freed_memory()
         # Two small operations in parallel, on one thread each, are faster than one after the other
         # on two threads.
         if settings.workers > 1:
