@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from gymnasium import spaces
 
 from metarl.adaptation.adaptation import Adaptation
+from metarl.errors import SettingsError
 from metarl.models.modules import network_file
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.policies import Policy, policy_for
@@ -65,6 +66,20 @@ class ControlProblem:
         own, options = not self.family.published_units, self.policy
         actions, observations = options.scale_actions, options.normalize_observations
         return own if actions is None else actions, own if observations is None else observations
+
+    def own_policy(self) -> PolicySettings:
+        """Returns the options of a policy with a memory, with its units filled in.
+
+        Raises:
+            SettingsError: A network of the user's is to replace the policy's layers.
+        """
+        if self.policy.network is not None:
+            raise SettingsError(
+                "Policies with a memory build their own layers: leave out --policy.network, got "
+                f"{self.policy.network}."
+            )
+        actions, observations = self.units()
+        return replace(self.policy, scale_actions=actions, normalize_observations=observations)
 
     def learner(self, adaptation: Adaptation) -> PolicyLearner:
         """Builds the learner of an adaptation of the policy."""

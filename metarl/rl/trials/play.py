@@ -88,6 +88,8 @@ class Trials(NamedTuple):
         returns: Undiscounted return of each episode, [T, N, E].
         record: `AgentStep.record` of each step, nested tensors [T, N, L, *].
         metrics: The family's metrics of each episode, [T, N, E] float32 per name.
+        next_observations: The observation after each step and before any reset, in the
+            environment's units, [T, N, L, O]; None unless they were asked for.
     """
 
     actions: Tensor
@@ -96,6 +98,7 @@ class Trials(NamedTuple):
     returns: Tensor
     record: Any
     metrics: dict[str, Tensor] = {}  # noqa: RUF012 - nothing writes into it
+    next_observations: Tensor | None = None
 
 
 class _Memory(NamedTuple):
@@ -113,6 +116,7 @@ class _Step(NamedTuple):
     reward: Tensor
     alive: Tensor
     record: Any
+    after: Tensor | None
 
 
 def draw_trial_noise(
@@ -160,6 +164,7 @@ def play(
     tasks: Tasks,
     noise: RolloutNoise,
     units: Units | None = None,
+    keep_next: bool = False,
 ) -> Trials:
     """Plays one trial in every world.
 
@@ -173,6 +178,7 @@ def play(
         tasks: The tasks, [T, *] per name; each task is run in N consecutive worlds.
         noise: The random numbers, from `draw_trial_noise`.
         units: Bring the agent's actions to the environment; None: they are in its units.
+        keep_next: Stores the observation after each step.
 
     Returns:
         The trials, without derivatives.
@@ -208,7 +214,8 @@ def play(
             observation, reward, terminated, truncated, _ = env.step(
                 output.action if units is None else units.act(output.action)
             )
-            steps.append(_Step(output.action, reward * alive, alive, output.record))
+            next_one = observation if keep_next else None
+            steps.append(_Step(output.action, reward * alive, alive, output.record, next_one))
             after = _Memory(output.state, output.action, reward)
             memory = _select_alive(alive, after, memory) if may_idle else after
             over = terminated | truncated if may_truncate else terminated
@@ -245,7 +252,8 @@ def _stack_steps(
     if may_idle:
         order = stacked.alive.argsort(dim=2, descending=True, stable=True)
         stacked = map_tensors(lambda t: _reorder_steps(t, order), stacked)
-    return Trials(stacked.action, stacked.reward, stacked.alive, returns, stacked.record)
+    action, reward, mask, record, after = stacked
+    return Trials(action, reward, mask, returns, record, next_observations=after)
 
 
 def _reorder_steps(values: Tensor, order: Tensor) -> Tensor:

@@ -28,9 +28,13 @@ class TrialLearner(ControlLearner):
         trials: Trials of each task, N.
         task_chunk_size: Tasks whose trials are played at once. None: all.
         observe_task: Appends the task vector to the observation (an oracle).
+
+    Attributes:
+        keeps_next: Whether its trials contain the observation after each step.
     """
 
     plays_trials = True
+    keeps_next: bool = False
     worlds: Worlds
 
     def __init__(
@@ -80,7 +84,7 @@ class TrialLearner(ControlLearner):
 
         def played(chunk: ControlTasks, numbers: RolloutNoise) -> Trials:
             parts = [
-                play(self.worlds.get(draws), self.agent, values, draws, self.units)
+                play(self.worlds.get(draws), self.agent, values, draws, self.units, self.keeps_next)
                 for _, values, draws in self.worlds.each(chunk.values, numbers)
             ]
             return self.worlds.join(parts, chunk.num_tasks)
