@@ -3,6 +3,7 @@
     python experiments/navigation2d.py                          # MAML-TRPO
     python experiments/navigation2d.py --algorithm mamlplusplus # an unknown name lists them all
     python experiments/navigation2d.py --algorithm rl2          # a recurrent policy, 4 episodes
+    python experiments/navigation2d.py --algorithm varibad      # a belief about the goal, likewise
     python experiments/navigation2d.py --training.seed 1
     python experiments/navigation2d.py --resume latest          # after Ctrl-C or a crash
     tensorboard --logdir runs/navigation2d
@@ -22,7 +23,7 @@ from metarl_envs.protocols import icml_navigation
 from metarl.adaptation.algorithms import MAMLAlgorithm
 from metarl.lab import Components, Experiment
 from metarl.lab.control import ControlSettings, build_control
-from metarl.lab.control_configs import control_configs, rl2_config
+from metarl.lab.control_configs import control_configs, rl2_config, varibad_config
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.training import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
@@ -41,7 +42,7 @@ RL2 = rl2_config(
     replace(TRAINING, iterations=300, meta_batch_size=100, cpu_chunk_size=None, outer_lr=3e-3,
             schedule="linear", max_grad_norm=1.0),
 )  # fmt: skip
-CONFIGS = control_configs(MAML, {"rl2": RL2})
+CONFIGS = control_configs(MAML, {"rl2": RL2, "varibad": varibad_config(RL2)})
 
 
 def build(settings: ControlSettings) -> Components:

@@ -101,6 +101,15 @@ def _recurrent(data: dict[str, Any], network: nn.Module | None, source: Source) 
     return RecurrentLearner(policy, _family(data, source), options, settings)
 
 
+def _inferring(data: dict[str, Any], network: nn.Module | None, source: Source) -> Learner:
+    from metarl.rl.trials.varibad import VariBADLearner
+
+    policy: Any = network if network is not None else _part(data, "policy", source)
+    options, settings = (source.rebuilt(data[name]) for name in ("options", "settings"))
+    decoders = _part(data, "decoders", source)
+    return VariBADLearner(policy, decoders, _family(data, source), options, settings)
+
+
 def _supervised(data: dict[str, Any], network: nn.Module | None, source: Source) -> Learner:
     import metarl.learners.metric.algorithms
     import metarl.learners.metric.classifier  # noqa: F401 - both register what is built
@@ -117,6 +126,7 @@ BUILDERS = {
     "GradientLearner": _gradient,
     "PolicyLearner": _policy,
     "RecurrentLearner": _recurrent,
+    "VariBADLearner": _inferring,
     "MetricLearner": _supervised,
     "EpisodeReader": _supervised,
     "MetaNetwork": _supervised,
@@ -154,7 +164,8 @@ def _family(data: dict[str, Any], source: Source) -> RecordedFamily:
 
 def _part(data: dict[str, Any], name: str, source: Source) -> Any:
     import metarl.learners
-    import metarl.rl.trials.recurrent_policy  # noqa: F401 - registers policies
+    import metarl.rl.trials.recurrent_policy
+    import metarl.rl.trials.varibad  # noqa: F401 - both register policies
 
     part = data[name]
     if isinstance(part, dict) and UNDESCRIBED in part:

@@ -9,7 +9,7 @@ import torch
 
 from metarl.deploy.actor import Action, Actor
 from metarl.rl.trials.play import AgentInput
-from metarl.rl.trials.recurrent_policy import RecurrentPolicy
+from metarl.rl.trials.trial_policy import TrialPolicy
 
 
 class RecurrentActor(Actor):
@@ -23,7 +23,7 @@ class RecurrentActor(Actor):
     """
 
     def __init__(
-        self, policy: RecurrentPolicy, size: int, action_size: int, generator: torch.Generator
+        self, policy: TrialPolicy, size: int, action_size: int, generator: torch.Generator
     ) -> None:
         self.row = np.zeros(size, np.float32)
         self._observation = torch.from_numpy(self.row).unsqueeze(0)

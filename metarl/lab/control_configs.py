@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 from metarl.adaptation import algorithms as gradient
 from metarl.lab.control import ControlSettings
-from metarl.lab.registered import with_registered
+from metarl.lab.registered import shared_options, with_registered
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.rl.trials.recurrent_learner import RL2Algorithm
 from metarl.rl.trials.strategies import StrategyAlgorithm
+from metarl.rl.trials.varibad import VariBADAlgorithm
 from metarl.sb3.ppo import PPOAlgorithm
 from metarl.training.meta_step import GradientUpdateSettings
 from metarl.training.proximal import ProximalSettings
@@ -119,6 +120,18 @@ def rl2_config(
         hidden=(),
         test_steps=episodes - 1,
     )
+
+
+def varibad_config(rl2: C, hidden: tuple[int, ...] = (64, 64), **learner: Any) -> C:
+    """Returns the configuration of VariBAD on the trials, and with the PPO, of RL^2.
+
+    Args:
+        rl2: The configuration of RL^2, whose memory is that of the encoder.
+        hidden: Widths of the hidden layers between the belief and the action, and the value.
+        **learner: Options of `VariBADAlgorithm` that differ from those of RL^2 or are its own.
+    """
+    options = {**shared_options(rl2.learner, VariBADAlgorithm), **learner}
+    return replace(rl2, algorithm="varibad", learner=VariBADAlgorithm(**options), hidden=hidden)
 
 
 def strategy_config(like: C, name: str, learner: StrategyAlgorithm) -> C:

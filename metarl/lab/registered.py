@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from metarl.adaptation.algorithm import GradientAlgorithm
 from metarl.adaptation.algorithms import GRADIENT_ALGORITHMS
 
 S = TypeVar("S")
@@ -35,13 +34,11 @@ def _derived(base: Any, name: str) -> Any:
     training = base.training
     if not algorithm.meta_trains:
         training = replace(training, iterations=0)
-    learner = algorithm(**_shared_options(base.learner, algorithm))
+    learner = algorithm(**shared_options(base.learner, algorithm))
     return replace(base, algorithm=name, learner=learner, training=training)
 
 
-def _shared_options(
-    learner: GradientAlgorithm, algorithm: type[GradientAlgorithm]
-) -> dict[str, Any]:
+def shared_options(learner: Any, algorithm: type[Any]) -> dict[str, Any]:
     """Returns the options of a learner's algorithm that another algorithm has too."""
     names = {f.name for f in fields(algorithm)} & {f.name for f in fields(learner)}
     return {name: getattr(learner, name) for name in names}

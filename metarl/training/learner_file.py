@@ -156,6 +156,11 @@ def _recurrent(learner: Any) -> dict[str, Any]:
     }
 
 
+def _inferring(learner: Any) -> dict[str, Any]:
+    decoders = _part(lambda: describe(learner.decoders, _stored(learner)))
+    return {**_recurrent(learner), "decoders": decoders}
+
+
 def _supervised(learner: Any) -> dict[str, Any]:
     import metarl.learners.metric.algorithms  # noqa: F401 - registers what it is built of
 
@@ -166,6 +171,7 @@ KINDS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "GradientLearner": _gradient,
     "PolicyLearner": _policy,
     "RecurrentLearner": _recurrent,
+    "VariBADLearner": _inferring,
     "MetricLearner": _supervised,
     "EpisodeReader": _supervised,
     "MetaNetwork": _supervised,
