@@ -9,9 +9,11 @@ from metarl.errors import SettingsError, ShapeError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
+from metarl.rl.problem import ControlProblem
 from metarl.rl.settings import PolicyGradientSettings
-from metarl.rl.trials.recurrent_learner import RecurrentLearner, RL2Algorithm
-from metarl.rl.trials.recurrent_policy import RecurrentPolicy
+from metarl.rl.trials.recurrent_learner import RL2Algorithm
+from metarl.rl.trials.trial_settings import TrialSettings
+from metarl.rl.trials.varibad import VariBADAlgorithm
 from metarl.sim import make_family
 from metarl.training.meta_step import GradientUpdateSettings
 from metarl.training.proximal import ProximalSettings
@@ -39,6 +41,17 @@ ALGORITHMS = {
     "lstm-frozen": s.LSTMMetaLearnerAlgorithm(steps=2, frozen=BODY),
     "learned-optimizer-frozen": s.LearnedOptimizerAlgorithm(steps=2, unroll=2, frozen=BODY),
     "rl2": RL2Algorithm(episodes=2, units=6),
+    "varibad": VariBADAlgorithm(episodes=2, units=6, latent=2, decoder=(5,)),
+    "varibad-observations": VariBADAlgorithm(
+        episodes=2,
+        units=6,
+        latent=2,
+        decoder=(5, 4),
+        observation_weight=0.5,
+        elbo_terms=3,
+        decoded_steps=4,
+        rl_reaches_encoder=True,
+    ),
 }
 UPDATES = {
     "trpo": TrustRegionSettings(),
@@ -49,6 +62,8 @@ WITHOUT_TRUST_REGION = {
     "reptile": "a distance is no objective for it",
     "reptile-frozen": "a distance is no objective for it",
     "rl2": "it is for policies that adapt by gradients",
+    "varibad": "it is for policies that adapt by gradients",
+    "varibad-observations": "it is for policies that adapt by gradients",
 }
 FAMILIES = {
     "navigation": lambda: Navigation2D(horizon=5),
@@ -65,10 +80,8 @@ def build(name, family, seed=0, **settings):
     generator = torch.Generator().manual_seed(seed)
     chosen = ALGORITHMS[name]
     settings = PolicyGradientSettings(**{"trajectories": 3, **settings})
-    if isinstance(chosen, RL2Algorithm):
-        spaces = (family.observation_space, family.action_space)
-        recurrent = RecurrentPolicy(*spaces, generator, chosen.units)
-        return RecurrentLearner(recurrent, family, chosen, settings), generator
+    if isinstance(chosen, TrialSettings):
+        return chosen.build(ControlProblem(family, generator, settings, (6,))), generator
     policy = policy_for(family, generator, hidden=(6,), activation="tanh")
     return PolicyLearner(chosen.adaptation(policy, generator), family, settings), generator
 
@@ -142,7 +155,7 @@ def test_parameters_that_require_no_gradient_are_left_by_both_loops(name, update
         pytest.skip(f"a trust region is refused: {WITHOUT_TRUST_REGION[name]}")
     family = FAMILIES["navigation"]()
     options = ALGORITHMS[name]
-    if isinstance(options, RL2Algorithm):
+    if isinstance(options, TrialSettings):
         pytest.skip("it has no inner loop")
     generator = torch.Generator().manual_seed(0)
     policy = policy_for(family, generator, hidden=(6,), activation="tanh")

@@ -145,8 +145,6 @@ def _adaptation(data: dict[str, Any], network: Any, source: Source) -> Adaptatio
 
 
 def _family(data: dict[str, Any], source: Source) -> RecordedFamily:
-    import metarl.sim.space_descriptions  # noqa: F401 - registers the spaces
-
     if data.get("observe_task"):
         raise SettingsError(
             "The run trained an oracle, which observes the task: there is nothing to adapt. Choose "
@@ -165,7 +163,8 @@ def _family(data: dict[str, Any], source: Source) -> RecordedFamily:
 def _part(data: dict[str, Any], name: str, source: Source) -> Any:
     import metarl.learners
     import metarl.rl.trials.recurrent_policy
-    import metarl.rl.trials.varibad  # noqa: F401 - both register policies
+    import metarl.rl.trials.varibad
+    import metarl.sim.space_descriptions  # noqa: F401 - all register what is described
 
     part = data[name]
     if isinstance(part, dict) and UNDESCRIBED in part:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from metarl.errors import SettingsError
 from metarl.models.base import Weights, task_params
+from metarl.models.described import described
 from metarl.registry import check_choice
 from metarl.rl.policy_network import CNN, PolicyNetwork
 from metarl.rl.trials.attention import Attention
@@ -50,6 +51,7 @@ class Memory(Protocol):
         ...
 
 
+@described
 @dataclass(frozen=True)
 class MemorySettings:
     """The memory of a recurrent policy.

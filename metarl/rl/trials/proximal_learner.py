@@ -143,7 +143,7 @@ class ProximalLearner(TrialLearner):
     def play(
         self, tasks: ControlTasks, episodes: int, generator: torch.Generator, *, own: bool = False
     ) -> Trials:
-        """Plays trials; before, starts the running statistics if there are none yet.
+        """Plays trials; before, starts the running statistics of the units if there are none yet.
 
         They start from a trial of one episode on training tasks, whose steps count.
 
@@ -152,11 +152,11 @@ class ProximalLearner(TrialLearner):
         """
         if self.policy.attention is not None:
             self.policy.attention.check(episodes * self.family.horizon)
-        if not self.started:
-            size = min(tasks.num_tasks, self.task_chunk_size or tasks.num_tasks)
-            train = self.family.split("train").sample(size, generator)
+        units = self.units
+        if units is not None and not units.started:
+            train = self.family.split("train").sample(tasks.num_tasks, generator)
             trials = super().play(train, 1, generator)
-            self.start(trials)
+            units.update(_moments(units, trials))
             self.environment_steps += int(trials.mask.sum())
         return super().play(tasks, episodes, generator, own=own)
 
@@ -175,16 +175,6 @@ class ProximalLearner(TrialLearner):
             generator: The only source of randomness.
         """
         del trials, total, generator
-
-    @property
-    def started(self) -> bool:
-        """Whether all running statistics have values."""
-        return self.units is None or self.units.started
-
-    def start(self, trials: Trials) -> None:
-        """Starts the running statistics from trials of training tasks."""
-        if self.units is not None:
-            self.units.update(_moments(self.units, trials))
 
     # Training
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
 from metarl.errors import SettingsError
 from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields, check_int
+from metarl.rl.control_learner import ControlLearner
 from metarl.rl.problem import ControlProblem
 from metarl.rl.trials.history import MemoryName, MemorySettings
 
@@ -15,7 +17,7 @@ ValueTargets = Literal["returns", "lambda"]
 
 
 @dataclass(frozen=True)
-class TrialSettings:
+class TrialSettings(ABC):
     """Interface of the options of algorithms that train a memory by PPO on whole trials."""
 
     episodes: int = 1
@@ -62,6 +64,10 @@ class TrialSettings:
             raise SettingsError(
                 f"Expected `heads` that divide `units`, got {self.heads} and {self.units}."
             )
+
+    @abstractmethod
+    def build(self, problem: ControlProblem, /) -> ControlLearner:
+        """Builds the policy and its learner; see `ControlAlgorithm.build`."""
 
     def memory_of(self, problem: ControlProblem) -> MemorySettings:
         """Returns the memory for the trials of a problem."""

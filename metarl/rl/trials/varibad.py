@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -164,29 +165,22 @@ class VariBADLearner(ProximalLearner):
         if decoders.observation is not None:
             self.observation_scale = RunningScale(decoders.size)
 
-    @property
-    def started(self) -> bool:
-        return super().started and self.reward_scale.started
-
-    def start(self, trials: Trials) -> None:
-        if not super().started:
-            super().start(trials)
-        self._merge(self._moments(trials, self._after(trials)))
-
     def draw(self, trials: Trials, total: int, generator: torch.Generator) -> InferenceInputs:
         drawn = self._drawn(trials, total, generator)
         after, steps = self._after(trials), drawn.steps
-        moments = self._moments(trials, after)
-        own = at(after, steps)
-        targets = None
+        moments = {"rewards": moments_of(trials.rewards.unsqueeze(3), trials.mask)}
         if self.observation_scale is not None:
-            targets = _standard(self.observation_scale, own)
+            moments["observations"] = moments_of(after, trials.mask)
+        scales = self._started(moments, total)
+        own, targets = at(after, steps), None
+        if "observations" in scales:
+            targets = _standard(scales["observations"], own)
         return InferenceInputs(
             drawn,
             at(trials.record.inputs[..., : self.policy.observation_size], steps),
             at(self.policy.encode_actions(trials.actions), steps),
             own,
-            _standard(self.reward_scale, at(trials.rewards, steps).unsqueeze(3)).squeeze(3),
+            _standard(scales["rewards"], at(trials.rewards, steps).unsqueeze(3)).squeeze(3),
             targets,
             moments,
         )
@@ -205,7 +199,8 @@ class VariBADLearner(ProximalLearner):
     def after_update(self, carry: dict[str, Any]) -> None:
         """Stores the statistics of the decoders' targets too."""
         super().after_update(carry)
-        self._merge(carry["targets"])
+        for name, scale in self._scales().items():
+            scale.update(carry["targets"][name])
 
     # Parts
 
@@ -260,16 +255,23 @@ class VariBADLearner(ProximalLearner):
         assert after is not None
         return after if self.units is None else self.units.observe(after)
 
-    def _moments(self, trials: Trials, after: Tensor) -> dict[str, Moments]:
-        found = {"rewards": moments_of(trials.rewards.unsqueeze(3), trials.mask)}
+    def _scales(self) -> dict[str, RunningScale]:
+        """Returns the statistics of what is predicted, by name."""
+        scales = {"rewards": self.reward_scale}
         if self.observation_scale is not None:
-            found["observations"] = moments_of(after, trials.mask)
-        return found
+            scales["observations"] = self.observation_scale
+        return scales
 
-    def _merge(self, moments: dict[str, Moments]) -> None:
-        self.reward_scale.update(moments["rewards"])
-        if self.observation_scale is not None:
-            self.observation_scale.update(moments["observations"])
+    def _started(self, moments: dict[str, Moments], total: int) -> dict[str, RunningScale]:
+        """Returns the statistics, or in the first iteration those of its trials."""
+        scales = self._scales()
+        if self.reward_scale.started:
+            return scales
+        of_all = ranks.gather(moments, total)
+        for name, moved in scales.items():
+            scales[name] = copy.deepcopy(moved)
+            scales[name].update(of_all[name])
+        return scales
 
 
 def _standard(scale: RunningScale, values: Tensor) -> Tensor:
