@@ -3,6 +3,7 @@
     python experiments/bandit.py                                # MAML-TRPO
     python experiments/bandit.py --algorithm rl2                # a recurrent policy
     python experiments/bandit.py --algorithm rl2 --pulls 10 --training.meta-batch-size 1000
+    python experiments/bandit.py --algorithm varibad            # a belief about the arms
     python experiments/bandit.py --algorithm ucb1               # greedy, thompson, gittins, ...
     python experiments/bandit.py --algorithm reptile            # an unknown name lists them all
     python experiments/bandit.py --resume latest                # after Ctrl-C or a crash
@@ -25,7 +26,12 @@ from metarl_envs.gittins import GittinsAlgorithm
 from metarl.adaptation.algorithms import MAMLAlgorithm
 from metarl.lab import Components, Experiment
 from metarl.lab.control import ControlSettings, build_control
-from metarl.lab.control_configs import control_configs, rl2_config, strategy_config
+from metarl.lab.control_configs import (
+    control_configs,
+    rl2_config,
+    strategy_config,
+    varibad_config,
+)
 from metarl.ranges import COUNT, Range
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.training import TrainingSettings
@@ -66,6 +72,7 @@ RL2 = rl2_config(
 )  # fmt: skip
 CONFIGS = control_configs(MAML, adam_lr=0.1) | {
     "rl2": RL2,
+    "varibad": varibad_config(RL2),
     "random-arm": strategy_config(RL2, "random-arm", strategies.RandomArmAlgorithm()),
     "ucb1": strategy_config(RL2, "ucb1", strategies.UCB1Algorithm(0.2)),
     "greedy": strategy_config(RL2, "greedy", strategies.EpsilonGreedyAlgorithm()),

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from metarl.adaptation.algorithms import MAMLAlgorithm
 from metarl.lab import Components, Experiment
-from metarl.lab.control_configs import control_configs, rl2_config
+from metarl.lab.control_configs import control_configs, rl2_config, varibad_config
 from metarl.lab.robots import FamilySettings, build_family
 from metarl.rl.settings import PolicyGradientSettings, PolicySettings
 from metarl.training import TrainingSettings
@@ -49,7 +49,7 @@ RL2 = replace(
     test_steps=10,
 )  # fmt: skip
 
-CONFIGS = control_configs(MAML, {"rl2": RL2}, max_kl=0.1)
+CONFIGS = control_configs(MAML, {"rl2": RL2, "varibad": varibad_config(RL2)}, max_kl=0.1)
 
 
 def build(settings: FamilySettings) -> Components:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from metarl.adaptation.algorithms import MAMLAlgorithm
-from metarl.lab.control_configs import control_configs, rl2_config
+from metarl.lab.control_configs import control_configs, rl2_config, varibad_config
 from metarl.lab.robots import FamilySettings
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.training import TrainingSettings
@@ -18,7 +18,8 @@ def robot_configs(family: str, **changes: Any) -> dict[str, FamilySettings]:
 
     An iteration is 40 tasks of 20 trajectories, before and after adaptation. Where PPO is the outer
     update, the divergence of the policies is bounded: without a bound ProMP broke down once the
-    policies had become nearly deterministic. RL^2's settings are not tuned for robots.
+    policies had become nearly deterministic. The settings of RL^2 and VariBAD are not tuned for
+    robots.
 
     Args:
         family: Name of the default family.
@@ -41,4 +42,4 @@ def robot_configs(family: str, **changes: Any) -> dict[str, FamilySettings]:
         maml, 2, replace(maml.gradients, clip=0.2), replace(maml.training, outer_lr=1e-3),
         embedding=64,
     )  # fmt: skip
-    return control_configs(maml, {"rl2": rl2}, max_kl=0.1)
+    return control_configs(maml, {"rl2": rl2, "varibad": varibad_config(rl2)}, max_kl=0.1)

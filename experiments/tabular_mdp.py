@@ -19,7 +19,12 @@ from metarl_envs.tabular_mdp import TabularMDP
 from metarl.adaptation.algorithms import MAMLAlgorithm
 from metarl.lab import Components, Experiment
 from metarl.lab.control import ControlSettings, build_control
-from metarl.lab.control_configs import control_configs, rl2_config, strategy_config
+from metarl.lab.control_configs import (
+    control_configs,
+    rl2_config,
+    strategy_config,
+    varibad_config,
+)
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.training import TrainingSettings
 from metarl.training.proximal import ProximalSettings
@@ -47,6 +52,7 @@ RL2 = rl2_config(
 )  # fmt: skip
 CONFIGS = control_configs(MAML, adam_lr=0.1) | {
     "rl2": RL2,
+    "varibad": varibad_config(RL2),
     "random-player": strategy_config(RL2, "random-player", strategies.RandomPlayerAlgorithm()),
     "greedy": strategy_config(RL2, "greedy", strategies.GreedyAlgorithm()),
     "optimal": strategy_config(RL2, "optimal", strategies.OptimalAlgorithm()),

@@ -28,7 +28,7 @@ from metarl.rl.policies import GaussianPolicy
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.rollouts import RolloutNoise, draw_noise
 from metarl.rl.trials.play import draw_trial_noise, play
-from metarl.rl.trials.recurrent_learner import RecurrentLearner
+from metarl.rl.trials.proximal_learner import ProximalLearner
 from metarl.rl.worlds import Worlds
 from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.trees import concatenate_tasks, take_tasks
@@ -55,7 +55,7 @@ def judge(
     of 10 episodes and 3 judged ones, in which its memory goes on.
 
     Args:
-        learner: The learner, of a `PolicyLearner` or a `RecurrentLearner`.
+        learner: The learner, of a `PolicyLearner` or a `ProximalLearner`.
         family: The family in which it is judged; Meta-World's own or that of tensors.
         tasks: T goals of this family.
         generator: Source of all randomness.
@@ -74,11 +74,11 @@ def judge(
         part = ControlTasks(values)
         if isinstance(judged, PolicyLearner) and isinstance(judged.policy, GaussianPolicy):
             rows.append(_adapt_by_gradients(judged, family, part, generator))
-        elif isinstance(judged, RecurrentLearner):
+        elif isinstance(judged, ProximalLearner):
             rows.append(_adapt_by_memory(judged, family, part, generator))
         else:
             raise SettingsError(
-                "Expected a PolicyLearner with a Gaussian policy or a RecurrentLearner, got "
+                "Expected a PolicyLearner with a Gaussian policy or a policy with a memory, got "
                 f"{type(judged).__name__}: its mode actions are not known."
             )
     return concatenate_tasks(rows)
@@ -160,7 +160,7 @@ def _adapt_by_gradients(
 
 
 def _adapt_by_memory(
-    learner: RecurrentLearner, family: TaskFamily, tasks: ControlTasks, generator: torch.Generator
+    learner: ProximalLearner, family: TaskFamily, tasks: ControlTasks, generator: torch.Generator
 ) -> dict[str, Tensor]:
     episodes = ADAPTATION + JUDGED
     noise = draw_trial_noise(learner.agent, family, tasks.num_tasks, 1, episodes, generator)

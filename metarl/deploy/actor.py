@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import numpy as np
 
 Action = np.ndarray | int
 """One action: [A] float32, or the number of a discrete one."""
+
+
+class Belief(NamedTuple):
+    """The posterior of a task's latent, a normal distribution with independent entries.
+
+    Attributes:
+        mean: Shape [K] float32.
+        std: The standard deviations, [K] float32.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
 
 
 class Actor(ABC):
@@ -18,6 +31,11 @@ class Actor(ABC):
     """
 
     row: np.ndarray
+
+    @property
+    def belief(self) -> Belief | None:
+        """The posterior of the task at the last `act`; None before it and without a latent."""
+        return None
 
     @abstractmethod
     def act(self, explore: bool) -> tuple[Action, Action]:

@@ -45,7 +45,7 @@ def export_adaptation(
     ten steps of an adaptation.
 
     Args:
-        learner: A `GradientLearner`, `PolicyLearner` or `RecurrentLearner`.
+        learner: A `GradientLearner`, `PolicyLearner`, `RecurrentLearner` or `VariBADLearner`.
         folder: The folder. An earlier export in it is replaced.
         to: "onnx", or "torch" for programs of `torch.export`.
         tasks: Tasks of a supervised learner, whose examples give shapes and types, or a function

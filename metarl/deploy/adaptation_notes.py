@@ -15,7 +15,7 @@ from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.rl.joint_policy import ActionPart
 from metarl.rl.policies import GaussianPolicy, Policy
 from metarl.rl.policy_learner import PolicyLearner
-from metarl.rl.trials.recurrent_learner import RecurrentLearner
+from metarl.rl.trials.proximal_learner import ProximalLearner
 from metarl.rl.units import LARGEST_BOUND, Units
 from metarl.runs.run_folder import to_json
 from metarl.sim.family import TaskFamily
@@ -41,7 +41,7 @@ def control_notes(learner: PolicyLearner) -> dict[str, Any]:
     }
 
 
-def recurrent_notes(learner: RecurrentLearner) -> dict[str, Any]:
+def recurrent_notes(learner: ProximalLearner) -> dict[str, Any]:
     """Returns what the metadata says of a recurrent policy."""
     return {
         "noise": _noise(learner.policy.head),

@@ -12,14 +12,14 @@ from metarl.deploy.adaptation_notes import recurrent_notes
 from metarl.deploy.adaptation_theta import NEW, STATE, Start
 from metarl.errors import ExportError, SettingsError
 from metarl.rl.trials.play import AgentInput
-from metarl.rl.trials.recurrent_learner import RecurrentLearner
-from metarl.rl.trials.recurrent_policy import RecurrentPolicy
+from metarl.rl.trials.proximal_learner import ProximalLearner
+from metarl.rl.trials.trial_policy import TrialPolicy
 
 HIDDEN = "hidden"
 
 
-@exported.register(RecurrentLearner)
-def _(learner: RecurrentLearner, request: Request) -> Exported:
+@exported.register(ProximalLearner)
+def _(learner: ProximalLearner, request: Request) -> Exported:
     """Returns the graph "act".
 
     Raises:
@@ -32,7 +32,7 @@ def _(learner: RecurrentLearner, request: Request) -> Exported:
     return Exported("recurrent", start, graphs, recurrent_notes(learner))
 
 
-def recurrent_graphs(learner: RecurrentLearner) -> tuple[Start, list[Graph]]:
+def recurrent_graphs(learner: ProximalLearner) -> tuple[Start, list[Graph]]:
     """Returns the state at the start of a trial, and the graph "act"; the weights are inside.
 
     Args:
@@ -57,7 +57,7 @@ def recurrent_graphs(learner: RecurrentLearner) -> tuple[Start, list[Graph]]:
     return start, [_act(learner, start)]
 
 
-def _act(learner: RecurrentLearner, start: Start) -> Graph:
+def _act(learner: ProximalLearner, start: Start) -> Graph:
     policy = learner.policy
     head, bounds = policy.head, bounds_of(learner.family.action_space)
 
@@ -68,8 +68,9 @@ def _act(learner: RecurrentLearner, start: Start) -> Graph:
             action = (action - policy.units.actions.shift) / policy.units.actions.scale
             action = action * begun.unsqueeze(1)
         own = AgentInput(observation, action, reward, ended, begun)
-        state = policy.act(hidden, own, noise).state
-        outputs = actions_of(policy.distribution(state), noise, policy.units, bounds)
+        step = policy.act(hidden, own, noise)
+        state = step.state
+        outputs = actions_of(step.record.behaviour, noise, policy.units, bounds)
         return [*(t.squeeze(0).detach() for t in outputs), state.squeeze(0).detach()]
 
     free: dict[int, str] = {}
@@ -80,7 +81,7 @@ def _act(learner: RecurrentLearner, start: Start) -> Graph:
     )
 
 
-def _inputs(policy: RecurrentPolicy) -> list[Port]:
+def _inputs(policy: TrialPolicy) -> list[Port]:
     """Returns the inputs of a step besides the state."""
     number = torch.zeros(())
     action = torch.zeros(policy.head.action_shape)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.deploy.actor import Action, Actor
+from metarl.deploy.actor import Action, Actor, Belief
 from metarl.deploy.adapted_policy import AdaptedPolicy
 from metarl.deploy.adapter import Adapter, Origin
 from metarl.deploy.adapter_experience import logged, observed, remember
@@ -39,8 +39,9 @@ class ControlAdapter(Adapter):
         adapter.adapt()  # after whole or part episodes
 
     A policy that adapts by gradients adapts from the actions that it sampled. An action of somebody
-    else, or one that was held, counts as a part of the environment. For a recurrent policy (RL^2)
-    acting is adapting, and `adapt()` does nothing.
+    else, or one that was held, counts as a part of the environment. For a policy with a memory
+    (RL^2, VariBAD) acting is adapting, and `adapt()` does nothing; `belief` is what VariBAD has
+    inferred of the task.
 
     Args:
         learner: The trained learner.
@@ -250,6 +251,21 @@ class ControlAdapter(Adapter):
     def environment_steps(self) -> int:
         """Environment steps that were observed since the last reset."""
         return self._recorder.steps
+
+    @property
+    def belief(self) -> Belief:
+        """What the policy has inferred of the task: the posterior of its latent at the last `act`.
+
+        Raises:
+            SettingsError: The policy infers no latent (VariBAD does), or has not acted yet.
+        """
+        found = self._actor.belief
+        if found is None:
+            raise SettingsError(
+                "Expected a policy that infers a latent of the task (`--algorithm varibad`) and "
+                "has acted since the last reset: call `act` first."
+            )
+        return found
 
     @property
     def held(self) -> int:

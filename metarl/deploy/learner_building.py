@@ -96,18 +96,21 @@ def _policy(data: dict[str, Any], network: nn.Module | None, source: Source) -> 
 def _recurrent(data: dict[str, Any], network: nn.Module | None, source: Source) -> Learner:
     from metarl.rl.trials.recurrent_learner import RecurrentLearner
 
-    policy: Any = network if network is not None else _part(data, "policy", source)
-    options, settings = (source.rebuilt(data[name]) for name in ("options", "settings"))
-    return RecurrentLearner(policy, _family(data, source), options, settings)
+    return RecurrentLearner(*_parts_of_trials(data, network, source))
 
 
 def _inferring(data: dict[str, Any], network: nn.Module | None, source: Source) -> Learner:
     from metarl.rl.trials.varibad import VariBADLearner
 
-    policy: Any = network if network is not None else _part(data, "policy", source)
+    policy, *rest = _parts_of_trials(data, network, source)
+    return VariBADLearner(policy, _part(data, "decoders", source), *rest)
+
+
+def _parts_of_trials(data: dict[str, Any], network: Any, source: Source) -> tuple[Any, ...]:
+    """Returns the policy, the family, the options and the settings of a learner on trials."""
+    policy = network if network is not None else _part(data, "policy", source)
     options, settings = (source.rebuilt(data[name]) for name in ("options", "settings"))
-    decoders = _part(data, "decoders", source)
-    return VariBADLearner(policy, decoders, _family(data, source), options, settings)
+    return policy, _family(data, source), options, settings
 
 
 def _supervised(data: dict[str, Any], network: nn.Module | None, source: Source) -> Learner:

@@ -1,4 +1,4 @@
-"""Acts by a recurrent policy (RL^2) on one robot: acting is adapting."""
+"""Acts by a policy with a memory (RL^2, VariBAD) on one robot: acting is adapting."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarl.deploy.actor import Action, Actor
+from metarl.deploy.actor import Action, Actor, Belief
+from metarl.rl.distributions import Gaussian
 from metarl.rl.trials.play import AgentInput
 from metarl.rl.trials.trial_policy import TrialPolicy
 
 
 class RecurrentActor(Actor):
-    """A recurrent policy in one trial: its memory goes on from episode to episode.
+    """A policy with a memory in one trial, which goes on from episode to episode.
 
     Args:
         policy: The policy.
@@ -33,7 +34,15 @@ class RecurrentActor(Actor):
         self._action = (
             torch.zeros(1, action_size) if action_size else torch.zeros(1, dtype=torch.int64)
         )
+        self._belief: Gaussian | None = None
         self._reward, self._ended, self._begun = (torch.zeros(1) for _ in range(3))
+
+    @property
+    def belief(self) -> Belief | None:
+        if self._belief is None:
+            return None
+        mean, log_std = self._belief
+        return Belief(mean[0].numpy().copy(), log_std[0].exp().numpy())
 
     @torch.no_grad()
     def act(self, explore: bool) -> tuple[Action, Action]:
@@ -42,7 +51,7 @@ class RecurrentActor(Actor):
         )  # fmt: skip
         noise = self._policy.noise((1,), self._generator)
         step = self._policy.act(self._state, given, noise)
-        self._state = step.state
+        self._state, self._belief = step.state, step.record.belief
         action = step.action if explore else step.record.behaviour.mode()
         if not self._action_size:
             return int(action), int(action)

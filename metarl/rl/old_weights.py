@@ -11,7 +11,7 @@ def adapt_old_weights(learner: Any, weights: dict[str, Any], *_: Any) -> None:
     It is a pre-hook of `load_state_dict`.
 
     Args:
-        learner: The `PolicyLearner` or `RecurrentLearner` that loads them.
+        learner: The learner of a policy that loads them.
         weights: The weights by name, changed in place.
     """
     for name in [n for n in weights if n.startswith("adaptation.")]:

@@ -26,6 +26,7 @@ def test_every_algorithm_stands_beside_its_settings(metarl):
         ("MAMLAlgorithm", "promp", "inner-lr"),
         ("PPOAlgorithm", "ppo", "learning-rate"),
         ("RL2Algorithm", "rl2", "episodes"),
+        ("VariBADAlgorithm", "varibad", "latent"),
         ("PrototypicalAlgorithm", "prototypical", "embedding"),
         ("MemoryAugmentedOptions", "mann-strings", "slots"),
         ("UCB1Algorithm", "ucb1", "width"),

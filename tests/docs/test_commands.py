@@ -12,6 +12,7 @@ from metarl.lab.command_line import parse_settings
 from metarl.lab.installed import EXPERIMENTS
 from metarl.lab.lookup import find_experiment
 from metarl.rl.trials.recurrent_learner import RL2Algorithm
+from metarl.rl.trials.varibad import VariBADAlgorithm
 from tests.docs import pages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +41,7 @@ def test_the_options_of_algorithms_are_their_fields():
     page = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
     algorithms = {name: GRADIENT_ALGORITHMS.get(name) for name in GRADIENT_ALGORITHMS.names()}
     algorithms |= {"fomaml": algorithms["maml"], "rl2": RL2Algorithm}
+    algorithms |= {"varibad": VariBADAlgorithm}
     rows = re.findall(r"^\| (`--learner.*?) \| (.*?) \|", page, re.MULTILINE)
     assert rows
     for options, names in rows:

@@ -14,7 +14,12 @@ from metarl.adaptation import algorithms as learners
 from metarl.errors import SettingsError
 from metarl.lab import Experiment
 from metarl.lab.control import ControlSettings, build_control
-from metarl.lab.control_configs import control_configs, rl2_config, strategy_config
+from metarl.lab.control_configs import (
+    control_configs,
+    rl2_config,
+    strategy_config,
+    varibad_config,
+)
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.runs.checkpoints import load_checkpoint
@@ -34,7 +39,8 @@ MAML = ControlSettings(
     hidden=(4,), test_tasks=5, test_steps=1,
 )  # fmt: skip
 RL2 = rl2_config(MAML, 2, PolicyGradientSettings(N, clip=0.2), MAML.training, units=4)
-CONFIGS = control_configs(MAML, {"rl2": RL2})
+VARIBAD = varibad_config(RL2, (4,), latent=2, elbo_terms=2, decoded_steps=3)
+CONFIGS = control_configs(MAML, {"rl2": RL2, "varibad": VARIBAD})
 PER_ITERATION = T * N * H * (STEPS + 1)
 
 
@@ -82,7 +88,7 @@ def test_environment_steps_are_logged_and_curves_stand_against_them(tmp_path):
     assert [e.value for e in curve] == pytest.approx([line["mean"][1] for line in lines[:4]])
 
 
-@pytest.mark.parametrize("name", ["maml", "promp", "reptile", "lstm", "rl2"])
+@pytest.mark.parametrize("name", ["maml", "promp", "reptile", "lstm", "rl2", "varibad"])
 def test_a_resumed_run_equals_a_whole_one_to_the_bit(name, tmp_path):
     whole, _ = train(CONFIGS[name], tmp_path / "whole")
     short = replace(CONFIGS[name], training=replace(CONFIGS[name].training, iterations=2))
@@ -134,7 +140,7 @@ def test_configurations_differ_in_what_their_names_say():
     assert CONFIGS["oracle"].observe_task and not CONFIGS["pretrained"].observe_task
     for name, settings in CONFIGS.items():
         assert settings.gradients.trajectories == N, name
-        if name not in ("random", "scratch", "ppo", "rl2"):
+        if name not in ("random", "scratch", "ppo", "rl2", "varibad"):
             used = settings.training.iterations * (policies(settings).adaptation.steps + 1)
             assert used == MAML.training.iterations * (STEPS + 1), name
     mine = replace(MAML, hidden=(9,))
