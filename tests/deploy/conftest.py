@@ -7,8 +7,9 @@ from metarl_envs.navigation import Navigation2D
 from metarl.adaptation import MAML, GradientLearner
 from metarl.models import MLP
 from metarl.rl import PolicyGradientSettings, PolicyLearner, policy_for
-from metarl.rl.trials.recurrent_learner import RecurrentLearner, RL2Algorithm
-from metarl.rl.trials.recurrent_policy import RecurrentPolicy
+from metarl.rl.problem import ControlProblem
+from metarl.rl.trials.recurrent_learner import RL2Algorithm
+from metarl.rl.trials.varibad import VariBADAlgorithm
 from metarl.tasks import Sine
 from metarl.training import OuterLoop, TrainingSettings
 
@@ -45,13 +46,23 @@ def point_run(tmp_path_factory):
     return train(learner, Navigation2D(horizon=6), tmp_path_factory.mktemp("point_run"))
 
 
+def train_trials(algorithm, folder):
+    """Trains an algorithm with a memory of trials."""
+    family, generator = Navigation2D(horizon=6), torch.Generator().manual_seed(0)
+    gradients = PolicyGradientSettings(trajectories=1, clip=0.2)
+    learner = algorithm.build(ControlProblem(family, generator, gradients, ()))
+    return train(learner, family, folder)
+
+
 @pytest.fixture(scope="session")
 def memory_run(tmp_path_factory):
-    family = Navigation2D(horizon=6)
-    generator = torch.Generator().manual_seed(0)
-    policy = RecurrentPolicy(family.observation_space, family.action_space, generator, units=6)
-    learner = RecurrentLearner(policy, family, RL2Algorithm(2, 6))
-    return train(learner, family, tmp_path_factory.mktemp("memory_run"))
+    return train_trials(RL2Algorithm(2, 6), tmp_path_factory.mktemp("memory_run"))
+
+
+@pytest.fixture(scope="session")
+def belief_run(tmp_path_factory):
+    algorithm = VariBADAlgorithm(2, 6, latent=3, decoder=(4,), observation_weight=0.5)
+    return train_trials(algorithm, tmp_path_factory.mktemp("belief_run"))
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ from metarl.rl.problem import ControlProblem
 from metarl.rl.settings import PolicyGradientSettings, PolicySettings
 from metarl.rl.trials.play import AgentInput
 from metarl.rl.trials.recurrent_learner import RL2Algorithm
+from metarl.rl.trials.varibad import VariBADAlgorithm
 from metarl.tasks import Sine
 from metarl.tasks.base import Examples, TaskBatch
 
@@ -251,13 +252,14 @@ def test_a_policy_adapts_on_raw_rollouts_as_its_learner(case, generator, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("algorithm", [RL2Algorithm, VariBADAlgorithm])
 @pytest.mark.parametrize("family", [Bandit, Navigation2D])
-def test_a_recurrent_policy_remembers_as_the_learners(family, generator, tmp_path):
+def test_a_recurrent_policy_remembers_as_the_learners(family, algorithm, generator, tmp_path):
     needs_onnx()
     problem = ControlProblem(
         family(), generator, PolicyGradientSettings(trajectories=1, clip=0.2), hidden=(5,)
     )
-    learner = RL2Algorithm(units=6, embedding=4).build(problem)
+    learner = algorithm(units=6, embedding=4).build(problem)
     export_adaptation(learner, tmp_path / "out")
     found, policy = OnnxAdaptation(tmp_path / "out"), learner.policy
     state = policy.begin({"any": torch.zeros(1)})
@@ -270,10 +272,9 @@ def test_a_recurrent_policy_remembers_as_the_learners(family, generator, tmp_pat
         ended = torch.tensor([float(step in (4, 8))])
         begun = torch.tensor([float(step > 0)])
         noise = policy.noise((1,), generator)
-        state = policy.act(
-            state, AgentInput(observation, action, reward, ended, begun), noise
-        ).state
-        action = policy.distribution(state).mode()
+        given = AgentInput(observation, action, reward, ended, begun)
+        _, state, record = policy.act(state, given, noise)
+        action = record.behaviour.mode()
         action = action.clamp(-1, 1) if action.is_floating_point() else action
         own = found.act(observation[0].numpy(), float(reward), bool(ended))
         np.testing.assert_allclose(own, action[0].detach().numpy(), rtol=1e-5, atol=1e-5)

@@ -1,5 +1,8 @@
 """One robot: act, observe, adapt; the same as the learner does in its own worlds."""
 
+import subprocess
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -172,8 +175,9 @@ def test_it_saves_and_restores_what_it_adapted(point_run, sine_run, tmp_path):
         adapter.restore(tmp_path / "adapted.safetensors")
 
 
-def test_a_recurrent_policy_adapts_by_acting(memory_run):
-    _, folder = memory_run
+@pytest.mark.parametrize("run", ["memory_run", "belief_run"])
+def test_a_recurrent_policy_adapts_by_acting(run, request):
+    _, folder = request.getfixturevalue(run)
     adapter = metarl.load(folder, explore=False)
     observation = np.array([0.1, 0.2], np.float32)
     first = adapter.act(observation)
@@ -187,8 +191,9 @@ def test_a_recurrent_policy_adapts_by_acting(memory_run):
         adapter.state()
 
 
-def test_a_recurrent_policy_acts_as_in_its_trials(memory_run, generator):
-    learner, folder = memory_run
+@pytest.mark.parametrize("run", ["memory_run", "belief_run"])
+def test_a_recurrent_policy_acts_as_in_its_trials(run, request, generator):
+    learner, folder = request.getfixturevalue(run)
     tasks = ControlTasks({"goal": torch.tensor([GOAL["goal"]])})
     trials = learner.play(tasks, 2, generator)
     adapter = metarl.load(folder, explore=False)
@@ -202,6 +207,32 @@ def test_a_recurrent_policy_acts_as_in_its_trials(memory_run, generator):
         action, reward = trials.actions[0, 0, t].numpy(), float(trials.rewards[0, 0, t])
         after = observations[min(t + 1, 11)]
         adapter.observe(after, action, reward, False, ended)
+        if run == "belief_run":
+            belief = trials.record.belief
+            np.testing.assert_allclose(adapter.belief.mean, belief.mean[0, 0, t], atol=1e-5)
+            std = belief.log_std[0, 0, t].exp()
+            np.testing.assert_allclose(adapter.belief.std, std, atol=1e-5)
+
+
+def test_the_belief_is_of_policies_that_infer_one_and_have_acted(memory_run, belief_run):
+    observation = np.zeros(2, np.float32)
+    for folder, acts in ((memory_run[1], True), (belief_run[1], False)):
+        adapter = metarl.load(folder)
+        if acts:
+            adapter.act(observation)
+        with pytest.raises(SettingsError, match="infers a latent .* call `act` first"):
+            _ = adapter.belief
+    adapter.act(observation)
+    assert adapter.belief.mean.shape == adapter.belief.std.shape == (3,)
+    assert (adapter.belief.std > 0).all()
+
+
+@pytest.mark.parametrize("run", ["memory_run", "belief_run"])
+def test_a_run_of_trials_opens_where_nothing_else_was_imported(run, request):
+    folder = request.getfixturevalue(run)[1]
+    code = f"import metarl; print(metarl.load({str(folder)!r}).learner.settings.episodes)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "2", done.stderr
 
 
 def test_an_evaluation_leaves_no_data(point_run):

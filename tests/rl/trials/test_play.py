@@ -32,13 +32,13 @@ class Witness:
         return AgentStep(action, state + 1, (state, agent_input))
 
 
-def played(family, actions=0, seed=0, episodes=E):
+def played(family, actions=0, seed=0, episodes=E, **options):
     generator = torch.Generator().manual_seed(seed)
     agent = Witness(actions)
     tasks = family.sample(T, generator).values
     noise = draw_trial_noise(agent, family, T, N, episodes, generator)
     env = TorchVectorEnv(family, T * N, autoreset="disabled")
-    return play(env, agent, tasks, noise), agent, tasks, noise
+    return play(env, agent, tasks, noise, **options), agent, tasks, noise
 
 
 def test_every_step_is_told_what_the_one_before_gave_and_no_more():
@@ -97,6 +97,20 @@ def test_what_follows_an_early_end_joins_on_without_a_gap():
             episode = starts.cumsum(0) - 1
             own = torch.zeros(E).index_add(0, episode, rewards[:length])
             torch.testing.assert_close(trials.returns[t, n], own)
+
+
+def test_the_observation_after_a_step_is_that_before_a_reset():
+    trials, *_ = played(Drift(), keep_next=True)
+    count, agent_input = trials.record
+    before, after, mask = agent_input.observation, trials.next_observations, trials.mask
+    assert after.shape == before.shape and played(Drift())[0].next_observations is None
+    place, steps = before.unbind(3)
+    later, number = after.unbind(3)
+    assert torch.equal(number[mask > 0], steps[mask > 0] + 1)
+    torch.testing.assert_close((later - place)[mask > 0], trials.rewards[mask > 0])
+    within = (mask[..., 1:] > 0) & (agent_input.ended[..., 1:] == 0)
+    assert torch.equal(after[..., :-1, :][within], before[..., 1:, :][within])
+    assert count.max() > 0 and not within.all()
 
 
 def test_a_task_gets_the_same_trials_alone():
