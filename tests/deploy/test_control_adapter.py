@@ -220,7 +220,7 @@ def test_the_belief_is_of_policies_that_infer_one_and_have_acted(memory_run, bel
         adapter = metarl.load(folder)
         if acts:
             adapter.act(observation)
-        with pytest.raises(SettingsError, match="infers a latent .* call `act` first"):
+        with pytest.raises(SettingsError, match=r"infers a latent .* call `act` first"):
             _ = adapter.belief
     adapter.act(observation)
     assert adapter.belief.mean.shape == adapter.belief.std.shape == (3,)
