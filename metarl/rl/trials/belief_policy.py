@@ -19,6 +19,7 @@ from metarl.rl.policy_network import network_for
 from metarl.rl.settings import PolicySettings
 from metarl.rl.trials.history import History, MemorySettings, check_widths
 from metarl.rl.trials.trial_policy import TrialPolicy
+from metarl.rl.units import RunningScale
 from metarl.sim.arguments import with_task
 
 
@@ -31,7 +32,9 @@ class BeliefPolicy(TrialPolicy):
         q(m | tau_:t) = N(mu_t, diag(sigma_t^2)),   (mu_t, log sigma_t^2) = W h_t + b.
 
     The features are [s_t, mu_t, log sigma_t^2]: the observation in the policy's units, and the
-    posterior. One network computes the action from them, another one the value.
+    posterior, whose numbers are shifted by their running means and divided by their running
+    deviations where these exceed 1: log variances soon lie far from 0. One network computes the
+    action from the features, another one the value.
 
     Args:
         observation_space: Observation space of one world.
@@ -84,11 +87,11 @@ class BeliefPolicy(TrialPolicy):
         nn.init.normal_(weight, std=1 / math.sqrt(units), generator=generator)
         self.posterior = Weights(weight, torch.zeros(2 * latent, device=generator.device))
         self.critic = None
+        self.scale = RunningScale(2 * latent).to(generator.device)
         if self.units is not None:
             self.units.to(generator.device)
 
-    def inferred(self, remembered: Tensor) -> Gaussian:
-        """Returns the posterior of the latent, [*, K], for outputs of the memory, [*, units]."""
+    def belief(self, remembered: Tensor) -> Gaussian:
         outputs = F.linear(remembered, self.posterior.weight, self.posterior.bias)
         mean, log_variance = outputs.chunk(2, -1)
         return Gaussian(mean, 0.5 * log_variance)
@@ -98,20 +101,22 @@ class BeliefPolicy(TrialPolicy):
 
         That of step t has read the inputs up to t: the observation s_t, but not its reward.
         """
-        return self.inferred(self.history.unroll(inputs))
+        return self.belief(self.history.unroll(inputs))
 
     def seen(self, inputs: Tensor, belief: Gaussian) -> Tensor:
         """Returns the features [*, F] for inputs [*, I] and posteriors [*, K]."""
-        observation = inputs[..., : self.observation_size]
-        return torch.cat((observation, belief.mean, 2 * belief.log_std), -1)
+        observation, numbers = inputs[..., : self.observation_size], as_numbers(belief)
+        spread = self.scale.deviation().clamp(min=1).to(numbers)
+        return torch.cat((observation, (numbers - self.scale.mean.to(numbers)) / spread), -1)
 
     def features(self, inputs: Tensor, remembered: Tensor) -> Tensor:
-        return self.seen(inputs, self.inferred(remembered))
-
-    def belief(self, features: Tensor) -> Gaussian:
-        mean, log_variance = features[..., self.observation_size :].chunk(2, -1)
-        return Gaussian(mean, 0.5 * log_variance)
+        return self.seen(inputs, self.belief(remembered))
 
     def values(self, features: Tensor) -> Tensor:
         rows = features.flatten(0, -2).unsqueeze(0)
         return self.value(task_params(self.value, 1), rows).view(features.shape[:-1])
+
+
+def as_numbers(belief: Gaussian) -> Tensor:
+    """Returns posteriors [*, K] as (mu, log sigma^2), [*, 2K]."""
+    return torch.cat((belief.mean, 2 * belief.log_std), -1)

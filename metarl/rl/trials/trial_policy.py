@@ -125,9 +125,13 @@ class TrialPolicy(nn.Module, ABC):
         The learner rescales them with its `value_mean` and `value_std`.
         """
 
-    def belief(self, features: Tensor) -> Gaussian | None:
-        """Returns the posterior of the task's latent in features [*, F]; None without a latent."""
-        del features
+    def belief(self, remembered: Tensor) -> Gaussian | None:
+        """Returns the posterior of the task's latent, [*, K]; None without a latent.
+
+        Args:
+            remembered: The outputs of the memory, [*, units].
+        """
+        del remembered
         return None
 
     # Playing
@@ -155,7 +159,7 @@ class TrialPolicy(nn.Module, ABC):
             behaviour,
             agent_input.observation if keeps else None,
             self.values(features) if self.critic is None else None,
-            self.belief(features),
+            self.belief(remembered),
         )
         return AgentStep(behaviour.sample(noise), state, record)
 

@@ -17,7 +17,7 @@ from metarl.rl.distributions import Gaussian
 from metarl.rl.moments import Moments, moments_of
 from metarl.rl.problem import ControlProblem
 from metarl.rl.settings import PolicyGradientSettings
-from metarl.rl.trials.belief_policy import BeliefPolicy
+from metarl.rl.trials.belief_policy import BeliefPolicy, as_numbers
 from metarl.rl.trials.decoders import TaskDecoders
 from metarl.rl.trials.elbo import Drawn, at, bound, choose, divergences
 from metarl.rl.trials.play import Trials
@@ -94,7 +94,7 @@ class InferenceInputs(NamedTuple):
         rewards: Rewards, in deviations from their mean, [T, N, D].
         observations: The observations after them, in deviations from their mean, [T, N, D, O], or
             None if they are not predicted.
-        moments: What the means and deviations merge, [T] each.
+        moments: What the running statistics merge, [T] each.
     """
 
     drawn: Drawn
@@ -168,7 +168,10 @@ class VariBADLearner(ProximalLearner):
     def draw(self, trials: Trials, total: int, generator: torch.Generator) -> InferenceInputs:
         drawn = self._drawn(trials, total, generator)
         after, steps = self._after(trials), drawn.steps
-        moments = {"rewards": moments_of(trials.rewards.unsqueeze(3), trials.mask)}
+        moments = {
+            "rewards": moments_of(trials.rewards.unsqueeze(3), trials.mask),
+            "belief": moments_of(as_numbers(trials.record.belief), trials.mask),
+        }
         if self.observation_scale is not None:
             moments["observations"] = moments_of(after, trials.mask)
         scales = self._started(moments, total)
@@ -194,13 +197,13 @@ class VariBADLearner(ProximalLearner):
         if not self.settings.rl_reaches_encoder:
             seen = map_tensors(Tensor.detach, beliefs)
         features = self.policy.seen(network_inputs, seen)
-        return Reading(features, losses, metrics, {"targets": more.moments})
+        return Reading(features, losses, metrics, {"statistics": more.moments})
 
     def after_update(self, carry: dict[str, Any]) -> None:
-        """Stores the statistics of the decoders' targets too."""
+        """Stores the statistics of rewards, next observations and beliefs too."""
         super().after_update(carry)
         for name, scale in self._scales().items():
-            scale.update(carry["targets"][name])
+            scale.update(carry["statistics"][name])
 
     # Parts
 
@@ -256,8 +259,8 @@ class VariBADLearner(ProximalLearner):
         return after if self.units is None else self.units.observe(after)
 
     def _scales(self) -> dict[str, RunningScale]:
-        """Returns the statistics of what is predicted, by name."""
-        scales = {"rewards": self.reward_scale}
+        """Returns the statistics of what is predicted and of the beliefs, by name."""
+        scales = {"rewards": self.reward_scale, "belief": self.policy.scale}
         if self.observation_scale is not None:
             scales["observations"] = self.observation_scale
         return scales

@@ -11,6 +11,7 @@ from metarl_envs import Bandit, Navigation2D, TabularMDP
 from metarl.errors import SettingsError
 from metarl.rl.problem import ControlProblem
 from metarl.rl.settings import PolicyGradientSettings, PolicySettings
+from metarl.rl.trials.belief_policy import as_numbers
 from metarl.rl.trials.varibad import VariBADAlgorithm, VariBADLearner
 from metarl.sim import GymTasks, Uniform
 from metarl.training.proximal import ProximalSettings
@@ -183,8 +184,26 @@ def test_acting_records_the_belief_that_unrolling_computes():
     beliefs = learner.policy.beliefs(trials.record.inputs)
     torch.testing.assert_close(trials.record.belief.mean, beliefs.mean)
     torch.testing.assert_close(trials.record.belief.log_std, beliefs.log_std)
-    features = learner.policy.unroll(trials.record.inputs)
-    torch.testing.assert_close(learner.policy.belief(features).log_std, beliefs.log_std)
+
+
+def test_policies_see_beliefs_in_units_of_training():
+    """Shifted by the mean, and divided by deviations above 1."""
+    learner = make(FAMILIES["mdp"])
+    policy = learner.policy
+    with torch.no_grad():
+        policy.posterior.weight.mul_(20)
+        policy.posterior.bias[policy.latent :] = -6
+    inputs = prepared(learner)
+    learner.after_update(learner(inputs).carry)
+    network_inputs = inputs.trials.record.inputs
+    numbers = as_numbers(policy.beliefs(network_inputs))[inputs.trials.mask > 0]
+    seen = policy.unroll(network_inputs)[inputs.trials.mask > 0]
+    spread = numbers.std(0, correction=0).clamp(min=1)
+    assert (spread > 1).any()
+    size = policy.observation_size
+    expected = (numbers - numbers.mean(0)) / spread
+    torch.testing.assert_close(seen[:, size:], expected, rtol=1e-4, atol=1e-4)
+    assert "policy.scale.mean" in learner.state_dict()
 
 
 class Looking(gymnasium.Env):
