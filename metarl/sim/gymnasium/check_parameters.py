@@ -95,7 +95,8 @@ def _is_overwritten(family: GymTasks, name: str, tasks: list[Task], start: Start
             found.append(getattr(owner(player.env, name), name))
         finally:
             player.host.close()
-    return _same_values(*found, name, MOST_DEPTH)
+    first, second = found
+    return _same_values(first, second, name, MOST_DEPTH)
 
 
 def _is_never_read(family: GymTasks, name: str, start: Start) -> bool:

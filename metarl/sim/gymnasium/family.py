@@ -152,8 +152,9 @@ class GymFamily(TaskFamily):
     @property
     def step_seconds(self) -> float | None:
         rate = _metadata(self.probe).get("render_fps")
-        is_rate = isinstance(rate, int | float) and 0 < rate < math.inf
-        return 1 / rate if is_rate else None
+        if not isinstance(rate, int | float) or not 0 < rate < math.inf:
+            return None
+        return 1 / rate
 
     def build(self, **keywords: Any) -> gymnasium.Env:
         """Builds an environment from `settings` and further keyword arguments.

@@ -155,7 +155,7 @@ class Buffers(nn.Module):
         self.register_buffer("mixing", torch.tensor([[1.0, 0.5, 0.0]] * 3))
 
     def forward(self, x):
-        return torch.tanh(x @ self.mixing.detach() + self.linear(x))[:, self.order]
+        return torch.tanh(x @ self.get_buffer("mixing").detach() + self.linear(x))[:, self.order]
 
 
 class LowRankUpdate(nn.Module):

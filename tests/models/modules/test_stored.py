@@ -43,7 +43,8 @@ def test_a_stored_module_computes_the_same(name, tmp_path):
         p.requires_grad for p in net.parameters()
     ]
     for training in (net.training, not net.training):
-        net.train(training), other.train(training)
+        net.train(training)
+        other.train(training)
         for found, expected in zip(results(other, inputs), results(net, inputs), strict=True):
             torch.testing.assert_close(found, expected)
     for a, b in zip(other.state_dict().values(), net.state_dict().values(), strict=True):
@@ -99,7 +100,8 @@ def test_modes_masks_constants_and_buffers(tmp_path):
     other = through_a_file(net, tmp_path)
     x, mask = torch.randn(4, 3), torch.tensor([[True, False]] * 4)
     for mode in (True, False):
-        net.train(mode), other.train(mode)
+        net.train(mode)
+        other.train(mode)
         torch.testing.assert_close(other(x), net(x))
         torch.testing.assert_close(other(x, mask=mask), net(x, mask=mask))
     assert list(other.state_dict()) == ["linear.weight", "linear.bias"]

@@ -107,6 +107,7 @@ def test_few_terms_estimate_the_bound_of_all():
     still = inputs.more.drawn._replace(noise=torch.zeros_like(inputs.more.drawn.noise))
     inputs.__dict__["more"] = inputs.more._replace(drawn=still)
     expected = whole.read(inputs).losses
+    assert expected is not None
     few = make(family, elbo_terms=2, decoded_steps=3)
     trials = whole.play(inputs.tasks, 3, torch.Generator().manual_seed(0))
     del trials
