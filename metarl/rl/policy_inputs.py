@@ -23,7 +23,7 @@ class PolicyInputs:
         weights: Weight of the outer surrogate after 0..K steps, [T, K + 1].
         query_steps: The numbers of steps after which the surrogate counts.
         credit: Return of each task after adaptation, less the mean of the other tasks, per step of
-            an episode, [T]; see `exploration_term`.
+            an episode, [T]; zeros without `exploration`. See `exploration_term`.
         environment_steps: Environment steps of all rollouts of each task, [T] int64.
         start: Initial parameters, [T, *shape] per name; None for theta.
         path: The parameters after 1..K adaptation steps that the rollouts were collected with,

@@ -25,9 +25,9 @@ from metarl.rl.moments import merged_steps
 from metarl.rl.old_weights import adapt_old_weights
 from metarl.rl.policy_inputs import PolicyInputs
 from metarl.rl.rollouts import RolloutNoise, Rollouts, draw_noise
-from metarl.rl.sampling_terms import sampling_terms
+from metarl.rl.sampling_terms import credit_of, sampling_terms
 from metarl.rl.settings import PolicyGradientSettings
-from metarl.rl.surrogates import SURROGATES, exploration_credit, proximal
+from metarl.rl.surrogates import SURROGATES, proximal
 from metarl.rl.unit_checks import UnitMonitor
 from metarl.rl.worlds import Worlds, check_policy_type
 from metarl.sim.family import ControlTasks, TaskFamily
@@ -108,9 +108,7 @@ class PolicyLearner(ControlLearner):
         moments = merged_steps([e.rollouts.moments for e in experience])
         row = torch.tensor(weights, device=generator.device).expand(tasks.num_tasks, -1)
         query_steps = tuple(k for k, w in enumerate(weights) if w != 0)
-        last, normalize = experience[-1].rollouts, self.settings.normalize_advantages
-        outcome = ranks.gather((last.returns(), last.mask.sum(2).mean(1)), total)
-        credit = ranks.own(exploration_credit(*outcome, normalize), total)
+        credit = credit_of(experience[-1].rollouts, total, self.settings)
         counts = torch.stack([e.rollouts.steps() for e in experience]).long().sum(0)
         path = map_tensors(torch.Tensor.detach, path[1:])
         return PolicyInputs(

@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
+from metarl import ranks
 from metarl.rl.distributions import Distribution
 from metarl.rl.experience import Experience
+from metarl.rl.rollouts import Rollouts
 from metarl.rl.settings import PolicyGradientSettings
-from metarl.rl.surrogates import exploration_term
+from metarl.rl.surrogates import exploration_credit, exploration_term
+
+
+def credit_of(last: Rollouts, total: int, settings: PolicyGradientSettings) -> Tensor:
+    """Returns the credit of this rank's tasks, [T]; see `exploration_term`.
+
+    Zeros without `exploration`: no other term uses it, and the ranks need not wait for each other.
+
+    Args:
+        last: The rollouts of the adapted policies.
+        total: Number of tasks of all ranks.
+        settings: With `exploration`.
+    """
+    returns = last.returns()
+    if not settings.exploration:
+        return torch.zeros_like(returns)
+    of_all = ranks.gather((returns, last.mask.sum(2).mean(1)), total)
+    return ranks.own(exploration_credit(*of_all, settings.normalize_advantages), total)
 
 
 def sampling_terms(

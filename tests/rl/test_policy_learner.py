@@ -146,24 +146,26 @@ def test_halved_steps_move_half_as_far():
 def test_e_maml_credits_the_first_rollouts():
     plain = make(MAML, 0.5, 1)
     credited = make(MAML, 0.5, 1, settings=PolicyGradientSettings(trajectories=N, exploration=True))
-    inputs = prepared(plain)
+    inputs = prepared(credited)
     difference = credited(inputs).losses - plain(inputs).losses
     log_probs = inputs.experience[0].log_probs.sum((1, 2))
     torch.testing.assert_close(difference, -inputs.credit * log_probs)
     assert abs(inputs.credit.mean()) < 1e-4
     assert inputs.credit.abs().max() > 0.05
+    assert not prepared(plain).credit.any()
 
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_e_mamls_credit_is_in_the_units_of_the_outer_surrogate(normalize):
     """That is a mean over the steps of an episode; its advantages may have deviation 1."""
-    settings = PolicyGradientSettings(trajectories=N, normalize_advantages=normalize)
-    inputs = prepared(make(MAML, 0.5, 1, settings=settings))
+    settings = PolicyGradientSettings(N, exploration=True, normalize_advantages=normalize)
+    learner = make(MAML, 0.5, 1, settings=settings)
+    inputs = prepared(learner)
     returns = inputs.experience[-1].rollouts.returns()
     others = (returns.sum() - returns) / (T - 1)
     scale = returns.std() if normalize else 1.0
     torch.testing.assert_close(inputs.credit * FAMILY.horizon * scale, returns - others)
-    assert prepared(make(MAML, 0.5, 1), tasks=1).credit.isfinite().all()
+    assert prepared(learner, tasks=1).credit.isfinite().all()
 
 
 def test_clipping_stops_the_gain():
