@@ -9,8 +9,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, SimulationError
 from metarl.ranges import NOT_NEGATIVE, check_int
+from metarl.sim.gymnasium.observations import ResultError, observation_of, step_result
 from metarl.sim.spaces import action_reader
 
 RATE_TOLERANCE = 0.01
@@ -79,6 +80,7 @@ def run_episodes(
 
     Raises:
         SettingsError: The environment has other spaces than those of training.
+        SimulationError: It returned something that is not gymnasium's interface.
     """
     check_int("episodes", episodes, NOT_NEGATIVE)
     check_environment(adapter, env)
@@ -92,7 +94,10 @@ def run_episodes(
     curve = Curve(step_seconds=step_seconds(env) or adapter.family.step_seconds)
     known = len(adapter.events)
     for episode in range(episodes):
-        found = _episode(adapter, env, reader, seed if episode == 0 else None, limit, explore)
+        try:
+            found = _episode(adapter, env, reader, seed if episode == 0 else None, limit, explore)
+        except ResultError as error:
+            raise SimulationError(f"The environment {env} does not fit. {error}") from error
         curve.returns.append(found[0])
         curve.lengths.append(found[1])
         if adapt_every and (episode + 1) % adapt_every == 0 and not adapter.learner.plays_trials:
@@ -169,12 +174,12 @@ def _episode(
     explore: bool | None,
 ) -> tuple[float, int]:
     """Plays an episode; returns its return and its length."""
-    observation, _ = env.reset(seed=seed)
+    observation = observation_of(env.reset(seed=seed))
     total, ended, step = 0.0, False, 0
     while not ended:
         adapter.act(observation, explore)
         action = reader(adapter.given)
-        observation, reward, terminated, truncated, _ = env.step(action)
+        observation, reward, terminated, truncated, _ = step_result(env.step(action))
         step += 1
         truncated = bool(truncated) or step >= limit
         adapter.observe(observation, None, float(reward), bool(terminated), truncated)

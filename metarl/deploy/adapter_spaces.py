@@ -10,7 +10,13 @@ from gymnasium import spaces
 from metarl.deploy.actor import Action
 from metarl.errors import SettingsError, ShapeError, short_repr
 from metarl.sim.gymnasium.observations import flattener
-from metarl.sim.spaces import action_reader, flat_actions, flat_observations, source_of
+from metarl.sim.spaces import (
+    action_leaves,
+    action_reader,
+    flat_actions,
+    flat_observations,
+    source_of,
+)
 
 CLOSE = 1e-4
 """Relative difference of bounds that counts as rounding."""
@@ -113,6 +119,12 @@ class ControlSpaces:
             raise SettingsError(
                 f"Expected {mine.shape[0]} action entries, as in training, the environment takes "
                 f"{acts.shape[0]} ({action})."
+            )
+        names = [[leaf.name for leaf in action_leaves(space)] for space in (mine, acts)]
+        if [""] not in names and names[0] != names[1]:
+            raise SettingsError(
+                f"Expected actions of the parts {', '.join(names[0])}, in this order, as in "
+                f"training, the environment takes {action}."
             )
         for side in ("low", "high"):
             own, other = getattr(mine, side), getattr(acts, side)

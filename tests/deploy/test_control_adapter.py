@@ -282,6 +282,22 @@ def test_other_spaces_are_refused(env, message, point_run):
         metarl.load(point_run[1]).run(env, 1)
 
 
+@pytest.mark.parametrize(
+    ("method", "result", "message"),
+    [
+        ("reset", np.zeros(2), "Expected `reset` to return"),
+        ("reset", None, "Expected `reset` to return"),
+        ("step", (np.zeros(2), 1.0, False, {}), "got 4 values"),
+        ("step", (np.zeros(2), None, False, False, {}), "one number as reward"),
+        ("step", (np.zeros(2), 1.0, "no", False, {}), "one truth value as terminated"),
+    ],
+)
+def test_results_that_are_not_those_of_gymnasium_are_named(method, result, message, point_run):
+    kind = type("Odd", (Cart,), {method: lambda self, *_, **__: result})
+    with pytest.raises(SimulationError, match=message):
+        metarl.load(point_run[1]).run(kind(), 1)
+
+
 @pytest.mark.parametrize("observation", [np.zeros(3), np.zeros((1, 2)), "left", None, [0.0]])
 def test_observations_of_other_shapes_are_refused(observation, point_run):
     with pytest.raises(ShapeError, match="as in training"):

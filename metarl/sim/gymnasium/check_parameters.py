@@ -87,6 +87,7 @@ def _inertia_problem(
 
 def _is_overwritten(family: GymTasks, name: str, tasks: list[Task], start: Start) -> bool:
     """Returns whether an attribute has the same value after resets with different tasks."""
+    given = [family.parameters[name].value(task[name].item()) for task in tasks]
     found = []
     for task in tasks:
         player = Player(family)
@@ -95,8 +96,8 @@ def _is_overwritten(family: GymTasks, name: str, tasks: list[Task], start: Start
             found.append(getattr(owner(player.env, name), name))
         finally:
             player.host.close()
-    first, second = found
-    return _same_values(first, second, name, MOST_DEPTH)
+    kept = all(_same_values(a, b, name, 1) for a, b in zip(found, given, strict=True))
+    return _same_values(*found, name, MOST_DEPTH) and not kept
 
 
 def _is_never_read(family: GymTasks, name: str, start: Start) -> bool:

@@ -16,12 +16,11 @@ from metarl.errors import short_repr
 from metarl.registry import did_you_mean
 from metarl.sim.gymnasium.family import GymFamily, Task
 from metarl.sim.gymnasium.observations import (
-    REAL,
-    WHOLE,
     ResultError,
     check_same_spaces,
     flattener,
     observation_of,
+    step_result,
 )
 from metarl.sim.spaces import action_reader
 
@@ -217,18 +216,7 @@ class Environments:
         env, rows = self._envs[world], self.rows
         assert env is not None
         result: Any = env.step(self._to_env_action(rows.action[world]))
-        if not isinstance(result, tuple | list) or len(result) != 5:
-            found = f"{len(result)} values" if isinstance(result, tuple) else short_repr(result)
-            raise ResultError(
-                "Expected `step` to return observation, reward, terminated, truncated and info, "
-                f"got {found}."
-            )
-        observation, reward, terminated, truncated, info = result
-        if not isinstance(reward, float):  # np.float64 is one
-            _check_one("number as reward", reward, REAL)
-        if not (type(terminated) is bool and type(truncated) is bool):
-            _check_one("truth value as terminated", terminated, WHOLE)
-            _check_one("truth value as truncated", truncated, WHOLE)
+        observation, reward, terminated, truncated, info = step_result(result)
         rows.observation[world] = self._flat(observation)
         rows.reward[world] = reward
         rows.terminated[world] = terminated
@@ -303,15 +291,6 @@ class Environments:
                 f"be stepped for several worlds. Expected {self._family.title!r} to build a new "
                 "environment at each call; build it inside of the function.",
             )
-
-
-def _check_one(what: str, value: Any, kinds: str) -> None:
-    """Raises ResultError unless a value is a scalar of one of numpy's kinds of numbers."""
-    array = np.asarray(value)
-    if array.ndim:
-        raise ResultError(f"Expected one {what}, got the shape {array.shape}.")
-    if array.dtype.kind not in kinds:
-        raise ResultError(f"Expected one {what}, got {short_repr(value)}.")
 
 
 def _metric(name: str, value: Any) -> float:

@@ -102,6 +102,36 @@ def observation_of(result: Any) -> Any:
     return result[0]
 
 
+def step_result(result: Any) -> Any:
+    """Returns observation, reward, terminated, truncated and info, which `step` returned.
+
+    Raises:
+        ResultError: These are not five, or reward and ends not single numbers and truth values.
+    """
+    if not isinstance(result, tuple | list) or len(result) != 5:
+        found = f"{len(result)} values" if isinstance(result, tuple) else short_repr(result)
+        raise ResultError(
+            "Expected `step` to return observation, reward, terminated, truncated and info, got "
+            f"{found}."
+        )
+    _, reward, terminated, truncated, _ = result
+    if not isinstance(reward, float):  # np.float64 is one
+        _check_one("number as reward", reward, REAL)
+    if not (type(terminated) is bool and type(truncated) is bool):
+        _check_one("truth value as terminated", terminated, WHOLE)
+        _check_one("truth value as truncated", truncated, WHOLE)
+    return result
+
+
+def _check_one(what: str, value: Any, kinds: str) -> None:
+    """Raises ResultError unless a value is a scalar of one of numpy's kinds of numbers."""
+    array = np.asarray(value)
+    if array.ndim:
+        raise ResultError(f"Expected one {what}, got the shape {array.shape}.")
+    if array.dtype.kind not in kinds:
+        raise ResultError(f"Expected one {what}, got {short_repr(value)}.")
+
+
 def _joined(parts: Mapping[Any, spaces.Space[Any]], kinds: Any) -> Callable[[Any], Any]:
     """Returns a function that flattens observations of several parts, in their order."""
     flat = {name: flattener(space) for name, space in parts.items()}
