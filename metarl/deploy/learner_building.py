@@ -13,7 +13,7 @@ from metarl.adaptation.algorithms import GRADIENT_ALGORITHMS
 from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.learner import Learner
 from metarl.deploy.recorded_family import RecordedFamily
-from metarl.errors import CheckpointError, SettingsError, short_repr
+from metarl.errors import CheckpointError, MetarlError, SettingsError, short_repr
 from metarl.models.described import NO_NETWORKS, UndescribedError, rebuilt
 from metarl.models.modules import as_adaptable
 from metarl.training.learner_file import UNDESCRIBED
@@ -63,9 +63,13 @@ def build_learner(
     generator = torch.Generator().manual_seed(0)
     try:
         return build(data, network, Source(generator, modules))
-    except (KeyError, TypeError, AttributeError) as error:
+    except MetarlError:
+        raise
+    except Exception as error:  # layers of impossible sizes raise anything
         raise CheckpointError(
-            f"The description of the learner is damaged: {type(error).__name__}: {error}."
+            "The learner cannot be built from its description, which is damaged or does not suit "
+            f"the network that was handed in: {type(error).__name__}: "
+            f"{short_repr(str(error), 300)}."
         ) from error
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from metarl.errors import short_repr
+from metarl.ranges import LARGEST
 from metarl.rl.moments import Moments, merged
 
 MOST_ENTRIES = 256
@@ -79,8 +82,9 @@ class DataRanges:
         """Returns the ranges of JSON data that `to_json` returned.
 
         Raises:
-            KeyError: The data are of no ranges; also TypeError and ValueError.
+            ValueError: The data are of no ranges.
         """
+        check_ranges(data)
         ranges = cls()
         for name, value in data.items():
             if not (isinstance(value, dict) and "low" in value):
@@ -152,3 +156,50 @@ def _flat(values: Tensor, weights: Tensor | None) -> Tensor:
 
 def _stride(values: Tensor) -> int:
     return max(1, values.numel() // MOST_NUMBERS)
+
+
+def check_ranges(data: Any) -> None:
+    """Checks the JSON data of ranges.
+
+    Raises:
+        ValueError: A part has another type than `DataRanges.to_json` gives it.
+    """
+    if not isinstance(data, dict):
+        raise ValueError("the ranges of the data are no dict")
+    for name, value in data.items():
+        if name in _KINDS and not _KINDS[name](value):
+            raise ValueError(f"the ranges of the data have {name!r} of {short_repr(value)}")
+
+
+def _is_record(value: Any) -> bool:
+    """Returns whether a value is of the lowest and highest numbers of some entries."""
+    if not isinstance(value, dict):
+        return False
+    rows = [value.get(name) for name in ("count", "low", "high", "mean", "deviation")]
+    if not all(isinstance(row, list) and row and all(map(_is_number, row)) for row in rows):
+        return False
+    return len(rows[0]) == 1 and len({len(row) for row in rows[1:]}) == 1
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_count, value))
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "input_shape": _is_shape,
+    "target_shape": _is_shape,
+    "input_type": lambda v: isinstance(v, str) and isinstance(getattr(torch, v, 0), torch.dtype),
+    "labels": lambda v: isinstance(v, bool),
+    "support_examples": _is_count,
+    "classes": _is_count,
+    **dict.fromkeys(("inputs", "targets", "observations"), _is_record),
+}
+"""Name of a part -> its check."""

@@ -24,7 +24,7 @@ from metarl.errors import CheckpointError, short_repr
 from metarl.models.described import UndescribedError, describe
 from metarl.runs.networks import modules_of
 from metarl.tasks.files import read_json, write_bytes
-from metarl.training.data_ranges import DataRanges
+from metarl.training.data_ranges import DataRanges, check_ranges
 
 LEARNER_FILE = "learner.json"
 FORMAT_VERSION = 1
@@ -104,6 +104,12 @@ def read_learner_file(folder: Path) -> dict[str, Any] | None:
             f"{path} was altered: its SHA-256 is not the one in it. Restore the file, or build the "
             "learner yourself: metarl.load(run, learner=...)."
         )
+    try:
+        if not isinstance(content["learner"], dict):
+            raise ValueError(f"the learner is {short_repr(content['learner'])}")
+        check_ranges(content["data"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} is not usable ({error!r}).") from error
     return content
 
 

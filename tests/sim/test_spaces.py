@@ -116,6 +116,31 @@ def test_parts_without_a_size_are_refused_by_name(part, message):
         flat_observations(spaces.Dict())
 
 
+ENDS = {
+    "float64": spaces.Box(np.array([-0.1, 0.7]), np.array([0.1, 0.9]), dtype=np.float64),
+    "int32": spaces.Box(-(2**31), 2**31 - 1, (2,), np.int32),
+    "uint32": spaces.Box(0, 2**32 - 1, (2,), np.uint32),
+    "int64": spaces.Box(-(2**63), 2**63 - 1, (2,), np.int64),
+    "uint64": spaces.Box(0, 2**64 - 1, (2,), np.uint64),
+    "beyond float32": spaces.Box(2**24 + 1, 2**24 + 3, (1,), np.int32),
+    "table": spaces.Box(-0.3, 0.3, (2, 3), np.float64),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_actions_at_their_bounds_are_in_the_space(name):
+    space = ENDS[name]
+    flat, read = flat_actions(space), action_reader(space)
+    for row in (flat.low, flat.high):
+        assert space.contains(read(row))
+        np.testing.assert_allclose(read(row).ravel().astype(float), row, rtol=1e-6)
+
+
+def test_truth_values_are_the_nearest_ones():
+    read = action_reader(spaces.Box(0, 1, (3,), np.bool_))  # pyright: ignore[reportArgumentType]
+    assert read(np.array([0.3, 0.6, 1], np.float32)).tolist() == [False, True, True]
+
+
 def test_copies_keep_the_source():
     flat = flat_actions(MIXED)
     for other in (copy.deepcopy(flat), pickle.loads(pickle.dumps(flat))):

@@ -97,7 +97,8 @@ def _is_overwritten(family: GymTasks, name: str, tasks: list[Task], start: Start
         finally:
             player.host.close()
     kept = all(_same_values(a, b, name, 1) for a, b in zip(found, given, strict=True))
-    return _same_values(*found, name, MOST_DEPTH) and not kept
+    first, second = found
+    return _same_values(first, second, name, MOST_DEPTH) and not kept
 
 
 def _is_never_read(family: GymTasks, name: str, start: Start) -> bool:
@@ -107,7 +108,9 @@ def _is_never_read(family: GymTasks, name: str, start: Start) -> bool:
     try:
         player.begin(start)
         with installed(attribute, type(owner(family.probe, name))) as works:
-            player.play(start)
+            player.env.reset(seed=start.seed)  # without the reads of who sets the task
+            for action in start.actions:
+                player.step(action)
         return works and not attribute.reads
     finally:
         player.host.close()

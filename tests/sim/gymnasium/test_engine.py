@@ -142,7 +142,7 @@ def test_observations_are_flattened(space, expected):
         (NESTED, {"place": np.zeros((2, 2))}, r"of the parts gear, place, got \{'place'"),
         (NESTED, {"place": np.zeros((2, 2)), "gear": (3,)}, r"of Discrete\(3\), got 3"),
         (NESTED, {"place": np.zeros(4), "gear": (0,)}, r"of shape \(2, 2\).*got \(4,\)"),
-        (NESTED, {"place": np.zeros((2, 2)), "geer": (0,)}, "KeyError: 'gear'"),
+        (NESTED, {"place": np.zeros((2, 2)), "geer": (0,)}, "of the parts gear, place, got"),
     ],
     ids=range(7),
 )

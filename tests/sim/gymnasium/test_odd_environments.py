@@ -34,8 +34,6 @@ RIGHT = {
     "bounds that float32 has not": (
         odd(acted=spaces.Box(np.array([-0.1, 0.7]), np.array([0.1, 0.9]), dtype=np.float64)), 2
     ),
-    "all of int32": (odd(acted=spaces.Box(-(2**31), 2**31 - 1, (2,), np.int32)), 2),
-    "all of int64": (odd(acted=spaces.Box(-(2**63), 2**63 - 1, (2,), np.int64)), 2),
     "truth values as actions": (odd(acted=spaces.Box(0, 1, (2,), BOOL)), 2),
     "a table of actions": (odd(acted=spaces.Box(-3, 5, (2, 3), F32)), 2),
     "an action with one value": (
