@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from metarl.errors import SettingsError
 from metarl.models.modules import layers
 from metarl.models.modules.checks import takes_mask
-from metarl.models.modules.skeleton import copied
+from metarl.models.modules.skeleton import copied, kind_of
 from metarl.models.modules.tracing import NotTraceable, constants_of, path_of, traced
 from metarl.models.modules.vocabulary import ATTRIBUTES, METHODS, NAMES, is_layer_class
 
@@ -73,13 +73,13 @@ class _Tree:
         if id(module) in self._paths:
             return {"same": self._paths[id(module)]}
         self._paths[id(module)] = path
-        is_layer = is_layer_class(type(module))
+        is_layer = is_layer_class(kind_of(module))
         for name in layers.HOOKS:
             if getattr(module, name):
                 raise NotStored(f"{path or 'it'} has hooks")
         described: dict[str, Any] = {"training": module.training}
         if is_layer:
-            described["layer"] = type(module).__name__
+            described["layer"] = kind_of(module).__name__
             described["attributes"] = _attributes(module, path)
         described["tensors"] = {
             name: self._tensor(tensor, _join(path, name), name in module._buffers, module)
@@ -130,6 +130,8 @@ def _graph(net: nn.Module, with_mask: bool, constants: dict[str, Tensor]) -> dic
         graph, root = traced(net, with_mask)
     except NotTraceable as error:
         raise NotStored(str(error)) from error
+    if root.contexts:
+        raise NotStored(f"it computes under {root.contexts}")
     own = constants_of(root, graph)
     steps, output = [], None
     for node in graph.nodes:
@@ -156,7 +158,7 @@ def _step(
     arguments = [encoded(list(node.args)), encoded(dict(node.kwargs))]
     if node.op == "call_module":
         layer = root.get_submodule(target)
-        if not is_layer_class(type(layer)):
+        if not is_layer_class(kind_of(layer)):
             raise NotStored(f"{path_of(target)} ({type(layer).__name__}) is no layer of torch.nn")
         return [node.name, "layer", path_of(target), *arguments]
     if node.op == "call_method":

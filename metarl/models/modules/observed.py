@@ -40,24 +40,30 @@ class Watch(TorchFunctionMode):
     """Notes what a graph of `torch.fx`, or finite differences, would not see.
 
     Attributes:
-        stops_gradients: Whether the module detaches a tensor or computes without gradients.
+        detaches: Whether the module detaches a tensor.
+        disables: Whether it computes under `torch.no_grad`.
         casts: Whether it computes under `torch.autocast`.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.stops_gradients = False
-        self.casts = False
+        self.detaches = self.disables = self.casts = False
         self._outside = _autocast()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Looks at `func`, and calls it."""
         del types
         if torch.is_grad_enabled():  # it is not in the forward of an autograd.Function
-            disables = func is torch._C._set_grad_enabled and args == (False,)
-            self.stops_gradients |= disables or func in STOPS
+            self.disables |= func is torch._C._set_grad_enabled and args == (False,)
+            self.detaches |= func in STOPS
         self.casts |= _autocast() != self._outside
         return func(*args, **(kwargs or {}))
+
+    @property
+    def contexts(self) -> str:
+        """The contexts that a graph leaves out, in words."""
+        used = {"torch.no_grad": self.disables, "torch.autocast": self.casts}
+        return " and ".join(name for name, is_used in used.items() if is_used)
 
 
 class Activations(TorchDispatchMode):

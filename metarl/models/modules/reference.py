@@ -74,8 +74,8 @@ class Traits:
         tolerance: Relative difference of two results that rounding explains.
         rounding: Relative rounding error of the coarsest type that it computes in, if that is
             coarser than float64 in a sample of float64; else 0.
-        stops_gradients: See `Watch`.
-        casts: See `Watch`.
+        stops_gradients: Whether it detaches a tensor or computes without gradients.
+        casts: Whether it computes under `torch.autocast`.
     """
 
     activation: int
@@ -240,7 +240,8 @@ def _checked_run(plain: nn.Module, sample: Sample, name: str) -> tuple[list[Tens
     least = EXACT if sample.exact else ROUGH
     tolerance = max(least, min(ROUNDINGS * rounding, COARSE))
     activation = -(-largest.numbers // inputs.shape[0])
-    return outputs, Traits(activation, tolerance, rounding, watch.stops_gradients, watch.casts)
+    stops = watch.detaches or watch.disables
+    return outputs, Traits(activation, tolerance, rounding, stops, watch.casts)
 
 
 def _mixes_examples(

@@ -61,19 +61,19 @@ def kind_of(layer: nn.Module) -> type[nn.Module]:
 
 def parameters_of(net: nn.Module) -> dict[str, Tensor]:
     """Returns the parameters under every name of a tied one; a layer used twice has one name."""
-    return {
-        f"{path}.{name}" if path else name: p
-        for path, layer in net.named_modules()
-        for name, p in layer._parameters.items() if p is not None
-    }  # fmt: skip
+    return _held(net, "_parameters")
 
 
 def buffers_of(net: nn.Module) -> dict[str, Tensor]:
     """Returns the buffers, named like `parameters_of`."""
+    return _held(net, "_buffers")
+
+
+def _held(net: nn.Module, kind: str) -> dict[str, Tensor]:
     return {
-        f"{path}.{name}" if path else name: b
+        f"{path}.{name}" if path else name: tensor
         for path, layer in net.named_modules()
-        for name, b in layer._buffers.items() if b is not None
+        for name, tensor in getattr(layer, kind).items() if tensor is not None
     }  # fmt: skip
 
 

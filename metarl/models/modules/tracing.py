@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from metarl.errors import MetarlError
 from metarl.models.modules import functions, layers
 from metarl.models.modules.interception import RandomRefusal
+from metarl.models.modules.observed import Watch
 from metarl.models.modules.skeleton import buffers_of, copied, kind_of, parameters_of
 
 ROOT = "net"
@@ -22,6 +24,9 @@ class NotTraceable(Exception):  # noqa: N818
 
 class Root(nn.Module):
     """A module around the one to trace, so that layers of torch are leaves wherever they are."""
+
+    contexts: str = ""
+    """Contexts that the module computes under, which the graph leaves out: "torch.no_grad"."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -56,7 +61,7 @@ class LayerTracer(fx.Tracer):
         return hooked or is_derived or super().is_leaf_module(m, module_qualified_name)
 
 
-def traced(net: nn.Module, with_mask: bool) -> tuple[fx.Graph, nn.Module]:
+def traced(net: nn.Module, with_mask: bool) -> tuple[fx.Graph, Root]:
     """Traces a copy of a module.
 
     Returns:
@@ -69,13 +74,14 @@ def traced(net: nn.Module, with_mask: bool) -> tuple[fx.Graph, nn.Module]:
     root = (MaskRoot if with_mask else InputRoot)(copied(net).to("meta"))
     tracer = LayerTracer()
     try:
-        with RandomRefusal():
+        with torch.enable_grad(), RandomRefusal(), Watch() as watch:
             graph = tracer.trace(root)
     except MetarlError:
         raise
     except Exception as error:  # whatever the module raises on stand-ins for tensors
         reason = str(error).partition("\n")[0]
         raise NotTraceable(f"torch.fx cannot trace it ({reason})") from error
+    root.contexts = watch.contexts
     _remove_in_place(graph, root)
     for node in reversed(list(graph.nodes)):  # nothing changes in place any more
         if not node.users and node.op not in ("placeholder", "output"):

@@ -12,9 +12,16 @@ from metarl.models import from_module, load_module, save_module
 from metarl.models.base import task_params
 from metarl.models.modules.stored import KEY
 from tests.models.modules.nets import CASES, Outputs, Tied, draw, initialised
+from tests.models.modules.odd_nets import ODD
 
-NOT_STORED = {"branches": "torch.fx cannot trace", "loops": "torch.fx cannot trace",
-              "parametrised": "ParametrizedLinear"}  # fmt: skip
+ALL = {**CASES, **ODD}
+NOT_STORED = {
+    "branches": "torch.fx cannot trace", "loops": "torch.fx cannot trace",
+    "parametrised": "ParametrizedLinear", "low rank": "ParametrizedLinear",
+    "squeeze and excitation": "a memory_format", "weights as functions": "the attribute `values`",
+    "derived norm": "ScaledNorm", "kept by a hook": "body has hooks",
+    "stopped gradients": r"it computes under torch\.no_grad",
+}  # fmt: skip
 
 
 def through_a_file(net, tmp_path):
@@ -31,9 +38,9 @@ def results(net, inputs):
     return [*outputs, *torch.autograd.grad(loss, params, allow_unused=True)]
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in NOT_STORED])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in NOT_STORED])
 def test_a_stored_module_computes_the_same(name, tmp_path):
-    case = CASES[name]()
+    case = ALL[name]()
     generator = torch.Generator().manual_seed(0)
     net = initialised(case.net, generator).double()
     inputs = draw(case, 1, 5, generator)[0]
@@ -66,7 +73,7 @@ def test_it_runs_for_many_tasks_in_the_same_way(name, tmp_path):
 @pytest.mark.parametrize(("name", "reason"), NOT_STORED.items())
 def test_what_cannot_be_stored_is_refused(name, reason, tmp_path):
     with pytest.raises(SettingsError, match=reason):
-        save_module(CASES[name]().net, tmp_path / "net")
+        save_module(ALL[name]().net, tmp_path / "net")
     assert not any(tmp_path.iterdir())
 
 
