@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from metarl.adaptation.objectives import Objective
-from metarl.adaptation.update_rules import UpdateRule
+from metarl.adaptation.update_rules import GradientDescent, UpdateRule
 from metarl.errors import SettingsError
 from metarl.models.base import Adaptable, Params, task_params
 from metarl.models.modules import as_adaptable
@@ -96,12 +96,26 @@ class Adaptation:
                 f"Expected `unroll` to divide the {self.steps} steps, got {unroll}."
             )
         check_max_norm(self.max_inner_grad_norm)
+        self._check_complex()
         second_order = self.rule.differentiates_gradient and not self.first_order
         if (unroll or self.fresh_start) and second_order:
             raise SettingsError(
                 "Truncated unrolls and fresh starts suit rules that take gradients as constants, "
                 f"not {type(self.rule).__name__}; set `first_order` or leave them out."
             )
+
+    def _check_complex(self) -> None:
+        """Raises SettingsError if complex parameters adapt by a rule for real numbers."""
+        if isinstance(self.rule, GradientDescent):
+            return
+        frozen = self.frozen_names
+        for name, p in self.network.named_parameters():
+            if p.is_complex() and name not in frozen:
+                raise SettingsError(
+                    f"{type(self.rule).__name__} adapts real parameters, and {name} is complex. "
+                    "Keep both parts in a parameter [..., 2] and use torch.view_as_complex of it, "
+                    "freeze it, or use gradient descent (MAML)."
+                )
 
     def __getattr__(self, name: str) -> NoReturn:
         """Explains where the methods of a learner are.
@@ -256,14 +270,17 @@ def matching_names(network: nn.Module, patterns: Sequence[str]) -> frozenset[str
 
 
 def adapted_params(network: nn.Module, frozen: Sequence[str] = ()) -> Params:
-    """Returns the parameters that adapt, detached, without a task dimension.
+    """Returns the parameters that adapt, detached, without a task dimension; none of integers.
 
     Args:
         network: The network.
         frozen: Patterns of the names of those that do not adapt.
     """
     names = matching_names(network, frozen)
-    return {n: p.detach() for n, p in network.named_parameters() if n not in names}
+    return {
+        n: p.detach() for n, p in network.named_parameters()
+        if n not in names and (p.is_floating_point() or p.is_complex())
+    }  # fmt: skip
 
 
 def all_but(network: nn.Module, patterns: Sequence[str | nn.Module]) -> tuple[str, ...]:

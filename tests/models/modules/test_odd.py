@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from metarl.adaptation import MAML, GradientLearner
+from metarl.adaptation import MAML, GradientLearner, MAMLPlusPlus, MetaSGD, Reptile
 from metarl.errors import SettingsError, ShapeError
 from metarl.models import from_module, task_params
 from metarl.tasks import Examples
-from tests.models.modules.odd_nets import OwnNorm, ScaledNorm
+from tests.models.modules.odd_nets import Buffers, OwnNorm, ScaledNorm
 from tests.models.modules.test_model import Returns, WrongDoubleBackward
 
 TASKS = 3
@@ -94,6 +94,23 @@ def test_complex_weights_adapt(generator):
         loss = F.cross_entropy(net(x[t]), labels[t])
         (grad,) = torch.autograd.grad(loss, [net.mixing])
         torch.testing.assert_close(adapted.params["mixing"][t], net.mixing - 0.1 * grad)
+
+
+def test_rules_for_real_numbers_refuse_complex_weights(generator):
+    with pytest.raises(SettingsError, match=r"and mixing is complex\. Keep both parts"):
+        MetaSGD(ComplexWeights(), generator)
+    with pytest.raises(SettingsError, match="Adam adapts real parameters"):
+        Reptile(ComplexWeights())
+    MetaSGD(ComplexWeights(), generator, frozen=["mixing"])
+
+
+def test_parameters_of_integers_do_not_adapt(generator):
+    for adaptation in (MetaSGD(Buffers(), generator), MAMLPlusPlus(Buffers())):
+        learner = GradientLearner(adaptation)
+        support = Examples(draw(generator), torch.arange(4).remainder(3).repeat(TASKS, 1))
+        *_, adapted = learner.adapt(support, 2, generator)
+        state = learner.adapted_state(adapted, task=0)
+        assert state["order"].tolist() == [1, 0, 2]
 
 
 def test_autocast_is_kept(generator):
