@@ -309,8 +309,10 @@ def check_resolution(values: Tensor, name: str) -> None:
     """
     if not len(values):
         return
-    columns = values.reshape(len(values), -1).to(torch.float64)
-    low, high = columns.aminmax(dim=0)
+    columns = values.reshape(len(values), -1)
+    if values.dtype in (torch.uint32, torch.uint64):  # torch has no minimum of these
+        columns = columns.to(torch.float64)
+    low, high = (bound.to(torch.float64) for bound in columns.aminmax(dim=0))
     largest, spread = torch.maximum(low.abs(), high.abs()), high - low
     rounding = largest * 2.0**-24
     bad = (rounding > COARSE * spread) & (spread > NOISE * largest) & largest.isfinite()
