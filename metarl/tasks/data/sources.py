@@ -315,7 +315,8 @@ def check_resolution(values: Tensor, name: str) -> None:
     low, high = (bound.to(torch.float64) for bound in columns.aminmax(dim=0))
     largest, spread = torch.maximum(low.abs(), high.abs()), high - low
     rounding = largest * 2.0**-24
-    bad = (rounding > COARSE * spread) & (spread > NOISE * largest) & largest.isfinite()
+    noise = NOISE * largest if values.is_floating_point() else 0.0
+    bad = (rounding > COARSE * spread) & (spread > noise) & largest.isfinite()
     if bad.any():
         column = int(bad.nonzero()[0])
         raise DataError(

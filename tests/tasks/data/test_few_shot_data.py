@@ -260,7 +260,7 @@ def mixed(features):
         (lambda x: x.to_sparse(), ShapeError, "dense tensor"),
         (lambda x: scipy.sparse.csr_array(x.numpy()), ShapeError, r"data\.toarray\(\)"),
         (lambda x: x.double() + 1.7e9, DataError, "float32 hardly tells apart; subtract a con"),
-        (lambda x: x.long() + 2**40, DataError, "float32 hardly tells apart"),
+        (lambda x: x.long() + 2**50, DataError, "float32 hardly tells apart"),
         (lambda x: np.ma.masked_equal(x.numpy(), 5), DataError, "are masked"),
         (lambda x: np.full((120, 2), "a"), ShapeError, "Expected numbers"),
         (lambda x: np.full((120, 2), np.datetime64("2020")), ShapeError, "dates to seconds"),
