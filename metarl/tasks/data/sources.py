@@ -312,8 +312,10 @@ def check_resolution(values: Tensor, name: str) -> None:
     columns = values.reshape(len(values), -1)
     if values.dtype in (torch.uint32, torch.uint64):  # torch has no minimum of these
         columns = columns.to(torch.float64)
-    low, high = (bound.to(torch.float64) for bound in columns.aminmax(dim=0))
-    largest, spread = torch.maximum(low.abs(), high.abs()), high - low
+    low, high = columns.aminmax(dim=0)
+    spread = (high - low).to(torch.float64)  # of integers exact
+    low, high = low.to(torch.float64), high.to(torch.float64)
+    largest = torch.maximum(low.abs(), high.abs())
     rounding = largest * 2.0**-24
     noise = NOISE * largest if values.is_floating_point() else 0.0
     bad = (rounding > COARSE * spread) & (spread > noise) & largest.isfinite()
