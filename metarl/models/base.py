@@ -176,8 +176,7 @@ class Fitting:
                     f"{name} and {inputs.shape[0]} in inputs {tuple(inputs.shape)}; `task_params` "
                     "gives theta for any number of tasks."
                 ) from error
-            both_real = p.is_floating_point() and inputs.is_floating_point()
-            if p.dtype != inputs.dtype and both_real:
+            if p.is_floating_point() and p.dtype != inputs.dtype:
                 raise ShapeError(
                     f"Expected inputs of the parameters' type {p.dtype}, got {inputs.dtype}; "
                     "convert one of them: `inputs.float()`, or `model.double()`."
