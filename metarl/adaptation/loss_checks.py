@@ -78,12 +78,17 @@ def check_order_of_examples(
         SettingsError: In another order, the examples have other values.
     """
     count = examples.targets.shape[1]
-    if count < 2 or not isinstance(outputs, Tensor) or count not in outputs.shape[2:]:
+    sizes: list[int] = []
+    map_tensors(lambda t: sizes.extend(t.shape[2:]) or t, outputs)
+    if count < 2 or count not in sizes:
         return
-    if outputs.is_floating_point() and outputs.amin() == outputs.amax():
-        outputs = outputs + 0.01 * _numbered(outputs).sin()
+    varied = map_tensors(_varied, outputs)
     for places in range(min(count, VARIANTS)):
-        changed = outputs.roll(places, -1)  # other examples are right
+
+        def shifted(tensor: Tensor, places: int = places) -> Tensor:
+            return tensor.roll(places, -1) if tensor.dim() > 2 else tensor
+
+        changed = map_tensors(shifted, varied)  # other examples are right
         found = function.unreduced(changed, examples, **values)
         if not isinstance(found, Tensor) or found.shape[:2] != examples.targets.shape[:2]:
             return
@@ -100,8 +105,12 @@ def check_order_of_examples(
             )
 
 
-def _numbered(tensor: Tensor) -> Tensor:
-    return torch.arange(tensor.numel(), device=tensor.device).to(tensor.dtype).view(tensor.shape)
+def _varied(tensor: Tensor) -> Tensor:
+    """Returns outputs that are all equal, as those of a head of zeros, as ones that differ."""
+    if not tensor.is_floating_point() or tensor.amin() < tensor.amax():
+        return tensor
+    numbers = torch.arange(tensor.numel(), device=tensor.device, dtype=tensor.dtype)
+    return tensor + 0.01 * numbers.sin().view(tensor.shape)
 
 
 def _reversed(tensor: Tensor) -> Tensor:

@@ -83,6 +83,26 @@ def test_losses_of_the_wrong_dimension(loss, generator):
         losses_of(loss, draw(generator), generator, zero)
 
 
+class Named(nn.Linear):
+    """Returns its logits by a name."""
+
+    def forward(self, input):
+        return {"logits": super().forward(input)}
+
+
+def test_outputs_in_a_dict(generator):
+    def wrong(outputs, labels):
+        return F.cross_entropy(outputs["logits"], labels, reduction="none")
+
+    def right(outputs, labels):
+        return F.cross_entropy(outputs["logits"].mT, labels, reduction="none")
+
+    net = Named(4, CLASSES)
+    with pytest.raises(SettingsError, match="to take dimension 1 for the classes"):
+        losses_of(wrong, draw(generator), generator, net, "loss")
+    losses_of(right, draw(generator), generator, net, "loss")
+
+
 def test_metrics_of_the_wrong_dimension(generator):
     def wrong(outputs, labels):
         return (outputs.argmax(1) == labels).float()
