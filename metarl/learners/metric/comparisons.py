@@ -216,6 +216,9 @@ def class_sums(support: Reference) -> Reference:
 
 def squared_distances(queries: Tensor, features: Tensor) -> Tensor:
     """Returns ||q - f||^2, [T, N, M], for queries [T, N, D] and features [T, M, D]."""
+    # Distances from the centre of f are the same, and lose fewer digits in the difference below.
+    centre = features.mean(1, keepdim=True).detach()
+    queries, features = queries - centre, features - centre
     # ||q - f||^2 = ||q||^2 + ||f||^2 - 2 q . f
     squared_norms = queries.square().sum(2, keepdim=True) + features.square().sum(2).unsqueeze(1)
     return torch.baddbmm(squared_norms, queries, features.mT, alpha=-2)

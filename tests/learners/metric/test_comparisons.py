@@ -15,6 +15,7 @@ from metarl.learners import (
     Prototypes,
     Reference,
 )
+from metarl.learners.metric.comparisons import squared_distances
 
 TASKS, WAY, SHOTS, QUERIES, WIDTH = 2, 3, 2, 4, 5
 
@@ -37,6 +38,12 @@ def queries(generator):
 
 def of_class(support, t, k):
     return support.features[t][support.members[t, :, k] == 1]
+
+
+def test_distances_keep_their_digits_far_from_the_origin(queries, support):
+    far = [10 + 0.1 * rows for rows in (queries, support.features)]
+    exact = (far[0].double().unsqueeze(2) - far[1].double().unsqueeze(1)).square().sum(3)
+    torch.testing.assert_close(squared_distances(*far).double(), exact, rtol=1e-5, atol=1e-6)
 
 
 def test_prototypes_are_means_and_logits_squared_distances(support, queries):
