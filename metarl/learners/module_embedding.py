@@ -40,7 +40,7 @@ class ModuleEmbedding(Embedding):
         object.__setattr__(self, "model", from_module(net))
         # Other layers do not mix examples: `_check_independence` refuses them.
         self.respects_weights = not any(is_batch_norm(layer) for layer in net.modules())
-        self._independent: set[torch.Size] = set()
+        self._independent: set[tuple[int, ...]] = set()
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -102,7 +102,8 @@ class ModuleEmbedding(Embedding):
         Raises:
             SettingsError: The features of an example depend on other examples of the batch.
         """
-        if inputs.shape[2:] in self._independent:
+        size = tuple(map(int, inputs.shape[2:]))  # whole numbers while it is captured as a graph
+        if size in self._independent:
             return
         alone = from_module(copy.deepcopy(self.net).eval(), check_derivatives=False)
         alone.prepare(inputs, mask)
@@ -114,7 +115,7 @@ class ModuleEmbedding(Embedding):
                 "normalisations with `track_running_stats=True` may use the batch (as layers, not "
                 "as F.batch_norm); attention, means or norms over the examples may not."
             )
-        self._independent.add(inputs.shape[2:])
+        self._independent.add(size)
 
     def _running(self, num_tasks: int) -> dict[str, tuple[Tensor, Tensor]]:
         """Returns the running statistics of every batch normalisation, for each task."""

@@ -189,7 +189,8 @@ class ModuleModel(Model):
         """Returns the way to run the module in its present structure and modes."""
         net = self.net
         structure = tuple((id(m), m.training) for m in net.modules())
-        key = (structure, inputs.shape[2:], inputs.dtype, mask is not None)
+        # Whole numbers, also while a graph is captured with symbols for sizes.
+        key = (structure, tuple(map(int, inputs.shape[2:])), inputs.dtype, mask is not None)
         found = self._choices.get(key)
         if found is not None:
             return found
