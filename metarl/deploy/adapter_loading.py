@@ -16,7 +16,7 @@ from metarl.lab.saved_run import find_good, reopened
 from metarl.runs.checkpoints import Checkpoint, load_checkpoint, load_weights
 from metarl.runs.networks import NETWORKS, read_networks
 from metarl.runs.run_folder import newest_run
-from metarl.training.learner_file import read_learner_file
+from metarl.training.learner_file import read_learner_file, refusal
 
 RATE_TOLERANCE = 0.01
 
@@ -120,7 +120,7 @@ def adapter_of(
     else:
         raise SettingsError(
             f"Expected a learner that adapts to data or in an environment, got a "
-            f"{type(learner).__name__}."
+            f"{type(learner).__name__}. {refusal(learner) or ''}".rstrip()
         )
     try:
         return build(learner, origin, seed=seed, **options)

@@ -16,7 +16,7 @@ from metarl.deploy.recorded_family import RecordedFamily
 from metarl.errors import CheckpointError, MetarlError, SettingsError, short_repr
 from metarl.models.described import NO_NETWORKS, UndescribedError, rebuilt
 from metarl.models.modules import as_adaptable
-from metarl.training.learner_file import UNDESCRIBED
+from metarl.training.learner_file import REFUSED, UNDESCRIBED
 
 
 class Source(NamedTuple):
@@ -48,9 +48,12 @@ def build_learner(
         modules: The ordinary modules that the run stores, by name.
 
     Raises:
-        SettingsError: A part is not described and has to be handed in.
+        SettingsError: A part is not described and has to be handed in, or such learners cannot be
+            loaded.
         CheckpointError: The data are damaged, or name what this version does not know.
     """
+    if REFUSED in data:
+        raise SettingsError(f"There is nothing to load of this run's learner. {data[REFUSED]}")
     if UNDESCRIBED in data:
         raise _missing("learner", data)
     build = BUILDERS.get(str(data.get("kind")))
@@ -138,6 +141,7 @@ BUILDERS = {
     "EpisodeReader": _supervised,
     "MetaNetwork": _supervised,
     "FeatureClassifier": _supervised,
+    "ZeroShotPrototypes": _supervised,
 }
 """Kind of a described learner -> the function that builds it."""
 

@@ -13,8 +13,10 @@ from torch import Tensor
 from metarl.adaptation.adapted_state import adapted_state
 from metarl.adaptation.learner import Adapted, SupervisedLearner
 from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
+from metarl.deploy.adapter_descriptions import description_info, no_examples, numbered_labels
 from metarl.deploy.adapter_inputs import as_array, as_inputs, warn_of_ranges
 from metarl.errors import SettingsError, ShapeError, TaskError
+from metarl.learners.metric.zero_shot import DESCRIPTIONS
 from metarl.models.base import task_params
 from metarl.ranges import NOT_NEGATIVE, check_int
 from metarl.tasks.base import Examples, TaskBatch
@@ -41,6 +43,7 @@ class SupervisedAdapter(Adapter):
         self.classes: list[np.ndarray] | None = None
         self._seed = seed
         self._many = False
+        self._way: int | None = None
         self._adapted: Any = None
 
     @property
@@ -50,7 +53,13 @@ class SupervisedAdapter(Adapter):
         return 1 if adaptation is None else max(1, adaptation.steps)
 
     def adapt(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, support: Any, targets: Any = None, *, steps: int | None = None
+        self,
+        support: Any = None,
+        targets: Any = None,
+        *,
+        steps: int | None = None,
+        descriptions: Any = None,
+        described: Any = None,
     ) -> AdaptationReport:
         """Adapts from the trained start.
 
@@ -60,6 +69,10 @@ class SupervisedAdapter(Adapter):
                 With `targets` None: `Examples`, or a pair of inputs and targets.
             targets: Values, or labels of any kind (numbers, names), [N] or [T, N].
             steps: Adaptation steps; None: as in training. Learners without a gradient ignore it.
+            descriptions: For `ZeroShotPrototypes`: numbers that describe each class, [way, D] or
+                [T, way, D]. Labels are then the indices of the descriptions, and there may be no
+                examples at all.
+            described: Which classes have a description, [way] or [T, way]; None: all.
 
         Returns:
             What it did; the losses are those of the support set.
@@ -67,13 +80,21 @@ class SupervisedAdapter(Adapter):
         Raises:
             ShapeError: The examples do not have the shape of training.
             TaskError: There are more classes than outputs.
+            SettingsError: Descriptions are missing, or the learner takes none.
         """
         started = time.perf_counter()
         steps = self.steps if steps is None else check_int("steps", steps, NOT_NEGATIVE)
-        examples = self._examples(support, targets)
+        info, many = description_info(self.learner, descriptions, described)
+        self._way = info[DESCRIPTIONS].shape[1] if info else None
+        if info and support is None:
+            examples, self._many = no_examples(info, self.origin.ranges), many
+            self._number_classes(len(examples.targets))
+        else:
+            examples = self._examples(support, targets)
         generator = torch.Generator().manual_seed(self._seed)
+        tasks = TaskBatch(examples, examples, info)
         before = after = None
-        for after in self.learner.adapt(examples, steps, generator):
+        for after in self.learner.adapt_to(tasks, steps, generator):
             before = after if before is None else before
         self._adapted = after
         losses = [self._loss(adapted, examples) for adapted in (before, after)]
@@ -189,8 +210,16 @@ class SupervisedAdapter(Adapter):
         self._many = many
         return Examples(inputs, self._targets(values))
 
+    def _number_classes(self, tasks: int) -> None:
+        """Lets predictions be the indices of the descriptions."""
+        assert self._way is not None
+        self.classes = [np.arange(self._way, dtype=np.int64)] * tasks
+
     def _targets(self, values: np.ndarray) -> Tensor:
         ranges = self.origin.ranges
+        if self._way is not None:
+            self._number_classes(len(values))
+            return numbered_labels(values, self._way)
         labels = ranges.get("labels", values.dtype.kind not in "f")
         if not labels:
             return self._values(values)
@@ -239,7 +268,8 @@ class SupervisedAdapter(Adapter):
     @torch.no_grad()
     def _loss(self, adapted: Any, examples: Examples) -> float | None:
         """Returns the mean loss of the support sets; None where the learner has another loss."""
-        if getattr(self.learner, "loss", task_loss) is not task_loss:
+        own = getattr(self.learner, "loss", task_loss)
+        if own is not task_loss or not examples.targets.numel():
             return None
         outputs = self.learner.predict(adapted, examples.inputs)
         if not isinstance(outputs, Tensor):

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from metarl.errors import CheckpointError, SettingsError
+from metarl.learners.metric.zero_shot import ZeroShotPrototypes
 from metarl.learners.module_embedding import ModuleEmbedding
 from metarl.models.modules import ModuleModel
 from metarl.models.modules.description import Description, NotStored, describe
@@ -111,6 +112,8 @@ def modules_of(learner: nn.Module) -> dict[str, nn.Module]:
             found[name] = module.net
         elif isinstance(module, ModuleEmbedding):
             found[f"{name}.net"] = module.net
+        elif isinstance(module, ZeroShotPrototypes):
+            found[f"{name}.describe".lstrip(".")] = module.describe
     return found
 
 

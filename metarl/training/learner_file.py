@@ -29,6 +29,7 @@ from metarl.training.data_ranges import DataRanges, check_ranges
 LEARNER_FILE = "learner.json"
 FORMAT_VERSION = 1
 UNDESCRIBED = "undescribed"
+REFUSED = "refused"
 
 
 class LearnerFile:
@@ -122,14 +123,23 @@ def described_learner(learner: Learner) -> dict[str, Any]:
     """Returns a learner as JSON data.
 
     Parts that cannot be described are {"undescribed": the reason}; whoever opens the run hands them
-    in.
+    in. A learner that cannot be opened for use is {"refused": the reason}.
     """
     names = [cls.__name__ for cls in type(learner).__mro__]
+    refused = refusal(learner)
+    if refused is not None:
+        return {REFUSED: refused}
     kind = next((name for name in names if name in KINDS), None)
     if kind is None or names[0] != kind:
         where = f"{type(learner).__module__}.{names[0]}"
         return {UNDESCRIBED: f"Learners of the class {where} are not described."}
     return {"kind": kind, **KINDS[kind](learner)}
+
+
+def refusal(learner: Learner) -> str | None:
+    """Returns why there is no adapter of a learner; None if that is not known before."""
+    names = [cls.__name__ for cls in type(learner).__mro__]
+    return next((NOT_DEPLOYED[name] for name in names if name in NOT_DEPLOYED), None)
 
 
 def _gradient(learner: Any) -> dict[str, Any]:
@@ -182,8 +192,17 @@ KINDS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "EpisodeReader": _supervised,
     "MetaNetwork": _supervised,
     "FeatureClassifier": _supervised,
+    "ZeroShotPrototypes": _supervised,
 }
 """Class of a learner -> the function that describes it."""
+
+NOT_DEPLOYED = {
+    "StreamReader": "It reads whole streams of examples and their labels, and keeps nothing that "
+    "further inputs could be predicted from; `metarl evaluate` runs it on streams.",
+    "StrategyLearner": "A strategy plays by a fixed rule: nothing was trained, and nothing adapts; "
+    "`metarl evaluate` plays it.",
+}
+"""Class of a learner -> why `metarl.load` has no adapter for it."""
 
 
 def described_algorithm(adaptation: Adaptation) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from metarl_envs.bandit import Bandit
+from metarl_envs.bandit_strategies import RandomArmAlgorithm
 from metarl_envs.navigation import Navigation2D
 from torch import nn
 
@@ -15,19 +17,31 @@ from metarl.adaptation import MAML, Adaptation, GradientLearner, MetaSGD
 from metarl.adaptation.algorithms import LSTMMetaLearnerAlgorithm, ReptileAlgorithm
 from metarl.adaptation.objectives import QueryLoss
 from metarl.adaptation.update_rules import GradientDescent
+from metarl.deploy.adapter_loading import adapter_of
 from metarl.deploy.learner_building import build_learner
-from metarl.errors import CheckpointError, SettingsError
-from metarl.learners import Prototypical, Siamese
+from metarl.errors import CheckpointError, SettingsError, ShapeError, TaskError
+from metarl.learners import (
+    Prototypical,
+    Recurrent,
+    Siamese,
+    StreamReader,
+    Thumbnail,
+    ZeroShotPrototypes,
+)
 from metarl.learners.images.embeddings import ConvEmbedding, ImageShape
 from metarl.learners.memory.algorithms import MANNAlgorithm, MetaNetAlgorithm
 from metarl.learners.metric import algorithms as metric
+from metarl.learners.metric.of_modules import embedding_of
 from metarl.learners.problem import ImageProblem
 from metarl.models import MLP, Conv4
 from metarl.rl import PolicyGradientSettings, policy_for
 from metarl.rl.policy_learner import PolicyLearner
+from metarl.rl.problem import ControlProblem
+from metarl.rl.trials.recurrent_learner import RL2Algorithm
 from metarl.sim import make_family
 from metarl.tasks import Sine
 from metarl.tasks.base import Examples, TaskBatch
+from metarl.tasks.streams import LabelCode
 from metarl.training.learner_file import LEARNER_FILE, checksum, described_learner
 from tests.deploy.conftest import make_policy_learner, train
 
@@ -88,6 +102,20 @@ def test_policies_are_described_with_their_units(name):
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     assert copy.family.name == family.name and copy.family.horizon == family.horizon
     assert (copy.policy.units is None) == (learner.policy.units is None)
+
+
+@pytest.mark.parametrize("memory", ["gru", "attention"])
+def test_recurrent_policies_are_described_with_their_memory(memory, generator):
+    problem = ControlProblem(
+        Navigation2D(horizon=3), generator, PolicyGradientSettings(1, clip=0.2), hidden=(4,)
+    )
+    algorithm = RL2Algorithm(2, units=8, memory=memory, heads=2, separate_values=True)
+    learner = algorithm.build(problem)
+    copy: Any = copies(learner)
+    policy = copy.policy
+    assert policy.history.memory.width == 8 and copy.settings == algorithm
+    assert (policy.attention is None) == (memory == "gru")
+    assert memory == "gru" or policy.attention.steps == 6
 
 
 def test_a_run_opens_as_the_learner_that_was_trained(sine_run):
@@ -261,6 +289,63 @@ def test_learners_with_learned_rates_keep_them(tmp_path, generator):
     copy = copies(learner)
     for a, b in zip(learner.rule.parameters(), copy.rule.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+class Described(Blobs):
+    """Two classes that a number each describes; in evaluation without examples."""
+
+    def sample(self, num_tasks, generator):
+        tasks = super().sample(num_tasks, generator)
+        numbers = torch.tensor([[-1.0], [1.0]]).expand(num_tasks, 2, 1)
+        return TaskBatch(tasks.support, tasks.query, {"descriptions": numbers})
+
+
+def test_prototypes_of_descriptions_open_and_need_no_examples(tmp_path):
+    torch.manual_seed(0)
+    embedding, describe = nn.Sequential(nn.Linear(16, 3)), nn.Sequential(nn.Linear(1, 3))
+    learner = ZeroShotPrototypes(embedding_of(embedding), describe, count=2.0)
+    _, folder = train(learner, Described(), tmp_path)
+    adapter = metarl.load(folder)
+    tasks = Described().sample(1, torch.Generator().manual_seed(5))
+    empty = Examples(tasks.support.inputs[:, :0], tasks.support.targets[:, :0])
+    query, numbers = tasks.query.inputs[0].numpy(), [[-1.0], [1.0]]
+    for support, given in ((empty, ()), (tasks.support, [t[0] for t in tasks.support[:2]])):
+        report = adapter.adapt(*given, descriptions=numbers)
+        assert report.examples == support.targets.numel()
+        assert (report.loss_before is None) == (not given)
+        *_, expected = learner.adapt(support, 0, torch.Generator(), tasks.info)
+        scores = learner.predict(expected, tasks.query.inputs)[0]
+        np.testing.assert_allclose(adapter.outputs(query), scores, rtol=1e-5, atol=1e-5)
+        assert (adapter.predict(query) == scores.argmax(1).numpy()).all()
+    adapter.adapt(query[:1], [1], descriptions=numbers, described=[True, False])
+    refused = [
+        ((), {}, SettingsError, "`descriptions`"),
+        ((query, [0, 1, 0, 2]), {"descriptions": numbers}, TaskError, "from 0 to 1"),
+        ((), {"descriptions": [1.0]}, ShapeError, r"descriptions \[way, D\]"),
+        ((), {"descriptions": [[np.nan]]}, ShapeError, "finite descriptions"),
+    ]
+    for given, options, error, message in refused:
+        with pytest.raises(error, match=message):
+            adapter.adapt(*given, **options)
+
+
+def test_descriptions_are_refused_by_others(sine_run):
+    with pytest.raises(SettingsError, match="no use for them"):
+        metarl.load(sine_run[1]).adapt([0.0], [0.0], descriptions=[[1.0]])
+
+
+def test_streams_and_strategies_say_why_they_do_not_open(generator):
+    code = LabelCode(1, 3)
+    network = Recurrent(4 + code.width, code.width, generator, 5)
+    stream = StreamReader(Thumbnail(ImageShape(1, 2), 2), network, code)
+    strategy = RandomArmAlgorithm().build(
+        ControlProblem(Bandit(), generator, PolicyGradientSettings(1))
+    )
+    for learner, reason in ((stream, "whole streams"), (strategy, "fixed rule")):
+        with pytest.raises(SettingsError, match=f"nothing to load.*{reason}"):
+            copies(learner)
+        with pytest.raises(SettingsError, match=reason):
+            adapter_of(learner)
 
 
 def test_an_oracle_is_refused():

@@ -19,6 +19,7 @@ from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
 from metarl.learners.metric.comparisons import squared_distances
 from metarl.learners.padding import joined_mask, joined_weights, mask_option
+from metarl.models.described import described
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import (
     check_inputs,
@@ -45,6 +46,7 @@ class ZeroShotInputs:
     tasks: TaskBatch
 
 
+@described
 class ZeroShotPrototypes(SupervisedLearner):
     """Prototypical networks whose classes are given by descriptions, by examples, or by both.
 
@@ -154,20 +156,20 @@ class ZeroShotPrototypes(SupervisedLearner):
         """
         descriptions = info[DESCRIPTIONS]
         tasks, way = descriptions.shape[:2]
-        described = self.describe(descriptions.flatten(0, 1)).unflatten(0, (tasks, way))
+        mapped = self.describe(descriptions.flatten(0, 1)).unflatten(0, (tasks, way))
         if self.unit_length:
-            described = F.normalize(described, dim=2)
-        if features.shape[2] != described.shape[2]:
+            mapped = F.normalize(mapped, dim=2)
+        if features.shape[2] != mapped.shape[2]:
             raise ShapeError(
                 f"Expected `describe` to return as many features as the embedding, "
-                f"{features.shape[2]}, got {described.shape[2]}."
+                f"{features.shape[2]}, got {mapped.shape[2]}."
             )
         members = memberships(support, way)
         pseudo = self.log_count.exp().expand(tasks, way)  # n_0
         if DESCRIBED in info:
             pseudo = pseudo * info[DESCRIBED]
         # c_k = (sum_i w_i f(x_i) + n_0 g(v_k)) / (sum_i w_i + n_0)
-        total = torch.bmm(members.mT, features) + pseudo.unsqueeze(2) * described
+        total = torch.bmm(members.mT, features) + pseudo.unsqueeze(2) * mapped
         return total / (members.sum(1) + pseudo).unsqueeze(2)
 
     # Evaluation
