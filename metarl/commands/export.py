@@ -32,7 +32,8 @@ def export(
     limits, nothing is scaled. A supervised network maps "inputs" to "outputs".
 
     With `--with adaptation`, writes a folder with the start, the inner step on raw data, and the
-    policy or network as a function of its parameters: see docs/export.md.
+    policy or network as a function of its parameters; of a metric or memory learner, how it reads a
+    support set, and the scores: see docs/export.md.
 
     Args:
         run: A run folder, whose newest valid checkpoint is used; a checkpoint; or `latest`.

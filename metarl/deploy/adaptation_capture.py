@@ -20,6 +20,9 @@ from metarl.deploy.onnx_decompositions import decompositions, translations
 from metarl.errors import ExportError, short_repr
 from metarl.extras import import_extra
 
+TOLERANCE = 1e-5
+Batches = Callable[[int, torch.Generator], list[Tensor]]
+
 
 @dataclass(frozen=True)
 class Port:
@@ -58,12 +61,19 @@ class Graph:
             flow that depends on the values of tensors.
         inputs: The inputs, with examples.
         outputs: The outputs; their examples say shapes and types.
+        batches: Returns all inputs of the n-th call of the comparison, drawn from a generator;
+            None: variations of the examples.
+        calls: Calls in a row that the comparison may make.
+        tolerance: The largest difference of an output, relative to max(1, max |output|).
     """
 
     name: str
     function: Callable[..., Sequence[Tensor]]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    batches: Batches | None = None
+    calls: int = 10
+    tolerance: float = TOLERANCE
 
     @property
     def examples(self) -> tuple[Tensor, ...]:
@@ -76,12 +86,14 @@ def graph_of(
     function: Callable[..., Sequence[Tensor]],
     inputs: Sequence[Port],
     outputs: Sequence[tuple[str, str, dict[int, str]]],
+    batches: Batches | None = None,
+    calls: int = 10,
 ) -> Graph:
     """Returns a graph; the outputs are given by names, texts and free dimensions."""
     examples = [port.example for port in inputs]
     found = [t.detach() for t in function(*examples)]
     ports = [Port(n, t, text, free) for (n, text, free), t in zip(outputs, found, strict=True)]
-    return Graph(name, function, tuple(inputs), tuple(ports))
+    return Graph(name, function, tuple(inputs), tuple(ports), batches, calls)
 
 
 def free_size(tensors: Sequence[Tensor], least: int = 5) -> int:
@@ -102,7 +114,7 @@ def capture(graph: Graph) -> torch.export.ExportedProgram:
     """
     examples = tuple(e.detach().clone() for e in graph.examples)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _plain_kernels():
             traced = make_fx(
                 graph.function,
                 tracing_mode="symbolic",
@@ -139,6 +151,17 @@ def save_program(
     buffer = io.BytesIO()  # a file that cannot be written makes torch raise anything
     torch.export.save(program, buffer, extra_files=dict(files or {}))
     path.write_bytes(buffer.getbuffer())
+
+
+@contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Turns oneDNN off, whose kernels, such as that of LSTMs, are not decomposed."""
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
 def write_program(graph: Graph, program: torch.export.ExportedProgram, folder: Path) -> Path:

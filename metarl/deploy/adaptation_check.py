@@ -15,33 +15,28 @@ from metarl.errors import ExportError
 from metarl.extras import import_extra
 
 STEPS = 10
-TOLERANCE = 1e-5
 Runner = Callable[[list[Tensor]], list[Tensor]]
 
 
 def difference_of(graph: Graph, path: Path, start: Start, seed: int) -> float:
     """Runs a graph and its file ten times in a row, from the theta and state of the graph.
 
-    The free sizes are those of the examples, 1, and others. The file does not go on from its own
-    results, because some adaptations multiply rounding errors from step to step, in any program.
+    The free sizes are those of the examples, 1, and others, or what the graph says. The file does
+    not go on from its own results, because some adaptations multiply rounding errors from step to
+    step, in any program.
 
     Returns:
-        The largest difference of an output, relative to max(1, |output|).
+        The largest difference of an output, relative to max(1, max |output|).
 
     Raises:
-        ExportError: It exceeds 1e-5, or an output is not finite.
+        ExportError: It exceeds the tolerance of the graph, or an output is not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     run = _program(path) if path.suffix == ".pt2" else _model(graph, path)
     values = {n: t.clone() for n, t in start.named().items()}
     largest = 0.0
-    for step in range(STEPS if graph.inputs else 1):
-        batch = [
-            _varied(port, step, generator)
-            for port in graph.inputs
-            if not port.name.startswith((THETA, STATE))
-        ]
-        inputs = _inputs(graph, values, batch)
+    for step in range(min(STEPS, graph.calls) if graph.inputs else 1):
+        inputs = _inputs(graph, values, step, generator)
         outputs = [t.detach() for t in graph.function(*inputs)]
         found = run(inputs)
         for port, a, b in zip(graph.outputs, outputs, found, strict=True):
@@ -50,7 +45,16 @@ def difference_of(graph: Graph, path: Path, start: Start, seed: int) -> float:
     return largest
 
 
-def _inputs(graph: Graph, values: dict[str, Tensor], batch: list[Tensor]) -> list[Tensor]:
+def _inputs(
+    graph: Graph, values: dict[str, Tensor], step: int, generator: torch.Generator
+) -> list[Tensor]:
+    if graph.batches is not None:
+        return graph.batches(step, generator)
+    batch = [
+        _varied(port, step, generator)
+        for port in graph.inputs
+        if not port.name.startswith((THETA, STATE))
+    ]
     names = [port.name for port in graph.inputs]
     return [*(values[n] for n in names if n in values), *batch]
 
@@ -92,11 +96,12 @@ def _difference(graph: Graph, port: Port, expected: Tensor, actual: Tensor) -> f
         )
     if not expected.is_floating_point():  # rounding may change the choice of equal ones
         return 0.0
-    difference = float((np.abs(a - b) / np.maximum(1.0, np.abs(a))).max(initial=0.0))
-    if not difference <= TOLERANCE:
+    largest = np.abs(a).max(initial=1.0)
+    difference = float(np.abs(a - b).max(initial=0.0) / largest)
+    if not difference <= graph.tolerance:
         raise ExportError(
             f"The exported {where} differs from the learner's by {difference:.2g}, more than "
-            f"{TOLERANCE:g}. Nothing was written; please report this."
+            f"{graph.tolerance:g}. Nothing was written; please report this."
         )
     return difference
 

@@ -12,7 +12,12 @@ import torch
 
 import metarl
 from metarl.adaptation.learner import Learner
-from metarl.deploy import adaptation_control, adaptation_recurrent, adaptation_supervised
+from metarl.deploy import (
+    adaptation_control,
+    adaptation_recurrent,
+    adaptation_supervised,
+    adaptation_support,
+)
 from metarl.deploy.adaptation_capture import Graph, Port, capture, write_model, write_program
 from metarl.deploy.adaptation_check import difference_of
 from metarl.deploy.adaptation_files import new_folder, write_metadata
@@ -21,7 +26,7 @@ from metarl.errors import SettingsError
 from metarl.extras import import_extra
 from metarl.tasks.base import TaskBatch
 
-KINDS = (adaptation_supervised, adaptation_control, adaptation_recurrent)
+KINDS = (adaptation_supervised, adaptation_support, adaptation_control, adaptation_recurrent)
 """The modules whose learners are exported; importing them registers these."""
 START_FILE = "start.safetensors"
 
@@ -38,14 +43,15 @@ def export_adaptation(
 ) -> float:
     """Writes the adaptation of a learner as graphs that run without MetaRL.
 
-    Supervised learners get the graphs "predict" and "step", policies "act" and "step", recurrent
-    policies "act" alone, whose state goes in and out. For "onnx" the graph "start" returns the
-    initial theta and state; start.safetensors holds them for both formats. docs/export.md
-    documents the folder. Each graph is compared with the learner before the folder appears, over
-    ten steps of an adaptation.
+    Supervised learners that adapt by gradients get the graphs "predict" and "step", metric and
+    memory learners "adapt" and "predict", policies "act" and "step", recurrent policies "act"
+    alone, whose state goes in and out. For "onnx" the graph "start" returns the initial theta and
+    state, if there are any; start.safetensors holds them for both formats. docs/export.md documents
+    the folder. Each graph is compared with the learner before the folder appears, in ten calls.
 
     Args:
-        learner: A `GradientLearner`, `PolicyLearner`, `RecurrentLearner` or `VariBADLearner`.
+        learner: A gradient, metric or memory learner, a `PolicyLearner`, a `RecurrentLearner` or a
+            `VariBADLearner`.
         folder: The folder. An earlier export in it is replaced.
         to: "onnx", or "torch" for programs of `torch.export`.
         tasks: Tasks of a supervised learner, whose examples give shapes and types, or a function
@@ -55,11 +61,11 @@ def export_adaptation(
         seed: Of the start, for learners that start afresh on each task, and of the comparison.
 
     Returns:
-        The largest difference, relative to max(1, |value|).
+        The largest difference, relative to max(1, max |value|) of each tensor.
 
     Raises:
-        SettingsError: The learner does not adapt by gradients or by memory, an argument is
-            missing, or the extra "onnx" is not installed.
+        SettingsError: Such learners are not exported, an argument is missing, or the extra "onnx"
+            is not installed.
         ExportError: A part cannot be expressed, or the files differ from the learner by more than
             1e-5; nothing is written.
         CheckpointError: The folder holds something else, or cannot be written.
@@ -77,7 +83,8 @@ def export_adaptation(
     difference = 0.0
     with new_folder(Path(folder)) as new:
         files = {}
-        for graph in [*graphs, start.graph()] if to == "onnx" else graphs:
+        begins = [start.graph()] if to == "onnx" and start.tensors else []
+        for graph in [*graphs, *begins]:
             path = (write_model if to == "onnx" else write_program)(graph, capture(graph), new)
             files[graph.name] = path.name
             difference = max(difference, difference_of(graph, path, start, seed))

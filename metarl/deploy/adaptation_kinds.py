@@ -12,7 +12,7 @@ import torch
 from metarl.deploy.adaptation_capture import Graph
 from metarl.deploy.adaptation_theta import Start
 from metarl.errors import SettingsError
-from metarl.tasks.base import TaskBatch
+from metarl.tasks.base import Examples, TaskBatch
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Exported:
     """What is written of a learner.
 
     Attributes:
-        kind: "supervised", "control" or "recurrent".
+        kind: "supervised", "support", "control" or "recurrent".
         start: The initial theta and state.
         graphs: The graphs besides "start".
         notes: What the metadata says of the learner, JSON values.
@@ -47,6 +47,20 @@ class Exported:
     notes: dict[str, Any]
 
 
+MASK = "true for the real elements of padded sequences"
+"""What the input "mask" is."""
+
+
+def first_support(tasks: TaskBatch) -> Examples:
+    """Returns the first support set without padding examples, [1, N, *]."""
+    support = tasks.support
+    rows = torch.arange(support.targets.shape[1])
+    if support.weights is not None:
+        rows = rows[support.weights[0] > 0]
+    mask = None if support.mask is None else support.mask[:1, rows]
+    return Examples(support.inputs[:1, rows], support.targets[:1, rows], mask=mask)
+
+
 @functools.singledispatch
 def exported(learner: object, request: Request) -> Exported:
     """Returns what is written of a learner, which is on the CPU.
@@ -56,7 +70,8 @@ def exported(learner: object, request: Request) -> Exported:
         ExportError: A part of the learner cannot be exported.
     """
     raise SettingsError(
-        "The adaptation of learners by gradients and of recurrent policies is exported; "
+        "The adaptation by gradients, of metric and memory learners and of recurrent policies is "
+        "exported; "
         f"{type(learner).__name__} adapts in another way."
     )
 
@@ -74,10 +89,11 @@ def adapted_network(
         generator: Of the adaptation.
 
     Raises:
-        SettingsError: The learner has no network that adapts by gradients.
+        SettingsError: The learner has no network that can be exported.
     """
     raise SettingsError(
-        f"Networks and policies that adapt by gradients are exported; {type(learner).__name__} "
+        "Policies that adapt by gradients and supervised learners are exported; "
+        f"{type(learner).__name__} "
         "adapts in another way. A recurrent policy is exported `--with adaptation`, as a graph "
         "with the state in and out."
     )

@@ -83,7 +83,7 @@ def export_network(
         seed: Of the adaptation.
 
     Returns:
-        The largest difference of the file's outputs, relative to max(1, |output|).
+        The largest difference of the file's outputs, relative to max(1, max |output|).
 
     Raises:
         SettingsError: The learner does not adapt by gradients.

@@ -52,3 +52,18 @@ def unflatten(flat: Flat, like: dict[str, Any], prefix: str = "") -> dict[str, A
         else:
             state[key] = flat[name]
     return state
+
+
+def nested_tensors(value: Any, prefix: str = "") -> Flat:
+    """Returns the tensors of nested named tuples, by their paths joined by dots; None has none.
+
+    They are in the order of `metarl.trees.map_tensors`.
+    """
+    if isinstance(value, Tensor):
+        return {prefix or "value": value}
+    flat: Flat = {}
+    if isinstance(value, tuple):
+        names = getattr(value, "_fields", range(len(value)))
+        for name, part in zip(names, value, strict=True):
+            flat |= nested_tensors(part, f"{prefix}.{name}" if prefix else str(name))
+    return flat

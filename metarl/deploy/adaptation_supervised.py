@@ -15,14 +15,21 @@ from metarl.adaptation.inner_loop import inner_loop
 from metarl.adaptation.loss_function import LossFunction
 from metarl.adaptation.network_call import NetworkCall
 from metarl.deploy.adaptation_capture import Graph, Port, free_size, graph_of
-from metarl.deploy.adaptation_kinds import Exported, Request, adapted_network, exported
+from metarl.deploy.adaptation_kinds import (
+    MASK,
+    Exported,
+    Request,
+    adapted_network,
+    exported,
+    first_support,
+)
 from metarl.deploy.adaptation_notes import supervised_notes
 from metarl.deploy.adaptation_state import Flat, flatten, unflatten
 from metarl.deploy.adaptation_theta import Start, moved_ports, start_of, theta_of
 from metarl.errors import ExportError, SettingsError
 from metarl.models.base import Params, Statistics, task_params
 from metarl.tasks.base import Examples, TaskBatch
-from metarl.trees import take_tasks
+from metarl.trees import map_tensors
 
 COUNT = "statistics.count"
 """The number of support batches in the running statistics of batch normalisation."""
@@ -76,7 +83,7 @@ def _(learner: GradientLearner, request: Request) -> Exported:
 
     Raises:
         SettingsError: The request has a horizon.
-        ExportError: The examples are padded, or the outputs are not one tensor.
+        ExportError: The outputs are not one tensor.
     """
     if request.horizon is not None:
         raise SettingsError("`horizon` belongs to policies; supervised tasks have no episodes.")
@@ -92,7 +99,7 @@ def _(
     generator: torch.Generator,
 ) -> Graph:
     """Returns the network after adaptation, which normalises by the support set's statistics."""
-    support = take_tasks(tasks().support, 0, 1)
+    support = first_support(tasks())
     *_, adapted = learner.adapt(support, steps, generator)
     network, params = NetworkCall(learner.model), adapted.params
     params = {n: p.detach().clone() for n, p in params.items()}
@@ -103,14 +110,14 @@ def _(
             network.examples(params, support, record)
     fixed = Statistics(recording=False, values=record.values)
 
-    def predict(inputs: Tensor) -> list[Tensor]:
-        return [network(params, inputs.unsqueeze(0), fixed, None, None).squeeze(0)]
+    def predict(*tensors: Tensor) -> list[Tensor]:
+        inputs, *mask = (t.unsqueeze(0) for t in tensors)
+        own = mask[0] if mask else None
+        return [network(params, inputs, fixed, None, own).squeeze(0)]
 
-    inputs = support.inputs[0]
-    size = free_size([inputs[:1], *params.values()])
-    inputs = inputs[torch.arange(size) % len(inputs)]
-    port = Port("inputs", inputs, "inputs to predict for", {0: "inputs"})
-    return graph_of("network", predict, [port], [("outputs", "predictions", {0: "inputs"})])
+    size = free_size([support.inputs[0, :1], *params.values()])
+    ports = _queries(_repeated(support, size))
+    return graph_of("network", predict, ports, [("outputs", "predictions", {0: "inputs"})])
 
 
 def supervised_graphs(
@@ -124,21 +131,27 @@ def supervised_graphs(
         generator: Draws the start, for learners that start afresh on each task.
 
     Raises:
-        ExportError: The examples are padded, or the outputs are not one tensor.
+        ExportError: The outputs are not one tensor.
     """
-    support = take_tasks(tasks.support, 0, 1)
-    if support.mask is not None:
-        raise ExportError(
-            "Expected examples of one size, got padded sequences with a mask: the adaptation on "
-            "these cannot be exported yet."
-        )
-    parts = _parts(learner, support._replace(weights=None), generator)
+    support = first_support(tasks)
+    parts = _parts(learner, support, generator)
     size = free_size([*parts.start.tensors, support.inputs[0, :1], support.targets[0, :1]])
-    rows = torch.arange(size) % support.inputs.shape[1]
-    return parts.start, [
-        _predictions(parts, support.inputs[0, rows]),
-        _step(parts, support.inputs[0, rows], support.targets[0, rows]),
-    ]
+    examples = _repeated(support, size)
+    return parts.start, [_predictions(parts, examples), _step(parts, examples)]
+
+
+def _repeated(support: Examples, count: int) -> Examples:
+    """Returns `count` examples, the first again after the last, without a task dimension."""
+    rows = torch.arange(count) % support.inputs.shape[1]
+    return map_tensors(lambda t: t[0, rows], support)
+
+
+def _queries(examples: Examples) -> list[Port]:
+    """Returns the inputs of a graph that predicts."""
+    ports = [Port("inputs", examples.inputs, "inputs to predict for", {0: "inputs"})]
+    if examples.mask is not None:
+        ports.append(Port("mask", examples.mask, MASK, {0: "inputs"}))
+    return ports
 
 
 def _parts(
@@ -162,15 +175,16 @@ def _parts(
     return SupervisedParts(learner, start_of(moving, flat), constants, state, moments)
 
 
-def _step(parts: SupervisedParts, inputs: Tensor, targets: Tensor) -> Graph:
+def _step(parts: SupervisedParts, example: Examples) -> Graph:
     start, learner = parts.start, parts.learner
     loss = LossFunction(learner.loss, "loss")
     network = NetworkCall(learner.model)
     origin = parts.params(start.theta)
 
     def step(*tensors: Tensor) -> list[Tensor]:
-        theta, state, (own_inputs, own_targets) = start.split(tensors)
-        examples = Examples(own_inputs.unsqueeze(0), own_targets.unsqueeze(0))
+        theta, state, batch = start.split(tensors)
+        inputs, targets, *mask = (t.unsqueeze(0) for t in batch)
+        examples = Examples(inputs, targets, mask=mask[0] if mask else None)
         record = Statistics(1.0) if parts.moments else None
 
         def support_loss(params: Params, number: int) -> Tensor:
@@ -190,12 +204,13 @@ def _step(parts: SupervisedParts, inputs: Tensor, targets: Tensor) -> Graph:
         moved = [last.params[n].squeeze(0) for n in theta] + [new_state[n] for n in state]
         return [t.detach() for t in (*moved, last.loss.squeeze(0))]
 
-    inputs_free, targets_free = ({0: "examples"},) * 2
     ports = [
         *start.ports(),
-        Port("inputs", inputs, "inputs of the support examples", inputs_free),
-        Port("targets", targets, "their labels or values", targets_free),
+        Port("inputs", example.inputs, "inputs of the support examples", {0: "examples"}),
+        Port("targets", example.targets, "their labels or values", {0: "examples"}),
     ]
+    if example.mask is not None:
+        ports.append(Port("mask", example.mask, MASK, {0: "examples"}))
     outputs = [*moved_ports(start), ("loss", "mean loss of the examples before the step", {})]
     return graph_of("step", step, ports, outputs)
 
@@ -212,17 +227,17 @@ def _averaged(state: Flat, record: Statistics, momentum: float) -> Flat:
     return averaged
 
 
-def _predictions(parts: SupervisedParts, inputs: Tensor) -> Graph:
+def _predictions(parts: SupervisedParts, example: Examples) -> Graph:
     network, start = NetworkCall(parts.learner.model), parts.start
     names = tuple(n for n in start.state if n.startswith("statistics.") and n != COUNT)
 
     def predict(*tensors: Tensor) -> list[Tensor]:
         count = len(start.theta)
         theta = dict(zip(start.theta, tensors[:count], strict=True))
-        state = dict(zip(names, tensors[count:-1], strict=True))
-        outputs = network(
-            parts.params(theta), tensors[-1].unsqueeze(0), parts.recorded(state), None, None
-        )
+        state = dict(zip(names, tensors[count : count + len(names)], strict=True))
+        inputs, *mask = (t.unsqueeze(0) for t in tensors[count + len(names) :])
+        own = mask[0] if mask else None
+        outputs = network(parts.params(theta), inputs, parts.recorded(state), None, own)
         if not isinstance(outputs, Tensor):
             raise ExportError(
                 f"Expected a network with one output tensor, this one returns a "
@@ -231,8 +246,5 @@ def _predictions(parts: SupervisedParts, inputs: Tensor) -> Graph:
         return [outputs.squeeze(0)]
 
     state_ports = [p for p in start.ports() if p.name.removeprefix("state.") in names]
-    ports = [
-        *start.ports()[: len(start.theta)], *state_ports,
-        Port("inputs", inputs, "inputs to predict for", {0: "inputs"}),
-    ]  # fmt: skip
+    ports = [*start.ports()[: len(start.theta)], *state_ports, *_queries(example)]
     return graph_of("predict", predict, ports, [("outputs", "predictions", {0: "inputs"})])

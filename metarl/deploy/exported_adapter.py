@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
 from metarl.deploy.onnx_runtime import OnnxAdaptation
-from metarl.errors import SettingsError, ShapeError
+from metarl.errors import CheckpointError, SettingsError, ShapeError
 from metarl.ranges import check_int
 
 _FLAT = "exported graphs take flat observations and give flat actions, as adaptation.json says"
@@ -49,18 +49,44 @@ class ExportedAdapter(Adapter):
         self._last: tuple[float, bool] = (0.0, False)
 
     def state(self) -> dict[str, Tensor]:
-        return {
-            name.removeprefix("theta."): torch.from_numpy(value.copy())
-            for name, value in self.program.theta.items()
-        }
+        """Returns the adapted weights, or what a metric or memory learner remembers of its task.
+
+        Raises:
+            SettingsError: A metric or memory learner has no task yet.
+        """
+        prefix, values = self._kept()
+        if self._reads and not values:
+            raise SettingsError("Expected a task: call `adapt(support)` first.")
+        return {n.removeprefix(prefix): torch.from_numpy(v.copy()) for n, v in values.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        self._check_state(state, self.state())
+        if self._reads:
+            try:
+                self.program.check_state({f"state.{n}": t.numpy() for n, t in state.items()})
+            except ShapeError as error:
+                raise CheckpointError(f"This is no state of this learner: {error}") from error
+        else:
+            self._check_state(state, self.state())
         self.reset()
-        self.program.theta = {f"theta.{n}": t.numpy().copy() for n, t in state.items()}
+        prefix, values = self._kept()
+        values.update({prefix + n: t.numpy().copy() for n, t in state.items()})
+
+    @property
+    def _reads(self) -> bool:
+        """Whether the learner reads its support set once, as metric and memory learners do."""
+        return self.program.kind == "support"
+
+    def _kept(self) -> tuple[str, dict[str, np.ndarray]]:
+        """Returns what an adaptation changes, by names with a prefix, and the prefix."""
+        return ("state.", self.program.state) if self._reads else ("theta.", self.program.theta)
 
     def adapt(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, support: Any = None, targets: Any = None, *, steps: int | None = None
+        self,
+        support: Any = None,
+        targets: Any = None,
+        *,
+        steps: int | None = None,
+        mask: Any = None,
     ) -> AdaptationReport:
         """Adapts to examples from the start, or a policy to the observed steps.
 
@@ -68,18 +94,22 @@ class ExportedAdapter(Adapter):
             support: Supervised: inputs [N, *input], or a pair of inputs and targets. Policies adapt
                 on what `observe` was given since the last adaptation.
             targets: Supervised: targets [N, *], or labels [N] from 0.
-            steps: Steps on these data; None: as in training for examples, 1 for a policy.
+            steps: Steps on these data; None: as in training for examples, 1 for a policy. Metric
+                and memory learners ignore it.
+            mask: Supervised: true for the real elements of padded sequences, [N, L].
 
         Raises:
             SettingsError: There is nothing to adapt on, or the policy is recurrent.
             ShapeError: The data have another shape.
         """
         started = time.perf_counter()
-        supervised = self.program.kind == "supervised"
+        supervised = self.program.kind in ("supervised", "support")
+        batch: dict[str, Any]
         if supervised:
             if targets is None and isinstance(support, tuple | list) and len(support) == 2:
                 support, targets = support
             batch = {"inputs": np.asarray(support), "targets": np.asarray(targets)}
+            batch |= {} if mask is None else {"mask": np.asarray(mask)}
             count, episodes = len(batch["inputs"]), 0
             self.reset()
         else:
@@ -91,7 +121,7 @@ class ExportedAdapter(Adapter):
             logs = [log for log in self._episodes if log.rewards]
             batch, count, episodes = _rollouts(logs), sum(len(e.rewards) for e in logs), len(logs)
         usual = self.program.metadata["adaptation"]["steps"] if supervised else 1
-        taken: int = usual if steps is None else check_int("steps", steps)
+        taken: int = usual if steps is None or self._reads else check_int("steps", steps)
         losses = [self.program.adapt(**batch) for _ in range(taken)]
         if not supervised:
             self._episodes = [_Episode()]
@@ -99,9 +129,10 @@ class ExportedAdapter(Adapter):
         before = losses[0] if supervised else None
         return AdaptationReport(taken, count, episodes, loss_before=before, seconds=seconds)
 
-    def predict(self, inputs: Any) -> np.ndarray:
+    def predict(self, inputs: Any, *, mask: Any = None) -> np.ndarray:
         """Returns the outputs of the adapted network, [B, *]; see `OnnxAdaptation.predict`."""
-        return self.program.predict(np.asarray(inputs))
+        own = None if mask is None else np.asarray(mask)
+        return self.program.predict(np.asarray(inputs), mask=own)
 
     def act(self, observation: Any, explore: bool | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Returns the action for an observation [O]; samples are clipped by the environment.

@@ -157,4 +157,5 @@ def translations() -> dict[Any, Any]:
     return {
         aten.linalg_cholesky_ex.default: onnx_functions.cholesky_ex,
         aten.cholesky_solve.default: onnx_functions.cholesky_solve,
+        aten.sort.stable: onnx_functions.stable_sort,
     }

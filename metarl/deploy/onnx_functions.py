@@ -1,7 +1,7 @@
-"""ONNX functions of the Cholesky factorisation and of the solution with it, as loops over rows.
+"""ONNX functions of operators that torch's exporter does not translate.
 
-Python does not execute the functions below: onnxscript translates them to ONNX. They are for a
-batch of one matrix, [1, K, K].
+The Cholesky factorisation and the solution with it are loops over rows, for a batch of one matrix,
+[1, K, K]. Python does not execute the functions marked `script`: onnxscript translates them.
 """
 
 from __future__ import annotations
@@ -75,3 +75,12 @@ def cholesky_solve(right: Any, factor: Any, upper: bool = False) -> Any:
     """Solves A x = b for the lower factor of A; it is executed, as a call of the above."""
     del upper
     return substitution(right, factor)
+
+
+def stable_sort(
+    values: Any, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> tuple[Any, Any]:
+    """Sorts; equal values stay in their order, as ONNX says of TopK. It is executed."""
+    del stable
+    count = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
+    return op.TopK(values, count, axis=dim, largest=int(descending), sorted=1)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from metarl.deploy.adaptation_files import read_metadata
+from metarl.deploy.onnx_support import support_inputs
 from metarl.errors import CheckpointError, NonFiniteError, SettingsError, ShapeError
 from metarl.extras import import_extra
 
@@ -31,7 +32,8 @@ class OnnxAdaptation:
     Attributes:
         metadata: The content of adaptation.json.
         theta: The parameters that adapt, by their names in the graphs.
-        state: The state of the update rule, or of a recurrent policy.
+        state: The state of the update rule, of a recurrent policy, or what a metric or memory
+            learner remembers of its support set.
         steps: Steps taken since the start.
 
     Raises:
@@ -59,9 +61,11 @@ class OnnxAdaptation:
 
         graphs = self.metadata["graphs"]
         self._sessions = {name: opened(graph["file"]) for name, graph in graphs.items()}
-        session = opened("start.onnx")
-        names = [output.name for output in session.get_outputs()]
-        self._start: Arrays = dict(zip(names, session.run(names, {}), strict=True))
+        self._start: Arrays = {}
+        if self.kind != "support":
+            session = opened("start.onnx")
+            names = [output.name for output in session.get_outputs()]
+            self._start = dict(zip(names, session.run(names, {}), strict=True))
         self._previous: Arrays = {}
         self.theta: Arrays = {}
         self.state: Arrays = {}
@@ -70,7 +74,7 @@ class OnnxAdaptation:
 
     @property
     def kind(self) -> str:
-        """What was exported: "supervised", "control" or "recurrent"."""
+        """What was exported: "supervised", "support", "control" or "recurrent"."""
         return self.metadata["kind"]
 
     def reset(self) -> None:
@@ -79,29 +83,45 @@ class OnnxAdaptation:
         self.state = {n: v for n, v in self._start.items() if n.startswith("state.")}
         self._previous, self.steps = {}, 0
 
-    def adapt(self, **batch: Any) -> float:
-        """Takes one adaptation step on a batch.
+    def adapt(self, *, generator: np.random.Generator | None = None, **batch: Any) -> float | None:
+        """Takes one adaptation step on a batch; a metric or memory learner reads its support set.
 
         Args:
+            generator: Draws the order in which a memory learner reads the examples; None: the seed
+                is 0.
             **batch: The batch by the names of adaptation.json: `inputs` and `targets`; or
                 `observations` [N, H + 1, O], `actions` [N, H, *], `rewards` [N, H], `lengths` [N]
                 and `terminated` [N] of rollouts of the present policy, in the environment's units.
                 Shorter rollouts are padded up to H.
 
         Returns:
-            The loss of the examples before the step, or the mean return of the rollouts.
+            The loss of the examples before the step, or the mean return of the rollouts; None for
+            metric and memory learners.
 
         Raises:
             SettingsError: A recurrent policy adapts by acting.
             ShapeError: A part of the batch is missing, or has another shape or type.
             NonFiniteError: The step would make theta infinite or NaN, and is not taken.
         """
+        if self.kind == "support":
+            generator = generator or np.random.default_rng(0)
+            self._take(self._run("adapt", support_inputs(batch, self.metadata, generator)))
+            return None
         if "step" not in self._sessions:
             raise SettingsError("A recurrent policy adapts by acting: call `act`, no `adapt`.")
         if self.kind == "control":
             _check_lengths(batch, self.metadata["graphs"]["step"]["inputs"])
             batch = self._padded(batch)
         outputs = self._run("step", batch)
+        self._take(outputs)
+        return float(outputs["loss" if self.kind == "supervised" else "return"])
+
+    def _take(self, outputs: Arrays) -> None:
+        """Takes over the theta and state of a step.
+
+        Raises:
+            NonFiniteError: An output is infinite or NaN; nothing changes.
+        """
         broken = [n for n, v in outputs.items() if not np.isfinite(v).all()]
         if broken:
             raise NonFiniteError(
@@ -114,27 +134,55 @@ class OnnxAdaptation:
             elif name.startswith("new.state."):
                 self.state[name.removeprefix("new.")] = value
         self.steps += 1
-        return float(outputs["loss" if self.kind == "supervised" else "return"])
 
-    def predict(self, inputs: Array, support: Array | None = None) -> Array:
-        """Returns the outputs of the adapted network, [B, *].
+    def predict(
+        self, inputs: Array, support: Array | None = None, *, mask: Array | None = None
+    ) -> Array:
+        """Returns the outputs of the adapted network, [B, *]: scores of the classes, or values.
 
         Args:
             inputs: The inputs, [B, *input].
             support: For a network that normalises batches and keeps no statistics of its support
                 set: the inputs that it adapted on, with which each input is then normalised alone.
                 None: all `inputs` are normalised together.
+            mask: True for the real elements of padded sequences, [B, L], if the export takes it.
 
         Raises:
-            SettingsError: The export is a policy.
+            SettingsError: The export is a policy, or a metric or memory learner without a support
+                set yet.
             ShapeError: The inputs have another shape or type.
         """
         if "predict" not in self._sessions:
             raise SettingsError("A policy acts: call `act`, no `predict`.")
+        if self.kind == "support" and not self.state:
+            raise SettingsError("Expected a support set first: call `adapt`.")
         if support is None or not self.metadata["normalises_batches"]:
-            return self._run("predict", {"inputs": inputs})["outputs"]
+            given = {"inputs": inputs} if mask is None else {"inputs": inputs, "mask": mask}
+            return self._run("predict", given)["outputs"]
+        if mask is not None:
+            raise SettingsError(
+                "Expected no `support` with a mask: append the input to the support inputs, and "
+                "its mask to theirs, and take the last output."
+            )
         rows = [np.concatenate((support, row[None])) for row in np.asarray(inputs)]
         return np.stack([self._run("predict", {"inputs": row})["outputs"][-1] for row in rows])
+
+    def check_state(self, state: Arrays) -> None:
+        """Checks that a state is one that `predict` takes.
+
+        Raises:
+            ShapeError: It lacks a tensor, or one has another shape or type.
+        """
+        ports = self.metadata["graphs"]["predict"]["inputs"]
+        wanted = [port for port in ports if port["name"].startswith("state.")]
+        if state.keys() != {port["name"] for port in wanted}:
+            raise ShapeError(
+                f"Expected the state {', '.join(port['name'] for port in wanted)}, got "
+                f"{', '.join(sorted(state)) or 'none'}."
+            )
+        for port in wanted:
+            _checked(state, port)
+        _check_free(state, wanted)
 
     def act(
         self,
@@ -155,7 +203,8 @@ class OnnxAdaptation:
                 None: the most likely action, within the bounds.
 
         Raises:
-            SettingsError: The export is no policy.
+            SettingsError: The export is no policy, or the trial is longer than those that its
+                attention was trained for.
             ShapeError: The observation has another shape.
         """
         if "act" not in self._sessions:
@@ -178,6 +227,12 @@ class OnnxAdaptation:
         name: str,
         generator: np.random.Generator | None,
     ) -> Array:
+        longest = self.metadata["trial"].get("longest")
+        if longest is not None and self.steps >= longest:
+            raise SettingsError(
+                f"Expected a trial of at most {longest} steps, for which this policy was trained: "
+                "it knows no later positions. Call `reset`, or train it on longer trials."
+            )
         ports = {p["name"]: p for p in self.metadata["graphs"]["act"]["inputs"]}
         previous = ports["previous_action"]
         first = np.zeros(previous["shape"], previous["dtype"])

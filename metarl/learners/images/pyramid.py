@@ -112,6 +112,6 @@ class AveragedViews(Embedding):
         flat = images.flatten(0, 1)
         total = F.normalize(self.embedding(images, None), dim=2)
         for grid in self.grids:
-            view = resample(flat, grid.expand(len(flat), -1, -1, -1))
+            view = resample(flat, grid.expand(flat.shape[0], -1, -1, -1))
             total = total + F.normalize(self.embedding(view.view_as(images), None), dim=2)
         return total

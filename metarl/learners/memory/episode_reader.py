@@ -141,10 +141,19 @@ class EpisodeReader(SupervisedLearner):
         refuse_padding(self, support)
         check_way(self.way, support.targets)
         order = self._draw_order(support, generator)
-        features = self.embedding(support.inputs, None)
-        _, memory = self._read_support(features, memberships(support, self.way), order)
+        memory = self.recollection(support.inputs, memberships(support, self.way), order)
         for _ in range(steps + 1):
             yield memory
+
+    def recollection(self, inputs: Tensor, labels: Tensor, order: Tensor) -> Recollection:
+        """Returns the state after the support set; reads no value of a tensor in Python.
+
+        Args:
+            inputs: The support inputs, [T, N, *input].
+            labels: Their one-hot labels, [T, N, way].
+            order: The order in which they are read, a permutation [T, N], int64.
+        """
+        return self._read_support(self.embedding(inputs, None), labels, order)[1]
 
     @torch.no_grad()
     def predict(

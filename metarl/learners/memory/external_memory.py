@@ -51,8 +51,7 @@ def blank(count: int, slots: int, width: int, reads: int, like: Tensor) -> Memor
         reads: Number of heads, R.
         like: A tensor with the dtype and device of the result.
     """
-    first = like.new_zeros(count, slots)
-    first[:, 0] = 1
+    first = (torch.arange(slots, device=like.device) == 0).to(like.dtype).repeat(count, 1)
     rows = like.new_zeros(count, slots, width)
     return Memory(rows, first.unsqueeze(1).expand(count, reads, slots), first)
 

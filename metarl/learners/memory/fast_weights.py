@@ -137,7 +137,7 @@ class AugmentedNetwork(nn.Module):
             The gradients of all P weights, one row per loss, [B, P], without a graph.
         """
         patches = patches.detach()
-        slow = task_params(self.augmented, len(patches))
+        slow = task_params(self.augmented, patches.shape[0])
         grads, _ = task_gradients(lambda p: loss(self.run(patches, [p])), slow, False)
         return pack(grads)
 

@@ -128,7 +128,7 @@ class MetaNetwork(SupervisedLearner):
 
     def forward(self, inputs: MetaNetworkInputs) -> MetaLoss:
         query = inputs.tasks.query
-        adapted = self._adapt(inputs.tasks.support, inputs.chosen)
+        adapted = self.fast_weights(inputs.tasks.support, inputs.chosen)
         outputs = self._query_logits(adapted, query.inputs)
         losses = cross_entropy(outputs, query.targets)
         tag = f"train/{self.measure.name(query.targets)}"
@@ -149,7 +149,7 @@ class MetaNetwork(SupervisedLearner):
         support = checked_examples(support, parameter_type(self))
         refuse_padding(self, support)
         check_way(self.way, support.targets)
-        adapted = self._adapt(support, self._draw_examples(support, generator))
+        adapted = self.fast_weights(support, self._draw_examples(support, generator))
         for _ in range(steps + 1):
             yield adapted
 
@@ -169,20 +169,13 @@ class MetaNetwork(SupervisedLearner):
         check_inputs(inputs, parameter_type(self))
         return self._query_logits(adapted, inputs)
 
-    # Helpers
+    def fast_weights(self, support: Examples, indices: Tensor) -> FastWeights:
+        """Returns the fast weights and keys (algorithm 1); reads no value of a tensor in Python.
 
-    def _draw_examples(self, support: Examples, generator: torch.Generator) -> Tensor:
-        """Draws indices of support examples, [T, E, 1], or of pairs of examples, [T, E, 2]."""
-        shots = check_equal_shots(support, self.way)
-        count, options = support.targets.shape, {"generator": generator, "device": generator.device}
-        first = torch.rand(count, **options).argsort(1)
-        if shots == 1:
-            return first.unsqueeze(2)
-        offset = torch.randint(1, count[1], count, **options)  # never 0: two different examples
-        return torch.stack((first, (first + offset) % count[1]), dim=2)
-
-    def _adapt(self, support: Examples, indices: Tensor) -> FastWeights:
-        """Computes the fast weights and keys from the support set (algorithm 1)."""
+        Args:
+            support: The support set of each task.
+            indices: Those of the examples of each embedding loss; see `MetaNetworkInputs.chosen`.
+        """
         representation, base = self.representation, self.base
         tasks, count = support.targets.shape
         patches = representation.patches(support.inputs)
@@ -195,6 +188,18 @@ class MetaNetwork(SupervisedLearner):
         gradients = base.gradients(examples, lambda outputs: cross_entropy(outputs, labels))
         values = self.gradient_map(gradients).view(tasks, count, -1)
         return FastWeights(embedding, keys, values)
+
+    # Helpers
+
+    def _draw_examples(self, support: Examples, generator: torch.Generator) -> Tensor:
+        """Draws indices of support examples, [T, E, 1], or of pairs of examples, [T, E, 2]."""
+        shots = check_equal_shots(support, self.way)
+        count, options = support.targets.shape, {"generator": generator, "device": generator.device}
+        first = torch.rand(count, **options).argsort(1)
+        if shots == 1:
+            return first.unsqueeze(2)
+        offset = torch.randint(1, count[1], count, **options)  # never 0: two different examples
+        return torch.stack((first, (first + offset) % count[1]), dim=2)
 
     def _embedding_weights(self, patches: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
         """Returns the fast weights of the representation, Q*, [T, P]."""
@@ -223,7 +228,7 @@ class MetaNetwork(SupervisedLearner):
 
     @staticmethod
     def _as_params(network: AugmentedNetwork, rows: Tensor) -> Params:
-        return unpack(rows, task_params(network.augmented, len(rows)))
+        return unpack(rows, task_params(network.augmented, rows.shape[0]))
 
 
 def contrastive(outputs: Tensor, labels: Tensor) -> Tensor:

@@ -160,11 +160,20 @@ class MetricLearner(SupervisedLearner):
         way = count_classes(support.targets)
         check_classes(support, way)
         order = self._draw_order(support, generator)
-        features = self._embed(support.inputs, None, support.mask)
-        support_set = Reference(features, memberships(support, way), support.weights)
-        reference = self.comparison.condense(support_set, order)
+        reference = self.reference(support, memberships(support, way), order)
         for _ in range(steps + 1):
             yield reference
+
+    def reference(self, support: Examples, members: Tensor, order: Tensor | None) -> Reference:
+        """Returns what queries are compared with; reads no value of a tensor in Python.
+
+        Args:
+            support: The support set of each task.
+            members: Its one-hot labels times its weights, [T, N, way].
+            order: A permutation of each support set, [T, N], int64, if the comparison is ordered.
+        """
+        features = self._embed(support.inputs, None, support.mask)
+        return self.comparison.condense(Reference(features, members, support.weights), order)
 
     @torch.no_grad()
     def predict(

@@ -106,7 +106,7 @@ def test_an_episode_example_by_example(shots, learner, glyphs, generator):
     tasks = replace(glyphs, shots=shots).sample(2, generator)
     chosen = learner._draw_examples(tasks.support, generator)
     assert chosen.shape == (2, WAY * shots, min(shots, 2))
-    outputs = learner._query_logits(learner._adapt(tasks.support, chosen), tasks.query.inputs)
+    outputs = learner._query_logits(learner.fast_weights(tasks.support, chosen), tasks.query.inputs)
     u, b, images, labels = learner.representation, learner.base, *(t[1] for t in tasks.support[:2])
 
     def rows(loss, network):
