@@ -76,7 +76,8 @@ def control_graphs(
     state = learner.rule.init({n: t.unsqueeze(0) for n, t in moving.items()})
     start = start_of(moving, flatten(state))
     size = _observation_size(learner)
-    count = free_size([*start.tensors, torch.empty(horizon, horizon + 1, size)])
+    fixed = torch.empty(horizon, horizon + 1, size), torch.empty(learner.policy.action_shape)
+    count = free_size([*start.tensors, *fixed])
     return start, [
         _act(learner, start, constants, size, count),
         _step(learner, start, constants, state, (count, horizon, size)),

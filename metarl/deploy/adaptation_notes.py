@@ -37,16 +37,21 @@ def control_notes(learner: PolicyLearner) -> dict[str, Any]:
         "adaptation": _adaptation(learner.adaptation),
         "noise": _noise(learner.policy),
         "rollouts": dataclasses.asdict(learner.settings),
-        **_environment(learner.family, learner.policy.units, learner.worlds.observe_task),
+        **_environment(learner, learner.policy),
     }
 
 
 def recurrent_notes(learner: ProximalLearner) -> dict[str, Any]:
     """Returns what the metadata says of a recurrent policy."""
+    attention = learner.policy.attention
     return {
         "noise": _noise(learner.policy.head),
-        "trial": {"episodes": learner.settings.episodes, "horizon": learner.family.horizon},
-        **_environment(learner.family, learner.policy.units, learner.worlds.observe_task),
+        "trial": {
+            "episodes": learner.settings.episodes,
+            "horizon": learner.family.horizon,
+            "longest": None if attention is None else attention.steps,
+        },
+        **_environment(learner, learner.policy.head),
     }
 
 
@@ -71,14 +76,20 @@ def _adaptation(adaptation: Adaptation) -> dict[str, Any]:
     }
 
 
-def _environment(family: TaskFamily, units: Units | None, observe_task: bool) -> dict[str, Any]:
-    """Returns spaces, units, horizon and rate; the graphs apply the units themselves."""
+def _environment(learner: PolicyLearner | RecurrentLearner, policy: Policy) -> dict[str, Any]:
+    """Returns spaces, units, horizon and rate; the graphs apply the units themselves.
+
+    Args:
+        learner: The learner.
+        policy: What computes the distribution of its actions.
+    """
+    family, units = learner.family, learner.policy.units
     return {
         "environment": {
             "name": family.name,
             "horizon": family.horizon,
             "step_seconds": family.step_seconds,
-            "observes_task": observe_task,
+            "observes_task": learner.worlds.observe_task,
         },
         "observation": {
             "size": family.observation_space.shape[0],
@@ -86,8 +97,14 @@ def _environment(family: TaskFamily, units: Units | None, observe_task: bool) ->
             "high": _numbers(family.observation_space.high),
             "normaliser": _normaliser(units),
         },
-        "action": _action(family, units),
+        "action": {**_action(family, units), "parts": _parts(policy)},
     }
+
+
+def _parts(policy: Policy) -> list[dict[str, Any]] | None:
+    """Returns the parts of an action of several kinds, in the order of its entries."""
+    parts: Sequence[ActionPart] | None = getattr(policy, "parts", None)
+    return None if parts is None else [part._asdict() for part in parts]
 
 
 def _normaliser(units: Units | None) -> dict[str, Any] | None:

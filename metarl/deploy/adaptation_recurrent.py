@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,11 +11,13 @@ from metarl.deploy.adaptation_capture import Graph, Port, graph_of
 from metarl.deploy.adaptation_control import act_outputs, actions_of, bounds_of, noise_text
 from metarl.deploy.adaptation_kinds import Exported, Request, exported
 from metarl.deploy.adaptation_notes import recurrent_notes
-from metarl.deploy.adaptation_theta import NEW, STATE, Start
+from metarl.deploy.adaptation_state import Flat, nested_tensors
+from metarl.deploy.adaptation_theta import NEW, Start, start_of
 from metarl.errors import ExportError, SettingsError
 from metarl.rl.trials.play import AgentInput
 from metarl.rl.trials.proximal_learner import ProximalLearner
 from metarl.rl.trials.trial_policy import TrialPolicy
+from metarl.trees import map_tensors
 
 HIDDEN = "hidden"
 
@@ -47,38 +51,50 @@ def recurrent_graphs(learner: ProximalLearner) -> tuple[Start, list[Graph]]:
             "Expected a trained policy, the running statistics of this one have no values yet: "
             "train it for an iteration first."
         )
-    if policy.gru is None:
-        raise ExportError(
-            "Expected a recurrent policy whose memory is a GRU; the graph of attention would grow "
-            "with the trial. Train with the option `memory` gru, or open the run by `metarl.load`."
-        )
-    hidden = torch.zeros(policy.gru.hidden_size)
-    start = Start({}, {HIDDEN: hidden})
-    return start, [_act(learner, start)]
+    begun = policy.begin({"world": torch.zeros(1)})
+    start = start_of({}, {n: t[0] for n, t in _named(begun).items()})
+    return start, [_act(learner, start, begun)]
 
 
-def _act(learner: ProximalLearner, start: Start) -> Graph:
+def _named(state: Any) -> Flat:
+    """Returns the state of a memory by names, [1, *] each."""
+    return nested_tensors(state, HIDDEN if isinstance(state, Tensor) else "")
+
+
+def _advanced(policy: TrialPolicy, given: AgentInput, state: Any) -> tuple[Tensor, Any]:
+    """Returns the features and the next state; reads no value of a tensor in Python."""
+    inputs, attention = policy.encode(given), policy.attention
+    embedded = policy.history.embed(inputs)
+    if attention is None:
+        remembered, state = policy.history.memory.step(embedded, state)
+    else:
+        remembered, state = attention.advance(embedded, state, attention.steps)
+    return policy.features(inputs, remembered), state
+
+
+def _act(learner: ProximalLearner, start: Start, begun: Any) -> Graph:
     policy = learner.policy
     head, bounds = policy.head, bounds_of(learner.family.action_space)
 
     def act(*tensors: Tensor) -> list[Tensor]:
-        hidden, observation, action, reward, ended, begun, noise = (t.unsqueeze(0) for t in tensors)
+        rows = iter([t.unsqueeze(0) for t in tensors])
+        state = map_tensors(lambda _: next(rows), begun)
+        observation, action, reward, ended, started, noise = rows
         if policy.units is not None and policy.units.actions is not None:
             # The policy remembers the actions in its own units.
             action = (action - policy.units.actions.shift) / policy.units.actions.scale
-            action = action * begun.unsqueeze(1)
-        own = AgentInput(observation, action, reward, ended, begun)
-        step = policy.act(hidden, own, noise)
-        state = step.state
-        outputs = actions_of(step.record.behaviour, noise, policy.units, bounds)
-        return [*(t.squeeze(0).detach() for t in outputs), state.squeeze(0).detach()]
+            action = action * started.unsqueeze(1)
+        given = AgentInput(observation, action, reward, ended, started)
+        features, state = _advanced(policy, given, state)
+        outputs = actions_of(policy.distribution(features), noise, policy.units, bounds)
+        return [t.squeeze(0).detach() for t in (*outputs, *_named(state).values())]
 
     free: dict[int, str] = {}
     outputs = [(n, text, free) for n, text in act_outputs(head)]
-    name = NEW + STATE + HIDDEN
-    return graph_of(
-        "act", act, [*start.ports(), *_inputs(policy)], [*outputs, (name, "the next state", free)]
-    )
+    outputs += [(NEW + n, "the next state", free) for n in start.named()]
+    ports = [*start.ports("state of the memory"), *_inputs(policy)]
+    calls = 10 if policy.attention is None else policy.attention.steps
+    return graph_of("act", act, ports, outputs, calls=calls)
 
 
 def _inputs(policy: TrialPolicy) -> list[Port]:

@@ -37,10 +37,10 @@ class Start:
         theta = {THETA + n: t for n, t in self.theta.items()}
         return {**theta, **{STATE + n: t for n, t in self.state.items()}}
 
-    def ports(self) -> list[Port]:
-        """Returns an input for each tensor."""
+    def ports(self, state: str = "state of the update rule") -> list[Port]:
+        """Returns an input for each tensor; `state` says what the state is."""
         return [
-            Port(n, t, "parameter" if n.startswith(THETA) else "state of the update rule")
+            Port(n, t, "parameter" if n.startswith(THETA) else state)
             for n, t in self.named().items()
         ]
 

@@ -142,11 +142,24 @@ class Attention(nn.Module):
         Raises:
             SettingsError: A world has used all its positions. On a GPU it is torch's error.
         """
-        entries, steps, last = state
         length = self.steps
-        if steps.device.type == "cpu" and not torch.compiler.is_exporting():
-            length = int(steps.max()) + 1
+        if state.steps.device.type == "cpu" and not torch.compiler.is_exporting():
+            length = int(state.steps.max()) + 1
             self.check(length)
+        return self.advance(inputs, state, length, reuse)
+
+    def advance(
+        self, inputs: Tensor, state: Cache, length: int, reuse: bool = False
+    ) -> tuple[Tensor, Cache]:
+        """Advances by one step, as `step`, without reading a value of a tensor in Python.
+
+        Args:
+            inputs: Shape [W, I].
+            state: What came before.
+            length: Positions to attend to, more than any world has used and at most M.
+            reuse: See `step`.
+        """
+        entries, steps, last = state
         entries = entries if reuse else entries.clone()
         values = _apply(self.enter, torch.cat((inputs, last), 1)) + self.positions[steps]
         worlds = torch.arange(len(steps), device=steps.device)
