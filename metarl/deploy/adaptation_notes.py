@@ -76,7 +76,7 @@ def _adaptation(adaptation: Adaptation) -> dict[str, Any]:
     }
 
 
-def _environment(learner: PolicyLearner | RecurrentLearner, policy: Policy) -> dict[str, Any]:
+def _environment(learner: PolicyLearner | ProximalLearner, policy: Policy) -> dict[str, Any]:
     """Returns spaces, units, horizon and rate; the graphs apply the units themselves.
 
     Args:
