@@ -86,8 +86,9 @@ class Adapter(ABC):
         """Adapts; see the subclasses."""
         self._refuse("adapt", data, options)
 
-    def predict(self, inputs: Any) -> Any:
+    def predict(self, inputs: Any, *, mask: Any = None) -> Any:
         """Predicts; see `SupervisedAdapter`."""
+        del mask
         self._refuse("predict", inputs)
 
     def act(self, observation: Any) -> Any:

@@ -74,6 +74,35 @@ def as_inputs(data: Any, ranges: dict[str, Any], what: str = "inputs") -> tuple[
     return tensor if many else tensor.unsqueeze(0), many
 
 
+def as_mask(data: Any, inputs: Tensor, many: bool, weights: Tensor | None = None) -> Tensor | None:
+    """Returns the mask of padded sequences, [T, N, L] bool; None without one.
+
+    Args:
+        data: True or 1 for real elements, [N, L], or [T, N, L] of T tasks.
+        inputs: The sequences, [T, N, L, *].
+        many: Whether there are many tasks.
+        weights: Weights of the examples, [T, N]; those of weight 0 may have no real element.
+
+    Raises:
+        ShapeError: It has another shape, other values, or an example without a real element.
+    """
+    if data is None:
+        return None
+    array = as_array(data, "the mask")
+    array = array if many else array[None]
+    if array.shape != inputs.shape[:3] or inputs.dim() < 3 or not np.isin(array, (0, 1)).all():
+        raise ShapeError(
+            f"Expected a mask of the shape {list(inputs.shape[0 if many else 1 : 3])}, true for "
+            f"the real elements of each sequence, got {array.dtype} "
+            f"{list(array.shape if many else array.shape[1:])}."
+        )
+    mask = torch.from_numpy(np.array(array, bool))
+    read = mask.any(2) if weights is None else mask.any(2) | (weights == 0)
+    if not bool(read.all()):
+        raise ShapeError("Expected a real element in every sequence, the mask has one with none.")
+    return mask
+
+
 def warn_of_ranges(
     values: np.ndarray, record: dict[str, Any] | None, what: str, *, narrow_too: bool = True
 ) -> None:

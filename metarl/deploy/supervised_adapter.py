@@ -14,7 +14,7 @@ from metarl.adaptation.adapted_state import adapted_state
 from metarl.adaptation.learner import Adapted, SupervisedLearner
 from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
 from metarl.deploy.adapter_descriptions import description_info, no_examples, numbered_labels
-from metarl.deploy.adapter_inputs import as_array, as_inputs, warn_of_ranges
+from metarl.deploy.adapter_inputs import as_array, as_inputs, as_mask, warn_of_ranges
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.learners.metric.zero_shot import DESCRIPTIONS
 from metarl.models.base import task_params
@@ -44,6 +44,7 @@ class SupervisedAdapter(Adapter):
         self._seed = seed
         self._many = False
         self._way: int | None = None
+        self._shape: dict[str, list[int]] = {}
         self._adapted: Any = None
 
     @property
@@ -58,6 +59,7 @@ class SupervisedAdapter(Adapter):
         targets: Any = None,
         *,
         steps: int | None = None,
+        mask: Any = None,
         descriptions: Any = None,
         described: Any = None,
     ) -> AdaptationReport:
@@ -69,6 +71,7 @@ class SupervisedAdapter(Adapter):
                 With `targets` None: `Examples`, or a pair of inputs and targets.
             targets: Values, or labels of any kind (numbers, names), [N] or [T, N].
             steps: Adaptation steps; None: as in training. Learners without a gradient ignore it.
+            mask: True for the real elements of padded sequences, [N, L] or [T, N, L]; None: all.
             descriptions: For `ZeroShotPrototypes`: numbers that describe each class, [way, D] or
                 [T, way, D]. Labels are then the indices of the descriptions, and there may be no
                 examples at all.
@@ -90,7 +93,7 @@ class SupervisedAdapter(Adapter):
             examples, self._many = no_examples(info, self.origin.ranges), many
             self._number_classes(len(examples.targets))
         else:
-            examples = self._examples(support, targets)
+            examples = self._examples(support, targets, mask)
         generator = torch.Generator().manual_seed(self._seed)
         tasks = TaskBatch(examples, examples, info)
         before = after = None
@@ -104,11 +107,12 @@ class SupervisedAdapter(Adapter):
             steps, count, loss_before=losses[0], loss_after=losses[1], seconds=seconds
         )
 
-    def predict(self, inputs: Any) -> np.ndarray:
+    def predict(self, inputs: Any, *, mask: Any = None) -> np.ndarray:
         """Predicts targets of the task, or tasks, that `adapt` was given.
 
         Args:
             inputs: As those of `adapt`.
+            mask: As that of `adapt`.
 
         Returns:
             Values [N, *target], or labels [N] in the form of those given; with T tasks, [T, N, *].
@@ -117,7 +121,7 @@ class SupervisedAdapter(Adapter):
             SettingsError: `adapt` was not called yet.
             ShapeError: The inputs do not have the shape of training, or are of other tasks.
         """
-        outputs = self.outputs(inputs)
+        outputs = self.outputs(inputs, mask=mask)
         if self.classes is None or not isinstance(outputs, np.ndarray):
             return outputs
         tasks = outputs if self._many else outputs[None]
@@ -127,18 +131,18 @@ class SupervisedAdapter(Adapter):
         ]
         return np.stack(rows) if self._many else rows[0]
 
-    def outputs(self, inputs: Any) -> Any:
+    def outputs(self, inputs: Any, *, mask: Any = None) -> Any:
         """Returns the outputs of the network, such as logits [N, classes]; see `predict`."""
         if self._adapted is None:
             raise SettingsError("Expected a task to predict for: call `adapt(support)` first.")
-        tensor, many = as_inputs(inputs, self.origin.ranges)
+        tensor, many = as_inputs(inputs, {**self._shape, **self.origin.ranges})
         self._warn(tensor, "inputs")
         tasks = self._num_tasks
         if many != self._many or len(tensor) != tasks:
             raise ShapeError(
                 f"Expected inputs of the {tasks} task(s) that were adapted to, got {len(tensor)}."
             )
-        found = self.learner.predict(self._adapted, tensor)
+        found = self.learner.predict(self._adapted, tensor, mask=as_mask(mask, tensor, many))
         chosen = found if self._many else map_tensors(lambda t: t[0], found)
         return chosen.numpy() if isinstance(chosen, Tensor) else chosen
 
@@ -189,8 +193,12 @@ class SupervisedAdapter(Adapter):
         map_tensors(lambda t: counts.append(len(t)) or t, value)
         return counts[0]
 
-    def _examples(self, support: Any, targets: Any) -> Examples:
+    def _examples(self, support: Any, targets: Any, mask: Any) -> Examples:
         """Returns checked support sets of the task or tasks."""
+        weights, self._shape = None, {}
+        if isinstance(support, Examples) and targets is None:
+            weights, mask = support.weights, support.mask if mask is None else mask
+            self._shape = {"input_shape": list(support.inputs.shape[2:])}
         if targets is None:
             if not (isinstance(support, Sequence | Examples) and len(support) in (2, 4)):
                 raise ShapeError(
@@ -198,7 +206,8 @@ class SupervisedAdapter(Adapter):
                     f"them; got a {type(support).__name__}."
                 )
             support, targets = support[0], support[1]
-        inputs, many = as_inputs(support, self.origin.ranges, "support inputs")
+        inputs, many = as_inputs(support, {**self._shape, **self.origin.ranges}, "support inputs")
+        self._shape = {"input_shape": list(inputs.shape[2:])}
         values = as_array(targets, "targets")
         values = values if many else values[None]
         if values.shape[:2] != inputs.shape[:2]:
@@ -208,7 +217,8 @@ class SupervisedAdapter(Adapter):
             )
         self._warn(inputs, "support inputs")
         self._many = many
-        return Examples(inputs, self._targets(values))
+        own = as_mask(mask, inputs, many, weights)
+        return Examples(inputs, self._targets(values), weights, own)
 
     def _number_classes(self, tasks: int) -> None:
         """Lets predictions be the indices of the descriptions."""
@@ -271,8 +281,8 @@ class SupervisedAdapter(Adapter):
         own = getattr(self.learner, "loss", task_loss)
         if own is not task_loss or not examples.targets.numel():
             return None
-        outputs = self.learner.predict(adapted, examples.inputs)
+        outputs = self.learner.predict(adapted, examples.inputs, mask=examples.mask)
         if not isinstance(outputs, Tensor):
             return None
-        tasks = TaskBatch(examples, examples)
-        return float(task_loss(outputs, tasks.support.targets).mean())
+        rows = examples.targets, examples.weights, examples.mask
+        return float(task_loss(outputs, *rows).mean())

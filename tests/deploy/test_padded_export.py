@@ -1,4 +1,4 @@
-"""Exports of learners of padded sequences take their mask."""
+"""Adapters and exports of learners of padded sequences take their mask."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from torch import nn
 from metarl.adaptation import MAML, GradientLearner
 from metarl.deploy.adaptation_export import export_adaptation
 from metarl.deploy.adaptation_run import export_network
+from metarl.deploy.adapter_loading import adapter_of
 from metarl.deploy.onnx_runtime import OnnxAdaptation
 from metarl.errors import ShapeError
 from metarl.learners import Matching
@@ -48,6 +49,25 @@ def without_padding(examples):
 
 def as_rows(examples):
     return {"inputs": examples.inputs[0].numpy(), "mask": examples.mask[0].numpy()}
+
+
+def test_an_adapter_takes_the_mask_and_the_weights(examples, generator):
+    torch.manual_seed(0)
+    learner = GradientLearner(MAML(Reader(WAY), inner_lr=0.5))
+    adapter, real = adapter_of(learner), without_padding(examples)
+    *_, adapted = learner.adapt(real, 3, generator)
+    expected = learner.predict(adapted, real.inputs, mask=real.mask)[0].numpy()
+    inputs, mask, targets = real.inputs[0].numpy(), real.mask[0].numpy(), real.targets[0].numpy()
+    adapter.adapt(inputs, targets, mask=mask, steps=3)
+    np.testing.assert_allclose(adapter.outputs(inputs, mask=mask), expected, rtol=1e-5, atol=1e-6)
+    assert (adapter.predict(inputs, mask=mask) == expected.argmax(1)).all()
+    adapter.adapt(examples, steps=3)  # the last example has no weight
+    outputs = adapter.outputs(real.inputs, mask=real.mask)[0]
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
+    refused = [(mask[:, :3], "a mask of the shape"), (mask * 2, "a mask of the shape")]
+    for wrong, message in [*refused, (mask & False, "a real element")]:
+        with pytest.raises(ShapeError, match=message):
+            adapter.adapt(inputs, targets, mask=wrong)
 
 
 @pytest.mark.slow
