@@ -87,7 +87,7 @@ def _spaces(family: Any) -> tuple[Any, Any]:
     return family.observation_space, family.action_space
 
 
-def _batch(size: int) -> dict[str, np.ndarray]:
+def _batch(size: int) -> dict[str, Any]:
     """Returns rollouts of random numbers, all of full length."""
     generator = np.random.default_rng(0)
     shape = (EPISODES, HORIZON)

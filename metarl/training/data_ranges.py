@@ -175,7 +175,7 @@ def _is_record(value: Any) -> bool:
     """Returns whether a value is of the lowest and highest numbers of some entries."""
     if not isinstance(value, dict):
         return False
-    rows = [value.get(name) for name in ("count", "low", "high", "mean", "deviation")]
+    rows: list[Any] = [value.get(name) for name in ("count", "low", "high", "mean", "deviation")]
     if not all(isinstance(row, list) and row and all(map(_is_number, row)) for row in rows):
         return False
     return len(rows[0]) == 1 and len({len(row) for row in rows[1:]}) == 1

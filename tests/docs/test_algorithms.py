@@ -31,7 +31,7 @@ def test_the_example_is_the_file():
 
 
 def test_its_table_has_every_algorithm():
-    rows = re.findall(r"^\| (`[^|]*) \|", PAGE.partition("## Options")[0], re.MULTILINE)[1:]
+    rows = re.findall(r"^\| (\[?`[^|]*) \|", PAGE.partition("## Options")[0], re.MULTILINE)[1:]
     names = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
     assert names >= set(GRADIENT_ALGORITHMS.names())
     for experiment in ("sine", "omniglot", "half_cheetah"):

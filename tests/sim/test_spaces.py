@@ -137,7 +137,7 @@ def test_actions_at_their_bounds_are_in_the_space(name):
 
 
 def test_truth_values_are_the_nearest_ones():
-    read = action_reader(spaces.Box(0, 1, (3,), np.bool_))  # pyright: ignore[reportArgumentType]
+    read = action_reader(spaces.Box(0, 1, (3,), np.bool_))  # pyright: ignore[reportArgumentType, reportCallIssue]
     assert read(np.array([0.3, 0.6, 1], np.float32)).tolist() == [False, True, True]
 
 

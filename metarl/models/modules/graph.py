@@ -54,7 +54,7 @@ class GraphRoute:
     def __init__(self, net: nn.Module, with_mask: bool) -> None:
         graph, root = traced(net, with_mask)
         self.by_vmap: list[str] = []
-        self._modules = dict(root.named_modules())
+        self._modules: dict[str, nn.Module] = dict(root.named_modules())
         self._constants = constants_of(root, graph)
         fused = fusable(graph, self._modules)
         self._steps: list[Step] = []
