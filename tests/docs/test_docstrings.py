@@ -10,7 +10,7 @@ import pytest
 import metarl
 
 EXTRAS = (
-    "metarl.sim.warp.physics", "metarl.sim.warp.kernels", "metarl.deploy.export",
+    "metarl.sim.warp.physics", "metarl.sim.warp.kernels", "metarl.sim.warp.loading", "metarl.deploy.export",
     "metarl.deploy.onnx_functions",
 )  # fmt: skip
 MODULES = [
