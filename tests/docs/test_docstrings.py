@@ -10,8 +10,8 @@ import pytest
 import metarl
 
 EXTRAS = (
-    "metarl.sim.warp.physics", "metarl.sim.warp.kernels", "metarl.sim.warp.loading", "metarl.deploy.export",
-    "metarl.deploy.onnx_functions",
+    "metarl.sim.warp.physics", "metarl.sim.warp.kernels", "metarl.sim.warp.loading",
+    "metarl.deploy.export", "metarl.deploy.onnx_functions",
 )  # fmt: skip
 MODULES = [
     module.name
