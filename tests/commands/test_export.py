@@ -8,6 +8,7 @@ from stable_baselines3 import PPO
 
 from metarl.deploy.adaptation_files import read_metadata
 from metarl.deploy.export import NOTE_FILE, read_torch
+from tests.commands.conftest import train
 
 
 def test_the_start_and_an_adapted_policy_are_exported(trained, metarl, tmp_path):
@@ -94,3 +95,18 @@ def test_an_adaptation_is_exported(trained, metarl, tmp_path):
     status, printed = metarl("export", trained["sine"], *arguments, "--horizon", 3)
     assert status == 1 and "have no episodes" in printed.err
     assert read_metadata(out) == metadata
+
+
+@pytest.mark.slow
+def test_a_metric_learner_is_exported_with_and_without_its_adaptation(metarl, tmp_path):
+    run = train("omniglot", tmp_path, "--algorithm", "prototypical", "--filters", "4")
+    status, printed = metarl(
+        "export", run, tmp_path / "out", "--to", "torch", "--with", "adaptation"
+    )
+    assert status == 0, printed.err
+    metadata = read_metadata(tmp_path / "out")
+    assert metadata["kind"] == "support" and metadata["support"]["classes"] is None
+    status, printed = metarl("export", run, tmp_path / "net.pt2", "--to", "torch")
+    assert status == 0, printed.err
+    scores = torch.export.load(tmp_path / "net.pt2").module()(torch.rand(3, 1, 28, 28))[0]
+    assert scores.shape == (3, 5) and scores.isfinite().all()
