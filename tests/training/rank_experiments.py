@@ -39,7 +39,13 @@ def reduced(settings, iterations):
     """The settings of an experiment, made small."""
     trained = settings.training.iterations > 0
     training = replace(settings.training, **TRAINING, iterations=iterations if trained else 0)
+    if training.optimizer != "sgd":  # Adam makes steps of this length of gradients near zero
+        training = replace(training, outer_lr=min(training.outer_lr, 1e-3))
     small = with_fields(settings, training=training, **SMALL)
+    embedding = getattr(getattr(small, "learner", None), "embedding", None)
+    if getattr(embedding, "bfloat16", False):  # it rounds to 1/256
+        exact = replace(small.learner, embedding=replace(embedding, bfloat16=False))
+        small = replace(small, learner=exact)
     if hasattr(small, "gradients"):
         small = replace(small, gradients=replace(small.gradients, trajectories=2))
     if hasattr(small, "tasks"):
