@@ -13,6 +13,7 @@ import metarl_envs
 import numpy as np
 import pytest
 
+from metarl.adaptation.algorithms import MAMLAlgorithm
 from metarl.errors import MetarlError, SettingsError
 from metarl.lab import EXPERIMENTS, find_experiment
 from metarl.lab.command_line import settings_from
@@ -52,6 +53,12 @@ class Settings:
     def __post_init__(self):
         """Checks them."""
         check_fields(self, count=COUNT, rate=POSITIVE, hidden=COUNT)
+
+
+@pytest.mark.parametrize("name", ["loss", "outer_loss", "metric"])
+def test_a_class_is_no_function(name):
+    with pytest.raises(SettingsError, match=f"`{name}` to be .*a function .not a class"):
+        MAMLAlgorithm(**{name: int})
 
 
 def test_usable_values_pass():

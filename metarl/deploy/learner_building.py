@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+from gymnasium import spaces
 from torch import nn
 
 from metarl.adaptation.adaptation import Adaptation
@@ -16,6 +17,7 @@ from metarl.deploy.recorded_family import RecordedFamily
 from metarl.errors import CheckpointError, MetarlError, SettingsError, short_repr
 from metarl.models.described import NO_NETWORKS, UndescribedError, rebuilt
 from metarl.models.modules import as_adaptable
+from metarl.ranges import COUNT, POSITIVE, check_int, check_number
 from metarl.training.learner_file import REFUSED, UNDESCRIBED
 
 
@@ -96,8 +98,19 @@ def _policy(data: dict[str, Any], network: nn.Module | None, source: Source) -> 
     if network is None and data["units"] is not None:
         units = source.rebuilt({"mapping": data["units"]})
         policy.units = units_for(family.observation_space, family.action_space, **units)
+    _try_policy(policy, family)
     settings = source.rebuilt(data["settings"])
     return PolicyLearner(_adaptation(data, policy, source), family, settings)
+
+
+def _try_policy(policy: Any, family: RecordedFamily) -> None:
+    """Computes one distribution; raises what torch does if policy and spaces do not fit."""
+    observation = torch.zeros(1, 1, family.observation_space.shape[0])
+    with torch.no_grad():
+        policy.distribution({n: p.unsqueeze(0) for n, p in policy.named_parameters()}, observation)
+    expected = tuple(family.action_space.shape or ())
+    if policy.action_shape != expected:
+        raise ValueError(f"actions of shape {policy.action_shape} in a space of {expected}")
 
 
 def _recurrent(data: dict[str, Any], network: nn.Module | None, source: Source) -> Learner:
@@ -164,7 +177,19 @@ def _family(data: dict[str, Any], source: Source) -> RecordedFamily:
     observation, action = (
         _part(data, name, source) for name in ("observation_space", "action_space")
     )
+    is_vector = isinstance(observation, spaces.Box) and len(observation.shape) == 1
+    if isinstance(action, spaces.Box):
+        is_vector = is_vector and len(action.shape) == 1
+    elif not isinstance(action, spaces.Discrete):
+        is_vector = False
+    if not is_vector:
+        raise ValueError(f"the spaces are {short_repr(observation)} and {short_repr(action)}")
     family = data["family"]
+    check_int("horizon", family["horizon"], COUNT)
+    if family["step_seconds"] is not None:
+        check_number("step_seconds", family["step_seconds"], POSITIVE)
+    if not isinstance(family["name"], str):
+        raise TypeError(f"the name of the family is {short_repr(family['name'])}")
     return RecordedFamily(
         family["name"], family["horizon"], observation, action, family["step_seconds"],
         family["published_units"],

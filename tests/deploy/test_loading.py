@@ -264,6 +264,37 @@ def test_what_is_not_known_is_refused_and_not_imported(network, sine_run, tmp_pa
         metarl.load(edited(sine_run[1], tmp_path, change))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learner": None}, {"learner": []}, {"data": None}, {"data": {"labels": 1}},
+        {"data": {"input_type": "load"}}, {"data": {"input_shape": [-1]}},
+        {"data": {"inputs": {"low": [0.0]}}}, {"data": {"classes": 1e400}},
+    ],
+)  # fmt: skip
+def test_signed_descriptions_of_other_types_are_refused(change, sine_run, tmp_path):
+    with pytest.raises(CheckpointError, match="is not usable"):
+        metarl.load(edited(sine_run[1], tmp_path, lambda content: content.update(change)))
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value"),
+    [
+        ("family", "horizon", 0), ("family", "horizon", "six"), ("family", "step_seconds", -1),
+        ("family", "name", None), (None, "observation_space", None), (None, "action_space", 3),
+    ],
+)  # fmt: skip
+def test_signed_descriptions_of_impossible_worlds_are_refused(
+    place, name, value, point_run, tmp_path
+):
+    def change(content):
+        learner = content["learner"]
+        (learner if place is None else learner[place])[name] = value
+
+    with pytest.raises((CheckpointError, SettingsError)):
+        metarl.load(edited(point_run[1], tmp_path, change))
+
+
 def test_altered_weights_are_refused(sine_run, tmp_path):
     copy = shutil.copytree(sine_run[1], tmp_path / "copy")
     for path in copy.glob("checkpoints/*/weights.safetensors"):
