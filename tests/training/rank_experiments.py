@@ -50,6 +50,8 @@ def reduced(settings, iterations):
         small = replace(small, gradients=replace(small.gradients, trajectories=2))
     if hasattr(small, "tasks"):
         small = replace(small, tasks=with_fields(small.tasks, train_way=5, queries=2))
+    if getattr(getattr(small, "update", None), "minibatches", 1) > 1:  # ranks share each of them
+        small = replace(small, update=replace(small.update, minibatches=2))
     if isinstance(getattr(small, "update", None), TrustRegionSettings):
         # With little damping, the order of sums changes a step of few rollouts by a tenth.
         small = replace(small, update=replace(small.update, damping=1.0))
