@@ -277,6 +277,15 @@ def test_signed_descriptions_of_other_types_are_refused(change, sine_run, tmp_pa
         metarl.load(edited(sine_run[1], tmp_path, lambda content: content.update(change)))
 
 
+def test_a_signed_shape_that_does_not_suit_the_network_is_named(sine_run, tmp_path):
+    def change(content):
+        content["data"] = {"input_shape": []}
+
+    adapter = metarl.load(edited(sine_run[1], tmp_path, change))
+    with pytest.raises(ShapeError, match=r"cannot adapt to inputs of shape \[\]"):
+        adapter.adapt(np.zeros(5, np.float32), np.zeros((5, 1), np.float32))
+
+
 @pytest.mark.parametrize(
     ("place", "name", "value"),
     [
