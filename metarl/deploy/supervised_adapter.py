@@ -15,7 +15,7 @@ from metarl.adaptation.learner import Adapted, SupervisedLearner
 from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
 from metarl.deploy.adapter_descriptions import description_info, no_examples, numbered_labels
 from metarl.deploy.adapter_inputs import as_array, as_inputs, as_mask, warn_of_ranges
-from metarl.errors import MetarlError, SettingsError, ShapeError, TaskError, short_repr
+from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.learners.metric.zero_shot import DESCRIPTIONS
 from metarl.models.base import task_params
 from metarl.ranges import NOT_NEGATIVE, check_int
@@ -97,17 +97,8 @@ class SupervisedAdapter(Adapter):
         generator = torch.Generator().manual_seed(self._seed)
         tasks = TaskBatch(examples, examples, info)
         before = after = None
-        try:
-            for after in self.learner.adapt_to(tasks, steps, generator):
-                before = after if before is None else before
-        except (RuntimeError, IndexError) as error:
-            if isinstance(error, MetarlError):
-                raise
-            shapes = [list(part.shape[2:]) for part in (examples.inputs, examples.targets)]
-            raise ShapeError(
-                f"The network cannot adapt to inputs of shape {shapes[0]} and targets of shape "
-                f"{shapes[1]}, those of the run's learner.json: {short_repr(str(error), 200)}."
-            ) from error
+        for after in self.learner.adapt_to(tasks, steps, generator):
+            before = after if before is None else before
         self._adapted = after
         losses = [self._loss(adapted, examples) for adapted in (before, after)]
         count = examples.targets.shape[0] * examples.targets.shape[1]

@@ -282,7 +282,7 @@ def test_a_signed_shape_that_does_not_suit_the_network_is_named(sine_run, tmp_pa
         content["data"] = {"input_shape": []}
 
     adapter = metarl.load(edited(sine_run[1], tmp_path, change))
-    with pytest.raises(ShapeError, match=r"cannot adapt to inputs of shape \[\]"):
+    with pytest.raises(ShapeError, match=r"Expected inputs \[T, N, \*\] of 1 numbers each"):
         adapter.adapt(np.zeros(5, np.float32), np.zeros((5, 1), np.float32))
 
 
