@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import TextIO
 
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 from metarl.errors import MetarlError
 
@@ -22,6 +24,16 @@ class OutputConsole(Console):
     def on_broken_pipe(self) -> None:
         """Raises the BrokenPipeError that is being handled."""
         raise
+
+    def print_whole(self, table: Table) -> None:
+        """Prints a table with all its digits; a narrow terminal wraps its lines."""
+        unlimited = self.options.update(max_width=sys.maxsize)
+        for column in table.columns:
+            if column.no_wrap:  # else rich shortens its cells
+                cells = (column.header, *column.cells)
+                column.min_width = max(Measurement.get(self, unlimited, c).maximum for c in cells)
+        least = Measurement.get(self, unlimited, table).minimum
+        OutputConsole(file=self.file, width=max(self.width, least)).print(table)
 
 
 def run_script(main: Callable[[], None]) -> None:

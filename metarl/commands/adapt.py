@@ -141,7 +141,7 @@ def _report(adapter: Any, found: Adapted, run: Path, out: Path, video: Path | No
 
     console = OutputConsole()
     if len(found.before):
-        console.print(result_table(f"Adapted: {run}", found))
+        console.print_whole(result_table(f"Adapted: {run}", found))
     if len(found.curve) > 1:
         console.print(curve_plot(found.curve, found.metric))
     for note in found.notes:

@@ -50,7 +50,7 @@ def compare(
     )
     save_figure(figure, out)
     console = OutputConsole()
-    console.print(comparison_table(comparison))
+    console.print_whole(comparison_table(comparison))
     console.print("Figure:", str(out), soft_wrap=True)
 
 

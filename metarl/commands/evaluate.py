@@ -43,8 +43,8 @@ def evaluate(
         rows = tasks_table(loop.folder / TASKS_FILE) if per_task else None
     console = OutputConsole()
     if rows is not None:
-        console.print(rows)
-    console.print(table)
+        console.print_whole(rows)
+    console.print_whole(table)
     console.print("Checkpoint:", str(checkpoint), soft_wrap=True)
     if out is not None:
         console.print("Figures and eval.jsonl:", str(out), soft_wrap=True)

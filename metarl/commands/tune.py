@@ -81,7 +81,7 @@ def _print(study: Study, experiment: str) -> None:
 
     best = study.best_arguments()
     console = OutputConsole()
-    console.print(results_table(study))
+    console.print_whole(results_table(study))
     if best is None:
         console.print("No trial has finished.")
         return

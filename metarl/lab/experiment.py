@@ -246,7 +246,7 @@ def print_report(
         can_play: Whether `metarl play` has a picture of an adaptation.
     """
     console = OutputConsole()
-    console.print(table)
+    console.print_whole(table)
     minutes = result.seconds / 60
     folder = shlex.quote(str(loop.folder))
     lines = {
