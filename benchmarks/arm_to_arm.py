@@ -1,6 +1,7 @@
 r"""From one MuJoCo model to another: an arm that reaches for a place that only the reward knows.
 
-    metarl train custom --family benchmarks.arm_to_arm:Arms --hidden 64 64 \
+    metarl train custom --algorithm mamlplusplus --family benchmarks.arm_to_arm:Arms \
+        --hidden 64 64 \
         --training.iterations 300 --training.meta-batch-size 20 --training.task-chunk-size 20 \
         --gradients.trajectories 10
     python -m benchmarks.arm_to_arm RUN
