@@ -112,7 +112,7 @@ def test_rollouts_are_the_same_in_halves(memory, monkeypatch, capsys):
     found = []
     for most in (4, 2):
         learner = policy_learner()
-        seen = memory(learner, "_collect_path", most, lambda tasks, *_: tasks.num_tasks)
+        seen = memory(learner, "_path_of", most, lambda tasks, *_: tasks.num_tasks)
         tasks = learner.family.sample(4, torch.Generator().manual_seed(1))
         inputs = learner.collect(tasks, torch.Generator().manual_seed(2), 0)
         found.append([e.rollouts.rewards for e in inputs.experience])

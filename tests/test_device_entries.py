@@ -173,6 +173,7 @@ class Physics:
         self.deterministic = deterministic
         Physics.asked = (*Physics.asked, device)
         self.state = torch.zeros(worlds, model.nq + model.nv + model.nu)
+        self.ctrl, self.mocap = torch.zeros(worlds, model.nu), {}
         self.fields = dict.fromkeys(fields)
 
     def update(self, fields):

@@ -20,6 +20,8 @@ from metarl.training.settings import TrainingSettings
 from metarl.training.untrained import UntrainedSettings
 
 C = TypeVar("C", bound=ControlSettings)
+EMBEDDING = 64
+"""Width of the layer before the memory of VariBAD: without it, the belief misses directions."""
 
 
 def control_configs(
@@ -130,7 +132,9 @@ def varibad_config(rl2: C, hidden: tuple[int, ...] = (64, 64), **learner: Any) -
         hidden: Widths of the hidden layers between the belief and the action, and the value.
         **learner: Options of `VariBADAlgorithm` that differ from those of RL^2 or are its own.
     """
-    options = {**shared_options(rl2.learner, VariBADAlgorithm), **learner}
+    shared = shared_options(rl2.learner, VariBADAlgorithm)
+    shared["embedding"] = shared["embedding"] or EMBEDDING
+    options = {**shared, **learner}
     return replace(rl2, algorithm="varibad", learner=VariBADAlgorithm(**options), hidden=hidden)
 
 

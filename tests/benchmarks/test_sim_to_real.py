@@ -1,5 +1,7 @@
 """The robots of the benchmark of transfers are what it says they are."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,6 @@ def test_a_run_is_adapted(tmp_path):
 
     family = CartPole(horizon=5)
     _, folder = train(make_policy_learner(family), family, tmp_path)
-    rows, steps, seconds = adapted(str(folder), GYMNASIUM[0])
+    rows, steps, seconds = adapted(str(folder), partial(robot, GYMNASIUM[0]))
     assert list(rows) == ["unadapted", *(f"adapted, {n} episodes" for n in (1, 5, 20))]
     assert seconds == pytest.approx(0.02 * steps)
