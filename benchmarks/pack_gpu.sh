@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Packs MetaRL and the wheels that a bare NVIDIA machine with torch (Python 3.12, no network) lacks, into two folders of under
 # 64 MiB each: FOLDER/a (the project, small wheels, half of Warp) and FOLDER/b (the other half). Run from the project's root:
-#     ../shared/tools/pack_gpu_wheels.sh .gpu     # some 10 minutes of two idle cores, once; keep FOLDER out of git
+#     benchmarks/pack_gpu.sh .gpu     # some four minutes of two cores, once; keep FOLDER out of git
 # On that machine, from the folder that holds .gpu:
 #     bash .gpu/a/unpack.sh          # first: the project under /tmp/proj, packages under /tmp/site; torch-only work can run
 #     bash .gpu/b/unpack.sh          # then: Warp
