@@ -150,7 +150,8 @@ def test_a_folder_that_vanishes_is_reported(tmp_path):
     class Vanishing(Tasks):
         def after(self, count):
             if count == 4:
-                shutil.rmtree(tmp_path / "run")
+                # In one call: the thread of TensorBoard may write into it meanwhile.
+                (tmp_path / "run").rename(tmp_path / "gone")
                 (tmp_path / "run").write_text("in the way")
 
     run = loop("maml", tmp_path / "run", 100, tasks=Vanishing(), every=5)
