@@ -88,6 +88,7 @@ def test_policies_of_linear_layers_are_exported_as_they_act(observed, acted, tmp
     plain = plain_of(observed, acted)
     observations = torch.rand(5, plain.observation_size)
     export_policy(plain, tmp_path / "policy.zip", "sb3", observations, {})  # compares the outputs
+    assert (tmp_path / "policy.zip").is_file()
 
 
 @pytest.mark.parametrize(

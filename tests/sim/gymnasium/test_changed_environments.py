@@ -116,7 +116,8 @@ def test_tasks_whose_spaces_mean_something_else_are_refused(name):
 def test_bounds_of_observations_may_differ_between_tasks():
     sizes = {"observed": (spaces.Box(-1, 1, (2,), F32), spaces.Box(-2, 2, (2,), F32))}
     family = GymTasks(built_for(**sizes), {"task": Choice(0, 1)}, horizon=4)
-    make_vec(family, 8, device="cpu").reset(seed=0)
+    observations, _ = make_vec(family, 8, device="cpu").reset(seed=0)
+    assert observations.shape == (8, 2)
 
 
 def test_bounds_of_actions_that_follow_an_attribute_are_refused():
