@@ -29,7 +29,7 @@ class Carried(NamedTuple):
 
 
 class PhysicsVectorEnv(TensorVectorEnv):
-    """Interface of worlds that are stepped by an engine with memory of its own.
+    """Interface of worlds that are stepped by an engine with separate memory.
 
     A step is `command`, which writes the controls, `run`, the engine's own computation, and `look`,
     which reads the state. `command` and `look` are tensor functions, so that what lies between two

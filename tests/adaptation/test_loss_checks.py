@@ -112,5 +112,5 @@ def test_metrics_of_the_wrong_dimension(generator):
 
 
 def test_losses_of_sets_of_examples_are_taken(generator):
-    losses_of(pairs, draw(generator), generator)
+    assert losses_of(pairs, draw(generator), generator).isfinite().all()
     losses_of(lambda o, y: pairs(o, y)[:, 0], draw(generator), generator)

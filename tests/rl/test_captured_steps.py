@@ -34,7 +34,7 @@ class NoisyDrift(Drift):
 
 
 class Pushed(PhysicsVectorEnv):
-    """Worlds of `Drift` whose places an engine adds up in memory of its own."""
+    """Worlds of `Drift` whose places an engine adds up in separate memory."""
 
     def __init__(self, family, num_envs, **settings):
         super().__init__(family, num_envs, **settings)
