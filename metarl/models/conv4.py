@@ -12,13 +12,12 @@ from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import Fitting, Model, Params, Statistics, Weights, task_shape
 from metarl.models.convolution import channel_moments
 from metarl.models.described import described
+from metarl.models.folding import fold_images, unfold_images
 from metarl.models.functional import (
     batch_norm,
     conv2d,
-    fold_images,
     linear,
     max_pool2d,
-    unfold_images,
     weighted_channel_moments,
 )
 from metarl.registry import check_choice

@@ -4,7 +4,7 @@ A convolution y = w * x defines the trilinear form F(g, x, w) = <g, w * x>. Its 
 output dF/dg = w * x, the input gradient dF/dx, from (g, w), and the weight gradient dF/dw, from
 (g, x). The gradient of each of these three is computed by the other two, so torch's own second
 derivative, which loops over the groups of a grouped convolution, is never used. Gradients that are
-not needed are not computed.
+not needed are not computed. Under `vmap`, tasks are groups.
 
 `torch.compile` computes wrong second derivatives of these functions (torch 2.13); compile the
 captured operations instead, as `metarl.training.compilation` does.
@@ -12,12 +12,22 @@ captured operations instead, as `metarl.training.compilation` does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function
+
+from metarl.models.folding import (
+    Fold,
+    fold_arguments,
+    fold_filters,
+    fold_images,
+    unfold_filters,
+    unfold_images,
+)
 
 Sizes = int | tuple[int, ...]
 """A number for all spatial dimensions, or one for each."""
@@ -119,6 +129,16 @@ class _TrilinearForm(Function):
         ctx.save_for_backward(*tensors)
 
 
+def _of_all_tasks(
+    form: type[_TrilinearForm], info: Any, dims: Sequence[int | None], tensors: Sequence[Tensor],
+    folds: Sequence[Fold], geometry: Geometry,
+) -> Tensor:  # fmt: skip
+    """Computes a form for the tasks of `vmap`, which become groups."""
+    tasks = info.batch_size
+    folded = fold_arguments(tasks, dims[: len(tensors)], tensors, folds)
+    return form.apply(*folded, geometry._replace(groups=tasks * geometry.groups))
+
+
 class _Output(_TrilinearForm):
     """dF/dg: the output w * x."""
 
@@ -135,6 +155,12 @@ class _Output(_TrilinearForm):
             _WeightGradient.apply(grad, inputs, weight, ctx.geometry) if need_weight else None,
             None,
         )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, inputs: Tensor, weight: Tensor, geometry: Geometry) -> Any:
+        folds = (fold_images, fold_filters)
+        output = _of_all_tasks(_Output, info, in_dims, (inputs, weight), folds, geometry)
+        return unfold_images(output, info.batch_size), 0
 
 
 class _InputGradient(_TrilinearForm):
@@ -155,6 +181,14 @@ class _InputGradient(_TrilinearForm):
             None,
         )
 
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, grad: Tensor, weight: Tensor, like: Tensor, geometry: Geometry
+    ) -> Any:
+        tensors, folds = (grad, weight, like), (fold_images, fold_filters, fold_images)
+        gradient = _of_all_tasks(_InputGradient, info, in_dims, tensors, folds, geometry)
+        return unfold_images(gradient, info.batch_size), 0
+
 
 class _WeightGradient(_TrilinearForm):
     """dF/dw: the gradient of the weight, given that of the output."""
@@ -173,6 +207,14 @@ class _WeightGradient(_TrilinearForm):
             None,
             None,
         )
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, grad: Tensor, inputs: Tensor, like: Tensor, geometry: Geometry
+    ) -> Any:
+        tensors, folds = (grad, inputs, like), (fold_images, fold_images, fold_filters)
+        gradient = _of_all_tasks(_WeightGradient, info, in_dims, tensors, folds, geometry)
+        return unfold_filters(gradient, info.batch_size), 0
 
 
 class _Moments(Function):
@@ -193,3 +235,9 @@ class _Moments(Function):
         slope = grad_variance * (2 / count)
         offset = grad_mean / count - slope * mean
         return torch.addcmul(offset[:, None, None], inputs, slope[:, None, None])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, inputs: Tensor) -> Any:
+        tasks = info.batch_size
+        moments = _Moments.apply(*fold_arguments(tasks, in_dims, [inputs], [fold_images]))
+        return tuple(m.unflatten(0, (tasks, -1)) for m in moments), (0, 0)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarl.models.convolution import Geometry, grouped_conv
+from metarl.models.folding import fold_filters
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -37,16 +38,6 @@ def affine(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda inputs: torch.baddbmm(shift, inputs, factor)
 
 
-def fold_images(images: Tensor) -> Tensor:
-    """Folds the task dimension into the channels: [T, N, C, H, W] -> [N, T * C, H, W]."""
-    return images.permute(1, 3, 4, 0, 2).flatten(3).permute(0, 3, 1, 2)
-
-
-def unfold_images(folded: Tensor, num_tasks: int) -> Tensor:
-    """Inverse of `fold_images`: [N, T * C, H, W] -> [T, N, C, H, W]."""
-    return folded.unflatten(1, (num_tasks, -1)).transpose(0, 1)
-
-
 def conv2d(folded: Tensor, weight: Tensor, stride: int = 1, padding: int = 1) -> Tensor:
     """Convolves the images of each task with the filters of that task.
 
@@ -60,9 +51,7 @@ def conv2d(folded: Tensor, weight: Tensor, stride: int = 1, padding: int = 1) ->
         Shape [N, T * out, H', W'].
     """
     geometry = Geometry(weight.shape[0], stride, padding)
-    # [T * out, in, k, k], channels last in memory
-    filters = weight.permute(0, 1, 3, 4, 2).flatten(0, 1).permute(0, 3, 1, 2)
-    return grouped_conv(folded, filters, geometry)
+    return grouped_conv(folded, fold_filters(weight), geometry)
 
 
 def batch_norm(

@@ -22,7 +22,8 @@ from metarl.models.base import (
     task_shape,
 )
 from metarl.models.described import described
-from metarl.models.functional import affine, conv2d, fold_images, unfold_images
+from metarl.models.folding import fold_images, unfold_images
+from metarl.models.functional import affine, conv2d
 from metarl.models.mlp import ACTIVATIONS, MLP, Activation
 from metarl.registry import check_choice
 from metarl.sim.spaces import (

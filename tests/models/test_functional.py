@@ -8,14 +8,8 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
 from metarl.models.convolution import Geometry, channel_moments, grouped_conv
-from metarl.models.functional import (
-    batch_norm,
-    conv2d,
-    fold_images,
-    linear,
-    max_pool2d,
-    unfold_images,
-)
+from metarl.models.folding import fold_images, unfold_images
+from metarl.models.functional import batch_norm, conv2d, linear, max_pool2d
 
 TASKS, IMAGES = 2, 3
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from metarl.errors import SettingsError
-from metarl.models.modules import composed, normalisation
+from metarl.models.modules import composed, images, normalisation
 from metarl.models.modules.attention import (
     functional_channel_dropout,
     functional_dropout,
@@ -36,6 +36,12 @@ REPLACED: dict[Function, Function] = {
     F.dropout2d: functional_channel_dropout,
     F.dropout3d: functional_channel_dropout,
 }
+BATCHED: dict[Function, Function] = {
+    **REPLACED,
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), images.convolution),
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), images.max_pool2d),
+    F.adaptive_avg_pool2d: images.adaptive_avg_pool2d,
+}
 DROPOUTS: frozenset[Function] = frozenset({F.dropout, F.dropout1d, F.dropout2d, F.dropout3d})
 RANDOM: frozenset[Function] = frozenset({
     torch.rand, torch.randn, torch.randint, torch.randperm, torch.rand_like, torch.randn_like,
@@ -52,9 +58,16 @@ RANDOM: frozenset[Function] = frozenset({
 class Interception(TorchFunctionMode):
     """Replaces norms, attention and dropout, and refuses random numbers that nobody seeds.
 
+    Args:
+        batched: Whether the module runs by `vmap`; convolutions and max-pooling are replaced, too.
+
     Raises:
         SettingsError: In the block, if a module draws random numbers other than by dropout.
     """
+
+    def __init__(self, batched: bool = False) -> None:
+        super().__init__()
+        self._replaced = BATCHED if batched else REPLACED
 
     def __torch_function__(
         self, func: Function, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -62,8 +75,8 @@ class Interception(TorchFunctionMode):
         """Calls the replacement of `func`, or `func` itself."""
         del types
         kwargs = kwargs or {}
-        if func in REPLACED:
-            return REPLACED[func](*args, **kwargs)
+        if func in self._replaced:
+            return self._replaced[func](*args, **kwargs)
         if func in RANDOM:
             refuse_random(func)
         return func(*args, **kwargs)

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metarl.models.convolution import channel_moments
 from metarl.models.functional import batch_norm
 from metarl.models.modules import parametric
 from metarl.models.modules.noise import dropout
+from metarl.models.modules.normalisation import moments
 from metarl.models.modules.shapes import shifted
 from metarl.models.modules.skeleton import by_batch
 from metarl.models.modules.values import Folded, GraphRun, Layer, Value, folded, per_channel
@@ -169,22 +169,13 @@ def moments_of(
     elif run.here.recorded is not None:
         mean, variance = run.here.recorded[layer.path]
     else:
-        mean, variance = batch_moments(hidden)
+        mean, variance = moments(hidden)
         shown = (mean if shift is None else mean + shift).detach().view(run.num_tasks, -1)
         shown = shown if sign is None else shown * sign
         run.here.moments.append((layer.path, shown, variance.view(run.num_tasks, -1)))
         return mean, variance
     mean = mean.flatten() if sign is None else (mean * sign).flatten()
     return (mean if shift is None else mean - shift), variance.flatten()
-
-
-def batch_moments(hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the mean and biased variance of each channel of [N, C, *S], each [C]."""
-    if hidden.dim() == 4:
-        return channel_moments(hidden)
-    dims = [d for d in range(hidden.dim()) if d != 1]
-    mean = hidden.mean(dims)
-    return mean, (hidden - per_channel(mean, hidden)).square().mean(dims)
 
 
 def layer_norm(run: GraphRun, layer: Layer, value: Value) -> Tensor:

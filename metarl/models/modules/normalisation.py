@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metarl.models.convolution import channel_moments
 from metarl.models.modules.passes import current_pass
 
 
@@ -38,6 +39,8 @@ def batch_norm(
 
 def moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the mean and biased variance of each channel of [N, C, *], each [C]."""
+    if inputs.dim() == 4:
+        return channel_moments(inputs)
     dims = [d for d in range(inputs.dim()) if d != 1]
     mean = inputs.mean(dims)
     variance = (inputs - _per_channel(mean, inputs)).square().mean(dims)

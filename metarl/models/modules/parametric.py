@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarl.models.convolution import Geometry, grouped_conv, transposed_conv
+from metarl.models.folding import fold_filters
 from metarl.models.modules.values import Folded, GraphRun, NoForm, Value, folded, per_channel
 
 
@@ -60,7 +61,7 @@ def filtered(
     dilation: Any,
 ) -> Tensor:
     """Returns a convolution without bias, [N, T * out, *S'], with filters [T, out, in, *k]."""
-    filters = _folded_filters(weight)
+    filters = fold_filters(weight)
     geometry = Geometry(run.num_tasks * groups, stride, padding, dilation)
     return grouped_conv(folded(value), filters, geometry)
 
@@ -74,17 +75,7 @@ def transposed(
     Filters are [T, in, out / groups, *k].
     """
     geometry = Geometry(run.num_tasks * groups, stride, padding, dilation)
-    return transposed_conv(folded(value), _folded_filters(weight), geometry, output_padding)
-
-
-def _folded_filters(weight: Tensor) -> Tensor:
-    """Returns filters [T, a, b, *k] as [T * a, b, *k], those of images channels last in memory."""
-    if weight.dim() != 5:
-        return weight.flatten(0, 1)
-    moved = weight.permute(0, 1, 3, 4, 2)
-    if weight.shape[2] == 1:  # torch reads the layout from the stride of this dimension, too
-        moved = moved.clone(memory_format=torch.contiguous_format)
-    return moved.flatten(0, 1).permute(0, 3, 1, 2)
+    return transposed_conv(folded(value), fold_filters(weight), geometry, output_padding)
 
 
 def layer_norm(

@@ -121,7 +121,7 @@ def vmapped(function: Callable[[Any], Any], values: Any, here: Pass) -> Any:
 
     def one(task: Any, noise: dict[str, Tensor], recorded: dict[str, Any]) -> Any:
         inner = here.of_task(noise.get("seeds"), None if here.recorded is None else recorded)
-        with entered(inner), Interception():
+        with entered(inner), Interception(batched=True):
             leaves, structure = tree_flatten(function(task))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         kept[:] = [[None if isinstance(v, Tensor) else v for v in leaves], structure, inner]

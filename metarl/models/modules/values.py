@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from metarl.models.functional import fold_images, unfold_images
+from metarl.models.folding import fold_images, unfold_images
 from metarl.models.modules.passes import Pass
 
 
@@ -86,11 +86,7 @@ class Layer(NamedTuple):
 
 def folded(value: Value) -> Tensor:
     """Returns a value [T, N, C, *S] or `Folded` as [N, T * C, *S]."""
-    if isinstance(value, Folded):
-        return value.tensor
-    if value.dim() == 5:
-        return fold_images(value)
-    return value.transpose(0, 1).flatten(1, 2)
+    return value.tensor if isinstance(value, Folded) else fold_images(value)
 
 
 def per_channel(values: Tensor, like: Tensor) -> Tensor:
