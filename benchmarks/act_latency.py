@@ -18,9 +18,9 @@ import torch
 from gymnasium import spaces
 
 from metarl.adaptation import MAML
-from metarl.deploy.adapter_loading import adapter_of
-from metarl.deploy.control_adapter import ControlAdapter
-from metarl.deploy.recorded_family import RecordedFamily
+from metarl.deploy.adapters.control_adapter import ControlAdapter
+from metarl.deploy.adapters.recorded_family import RecordedFamily
+from metarl.deploy.loading import adapter_of
 from metarl.rl import PolicyGradientSettings, PolicyLearner, policy_for
 from metarl.rl.settings import PolicySettings
 from metarl.rl.trials.recurrent_learner import RecurrentLearner, RL2Algorithm

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from metarl.adaptation.algorithms import MAML
-from metarl.deploy.adaptation_export import export_adaptation
-from metarl.deploy.onnx_runtime import OnnxAdaptation
+from metarl.deploy.export.adaptation import export_adaptation
+from metarl.deploy.exported.runtime import OnnxAdaptation
 from metarl.extras import import_extra
 from metarl.models.base import task_params
 from metarl.rl.plain_policy import plain_policy

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 import metarl
-from metarl.deploy.changed_env import changed_env
+from metarl.deploy.robot.changed_env import changed_env
 
 MakeRobot = Callable[[], gymnasium.Env]
 """Builds the environment of a robot."""

@@ -11,7 +11,7 @@ __version__ = "0.2.0"
 
 register_families()
 
-_LAZY = {"load": "metarl.deploy.adapter_loading"}
+_LAZY = {"load": "metarl.deploy.loading"}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from metarl.commands.options import Run
 from metarl.errors import SettingsError
 
 if TYPE_CHECKING:
-    from metarl.deploy.adapt_control import Adapted
+    from metarl.deploy.adapting.control import Adapted
 
 WEIGHTS = "adapted.safetensors"
 
@@ -69,8 +69,8 @@ def adapt(
     if set and env is None:
         raise SettingsError("Expected --env with --set, whose attributes it sets.")
     import metarl
-    from metarl.deploy.control_adapter import ControlAdapter
-    from metarl.deploy.supervised_adapter import SupervisedAdapter
+    from metarl.deploy.adapters.control_adapter import ControlAdapter
+    from metarl.deploy.adapters.supervised_adapter import SupervisedAdapter
 
     adapter: Any = metarl.load(run, seed=seed, runs=runs, trust=trust)
     if isinstance(adapter, ControlAdapter):
@@ -81,7 +81,7 @@ def adapt(
                 adapter, env, set, (episodes, adapt_every, test_episodes, seed), video, most_likely
             )
         else:
-            from metarl.deploy.adapt_control import adapt_on_log
+            from metarl.deploy.adapting.control import adapt_on_log
 
             assert data is not None
             found = adapt_on_log(adapter, data, behaviour)
@@ -99,8 +99,8 @@ def _in_environment(
     video: Path | None,
     most_likely: bool,
 ) -> Adapted:
-    from metarl.deploy.adapt_control import adapt_in
-    from metarl.deploy.changed_env import changed_env, parsed_values
+    from metarl.deploy.adapting.control import adapt_in
+    from metarl.deploy.robot.changed_env import changed_env, parsed_values
 
     mode = None if video is None else "rgb_array"
     made = changed_env(env, parsed_values(values), mode)
@@ -122,7 +122,7 @@ def _on_examples(
     steps: int | None,
     seed: int,
 ) -> Adapted:
-    from metarl.deploy.adapt_supervised import adapt_on_images, adapt_on_table
+    from metarl.deploy.adapting.supervised import adapt_on_images, adapt_on_table
 
     if env is not None:
         raise SettingsError("Expected --data or --images for a supervised learner, got --env.")
@@ -136,8 +136,8 @@ def _on_examples(
 def _report(adapter: Any, found: Adapted, run: Path, out: Path, video: Path | None) -> None:
     """Prints the result, and writes weights, events and the film."""
     from metarl.console import OutputConsole
-    from metarl.deploy.adapt_control import curve_plot, result_table
-    from metarl.deploy.adapt_files import save_events
+    from metarl.deploy.adapting.control import curve_plot, result_table
+    from metarl.deploy.adapting.files import save_events
 
     console = OutputConsole()
     if len(found.before):

@@ -52,7 +52,7 @@ def export(
         horizon: With the adaptation: steps of an episode that the step's batch has room for; by
             default those of the family.
     """
-    from metarl.deploy.export_run import export_run
+    from metarl.deploy.export.policy_run import export_run
 
     export_run(
         run, out, to,

@@ -20,7 +20,7 @@ def pull(
         revision: A branch, tag or commit of the hub's repository.
     """
     from metarl.console import OutputConsole
-    from metarl.deploy.hub import pull as pull_run
+    from metarl.deploy.hub.sharing import pull as pull_run
 
     folder = pull_run(source, runs, revision)
     OutputConsole().print(f"Wrote {folder}.", markup=False, soft_wrap=True)

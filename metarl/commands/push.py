@@ -29,7 +29,7 @@ def push(
         runs: Folder of the run folders, for `latest`.
     """
     from metarl.console import OutputConsole
-    from metarl.deploy.hub import push as push_run
+    from metarl.deploy.hub.sharing import push as push_run
     from metarl.runs.run_folder import newest_run
 
     found = newest_run(runs) if str(run) == "latest" else run

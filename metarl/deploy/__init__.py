@@ -1,1 +1,1 @@
-"""Trained policies without MetaRL: plain modules and exported files."""
+"""From a finished run to a robot: adapters, exports, and runs to share."""

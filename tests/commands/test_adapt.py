@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metarl.deploy.changed_env import changed_env, parsed_values
+from metarl.deploy.robot.changed_env import changed_env, parsed_values
 from metarl.errors import SettingsError, UnknownNameError
 
 SHORT = ("--episodes", 2, "--test-episodes", 3)
@@ -65,8 +65,8 @@ def test_a_supervised_learner_adapts_on_a_table(kind, trained, metarl, tmp_path)
 
 
 def test_images_in_folders(metarl, tmp_path):
+    from tests.deploy.adapters.test_supervised_adapter import Shapes, image_learners
     from tests.deploy.conftest import train
-    from tests.deploy.test_supervised_adapter import Shapes, image_learners
 
     _, run = train(image_learners()["gradient"], Shapes(), tmp_path / "run")
     rng = np.random.default_rng(0)

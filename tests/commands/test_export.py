@@ -6,8 +6,8 @@ import pytest
 import torch
 from stable_baselines3 import PPO
 
-from metarl.deploy.adaptation_files import read_metadata
-from metarl.deploy.export import NOTE_FILE, read_torch
+from metarl.deploy.export.files import read_metadata
+from metarl.deploy.export.policies import NOTE_FILE, read_torch
 from tests.commands.conftest import train
 
 

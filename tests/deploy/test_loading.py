@@ -17,8 +17,8 @@ from metarl.adaptation import MAML, Adaptation, GradientLearner, MetaSGD
 from metarl.adaptation.algorithms import LSTMMetaLearnerAlgorithm, ReptileAlgorithm
 from metarl.adaptation.objectives import QueryLoss
 from metarl.adaptation.update_rules import GradientDescent
-from metarl.deploy.adapter_loading import adapter_of
-from metarl.deploy.learner_building import build_learner
+from metarl.deploy.adapters.learner_building import build_learner
+from metarl.deploy.loading import adapter_of
 from metarl.errors import CheckpointError, SettingsError, ShapeError, TaskError
 from metarl.learners import (
     Prototypical,

@@ -11,7 +11,7 @@ import metarl
 
 EXTRAS = (
     "metarl.sim.warp.physics", "metarl.sim.warp.kernels", "metarl.sim.warp.loading",
-    "metarl.deploy.export", "metarl.deploy.onnx_functions",
+    "metarl.deploy.export.policies", "metarl.deploy.export.onnx_functions",
 )  # fmt: skip
 MODULES = [
     module.name

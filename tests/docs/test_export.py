@@ -14,8 +14,8 @@ from metarl_envs.navigation import Navigation2D
 
 from metarl.adaptation import GradientLearner
 from metarl.adaptation.algorithms import MAML
-from metarl.deploy.adaptation_export import export_adaptation
-from metarl.deploy.adaptation_files import METADATA, read_metadata
+from metarl.deploy.export.adaptation import export_adaptation
+from metarl.deploy.export.files import METADATA, read_metadata
 from metarl.models import MLP
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner

@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 
 from metarl.adaptation import MAML
-from metarl.deploy.export import FORMATS, export_policy
+from metarl.deploy.export.policies import FORMATS, export_policy
 from metarl.models.base import task_params
 from metarl.rl import ControlProblem, PolicyLearner, policy_for
 from metarl.rl.plain_policy import plain_policy

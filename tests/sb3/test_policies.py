@@ -8,7 +8,7 @@ from metarl_envs.half_cheetah import HalfCheetahVelocity
 from stable_baselines3 import PPO
 from torch import nn
 
-from metarl.deploy.export import export_policy
+from metarl.deploy.export.policies import export_policy
 from metarl.errors import SettingsError
 from metarl.rl.plain_policy import plain_policy
 from metarl.rl.policies import policy_for

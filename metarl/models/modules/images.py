@@ -50,8 +50,10 @@ def max_pool2d(
             input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
         )
     stride = kernel_size if stride is None else stride
-    sizes = (list(_each(s, 2)) for s in (kernel_size, stride, padding, dilation))
-    return max_pool(input, Windows(*sizes, ceil_mode))
+    kernel, step, zeros, apart = (
+        list(_each(s, 2)) for s in (kernel_size, stride, padding, dilation)
+    )
+    return max_pool(input, Windows(kernel, step, zeros, apart, ceil_mode))
 
 
 def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:

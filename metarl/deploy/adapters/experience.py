@@ -1,0 +1,90 @@
+"""What a control adapter adapts on: observed steps, logged episodes, or what a memory reads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from metarl.deploy.adapter import AdaptationReport
+from metarl.deploy.adapters.adapted_policy import AdaptedPolicy
+from metarl.deploy.experience.episode_log import EpisodeLog, experience_of
+from metarl.deploy.experience.recorder import Recorder
+from metarl.deploy.experience.trajectories import Trajectory, weigh
+from metarl.deploy.robot.actor import Action, Actor
+from metarl.errors import SettingsError
+from metarl.rl.experience import Experience
+
+Data = tuple[Experience, AdaptationReport]
+"""What a policy adapts on, and the report so far."""
+
+
+def observed(learner: Any, weights: AdaptedPolicy, recorder: Recorder) -> Data:
+    """Returns the steps since the last adaptation.
+
+    Args:
+        learner: The `PolicyLearner`.
+        weights: The parameters that acted.
+        recorder: Has the steps, and gives them away.
+
+    Raises:
+        SettingsError: There are no sampled actions; the steps stay with the recorder.
+    """
+    logs = recorder.take()
+    steps = sum(map(len, logs))
+    if not any(any(log.sampled) for log in logs):
+        recorder.give_back(logs)
+        advice = "act with explore=True" if steps else "act and observe"
+        raise SettingsError(
+            f"Expected steps with sampled actions to adapt on, got {steps} steps without any: "
+            f"{advice} first. A policy gradient learns nothing from its most likely actions."
+        )
+    experience = _experience(learner, weights, logs)
+    weights.forget_versions()
+    return experience, AdaptationReport(0, steps, len(logs))
+
+
+def logged(
+    adapter: Any, weights: AdaptedPolicy, found: Sequence[Trajectory], **options: Any
+) -> Data:
+    """Returns logged episodes, weighed by who acted.
+
+    Args:
+        adapter: The `ControlAdapter`.
+        weights: Its parameters.
+        found: The episodes.
+        **options: See `weigh`.
+    """
+    logs, shares, effective = weigh(adapter, found, **options)
+    report = AdaptationReport(0, sum(map(len, logs)), len(logs), effective=effective)
+    return _experience(adapter.learner, weights, logs, shares), report
+
+
+def remember(
+    actor: Actor, found: Sequence[Trajectory], own_action: Callable[[Action], Action]
+) -> AdaptationReport:
+    """Lets the memory of a recurrent policy read logged episodes.
+
+    Args:
+        actor: The policy.
+        found: The episodes.
+        own_action: Maps an action of the environment to the policy's units.
+    """
+    started = time.perf_counter()
+    for one in found:
+        for t, action in enumerate(one.actions):
+            actor.row[:] = one.observations[t]
+            actor.act(explore=False)
+            last = one.ended and t == len(one.actions) - 1
+            actor.observe(own_action(action), float(one.rewards[t]), last)
+    steps = sum(len(one.rewards) for one in found)
+    return AdaptationReport(0, steps, len(found), seconds=time.perf_counter() - started)
+
+
+def _experience(
+    trained: Any, weights: AdaptedPolicy, logs: list[EpisodeLog], shares: Tensor | None = None
+) -> Experience:
+    versions = {**weights.versions, weights.version: weights.params}
+    return experience_of(logs, trained.policy, versions, trained.settings, shares)

@@ -1,0 +1,158 @@
+"""The user's examples as the tensors of a learner, checked against what a run was trained on."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.deploy.arrays import as_array
+from metarl.errors import ShapeError, short_repr
+from metarl.ranges import LARGEST_NUMBER
+
+FAR = 10.0
+"""Deviations from the mean of training beyond which a value does not fit."""
+NARROW = 0.02
+"""Data whose deviation is below this share of training's do not fit."""
+FEWEST = 20
+"""Values that are needed to judge a deviation."""
+
+
+def as_inputs(data: Any, ranges: dict[str, Any], what: str = "inputs") -> tuple[Tensor, bool]:
+    """Returns inputs as [T, N, *input] of the type of training.
+
+    Args:
+        data: Examples of one task, [N, *input], or of T tasks with as many each.
+        ranges: The record of the training data; without shapes, one task is expected.
+        what: What they are, for messages.
+
+    Returns:
+        The inputs, and whether there are many tasks.
+
+    Raises:
+        ShapeError: They have another shape than in training, or are no finite numbers.
+    """
+    array = as_array(data, what)
+    if array.dtype.kind not in "biuf":
+        raise ShapeError(
+            f"Expected {what} of numbers, got {array.dtype}: {short_repr(array.flat[:1])}. Encode "
+            "categories as in training."
+        )
+    shape = tuple(ranges.get("input_shape", array.shape[1:]))
+    array = _shaped(array, shape, what)
+    dtype = getattr(torch, str(ranges.get("input_type", "float32")))
+    if dtype.is_floating_point:
+        array = _scaled(array, ranges, what)
+    many = array.ndim == len(shape) + 2
+    tensor = torch.from_numpy(np.array(array)).to(dtype)  # a copy: theirs may be read-only
+    if not bool(torch.isfinite(tensor).all()):
+        raise ShapeError(f"Expected finite {what}, got NaN, infinity or numbers beyond float32.")
+    return tensor if many else tensor.unsqueeze(0), many
+
+
+def as_mask(data: Any, inputs: Tensor, many: bool, weights: Tensor | None = None) -> Tensor | None:
+    """Returns the mask of padded sequences, [T, N, L] bool; None without one.
+
+    Args:
+        data: True or 1 for real elements, [N, L], or [T, N, L] of T tasks.
+        inputs: The sequences, [T, N, L, *].
+        many: Whether there are many tasks.
+        weights: Weights of the examples, [T, N]; those of weight 0 may have no real element.
+
+    Raises:
+        ShapeError: It has another shape, other values, or an example without a real element.
+    """
+    if data is None:
+        return None
+    array = as_array(data, "the mask")
+    array = array if many else array[None]
+    if array.shape != inputs.shape[:3] or inputs.dim() < 3 or not np.isin(array, (0, 1)).all():
+        raise ShapeError(
+            f"Expected a mask of the shape {list(inputs.shape[0 if many else 1 : 3])}, true for "
+            f"the real elements of each sequence, got {array.dtype} "
+            f"{list(array.shape if many else array.shape[1:])}."
+        )
+    mask = torch.from_numpy(np.array(array, bool))
+    read = mask.any(2) if weights is None else mask.any(2) | (weights == 0)
+    if not bool(read.all()):
+        raise ShapeError("Expected a real element in every sequence, the mask has one with none.")
+    return mask
+
+
+def warn_of_ranges(
+    values: np.ndarray, record: dict[str, Any] | None, what: str, *, narrow_too: bool = True
+) -> None:
+    """Warns of values that do not fit the training data, such as degrees in place of radians.
+
+    Args:
+        values: Shape [B, K], in the units of the user.
+        record: Lowest and highest value, mean and deviation of training, [K] each; or None.
+        what: What they are, for the message.
+        narrow_too: Whether values that hardly differ do not fit either; a robot may stand still.
+    """
+    if record is None or not len(values):
+        return
+    low, high, mean, deviation = (
+        np.asarray(record[name], float) for name in ("low", "high", "mean", "deviation")
+    )
+    if len(low) != values.shape[1]:
+        values = values.reshape(-1, 1)
+    if len(low) != values.shape[1]:
+        return
+    scale = np.maximum(deviation, 1e-6 * np.maximum(np.abs(mean), 1e-6))
+    margin = np.maximum(FAR * scale, high - low)
+    found_low, found_high = values.min(0), values.max(0)
+    far = (found_high > high + margin) | (found_low < low - margin)
+    narrow = (values.std(0) < NARROW * scale) & (np.abs(values).max(0) > 0)
+    narrow &= narrow_too & (len(values) >= FEWEST) & (deviation > 1e-3 * (high - low))
+    entries = np.flatnonzero(far | narrow)
+    if not len(entries):
+        return
+    lines = [
+        f"entry {i}: {found_low[i]:.4g} to {found_high[i]:.4g}, in training {low[i]:.4g} to "
+        f"{high[i]:.4g} (mean {mean[i]:.4g}, deviation {deviation[i]:.4g})"
+        for i in entries[:4].tolist()
+    ]
+    more = f" and {len(entries) - 4} more" if len(entries) > 4 else ""
+    warnings.warn(
+        f"The {what} do not fit those of training: {'; '.join(lines)}{more}. Are they in the same "
+        "units, in the same order?",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def _shaped(array: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """Returns an array whose last dimensions are `shape`: [N, *shape] or [T, N, *shape]."""
+    size = len(shape)
+    if shape == (1,) and array.ndim in (1, 2) and array.shape[-1:] != (1,):
+        array = array[..., None]
+    elif size == 3 and array.shape[-size:] != shape:
+        channels = shape[0]
+        if channels == 1 and array.shape[-2:] == shape[1:]:
+            array = np.expand_dims(array, -3)
+        elif array.shape[-3:] == (*shape[1:], channels):
+            array = np.moveaxis(array, -1, -3)
+    fits = array.ndim in (size + 1, size + 2) and array.shape[array.ndim - size :] == shape
+    if not fits or not all(array.shape):
+        example = "a number" if not shape else f"{' x '.join(map(str, shape))} numbers"
+        raise ShapeError(
+            f"Expected {what} [N, *{list(shape)}] of one task or [T, N, *{list(shape)}] of T tasks "
+            f"({example} per example, as in training), got an array of shape {list(array.shape)}."
+        )
+    return array
+
+
+def _scaled(array: np.ndarray, ranges: dict[str, Any], what: str) -> np.ndarray:
+    """Returns bytes of images in 0..1 if training had such numbers; refuses unclear ones."""
+    record = ranges.get("inputs")
+    if array.dtype != np.uint8 or record is None:
+        if array.dtype.kind == "f" and np.abs(array).max(initial=0) > LARGEST_NUMBER:
+            raise ShapeError(f"Expected {what} of at most {LARGEST_NUMBER:g}.")
+        return array
+    if min(record["low"]) >= 0 and max(record["high"]) <= 1 and array.max() > 1:
+        return array.astype(np.float32) / 255
+    return array

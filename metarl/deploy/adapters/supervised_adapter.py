@@ -1,0 +1,289 @@
+"""Adapts a supervised learner to the user's examples, and predicts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.adaptation.adapted_state import adapted_state
+from metarl.adaptation.learner import Adapted, SupervisedLearner
+from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
+from metarl.deploy.adapters.descriptions import description_info, no_examples, numbered_labels
+from metarl.deploy.adapters.inputs import as_inputs, as_mask, warn_of_ranges
+from metarl.deploy.arrays import as_array
+from metarl.errors import SettingsError, ShapeError, TaskError
+from metarl.learners.metric.zero_shot import DESCRIPTIONS
+from metarl.models.base import task_params
+from metarl.ranges import NOT_NEGATIVE, check_int
+from metarl.tasks.base import Examples, TaskBatch
+from metarl.tasks.losses import task_loss
+from metarl.trees import map_tensors
+
+
+class SupervisedAdapter(Adapter):
+    """Adapts a learner on few examples of one task or of many, and predicts.
+
+    Args:
+        learner: The trained learner.
+        origin: Where it comes from, and the ranges of its training data.
+        seed: Seed of what is random in the adaptation.
+
+    Attributes:
+        learner: The learner.
+        classes: The labels of each task, in the order of the outputs; None for values.
+    """
+
+    def __init__(self, learner: SupervisedLearner, origin: Origin, seed: int = 0) -> None:
+        self.learner = learner.eval()
+        self.origin = origin
+        self.classes: list[np.ndarray] | None = None
+        self._seed = seed
+        self._many = False
+        self._way: int | None = None
+        self._shape: dict[str, list[int]] = {}
+        self._adapted: Any = None
+
+    @property
+    def steps(self) -> int:
+        """Adaptation steps of `adapt` by default: those of training, at least 1."""
+        adaptation = getattr(self.learner, "adaptation", None)
+        return 1 if adaptation is None else max(1, adaptation.steps)
+
+    def adapt(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        support: Any = None,
+        targets: Any = None,
+        *,
+        steps: int | None = None,
+        mask: Any = None,
+        descriptions: Any = None,
+        described: Any = None,
+    ) -> AdaptationReport:
+        """Adapts from the trained start.
+
+        Args:
+            support: Inputs of one task, [N, *input], or of T tasks, [T, N, *input]: arrays,
+                tensors, images, rows of a table. Bytes of images become 0..1 if training had such.
+                With `targets` None: `Examples`, or a pair of inputs and targets.
+            targets: Values, or labels of any kind (numbers, names), [N] or [T, N].
+            steps: Adaptation steps; None: as in training. Learners without a gradient ignore it.
+            mask: True for the real elements of padded sequences, [N, L] or [T, N, L]; None: all.
+            descriptions: For `ZeroShotPrototypes`: numbers that describe each class, [way, D] or
+                [T, way, D]. Labels are then the indices of the descriptions, and there may be no
+                examples at all.
+            described: Which classes have a description, [way] or [T, way]; None: all.
+
+        Returns:
+            What it did; the losses are those of the support set.
+
+        Raises:
+            ShapeError: The examples do not have the shape of training.
+            TaskError: There are more classes than outputs.
+            SettingsError: Descriptions are missing, or the learner takes none.
+        """
+        started = time.perf_counter()
+        steps = self.steps if steps is None else check_int("steps", steps, NOT_NEGATIVE)
+        info, many = description_info(self.learner, descriptions, described)
+        self._way = info[DESCRIPTIONS].shape[1] if info else None
+        if info and support is None:
+            examples, self._many = no_examples(info, self.origin.ranges), many
+            self._number_classes(len(examples.targets))
+        else:
+            examples = self._examples(support, targets, mask)
+        generator = torch.Generator().manual_seed(self._seed)
+        tasks = TaskBatch(examples, examples, info)
+        before = after = None
+        for after in self.learner.adapt_to(tasks, steps, generator):
+            before = after if before is None else before
+        self._adapted = after
+        losses = [self._loss(adapted, examples) for adapted in (before, after)]
+        count = examples.targets.shape[0] * examples.targets.shape[1]
+        seconds = time.perf_counter() - started
+        return AdaptationReport(
+            steps, count, loss_before=losses[0], loss_after=losses[1], seconds=seconds
+        )
+
+    def predict(self, inputs: Any, *, mask: Any = None) -> np.ndarray:
+        """Predicts targets of the task, or tasks, that `adapt` was given.
+
+        Args:
+            inputs: As those of `adapt`.
+            mask: As that of `adapt`.
+
+        Returns:
+            Values [N, *target], or labels [N] in the form of those given; with T tasks, [T, N, *].
+
+        Raises:
+            SettingsError: `adapt` was not called yet.
+            ShapeError: The inputs do not have the shape of training, or are of other tasks.
+        """
+        outputs = self.outputs(inputs, mask=mask)
+        if self.classes is None or not isinstance(outputs, np.ndarray):
+            return outputs
+        tasks = outputs if self._many else outputs[None]
+        rows = [
+            names[scores[:, : len(names)].argmax(-1)]
+            for names, scores in zip(self.classes, tasks, strict=True)
+        ]
+        return np.stack(rows) if self._many else rows[0]
+
+    def outputs(self, inputs: Any, *, mask: Any = None) -> Any:
+        """Returns the outputs of the network, such as logits [N, classes]; see `predict`."""
+        if self._adapted is None:
+            raise SettingsError("Expected a task to predict for: call `adapt(support)` first.")
+        tensor, many = as_inputs(inputs, {**self._shape, **self.origin.ranges})
+        self._warn(tensor, "inputs")
+        tasks = self._num_tasks
+        if many != self._many or len(tensor) != tasks:
+            raise ShapeError(
+                f"Expected inputs of the {tasks} task(s) that were adapted to, got {len(tensor)}."
+            )
+        found = self.learner.predict(self._adapted, tensor, mask=as_mask(mask, tensor, many))
+        chosen = found if self._many else map_tensors(lambda t: t[0], found)
+        return chosen.numpy() if isinstance(chosen, Tensor) else chosen
+
+    def reset(self) -> None:
+        self._adapted, self.classes, self._many = None, None, False
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns the adapted weights of a gradient learner for `load_state_dict` of the network.
+
+        Raises:
+            SettingsError: Nothing was adapted, it was to many tasks, or the learner adapts without
+                changing weights.
+        """
+        if not isinstance(self._adapted, Adapted) or self._many:
+            raise SettingsError(
+                "Expected a learner of one task with adapted weights: adapt to one task; metric "
+                "and memory learners change none, keep their support set instead."
+            )
+        return adapted_state(self._network, self._adapted, 0)
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Takes over adapted weights of one task.
+
+        Raises:
+            CheckpointError: They are of another network.
+        """
+        self._check_state(state, dict(self._network.state_dict()))
+        if getattr(self._network, "normalises_batches", False):
+            raise SettingsError(
+                "The network normalises batches by its support set, which the weights do not hold: "
+                "call `adapt(support)` again."
+            )
+        theta = task_params(self._network, 1)
+        self.reset()
+        params = {n: state[n].to(p).unsqueeze(0) for n, p in theta.items()}
+        self._adapted = Adapted(params, torch.empty(1, 0))
+
+    # Internals
+
+    @property
+    def _network(self) -> Any:
+        return getattr(self.learner, "model")  # noqa: B009 - of gradient learners
+
+    @property
+    def _num_tasks(self) -> int:
+        counts: list[int] = []
+        value = self._adapted.params if isinstance(self._adapted, Adapted) else self._adapted
+        map_tensors(lambda t: counts.append(len(t)) or t, value)
+        return counts[0]
+
+    def _examples(self, support: Any, targets: Any, mask: Any) -> Examples:
+        """Returns checked support sets of the task or tasks."""
+        weights, self._shape = None, {}
+        if isinstance(support, Examples) and targets is None:
+            weights, mask = support.weights, support.mask if mask is None else mask
+            self._shape = {"input_shape": list(support.inputs.shape[2:])}
+        if targets is None:
+            if not (isinstance(support, Sequence | Examples) and len(support) in (2, 4)):
+                raise ShapeError(
+                    "Expected inputs and targets, adapter.adapt(inputs, targets), or a pair of "
+                    f"them; got a {type(support).__name__}."
+                )
+            support, targets = support[0], support[1]
+        inputs, many = as_inputs(support, {**self._shape, **self.origin.ranges}, "support inputs")
+        self._shape = {"input_shape": list(inputs.shape[2:])}
+        values = as_array(targets, "targets")
+        values = values if many else values[None]
+        if values.shape[:2] != inputs.shape[:2]:
+            raise ShapeError(
+                f"Expected as many targets as inputs, {list(inputs.shape[:2])}, got "
+                f"{list(values.shape[:2])}."
+            )
+        self._warn(inputs, "support inputs")
+        self._many = many
+        own = as_mask(mask, inputs, many, weights)
+        return Examples(inputs, self._targets(values), weights, own)
+
+    def _number_classes(self, tasks: int) -> None:
+        """Lets predictions be the indices of the descriptions."""
+        assert self._way is not None
+        self.classes = [np.arange(self._way, dtype=np.int64)] * tasks
+
+    def _targets(self, values: np.ndarray) -> Tensor:
+        ranges = self.origin.ranges
+        if self._way is not None:
+            self._number_classes(len(values))
+            return numbered_labels(values, self._way)
+        labels = ranges.get("labels", values.dtype.kind not in "f")
+        if not labels:
+            return self._values(values)
+        if values.ndim != 2 and not ranges.get("target_shape"):
+            raise ShapeError(f"Expected a label per example, got targets {list(values.shape)}.")
+        if values.dtype.kind == "f" and (values != np.round(values)).any():
+            raise ShapeError(
+                "Expected labels, as in training, got numbers that are not whole: the run was "
+                "trained to classify."
+            )
+        most = ranges.get("classes")
+        if values.dtype.kind in "iuf" and most and values.min() >= 0 and values.max() < most:
+            gapless = all(len(np.unique(row)) == row.max() + 1 for row in values)
+            if gapless or hasattr(self.learner, "adaptation"):
+                self.classes = [np.arange(most, dtype=np.int64)] * len(values)
+                return torch.from_numpy(values.astype(np.int64))
+        self.classes = [np.unique(row) for row in values]
+        count = max(map(len, self.classes))
+        if hasattr(self.learner, "adaptation") and most and count > most:
+            raise TaskError(f"Expected at most {most} classes, as in training, got {count}.")
+        rows = [np.searchsorted(c, row) for c, row in zip(self.classes, values, strict=True)]
+        return torch.from_numpy(np.stack(rows).astype(np.int64))
+
+    def _values(self, values: np.ndarray) -> Tensor:
+        self.classes = None
+        shape = tuple(self.origin.ranges.get("target_shape", values.shape[2:]))
+        if values.dtype.kind not in "biuf":
+            raise ShapeError(f"Expected targets of numbers, as in training, got {values.dtype}.")
+        if values.shape[2:] != shape and values.size == np.prod((*values.shape[:2], *shape)):
+            values = values.reshape(*values.shape[:2], *shape)
+        if values.shape[2:] != shape or not np.isfinite(values).all():
+            raise ShapeError(
+                f"Expected finite targets [N, *{list(shape)}], as in training, got "
+                f"{list(values.shape[1:])}."
+            )
+        flat = values.reshape(values.shape[0] * values.shape[1], -1)
+        warn_of_ranges(flat, self.origin.ranges.get("targets"), "targets")
+        dtype = next(self.learner.parameters(), torch.empty(0)).dtype
+        return torch.from_numpy(np.array(values)).to(dtype)
+
+    def _warn(self, inputs: Tensor, what: str) -> None:
+        if inputs.is_floating_point():
+            rows = inputs.reshape(inputs.shape[0] * inputs.shape[1], -1).numpy()
+            warn_of_ranges(rows, self.origin.ranges.get("inputs"), what)
+
+    @torch.no_grad()
+    def _loss(self, adapted: Any, examples: Examples) -> float | None:
+        """Returns the mean loss of the support sets; None where the learner has another loss."""
+        own = getattr(self.learner, "loss", task_loss)
+        if own is not task_loss or not examples.targets.numel():
+            return None
+        outputs = self.learner.predict(adapted, examples.inputs, mask=examples.mask)
+        if not isinstance(outputs, Tensor):
+            return None
+        rows = examples.targets, examples.weights, examples.mask
+        return float(task_loss(outputs, *rows).mean())

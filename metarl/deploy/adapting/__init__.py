@@ -1,0 +1,1 @@
+"""What `metarl adapt` does with data, images or an environment."""

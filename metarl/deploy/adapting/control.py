@@ -1,0 +1,167 @@
+"""`metarl adapt` for policies: before and after, the curve, and what it cost on the robot."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from metarl.deploy.adapters.control_adapter import ControlAdapter
+from metarl.deploy.adapters.running import Curve, check_environment, evaluate
+from metarl.errors import SettingsError
+from metarl.evaluation.statistics import Summary, summarise
+from metarl.evaluation.tables import report_table
+from metarl.plots.terminal_plot import TerminalPlot
+
+WIDTH, ROWS = 64, 10
+
+
+@dataclass
+class Adapted:
+    """The result of `metarl adapt`.
+
+    Attributes:
+        metric: What was measured.
+        before: Its values before the adaptation, [N].
+        after: Its values after it, [N].
+        curve: The values on the way, over episodes.
+        notes: What it cost and what else happened, lines for the user.
+        frames: Pictures of an episode before and after, if a film was asked for.
+    """
+
+    metric: str
+    before: np.ndarray
+    after: np.ndarray
+    curve: list[float] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    frames: list[np.ndarray] = field(default_factory=list)
+
+
+def adapt_in(
+    adapter: ControlAdapter,
+    env: Any,
+    episodes: int,
+    adapt_every: int | None,
+    test_episodes: int,
+    seed: int,
+    film: bool = False,
+    explore: bool | None = None,
+) -> Adapted:
+    """Measures, adapts and measures again in an environment.
+
+    Args:
+        adapter: The adapter, at its start.
+        env: The environment.
+        episodes: Episodes to adapt from.
+        adapt_every: See `run_episodes`; None: all of them at once where they are fewer than in
+            training.
+        test_episodes: Episodes before and after that measure, at least 1.
+        seed: Seed of the resets.
+        film: Whether to record an episode before and after.
+        explore: Whether the measured actions are sampled; None: as the adapter's.
+    """
+    if adapt_every is None and not adapter.learner.plays_trials:
+        adapt_every = max(1, min(episodes, adapter.learner.settings.trajectories))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        check_environment(adapter, env)
+        frames = [] if not film else _filmed(adapter, env, seed)
+        before = evaluate(adapter, env, test_episodes, seed=seed, explore=explore)
+        if adapter.learner.plays_trials:
+            adapter.reset()
+        curve = adapter.run(env, episodes, adapt_every, seed=seed + 1)
+        after = evaluate(adapter, env, test_episodes, seed=seed, explore=explore)
+        frames += [] if not film else _filmed(adapter, env, seed)
+    notes = [cost(curve), *curve.events]
+    notes += sorted({f"Warning: {w.message}" for w in said if w.category is RuntimeWarning})
+    return Adapted("return", before, after, curve.returns, notes, frames)
+
+
+def adapt_on_log(adapter: ControlAdapter, path: Path, behaviour: Any) -> Adapted:
+    """Adapts to a logged file; there is nothing to measure before and after but the loss."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        options = {} if adapter.learner.plays_trials else {"behaviour": behaviour}
+        report = adapter.adapt(path, **options)
+    effective = "" if report.effective is None else f", worth {report.effective:.0f} of its own"
+    seconds = adapter.family.step_seconds
+    time = "" if seconds is None else f", {report.examples * seconds:.1f} s of the robot's time"
+    notes = [f"{report.episodes} episodes of {report.examples} steps{time}{effective}."]
+    notes += sorted({f"Warning: {w.message}" for w in said if w.category is RuntimeWarning})
+    return Adapted("return", np.zeros(0), np.zeros(0), notes=notes)
+
+
+def cost(curve: Curve) -> str:
+    """Returns what a curve took: episodes, steps, and the robot's time."""
+    time = "" if curve.seconds is None else f", {curve.seconds:.1f} s of the robot's time"
+    return (
+        f"Adapted {len(curve.adapted_after)} times from {len(curve.returns)} episodes: "
+        f"{curve.environment_steps} environment steps{time}."
+    )
+
+
+def result_table(title: str, found: Adapted) -> Table:
+    """Returns the mean before and after with 95 % bootstrap intervals."""
+    table = report_table(title, "mean [95 % interval over episodes or examples]")
+    for name in ("", "before", "after"):
+        table.add_column(name, justify="right" if name else "left")
+    cells = [_cell(values) for values in (found.before, found.after)]
+    table.add_row(f"{found.metric} ({len(found.before)})", *cells)
+    return table
+
+
+def curve_plot(values: list[float], label: str) -> Group:
+    """Returns a curve over episodes, drawn for a terminal."""
+    ends = (min(values), max(values))
+    margin = 0.05 * (ends[1] - ends[0]) or 1.0
+    low, high = np.array([1.0, ends[0] - margin]), np.array([max(len(values), 2), ends[1] + margin])
+    plot = TerminalPlot(WIDTH, ROWS, low, high)
+    points = np.stack([np.arange(1, len(values) + 1), np.asarray(values)], 1)
+    plot.line(points, "cyan")
+    head = Text(f"{label}: {ends[0]:.4g} to {ends[1]:.4g}, over episodes 1 to {len(values)}")
+    return Group(head, plot.text())
+
+
+def summary(values: np.ndarray) -> Summary:
+    """Returns the statistics of measured values, with the same resamples every time."""
+    return summarise(torch.from_numpy(np.asarray(values, float)), torch.Generator().manual_seed(0))
+
+
+def _cell(values: np.ndarray) -> str:
+    if not len(values):
+        return "not measured"
+    found = summary(values)
+    return f"{found.mean:.2f} [{found.mean_low:.2f}, {found.mean_high:.2f}]"
+
+
+def _filmed(adapter: ControlAdapter, env: Any, seed: int) -> list[np.ndarray]:
+    """Returns the pictures of an episode."""
+    frames: list[np.ndarray] = []
+
+    class Camera:
+        """Stands for the environment and takes a picture of each step."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(env, name)
+
+        def step(self, action: Any) -> Any:
+            found = env.step(action)
+            picture = env.render()
+            if not isinstance(picture, np.ndarray):
+                raise SettingsError(
+                    "Expected an environment that renders pictures for a film, got "
+                    f"{type(picture).__name__}; leave out --video."
+                )
+            frames.append(picture)
+            return found
+
+    camera: Any = Camera()
+    evaluate(adapter, camera, 1, seed=seed)
+    return frames

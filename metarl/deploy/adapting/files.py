@@ -1,0 +1,30 @@
+"""The files of `metarl adapt`: TensorBoard's events of the curve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from metarl.deploy.adapting.control import Adapted
+from metarl.errors import CheckpointError
+
+
+def save_events(found: Adapted, folder: Path) -> None:
+    """Writes the curve and the means before and after as TensorBoard's events.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with SummaryWriter(str(folder)) as writer:
+            for episode, value in enumerate(found.curve, 1):
+                writer.add_scalar(f"adapt/{found.metric}", value, episode)
+            for step, values in enumerate((found.before, found.after)):
+                if len(values):
+                    writer.add_scalar(f"adapt/{found.metric}/mean", float(np.mean(values)), step)
+    except OSError as error:
+        raise CheckpointError(f"Cannot write into the folder {folder}: {error}.") from error

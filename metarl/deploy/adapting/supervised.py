@@ -1,0 +1,148 @@
+"""`metarl adapt` for supervised learners: tables and folders of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metarl.deploy.adapters.supervised_adapter import SupervisedAdapter
+from metarl.deploy.adapting.control import Adapted
+from metarl.deploy.experience.trajectory_tables import parquet_columns, table_columns
+from metarl.errors import DataError, SettingsError
+from metarl.extras import import_extra
+from metarl.registry import check_choice
+from metarl.tasks.files import check_regular, read_regular
+from metarl.tasks.images import MOST_BYTES, decode
+
+
+def adapt_on_table(
+    adapter: SupervisedAdapter, path: Path, target: str, support: int | None, steps: int, seed: int
+) -> Adapted:
+    """Adapts to some rows of a table and measures on the others.
+
+    Args:
+        adapter: The adapter.
+        path: A Parquet or CSV file.
+        target: The column of the targets; all other columns are the inputs, in their order.
+        support: Rows to adapt on; None: half of them, at most as many as in training.
+        steps: Adaptation steps.
+        seed: Seed of the choice of the rows.
+    """
+    columns = _columns(path)
+    check_choice("column", target, columns, DataError)
+    names = [name for name in columns if name != target]
+    inputs = np.stack([columns[name] for name in names], 1)
+    shape = tuple(adapter.origin.ranges.get("input_shape", (len(names),)))
+    if int(np.prod(shape)) == len(names):
+        inputs = inputs.reshape(len(inputs), *shape)
+    return _measured(adapter, inputs, columns[target], support, steps, seed)
+
+
+def adapt_on_images(
+    adapter: SupervisedAdapter, folder: Path, support: int | None, steps: int, seed: int
+) -> Adapted:
+    """Adapts to some images of each class and measures on the others.
+
+    Args:
+        adapter: The adapter.
+        folder: One folder per class, with its images.
+        support: Images of each class to adapt on; None: half of them.
+        steps: Adaptation steps.
+        seed: Seed of the choice of the images.
+    """
+    shape = tuple(adapter.origin.ranges.get("input_shape", ()))
+    if len(shape) != 3 or shape[1] != shape[2] or shape[0] not in (1, 3):
+        raise SettingsError(
+            f"Expected a run on square images of 1 or 3 channels, this one was trained on inputs "
+            f"of shape {list(shape)}; adapt it by --data."
+        )
+    images, labels = _images(folder, shape)
+    pixels = images.astype(np.float32) / 255
+    return _measured(adapter, pixels, labels, support, steps, seed, by_class=True)
+
+
+def _measured(
+    adapter: SupervisedAdapter,
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    support: int | None,
+    steps: int,
+    seed: int,
+    by_class: bool = False,
+) -> Adapted:
+    chosen = _chosen(targets, support, np.random.default_rng(seed), by_class)
+    if chosen.all():
+        raise DataError(
+            f"Expected more examples than the {int(chosen.sum())} to adapt on, to measure on: add "
+            "some, or adapt on fewer (--support)."
+        )
+    found: list[np.ndarray] = []
+    reports = []
+    for count in (0, steps):
+        reports.append(adapter.adapt(inputs[chosen], targets[chosen], steps=count))
+        predicted = adapter.predict(inputs[~chosen])
+        found.append(_errors(adapter, predicted, targets[~chosen]))
+    metric = "accuracy" if adapter.classes is not None else "squared error"
+    note = (
+        f"{reports[1].steps} adaptation steps on {int(chosen.sum())} examples, measured on "
+        f"{int((~chosen).sum())} others; loss {_number(reports[1].loss_before)} -> "
+        f"{_number(reports[1].loss_after)}."
+    )
+    return Adapted(metric, found[0], found[1], notes=[note])
+
+
+def _errors(adapter: SupervisedAdapter, predicted: Any, targets: np.ndarray) -> np.ndarray:
+    if adapter.classes is not None:
+        return (predicted == targets).astype(float)
+    gaps = np.asarray(predicted, float).reshape(len(targets), -1)
+    return ((gaps - targets.reshape(len(targets), -1)) ** 2).mean(1)
+
+
+def _chosen(
+    targets: np.ndarray, support: int | None, rng: np.random.Generator, by_class: bool
+) -> np.ndarray:
+    """Returns which examples are adapted on, [N] bool."""
+    chosen = np.zeros(len(targets), bool)
+    groups = [targets == label for label in np.unique(targets)] if by_class else [chosen == chosen]
+    for group in groups:
+        places = rng.permutation(np.flatnonzero(group))
+        chosen[places[: max(1, len(places) // 2) if support is None else support]] = True
+    return chosen
+
+
+def _columns(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix == ".csv":
+        reader = import_extra("pyarrow.csv", "data")
+        try:
+            check_regular(path)
+            return table_columns(reader.read_csv(path))
+        except Exception as error:  # the reader raises anything for damaged files
+            raise DataError(f"Cannot read the table {path}: {error}.") from error
+    return parquet_columns(path)
+
+
+def _images(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the images [N, C, H, W] uint8 of all class folders, and their names [N]."""
+    try:
+        classes = sorted(p for p in folder.iterdir() if p.is_dir())
+    except OSError as error:
+        raise DataError(f"Cannot read the folder {folder}: {error}.") from error
+    images, labels = [], []
+    for part in classes:
+        for path in sorted(p for p in part.iterdir() if p.is_file()):
+            try:
+                data = read_regular(path, MOST_BYTES)
+            except OSError as error:
+                raise DataError(f"Cannot read the image {path}: {error}.") from error
+            pixels = decode(data, str(path), shape[1], "L" if shape[0] == 1 else "RGB")
+            images.append(pixels[None] if shape[0] == 1 else np.moveaxis(pixels, -1, 0))
+            labels.append(part.name)
+    if len(set(labels)) < 2:
+        raise DataError(f"Expected at least two folders with images in {folder}, one per class.")
+    return np.stack(images), np.asarray(labels)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

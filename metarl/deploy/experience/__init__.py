@@ -1,0 +1,1 @@
+"""What a policy adapts on: recorded episodes, logs and trajectories."""

@@ -1,0 +1,84 @@
+"""Records what a robot does: steps, episodes, and the returns of the start and of what adapted."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from metarl.deploy.experience.episode_log import EpisodeLog
+from metarl.deploy.robot.actor import Action
+
+
+class Acted(NamedTuple):
+    """An action that was given and has not been observed yet.
+
+    Attributes:
+        row: The observation that it was given for, [O] float32.
+        own: The action in the policy's units.
+        given: The action that was returned, flat, in the environment's units.
+        sampled: Whether the policy sampled it.
+        version: Number of the parameters that did.
+    """
+
+    row: np.ndarray
+    own: Action
+    given: Action
+    sampled: bool
+    version: int
+
+
+class Recorder:
+    """The steps since the last adaptation, in episodes.
+
+    Attributes:
+        acted: The action that is not observed yet; None: there is none.
+        seen: The last observation, [O] float32; None at the start of an episode.
+        steps: Environment steps so far.
+        returns: Returns of whole episodes of the start (False) and of adapted parameters (True).
+    """
+
+    def __init__(self) -> None:
+        self.acted: Acted | None = None
+        self.seen: np.ndarray | None = None
+        self.steps = 0
+        self.returns: dict[bool, list[float]] = {False: [], True: []}
+        self._logs: list[EpisodeLog] = []
+        self._log = EpisodeLog()
+        self._return = 0.0
+        self._by: set[int] = set()
+
+    def add(self, acted: Acted, reward: float, after: np.ndarray) -> None:
+        """Adds a step."""
+        self._log.add(acted.row, acted.own, reward, acted.sampled, acted.version)
+        self._log.final = after
+        self._return += reward
+        self._by.add(acted.version)
+        self.steps += 1
+        self.acted, self.seen = None, after
+
+    def end(self, terminated: bool) -> None:
+        """Ends the episode; its return counts for the parameters if all of it was theirs."""
+        self._log.terminated, self._log.ended = terminated, True
+        if len(self._by) == 1:
+            self.returns[self._by != {0}].append(self._return)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Ends the episode without a return, as when somebody resets the robot."""
+        if len(self._log):
+            self._logs.append(self._log)
+        self._log, self._return, self._by = EpisodeLog(), 0.0, set()
+        self.acted, self.seen = None, None
+
+    def take(self) -> list[EpisodeLog]:
+        """Returns the steps since the last call, in episodes and parts of them."""
+        logs, self._logs = self._logs, []
+        if len(self._log):
+            logs.append(self._log)
+            self._log = EpisodeLog()
+        return logs
+
+    def give_back(self, logs: list[EpisodeLog]) -> None:
+        """Takes back steps that an adaptation refused; a part of an episode stays one."""
+        self._logs = logs + self._logs

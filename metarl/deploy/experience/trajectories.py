@@ -1,0 +1,305 @@
+"""Logged trajectories: from arrays, data sets and Parquet files to what a policy adapts on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.deploy.arrays import as_array
+from metarl.deploy.experience.episode_log import EpisodeLog, log_probs_of
+from metarl.deploy.experience.trajectory_tables import (
+    parquet_columns,
+    split_episodes,
+    table_columns,
+)
+from metarl.deploy.robot.actor import Action
+from metarl.deploy.robot.spaces import ControlSpaces
+from metarl.errors import DataError, SettingsError, ShapeError, short_repr
+from metarl.models.base import Params, task_params
+from metarl.ranges import FRACTION, check_number
+from metarl.registry import check_choice
+
+Correction = Literal["episode", "step"]
+NAMES = {
+    "observations": ("observations", "observation", "obs", "observation.state", "states"),
+    "actions": ("actions", "action", "acts"),
+    "rewards": ("rewards", "reward", "next.reward"),
+    "terminated": ("terminated", "terminations", "terminals", "next.done", "dones", "done"),
+    "truncated": ("truncated", "truncations", "timeouts", "next.truncated"),
+    "log_probs": ("log_probs", "log_prob", "action_log_probs"),
+    "episode": ("episode", "episode_index", "episode_id", "episodes"),
+}
+"""Names of the parts of trajectories, and what logs call them."""
+
+AT_BOUNDS = 0.05
+"""Share of clipped actions from which their probabilities are doubtful."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One logged episode, or a part of one.
+
+    Attributes:
+        observations: Before each step, and after the last if it is known: [L, O] or [L + 1, O]
+            float32.
+        actions: L flat actions in the environment's units.
+        rewards: [L] float.
+        terminated: Whether it terminated.
+        ended: Whether it ended, by a termination or a time limit; False: it goes on.
+        log_probs: Log-density of each action under whoever acted, in the environment's units, [L];
+            None if it is not known.
+    """
+
+    observations: np.ndarray
+    actions: list[Action]
+    rewards: np.ndarray
+    terminated: bool
+    ended: bool
+    log_probs: np.ndarray | None = None
+
+
+def read_trajectories(source: Any, spaces: ControlSpaces) -> list[Trajectory]:
+    """Returns the episodes of logged data.
+
+    Args:
+        source: One of: a dict of arrays (observations, actions, rewards, terminated, truncated,
+            and log_probs if they are known), of one episode or of many one after another; a list
+            of such dicts, or of objects with such attributes; a Minari data set; the path of a
+            Parquet file, or a table of pandas or Arrow, with the same columns and an episode
+            number.
+        spaces: The spaces of training.
+
+    Raises:
+        DataError: A file cannot be read, or a part is missing.
+        ShapeError: Parts do not fit each other or the spaces of training.
+    """
+    found = [
+        _trajectory(parts, spaces, f"episode {i}") for i, parts in enumerate(_episodes(source))
+    ]
+    found = [one for one in found if len(one.rewards)]
+    if not found:
+        raise DataError("Expected logged episodes with at least one step, got none.")
+    return found
+
+
+def weigh(
+    adapter: Any,
+    found: Sequence[Trajectory],
+    behaviour: Literal["start", "adapted"] | None = None,
+    correction: Correction = "episode",
+    least_effective: float = 0.1,
+) -> tuple[list[EpisodeLog], Tensor, float]:
+    """Weighs logged episodes by how likely the policy that adapts would have acted so.
+
+    Args:
+        adapter: The `ControlAdapter` that adapts.
+        found: The episodes.
+        behaviour: Who acted: the trained "start", or the parameters that act now, "adapted", both
+            with sampled actions; None: the log has `log_probs`.
+        correction: "episode" weighs an episode by the product of the ratios of its steps: right on
+            average, of high variance. "step" weighs each step by its own ratio: it leaves out that
+            the states were visited by another policy.
+        least_effective: Smallest effective share of the data, in [0, 1].
+
+    Returns:
+        The episodes, their weights [N, 1] or [N, H], and the effective sample size in steps.
+
+    Raises:
+        SettingsError: It is not known who acted, or the effective sample is too small.
+    """
+    check_choice("correction", correction, ("episode", "step"))
+    check_number("least_effective", least_effective, FRACTION)
+    policy, logs = adapter.learner.policy, [_log(adapter, one) for one in found]
+    params: Params = adapter.params
+    ratios = log_probs_of(logs, policy, params) - _behaviour(adapter, found, logs, behaviour)
+    mask = torch.zeros_like(ratios)
+    for n, log in enumerate(logs):
+        mask[n, : len(log)] = 1
+    ratios = ratios.double() * mask
+    _warn_of_bounds(adapter, found)
+    # w_i = prod_t pi(a_t | s_t) / b(a_t | s_t), or w_t = pi(a_t | s_t) / b(a_t | s_t)
+    logarithms = ratios.sum(1, keepdim=True) if correction == "episode" else ratios
+    counted = mask.amax(1, keepdim=True) if correction == "episode" else mask
+    weights = (logarithms - logarithms[counted > 0].max()).exp() * counted
+    share = float(weights.sum() ** 2 / weights.square().sum() / counted.sum())
+    by_step = (ratios - ratios[mask > 0].max()).exp() * mask
+    share = min(share, float(by_step.sum() ** 2 / by_step.square().sum() / mask.sum()))
+    steps = float(mask.sum())
+    if share < least_effective:
+        raise SettingsError(
+            f"The log is too different from what the policy would do: {len(logs)} episodes of "
+            f"{steps:.0f} steps are worth {share * steps:.1f} steps of its own ({share:.1%}, "
+            f"expected at least {least_effective:.0%}). Log the trained policy itself with sampled "
+            "actions, take episodes nearer to it, or lower `least_effective`."
+        )
+    return logs, weights.float(), share * steps
+
+
+def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
+    """Yields the parts of each episode by the names of `NAMES`."""
+    if isinstance(source, str | Path):
+        source = parquet_columns(Path(source))
+    elif hasattr(source, "column_names") or hasattr(source, "iloc"):
+        source = table_columns(source)
+    elif hasattr(source, "iterate_episodes"):
+        source = list(source.iterate_episodes())
+    if isinstance(source, Mapping):
+        yield from split_episodes(_named(source))
+    elif isinstance(source, Sequence):
+        for one in source:
+            yield from split_episodes(_named(one))
+    else:
+        raise DataError(
+            "Expected trajectories as a dict of arrays, a list of episodes, a Minari data set, a "
+            f"table or the path of a Parquet file, got {short_repr(source, 60)}."
+        )
+
+
+def _named(episode: Any) -> dict[str, Any]:
+    """Returns the parts of an episode that are there, by the names of `NAMES`."""
+    parts: dict[str, Any] = {}
+    for name, aliases in NAMES.items():
+        for alias in aliases:
+            value = (
+                episode.get(alias)
+                if isinstance(episode, Mapping)
+                else getattr(episode, alias, None)
+            )
+            if value is not None:
+                parts[name] = value
+                break
+    return parts
+
+
+def _trajectory(parts: Mapping[str, Any], spaces: ControlSpaces, where: str) -> Trajectory:
+    missing = [n for n in ("observations", "actions", "rewards") if n not in parts]
+    if missing:
+        raise DataError(
+            f"Expected {', '.join(missing)} in {where} of the log; known names are "
+            f"{', '.join(', '.join(NAMES[n]) for n in missing)}."
+        )
+    rewards = as_array(parts["rewards"], "rewards").astype(np.float64).ravel()
+    count = len(rewards)
+    observations = _observations(parts["observations"], spaces, count, where)
+    actions = _actions(parts["actions"], spaces, count, where)
+    log_probs = parts.get("log_probs")
+    if log_probs is not None:
+        log_probs = as_array(log_probs, "log_probs").astype(np.float64).ravel()
+        if len(log_probs) != count or not np.isfinite(log_probs).all():
+            raise ShapeError(f"Expected {count} finite log_probs in {where}, one per step.")
+    if not np.isfinite(rewards).all():
+        raise ShapeError(f"Expected finite rewards in {where}; some are NaN or infinite.")
+    ends = {n: _flags(parts.get(n), count) for n in ("terminated", "truncated")}
+    known = "terminated" in parts or "truncated" in parts
+    terminated = bool(ends["terminated"].any())
+    ended = terminated or bool(ends["truncated"].any()) or not known
+    return Trajectory(observations, actions, rewards, terminated, ended, log_probs)
+
+
+def _observations(value: Any, spaces: ControlSpaces, count: int, where: str) -> np.ndarray:
+    try:
+        length = len(next(iter(value.values()))) if isinstance(value, Mapping) else len(value)
+    except (TypeError, StopIteration) as error:
+        raise ShapeError(f"Expected observations of each step in {where}.") from error
+    if length not in (count, count + 1):
+        raise ShapeError(
+            f"Expected {count} or {count + 1} observations in {where} with {count} rewards, got "
+            f"{length}."
+        )
+    rows = np.zeros((length, spaces.size), np.float32)
+    for t in range(length):
+        one = {n: v[t] for n, v in value.items()} if isinstance(value, Mapping) else value[t]
+        if not spaces.read(
+            as_array(one, "observations") if isinstance(one, Tensor) else one, rows[t]
+        ):
+            raise ShapeError(f"Expected finite observations in {where}; that of step {t} is not.")
+    return rows
+
+
+def _actions(value: Any, spaces: ControlSpaces, count: int, where: str) -> list[Action]:
+    rows = as_array(value, "actions") if not isinstance(value, Mapping) else None
+    if rows is None:
+        flat = [spaces.flat_action({n: v[t] for n, v in value.items()}) for t in range(count)]
+    else:
+        if rows.ndim == 2 and rows.shape[1] == 1 and not spaces.action_size:
+            rows = rows[:, 0]
+        if rows.ndim == 1 and spaces.action_size == 1:
+            rows = rows[:, None]
+        if len(rows) != count:
+            raise ShapeError(f"Expected {count} actions in {where}, got {len(rows)}.")
+        flat = [spaces.flat_action(row) for row in rows]
+    if not all(np.isfinite(row).all() for row in flat):
+        raise ShapeError(f"Expected finite actions in {where}.")
+    number = getattr(spaces.action, "n", None)
+    if number is not None and not all(0 <= int(row) < number for row in flat):  # pyright: ignore[reportArgumentType]
+        raise ShapeError(f"Expected actions from 0 to {number - 1} in {where}.")
+    return flat
+
+
+def _flags(value: Any, count: int) -> np.ndarray:
+    if value is None:
+        return np.zeros(count, bool)
+    return np.ravel(as_array(value, "ends")).astype(bool)
+
+
+def _log(adapter: Any, one: Trajectory) -> EpisodeLog:
+    count, final = len(one.rewards), None
+    if len(one.observations) > count:
+        final = one.observations[count]
+    return EpisodeLog(
+        list(one.observations[:count]), [adapter.own_action(a) for a in one.actions],
+        one.rewards.tolist(), [True] * count, [adapter.version] * count, final,
+        one.terminated, one.ended,
+    )  # fmt: skip
+
+
+def _behaviour(
+    adapter: Any, found: Sequence[Trajectory], logs: Sequence[EpisodeLog], behaviour: str | None
+) -> Tensor:
+    """Returns the log-density of each action under whoever acted, the policy's units, [N, H]."""
+    policy = adapter.learner.policy
+    if behaviour is not None:
+        check_choice("behaviour", behaviour, ("start", "adapted"))
+        start = {n: p.detach() for n, p in task_params(policy, 1).items()}
+        params = start if behaviour == "start" else adapter.params
+        return log_probs_of(logs, policy, params)
+    if any(one.log_probs is None for one in found):
+        raise SettingsError(
+            "Expected the log-probabilities of the logged actions, `log_probs`, to correct for who "
+            'acted. If the trained policy itself did, with sampled actions: behaviour="start" (or '
+            '"adapted" for the parameters that act now). Logs of somebody else without '
+            "probabilities cannot be adapted on by a policy gradient."
+        )
+    units = policy.units
+    # log p(a) = log p(a') + log |da' / da|, with the environment's a = a' * scale + shift
+    change = 0.0
+    if units is not None and units.actions is not None:
+        change = float(units.actions.scale.log().sum())
+    rows = torch.zeros(len(found), max(map(len, logs)))
+    for n, one in enumerate(found):
+        assert one.log_probs is not None
+        rows[n, : len(one.log_probs)] = torch.from_numpy(one.log_probs + change).float()
+    return rows
+
+
+def _warn_of_bounds(adapter: Any, found: Sequence[Trajectory]) -> None:
+    """Warns of logs whose actions were clipped: a density does not describe these."""
+    space = adapter.spaces.action
+    if not adapter.spaces.action_size:
+        return
+    rows = np.concatenate([np.stack([np.asarray(a) for a in one.actions]) for one in found])
+    share = float(((rows <= space.low) | (rows >= space.high)).any(1).mean())
+    if share > AT_BOUNDS:
+        warnings.warn(
+            f"{share:.0%} of the logged actions are at the bounds of the action space, as if they "
+            "were clipped: log the actions before they are clipped, or expect a biased adaptation.",
+            RuntimeWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,1 @@
+"""Trained policies, networks and adaptations as files, each verified after writing."""

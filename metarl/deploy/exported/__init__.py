@@ -1,0 +1,1 @@
+"""Exported adaptations, run by ONNX Runtime without the learner."""

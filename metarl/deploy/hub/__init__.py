@@ -1,0 +1,1 @@
+"""Runs to share and to get: a folder with a model card, or the Hugging Face hub."""

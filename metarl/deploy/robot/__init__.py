@@ -1,0 +1,1 @@
+"""What acts on one robot: actors, limits and roll-back, environments with other numbers."""

@@ -1,0 +1,157 @@
+"""The spaces of an adapter: observations and actions of an environment as flat vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from metarl.deploy.robot.actor import Action
+from metarl.errors import SettingsError, ShapeError, short_repr
+from metarl.sim.gymnasium.observations import flattener
+from metarl.sim.spaces import (
+    action_leaves,
+    action_reader,
+    flat_actions,
+    flat_observations,
+    source_of,
+)
+
+CLOSE = 1e-4
+"""Relative difference of bounds that counts as rounding."""
+
+
+class ControlSpaces:
+    """Reads observations and actions as the environment of training has them.
+
+    Args:
+        observation: The family's flat observation space.
+        action: Its flat action space.
+
+    Attributes:
+        observation: See Args.
+        action: See Args.
+    """
+
+    def __init__(self, observation: spaces.Box, action: spaces.Box | spaces.Discrete) -> None:
+        self.observation, self.action = observation, action
+        self._source = source_of(observation)
+        self._flatten = flattener(self._source)
+        self._shape = self._source.shape
+        self._is_vector = isinstance(self._source, spaces.Box) and len(self._shape or ()) == 1
+        self._to_action = action_reader(source_of(action))
+
+    @property
+    def size(self) -> int:
+        """Size of a flat observation, O."""
+        return self.observation.shape[0]
+
+    @property
+    def action_size(self) -> int:
+        """Size of a flat action, A; 0 for discrete actions."""
+        return 0 if isinstance(self.action, spaces.Discrete) else self.action.shape[0]
+
+    def read(self, observation: Any, row: np.ndarray) -> bool:
+        """Writes an observation into a row [O] float32; returns whether it is finite.
+
+        Raises:
+            ShapeError: It has another shape, or is not of numbers.
+        """
+        try:
+            if not (self._is_vector and getattr(observation, "shape", None) == self._shape):
+                observation = self._flatten(observation)
+            row[:] = observation
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise ShapeError(
+                f"Expected an observation of {self._source}, as in training, got "
+                f"{short_repr(observation, 60)}. ({error})"
+            ) from error
+        return bool(np.isfinite(row).all())
+
+    def to_environment(self, action: Action) -> Any:
+        """Returns a flat action as the environment of training takes it."""
+        return self._to_action(action)
+
+    def flat_action(self, action: Any) -> Action:
+        """Returns an action of the environment as a flat one, [A] float32 or an int.
+
+        Raises:
+            ShapeError: It is not an action of the space.
+        """
+        try:
+            flat = _flat(source_of(self.action), action)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise ShapeError(
+                f"Expected an action of {source_of(self.action)}, got {short_repr(action, 60)}."
+            ) from error
+        if isinstance(self.action, spaces.Discrete):
+            return int(flat[0])
+        if flat.shape != (self.action_size,):
+            raise ShapeError(
+                f"Expected an action of {self.action_size} numbers, got {list(flat.shape)}."
+            )
+        return flat
+
+    def check(self, observation: spaces.Space[Any], action: spaces.Space[Any]) -> None:
+        """Checks that an environment has the spaces of training.
+
+        Raises:
+            SettingsError: It observes or does something else, or its actions have other bounds.
+        """
+        found, acts = flat_observations(observation), flat_actions(action)
+        if found.shape != self.observation.shape:
+            raise SettingsError(
+                f"Expected observations of {self.size} numbers, as in training "
+                f"({self._source}), the environment gives {found.shape[0]} ({observation}). A "
+                "wrapper (gymnasium.wrappers.TransformObservation) can bring them to that."
+            )
+        mine = self.action
+        if isinstance(mine, spaces.Discrete) or isinstance(acts, spaces.Discrete):
+            if not (
+                isinstance(acts, type(mine)) and getattr(acts, "n", 0) == getattr(mine, "n", 0)
+            ):
+                raise SettingsError(
+                    f"Expected actions of {mine}, as in training, the environment takes {action}."
+                )
+            return
+        if acts.shape != mine.shape:
+            raise SettingsError(
+                f"Expected {mine.shape[0]} action entries, as in training, the environment takes "
+                f"{acts.shape[0]} ({action})."
+            )
+        names = [[leaf.name for leaf in action_leaves(space)] for space in (mine, acts)]
+        if [""] not in names and names[0] != names[1]:
+            raise SettingsError(
+                f"Expected actions of the parts {', '.join(names[0])}, in this order, as in "
+                f"training, the environment takes {action}."
+            )
+        for side in ("low", "high"):
+            own, other = getattr(mine, side), getattr(acts, side)
+            finite = np.isfinite(own) & np.isfinite(other)
+            scale = np.maximum(np.abs(own), 1)
+            if (np.abs(own - other)[finite] > CLOSE * scale[finite]).any():
+                raise SettingsError(
+                    f"Expected actions with the bounds {mine.low.tolist()} to "
+                    f"{mine.high.tolist()}, as in training, the environment's are "
+                    f"{acts.low.tolist()} to {acts.high.tolist()}. Wrap it: "
+                    "gymnasium.wrappers.RescaleAction(env, low, high)."
+                )
+
+
+def same_action(a: Action, b: Action) -> bool:
+    """Returns whether two flat actions are equal."""
+    if isinstance(a, int) or isinstance(b, int):
+        return a == b
+    return bool(np.array_equal(a, b))
+
+
+def _flat(space: spaces.Space[Any], action: Any) -> np.ndarray:
+    if isinstance(space, spaces.Dict):
+        return np.concatenate([_flat(part, action[n]) for n, part in space.spaces.items()])
+    if isinstance(space, spaces.Tuple):
+        pairs = zip(space.spaces, action, strict=True)
+        return np.concatenate([_flat(part, value) for part, value in pairs])
+    row = np.asarray(action, np.float32).ravel()
+    start = getattr(space, "start", None)
+    return row if start is None else row - np.asarray(start, np.float32).ravel()

@@ -1,0 +1,352 @@
+"""One robot: act, observe, adapt; the same as the learner does in its own worlds."""
+
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from metarl_envs.cart_pole import CartPole
+from metarl_envs.navigation import Navigation2D
+
+import metarl
+from metarl.deploy.experience.episode_log import EpisodeLog, experience_of
+from metarl.deploy.loading import _check_rate, adapter_of
+from metarl.deploy.robot.changed_env import changed_env
+from metarl.errors import CheckpointError, SettingsError, ShapeError, SimulationError
+from metarl.rl.experience import estimate_advantages
+from metarl.sim.family import ControlTasks
+from metarl.sim.single_env import SingleEnv
+from tests.deploy.conftest import make_policy_learner
+
+GOAL = {"goal": [0.3, -0.2]}
+
+
+def point(horizon=6):
+    return SingleEnv(Navigation2D(horizon=horizon), task=GOAL)
+
+
+def play(adapter, env, episodes, seed=0, **options):
+    """Plays episodes by act and observe, as a robot's loop does."""
+    observation, _ = env.reset(seed=seed)
+    while episodes:
+        action = adapter.act(observation, **options)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        adapter.observe(observation, action, reward, terminated, truncated)
+        if terminated or truncated:
+            observation, _ = env.reset()
+            episodes -= 1
+
+
+def logs_of(rollouts):
+    """Rollouts of one task, without units, as the log of a robot."""
+    logs = []
+    for n in range(rollouts.mask.shape[1]):
+        count = int(rollouts.mask[0, n].sum())
+        rows = rollouts.observations[0, n, :count].numpy()
+        log = EpisodeLog(
+            list(rows), list(rollouts.actions[0, n, :count].numpy()),
+            rollouts.rewards[0, n, :count].tolist(), [True] * count, [0] * count,
+            rollouts.final_observations[0, n].numpy(),
+            bool(rollouts.terminated[0, n].any()), True,
+        )  # fmt: skip
+        logs.append(log)
+    return logs
+
+
+def test_a_log_gives_the_experience_of_the_learner(generator):
+    learner = make_policy_learner(Navigation2D(horizon=100), trajectories=8, init_std=0.2)
+    tasks = ControlTasks({"goal": torch.tensor([[0.03, 0.03]])})
+    *_, rollouts = learner.rollouts(tasks, 0, generator)
+    assert rollouts.mask.min() == 0  # some episodes end early
+    expected = estimate_advantages(rollouts, learner.settings)
+    params = {0: {n: p.detach().unsqueeze(0) for n, p in learner.policy.named_parameters()}}
+    found = experience_of(logs_of(rollouts), learner.policy, params, learner.settings)
+    longest = found.weights.shape[2]
+    for name in ("advantages", "weights"):
+        whole = getattr(expected, name)[..., :longest]
+        torch.testing.assert_close(getattr(found, name), whole, atol=1e-4, rtol=1e-4)
+    real = rollouts.mask[..., :longest]
+    torch.testing.assert_close(found.log_probs * real, expected.log_probs[..., :longest] * real)
+
+
+def test_an_adaptation_is_the_step_of_the_learner(point_run):
+    learner, folder = point_run
+    adapter = metarl.load(folder)
+    play(adapter, point(), 3)
+    logs = adapter._recorder.take()
+    adapter._recorder.give_back(logs)
+    params = {0: dict(adapter.params)}
+    experience = experience_of(logs, learner.policy, params, learner.settings)
+    *_, step = learner.adapt_on(experience)
+    report = adapter.adapt()
+    assert (report.steps, report.episodes, report.examples) == (1, 3, 18)
+    for name, value in adapter.state().items():
+        torch.testing.assert_close(value, step.params[name][0])
+        start = learner.policy.get_parameter(name)
+        assert not torch.equal(value, start) or name.endswith("bias")
+    assert adapter.version == 1 and adapter.environment_steps == 18
+
+
+def test_actions_are_those_of_the_policy(point_run):
+    learner, folder = point_run
+    adapter = metarl.load(folder, explore=False)
+    observation = np.array([0.3, -0.1], np.float32)
+    params = {n: p.unsqueeze(0) for n, p in learner.policy.named_parameters()}
+    mean = learner.policy.distribution(params, torch.from_numpy(observation).view(1, 1, 2)).mean
+    np.testing.assert_allclose(adapter.act(observation), mean[0, 0].detach(), rtol=1e-5)
+    np.testing.assert_allclose(adapter.act([0.3, -0.1]), mean[0, 0].detach(), rtol=1e-5)
+    sampled = np.stack([adapter.act(observation, explore=True) for _ in range(2000)])
+    assert (np.abs(sampled) <= 1).all()  # the bounds of the action space
+    assert sampled.std(0).min() > 0.4
+
+
+def test_it_runs_in_an_environment_and_adapts(point_run):
+    curve = metarl.load(point_run[1]).run(point(), 7, 3, seed=0)
+    assert curve.adapted_after == [3, 6] and curve.versions == [0, 0, 1, 1, 1, 2, 2]
+    assert curve.environment_steps == 42 and len(curve.returns) == 7
+    assert all(report.loss_before is not None for report in curve.reports)
+
+
+def test_parts_of_episodes_are_adapted_on(point_run):
+    adapter = metarl.load(point_run[1])
+    env = point(40)
+    observation, _ = env.reset(seed=0)
+    for step in range(30):
+        action = adapter.act(observation)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        adapter.observe(observation, action, reward, terminated, truncated)
+        if step % 10 == 9:
+            assert adapter.adapt().examples == 10
+    assert adapter.version == 3 and adapter.environment_steps == 30
+
+
+def test_the_return_of_a_part_goes_on_with_its_value(generator):
+    learner = make_policy_learner(Navigation2D(horizon=6))
+    tasks = ControlTasks({"goal": torch.tensor([[0.4, 0.4]])})
+    *_, rollouts = learner.rollouts(tasks, 0, generator)
+    whole = estimate_advantages(rollouts, learner.settings)
+    cut = torch.tensor([[True, False, False]])
+    part = estimate_advantages(rollouts, learner.settings, cut)
+    assert not torch.equal(whole.advantages[0, 0], part.advantages[0, 0])
+
+
+def test_actions_of_others_are_no_choice_of_the_policy(point_run):
+    adapter = metarl.load(point_run[1])
+    env = point()
+    observation, _ = env.reset(seed=0)
+    for step in range(6):
+        action = adapter.act(observation)
+        action = np.array([0.5, 0.5], np.float32) if step % 2 else action
+        observation, reward, terminated, truncated, _ = env.step(action)
+        adapter.observe(observation, action, reward, terminated, truncated)
+    (log,) = adapter._recorder.take()
+    assert log.sampled == [True, False] * 3
+    adapter._recorder.give_back([log])
+    assert np.isfinite(adapter.adapt().loss_before)
+
+
+def test_most_likely_actions_teach_nothing(point_run):
+    adapter = metarl.load(point_run[1], explore=False)
+    with pytest.raises(SettingsError, match="act and observe"):
+        adapter.adapt()
+    play(adapter, point(), 1)
+    with pytest.raises(SettingsError, match="explore=True"):
+        adapter.adapt()
+    play(adapter, point(), 1, explore=True)
+    assert adapter.adapt().episodes == 2  # what was refused is still there
+
+
+def test_it_saves_and_restores_what_it_adapted(point_run, sine_run, tmp_path):
+    adapter = metarl.load(point_run[1])
+    adapter.run(point(), 3, 3, seed=0)
+    adapter.save(tmp_path / "adapted.safetensors")
+    other = metarl.load(point_run[1], adapted=tmp_path / "adapted.safetensors", explore=False)
+    observation = np.zeros(2)
+    np.testing.assert_array_equal(other.act(observation), adapter.act(observation, explore=False))
+    adapter.reset()
+    assert adapter.version == 0 and adapter.environment_steps == 0
+    assert not np.array_equal(other.act(observation), adapter.act(observation, explore=False))
+    with pytest.raises(CheckpointError, match="of this learner"):
+        metarl.load(sine_run[1], adapted=tmp_path / "adapted.safetensors")
+    (tmp_path / "adapted.safetensors").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="Cannot read"):
+        adapter.restore(tmp_path / "adapted.safetensors")
+
+
+@pytest.mark.parametrize("run", ["memory_run", "belief_run"])
+def test_a_recurrent_policy_adapts_by_acting(run, request):
+    _, folder = request.getfixturevalue(run)
+    adapter = metarl.load(folder, explore=False)
+    observation = np.array([0.1, 0.2], np.float32)
+    first = adapter.act(observation)
+    play(adapter, point(), 2)
+    assert adapter.adapt().steps == 0
+    later = adapter.act(observation)
+    assert not np.array_equal(first, later)
+    adapter.reset()
+    np.testing.assert_array_equal(adapter.act(observation), first)
+    with pytest.raises(SettingsError, match="by its memory"):
+        adapter.state()
+
+
+@pytest.mark.parametrize("run", ["memory_run", "belief_run"])
+def test_a_recurrent_policy_acts_as_in_its_trials(run, request, generator):
+    learner, folder = request.getfixturevalue(run)
+    tasks = ControlTasks({"goal": torch.tensor([GOAL["goal"]])})
+    trials = learner.play(tasks, 2, generator)
+    adapter = metarl.load(folder, explore=False)
+    states = learner.policy.unroll(trials.record.inputs)
+    modes = learner.policy.distribution(states).mode()[0, 0].detach().numpy()
+    observations = trials.record.inputs[0, 0, :, :2].numpy()
+    for t in range(12):
+        mode = adapter.act(observations[t])
+        np.testing.assert_allclose(mode, modes[t].clip(-1, 1), atol=1e-5)
+        ended = t % 6 == 5
+        action, reward = trials.actions[0, 0, t].numpy(), float(trials.rewards[0, 0, t])
+        after = observations[min(t + 1, 11)]
+        adapter.observe(after, action, reward, False, ended)
+        if run == "belief_run":
+            belief = trials.record.belief
+            np.testing.assert_allclose(adapter.belief.mean, belief.mean[0, 0, t], atol=1e-5)
+            std = belief.log_std[0, 0, t].exp()
+            np.testing.assert_allclose(adapter.belief.std, std, atol=1e-5)
+
+
+def test_the_belief_is_of_policies_that_infer_one_and_have_acted(memory_run, belief_run):
+    observation = np.zeros(2, np.float32)
+    for folder, acts in ((memory_run[1], True), (belief_run[1], False)):
+        adapter = metarl.load(folder)
+        if acts:
+            adapter.act(observation)
+        with pytest.raises(SettingsError, match=r"infers a latent .* call `act` first"):
+            _ = adapter.belief
+    adapter.act(observation)
+    assert adapter.belief.mean.shape == adapter.belief.std.shape == (3,)
+    assert (adapter.belief.std > 0).all()
+
+
+@pytest.mark.parametrize("run", ["memory_run", "belief_run"])
+def test_a_run_of_trials_opens_where_nothing_else_was_imported(run, request):
+    folder = request.getfixturevalue(run)[1]
+    code = f"import metarl; print(metarl.load({str(folder)!r}).learner.settings.episodes)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "2", done.stderr
+
+
+def test_an_evaluation_leaves_no_data(point_run):
+    adapter = metarl.load(point_run[1])
+    assert adapter.evaluate(point(), 2, seed=0).shape == (2,)
+    with pytest.raises(SettingsError, match="act and observe"):
+        adapter.adapt()
+
+
+class Cart(gymnasium.Env):
+    """Float64 observations of two numbers, and bounds that tests choose."""
+
+    observation_space: gymnasium.spaces.Box
+
+    def __init__(self, size=2, high=1.0, dtype=np.float64, actions=2):
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), dtype)
+        self.action_space = gymnasium.spaces.Box(-high, high, (actions,), np.float64)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(self.observation_space.shape, self.observation_space.dtype), {}
+
+    def step(self, action):
+        assert action in self.action_space
+        return np.zeros(self.observation_space.shape), 1.0, False, False, {}
+
+
+def test_other_dtypes_and_autoreset_suit_it(point_run):
+    adapter = metarl.load(point_run[1])
+    env = gymnasium.wrappers.Autoreset(gymnasium.wrappers.TimeLimit(Cart(), 4))
+    curve = adapter.run(env, 3, 3)
+    assert curve.returns == [4.0] * 3 and curve.versions[-1] == 1
+    assert adapter.run(Cart(), 1, 0).lengths == [6]  # without a limit: the horizon of training
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (Cart(size=3), "Expected observations of 2 numbers"),
+        (Cart(actions=3), "Expected 2 action entries"),
+        (Cart(high=2.0), "RescaleAction"),
+        (gymnasium.make("CartPole-v1"), "Expected observations of 2 numbers"),
+    ],
+)
+def test_other_spaces_are_refused(env, message, point_run):
+    with pytest.raises(SettingsError, match=message):
+        metarl.load(point_run[1]).run(env, 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "result", "message"),
+    [
+        ("reset", np.zeros(2), "Expected `reset` to return"),
+        ("reset", None, "Expected `reset` to return"),
+        ("step", (np.zeros(2), 1.0, False, {}), "got 4 values"),
+        ("step", (np.zeros(2), None, False, False, {}), "one number as reward"),
+        ("step", (np.zeros(2), 1.0, "no", False, {}), "one truth value as terminated"),
+    ],
+)
+def test_results_that_are_not_those_of_gymnasium_are_named(method, result, message, point_run):
+    kind = type("Odd", (Cart,), {method: lambda self, *_, **__: result})
+    with pytest.raises(SimulationError, match=message):
+        metarl.load(point_run[1]).run(kind(), 1)
+
+
+@pytest.mark.parametrize("observation", [np.zeros(3), np.zeros((1, 2)), "left", None, [0.0]])
+def test_observations_of_other_shapes_are_refused(observation, point_run):
+    with pytest.raises(ShapeError, match="as in training"):
+        metarl.load(point_run[1]).act(observation)
+
+
+def test_an_observation_comes_first(point_run):
+    with pytest.raises(SimulationError, match="before the first"):
+        metarl.load(point_run[1]).observe(np.zeros(2), np.zeros(2), 0.0, False, False)
+    adapter = metarl.load(point_run[1])
+    adapter.act(np.zeros(2))
+    with pytest.raises(SimulationError, match="finite reward"):
+        adapter.observe(np.zeros(2), None, float("nan"), False, False)
+
+
+def test_other_units_warn_with_numbers(point_run):
+    adapter = metarl.load(point_run[1])
+    adapter.act(np.zeros(2))
+    with pytest.warns(RuntimeWarning, match=r"entry 1: 57 to 57, in training -?[\d.]+ to"):
+        adapter.observe(np.array([0.0, 57.0]), None, 0.0, False, False)
+
+
+def test_another_rate_is_refused(point_run):
+    with pytest.raises(SettingsError, match="knows its rate"):
+        metarl.load(point_run[1], rate=50.0)
+    learner = make_policy_learner(Navigation2D(horizon=3))
+    adapter = adapter_of(learner)
+    assert adapter.rate is None
+
+
+def test_methods_of_the_other_kind_say_so(point_run, sine_run):
+    with pytest.raises(SettingsError, match="supervised tasks"):
+        metarl.load(point_run[1]).predict(np.zeros(2))
+    with pytest.raises(SettingsError, match="control tasks"):
+        metarl.load(sine_run[1]).act(np.zeros(1))
+    with pytest.raises(SettingsError, match="do not suit a SupervisedAdapter"):
+        metarl.load(sine_run[1], explore=False)
+
+
+def test_the_rate_of_training_is_kept():
+    adapter = adapter_of(make_policy_learner(CartPole(horizon=5)))
+    assert adapter.rate == pytest.approx(50)
+    _check_rate(adapter, 50.2)
+    with pytest.raises(SettingsError, match=r"Expected 50 control steps.*got rate=25"):
+        _check_rate(adapter, 25.0)
+    env = changed_env("CartPole-v1", {"tau": 0.04})
+    with pytest.warns(RuntimeWarning, match="makes 25 steps per second, training made 50"):
+        curve = adapter.run(env, 1, 0, max_steps=3)
+    assert curve.seconds == pytest.approx(0.12)
+    assert isinstance(adapter.act(np.zeros(4)), int)
+    with pytest.raises(SettingsError, match="Expected actions of Discrete"):
+        adapter.spaces.check(CartPole().observation_space, gymnasium.spaces.Discrete(3))

@@ -1,0 +1,183 @@
+"""Few examples in, predictions out: the same as the learner gives for the same tensors."""
+
+import numpy as np
+import pytest
+import torch
+
+import metarl
+from metarl.adaptation import MAML, GradientLearner
+from metarl.deploy.loading import adapter_of
+from metarl.errors import SettingsError, ShapeError, TaskError
+from metarl.learners.images.embeddings import ConvEmbedding, ImageShape
+from metarl.learners.metric.comparisons import Prototypes
+from metarl.learners.metric.metric_learner import MetricLearner
+from metarl.models import MLP, Conv4
+from metarl.tasks.base import Examples, TaskBatch
+from tests.deploy.conftest import train
+
+RNG = np.random.default_rng(0)
+X = RNG.uniform(-5, 5, (10, 1)).astype(np.float32)
+Y = np.sin(X)
+
+
+class Shapes:
+    """Few-shot images of two kinds of bars, in 0..1."""
+
+    def sample(self, num_tasks, generator):
+        images = torch.rand(num_tasks, 6, 1, 16, 16, generator=generator) * 0.2
+        labels = torch.arange(6) % 3
+        for n, label in enumerate(labels.tolist()):
+            images[:, n, 0, 4 * label : 4 * label + 4] += 0.8
+        examples = Examples(images, labels.expand(num_tasks, -1))
+        return TaskBatch(examples, examples)
+
+
+def image_learners():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "gradient": GradientLearner(MAML(Conv4(3, generator, image_size=16, filters=4), 0.1)),
+        "metric": MetricLearner(ConvEmbedding(ImageShape(1, 16), generator, 4), Prototypes()),
+    }
+
+
+@pytest.fixture(scope="module")
+def image_runs(tmp_path_factory):
+    learners = image_learners().items()
+    return {n: train(v, Shapes(), tmp_path_factory.mktemp(n))[1] for n, v in learners}
+
+
+def test_it_gives_what_the_learner_gives(sine_run):
+    learner, folder = sine_run
+    adapter = metarl.load(folder)
+    report = adapter.adapt(X, Y, steps=3)
+    support = Examples(torch.from_numpy(X)[None], torch.from_numpy(Y)[None])
+    *_, expected = learner.adapt(support, 3, torch.Generator())
+    outputs = learner.predict(expected, torch.from_numpy(X)[None])[0]
+    np.testing.assert_allclose(adapter.predict(X), outputs, rtol=1e-6)
+    assert report.loss_after < report.loss_before and report.steps == 3
+    assert np.isclose(report.loss_after, float((outputs - torch.from_numpy(Y)).square().mean()))
+
+
+def test_data_come_as_the_user_has_them(sine_run):
+    pandas = pytest.importorskip("pandas")
+    adapter = metarl.load(sine_run[1])
+    frame = pandas.DataFrame({"x": X[:, 0], "y": Y[:, 0]})
+    kinds = [
+        ((X, Y), {}), ((X[:, 0], Y[:, 0]), {}), ((X.astype(float).tolist(), Y.tolist()), {}),
+        ((torch.from_numpy(X), torch.from_numpy(Y)), {}), ((frame[["x"]], frame["y"]), {}),
+        (((X, Y),), {}), ((Examples(torch.from_numpy(X), torch.from_numpy(Y)),), {}),
+    ]  # fmt: skip
+    adapter.adapt(X, Y)
+    expected = adapter.predict(X)
+    for arguments, options in kinds:
+        adapter.reset()
+        adapter.adapt(*arguments, **options)
+        np.testing.assert_allclose(adapter.predict(X), expected, rtol=1e-6)
+
+
+def test_many_tasks_adapt_at_once(sine_run):
+    adapter = metarl.load(sine_run[1])
+    adapter.adapt(np.stack([X, X]), np.stack([Y, -Y]), steps=5)
+    both = adapter.predict(np.stack([X, X]))
+    for task, targets in enumerate((Y, -Y)):
+        adapter.adapt(X, targets, steps=5)
+        np.testing.assert_allclose(adapter.predict(X), both[task], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["gradient", "metric"])
+def test_images_and_names_of_classes(kind, image_runs):
+    adapter = metarl.load(image_runs[kind])
+    tasks = Shapes().sample(1, torch.Generator().manual_seed(3))
+    images = tasks.support.inputs[0].clamp(0, 1)
+    names = np.array(["low", "middle", "top"])[tasks.support.targets[0]]
+    adapter.adapt(images, names, steps=20)
+    found = adapter.predict(images)
+    assert set(found) <= set(names) and (found == names).mean() > 0.8
+    scores = adapter.outputs(images)
+    assert scores.shape == (6, 3)
+    levels = (images[:, 0].numpy() * 255).round().astype(np.uint8)
+    for same in (levels, levels[..., None], list(levels)):  # [N, H, W], [N, H, W, C]
+        np.testing.assert_allclose(adapter.outputs(same), scores, atol=0.05 * np.abs(scores).max())
+
+
+def test_metric_learners_take_any_labels_and_their_number(image_runs):
+    adapter = metarl.load(image_runs["metric"])
+    images = RNG.random((5, 16, 16)).astype(np.float32)
+    adapter.adapt(images, [10, 20, 30, 40, 50])
+    assert set(adapter.predict(images)) <= {10, 20, 30, 40, 50}
+    with pytest.raises(TaskError, match="at most 3 classes"):
+        metarl.load(image_runs["gradient"]).adapt(images, [10, 20, 30, 40, 50])
+
+
+def test_a_class_without_examples_keeps_its_number(image_runs):
+    adapter = metarl.load(image_runs["gradient"])
+    images = RNG.random((4, 16, 16)).astype(np.float32)
+    adapter.adapt(images, [0, 2, 0, 2], steps=60)
+    assert set(adapter.predict(images)) <= {0, 1, 2}
+    assert (adapter.predict(images) == 2).any()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "error", "message"),
+    [
+        (np.zeros((4, 2, 2)), np.zeros(4), ShapeError, "1 numbers per example, as in training"),
+        (np.zeros((4, 2)), np.zeros(4), ShapeError, "as many targets as inputs"),
+        (np.zeros((4, 1)), np.zeros(3), ShapeError, "as many targets as inputs"),
+        (np.full((4, 1), np.nan), np.zeros(4), ShapeError, "finite support inputs"),
+        (np.zeros((4, 1)), np.full(4, np.inf), ShapeError, "finite targets"),
+        (np.zeros((4, 1)), np.zeros((4, 2)), ShapeError, "as in training"),
+        (np.array([["a"], ["b"]]), np.zeros(2), ShapeError, "Encode categories"),
+        (np.zeros((4, 1)), ["a"] * 4, ShapeError, "targets of numbers"),
+        (np.zeros((0, 1)), np.zeros(0), ShapeError, "as in training"),
+        ([[1], [2, 3]], [1, 2], ShapeError, "one shape"),
+        (7, None, ShapeError, "inputs and targets"),
+    ],
+)
+def test_other_data_are_refused(inputs, targets, error, message, sine_run):
+    with pytest.raises(error, match=message):
+        metarl.load(sine_run[1]).adapt(inputs, targets)
+
+
+def test_labels_that_are_not_whole_are_refused(image_runs):
+    with pytest.raises(ShapeError, match="not whole"):
+        metarl.load(image_runs["gradient"]).adapt(np.zeros((2, 16, 16), np.float32), [0.5, 1.0])
+
+
+def test_a_task_comes_first(sine_run):
+    adapter = metarl.load(sine_run[1])
+    with pytest.raises(SettingsError, match="call `adapt"):
+        adapter.predict(X)
+    adapter.adapt(X, Y)
+    with pytest.raises(ShapeError, match=r"1 task\(s\)"):
+        adapter.predict(np.stack([X, X]))
+
+
+def test_other_units_warn_with_numbers(sine_run):
+    with pytest.warns(RuntimeWarning, match=r"entry 0: .*in training -\d.*deviation [\d.]+\)"):
+        metarl.load(sine_run[1]).adapt(180 / np.pi * X, Y)
+    with pytest.warns(RuntimeWarning, match="targets do not fit"):
+        metarl.load(sine_run[1]).adapt(X, 1000 * Y)
+    many = np.linspace(-1, 1, 30)
+    with pytest.warns(RuntimeWarning, match="inputs do not fit"):
+        metarl.load(sine_run[1]).adapt(many / 1000, np.sin(many))
+
+
+def test_adapted_weights_are_saved_and_restored(sine_run, image_runs, tmp_path):
+    adapter = metarl.load(sine_run[1])
+    with pytest.raises(SettingsError, match="of one task"):
+        adapter.save(tmp_path / "w.safetensors")
+    adapter.adapt(X, Y, steps=4)
+    adapter.save(tmp_path / "w.safetensors")
+    other = metarl.load(sine_run[1], adapted=tmp_path / "w.safetensors")
+    np.testing.assert_array_equal(other.predict(X), adapter.predict(X))
+    metric = metarl.load(image_runs["metric"])
+    metric.adapt(RNG.random((3, 16, 16)).astype(np.float32), [0, 1, 2])
+    with pytest.raises(SettingsError, match="keep their support set"):
+        metric.save(tmp_path / "m.safetensors")
+
+
+def test_a_learner_of_this_process_adapts_too(generator):
+    learner = GradientLearner(MAML(MLP((2, 4, 1), generator), inner_lr=0.1))
+    adapter = adapter_of(learner)
+    adapter.adapt(np.ones((3, 2), np.float32), np.ones((3, 1), np.float32), steps=50)
+    assert adapter.predict(np.ones((1, 2), np.float32))[0, 0] == pytest.approx(1, abs=0.1)

@@ -1,0 +1,226 @@
+"""Logged trajectories: from arrays, data sets and files; importance weights and their limits."""
+
+import warnings
+from types import SimpleNamespace
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+import metarl
+from metarl.deploy.experience.trajectories import read_trajectories
+from metarl.deploy.robot.spaces import ControlSpaces
+from metarl.errors import DataError, SettingsError, ShapeError
+from metarl.sim.spaces import flat_actions, flat_observations
+from tests.deploy.adapters.test_control_adapter import play, point
+
+
+def logged(adapter, episodes=6, seed=0):
+    """Episodes of an adapter as arrays, with the densities of its actions."""
+    play(adapter, point(), episodes, seed)
+    found = []
+    for log in adapter._recorder.take():
+        observations = np.stack([*log.observations, log.final])
+        actions = np.stack(log.actions)
+        params = {n: p for n, p in adapter.params.items()}
+        policy = adapter.learner.policy.distribution(
+            params, torch.from_numpy(observations[None, None, :-1])
+        )
+        log_probs = policy.log_prob(torch.from_numpy(actions[None, None])).detach()
+        found.append(
+            {
+                "observations": observations,
+                "actions": actions,
+                "rewards": np.array(log.rewards),
+                "truncated": np.arange(6) == 5,
+                "log_probs": log_probs[0, 0].numpy(),
+            }
+        )
+    return found
+
+
+def joined(episodes):
+    """Episodes one after another, as data sets have them, with an episode number."""
+    rows = [{**e, "observations": e["observations"][:-1]} for e in episodes]
+    flat = {n: np.concatenate([e[n] for e in rows]) for n in rows[0]}
+    return {**flat, "episode": np.repeat(np.arange(len(rows)), 6)}
+
+
+@pytest.fixture
+def episodes(point_run):
+    return logged(metarl.load(point_run[1]))
+
+
+def adapted(run, data, **options):
+    adapter = metarl.load(run[1])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(.*)at the bounds of the action space")
+        report = adapter.adapt(data, **options)
+    return adapter.state(), report
+
+
+def test_own_logs_adapt_as_the_robot_itself_would(point_run, episodes):
+    adapter = metarl.load(point_run[1])
+    play(adapter, point(), 6)
+    adapter.adapt()
+    expected = adapter.state()
+    for options in ({}, {"behaviour": "start"}, {"behaviour": "adapted"}):
+        state, report = adapted(point_run, episodes, **options)
+        assert report.effective == pytest.approx(36, rel=1e-4)
+        assert (report.episodes, report.examples) == (6, 36)
+        for name, value in state.items():
+            torch.testing.assert_close(value, expected[name], atol=1e-4, rtol=1e-3)
+
+
+def test_all_kinds_of_logs_are_the_same(point_run, episodes, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    pandas = pytest.importorskip("pandas")
+    from pyarrow import parquet
+
+    expected, _ = adapted(point_run, episodes)
+    flat = joined(episodes)
+    columns = {n: v for n, v in flat.items() if v.ndim == 1}
+    columns |= {f"action_{i}": flat["actions"][:, i] for i in range(2)}
+    columns |= {f"observation_{i}": flat["observations"][:, i] for i in range(2)}
+    table = pyarrow.table(columns)
+    parquet.write_table(table, tmp_path / "log.parquet")
+    lists = {n: list(v) if v.ndim == 2 else v for n, v in flat.items()}
+    parquet.write_table(pyarrow.table(lists), tmp_path / "lists.parquet")
+    minari = SimpleNamespace(
+        iterate_episodes=lambda: iter(
+            SimpleNamespace(
+                observations=e["observations"],
+                actions=e["actions"],
+                rewards=e["rewards"],
+                terminations=np.zeros(6, bool),
+                truncations=e["truncated"],
+                log_probs=e["log_probs"],
+            )
+            for e in episodes
+        )
+    )
+    kinds = [
+        [SimpleNamespace(**e) for e in episodes], flat, minari, table, pandas.DataFrame(columns),
+        tmp_path / "log.parquet", str(tmp_path / "lists.parquet"),
+        {n: torch.as_tensor(v) for n, v in flat.items()},
+    ]  # fmt: skip
+    for kind in kinds:
+        state, _ = adapted(point_run, kind)
+        for name, value in state.items():
+            torch.testing.assert_close(value, expected[name], atol=1e-3, rtol=1e-3)
+
+
+def test_one_episode_is_enough_for_own_logs(point_run, episodes):
+    _, report = adapted(point_run, episodes[0], behaviour="start")
+    assert (report.episodes, report.effective) == (1, 6.0)
+
+
+def test_logs_of_others_are_weighed(point_run, episodes):
+    other = [{**e, "log_probs": e["log_probs"] + 0.3 * i} for i, e in enumerate(episodes)]
+    _, report = adapted(point_run, other)
+    # w_i = exp(-6 * 0.3 i) for episode i of 6 steps
+    weights = np.exp(-1.8 * np.arange(6))
+    share = weights.sum() ** 2 / (weights**2).sum() / 6
+    assert report.effective == pytest.approx(36 * share, rel=1e-3)
+    _, report = adapted(point_run, other, correction="step")
+    steps = np.exp(-0.3 * np.arange(6))
+    share = steps.sum() ** 2 / (steps**2).sum() / 6
+    assert report.effective == pytest.approx(36 * share, rel=1e-3)
+
+
+def test_an_effective_sample_that_is_too_small_is_refused(point_run, episodes):
+    other = [{**e, "log_probs": e["log_probs"] - 9.0 * (np.arange(6) == 0)} for e in episodes[:1]]
+    other += episodes[1:]
+    with pytest.raises(SettingsError, match=r"6 episodes of 36 steps are worth 1\.\d steps"):
+        adapted(point_run, other)
+    adapted(point_run, other, least_effective=0.0)
+
+
+def test_who_acted_must_be_known(point_run, episodes):
+    unknown = [{n: v for n, v in e.items() if n != "log_probs"} for e in episodes]
+    with pytest.raises(SettingsError, match='behaviour="start"'):
+        adapted(point_run, unknown)
+    with pytest.raises(SettingsError, match="Did you mean 'start'"):
+        adapted(point_run, unknown, behaviour="star")
+    with pytest.raises(SettingsError, match="Expected trajectories for the options behaviour"):
+        metarl.load(point_run[1]).adapt(behaviour="start")
+
+
+def test_clipped_actions_warn(point_run, episodes):
+    clipped = [{**e, "actions": e["actions"].clip(-1, 1)} for e in episodes]
+    with pytest.warns(RuntimeWarning, match="at the bounds of the action space"):
+        metarl.load(point_run[1]).adapt(clipped, behaviour="start")
+
+
+def test_a_memory_reads_the_log(memory_run, episodes):
+    adapter = metarl.load(memory_run[1], explore=False)
+    first = adapter.act(np.ones(2))
+    report = adapter.adapt(episodes)
+    assert (report.steps, report.examples) == (0, 36)
+    assert not np.array_equal(adapter.act(np.ones(2)), first)
+
+
+BROKEN = [
+    ({"rewards": None}, DataError, "rewards in episode 0"),
+    ({"observations": np.zeros((4, 2))}, ShapeError, "6 or 7 observations"),
+    ({"observations": np.zeros((7, 3))}, ShapeError, "as in training"),
+    ({"observations": np.full((7, 2), np.nan)}, ShapeError, "finite observations"),
+    ({"actions": np.zeros((6, 3))}, ShapeError, "2 numbers"),
+    ({"actions": np.zeros((5, 2))}, ShapeError, "Expected 6 actions"),
+    ({"actions": np.full((6, 2), np.inf)}, ShapeError, "finite actions"),
+    ({"rewards": np.full(6, np.nan)}, ShapeError, "finite rewards"),
+    ({"log_probs": np.zeros(3)}, ShapeError, "6 finite log_probs"),
+    ({"truncated": np.zeros(3)}, DataError, "as many ends"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), BROKEN)
+def test_broken_logs_are_refused(change, error, message, point_run, episodes):
+    with pytest.raises(error, match=message):
+        adapted(point_run, [{**episodes[0], **change}])
+
+
+@pytest.mark.parametrize("source", [7, None.__class__, [], {}, "no.parquet", [{}]])
+def test_what_is_no_log_is_refused(source, point_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip("pyarrow")
+    with pytest.raises(DataError):
+        metarl.load(point_run[1]).adapt(source)
+
+
+def test_a_damaged_file_is_refused(point_run, tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "log.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(DataError, match="Cannot read the log"):
+        metarl.load(point_run[1]).adapt(tmp_path / "log.parquet")
+
+
+def test_logs_in_other_units_warn(point_run, episodes):
+    degrees = [{**e, "observations": 57.3 * e["observations"]} for e in episodes]
+    with pytest.warns(RuntimeWarning) as said:
+        metarl.load(point_run[1]).adapt(degrees, behaviour="start")
+    assert any("observations of the log do not fit" in str(one.message) for one in said)
+
+
+def test_parts_of_spaces_are_read():
+    observation = gymnasium.spaces.Dict(
+        {"place": gymnasium.spaces.Box(-1, 1, (2,)), "gear": gymnasium.spaces.Discrete(3)}
+    )
+    action = gymnasium.spaces.Dict(
+        {"force": gymnasium.spaces.Box(-1, 1, (1,)), "brake": gymnasium.spaces.Discrete(2, start=1)}
+    )
+    spaces = ControlSpaces(flat_observations(observation), flat_actions(action))
+    (one,) = read_trajectories(
+        {
+            "observations": {"gear": np.array([0, 2]), "place": np.ones((2, 2))},
+            "actions": {"brake": np.array([1, 2]), "force": np.array([[0.5], [-0.5]])},
+            "rewards": [0.0, 1.0],
+            "terminated": [False, True],
+        },
+        spaces,
+    )
+    np.testing.assert_array_equal(one.observations, [[1, 0, 0, 1, 1], [0, 0, 1, 1, 1]])
+    np.testing.assert_array_equal(one.actions, [[0, 0.5], [1, -0.5]])
+    assert one.terminated and one.ended
+    assert spaces.to_environment(one.actions[1]) == {"brake": 2, "force": np.float32(-0.5)}

@@ -1,0 +1,174 @@
+"""Limits on actions, held actions, adaptations in the background, and roll-back."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+import metarl
+from metarl.deploy.robot.safety import ActionFilter, RollBack, Safety, permutation_test
+from metarl.errors import SettingsError, SimulationError
+from metarl.sim.spaces import flat_actions
+from tests.deploy.adapters.test_control_adapter import play, point
+
+SPACE = spaces.Box(-1.0, 1.0, (2,), np.float32)
+NAN = np.array([0.0, np.nan])
+
+
+def test_actions_stay_in_their_bounds_and_change_slowly():
+    limit = ActionFilter(Safety(low=[-0.5, -2], high=0.8, max_change=0.25), SPACE)
+    np.testing.assert_allclose(limit(np.array([-9.0, -9.0])), [-0.5, -1.0])
+    np.testing.assert_allclose(limit(np.array([9.0, -0.9])), [-0.25, -0.9])
+    np.testing.assert_allclose(limit(np.array([9.0, 9.0])), [0.0, -0.65], atol=1e-6)
+    limit.forget()
+    np.testing.assert_allclose(limit(np.array([9.0, 9.0])), [0.8, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("safety", "space", "message"),
+    [
+        (Safety(low=2.0), SPACE, "low <= high"),
+        (Safety(high=[1.0, 1.0, 1.0]), SPACE, "2 numbers"),
+        (Safety(max_change=0.0), SPACE, "above 0"),
+        (Safety(safe_action=[3.0, 0.0]), SPACE, "inside of the bounds"),
+        (Safety(max_change=0.1), spaces.Discrete(3), "continuous actions only"),
+        (Safety(safe_action=5), spaces.Discrete(3), "below 3"),
+    ],
+)
+def test_limits_that_do_not_suit_are_refused(safety, space, message):
+    with pytest.raises(SettingsError, match=message):
+        ActionFilter(safety, space)
+
+
+def test_an_observation_that_is_not_finite_holds_the_last_safe_action(point_run):
+    adapter = metarl.load(point_run[1])
+    with pytest.warns(RuntimeWarning, match="the last safe action"):
+        np.testing.assert_array_equal(adapter.act(NAN), [0.0, 0.0])  # the middle of the bounds
+    adapter.observe(np.zeros(2), None, 0.0, False, False)
+    last = adapter.act(np.zeros(2))
+    adapter.observe(NAN, last, -1.0, False, False)
+    with pytest.warns(RuntimeWarning, match="until they are"):
+        np.testing.assert_array_equal(adapter.act(NAN), last)
+    adapter.observe(NAN, None, -1.0, False, False)
+    adapter.act(NAN)  # says so once
+    adapter.observe(np.zeros(2), None, -1.0, False, True)
+    assert adapter.held == 3
+    (log,) = adapter._recorder.take()
+    assert log.sampled == [False, True, False, False]
+    assert np.isfinite(np.stack(log.observations)).all() and np.isfinite(log.final).all()
+    adapter._recorder.give_back([log])
+    assert np.isfinite(adapter.adapt().loss_before)
+
+
+def test_an_action_that_is_not_finite_is_not_executed(point_run):
+    adapter = metarl.load(point_run[1])
+    broken = {n: torch.full_like(v, torch.nan) for n, v in adapter.state().items()}
+    last = adapter.act(np.zeros(2))
+    adapter.observe(np.zeros(2), None, 0.0, False, False)
+    adapter._weights.install({n: v.unsqueeze(0) for n, v in broken.items()}, None)
+    adapter._actor = adapter._make_actor()
+    with pytest.warns(RuntimeWarning, match="action of the policy is not finite"):
+        np.testing.assert_array_equal(adapter.act(np.zeros(2)), last)
+    adapter.observe(np.zeros(2), None, 0.0, False, False)
+    (log,) = adapter._recorder.take()
+    assert log.sampled == [True, False] and adapter.held == 1
+
+
+def test_choices_among_numbers_have_no_rate():
+    both = spaces.Dict({"gear": spaces.Discrete(4), "force": spaces.Box(-1, 1, (1,))})
+    limit = ActionFilter(Safety(max_change=0.5), flat_actions(both))
+    first, second = (limit(np.array(row, np.float32)) for row in ([1.0, 0.0], [-1.0, 3.0]))
+    np.testing.assert_allclose(second - first, [-0.5, 3.0])
+
+
+def test_it_can_stop_in_place_of_holding(point_run):
+    with pytest.raises(SimulationError, match="not finite"):
+        metarl.load(point_run[1], safety=Safety(hold=False)).act(NAN)
+
+
+def test_large_finite_observations_are_no_reason_to_hold(point_run):
+    adapter = metarl.load(point_run[1])
+    adapter.act(np.array([1e25, 0.0]))
+    assert adapter.held == 0
+
+
+def test_limits_count_as_a_part_of_the_environment(point_run):
+    adapter = metarl.load(point_run[1], safety=Safety(max_change=0.01))
+    play(adapter, point(), 2)
+    logs = adapter._recorder.take()
+    assert all(all(log.sampled) for log in logs)
+    assert np.ptp(np.stack(logs[0].actions), 0).max() > 0.1  # what the policy chose
+
+
+def test_the_old_policy_acts_while_the_new_one_is_computed(point_run, monkeypatch):
+    adapter = metarl.load(point_run[1])
+    play(adapter, point(), 3)
+    go, learner = threading.Event(), adapter.learner
+    adapt_on = learner.adapt_on
+
+    def slow(*arguments):
+        assert go.wait(20)
+        yield from adapt_on(*arguments)
+
+    monkeypatch.setattr(learner, "adapt_on", slow)
+    future = adapter.adapt(background=True)
+    play(adapter, point(), 1)
+    assert adapter.version == 0 and not future.done()
+    with pytest.raises(SettingsError, match="one adaptation at a time"):
+        adapter.adapt(background=True)
+    go.set()
+    assert future.result(20).episodes == 3
+    assert adapter.version == 0
+    adapter.act(np.zeros(2))
+    assert adapter.version == 1
+    play(adapter, point(), 2)
+    assert set(adapter._weights.versions) == {0, 1}
+    assert adapter.adapt().episodes == 3 and adapter.version == 2
+
+
+def test_what_was_refused_in_the_background_is_not_lost(point_run, monkeypatch):
+    adapter = metarl.load(point_run[1])
+    play(adapter, point(), 1)
+    future = adapter.adapt(background=True)
+    future.result(20)
+    assert adapter.version == 0 and adapter._weights.ready is not None
+
+
+def test_an_adapted_policy_that_does_worse_is_given_up(point_run):
+    adapter = metarl.load(point_run[1], rollback=RollBack("mean", least=2))
+    adapter.run(point(), 3, 3, seed=0)
+    assert adapter.version == 1
+    for value in (-100.0, -100.0):
+        adapter.act(np.zeros(2))
+        adapter.observe(np.zeros(2), None, value, True, False)
+    assert adapter.version == 0 and "Rolled back after 20 steps" in adapter.events[0]
+    start = metarl.load(point_run[1], explore=False)
+    np.testing.assert_array_equal(
+        adapter.act(np.ones(2), explore=False), start.act(np.ones(2), explore=False)
+    )
+
+
+def test_a_better_one_stays(point_run):
+    adapter = metarl.load(point_run[1], rollback=RollBack("permutation", least=3))
+    adapter.run(point(), 3, 3, seed=0)
+    for _ in range(5):
+        adapter.act(np.zeros(2))
+        adapter.observe(np.zeros(2), None, 0.0, True, False)
+    assert adapter.version == 1 and not adapter.events
+
+
+def test_the_permutation_test_is_one_sided_and_of_its_level():
+    rng = np.random.default_rng(1)
+    same = [permutation_test(rng.normal(size=8), rng.normal(size=8)) for _ in range(200)]
+    worse = [permutation_test(rng.normal(size=8), rng.normal(-3, size=8)) for _ in range(20)]
+    better = [permutation_test(rng.normal(size=8), rng.normal(3, size=8)) for _ in range(20)]
+    assert np.mean(same) < 0.11 and all(worse) and not any(better)
+
+
+def test_a_test_of_the_user_decides(point_run):
+    seen = []
+    rollback = RollBack(lambda start, adapted: seen.append((start, adapted)) or False, least=1)
+    metarl.load(point_run[1], rollback=rollback).run(point(), 4, 3, seed=0)
+    assert [(len(a), len(b)) for a, b in seen] == [(3, 1)]
