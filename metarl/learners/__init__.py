@@ -1,5 +1,6 @@
 """Learners that adapt without a gradient."""
 
+from metarl.learners.ensemble import Ensemble
 from metarl.learners.images.embeddings import (
     ConvEmbedding,
     Embedding,
@@ -45,6 +46,7 @@ __all__ = [
     "ContextAttention",
     "ConvEmbedding",
     "Embedding",
+    "Ensemble",
     "EpisodeInputs",
     "EpisodeReader",
     "FastWeights",

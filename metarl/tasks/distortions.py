@@ -85,7 +85,7 @@ class Distortion:
         """Samples sampling grids for `resample`: the source position of each output pixel.
 
         Args:
-            number: Number of grids.
+            number: Number of grids, at least 0.
             size: Height and width of the images, in pixels.
             generator: The only source of randomness.
             times: Factor on all strengths.
@@ -94,6 +94,8 @@ class Distortion:
             Positions (x, y), shape [number, size, size, 2], float32; the image is [-1, 1]^2.
         """
         device = generator.device
+        if number == 0:
+            return torch.empty(0, size, size, 2, device=device)
         draws = 2 * torch.rand(7, number, generator=generator, device=device) - 1
         angle = times * math.radians(self.tilt) * draws[0]
         shears = times * self.shear * draws[1:3]

@@ -73,6 +73,12 @@ def test_views_are_averaged_in_evaluation(pyramid, images, generator):
     torch.testing.assert_close(averaged(images, None), expected)
 
 
+def test_one_view_is_the_image_itself(pyramid, images, generator):
+    averaged = AveragedViews(pyramid, 1, VIEW, ImageShape(), generator)
+    expected = torch.nn.functional.normalize(pyramid(images, None), dim=2)
+    torch.testing.assert_close(averaged(images, None), expected)
+
+
 def test_training_sees_no_views(pyramid, images, generator):
     averaged = AveragedViews(pyramid, 3, VIEW, ImageShape(), generator)
     assert torch.equal(averaged(images, Moments()), pyramid(images, Moments()))
