@@ -108,28 +108,29 @@ def check(end: End, folder: Path, torch: str | None, tests: Sequence[str]) -> Ro
     python = str(home / ("Scripts" if os.name == "nt" else "bin") / "python")
     results: dict[str, str] = {}
     pip = (python, "-m", "pip", "install", "--quiet", "--constraint", str(pins))
-    results["install"] = _outcome((*pip, f"{ROOT}[dev]"), folder)
+    results["install"] = _outcome("install", (*pip, f"{ROOT}[dev]"), folder)
     versions = {name: _version(python, name) for name in SHOWN}
     command = "import sys; from metarl.commands import main; main()"
     for words in TRAININGS:
-        results[" ".join(words[:2])] = _outcome((python, "-c", command, *words), folder)
+        name = " ".join(words[:2])
+        results[name] = _outcome(name, (python, "-c", command, *words), folder)
     for test in tests:
         pytest = (python, "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", test)
-        results[test] = _outcome(pytest, ROOT)
+        results[test] = _outcome(test, pytest, ROOT)
     return Row(end, versions, results)
 
 
-def _outcome(command: Sequence[str], folder: Path) -> str:
-    """Runs a command; returns "passed" with its last line, or the last lines of its output."""
+def _outcome(name: str, command: Sequence[str], folder: Path) -> str:
+    """Runs a command and prints its name and how it ended; returns "passed", or its last line."""
     began = time.monotonic()
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     lines = (done.stdout + done.stderr).strip().splitlines()
     seconds = f"{time.monotonic() - began:.0f} s"
     if done.returncode == 0:
-        print(f"  {' '.join(command[-2:])}: passed, {seconds}", flush=True)
+        print(f"  {name}: passed, {seconds}", flush=True)
         return "passed"
-    print("\n".join(["  failed: " + " ".join(command), *lines[-40:]]), flush=True)
+    print("\n".join([f"  {name}: failed, {' '.join(command)}", *lines[-40:]]), flush=True)
     return f"failed: {lines[-1] if lines else done.returncode}"
 
 
