@@ -5,7 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from metarl.gymnasium_ids import register_families
+from metarl.startup import end_at_interrupts
+
+end_at_interrupts()
+
+from metarl.gymnasium_ids import register_families  # noqa: E402 - takes half a second
 
 __version__ = "0.2.0"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from rich.console import Console
@@ -14,8 +15,9 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from metarl.errors import MetarlError
+from metarl.startup import INTERRUPTED, accept_interrupts
 
-INTERRUPTED, READER_CLOSED = 130, 141  # as shells count: 128 + SIGINT, 128 + SIGPIPE
+READER_CLOSED = 141  # as shells count: 128 + SIGPIPE
 
 
 class OutputConsole(Console):
@@ -44,6 +46,7 @@ def run_script(main: Callable[[], None]) -> None:
     """
     try:
         try:
+            accept_interrupts()
             main()
         finally:
             sys.stdout.flush()  # a closed pipe shows here, not at the exit of Python
@@ -51,12 +54,31 @@ def run_script(main: Callable[[], None]) -> None:
         _print_error(f"{type(error).__name__}: {' '.join((str(error), *_notes(error)))}")
         sys.exit(1)
     except KeyboardInterrupt as interrupt:
-        _print_error(" ".join(("Interrupted.", *_notes(interrupt))))
+        with _uninterrupted():
+            _print_error(" ".join(("Interrupted.", *_notes(interrupt))))
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         if not (_reader_closed(sys.stdout) or _reader_closed(sys.stderr)):
             raise  # another pipe, such as one of a user's environment
         sys.exit(READER_CLOSED)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignores further SIGINTs in the block; after it, one ends a program without a word.
+
+    In a notebook, where further code runs, the handler is restored.
+    """
+    try:
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    is_program = hasattr(sys.modules.get("__main__"), "__file__")
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if is_program else previous)
 
 
 def say(*parts: str) -> None:

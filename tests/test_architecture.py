@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     {"errors", "console", "devices", "registry", "ranges", "extras", "trees", "gymnasium_ids"}
     | {
+        "startup",
         "chunks",
         "cuda_graphs",
         "flat_functions",

@@ -45,26 +45,39 @@ def mean(values: Tensor) -> Tensor:
 
 
 def median(values: Tensor) -> Tensor:
-    """Returns the median over the last dimension, float64; the mean of two middle values."""
-    ordered, n = values.double().sort(-1).values, values.shape[-1]
+    """Returns the median over the last dimension, float64; the mean of two middle values.
+
+    It is NaN if a value is: whether that one would be the best or the worst is not known.
+    """
+    ordered, n = _ordered(values), values.shape[-1]
     return (ordered[..., (n - 1) // 2] + ordered[..., n // 2]) / 2
 
 
 def iqm(values: Tensor) -> Tensor:
     """Returns the interquartile mean over the last dimension, float64.
 
-    It is the mean of n values without the floor(n / 4) smallest and the floor(n / 4) largest.
+    It is the mean of n values without the floor(n / 4) smallest and the floor(n / 4) largest. It is
+    NaN if a value is.
     """
-    ordered, n = values.double().sort(-1).values, values.shape[-1]
+    ordered, n = _ordered(values), values.shape[-1]
     # IQM = mean of x_(k + 1), ..., x_(n - k) with k = floor(n / 4)  (Agarwal et al. 2021)
     return ordered[..., n // 4 : n - n // 4].mean(-1)
 
 
 def tenths(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the means of the lowest and of the highest tenth over the last dimension, float64."""
-    ordered, n = values.double().sort(-1).values, values.shape[-1]
+    """Returns the means of the lowest and of the highest tenth over the last dimension, float64.
+
+    They are NaN if a value is.
+    """
+    ordered, n = _ordered(values), values.shape[-1]
     count = -(-n // 10)
     return ordered[..., :count].mean(-1), ordered[..., n - count :].mean(-1)
+
+
+def _ordered(values: Tensor) -> Tensor:
+    """Returns values in ascending order along the last dimension, float64; NaN if one is NaN."""
+    ordered = values.double().sort(-1).values  # NaN comes last
+    return torch.where(ordered[..., -1:].isnan(), ordered[..., -1:], ordered)
 
 
 def summarise(
@@ -83,8 +96,9 @@ def summarise(
     choice of the groups. To include it, pass the mean of each group as one value.
 
     Args:
-        values: Shape [tasks], or [seeds, tasks] for several training seeds. NaN makes every
-            statistic that it enters NaN; the interquartile mean may exclude it.
+        values: Shape [tasks], or [seeds, tasks] for several training seeds. NaN, such as the
+            metric of a learner that has diverged, makes every statistic NaN: it has no rank among
+            the others. Infinity has one, and the interquartile mean may exclude it.
         generator: Source of the resamples, on the CPU.
         resamples: Number of bootstrap resamples.
         confidence: Confidence level of the percentile intervals, in (0, 1).
@@ -144,6 +158,7 @@ def summarise_curve(
     counts = _resampled_counts(seeds, tasks, resamples, generator, shared_tasks=shared_tasks)
     means, iqms = _bootstrap(flat, counts)
     tail = (1 - confidence) / 2
+    iqms = torch.where(iqm(flat).isnan().unsqueeze(1), torch.nan, iqms)
     quantiles = torch.tensor([tail, 1 - tail], dtype=torch.float64)
     mean_bounds = torch.quantile(means, quantiles, dim=1)
     iqm_bounds = torch.quantile(iqms, quantiles, dim=1)

@@ -63,7 +63,7 @@ class Distortion:
 
         Args:
             images: n images of each of `way` classes of T tasks, shape [T, way, n, C, H, W],
-                float32 in [0, 1].
+                of a floating-point type, in [0, 1].
             generator: The only source of randomness.
 
         Returns:
@@ -91,7 +91,8 @@ class Distortion:
             times: Factor on all strengths.
 
         Returns:
-            Positions (x, y), shape [number, size, size, 2], float32; the image is [-1, 1]^2.
+            Positions (x, y), shape [number, size, size, 2], of torch's default type; the image is
+            [-1, 1]^2.
         """
         device = generator.device
         if number == 0:
@@ -117,7 +118,7 @@ def distort(images: Tensor, generator: torch.Generator) -> Tensor:
     Positions outside the image get the value of its upper left pixel: the paper, 0 or 1.
 
     Args:
-        images: Shape [T, N, C, H, W], float32.
+        images: Shape [T, N, C, H, W], of a floating-point type.
         generator: The only source of randomness.
 
     Returns:
@@ -169,9 +170,12 @@ def _affine_maps(angle: Tensor, shears: Tensor, scales: Tensor, shift: Tensor) -
 def resample(images: Tensor, grids: Tensor) -> Tensor:
     """Returns images [N, C, H, W], interpolated at the positions `grids` [N, H, W, 2].
 
+    The positions may be of another floating-point type than the images.
+
     Positions outside an image have the value of its upper left pixel, which is paper (0 or 1).
     """
     paper = images[:, :, :1, :1]
+    grids = grids.to(images.dtype)
     sampled = F.grid_sample(images - paper, grids, padding_mode="zeros", align_corners=False)
     return sampled + paper
 
@@ -200,11 +204,12 @@ def _draw_strokes(images: Tensor, most: float, generator: torch.Generator) -> Te
     thick = F.max_pool2d(ink, 3, stride=1, padding=1)
     # A blurred line peaks at its centre; the square suppresses its edges.
     thin = (1.5 * _blur(ink).square()).clamp(max=1.0)
+    mix = mix.to(images.dtype)
     return (torch.lerp(ink, torch.where(mix > 0, thick, thin), mix.abs()) - paper).abs()
 
 
 def _blur(images: Tensor) -> Tensor:
     """Smooths images [N, C, H, W] with weights (1, 2, 1) / 4 along either axis."""
-    line = torch.tensor([0.25, 0.5, 0.25], device=images.device)
+    line = images.new_tensor([0.25, 0.5, 0.25])
     kernel = torch.outer(line, line).expand(images.shape[1], 1, 3, 3)
     return F.conv2d(images, kernel, padding=1, groups=images.shape[1])

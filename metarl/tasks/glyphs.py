@@ -27,6 +27,7 @@ STROKES = 4  # most strokes per character
 POINTS = 32  # points along a stroke
 PEN = 0.6  # standard deviation of the pen's ink, in pixels
 INK = 1.1  # density of the ink along a stroke
+DTYPE = torch.float32  # of all numbers: other types would draw other glyphs of the same seed
 CHUNK = 2000  # images rendered at a time, which bounds memory
 SHARES = {"train": 0.6, "validation": 0.1, "test": 0.3}  # fractions of the alphabets
 
@@ -215,12 +216,12 @@ def _alphabets(count: int, generator: torch.Generator) -> Strokes:
     shape = (count, SHAPES)
 
     def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(shape, generator=generator)
+        return low + (high - low) * torch.rand(shape, generator=generator, dtype=DTYPE)
 
     sign = uniform(-1, 1).sign()
-    kind = torch.rand(shape, generator=generator)  # a line, an arc, a hook or a wave
+    kind = torch.rand(shape, generator=generator, dtype=DTYPE)  # a line, an arc, a hook or a wave
     return Strokes(
-        start=torch.randint(8, shape, generator=generator) * (math.pi / 4),
+        start=torch.randint(8, shape, generator=generator).to(DTYPE) * (math.pi / 4),
         bend=sign * uniform(1.5, 5.5) * ((kind > 0.3) & (kind < 0.65)),
         corner=sign * uniform(1.2, 2.6) * ((kind >= 0.65) & (kind < 0.9)),
         at=uniform(0.3, 0.8),
@@ -238,14 +239,14 @@ def _characters(shapes: Strokes, characters: int, generator: torch.Generator) ->
     # Each stroke is at 45, 90 or 135 degrees to the previous one, and drawn in either direction.
     eighths = torch.randint(1, 4, strokes.start.shape, generator=generator).cumsum(1)
     reverse = torch.randint(2, strokes.start.shape, generator=generator)
-    start = eighths * (math.pi / 4) + reverse * math.pi
+    start = eighths.to(DTYPE) * (math.pi / 4) + reverse.to(DTYPE) * math.pi
     return _vary(strokes._replace(start=strokes.start[:, :1] + start), 0.15, generator)
 
 
 def _joints(total: int, generator: torch.Generator) -> Joints:
     """Samples the joints of `total` characters."""
     shape = (total, STROKES)
-    parent = (torch.rand(shape, generator=generator) * torch.arange(STROKES)).long()
+    parent = (torch.rand(shape, generator=generator, dtype=DTYPE) * torch.arange(STROKES)).long()
     count = torch.randint(2, STROKES + 1, (total, 1), generator=generator)
     ends = torch.tensor([0, POINTS // 2, POINTS - 1])
     return Joints(
@@ -260,7 +261,7 @@ def _vary(strokes: Strokes, scale: float, generator: torch.Generator) -> Strokes
     """Adds noise to strokes; `scale` is the standard deviation of the headings in radians."""
 
     def noise(times: float) -> Tensor:
-        return times * scale * torch.randn(strokes.start.shape, generator=generator)
+        return times * scale * torch.randn(strokes.start.shape, generator=generator, dtype=DTYPE)
 
     return Strokes(
         start=strokes.start + noise(1.0),
@@ -280,7 +281,8 @@ def _jitter(strokes: Strokes, drawings: int, generator: torch.Generator) -> Stro
 
 def _affine(alphabets: int, drawings: int, generator: torch.Generator) -> Tensor:
     """Samples the slant, rotation and size of each drawer, shape [alphabets, drawings, 2, 2]."""
-    turn, shear, wide, high = 0.1 * torch.randn(4, alphabets, drawings, generator=generator)
+    shape = (4, alphabets, drawings)
+    turn, shear, wide, high = 0.1 * torch.randn(shape, generator=generator, dtype=DTYPE)
     top = torch.stack([wide.exp() * turn.cos(), -turn.sin() + shear], -1)
     bottom = torch.stack([turn.sin(), high.exp() * turn.cos()], -1)
     return torch.stack([top, bottom], -2)
@@ -289,7 +291,7 @@ def _affine(alphabets: int, drawings: int, generator: torch.Generator) -> Tensor
 def _trace(strokes: Strokes) -> Tensor:
     """Returns points (x, y) along strokes that start at (0, 0), shape [*, POINTS, 2]."""
     start, bend, corner, at, wave, length = (value.unsqueeze(-1) for value in strokes)
-    t = torch.linspace(0, 1, POINTS)
+    t = torch.linspace(0, 1, POINTS, dtype=DTYPE)
     heading = start + bend * t + corner * (t > at) + wave * torch.sin(2 * math.pi * t)
     # p(t) = length * integral of (cos heading, sin heading) from 0 to t
     steps = torch.stack([heading.cos(), heading.sin()], -1) * length.unsqueeze(-1) / POINTS
@@ -314,8 +316,8 @@ def _join(lines: Tensor, joints: Joints) -> Tensor:
 def _place(points: Tensor, generator: torch.Generator) -> Tensor:
     """Scales unit-size characters [*, STROKES, POINTS, 2] to pixels; size and shift are random."""
     batch = (*points.shape[:-3], 1, 1, 1)
-    size = 18.0 + 1.5 * torch.randn(batch, generator=generator)
-    shift = 1.2 * torch.randn((*batch[:-1], 2), generator=generator)
+    size = 18.0 + 1.5 * torch.randn(batch, generator=generator, dtype=DTYPE)
+    shift = 1.2 * torch.randn((*batch[:-1], 2), generator=generator, dtype=DTYPE)
     return points * size + shift + (IMAGE_SIZE - 1) / 2
 
 

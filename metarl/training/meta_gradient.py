@@ -49,6 +49,9 @@ class MetaGradient:
 
     Attributes:
         batch_size: Tasks of all ranks in one gradient.
+
+    Raises:
+        SettingsError: The learner has no parameter to train.
     """
 
     def __init__(
@@ -58,6 +61,12 @@ class MetaGradient:
         self.settings = settings
         self.batch_size = settings.meta_batch_size
         self.params = [p for p in learner.parameters() if p.requires_grad]
+        if not self.params:
+            raise SettingsError(
+                f"Expected parameters to train, this {type(learner).__name__} has none: call "
+                "`requires_grad_()` on those that the outer loop shall train, or train none "
+                "(`iterations=0`)."
+            )
         self._all = tuple(learner.parameters())
         self._flags = [p.requires_grad for p in self._all]
         self.fitting = FittingChunks("meta-gradients")

@@ -1,5 +1,6 @@
 import math
 import time
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -136,16 +137,23 @@ def test_the_same_generator_gives_the_same_interval():
     assert first != summarise(values, torch.Generator().manual_seed(2))
 
 
-def test_a_diverged_task_spoils_the_mean_but_not_the_iqm(generator):
+@pytest.mark.parametrize("where", [0, 50, 99])
+def test_a_diverged_task_spoils_all_statistics(where, generator):
     values = torch.arange(100.0)
-    values[99] = math.nan
+    values[where] = math.nan
     summary = summarise(values, generator)
-    assert math.isnan(summary.mean)
+    statistics = [v for name, v in asdict(summary).items() if name != "count"]
+    assert all(math.isnan(value) for value in statistics)
+
+
+def test_an_infinite_loss_spoils_the_mean_but_not_the_iqm(generator):
+    values = torch.arange(100.0)
+    values[99] = math.inf
+    summary = summarise(values, generator)
+    assert summary.mean == math.inf
     assert math.isnan(summary.mean_high)
     assert summary.iqm == 49.5
     assert 30 < summary.iqm_low < 49.5 < summary.iqm_high < 70
-    values[99] = math.inf
-    assert summarise(values, generator).mean == math.inf
 
 
 def test_bad_input_is_refused(generator):

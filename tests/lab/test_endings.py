@@ -31,13 +31,21 @@ replace(experiment, build=lambda s: replace(build(s), report=slow), script="x.py
 """
 IMPORTING = """
 import os, signal, sys
+module, sys.argv[0] = sys.argv.pop(1), sys.argv.pop(1)
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
-        if name == "tyro":
+        if name == module:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Interrupt())
 from metarl.commands import main
 main()
+"""
+TWICE = """
+import os, signal, metarl.console
+def interrupt(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+metarl.console._print_error = interrupt  # the second one arrives while the first is answered
+metarl.console.run_script(interrupt)
 """
 
 
@@ -100,9 +108,22 @@ def test_an_interrupted_report_says_that_training_is_saved(tmp_path):
     assert f"Interrupted. The training is finished and saved in {only_run(tmp_path)}" in err
 
 
-def test_an_interrupt_at_the_start_ends_quietly():
-    process = start(sys.executable, "-c", IMPORTING, "list")
+@pytest.mark.parametrize(
+    ("module", "program"),
+    [("gymnasium", "bin/metarl"), ("numpy", "metarl.exe"), ("tyro", "program.py")],
+)
+def test_an_interrupt_at_the_start_ends_quietly(module, program):
+    process = start(sys.executable, "-c", IMPORTING, module, program, "list")
     assert end(process) == (130, "", "")
+
+
+def test_programs_that_are_not_the_command_are_interrupted_as_ever():
+    process = start(sys.executable, "-c", IMPORTING, "gymnasium", "program.py", "list")
+    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+
+
+def test_a_second_interrupt_ends_quietly():
+    assert end(start(sys.executable, "-c", TWICE)) == (130, "", "")
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])

@@ -149,3 +149,18 @@ def test_a_known_koch_distortion(generator, monkeypatch):
 def test_koch_distortions_fill_with_paper(paper, generator):
     images = torch.full((2, 3, 1, 28, 28), paper)
     torch.testing.assert_close(distort(images, generator), images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_images_keep_their_type_with_any_default_type(dtype, default, generator):
+    images = crosses().to(dtype)
+    torch.set_default_dtype(default)
+    try:
+        distorted = ALL(images, generator)
+        affine = distort(images.flatten(1, 2), generator)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert distorted.dtype == affine.dtype == dtype
+    assert distorted.shape == images.shape and not torch.equal(distorted, images)
+    assert distorted.min() >= 0 and distorted.max() <= 1 + 1e-5

@@ -68,3 +68,16 @@ def test_bad_numbers():
         Glyphs(way=2, shots=1, queries=4, alphabets=2, characters=3, drawings=4)
     with pytest.raises(TaskError, match="validation split has no classes"):
         Glyphs(way=2, queries=1, alphabets=2, characters=3, drawings=4).split("validation")
+
+
+def test_other_default_types_draw_the_same_glyphs():
+    def drawn():
+        return glyphs_module.draw(2, 3, 2, torch.Generator().manual_seed(0))
+
+    expected = drawn()
+    torch.set_default_dtype(torch.float64)
+    try:
+        images = drawn()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(images, expected)

@@ -328,3 +328,10 @@ def test_parameters_without_any_gradient_are_refused():
     with pytest.raises(SettingsError, match="depends on"):
         learner = MAML(unused, 0.1, 0)
         gradients(learner, sine_inputs(learner))
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_learners_without_a_parameter_to_train_are_refused(compiles):
+    learner = MAML(mlp()).requires_grad_(False)
+    with pytest.raises(SettingsError, match="Expected parameters to train, this GradientLearner"):
+        MetaStep(learner, TrainingSettings(compile=compiles))
