@@ -1,6 +1,6 @@
 """The speeds that `gpu_report` measures: one function per part, which yields rows.
 
-Each row has what was measured beside a per-task loop on the same device and beside the CPU, where
+Each row has what was measured next to a per-task loop on the same device and next to the CPU, where
 there is something to compare.
 """
 

@@ -6,7 +6,7 @@ A spot in a picture of 24 x 24 bytes moves at random; the reward is minus its di
 that each task hides. A baseline is fitted to 20 rollouts of 30 steps of each of 8 tasks and judged
 on 20 others of the same policy. Prints the share of the variance of returns that it explains,
 averaged over tasks, and the seconds of one fit of all tasks. The value network (a hidden layer of
-64) starts anew for each task and takes steps of Adam on the same rollouts.
+64) starts from new weights for each task and takes steps of Adam on the same rollouts.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class ModulesBenchmark(TurnSettings):
     filters: int = 64
     """Filters of Conv4; the ResNet block has half as many."""
     memory: bool = True
-    """Also measures peak memory, in a process of its own for each form."""
+    """Also measures peak memory, in a separate process for each form."""
     processor_time: bool = False
     """Counts the time that the process computes, not that on the clock: for a busy machine."""
     rounds: int = 5
@@ -167,7 +167,7 @@ def _draw(tasks: RandomExamples, generator: torch.Generator) -> loops.Task:
 
 
 def forms(name: Network) -> list[Form]:
-    """Returns the forms to measure: Conv4 has one of its own, `higher` is optional."""
+    """Returns the forms to measure: Conv4 has one more, `higher` is optional."""
     first: list[Form] = ["own"] if name == "conv4" else []
     last: list[Form] = ["higher"] if loops.maml_with_higher(nn.Linear(1, 1), 0.1, 1) else []
     return [*first, "module", "vmap", "loop", *last]

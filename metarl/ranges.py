@@ -167,7 +167,7 @@ def _element(kinds: tuple[Any, ...], index: int) -> Any:
 def python_number(value: Any) -> Any:
     """Returns a number of NumPy, or another type of number, as that of Python; else the value.
 
-    An array is no number, whatever its size.
+    An array is no number, even one of a single element.
     """
     numpy: Any = sys.modules.get("numpy")  # without it, there are no numbers of it
     if numpy is not None and isinstance(value, numpy.generic):  # float64 is a float, too

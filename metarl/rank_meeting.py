@@ -17,7 +17,7 @@ def meet(store: Any, rank: int, count: int, seconds: float = SECONDS) -> str:
     such as addresses of sockets, must not be read as that of the new ones, and no variable of the
     environment numbers the starts in the same way on all machines.
 
-    Each process leaves a word of its own. The first one answers all words that it sees with the
+    Each process leaves a word. The first one answers all words that it sees with the
     name, until each process has confirmed it. Words of earlier processes are answered in vain.
 
     Args:

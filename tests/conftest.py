@@ -35,7 +35,7 @@ def drawn_archives_are_official():
 
 @pytest.fixture
 def fresh_cache(tmp_path, monkeypatch):
-    """Gives a test an empty cache folder of its own."""
+    """Gives a test an empty cache folder."""
     folder = tmp_path / "fresh_cache"
     monkeypatch.setenv("METARL_CACHE", str(folder))
     return folder
@@ -50,7 +50,7 @@ def generator():
 def official_data():
     """The folder of real Omniglot data; skips where there is none."""
     if not OFFICIAL_DATA.is_dir():
-        pytest.skip("no official Omniglot data beside the repository")
+        pytest.skip("no official Omniglot data next to the repository")
     return OFFICIAL_DATA
 
 

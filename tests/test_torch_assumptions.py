@@ -1,6 +1,6 @@
 """What MetaRL assumes about torch: where one fails after an upgrade, see the test's message.
 
-Some are defects that the library works around; a failure "torch mended this" tells that the
+Some are defects that the library works around; a failure "torch mended this" means that the
 work-around named there may go.
 """
 
@@ -152,7 +152,7 @@ def test_checkpointing_and_functional_gradients_do_not_combine(order):
             grad(lambda v: checkpoint(torch.sin, v, use_reentrant=False).sum())(x)  # pyright: ignore
         else:
             checkpoint(lambda v: vmap(grad(torch.sin))(v), x, use_reentrant=False)
-        pytest.fail("torch mended this: checkpointing could bound memory beside chunks of tasks")
+        pytest.fail("torch mended this: checkpointing could bound memory as chunks of tasks do")
 
 
 def attention(query):

@@ -10,7 +10,7 @@ from metarl.trees import concatenate_tasks, map_tensors, take_tasks, to_device
 
 
 class Pair(NamedTuple):
-    """Anything beside anything."""
+    """Anything next to anything."""
 
     left: Any
     right: Any
@@ -30,7 +30,7 @@ class Derived:
 
 @pytest.fixture
 def nested():
-    """Tensors [3, ...] in every kind of nest, beside values that are none."""
+    """Tensors [3, ...] in every kind of nest, among values that are none."""
     x = torch.arange(6.0).view(3, 2)
     return {
         "dict": OrderedDict(b=x, a=None),
@@ -70,7 +70,7 @@ def test_the_value_itself_is_not_changed(nested):
     assert all(torch.equal(a, b) for a, b in zip(tensors(nested), before, strict=True))
 
 
-def test_derived_fields_of_dataclasses_are_computed_anew():
+def test_derived_fields_of_dataclasses_are_computed_again():
     mapped = map_tensors(lambda t: 2 * t, Derived(torch.ones(3)))
     assert mapped.total == 6
 

@@ -74,7 +74,7 @@ def share_navigation(
 ) -> None:
     """Makes the tree of pages once for all sources in a folder, on which it is the same.
 
-    The theme makes it anew for each page, which took half of the time of a build.
+    The theme makes it again for each page, which took half of the time of a build.
     """
     del template, doctree
     if not page.startswith("_modules/"):

@@ -56,7 +56,7 @@ def asset(name: str) -> str:
     found = check_installed()
     path = Path(str(distribution("metaworld").locate_file("metaworld"))) / "assets" / name
     if not path.is_file():
-        raise SettingsError(f"Meta-World {found} has no model {name}: install it anew. {INSTALL}")
+        raise SettingsError(f"Meta-World {found} has no model {name}: install it again. {INSTALL}")
     return str(path)
 
 

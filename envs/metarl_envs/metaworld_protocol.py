@@ -52,7 +52,7 @@ def judge(
     """Evaluates a learner on goals by Meta-World's protocol.
 
     A learner that adapts by gradients takes one step on 10 episodes. A recurrent one plays a trial
-    of 10 episodes and 3 judged ones, in which its memory goes on.
+    of 10 episodes and 3 judged ones, in which its memory is kept.
 
     Args:
         learner: The learner, of a `PolicyLearner` or a `ProximalLearner`.

@@ -126,7 +126,7 @@ class PerStepRates(UpdateRule):
     Args:
         params: The parameters that will be adapted, without a task dimension.
         lr: Initial rate of all, above 0.
-        steps: Number of steps with rates of their own, at least 1.
+        steps: Number of steps that have separate rates, at least 1.
     """
 
     def __init__(self, params: Params, lr: float, steps: int) -> None:

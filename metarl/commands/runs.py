@@ -24,7 +24,7 @@ def runs(
 ) -> None:
     """Lists run folders: their state, meta-iterations and best metric.
 
-    training: a process writes into the folder; finished; stopped: `--resume` goes on; empty: no
+    training: a process writes into the folder; finished; stopped: see `--resume`; empty: no
     checkpoint; damaged: with the reason. The best metric is that of the validation tasks after the
     last adaptation step.
 

@@ -70,7 +70,7 @@ class Study:
         self._experiment, self._options = experiment, list(options)
         self._settings, resume = parse_settings(experiment.configs, experiment.name, options)
         if resume is not None:
-            raise SettingsError("A study goes on by itself: leave out --resume.")
+            raise SettingsError("A study is resumed by the same command: leave out --resume.")
         if not self._settings.training.eval_every:
             raise SettingsError(
                 "A study compares validation metrics: expected --training.eval-every above 0."

@@ -108,7 +108,7 @@ class MLP(Model):
         width = math.prod(inputs.shape[2:])
         if inputs.dim() < 3 or width != self.sizes[0]:
             remedy = (
-                "give each example a dimension of its own"
+                "add a dimension for the examples"
                 if inputs.dim() < 3
                 else f"set the first of `sizes` to {width}"
             )

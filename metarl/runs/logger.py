@@ -246,7 +246,7 @@ class RunLogger:
                 except Exception as error:  # trackers raise anything
                     self._others.remove(writer)
                     warnings.warn(
-                        f"{type(writer).__name__} failed, and the run goes on without it: "
+                        f"{type(writer).__name__} failed, and the run continues without it: "
                         f"{type(error).__name__}: {error}",
                         RuntimeWarning,
                         stacklevel=3,

@@ -223,5 +223,5 @@ def _state_dict_problems(env: TensorVectorEnv, seed: int) -> list[str]:
     first = _run(env, seed + 1)
     env.load_state_dict(saved)
     if not equal(first, _run(env, seed + 1)):
-        return ["after `load_state_dict` the episode goes on in another way"]
+        return ["after `load_state_dict` the episode continues in another way"]
     return []

@@ -17,7 +17,7 @@ class Disturbances:
 
     An action that is n steps late reaches the dynamics n steps after the policy chose it. Before
     the first one arrives, worlds receive 0, or the bound nearest to 0. Sensor noise is normal and
-    drawn anew for each observation; noisy observations are clipped to the observation space.
+    drawn again for each observation; noisy observations are clipped to the observation space.
 
     Rewards and terminations are computed from the true states and the actions as they were chosen.
 

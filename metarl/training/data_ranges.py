@@ -54,7 +54,7 @@ class DataRanges:
 
     @classmethod
     def joined(cls, parts: Sequence[DataRanges]) -> DataRanges:
-        """Returns the ranges of what several processes have seen, each of its own tasks."""
+        """Returns the ranges of what several processes have seen in their tasks."""
         ranges = cls()
         for part in parts:
             ranges._shapes |= part._shapes

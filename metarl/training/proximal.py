@@ -113,7 +113,7 @@ class ProximalUpdate(OuterUpdate):
         return [map_tensors(lambda t, rows=rows: t[rows], inputs) for rows in tasks]
 
     def _share_minibatches(self) -> None:
-        """Checks that all ranks have equal minibatches, and tells the gradient their size."""
+        """Checks that all ranks have equal minibatches, and sets their size in the gradient."""
         gradient, parts = self.step.gradient, self.settings.minibatches
         self._total = gradient.batch_size
         if ranks.count() > 1 and parts > 1:

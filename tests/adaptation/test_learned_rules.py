@@ -186,7 +186,7 @@ def test_truncated_unrolls_follow_the_same_path(mlp, regression, generator):
         cut.after_update(result.carry)
         parts.append(result)
         other_tasks = None if iteration else regression
-    assert cut.extra_state() == {}, "four steps are done: the next unroll starts anew"
+    assert cut.extra_state() == {}, "four steps are done: the next unroll is a new one"
     mean = (parts[0].losses + parts[1].losses) / 2
     torch.testing.assert_close(full.losses.detach(), mean.detach())
     assert not any(t.requires_grad for t in parts[0].carry["params"].values())

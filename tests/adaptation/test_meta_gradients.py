@@ -195,7 +195,7 @@ def test_reptile_with_one_inner_step_follows_joint_training(mlp, regression):
 
 @pytest.mark.parametrize("make", [MAML, FOMAML, MAMLPlusPlus], ids=lambda f: f.__name__)
 def test_the_captured_graph_gives_the_same_gradient(make, conv, images):
-    # What --compile compiles, not compiled: quick, and without rounding of its own.
+    # What --compile compiles, not compiled: quick, and without further rounding.
     learner = make(conv, 0.1, 2)
     expected = meta_gradient(learner, images)
     captured = CompiledGradient(learner, list(learner.parameters()), backend=lambda graph, _: graph)

@@ -29,7 +29,7 @@ LR, WAY, LENGTH = 0.1, 3, 4
 
 
 class Heads(MLP):
-    """An MLP that returns its hidden layer beside two heads, in a dict."""
+    """An MLP that returns its hidden layer and two heads, in a dict."""
 
     def forward(self, params, inputs, statistics=None):
         """Returns "classes" and "pixels" [T, N, 3] each, and "hidden" [T, N, 5]."""
@@ -333,7 +333,7 @@ BAD = {
     "another shape": (lambda o, t: (o - t).mean((0, 1)), ShapeError, r"It returned \[3\]"),
     "no tensor": (lambda o, t: 3.0, ShapeError, "floating-point tensor, got float"),
     "integers": (lambda o, t: o.argmax(2), ShapeError, r"got torch\.int64"),
-    "an error of its own": (lambda o, t: o @ t, ShapeError, r"raises RuntimeError for outputs \["),
+    "another error": (lambda o, t: o @ t, ShapeError, r"raises RuntimeError for outputs \["),
     "targets of all tasks": (mixed_by_targets, SettingsError, "`loss` mixes tasks"),
     "outputs of all tasks": (mixed_by_outputs, SettingsError, "`loss` mixes tasks"),
     "random numbers": (

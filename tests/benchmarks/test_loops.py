@@ -61,7 +61,7 @@ def test_maml_with_libraries(make, tasks):
 
 
 def test_reptile(tasks):
-    # One task: the loop's inner Adam goes on from task to task, a batch's tasks start alike.
+    # One task: the loop's inner Adam is kept from task to task, a batch's tasks start alike.
     net = loops.sequential(mlp())
     inner = torch.optim.Adam(net.parameters(), 0.01, betas=(0.0, 0.999), eps=1e-14)
     loops.reptile(net, inner, 4)(tasks[:1], 1)

@@ -88,7 +88,7 @@ def test_the_same_policy_gives_the_same_episodes(collected):
 
 def test_they_give_the_same_advantages(collected):
     theirs, ours = collected
-    ours.terminated[0, 2, 4] = True  # one that ends early, whatever the goal
+    ours.terminated[0, 2, 4] = True  # one that ends early, for any goal
     ours.mask[0, 2, 5:] = 0
     ours.rewards.mul_(ours.mask)
     theirs = theirs._replace(mask=ours.mask[0], rewards=ours.rewards[0])

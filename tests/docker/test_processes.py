@@ -1,4 +1,4 @@
-"""The commands of compose.yaml as processes: SIGTERM saves, the same command goes on."""
+"""The commands of compose.yaml as processes: SIGTERM saves, the same command resumes."""
 
 import os
 import re

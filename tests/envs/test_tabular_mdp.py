@@ -75,7 +75,7 @@ def test_states_and_rewards_follow_the_tables():
                 )
                 assert got.std().item() == pytest.approx(1, abs=4 / count**0.5)
         surprise = reward - rewards[0, state, action]
-        for following in range(4):  # where one gets tells nothing of what is paid
+        for following in range(4):  # the next state says nothing of the reward
             its = surprise[seen[:, following] == 1]
             assert its.mean().abs() < 4.5 / len(its) ** 0.5
 

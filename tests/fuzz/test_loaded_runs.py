@@ -1,4 +1,4 @@
-"""Runs whose description was edited and signed anew, opened by `metarl.load` and used."""
+"""Runs whose description was edited and signed again, opened by `metarl.load` and used."""
 
 import json
 import shutil

@@ -76,7 +76,7 @@ def test_a_resumed_run_keeps_its_settings_and_takes_new_ones(tmp_path):
     assert again.training.iterations == 123
     assert point is not None and (point.folder, point.checkpoint) == (folder, checkpoint)
     by_path, _ = parse("--resume", str(folder), "--runs", str(tmp_path))
-    assert by_path.algorithm == "reptile", "a path tells the algorithm itself"
+    assert by_path.algorithm == "reptile", "a path names the algorithm"
 
 
 def resumed(tmp_path, capsys, *arguments, algorithm="metasgd", settings=None):

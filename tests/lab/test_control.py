@@ -122,7 +122,7 @@ def test_training_from_scratch_uses_as_many_environment_steps_as_meta_training()
     assert wanted - scratch.test_tasks * N * H < used <= wanted
 
 
-def test_training_from_scratch_starts_each_task_anew_and_learns_it():
+def test_training_from_scratch_starts_each_task_again_and_learns_it():
     learner = policies(replace(CONFIGS["scratch"], gradients=PolicyGradientSettings(20)))
     generator = torch.Generator().manual_seed(0)
     tasks = learner.family.sample(10, generator)

@@ -1,4 +1,4 @@
-"""Experiments in processes of their own end without a traceback, and with their work saved."""
+"""Experiments in separate processes end without a traceback, and with their work saved."""
 
 import os
 import signal

@@ -113,7 +113,7 @@ def test_survives_features_that_depend_on_each_other(kind, observations, mask):
 
 
 def test_many_steps_of_nearly_equal_observations_leave_it_definite(generator):
-    # Sums of squares beside which a ridge of 1e-5 is rounding: the plain solve fails here.
+    # Sums of squares against which a ridge of 1e-5 is rounding: the plain solve fails here.
     noise = 1e-7 * torch.randn(1, 20, 5000, 30, generator=generator)
     observations = 20 * torch.randn(1, 20, 5000, 1, generator=generator) * (1 + noise)
     returns = observations[..., 0].clamp(-10, 10)

@@ -72,7 +72,7 @@ def test_sampled_trajectories_come_as_often_as_they_are_likely(problem, table, g
     loss = problem.support_loss("logprob", samples=100_000, generator=generator)
     exact = problem.support_loss("logprob")(table, 0)
     assert (relative_error(loss(table, 0)[:, None], exact[:, None]) < 0.05).all()
-    assert (loss(table, 0) != loss(table, 1)).all(), "each step draws anew"
+    assert (loss(table, 0) != loss(table, 1)).all(), "each step draws again"
 
 
 def test_too_many_trajectories_are_refused(generator):

@@ -144,7 +144,7 @@ def test_one_step_by_the_formula(problem, table):
 
 
 def test_tasks_adapt_apart_from_each_other(problem, table):
-    # Every task goes on from its own parameters after the first of several steps.
+    # Every task continues from its own parameters after the first of several steps.
     loss = problem.support_loss("dice")
     *_, last = inner_loop(loss, GradientDescent(LR), dict(table), 3, first_order=True)
     for t in range(3):

@@ -41,7 +41,7 @@ SYSTEMS = {
 
 
 class Reach(gymnasium.Env):
-    """Points on a line go to a goal; actions, observations and rewards have units of their own."""
+    """Points on a line go to a goal; actions, observations and rewards have other units."""
 
     goal = 0.5
 

@@ -1,4 +1,4 @@
-"""Loggers beside TensorBoard: CSV, trackers, and those of users."""
+"""Loggers besides TensorBoard: CSV, trackers, and those of users."""
 
 import csv
 import importlib

@@ -85,7 +85,7 @@ def test_seeds_fix_episodes_and_tasks():
     assert runs[0][1] != runs[2][1]
 
 
-def test_tasks_stay_or_are_drawn_anew_for_each_episode():
+def test_tasks_stay_or_are_drawn_again_for_each_episode():
     step = np.zeros((3, 2), np.float32)
     for resample in (False, True):
         env = worlds(Navigation2DSparse(horizon=2), 3, resample=resample)

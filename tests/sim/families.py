@@ -1,4 +1,4 @@
-"""Families for tests of engines: all random, ends of their own; a model that tasks change."""
+"""Families for tests of engines: all random, with ends; a model that tasks change."""
 
 from dataclasses import dataclass, replace
 

@@ -79,7 +79,7 @@ class Deaf(TorchVectorEnv):
 
 
 class Restless(TorchVectorEnv):
-    """Starts all worlds whatever the mask says."""
+    """Starts all worlds with any mask."""
 
     def start(self, noise, mask):
         return super().start(noise, None)
@@ -150,7 +150,7 @@ BOTH = [
     (Forgetful, "tasks do not survive `reset` and `step`"),
     (Stubborn, "`get_tasks` does not return what `set_tasks` was given"),
     (Open, "`get_tasks` gives away the tasks themselves"),
-    (HalfSaved, "after `load_state_dict` the episode goes on in another way"),
+    (HalfSaved, "after `load_state_dict` the episode continues in another way"),
     (Late, "`truncated` must be true from step 6"),
 ]
 ONLY = [

@@ -1,4 +1,4 @@
-"""Metrics of episodes: what a step reports is reduced, logged and judged beside the return."""
+"""Metrics of episodes: what a step reports is reduced, logged and judged as the return is."""
 
 import math
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ REDUCTIONS = {"success": "any", "distance": "last", "effort": "mean"}
 
 
 class Reach(gymnasium.Env):
-    """Moves to a goal; tells success, and the distance at the end only."""
+    """Moves to a goal; reports success, and the distance at the end only."""
 
     observation_space = gymnasium.spaces.Box(-9, 9, (1,), np.float32)
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)

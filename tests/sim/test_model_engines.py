@@ -126,7 +126,7 @@ def test_resets_of_some_worlds_leave_the_others_alone(engine):
         assert not torch.equal(first[mask], second[mask])
 
 
-def test_worlds_that_end_start_anew_in_the_same_step(engine):
+def test_worlds_that_end_start_again_in_the_same_step(engine):
     env = carts(engine)
     env.follow(noise(0.25))
     env.reset()
@@ -173,7 +173,7 @@ def test_divergence_is_found_without_a_check(strong):
             env.step(torch.full((4, 1), 9e9))
 
 
-def test_worlds_that_diverged_start_anew_and_harm_no_other(strong):
+def test_worlds_that_diverged_start_again_and_harm_no_other(strong):
     worlds = [strong(autoreset="disabled", seed=1) for _ in range(2)]
     for env, push in zip(worlds, (9e9, 0.0), strict=True):
         env.follow(noise(0.25))

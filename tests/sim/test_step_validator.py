@@ -63,7 +63,7 @@ def test_the_first_wrong_value_is_told_with_world_step_and_task(wrong, value, au
         f"World 2 has the {wrong} {shown} in step 3 of its episode, with the task speed 0.5; "
         "expected finite numbers."
     )
-    # Started anew, the world reaches its step 3 later, yet it is step 3 of its episode.
+    # Started again, the world reaches its step 3 later, yet it is step 3 of its episode.
     assert str(error.value) == expected
     assert isinstance(error.value, MetarlError)
 

@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_episodes_and_another_one_others():
     assert not torch.equal(runs[0][0], runs[2][0])
 
 
-def test_same_step_starts_worlds_anew_within_the_step():
+def test_same_step_starts_worlds_again_within_the_step():
     env = make(seed=1)
     env.reset()
     (seen, _, terminated, truncated), info = play(env, actions(40))

@@ -16,7 +16,7 @@ from metarl.tasks.check_task_distribution import check_task_distribution
 
 
 class Lines:
-    """Slopes drawn anew each time: every split is the same distribution, yet shares no task."""
+    """Slopes drawn again each time: every split is the same distribution, yet shares no task."""
 
     def sample(self, num_tasks, generator):
         """Draws tasks y = slope * x."""

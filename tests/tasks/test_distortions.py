@@ -60,7 +60,7 @@ def test_novelty_distorts_the_images_of_a_class_alike(generator, monkeypatch):
 
 
 def test_images_stay_in_their_places(generator):
-    """Class k is a bar of 2 + 3 k rows: its ink tells the class whatever is done to it."""
+    """Class k is a bar of 2 + 3 k rows: its ink identifies the class after any distortion."""
     images = torch.zeros(2, 4, 3, 1, 28, 28)
     for k in range(4):
         images[:, k, :, :, 8 : 10 + 3 * k, 8:20] = 1
@@ -91,7 +91,7 @@ def test_strokes_get_thicker_or_thinner(mix, generator, monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, mix))
     before, after = crosses(), Distortion(stroke=1.0)(crosses(), generator)
     change = (after.sum() / before.sum()).item()
-    edges = after[..., 6:10, 12].mean().item()  # beside the upright bar
+    edges = after[..., 6:10, 12].mean().item()  # next to the upright bar
     assert (change > 1.7 and edges > 0.99) if mix else (change < 0.99 and edges < 0.1)
 
 

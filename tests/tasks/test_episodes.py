@@ -15,7 +15,7 @@ TRAIN, VALIDATION, TEST = range(8), range(8, 9), range(9, 12)
 
 
 def labelled_images(channels=2, size=3):
-    """Every image of the pool tells its own index; no two pixels of an image are equal."""
+    """Every image of the pool encodes its index; no two pixels of an image are equal."""
     images = torch.arange(sum(COUNTS), dtype=torch.uint8).view(-1, 1, 1, 1)
     return images.expand(-1, channels, size, size).clone()
 
@@ -38,7 +38,7 @@ def tasks(pool):
 
 @pytest.fixture
 def corner_tasks():
-    """Classes whose images are 0 but for the top left pixel, which tells the class."""
+    """Classes whose images are 0 but for the top left pixel, which encodes the class."""
     images = torch.zeros(12, 1, 4, 4, dtype=torch.uint8)
     images[:, 0, 0, 0] = torch.arange(1, 4, dtype=torch.uint8).repeat_interleave(4)
     pool = ImagePool(images, torch.full((3,), 4), ("a", "b", "c"))

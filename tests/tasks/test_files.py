@@ -41,7 +41,7 @@ def test_a_damaged_cache_is_rebuilt(fresh_cache, builder, damage):
     path = fresh_cache / "key.npz"
     data = bytearray(path.read_bytes())
     if damage == "altered":
-        data[300] ^= 1  # inside the values: only their checksum tells
+        data[300] ^= 1  # inside the values: only their checksum shows it
     path.write_bytes({"truncated": data[:400], "altered": data, "nonsense": b"?"}[damage])
     assert (cached_arrays("key", builder)["values"] == np.arange(100)).all()
     assert builder.calls == 2

@@ -11,7 +11,7 @@ SPLITS = {"train": 0.5, "validation": 0.25, "test": 0.25}
 
 @pytest.fixture
 def table():
-    """Rows of robots in a mixed order; the target tells the robot and the row."""
+    """Rows of robots in a mixed order; the target encodes the robot and the row."""
     rng = np.random.default_rng(0)
     robots = rng.permutation(np.repeat(np.arange(len(SIZES)), SIZES))
     rows = np.arange(len(robots))

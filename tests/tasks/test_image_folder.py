@@ -14,7 +14,7 @@ few_shot = functools.partial(ImageFolder, way=2, shots=1, queries=2)
 
 
 def write_image(path, class_index, number):
-    """Writes an image of one colour that tells the class and the number."""
+    """Writes an image of one colour that encodes the class and the number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     color = (20 * class_index, 30 * number, 200)
     Image.new("RGB", (20 + 5 * number, 30), color).save(path)
@@ -58,7 +58,7 @@ def test_episodes(root, fresh_cache, generator):
         assert split.names == tuple(names)
         batch = split.sample(3, generator)
         assert batch.query.inputs.shape == (3, 4, 3, 16, 16)
-        # Red tells the class and blue is always 200.
+        # Red encodes the class and blue is always 200.
         classes = (batch.support.inputs[:, :, 0, 8, 8] * 255 / 20).round().long()
         assert classes.tolist() == batch.info["classes"].tolist()
         assert (batch.support.inputs[:, :, 2] * 255).round().unique().tolist() == [200]
@@ -86,7 +86,7 @@ def test_a_damaged_cache_is_rebuilt(root, fresh_cache, damage):
     assert (few_shot(root, image_size=16).pool.images == first).all()
 
 
-def test_a_changed_image_is_decoded_anew(folders, fresh_cache):
+def test_a_changed_image_is_decoded_again(folders, fresh_cache):
     few_shot(folders, image_size=16)
     Image.new("RGB", (9, 9), (255, 0, 0)).save(folders / "ant" / "0.png")
     image = few_shot(folders, image_size=16).pool.images[0]

@@ -1,4 +1,4 @@
-"""Streams: their order, their labels, and what they are made of."""
+"""Streams: their order, their labels and their images."""
 
 import pytest
 import torch
@@ -25,8 +25,8 @@ def test_every_class_comes_equally_often_in_a_random_order(episodes, generator):
     assert tasks.query.inputs.shape == (50, 12, 1, 28, 28)
 
 
-def test_labels_go_with_the_images_and_are_drawn_anew(episodes):
-    """Streams of one seed show the same images in the same order, whatever the labels are."""
+def test_labels_go_with_the_images_and_are_drawn_again(episodes):
+    """Streams of one seed show the same images in the same order, with any labels."""
     one, other = (
         Streams(episodes, labels).sample(4, torch.Generator().manual_seed(1)).query
         for labels in ("one-hot", "strings")

@@ -141,7 +141,7 @@ def test_the_captured_gradient_sees_changed_parameters_buffers_and_tasks():
     assert len(gradient._gradient._compiled) == 1, "captured once"
 
 
-def test_it_is_captured_anew_where_other_steps_are_judged(generator):
+def test_it_is_captured_again_where_other_steps_are_judged(generator):
     learner = MAMLPlusPlus(mlp(), 0.1, 2, multi_step_iterations=2)
     tasks = Sine(5, 5).sample(4, generator)
     gradient = CompiledGradient(learner, list(learner.parameters()), uncompiled)
@@ -274,7 +274,7 @@ def test_sgd_performs_reptiles_update():
 
 
 def test_parameters_that_do_not_count_have_no_gradient_in_the_captured_form_either():
-    # The second unroll goes on from carried parameters: theta has no part in it.
+    # The second unroll starts from carried parameters: theta has no part in it.
     generator = torch.Generator().manual_seed(0)
     learner = LearnedOptimizer(mlp(), generator, steps=4, unroll=2)
     gradient = CompiledGradient(learner, list(learner.parameters()), uncompiled)

@@ -57,7 +57,7 @@ LearnedOptimizer = as_seeded_function(LearnedOptimizerAlgorithm)
 class LearnedOptimizerRule(UpdateRule):
     """theta <- theta + scale * linear(LSTM(pre(grad), h)), two layers (section 2.1, figure 3).
 
-    All coordinates share the weights; each has a hidden state of its own. Gradients are constants,
+    All coordinates share the weights; each has a hidden state. Gradients are constants,
     as in the paper: second derivatives are dropped.
 
     Args:

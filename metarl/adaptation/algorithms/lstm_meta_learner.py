@@ -54,7 +54,7 @@ LSTMMetaLearner = as_seeded_function(LSTMMetaLearnerAlgorithm)
 class LSTMMetaLearnerRule(UpdateRule):
     """theta_t = f_t o theta_{t-1} - i_t o g_t: a cell state that is the network (equation 2).
 
-    All coordinates share the weights; each has a hidden state of its own. A first LSTM layer
+    All coordinates share the weights; each has a hidden state. A first LSTM layer
     reads the preprocessed gradient and loss, x_t = LSTM([pre(g_t), pre(L_t)]); the gates see its
     output, the coordinate and their own previous value (the logit, as in the authors' code):
 

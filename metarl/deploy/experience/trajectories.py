@@ -52,7 +52,7 @@ class Trajectory:
         actions: L flat actions in the environment's units.
         rewards: [L] float.
         terminated: Whether it terminated.
-        ended: Whether it ended, by a termination or a time limit; False: it goes on.
+        ended: Whether it ended, by a termination or a time limit; False: it has not ended.
         log_probs: Log-density of each action under whoever acted, in the environment's units, [L];
             None if it is not known.
     """

@@ -176,7 +176,7 @@ class SupportGraphs:
             return map_tensors(Tensor.detach, self.reader.read(task))
 
     def _task(self, count: int, way: int, generator: torch.Generator) -> Task:
-        """Returns a task of `count` examples of `way` classes, made of the support set."""
+        """Returns a task of `count` examples of `way` classes, taken from the support set."""
         inputs, mask = _rows(self.support, count, generator)
         chosen = drawn(self.reader.draws, count, generator)
         return Task(inputs, mask, torch.arange(count) % way, torch.arange(way), chosen)

@@ -14,7 +14,7 @@ from metarl.rl.trials.trial_policy import TrialPolicy
 
 
 class RecurrentActor(Actor):
-    """A policy with a memory in one trial, which goes on from episode to episode.
+    """A policy with a memory in one trial, kept from episode to episode.
 
     Args:
         policy: The policy.

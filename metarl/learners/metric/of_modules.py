@@ -50,7 +50,7 @@ def Matching(  # noqa: N802
         return MetricLearner(embedding_of(net), Attention(distance, scale))
     if features is None or generator is None:
         raise SettingsError(
-            "Full context embeddings have weights of their own: expected `features`, the number of "
+            "Full context embeddings have further weights: expected `features`, the number of "
             "features of the network, and a `generator`."
         )
     context = ContextAttention(features, generator, context_steps, distance, scale)

@@ -130,7 +130,7 @@ def _check(route: Route, sample: Sample, expected: Reference) -> None:
         )
     except MetarlError:
         raise
-    except Exception as error:  # whatever a module raises under vmap or in a graph
+    except Exception as error:  # a module raises anything under vmap or in a graph
         raise _NotRight(_first_line(error)) from error
     if not agree(found, expected.flat, expected.traits.tolerance):
         raise _NotRight("it gives other numbers than one task alone")

@@ -78,7 +78,7 @@ def traced(net: nn.Module, with_mask: bool) -> tuple[fx.Graph, Root]:
             graph = tracer.trace(root)
     except MetarlError:
         raise
-    except Exception as error:  # whatever the module raises on stand-ins for tensors
+    except Exception as error:  # a module raises anything on stand-ins for tensors
         reason = str(error).partition("\n")[0]
         raise NotTraceable(f"torch.fx cannot trace it ({reason})") from error
     root.contexts = watch.contexts

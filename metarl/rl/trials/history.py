@@ -148,11 +148,11 @@ class History(nn.Module):
 
 
 class ValueNetwork(nn.Module):
-    """A value function with a history of its own, which shares nothing with the policy.
+    """A value function with a separate history, which shares nothing with the policy.
 
     Args:
         history: Its network.
-        generator: Tells the device.
+        generator: On the device of the tensors.
     """
 
     def __init__(self, history: History, generator: torch.Generator) -> None:

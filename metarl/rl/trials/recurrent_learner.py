@@ -27,7 +27,7 @@ class RL2Algorithm(TrialSettings):
     """Values of settings that runs of older versions have not saved."""
 
     separate_values: bool = False
-    """The values have a network of their own, as large as the policy's."""
+    """The values have a separate network, as large as the policy's."""
 
     def build(self, problem: ControlProblem, /) -> RecurrentLearner:
         """Builds the recurrent policy and its learner; see `ControlAlgorithm.build`."""
@@ -45,7 +45,7 @@ class RL2Algorithm(TrialSettings):
 class RecurrentLearner(ProximalLearner):
     """Trains a recurrent policy by PPO over whole trials (Duan et al. 2016; Wang et al. 2016).
 
-    The value function is linear in the policy's state, or has a network of its own.
+    The value function is linear in the policy's state, or has a separate network.
 
     Args:
         policy: The policy, built for the observations of the family.

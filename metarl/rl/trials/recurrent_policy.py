@@ -41,7 +41,7 @@ class RecurrentPolicy(TrialPolicy):
         options: Convolutions of images, the activation and layer norm of the layers between the
             memory and the action, and the units; None leaves the units as they are.
         memory: The kind of memory; None: a GRU.
-        separate_values: Whether the values have a network of their own, of the same kind; else they
+        separate_values: Whether the values have a separate network, of the same kind; else they
             are linear in the policy's features.
 
     Raises:
@@ -93,7 +93,7 @@ class RecurrentPolicy(TrialPolicy):
         return remembered
 
     def values(self, features: Tensor) -> Tensor:
-        assert self.value is not None, "the values have a network of their own"
+        assert self.value is not None, "the values have a separate network"
         return F.linear(features, self.value.weight, self.value.bias).squeeze(-1)
 
 

@@ -68,7 +68,7 @@ class TrialPolicy(nn.Module, ABC):
         input_size: Width of the inputs of a step, I.
         head: Computes the action from the features.
         history: The memory.
-        critic: A value network with a memory of its own; None: `values` reads the features.
+        critic: A value network with a separate memory; None: `values` reads the features.
 
     Raises:
         SettingsError: No policy supports the spaces.

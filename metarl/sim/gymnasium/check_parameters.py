@@ -67,7 +67,7 @@ def _inertia_problem(
         if _is_overwritten(family, name, tasks, all_starts[0]):
             return (
                 f"the parameter {name!r} changes nothing: `reset` gives the attribute a value of "
-                "its own, whatever the task is; let it draw one only if none is set, or vary an "
+                "its own for every task; let it draw one only if none is set, or vary an "
                 "attribute that `reset` leaves as it is"
             )
         if _is_never_read(family, name, all_starts[0]._replace(task=tasks[0])):

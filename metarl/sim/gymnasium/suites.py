@@ -61,7 +61,7 @@ def make_env(name: str, **settings: Any) -> gymnasium.Env:
 
     Raises:
         SettingsError: The package is not installed.
-        Exception: Whatever building the environment raises.
+        Exception: Any error of building the environment.
     """
     package, _, title = name.rpartition(":")
     if package:

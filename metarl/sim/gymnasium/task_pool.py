@@ -120,7 +120,7 @@ class GymTaskPool(GymFamily):
             source = "given"
         kinds = ", ".join(self.numbers) or f"of type {type(self.pool[0]).__name__}"
         tasks = Fact("tasks", f"{kinds}; a pool of {sizes}, {source}")
-        return self._make_card(f"{self.title} with tasks of its own", tasks, self._disjoint)
+        return self._make_card(f"{self.title} with its tasks", tasks, self._disjoint)
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
         """Draws uniformly, with replacement, from the tasks of the split."""

@@ -182,7 +182,7 @@ class GymTasks(DisturbedFamily, GymFamily):
             raise SettingsError(
                 f"{names} of {self.title!r} each have an attribute {name!r}, and only one of them "
                 "may be what counts. Rename the attribute of the other, or make the parameter a "
-                "keyword argument with a name of its own."
+                "keyword argument with another name."
             )
         if not layers:
             return False

@@ -32,7 +32,7 @@ class ModelFactor(ABC):
     Attributes:
         names: Names of the parts, separated by spaces; "*" and "leg_*" are patterns.
         values: The distribution of the factor.
-        each: Whether every part has a factor of its own, instead of one for all.
+        each: Whether every part has another factor, instead of one for all.
     """
 
     names: str

@@ -58,7 +58,7 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
         parameters: Name -> what it changes: a factor on the model (`Mass`, `Friction`, `Gain`,
             ...), a `Latency`, a `SensorNoise`, or a range of numbers that `reward`, `observe` and
             others read as `tasks[name]`, [W]. The first with continuous values has disjoint values
-            in the splits; `Ranges` gives tests a range of their own.
+            in the splits; `Ranges` gives tests another range.
         keyframe: Name of the keyframe of the model at which episodes start; "" for `qpos0`.
         start_noise: Half the width of the noise on the initial positions and velocities.
         reward_note: The reward in words, for the card.

@@ -78,7 +78,7 @@ def _read(urdf: str) -> Any:
             f"Expected the path of a URDF file or its text, found no file {urdf!r}."
         )
     spec = mj.MjSpec.from_file(str(path))
-    # The text that is returned has no folder of its own.
+    # The text that is returned has no folder.
     spec.meshdir = str((path.parent / spec.meshdir).resolve())
     return spec
 

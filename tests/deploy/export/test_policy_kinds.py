@@ -31,7 +31,7 @@ ACTIONS = spaces.Dict(
 
 
 class Joint(Navigation2D):
-    """Navigation by a gear, two switches and a move in units of its own."""
+    """Navigation by a gear, two switches and a move in other units."""
 
     published_units = False
     low, high = torch.tensor([200.0, -3.0]), torch.tensor([400.0, 5.0])

@@ -104,7 +104,7 @@ def test_training_predicts_as_evaluation_does(name, tasks, generator):
 
 
 def test_the_loss_of_a_reader_counts_every_step(tasks, generator):
-    """Each query ends a sequence of its own; the support's steps are guessed before their label."""
+    """Each query ends another sequence; the support's steps are guessed before their label."""
     learner = build("mann-pixels")
     inputs = learner.collect(tasks, generator, 0)
     for t, loss in enumerate(learner(inputs).losses):
@@ -130,7 +130,7 @@ def test_no_result_counts_as_transductive_and_every_step_gives_the_same(learner,
 
 
 def test_the_order_in_which_the_support_is_given_tells_nothing(learner, tasks):
-    """It is read in an order of its own: with that one undone, all is as before."""
+    """It is read in another order: with that one undone, all is as before."""
     order = torch.randperm(tasks.support.targets.shape[1], generator=torch.Generator())
     before = outputs_of(learner, tasks.support, tasks.query.inputs)
     drawn = learner._draw_order if hasattr(learner, "_draw_order") else learner._draw_examples

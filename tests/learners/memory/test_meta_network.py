@@ -33,7 +33,7 @@ def learner(generator):
 
 
 def plain(network, image, fast=None):
-    """The network layer by layer for one image [C, H, W], with fast weights of its own."""
+    """The network layer by layer for one image [C, H, W], with its fast weights."""
     hidden = image.unsqueeze(0)
     for layer in network.convolutions:
         hidden = F.relu(F.conv2d(hidden, layer.weight, layer.bias, padding=1))

@@ -130,7 +130,7 @@ def test_what_is_refused(tasks, generator):
     norm = nn.BatchNorm2d(1, track_running_stats=False)
     with pytest.raises(SettingsError, match="track_running_stats=True"):
         Prototypical(norm).embedding(tasks.query.inputs, None)
-    with pytest.raises(SettingsError, match="have weights of their own"):
+    with pytest.raises(SettingsError, match="have further weights"):
         Matching(norm, context_steps=1)
 
 

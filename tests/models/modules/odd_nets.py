@@ -100,7 +100,7 @@ class StraightThrough(nn.Module):
 
 
 class Float32Softmax(nn.Module):
-    """Computes a part in float32, whatever the type of the inputs."""
+    """Computes a part in float32, for inputs of any type."""
 
     def __init__(self):
         super().__init__()

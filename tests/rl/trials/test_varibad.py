@@ -272,7 +272,7 @@ def test_a_network_of_a_file_is_refused():
 
 @pytest.mark.slow
 def test_the_belief_narrows_over_a_trial_with_a_hidden_goal():
-    """After 40 iterations; the reward of any step tells something of where the goal is."""
+    """After 40 iterations; the reward of any step depends on where the goal is."""
     family = Navigation2D(horizon=10)
     generator = torch.Generator().manual_seed(0)
     gradients = PolicyGradientSettings(1, 0.99, 0.95, clip=0.2)

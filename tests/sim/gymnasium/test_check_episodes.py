@@ -21,7 +21,7 @@ def problems(family):
 
 
 class OwnDice(Slide):
-    """Draws in `step` from a generator of its own, seeded by the operating system."""
+    """Draws in `step` from another generator, seeded by the operating system."""
 
     dice = np.random.default_rng()
 

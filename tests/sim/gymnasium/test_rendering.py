@@ -60,7 +60,7 @@ def test_pictures_show_the_worlds_where_they_are(family, workers):
     env.close()
 
 
-def test_an_episode_is_played_on_not_anew():
+def test_an_episode_is_played_on_not_again():
     env, renderer = rendered(GymTasks(Painted, SPEED, horizon=6), 1)
     for _ in range(3):
         renderer.frame(0)

@@ -45,7 +45,7 @@ def test_values_are_those_of_the_ranges_and_splits_share_none():
     assert family.card().disjoint
 
 
-def test_attributes_are_set_and_keyword_arguments_build_anew():
+def test_attributes_are_set_and_keyword_arguments_build_again():
     parameters = {"slope": Uniform(0, 1), "speed": Uniform(-0.2, 0.2)}
     family = GymTasks(Slide, parameters, horizon=6)
     told = str(family.card())

@@ -85,7 +85,7 @@ def test_the_contract_is_kept_and_workers_are_kept_between_episodes():
     assert pids() == first
     env.close()
     assert pids() == []
-    env.reset()  # anew
+    env.reset()  # again
     assert len(pids()) == 2
     env.close()
 
