@@ -16,7 +16,7 @@ from metarl.models.modules import layers
 from metarl.models.modules.checks import takes_mask
 from metarl.models.modules.skeleton import copied, kind_of
 from metarl.models.modules.tracing import NotTraceable, constants_of, path_of, traced
-from metarl.models.modules.vocabulary import ATTRIBUTES, METHODS, NAMES, is_layer_class
+from metarl.models.modules.vocabulary import ATTRIBUTES, METHODS, NAMES, READ, is_layer_class
 
 DERIVED = frozenset({"_flat_weights", "_flat_weight_refs"})
 """Attributes of recurrent layers that follow from their parameters."""
@@ -166,7 +166,7 @@ def _step(
             raise NotStored(f"it calls the method `{target}`")
         return [node.name, "method", target, *arguments]
     name = _function_name(node.target)
-    if name == "getattr" and node.args[1] not in ATTRIBUTES:
+    if name == READ and node.args[1] not in ATTRIBUTES:
         raise NotStored(f"it reads the attribute `{node.args[1]}`")
     return [node.name, "function", name, *arguments]
 
@@ -214,7 +214,7 @@ def encoded(value: Any) -> Any:
         return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, torch.device):
         return {"device": str(value)}
-    if callable(value):
+    if callable(value) and value is not getattr:
         return {"function": _function_name(value)}
     raise NotStored(f"a {type(value).__name__}")
 

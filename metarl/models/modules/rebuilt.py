@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from metarl.errors import SettingsError
-from metarl.models.modules.vocabulary import ATTRIBUTES, FUNCTIONS, METHODS, layer_class
+from metarl.models.modules.vocabulary import (
+    ATTRIBUTES,
+    FUNCTIONS,
+    METHODS,
+    READ,
+    has_members,
+    is_option,
+    layer_class,
+)
 
 MOST_DIMENSIONS = 16
 
@@ -101,8 +109,19 @@ class StoredModule(Part):
         if step.kind == "layer":
             return self.get_submodule(step.target)(*args, **kwargs)
         if step.kind == "method":
-            return getattr(args[0], step.target)(*args[1:], **kwargs)
+            return self._member(step.target, args[0])(*args[1:], **kwargs)
+        if step.target == READ:
+            return self._member(args[1], args[0])
         return FUNCTIONS[step.target](*args, **kwargs)
+
+    def _member(self, name: str, value: Any) -> Any:
+        """Returns a method or attribute of a tensor; those of other objects may reach code."""
+        if not has_members(value):
+            raise SettingsError(
+                f"The stored {self.described} reads {name!r} of a {type(value).__name__}, expected "
+                "of a tensor: its file is damaged or was altered."
+            )
+        return getattr(value, name)
 
 
 class StoredMaskedModule(StoredModule):
@@ -160,7 +179,8 @@ class _Builder:
             module = _layer(described) if "layer" in described else Part()
         self._modules[path] = module
         for name, tensor in described["tensors"].items():
-            self._add_tensor(module, _attribute_name(name), tensor, f"{path}.{name}".lstrip("."))
+            name = _option_name(type(module), name)
+            self._add_tensor(module, name, tensor, f"{path}.{name}".lstrip("."))
         for name, child in described["modules"].items():
             if "." in name or hasattr(nn.Module, name):
                 raise Damaged(f"a layer cannot be named {name!r}")
@@ -205,16 +225,14 @@ def _layer(described: Mapping[str, Any]) -> nn.Module:
     layer = kind.__new__(kind)
     nn.Module.__init__(layer)
     for name, value in described["attributes"].items():
-        layer.__dict__[_attribute_name(name)] = _decoded(value)
+        layer.__dict__[_option_name(kind, name)] = _decoded(value)
     return layer
 
 
-def _attribute_name(name: str) -> str:
+def _option_name(kind: type[nn.Module], name: str) -> str:
     """Returns a name that no method or internal of a module has."""
-    if not name.isidentifier() or name.startswith("__") or name in nn.Module().__dict__:
-        raise Damaged(f"an attribute cannot be named {name!r}")
-    if callable(getattr(nn.Module, name, None)):
-        raise Damaged(f"an attribute cannot be named {name!r}")
+    if not is_option(kind, name):
+        raise Damaged(f"an attribute of a {kind.__name__} cannot be named {name!r}")
     return name
 
 
@@ -232,7 +250,7 @@ def _graph(described: Mapping[str, Any], module: StoredModule) -> Graph:
             step = Step(name, kind, decoded(target))
         else:
             step = Step(name, kind, target, *map(decoded, arguments))
-        if kind == "function" and target == "getattr":
+        if kind == "function" and target == READ:
             _check_attribute(step)
         steps.append(step)
         known.add(name)
@@ -246,7 +264,7 @@ def _check_target(kind: str, target: Any, module: StoredModule) -> None:
         "constant": lambda: target in module.constants,
         "value": lambda: True,
         "method": lambda: target in METHODS,
-        "function": lambda: target in FUNCTIONS,
+        "function": lambda: target in FUNCTIONS or target == READ,
     }
     if kind not in checks or not checks[kind]():
         raise Damaged(f"it calls the {kind} {target!r}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 Function = Callable[..., Any]
@@ -57,10 +57,31 @@ FUNCTIONS: dict[str, Function] = {
     **{f"operator.{name}": getattr(operator, name) for name in _OPERATOR.split()},
     **{f"torch.{name}": getattr(torch, name) for name in _TORCH.split()},
     **{f"F.{name}": getattr(F, name) for name in _FUNCTIONAL.split()},
-    "getattr": getattr,
 }
-"""Name in a file -> function. The second argument of getattr is one of `ATTRIBUTES`."""
-NAMES: dict[Function, str] = {function: name for name, function in FUNCTIONS.items()}
+"""Name in a file -> function. `getattr` is none: with it, a file could reach all of Python."""
+READ = "getattr"
+"""The name in a file of a step that reads one of `ATTRIBUTES`."""
+NAMES: dict[Function, str] = {
+    **{function: name for name, function in FUNCTIONS.items()},
+    getattr: READ,
+}
+"""Function -> its name in a file."""
+
+
+def has_members(value: Any) -> bool:
+    """Returns whether a stored module may call methods of a value and read its attributes."""
+    return isinstance(value, Tensor | torch.Size | fx.Proxy)  # a tensor while it is traced again
+
+
+def is_option(kind: type[nn.Module], name: str) -> bool:
+    """Returns whether an attribute of a layer can be an option, and not a part of its code."""
+    if not name.isidentifier() or name.startswith("__") or name in nn.Module().__dict__:
+        return False
+    return not hasattr(nn.Module, name) and not _is_code(getattr(kind, name, None))
+
+
+def _is_code(value: Any) -> bool:
+    return callable(value) or isinstance(value, property)
 
 
 def layer_class(name: str) -> type[nn.Module] | None:

@@ -1,6 +1,10 @@
 """Modules in files: the same outputs, gradients and names, without the module's code."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -15,6 +19,7 @@ from tests.models.modules.nets import CASES, Outputs, Tied, draw, initialised
 from tests.models.modules.odd_nets import ODD
 
 ALL = {**CASES, **ODD}
+ROOT = Path(__file__).resolve().parents[3]
 NOT_STORED = {
     "branches": "torch.fx cannot trace", "loops": "torch.fx cannot trace",
     "parametrised": "ParametrizedLinear", "low rank": "ParametrizedLinear",
@@ -168,6 +173,13 @@ def steps(module):
         lambda m: m["tree"]["modules"]["0"]["attributes"].update(_forward_hooks={"dict": {}}),
         lambda m: m["tree"]["modules"]["0"]["attributes"].update(__class__=1),
         lambda m: m["tree"]["modules"]["0"]["attributes"].update(a={"function": "eval"}),
+        lambda m: m["tree"]["modules"]["0"]["attributes"].update(a={"function": "getattr"}),
+        lambda m: m["tree"]["modules"]["0"]["attributes"].update(_compiled_call_impl=None),
+        lambda m: m["tree"]["modules"]["0"]["attributes"].update(extra_repr="text"),
+        lambda m: m["tree"]["modules"]["0"].update(
+            layer="Conv1d", attributes={"_conv_forward": {"function": "operator.add"}}
+        ),
+        lambda m: steps(m).append(["x", "value", {"function": "getattr"}]),
         lambda m: m["tree"]["modules"]["0"]["tensors"]["weight"].update(shape=[1, 2]),
         lambda m: m["tree"]["modules"]["0"]["tensors"]["weight"].update(dtype="load"),
         lambda m: m.pop("tree"),
@@ -180,6 +192,73 @@ def test_files_that_name_anything_else_are_refused(change, tmp_path):
     changed(path, change)
     with pytest.raises(CheckpointError, match="Expected a file that `save_module` wrote"):
         load_module(path)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        ["method", "split", ["a text", " "], {"dict": {}}],
+        ["method", "repeat", [{"function": "torch.add"}], {"dict": {}}],
+        ["function", "getattr", [{"tuple": [1, 2]}, "shape"], {"dict": {}}],
+        ["function", "getattr", [{"dtype": "float32"}, "T"], {"dict": {}}],
+    ],
+)
+def test_members_of_other_objects_than_tensors_are_not_read(step, tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_module(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), path)
+    changed(path, lambda m: steps(m).append(["x", *step]))
+    with pytest.raises(SettingsError, match="expected of a tensor: its file is damaged"):
+        load_module(path).train()(torch.zeros(1, 3))
+
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+import timeit, torch
+from torch import nn
+from metarl.errors import MetarlError
+from metarl.models import load_module, save_module
+from tests.models.modules.test_stored import changed, steps
+
+def reads(name):  # a layer whose `forward` would be getattr(input, name, None)
+    return {"training": True, "layer": "Conv1d", "tensors": {}, "modules": {}, "attributes": {
+        "_conv_forward": {"function": "getattr"}, "weight": name, "bias": None}}
+
+def forge(module):
+    names = ["__repr__", "__globals__", "sys", "modules"]
+    module["tree"]["modules"] |= {f"g{i}": reads(name) for i, name in enumerate(names)}
+    none, node = {"dict": {}}, lambda name: [{"node": name}]
+    item = lambda value, key: ["function", "operator.getitem", [*node(value), key], none]
+    steps(module)[:0] = [
+        ["a", "layer", "g0", node("inputs"), none], ["b", "layer", "g1", node("a"), none],
+        ["c", *item("b", "torch")], ["d", "layer", "g2", node("c"), none],
+        ["e", "layer", "g3", node("d"), none], ["f", *item("e", "timeit")],
+        ["g", "method", "repeat", [*node("f"), "open('ran', 'w')"], {"dict": {"number": 1}}],
+    ]
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Conv1d(1, 1, 1)
+    def forward(self, inputs):
+        return self.c(inputs)
+
+save_module(Net(), "net.safetensors")
+changed(Path("net.safetensors"), forge)
+try:
+    load_module("net.safetensors").train()(torch.zeros(2, 1, 3))
+except MetarlError:
+    print("refused")
+"""
+
+
+def test_a_forged_module_runs_no_code(tmp_path):
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert result.stdout == "refused\n", result.stderr
+    assert not (tmp_path / "ran").exists()
 
 
 def test_other_files_are_refused(tmp_path):
