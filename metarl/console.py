@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -18,6 +19,11 @@ from metarl.errors import MetarlError
 from metarl.startup import INTERRUPTED, accept_interrupts
 
 READER_CLOSED = 141  # as shells count: 128 + SIGPIPE
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_FREE_SPACE = (
+    "Free some space, make the folder writable, or name folders on another disk: --runs, --out, "
+    "the environment variable TMPDIR for temporary files."
+)
 
 
 class OutputConsole(Console):
@@ -41,8 +47,8 @@ class OutputConsole(Console):
 def run_script(main: Callable[[], None]) -> None:
     """Runs a script's `main`, and ends without a traceback.
 
-    An error of MetaRL is printed and exits with 1. Ctrl-C exits with 130, a closed pipe
-    (`metarl list | head -1`) with 141.
+    An error of MetaRL, or a full disk, is printed and exits with 1. Ctrl-C exits with 130, a closed
+    pipe (`metarl list | head -1`) with 141.
     """
     try:
         try:
@@ -61,6 +67,13 @@ def run_script(main: Callable[[], None]) -> None:
         if not (_reader_closed(sys.stdout) or _reader_closed(sys.stderr)):
             raise  # another pipe, such as one of a user's environment
         sys.exit(READER_CLOSED)
+    except OSError as error:
+        if not _is_full_disk(error):
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            _discard_unwritable(stream)
+        _print_error(" ".join((f"OSError: {error}. {_FREE_SPACE}", *_notes(error))))
+        sys.exit(1)
 
 
 @contextlib.contextmanager
@@ -123,7 +136,26 @@ def _reader_closed(stream: TextIO) -> bool:
         closed = True
     except (OSError, ValueError, AttributeError):  # a replaced or closed stream
         return False
-    if closed:  # keeps Python from writing to it at its exit
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if closed:
+        _discard(stream)
     return closed
+
+
+def _is_full_disk(error: OSError) -> bool:
+    """Returns whether a disk is full or cannot be written, that of temporary files among them."""
+    return error.errno in _FULL or "No usable temporary directory" in str(error)
+
+
+def _discard_unwritable(stream: TextIO) -> None:
+    try:
+        stream.flush()
+    except OSError:
+        _discard(stream)
+    except (ValueError, AttributeError):  # a replaced or closed stream
+        return
+
+
+def _discard(stream: TextIO) -> None:
+    """Keeps Python from writing to a stream at its exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

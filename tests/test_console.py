@@ -1,11 +1,15 @@
 """Output of scripts and commands."""
 
+import errno
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 from rich.table import Table
 
-from metarl.console import OutputConsole
+from metarl.console import OutputConsole, run_script
 
 
 def printed(width):
@@ -29,3 +33,43 @@ def test_a_table_keeps_its_digits_in_a_narrow_terminal(width):
 
 def test_a_table_that_fits_is_no_wider_than_the_terminal():
     assert max(map(len, printed(80).splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "log"),
+        OSError(errno.EROFS, "Read-only file system"),
+        FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+    ],
+)
+def test_a_full_disk_is_a_message(error, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_script(lambda: _raise(error))
+    assert stopped.value.code == 1
+    assert f"OSError: {error}. Free some space" in capsys.readouterr().err
+
+
+def test_other_errors_of_the_system_are_raised(capsys):
+    with pytest.raises(FileNotFoundError):
+        run_script(lambda: _raise(FileNotFoundError(errno.ENOENT, "no such file", "x")))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
+def test_an_output_that_a_full_disk_cuts_off_is_an_error(tmp_path):
+    code = """
+import resource, signal
+from metarl.commands import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3, 3))
+main()
+"""
+    with (tmp_path / "out").open("w") as out:
+        command = [sys.executable, "-c", code, "--version"]
+        result = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith("OSError: [Errno 27] File too large. Free some space")
+
+
+def _raise(error):
+    raise error

@@ -67,13 +67,31 @@ def reopened(
     if not trust:
         check_trusted(saved, point.folder)
     settings = changed(saved, overrides)
-    with TemporaryDirectory() as temporary:
+    with _temporary_folder() as temporary:
         folder = Path(temporary) if out is None else out
         loop, components = experiment.reopen(settings, point.checkpoint, folder)
         try:
             yield components, loop, point.checkpoint
         finally:
             loop.logger.close()
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[str]:
+    """Makes a folder that is deleted at the end of the block.
+
+    Raises:
+        CheckpointError: No folder for temporary files can be written.
+    """
+    try:
+        folder = TemporaryDirectory()
+    except OSError as error:
+        raise CheckpointError(
+            f"Cannot make a temporary folder: {error}. Free some space, or set the environment "
+            "variable TMPDIR to a folder that can be written."
+        ) from error
+    with folder as path:
+        yield path
 
 
 def find_good(path: Path) -> ResumePoint:

@@ -77,7 +77,7 @@ def create_run_folder(
     parent = Path(root) / experiment / algorithm
     try:
         folder = _create_unique(parent, name)
-        write_config(folder, config)
+        _write_json(folder / "config.json", to_json(config))
         command = f"cd {shlex.quote(os.getcwd())}\n{shlex.join(sys.orig_argv)}\n"
         origin = {} if script is None else {"script": str(script)}
         note = {"format_version": 1, "experiment": experiment, **origin}

@@ -1,8 +1,10 @@
+import errno
 import json
 import shutil
 
 import pytest
 
+from metarl.lab import saved_run
 from metarl.runs.eval_file import read_curves
 from tests.commands.conftest import EXPERIMENTS
 from tests.fake_cuda import fake_cuda
@@ -115,6 +117,16 @@ def test_the_latest_run_is_that_saved_last(trained, metarl, tmp_path):
     assert str(tmp_path / "sine") in printed.out
     status, printed = metarl("evaluate", "latest", "--runs", tmp_path / "none")
     assert status == 1 and "No run in" in printed.err
+
+
+def test_no_folder_for_temporary_files(trained, metarl, monkeypatch):
+    def full(*_):
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(saved_run, "TemporaryDirectory", full)
+    status, printed = metarl("evaluate", trained["sine"])
+    assert status == 1
+    assert "Cannot make a temporary folder" in printed.err and "TMPDIR" in printed.err
 
 
 def test_no_run_at_all(metarl, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 
 from metarl.deploy.adapting.control import Adapted
 from metarl.errors import CheckpointError
+from metarl.runs.tensorboard_writer import leave_errors_to_callers
 
 
 def save_events(found: Adapted, folder: Path) -> None:
@@ -18,6 +19,7 @@ def save_events(found: Adapted, folder: Path) -> None:
     """
     from torch.utils.tensorboard import SummaryWriter
 
+    leave_errors_to_callers()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with SummaryWriter(str(folder)) as writer:
