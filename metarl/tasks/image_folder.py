@@ -126,12 +126,16 @@ def _open(cache: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _build(cache: Path, paths: list[Path], shape: tuple[int, ...], mode: Mode) -> None:
-    with atomic_path(cache) as temporary:
-        array = np.lib.format.open_memmap(temporary, "w+", dtype=np.uint8, shape=shape)
-        for index, path in enumerate(paths):
+    """Writes the images as a NumPy file.
+
+    It writes no memory map: on a full disk, that would end the process by SIGBUS.
+    """
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with atomic_path(cache) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for path in paths:
             image = decode(_read(path), str(path), shape[-1], mode)
-            array[index] = image.reshape(*shape[2:], shape[1]).transpose(2, 0, 1)
-        array.flush()
+            file.write(image.reshape(*shape[2:], shape[1]).transpose(2, 0, 1).tobytes())
 
 
 def _read(path: Path) -> bytes:
@@ -152,5 +156,6 @@ def _key(paths: list[Path], shape: tuple[int, ...]) -> str:
                 f"The image {short_repr(str(path), 300)} is missing or cannot be read; a split "
                 "file or folder names it."
             ) from error
-        digest.update(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n".encode())
+        entry = f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n"
+        digest.update(entry.encode("utf-8", "surrogateescape"))  # names may hold other bytes
     return digest.hexdigest()[:32]

@@ -1,11 +1,14 @@
 import functools
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from metarl.errors import DataError, SettingsError, TaskError
+from metarl.tasks import image_folder
 from metarl.tasks.image_folder import ImageFolder
 
 SPLITS = {"train": ["ant", "bee", "cat"], "validation": ["dog", "eel"], "test": ["fox", "gnu"]}
@@ -91,6 +94,28 @@ def test_a_changed_image_is_decoded_again(folders, fresh_cache):
     Image.new("RGB", (9, 9), (255, 0, 0)).save(folders / "ant" / "0.png")
     image = few_shot(folders, image_size=16).pool.images[0]
     assert image[:, 3, 3].tolist() == [255, 0, 0]
+
+
+def test_the_cache_is_written_image_by_image(folders, fresh_cache, monkeypatch):
+    """A memory map has its whole size at once, and a full disk ends the process by SIGBUS."""
+    decode, sizes = image_folder.decode, []
+
+    def measured(*arguments):
+        sizes.append(sum(path.stat().st_size for path in fresh_cache.iterdir()))
+        return decode(*arguments)
+
+    monkeypatch.setattr(image_folder, "decode", measured)
+    images = few_shot(folders, image_size=84).pool.images
+    assert sizes[0] == 0 and 0 < sizes[-1] < images.nbytes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_not_utf_8(folders, fresh_cache):
+    name = os.fsencode(folders / "ant") + b"/\xff.png"
+    Image.new("RGB", (9, 9), (9, 9, 9)).save(os.fsdecode(name), "PNG")
+    expected = len(few_shot(folders, image_size=16).pool.images)
+    os.unlink(name)
+    assert len(few_shot(folders, image_size=16).pool.images) == expected - 1
 
 
 def test_gray_images(folders, fresh_cache):
