@@ -113,6 +113,16 @@ def difference(first: Path, second: Path) -> str | None:
     return None
 
 
+def _not_finite(path: Path) -> str | None:
+    """Returns what is not finite first in an episode; None if all is."""
+    for step, observation in enumerate(path.observations):
+        if not np.isfinite(observation).all():
+            return f"the observation {f'of step {step}' if step else 'of the reset'}"
+        if step and not np.isfinite(path.rewards[step - 1]):
+            return f"the reward of step {step}"
+    return None
+
+
 def starts(family: GymFamily, seed: int) -> list[Start]:
     """Draws the starts of the episodes that are compared, each of another task."""
     tasks = family.sample(STARTS, seeded(seed)).values
@@ -141,6 +151,10 @@ def _episode_problems(family: GymFamily, all_starts: Sequence[Start]) -> Iterato
     first = all_starts[0]
     try:
         paths, twins = ([p.play(start) for start in all_starts] for p in (player, twin))
+        bad = next(filter(None, map(_not_finite, paths)), None)
+        if bad:
+            yield f"{bad} is infinite or not a number"
+            return
         for path, other in zip(paths, twins, strict=True):
             change = difference(path, other)
             if change:

@@ -72,6 +72,22 @@ class Crowded(Slide):
 
 
 @pytest.mark.parametrize(
+    ("place", "message"),
+    [(0, "the observation of step 3 is infinite"), (1, "the reward of step 3 is infinite")],
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_late_in_an_episode(place, message, value):
+    class Breaks(Slide):
+        def step(self, action):
+            result = list(super().step(action))
+            if self.steps == 3:
+                result[place] = result[place] * np.float32(value)
+            return tuple(result)
+
+    assert message in problems(GymTasks(Breaks, SPEED, horizon=8, name="X-v1"))
+
+
+@pytest.mark.parametrize(
     ("env", "message"),
     [
         (OwnDice, "give the reward of step 1 other values in another environment: draw all random"),
