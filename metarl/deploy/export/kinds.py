@@ -53,12 +53,28 @@ MASK = "true for the real elements of padded sequences"
 
 def first_support(tasks: TaskBatch) -> Examples:
     """Returns the first support set without padding examples, [1, N, *]."""
-    support = tasks.support
-    rows = torch.arange(support.targets.shape[1])
-    if support.weights is not None:
-        rows = rows[support.weights[0] > 0]
-    mask = None if support.mask is None else support.mask[:1, rows]
-    return Examples(support.inputs[:1, rows], support.targets[:1, rows], mask=mask)
+    return first_task(tasks).support
+
+
+def first_task(tasks: TaskBatch) -> TaskBatch:
+    """Returns the first task without padding examples; each tensor is [1, *]."""
+    sets = [_without_padding(examples) for examples in (tasks.support, tasks.query)]
+    return TaskBatch(sets[0], sets[1], {n: t[:1] for n, t in tasks.info.items()})
+
+
+def refuse_horizon(request: Request) -> None:
+    """Raises SettingsError if a supervised learner is asked for the steps of an episode."""
+    if request.horizon is not None:
+        raise SettingsError("`horizon` belongs to policies; supervised tasks have no episodes.")
+
+
+def _without_padding(examples: Examples) -> Examples:
+    """Returns the examples of the first task whose weight is above 0, [1, N, *]."""
+    rows = torch.arange(examples.targets.shape[1])
+    if examples.weights is not None:
+        rows = rows[examples.weights[0] > 0]
+    mask = None if examples.mask is None else examples.mask[:1, rows]
+    return Examples(examples.inputs[:1, rows], examples.targets[:1, rows], mask=mask)
 
 
 @functools.singledispatch

@@ -16,11 +16,13 @@ from metarl.learners.memory.episode_reader import EpisodeReader
 from metarl.learners.memory.meta_network import MetaNetwork
 from metarl.learners.metric.classifier import FeatureClassifier
 from metarl.learners.metric.metric_learner import MetricLearner
+from metarl.learners.metric.zero_shot import DESCRIBED, DESCRIPTIONS, ZeroShotPrototypes
+from metarl.learners.padding import mask_option
 from metarl.tasks.base import Examples
 
 ORDER, PAIRS = "order", "pairs"
 Draws = Literal["order", "pairs"]
-READERS = (MetricLearner, FeatureClassifier, EpisodeReader, MetaNetwork)
+READERS = (MetricLearner, FeatureClassifier, EpisodeReader, MetaNetwork, ZeroShotPrototypes)
 """The learners that read a support set once."""
 
 
@@ -34,6 +36,9 @@ class Task:
         targets: Labels, [N], int64.
         classes: The labels in the order of the scores, [C], int64.
         chosen: A permutation [N], or pairs [N, 2], int64; None for learners that draw nothing.
+        weights: Weight of each example, [N]; None: all 1.
+        descriptions: Numbers that describe each class, [C, D]; None for learners without.
+        described: Which classes have a description, [C], bool; None for learners without.
     """
 
     inputs: Tensor
@@ -41,12 +46,23 @@ class Task:
     targets: Tensor
     classes: Tensor
     chosen: Tensor | None
+    weights: Tensor | None = None
+    descriptions: Tensor | None = None
+    described: Tensor | None = None
 
     @property
     def examples(self) -> Examples:
         """The support set with a task dimension."""
-        mask = None if self.mask is None else self.mask.unsqueeze(0)
-        return Examples(self.inputs.unsqueeze(0), self.targets.unsqueeze(0), mask=mask)
+        weights, mask = (None if t is None else t.unsqueeze(0) for t in (self.weights, self.mask))
+        return Examples(self.inputs.unsqueeze(0), self.targets.unsqueeze(0), weights, mask)
+
+    @property
+    def info(self) -> dict[str, Tensor]:
+        """`TaskBatch.info` with the descriptions."""
+        assert self.descriptions is not None and self.described is not None
+        return {
+            DESCRIPTIONS: self.descriptions.unsqueeze(0), DESCRIBED: self.described.unsqueeze(0)
+        }  # fmt: skip
 
     @property
     def members(self) -> Tensor:
@@ -72,6 +88,7 @@ class Reader:
         way: Number of classes that it is built for; None: any.
         equal_shots: Whether it needs as many examples of each class.
         steps_through: Whether it reads example by example, so that a graph has a fixed number.
+        describes: Whether its classes have descriptions, and may have no examples.
         tolerance: The largest difference of a file's outputs, relative to max(1, max |output|).
     """
 
@@ -80,6 +97,7 @@ class Reader:
     way: int | None = None
     equal_shots: bool = False
     steps_through: bool = False
+    describes: bool = False
     tolerance: float = TOLERANCE
 
 
@@ -137,3 +155,16 @@ def _(learner: MetaNetwork, shots: int) -> Reader:
         read, ORDER if single else PAIRS, learner.way,
         equal_shots=True, steps_through=True, tolerance=100 * TOLERANCE,
     )  # fmt: skip
+
+
+@reader_of.register(ZeroShotPrototypes)
+def _(learner: ZeroShotPrototypes, shots: int) -> Reader:
+    del shots
+
+    def read(task: Task) -> Any:
+        examples = task.examples
+        options = mask_option(learner.embedding, examples.mask)
+        features = learner.embedding(examples.inputs, None, **options)
+        return learner.prototypes(features, examples, task.info)
+
+    return Reader(read, describes=True)

@@ -22,11 +22,12 @@ from metarl.deploy.export.kinds import (
     adapted_network,
     exported,
     first_support,
+    refuse_horizon,
 )
 from metarl.deploy.export.notes import supervised_notes
 from metarl.deploy.export.state import Flat, flatten, unflatten
 from metarl.deploy.export.theta import Start, moved_ports, start_of, theta_of
-from metarl.errors import ExportError, SettingsError
+from metarl.errors import ExportError
 from metarl.models.base import Params, Statistics, task_params
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.trees import map_tensors
@@ -85,8 +86,7 @@ def _(learner: GradientLearner, request: Request) -> Exported:
         SettingsError: The request has a horizon.
         ExportError: The outputs are not one tensor.
     """
-    if request.horizon is not None:
-        raise SettingsError("`horizon` belongs to policies; supervised tasks have no episodes.")
+    refuse_horizon(request)
     start, graphs = supervised_graphs(learner, request.tasks(), request.generator)
     return Exported("supervised", start, graphs, supervised_notes(learner))
 

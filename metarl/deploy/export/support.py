@@ -18,13 +18,14 @@ from metarl.deploy.export.kinds import (
     Request,
     adapted_network,
     exported,
-    first_support,
+    first_task,
+    refuse_horizon,
 )
 from metarl.deploy.export.readers import ORDER, PAIRS, READERS, Task, reader_of
 from metarl.deploy.export.state import Flat, nested_tensors
 from metarl.deploy.export.theta import NEW, STATE, Start
-from metarl.errors import SettingsError
 from metarl.learners.class_labels import count_classes
+from metarl.learners.metric.zero_shot import DESCRIBED, DESCRIPTIONS
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.trees import map_tensors
 
@@ -35,6 +36,9 @@ TEXTS = {
     "classes": "the labels, in the order of the scores",
     ORDER: "the order in which the examples are read, a random permutation",
     PAIRS: "random pairs of different examples; the first ones are a permutation",
+    "weights": "weights of the examples: 1, or 0 for one that does not count",
+    DESCRIPTIONS: "numbers that describe each class, in the order of the scores",
+    DESCRIBED: "which classes have a description; the others need an example",
 }
 LEAST = 31
 """Least size of a free dimension in examples: larger than most maps of convolutions."""
@@ -49,9 +53,8 @@ def support_exported(learner: SupervisedLearner, request: Request) -> Exported:
         SettingsError: The request has a horizon.
         TaskError: The tasks have no labels.
     """
-    if request.horizon is not None:
-        raise SettingsError("`horizon` belongs to policies; supervised tasks have no episodes.")
-    graphs = SupportGraphs(learner, first_support(request.tasks()))
+    refuse_horizon(request)
+    graphs = SupportGraphs(learner, first_task(request.tasks()))
     found = [
         replace(graph, tolerance=graphs.reader.tolerance)
         for graph in (graphs.adapt(), graphs.predict())
@@ -66,9 +69,9 @@ def support_network(
     generator: torch.Generator,
 ) -> Graph:
     """Returns the graph of the scores of the first task's classes."""
-    support = first_support(tasks())
-    learner = _dense_copy(learner)
-    *_, adapted = learner.adapt(support, steps, generator)
+    task = first_task(tasks())
+    learner, support = _dense_copy(learner), _shown(task)
+    *_, adapted = learner.adapt_to(task, steps, generator)
     taken = [*learner.state_dict().values(), *nested_tensors(adapted).values()]
     size = free_size([support.inputs[0, :1], *taken], LEAST)
     inputs, mask = _rows(support, size, generator)
@@ -94,17 +97,19 @@ class SupportGraphs:
 
     Args:
         learner: The learner, on the CPU.
-        support: A support set [1, N, *], which gives shapes and types.
+        task: A task [1, N, *], whose support set and descriptions give shapes and types.
     """
 
-    def __init__(self, learner: SupervisedLearner, support: Examples) -> None:
-        learner = _dense_copy(learner)
+    def __init__(self, learner: SupervisedLearner, task: TaskBatch) -> None:
+        learner, support = _dense_copy(learner), _shown(task)
         self.learner, self.support = learner, support
         self.count, way = support.targets.shape[1], count_classes(support.targets)
         self.reader = reader_of(learner, self.count // way)
         self.free: dict[int, str] = {}
         self.way = self.reader.way or way
         taken = [support.inputs[0, :1], *learner.state_dict().values()]
+        self.descriptions = task.info[DESCRIPTIONS] if self.reader.describes else None
+        taken += [] if self.descriptions is None else [self.descriptions[0, :1]]
         if not self.reader.steps_through:
             self.way = free_size(taken, LEAST)
             self.count = free_size([*taken, torch.empty(self.way)], 2 * self.way)
@@ -122,6 +127,7 @@ class SupportGraphs:
                 "classes": None if self.free else self.way,
                 "equal_shots": self.reader.equal_shots,
                 "draws": self.reader.draws,
+                "descriptions": _width(self.descriptions),
             },
         }
 
@@ -133,7 +139,10 @@ class SupportGraphs:
             given = dict(zip(example, tensors, strict=True))
             classes = given.get("classes", self.example.classes)
             chosen = given.get(ORDER, given.get(PAIRS))
-            task = Task(given["inputs"], given.get("mask"), given["targets"], classes, chosen)
+            described = {n: given.get(n) for n in ("weights", DESCRIPTIONS, DESCRIBED)}
+            task = Task(
+                given["inputs"], given.get("mask"), given["targets"], classes, chosen, **described
+            )
             return list(_named(self._read(task)).values())
 
         def batches(number: int, generator: torch.Generator) -> list[Tensor]:
@@ -179,7 +188,14 @@ class SupportGraphs:
         """Returns a task of `count` examples of `way` classes, taken from the support set."""
         inputs, mask = _rows(self.support, count, generator)
         chosen = drawn(self.reader.draws, count, generator)
-        return Task(inputs, mask, torch.arange(count) % way, torch.arange(way), chosen)
+        targets, classes = torch.arange(count) % way, torch.arange(way)
+        if self.descriptions is None:
+            return Task(inputs, mask, targets, classes, chosen)
+        rows = self.descriptions[0, classes % self.descriptions.shape[1]]
+        rows = rows + 0.1 * torch.rand(rows.shape, generator=generator)
+        described = classes % 3 != 1  # the others have examples
+        counts = ~described[targets] | (torch.rand(count, generator=generator) < 0.5)
+        return Task(inputs, mask, targets, classes, None, counts.to(rows.dtype), rows, described)
 
     def _varied(self, number: int, generator: torch.Generator) -> Task:
         """Returns a task of other sizes, where these are free."""
@@ -192,8 +208,9 @@ class SupportGraphs:
         """Returns a support set by the names of the inputs."""
         given = {
             "inputs": task.inputs, "targets": task.targets, "mask": task.mask,
-            "classes": task.classes if self.free else None,
-            self.reader.draws or ORDER: task.chosen,
+            "classes": task.classes if self.free and self.descriptions is None else None,
+            self.reader.draws or ORDER: task.chosen, "weights": task.weights,
+            DESCRIPTIONS: task.descriptions, DESCRIBED: task.described,
         }  # fmt: skip
         return {n: t for n, t in given.items() if t is not None}
 
@@ -218,6 +235,16 @@ def _dense_copy(learner: SupervisedLearner) -> SupervisedLearner:
     for parameter in learner.parameters():
         parameter.data = parameter.data.contiguous()
     return learner
+
+
+def _shown(task: TaskBatch) -> Examples:
+    """Returns the support set, or the query set in place of an empty one."""
+    return task.support if task.support.targets.shape[1] else task.query
+
+
+def _width(descriptions: Tensor | None) -> int | None:
+    """Returns how many numbers describe a class."""
+    return None if descriptions is None else int(descriptions.shape[2])
 
 
 def drawn(kind: str | None, count: int, generator: torch.Generator) -> Tensor | None:

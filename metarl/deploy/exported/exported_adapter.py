@@ -87,6 +87,8 @@ class ExportedAdapter(Adapter):
         *,
         steps: int | None = None,
         mask: Any = None,
+        descriptions: Any = None,
+        described: Any = None,
     ) -> AdaptationReport:
         """Adapts to examples from the start, or a policy to the observed steps.
 
@@ -97,6 +99,9 @@ class ExportedAdapter(Adapter):
             steps: Steps on these data; None: as in training for examples, 1 for a policy. Metric
                 and memory learners ignore it.
             mask: Supervised: true for the real elements of padded sequences, [N, L].
+            descriptions: Prototypes of descriptions: numbers that describe each class, [way, D].
+                Labels are their indices, and there may be no examples.
+            described: Which classes have a description, [way]; None: all.
 
         Raises:
             SettingsError: There is nothing to adapt on, or the policy is recurrent.
@@ -108,9 +113,12 @@ class ExportedAdapter(Adapter):
         if supervised:
             if targets is None and isinstance(support, tuple | list) and len(support) == 2:
                 support, targets = support
-            batch = {"inputs": np.asarray(support), "targets": np.asarray(targets)}
-            batch |= {} if mask is None else {"mask": np.asarray(mask)}
-            count, episodes = len(batch["inputs"]), 0
+            given = {
+                "inputs": support, "targets": targets, "mask": mask,
+                "descriptions": descriptions, "described": described,
+            }  # fmt: skip
+            batch = {n: np.asarray(v) for n, v in given.items() if v is not None}
+            count, episodes = len(batch.get("targets", ())), 0
             self.reset()
         else:
             if support is not None:

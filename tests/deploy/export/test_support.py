@@ -9,8 +9,8 @@ import metarl
 from metarl.deploy.export.adaptation import export_adaptation
 from metarl.deploy.export.adaptation_run import export_network
 from metarl.deploy.exported.runtime import OnnxAdaptation
-from metarl.errors import CheckpointError, SettingsError, ShapeError
-from metarl.learners import Prototypical
+from metarl.errors import CheckpointError, NonFiniteError, SettingsError, ShapeError
+from metarl.learners import Prototypical, ZeroShotPrototypes
 from metarl.learners.memory.algorithms import MANNAlgorithm, MetaNetAlgorithm
 from metarl.learners.memory.networks import MemoryAugmentedOptions, RecurrentOptions
 from metarl.learners.metric.algorithms import (
@@ -22,11 +22,13 @@ from metarl.learners.metric.algorithms import (
     RelationAlgorithm,
     SiameseAlgorithm,
 )
+from metarl.learners.metric.of_modules import embedding_of
 from metarl.tasks.base import Examples, TaskBatch
 from tests.deploy.export.test_adaptation import needs_onnx
 from tests.image_problems import image_problem
 
 WAY = 3
+EMBEDDING, DESCRIBE = 6, 3
 MEMORY = MemoryAugmentedOptions(units=10, slots=16, width=5, reads=2)
 ANY_SIZE = {
     "prototypical": PrototypicalAlgorithm(),
@@ -197,3 +199,74 @@ def test_a_program_of_torch_and_a_network_alone_score_as_the_learner(
     expected = learner.predict(adapted, query)[0]
     for outputs in (predict(*state, query[0]), network(query[0])):
         torch.testing.assert_close(outputs[0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory):
+    """Prototypes of descriptions, a task without examples, and their export."""
+    needs_onnx()
+    torch.manual_seed(0)
+    embedding = embedding_of(nn.Sequential(nn.Linear(4, EMBEDDING), nn.ReLU()))
+    learner = ZeroShotPrototypes(embedding, nn.Linear(DESCRIBE, EMBEDDING), count=2.0)
+    tasks = described_tasks(torch.Generator().manual_seed(0), 0, WAY)
+    folder = tmp_path_factory.mktemp("described") / "out"
+    assert export_adaptation(learner, folder, tasks=tasks) < 1e-5
+    return learner, tasks, folder
+
+
+def described_tasks(generator, shots, way, known=None):
+    tasks = vector_tasks(generator, max(shots, 1), way)
+    count = shots * way
+    support = Examples(tasks.support.inputs[:, :count], tasks.support.targets[:, :count])
+    info = {"descriptions": torch.randn(1, way, DESCRIBE, generator=generator)}
+    if known is not None:
+        info["described"] = torch.tensor([known])
+    return TaskBatch(support, tasks.query, info)
+
+
+def test_described_classes_need_no_examples(described, generator):
+    learner, _, folder = described
+    found, adapter = OnnxAdaptation(folder), metarl.load(folder)
+    cases = [(0, 3, None), (0, 5, None), (2, 4, None), (1, 3, [True, False, True])]
+    for shots, way, known in cases:
+        tasks = described_tasks(generator, shots, way, known)
+        *_, adapted = learner.adapt_to(tasks, 1, generator)
+        query = tasks.query.inputs[0].numpy()
+        expected = learner.predict(adapted, tasks.query.inputs)[0]
+        given = {n: v[0].numpy() for n, v in tasks.info.items()}
+        shown = [t[0].numpy() for t in tasks.support[:2]] if shots else []
+        batch = dict(zip(("inputs", "targets"), shown, strict=False))
+        assert found.adapt(**batch, **given) is None
+        report = adapter.adapt(*shown, **given)
+        assert report.examples == shots * way
+        for scores in (found.predict(query), adapter.predict(query)):
+            np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_unsuitable_descriptions_are_refused(described):
+    found = OnnxAdaptation(described[2])
+    rows, inputs = np.zeros((2, DESCRIBE), np.float32), np.zeros((2, 4), np.float32)
+    cases = [
+        ({}, "Expected descriptions"),
+        ({"descriptions": rows[:, :2]}, "Expected descriptions of shape"),
+        ({"descriptions": rows, "inputs": inputs, "targets": np.array([0, 2])}, "from 0 to 1"),
+        ({"descriptions": rows, "inputs": inputs}, "the indices of the descriptions"),
+        ({"descriptions": rows, "described": np.array([True])}, r"described \[2\]"),
+        ({"descriptions": rows, "described": np.array([True, False])}, r"neither of \[1\]"),
+    ]
+    for batch, message in cases:
+        with pytest.raises(ShapeError, match=message):
+            found.adapt(**batch)
+    with pytest.raises(NonFiniteError):
+        found.adapt(descriptions=rows * np.nan)
+    assert not found.state
+
+
+def test_a_described_task_is_a_network_alone(described, generator, tmp_path):
+    learner, tasks, _ = described
+    export_network(learner, tmp_path / "network.pt2", "torch", lambda: tasks, 0, 0)
+    network = torch.export.load(tmp_path / "network.pt2").module()
+    *_, adapted = learner.adapt_to(tasks, 0, generator)
+    expected = learner.predict(adapted, tasks.query.inputs)[0]
+    (scores,) = network(tasks.query.inputs[0])
+    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
