@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -64,73 +65,90 @@ def adapt(
         video: File for a film (.gif, or .mp4 with the extra "video") of an episode before and one
             after. The environment must render pictures.
     """
-    if sum(choice is not None for choice in (env, data, images)) != 1:
-        raise SettingsError("Expected one of --env, --data and --images, to adapt to.")
-    if set and env is None:
-        raise SettingsError("Expected --env with --set, whose attributes it sets.")
+    asked = _Asked(
+        env, set, data, images, target, support, episodes, adapt_every, test_episodes, steps,
+        behaviour, most_likely, seed, video is not None,
+    )  # fmt: skip
+    asked.check()
     import metarl
-    from metarl.deploy.adapters.control_adapter import ControlAdapter
-    from metarl.deploy.adapters.supervised_adapter import SupervisedAdapter
 
     adapter: Any = metarl.load(run, seed=seed, runs=runs, trust=trust)
-    if isinstance(adapter, ControlAdapter):
-        if images is not None:
-            raise SettingsError("Expected --env or --data for a policy, got --images.")
-        if env is not None:
-            found = _in_environment(
-                adapter, env, set, (episodes, adapt_every, test_episodes, seed), video, most_likely
-            )
-        else:
-            from metarl.deploy.adapting.control import adapt_on_log
-
-            assert data is not None
-            found = adapt_on_log(adapter, data, behaviour)
-    else:
-        assert isinstance(adapter, SupervisedAdapter)
-        found = _on_examples(adapter, env, data, images, target, support, steps, seed)
-    _report(adapter, found, run, out, video)
+    _report(adapter, _adapted(adapter, asked), run, out, video)
 
 
-def _in_environment(
-    adapter: Any,
-    env: str,
-    values: tuple[str, ...],
-    counts: tuple[int, int | None, int, int],
-    video: Path | None,
-    most_likely: bool,
-) -> Adapted:
+@dataclass(frozen=True)
+class _Asked:
+    """What to adapt to and how; the names are those of the options of `metarl adapt`."""
+
+    env: str | None
+    set: tuple[str, ...]
+    data: Path | None
+    images: Path | None
+    target: str
+    support: int | None
+    episodes: int
+    adapt_every: int | None
+    test_episodes: int
+    steps: int | None
+    behaviour: Literal["start", "adapted"] | None
+    most_likely: bool
+    seed: int
+    film: bool
+
+    def check(self) -> None:
+        """Raises SettingsError unless there is one thing to adapt to."""
+        if sum(choice is not None for choice in (self.env, self.data, self.images)) != 1:
+            raise SettingsError("Expected one of --env, --data and --images, to adapt to.")
+        if self.set and self.env is None:
+            raise SettingsError("Expected --env with --set, whose attributes it sets.")
+        if self.film and self.env is None:
+            raise SettingsError("Expected --env with --video, which films an episode of it.")
+
+
+def _adapted(adapter: Any, asked: _Asked) -> Adapted:
+    """Adapts a policy or a supervised learner."""
+    from metarl.deploy.adapters.control_adapter import ControlAdapter
+    from metarl.deploy.adapters.supervised_adapter import SupervisedAdapter
+    from metarl.deploy.adapting.control import adapt_on_log
+
+    if isinstance(adapter, SupervisedAdapter):
+        return _on_examples(adapter, asked)
+    if not isinstance(adapter, ControlAdapter):
+        raise SettingsError(
+            "Expected a run, got an exported adaptation: adapt the run that it was exported from, "
+            "or use the export in Python, metarl.load(folder)."
+        )
+    if asked.images is not None:
+        raise SettingsError("Expected --env or --data for a policy, got --images.")
+    if asked.env is not None:
+        return _in_environment(adapter, asked.env, asked)
+    assert asked.data is not None
+    return adapt_on_log(adapter, asked.data, asked.behaviour)
+
+
+def _in_environment(adapter: Any, env: str, asked: _Asked) -> Adapted:
     from metarl.deploy.adapting.control import adapt_in
     from metarl.deploy.robot.changed_env import changed_env, parsed_values
 
-    mode = None if video is None else "rgb_array"
-    made = changed_env(env, parsed_values(values), mode)
+    made = changed_env(env, parsed_values(asked.set), "rgb_array" if asked.film else None)
+    counts = asked.episodes, asked.adapt_every, asked.test_episodes, asked.seed
+    explore = False if asked.most_likely else None
     try:
-        return adapt_in(
-            adapter, made, *counts, film=video is not None, explore=False if most_likely else None
-        )
+        return adapt_in(adapter, made, *counts, film=asked.film, explore=explore)
     finally:
         made.close()
 
 
-def _on_examples(
-    adapter: Any,
-    env: str | None,
-    data: Path | None,
-    images: Path | None,
-    target: str,
-    support: int | None,
-    steps: int | None,
-    seed: int,
-) -> Adapted:
+def _on_examples(adapter: Any, asked: _Asked) -> Adapted:
     from metarl.deploy.adapting.supervised import adapt_on_images, adapt_on_table
 
-    if env is not None:
+    if asked.env is not None:
         raise SettingsError("Expected --data or --images for a supervised learner, got --env.")
-    count = adapter.steps if steps is None else steps
-    if images is not None:
-        return adapt_on_images(adapter, images, support, count, seed)
-    assert data is not None
-    return adapt_on_table(adapter, data, target, support, count, seed)
+    steps = adapter.steps if asked.steps is None else asked.steps
+    if asked.images is not None:
+        return adapt_on_images(adapter, asked.images, asked.support, steps, asked.seed)
+    assert asked.data is not None
+    return adapt_on_table(adapter, asked.data, asked.target, asked.support, steps, asked.seed)
 
 
 def _report(adapter: Any, found: Adapted, run: Path, out: Path, video: Path | None) -> None:

@@ -1,5 +1,7 @@
 """Small runs of the library alone, without an experiment."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from metarl_envs.navigation import Navigation2D
@@ -63,6 +65,30 @@ def memory_run(tmp_path_factory):
 def belief_run(tmp_path_factory):
     algorithm = VariBADAlgorithm(2, 6, latent=3, decoder=(4,), observation_weight=0.5)
     return train_trials(algorithm, tmp_path_factory.mktemp("belief_run"))
+
+
+HORIZON = 6
+
+
+def exported_policy(family, folder, **settings):
+    """A policy that adapts by gradients, and the folder of its export."""
+    from metarl.deploy.export.adaptation import export_adaptation
+    from tests.deploy.export.test_adaptation import RULES, needs_onnx, policy_learner
+
+    needs_onnx()
+    generator = torch.Generator().manual_seed(0)
+    learner = policy_learner(family, RULES["maml"], generator, **settings)
+    learner.collect(family.sample(1, generator), generator, 0)  # starts running statistics
+    export_adaptation(learner, folder)
+    return SimpleNamespace(learner=learner, folder=folder)
+
+
+@pytest.fixture(scope="session")
+def robot(tmp_path_factory):
+    """A policy with units of its own, whose episodes may end early, and its export."""
+    from tests.deploy.export.test_adaptation import OwnUnits
+
+    return exported_policy(OwnUnits(horizon=HORIZON), tmp_path_factory.mktemp("robot") / "out")
 
 
 @pytest.fixture(scope="session")

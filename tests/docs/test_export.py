@@ -80,7 +80,7 @@ def test_the_code_of_the_page_runs(generator, tmp_path, monkeypatch):
         pytest.importorskip(module, reason="needs the extra onnx")
     tasks = sine_export(generator, tmp_path / "exported")
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     names = {"inputs": tasks.support.inputs[0].numpy(), "targets": tasks.support.targets[0].numpy()}
     names["new_inputs"] = np.ones((3, 1), np.float32)
     exec(code, names)

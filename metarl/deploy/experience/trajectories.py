@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from metarl.deploy.arrays import as_array
@@ -19,14 +20,14 @@ from metarl.deploy.experience.trajectory_tables import (
     split_episodes,
     table_columns,
 )
+from metarl.deploy.importance import Correction, importance_weights
 from metarl.deploy.robot.actor import Action
 from metarl.deploy.robot.spaces import ControlSpaces
 from metarl.errors import DataError, SettingsError, ShapeError, short_repr
 from metarl.models.base import Params, task_params
-from metarl.ranges import FRACTION, check_number
 from metarl.registry import check_choice
 
-Correction = Literal["episode", "step"]
+Behaviour = Literal["start", "adapted"]
 NAMES = {
     "observations": ("observations", "observation", "obs", "observation.state", "states"),
     "actions": ("actions", "action", "acts"),
@@ -92,7 +93,7 @@ def read_trajectories(source: Any, spaces: ControlSpaces) -> list[Trajectory]:
 def weigh(
     adapter: Any,
     found: Sequence[Trajectory],
-    behaviour: Literal["start", "adapted"] | None = None,
+    behaviour: Behaviour | None = None,
     correction: Correction = "episode",
     least_effective: float = 0.1,
 ) -> tuple[list[EpisodeLog], Tensor, float]:
@@ -103,9 +104,7 @@ def weigh(
         found: The episodes.
         behaviour: Who acted: the trained "start", or the parameters that act now, "adapted", both
             with sampled actions; None: the log has `log_probs`.
-        correction: "episode" weighs an episode by the product of the ratios of its steps: right on
-            average, of high variance. "step" weighs each step by its own ratio: it leaves out that
-            the states were visited by another policy.
+        correction: See `importance_weights`.
         least_effective: Smallest effective share of the data, in [0, 1].
 
     Returns:
@@ -114,32 +113,13 @@ def weigh(
     Raises:
         SettingsError: It is not known who acted, or the effective sample is too small.
     """
-    check_choice("correction", correction, ("episode", "step"))
-    check_number("least_effective", least_effective, FRACTION)
     policy, logs = adapter.learner.policy, [_log(adapter, one) for one in found]
     params: Params = adapter.params
     ratios = log_probs_of(logs, policy, params) - _behaviour(adapter, found, logs, behaviour)
-    mask = torch.zeros_like(ratios)
-    for n, log in enumerate(logs):
-        mask[n, : len(log)] = 1
-    ratios = ratios.double() * mask
-    _warn_of_bounds(adapter, found)
-    # w_i = prod_t pi(a_t | s_t) / b(a_t | s_t), or w_t = pi(a_t | s_t) / b(a_t | s_t)
-    logarithms = ratios.sum(1, keepdim=True) if correction == "episode" else ratios
-    counted = mask.amax(1, keepdim=True) if correction == "episode" else mask
-    weights = (logarithms - logarithms[counted > 0].max()).exp() * counted
-    share = float(weights.sum() ** 2 / weights.square().sum() / counted.sum())
-    by_step = (ratios - ratios[mask > 0].max()).exp() * mask
-    share = min(share, float(by_step.sum() ** 2 / by_step.square().sum() / mask.sum()))
-    steps = float(mask.sum())
-    if share < least_effective:
-        raise SettingsError(
-            f"The log is too different from what the policy would do: {len(logs)} episodes of "
-            f"{steps:.0f} steps are worth {share * steps:.1f} steps of its own ({share:.1%}, "
-            f"expected at least {least_effective:.0%}). Log the trained policy itself with sampled "
-            "actions, take episodes nearer to it, or lower `least_effective`."
-        )
-    return logs, weights.float(), share * steps
+    warn_of_bounds(adapter.spaces, found)
+    mask = np.arange(ratios.shape[1]) < np.array([[len(log)] for log in logs])
+    weights, effective = importance_weights(ratios.numpy(), mask, correction, least_effective)
+    return logs, torch.from_numpy(weights).float(), effective
 
 
 def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
@@ -270,13 +250,7 @@ def _behaviour(
         start = {n: p.detach() for n, p in task_params(policy, 1).items()}
         params = start if behaviour == "start" else adapter.params
         return log_probs_of(logs, policy, params)
-    if any(one.log_probs is None for one in found):
-        raise SettingsError(
-            "Expected the log-probabilities of the logged actions, `log_probs`, to correct for who "
-            'acted. If the trained policy itself did, with sampled actions: behaviour="start" (or '
-            '"adapted" for the parameters that act now). Logs of somebody else without '
-            "probabilities cannot be adapted on by a policy gradient."
-        )
+    check_log_probs(found)
     units = policy.units
     # log p(a) = log p(a') + log |da' / da|, with the environment's a = a' * scale + shift
     change = 0.0
@@ -289,10 +263,21 @@ def _behaviour(
     return rows
 
 
-def _warn_of_bounds(adapter: Any, found: Sequence[Trajectory]) -> None:
+def check_log_probs(found: Sequence[Trajectory]) -> None:
+    """Raises SettingsError unless all episodes have the log-probabilities of their actions."""
+    if any(one.log_probs is None for one in found):
+        raise SettingsError(
+            "Expected the log-probabilities of the logged actions, `log_probs`, to correct for who "
+            'acted. If the trained policy itself did, with sampled actions: behaviour="start" (or '
+            '"adapted" for the parameters that act now). Logs of somebody else without '
+            "probabilities cannot be adapted on by a policy gradient."
+        )
+
+
+def warn_of_bounds(spaces: ControlSpaces, found: Sequence[Trajectory]) -> None:
     """Warns of logs whose actions were clipped: a density does not describe these."""
-    space = adapter.spaces.action
-    if not adapter.spaces.action_size:
+    space = spaces.action
+    if isinstance(space, Discrete):
         return
     rows = np.concatenate([np.stack([np.asarray(a) for a in one.actions]) for one in found])
     share = float(((rows <= space.low) | (rows >= space.high)).any(1).mean())

@@ -16,7 +16,7 @@ from metarl.deploy.export import control, recurrent, supervised, support
 from metarl.deploy.export.capture import Graph, Port, capture, write_model, write_program
 from metarl.deploy.export.check import difference_of
 from metarl.deploy.export.files import new_folder, write_metadata
-from metarl.deploy.export.kinds import Request, exported
+from metarl.deploy.export.kinds import Exported, Request, exported
 from metarl.errors import SettingsError
 from metarl.extras import import_extra
 from metarl.tasks.base import TaskBatch
@@ -39,14 +39,14 @@ def export_adaptation(
     """Writes the adaptation of a learner as graphs that run without MetaRL.
 
     Supervised learners that adapt by gradients get the graphs "predict" and "step", metric and
-    memory learners "adapt" and "predict", policies "act" and "step", recurrent policies "act"
-    alone, whose state goes in and out. For "onnx" the graph "start" returns the initial theta and
+    memory learners "adapt" and "predict", policies "act", "step", and for logs "log_probs" and
+    "log_step"; recurrent policies "act" alone, whose state goes in and out. For "onnx" the graph "start" returns the initial theta and
     state, if there are any; start.safetensors holds them for both formats. docs/export.md documents
     the folder. Each graph is compared with the learner before the folder appears, in ten calls.
 
     Args:
-        learner: A gradient, metric or memory learner, a `PolicyLearner`, a `RecurrentLearner` or a
-            `VariBADLearner`.
+        learner: A gradient, metric or memory learner, `ZeroShotPrototypes`, a `PolicyLearner`, a
+            `RecurrentLearner` or a `VariBADLearner`.
         folder: The folder. An earlier export in it is replaced.
         to: "onnx", or "torch" for programs of `torch.export`.
         tasks: Tasks of a supervised learner, whose examples give shapes and types, or a function
@@ -65,43 +65,50 @@ def export_adaptation(
             1e-5; nothing is written.
         CheckpointError: The folder holds something else, or cannot be written.
     """
+    _check_format(to)
+    if any(p.device.type != "cpu" for p in learner.parameters()):
+        learner = copy.deepcopy(learner).cpu()
+    generator = torch.Generator().manual_seed(seed)
+    what = exported(learner, Request(_given(tasks), horizon, generator))
+    with new_folder(Path(folder)) as new:
+        files, difference = _write_graphs(what, new, to, seed)
+        (new / START_FILE).write_bytes(safetensors.torch.save(what.start.named()))
+        notes = {"source": dict(source or {}), "largest_difference": difference}
+        write_metadata(new, {**_described(what, files, to), **notes})
+    return difference
+
+
+def _check_format(to: str) -> None:
+    """Raises SettingsError unless a format is known and its packages are installed."""
     if to not in ("onnx", "torch"):
         raise SettingsError(f"An adaptation is exported to onnx or torch, got {to!r}.")
     if to == "onnx":
         for module in ("onnx", "onnxscript", "onnxruntime"):
             import_extra(module, "onnx")
-    if any(p.device.type != "cpu" for p in learner.parameters()):
-        learner = copy.deepcopy(learner).cpu()
-    generator = torch.Generator().manual_seed(seed)
-    what = exported(learner, Request(_given(tasks), horizon, generator))
-    start, graphs = what.start, what.graphs
-    difference = 0.0
-    with new_folder(Path(folder)) as new:
-        files = {}
-        begins = [start.graph()] if to == "onnx" and start.tensors else []
-        for graph in [*graphs, *begins]:
-            path = (write_model if to == "onnx" else write_program)(graph, capture(graph), new)
-            files[graph.name] = path.name
-            difference = max(difference, difference_of(graph, path, start, seed))
-        (new / START_FILE).write_bytes(safetensors.torch.save(start.named()))
-        write_metadata(
-            new,
-            {
-                "kind": what.kind,
-                "runtime": to,
-                "versions": _versions(to),
-                "graphs": {graph.name: _ports(graph, files[graph.name]) for graph in graphs},
-                "start": {
-                    "theta": [p.name for p in start.ports()[: len(start.theta)]],
-                    "state": [p.name for p in start.ports()[len(start.theta) :]],
-                    "file": START_FILE,
-                },
-                **what.notes,
-                "source": dict(source or {}),
-                "largest_difference": difference,
-            },
-        )
-    return difference
+
+
+def _write_graphs(what: Exported, folder: Path, to: str, seed: int) -> tuple[dict[str, str], float]:
+    """Writes and compares all graphs; returns their files and the largest difference."""
+    files, difference, start = {}, 0.0, what.start
+    begins = [start.graph()] if to == "onnx" and start.tensors else []
+    for graph in [*what.graphs, *begins]:
+        path = (write_model if to == "onnx" else write_program)(graph, capture(graph), folder)
+        files[graph.name] = path.name
+        difference = max(difference, difference_of(graph, path, start, seed))
+    return files, difference
+
+
+def _described(what: Exported, files: dict[str, str], to: str) -> dict[str, Any]:
+    """Returns the metadata of an export but for its origin."""
+    names, count = [p.name for p in what.start.ports()], len(what.start.theta)
+    return {
+        "kind": what.kind,
+        "runtime": to,
+        "versions": _versions(to),
+        "graphs": {graph.name: _ports(graph, files[graph.name]) for graph in what.graphs},
+        "start": {"theta": names[:count], "state": names[count:], "file": START_FILE},
+        **what.notes,
+    }
 
 
 def _given(tasks: TaskBatch | Callable[[], TaskBatch] | None) -> Callable[[], TaskBatch]:

@@ -1,4 +1,4 @@
-"""The graphs of policies that adapt by gradients: the step on raw rollouts, and the actions."""
+"""The graphs of policies that adapt by gradients: the actions, and the steps on raw rollouts."""
 
 from __future__ import annotations
 
@@ -13,32 +13,29 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.adaptation.adaptation import Frozen
-from metarl.adaptation.inner_loop import inner_loop
 from metarl.deploy.export.capture import Graph, Port, free_size, graph_of
 from metarl.deploy.export.kinds import Exported, Request, exported
 from metarl.deploy.export.notes import control_notes
-from metarl.deploy.export.state import flatten, unflatten
-from metarl.deploy.export.theta import Start, moved_ports, start_of, theta_of
+from metarl.deploy.export.rollouts import ControlParts, log_probs, log_step, step
+from metarl.deploy.export.state import flatten
+from metarl.deploy.export.theta import Start, start_of, theta_of
 from metarl.errors import ExportError, SettingsError
 from metarl.models.base import Params, task_params
 from metarl.models.mlp import ACTIVATIONS, MLP
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
-from metarl.rl.experience import Experience, estimate_advantages
 from metarl.rl.policies import NETWORK, CategoricalPolicy, GaussianPolicy, Policy
 from metarl.rl.policy_learner import PolicyLearner
-from metarl.rl.rollouts import Rollouts
-from metarl.rl.surrogates import SURROGATES
 from metarl.rl.units import Units
 from metarl.sim.single_env import bounded
 from metarl.trees import map_tensors
 
-EPISODES, WORLDS = "episodes", "observations"
-"""Names of free sizes."""
+WORLDS = "observations"
+"""Name of the free size of `act`."""
 
 
 @exported.register(PolicyLearner)
 def _(learner: PolicyLearner, request: Request) -> Exported:
-    """Returns the graphs "act" and "step".
+    """Returns the graphs "act", "step", "log_probs" and "log_step".
 
     Raises:
         SettingsError: The horizon is below 1.
@@ -54,7 +51,7 @@ def _(learner: PolicyLearner, request: Request) -> Exported:
 def control_graphs(
     learner: PolicyLearner, horizon: int, generator: torch.Generator
 ) -> tuple[Start, list[Graph]]:
-    """Returns the initial theta and state, and the graphs "act" and "step".
+    """Returns the initial theta and state, and the graphs; "act" is the first.
 
     Args:
         learner: The learner, on the CPU.
@@ -78,10 +75,10 @@ def control_graphs(
     size = _observation_size(learner)
     fixed = torch.empty(horizon, horizon + 1, size), torch.empty(learner.policy.action_shape)
     count = free_size([*start.tensors, *fixed])
+    parts = ControlParts(learner, start, constants, state, (count, horizon, size))
     return start, [
-        _act(learner, start, constants, size, count),
-        _step(learner, start, constants, state, (count, horizon, size)),
-    ]
+        _act(learner, start, constants, size, count), step(parts), log_probs(parts), log_step(parts)
+    ]  # fmt: skip
 
 
 def _observation_size(learner: PolicyLearner) -> int:
@@ -205,113 +202,3 @@ def noise_text(policy: Policy) -> str:
     if hasattr(policy, "parts"):
         return "standard normal where an entry is continuous, else uniform in [0, 1)"
     return "standard normal numbers for the samples; zeros without exploration"
-
-
-def _step(
-    learner: PolicyLearner,
-    start: Start,
-    constants: Params,
-    rule_state: dict[str, Any],
-    sizes: tuple[int, int, int],
-) -> Graph:
-    policy, settings = learner.policy, learner.settings
-    surrogate = SURROGATES.get(settings.surrogate)
-
-    def step(*tensors: Tensor) -> list[Tensor]:
-        theta, state, raw = start.split(tensors)
-        params = {n: t.unsqueeze(0) for n, t in theta.items()}
-        batch = experience_of(learner, {**constants, **params}, *raw)
-
-        def support_loss(now: Params, number: int) -> Tensor:
-            del number
-            found = policy.distribution({**constants, **now}, batch.rollouts.observations)
-            log_probs = found.log_prob(batch.rollouts.actions)
-            return surrogate(log_probs, batch.advantages, batch.weights, settings, batch.log_probs)
-
-        *_, last = inner_loop(
-            support_loss, learner.rule, params, 1, first_order=True,
-            state=unflatten(state, rule_state),
-            max_grad_norm=learner.adaptation.max_inner_grad_norm,
-        )  # fmt: skip
-        new_state = flatten(last.state)
-        moved = [last.params[n].squeeze(0) for n in theta] + [new_state[n] for n in state]
-        counts = (raw[3] > 0).sum().clamp(min=1)
-        return [t.detach() for t in (*moved, batch.rollouts.rewards.sum() / counts)]
-
-    outputs = [
-        *moved_ports(start),
-        ("return", "mean undiscounted return of the episodes of at least one step", {}),
-    ]
-    return graph_of("step", step, [*start.ports(), *_batch(policy, *sizes)], outputs)
-
-
-def experience_of(
-    learner: PolicyLearner,
-    params: Params,
-    observations: Tensor,
-    actions: Tensor,
-    rewards: Tensor,
-    lengths: Tensor,
-    terminated: Tensor,
-) -> Experience:
-    """Returns the experience of one task from raw rollouts in the environment's units.
-
-    Args:
-        learner: The learner.
-        params: The parameters that collected the rollouts, [1, *shape] per name.
-        observations: Shape [N, H + 1, O].
-        actions: Shape [N, H, A] float32, or [N, H] int64.
-        rewards: Shape [N, H].
-        lengths: Steps of each episode, [N] int64; 0 for an episode that does not count.
-        terminated: Whether the last step of an episode terminated it, [N] bool.
-    """
-    policy, units = learner.policy, learner.policy.units
-    steps = torch.arange(rewards.shape[1])
-    mask = steps < lengths[:, None]
-    seen = torch.arange(observations.shape[1]) <= lengths[:, None]
-    observations = torch.where(seen.unsqueeze(-1), observations, 0.0)
-    inside = mask if actions.dim() == 2 else mask.unsqueeze(-1)
-    actions = torch.where(inside, actions, torch.zeros_like(actions))
-    if units is not None:
-        observations = units.observe(observations)
-        if units.actions is not None:
-            actions = (actions - units.actions.shift) / units.actions.scale
-    observations, actions = observations.unsqueeze(0), actions.unsqueeze(0)
-    rollouts = Rollouts(
-        seen=observations[:, :, :-1],
-        actions=actions,
-        rewards=torch.where(mask, rewards, 0.0).unsqueeze(0),
-        mask=mask.float().unsqueeze(0),
-        terminated=(terminated[:, None] & (steps == lengths[:, None] - 1)).unsqueeze(0),
-        final_observations=observations[:, :, -1],
-        behaviour=policy.distribution(
-            {n: p.detach() for n, p in params.items()}, observations[:, :, :-1]
-        ),
-    )
-    return estimate_advantages(rollouts, learner.settings)
-
-
-def _batch(policy: Policy, episodes: int, horizon: int, size: int) -> list[Port]:
-    """Returns the inputs for raw rollouts."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (episodes, horizon)
-    actions = torch.zeros(*shape, *policy.action_shape)
-    if isinstance(policy, CategoricalPolicy):
-        actions = actions.long()
-    free = {0: EPISODES}
-    return [
-        Port(
-            "observations", torch.randn(episodes, horizon + 1, size, generator=generator),
-            "before each step, and after the last one of each episode", free,
-        ),
-        Port("actions", actions, "of the policy, before any clipping", free),
-        Port("rewards", torch.randn(*shape, generator=generator), "of each step", free),
-        Port(
-            "lengths", torch.full((episodes,), horizon), "steps of each episode; what follows in "
-            "the row is ignored; 0: the episode does not count", free,
-        ),
-        Port(
-            "terminated", torch.zeros(episodes, dtype=torch.bool), "whether the last step of the "
-            "episode terminated it, and no time limit", free,
-        ),
-    ]  # fmt: skip

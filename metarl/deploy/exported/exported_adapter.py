@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,18 @@ import torch
 from torch import Tensor
 
 from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
+from metarl.deploy.adapters.adapted_policy import BEYOND
+from metarl.deploy.experience.trajectories import (
+    Trajectory,
+    check_log_probs,
+    read_trajectories,
+    warn_of_bounds,
+)
+from metarl.deploy.exported.episodes import RecordedEpisode, padded_flags, rollouts_of, spaces_of
 from metarl.deploy.exported.runtime import OnnxAdaptation
 from metarl.errors import CheckpointError, SettingsError, ShapeError
 from metarl.ranges import check_int
+from metarl.registry import check_choice
 
 _FLAT = "exported graphs take flat observations and give flat actions, as adaptation.json says"
 
@@ -40,12 +50,14 @@ class ExportedAdapter(Adapter):
         self.program = OnnxAdaptation(folder)
         self.explore = explore
         self.origin = Origin(str(folder), 0, {})
+        if not self._supervised:
+            self._spaces = spaces_of(self.program.metadata)
         self._generator = np.random.default_rng(seed)
         self.reset()
 
     def reset(self) -> None:
         self.program.reset()
-        self._episodes: list[_Episode] = [_Episode()]
+        self._episodes: list[RecordedEpisode] = [RecordedEpisode()]
         self._last: tuple[float, bool] = (0.0, False)
 
     def state(self) -> dict[str, Tensor]:
@@ -72,6 +84,11 @@ class ExportedAdapter(Adapter):
         values.update({prefix + n: t.numpy().copy() for n, t in state.items()})
 
     @property
+    def _supervised(self) -> bool:
+        """Whether the learner predicts; policies act."""
+        return self.program.kind in ("supervised", "support")
+
+    @property
     def _reads(self) -> bool:
         """Whether the learner reads its support set once, as metric and memory learners do."""
         return self.program.kind == "support"
@@ -86,56 +103,102 @@ class ExportedAdapter(Adapter):
         targets: Any = None,
         *,
         steps: int | None = None,
-        mask: Any = None,
-        descriptions: Any = None,
-        described: Any = None,
+        scale: float | None = None,
+        **options: Any,
     ) -> AdaptationReport:
-        """Adapts to examples from the start, or a policy to the observed steps.
+        """Adapts to examples from the start, or a policy to the observed steps or to a log.
 
         Args:
-            support: Supervised: inputs [N, *input], or a pair of inputs and targets. Policies adapt
-                on what `observe` was given since the last adaptation.
+            support: Supervised: inputs [N, *input], or a pair of inputs and targets. Policies: None
+                for what `observe` was given since the last adaptation, or logged trajectories, as
+                `ControlAdapter.adapt` takes them, of flat observations and actions.
             targets: Supervised: targets [N, *], or labels [N] from 0.
             steps: Steps on these data; None: as in training for examples, 1 for a policy. Metric
                 and memory learners ignore it.
-            mask: Supervised: true for the real elements of padded sequences, [N, L].
-            descriptions: Prototypes of descriptions: numbers that describe each class, [way, D].
-                Labels are their indices, and there may be no examples.
-            described: Which classes have a description, [way]; None: all.
+            scale: Policies: see `ControlAdapter.adapt`.
+            **options: Supervised: `mask`, true for the real elements of padded sequences, [N, L];
+                for prototypes of descriptions, `descriptions` [way, D] and `described` [way], with
+                labels that are their indices, and with or without examples. Policies on logs:
+                `behaviour`, `correction`, `least_effective`; see `weigh`.
 
         Raises:
-            SettingsError: There is nothing to adapt on, or the policy is recurrent.
+            SettingsError: There is nothing to adapt on, the policy is recurrent, or the effective
+                sample of a log is too small.
             ShapeError: The data have another shape.
         """
         started = time.perf_counter()
-        supervised = self.program.kind in ("supervised", "support")
-        batch: dict[str, Any]
-        if supervised:
-            if targets is None and isinstance(support, tuple | list) and len(support) == 2:
-                support, targets = support
-            given = {
-                "inputs": support, "targets": targets, "mask": mask,
-                "descriptions": descriptions, "described": described,
-            }  # fmt: skip
-            batch = {n: np.asarray(v) for n, v in given.items() if v is not None}
-            count, episodes = len(batch.get("targets", ())), 0
-            self.reset()
+        if self._supervised:
+            report = self._adapt_to_examples(support, targets, steps, options)
         else:
-            if support is not None:
-                raise SettingsError(
-                    "An exported policy adapts to what `observe` was given; open its run to adapt "
-                    "to logged trajectories."
-                )
-            logs = [log for log in self._episodes if log.rewards]
-            batch, count, episodes = _rollouts(logs), sum(len(e.rewards) for e in logs), len(logs)
-        usual = self.program.metadata["adaptation"]["steps"] if supervised else 1
-        taken: int = usual if steps is None or self._reads else check_int("steps", steps)
+            report = self._adapt_to_episodes(support, steps, scale, options)
+        return replace(report, seconds=time.perf_counter() - started)
+
+    def _adapt_to_examples(
+        self, support: Any, targets: Any, steps: int | None, options: dict[str, Any]
+    ) -> AdaptationReport:
+        if targets is None and isinstance(support, tuple | list) and len(support) == 2:
+            support, targets = support
+        given = {"inputs": support, "targets": targets, **options}
+        batch: dict[str, Any] = {n: np.asarray(v) for n, v in given.items() if v is not None}
+        usual = self.program.metadata["adaptation"]["steps"]
+        taken = usual if steps is None or self._reads else check_int("steps", steps)
+        self.reset()
         losses = [self.program.adapt(**batch) for _ in range(taken)]
-        if not supervised:
-            self._episodes = [_Episode()]
-        seconds = time.perf_counter() - started
-        before = losses[0] if supervised else None
-        return AdaptationReport(taken, count, episodes, loss_before=before, seconds=seconds)
+        return AdaptationReport(taken, len(batch.get("targets", ())), loss_before=losses[0])
+
+    def _adapt_to_episodes(
+        self, logged: Any, steps: int | None, scale: float | None, options: dict[str, Any]
+    ) -> AdaptationReport:
+        if self.program.kind == "recurrent":
+            raise SettingsError("A recurrent policy adapts by acting: call `act`, no `adapt`.")
+        if logged is None and options:
+            raise SettingsError(f"Expected trajectories for the options {', '.join(options)}.")
+        behaviour = options.pop("behaviour", None)
+        if logged is None:
+            batch = self._observed()
+        else:
+            found = read_trajectories(logged, self._spaces)
+            batch = rollouts_of(found)
+            self._say_who_acted(batch, found, behaviour)
+        taken = check_int("steps", 1 if steps is None else steps)
+        trained = self.program.metadata["adaptation"]["steps"]
+        usual = BEYOND if 0 < trained <= self.program.steps else 1.0
+        result = self.program.adapt_on_log(
+            steps=taken, scale=usual if scale is None else scale, options=options, **batch
+        )
+        if logged is None:
+            self._episodes = [RecordedEpisode()]
+        effective = None if logged is None else result.effective
+        lengths = batch["lengths"]
+        return AdaptationReport(taken, int(lengths.sum()), len(lengths), effective=effective)
+
+    def _observed(self) -> dict[str, Any]:
+        """Returns the steps since the last adaptation.
+
+        Raises:
+            SettingsError: There are no sampled actions.
+        """
+        logs = [log for log in self._episodes if log.rewards]
+        if not any(any(log.sampled) for log in logs):
+            steps = sum(len(log.rewards) for log in logs)
+            advice = "act with explore=True" if steps else "act and observe"
+            raise SettingsError(
+                f"Expected steps with sampled actions to adapt on, got {steps} steps without any: "
+                f"{advice} first."
+            )
+        counts = padded_flags([log.sampled for log in logs])
+        return {**rollouts_of([log.trajectory() for log in logs]), "counts": counts}
+
+    def _say_who_acted(
+        self, batch: dict[str, Any], found: Sequence[Trajectory], behaviour: str | None
+    ) -> None:
+        """Puts the log-densities of whoever acted into a batch."""
+        warn_of_bounds(self._spaces, found)
+        if behaviour is None:
+            check_log_probs(found)
+            return
+        check_choice("behaviour", behaviour, ("start", "adapted"))
+        batch["log_probs"] = self.program.log_probs_of(batch, start=behaviour == "start")
 
     def predict(self, inputs: Any, *, mask: Any = None) -> np.ndarray:
         """Returns the outputs of the adapted network, [B, *]; see `OnnxAdaptation.predict`."""
@@ -154,7 +217,7 @@ class ExportedAdapter(Adapter):
         row = np.asarray(observation, np.float32)
         action = self.program.act(row, *self._last, generator=generator)
         episode = self._episodes[-1]
-        episode.seen, episode.chosen = row, action
+        episode.seen, episode.chosen, episode.explored = row, action, explore
         return action
 
     def observe(
@@ -183,54 +246,5 @@ class ExportedAdapter(Adapter):
         ended = bool(terminated or truncated)
         self._last = (float(reward), ended)
         if ended:
-            episode.terminated = bool(terminated)
-            self._episodes.append(_Episode())
-
-
-class _Episode:
-    """The steps of an episode, or the part since the last adaptation."""
-
-    def __init__(self) -> None:
-        self.observations: list[np.ndarray] = []
-        self.actions: list[np.ndarray] = []
-        self.rewards: list[float] = []
-        self.seen: np.ndarray | None = None
-        self.chosen: np.ndarray | None = None
-        self.terminated = False
-
-    def add(self, reward: float, after: np.ndarray) -> None:
-        """Adds a step from `seen` by `chosen`."""
-        assert self.seen is not None and self.chosen is not None
-        if not self.observations:
-            self.observations.append(self.seen)
-        self.observations.append(after)
-        self.actions.append(self.chosen)
-        self.rewards.append(reward)
-        self.chosen = None
-
-
-def _rollouts(logs: Sequence[_Episode]) -> dict[str, np.ndarray]:
-    """Returns episodes as the batch of a step, padded to the longest.
-
-    Raises:
-        SettingsError: There are none.
-        ShapeError: Their observations or actions have different shapes.
-    """
-    if not logs:
-        raise SettingsError("Expected steps to adapt on: call `act` and `observe` first.")
-    longest = max(len(log.rewards) for log in logs)
-
-    def padded(rows: Sequence[Any], length: int) -> np.ndarray:
-        table = np.stack(rows)
-        return np.pad(table, [(0, length - len(table)), *[(0, 0)] * (table.ndim - 1)])
-
-    try:
-        return {
-            "observations": np.stack([padded(log.observations, longest + 1) for log in logs]),
-            "actions": np.stack([padded(log.actions, longest) for log in logs]),
-            "rewards": np.stack([padded(log.rewards, longest) for log in logs]).astype(np.float32),
-            "lengths": np.array([len(log.rewards) for log in logs]),
-            "terminated": np.array([log.terminated for log in logs]),
-        }
-    except ValueError as error:
-        raise ShapeError(f"Expected observations and actions of one shape: {error}.") from error
+            episode.end(bool(terminated))
+            self._episodes.append(RecordedEpisode())

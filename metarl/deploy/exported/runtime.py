@@ -8,9 +8,18 @@ from typing import Any
 import numpy as np
 
 from metarl.deploy.export.files import read_metadata
+from metarl.deploy.exported.logs import LogResult, check_lengths, horizon_of, log_inputs, padded
+from metarl.deploy.exported.ports import check_sizes, checked_input
 from metarl.deploy.exported.support import support_inputs
-from metarl.errors import CheckpointError, NonFiniteError, SettingsError, ShapeError
+from metarl.errors import (
+    CheckpointError,
+    MetarlError,
+    NonFiniteError,
+    SettingsError,
+    ShapeError,
+)
 from metarl.extras import import_extra
+from metarl.ranges import POSITIVE, check_int, check_number
 
 Array = np.ndarray
 Arrays = dict[str, np.ndarray]
@@ -110,11 +119,76 @@ class OnnxAdaptation:
         if "step" not in self._sessions:
             raise SettingsError("A recurrent policy adapts by acting: call `act`, no `adapt`.")
         if self.kind == "control":
-            _check_lengths(batch, self.metadata["graphs"]["step"]["inputs"])
-            batch = self._padded(batch)
+            horizon = horizon_of(self.metadata)
+            check_lengths(batch, horizon)
+            batch = padded(batch, horizon)
         outputs = self._run("step", batch)
         self._take(outputs)
         return float(outputs["loss" if self.kind == "supervised" else "return"])
+
+    def adapt_on_log(
+        self,
+        *,
+        steps: int = 1,
+        scale: float = 1.0,
+        options: dict[str, Any] | None = None,
+        **batch: Any,
+    ) -> LogResult:
+        """Takes adaptation steps on logged rollouts, which another policy may have collected.
+
+        Args:
+            steps: Steps on these rollouts, at least 1.
+            scale: Factor on the loss.
+            options: `correction` and `least_effective` of `importance_weights`.
+            **batch: As for `adapt`, and: `log_probs` [N, H], the log-density of each action under
+                who took it, in the environment's units; none if it was the policy with the present
+                theta. `cut` [N]: whether an episode goes on after its last step; none: no.
+                `counts` [N, H]: whether a step was sampled and executed; none: all were.
+
+        Returns:
+            The mean return and the effective sample size, in steps.
+
+        Raises:
+            SettingsError: The effective sample is too small to mean anything.
+            ShapeError: See `adapt`.
+            NonFiniteError: A step would make theta infinite or NaN; no step is taken.
+        """
+        if "log_step" not in self._sessions:
+            raise SettingsError(
+                "Expected an export with the graph log_step, which takes logs: of a policy that "
+                "adapts by gradients, by this version of MetaRL; export the run again."
+            )
+        check_int("steps", steps)
+        check_number("scale", scale, POSITIVE)
+        given = log_inputs(batch, horizon_of(self.metadata), self.log_probs_of, options or {})
+        before = self.theta.copy(), self.state.copy(), self.steps
+        feeds = {**given.feeds, "scale": np.float32(scale)}
+        try:
+            for _ in range(steps):
+                outputs = self._run("log_step", feeds)
+                self._take(outputs)
+        except MetarlError:
+            self.theta, self.state, self.steps = before
+            raise
+        return LogResult(float(outputs["return"]), given.effective)
+
+    def log_probs_of(self, batch: dict[str, Any], *, start: bool = False) -> Array:
+        """Returns the log-density of each action in the environment's units, [N, H].
+
+        Args:
+            batch: `observations` [N, H + 1, O], `actions` [N, H, *] and `lengths` [N] of rollouts;
+                the rest is ignored. Shorter rollouts are padded up to H.
+            start: Whether under the exported start, in place of the present theta.
+        """
+        horizon, names = horizon_of(self.metadata), ("observations", "actions", "lengths")
+        check_lengths(batch, horizon)
+        given = padded({n: batch[n] for n in names if n in batch}, horizon)
+        present = self.theta
+        self.theta = {n: self._start[n] for n in present} if start else present
+        try:
+            return self._run("log_probs", given)["log_probs"]
+        finally:
+            self.theta = present
 
     def _take(self, outputs: Arrays) -> None:
         """Takes over the theta and state of a step.
@@ -181,8 +255,8 @@ class OnnxAdaptation:
                 f"{', '.join(sorted(state)) or 'none'}."
             )
         for port in wanted:
-            _checked(state, port)
-        _check_free(state, wanted)
+            checked_input(state, port)
+        check_sizes(state, wanted)
 
     def act(
         self,
@@ -206,10 +280,16 @@ class OnnxAdaptation:
             SettingsError: The export is no policy, or the trial is longer than those that its
                 attention was trained for.
             ShapeError: The observation has another shape.
+            NonFiniteError: It is infinite or NaN.
         """
         if "act" not in self._sessions:
             raise SettingsError("A supervised network predicts: call `predict`, no `act`.")
         name = "action" if generator is None else "sample"
+        if not np.isfinite(observation).all():
+            raise NonFiniteError(
+                "Expected a finite observation, got NaN or infinity: hold the last action, or open "
+                "the run itself, whose adapter can (`Safety`)."
+            )
         if self.kind == "recurrent":
             return self._act_recurrent(np.asarray(observation), reward, ended, name, generator)
         rows = np.asarray(observation, np.float32)
@@ -262,79 +342,17 @@ class OnnxAdaptation:
         draws = generator.standard_normal(shape, np.float32), generator.random(shape, np.float32)
         return np.where(normal if normal.size > 1 else normal[0], *draws)
 
-    def _padded(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Returns rollouts with rows of H steps."""
-        horizon = {p["name"]: p for p in self.metadata["graphs"]["step"]["inputs"]}
-        padded = dict(batch)
-        for name in ("observations", "actions", "rewards"):
-            if name in batch:
-                value, steps = np.asarray(batch[name]), horizon[name]["shape"][1]
-                missing = steps - value.shape[1] if value.ndim > 1 else 0
-                widths = [(0, 0), (0, max(missing, 0)), *[(0, 0)] * (value.ndim - 2)]
-                padded[name] = np.pad(value, widths) if missing > 0 else value
-        return padded
-
     def _run(self, graph: str, batch: dict[str, Any]) -> Arrays:
         """Runs a graph on theta, the state and a batch, which is checked."""
         ports = self.metadata["graphs"][graph]["inputs"]
         outputs = [p["name"] for p in self.metadata["graphs"][graph]["outputs"]]
         own = {**self.theta, **self.state}
         feeds = {
-            p["name"]: own[p["name"]] if p["name"] in own else _checked(batch, p) for p in ports
+            p["name"]: own[p["name"]] if p["name"] in own else checked_input(batch, p)
+            for p in ports
         }
         unknown = batch.keys() - {p["name"] for p in ports}
         if unknown:
             raise ShapeError(f"The {graph} has no input {', '.join(sorted(unknown))}.")
-        _check_free(feeds, ports)
+        check_sizes(feeds, ports)
         return dict(zip(outputs, self._sessions[graph].run(outputs, feeds), strict=True))
-
-
-def _checked(batch: dict[str, Any], port: dict[str, Any]) -> Array:
-    """Returns an input as its graph takes it.
-
-    Raises:
-        ShapeError: It is missing, not finite, or has another shape or type.
-    """
-    name, shape = port["name"], port["shape"]
-    if name not in batch:
-        raise ShapeError(f"Expected {name} {shape} {port['dtype']} ({port['text']}), got none.")
-    value = np.asarray(batch[name])
-    fits = len(shape) == value.ndim and all(
-        isinstance(n, str) or n == m for n, m in zip(shape, value.shape, strict=False)
-    )
-    if not fits or value.size == 0:
-        raise ShapeError(f"Expected {name} of shape {shape}, got {list(value.shape)}.")
-    if not np.can_cast(value.dtype, port["dtype"], "same_kind"):
-        raise ShapeError(f"Expected {name} of type {port['dtype']}, got {value.dtype}.")
-    return np.ascontiguousarray(value, port["dtype"]).reshape(value.shape)
-
-
-def _check_free(feeds: Arrays, ports: list[dict[str, Any]]) -> None:
-    """Checks that sizes of one name agree.
-
-    Raises:
-        ShapeError: They differ.
-    """
-    sizes: dict[str, int] = {}
-    for port in ports:
-        for size, actual in zip(port["shape"], feeds[port["name"]].shape, strict=True):
-            if isinstance(size, str) and sizes.setdefault(size, actual) != actual:
-                raise ShapeError(
-                    f"Expected as many {size} in {port['name']} as before, {sizes[size]}, got "
-                    f"{actual}."
-                )
-
-
-def _check_lengths(batch: dict[str, Any], ports: list[dict[str, Any]]) -> None:
-    """Checks the lengths of episodes.
-
-    Raises:
-        ShapeError: One is negative or above H, or all are 0.
-    """
-    (horizon,) = (p["shape"][1] for p in ports if p["name"] == "rewards")
-    lengths = np.asarray(batch.get("lengths", 1))
-    if lengths.size and not (lengths.min() >= 0 and 0 < lengths.max() <= horizon):
-        raise ShapeError(
-            f"Expected lengths from 0 to {horizon}, at least one above 0, got {lengths.min()} to "
-            f"{lengths.max()}; `--horizon` of the export sets the largest."
-        )

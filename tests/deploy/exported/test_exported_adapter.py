@@ -3,20 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from metarl_envs.navigation import Navigation2D
 
 import metarl
 from metarl.deploy.export.adaptation import export_adaptation
-from metarl.deploy.loading import adapter_of
-from metarl.errors import CheckpointError, SettingsError
-from metarl.sim.single_env import SingleEnv
+from metarl.errors import CheckpointError, DataError, SettingsError
 from metarl.tasks import Sine
 from metarl.tasks.base import Examples
 from tests.deploy.export.test_adaptation import (
-    RULES,
     assert_same,
     needs_onnx,
-    policy_learner,
     sine_learner,
 )
 
@@ -29,16 +24,6 @@ def sine(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sine") / "out"
     export_adaptation(learner, folder, tasks=tasks)
     return folder, learner, tasks
-
-
-@pytest.fixture(scope="module")
-def navigation(tmp_path_factory):
-    needs_onnx()
-    generator, family = torch.Generator().manual_seed(0), Navigation2D(horizon=6)
-    learner = policy_learner(family, RULES["maml"], generator)
-    folder = tmp_path_factory.mktemp("navigation") / "out"
-    export_adaptation(learner, folder, tasks=family.sample(1, generator))
-    return folder, learner
 
 
 def test_examples_give_the_predictions_of_the_learner(sine):
@@ -62,39 +47,19 @@ def test_examples_give_the_predictions_of_the_learner(sine):
     np.testing.assert_allclose(adapter.predict(tasks.query.inputs[1]), expected, atol=1e-5)
 
 
-def test_a_policy_adapts_to_what_it_saw(navigation):
-    folder, learner = navigation
-    adapter, env = metarl.load(folder, seed=3), SingleEnv(learner.family)
-    own = adapter_of(learner)
-    for episode in range(3):
-        observation, _ = env.reset(seed=episode)
-        ended = False
-        while not ended:
-            action = adapter.act(observation)
-            own.act(observation)
-            after, reward, terminated, truncated, _ = env.step(np.clip(action, -1, 1))
-            adapter.observe(after, action, reward, terminated, truncated)
-            own.observe(after, None, reward, terminated, truncated)
-            observation, ended = after, terminated or truncated
-    before = {n: t.clone() for n, t in adapter.state().items()}
-    report = adapter.adapt()
-    assert (report.steps, report.examples, report.episodes) == (1, 18, 3)
-    assert any(not torch.equal(before[n], t) for n, t in adapter.state().items())
-    with pytest.raises(SettingsError, match="steps to adapt on"):
-        adapter.adapt()
-
-
-def test_what_an_export_does_not_take_is_refused(sine, navigation, tmp_path):
+def test_what_an_export_does_not_take_is_refused(sine, robot, tmp_path):
     with pytest.raises(SettingsError, match="seed` and `explore"):
         metarl.load(sine[0], safety=None)
     with pytest.raises(SettingsError, match="call `act`"):
-        metarl.load(navigation[0]).predict(np.zeros((1, 2)))
-    adapter = metarl.load(navigation[0])
+        metarl.load(robot.folder).predict(np.zeros((1, 2)))
+    adapter = metarl.load(robot.folder)
     adapter.act(np.zeros(2))
     with pytest.raises(SettingsError, match="that `act` returned"):
         adapter.observe(np.zeros(2), np.ones(2), 0.0, False, False)
-    with pytest.raises(SettingsError, match="logged trajectories"):
+    with pytest.raises(DataError, match="Expected actions, rewards"):
         adapter.adapt({"observations": []})
+    with pytest.raises(SettingsError, match="Expected trajectories for"):
+        adapter.adapt(behaviour="start")
     for file in sine[0].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "step.onnx").write_bytes(b"other")
