@@ -40,9 +40,10 @@ def export_adaptation(
 
     Supervised learners that adapt by gradients get the graphs "predict" and "step", metric and
     memory learners "adapt" and "predict", policies "act", "step", and for logs "log_probs" and
-    "log_step"; recurrent policies "act" alone, whose state goes in and out. For "onnx" the graph "start" returns the initial theta and
-    state, if there are any; start.safetensors holds them for both formats. docs/export.md documents
-    the folder. Each graph is compared with the learner before the folder appears, in ten calls.
+    "log_step"; recurrent policies "act" alone, whose state goes in and out. For "onnx" the graph
+    "start" returns the initial theta and state, if there are any; start.safetensors holds them for
+    both formats. docs/export.md documents the folder. Each graph is compared with the learner
+    before the folder appears, in ten calls.
 
     Args:
         learner: A gradient, metric or memory learner, `ZeroShotPrototypes`, a `PolicyLearner`, a
