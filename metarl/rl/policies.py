@@ -28,7 +28,7 @@ from metarl.rl.policy import (
 )
 from metarl.rl.policy_network import CNN, OUTPUT_SCALE, network_for, own_network
 from metarl.rl.units import units_for, warn_of_unbounded
-from metarl.sim.spaces import FlatBox, flat_actions, flat_observations
+from metarl.sim.spaces import FlatBox, FlatDiscrete, flat_actions, flat_observations
 
 __all__ = ["NETWORK", "CategoricalPolicy", "GaussianPolicy", "Policy", "policy_for"]
 
@@ -274,4 +274,4 @@ def flat_spaces(
             f"Expected discrete actions that start at 0, got {action}; a family counts them so."
         )
     flat = observation if isinstance(observation, FlatBox) else flat_observations(observation)
-    return flat, action if isinstance(action, FlatBox) else flat_actions(action)
+    return flat, action if isinstance(action, FlatBox | FlatDiscrete) else flat_actions(action)

@@ -145,7 +145,8 @@ class ActionScale(nn.Module):
         space: The flat action space, [A] float32.
 
     Attributes:
-        scale: Half the width of the bounds; 1 for entries that keep their units. [A] float32.
+        scale: Half the width of the bounds; 1 for entries that keep their units or have a single
+            value. [A] float32.
         shift: Their middle, or 0. [A] float32.
         bounded: Which entries are mapped, [A] bool.
     """
@@ -165,7 +166,9 @@ class ActionScale(nn.Module):
                 known = ~_unbounded(low, high)
                 bounded[where] = known
                 low, high = np.where(known, low, -1.0), np.where(known, high, 1.0)
-                scale[where], shift[where] = (high - low) / 2, (high + low) / 2
+                half = (high - low) / 2
+                # An entry with one value is only shifted, so that the map has an inverse.
+                scale[where], shift[where] = np.where(half > 0, half, 1.0), (high + low) / 2
         self.register_buffer("scale", torch.from_numpy(scale).float())
         self.register_buffer("shift", torch.from_numpy(shift).float())
         self.register_buffer("bounded", torch.from_numpy(bounded))

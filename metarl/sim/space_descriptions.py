@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.models.described import CODECS, Codec, UndescribedError
-from metarl.sim.spaces import FlatBox
+from metarl.sim.spaces import FlatBox, FlatDiscrete
 
 
 def encode_space(space: spaces.Space[Any]) -> dict[str, Any]:
@@ -17,14 +17,15 @@ def encode_space(space: spaces.Space[Any]) -> dict[str, Any]:
     Raises:
         UndescribedError: It is none of Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple.
     """
+    flat = isinstance(space, FlatBox | FlatDiscrete)
+    source = {"source": encode_space(space.source)} if flat else {}
     if isinstance(space, spaces.Box):
         sides = {"low": _numbers(space.low), "high": _numbers(space.high)}
-        source = {"source": encode_space(space.source)} if isinstance(space, FlatBox) else {}
         return {"box": list(space.shape), "dtype": str(space.dtype), **sides, **source}
     if isinstance(space, spaces.Discrete):
-        return {"discrete": int(space.n), "start": int(space.start)}
+        return {"discrete": int(space.n), "start": int(space.start), **source}
     if isinstance(space, spaces.MultiDiscrete):
-        return {"multi_discrete": space.nvec.tolist()}
+        return {"multi_discrete": space.nvec.tolist(), "start": space.start.tolist()}
     if isinstance(space, spaces.MultiBinary):
         return {"multi_binary": list(space.shape)}
     if isinstance(space, spaces.Dict):
@@ -46,10 +47,15 @@ def decode_space(data: Any) -> spaces.Space[Any]:
         if "source" in data:
             return FlatBox(low, high, decode_space(data["source"]))
         return spaces.Box(low, high, dtype=dtype.type)
+    if "discrete" in data and "source" in data:
+        source = decode_space(data["source"])
+        if not isinstance(source, spaces.Discrete) or source.n != data["discrete"]:
+            raise ValueError(f"{data['discrete']} choices stand for {source}")
+        return FlatDiscrete(source)
     if "discrete" in data:
         return spaces.Discrete(data["discrete"], start=data.get("start", 0))
     if "multi_discrete" in data:
-        return spaces.MultiDiscrete(data["multi_discrete"])
+        return spaces.MultiDiscrete(data["multi_discrete"], start=data.get("start"))
     if "multi_binary" in data:
         shape = data["multi_binary"]
         return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)

@@ -49,9 +49,21 @@ class FlatBox(spaces.Box):
         self.source = source
 
 
+class FlatDiscrete(spaces.Discrete):
+    """Choices from 0 that stand for those of another Discrete, its `source`.
+
+    Args:
+        source: A Discrete with another first choice than 0.
+    """
+
+    def __init__(self, source: spaces.Discrete) -> None:
+        super().__init__(int(source.n))
+        self.source = source
+
+
 def source_of(space: spaces.Space[Any]) -> spaces.Space[Any]:
     """Returns the space that a flat one stands for, or the space itself."""
-    return space.source if isinstance(space, FlatBox) else space
+    return space.source if isinstance(space, FlatBox | FlatDiscrete) else space
 
 
 def observation_leaves(space: spaces.Space[Any]) -> list[Leaf]:
@@ -84,7 +96,7 @@ def flat_actions(space: spaces.Space[Any]) -> spaces.Box | spaces.Discrete:
     """
     _check(space, "actions")
     if isinstance(space, spaces.Discrete):
-        return spaces.Discrete(int(space.n))
+        return spaces.Discrete(int(space.n)) if space.start == 0 else FlatDiscrete(space)
     bounds = [_action_bounds(leaf.space) for leaf in action_leaves(space)]
     low, high = (np.concatenate(side) for side in zip(*bounds, strict=True))
     return FlatBox(low, high, space)

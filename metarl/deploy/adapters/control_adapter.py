@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium
@@ -137,7 +138,7 @@ class ControlAdapter(Adapter):
         Raises:
             SimulationError: The reward is not finite, or nothing was observed before the action.
         """
-        if not np.isfinite(reward):
+        if not math.isfinite(reward := float(reward)):
             raise SimulationError(f"Expected a finite reward, got {reward}.")
         recorder = self._recorder
         acted = self._executed(action)
@@ -146,8 +147,8 @@ class ControlAdapter(Adapter):
             after = self._last_finite(acted)
         if not np.isfinite(acted.row).all():
             acted = acted._replace(row=self._last_finite(acted))
-        recorder.add(acted, float(reward), after)
-        self._actor.observe(acted.own, float(reward), bool(terminated or truncated))
+        recorder.add(acted, reward, after)
+        self._actor.observe(acted.own, reward, bool(terminated or truncated))
         self._watch(after)
         if terminated or truncated:
             recorder.end(bool(terminated))

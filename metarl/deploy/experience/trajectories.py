@@ -10,14 +10,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
 from torch import Tensor
 
 from metarl.deploy.arrays import as_array
 from metarl.deploy.experience.episode_log import EpisodeLog, log_probs_of
 from metarl.deploy.experience.trajectory_tables import (
+    count_of,
     parquet_columns,
     split_episodes,
+    step_of,
     table_columns,
 )
 from metarl.deploy.importance import Correction, importance_weights
@@ -26,6 +28,7 @@ from metarl.deploy.robot.spaces import ControlSpaces
 from metarl.errors import DataError, SettingsError, ShapeError, short_repr
 from metarl.models.base import Params, task_params
 from metarl.registry import check_choice
+from metarl.sim.spaces import action_leaves, source_of
 
 Behaviour = Literal["start", "adapted"]
 NAMES = {
@@ -185,9 +188,11 @@ def _trajectory(parts: Mapping[str, Any], spaces: ControlSpaces, where: str) -> 
 
 def _observations(value: Any, spaces: ControlSpaces, count: int, where: str) -> np.ndarray:
     try:
-        length = len(next(iter(value.values()))) if isinstance(value, Mapping) else len(value)
-    except (TypeError, StopIteration) as error:
-        raise ShapeError(f"Expected observations of each step in {where}.") from error
+        length = count_of(value, source := source_of(spaces.observation))
+    except (TypeError, KeyError, ValueError) as error:
+        raise ShapeError(
+            f"Expected observations of {source_of(spaces.observation)} for each step in {where}."
+        ) from error
     if length not in (count, count + 1):
         raise ShapeError(
             f"Expected {count} or {count + 1} observations in {where} with {count} rewards, got "
@@ -195,7 +200,7 @@ def _observations(value: Any, spaces: ControlSpaces, count: int, where: str) -> 
         )
     rows = np.zeros((length, spaces.size), np.float32)
     for t in range(length):
-        one = {n: v[t] for n, v in value.items()} if isinstance(value, Mapping) else value[t]
+        one = step_of(value, t, source)
         if not spaces.read(
             as_array(one, "observations") if isinstance(one, Tensor) else one, rows[t]
         ):
@@ -204,10 +209,11 @@ def _observations(value: Any, spaces: ControlSpaces, count: int, where: str) -> 
 
 
 def _actions(value: Any, spaces: ControlSpaces, count: int, where: str) -> list[Action]:
-    rows = as_array(value, "actions") if not isinstance(value, Mapping) else None
-    if rows is None:
-        flat = [spaces.flat_action({n: v[t] for n, v in value.items()}) for t in range(count)]
+    source = source_of(spaces.action)
+    if isinstance(source, Dict | Tuple):
+        flat = _composite_actions(value, spaces, source, count, where)
     else:
+        rows = as_array(value, "actions")
         if rows.ndim == 2 and rows.shape[1] == 1 and not spaces.action_size:
             rows = rows[:, 0]
         if rows.ndim == 1 and spaces.action_size == 1:
@@ -221,6 +227,20 @@ def _actions(value: Any, spaces: ControlSpaces, count: int, where: str) -> list[
     if number is not None and not all(0 <= int(row) < number for row in flat):  # pyright: ignore[reportArgumentType]
         raise ShapeError(f"Expected actions from 0 to {number - 1} in {where}.")
     return flat
+
+
+def _composite_actions(
+    value: Any, spaces: ControlSpaces, source: Dict | Tuple, count: int, where: str
+) -> list[Action]:
+    """Returns flat actions of parts: columns, or a row for each step."""
+    try:
+        if (found := count_of(value, source)) != count:
+            raise ShapeError(f"Expected {count} actions in {where}, got {found}.")
+        return [spaces.flat_action(step_of(value, t, source)) for t in range(count)]
+    except (TypeError, KeyError, IndexError, ValueError) as error:
+        if isinstance(error, ShapeError):
+            raise
+        raise ShapeError(f"Expected actions of {source} for each step in {where}.") from error
 
 
 def _flags(value: Any, count: int) -> np.ndarray:
@@ -279,8 +299,13 @@ def warn_of_bounds(spaces: ControlSpaces, found: Sequence[Trajectory]) -> None:
     space = spaces.action
     if isinstance(space, Discrete):
         return
+    numbers = np.zeros(space.shape, bool)  # choices and switches are always at some bound
+    for leaf in action_leaves(space):
+        numbers[leaf.start : leaf.stop] = isinstance(leaf.space, Box)
+    numbers &= space.low < space.high
     rows = np.concatenate([np.stack([np.asarray(a) for a in one.actions]) for one in found])
-    share = float(((rows <= space.low) | (rows >= space.high)).any(1).mean())
+    at_bounds = (rows <= space.low) | (rows >= space.high)
+    share = float((at_bounds & numbers).any(1).mean())
     if share > AT_BOUNDS:
         warnings.warn(
             f"{share:.0%} of the logged actions are at the bounds of the action space, as if they "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from metarl.errors import DataError
 from metarl.extras import import_extra
@@ -91,9 +92,41 @@ def split_episodes(parts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {name: _rows(value, low, high, count) for name, value in parts.items()}
 
 
+def count_of(value: Any, space: spaces.Space[Any]) -> int:
+    """Returns the number of steps of a part of a log.
+
+    Args:
+        value: Rows; or a dict, or a tuple of arrays, of the columns of a composite space.
+        space: The space of one step.
+    """
+    columns = _columns_of(value, space)
+    return len(value) if columns is None else count_of(*columns[0][1:])
+
+
+def step_of(value: Any, step: int, space: spaces.Space[Any]) -> Any:
+    """Returns what a part of a log has at a step; see `count_of`."""
+    columns = _columns_of(value, space)
+    if columns is None:
+        return value[step]
+    found = {name: step_of(part, step, inner) for name, part, inner in columns}
+    return found if isinstance(space, spaces.Dict) else tuple(found.values())
+
+
+def _columns_of(value: Any, space: spaces.Space[Any]) -> list[tuple[Any, Any, Any]] | None:
+    """Returns the columns of a composite space with their names and spaces; None for rows."""
+    if isinstance(space, spaces.Dict) and isinstance(value, Mapping):
+        return [(name, value[name], part) for name, part in space.spaces.items()]
+    is_tuple = isinstance(space, spaces.Tuple) and isinstance(value, tuple)
+    if is_tuple and value and isinstance(value[0], np.ndarray | Mapping):
+        return [(i, *pair) for i, pair in enumerate(zip(value, space.spaces, strict=True))]
+    return None
+
+
 def _rows(value: Any, low: int, high: int, count: int) -> Any:
     if isinstance(value, Mapping):
         return {name: _rows(part, low, high, count) for name, part in value.items()}
+    if isinstance(value, tuple) and len(value) != count:  # columns of a Tuple
+        return tuple(_rows(part, low, high, count) for part in value)
     if len(value) != count:
         raise DataError(
             f"Expected as many rows in each part of a log of several episodes, {count}, got "

@@ -20,6 +20,7 @@ from metarl.rl.units import LARGEST_BOUND, Units
 from metarl.runs.run_folder import to_json
 from metarl.sim.family import TaskFamily
 from metarl.sim.single_env import bounded
+from metarl.sim.spaces import source_of
 
 
 def supervised_notes(learner: GradientLearner) -> dict[str, Any]:
@@ -118,7 +119,8 @@ def _normaliser(units: Units | None) -> dict[str, Any] | None:
 def _action(family: TaskFamily, units: Units | None) -> dict[str, Any]:
     space = bounded(family.action_space)
     if isinstance(space, spaces.Discrete):
-        return {"kind": "discrete", "choices": int(space.n)}
+        first = int(getattr(source_of(space), "start", 0))
+        return {"kind": "discrete", "choices": int(space.n), "first": first}
     assert isinstance(space, spaces.Box)
     maps = None if units is None else units.actions
     return {

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from metarl.deploy.experience.trajectories import Trajectory
 from metarl.deploy.robot.spaces import ControlSpaces
 from metarl.errors import ShapeError
+from metarl.sim.spaces import flat_actions
 
 Arrays = dict[str, np.ndarray]
 
@@ -70,7 +71,8 @@ def spaces_of(metadata: dict[str, Any]) -> ControlSpaces:
     observation, action = metadata["observation"], metadata["action"]
     own = _box(observation["low"], observation["high"])
     if action["kind"] == "discrete":
-        return ControlSpaces(own, spaces.Discrete(action["choices"]))
+        choices = spaces.Discrete(action["choices"], start=action.get("first", 0))
+        return ControlSpaces(own, flat_actions(choices))
     return ControlSpaces(own, _box(action["low"], action["high"]))
 
 

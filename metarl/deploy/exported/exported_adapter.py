@@ -218,7 +218,8 @@ class ExportedAdapter(Adapter):
         action = self.program.act(row, *self._last, generator=generator)
         episode = self._episodes[-1]
         episode.seen, episode.chosen, episode.explored = row, action, explore
-        return action
+        # Choices of the environment may begin with another number than 0.
+        return action + self.program.metadata["action"].get("first", 0)
 
     def observe(
         self, observation: Any, action: Any, reward: float, terminated: bool, truncated: bool
@@ -236,8 +237,8 @@ class ExportedAdapter(Adapter):
             SettingsError: `act` did not choose the action.
         """
         episode = self._episodes[-1]
-        chosen = episode.chosen
-        if chosen is None or not (action is None or np.array_equal(action, chosen)):
+        chosen, first = episode.chosen, self.program.metadata["action"].get("first", 0)
+        if chosen is None or not (action is None or np.array_equal(action, chosen + first)):
             raise SettingsError(
                 f"Expected the action that `act` returned, got {action!r}; {_FLAT}. Open the run "
                 "itself for actions of others."

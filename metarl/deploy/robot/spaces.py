@@ -108,9 +108,8 @@ class ControlSpaces:
             )
         mine = self.action
         if isinstance(mine, spaces.Discrete) or isinstance(acts, spaces.Discrete):
-            if not (
-                isinstance(acts, type(mine)) and getattr(acts, "n", 0) == getattr(mine, "n", 0)
-            ):
+            both = isinstance(mine, spaces.Discrete) and isinstance(acts, spaces.Discrete)
+            if not (both and getattr(acts, "n", 0) == getattr(mine, "n", 0)):
                 raise SettingsError(
                     f"Expected actions of {mine}, as in training, the environment takes {action}."
                 )

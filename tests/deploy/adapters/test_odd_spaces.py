@@ -1,0 +1,122 @@
+"""Runs in environments with unusual spaces: actions and logs are those of the spaces."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+import metarl
+from metarl.adaptation import MAML
+from metarl.deploy.export.notes import control_notes
+from metarl.deploy.exported.episodes import spaces_of
+from metarl.errors import ShapeError
+from metarl.rl import PolicyGradientSettings, PolicyLearner, policy_for
+from metarl.sim import GymTasks, Uniform
+from metarl.sim.space_descriptions import decode_space, encode_space
+from metarl.sim.spaces import flat_actions
+from tests.deploy.conftest import train
+from tests.sim.gymnasium.odd import F32, odd
+from tests.sim.gymnasium.test_odd_environments import MIXED, NESTED
+
+STEPS = 4
+BOX = spaces.Box(-1, 1, (2,), F32)
+CASES = {
+    "choices from 2": (BOX, spaces.Discrete(4, start=2)),
+    "several choices": (BOX, spaces.MultiDiscrete([3, 2], start=[1, 5])),
+    "switches": (BOX, spaces.MultiBinary([2, 3])),
+    "nested": (NESTED, MIXED),
+    "tuples": (spaces.Tuple((BOX, spaces.Discrete(3))), spaces.Tuple((BOX, spaces.Discrete(3)))),
+    "a single value": (BOX, spaces.Box(np.array([1, -5], F32), np.array([1, 5], F32))),
+}
+
+
+def run_in(env, folder):
+    family = GymTasks(env, {"k": Uniform(0.4, 0.6)}, horizon=STEPS)
+    policy = policy_for(family, torch.Generator().manual_seed(0), (4,))
+    learner = PolicyLearner(MAML(policy, inner_lr=0.1), family, PolicyGradientSettings(2))
+    return train(learner, family, folder)[1]
+
+
+def played(adapter, env, episodes):
+    """Episodes as a user records them: a row per step."""
+    logs = []
+    for seed in range(episodes):
+        observation, _ = env.reset(seed=seed)
+        seen, actions, rewards = [observation], [], []
+        for step in range(STEPS):
+            action = adapter.act(observation)  # which the environment refuses if it is none
+            observation, reward, terminated, _, _ = env.step(action)
+            adapter.observe(observation, action, reward, terminated, step == STEPS - 1)
+            seen.append(observation)
+            actions.append(action)
+            rewards.append(reward)
+        logs.append({"observations": seen, "actions": actions, "rewards": rewards})
+    return logs
+
+
+def columns(rows):
+    """Rows as data sets have them: arrays in the structure of the space."""
+    if isinstance(rows[0], dict):
+        return {name: columns([row[name] for row in rows]) for name in rows[0]}
+    if isinstance(rows[0], tuple):
+        return tuple(columns(list(part)) for part in zip(*rows, strict=True))
+    return np.asarray(rows)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_actions_and_logs_are_those_of_the_space(case, tmp_path):
+    observed, acted = CASES[case]
+    env = odd(observed, acted)
+    folder = run_in(env, tmp_path)
+    adapter = metarl.load(folder)
+    logs = played(adapter, env(), 3)
+    adapter.adapt()
+    expected = adapter.state()
+    with warnings.catch_warnings():
+        if case in ("nested", "tuples", "a single value"):  # whose numbers are clipped
+            warnings.filterwarnings("ignore", ".*at the bounds")
+        for form in (
+            logs,
+            [{n: columns(rows) for n, rows in log.items()} for log in logs],
+            [{n: tuple(rows) for n, rows in log.items()} for log in logs],
+        ):
+            other = metarl.load(folder)
+            report = other.adapt(form, behaviour="start")
+            assert report.examples == 3 * STEPS
+            for name, value in other.state().items():
+                assert torch.isfinite(value).all()
+                if case in ("choices from 2", "several choices", "switches"):
+                    torch.testing.assert_close(value, expected[name], atol=1e-4, rtol=1e-3)
+
+
+def test_parts_that_are_missing_are_named(tmp_path):
+    env = odd(*CASES["nested"])
+    adapter = metarl.load(run_in(env, tmp_path))
+    (log,) = played(adapter, env(), 1)
+    wrong = {n: columns(rows) for n, rows in log.items()}
+    for name, what in (("observations", "Expected observations of Dict"), ("actions", "Dict")):
+        with pytest.raises(ShapeError, match=what):
+            adapter.adapt({**wrong, name: {"other": np.zeros(STEPS)}}, behaviour="start")
+    with pytest.raises(ShapeError, match=f"Expected {STEPS} actions"):
+        adapter.adapt({**wrong, "actions": log["actions"][:-1]}, behaviour="start")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_descriptions_keep_where_choices_begin(case):
+    space = flat_actions(CASES[case][1])
+    found = decode_space(encode_space(space))
+    assert found == space and getattr(found, "source", 0) == getattr(space, "source", 0)
+
+
+def test_an_export_adds_the_first_choice(tmp_path):
+    metadata = {
+        "observation": {"low": [None], "high": [2.0]},
+        "action": {"kind": "discrete", "choices": 4, "first": 2},
+    }
+    found = spaces_of(metadata)
+    assert found.action.n == 4 and found.flat_action(5) == 3 and found.to_environment(0) == 2
+    assert found.observation == spaces.Box(-np.inf, 2, (1,), F32)
+    learner = metarl.load(run_in(odd(*CASES["choices from 2"]), tmp_path)).learner
+    assert control_notes(learner)["action"] == metadata["action"]
