@@ -119,4 +119,4 @@ def test_an_export_adds_the_first_choice(tmp_path):
     assert found.action.n == 4 and found.flat_action(5) == 3 and found.to_environment(0) == 2
     assert found.observation == spaces.Box(-np.inf, 2, (1,), F32)
     learner = metarl.load(run_in(odd(*CASES["choices from 2"]), tmp_path)).learner
-    assert control_notes(learner)["action"] == metadata["action"]
+    assert control_notes(learner)["action"] == {**metadata["action"], "parts": None}
