@@ -16,7 +16,7 @@ from metarl.deploy.adapters.experience import logged, observed, remember
 from metarl.deploy.adapters.inputs import warn_of_ranges
 from metarl.deploy.adapters.running import Curve, evaluate, run_episodes
 from metarl.deploy.experience.recorder import Acted, Recorder
-from metarl.deploy.experience.trajectories import Trajectory, read_trajectories
+from metarl.deploy.experience.trajectories import Trajectory, read_trajectories, warn_of_lengths
 from metarl.deploy.robot.actor import Action, Actor, Belief
 from metarl.deploy.robot.policy_actor import PolicyActor
 from metarl.deploy.robot.recurrent_actor import RecurrentActor
@@ -348,6 +348,7 @@ class ControlAdapter(Adapter):
 
     def _read(self, trajectories: Any) -> list[Trajectory]:
         found = read_trajectories(trajectories, self.spaces)
+        warn_of_lengths(found, self.family.horizon)
         rows = np.concatenate([t.observations for t in found])
         warn_of_ranges(rows, self.origin.ranges.get("observations"), "observations of the log")
         return found

@@ -12,6 +12,7 @@ import numpy as np
 from metarl.errors import SettingsError, SimulationError
 from metarl.ranges import NOT_NEGATIVE, check_int
 from metarl.sim.gymnasium.observations import ResultError, observation_of, step_result
+from metarl.sim.gymnasium.rates import step_seconds
 from metarl.sim.spaces import action_reader
 
 RATE_TOLERANCE = 0.01
@@ -83,11 +84,20 @@ def run_episodes(
         SimulationError: It returned something that is not gymnasium's interface.
     """
     check_int("episodes", episodes, NOT_NEGATIVE)
+    if max_steps is not None:
+        check_int("max_steps", max_steps)
     check_environment(adapter, env)
     reader = action_reader(env.action_space)
     if adapt_every is None:
         adapt_every = getattr(adapter.learner, "settings", None) and getattr(
             adapter.learner.settings, "trajectories", 0
+        )
+    check_int("adapt_every", adapt_every or 0, NOT_NEGATIVE)
+    samples = adapter.explore if explore is None else explore
+    if adapt_every and adapt_every <= episodes and not (samples or adapter.learner.plays_trials):
+        raise SettingsError(
+            "Expected explore=True to adapt after episodes: a policy gradient learns nothing from "
+            "most likely actions. Or take adapt_every=0."
         )
     spec = getattr(env, "spec", None)
     limit = max_steps or getattr(spec, "max_episode_steps", None) or adapter.family.horizon
@@ -154,15 +164,6 @@ def check_environment(adapter: Any, env: gymnasium.Env) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
-
-
-def step_seconds(env: gymnasium.Env) -> float | None:
-    """Returns the time of a step of an environment that says it (`dt`, `tau`), or None."""
-    for name in ("dt", "tau", "step_seconds"):
-        value = getattr(env.unwrapped, name, None)
-        if isinstance(value, int | float) and value > 0:
-            return float(value)
-    return None
 
 
 def _episode(

@@ -247,7 +247,7 @@ class SupervisedAdapter(Adapter):
             if gapless or hasattr(self.learner, "adaptation"):
                 self.classes = [np.arange(most, dtype=np.int64)] * len(values)
                 return torch.from_numpy(values.astype(np.int64))
-        self.classes = [np.unique(row) for row in values]
+        self.classes = _classes(values)
         count = max(map(len, self.classes))
         if hasattr(self.learner, "adaptation") and most and count > most:
             raise TaskError(f"Expected at most {most} classes, as in training, got {count}.")
@@ -264,7 +264,7 @@ class SupervisedAdapter(Adapter):
         if values.shape[2:] != shape or not np.isfinite(values).all():
             raise ShapeError(
                 f"Expected finite targets [N, *{list(shape)}], as in training, got "
-                f"{list(values.shape[1:])}."
+                f"{list(values.shape[1:])}{_broken(values)}."
             )
         flat = values.reshape(values.shape[0] * values.shape[1], -1)
         warn_of_ranges(flat, self.origin.ranges.get("targets"), "targets")
@@ -287,3 +287,25 @@ class SupervisedAdapter(Adapter):
             return None
         rows = examples.targets, examples.weights, examples.mask
         return float(task_loss(outputs, *rows).mean())
+
+
+def _classes(values: np.ndarray) -> list[np.ndarray]:
+    """Returns the different labels of each task.
+
+    Raises:
+        TaskError: Labels cannot be compared, such as names and missing values.
+    """
+    try:
+        return [np.unique(row) for row in values]
+    except TypeError as error:
+        kinds = sorted({type(np.asarray(label).item()).__name__ for label in values.flat})
+        raise TaskError(
+            f"Expected labels of one kind, names or numbers, got {', '.join(kinds)}. Leave out the "
+            "examples without a label."
+        ) from error
+
+
+def _broken(values: np.ndarray) -> str:
+    """Returns how many values are not finite, for a message."""
+    count = int((~np.isfinite(values)).sum())
+    return f", {count} of them NaN or infinite" if count else ""

@@ -41,7 +41,11 @@ NAMES = {
     "episode": ("episode", "episode_index", "episode_id", "episodes"),
 }
 """Names of the parts of trajectories, and what logs call them."""
+DONE = ("next.done", "dones", "done")
+"""Names of ends of both kinds."""
 
+ROUNDING = 1e-3
+"""A logarithm of a probability may exceed 0 by so much."""
 AT_BOUNDS = 0.05
 """Share of clipped actions from which their probabilities are doubtful."""
 
@@ -136,8 +140,12 @@ def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(source, Mapping):
         yield from split_episodes(_named(source))
     elif isinstance(source, Sequence):
-        for one in source:
-            yield from split_episodes(_named(one))
+        found = [_named(one) for one in source]
+        if found and all(np.ndim(one.get("rewards", ())) == 0 for one in found):  # single steps
+            names = set.intersection(*map(set, found))
+            found = [{name: [one[name] for one in found] for name in names}]
+        for one in found:
+            yield from split_episodes(one)
     else:
         raise DataError(
             "Expected trajectories as a dict of arrays, a list of episodes, a Minari data set, a "
@@ -158,7 +166,20 @@ def _named(episode: Any) -> dict[str, Any]:
             if value is not None:
                 parts[name] = value
                 break
+    if "truncated" in parts and "terminated" in parts and not _has_terminations(episode):
+        # An episode is also `done` where it was cut off.
+        ends = [np.asarray(as_array(parts[n], n), bool) for n in ("terminated", "truncated")]
+        if ends[0].shape == ends[1].shape:
+            parts["terminated"] = ends[0] & ~ends[1]
     return parts
+
+
+def _has_terminations(episode: Any) -> bool:
+    """Returns whether an episode tells terminations from other ends."""
+    names = [n for n in NAMES["terminated"] if n not in DONE]
+    if isinstance(episode, Mapping):
+        return any(episode.get(n) is not None for n in names)
+    return any(getattr(episode, n, None) is not None for n in names)
 
 
 def _trajectory(parts: Mapping[str, Any], spaces: ControlSpaces, where: str) -> Trajectory:
@@ -168,8 +189,14 @@ def _trajectory(parts: Mapping[str, Any], spaces: ControlSpaces, where: str) -> 
             f"Expected {', '.join(missing)} in {where} of the log; known names are "
             f"{', '.join(', '.join(NAMES[n]) for n in missing)}."
         )
-    rewards = as_array(parts["rewards"], "rewards").astype(np.float64).ravel()
+    rewards = as_array(parts["rewards"], "rewards").astype(np.float64)
     count = len(rewards)
+    if rewards.size != count:
+        raise ShapeError(
+            f"Expected rewards [steps] in {where}, got {list(rewards.shape)}. Of arrays of several "
+            "episodes, [episodes, steps, *], make a list with a dict for each."
+        )
+    rewards = rewards.ravel()
     observations = _observations(parts["observations"], spaces, count, where)
     actions = _actions(parts["actions"], spaces, count, where)
     log_probs = parts.get("log_probs")
@@ -177,6 +204,11 @@ def _trajectory(parts: Mapping[str, Any], spaces: ControlSpaces, where: str) -> 
         log_probs = as_array(log_probs, "log_probs").astype(np.float64).ravel()
         if len(log_probs) != count or not np.isfinite(log_probs).all():
             raise ShapeError(f"Expected {count} finite log_probs in {where}, one per step.")
+        if isinstance(spaces.action, Discrete) and log_probs.max(initial=0) > ROUNDING:
+            raise ShapeError(
+                f"Expected log_probs of at most 0 in {where}, the logarithms of probabilities, got "
+                f"up to {log_probs.max():.3g}."
+            )
     if not np.isfinite(rewards).all():
         raise ShapeError(f"Expected finite rewards in {where}; some are NaN or infinite.")
     ends = {n: _flags(parts.get(n), count) for n in ("terminated", "truncated")}
@@ -223,9 +255,6 @@ def _actions(value: Any, spaces: ControlSpaces, count: int, where: str) -> list[
         flat = [spaces.flat_action(row) for row in rows]
     if not all(np.isfinite(row).all() for row in flat):
         raise ShapeError(f"Expected finite actions in {where}.")
-    number = getattr(spaces.action, "n", None)
-    if number is not None and not all(0 <= int(row) < number for row in flat):  # pyright: ignore[reportArgumentType]
-        raise ShapeError(f"Expected actions from 0 to {number - 1} in {where}.")
     return flat
 
 
@@ -310,6 +339,19 @@ def warn_of_bounds(spaces: ControlSpaces, found: Sequence[Trajectory]) -> None:
         warnings.warn(
             f"{share:.0%} of the logged actions are at the bounds of the action space, as if they "
             "were clipped: log the actions before they are clipped, or expect a biased adaptation.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def warn_of_lengths(found: Sequence[Trajectory], horizon: int) -> None:
+    """Warns of logs with episodes that are longer than in training, as if they were several."""
+    longest = max(len(one.rewards) for one in found)
+    if longest > horizon:
+        warnings.warn(
+            f"An episode of the log has {longest} steps, those of training had at most {horizon}. "
+            "If the log holds several episodes, say where they end: `terminated` and `truncated`, "
+            "or an `episode` number.",
             RuntimeWarning,
             stacklevel=4,
         )

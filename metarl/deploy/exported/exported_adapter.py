@@ -19,6 +19,7 @@ from metarl.deploy.experience.trajectories import (
     check_log_probs,
     read_trajectories,
     warn_of_bounds,
+    warn_of_lengths,
 )
 from metarl.deploy.exported.episodes import RecordedEpisode, padded_flags, rollouts_of, spaces_of
 from metarl.deploy.exported.runtime import OnnxAdaptation
@@ -194,6 +195,7 @@ class ExportedAdapter(Adapter):
     ) -> None:
         """Puts the log-densities of whoever acted into a batch."""
         warn_of_bounds(self._spaces, found)
+        warn_of_lengths(found, self.program.metadata["environment"]["horizon"])
         if behaviour is None:
             check_log_probs(found)
             return

@@ -41,6 +41,7 @@ class ControlSpaces:
         self._shape = self._source.shape
         self._is_vector = isinstance(self._source, spaces.Box) and len(self._shape or ()) == 1
         self._to_action = action_reader(source_of(action))
+        self._choices, self._most = _choices(action)
 
     @property
     def size(self) -> int:
@@ -85,13 +86,24 @@ class ControlSpaces:
             raise ShapeError(
                 f"Expected an action of {source_of(self.action)}, got {short_repr(action, 60)}."
             ) from error
-        if isinstance(self.action, spaces.Discrete):
-            return int(flat[0])
-        if flat.shape != (self.action_size,):
+        if flat.shape != (self.action_size or 1,):
             raise ShapeError(
-                f"Expected an action of {self.action_size} numbers, got {list(flat.shape)}."
+                f"Expected an action of {self.action_size or 1} numbers, got {list(flat.shape)}"
+                f"{'; of one-hot actions take the argmax' * (not self.action_size)}."
             )
-        return flat
+        self._check_choices(flat, action)
+        return int(flat[0]) if isinstance(self.action, spaces.Discrete) else flat
+
+    def _check_choices(self, flat: np.ndarray, action: Any) -> None:
+        """Raises ShapeError unless the choices in a flat action are some of the space."""
+        if not len(self._choices):
+            return
+        rows, most = flat[self._choices], self._most
+        if (rows != np.round(rows)).any() or (rows < 0).any() or (rows > most).any():
+            raise ShapeError(
+                f"Expected an action of {source_of(self.action)}, whole numbers within its ranges, "
+                f"got {short_repr(action, 60)}."
+            )
 
     def check(self, observation: spaces.Space[Any], action: spaces.Space[Any]) -> None:
         """Checks that an environment has the spaces of training.
@@ -143,6 +155,15 @@ def same_action(a: Action, b: Action) -> bool:
     if isinstance(a, int) or isinstance(b, int):
         return a == b
     return bool(np.array_equal(a, b))
+
+
+def _choices(space: spaces.Box | spaces.Discrete) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which entries of flat actions are choices or switches, and their largest values."""
+    leaves = [leaf for leaf in action_leaves(space) if not isinstance(leaf.space, spaces.Box)]
+    entries = [np.arange(leaf.start, leaf.stop) for leaf in leaves]
+    where = np.concatenate([np.zeros(0, int), *entries])
+    most = np.array([space.n - 1]) if isinstance(space, spaces.Discrete) else space.high
+    return where, most[where]
 
 
 def _flat(space: spaces.Space[Any], action: Any) -> np.ndarray:

@@ -26,6 +26,7 @@ from metarl.sim.family import ActionSpace, TaskFamily, Tasks, WorldState
 from metarl.sim.gymnasium.descriptions import default_name, describe_space
 from metarl.sim.gymnasium.observations import check_spaces, flattener, observation_of
 from metarl.sim.gymnasium.pickling import picklable
+from metarl.sim.gymnasium.rates import step_seconds
 from metarl.sim.gymnasium.suites import make_env, reason_of
 from metarl.sim.spaces import flat_actions, flat_observations
 from metarl.tasks.base import Split, check_split
@@ -151,6 +152,9 @@ class GymFamily(TaskFamily):
 
     @property
     def step_seconds(self) -> float | None:
+        said = step_seconds(self.probe)
+        if said is not None:  # the rate of films may be another one
+            return said
         rate = _metadata(self.probe).get("render_fps")
         if not isinstance(rate, int | float) or not 0 < rate < math.inf:
             return None

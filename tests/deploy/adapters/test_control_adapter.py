@@ -16,6 +16,7 @@ from metarl.deploy.loading import _check_rate, adapter_of
 from metarl.deploy.robot.changed_env import changed_env
 from metarl.errors import CheckpointError, SettingsError, ShapeError, SimulationError
 from metarl.rl.experience import estimate_advantages
+from metarl.sim import GymTasks, Uniform
 from metarl.sim.family import ControlTasks
 from metarl.sim.single_env import SingleEnv
 from tests.deploy.conftest import make_policy_learner
@@ -350,3 +351,26 @@ def test_the_rate_of_training_is_kept():
     assert isinstance(adapter.act(np.zeros(4)), int)
     with pytest.raises(SettingsError, match="Expected actions of Discrete"):
         adapter.spaces.check(CartPole().observation_space, gymnasium.spaces.Discrete(3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_steps": -3}, "max_steps"),
+        ({"adapt_every": -1}, "adapt_every"),
+        ({"explore": False}, "explore=True to adapt"),
+    ],
+)
+def test_unusable_runs_are_refused_before_a_step(options, message, point_run):
+    adapter = metarl.load(point_run[1])
+    with pytest.raises(SettingsError, match=message):
+        adapter.run(point(), 3, **{"adapt_every": 3, **options})
+    assert adapter.environment_steps == 0
+
+
+def test_the_rate_of_an_environment_is_the_one_it_is_trained_at():
+    family = GymTasks("Pendulum-v1", {"g": Uniform(5, 15)})
+    assert family.step_seconds == 0.05  # its films have 30 pictures per second
+    adapter = adapter_of(make_policy_learner(family, trajectories=2))
+    assert adapter.rate == pytest.approx(20)
+    adapter.run(gymnasium.make("Pendulum-v1", max_episode_steps=2), 1)  # without a warning

@@ -181,3 +181,10 @@ def test_a_learner_of_this_process_adapts_too(generator):
     adapter = adapter_of(learner)
     adapter.adapt(np.ones((3, 2), np.float32), np.ones((3, 1), np.float32), steps=50)
     assert adapter.predict(np.ones((1, 2), np.float32))[0, 0] == pytest.approx(1, abs=0.1)
+
+
+def test_labels_that_are_missing_are_refused(image_runs):
+    adapter = metarl.load(image_runs["metric"])
+    images = np.zeros((6, 16, 16), np.uint8)
+    with pytest.raises(TaskError, match="one kind, names or numbers, got NoneType, str"):
+        adapter.adapt(images, ["a", "b", None] * 2)

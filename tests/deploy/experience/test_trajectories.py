@@ -224,3 +224,59 @@ def test_parts_of_spaces_are_read():
     np.testing.assert_array_equal(one.actions, [[0, 0.5], [1, -0.5]])
     assert one.terminated and one.ended
     assert spaces.to_environment(one.actions[1]) == {"brake": 2, "force": np.float32(-0.5)}
+
+
+def test_transitions_one_by_one_are_a_log(point_run, episodes):
+    flat = joined(episodes)
+    names = {"observations": "obs", "actions": "action", "rewards": "reward"}
+    names |= {"truncated": "done", "log_probs": "log_prob"}
+    steps = [{new: flat[old][t] for old, new in names.items()} for t in range(36)]
+    state, report = adapted(point_run, steps)
+    expected, _ = adapted(point_run, flat)
+    assert report.episodes == 6
+    for name, value in state.items():
+        torch.testing.assert_close(value, expected[name], atol=1e-3, rtol=1e-3)
+
+
+def test_an_end_that_was_cut_off_is_no_termination():
+    spaces = ControlSpaces(
+        flat_observations(gymnasium.spaces.Box(-1, 1, (2,))),
+        flat_actions(gymnasium.spaces.Discrete(2)),
+    )
+    last = np.arange(3) == 2
+    log = {"observations": np.zeros((3, 2)), "actions": np.zeros(3, int), "rewards": np.zeros(3)}
+    for names, terminated in (
+        ({"done": last, "truncated": last}, False),
+        ({"dones": last}, True),
+        ({"terminated": last, "truncated": last}, True),
+        ({"terminals": last, "timeouts": ~last & False}, True),
+    ):
+        (one,) = read_trajectories({**log, **names}, spaces)
+        assert (one.terminated, one.ended) == (terminated, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"actions": np.eye(2)[[0, 1, 0]]}, "take the argmax"),
+        ({"actions": np.array([0.0, 0.4, 1.0])}, "whole numbers within its ranges"),
+        ({"actions": np.array([0, 2, 1])}, "whole numbers within its ranges"),
+        ({"log_probs": np.array([0.5, 0.2, 0.1])}, "log_probs of at most 0"),
+        ({"rewards": np.zeros((3, 2))}, "a dict for each"),
+    ],
+)
+def test_choices_that_are_none_are_refused(change, message):
+    spaces = ControlSpaces(
+        flat_observations(gymnasium.spaces.Box(-1, 1, (2,))),
+        flat_actions(gymnasium.spaces.Discrete(2)),
+    )
+    log = {"observations": np.zeros((3, 2)), "actions": np.array([0, 1, 0]), "rewards": np.zeros(3)}
+    assert len(read_trajectories(log, spaces)) == 1
+    with pytest.raises(ShapeError, match=message):
+        read_trajectories({**log, **change}, spaces)
+
+
+def test_episodes_longer_than_in_training_warn(point_run, episodes):
+    log = {n: v for n, v in joined(episodes).items() if n not in ("episode", "truncated")}
+    with pytest.warns(RuntimeWarning, match="has 36 steps, those of training had at most 6"):
+        adapted(point_run, log)
