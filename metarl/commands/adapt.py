@@ -67,7 +67,7 @@ def adapt(
     """
     asked = _Asked(
         env, set, data, images, target, support, episodes, adapt_every, test_episodes, steps,
-        behaviour, most_likely, seed, video is not None,
+        behaviour, most_likely, seed, video,
     )  # fmt: skip
     asked.check()
     import metarl
@@ -93,7 +93,7 @@ class _Asked:
     behaviour: Literal["start", "adapted"] | None
     most_likely: bool
     seed: int
-    film: bool
+    video: Path | None
 
     def check(self) -> None:
         """Raises SettingsError unless there is one thing to adapt to."""
@@ -101,8 +101,12 @@ class _Asked:
             raise SettingsError("Expected one of --env, --data and --images, to adapt to.")
         if self.set and self.env is None:
             raise SettingsError("Expected --env with --set, whose attributes it sets.")
-        if self.film and self.env is None:
+        if self.video is not None and self.env is None:
             raise SettingsError("Expected --env with --video, which films an episode of it.")
+        if self.video is not None:
+            from metarl.plots.film import check_film
+
+            check_film(self.video)
 
 
 def _adapted(adapter: Any, asked: _Asked) -> Adapted:
@@ -130,11 +134,12 @@ def _in_environment(adapter: Any, env: str, asked: _Asked) -> Adapted:
     from metarl.deploy.adapting.control import adapt_in
     from metarl.deploy.robot.changed_env import changed_env, parsed_values
 
-    made = changed_env(env, parsed_values(asked.set), "rgb_array" if asked.film else None)
+    films = asked.video is not None
+    made = changed_env(env, parsed_values(asked.set), "rgb_array" if films else None)
     counts = asked.episodes, asked.adapt_every, asked.test_episodes, asked.seed
     explore = False if asked.most_likely else None
     try:
-        return adapt_in(adapter, made, *counts, film=asked.film, explore=explore)
+        return adapt_in(adapter, made, *counts, film=films, explore=explore)
     finally:
         made.close()
 

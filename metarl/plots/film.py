@@ -104,14 +104,24 @@ def save_film(film: Film, path: Path | str) -> None:
         SettingsError: The extension is another one, or the extra is not installed.
         CheckpointError: The file cannot be written.
     """
-    path = Path(path)
-    if path.suffix == ".gif":
-        with result_path(path, "film") as temporary:
+    check_film(path := Path(path))
+    with result_path(path, "film") as temporary:
+        if path.suffix == ".gif":
             temporary.write_bytes(encode_gif(film.frames, film.fps))
-    elif path.suffix == ".mp4":
-        with result_path(path, "film") as temporary:
+        else:
             _write_mp4(film, temporary)
-    else:
+
+
+def check_film(path: Path) -> None:
+    """Checks that a film can have this name, before anything is filmed.
+
+    Raises:
+        SettingsError: The extension is another one than .gif and .mp4, or the extra "video", which
+            .mp4 needs, is not installed.
+    """
+    if path.suffix == ".mp4":
+        import_extra("imageio_ffmpeg", "video")
+    elif path.suffix != ".gif":
         raise SettingsError(f"Expected the name of a film to end in .gif or .mp4, got {path.name}.")
 
 

@@ -1,9 +1,12 @@
 """`metarl adapt`: environments, logs, tables and images, before and after."""
 
+import gymnasium
 import numpy as np
 import pytest
 from PIL import Image
 
+from metarl.deploy.adapting.control import _picture
+from metarl.deploy.export.files import METADATA
 from metarl.deploy.robot.changed_env import changed_env, parsed_values
 from metarl.errors import SettingsError, UnknownNameError
 
@@ -62,6 +65,13 @@ def test_a_supervised_learner_adapts_on_a_table(kind, trained, metarl, tmp_path)
     assert "squared error (10)" in printed.out
     status, printed = metarl(*arguments, "--target", "z")
     assert status == 1 and "Unknown column 'z'" in printed.err
+    status, printed = metarl(*arguments, "--target", "y", "--support", -1)
+    assert status == 1 and "`support` of at least 1" in printed.err
+    named = table.append_column("name", [["a", "b"] * 10])
+    for other, message in ((named, "'name' are not"), (table[:0], "with rows")):
+        (csv.write_csv if kind == "csv" else parquet.write_table)(other, path)
+        status, printed = metarl(*arguments, "--target", "y")
+        assert status == 1 and message in printed.err
 
 
 def test_images_in_folders(metarl, tmp_path):
@@ -98,12 +108,29 @@ def test_images_in_folders(metarl, tmp_path):
         ("navigation2d", ("--data", "log.parquet", "--set", "a=1"), "--env with --set"),
         ("navigation2d", ("--env", "CartPole-v1"), "Expected observations of 2 numbers"),
         ("navigation2d", ("--env", "CartPool-v1"), "Cannot make the environment"),
+        ("navigation2d", ("--data", "log.parquet", "--video", "film.gif"), "--env with --video"),
+        ("navigation2d", ("--env", "CartPole-v1", "--video", "film.txt"), "to end in .gif or .mp4"),
     ],
 )
 def test_what_does_not_suit_is_refused(run, arguments, message, trained, metarl, tmp_path):
     status, printed = metarl("adapt", trained[run], *arguments, "--out", tmp_path / "out")
     assert status == 1 and message in printed.err and "Traceback" not in printed.err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_environment_that_cannot_be_filmed_is_named():
+    class Blind:
+        def render(self):
+            raise gymnasium.error.DependencyNotInstalled("pygame is not installed")
+
+    with pytest.raises(SettingsError, match=r"Cannot film .* pygame is not installed"):
+        _picture(Blind())
+
+
+def test_an_export_is_no_run(metarl, tmp_path):
+    (tmp_path / METADATA).write_text("{}")
+    status, printed = metarl("adapt", tmp_path, "--env", "CartPole-v1")
+    assert status == 1 and "Traceback" not in printed.err
 
 
 def test_what_a_constructor_derives_follows_an_attribute():

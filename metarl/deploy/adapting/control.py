@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from rich.console import Group
@@ -153,15 +154,29 @@ def _filmed(adapter: ControlAdapter, env: Any, seed: int) -> list[np.ndarray]:
 
         def step(self, action: Any) -> Any:
             found = env.step(action)
-            picture = env.render()
-            if not isinstance(picture, np.ndarray):
-                raise SettingsError(
-                    "Expected an environment that renders pictures for a film, got "
-                    f"{type(picture).__name__}; leave out --video."
-                )
-            frames.append(picture)
+            frames.append(_picture(env))
             return found
 
     camera: Any = Camera()
     evaluate(adapter, camera, 1, seed=seed)
     return frames
+
+
+def _picture(env: Any) -> np.ndarray:
+    """Returns a picture of an environment.
+
+    Raises:
+        SettingsError: It renders none, or a package that it needs for that is not installed.
+    """
+    try:
+        picture = env.render()
+    except (gymnasium.error.Error, ImportError) as error:
+        raise SettingsError(
+            f"Cannot film the environment: {error}. Or leave out --video."
+        ) from error
+    if not isinstance(picture, np.ndarray):
+        raise SettingsError(
+            "Expected an environment that renders pictures for a film, got "
+            f"{type(picture).__name__}; leave out --video."
+        )
+    return picture

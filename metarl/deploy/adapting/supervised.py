@@ -12,6 +12,7 @@ from metarl.deploy.adapting.control import Adapted
 from metarl.deploy.experience.trajectory_tables import parquet_columns, table_columns
 from metarl.errors import DataError, SettingsError
 from metarl.extras import import_extra
+from metarl.ranges import check_int
 from metarl.registry import check_choice
 from metarl.tasks.files import check_regular, read_regular
 from metarl.tasks.images import MOST_BYTES, decode
@@ -33,6 +34,13 @@ def adapt_on_table(
     columns = _columns(path)
     check_choice("column", target, columns, DataError)
     names = [name for name in columns if name != target]
+    texts = [name for name in names if columns[name].dtype.kind not in "biuf"]
+    if texts or not names:
+        raise DataError(
+            f"Expected columns of numbers besides {target!r} in {path}, "
+            f"{', '.join(map(repr, texts)) or 'none'} are not: encode them as in training, or "
+            "leave them out."
+        )
     inputs = np.stack([columns[name] for name in names], 1)
     shape = tuple(adapter.origin.ranges.get("input_shape", (len(names),)))
     if int(np.prod(shape)) == len(names):
@@ -104,6 +112,8 @@ def _chosen(
     targets: np.ndarray, support: int | None, rng: np.random.Generator, by_class: bool
 ) -> np.ndarray:
     """Returns which examples are adapted on, [N] bool."""
+    if support is not None:
+        check_int("support", support)
     chosen = np.zeros(len(targets), bool)
     groups = [targets == label for label in np.unique(targets)] if by_class else [chosen == chosen]
     for group in groups:

@@ -41,7 +41,7 @@ def table_columns(table: Any) -> dict[str, np.ndarray]:
         table: A table of pandas or Arrow; lists in a column are rows of an array.
 
     Raises:
-        DataError: The lists of a column have different lengths.
+        DataError: The lists of a column have different lengths, or there are no rows.
     """
     names = list(table.column_names if hasattr(table, "column_names") else table.columns)
     columns: dict[str, np.ndarray] = {}
@@ -137,6 +137,8 @@ def _rows(value: Any, low: int, high: int, count: int) -> Any:
 
 def _column(column: Any, name: str) -> np.ndarray:
     values = column.to_numpy()
+    if not len(values):
+        raise DataError("Expected a table with rows, got one without any.")
     if values.dtype != object:
         return values
     try:
