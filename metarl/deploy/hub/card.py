@@ -37,24 +37,52 @@ def card(
         f"---\nlibrary_name: metarl\nlicense: {licence}\ntags:\n- meta-learning\n- metarl\n---",
         f"# {experiment}, {algorithm}",
         f"A meta-learned start: {count} numbers after {index['iteration']} meta-iterations of "
-        f"`metarl train {experiment} --algorithm {algorithm}` (MetaRL {metarl.__version__}). It "
-        "adapts to a new task from a few examples or rollouts of it.",
+        f"{_trained_by(index)} (MetaRL {metarl.__version__}). It adapts to a new task from a few "
+        "examples or rollouts of it.",
         "## Data",
-        f"The tasks of the experiment `{experiment}`; `metarl list` describes it. Their settings "
-        "are below and in config.json.",
+        _data(index),
         "## Settings",
-        _table(("setting", "value"), _flat(settings)),
+        _table(("setting", "value"), _flat(settings)) if settings else "In learner.json.",
         "## Curves",
         _curves(curves),
         "## Licence",
         f"Of the weights: {licence}.",
         "## How to load it",
-        f"```\npip install metarl\nmetarl pull {source}\n"
-        f"metarl evaluate runs/{experiment}/{algorithm}/{index['name']}\n```",
+        f"```\npip install metarl\nmetarl pull {source}\n{_use(index)}\n```",
         "The files are JSON and safetensors; nothing in them is executed. Their SHA-256 are in "
         "metarl.json.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _is_library(index: Mapping[str, Any]) -> bool:
+    return index["experiment"] == "library"
+
+
+def _trained_by(index: Mapping[str, Any]) -> str:
+    """Returns what trained the run."""
+    if _is_library(index):
+        return f"a program with the algorithm {index['algorithm']}"
+    return f"`metarl train {index['experiment']} --algorithm {index['algorithm']}`"
+
+
+def _data(index: Mapping[str, Any]) -> str:
+    """Returns what the run was trained on."""
+    if _is_library(index):
+        return "Tasks of a program; learner.json has the shapes and the ranges of their data."
+    return (
+        f"The tasks of the experiment `{index['experiment']}`; `metarl list` describes it. Their "
+        "settings are below and in config.json."
+    )
+
+
+def _use(index: Mapping[str, Any]) -> str:
+    """Returns what opens the pulled run."""
+    folder = f"runs/{index['experiment']}/{index['algorithm']}/{index['name']}"
+    lines = [] if _is_library(index) else [f"metarl evaluate {folder}"]
+    if "learner.json" in index["sha256"]:
+        lines.append(f"python -c 'import metarl; adapter = metarl.load(\"{folder}\")'")
+    return "\n".join(lines)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

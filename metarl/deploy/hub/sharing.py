@@ -24,14 +24,20 @@ from metarl.extras import import_extra
 from metarl.lab.saved_run import find_good
 from metarl.runs.checkpoints import Checkpoints, load_checkpoint
 from metarl.runs.eval_file import read_curves
+from metarl.runs.networks import NETWORKS
 from metarl.runs.run_folder import CHECKPOINTS, EVAL_FILE, EXPERIMENT_FILE
 from metarl.tasks.files import parse_json, read_json, read_regular, sha256
+from metarl.training.learner_file import LEARNER_FILE
 
 FORMAT, SCHEMA = "metarl-run", 1
 INDEX, CARD = "metarl.json", "README.md"
 WEIGHTS, STATE, STATE_TENSORS = "model.safetensors", "state.json", "state.safetensors"
 CURVES, CONFIG, VERSIONS = "curves.json", "config.json", "versions.json"
 FILES = (WEIGHTS, STATE, STATE_TENSORS, CURVES, CONFIG, VERSIONS, EXPERIMENT_FILE)
+OPTIONAL = (LEARNER_FILE, NETWORKS)
+"""What `metarl.load` opens a run by, where the run has it."""
+LIBRARY = "library"
+"""Stands for the experiment of runs of the library alone."""
 HUB = "hf://"
 MOST_BYTES = 1 << 36
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -103,11 +109,16 @@ def pull(source: str, runs: Path = Path("runs"), revision: str | None = None) ->
             raise CheckpointError(f"Expected a dict in {folder / STATE}, got {short_repr(state)}.")
         copied = {n: _content(folder / n, dict) for n in (CONFIG, VERSIONS, EXPERIMENT_FILE)}
         curves = _content(folder / CURVES, list)
+        if index["experiment"] == LIBRARY:
+            copied.pop(EXPERIMENT_FILE)
+        described = [n for n in OPTIONAL if n in index["sha256"]]
         with replacing_folder(target, CONFIG, "a pulled run") as new:
             for name, content in copied.items():
                 _dump(new / name, content)
             lines = "".join(f"{json.dumps(line)}\n" for line in curves)
             (new / EVAL_FILE).write_text(lines, encoding="utf-8")
+            for name in described:
+                (new / name).write_bytes(read_regular(folder / name, MOST_BYTES))
             Checkpoints(new / CHECKPOINTS).save(index["iteration"], tensors[WEIGHTS], state)
     return target
 
@@ -115,14 +126,18 @@ def pull(source: str, runs: Path = Path("runs"), revision: str | None = None) ->
 def _write(run: Path, folder: Path, source: str, licence: str) -> list[str]:
     point = find_good(run)
     checkpoint = load_checkpoint(point.checkpoint)
-    experiment = _json_of(point.folder, EXPERIMENT_FILE).get("experiment")
+    described = [n for n in OPTIONAL if (point.folder / n).is_file()]
+    is_library = LEARNER_FILE in described and not (point.folder / EXPERIMENT_FILE).exists()
+    named = _json_of(point.folder, EXPERIMENT_FILE).get("experiment")
+    experiment = LIBRARY if is_library else named
     if not isinstance(experiment, str) or not _NAME.fullmatch(experiment):
         raise CheckpointError(
             f"Expected the name of an experiment in {point.folder / EXPERIMENT_FILE}, got "
             f"{short_repr(experiment)}."
         )
     settings = _without_paths(_json_of(point.folder, CONFIG))
-    algorithm = str(settings.get("algorithm", point.folder.parent.name))
+    fallback = _learner_name(point.folder) if is_library else point.folder.parent.name
+    algorithm = str(settings.get("algorithm", fallback))
     tensors: Tensors = {}
     state = packed(checkpoint.state, tensors)
     curves = read_curves(point.folder)
@@ -135,6 +150,9 @@ def _write(run: Path, folder: Path, source: str, licence: str) -> list[str]:
     # Its save_file raises no OSError where the disk is full.
     (folder / WEIGHTS).write_bytes(safetensors.torch.save(weights))
     (folder / STATE_TENSORS).write_bytes(safetensors.torch.save(tensors))
+    for name in described:
+        (folder / name).write_bytes(read_regular(point.folder / name, MOST_BYTES))
+    files = [*FILES, *described]
     index = {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -142,12 +160,21 @@ def _write(run: Path, folder: Path, source: str, licence: str) -> list[str]:
         "algorithm": algorithm,
         "name": point.folder.name,
         "iteration": checkpoint.iteration,
-        "sha256": {name: sha256(folder / name) for name in FILES},
+        "sha256": {name: sha256(folder / name) for name in files},
     }
     _dump(folder / INDEX, index)
     text = card(index, settings, curves, weights, source, licence)
     (folder / CARD).write_text(text, encoding="utf-8")
-    return [CARD, INDEX, *FILES]
+    return [CARD, INDEX, *files]
+
+
+def _learner_name(folder: Path) -> str:
+    """Returns the algorithm of a run of the library alone, or the kind of its learner."""
+    learner = _json_of(folder, LEARNER_FILE).get("learner")
+    learner = learner if isinstance(learner, dict) else {}
+    algorithm = learner.get("algorithm")
+    name = algorithm.get("name") if isinstance(algorithm, dict) else learner.get("kind")
+    return name if isinstance(name, str) and _NAME.fullmatch(name) else "learner"
 
 
 @contextmanager
@@ -164,7 +191,7 @@ def _fetched(source: str, revision: str | None) -> Iterator[Path]:
         with _named_errors(repository):
             hub.snapshot_download(
                 repo_id=repository, revision=revision, local_dir=temporary,
-                allow_patterns=[INDEX, *FILES],
+                allow_patterns=[INDEX, *FILES, *OPTIONAL],
             )  # fmt: skip
         yield Path(temporary)
 
@@ -205,7 +232,7 @@ def _checked_index(folder: Path) -> dict[str, Any]:
     is_count = type(iteration) is int and 0 <= iteration < _MOST_ITERATIONS
     if not is_count or not isinstance(hashes, dict):
         raise CheckpointError(f"{folder / INDEX} is not complete.")
-    for name in FILES:
+    for name in (*FILES, *(n for n in OPTIONAL if n in hashes)):
         try:
             found = sha256(folder / name)
         except OSError as error:

@@ -14,12 +14,18 @@ import numpy as np
 import pytest
 import torch
 
+import metarl
+from metarl.adaptation import MAML, GradientLearner
 from metarl.deploy.hub.sharing import FILES, INDEX, pull, push
 from metarl.deploy.hub.state import packed, unpacked
 from metarl.errors import CheckpointError, SettingsError
 from metarl.runs.checkpoints import Checkpoints
 from metarl.runs.eval_file import append_line, read_curves
+from metarl.runs.networks import NETWORKS
 from metarl.runs.run_folder import create_run_folder
+from metarl.tasks import Sine
+from metarl.training.learner_file import LEARNER_FILE
+from tests.deploy.conftest import train
 from tests.deploy.hub.hub_server import HubServer
 
 STATE = {
@@ -198,7 +204,8 @@ class Hub(types.ModuleType):
 
     def snapshot_download(self, repo_id, revision, local_dir, allow_patterns):
         self.calls.append(revision)
-        for name in allow_patterns:
+        stored = {path.name for path in (self.root / repo_id).iterdir()}
+        for name in stored.intersection(allow_patterns):
             shutil.copyfile(self.root / repo_id / name, Path(local_dir) / name)
 
 
@@ -267,3 +274,33 @@ def test_states_are_packed_without_loss():
     for broken in ({"tensor": "t9"}, {"eval": "1"}, {"dict": 3}, [1], {"a": 1, "b": 2}):
         with pytest.raises(CheckpointError):
             unpacked(broken, tensors)
+
+
+def test_a_run_of_the_library_is_loaded_after_a_pull(sine_run, tmp_path):
+    _, folder = sine_run
+    files = push(folder, str(tmp_path / "shared"))
+    assert LEARNER_FILE in files
+    card = (tmp_path / "shared" / "README.md").read_text()
+    assert "# library, maml" in card and "metarl.load" in card and "metarl evaluate" not in card
+    pulled = pull(str(tmp_path / "shared"), tmp_path / "others")
+    assert pulled == tmp_path / "others" / "library" / "maml" / folder.name
+    x = np.linspace(-5, 5, 5, dtype=np.float32)[:, None]
+    found = []
+    for path in (folder, pulled):
+        adapter = metarl.load(path)
+        adapter.adapt(x, np.sin(x))
+        found.append(adapter.predict(x))
+    assert (found[0] == found[1]).all()
+    (tmp_path / "shared" / LEARNER_FILE).write_text("{}")
+    with pytest.raises(CheckpointError, match=r"learner\.json was altered"):
+        pull(str(tmp_path / "shared"), tmp_path / "more")
+
+
+def test_modules_of_the_user_are_pushed_too(tmp_path):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    _, folder = train(GradientLearner(MAML(net, inner_lr=0.01)), Sine(5, 5), tmp_path / "run")
+    assert NETWORKS in push(folder, str(tmp_path / "shared"))
+    adapter = metarl.load(pull(str(tmp_path / "shared"), tmp_path / "others"))
+    adapter.adapt([0.0, 1.0], [0.0, 1.0])
+    assert adapter.predict([0.5]).shape == (1, 1)
