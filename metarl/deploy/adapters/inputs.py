@@ -128,7 +128,7 @@ def warn_of_ranges(
 def _shaped(array: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
     """Returns an array whose last dimensions are `shape`: [N, *shape] or [T, N, *shape]."""
     size = len(shape)
-    if shape == (1,) and array.ndim in (1, 2) and array.shape[-1:] != (1,):
+    if shape == (1,) and (array.ndim == 1 or (array.ndim == 2 and array.shape[1] != 1)):
         array = array[..., None]
     elif size == 3 and array.shape[-size:] != shape:
         channels = shape[0]

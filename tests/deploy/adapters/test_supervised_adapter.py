@@ -188,3 +188,10 @@ def test_labels_that_are_missing_are_refused(image_runs):
     images = np.zeros((6, 16, 16), np.uint8)
     with pytest.raises(TaskError, match="one kind, names or numbers, got NoneType, str"):
         adapter.adapt(images, ["a", "b", None] * 2)
+
+
+def test_one_number_is_one_example(sine_run):
+    adapter = metarl.load(sine_run[1])
+    adapter.adapt([0.5], [0.2])
+    assert adapter.predict([0.5]).shape == (1, 1)
+    np.testing.assert_allclose(adapter.predict([0.5, 0.6])[:1], adapter.predict([[0.5]]), rtol=1e-5)
