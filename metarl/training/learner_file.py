@@ -198,7 +198,8 @@ KINDS: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 NOT_DEPLOYED = {
     "StreamReader": "It reads whole streams of examples and their labels, and keeps nothing that "
-    "further inputs could be predicted from; `metarl evaluate` runs it on streams.",
+    "further inputs could be predicted from; `metarl evaluate` runs it on streams, and `metarl "
+    "export --with adaptation` writes a graph that reads one example after another.",
     "StrategyLearner": "A strategy plays by a fixed rule: nothing was trained, and nothing adapts; "
     "`metarl evaluate` plays it.",
 }

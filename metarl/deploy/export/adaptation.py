@@ -12,7 +12,7 @@ import torch
 
 import metarl
 from metarl.adaptation.learner import Learner
-from metarl.deploy.export import control, recurrent, supervised, support
+from metarl.deploy.export import control, recurrent, streams, supervised, support
 from metarl.deploy.export.capture import Graph, Port, capture, write_model, write_program
 from metarl.deploy.export.check import difference_of
 from metarl.deploy.export.files import new_folder, write_metadata
@@ -21,7 +21,7 @@ from metarl.errors import SettingsError
 from metarl.extras import import_extra
 from metarl.tasks.base import TaskBatch
 
-KINDS = (supervised, support, control, recurrent)
+KINDS = (supervised, support, control, recurrent, streams)
 """The modules whose learners are exported; importing them registers these."""
 START_FILE = "start.safetensors"
 
@@ -40,14 +40,15 @@ def export_adaptation(
 
     Supervised learners that adapt by gradients get the graphs "predict" and "step", metric and
     memory learners "adapt" and "predict", policies "act", "step", and for logs "log_probs" and
-    "log_step"; recurrent policies "act" alone, whose state goes in and out. For "onnx" the graph
+    "log_step"; recurrent policies "act" and learners of streams "read" alone, whose state goes in
+    and out. For "onnx" the graph
     "start" returns the initial theta and state, if there are any; start.safetensors holds them for
     both formats. docs/export.md documents the folder. Each graph is compared with the learner
     before the folder appears, in ten calls.
 
     Args:
-        learner: A gradient, metric or memory learner, `ZeroShotPrototypes`, a `PolicyLearner`, a
-            `RecurrentLearner` or a `VariBADLearner`.
+        learner: A gradient, metric or memory learner, `ZeroShotPrototypes`, a `StreamReader`,
+            a `PolicyLearner`, a `RecurrentLearner` or a `VariBADLearner`.
         folder: The folder. An earlier export in it is replaced.
         to: "onnx", or "torch" for programs of `torch.export`.
         tasks: Tasks of a supervised learner, whose examples give shapes and types, or a function

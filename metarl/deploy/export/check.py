@@ -80,6 +80,8 @@ def _varied(port: Port, step: int, generator: torch.Generator) -> Tensor:
         high = int(port.example.max()) + 1
         lengths = torch.randint(0, high, value.shape, generator=generator)
         return lengths.index_fill(0, torch.tensor([0]), high - 1)
+    if port.name == "previous":  # the example is the largest label
+        return torch.randint(0, int(port.example) + 1, (), generator=generator)
     if port.name in ("terminated", "cut"):
         return torch.rand(value.shape, generator=generator) < 0.5
     return value

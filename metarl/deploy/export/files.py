@@ -16,7 +16,7 @@ from metarl.tasks.files import read_json, sha256, sync_folder
 FORMAT = "metarl-adaptation"
 SCHEMA = 1
 METADATA = "adaptation.json"
-KINDS = ("supervised", "support", "control", "recurrent")
+KINDS = ("supervised", "support", "control", "recurrent", "stream")
 
 
 def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ class Exported:
     """What is written of a learner.
 
     Attributes:
-        kind: "supervised", "support", "control" or "recurrent".
+        kind: "supervised", "support", "control", "recurrent" or "stream".
         start: The initial theta and state.
         graphs: The graphs besides "start".
         notes: What the metadata says of the learner, JSON values.
@@ -86,9 +86,8 @@ def exported(learner: object, request: Request) -> Exported:
         ExportError: A part of the learner cannot be exported.
     """
     raise SettingsError(
-        "The adaptation by gradients, of metric and memory learners and of recurrent policies is "
-        "exported; "
-        f"{type(learner).__name__} adapts in another way."
+        "The adaptation by gradients, of metric and memory learners, of recurrent policies and of "
+        f"learners of streams is exported; {type(learner).__name__} adapts in another way."
     )
 
 
@@ -110,6 +109,6 @@ def adapted_network(
     raise SettingsError(
         "Policies that adapt by gradients and supervised learners are exported; "
         f"{type(learner).__name__} "
-        "adapts in another way. A recurrent policy is exported `--with adaptation`, as a graph "
-        "with the state in and out."
+        "adapts in another way. A recurrent policy or a learner of streams is exported "
+        "`--with adaptation`, as a graph with the state in and out."
     )

@@ -49,6 +49,11 @@ class ExportedAdapter(Adapter):
 
     def __init__(self, folder: Path, *, explore: bool = True, seed: int = 0) -> None:
         self.program = OnnxAdaptation(folder)
+        if self.program.kind == "stream":
+            raise SettingsError(
+                "Expected an export of a policy or of a supervised learner; this one reads "
+                f"streams: OnnxAdaptation({str(folder)!r}).read(inputs, label)."
+            )
         self.explore = explore
         self.origin = Origin(str(folder), 0, {})
         if not self._supervised:

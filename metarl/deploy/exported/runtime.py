@@ -10,6 +10,7 @@ import numpy as np
 from metarl.deploy.export.files import read_metadata
 from metarl.deploy.exported.logs import LogResult, check_lengths, horizon_of, log_inputs, padded
 from metarl.deploy.exported.ports import check_sizes, checked_input
+from metarl.deploy.exported.streams import stream_inputs
 from metarl.deploy.exported.support import support_inputs
 from metarl.errors import (
     CheckpointError,
@@ -71,7 +72,7 @@ class OnnxAdaptation:
         graphs = self.metadata["graphs"]
         self._sessions = {name: opened(graph["file"]) for name, graph in graphs.items()}
         self._start: Arrays = {}
-        if self.kind != "support":
+        if "start.onnx" in self.metadata["sha256"]:
             session = opened("start.onnx")
             names = [output.name for output in session.get_outputs()]
             self._start = dict(zip(names, session.run(names, {}), strict=True))
@@ -83,7 +84,7 @@ class OnnxAdaptation:
 
     @property
     def kind(self) -> str:
-        """What was exported: "supervised", "support", "control" or "recurrent"."""
+        """What was exported: "supervised", "support", "control", "recurrent" or "stream"."""
         return self.metadata["kind"]
 
     def reset(self) -> None:
@@ -117,7 +118,10 @@ class OnnxAdaptation:
             self._take(self._run("adapt", support_inputs(batch, self.metadata, generator)))
             return None
         if "step" not in self._sessions:
-            raise SettingsError("A recurrent policy adapts by acting: call `act`, no `adapt`.")
+            raise SettingsError(
+                "A recurrent policy adapts by acting and a learner of streams by reading: call "
+                "`act` or `read`, no `adapt`."
+            )
         if self.kind == "control":
             horizon = horizon_of(self.metadata)
             check_lengths(batch, horizon)
@@ -227,7 +231,7 @@ class OnnxAdaptation:
             ShapeError: The inputs have another shape or type.
         """
         if "predict" not in self._sessions:
-            raise SettingsError("A policy acts: call `act`, no `predict`.")
+            raise SettingsError("A policy acts, and a stream is read: call `act` or `read`.")
         if self.kind == "support" and not self.state:
             raise SettingsError("Expected a support set first: call `adapt`.")
         if support is None or not self.metadata["normalises_batches"]:
@@ -240,6 +244,26 @@ class OnnxAdaptation:
             )
         rows = [np.concatenate((support, row[None])) for row in np.asarray(inputs)]
         return np.stack([self._run("predict", {"inputs": row})["outputs"][-1] for row in rows])
+
+    def read(self, inputs: Array, label: int | None = None) -> Array:
+        """Reads the next example of a stream; returns scores of its label, [characters, letters].
+
+        Args:
+            inputs: The example, [*input].
+            label: The label of the example before; None for the first one of a stream.
+
+        Raises:
+            SettingsError: The export reads no streams, the label of the example before is missing,
+                or the stream is longer than the memory; `reset` begins another one.
+            ShapeError: The example has another shape, or the label is none of the code.
+            NonFiniteError: The example is infinite or NaN.
+        """
+        if self.kind != "stream":
+            raise SettingsError("Only learners of streams `read`: call `predict` or `act`.")
+        feeds = stream_inputs(inputs, label, self.metadata["stream"], self.steps)
+        outputs = self._run("read", feeds)
+        self._take(outputs)
+        return outputs["scores"]
 
     def check_state(self, state: Arrays) -> None:
         """Checks that a state is one that `predict` takes.
@@ -283,7 +307,7 @@ class OnnxAdaptation:
             NonFiniteError: It is infinite or NaN.
         """
         if "act" not in self._sessions:
-            raise SettingsError("A supervised network predicts: call `predict`, no `act`.")
+            raise SettingsError("This export is no policy: call `predict` or `read`, no `act`.")
         name = "action" if generator is None else "sample"
         if not np.isfinite(observation).all():
             raise NonFiniteError(
