@@ -116,16 +116,14 @@ class Graphed:
                 return self._first(inputs, tensors, key)
             torch._foreach_copy_(graph.inputs, tensors)
             graph.replay()
-            results = [torch.empty_like(output) for output in graph.outputs]
-            torch._foreach_copy_(results, graph.outputs)  # the next replay overwrites `outputs`
-            return _filled(graph.template, results)
+            return filled(graph.template, copied(graph.outputs))
 
     def _first(self, inputs: tuple[Any, ...], tensors: list[Tensor], key: Any) -> Any:
         """Computes the result eagerly, and captures the function for the next call."""
         flat, templates = self._flat.of(inputs)
         with capturing():
             expected = flat(*tensors)
-        result = _filled(templates[-1], expected)
+        result = filled(templates[-1], expected)
         if self.refused is None and len(self._graphs) < MOST_GRAPHS:
             memory = [tensor.detach().clone() for tensor in tensors]
             try:
@@ -133,7 +131,7 @@ class Graphed:
                     replay, outputs = self._driver.capture(lambda: flat(*memory), memory)
                 self._graphs[key] = _Graph(replay, memory, outputs, templates[-1])
                 replay()
-                self.refused = _difference(outputs, expected)
+                self.refused = difference(outputs, expected)
             except RuntimeError as error:
                 self.refused = str(error).partition("\n")[0]
             if self.refused is not None:
@@ -163,7 +161,7 @@ def capture_in_place(
     before = [tensor.clone() for tensor in tensors]
 
     def body() -> list[Tensor]:
-        function(_filled(memory, tensors))
+        function(filled(memory, tensors))
         return []
 
     def changed(run: Callable[[], object]) -> list[Tensor]:
@@ -177,7 +175,7 @@ def capture_in_place(
         try:
             replay, _ = (driver or CudaDriver()).capture(body, tensors)
             torch._foreach_copy_(tensors, before)
-            refused = _difference(changed(replay), expected)
+            refused = difference(changed(replay), expected)
         except RuntimeError as error:
             refused = str(error).partition("\n")[0]
             torch._foreach_copy_(tensors, before)
@@ -232,12 +230,22 @@ def may_hold(flags: Tensor) -> bool:
     return _capturing.get() or bool(flags.any())
 
 
-def _filled(template: Any, outputs: list[Tensor]) -> Any:
+def copied(outputs: list[Tensor]) -> list[Tensor]:
+    """Returns what a replay wrote, in memory that the next one leaves as it is."""
+    results = [torch.empty_like(output) for output in outputs]
+    for dtype in {output.dtype for output in outputs}:  # one launch for all of a type
+        places = [place for place, output in enumerate(outputs) if output.dtype == dtype]
+        torch._foreach_copy_([results[p] for p in places], [outputs[p] for p in places])
+    return results
+
+
+def filled(template: Any, outputs: list[Tensor]) -> Any:
+    """Returns a nested value with its tensors replaced, in the order of `map_tensors`."""
     values = iter(outputs)
     return map_tensors(lambda _: next(values), template)
 
 
-def _difference(outputs: list[Tensor], expected: list[Tensor]) -> str | None:
+def difference(outputs: list[Tensor], expected: list[Tensor]) -> str | None:
     """Returns how a replay differs from the function; None if it does by rounding only."""
     for actual, wanted in zip(outputs, expected, strict=True):
         if actual.is_floating_point():

@@ -39,13 +39,21 @@ class FlatFunction:
         self._trained = {name: id(tensor) in trained for name, tensor in state.items()}
         self._places = [_place(self._bound, name) for name in state]
 
+    def trained(self) -> list[int]:
+        """Returns the places of `params` among the tensors of `arguments`, in their order."""
+        return [place for place, trained in enumerate(self._trained.values()) if trained]
+
+    def of_module(self) -> list[Tensor]:
+        """Returns the parameters and buffers of the module, the first tensors of `arguments`."""
+        return [tensors[key] for tensors, key in self._places]
+
     def arguments(self, inputs: tuple[Any, ...]) -> tuple[list[Tensor], Any]:
         """Returns the tensors of the module and of the inputs, and a key of their structure.
 
         The key contains the structure of the inputs, the shape, strides, dtype and device of their
         tensors, and the values of everything that is not a tensor.
         """
-        tensors, structure = [tensors[key] for tensors, key in self._places], []
+        tensors, structure = self.of_module(), []
         flatten(inputs, tensors, structure)
         return tensors, tuple(structure)
 

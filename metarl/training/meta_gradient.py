@@ -49,6 +49,9 @@ class MetaGradient:
 
     Attributes:
         batch_size: Tasks of all ranks in one gradient.
+        captures: Whether chunks are captured as graphs, where they can be.
+        of_leaves: The function (leaves, inputs, total) -> (gradients, output) of a chunk that
+            graphs capture.
 
     Raises:
         SettingsError: The learner has no parameter to train.
@@ -72,8 +75,9 @@ class MetaGradient:
         self.fitting = FittingChunks("meta-gradients")
         self._gradient = CompiledGradient(learner, self.params) if settings.compile else self._eager
         self._driver = driver
-        capture = self._compiled if settings.compile else self._differentiate
-        self.graphed = self.captured("meta-gradients", capture)
+        self.captures = True
+        self.of_leaves = self._compiled if settings.compile else self._differentiate
+        self.graphed = self.captured("meta-gradients", self.of_leaves)
         if any(p.device.type == "cpu" for p in self.params):
             keep_freed_memory()
         # Two small operations in parallel, on one thread each, are faster than one after the other
@@ -102,24 +106,36 @@ class MetaGradient:
             SettingsError: `requires_grad` of a parameter has changed since the construction, or
                 the loss depends on no parameter.
         """
-        if [p.requires_grad for p in self._all] != self._flags:
-            raise SettingsError(
-                "Expected `requires_grad` of the parameters to stay as it was when the outer "
-                "update was built, and it has changed. Freeze parameters before that, or build "
-                "another OuterLoop (or MetaStep)."
-            )
+        result, norm = self.on_device(inputs)
+        return Gradient(result, norm, math.isfinite((result.losses.sum() + norm).item()))
+
+    def on_device(self, inputs: Any) -> tuple[MetaLoss, Tensor]:
+        """Does the same without reading a value; returns the learner's output and the norm."""
+        self.check()
         # grad = sum over chunks of d/d theta [sum_t loss_t / T]
         results = self.fitting(
             lambda size: self._sum_chunks(inputs, size),
-            self._chunk_size(inputs),
+            self.chunk_size(inputs),
             inputs.tasks.num_tasks,
         )
         result = results[0] if len(results) == 1 else concatenate_tasks(results)
         if ranks.count() > 1:
             self._add_ranks()
             result = ranks.gather(result, self.total_tasks(inputs))
-        norm = _norm([p.grad for p in self.params if p.grad is not None])
-        return Gradient(result, norm, math.isfinite((result.losses.sum() + norm).item()))
+        return result, norm_of([p.grad for p in self.params if p.grad is not None])
+
+    def check(self) -> None:
+        """Checks that the same parameters are trained as at the construction.
+
+        Raises:
+            SettingsError: `requires_grad` of a parameter has changed.
+        """
+        if [p.requires_grad for p in self._all] != self._flags:
+            raise SettingsError(
+                "Expected `requires_grad` of the parameters to stay as it was when the outer "
+                "update was built, and it has changed. Freeze parameters before that, or build "
+                "another OuterLoop (or MetaStep)."
+            )
 
     def _sum_chunks(self, inputs: Any, size: int | None) -> list[MetaLoss]:
         """Sums the gradients of chunks of tasks in `grad`; returns the outputs of the chunks."""
@@ -157,8 +173,7 @@ class MetaGradient:
         trained = [p for p in self.params if p.grad is not None]
         sums = ranks.add_up([p.grad for p in trained if p.grad is not None])
         for p, grad in zip(trained, sums, strict=True):
-            # Fused Adam requires the memory layout of the parameter.
-            p.grad = grad if p.is_contiguous() else torch.empty_like(p).copy_(grad)
+            p.grad = laid_out(grad, p)
 
     def settings_chunk_size(self) -> int | None:
         """Returns the number of tasks per chunk in the settings, for the learner's device."""
@@ -177,7 +192,7 @@ class MetaGradient:
             map(function, chunks) if self._workers is None else self._workers.map(function, chunks)
         )
 
-    def _chunk_size(self, inputs: Any) -> int | None:
+    def chunk_size(self, inputs: Any) -> int | None:
         """Returns the number of tasks per chunk; None means all tasks.
 
         This is the size in the settings or else the learner's preferred size, reduced such that
@@ -198,7 +213,7 @@ class MetaGradient:
         return min(sizes, key=lambda s: -(-total // (s * workers)) * s)
 
     def _of_chunk(self, inputs: Any, total: int) -> tuple[Sequence[Tensor | None], MetaLoss]:
-        if self.graphed is not None and graphs_allowed():
+        if self.graphed is not None and self.captures and graphs_allowed():
             return self.graphed(inputs, total)
         return self._gradient(inputs, total)
 
@@ -225,15 +240,15 @@ class MetaGradient:
         for p, grad in zip(self.params, grads, strict=True):
             if grad is None:
                 continue
-            if p.grad is not None:
-                p.grad = p.grad + grad
-            elif p.stride() == grad.stride():
-                p.grad = grad
-            else:  # copied to the memory layout of the parameter, which fused Adam requires
-                p.grad = torch.empty_like(p).copy_(grad)
+            p.grad = laid_out(grad, p) if p.grad is None else p.grad + grad
 
 
-def _norm(grads: list[Tensor]) -> Tensor:
+def laid_out(grad: Tensor, p: Tensor) -> Tensor:
+    """Returns a gradient in the memory layout of its parameter, which fused Adam requires."""
+    return grad if p.stride() == grad.stride() else torch.empty_like(p).copy_(grad)
+
+
+def norm_of(grads: list[Tensor]) -> Tensor:
     """Returns the norm of all gradients together.
 
     Faster than torch's function, which groups the gradients by device.

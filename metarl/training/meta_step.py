@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from metarl import ranks
 from metarl.adaptation.learner import Learner
+from metarl.console import say
+from metarl.cuda_graphs import Driver
 from metarl.errors import SettingsError
+from metarl.training.captured_iteration import CapturedIteration, Update
+from metarl.training.masked_step import MaskedStep, NoState, refusal
 from metarl.training.meta_gradient import MetaGradient
 from metarl.training.optimizers import (
     OWN_SCHEDULES,
@@ -37,6 +43,11 @@ class MetaStep(OuterUpdate):
             `outer_lr`, and the schedule of the settings scales them. None: that of the settings.
         scheduler: A function that makes a scheduler of the optimiser, stepped once per update (with
             the mean loss, if it is a `ReduceLROnPlateau`); None: the schedule of the settings.
+        driver: Captures an iteration as a graph; None for CUDA, if the learner is on a GPU.
+
+    Attributes:
+        captured: Computes gradient and step without waiting for the device; None on a CPU, where
+            workers or several processes share the tasks, and for optimisers that cannot.
 
     Raises:
         SettingsError: The optimiser has other parameters than the learner trains, needs a closure,
@@ -49,9 +60,10 @@ class MetaStep(OuterUpdate):
         settings: TrainingSettings,
         optimizer: torch.optim.Optimizer | OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
+        driver: Driver | None = None,
     ) -> None:
         self.settings = settings
-        self.gradient = MetaGradient(learner, settings)
+        self.gradient = MetaGradient(learner, settings, driver)
         self.params = self.gradient.params
         named = [(n, p) for n, p in learner.named_parameters() if p.requires_grad]
         if optimizer is None:
@@ -69,9 +81,27 @@ class MetaStep(OuterUpdate):
         self._rate = self._base_rates[0]
         plain = optimizer is None and self.scheduler is None
         self._update = _plain_step(self.optimizer) if plain else _whole_step
+        self._masked: MaskedStep | None = None
+        self.captured = self._captured(driver)
+        self._reads_late = False
+
+    def _captured(self, driver: Driver | None) -> CapturedIteration | None:
+        if self.gradient.graphed is None or ranks.count() > 1:
+            return None
+        reason = refusal(self.optimizer, self.scheduler)
+        if reason is not None:
+            say(f"The outer optimiser runs outside of the CUDA graphs: {reason}")
+            return None
+        self._masked = MaskedStep(self.optimizer, self.params, self.settings.max_grad_norm)
+        return CapturedIteration(self.gradient, self._masked, driver)
 
     def __call__(self, inputs: Any, iteration: int) -> MetaResult:
         self._set_rate(iteration)
+        if self.captured is not None and self._masked is not None:
+            if self._masked.ready():
+                with suppress(NoState):  # made by a step of the optimiser
+                    return self._on_device(self.captured(inputs))
+            self.gradient.captures = bool(self.optimizer.state)  # not for one step only
         result, norm, finite = self.gradient(inputs)
         if finite:
             if self.settings.max_grad_norm is not None:
@@ -79,6 +109,24 @@ class MetaStep(OuterUpdate):
             self._update(self.optimizer)
             self._step_scheduler(result.losses)
         return MetaResult(result.losses, result.metrics, result.carry, norm, finite)
+
+    def _on_device(self, update: Update) -> MetaResult:
+        """Returns the result of an update; reads its flag where the learner needs to know it."""
+        (losses, metrics, carry), norm, finite = update
+        if self._reads_late and not carry:
+            return MetaResult(losses, metrics, carry, norm, finite)
+        is_finite = bool(finite)
+        if not is_finite:
+            self._allow_steps()
+        return MetaResult(losses, metrics, carry, norm, is_finite)
+
+    def read_late(self) -> None:
+        self._reads_late = True
+        self._allow_steps()
+
+    def _allow_steps(self) -> None:
+        if self._masked is not None:
+            self._masked.reset()
 
     def rate(self, iteration: int) -> float:
         """Returns the rate of the first group; that of the last update if torch schedules it."""

@@ -19,14 +19,16 @@ class MetaResult(NamedTuple):
         metrics: TensorBoard tag -> value per task, [T], or one value for all.
         carry: The argument of the learner's `after_update`.
         grad_norm: Norm of the meta-gradient before clipping.
-        finite: False if a loss or the gradient norm was not finite; nothing was then updated.
+        finite: False if a loss or the gradient norm was not finite; nothing was then updated. A
+            bool tensor, [], after `OuterUpdate.read_late`: its value is on the device, and reading
+            it waits for the iteration.
     """
 
     losses: Tensor
     metrics: dict[str, Tensor]
     carry: dict[str, Any]
     grad_norm: Tensor
-    finite: bool
+    finite: bool | Tensor
 
 
 class OuterUpdate(ABC):
@@ -40,6 +42,14 @@ class OuterUpdate(ABC):
             inputs: The return value of the learner's `collect`.
             iteration: Meta-iterations done so far.
         """
+
+    def read_late(self) -> None:
+        """Lets the host read `finite` iterations later, where the update allows it.
+
+        From the first result on that is not finite, no update changes the parameters or the state,
+        until this function is called again.
+        """
+        return
 
     def rate(self, iteration: int) -> float | None:
         """Returns the outer rate at an iteration, counted from 0, or None if there is none."""

@@ -83,7 +83,7 @@ def test_compiled_chunks_are_all_of_one_size(suited, size, monkeypatch):
     learner = MAML(mlp(), 0.1, 1)
     monkeypatch.setattr(learner, "preferred_chunk_size", lambda inputs: suited)
     gradient = MetaGradient(learner, TrainingSettings(compile=True))
-    assert gradient._chunk_size(sine_inputs(learner)) == size
+    assert gradient.chunk_size(sine_inputs(learner)) == size
 
 
 def test_chunks_carry_the_inner_optimizers_state():
