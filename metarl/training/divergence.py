@@ -20,6 +20,23 @@ OUTER_ADVICE = (
 )
 
 
+def not_finite_message(result: MetaResult, iteration: int, saved_note: str) -> str:
+    """Returns the message of an error: iteration and tasks, what is saved, what can help.
+
+    Args:
+        result: See `divergence_advice`.
+        iteration: Meta-iterations done before it.
+        saved_note: What is saved where, as sentences.
+    """
+    bad = (~torch.isfinite(result.losses)).nonzero().flatten().tolist()
+    which = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+    which = which or "unknown: the losses are finite, the gradient is not"
+    return (
+        f"The outer loss is not finite at meta-iteration {iteration}, task(s) {which}. "
+        f"{saved_note} {divergence_advice(result)}"
+    )
+
+
 def divergence_advice(result: MetaResult) -> str:
     """Returns which of the two loops diverged, and what can help, as sentences.
 

@@ -39,13 +39,13 @@ from metarl.runs.run_folder import check_no_run
 from metarl.runs.signals import StopSignals
 from metarl.runs.silent import logger_of_rank, silent_console
 from metarl.tasks.base import TaskSource
-from metarl.training.divergence import divergence_advice
+from metarl.training.divergence import not_finite_message
+from metarl.training.late_results import LateResults
 from metarl.training.learner_file import LearnerFile
-from metarl.training.meta_step import MetaStep
+from metarl.training.meta_step import MetaStep, default_update
 from metarl.training.optimizers import OptimizerFactory, SchedulerFactory
 from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
 from metarl.training.settings import TrainingSettings
-from metarl.training.untrained import UntrainedSettings
 from metarl.trees import to_device
 
 # Validation tasks are the same at every evaluation and for every seed.
@@ -135,7 +135,9 @@ class OuterLoop:
             update = update.build(learner, settings)
         elif optimizer is not None or scheduler is not None:
             update = MetaStep(learner, settings, optimizer, scheduler)
-        self.update = update or _default_update(learner, settings)
+        self.update = update or default_update(learner, settings)
+        self.update.read_late()
+        self._results = LateResults()
         self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.keep_checkpoints)
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         self.iteration = 0
@@ -235,10 +237,25 @@ class OuterLoop:
         if not self.learner.collects_own:
             inputs = ranks.own(inputs, inputs.tasks.num_tasks)
         result = self.update(inputs, self.iteration)
-        if not result.finite:
-            self._stop_at(result, self._save_before(before))
+        self._results.add(self.iteration, before, result)
+        self._check_finite(wait=False)
         self.learner.after_update(result.carry)
         return result
+
+    def _check_finite(self, *, wait: bool = True) -> None:
+        """Checks the results so far; without `wait`, those whose flags have arrived on the host.
+
+        Raises:
+            NonFiniteError: One is not finite. The state before it is saved: no later iteration
+                has changed it.
+        """
+        bad = self._results.first_bad(wait)
+        if bad is None:
+            return
+        self.iteration = bad.iteration
+        self.update.read_late()  # allows updates again
+        saved_note = self._save_before(bad.generator)
+        raise NonFiniteError(not_finite_message(bad.result, bad.iteration, saved_note))
 
     @contextmanager
     def _saving_on_error(self) -> Iterator[None]:
@@ -288,16 +305,8 @@ class OuterLoop:
             return f"There is no good checkpoint in {self.checkpoints.folder}."
         return f"The last good checkpoint is {good}."
 
-    def _stop_at(self, result: MetaResult, saved_note: str) -> None:
-        bad = (~torch.isfinite(result.losses)).nonzero().flatten().tolist()
-        which = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
-        which = which or "unknown: the losses are finite, the gradient is not"
-        raise NonFiniteError(
-            f"The outer loss is not finite at meta-iteration {self.iteration}, task(s) {which}. "
-            f"{saved_note} {divergence_advice(result)}"
-        )
-
     def _log(self, result: MetaResult) -> dict[str, float]:
+        self._check_finite()
         scalars = {tag: value.mean().item() for tag, value in result.metrics.items()}
         scalars["meta/loss"] = result.losses.mean().item()
         scalars["meta/grad_norm"] = result.grad_norm.item()
@@ -314,6 +323,7 @@ class OuterLoop:
     def _evaluate(self) -> None:
         if self.validation is None:
             return
+        self._check_finite()
         with self._saving_on_error():
             curve = adaptation_curve(
                 self.learner,
@@ -343,9 +353,11 @@ class OuterLoop:
         """Writes a checkpoint of weights that are finite.
 
         Raises:
-            NonFiniteError: A weight is infinite or not a number; nothing was written.
+            NonFiniteError: A weight is infinite or not a number; nothing was written. Or a result
+                was not finite that was not read yet; the state before it was then written.
             CheckpointError: The checkpoint cannot be written.
         """
+        self._check_finite()
         weights = self.learner.state_dict()
         names = not_finite(weights)
         if names:
@@ -378,13 +390,6 @@ class OuterLoop:
                 f"resume it with the settings in its run's config.json. ({error})"
             ) from error
         self.iteration = checkpoint.iteration
-
-
-def _default_update(learner: Learner, settings: TrainingSettings) -> OuterUpdate:
-    """Returns the optimiser of the settings, or no update for a learner without parameters."""
-    if any(p.requires_grad for p in learner.parameters()):
-        return MetaStep(learner, settings)
-    return UntrainedSettings().build(learner, settings)
 
 
 def _headline(scalars: dict[str, float]) -> dict[str, float]:

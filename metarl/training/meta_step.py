@@ -30,6 +30,7 @@ from metarl.training.optimizers import (
 )
 from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
 from metarl.training.settings import TrainingSettings
+from metarl.training.untrained import UntrainedSettings
 
 
 class MetaStep(OuterUpdate):
@@ -212,6 +213,13 @@ def outer_rate(settings: TrainingSettings, iteration: int) -> float:
         left = 1 - done if s.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
         rate = s.final_lr + (s.outer_lr - s.final_lr) * left
     return rate * (iteration + 1) / s.warmup if iteration < s.warmup else rate
+
+
+def default_update(learner: Learner, settings: TrainingSettings) -> OuterUpdate:
+    """Returns the optimiser of the settings, or no update for a learner without parameters."""
+    if any(p.requires_grad for p in learner.parameters()):
+        return MetaStep(learner, settings)
+    return UntrainedSettings().build(learner, settings)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,148 @@
+"""Finiteness that is read iterations later: the same error, state and checkpoint as at once."""
+
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from metarl.errors import NonFiniteError
+from metarl.runs.checkpoints import load_checkpoint
+from metarl.tasks import Sine
+from metarl.training import OuterLoop, TrainingSettings
+from metarl.training.late_results import MOST_UNREAD, Flag, LateResults
+from metarl.training.meta_step import MetaStep
+from metarl.training.outer_update import MetaResult
+from metarl.trees import map_tensors
+from tests.devices import on_cuda
+from tests.graph_recorder import Recorder
+from tests.training.test_captured_iteration import RATE, maml
+from tests.training.test_loop import NotANumber, Tasks
+
+
+def loop(folder, iterations=12, tasks=None, resume=None, late=True, **changes):
+    settings = TrainingSettings(
+        **{
+            "iterations": iterations, "meta_batch_size": 3, "outer_lr": RATE, "log_every": 100,
+            "eval_every": 0, "checkpoint_every": 100, **changes,
+        }
+    )  # fmt: skip
+    learner = maml()
+    update = MetaStep(learner, settings, driver=Recorder() if late else None)
+    return OuterLoop(learner, tasks or Sine(6, 6), settings, folder, update=update, resume=resume)
+
+
+def ends(run):
+    """Returns the newest checkpoint, with its numbers only."""
+    checkpoint = load_checkpoint(run.checkpoints.latest())
+    state = {n: v for n, v in checkpoint.state.items() if n != "seconds"}
+    return checkpoint.iteration, checkpoint.weights, map_tensors(torch.clone, state)
+
+
+@pytest.mark.parametrize("every", [{}, {"checkpoint_every": 4}, {"log_every": 8}])
+def test_a_loss_that_is_not_finite_is_found_late_and_loses_nothing(every, tmp_path):
+    found = []
+    for late in (False, True):
+        tasks = NotANumber()
+        run = loop(tmp_path / str(late), tasks=tasks, late=late, **every)
+        message = r"meta-iteration 5, task\(s\) 2\. .*step_000005.* last inner step diverges"
+        with pytest.raises(NonFiniteError, match=message):
+            run.run()
+        assert run.iteration == 5
+        assert tasks.count == (8 if every else 12) if late else 6  # iterations that were begun
+        found.append(ends(run))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    resumed = loop(tmp_path / "True", 8, resume=run.checkpoints.latest())
+    assert resumed.run().finished
+
+
+class Failing(NotANumber):
+    """Fails when sampled for the ninth time, after a loss that is not finite."""
+
+    def after(self, count):
+        if count == 9:
+            raise RuntimeError("no more tasks")
+
+
+def test_an_error_of_the_tasks_does_not_hide_it(tmp_path):
+    run = loop(tmp_path, tasks=Failing())
+    with pytest.raises(RuntimeError, match="no more tasks") as error:
+        run.run()
+    (note,) = error.value.__notes__
+    assert "not finite at meta-iteration 5, task(s) 2." in note
+    assert load_checkpoint(run.checkpoints.latest()).iteration == 5
+
+
+def test_late_runs_resume_to_the_bit(tmp_path):
+    whole = loop(tmp_path / "whole", 9, schedule="cosine")
+    whole.run()
+    first = loop(tmp_path / "cut", 9, tasks=Stopping(), schedule="cosine")
+    first.run()
+    second = loop(
+        tmp_path / "cut", 9, resume=first.checkpoints.latest(), schedule="cosine"
+    )
+    assert second.iteration == 4
+    second.run()
+    torch.testing.assert_close(ends(second), ends(whole), rtol=0, atol=0)
+
+
+class Stopping(Tasks):
+    """Asks the process to stop in the fourth iteration."""
+
+    def after(self, count):
+        if count == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def result(finite):
+    return MetaResult(torch.zeros(2), {}, {}, torch.zeros(()), finite)
+
+
+def test_results_are_read_in_their_order_and_no_more_than_needed():
+    results, state = LateResults(), torch.zeros(1)
+    for number, finite in enumerate((True, True, False, False)):
+        results.add(number, state, result(torch.tensor(finite)))
+    assert results.first_bad(wait=False) is None  # none has arrived
+    bad = results.first_bad(wait=True)
+    assert bad is not None and bad.iteration == 2
+    assert results.first_bad(wait=True) is None
+    results.add(0, state, result(False))
+    assert results.first_bad(wait=False) is not None
+    for number in range(MOST_UNREAD + 1):
+        results.add(number, state, result(torch.tensor(number > 0)))
+    bad = results.first_bad(wait=False)  # too many wait
+    assert bad is not None and bad.iteration == 0
+
+
+@pytest.mark.gpu
+def test_flags_arrive_from_a_gpu():
+    device = on_cuda()
+    for value in (True, False):
+        flag = Flag(torch.tensor(value, device=device))
+        torch.cuda.synchronize(device)
+        assert flag.arrived() and flag.read() == value
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_gpu_stops_before_what_is_not_finite(tmp_path):
+    settings = TrainingSettings(
+        iterations=40, meta_batch_size=3, log_every=100, eval_every=0, device=str(on_cuda())
+    )
+    run = OuterLoop(maml(), OnDevice(), settings, Path(tmp_path))
+    assert isinstance(run.update, MetaStep) and run.update.captured is not None
+    with pytest.raises(NonFiniteError, match=r"meta-iteration 5, task\(s\) 2\b.*step_000005"):
+        run.run()
+    assert run.update.captured.refused is None
+    weights = load_checkpoint(run.checkpoints.latest()).weights
+    assert all(w.isfinite().all() for w in weights.values())
+
+
+class OnDevice(NotANumber):
+    """The same on a GPU, where targets are drawn."""
+
+    def spoil(self, tasks):
+        if self.count == 6:
+            tasks.query.targets[2, 0] = math.nan
+        return tasks
