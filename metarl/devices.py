@@ -12,6 +12,7 @@ import torch
 from metarl.errors import SettingsError
 
 MatmulPrecision = Literal["highest", "high"]
+Precision = Literal["float32", "bfloat16"]
 MALLOC = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 KEPT_BYTES = 1 << 30
 LARGEST_ON_HEAP = 1 << 25  # glibc's limit

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from metarl.adaptation.loss_function import Outputs
 from metarl.adaptation.metric import Metric
 from metarl.adaptation.update_rules import State
+from metarl.errors import SettingsError
 from metarl.models.base import Params, Statistics
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import checked_tasks, parameter_type
@@ -125,6 +126,20 @@ class Learner(nn.Module, ABC):
             carry: `MetaLoss.carry` of all tasks.
         """
         del carry
+
+    def use_bfloat16(self) -> None:
+        """Makes training compute convolutions in bfloat16, for learners where this is safe.
+
+        Raises:
+            SettingsError: It is not known to be safe for this learner.
+        """
+        raise SettingsError(
+            f"`--training.precision bfloat16` is for metric learners with convolutions (matching, "
+            f"prototypical, relation networks, classifiers); got a {type(self).__name__}. Inner "
+            "steps and memories repeat the rounding to 8 bits, and their gradients contain its "
+            "derivative. Train in float32; on a GPU, `--training.matmul-precision high` has 10 "
+            "bits."
+        )
 
     def notes(self) -> list[str]:
         """Returns lines that a training shows after its first iteration."""

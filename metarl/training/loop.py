@@ -16,13 +16,6 @@ from metarl import ranks
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.learner import Learner
-from metarl.cuda_graphs import allow_graphs
-from metarl.devices import (
-    resolve_device,
-    set_deterministic,
-    set_matmul_precision,
-    set_threads,
-)
 from metarl.errors import (
     CheckpointError,
     MetarlError,
@@ -117,15 +110,12 @@ class OuterLoop:
         self.folder = Path(folder)
         if ranks.is_first():
             check_no_run(self.folder, resume)
-        set_threads(settings.threads)
-        set_deterministic(settings.deterministic)
-        self.device = resolve_device(settings.device)
-        if self.device.type == "cuda":
-            set_matmul_precision(settings.matmul_precision)
-            allow_graphs(settings.graphs)
+        self.device = settings.prepare_process()
         if isinstance(learner, Adaptation):
             learner = GradientLearner(learner)
         self.learner = learner.to(self.device)
+        if settings.precision == "bfloat16":
+            learner.use_bfloat16()
         self.tasks = tasks
         self.validation = validation
         self.settings = settings

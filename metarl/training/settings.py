@@ -8,7 +8,15 @@ from typing import Any, ClassVar
 
 import torch
 
-from metarl.devices import MatmulPrecision
+from metarl.cuda_graphs import allow_graphs
+from metarl.devices import (
+    MatmulPrecision,
+    Precision,
+    resolve_device,
+    set_deterministic,
+    set_matmul_precision,
+    set_threads,
+)
 from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, THREADS, check_fields
 from metarl.registry import check_choice
 from metarl.runs.writers import WRITERS
@@ -70,6 +78,9 @@ class TrainingSettings:
     matmul_precision: MatmulPrecision = "highest"
     """Of matrix products and convolutions on a GPU: highest is float32; high is TF32, faster and
     with errors of 1e-3, in meta-gradients too."""
+    precision: Precision = "float32"
+    """bfloat16: training of metric learners convolves in it; weights, normalisations, distances and
+    evaluation stay float32. Other learners refuse it."""
     graphs: bool = True
     """On a GPU, captures rollouts of tensor families and meta-gradients as CUDA graphs, where this
     is possible: one launch in place of thousands."""
@@ -115,6 +126,20 @@ class TrainingSettings:
         for name in self.loggers:
             if ":" not in name:
                 check_choice("logger", name, WRITERS.names())
+
+    def prepare_process(self) -> torch.device:
+        """Applies what holds for the whole process; returns the device.
+
+        Raises:
+            SettingsError: This machine has no such device.
+        """
+        set_threads(self.threads)
+        set_deterministic(self.deterministic)
+        device = resolve_device(self.device)
+        if device.type == "cuda":
+            set_matmul_precision(self.matmul_precision)
+            allow_graphs(self.graphs)
+        return device
 
     def chunk_size(self, device: torch.device) -> int | None:
         """Returns the tasks computed at once on a device; None: as many as suit the learner."""

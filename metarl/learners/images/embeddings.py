@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +34,14 @@ class Embedding(nn.Module, ABC):
     Attributes:
         respects_weights: Whether, in training, the features of an image do not depend on images of
             weight 0 in `moments.weights`: batch normalisation leaves them out, or there is none.
+        takes_bfloat16: Whether its training can convolve in bfloat16.
+        train_in_bfloat16: Whether it does. Weights, normalisations, features and evaluation are
+            float32.
     """
 
     respects_weights: bool = False
+    takes_bfloat16: bool = False
+    train_in_bfloat16: bool = False
 
     @abstractmethod
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
@@ -52,6 +58,26 @@ class Embedding(nn.Module, ABC):
         Raises:
             ShapeError: The images have a different shape than the network takes.
         """
+
+    def use_bfloat16(self) -> None:
+        """Makes training convolve in bfloat16.
+
+        Raises:
+            SettingsError: The embedding has no convolutions, or they are not known to be safe.
+        """
+        if not self.takes_bfloat16:
+            raise SettingsError(
+                f"{type(self).__name__} does not train in bfloat16: expected an embedding of "
+                "convolution blocks (conv4, pyramid), whose normalisation stays float32. Leave "
+                "`--training.precision` out."
+            )
+        self.train_in_bfloat16 = True
+
+    def precision(self, images: Tensor, moments: Moments | None) -> AbstractContextManager[Any]:
+        """Returns the context in which to convolve; see `forward` for the arguments."""
+        if not self.train_in_bfloat16 or moments is None:
+            return nullcontext()
+        return torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False)
 
     def draw_noise(self, generator: torch.Generator, num_tasks: int) -> Tensor | None:
         """Draws what dropout needs in training, [T, *], the argument `noise` of `forward`.
@@ -128,6 +154,7 @@ class ConvEmbedding(Embedding):
         images: Shape of the images.
         generator: Source of the initial weights.
         filters: Number of filters of every block.
+        bfloat16: See `PyramidEmbedding`.
 
     Raises:
         SettingsError: A number is not positive, or the images are too small.
@@ -135,11 +162,20 @@ class ConvEmbedding(Embedding):
 
     BLOCKS = 4
     respects_weights = True
+    takes_bfloat16 = True
 
-    def __init__(self, images: ImageShape, generator: torch.Generator, filters: int = 64) -> None:
+    def __init__(
+        self,
+        images: ImageShape,
+        generator: torch.Generator,
+        filters: int = 64,
+        *,
+        bfloat16: bool = False,
+    ) -> None:
         super().__init__()
         check_images(images, filters, 2**self.BLOCKS)
         self.images = images
+        self.train_in_bfloat16 = bfloat16
         channels = [images.channels] + [filters] * self.BLOCKS
         self.blocks = nn.ModuleList(
             ConvBlock(channels[i], channels[i + 1], generator) for i in range(self.BLOCKS)
@@ -149,7 +185,8 @@ class ConvEmbedding(Embedding):
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
         """Returns features [T, N, D]."""
         check_shape(images, self.images)
-        return run_blocks(self.blocks, images, moments).flatten(2)
+        with self.precision(images, moments):
+            return run_blocks(self.blocks, images, moments).flatten(2)
 
 
 def run_blocks(blocks: nn.ModuleList, images: Tensor, moments: Moments | None) -> Tensor:

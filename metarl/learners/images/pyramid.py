@@ -40,6 +40,7 @@ class PyramidEmbedding(Embedding):
 
     BLOCKS = 4
     respects_weights = True
+    takes_bfloat16 = True
 
     def __init__(
         self,
@@ -64,10 +65,8 @@ class PyramidEmbedding(Embedding):
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
         """Returns features [T, N, D], float32."""
         check_shape(images, self.images)
-        bfloat16 = self.train_in_bfloat16 and moments is not None
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
-            maps = run_blocks(self.blocks, images, moments)
-        return maps.flatten(2)
+        with self.precision(images, moments):
+            return run_blocks(self.blocks, images, moments).flatten(2)
 
 
 @described
@@ -105,6 +104,9 @@ class AveragedViews(Embedding):
         self.embedding = embedding
         self.respects_weights = embedding.respects_weights
         self.register_buffer("grids", distortion.grids(views - 1, images.size, generator))
+
+    def use_bfloat16(self) -> None:
+        self.embedding.use_bfloat16()
 
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
         if moments is not None:

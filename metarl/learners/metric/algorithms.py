@@ -35,7 +35,7 @@ class EmbeddingSettings:
     network: Network = "conv4"
     """conv4: the papers' network; pyramid: filters double in each block, maps keep their size."""
     bfloat16: bool = False
-    """Trains the pyramid's convolutions in bfloat16."""
+    """Trains the convolutions in bfloat16."""
     views: int = 1
     """Views of an image that evaluation averages; 1: the image itself."""
     view: Distortion = field(default_factory=lambda: VIEW)
@@ -51,16 +51,12 @@ class EmbeddingSettings:
         """Builds the embedding; returns it and its number of features.
 
         Raises:
-            SettingsError: The network is unknown, it has no bfloat16, or a number is too small.
+            SettingsError: The network is unknown, or a number is too small.
         """
         check_choice("network", self.network, get_args(Network))
         shape = (problem.images, problem.generator, problem.filters)
-        if self.network == "pyramid":
-            network = PyramidEmbedding(*shape, bfloat16=self.bfloat16)
-        elif self.bfloat16:
-            raise SettingsError("Only the network 'pyramid' trains in bfloat16; choose that.")
-        else:
-            network = ConvEmbedding(*shape)
+        kind = PyramidEmbedding if self.network == "pyramid" else ConvEmbedding
+        network = kind(*shape, bfloat16=self.bfloat16)
         if self.views == 1:
             return network, network.features
         averaged = AveragedViews(network, self.views, self.view, *shape[:2])

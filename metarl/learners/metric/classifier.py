@@ -119,6 +119,9 @@ class FeatureClassifier(SupervisedLearner):
         losses = cross_entropy(outputs, inputs.labels, weights)
         return MetaLoss(losses, metrics, moments_by_name(self, moments))
 
+    def use_bfloat16(self) -> None:
+        self.neighbours.embedding.use_bfloat16()
+
     def after_update(self, carry: dict[str, Any]) -> None:
         """Updates the running moments of the batch normalisation."""
         absorb_moments(self, carry)

@@ -135,6 +135,9 @@ class MetricLearner(SupervisedLearner):
         count = tasks.support.targets.shape[1] + tasks.query.targets.shape[1]
         return max(1, IMAGES_AT_ONCE // count)
 
+    def use_bfloat16(self) -> None:
+        self.embedding.use_bfloat16()
+
     def after_update(self, carry: dict[str, Any]) -> None:
         """Updates the running moments of the batch normalisation."""
         absorb_moments(self, carry)

@@ -37,6 +37,7 @@ class RelationEmbedding(Embedding):
     """
 
     respects_weights = True
+    takes_bfloat16 = True
     SMALLEST = 22  # 22x22 images become maps of 4x4, which the relation module pools twice
 
     def __init__(self, images: ImageShape, generator: torch.Generator, filters: int = 64) -> None:
@@ -56,7 +57,8 @@ class RelationEmbedding(Embedding):
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
         """Returns feature maps [T, N, filters, size, size]."""
         check_shape(images, self.images)
-        return run_blocks(self.blocks, images, moments)
+        with self.precision(images, moments):
+            return run_blocks(self.blocks, images, moments)
 
 
 @described

@@ -136,6 +136,9 @@ class ZeroShotPrototypes(SupervisedLearner):
         metrics = {tag: self.measure.train(outputs, query, tasks)}
         return MetaLoss(losses, metrics, moments_by_name(self, moments))
 
+    def use_bfloat16(self) -> None:
+        self.embedding.use_bfloat16()
+
     def after_update(self, carry: dict[str, Any]) -> None:
         """Updates the running moments of the batch normalisation."""
         absorb_moments(self, carry)

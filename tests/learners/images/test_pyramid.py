@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from metarl.errors import SettingsError, ShapeError
 from metarl.learners import ImageShape
+from metarl.learners.images.embeddings import ConvEmbedding
 from metarl.learners.images.layers import Moments
 from metarl.learners.images.pyramid import AveragedViews, PyramidEmbedding
 from metarl.learners.metric.algorithms import (
@@ -13,6 +14,7 @@ from metarl.learners.metric.algorithms import (
     MatchingAlgorithm,
     PrototypicalAlgorithm,
 )
+from metarl.learners.metric.relation import RelationEmbedding
 from metarl.tasks.distortions import Distortion, resample
 from tests.image_problems import image_problem
 
@@ -46,11 +48,10 @@ def test_filters_double_and_the_last_maps_stay_whole(pyramid, images):
         PyramidEmbedding(ImageShape(size=7), torch.Generator())
 
 
-def test_bfloat16_is_of_training_only_and_close(images):
-    full, reduced = (
-        PyramidEmbedding(ImageShape(), torch.Generator().manual_seed(0), 4, bfloat16=flag)
-        for flag in (False, True)
-    )
+@pytest.mark.parametrize("kind", [PyramidEmbedding, ConvEmbedding, RelationEmbedding])
+def test_bfloat16_is_of_training_only_and_close(kind, images):
+    full, reduced = (kind(ImageShape(), torch.Generator().manual_seed(0), 4) for _ in range(2))
+    reduced.use_bfloat16()
     assert torch.equal(full(images, None), reduced(images, None))
     moments = [Moments(), Moments()]
     a, b = full(images, moments[0]), reduced(images, moments[1])
@@ -100,7 +101,6 @@ def test_learners_take_either_network(settings, images):
     ("settings", "message"),
     [
         ({"network": "conv"}, "Did you mean 'conv4'"),
-        ({"bfloat16": True}, "Only the network 'pyramid'"),
         ({"views": 0}, "at least 1 view, got 0"),
     ],
 )
