@@ -24,7 +24,7 @@ class PartSettings:
     kind: Annotated[Literal["speed", "train", "train-long"], tyro.conf.Positional]
     """What it does."""
     name: tyro.conf.Positional[str]
-    """Name of the function in `gpu_speed`, or of the training."""
+    """Name of the function in `gpu_speed` or `gpu_iterations`, or of the training."""
     device: str = "auto"
     """See `metarl.devices.resolve_device`."""
     rows: Path = Path("rows.jsonl")
@@ -52,12 +52,13 @@ def main(settings: PartSettings) -> None:
 def _rows(settings: PartSettings) -> Iterator[dict[str, Any]]:
     device = resolve_device(settings.device)
     if settings.kind == "speed":
-        from benchmarks import gpu_speed
+        from benchmarks import gpu_iterations, gpu_speed
 
         set_threads(1)
         sizes = gpu_speed.SMALL if settings.small else gpu_speed.Sizes()
         options = {"compiled": True} if settings.compiled else {}
-        yield from getattr(gpu_speed, settings.name)(device, sizes, **options)
+        measure = gpu_iterations.PARTS.get(settings.name) or getattr(gpu_speed, settings.name)
+        yield from measure(device, sizes, **options)
         return
     from benchmarks.gpu_training import SHORT, long_trainings, train
 

@@ -106,10 +106,11 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _row(
+def row(
     work: str, ours: float, *, loop: float | None = None, cpu: float | None = None,
     goal: float | None = None, unit: str = "ms", note: str = "",
 ) -> Row:  # fmt: skip
+    """Returns a row; see `Row`."""
     values = {"measured": ours, "loop": loop, "cpu": cpu, "goal": goal}
     rounded = {n: float(f"{v:.4g}") for n, v in values.items() if v is not None}
     return {"work": work, "unit": unit, **rounded, **({"note": note} if note else {})}
@@ -125,14 +126,14 @@ def sine(device: torch.device, sizes: Sizes, compiled: bool = False) -> Iterator
     for steps, goal in ((1, 0.25), (5, 0.6)):
         work = f"MAML on sine, {tasks} tasks, {steps} step(s)"
         if compiled:
-            yield _row(f"{work}, compiled", time_of(_sine(steps, tasks, device, True)), goal=goal)
+            yield row(f"{work}, compiled", time_of(_sine(steps, tasks, device, True)), goal=goal)
             continue
         loop = milliseconds(_sine_loop(steps, tasks, device), device, 0)
         cpu = milliseconds(_sine(steps, tasks, CPU), CPU, sizes.seconds)
-        yield _row(work, time_of(_sine(steps, tasks, device)), loop=loop, cpu=cpu, goal=goal)
+        yield row(work, time_of(_sine(steps, tasks, device)), loop=loop, cpu=cpu, goal=goal)
     if not compiled:
         run = _sine(1, 100 * tasks, device)
-        yield _row(f"MAML on sine, {100 * tasks} tasks, 1 step", time_of(run))
+        yield row(f"MAML on sine, {100 * tasks} tasks, 1 step", time_of(run))
 
 
 def _sine(steps: int, tasks: int, device: torch.device, compiled: bool = False) -> MetaIteration:
@@ -180,17 +181,17 @@ def omniglot(device: torch.device, sizes: Sizes, compiled: bool = False) -> Iter
     work = f"MAML on Omniglot's shapes, {tasks} tasks, 1 + 1 images, 1 step"
     if compiled:
         run = _images(settings, sizes.filters, device, True)
-        yield _row(f"{work}, compiled", time_of(run), goal=2.5)
+        yield row(f"{work}, compiled", time_of(run), goal=2.5)
         return
     ours = time_of(_images(settings, sizes.filters, device))
-    yield _row(work, ours, goal=2.5)  # the rest takes longer: a later row replaces this one
+    yield row(work, ours, goal=2.5)  # the rest takes longer: a later row replaces this one
     loop = _image_loop(settings, sizes, device)
     with FlopCounterMode(display=False) as counter:
         loop()
     best = _best_flops(device, 4096 if device.type == "cuda" else 512)
     share = counter.get_total_flops() / (1e-3 * ours) / best
     cpu = milliseconds(_images(settings, sizes.filters, CPU), CPU, 0)
-    yield _row(
+    yield row(
         work, ours, loop=milliseconds(loop, device, 0), cpu=cpu, goal=2.5,
         note=f"{share:.1%} of the {best / 1e9:,.0f} GFLOP/s of a large float32 matrix product",
     )  # fmt: skip
@@ -232,14 +233,14 @@ def navigation(device: torch.device, sizes: Sizes, compiled: bool = False) -> It
     if compiled:
         run = _policy_iteration("Navigation2D-v1", (tasks, 20), sizes.horizon, device, True)
         ours = milliseconds(run, device, sizes.seconds)
-        yield _row(f"{work}, {tasks} tasks, compiled", ours, goal=12)
+        yield row(f"{work}, {tasks} tasks, compiled", ours, goal=12)
         return
     for worlds, goal in zip(sizes.navigation, (3, 5, 40), strict=False):
         yield _rollout_row(worlds, sizes, device, goal)
     run, cpu = (
         _policy_iteration("Navigation2D-v1", (tasks, 20), sizes.horizon, d) for d in (device, CPU)
     )
-    yield _row(
+    yield row(
         f"{work}, {tasks} tasks", milliseconds(run, device, sizes.seconds),
         cpu=milliseconds(cpu, CPU, 0), goal=12,
     )  # fmt: skip
@@ -256,7 +257,7 @@ def _rollout_row(worlds: int, sizes: Sizes, device: torch.device, goal: float) -
         cpu = milliseconds(_Rollouts(name, worlds, horizon, CPU, PER_TASK), CPU, 0)
     run = _Rollouts(name, worlds, horizon, device, PER_TASK)
     ours = milliseconds(run, device, sizes.seconds)
-    return _row(
+    return row(
         f"navigation rollouts, {worlds} worlds x {horizon} steps", ours, loop=loop, cpu=cpu,
         goal=goal, note=f"{run.rate(ours) / 1e6:.3g} million environment steps/s",
     )  # fmt: skip
@@ -323,7 +324,7 @@ def half_cheetah(device: torch.device, sizes: Sizes) -> Iterator[Row]:
     make_vec("HalfCheetahVelocity-v1", sizes.worlds[0], device)
     _wait(device)
     note = "a second or so if the cache has its kernels"
-    yield _row(
+    yield row(
         "first environment of the half cheetah", time.perf_counter() - started, unit="s", goal=20,
         note=note,
     )  # fmt: skip
@@ -353,7 +354,7 @@ def _closed_loop(name: str, worlds: int, sizes: Sizes, device: torch.device, bes
     if beside:
         own = _Rollouts(name, min(worlds, 256), sizes.steps, CPU, per_task)
         cpu = own.rate(milliseconds(own, CPU, 0))
-    return _row(f"{name}, {worlds} worlds", run.rate(ours), cpu=cpu, unit="steps/s", note=note)
+    return row(f"{name}, {worlds} worlds", run.rate(ours), cpu=cpu, unit="steps/s", note=note)
 
 
 def robot_iteration(device: torch.device, sizes: Sizes) -> Iterator[Row]:
@@ -362,7 +363,7 @@ def robot_iteration(device: torch.device, sizes: Sizes) -> Iterator[Row]:
     run = _policy_iteration(name, counts, sizes.horizon, device)
     ours = milliseconds(run, device, sizes.seconds)
     steps = counts[0] * counts[1] * sizes.horizon * 2
-    yield _row(
+    yield row(
         f"MAML-TRPO iteration on the half cheetah, {counts[0]} tasks x {counts[1]} rollouts", ours,
         note=f"{steps / ours / 1e3:.3g} million environment steps/s",
     )  # fmt: skip

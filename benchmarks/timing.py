@@ -17,8 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl.adaptation.learner import Learner
+from metarl.errors import NonFiniteError
 from metarl.sim.family import TaskFamily
 from metarl.tasks.base import TaskDistribution
+from metarl.training.late_results import LateResults
 from metarl.training.meta_step import GradientUpdateSettings
 from metarl.training.outer_update import UpdateSettings
 from metarl.training.settings import TrainingSettings
@@ -44,6 +46,7 @@ class MetaIteration:
         tasks: Distribution of the tasks.
         settings: Settings of the outer loop, including the meta-batch size.
         update: Settings of the outer update; None uses the optimiser of `settings`.
+        late: Whether finiteness is read late, where the update allows it.
     """
 
     def __init__(
@@ -52,6 +55,8 @@ class MetaIteration:
         tasks: TaskDistribution | TaskFamily,
         settings: TrainingSettings,
         update: UpdateSettings | None = None,
+        *,
+        late: bool = True,
     ) -> None:
         self.learner = learner
         self.tasks = tasks
@@ -59,12 +64,24 @@ class MetaIteration:
         self.step = (update or GradientUpdateSettings()).build(learner, settings)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.iteration = 0
+        self._results = LateResults()
+        if late:
+            self.step.read_late()
 
     def __call__(self) -> None:
-        """Runs the meta-iteration."""
+        """Runs the meta-iteration.
+
+        Raises:
+            NonFiniteError: A loss or a gradient was not finite.
+        """
+        before = self.generator.get_state()
         tasks = self.tasks.sample(self.settings.meta_batch_size, self.generator)
         inputs = self.learner.collect(tasks, self.generator, self.iteration)
         result = self.step(inputs, self.iteration)
+        self._results.add(self.iteration, before, result)
+        bad = self._results.first_bad(wait=False)
+        if bad is not None:
+            raise NonFiniteError(f"Iteration {bad.iteration} was not finite.")
         self.learner.after_update(result.carry)
         self.iteration += 1
 

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from benchmarks import gpu_report, gpu_speed
+from benchmarks import gpu_iterations, gpu_report, gpu_speed
 from benchmarks.gpu_report import Outcome, Part, Report
 from benchmarks.gpu_tables import markdown
 from benchmarks.gpu_training import SHORT, finished, long_trainings, train
@@ -116,7 +116,8 @@ def test_the_plan_has_the_most_valuable_first_and_names_what_it_lacks():
     assert len(set(names)) == len(names)
     for part in gpu_report.plan(Report()):
         if part.command[0] == "speed":
-            assert callable(getattr(gpu_speed, part.command[1]))
+            name = part.command[1]
+            assert callable(gpu_iterations.PARTS.get(name) or getattr(gpu_speed, name))
         elif part.command[0] == "train":
             assert part.command[1] in SHORT
     assert [p.name for p in gpu_report.plan(Report(parts=("sine",)))] == ["sine"]
@@ -129,6 +130,17 @@ def test_speeds_have_a_loop_and_the_cpu_beside_them(name):
     rows = list(getattr(gpu_speed, name)(torch.device("cpu"), gpu_speed.SMALL))
     complete = [row for row in rows if "loop" in row]
     assert complete and all(row["measured"] > 0 and row["cpu"] > 0 for row in complete)
+
+
+def test_variants_of_iterations_say_what_was_captured(monkeypatch):
+    device = torch.device("cpu")
+    monkeypatch.setattr(gpu_iterations, "OPTIMIZERS", ("adam", "sgd"))
+    first, *_, optimisers = gpu_iterations.one_graph(device, gpu_speed.SMALL)
+    assert first["goal"] == 0.25 and first["note"].startswith("no graph")
+    assert optimisers["measured"] == 0 and "sgd: no graph" in optimisers["note"]
+    rows = list(gpu_iterations.precisions(device, gpu_speed.SMALL))
+    errors = [float(row["note"].split()[-1]) for row in rows]
+    assert errors[0] == 0 < errors[2] < 0.3
 
 
 def test_robots_are_measured_on_mujocos_engine_too():
