@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import NamedTuple
 
 import torch
@@ -10,34 +9,10 @@ from torch import Tensor
 
 from metarl.training.outer_update import MetaResult
 
+BETWEEN_READS = 16
+"""Results of which one is read: no result is finite after one that is not."""
 MOST_UNREAD = 256
 """Results that are kept unread; the host then waits for the oldest."""
-
-
-class Flag:
-    """A flag on a device, on its way to the host.
-
-    Args:
-        value: Shape [], bool.
-    """
-
-    def __init__(self, value: Tensor) -> None:
-        self._value, self._event = value, None
-        if value.device.type == "cuda":
-            self._value = torch.empty((), dtype=torch.bool, pin_memory=True)
-            self._value.copy_(value, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record(torch.cuda.current_stream(value.device))
-
-    def arrived(self) -> bool:
-        """Returns whether `read` does not wait."""
-        return self._event is not None and self._event.query()
-
-    def read(self) -> bool:
-        """Returns the value; waits for it."""
-        if self._event is not None:
-            self._event.synchronize()
-        return bool(self._value)
 
 
 class Unread(NamedTuple):
@@ -47,45 +22,70 @@ class Unread(NamedTuple):
         iteration: Meta-iterations done before it.
         generator: The generator's state before its tasks were drawn.
         result: The result.
-        flag: Whether it is finite.
+        computed: Every so often, an event on a GPU after it; else None.
     """
 
     iteration: int
     generator: Tensor
     result: MetaResult
-    flag: Flag | bool
+    computed: torch.cuda.Event | None
 
 
 class LateResults:
     """The results since the last one that is known to be finite, in their order."""
 
     def __init__(self) -> None:
-        self._unread: deque[Unread] = deque()
+        self._unread: list[Unread] = []
+        self._stream: torch.cuda.Stream | None = None
 
     def add(self, iteration: int, generator: Tensor, result: MetaResult) -> None:
         """Adds a result; see `Unread`."""
         if result.finite is True:
             return  # nothing is unread: an update reads all flags, or none
-        flag = Flag(result.finite) if isinstance(result.finite, Tensor) else result.finite
-        self._unread.append(Unread(iteration, generator, result, flag))
+        self._unread.append(Unread(iteration, generator, result, self._event(result.finite)))
 
     def first_bad(self, wait: bool) -> Unread | None:
         """Returns the first result that is not finite, and forgets all.
 
         Args:
-            wait: Waits for all flags; otherwise reads those that have arrived.
+            wait: Waits for all results; otherwise reads one that is known to be computed.
 
         Returns:
-            None if all that were read are finite.
+            None if those that were read are finite.
         """
-        while self._unread:
-            flag = self._unread[0].flag
-            if isinstance(flag, Flag):
-                if not (wait or flag.arrived() or len(self._unread) > MOST_UNREAD):
-                    return None
-                flag = flag.read()
-            oldest = self._unread.popleft()
-            if not flag:
-                self._unread.clear()
-                return oldest
-        return None
+        unread = self._unread
+        count = 0 if wait else self._computed()  # in front; known to be computed
+        aside = count > 0
+        if wait or len(unread) > MOST_UNREAD or (unread and unread[-1].result.finite is False):
+            count, aside = len(unread), False
+        if not count:
+            return None
+        if self._is_finite(unread[count - 1], aside):
+            del unread[:count]
+            return None
+        self._unread = []
+        return next(result for result in unread if not self._is_finite(result, aside))
+
+    def _event(self, finite: bool | Tensor) -> torch.cuda.Event | None:
+        if isinstance(finite, bool) or not finite.is_cuda:
+            return None
+        if (len(self._unread) + 1) % BETWEEN_READS:
+            return None
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(finite.device)
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(finite.device))
+        return event
+
+    def _computed(self) -> int:
+        """Returns how many of the oldest results are known to be computed."""
+        for place in reversed(range(BETWEEN_READS - 1, len(self._unread), BETWEEN_READS)):
+            event = self._unread[place].computed
+            if event is not None and event.query():
+                return place + 1
+        return 0
+
+    def _is_finite(self, unread: Unread, aside: bool) -> bool:
+        """Reads a flag; `aside`, not behind the iterations that are queued on the device."""
+        with torch.cuda.stream(self._stream if aside else None):
+            return bool(unread.result.finite)

@@ -12,7 +12,7 @@ from metarl.errors import NonFiniteError
 from metarl.runs.checkpoints import load_checkpoint
 from metarl.tasks import Sine
 from metarl.training import OuterLoop, TrainingSettings
-from metarl.training.late_results import MOST_UNREAD, Flag, LateResults
+from metarl.training.late_results import BETWEEN_READS, MOST_UNREAD, LateResults
 from metarl.training.meta_step import MetaStep
 from metarl.training.outer_update import MetaResult
 from metarl.trees import map_tensors
@@ -111,18 +111,51 @@ def test_results_are_read_in_their_order_and_no_more_than_needed():
     results.add(0, state, result(False))
     assert results.first_bad(wait=False) is not None
     for number in range(MOST_UNREAD + 1):
-        results.add(number, state, result(torch.tensor(number > 0)))
+        results.add(number, state, result(torch.tensor(number < 9)))
     bad = results.first_bad(wait=False)  # too many wait
-    assert bad is not None and bad.iteration == 0
+    assert bad is not None and bad.iteration == 9
+
+
+class Event:
+    """Stands for an event on a GPU, which has happened or not."""
+
+    def __init__(self, happened):
+        self.happened = happened
+
+    def query(self):
+        return self.happened
+
+
+def test_a_result_is_read_when_it_is_computed():
+    results, events = LateResults(), [Event(False) for _ in range(3)]
+    for number in range(3 * BETWEEN_READS):
+        place = len(results._unread)
+        last = place % BETWEEN_READS == BETWEEN_READS - 1
+        results._event = lambda f, e=events[place // BETWEEN_READS] if last else None: e
+        results.add(number, torch.zeros(1), result(torch.tensor(number < BETWEEN_READS + 3)))
+    assert results.first_bad(wait=False) is None and len(results._unread) == 3 * BETWEEN_READS
+    events[0].happened = True
+    assert results.first_bad(wait=False) is None and len(results._unread) == 2 * BETWEEN_READS
+    events[1].happened = True
+    bad = results.first_bad(wait=False)
+    assert bad is not None and bad.iteration == BETWEEN_READS + 3
 
 
 @pytest.mark.gpu
-def test_flags_arrive_from_a_gpu():
+def test_results_of_a_gpu_are_read_without_waiting_for_later_ones():
     device = on_cuda()
-    for value in (True, False):
-        flag = Flag(torch.tensor(value, device=device))
-        torch.cuda.synchronize(device)
-        assert flag.arrived() and flag.read() == value
+    results, slow = LateResults(), torch.rand(4096, 4096, device=device)
+    flags = [torch.tensor(True, device=device) for _ in range(BETWEEN_READS + 1)]
+    for number, flag in enumerate(flags):
+        results.add(number, torch.zeros(1), result(flag))
+    torch.cuda.synchronize(device)
+    end = torch.cuda.Event()
+    for _ in range(200):
+        slow @ slow
+    end.record(torch.cuda.current_stream(device))
+    assert results.first_bad(wait=False) is None
+    assert len(results._unread) == 1 and not end.query()
+    assert results.first_bad(wait=True) is None and not results._unread
 
 
 @pytest.mark.gpu
