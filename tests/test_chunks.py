@@ -14,9 +14,11 @@ from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.tasks import Sine
 from metarl.training.meta_gradient import MetaGradient
+from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 from tests import gradient_learners
+from tests.graph_recorder import Recorder
 
 
 def too_big(most, error=torch.OutOfMemoryError):
@@ -98,6 +100,21 @@ def test_a_meta_gradient_is_the_same_in_halves(memory, capsys):
     assert seen == [6, 3, 3]
     for value, expected in zip(found[1], found[0], strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
+    assert "meta-gradients of 6 tasks at once" in capsys.readouterr().err
+
+
+def test_a_captured_iteration_falls_back_to_halves(memory, capsys):
+    trained = []
+    for most in (6, 3):
+        learner = gradient_learners.MAML(MLP((1, 8, 1), torch.Generator().manual_seed(0)), 0.01)
+        step = MetaStep(learner, TrainingSettings(optimizer="sgd"), driver=Recorder())
+        seen = memory(learner, "forward", most, lambda inputs: inputs.tasks.num_tasks)
+        for iteration in range(3):
+            tasks = Sine(4, 4).sample(6, torch.Generator().manual_seed(iteration))
+            assert step(learner.collect(tasks, torch.Generator(), iteration), iteration).finite
+        trained.append([p.detach().clone() for p in learner.parameters()])
+    assert seen[:2] == [6, 3] and 6 not in seen[1:]
+    torch.testing.assert_close(*trained)
     assert "meta-gradients of 6 tasks at once" in capsys.readouterr().err
 
 

@@ -21,6 +21,7 @@ from metarl.training.captured_iteration import CapturedIteration, Update
 from metarl.training.masked_step import MaskedStep, NoState, refusal
 from metarl.training.meta_gradient import MetaGradient
 from metarl.training.optimizers import (
+    OF_THE_DEVICE,
     OWN_SCHEDULES,
     OptimizerFactory,
     SchedulerFactory,
@@ -150,6 +151,11 @@ class MetaStep(OuterUpdate):
             raise ValueError(f"its optimiser is not {type(self.optimizer).__name__}")
         if (scheduler is None) != (self.scheduler is None):
             raise ValueError(f"its schedule is not {self.settings.schedule}")
+        groups = zip(self.optimizer.param_groups, state["param_groups"], strict=True)
+        state["param_groups"] = [
+            {**theirs, **{name: ours[name] for name in OF_THE_DEVICE if name in ours}}
+            for ours, theirs in groups
+        ]
         self.optimizer.load_state_dict(state)
         if self.scheduler is not None:
             self.scheduler.load_state_dict(scheduler)

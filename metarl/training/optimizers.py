@@ -24,6 +24,9 @@ SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
 OWN_SCHEDULES = ("constant", "linear", "cosine")
 _NEED_MORE = ("Optimizer", "LBFGS", "SparseAdam")  # a closure, sparse gradients
 
+OF_THE_DEVICE = ("fused", "foreach", "capturable")
+"""Options that say how steps are computed; they are not taken from a checkpoint."""
+
 OPTIMIZERS: dict[str, Any] = {
     name.lower(): kind
     for name, kind in vars(torch.optim).items()
@@ -87,6 +90,8 @@ def make_optimizer(named: NamedParameters, settings: Any) -> torch.optim.Optimiz
     options = parsed_options("optimizer_options", settings.optimizer_options)
     if _has_option(kind, "fused"):
         options.setdefault("fused", True)
+    elif _has_option(kind, "capturable") and any(p.is_cuda for _, p in named):
+        options.setdefault("capturable", True)  # its step can be in a CUDA graph
     if settings.weight_decay:
         options["weight_decay"] = settings.weight_decay
     try:

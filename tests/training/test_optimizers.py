@@ -249,3 +249,15 @@ def test_optimisers_that_are_not_usable_are_refused(tmp_path):
     with pytest.raises(SettingsError, match="schedule StepLR counts optimiser steps"):
         settings = TrainingSettings(schedule="StepLR", schedule_options=("step_size=1",))
         ProximalSettings().build(made, settings)
+
+
+def test_a_checkpoint_of_a_gpu_is_resumed_on_the_cpu():
+    made = learner()
+    step = MetaStep(made, TrainingSettings(optimizer="rmsprop", outer_lr=0.25))
+    trained(step, made, 1)
+    state = step.state_dict()
+    for group in state["param_groups"]:
+        group["capturable"] = True  # as on a GPU; refused on the CPU
+    step.load_state_dict(state)
+    assert step.optimizer.param_groups[0]["capturable"] is False
+    trained(step, made, 1, 1)
