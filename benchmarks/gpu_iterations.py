@@ -22,6 +22,7 @@ from metarl.learners import ConvEmbedding, ImageShape, MetricLearner, Prototypes
 from metarl.models import MLP
 from metarl.tasks import Sine
 from metarl.training import TrainingSettings
+from metarl.training.captured_tasks import CapturedTasks
 from metarl.training.meta_step import MetaStep
 
 OPTIMIZERS = (
@@ -48,6 +49,9 @@ def one_graph(device: torch.device, sizes: Sizes) -> Iterator[Row]:
         yield row(f"{work}: no graph", time_of(_sine(tasks, device)))
     generator, sine = seeded_generator(device, 0), Sine(10, 10)
     yield row(f"drawing {tasks} sine tasks", time_of(lambda: sine.sample(tasks, generator)))
+    draw = CapturedTasks()
+    ours = time_of(lambda: draw(sine, tasks, generator))
+    yield row(f"drawing {tasks} sine tasks by a graph", ours, note=draw.refused or "")
     yield from _of_optimisers(device, tasks)
 
 
@@ -111,10 +115,9 @@ def precisions(device: torch.device, sizes: Sizes) -> Iterator[Row]:
     images = DeviceImages(OmniglotBenchmark(way=way, shots=shots, queries=shots))
     tasks = sizes.tasks[1]
     exact = _metric_gradient(images, sizes, device)
-    for name, matmul, bfloat16 in (
-        ("float32", "highest", False), ("TF32", "high", False), ("bfloat16", "highest", True),
-    ):  # fmt: skip
-        set_matmul_precision(matmul)
+    for name in ("float32", "TF32", "bfloat16"):
+        bfloat16 = name == "bfloat16"
+        set_matmul_precision("high" if name == "TF32" else "highest")
         gradient = _metric_gradient(images, sizes, device, bfloat16)
         error = float((gradient - exact).norm() / exact.norm())
         learner = _metric_learner(sizes, device, bfloat16)

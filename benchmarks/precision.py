@@ -29,6 +29,7 @@ from metarl.learners.metric import algorithms as metric
 from metarl.learners.problem import ImageProblem
 from metarl.models import MLP
 from metarl.tasks import Glyphs, Sine
+from metarl.tasks.base import Split
 from metarl.training import TrainingSettings
 from metarl.training.meta_step import MetaStep
 
@@ -57,7 +58,7 @@ class PrecisionBenchmark:
 
 
 @cache
-def glyphs(split: str = "train") -> Any:
+def glyphs(split: Split = "train") -> Any:
     """Returns 5-way tasks of a split."""
     return Glyphs(WAY, SHOTS, QUERIES, alphabets=12, characters=20, drawings=20).split(split)
 

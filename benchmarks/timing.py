@@ -20,6 +20,7 @@ from metarl.adaptation.learner import Learner
 from metarl.errors import NonFiniteError
 from metarl.sim.family import TaskFamily
 from metarl.tasks.base import TaskDistribution
+from metarl.training.captured_tasks import CapturedTasks
 from metarl.training.late_results import LateResults
 from metarl.training.meta_step import GradientUpdateSettings
 from metarl.training.outer_update import UpdateSettings
@@ -64,7 +65,7 @@ class MetaIteration:
         self.step = (update or GradientUpdateSettings()).build(learner, settings)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.iteration = 0
-        self._results = LateResults()
+        self.draw, self._results = CapturedTasks(), LateResults()
         if late:
             self.step.read_late()
 
@@ -75,7 +76,7 @@ class MetaIteration:
             NonFiniteError: A loss or a gradient was not finite.
         """
         before = self.generator.get_state()
-        tasks = self.tasks.sample(self.settings.meta_batch_size, self.generator)
+        tasks = self.draw(self.tasks, self.settings.meta_batch_size, self.generator)
         inputs = self.learner.collect(tasks, self.generator, self.iteration)
         result = self.step(inputs, self.iteration)
         self._results.add(self.iteration, before, result)

@@ -34,12 +34,15 @@ _capturing = contextvars.ContextVar("capturing", default=False)
 class Driver(Protocol):
     """Interface of what captures the operations of a function."""
 
-    def capture(self, body: Body, inputs: list[Tensor]) -> tuple[Replay, list[Tensor]]:
+    def capture(
+        self, body: Body, inputs: list[Tensor], generator: torch.Generator | None = None
+    ) -> tuple[Replay, list[Tensor]]:
         """Captures the operations of `body` on the memory of `inputs`.
 
         Args:
             body: A function that reads only `inputs` and constants.
-            inputs: Tensors whose values change between replays.
+            inputs: Tensors whose values change between replays; none only with a generator.
+            generator: What `body` draws from; its state is another one afterwards.
 
         Returns:
             What repeats the operations on the present values, and the tensors that it writes.
@@ -53,15 +56,20 @@ class Driver(Protocol):
 class CudaDriver:
     """Captures with `torch.cuda.graph`."""
 
-    def capture(self, body: Body, inputs: list[Tensor]) -> tuple[Replay, list[Tensor]]:
+    def capture(
+        self, body: Body, inputs: list[Tensor], generator: torch.Generator | None = None
+    ) -> tuple[Replay, list[Tensor]]:
         """See `Driver.capture`."""
-        stream, graph = torch.cuda.Stream(inputs[0].device), torch.cuda.CUDAGraph()
-        stream.wait_stream(torch.cuda.current_stream(inputs[0].device))
+        device = inputs[0].device if generator is None else generator.device
+        stream, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
+        stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):
                 body()
-        torch.cuda.current_stream(inputs[0].device).wait_stream(stream)
-        with torch.cuda.device(inputs[0].device), torch.cuda.graph(graph):
+        torch.cuda.current_stream(device).wait_stream(stream)
+        if generator is not None:
+            graph.register_generator_state(generator)
+        with torch.cuda.device(device), torch.cuda.graph(graph):
             outputs = body()
         return graph.replay, outputs
 

@@ -19,7 +19,7 @@ class Recorder:
     def __init__(self):
         self.captures = self.replays = 0
 
-    def capture(self, body, inputs):
+    def capture(self, body, inputs, generator=None):
         """Traces `body` as a function of `inputs`; see `Driver.capture`."""
         self.captures += 1
         memory = list(inputs)
@@ -46,5 +46,5 @@ class Recorder:
 class Refusing:
     """A `Driver` on which nothing can be captured."""
 
-    def capture(self, body, inputs):
+    def capture(self, body, inputs, generator=None):
         raise RuntimeError("operation not permitted when stream is capturing")

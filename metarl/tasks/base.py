@@ -71,6 +71,10 @@ class TaskSource(Protocol):
 class TaskDistribution(Protocol):
     """Interface of a distribution over tasks; `check_task_distribution` checks implementations.
 
+    A distribution whose `sample` depends on nothing but its arguments and reads no value of a
+    tensor in Python may say so by an attribute `samples_on_device = True`: on a GPU, training then
+    samples by a CUDA graph.
+
     Example:
         >>> class Lines:
         ...     def sample(self, num_tasks, generator):

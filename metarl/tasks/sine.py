@@ -30,6 +30,7 @@ class Sine:
     queries: int = 10
     part: Split = "train"
 
+    samples_on_device = True
     amplitude = (0.1, 5.0)
     phase = (0.0, math.pi)
     inputs = (-5.0, 5.0)

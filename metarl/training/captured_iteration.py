@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.learner import MetaLoss
+from metarl.console import say
 from metarl.cuda_graphs import (
     MOST_GRAPHS,
     CudaDriver,
@@ -20,7 +21,6 @@ from metarl.cuda_graphs import (
     filled,
     graphs_allowed,
 )
-from metarl.console import say
 from metarl.flat_functions import FlatFunction, flatten
 from metarl.training.masked_step import MaskedStep, StepMemory
 from metarl.training.meta_gradient import MetaGradient, laid_out
@@ -84,7 +84,7 @@ class CapturedIteration:
         The gradient is then in the `grad` of the parameters, until the next iteration.
 
         Raises:
-            NoState: See `MaskedStep`.
+            MissingStateError: See `MaskedStep`.
             SettingsError: See `MetaGradient`.
         """
         self._gradient.check()

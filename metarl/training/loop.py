@@ -32,6 +32,7 @@ from metarl.runs.run_folder import check_no_run
 from metarl.runs.signals import StopSignals
 from metarl.runs.silent import logger_of_rank, silent_console
 from metarl.tasks.base import TaskSource
+from metarl.training.captured_tasks import CapturedTasks
 from metarl.training.divergence import not_finite_message
 from metarl.training.late_results import LateResults
 from metarl.training.learner_file import LearnerFile
@@ -127,7 +128,7 @@ class OuterLoop:
             update = MetaStep(learner, settings, optimizer, scheduler)
         self.update = update or default_update(learner, settings)
         self.update.read_late()
-        self._results = LateResults()
+        self._results, self._draw = LateResults(), CapturedTasks()
         self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.keep_checkpoints)
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         self.iteration = 0
@@ -220,7 +221,7 @@ class OuterLoop:
     def _iterate(self) -> MetaResult:
         before = self.generator.get_state()
         with self._saving_on_error():
-            tasks = self.tasks.sample(self.settings.meta_batch_size, self.generator)
+            tasks = self._draw(self.tasks, self.settings.meta_batch_size, self.generator)
             inputs = self.learner.collect(tasks, self.generator, self.iteration)
         if self.iteration % self.settings.log_every == 0:
             self._description.see(inputs)

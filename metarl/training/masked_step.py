@@ -1,5 +1,4 @@
-"""Steps of torch's optimisers that the host does not wait for: they change nothing where a gradient
-is not finite."""
+"""Steps of torch's optimisers on a GPU that change nothing if a number is not finite."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
-from torch.optim import optimizer as torch_optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from metarl.training.meta_gradient import norm_of
 from metarl.training.optimizers import OPTIMIZERS
@@ -33,7 +32,7 @@ class StepMemory(NamedTuple):
     bad: Tensor
 
 
-class NoState(RuntimeError):
+class MissingStateError(RuntimeError):
     """A parameter has a gradient for the first time: the optimiser has no state of it yet."""
 
 
@@ -117,7 +116,7 @@ class MaskedStep:
             finite, [] bool.
 
         Raises:
-            NoState: A parameter has a gradient and no state. Nothing was changed.
+            MissingStateError: A parameter has a gradient and no state. Nothing was changed.
         """
         self._check_states(memory, grads)
         params = [p.detach() for p in memory.params]  # the same memory
@@ -156,7 +155,7 @@ class MaskedStep:
         if _keeps_no_state(self._optimizer):
             return
         if any(grad is not None and not s for grad, s in zip(grads, memory.states, strict=True)):
-            raise NoState("the optimiser has no state of a parameter yet.")
+            raise MissingStateError("the optimiser has no state of a parameter yet.")
 
 
 def refusal(optimizer: Optimizer, scheduler: Any) -> str | None:
@@ -202,8 +201,8 @@ def _has_hooks(optimizer: Optimizer) -> bool:
     return bool(
         optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
-        or torch_optimizer._global_optimizer_pre_hooks
-        or torch_optimizer._global_optimizer_post_hooks
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
     )
 
 

@@ -18,7 +18,7 @@ from metarl.console import say
 from metarl.cuda_graphs import Driver
 from metarl.errors import SettingsError
 from metarl.training.captured_iteration import CapturedIteration, Update
-from metarl.training.masked_step import MaskedStep, NoState, refusal
+from metarl.training.masked_step import MaskedStep, MissingStateError, refusal
 from metarl.training.meta_gradient import MetaGradient
 from metarl.training.optimizers import (
     OF_THE_DEVICE,
@@ -101,7 +101,7 @@ class MetaStep(OuterUpdate):
         self._set_rate(iteration)
         if self.captured is not None and self._masked is not None:
             if self._masked.ready():
-                with suppress(NoState):  # made by a step of the optimiser
+                with suppress(MissingStateError):  # made by a step of the optimiser
                     return self._on_device(self.captured(inputs))
             self.gradient.captures = bool(self.optimizer.state)  # not for one step only
         result, norm, finite = self.gradient(inputs)

@@ -80,9 +80,7 @@ def test_late_runs_resume_to_the_bit(tmp_path):
     whole.run()
     first = loop(tmp_path / "cut", 9, tasks=Stopping(), schedule="cosine")
     first.run()
-    second = loop(
-        tmp_path / "cut", 9, resume=first.checkpoints.latest(), schedule="cosine"
-    )
+    second = loop(tmp_path / "cut", 9, resume=first.checkpoints.latest(), schedule="cosine")
     assert second.iteration == 4
     second.run()
     torch.testing.assert_close(ends(second), ends(whole), rtol=0, atol=0)
@@ -126,12 +124,13 @@ class Event:
         return self.happened
 
 
-def test_a_result_is_read_when_it_is_computed():
+def test_a_result_is_read_when_it_is_computed(monkeypatch):
     results, events = LateResults(), [Event(False) for _ in range(3)]
     for number in range(3 * BETWEEN_READS):
         place = len(results._unread)
         last = place % BETWEEN_READS == BETWEEN_READS - 1
-        results._event = lambda f, e=events[place // BETWEEN_READS] if last else None: e
+        event = events[place // BETWEEN_READS] if last else None
+        monkeypatch.setattr(results, "_event", lambda finite, event=event: event)
         results.add(number, torch.zeros(1), result(torch.tensor(number < BETWEEN_READS + 3)))
     assert results.first_bad(wait=False) is None and len(results._unread) == 3 * BETWEEN_READS
     events[0].happened = True
@@ -151,7 +150,7 @@ def test_results_of_a_gpu_are_read_without_waiting_for_later_ones():
     torch.cuda.synchronize(device)
     end = torch.cuda.Event()
     for _ in range(200):
-        slow @ slow
+        torch.mm(slow, slow)
     end.record(torch.cuda.current_stream(device))
     assert results.first_bad(wait=False) is None
     assert len(results._unread) == 1 and not end.query()

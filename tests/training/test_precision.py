@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from metarl.errors import SettingsError
-from metarl.learners.metric import algorithms as metric
 from metarl.learners.memory.algorithms import MANNAlgorithm
+from metarl.learners.metric import algorithms as metric
 from metarl.models import Conv4
 from metarl.tasks import Glyphs
 from metarl.training import OuterLoop, TrainingSettings
