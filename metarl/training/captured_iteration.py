@@ -92,7 +92,7 @@ class CapturedIteration:
 
         def compute(size: int | None) -> Update:
             if self.refused is None and graphs_allowed() and (size is None or size >= tasks):
-                return self._of_all(inputs, tasks)
+                return self._of_all(inputs, gradient.total_tasks(inputs))
             return self._by_parts(inputs)
 
         size = gradient.fitting.limited(gradient.chunk_size(inputs), tasks)
@@ -107,15 +107,16 @@ class CapturedIteration:
         norm, finite = self._step(self._step.memory(), grads, result.losses, norm)
         return Update(result, norm, finite)
 
-    def _of_all(self, inputs: Any, tasks: int) -> Update:
+    def _of_all(self, inputs: Any, total: int) -> Update:
         memory = self._step.memory()
-        tensors, structure = self._flat.arguments((inputs, tasks))
+        tensors, structure = self._flat.arguments((inputs, total))
         own = self._flat.of_module()
-        places = [t.data_ptr() for t in (*own, *_tensors(memory[1:]))]
+        places = [t.data_ptr() for t in own]
+        places += [t.data_ptr() for state in memory.states for t in state.values()]
         key = (structure, self._step.constants())
         graph = self._graphs.get(key)
         if graph is None or graph.places != places:
-            return self._first(_Run(self._flat, self._step, (inputs, tasks), memory), key, places)
+            return self._first(_Run(self._flat, self._step, (inputs, total), memory), key, places)
         torch._foreach_copy_(graph.inputs, tensors[len(own) :])
         graph.replay()
         self._keep(graph.grads)

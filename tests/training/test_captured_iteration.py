@@ -5,16 +5,20 @@ import sys
 
 import pytest
 import torch
+from metarl_envs.navigation import Navigation2D
 
 from metarl.cuda_graphs import CudaDriver, allow_graphs
-from metarl.tasks import Sine
+from metarl.learners.metric.algorithms import PrototypicalAlgorithm
+from metarl.tasks import Glyphs, Sine
 from metarl.training import TrainingSettings
 from metarl.training.meta_step import MetaStep
+from metarl.training.proximal import ProximalSettings, ProximalUpdate
 from metarl.trees import map_tensors
 from tests.devices import on_cuda
 from tests.gradient_learners import MAML
 from tests.graph_recorder import Recorder, Refusing
-from tests.training.test_meta_gradient import LEARNERS, TASKS, network
+from tests.image_problems import image_problem
+from tests.training.test_meta_gradient import LEARNERS, TASKS, network, policy_learner
 
 RATE = 2.0**-10  # a number of float32, like those of the graph
 CAPTURABLE = ("adadelta", "adamax", "asgd", "nadam", "radam", "rmsprop", "rprop")
@@ -72,7 +76,12 @@ def compare(make, settings, driver=None, **options):
     return driver
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+def slow_but(names, quick):
+    """Names of parameters, of which those that are not `quick` are for slow tests."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize("name", slow_but(LEARNERS, ("maml++", "reptile")))
 def test_a_graph_trains_every_learner_to_the_bit(name):
     driver = compare(LEARNERS[name], settings_of())
     assert driver.captures == 1  # the first step makes the optimiser's state
@@ -80,26 +89,57 @@ def test_a_graph_trains_every_learner_to_the_bit(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("name", "options", "max_grad_norm"),
     [
-        ("adam", ("betas=(0.5,0.75)",)),
-        ("adamw", ("amsgrad=True", "weight_decay=0.25")),
-        ("sgd", ()),
-        ("sgd", ("momentum=0.5", "nesterov=True")),
-        ("adagrad", ("lr_decay=0.5",)),
+        ("adam", ("betas=(0.5,0.75)",), 0.1),
+        ("adamw", ("amsgrad=True", "weight_decay=0.25"), None),
+        ("sgd", (), 0.1),
+        ("sgd", ("momentum=0.5", "nesterov=True"), None),
+        ("adagrad", ("lr_decay=0.5",), None),
     ],
 )
-@pytest.mark.parametrize("max_grad_norm", [None, 0.1])
 def test_fused_optimisers(name, options, max_grad_norm):
-    compare(
-        maml,
-        settings_of(name, optimizer_options=options, max_grad_norm=max_grad_norm),
-    )
+    settings = settings_of(name, optimizer_options=options, max_grad_norm=max_grad_norm)
+    compare(maml, settings)
 
 
-@pytest.mark.parametrize("name", CAPTURABLE)
+@pytest.mark.parametrize("name", slow_but(CAPTURABLE, ("asgd", "rmsprop")))
 def test_capturable_optimisers(name, capturable_on_cpu):
     compare(maml, settings_of(name, optimizer_options=("capturable=True",)))
+
+
+@pytest.mark.slow
+def test_epochs_of_policies():
+    family, ends = Navigation2D(horizon=5), []
+    for driver in (Recorder(), None):
+        learner, generator = policy_learner(family), torch.Generator().manual_seed(0)
+        step = MetaStep(learner, settings_of(outer_lr=2.0**-7), driver=driver)
+        step.read_late()
+        update = ProximalUpdate(step, ProximalSettings(epochs=3, max_kl=0.5))
+        for i in range(3):
+            inputs = learner.collect(family.sample(TASKS, generator), generator, i)
+            result = update(inputs, i)
+            assert result.finite is True  # epochs read it at once
+            learner.after_update(result.carry)
+        ends.append(state(step))
+    torch.testing.assert_close(*ends, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_moments_of_metric_learners_are_read_at_once():
+    glyphs, ends = Glyphs(3, 2, 2, alphabets=4, characters=4, drawings=6), []
+    for driver in (Recorder(), None):
+        generator = torch.Generator().manual_seed(0)
+        learner = PrototypicalAlgorithm().build(image_problem(generator))
+        step = MetaStep(learner, settings_of(), driver=driver)
+        step.read_late()
+        for i in range(4):
+            inputs = learner.collect(glyphs.sample(2, generator), generator, i)
+            result = step(inputs, i)
+            assert result.finite is True  # else the moments would take over its numbers
+            learner.after_update(result.carry)
+        ends.append(learner.state_dict())
+    torch.testing.assert_close(*ends)
 
 
 def test_schedules_and_rates_of_groups_reach_the_graph():
@@ -140,7 +180,7 @@ def test_nothing_changes_from_the_first_that_is_not_finite(late):
     assert not torch.equal(state(step)[0][0], before[0][0])
 
 
-@pytest.mark.parametrize("name", CAPTURABLE[:3])
+@pytest.mark.parametrize("name", slow_but(CAPTURABLE, ("nadam",)))
 def test_steps_without_masks_in_their_kernels_are_taken_back(name, capturable_on_cpu):
     learner = maml()
     settings = settings_of(name, optimizer_options=("capturable=True",))

@@ -41,7 +41,10 @@ def ends(run):
     return checkpoint.iteration, checkpoint.weights, map_tensors(torch.clone, state)
 
 
-@pytest.mark.parametrize("every", [{}, {"checkpoint_every": 4}, {"log_every": 8}])
+@pytest.mark.parametrize(
+    "every",
+    [pytest.param({}, marks=pytest.mark.slow), {"checkpoint_every": 4}, {"log_every": 8}],
+)
 def test_a_loss_that_is_not_finite_is_found_late_and_loses_nothing(every, tmp_path):
     found = []
     for late in (False, True):

@@ -65,6 +65,7 @@ def test_a_run_in_bfloat16_trains(tmp_path):
     assert not any(torch.equal(p, b) for p, b in zip(learner.parameters(), before, strict=True))
 
 
+@pytest.mark.slow
 def test_graphs_capture_it():
     learner = build(TAKE["prototypical"])
     learner.use_bfloat16()
