@@ -81,7 +81,7 @@ class CapturedTasks:
         self._template = sampled
         if self.refused is not None:
             say(f"Tasks are drawn without a CUDA graph: {self.refused}")
-        return sampled
+        return filled(sampled, copied(expected))  # in the layout of later calls
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -52,7 +52,9 @@ class MaskedStep:
     def __init__(
         self, optimizer: Optimizer, params: Sequence[nn.Parameter], max_norm: float | None
     ) -> None:
-        self._optimizer = optimizer
+        self._optimizer: Any = optimizer
+        # Else torch warns of steps outside of a graph, of which there are few.
+        self._optimizer._warned_capturable_if_run_uncaptured = True
         self._params = list(params)
         self._max_norm = max_norm
         self._fused = all(group.get("fused") for group in optimizer.param_groups)
@@ -139,8 +141,10 @@ class MaskedStep:
     def _shadow(self, memory: StepMemory, params: list[Tensor]) -> Any:
         """Returns the optimiser for tensors in other places, with rates on the device."""
         shadow: Any = copy.copy(self._optimizer)
+        # Where torch works tensor by tensor, some optimisers read the rate on the host.
+        options = {"capturable": True, "foreach": not self._fused}
         shadow.param_groups = [
-            {**group, "params": [params[place] for place in places], "lr": rate, "capturable": True}
+            {**group, **options, "params": [params[place] for place in places], "lr": rate}
             for group, places, rate in zip(
                 self._optimizer.param_groups, self._groups, memory.rates, strict=True
             )
@@ -179,6 +183,24 @@ def refusal(optimizer: Optimizer, scheduler: Any) -> str | None:
         return f"{name} has neither `fused` nor `capturable`."
     if any(p.is_complex() for group in groups for p in group["params"]):
         return "a parameter is complex."
+    return _failure(optimizer)
+
+
+def _failure(optimizer: Optimizer) -> str | None:
+    """Returns why a step with its rate on the device fails, in a trial on one number, or None."""
+    like = optimizer.param_groups[0]["params"][0]
+    p = nn.Parameter(torch.zeros(1, dtype=like.dtype, device=like.device))
+    p.grad = torch.zeros_like(p)
+    trial: Any = copy.copy(optimizer)
+    trial.param_groups = [{**optimizer.param_groups[0], "params": [p]}]
+    trial.state = defaultdict(dict)
+    try:
+        step = MaskedStep(trial, [p], None)
+        step._step(trial)  # makes the state
+        step(step.memory(), [p.grad], torch.zeros_like(p))
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        return f"{type(optimizer).__name__} takes no step with its rate on the device: {reason}"
     return None
 
 

@@ -95,7 +95,9 @@ def make_optimizer(named: NamedParameters, settings: Any) -> torch.optim.Optimiz
     if settings.weight_decay:
         options["weight_decay"] = settings.weight_decay
     try:
-        return kind(_groups(named, settings), lr=settings.outer_lr, **options)
+        made = kind(_groups(named, settings), lr=settings.outer_lr, **options)
+        made._warned_capturable_if_run_uncaptured = True  # it runs without a graph, too
+        return made
     except (TypeError, ValueError, RuntimeError) as error:
         raise SettingsError(
             f"torch.optim.{kind.__name__} cannot be made with {short_repr(options)}: {error}"
