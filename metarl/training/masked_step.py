@@ -70,6 +70,17 @@ class MaskedStep:
         """Allows steps after one that was not finite."""
         self._bad.zero_()
 
+    def load(self, state: dict[str, Any]) -> None:
+        """Loads a state of the optimiser into the memory of the present one, which graphs read."""
+        before = {p: _tensors(kept) for p, kept in self._optimizer.state.items()}
+        self._optimizer.load_state_dict(state)
+        for p, tensors in before.items():
+            kept = self._optimizer.state.get(p, {})
+            for name, old in tensors.items():
+                new = kept.get(name)
+                if isinstance(new, Tensor) and _alike(new, old):
+                    kept[name] = old.copy_(new)
+
     def ready(self) -> bool:
         """Returns whether the optimiser has its state, which its first step makes, and no hooks."""
         if _has_hooks(self._optimizer):
@@ -217,6 +228,10 @@ def _masked(step: Any, params: list[Tensor], memory: StepMemory) -> None:
 
 def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
 
 
 def _has_hooks(optimizer: Optimizer) -> bool:

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from metarl import ranks
 from metarl.adaptation.learner import Learner
 from metarl.console import say
-from metarl.cuda_graphs import Driver
+from metarl.cuda_graphs import Driver, graphs_allowed
 from metarl.errors import SettingsError
 from metarl.training.captured_iteration import CapturedIteration, Update
 from metarl.training.masked_step import MaskedStep, MissingStateError, refusal
@@ -92,7 +92,8 @@ class MetaStep(OuterUpdate):
             return None
         reason = refusal(self.optimizer, self.scheduler)
         if reason is not None:
-            say(f"The outer optimiser runs outside of the CUDA graphs: {reason}")
+            if graphs_allowed():
+                say(f"The outer optimiser runs outside of the CUDA graphs: {reason}")
             return None
         self._masked = MaskedStep(self.optimizer, self.params, self.settings.max_grad_norm)
         return CapturedIteration(self.gradient, self._masked, driver)
@@ -156,7 +157,10 @@ class MetaStep(OuterUpdate):
             {**theirs, **{name: ours[name] for name in OF_THE_DEVICE if name in ours}}
             for ours, theirs in groups
         ]
-        self.optimizer.load_state_dict(state)
+        if self._masked is None:
+            self.optimizer.load_state_dict(state)
+        else:
+            self._masked.load(state)
         if self.scheduler is not None:
             self.scheduler.load_state_dict(scheduler)
 

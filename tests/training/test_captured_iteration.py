@@ -216,7 +216,7 @@ def test_no_graph_is_captured_where_none_is_allowed():
         allow_graphs(True)
 
 
-def test_a_state_that_is_loaded_is_captured_anew():
+def test_a_state_is_loaded_into_the_memory_of_the_graph():
     learner, recorder = maml(), Recorder()
     step = MetaStep(learner, settings_of(), driver=recorder)
     train(learner, step, range(3))
@@ -228,7 +228,16 @@ def test_a_state_that_is_loaded_is_captured_anew():
     again = train(learner, step, range(3, 6)), state(step)
     torch.testing.assert_close(again[1], expected[1], rtol=0, atol=0)
     assert [r.losses.tolist() for r in again[0]] == [r.losses.tolist() for r in expected[0]]
-    assert recorder.captures == 2
+    assert recorder.captures == 1
+
+
+def test_another_state_in_other_memory_is_captured_again():
+    learner, recorder = maml(), Recorder()
+    step = MetaStep(learner, settings_of(), driver=recorder)
+    train(learner, step, range(3))
+    step.optimizer.load_state_dict(map_tensors(torch.clone, step.optimizer.state_dict()))
+    expected = train(learner, step, range(3, 4))
+    assert recorder.captures == 2 and expected[0].finite
 
 
 @pytest.mark.parametrize(
