@@ -187,10 +187,13 @@ class OuterLoop:
                 for line in (*self.learner.notes(), *self._network_notes):
                     progress.note(line)
             self.iteration += 1
-            self._seconds += time.perf_counter() - started
             last = self.iteration == total
+            logs = last or self.iteration % settings.log_every == 0
+            if logs:
+                self._check_finite()  # the time of what is queued counts
+            self._seconds += time.perf_counter() - started
             with self._saving_on_full_disk():
-                if last or self.iteration % settings.log_every == 0:
+                if logs:
                     progress.metrics(_headline(self._log(result)))
                 if settings.eval_every and (last or self.iteration % settings.eval_every == 0):
                     self._evaluate()
@@ -297,7 +300,6 @@ class OuterLoop:
         return f"The last good checkpoint is {good}."
 
     def _log(self, result: MetaResult) -> dict[str, float]:
-        self._check_finite()
         scalars = {tag: value.mean().item() for tag, value in result.metrics.items()}
         scalars["meta/loss"] = result.losses.mean().item()
         scalars["meta/grad_norm"] = result.grad_norm.item()
