@@ -55,6 +55,9 @@ class Geometry(NamedTuple):
 def grouped_conv(inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """Convolves each group of channels with its filters, in 1 to 3 spatial dimensions.
 
+    Under `torch.autocast` it computes in the type of the weight: CPUs have no grouped convolution
+    in bfloat16.
+
     Args:
         inputs: Shape [N, groups * in, *S].
         weight: Shape [groups * out, in, *k].
@@ -63,6 +66,10 @@ def grouped_conv(inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     Returns:
         Shape [N, groups * out, *S'].
     """
+    kind = inputs.device.type
+    if torch.is_autocast_enabled(kind):
+        with torch.autocast(kind, enabled=False):
+            return _Output.apply(inputs.to(weight.dtype), weight, geometry)
     return _Output.apply(inputs, weight, geometry)
 
 

@@ -212,3 +212,15 @@ def test_wrong_images_are_refused_with_a_remedy(model, shape):
 def test_impossible_settings_are_refused(generator, settings, message):
     with pytest.raises(SettingsError, match=message):
         Conv4(5, generator, **settings)
+
+
+def test_autocast_leaves_convolutions_in_the_type_of_the_weights(generator):
+    model = Conv4(WAYS, generator, 1, SIZE, filters=4)
+    params = task_params(model, TASKS)
+    images = torch.randn(TASKS, IMAGES, 1, SIZE, SIZE, generator=generator)
+    expected = model(params, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(params, images)
+    torch.testing.assert_close(outputs.float(), expected, rtol=0.05, atol=0.01)
+    outputs.float().square().sum().backward()
+    assert model.head.weight.grad is not None
