@@ -43,7 +43,7 @@ def importance_weights(
     by_step = _relative(ratios, mask)
     weights, counted = by_step, mask
     if correction == "episode":
-        counted = mask.any(1, keepdims=True)
+        counted = np.asarray(mask.any(1, keepdims=True))
         weights = _relative(ratios.sum(1, keepdims=True), counted)
     share = min(_share(weights, counted), _share(by_step, mask))
     steps = int(mask.sum())

@@ -116,8 +116,8 @@ def _columns_of(value: Any, space: spaces.Space[Any]) -> list[tuple[Any, Any, An
     """Returns the columns of a composite space with their names and spaces; None for rows."""
     if isinstance(space, spaces.Dict) and isinstance(value, Mapping):
         return [(name, value[name], part) for name, part in space.spaces.items()]
-    is_tuple = isinstance(space, spaces.Tuple) and isinstance(value, tuple)
-    if is_tuple and value and isinstance(value[0], np.ndarray | Mapping):
+    first = value[0] if isinstance(value, tuple) and value else None
+    if isinstance(space, spaces.Tuple) and isinstance(first, np.ndarray | Mapping):
         return [(i, *pair) for i, pair in enumerate(zip(value, space.spaces, strict=True))]
     return None
 

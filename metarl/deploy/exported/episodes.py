@@ -83,7 +83,7 @@ def rollouts_of(found: Sequence[Trajectory]) -> Arrays:
     """
     longest = max(len(one.rewards) for one in found)
 
-    def rows(values: Sequence[Any], length: int) -> np.ndarray:
+    def rows(values: Any, length: int) -> np.ndarray:
         table = np.asarray(values)
         return np.pad(table, [(0, length - len(table)), *[(0, 0)] * (table.ndim - 1)])
 
@@ -115,8 +115,8 @@ def padded_flags(flags: Sequence[Sequence[bool]]) -> np.ndarray:
 
 
 def _box(low: Sequence[float | None], high: Sequence[float | None]) -> spaces.Box:
-    sides = [
-        np.array([fallback if v is None else v for v in values], np.float32)
-        for values, fallback in ((low, -np.inf), (high, np.inf))
-    ]
-    return spaces.Box(*sides, dtype=np.float32)
+    return spaces.Box(_bounds(low, -np.inf), _bounds(high, np.inf), dtype=np.float32)
+
+
+def _bounds(values: Sequence[float | None], unknown: float) -> np.ndarray:
+    return np.array([unknown if v is None else v for v in values], np.float32)

@@ -13,7 +13,8 @@ def step_seconds(env: Any) -> float | None:
     """Returns the time of a step that an environment says, in seconds; None if it says none."""
     for name in NAMES:
         value = getattr(env.unwrapped, name, None)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if 0 < value < math.inf:
             return float(value)
     return None
