@@ -35,6 +35,7 @@ def export_adaptation(
     horizon: int | None = None,
     source: Mapping[str, Any] | None = None,
     seed: int = 0,
+    ranges: Mapping[str, Any] | None = None,
 ) -> float:
     """Writes the adaptation of a learner as graphs that run without MetaRL.
 
@@ -56,6 +57,7 @@ def export_adaptation(
         horizon: Steps of an episode that a policy's batch has room for; None for the family's.
         source: What is noted of the origin, JSON values.
         seed: Of the start, for learners that start afresh on each task, and of the comparison.
+        ranges: Ranges of the training data, `data` of learner.json, of which `metarl.load` warns.
 
     Returns:
         The largest difference, relative to max(1, max |value|) of each tensor.
@@ -75,7 +77,8 @@ def export_adaptation(
     with new_folder(Path(folder)) as new:
         files, difference = _write_graphs(what, new, to, seed)
         (new / START_FILE).write_bytes(safetensors.torch.save(what.start.named()))
-        notes = {"source": dict(source or {}), "largest_difference": difference}
+        notes: dict[str, Any] = {"source": dict(source or {}), "largest_difference": difference}
+        notes |= {"data": dict(ranges)} if ranges else {}
         write_metadata(new, {**_described(what, files, to), **notes})
     return difference
 

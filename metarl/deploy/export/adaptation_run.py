@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def export_run_adaptation(
     *,
     horizon: int | None = None,
     seed: int = 0,
+    ranges: Mapping[str, Any] | None = None,
 ) -> float:
     """Writes the adaptation of a reopened run; see `export_adaptation`.
 
@@ -40,10 +41,12 @@ def export_run_adaptation(
         source: What is noted of the run.
         horizon: Steps of an episode that the batch of a policy has room for.
         seed: Of the tasks whose examples give shapes and types.
+        ranges: Ranges of the training data, from learner.json.
     """
     return export_adaptation(
         components.learner, out, to,
         tasks=one_task(components, seed), horizon=horizon, source=source, seed=seed,
+        ranges=ranges,
     )  # fmt: skip
 
 

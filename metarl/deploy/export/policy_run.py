@@ -8,6 +8,7 @@ import torch
 
 from metarl.console import OutputConsole
 from metarl.deploy.export.adaptation_run import export_network, export_run_adaptation, one_task
+from metarl.deploy.export.described import describes_itself, export_described
 from metarl.deploy.export.policies import Format, export_policy
 from metarl.errors import SettingsError
 from metarl.lab.experiment import Components
@@ -15,9 +16,11 @@ from metarl.lab.saved_run import reopened
 from metarl.rl.plain_policy import PlainPolicy, plain_policy
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.rollouts import Rollouts
+from metarl.runs.run_folder import newest_run
 from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.sim.make import make_vec
 from metarl.sim.single_env import as_arrays, task_values
+from metarl.training.learner_file import read_learner_file
 
 _RANDOM = 256  # observations to compare the outputs on, in addition to those of the rollouts
 
@@ -49,6 +52,10 @@ def export_run(
     """
     if steps < 0:
         raise SettingsError(f"Expected test_steps >= 0, got {steps}.")
+    run = newest_run(runs) if str(run) == "latest" else run
+    if with_adaptation and script is None and describes_itself(run):
+        _refuse_fixed(to, steps, task)
+        return _wrote(out, export_described(run, out, to, horizon, task_seed))
     device = "cpu" if with_adaptation else device
     with reopened(run, runs=runs, script=script, trust=trust, training__device=device) as reopening:
         components, loop, checkpoint = reopening
@@ -57,8 +64,9 @@ def export_run(
             _refuse_fixed(to, steps, task)
             source = _source(components, checkpoint)
             difference = export_run_adaptation(
-                components, out, to, source, horizon=horizon, seed=task_seed
-            )
+                components, out, to, source, horizon=horizon, seed=task_seed,
+                ranges=(read_learner_file(checkpoint.parents[1]) or {}).get("data"),
+            )  # fmt: skip
             return _wrote(out, difference)
         if horizon is not None:
             raise SettingsError("`horizon` belongs to `--with adaptation`.")

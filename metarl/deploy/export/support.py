@@ -24,6 +24,7 @@ from metarl.deploy.export.kinds import (
 from metarl.deploy.export.readers import ORDER, PAIRS, READERS, Task, reader_of
 from metarl.deploy.export.state import Flat, nested_tensors
 from metarl.deploy.export.theta import NEW, STATE, Start
+from metarl.errors import SettingsError
 from metarl.learners.class_labels import count_classes
 from metarl.learners.metric.zero_shot import DESCRIBED, DESCRIPTIONS
 from metarl.tasks.base import Examples, TaskBatch
@@ -98,6 +99,9 @@ class SupportGraphs:
     Args:
         learner: The learner, on the CPU.
         task: A task [1, N, *], whose support set and descriptions give shapes and types.
+
+    Raises:
+        SettingsError: The learner reads descriptions, and the task has none.
     """
 
     def __init__(self, learner: SupervisedLearner, task: TaskBatch) -> None:
@@ -108,6 +112,11 @@ class SupportGraphs:
         self.free: dict[int, str] = {}
         self.way = self.reader.way or way
         taken = [support.inputs[0, :1], *learner.state_dict().values()]
+        if self.reader.describes and DESCRIPTIONS not in task.info:
+            raise SettingsError(
+                f"Expected tasks with info[{DESCRIPTIONS!r}], [T, way, D]: their width is a size "
+                "of the graphs. Hand such tasks in: export_adaptation(learner, folder, tasks=...)."
+            )
         self.descriptions = task.info[DESCRIPTIONS] if self.reader.describes else None
         taken += [] if self.descriptions is None else [self.descriptions[0, :1]]
         if not self.reader.steps_through:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
 from metarl.deploy.adapters.adapted_policy import BEYOND
+from metarl.deploy.adapters.inputs import warn_of_ranges
 from metarl.deploy.experience.trajectories import (
     Trajectory,
     check_log_probs,
@@ -26,6 +27,7 @@ from metarl.deploy.exported.runtime import OnnxAdaptation
 from metarl.errors import CheckpointError, SettingsError, ShapeError
 from metarl.ranges import check_int
 from metarl.registry import check_choice
+from metarl.training.data_ranges import check_ranges
 
 _FLAT = "exported graphs take flat observations and give flat actions, as adaptation.json says"
 
@@ -55,7 +57,7 @@ class ExportedAdapter(Adapter):
                 f"streams: OnnxAdaptation({str(folder)!r}).read(inputs, label)."
             )
         self.explore = explore
-        self.origin = Origin(str(folder), 0, {})
+        self.origin = Origin(str(folder), 0, _ranges(self.program.metadata, folder))
         if not self._supervised:
             self._spaces = spaces_of(self.program.metadata)
         self._generator = np.random.default_rng(seed)
@@ -88,6 +90,11 @@ class ExportedAdapter(Adapter):
         self.reset()
         prefix, values = self._kept()
         values.update({prefix + n: t.numpy().copy() for n, t in state.items()})
+
+    def _warn(self, values: np.ndarray, name: str, what: str) -> None:
+        """Warns of values [N, *] that do not fit those of training, where the export has these."""
+        if values.ndim > 1 and values.dtype.kind == "f" and len(values):
+            warn_of_ranges(values.reshape(len(values), -1), self.origin.ranges.get(name), what)
 
     @property
     def _supervised(self) -> bool:
@@ -146,6 +153,8 @@ class ExportedAdapter(Adapter):
             support, targets = support
         given = {"inputs": support, "targets": targets, **options}
         batch: dict[str, Any] = {n: np.asarray(v) for n, v in given.items() if v is not None}
+        if "inputs" in batch:
+            self._warn(batch["inputs"], "inputs", "support inputs")
         usual = self.program.metadata["adaptation"]["steps"]
         taken = usual if steps is None or self._reads else check_int("steps", steps)
         self.reset()
@@ -164,6 +173,8 @@ class ExportedAdapter(Adapter):
             batch = self._observed()
         else:
             found = read_trajectories(logged, self._spaces)
+            seen = np.concatenate([one.observations for one in found])
+            self._warn(seen, "observations", "observations of the log")
             batch = rollouts_of(found)
             self._say_who_acted(batch, found, behaviour)
         taken = check_int("steps", 1 if steps is None else steps)
@@ -209,6 +220,7 @@ class ExportedAdapter(Adapter):
 
     def predict(self, inputs: Any, *, mask: Any = None) -> np.ndarray:
         """Returns the outputs of the adapted network, [B, *]; see `OnnxAdaptation.predict`."""
+        self._warn(np.asarray(inputs), "inputs", "inputs")
         own = None if mask is None else np.asarray(mask)
         return self.program.predict(np.asarray(inputs), mask=own)
 
@@ -256,3 +268,19 @@ class ExportedAdapter(Adapter):
         if ended:
             episode.end(bool(terminated))
             self._episodes.append(RecordedEpisode())
+
+
+def _ranges(metadata: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns the ranges of the training data; nothing for exports without them.
+
+    Raises:
+        CheckpointError: They are not usable.
+    """
+    ranges = metadata.get("data", {})
+    try:
+        check_ranges(ranges)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"The ranges of training in {folder} are not usable ({error!r})."
+        ) from error
+    return ranges

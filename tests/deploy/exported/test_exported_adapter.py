@@ -22,7 +22,8 @@ def sine(tmp_path_factory):
     generator = torch.Generator().manual_seed(0)
     learner, tasks = sine_learner(generator), Sine(5, 7).sample(2, generator)
     folder = tmp_path_factory.mktemp("sine") / "out"
-    export_adaptation(learner, folder, tasks=tasks)
+    record = {"count": [9.0], "low": [-5.0], "high": [5.0], "mean": [0.0], "deviation": [3.0]}
+    export_adaptation(learner, folder, tasks=tasks, ranges={"inputs": record})
     return folder, learner, tasks
 
 
@@ -45,6 +46,14 @@ def test_examples_give_the_predictions_of_the_learner(sine):
     assert not np.allclose(adapter.predict(tasks.query.inputs[1]), expected)
     adapter.load_state(state)
     np.testing.assert_allclose(adapter.predict(tasks.query.inputs[1]), expected, atol=1e-5)
+
+
+def test_other_units_warn_with_numbers(sine):
+    adapter, degrees = metarl.load(sine[0]), np.linspace(-300, 300, 5, dtype=np.float32)[:, None]
+    with pytest.warns(RuntimeWarning, match="-300 to 300, in training -5 to 5"):
+        adapter.adapt(degrees, degrees, steps=1)
+    with pytest.warns(RuntimeWarning, match="The inputs do not fit"):
+        adapter.predict(degrees)
 
 
 def test_what_an_export_does_not_take_is_refused(sine, robot, tmp_path):
