@@ -175,7 +175,7 @@ def _named(episode: Any) -> dict[str, Any]:
 
 
 def _has_terminations(episode: Any) -> bool:
-    """Returns whether an episode tells terminations from other ends."""
+    """Returns whether an episode separates terminations from other ends."""
     names = [n for n in NAMES["terminated"] if n not in DONE]
     if isinstance(episode, Mapping):
         return any(episode.get(n) is not None for n in names)

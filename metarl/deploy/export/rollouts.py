@@ -148,7 +148,7 @@ def experience_of(
         rewards: Shape [N, H].
         lengths: Steps of each episode, [N] int64; 0 for an episode that does not count.
         terminated: Whether the last step of an episode terminated it, [N] bool.
-        cut: Whether an episode goes on after its last step, [N] bool; None: none does.
+        cut: Whether an episode continues after its last step, [N] bool; None: none does.
     """
     seen, own, mask = _own_units(learner, observations, actions, lengths)
     last = torch.arange(rewards.shape[1]) == lengths[:, None] - 1
@@ -222,7 +222,7 @@ def _weights(parts: ControlParts) -> Sequence[Port]:
     shape = parts.sizes[:2]
     return [
         Port(
-            "cut", torch.zeros(shape[0], dtype=torch.bool), "whether the episode goes on after its "
+            "cut", torch.zeros(shape[0], dtype=torch.bool), "whether the episode continues after its "
             "last step, as the log ends before it does", FREE,
         ),
         Port(

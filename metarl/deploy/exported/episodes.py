@@ -53,7 +53,7 @@ class RecordedEpisode:
         self._terminated, self._ended = terminated, True
 
     def trajectory(self) -> Trajectory:
-        """Returns the episode; one without an end goes on.
+        """Returns the episode; one without an end continues.
 
         Raises:
             ShapeError: Its observations or actions have different shapes.

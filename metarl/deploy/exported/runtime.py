@@ -146,7 +146,7 @@ class OnnxAdaptation:
             options: `correction` and `least_effective` of `importance_weights`.
             **batch: As for `adapt`, and: `log_probs` [N, H], the log-density of each action under
                 who took it, in the environment's units; none if it was the policy with the present
-                theta. `cut` [N]: whether an episode goes on after its last step; none: no.
+                theta. `cut` [N]: whether an episode continues after its last step; none: no.
                 `counts` [N, H]: whether a step was sampled and executed; none: all were.
 
         Returns:
