@@ -85,7 +85,7 @@ def exported_policy(family, folder, **settings):
 
 @pytest.fixture(scope="session")
 def robot(tmp_path_factory):
-    """A policy with other units than its environment, whose episodes may end early, and its export."""
+    """A policy with own units, whose episodes may end early, and its export."""
     from tests.deploy.export.test_adaptation import OwnUnits
 
     return exported_policy(OwnUnits(horizon=HORIZON), tmp_path_factory.mktemp("robot") / "out")

@@ -222,8 +222,8 @@ def _weights(parts: ControlParts) -> Sequence[Port]:
     shape = parts.sizes[:2]
     return [
         Port(
-            "cut", torch.zeros(shape[0], dtype=torch.bool), "whether the episode continues after its "
-            "last step, as the log ends before it does", FREE,
+            "cut", torch.zeros(shape[0], dtype=torch.bool), "whether the episode continues after "
+            "its last step, as the log ends before it does", FREE,
         ),
         Port(
             "log_probs", torch.zeros(shape), "log-density of each action in the environment's "
