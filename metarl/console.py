@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import select
 import signal
 import sys
@@ -15,11 +16,16 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from metarl.errors import MetarlError
+from metarl.errors import MetarlError, short_repr
 from metarl.startup import INTERRUPTED, accept_interrupts
 
 READER_CLOSED = 141  # as shells count: 128 + SIGPIPE
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_OUT_OF_MEMORY = re.compile("allocate memory|out of memory", re.IGNORECASE)
+_NO_MEMORY = (
+    "MemoryError: The memory is too small. Lower the tasks of a batch or of a chunk "
+    "(--training.meta-batch-size, --training.task-chunk-size), or the sizes of networks and data."
+)
 _FREE_SPACE = (
     "Free some space, make the folder writable, or name folders on another disk: --runs, --out, "
     "the environment variable TMPDIR for temporary files."
@@ -47,8 +53,8 @@ class OutputConsole(Console):
 def run_script(main: Callable[[], None]) -> None:
     """Runs a script's `main`, and ends without a traceback.
 
-    An error of MetaRL, or a full disk, is printed and exits with 1. Ctrl-C exits with 130, a closed
-    pipe (`metarl list | head -1`) with 141.
+    An error of MetaRL, a full disk and a full memory are printed and exit with 1. Ctrl-C exits with
+    130, a closed pipe (`metarl list | head -1`) with 141.
     """
     try:
         try:
@@ -73,6 +79,11 @@ def run_script(main: Callable[[], None]) -> None:
         for stream in (sys.stdout, sys.stderr):
             _discard_unwritable(stream)
         _print_error(" ".join((f"OSError: {error}. {_FREE_SPACE}", *_notes(error))))
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error))):
+            raise
+        _print_error(" ".join((f"{_NO_MEMORY} ({short_repr(str(error), 200)})", *_notes(error))))
         sys.exit(1)
 
 

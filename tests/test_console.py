@@ -50,6 +50,21 @@ def test_a_full_disk_is_a_message(error, capsys):
     assert f"OSError: {error}. Free some space" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")],
+)
+def test_a_full_memory_is_a_message(error, capsys):
+    error.add_note("The last good checkpoint is x.")
+    with pytest.raises(SystemExit) as stopped:
+        run_script(lambda: _raise(error))
+    err = capsys.readouterr().err
+    assert stopped.value.code == 1 and "The memory is too small" in err
+    assert "The last good checkpoint is x." in err
+    with pytest.raises(RuntimeError, match="another"):
+        run_script(lambda: _raise(RuntimeError("another")))
+
+
 def test_other_errors_of_the_system_are_raised(capsys):
     with pytest.raises(FileNotFoundError):
         run_script(lambda: _raise(FileNotFoundError(errno.ENOENT, "no such file", "x")))
