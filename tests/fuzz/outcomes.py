@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -71,6 +72,8 @@ def check_clear(message: str) -> None:
 def explore(strategy: SearchStrategy[Any], inputs: int, test: Callable[[Any], None]) -> None:
     """Calls `test` for values of a strategy, the same ones in every run.
 
+    The environment variable METARL_FUZZ_SEED, an integer, gives others.
+
     Args:
         strategy: The strategy that draws a value.
         inputs: The number of values.
@@ -84,7 +87,8 @@ def explore(strategy: SearchStrategy[Any], inputs: int, test: Callable[[Any], No
         suppress_health_check=list(HealthCheck),
         print_blob=False,
     )
-    hypothesis.seed(inputs)(settings(hypothesis.given(strategy)(lambda value: test(value))))()
+    seed = inputs + 1_000_003 * int(os.environ.get("METARL_FUZZ_SEED", "0"))
+    hypothesis.seed(seed)(settings(hypothesis.given(strategy)(lambda value: test(value))))()
 
 
 def figure(counts: Iterable[Counter[str]]) -> str:
