@@ -57,10 +57,14 @@ values = st.one_of(
 @st.composite
 def layers(draw):
     """A layer of torch with options of any name, those of its methods among them."""
-    kind = draw(st.sampled_from(["Conv1d", "Linear", "ReLU", *LAYERS]))
-    inner = [name for name in dir(getattr(nn, kind)) if name.startswith("_")]
-    known = sorted({"weight", "bias", "inplace", *inner})
-    options = draw(st.dictionaries(st.sampled_from(known) | names, values, max_size=4))
+    kind = draw(st.sampled_from(["Conv1d", "Conv2d", "Linear"]) | st.sampled_from(LAYERS))
+    bases = getattr(nn, kind).__mro__[:-2]  # without Module and object
+    methods = [n for c in bases for n in vars(c) if not n.startswith("__")] or ["forward"]
+    functions = st.sampled_from(["getattr", "operator.getitem", "torch.add"])
+    options = {name: draw(values | names) for name in ("weight", "bias")}
+    options |= draw(st.dictionaries(st.sampled_from(methods) | names, values, max_size=3))
+    if draw(st.booleans()):
+        options[draw(st.sampled_from(methods))] = {"function": draw(functions)}
     return {"training": True, "layer": kind, "attributes": options, "tensors": {}, "modules": {}}
 
 
@@ -69,6 +73,9 @@ def edits(draw):
     """New layers, and steps that call them, functions and methods, from the first step on."""
     added = draw(st.lists(layers(), max_size=2))
     known, steps = ["inputs"], []
+    if added and draw(st.booleans()):
+        steps.append(["called", "layer", "added0", [{"node": "inputs"}], {"dict": {}}])
+        known.append("called")
     for number in range(draw(st.integers(1, 5))):
         node = st.sampled_from(known).map(lambda name: {"node": name})
         kind = draw(st.sampled_from(["layer", "function", "function", "method", "value"]))
