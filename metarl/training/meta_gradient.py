@@ -52,9 +52,6 @@ class MetaGradient:
         captures: Whether chunks are captured as graphs, where they can be.
         of_leaves: The function (leaves, inputs, total) -> (gradients, output) of a chunk that
             graphs capture.
-
-    Raises:
-        SettingsError: The learner has no parameter to train.
     """
 
     def __init__(
@@ -64,12 +61,6 @@ class MetaGradient:
         self.settings = settings
         self.batch_size = settings.meta_batch_size
         self.params = [p for p in learner.parameters() if p.requires_grad]
-        if not self.params:
-            raise SettingsError(
-                f"Expected parameters to train, this {type(learner).__name__} has none: call "
-                "`requires_grad_()` on those that the outer loop shall train, or train none "
-                "(`iterations=0`)."
-            )
         self._all = tuple(learner.parameters())
         self._flags = [p.requires_grad for p in self._all]
         self.fitting = FittingChunks("meta-gradients")
@@ -125,11 +116,17 @@ class MetaGradient:
         return result, norm_of([p.grad for p in self.params if p.grad is not None])
 
     def check(self) -> None:
-        """Checks that the same parameters are trained as at the construction.
+        """Checks that there are parameters to train, the same as at the construction.
 
         Raises:
-            SettingsError: `requires_grad` of a parameter has changed.
+            SettingsError: The learner has none, or `requires_grad` of a parameter has changed.
         """
+        if not self.params:
+            raise SettingsError(
+                f"Expected parameters to train, this {type(self.learner).__name__} has none: call "
+                "`requires_grad_()` on those that the outer loop shall train, or train none "
+                "(`iterations=0`)."
+            )
         if [p.requires_grad for p in self._all] != self._flags:
             raise SettingsError(
                 "Expected `requires_grad` of the parameters to stay as it was when the outer "

@@ -81,7 +81,7 @@ def test_inputs_of_any_shape_are_flattened(generator):
     [
         ((1, 5, 3), r"of 2 numbers each, got \(1, 5, 3\); set the first of `sizes` to 3"),
         ((1, 5, 2, 2), r"got \(1, 5, 2, 2\); set the first of `sizes` to 4"),
-        ((1, 5), r"\[T, N, \*\] of 2 numbers each, got \(1, 5\); give each example a dimension"),
+        ((1, 5), r"\[T, N, \*\] of 2 numbers each, got \(1, 5\); add a dimension for the examples"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused_with_a_remedy(model, shape, message):

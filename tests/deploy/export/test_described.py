@@ -56,7 +56,7 @@ def test_descriptions_must_be_handed_in(tmp_path):
 
 
 def test_ranges_that_are_none_are_refused(tmp_path, monkeypatch):
-    from metarl.deploy import exported_adapter
+    from metarl.deploy.exported import exported_adapter
 
     class Program:
         kind, metadata = "supervised", {"data": {"inputs": {"low": ["x"]}}}
