@@ -66,6 +66,7 @@ class MetaStep(OuterUpdate):
     ) -> None:
         self.settings = settings
         self.gradient = MetaGradient(learner, settings, driver)
+        self.gradient.check()
         self.params = self.gradient.params
         named = [(n, p) for n, p in learner.named_parameters() if p.requires_grad]
         if optimizer is None:
