@@ -6,6 +6,7 @@ import torch
 from metarl_envs.bandit import Bandit
 
 import metarl
+from metarl.deploy.adapters.control_adapter import ControlAdapter
 from metarl.deploy.exported.exported_adapter import ExportedAdapter
 from metarl.deploy.exported.runtime import OnnxAdaptation
 from metarl.deploy.importance import importance_weights
@@ -116,7 +117,7 @@ def test_a_log_that_is_worth_too_little_is_refused_and_changes_nothing(robot):
 def test_part_episodes_and_further_steps_are_those_of_the_run(robot):
     """What an export observed itself, a part of an episode and most likely actions included."""
     own, exported = adapter_of(robot.learner, seed=2), metarl.load(robot.folder, seed=2)
-    assert isinstance(exported, ExportedAdapter)
+    assert isinstance(own, ControlAdapter) and isinstance(exported, ExportedAdapter)
     env = SingleEnv(robot.learner.family)
     for episode in range(3):
         observation, _ = env.reset(seed=episode)
