@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarl.models.convolution import Geometry, grouped_conv
-from metarl.models.folding import fold_filters
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -51,7 +50,10 @@ def conv2d(folded: Tensor, weight: Tensor, stride: int = 1, padding: int = 1) ->
         Shape [N, T * out, H', W'].
     """
     geometry = Geometry(weight.shape[0], stride, padding)
-    return grouped_conv(folded, fold_filters(weight), geometry)
+    # [T * out, in, k, k], channels last in memory; unlike those of `fold_filters` also for one
+    # input channel, where the layout of the images decides: exported graphs infer the same one
+    filters = weight.permute(0, 1, 3, 4, 2).flatten(0, 1).permute(0, 3, 1, 2)
+    return grouped_conv(folded, filters, geometry)
 
 
 def batch_norm(
