@@ -121,6 +121,7 @@ def capture(graph: Graph) -> torch.export.ExportedProgram:
                 decomposition_table=decompositions(),
                 _allow_non_fake_inputs=True,
             )(*examples)
+            _allow_any_layout(traced)
             sizes: dict[str, Any] = {}
             shapes = [
                 {i: sizes.setdefault(n, torch.export.Dim(n, min=1)) for i, n in port.free.items()}
@@ -133,6 +134,18 @@ def capture(graph: Graph) -> torch.export.ExportedProgram:
             f"{type(error).__name__}: {short_repr(str(error), 400)}. Networks, losses and rules "
             "must consist of tensor operations, and read no values of tensors in Python."
         ) from error
+
+
+def _allow_any_layout(traced: torch.fx.GraphModule) -> None:
+    """Replaces views by reshapes: the layouts of tensors are inferred again for the program.
+
+    They may be others, such as those of convolutions of images with one channel.
+    """
+    aten = torch.ops.aten
+    for node in traced.graph.nodes:
+        if node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default
+    traced.recompile()
 
 
 def save_program(
