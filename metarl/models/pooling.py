@@ -16,7 +16,7 @@ from metarl.models.folding import fold_arguments, fold_images, unfold_images
 
 
 class Windows(NamedTuple):
-    """Hyperparameters of a pooling, as of `F.max_pool2d`: a number per spatial dimension."""
+    """Hyperparameters of `F.max_pool2d`: a number per spatial dimension."""
 
     kernel_size: list[int]
     stride: list[int]

@@ -12,8 +12,17 @@ SETTINGS = ModulesBenchmark(tasks=2, filters=4)
 
 
 @pytest.mark.parametrize("form", ["own", "module", "vmap", "loop"])
-def test_conv4_runs_in_every_form(form):
-    build(SETTINGS, "conv4", form)()
+def test_an_iteration_of_every_form_trains_conv4(form, monkeypatch):
+    built = []
+    for name in ("own", "network"):
+        make = getattr(modules, name)
+        monkeypatch.setattr(
+            modules, name, lambda *a, make=make: built.append(make(*a)) or built[-1]
+        )
+    iteration = build(SETTINGS, "conv4", form)
+    before = [p.detach().clone() for p in built[-1].parameters()]
+    iteration()
+    assert any(not torch.equal(b, p) for b, p in zip(before, built[-1].parameters(), strict=True))
 
 
 @pytest.mark.parametrize("name", ["conv4", "resnet", "vit", "lstm"])
