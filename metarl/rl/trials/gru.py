@@ -81,8 +81,8 @@ class GRU(nn.GRU):
         if inputs.is_cuda and self.gain_hh is None:
             new = torch.gru_cell(inputs, state, *self._weights())
             return new, new
-        own, recurrent = self._input_products(inputs), F.linear(state, self.weight_hh_l0)
-        recurrent = _normalised(recurrent, self.gain_hh, self.bias_hh_l0)
+        own = _products(inputs, self.weight_ih_l0, self.gain_ih, self.bias_ih_l0)
+        recurrent = _products(state, self.weight_hh_l0, self.gain_hh, self.bias_hh_l0)
         (own_gates, own_new), (gates, new) = (
             p.split((2 * self.hidden_size, self.hidden_size), 1) for p in (own, recurrent)
         )
@@ -98,16 +98,10 @@ class GRU(nn.GRU):
         """
         if sequences.is_cuda and self.gain_hh is None:
             return self.forward(sequences)[0]  # cuDNN
-        products = self._input_products(sequences)
+        products = _products(sequences, self.weight_ih_l0, self.gain_ih, self.bias_ih_l0)
         states = _Unroll.apply(products, self.weight_hh_l0, self.bias_hh_l0, self.gain_hh)
         assert isinstance(states, Tensor)
         return states
-
-    def _input_products(self, inputs: Tensor) -> Tensor:
-        """Returns the products of inputs [*, I] with their weights, normalised, plus the biases."""
-        if self.gain_ih is None:
-            return F.linear(inputs, self.weight_ih_l0, self.bias_ih_l0)
-        return _normalised(F.linear(inputs, self.weight_ih_l0), self.gain_ih, self.bias_ih_l0)
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
@@ -126,8 +120,9 @@ class GRU(nn.GRU):
 class _Unroll(torch.autograd.Function):
     """The states of a GRU for the products of its inputs: one loop forwards, one backwards.
 
-    The loops contain what depends on the state before. The derivatives of the weights are single
-    matrix products over all steps.
+    The loops contain only what depends on the state before. The derivatives of the weights are
+    single matrix products over all steps. States h and candidates n are halved in the loops,
+    because tanh(a) / 2 = sigmoid(2 a) - 1 / 2 takes few operations.
     """
 
     @staticmethod
@@ -137,36 +132,36 @@ class _Unroll(torch.autograd.Function):
         """Returns the states [L, B, H] for the products of the inputs [L, B, 3H]."""
         steps, batch, width = inputs.shape
         units = width // 3
-        states = inputs.new_zeros(steps + 1, batch, units)
-        gates, new = inputs.new_empty(steps, batch, 2 * units), torch.empty_like(states[1:])
-        products, columns = torch.empty_like(inputs), weight.t().contiguous()
+        own = 2 * inputs[..., 2 * units :]
+        # To these sums are added the products of the state, of which the candidate's is doubled.
+        gates = torch.cat((inputs[..., : 2 * units], torch.zeros_like(own)), 2)
+        doubled = torch.ones_like(bias)
+        doubled[2 * units :] = 2
+        columns, bias_ = 2 * weight.t(), bias * doubled
+        gain_ = None if gain is None else gain * doubled
+        if gain is None:
+            columns *= doubled
+            gates += bias_
+        states, new = inputs.new_zeros(steps + 1, batch, units), torch.empty_like(own)
         moments: list[tuple[Tensor, Tensor, Tensor]] = []
-        parts = (
-            inputs[..., : 2 * units],
-            inputs[..., 2 * units :],
-            products,
-            states[1:],
-            gates,
-            new,
-        )
         state = states[0]
-        for own_gates, own_new, product, after, gate, candidate in zip(
+        parts = (gates, gates[..., : 2 * units], *gates.split(units, 2), own, new, states[1:])
+        for gate, both, r, z, product, own_new, candidate, after in zip(
             *(p.unbind(0) for p in parts), strict=True
         ):
-            if gain is None:
-                torch.addmm(bias, state, columns, out=product)
+            if gain_ is None:
+                gate.addmm_(state, columns)
             else:
                 raw = torch.mm(state, columns)
-                normal, mean, scale = torch.native_layer_norm(raw, (width,), gain, bias, EPS)
-                product.copy_(normal)
+                normal, mean, scale = torch.native_layer_norm(raw, (width,), gain_, bias_, EPS)
+                gate.add_(normal)
                 moments.append((raw, mean, scale))
-            torch.add(own_gates, product[:, : 2 * units], out=gate).sigmoid_()
-            torch.addcmul(own_new, gate[:, :units], product[:, 2 * units :], out=candidate)
-            candidate.mul_(2).sigmoid_().mul_(2).sub_(1)  # tanh
-            state = torch.lerp(candidate, state, gate[:, units:], out=after)
+            both.sigmoid_()
+            torch.addcmul(own_new, r, product, out=candidate).sigmoid_().sub_(0.5)
+            state = torch.lerp(candidate, state, z, out=after)
         kept = [torch.stack(m) for m in zip(*moments, strict=True)]
-        ctx.save_for_backward(weight, bias, gain, states, gates, new, products, *kept)
-        return states[1:]
+        ctx.save_for_backward(weight, bias, gain, states, gates, new, *kept)
+        return 2 * states[1:]
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
@@ -180,43 +175,44 @@ class _Unroll(torch.autograd.Function):
                 "The GRU of recurrent policies has first derivatives only, and a second one was "
                 "asked for (`create_graph=True`). torch's own, `GRU.forward`, has all of them."
             )
-        weight, bias, gain, states, gates, new, products, *kept = ctx.saved_tensors
-        before, units = states[:-1], new.shape[2]
-        r, z = gates[..., :units], gates[..., units:]
-        # h' = n + z (h - n), n = tanh(a_n + r b_n): derivatives of a_n, z's and r's arguments
-        by_new = torch.addcmul(new.new_ones(()), new, new, value=-1).mul_(1 - z)
-        by_z = (before - new).mul_(z).mul_(1 - z)
-        by_r = products[..., 2 * units :] * r * (1 - r)
-        grads, own = torch.empty_like(products), torch.empty_like(new)
-        raws = grads if gain is None else torch.empty_like(products)
-        grad = torch.zeros_like(new[0])
-        for t in range(len(new) - 1, -1, -1):
-            grad += outputs[0][t]
-            step = grads[t]
-            torch.mul(grad, by_new[t], out=own[t])
-            torch.mul(own[t], by_r[t], out=step[:, :units])
-            torch.mul(grad, by_z[t], out=step[:, units : 2 * units])
-            torch.mul(own[t], r[t], out=step[:, 2 * units :])
+        weight, bias, gain, states, gates, new, *kept = ctx.saved_tensors
+        before, (steps, batch, units) = states[:-1], new.shape
+        r, z, product = gates.split(units, 2)
+        # h' = n + z (h - n), n = tanh(a_n + r b_n): by the arguments of r and z, and by b_n
+        by_new = (1 - z).mul_(new.square().mul_(-4).add_(1))  # by a_n
+        products = gates.new_empty(steps, batch, 3, units)
+        by_r, by_z, by_product = products.unbind(2)
+        torch.mul(by_new, r, out=by_product)
+        torch.mul(by_product, 1 - r, out=by_r).mul_(product).mul_(0.5)
+        torch.sub(before, new, out=by_z).mul_(z).mul_(1 - z).mul_(2)
+        grads = outputs[0].clone()
+        raws = products if gain is None else torch.empty_like(products)
+        for t in range(steps - 1, -1, -1):
+            grad = grads[t]
+            products[t].mul_(grad.unsqueeze(1))
             if gain is not None:
-                raw, mean, deviation = (k[t] for k in kept)
+                raw, mean, scale = (k[t] for k in kept)
                 raws[t] = torch.ops.aten.native_layer_norm_backward(
-                    step, raw, gain.shape, mean, deviation, gain, bias, [True, False, False]
-                )[0]
-            grad = torch.addmm(grad.mul_(z[t]), raws[t], weight)
-        inputs = torch.cat((grads[..., : 2 * units], own), 2)
-        by_weight = raws.flatten(0, 1).t() @ before.flatten(0, 1)
+                    products[t].view_as(raw), raw, gain.shape, mean, scale, gain, bias,
+                    [True, False, False],
+                )[0].view_as(raws[t])  # fmt: skip
+            if t:
+                grads[t - 1].addcmul_(grad, z[t]).addmm_(raws[t].view(batch, -1), weight)
+        products, raws = products.flatten(2), raws.flatten(2)
+        inputs = torch.cat((products[..., : 2 * units], by_new.mul_(grads)), 2)
+        by_weight = raws.flatten(0, 1).t() @ before.flatten(0, 1).mul(2)
         by_gain = None
         if gain is not None:
-            raw, mean, deviation = kept
-            by_gain = (grads * (raw - mean) * deviation).sum((0, 1))
-        return inputs, by_weight, grads.sum((0, 1)), by_gain
+            raw, mean, scale = kept
+            by_gain = (products * (raw - mean) * scale).sum((0, 1))
+        return inputs, by_weight, products.sum((0, 1)), by_gain
 
 
-def _normalised(products: Tensor, gain: Tensor | None, bias: Tensor) -> Tensor:
-    """Returns the products plus the bias, normalised before it if there is a gain."""
+def _products(values: Tensor, weight: Tensor, gain: Tensor | None, bias: Tensor) -> Tensor:
+    """Returns the products of values [*, K] with weights [3H, K], normalised, plus the bias."""
     if gain is None:
-        return products + bias
-    return F.layer_norm(products, gain.shape, gain, bias, EPS)
+        return F.linear(values, weight, bias)
+    return F.layer_norm(F.linear(values, weight), gain.shape, gain, bias, EPS)
 
 
 def _tanh(values: Tensor) -> Tensor:
