@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -54,8 +54,10 @@ def read_mask(
     return mask
 
 
-def check_arguments(family: TaskFamily, num_envs: int, autoreset: str) -> None:
-    """Checks the arguments of the constructor.
+def check_arguments(
+    family: TaskFamily, num_envs: int, autoreset: Autoreset | AutoresetMode
+) -> Autoreset:
+    """Checks the arguments of the constructor, and returns the name of the autoreset.
 
     Raises:
         SettingsError: An argument has an invalid value, or torch's default type is not float32.
@@ -71,7 +73,9 @@ def check_arguments(family: TaskFamily, num_envs: int, autoreset: str) -> None:
         raise SettingsError(
             f"Expected a horizon of at least 1 step, got {family.horizon} of {family.name}."
         )
-    check_choice("autoreset", autoreset, get_args(Autoreset))
+    name = autoreset.name.lower() if isinstance(autoreset, AutoresetMode) else autoreset
+    check_choice("autoreset", name, get_args(Autoreset))
+    return cast(Autoreset, name)
 
 
 def check_tasks(tasks: Tasks, present: Tasks, family: TaskFamily) -> None:

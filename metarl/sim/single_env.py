@@ -201,16 +201,17 @@ def make_worlds(
     task: Task | None = None,
     device: torch.device | str = "cpu",
     engine: str = "auto",
-    autoreset: Any = "same_step",
+    autoreset: Any = "next_step",
     observe_task: bool = False,
     seed: int = 0,
-    numpy: bool = False,
+    numpy: bool = True,
     render_mode: None = None,
     **settings: Any,
 ) -> TensorVectorEnv | NumpyVectorEnv:
     """Builds many worlds of a family: `gymnasium.make_vec("metarl/Navigation2D-v1", num_envs=64)`.
 
-    Returns the tensor environment of `make_vec`. Its tasks stay the same across resets.
+    As gymnasium's own vector environments, it has arrays and resets at the step after an end, which
+    gymnasium's wrappers expect; `make_vec` has tensors. Tasks stay the same across resets.
 
     Args:
         family: A family, or its name.
@@ -222,7 +223,7 @@ def make_worlds(
         autoreset: See `TensorVectorEnv`.
         observe_task: See `TensorVectorEnv`.
         seed: See `TensorVectorEnv`.
-        numpy: Whether values are NumPy arrays, which most of gymnasium's wrappers need.
+        numpy: Whether values are NumPy arrays; False: the tensor environment of `make_vec`.
         render_mode: Must be None; use `make_renderer` for pictures.
         **settings: Settings of a family that is given by name.
 

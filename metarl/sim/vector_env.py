@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from gymnasium import spaces
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
@@ -50,7 +50,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         family: The family of the worlds.
         num_envs: The number of worlds, W.
         device: The device of all tensors.
-        autoreset: "same_step", "next_step" or "disabled".
+        autoreset: "same_step", "next_step" or "disabled", or gymnasium's value of one.
         observe_task: Appends the family's `task_vector` to observations, for oracle policies.
         seed: Seed of the first tasks, of resets and of steps.
 
@@ -70,11 +70,11 @@ class TensorVectorEnv(VectorEnv, ABC):
         num_envs: int,
         *,
         device: torch.device | str = "cpu",
-        autoreset: Autoreset = "same_step",
+        autoreset: Autoreset | AutoresetMode = "same_step",
         observe_task: bool = False,
         seed: int = 0,
     ) -> None:
-        check_arguments(family, num_envs, autoreset)
+        autoreset = check_arguments(family, num_envs, autoreset)
         self.family = family
         self.num_envs = num_envs
         self.device = resolve_device(device)

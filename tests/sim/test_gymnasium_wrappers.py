@@ -146,12 +146,32 @@ def test_arrays_are_the_tensors_values():
             assert isinstance(x, np.ndarray) and isinstance(y, torch.Tensor)
             np.testing.assert_array_equal(x, y.numpy())
             assert x.dtype == y.numpy().dtype
-    env = gymnasium.make_vec("metarl/Navigation2D-v1", WORLDS, numpy=True, horizon=2)
+    env = gymnasium.make_vec("metarl/Navigation2D-v1", WORLDS, horizon=2, autoreset="same_step")
     env.reset(seed=0)
     *_, info = env.step(np.zeros((WORLDS, 2), np.float32))
     assert {name: type(value) for name, value in info.items()} == {
         "final_obs": np.ndarray, "_final_obs": np.ndarray,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("actions", [np.zeros, torch.zeros])
+def test_gymnasiums_wrappers_go_around_what_its_function_makes(actions):
+    far = {"horizon": 2, "task": {"goal": [1, 1]}}
+    env = gymnasium.make_vec("metarl/Navigation2D-v1", WORLDS, **far)
+    assert env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    env = vector.RecordEpisodeStatistics(vector.NormalizeObservation(env))
+    env.reset(seed=0)
+    env.step(actions((WORLDS, 2)))
+    observation, reward, *_, info = env.step(actions((WORLDS, 2)))
+    assert isinstance(observation, np.ndarray) and isinstance(reward, np.ndarray)
+    assert info["episode"]["l"].tolist() == [2] * WORLDS
+    np.testing.assert_allclose(info["episode"]["r"], 2 * reward)
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_gymnasiums_names_of_autoreset_are_taken(mode):
+    env = make_vec(Drift(), WORLDS, autoreset=mode)
+    assert env.metadata["autoreset_mode"] is mode
 
 
 FAMILIES = {

@@ -117,10 +117,11 @@ def test_an_episode_ends_at_the_horizon_or_at_the_end_of_the_task():
 
 
 def test_gymnasium_makes_worlds_of_tensors_too():
-    worlds = gymnasium.make_vec("metarl/Navigation2D-v1", num_envs=3, horizon=4, split="test")
+    settings = {"horizon": 4, "split": "test", "numpy": False}
+    worlds = gymnasium.make_vec("metarl/Navigation2D-v1", num_envs=3, **settings)
     assert isinstance(worlds, TensorVectorEnv) and worlds.family == Navigation2D(4, "test")
     assert len(worlds.get_tasks()["goal"].unique(dim=0)) == 3
-    worlds = make_worlds(Navigation2D(), 2, task={"goal": [1, 2]})
+    worlds = make_worlds(Navigation2D(), 2, task={"goal": [1, 2]}, numpy=False)
     assert worlds.get_tasks()["goal"].tolist() == [[1, 2], [1, 2]]
     with pytest.raises(SettingsError, match="make_renderer"):
         gymnasium.make_vec("metarl/Navigation2D-v1", num_envs=3, render_mode="rgb_array")
