@@ -125,19 +125,19 @@ class PerStepRates(UpdateRule):
 
     Args:
         params: The parameters that will be adapted, without a task dimension.
-        lr: Initial rate of all, above 0.
+        lr: Initial rate of the first step, above 0.
         steps: Number of steps that have separate rates, at least 1.
+        later: Factor on the initial rate of the other steps, above 0.
     """
 
-    def __init__(self, params: Params, lr: float, steps: int) -> None:
+    def __init__(self, params: Params, lr: float, steps: int, later: float = 1.0) -> None:
         super().__init__()
         check_int("steps", steps)
         self.steps = steps
+        factors = [1.0] + [check_number("later_rates", later)] * (steps - 1)
+        rates = torch.tensor(factors, dtype=torch.float64) * check_rate(lr)
         self.rates = nn.ParameterDict(
-            {
-                table_key(n): nn.Parameter(p.new_full((steps,), check_rate(lr)))
-                for n, p in params.items()
-            }
+            {table_key(n): nn.Parameter(rates.to(p, copy=True)) for n, p in params.items()}
         )
 
     def init(self, params: Params) -> State:

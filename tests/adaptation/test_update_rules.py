@@ -63,6 +63,16 @@ def test_rate_per_step_and_the_last_one_beyond(batch):
     assert state["step"] == 4
 
 
+def test_later_steps_may_start_with_another_rate(batch):
+    params, grads = batch
+    rule = PerStepRates(zeros(), 0.1, 3, later=0.5)
+    for moved, total in ((run(rule, params, grads, k)[0], 0.1 * (k + 1) / 2) for k in (1, 3, 4)):
+        for n in params:
+            torch.testing.assert_close(moved[n], params[n] - total * grads[n])
+    with pytest.raises(SettingsError, match="later_rates"):
+        PerStepRates(zeros(), 0.1, 3, later=0.0)
+
+
 def test_adam_equals_torch_adam_without_momentum(batch):
     # torch adds epsilon after the bias correction, the rule before it, as Reptile's code does.
     params, grads = batch

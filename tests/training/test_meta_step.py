@@ -141,6 +141,18 @@ def test_the_captured_gradient_sees_changed_parameters_buffers_and_tasks():
     assert len(gradient._gradient._compiled) == 1, "captured once"
 
 
+def test_rates_that_are_not_learned_stay_and_give_the_gradient_of_maml(generator):
+    learner = MAMLPlusPlus(mlp(), 0.1, 2, learned_rates=False)
+    inputs = sine_inputs(learner)
+    expected, _ = gradients(MAML(mlp(), 0.1, 2), inputs)
+    rates = values(learner.rule)
+    MetaStep(learner, TrainingSettings(outer_lr=0.1))(inputs, 0)
+    for p, grad in zip(learner.model.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, grad)
+    for before, rate in zip(rates, learner.rule.parameters(), strict=True):
+        assert rate.grad is None and torch.equal(before, rate)
+
+
 def test_it_is_captured_again_where_other_steps_are_judged(generator):
     learner = MAMLPlusPlus(mlp(), 0.1, 2, multi_step_iterations=2)
     tasks = Sine(5, 5).sample(4, generator)

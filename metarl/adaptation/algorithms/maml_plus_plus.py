@@ -15,7 +15,7 @@ from metarl.adaptation.algorithm import GradientAlgorithm, as_function
 from metarl.adaptation.objectives import MultiStepLoss, QueryLoss
 from metarl.adaptation.update_rules import PerStepRates
 from metarl.models.base import Adaptable
-from metarl.ranges import COUNT, NOT_NEGATIVE, Range
+from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, Range
 
 NORMALISATION = "*.norm.*"
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -28,9 +28,10 @@ class MAMLPlusPlusAlgorithm(GradientAlgorithm):
     Batch statistics are those of the batch. (arXiv:1810.09502, section 4.)
     """
 
-    only_at_start: ClassVar[tuple[str, ...]] = ("inner_lr",)
+    only_at_start: ClassVar[tuple[str, ...]] = ("inner_lr", "later_rates")
     ranges: ClassVar[Mapping[str, Range]] = {
         **GradientAlgorithm.ranges, "steps": COUNT, "multi_step_iterations": NOT_NEGATIVE,
+        "later_rates": POSITIVE,
     }  # fmt: skip
 
     inner_lr: float = 0.1
@@ -39,6 +40,10 @@ class MAMLPlusPlusAlgorithm(GradientAlgorithm):
     """Adaptation steps in training, each with its own rates."""
     multi_step_iterations: int = 0
     """Meta-iterations in which the loss after every step counts; 0 for the last step's loss."""
+    later_rates: float = 1.0
+    """Factor on the initial rates of the steps after the first, above 0."""
+    learned_rates: bool = True
+    """Whether the rates are learned; if not, only the multi-step loss is left of MAML++."""
     frozen: tuple[str, ...] | None = field(default=None, kw_only=True)  # pyright: ignore[reportIncompatibleVariableOverride]
     """Name patterns of parameters that the inner loop leaves alone. None: the normalisation."""
 
@@ -46,9 +51,11 @@ class MAMLPlusPlusAlgorithm(GradientAlgorithm):
         del generator
         frozen = normalisation(network) if self.frozen is None else self.frozen
         iterations = self.multi_step_iterations
+        params = adapted_params(network, frozen)
+        rates = PerStepRates(params, self.inner_lr, self.steps, self.later_rates)
         return Adaptation(
             network,
-            PerStepRates(adapted_params(network, frozen), self.inner_lr, self.steps),
+            rates.requires_grad_(self.learned_rates),
             MultiStepLoss(iterations) if iterations else QueryLoss(),
             steps=self.steps,
             frozen=frozen,
