@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from metarl.errors import SettingsError
 from metarl.rl.trials.gru import GRU
+from metarl.rl.trials.gru_loops import gru_states
 
 L, B, WIDTH, H = 6, 3, 5, 4
 
@@ -49,6 +51,24 @@ def test_a_derivative_that_is_not_needed_is_left_out(layer_norm, generator):
     gru.requires_grad_(False)
     (frozen,) = torch.autograd.grad((gru.unroll(inputs) * weights).sum(), [inputs])
     torch.testing.assert_close(alone, frozen)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_a_compiler_sees_one_operation_for_the_whole_loop(layer_norm, generator):
+    gru, inputs, weights = make(layer_norm, generator)
+
+    def gradients(values):
+        out = gru.unroll(values)
+        return torch.autograd.grad((out * weights).sum(), [values, *gru.parameters()])
+
+    graph = make_fx(gradients)(inputs)
+    names = [str(node.target) for node in graph.graph.nodes if "metarl" in str(node.target)]
+    assert names == ["metarl.gru_states.default", "metarl.gru_gradients.default"]
+    for ours, theirs in zip(graph(inputs), gradients(inputs), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    of_loop = (gru.weight_hh_l0, gru.bias_hh_l0, gru.gain_hh)
+    arguments = (torch.randn(L, B, 3 * H, generator=generator).double(), *of_loop)
+    torch.library.opcheck(gru_states, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_a_second_derivative_is_refused(generator):
