@@ -33,7 +33,7 @@ class FlatFunction:
     def __init__(
         self, module: nn.Module, params: list[nn.Parameter], function: Callable[..., Any]
     ) -> None:
-        self._bound = _Bound(module, function)
+        self._bound = Bound(module, function)
         state = {**dict(self._bound.named_parameters()), **dict(self._bound.named_buffers())}
         trained = {id(p) for p in params}
         self._trained = {name: id(tensor) in trained for name, tensor in state.items()}
@@ -92,8 +92,8 @@ def _place(module: nn.Module, name: str) -> tuple[dict[str, Any], str]:
     return (owner._parameters if key in owner._parameters else owner._buffers), key
 
 
-class _Bound(nn.Module):
-    """A module that calls a function of another, for use with `functional_call`."""
+class Bound(nn.Module):
+    """A module that calls a function of another, `module`, for use with `functional_call`."""
 
     def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
         super().__init__()

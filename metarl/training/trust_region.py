@@ -19,6 +19,7 @@ from metarl.rl.conjugate_gradient import CGResult, conjugate_gradient, solve_by_
 from metarl.rl.fisher import fisher_product, flatten, unflatten
 from metarl.rl.policy_inputs import PolicyInputs
 from metarl.rl.policy_learner import PolicyLearner
+from metarl.training.captured_trust_region import CapturedTrustRegion, search_metrics
 from metarl.training.compilation import Capture, CompiledFunction, CompiledProduct
 from metarl.training.meta_gradient import MetaGradient
 from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
@@ -134,13 +135,35 @@ class TrustRegionUpdate(OuterUpdate):
             self._outcome_of_chunk = CompiledFunction(
                 Capture(learner, [], lambda _, chunk: self._loss_and_divergence(chunk))
             )
+        self._captured = self._capturing()
         self._graphed_step = self.gradient.captured("natural gradients", self._step_of_all)
         self._graphed_outcome = self.gradient.captured(
             "line searches", lambda _, chunk: self._loss_and_divergence(chunk)
         )
 
+    def _capturing(self) -> CapturedTrustRegion | None:
+        if self.gradient.graphed is None or ranks.count() > 1:
+            return None
+        return CapturedTrustRegion(
+            self.gradient,
+            lambda leaves, g, inputs: self._step_of_all(leaves, g, self._thinned(inputs)[0]),
+            self._outcome_of_chunk,
+            self.settings.max_kl, self.settings.backtrack_ratio, self.settings.max_backtracks,
+        )  # fmt: skip
+
     def __call__(self, inputs: PolicyInputs, iteration: int) -> MetaResult:
         del iteration
+        captured, tasks = self._captured, inputs.tasks.num_tasks
+        if captured is None or not graphs_allowed():
+            return self._by_host(inputs)
+        return self.gradient.fitting(
+            lambda size: captured(inputs) if (size or tasks) >= tasks else self._by_host(inputs),
+            self.gradient.settings_chunk_size(),
+            tasks,
+        )
+
+    def _by_host(self, inputs: PolicyInputs) -> MetaResult:
+        """Takes the step in chunks of tasks; the host decides which try is accepted."""
         result, norm, finite = self.gradient(inputs)
         metrics = dict(result.metrics)
         if finite:
@@ -269,11 +292,7 @@ class TrustRegionUpdate(OuterUpdate):
         if not accepted:
             for p, old in zip(self.params, before, strict=True):
                 p.copy_(old)
-        return {
-            "meta/line_search/accepted": torch.tensor(float(accepted)),
-            "meta/line_search/tries": torch.tensor(tries + 1.0),
-            "meta/kl": divergence if accepted else torch.zeros(()),
-        }
+        return search_metrics(accepted, tries + 1, divergence)
 
     def _mean_loss_and_divergence(self, inputs: PolicyInputs) -> tuple[Tensor, Tensor]:
         """Returns loss and divergence of the adapted policies, mean over the tasks.

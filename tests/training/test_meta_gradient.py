@@ -85,7 +85,9 @@ def test_policies():
 @pytest.mark.parametrize("support", [2, None])
 def test_trust_regions(support):
     family, training = Navigation2D(horizon=5), TrainingSettings(meta_batch_size=TASKS)
-    settings = TrustRegionSettings(fisher_trajectories=2, fisher_support=support, damping=0.01)
+    settings = TrustRegionSettings(
+        fisher_trajectories=2, fisher_support=support, damping=0.01, cg_iterations=4
+    )
     parameters, recorder = [], Recorder()
     for driver in (recorder, None):
         learner = policy_learner(family)
@@ -96,8 +98,8 @@ def test_trust_regions(support):
             result = update(inputs, iteration)
             assert result.metrics["meta/line_search/accepted"] == 1
         parameters.append(torch.cat([p.detach().flatten() for p in learner.parameters()]))
-    torch.testing.assert_close(parameters[0], parameters[1], rtol=1e-3, atol=1e-5)
-    assert recorder.captures == 3  # the gradient, the step, a try of the line search
+    assert torch.equal(*parameters)
+    assert recorder.captures <= 2  # the step with its first try, a further try if needed
 
 
 @pytest.mark.gpu
