@@ -2,6 +2,7 @@
 
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 
 class Recorder:
@@ -48,3 +49,17 @@ class Refusing:
 
     def capture(self, body, inputs, generator=None):
         raise RuntimeError("operation not permitted when stream is capturing")
+
+
+class CountedReads(TorchFunctionMode):
+    """Counts what makes the host wait for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Runs an operation, and counts it if it reads a number."""
+        names = ("item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__float__", "__int__")
+        self.count += func in [getattr(torch.Tensor, name) for name in names]
+        return func(*args, **(kwargs or {}))

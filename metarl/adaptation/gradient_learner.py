@@ -69,6 +69,7 @@ class GradientLearner(SupervisedLearner):
         self.adaptation = adaptation
         self.model = adaptation.network
         self.rule = adaptation.rule
+        self.stores_in_buffers = adaptation.unroll is None
         self._frozen = Frozen(adaptation)
         self.loss = chosen("loss", loss, adaptation.loss) or task_loss
         self.outer_loss = chosen("outer_loss", outer_loss, adaptation.outer_loss)

@@ -90,11 +90,15 @@ class Learner(nn.Module, ABC):
             included; None where tasks have no environment.
         collects_own: Whether `collect` returns the inputs of this rank's tasks only
             (`metarl.ranks.own`); if not, training takes them from those of all tasks.
+        stores_in_buffers: Whether `after_update` changes nothing but buffers. Training on a GPU can
+            then take it back later, if a number was not finite, and does not wait in every
+            iteration to know that.
     """
 
     collects_own: bool = False
     transduces: bool = True
     environment_steps: int | None = None
+    stores_in_buffers: bool = False
 
     @abstractmethod
     def collect(self, tasks: Any, generator: torch.Generator, iteration: int) -> Any:

@@ -103,7 +103,7 @@ class CapturedTrustRegion:
         """
         assert self._start is not None and self._further is not None
         self._gradient.check()
-        params = self._gradient.params
+        params: list[Tensor] = list(self._gradient.params)
         start: Start = self._start(inputs, self._gradient.total_tasks(inputs))
         result, norm, _, step, (new, accepted, divergence) = start
         torch._foreach_copy_(params, new)

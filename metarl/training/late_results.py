@@ -1,4 +1,4 @@
-"""Results of meta-iterations whose finiteness the host reads later, without waiting for a GPU."""
+"""Results of meta-iterations that the host reads later, without waiting for a GPU meanwhile."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metarl.adaptation.learner import Learner
 from metarl.training.outer_update import MetaResult
 
 BETWEEN_READS = 16
@@ -89,3 +90,32 @@ class LateResults:
         """Reads a flag; `aside`, not behind the iterations that are queued on the device."""
         with torch.cuda.stream(self._stream if aside else None):
             return bool(unread.result.finite)
+
+
+@torch.no_grad()
+def store_if_finite(learner: Learner, result: MetaResult) -> None:
+    """Calls the learner's `after_update`; on the device, takes it back if a number is not finite.
+
+    Args:
+        learner: If `result.finite` is on the device, one that stores in buffers only, or whose
+            carry is empty.
+        result: A result; if the host knows of it, one that is finite.
+    """
+    finite = result.finite
+    if isinstance(finite, bool) or not result.carry:
+        learner.after_update(result.carry)
+        return
+    before = [buffer.clone() for buffer in learner.buffers()]
+    learner.after_update(result.carry)
+    for buffer, old in zip(learner.buffers(), before, strict=True):
+        buffer.copy_(torch.where(finite, buffer, old))
+
+
+def read_means(values: dict[str, Tensor]) -> dict[str, float]:
+    """Returns the mean of each value, by its tag; waits once for each device."""
+    means = {tag: value.mean().double() for tag, value in values.items()}
+    found: dict[str, float] = {}
+    for device in {mean.device for mean in means.values()}:
+        tags = [tag for tag, mean in means.items() if mean.device == device]
+        found |= zip(tags, torch.stack([means[tag] for tag in tags]).tolist(), strict=True)
+    return {tag: found[tag] for tag in values}

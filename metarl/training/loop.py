@@ -34,7 +34,7 @@ from metarl.runs.silent import logger_of_rank, silent_console
 from metarl.tasks.base import TaskSource
 from metarl.training.captured_tasks import CapturedTasks
 from metarl.training.divergence import not_finite_message
-from metarl.training.late_results import LateResults
+from metarl.training.late_results import LateResults, read_means, store_if_finite
 from metarl.training.learner_file import LearnerFile
 from metarl.training.meta_step import MetaStep, default_update
 from metarl.training.optimizers import OptimizerFactory, SchedulerFactory
@@ -233,7 +233,7 @@ class OuterLoop:
         result = self.update(inputs, self.iteration)
         self._results.add(self.iteration, before, result)
         self._check_finite(wait=False)
-        self.learner.after_update(result.carry)
+        store_if_finite(self.learner, result)
         return result
 
     def _check_finite(self, *, wait: bool = True) -> None:
@@ -300,9 +300,8 @@ class OuterLoop:
         return f"The last good checkpoint is {good}."
 
     def _log(self, result: MetaResult) -> dict[str, float]:
-        scalars = {tag: value.mean().item() for tag, value in result.metrics.items()}
-        scalars["meta/loss"] = result.losses.mean().item()
-        scalars["meta/grad_norm"] = result.grad_norm.item()
+        values = {"meta/loss": result.losses, "meta/grad_norm": result.grad_norm}
+        scalars = read_means({**result.metrics, **values})
         rate = self.update.rate(self.iteration - 1)
         if rate is not None:
             scalars["meta/outer_lr"] = rate

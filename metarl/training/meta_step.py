@@ -117,7 +117,7 @@ class MetaStep(OuterUpdate):
     def _on_device(self, update: Update) -> MetaResult:
         """Returns the result of an update; reads its flag where the learner needs to know it."""
         (losses, metrics, carry), norm, finite = update
-        if self._reads_late and not carry:
+        if self._reads_late and (not carry or self.gradient.learner.stores_in_buffers):
             return MetaResult(losses, metrics, carry, norm, finite)
         is_finite = bool(finite)
         if not is_finite:

@@ -47,7 +47,8 @@ class OuterUpdate(ABC):
         """Lets the host read `finite` iterations later, where the update allows it.
 
         From the first result on that is not finite, no update changes the parameters or the state,
-        and no result is finite, until this function is called again.
+        and no result is finite, until this function is called again. What such a result carries
+        goes to the learner by `store_if_finite`.
         """
         return
 

@@ -133,7 +133,7 @@ def test_epochs_of_policies():
 
 
 @pytest.mark.slow
-def test_moments_of_metric_learners_are_read_at_once():
+def test_metric_learners_do_not_wait_for_their_moments():
     glyphs, ends = Glyphs(3, 2, 2, alphabets=4, characters=4, drawings=6), []
     for driver in (Recorder(), None):
         generator = torch.Generator().manual_seed(0)
@@ -143,7 +143,8 @@ def test_moments_of_metric_learners_are_read_at_once():
         for i in range(4):
             inputs = learner.collect(glyphs.sample(2, generator), generator, i)
             result = step(inputs, i)
-            assert result.finite is True  # else the moments would take over its numbers
+            at_once = driver is None or i == 0  # the first step makes the optimiser's state
+            assert isinstance(result.finite, bool) == at_once and bool(result.finite)
             learner.after_update(result.carry)
         ends.append(learner.state_dict())
     torch.testing.assert_close(*ends)

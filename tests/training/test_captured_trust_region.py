@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from metarl_envs.navigation import Navigation2D
-from torch.overrides import TorchFunctionMode
 
 from metarl import adaptation
 from metarl.cuda_graphs import CudaDriver, allow_graphs
@@ -17,7 +16,7 @@ from metarl.training import TrainingSettings, compilation
 from metarl.training.trust_region import TrustRegionSettings, TrustRegionUpdate
 from metarl.trees import to_device
 from tests.devices import on_cuda
-from tests.graph_recorder import Recorder, Refusing
+from tests.graph_recorder import CountedReads, Recorder, Refusing
 
 FAMILY = Navigation2D(horizon=5)
 TASKS = 4
@@ -190,20 +189,6 @@ def test_numbers_that_are_not_finite_change_nothing_and_name_their_task():
         assert not torch.equal(parameters(learner), before)
     for ours, theirs in zip(*results, strict=True):
         assert_same(ours, theirs)
-
-
-class CountedReads(TorchFunctionMode):
-    """Counts what makes the host wait for a GPU."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        """Runs an operation, and counts it if it reads a number."""
-        names = ("item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__float__", "__int__")
-        self.count += func in [getattr(torch.Tensor, name) for name in names]
-        return func(*args, **(kwargs or {}))
 
 
 def test_the_host_reads_once_for_each_try():

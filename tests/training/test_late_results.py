@@ -7,29 +7,38 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from metarl.errors import NonFiniteError
+from metarl.learners.metric.metric_learner import MetricLearner
 from metarl.runs.checkpoints import load_checkpoint
 from metarl.tasks import Sine
 from metarl.training import OuterLoop, TrainingSettings
-from metarl.training.late_results import BETWEEN_READS, MOST_UNREAD, LateResults
+from metarl.training.late_results import (
+    BETWEEN_READS,
+    MOST_UNREAD,
+    LateResults,
+    read_means,
+    store_if_finite,
+)
 from metarl.training.meta_step import MetaStep
 from metarl.training.outer_update import MetaResult
 from metarl.trees import map_tensors
 from tests.devices import on_cuda
-from tests.graph_recorder import Recorder
+from tests.graph_recorder import CountedReads, Recorder
+from tests.test_all_algorithms import build, tasks_of
 from tests.training.test_captured_iteration import RATE, maml
 from tests.training.test_loop import NotANumber, Tasks
 
 
-def loop(folder, iterations=12, tasks=None, resume=None, late=True, **changes):
+def loop(folder, iterations=12, tasks=None, resume=None, late=True, learner=None, **changes):
     settings = TrainingSettings(
         **{
             "iterations": iterations, "meta_batch_size": 3, "outer_lr": RATE, "log_every": 100,
             "eval_every": 0, "checkpoint_every": 100, **changes,
         }
     )  # fmt: skip
-    learner = maml()
+    learner = learner or maml()
     update = MetaStep(learner, settings, driver=Recorder() if late else None)
     return OuterLoop(learner, tasks or Sine(6, 6), settings, folder, update=update, resume=resume)
 
@@ -59,6 +68,82 @@ def test_a_loss_that_is_not_finite_is_found_late_and_loses_nothing(every, tmp_pa
     torch.testing.assert_close(*found, rtol=0, atol=0)
     resumed = loop(tmp_path / "True", 8, resume=run.checkpoints.latest())
     assert resumed.run().finished
+
+
+class Spoiled(Tasks):
+    """Tasks with a support set that is not a number in task 2 of the sixth batch."""
+
+    def __init__(self, tasks):
+        super().__init__()
+        self.tasks = tasks
+
+    def sample(self, num_tasks, generator):
+        self.count += 1
+        tasks = self.tasks.sample(num_tasks, generator)
+        if self.count == 6:
+            tasks.support.inputs.view(num_tasks, -1)[2] = math.nan
+        return tasks
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["reptile", *(pytest.param(n, marks=pytest.mark.slow) for n in ("prototypical", "mann"))],
+)
+def test_what_learners_carry_on_is_taken_back_late(name, tmp_path):
+    found, problem = [], "sine" if name == "reptile" else "glyphs"
+    settings = {"optimizer": "sgd", "outer_lr": 0.5} if name == "reptile" else {}
+    for late in (False, True):
+        learner, tasks = build(name, problem)[0], Spoiled(tasks_of(problem))
+        run = loop(tmp_path / str(late), 9, tasks, late=late, learner=learner, **settings)
+        with pytest.raises(NonFiniteError, match=r"meta-iteration 5, task\(s\) 2\. .*step_000005"):
+            run.run()
+        assert tasks.count == (9 if late else 6)  # iterations that were begun
+        found.append(ends(run))
+    torch.testing.assert_close(*found)
+
+
+class Storing(MetricLearner):
+    """Stores in buffers: in the memory of one, in place of another."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.register_buffer("changed", torch.ones(2))
+        self.register_buffer("replaced", torch.zeros((), dtype=torch.int64))
+
+    def after_update(self, carry):
+        self.changed.lerp_(carry["x"].mean(0), 0.5)
+        self.replaced = self.replaced + 1
+
+
+def test_what_is_not_finite_is_not_stored():
+    learner, carried = (
+        Storing(),
+        result(torch.tensor(True))._replace(carry={"x": torch.zeros(3, 2)}),
+    )
+    spoiled = carried._replace(
+        finite=torch.tensor(False), carry={"x": torch.full((3, 2), math.nan)}
+    )
+    for each, stored in (
+        (spoiled, 0),
+        (carried, 1),
+        (spoiled, 1),
+        (carried._replace(finite=True), 2),
+    ):
+        store_if_finite(learner, each)
+        assert learner.changed.tolist() == [0.5**stored] * 2
+        assert int(learner.replaced) == stored
+
+
+def test_means_are_read_together():
+    generator = torch.Generator().manual_seed(0)
+    values = {f"v{k}": torch.randn(7, generator=generator) for k in range(5)}
+    values |= {"one": torch.tensor(0.1), "double": torch.tensor([0.1, 0.7], dtype=torch.double)}
+    with CountedReads() as reads:
+        found = read_means(values)
+    assert reads.count == 1
+    assert found == {tag: value.mean().item() for tag, value in values.items()}
+    assert list(found) == list(values)
+    assert read_means({}) == {}
 
 
 class Failing(NotANumber):

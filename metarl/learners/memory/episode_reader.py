@@ -74,6 +74,7 @@ class EpisodeReader(SupervisedLearner):
     """
 
     transduces = False
+    stores_in_buffers = True
 
     def __init__(
         self,

@@ -54,6 +54,8 @@ class StreamReader(Learner):
         augment: Augments the training images [T, N, C, H, W]; None: no augmentation.
     """
 
+    stores_in_buffers = True
+
     def __init__(
         self,
         embedding: Embedding,

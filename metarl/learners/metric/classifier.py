@@ -61,6 +61,7 @@ class FeatureClassifier(SupervisedLearner):
     """
 
     transduces = False
+    stores_in_buffers = True
 
     def __init__(
         self,

@@ -69,6 +69,7 @@ class MetricLearner(SupervisedLearner):
     """
 
     transduces = False
+    stores_in_buffers = True
 
     def __init__(
         self,

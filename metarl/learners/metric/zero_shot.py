@@ -77,6 +77,7 @@ class ZeroShotPrototypes(SupervisedLearner):
     """
 
     transduces = False
+    stores_in_buffers = True
 
     def __init__(
         self,
