@@ -31,17 +31,33 @@ class ControlLearner(Learner):
     """Interface of learners that adapt on rollouts and are evaluated by their returns.
 
     Attributes:
-        environment_steps: Environment steps that training has taken so far, those of adaptation
-            included.
         worlds: The environments in which it acts; None if they cannot be observed.
         plays_trials: Whether an adaptation step is one more episode of a trial.
         learns_in_evaluation: Whether an evaluation trains from scratch, which takes long.
     """
 
-    environment_steps: int = 0
     worlds: Worlds | None = None
     plays_trials: bool = False
     learns_in_evaluation: bool = False
+    _steps_read: int = 0
+    _steps_unread: Tensor | None = None
+
+    @property
+    def environment_steps(self) -> int:
+        """Environment steps that training has taken so far, those of adaptation included."""
+        if self._steps_unread is not None:
+            self._steps_read += int(self._steps_unread)
+            self._steps_unread = None
+        return self._steps_read
+
+    @environment_steps.setter
+    def environment_steps(self, steps: int) -> None:
+        self._steps_read, self._steps_unread = steps, None
+
+    def count_steps(self, steps: Tensor) -> None:
+        """Adds environment steps, [*] int64; a GPU is not waited for until somebody asks."""
+        before = self._steps_unread
+        self._steps_unread = steps.sum() if before is None else before + steps.sum()
 
     def performance(self) -> dict[str, float]:
         return {} if self.worlds is None else self.worlds.measured()

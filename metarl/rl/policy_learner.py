@@ -149,7 +149,7 @@ class PolicyLearner(ControlLearner):
 
     def after_update(self, carry: dict[str, Any]) -> None:
         """Counts the environment steps, updates the units, and carries the rule's state on."""
-        self.environment_steps += int(carry["environment_steps"].sum())
+        self.count_steps(carry["environment_steps"])
         if self.policy.units is not None and "moments" in carry:
             self.policy.units.update(carry["moments"])
         if self.rule.carries:

@@ -12,6 +12,7 @@ from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.sim import make_family
 from metarl.trees import cut_tasks, map_tensors
+from tests.graph_recorder import CountedReads
 from tests.rl.differences import check_gradient
 
 FAMILY = Navigation2D(horizon=6)
@@ -222,9 +223,11 @@ def test_environment_steps_of_training_are_counted_and_carried(chunk):
     assert 0 < taken <= 3 * T * N * 6
     results = [learner(part) for part in cut_tasks(inputs, chunk)]
     assert learner.environment_steps == 0  # looking at rollouts again takes none
-    for result in results:
-        learner.after_update(result.carry)
-    assert learner.environment_steps == taken
+    with CountedReads() as reads:
+        for result in results:
+            learner.after_update(result.carry)
+    assert reads.count == 0  # a GPU is not waited for
+    assert learner.environment_steps == learner.environment_steps == taken
     list(learner.returns(inputs.tasks, 1, torch.Generator()))  # evaluation is not training
     other = make()
     other.load_extra_state(learner.extra_state())

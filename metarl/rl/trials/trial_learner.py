@@ -114,4 +114,4 @@ class TrialLearner(ControlLearner):
 
     def after_update(self, carry: dict[str, Any]) -> None:
         """Counts the environment steps of the trials."""
-        self.environment_steps += int(carry["environment_steps"].sum())
+        self.count_steps(carry["environment_steps"])
