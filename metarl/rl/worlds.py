@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -40,7 +40,7 @@ class Worlds:
         self.family = family
         self.observe_task = observe_task
         self._envs: dict[tuple[int, torch.device], TensorVectorEnv] = {}
-        self._captured: dict[tuple[int, Policy], CapturedRollouts | CapturedSteps] = {}
+        self._captured: dict[tuple[int, Any], Any] = {}
         self._observer: Observer | None = None
 
     def get(self, noise: RolloutNoise) -> TensorVectorEnv:
@@ -111,7 +111,6 @@ class Worlds:
 
     def _run(self, policy: Policy, params: Params, tasks: Tasks, noise: RolloutNoise) -> Rollouts:
         env = self.get(noise)
-        key = (id(env), policy)
         if can_capture(env):
             assert isinstance(env, TorchVectorEnv)
             make = partial(CapturedRollouts, env, policy)
@@ -120,9 +119,20 @@ class Worlds:
             make = partial(CapturedSteps, env, policy)
         else:
             return collect(env, policy, params, tasks, noise)
+        return self.captured(env, policy, make)(params, tasks, noise)
+
+    def captured(self, env: TensorVectorEnv, agent: Any, make: Callable[[], Any]) -> Any:
+        """Returns what captures the steps of an agent in one of these environments.
+
+        Args:
+            env: An environment that `get` returned.
+            agent: What acts in it.
+            make: Makes it on first use.
+        """
+        key = (id(env), agent)
         if key not in self._captured:
             self._captured[key] = make()
-        return self._captured[key](params, tasks, noise)
+        return self._captured[key]
 
     def join(self, parts: list[T], num_tasks: int) -> T:
         """Joins what was made of the parts of `each`: tensors [1, 1, *] become [T, N, *]."""

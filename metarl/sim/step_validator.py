@@ -43,8 +43,9 @@ class StepValidator:
         images: Whether observations are images of bytes, which are recorded as such.
 
     Attributes:
-        suspicion: Whether a value of the last episode may be invalid, a bool tensor, if
-            `check_episode` was called while operations were captured; else None.
+        suspicion: Whether a value may be invalid of those that were checked while operations were
+            captured, by `check` since `clear` or by the last `check_episode`; a bool tensor, or
+            None.
     """
 
     suspicion: Tensor | None = None
@@ -63,9 +64,10 @@ class StepValidator:
         self.clear()
 
     def clear(self) -> None:
-        """Discards all recorded resets and steps."""
+        """Discards all recorded resets and steps, and the suspicion."""
         self._steps: list[_Step] = []
         self._resets: list[_Reset] = []
+        self.suspicion = None
 
     def record_reset(self, tasks: Tasks, observation: Tensor) -> None:
         """Records the observations after a reset, [W, O], and checks when there are many."""
@@ -92,17 +94,24 @@ class StepValidator:
     def check(self) -> None:
         """Checks all recorded values, and discards them.
 
+        While operations are captured, it only computes `suspicion`.
+
         Raises:
             SimulationError: A value was not finite or an action not in the space.
         """
-        resets, steps = self._resets, self._steps
+        resets, steps, earlier = self._resets, self._steps, self.suspicion
         self.clear()
         if not resets and not steps:
+            self.suspicion = earlier
             return
         observations = torch.stack([s.observation for s in (*resets, *steps)])
         actions = torch.stack([s.actions for s in steps]) if steps else None
         rewards = torch.stack([s.reward for s in steps]) if steps else None
-        if self._suspicion(observations, actions, rewards):
+        suspicious = self._suspicion(observations, actions, rewards)
+        if is_capturing():
+            self.suspicion = suspicious if earlier is None else earlier | suspicious
+            return
+        if suspicious:
             self._check_resets(resets)
             self._check_steps(steps)
 

@@ -35,8 +35,12 @@ class TorchVectorEnv(TensorVectorEnv):
 
     @property
     def suspicion(self) -> Tensor | None:
-        """Whether a value of the last captured episode may be invalid; see `StepValidator`."""
+        """Whether a value of the last captured episodes may be invalid; see `StepValidator`."""
         return self._validator.suspicion
+
+    def clear_checks(self) -> None:
+        """Discards what was not checked yet: `suspicion` is that of what follows."""
+        self._validator.clear()
 
     def start(self, noise: Tensor, mask: Tensor | None) -> WorldState:
         fresh = self.family.reset(self._tasks, noise)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,12 +12,16 @@ from torch import Tensor
 
 from metarl import ranks
 from metarl.chunks import FittingChunks
+from metarl.rl.captured_rollouts import can_capture
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.rollouts import RolloutNoise
+from metarl.rl.trials.captured_trials import CapturedTrials
 from metarl.rl.trials.play import Agent, Trials, draw_trial_noise, play
+from metarl.rl.trials.trial_policy import TrialPolicy
 from metarl.rl.units import Units
 from metarl.rl.worlds import Worlds, check_policy_type
-from metarl.sim.family import ControlTasks, TaskFamily
+from metarl.sim.family import ControlTasks, TaskFamily, Tasks
+from metarl.sim.torch_engine import TorchVectorEnv
 from metarl.tasks.batches import parameter_type
 
 
@@ -84,12 +89,21 @@ class TrialLearner(ControlLearner):
 
         def played(chunk: ControlTasks, numbers: RolloutNoise) -> Trials:
             parts = [
-                play(self.worlds.get(draws), self.agent, values, draws, self.units, self.keeps_next)
+                self._played(values, draws)
                 for _, values, draws in self.worlds.each(chunk.values, numbers)
             ]
             return self.worlds.join(parts, chunk.num_tasks)
 
         return self._fitting.map(played, (tasks, noise), self.task_chunk_size, tasks.num_tasks)
+
+    def _played(self, tasks: Tasks, noise: RolloutNoise) -> Trials:
+        """Plays the trials of `noise` at once; as a graph where they can be one."""
+        env, agent = self.worlds.get(noise), self.agent
+        if not (isinstance(agent, TrialPolicy) and can_capture(env)):
+            return play(env, agent, tasks, noise, self.units, self.keeps_next)
+        assert isinstance(env, TorchVectorEnv)
+        make = partial(CapturedTrials, env, agent, self.keeps_next)
+        return self.worlds.captured(env, agent, make)(tasks, noise)
 
     def measures(
         self,
