@@ -88,6 +88,9 @@ class ModuleEmbedding(Embedding):
             )
         return features
 
+    def prepare(self, inputs: Tensor, mask: Tensor | None = None) -> None:
+        self.model.prepare(inputs, mask)
+
     def draw_noise(self, generator: torch.Generator, num_tasks: int) -> Tensor | None:
         """Draws the seeds of dropout, [T] int64; None without dropout."""
         return self.model.draw_noise(generator, num_tasks)

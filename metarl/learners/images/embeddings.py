@@ -79,6 +79,10 @@ class Embedding(nn.Module, ABC):
             return nullcontext()
         return torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False)
 
+    def prepare(self, inputs: Tensor, mask: Tensor | None = None) -> None:
+        """Sees the inputs [T, N, *input] of a meta-iteration, and their mask, before all else."""
+        del inputs, mask
+
     def draw_noise(self, generator: torch.Generator, num_tasks: int) -> Tensor | None:
         """Draws what dropout needs in training, [T, *], the argument `noise` of `forward`.
 

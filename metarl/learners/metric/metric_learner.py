@@ -106,6 +106,7 @@ class MetricLearner(SupervisedLearner):
             )
             tasks = TaskBatch(support, query, tasks.info)
         order = self._draw_order(tasks.support, generator)
+        self.embedding.prepare(tasks.query.inputs, tasks.query.mask)
         noise = self.embedding.draw_noise(generator, tasks.num_tasks)
         return MetricInputs(tasks, way, order, noise)
 

@@ -37,6 +37,7 @@ class Choice:
         route: Runs it.
         mixes_examples: Whether the output for an example depends on the others of its batch.
         activation: Numbers of the largest activation of an example.
+        drops: Whether a dropout is active, other than that of recurrent layers.
         explanation: The choice, its reason and its cost, in a line.
     """
 
@@ -44,6 +45,7 @@ class Choice:
     route: Route
     mixes_examples: bool
     activation: int
+    drops: bool
     explanation: str
 
 
@@ -82,7 +84,8 @@ def choose(
     unchecked = "" if sample.exact else " (derivatives not checked: it does not run in float64)"
     name = type(net).__name__
     text = f"{name}: {reason}; {COST[kind]}{unchecked}."
-    return Choice(kind, route, expected.mixes_examples, expected.traits.activation, text)
+    size = expected.traits.activation
+    return Choice(kind, route, expected.mixes_examples, size, expected.drops, text)
 
 
 def _first_right(

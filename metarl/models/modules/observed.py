@@ -15,18 +15,38 @@ from torch.utils._pytree import tree_flatten
 from metarl.models.modules.attention import scaled_dot_product_attention
 from metarl.models.modules.interception import DROPOUTS, RANDOM, refuse_random
 
+RATES = {
+    **dict.fromkeys(DROPOUTS, (1, "p", 0.5)),
+    F.scaled_dot_product_attention: (4, "dropout_p", 0.0),
+    F.multi_head_attention_forward: (10, "dropout_p", 0.0),
+}
+"""Functions with dropout -> place, name and default of its probability."""
 STOPS = frozenset({Tensor.detach, Tensor.detach_, Tensor.data.__get__})  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class PlainRun(TorchFunctionMode):
-    """Leaves dropout out, and refuses random numbers."""
+    """Leaves dropout out, and refuses random numbers.
+
+    Attributes:
+        drops: Whether a dropout that is left out would have dropped anything.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drops = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls `func`, unless it is a dropout."""
         del types
         kwargs = kwargs or {}
+        if func in RATES:
+            values = dict(enumerate(args)) | kwargs
+            place, name, default = RATES[func]
+            rate = values.get(name, values.get(place, default))
+            is_active = kwargs.get("training", values.get(2, True) if func in DROPOUTS else True)
+            self.drops |= bool(is_active) and rate > 0
         if func in DROPOUTS:
-            return args[0]
+            return args[0] if args else kwargs["input"]
         if func in RANDOM:
             refuse_random(func)
         if func is F.multi_head_attention_forward:

@@ -93,12 +93,14 @@ class Reference:
         flat: Outputs and gradients as `Sample.flat_results` gives them.
         mixes_examples: Whether the output for an example depends on the others.
         traits: What the module does.
+        drops: Whether a dropout is active.
         run: Runs the tasks one after the other with parameters [T, *shape] by name.
     """
 
     flat: Tensor
     mixes_examples: bool
     traits: Traits
+    drops: bool
     run: Callable[[dict[str, Tensor]], list[Tensor]]
 
 
@@ -175,7 +177,7 @@ def reference(net: nn.Module, sample: Sample) -> Reference:
         if isinstance(layer, nn.RNNBase):
             layer.dropout = 0.0
     name = type(net).__name__
-    with PlainRun():
+    with PlainRun() as seen:
         first, traits = _checked_run(plain, sample, name)
         mixes = _mixes_examples(plain, sample, first, traits.tolerance, name)
 
@@ -188,7 +190,7 @@ def reference(net: nn.Module, sample: Sample) -> Reference:
             return [torch.stack(column) for column in zip(*results, strict=True)]
 
         flat = sample.flat_results(run)
-    return Reference(flat, mixes, traits, run)
+    return Reference(flat, mixes, traits, seen.drops, run)
 
 
 def _checked_run(plain: nn.Module, sample: Sample, name: str) -> tuple[list[Tensor], Traits]:

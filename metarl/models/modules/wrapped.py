@@ -158,8 +158,13 @@ class ModuleModel(Model):
         return None if choice is None else choice.activation
 
     def draw_noise(self, generator: torch.Generator, num_tasks: int) -> Tensor | None:
-        """Draws the seeds of dropout, [T] int64; None if no dropout is in training mode."""
-        if not any(_drops(m) for m in self.modules()):
+        """Draws the seeds of dropout, [T] int64; None if no dropout is in training mode.
+
+        `prepare` has seen whether `forward` calls functions such as `F.dropout`.
+        """
+        structure = self._structure()
+        called = any(c.drops for key, c in self._choices.items() if key[0] == structure)
+        if not called and not any(_drops(m) for m in self.modules()):
             return None
         high = 2**62
         shape = (num_tasks,)
@@ -188,9 +193,8 @@ class ModuleModel(Model):
     def _choice(self, inputs: Tensor, mask: Tensor | None) -> Choice:
         """Returns the way to run the module in its present structure and modes."""
         net = self.net
-        structure = tuple((id(m), m.training) for m in net.modules())
         # Whole numbers, also while a graph is captured with symbols for sizes.
-        key = (structure, tuple(map(int, inputs.shape[2:])), inputs.dtype, mask is not None)
+        key = (self._structure(), tuple(map(int, inputs.shape[2:])), inputs.dtype, mask is not None)
         found = self._choices.get(key)
         if found is not None:
             return found
@@ -206,6 +210,10 @@ class ModuleModel(Model):
                 self._choices[key] = choose(net, inputs, mask, check, self.way)
                 self._checked.add(key)
             return self._choices[key]
+
+    def _structure(self) -> tuple[tuple[int, bool], ...]:
+        """Returns the layers of the module and their modes."""
+        return tuple((id(m), m.training) for m in self.net.modules())
 
     def _newest(self) -> Choice | None:
         return next(reversed(self._choices.values()), None)

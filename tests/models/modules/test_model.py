@@ -10,6 +10,7 @@ from torch import nn
 
 from metarl.adaptation import ANIL, BOIL, MAML, GradientLearner, MAMLPlusPlus, Scratch, all_but
 from metarl.errors import SettingsError, ShapeError
+from metarl.learners import Prototypical
 from metarl.models import Statistics, from_module, task_params
 from metarl.models.modules.noise import dropout, pass_seeds, uniform
 from metarl.tasks import Examples, TaskBatch
@@ -114,6 +115,33 @@ def test_chunks_and_replays_see_the_same_masks(generator):
     assert (other - losses).abs().min() > 1e-4
     learner.eval()
     assert learner.collect(inputs.tasks, generator, 0).noise is None
+
+
+class CallsDropout(nn.Module):
+    """Drops units by a function; no layer says so."""
+
+    def __init__(self, attends: bool):
+        super().__init__()
+        self.first, self.second, self.attends = nn.Linear(3, 8), nn.Linear(8, 3), attends
+
+    def forward(self, x):
+        hidden = self.first(x)
+        if not self.attends:
+            return self.second(F.dropout(hidden, training=self.training))
+        x = hidden.unflatten(1, (2, 4))
+        rate = 0.5 if self.training else 0.0
+        return self.second(F.scaled_dot_product_attention(x, x, x, dropout_p=rate).flatten(1))
+
+
+@pytest.mark.parametrize("attends", [False, True])
+@pytest.mark.parametrize("make", [lambda net: GradientLearner(MAML(net)), Prototypical])
+def test_dropout_by_a_function_is_active_in_training(make, attends, generator):
+    learner = make(CallsDropout(attends))
+    tasks = draw_tasks(generator)
+    losses = [learner(learner.collect(tasks, generator, 0)).losses for _ in range(2)]
+    assert (losses[0] - losses[1]).abs().min() > 1e-5
+    learner.eval()
+    assert learner.collect(tasks, generator, 0).noise is None
 
 
 # Batch normalisation
