@@ -23,7 +23,9 @@ Form = Callable[..., Value]
 
 
 def unary(run: GraphRun, function: Any, value: Value, *args: Any, **kwargs: Any) -> Value:
-    """A function of each number alone; further arguments are no tensors."""
+    """A function of each number alone, or of tensors that broadcast, such as bounds."""
+    if any(isinstance(a, Tensor | Folded) for a in (*args, *kwargs.values())):
+        return pointwise(run, function, value, *args, **kwargs)
     if isinstance(value, Folded):
         return Folded(function(value.tensor, *args, **kwargs))
     return function(value, *args, **kwargs)
@@ -99,7 +101,9 @@ def extreme(run: GraphRun, function: Any, value: Value, *args: Any, **kwargs: An
 
 def pointwise(run: GraphRun, function: Any, *args: Any, **kwargs: Any) -> Value:
     """A function of several values that broadcast."""
-    return function(*aligned(*(run.plain(v) for v in args)), **kwargs)
+    values = aligned(*(run.plain(v) for v in (*args, *kwargs.values())))
+    named = dict(zip(kwargs, values[len(args) :], strict=True))
+    return function(*values[: len(args)], **named)
 
 
 def normalized(

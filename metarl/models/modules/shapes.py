@@ -17,14 +17,35 @@ def shifted(dim: Any) -> int:
 
 
 def aligned(*values: Any) -> list[Any]:
-    """Returns tensors [T, *] with as many dimensions each, so that those of a task broadcast."""
+    """Returns tensors [T, *] with as many dimensions each, so that those of a task broadcast.
+
+    A tensor without dimensions of a task, [T], does not promote the type of the others.
+    """
     most = max((v.dim() for v in values if isinstance(v, Tensor)), default=0)
+    if most > 1 and any(isinstance(v, Tensor) and v.dim() == 1 for v in values):
+        values = _unpromoted(values)
     return [
         v.view(v.shape[0], *[1] * (most - v.dim()), *v.shape[1:])
         if isinstance(v, Tensor) and v.dim() < most
         else v
         for v in values
     ]
+
+
+def _unpromoted(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns values in which tensors [T] have the types that numbers beside the others have."""
+    wide = None
+    for v in values:
+        if isinstance(v, Tensor) and v.dim() > 1:
+            wide = v.dtype if wide is None else torch.promote_types(wide, v.dtype)
+    assert wide is not None
+    result = []
+    for v in values:
+        if isinstance(v, Tensor) and v.dim() == 1:
+            kept = torch.result_type(torch.empty(1, dtype=wide), torch.empty((), dtype=v.dtype))
+            v = v if kept == torch.promote_types(wide, v.dtype) else v.to(kept)  # noqa: PLW2901
+        result.append(v)
+    return tuple(result)
 
 
 def concatenated(run: GraphRun, function: Any, tensors: Any, dim: int = 0) -> Value:

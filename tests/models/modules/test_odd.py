@@ -131,6 +131,55 @@ def test_autocast_is_kept(generator):
 # Attributes
 
 
+class Bounded(nn.Module):
+    """Calls functions of each number with further tensors, by position and by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv1d(1, 2, 2), nn.Linear(4, 3)
+        self.low, self.share = nn.Parameter(torch.zeros(2, 1)), nn.Parameter(torch.zeros(3))
+
+    def forward(self, x):
+        hidden = self.conv(x.unsqueeze(1)).clamp(min=self.low).flatten(1)
+        hidden = torch.clamp(self.linear(hidden), self.share - 0.1, self.share + 1)
+        return torch.lerp(hidden, x, weight=self.share.sigmoid())
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])  # TASKS of them broadcast to a wrong shape
+def test_further_tensors_of_functions_broadcast_per_task(count, generator):
+    torch.manual_seed(0)
+    model, x = from_module(Bounded()), draw(generator, count)
+    outputs = model(task_params(model, TASKS), x)
+    assert "all its layers have a form" in model.explain()
+    for t in range(TASKS):
+        torch.testing.assert_close(outputs[t], model.net(x[t]))
+    more = draw(generator, 5)
+    torch.testing.assert_close(model(task_params(model, TASKS), more)[0], model.net(more[0]))
+
+
+class Units(nn.Module):
+    """Standardises by numbers of NumPy, which are float64."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.register_buffer("mean", torch.tensor(0.3, dtype=torch.float64))
+        self.scale = torch.tensor(2.0, dtype=torch.float64)
+
+    def forward(self, x):
+        return self.linear(torch.where(x > self.mean, (x - self.mean) / self.scale, self.mean))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_without_dimensions_do_not_promote_types(dtype, generator):
+    net = Units()
+    net.linear.to(dtype)
+    model, x = from_module(net), draw(generator).to(dtype)
+    outputs = model(task_params(model, TASKS), x)
+    assert outputs.dtype == dtype and "all its layers have a form" in model.explain()
+    torch.testing.assert_close(outputs[0], net(x[0]))
+
+
 class Named(nn.Module):
     """Has layers and parameters with the names of the model's own attributes."""
 
