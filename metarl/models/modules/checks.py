@@ -88,6 +88,24 @@ def _check_signature(net: nn.Module) -> None:
         ) from error
 
 
+def check_rows(outputs: Any, inputs: Tensor, name: str) -> None:
+    """Checks the sizes of what a module returned for inputs [T, N, *input].
+
+    Raises:
+        ShapeError: A tensor is not [T, N, *].
+    """
+    tasks, count = inputs.shape[:2]
+    if not isinstance(count, int):  # a symbol while a graph for any size is captured
+        return
+    for leaf in tree_flatten(outputs)[0]:
+        if leaf.shape[:2] != (tasks, count):
+            raise ShapeError(
+                f"Expected {name} to return tensors [N, *] for a batch of N = {count} examples, "
+                f"got {tuple(leaf.shape[1:])}; if it calls `squeeze()`, name the dimension, such "
+                "as squeeze(-1): without one, it also removes that of a single example."
+            )
+
+
 def check_outputs(outputs: Any, count: int, name: str) -> None:
     """Checks what a module returns for a batch of N examples.
 

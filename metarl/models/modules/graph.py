@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
@@ -80,7 +81,7 @@ class GraphRoute:
             values[step.node] = step.compute(run, values)
             for old in dead:
                 del values[old]
-        return run_plain(run, map_arg(self._output, values.__getitem__))
+        return _of_python(run_plain(run, map_arg(self._output, values.__getitem__)))
 
     def _prepared(self, node: fx.Node) -> Compute:
         if node.op == "get_attr":
@@ -237,6 +238,15 @@ def _by_vmap(run: GraphRun, function: Any, args: Any, kwargs: Any) -> Value:
         return function(*own_args, **own_kwargs)
 
     return vmapped(one, [leaves[i] for i in places], run.here)
+
+
+def _of_python(value: Any) -> Any:
+    """Returns nested outputs with dicts and lists of Python, not those of `torch.fx`."""
+    if isinstance(value, immutable_dict):
+        return {name: _of_python(v) for name, v in value.items()}
+    if isinstance(value, immutable_list):
+        return [_of_python(v) for v in value]
+    return tuple(map(_of_python, value)) if type(value) is tuple else value
 
 
 def _dimensions(value: Value) -> int:

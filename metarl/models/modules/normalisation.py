@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metarl.errors import ShapeError
 from metarl.models.convolution import channel_moments
 from metarl.models.modules.passes import current_pass
 
@@ -38,7 +39,19 @@ def batch_norm(
 
 
 def moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the mean and biased variance of each channel of [N, C, *], each [C]."""
+    """Returns the mean and biased variance of each channel of [N, C, *], each [C].
+
+    Raises:
+        ShapeError: A channel has one value only, so that its output would always be 0.
+    """
+    count = inputs.numel()  # a symbol while a graph for any number of examples is captured
+    if isinstance(count, int) and count == inputs.shape[1]:
+        raise ShapeError(
+            "Expected more than one value per channel for a batch normalisation in training mode, "
+            "got a batch of one example: the outputs would not depend on its input. Give support "
+            "and query sets more examples, call .eval() of the layer to use its running "
+            "statistics, or use LayerNorm or GroupNorm."
+        )
     if inputs.dim() == 4:
         return channel_moments(inputs)
     dims = [d for d in range(inputs.dim()) if d != 1]

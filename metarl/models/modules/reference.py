@@ -15,9 +15,9 @@ from metarl.models.modules.checks import check_outputs
 from metarl.models.modules.observed import Activations, PlainRun, Watch, tensors_of
 from metarl.models.modules.skeleton import buffers_of, call, copied, parameters_of
 
-TASKS, ROWS = 3, 4
+TASKS, ROWS = 3, 4  # different, so that tasks do not broadcast to examples
 SEED = 0
-SPREAD = 0.1  # relative change of the weights from task to task
+SPREAD = 0.1  # relative change of the weights from task to task, and of repeated examples
 EXACT, ROUGH = 1e-7, 2e-3  # relative tolerances in float64 and in the module's own type
 ROUNDINGS, COARSE = 64, 0.05  # tolerance in rounding errors of a coarser type, and its limit
 
@@ -106,14 +106,14 @@ class Reference:
 
 def sample_of(net: nn.Module, inputs: Tensor, mask: Tensor | None) -> Sample:
     """Takes a few examples of a few tasks, and changes the weights of each task."""
-    rows = torch.arange(max(3, min(ROWS, inputs.shape[1]))) % inputs.shape[1]
+    rows = torch.arange(ROWS) % inputs.shape[1]
     tasks = torch.arange(TASKS) % inputs.shape[0]
     rows, tasks = rows.to(inputs.device), tasks.to(inputs.device)
     taken = inputs[tasks][:, rows]
     mask = None if mask is None else mask[tasks][:, rows]
     if taken.is_floating_point() and len(rows) > inputs.shape[1]:  # repeated: make them differ
-        scale = torch.linspace(1, 1.5, len(rows), device=inputs.device, dtype=taken.dtype)
-        taken = taken * scale.view(-1, *[1] * (taken.dim() - 2))
+        noise = torch.randn(taken.shape[1:], generator=torch.Generator().manual_seed(SEED))
+        taken = taken * (1 + SPREAD * noise.to(taken.device, taken.dtype))
     own = Sample(_varied(net, False), buffers_of(net), taken, mask, False)
     if inputs.device.type == "mps" or not _runs(net, own):
         return own

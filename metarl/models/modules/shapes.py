@@ -43,7 +43,7 @@ def _unpromoted(values: tuple[Any, ...]) -> tuple[Any, ...]:
     for v in values:
         if isinstance(v, Tensor) and v.dim() == 1:
             kept = torch.result_type(torch.empty(1, dtype=wide), torch.empty((), dtype=v.dtype))
-            v = v if kept == torch.promote_types(wide, v.dtype) else v.to(kept)  # noqa: PLW2901
+            v = v if kept == torch.promote_types(wide, v.dtype) else v.to(kept)
         result.append(v)
     return tuple(result)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metarl.errors import SettingsError
 from metarl.models.base import Adaptable, Fitting, Model, Params, Statistics
-from metarl.models.modules.checks import check_module, takes_mask
+from metarl.models.modules.checks import check_module, check_rows, takes_mask
 from metarl.models.modules.choice import Choice, Way, choose
 from metarl.models.modules.fresh import fresh_params
 from metarl.models.modules.noise import pass_seeds
@@ -136,6 +136,7 @@ class ModuleModel(Model):
         here = Pass(noise, recorded, owners=_owners(buffers))
         with Fitting(params, inputs):
             outputs = choice.route(self._with_aliases(params), buffers, inputs, mask, here)
+        check_rows(outputs, inputs, type(self.net).__name__)
         if statistics is not None and statistics.recording:
             for layer, mean, variance in here.moments:
                 statistics.record(layer, mean, variance)

@@ -180,6 +180,53 @@ def test_tensors_without_dimensions_do_not_promote_types(dtype, generator):
     torch.testing.assert_close(outputs[0], net(x[0]))
 
 
+class Squeezes(nn.Module):
+    """Removes the dimension of a single example, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.linear(x).squeeze()
+
+
+def test_outputs_without_a_row_per_example_are_refused(generator):
+    model = from_module(Squeezes())
+    params = task_params(model, TASKS)
+    assert model(params, draw(generator)).shape == (TASKS, 4)
+    with pytest.raises(
+        ShapeError, match=r"batch of N = 1 examples, got \(\); if it calls `squeeze"
+    ):
+        model(params, draw(generator, 1))
+
+
+@pytest.mark.parametrize("way", ["task-batched", "vmap"])
+def test_batch_normalisation_of_one_value_is_refused(way, generator):
+    model = from_module(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), way=way)
+    params = task_params(model, TASKS)
+    with pytest.raises(ShapeError, match="more than one value per channel"):
+        model(params, draw(generator, 1))
+    model.eval()
+    model(params, draw(generator, 1))
+
+
+def test_outputs_are_containers_of_python():
+    class Outputs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return {"logits": self.linear(x), "hidden": [x, (x, {"x": x})]}
+
+    model = from_module(Outputs())
+    outputs = model(task_params(model, TASKS), torch.randn(TASKS, 4, 3))
+    assert "all its layers have a form" in model.explain()
+    assert type(outputs) is dict and type(outputs["hidden"]) is list
+    assert type(outputs["hidden"][1][1]) is dict
+
+
 class Named(nn.Module):
     """Has layers and parameters with the names of the model's own attributes."""
 
