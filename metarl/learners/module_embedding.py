@@ -80,8 +80,9 @@ class ModuleEmbedding(Embedding):
             moments.update(  # the keys of other embeddings are layers, too
                 {layers[n]: m for n, m in statistics.values.items()}  # pyright: ignore[reportArgumentType, reportCallIssue]
             )
-        if not isinstance(features, Tensor) or features.dim() < 3:
-            found = tuple(features.shape[1:]) if isinstance(features, Tensor) else type(features)
+        if not isinstance(features, Tensor) or features.dim() not in (3, 5):
+            is_tensor = isinstance(features, Tensor)
+            found = tuple(features.shape[1:]) if is_tensor else type(features).__name__
             raise ShapeError(
                 f"Expected features [N, D] or maps [N, D, H, W] of each example, got {found}; a "
                 "metric learner takes a network that returns one tensor of features."

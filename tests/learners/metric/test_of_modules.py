@@ -127,6 +127,9 @@ def test_what_is_refused(tasks, generator):
     tuples.forward = lambda x: (x, x)  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(ShapeError, match="returns one tensor of features"):
         Prototypical(tuples).embedding(tasks.query.inputs, {})
+    grouped = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (7, -1)))  # [N, 7, 112]
+    with pytest.raises(ShapeError, match="returns one tensor of features"):
+        Prototypical(grouped).embedding(tasks.query.inputs, {})
     norm = nn.BatchNorm2d(1, track_running_stats=False)
     with pytest.raises(SettingsError, match="track_running_stats=True"):
         Prototypical(norm).embedding(tasks.query.inputs, None)
