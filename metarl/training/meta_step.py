@@ -25,7 +25,9 @@ from metarl.training.optimizers import (
     OWN_SCHEDULES,
     OptimizerFactory,
     SchedulerFactory,
+    check_length,
     given_optimizer,
+    given_scheduler,
     make_optimizer,
     make_scheduler,
 )
@@ -79,8 +81,11 @@ class MetaStep(OuterUpdate):
                 f"Expected one schedule, got a `scheduler` and the schedule {settings.schedule}."
             )
         self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        make = scheduler or (lambda made: make_scheduler(made, settings))
-        self.scheduler = make(self.optimizer)
+        if scheduler is None:
+            self.scheduler = make_scheduler(self.optimizer, settings)
+        else:
+            self.scheduler = given_scheduler(scheduler, self.optimizer)
+        check_length(self.scheduler, settings.iterations)
         self._rate = self._base_rates[0]
         plain = optimizer is None and self.scheduler is None
         self._update = _plain_step(self.optimizer) if plain else _whole_step

@@ -159,6 +159,47 @@ def given_optimizer(
     return made
 
 
+def given_scheduler(make: SchedulerFactory, optimizer: torch.optim.Optimizer) -> Any:
+    """Returns the scheduler that a user's function makes of the optimiser.
+
+    Raises:
+        SettingsError: The function fails, or makes no scheduler of this optimiser.
+    """
+    try:
+        made = make(optimizer)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise SettingsError(
+            f"`scheduler` is called with the optimiser alone, and raises {type(error).__name__}: "
+            f"{error}. Give it the other arguments by `functools.partial` or a lambda: "
+            "lambda optimizer: CosineAnnealingLR(optimizer, T_max=1000)."
+        ) from error
+    if not hasattr(made, "step") or not hasattr(made, "state_dict"):
+        raise SettingsError(
+            "Expected `scheduler` to be a function that makes a scheduler of torch of the "
+            f"optimiser, got a function that returns {type(made).__name__}."
+        )
+    if getattr(made, "optimizer", optimizer) is not optimizer:
+        raise SettingsError(
+            "Expected a scheduler of the optimiser that `scheduler` is called with, got a "
+            f"{type(made).__name__} of another one, which would have no effect."
+        )
+    return made
+
+
+def check_length(scheduler: Any, iterations: int) -> None:
+    """Checks that a scheduler with a last step reaches the end of the run.
+
+    Raises:
+        SettingsError: It does not.
+    """
+    total = getattr(scheduler, "total_steps", None)
+    if isinstance(total, int) and total < iterations:
+        raise SettingsError(
+            f"{type(scheduler).__name__} ends after {total} steps, and the run has {iterations} "
+            f"iterations, a step each: give it total_steps={iterations}."
+        )
+
+
 def parsed_options(name: str, pairs: Sequence[str]) -> dict[str, Any]:
     """Returns options from texts `option=value`, with values that are Python literals.
 

@@ -116,7 +116,7 @@ def test_an_optimiser_from_python(instance):
 )
 def test_a_schedule_of_torch_by_name(name, options):
     texts = tuple(f"{k}={v!r}" for k, v in options.items())
-    settings = TrainingSettings(schedule=name, schedule_options=texts, outer_lr=0.01)
+    settings = TrainingSettings(4, schedule=name, schedule_options=texts, outer_lr=0.01)
     made = learner()
     step = MetaStep(made, settings)
     ours = []
@@ -249,6 +249,27 @@ def test_optimisers_that_are_not_usable_are_refused(tmp_path):
     with pytest.raises(SettingsError, match="schedule StepLR counts optimiser steps"):
         settings = TrainingSettings(schedule="StepLR", schedule_options=("step_size=1",))
         ProximalSettings().build(made, settings)
+
+
+def test_schedulers_that_are_not_usable_are_refused():
+    made, settings = learner(), TrainingSettings(iterations=5, device="cpu")
+    other = torch.optim.SGD([torch.zeros(1)], 0.1)
+
+    def one_cycle(steps):
+        return lambda o: lr_scheduler.OneCycleLR(o, max_lr=0.1, total_steps=steps)
+
+    for scheduler, message in (
+        (lr_scheduler.CosineAnnealingLR, "optimiser alone, and raises TypeError.*T_max"),
+        (lambda o: None, "a function that returns NoneType"),
+        (lambda o: lr_scheduler.StepLR(other, 1), "a StepLR of another one"),
+        (one_cycle(4), "ends after 4 steps, and the run has 5 iterations"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            MetaStep(made, settings, scheduler=scheduler)
+    MetaStep(made, settings, scheduler=one_cycle(5))
+    named = {"schedule": "OneCycleLR", "schedule_options": ("max_lr=0.1", "total_steps=4")}
+    with pytest.raises(SettingsError, match="total_steps=5"):
+        MetaStep(made, TrainingSettings(iterations=5, device="cpu", **named))
 
 
 def test_a_checkpoint_of_a_gpu_is_resumed_on_the_cpu():
