@@ -76,6 +76,11 @@ def test_tables_give_the_same_tasks_in_any_order(series):
     with pytest.raises(TaskError, match=r"'t' has values that are missing .* row 0"):
         dated = frame.assign(t=days.where(frame.index != frame.index[0]))
         forecasting(dated, "sensor", "v", time="t")
+    texts = days.dt.strftime("%Y-%m-%d").where(frame["t"] % 2 == 0, days.astype(str) + "T00:00:00Z")
+    found = sample(forecasting(frame.assign(t=texts), "sensor", "v", time="t"))
+    assert torch.equal(found.query.inputs, expected.query.inputs)
+    with pytest.raises(ShapeError, match=r"got the string '\d+' in row 0: strings would be sorted"):
+        forecasting(frame.assign(t=frame["t"].astype(str)), "sensor", "v", time="t")
     twice = pd.concat((frame, frame[5:6]))
     with pytest.raises(TaskError, match=r"has the t \d+ that another row of the series 's\d'"):
         forecasting(twice, "sensor", "v", time="t")

@@ -130,10 +130,11 @@ def read_column(table: Any, name: str) -> Column:
 
 
 def read_times(table: Any, name: str) -> np.ndarray:
-    """Reads a column that orders rows: numbers, strings or dates, which become integers.
+    """Reads a column that orders rows: numbers, or dates, which become integers.
 
     Raises:
         TaskError: A date is missing.
+        ShapeError: Strings are no dates in the form of ISO 8601.
     """
     check_columns(table, [name])
     column = table[name]
@@ -144,10 +145,29 @@ def read_times(table: Any, name: str) -> np.ndarray:
     if dates.dtype.kind == "O" and all(isinstance(date, datetime.date) for date in dates):
         dates = dates.astype("datetime64[us]")
     if dates.dtype.kind != "M":
-        return read_column(table, name).values
+        column = read_column(table, name)
+        return _iso_times(column.values, name) if column.is_text else column.values
     if np.isnat(dates).any():
         raise _missing(name, int(np.isnat(dates).argmax()))
     return dates.astype(np.int64)
+
+
+def _iso_times(texts: np.ndarray, name: str) -> np.ndarray:
+    """Returns dates in the form of ISO 8601 as microseconds since 1970; without a zone, of UTC."""
+    zone = datetime.UTC
+    start, unit = datetime.datetime(1970, 1, 1, tzinfo=zone), datetime.timedelta(microseconds=1)
+    times = []
+    for row, text in enumerate(texts):
+        try:
+            date = datetime.datetime.fromisoformat(text)
+        except ValueError as error:
+            raise ShapeError(
+                f"Expected times in the column {name!r} as numbers or dates, got the string "
+                f"{text!r} in row {row}: strings would be sorted by their characters ('10' before "
+                "'9'). Convert the column, such as by pandas.to_numeric or pandas.to_datetime."
+            ) from error
+        times.append(((date if date.tzinfo else date.replace(tzinfo=zone)) - start) // unit)
+    return np.array(times, dtype=np.int64)
 
 
 def num_rows(table: Any) -> int:
