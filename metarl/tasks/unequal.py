@@ -131,11 +131,18 @@ def augmented(examples: Examples, function: Augment | None, generator: torch.Gen
 
     Raises:
         ShapeError: The function returns another shape, type or device.
+        SettingsError: It does not run.
     """
     if function is None:
         return examples
     old = examples.inputs
-    new = function(old, generator)
+    try:
+        new = function(old, generator)
+    except Exception as error:  # code of the user's
+        raise SettingsError(
+            f"An augmentation raises {type(error).__name__}: {error}. It is called as "
+            f"augment(inputs, generator), with inputs [T, N, *input] of shape {tuple(old.shape)}."
+        ) from error
     if not isinstance(new, Tensor) or (new.shape, new.dtype, new.device) != (
         old.shape, old.dtype, old.device,
     ):  # fmt: skip

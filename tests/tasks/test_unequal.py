@@ -164,6 +164,13 @@ def test_augmentations_that_return_something_else(augment):
         sample(tasks)
 
 
+@pytest.mark.parametrize("augment", [lambda x: x, lambda x, g: x @ x, "flip"])
+def test_augmentations_that_do_not_run(augment):
+    tasks = few_shot(small_classes="drop", augment_query=augment)
+    with pytest.raises(SettingsError, match=r"raises \w+Error: .* augment\(inputs, generator\)"):
+        sample(tasks)
+
+
 def test_rows_of_large_counts_are_uniform_and_distinct(generator):
     counts = torch.tensor([[100_000], [7], [30], [5], [100_000]])
     drawn = draw_rows(counts, 100_000, 5, generator)
