@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -105,7 +106,8 @@ def load_dataset(
         )
     if len(dataset) == 0:
         raise SettingsError("The data set has no items.")
-    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2 and labels is None:
+    is_tensors = isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2
+    if is_tensors and labels is None and length is None:
         return Loaded(TensorSource(dataset.tensors[0], tokens), dataset.tensors[1])
     alone = not (labels is None or isinstance(labels, str)) and _is_input(dataset[0])
     reader = ItemReader(_Wrapped(dataset), 0) if alone else ItemReader(dataset, inputs or 0)
@@ -167,7 +169,7 @@ def _read_all(reader: ItemReader, labels: Any, length: int | None, tokens: bool)
                 "with in_memory=False, and in the background with `Background`."
             )
         if labels is None or isinstance(labels, str):
-            found.append(_plain_label(label_reader.part(item)))
+            found.append(_one_label(label_reader.part(item), row))
     if length is None and len({part.shape for part in parts}) == 1:
         source: Source = TensorSource(as_tensor(np.stack(parts), "data set"), tokens)
     else:
@@ -213,6 +215,17 @@ def _attribute(dataset: Any, name: str) -> Any:
         return getattr(dataset, name, None)
     known = _attribute(dataset.dataset, name)
     return None if known is None else [_plain_label(known[row]) for row in dataset.indices]
+
+
+def _one_label(label: Any, row: int) -> Any:
+    """Returns the label of an item as a number or a string of Python."""
+    if isinstance(label, Tensor | np.ndarray) and math.prod(label.shape) != 1:
+        raise DataError(
+            f"Expected one label for item {row} of the data set, got values of shape "
+            f"{tuple(label.shape)}. Items are (input, label), in this order; one-hot labels become "
+            "numbers by argmax."
+        )
+    return _plain_label(label)
 
 
 def _plain_label(label: Any) -> Any:

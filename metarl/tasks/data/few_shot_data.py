@@ -22,6 +22,7 @@ from metarl.tasks.data.sources import (
     ArrayRows,
     RowReader,
     TensorSource,
+    array_source,
     as_tensor,
     sequence_source,
 )
@@ -189,11 +190,12 @@ def _from_array(data: Any, settings: TableSettings) -> Source:
         name = type(data).__name__
         if isinstance(data, Tensor):
             raise SettingsError("A tensor is in memory; leave in_memory=True.")
-        return RowReader(ArrayRows(data), len(data), None, settings.tokens, name)
+        length = settings.length
+        if length is not None and len(data.shape) >= 2 and data.shape[1] >= length:
+            return RowReader(ArrayRows(data, length), len(data), None, settings.tokens, name)
+        return RowReader(ArrayRows(data), len(data), length, settings.tokens, name)
     values = as_tensor(data, "data")
-    if settings.length is not None and values.dim() >= 2 and values.shape[1] > settings.length:
-        values = values[:, : settings.length]
-    return TensorSource(values, settings.tokens)
+    return array_source(values, settings.length, settings.tokens)
 
 
 def _from_list(data: list[Any], settings: TableSettings) -> Source:

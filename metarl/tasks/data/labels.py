@@ -195,10 +195,13 @@ def _number_of(value: Any, numbers: Mapping[Any, int], kind: str) -> int:
     if isinstance(value, np.generic):
         value = value.item()
     if value not in numbers or isinstance(value, float):
-        names = list(map(str, numbers))
+        alike = [known for known in numbers if str(known) == str(value)]
+        hint = did_you_mean(str(value), list(map(str, numbers)))
+        if alike:
+            hint = f" Write it as it is in the data, {alike[0]!r} ({type(alike[0]).__name__})."
         raise TaskError(
-            f"The {kind} {value!r} of the splits is not in the data."
-            f"{did_you_mean(str(value), names)} Known: {_listing(numbers)}."
+            f"The {kind} {value!r} of the splits is not in the data.{hint} "
+            f"Known: {_listing(numbers)}."
         )
     return numbers[value]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import DataError, ShapeError
-from metarl.tasks.pools import Reading
+from metarl.tasks.pools import Reading, Source
 
 SCALES = {torch.uint8: 255.0, torch.uint16: 65535.0}
 """Integers of images -> the largest value, which becomes 1."""
@@ -189,14 +189,17 @@ class ArrayRows:
 
     Attributes:
         array: The array, [M, *example].
+        length: The elements that are read of each example; None for all.
     """
 
     array: Any = field(repr=False)
+    length: int | None = None
     _since: list[int] = field(default_factory=lambda: [0], init=False, repr=False)
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """Returns the rows, and gives back the pages of a memory map that is only read."""
         values = np.asarray(self.array[rows])
+        values = values if self.length is None else values[:, : self.length]
         self._since[0] += values.nbytes
         mapped = getattr(self.array, "_mmap", None)
         if mapped is not None and self.array.mode == "r" and self._since[0] > RELEASE_BYTES:
@@ -204,6 +207,15 @@ class ArrayRows:
             with contextlib.suppress(OSError, AttributeError, ValueError):  # not on all systems
                 mapped.madvise(mmap.MADV_DONTNEED)
         return values
+
+
+def array_source(values: Tensor, length: int | None, tokens: bool) -> Source:
+    """Returns the source of examples [M, *example], cut or padded to `length` elements each."""
+    if length is not None and values.dim() > 1:
+        if values.shape[1] < length:
+            return sequence_source(list(values), length, tokens)
+        values = values[:, :length]
+    return TensorSource(values, tokens)
 
 
 def sequence_source(
@@ -291,6 +303,11 @@ def checked_tensor(values: Tensor, tokens: bool, name: str = "data") -> Tensor:
         _refuse_gradients(name)
     if tokens and (values.is_floating_point() or values.dtype == torch.bool):
         raise ShapeError(f"Expected indices (integers) in the {name}, got {values.dtype}.")
+    if tokens and (values.long() < 0).any():
+        raise ShapeError(
+            f"Expected indices of at least 0 in the {name}, got {int(values.amin())}; sequences "
+            "of unequal length are a list of arrays without padding."
+        )
     if values.is_floating_point():
         if values.dtype == torch.float64:
             check_resolution(values, name)

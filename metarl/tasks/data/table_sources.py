@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from metarl.tasks.data.sources import (
     RowReader,
     SequenceSource,
     TensorSource,
+    array_source,
     as_tensor,
     checked_tensor,
     flat_source,
@@ -33,6 +35,9 @@ from metarl.tasks.data.tables import (
     read_column,
 )
 from metarl.tasks.pools import Source
+
+ROW_NUMBERS = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
+"""Names of columns that pandas and Arrow write for the numbers of rows."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,13 @@ class TableSettings:
         else:
             named = [name for name in (self.labels, self.splits) if isinstance(name, str)]
             columns = [name for name in known if name not in named]
+            numbers_of_rows = [name for name in columns if ROW_NUMBERS.fullmatch(str(name))]
+            if numbers_of_rows:
+                raise SettingsError(
+                    f"The column {numbers_of_rows[0]!r} seems to hold the numbers of rows that "
+                    "pandas writes, which may give the classes away. Name the columns of the "
+                    "inputs: inputs=[...]; or write files with to_csv(..., index=False)."
+                )
         if not columns:
             raise SettingsError(f"The table has no columns of inputs, only {short_repr(known)}.")
         return columns
@@ -135,9 +147,9 @@ def _single(column: Column, name: str, settings: TableSettings) -> Source:
         lengths = torch.from_numpy(column.lengths)
         return flat_source(flat, lengths, settings.length, settings.tokens)
     if values.dim() == 1:
-        values = values.unsqueeze(1)
+        values = torch.from_numpy(_feature(column.values))
     elif settings.length is not None:
-        values = values[:, : settings.length]
+        return array_source(values, settings.length, settings.tokens)
     return TensorSource(values, settings.tokens)
 
 
@@ -176,4 +188,10 @@ def arrow_values(table: Any, columns: Sequence[str]) -> Any:
         raise ShapeError(f"The column {columns[0]!r} has strings; read it with in_memory=True.")
     if column.lengths is not None:
         return np.split(column.values, column.lengths.cumsum()[:-1])
-    return column.values[:, None] if column.values.ndim == 1 else column.values
+    return _feature(column.values) if column.values.ndim == 1 else column.values
+
+
+def _feature(values: np.ndarray) -> np.ndarray:
+    """Returns a column of single numbers [M] as [M, 1]; small integers are no pixels here."""
+    wide = np.int32 if values.dtype in (np.uint8, np.uint16) else values.dtype
+    return values[:, None].astype(wide)

@@ -202,6 +202,7 @@ def test_splits_by_class_and_by_example(features, labels):
         ({"train": [1, 2, 3], "test": [3, 4]}, TaskError, "'3' is in two splits, train and test"),
         ({"train": [1, 2, 2]}, TaskError, "twice in one"),
         ({"train": [1, 2, 99]}, TaskError, "99 of the splits is not in the data"),
+        ({"train": ["1", "2"]}, TaskError, r"Write it as it is in the data, 1 \(int\)"),
         ({"trian": [1, 2, 3]}, SettingsError, "Did you mean 'train'"),
         ({"train": "123"}, SettingsError, "as a list, got '123'"),
         (["train"] * 60 + ["test"] * 60, TaskError, "has examples in two splits"),
@@ -334,6 +335,21 @@ def test_sequences_of_a_data_set_and_of_lists(labels):
         sample(few_shot(Pairs(sequences, labels), labels, in_memory=False))
 
 
+def test_length_pads_and_cuts_arrays_as_it_does_lists(labels, tmp_path):
+    series = np.random.default_rng(0).normal(size=(len(labels), 4, 2)).astype(np.float32)
+    np.save(tmp_path / "series.npy", series)
+    mapped = np.load(tmp_path / "series.npy", mmap_mode="r")
+    data_set = TensorDataset(torch.from_numpy(series), labels)
+    expected = sample(few_shot(list(series), labels, length=6)).support
+    assert expected.mask is not None and expected.inputs.shape[2:] == (6, 2)
+    for data, given in ((series, labels), (mapped, labels), (data_set, None)):
+        found = sample(few_shot(data, given, length=6)).support
+        assert torch.equal(found.inputs, expected.inputs)
+        assert found.mask is not None and torch.equal(found.mask, expected.mask)
+        cut = sample(few_shot(data, given, length=3)).support
+        assert torch.equal(cut.inputs, expected.inputs[:, :, :3])
+
+
 def test_texts_are_indices_of_their_characters(labels):
     words = ["abc"[k % 3] * (1 + k % 4) for k in labels.tolist()]
     characters = Characters.of(words)
@@ -361,6 +377,8 @@ def test_tokens_stay_integers(labels):
     assert torch.equal(batch.query.inputs, 3 * classes[..., None].expand(-1, -1, 5))
     with pytest.raises(ShapeError, match="Expected indices"):
         few_shot(tokens.float(), labels, tokens=True)
+    with pytest.raises(ShapeError, match="indices of at least 0 in the data, got -1"):
+        few_shot(tokens - 1, labels, tokens=True)
 
 
 class Broken(Pairs):
@@ -388,6 +406,7 @@ def test_items_that_cannot_be_read(features, labels):
     [
         (lambda x, y: Pairs(x[:0], y[:0]), {}, "no items"),
         (lambda x, y: Pairs(x, y), {"in_memory": False}, "known at the start"),
+        (lambda x, y: Pairs(y, x), {}, r"one label for item 0 .* of shape \(4,\)"),
         (lambda x, y: Named(x, y), {}, "Expected pairs .*names"),
         (lambda x, y: Pairs(x, y), {"inputs": "signal"}, "Expected mappings"),
         (lambda x, y: Named(x, y), {"inputs": "signl", "labels": "kind"}, "Did you mean 'signal'"),

@@ -146,6 +146,7 @@ def changed(column, row, value):
         (changed("kind", 3, None), {}, TaskError, "'kind' has values that are missing .* row 3"),
         (changed("kind", 3, 7), {}, ShapeError, "'kind', got a mixture of int, str"),
         (lambda f: f.assign(t=pd.Timestamp("2020")), {}, ShapeError, "'t', got datetime64"),
+        (lambda f: f.assign(**{"": range(60)}), {}, SettingsError, "'' seems to hold the numbers"),
         (lambda f: f.assign(l=[[]] * 60), {"inputs": "l"}, ShapeError, "row 0 .* 'l' is empty"),
         (lambda f: pd.concat([f, f["a"]], axis=1), {}, DataError, "several columns 'a'"),
     ],
@@ -157,6 +158,15 @@ def test_bad_tables(frame, change, settings, error, message):
         table = pa.Table.from_pandas(change(frame))
         with pytest.raises(MetarlError):
             few_shot(table, **settings)
+
+
+def test_columns_of_small_integers_are_no_pixels(frame):
+    whole = frame.assign(a=np.arange(60) % 256)
+    expected = inputs_of(few_shot(whole, inputs="a"))
+    for table in (whole.astype({"a": np.uint8}), whole.astype({"a": np.uint16})):
+        assert torch.equal(inputs_of(few_shot(table, inputs="a")), expected)
+        arrow = pa.Table.from_pandas(table)
+        assert torch.equal(inputs_of(few_shot(arrow, inputs="a", in_memory=False)), expected)
 
 
 def test_columns_of_unequal_length(columns):
