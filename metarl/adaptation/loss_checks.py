@@ -162,11 +162,19 @@ def _called(
     except ShapeError:
         raise
     except Exception as error:  # code of the user may raise anything
+        targets = examples.targets
+        advice = (
+            "Dimension 0 is the task and dimension 1 the example: losses of torch for labels take "
+            "F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction='none')."
+        )
+        if isinstance(outputs, Tensor) and outputs.shape == (*targets.shape, 1):
+            advice = (
+                "The outputs have a last dimension of 1, and the targets have not: give "
+                "targets.unsqueeze(-1), or a loss of outputs.squeeze(-1)."
+            )
         raise ShapeError(
             f"`{function.argument}` raises {type(error).__name__} for outputs {shown(outputs)} and "
-            f"targets {shown(examples.targets)}: {error}. Dimension 0 is the task and dimension 1 "
-            "the example: losses of torch for labels take "
-            "F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction='none')."
+            f"targets {shown(targets)} ({targets.dtype}): {error}. {advice}"
         ) from error
     return function.reduced(found, examples)
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,7 +38,8 @@ class LossFunction:
       [T, *shape] per name, such as for a penalty on their distance;
     - `support`, `info` (metrics): the support set (`Examples`), and `TaskBatch.info`.
 
-    `nn.CrossEntropyLoss`, `nn.NLLLoss` and their functions get the classes as dimension 1.
+    `nn.CrossEntropyLoss`, `nn.NLLLoss` and their functions get the classes as dimension 1, and
+    their mean is torch's: it counts a label by the weight of its class, and no ignored one.
 
     It returns a value per task, [T], or per example, [T, N] or [T, N, *], of which the weighted
     mean is taken (see `weighted_mean`). A value per task cannot have respected weights that the
@@ -113,7 +115,21 @@ class LossFunction:
             raise ShapeError(f"{self._wanted(examples)} It returned {list(values.shape)}.{advice}")
         if self._has_lost_elements(values, examples):
             self._refuse("mask")
-        return weighted_mean(values, examples.weights, examples.mask)
+        mean = weighted_mean(values, examples.weights, examples.mask)
+        shares = self._shares(examples.targets, values.dtype)
+        if shares is None:
+            return mean
+        return mean / weighted_mean(shares, examples.weights, examples.mask)
+
+    def _shares(self, targets: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """Returns by how much torch's mean of a loss of classes counts each label, [T, N, *]."""
+        if not self._has_classes_second or targets.is_floating_point():
+            return None
+        weight, ignored = _class_options(self.function)
+        keep = targets != ignored
+        if weight is None:
+            return keep.to(dtype)
+        return (weight[torch.where(keep, targets, 0)] * keep).to(dtype)
 
     def _check_declared(self, examples: Examples) -> None:
         if examples.weights is not None and "weights" not in self.declared:
@@ -160,6 +176,14 @@ def _is_of_classes(function: Any) -> bool:
         function = function.func
     is_module = type(function) in (nn.CrossEntropyLoss, nn.NLLLoss)
     return is_module or function in (F.cross_entropy, F.nll_loss)
+
+
+def _class_options(function: Any) -> tuple[Tensor | None, int]:
+    """Returns `weight` and `ignore_index` of a loss that `_is_of_classes`."""
+    options = vars(function).get("_buffers", {}) | vars(function)  # of a module
+    if isinstance(function, functools.partial):
+        options = function.keywords
+    return options.get("weight"), options.get("ignore_index", -100)
 
 
 def _declared(function: Any, argument: str, keywords: Collection[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metarl.adaptation.loss_checks import check_metric, shown
 from metarl.adaptation.loss_function import METRIC_KEYWORDS, LossFunction, Outputs, name_of
-from metarl.errors import ShapeError
+from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import check_labels, label_range
 from metarl.tasks.losses import evaluation_metric, metric_name, task_metric
@@ -93,12 +93,32 @@ class Metric:
 
         Raises:
             ShapeError: It does not suit outputs and targets; the message names the argument.
-            SettingsError: It mixes tasks.
+            SettingsError: It mixes tasks, or is the default and the targets are probabilities.
+            TaskError: It compares predicted classes with a label that is none.
         """
         if self.is_default:
             self._check_default(outputs, query.targets)
-        else:
+            self._check_values(query.targets)
+        if self._name in ("", "accuracy", "f1") and not query.targets.is_floating_point():
+            try:
+                check_labels(label_range(query.targets), outputs.shape[-1])
+            except TaskError as error:
+                raise TaskError(
+                    f"{error} Or give a `metric=` that leaves such labels out; this one would "
+                    "count them as wrong predictions."
+                ) from error
+        if not self.is_default:
             check_metric(self._function, outputs, query, _extras(tasks))
+
+    def _check_values(self, targets: Tensor) -> None:
+        """Refuses the squared error of what seem to be logits, for a loss of the user's."""
+        if not (self._own_loss and targets.is_floating_point() and _are_probabilities(targets)):
+            return
+        raise SettingsError(
+            "Expected a metric for targets that are 0 or 1, or that add up to 1: the default, mse, "
+            "would compare them with what may be logits. Give the argument `metric=`: "
+            '"binary_accuracy", "mse" if the outputs are values, "loss", or a function.'
+        )
 
     def _check_default(self, outputs: Outputs, targets: Tensor) -> None:
         is_value = targets.is_floating_point()
@@ -118,6 +138,15 @@ class Metric:
             f"default, {metric_name(targets)}, takes {wanted}. Give the argument `metric=`: a "
             f"function of outputs and targets, or one of {names}."
         )
+
+
+def _are_probabilities(targets: Tensor) -> bool:
+    """Returns whether all targets are 0 or 1, or shares of classes in the last dimension."""
+    if bool(((targets == 0) | (targets == 1)).all()):
+        return True
+    sums = targets.sum(-1)
+    is_share = targets.dim() > 2 and bool((targets >= 0).all())
+    return is_share and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
 
 
 def _extras(tasks: TaskBatch) -> dict[str, Any]:

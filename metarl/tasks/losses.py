@@ -36,9 +36,12 @@ def mean_squared_error(
         ShapeError: If the shapes differ (they would broadcast silently).
     """
     if outputs.shape != targets.shape:
+        advice = f"let the model give {tuple(targets.shape[2:])} per example"
+        if outputs.shape == (*targets.shape, 1):
+            advice = "give targets.unsqueeze(-1), one number per example"
         raise ShapeError(
             f"Expected outputs and targets of one shape, got {tuple(outputs.shape)} and "
-            f"{tuple(targets.shape)}; let the model give {tuple(targets.shape[2:])} per example."
+            f"{tuple(targets.shape)}; {advice}."
         )
     # L = mean over n of ||f(x_n) - y_n||^2 / dim(y)
     errors = F.mse_loss(outputs, targets, reduction="none")

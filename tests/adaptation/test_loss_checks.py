@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from metarl.adaptation import MAML, GradientLearner
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.tasks import Examples, TaskBatch
 
 TASKS, CLASSES = 3, 5
@@ -114,3 +114,66 @@ def test_metrics_of_the_wrong_dimension(generator):
 def test_losses_of_sets_of_examples_are_taken(generator):
     assert losses_of(pairs, draw(generator), generator).isfinite().all()
     losses_of(lambda o, y: pairs(o, y)[:, 0], draw(generator), generator)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ignore_index": -100},
+        {"ignore_index": 2},
+        {"weight": [1.0, 2.0, 0.5, 3.0, 1.5]},
+        {"weight": [1.0, 2.0, 0.5, 3.0, 1.5], "ignore_index": -1},
+    ],
+)
+@pytest.mark.parametrize("as_module", [True, False])
+def test_means_of_cross_entropies_are_those_of_torch(options, as_module, generator):
+    tasks = draw(generator, 2)
+    ignored = options.get("ignore_index", -100)
+    if "weight" in options:
+        options = {**options, "weight": torch.tensor(options["weight"])}
+    labels = tasks.query.targets.clone()
+    labels[0, :3] = labels[1, 5] = ignored
+    tasks = TaskBatch(tasks.support, tasks.query._replace(targets=labels))
+    net = nn.Linear(4, CLASSES)
+    if as_module:
+        loss = nn.CrossEntropyLoss(reduction="none", **options)
+    else:
+        loss = partial(F.cross_entropy, reduction="none", **options)
+    learner = GradientLearner(MAML(net, inner_lr=0.1, loss=loss, metric="loss"))
+    found = learner(learner.collect(tasks, generator, 0)).losses
+    for t in range(TASKS):
+        entropy = F.cross_entropy(net(tasks.support.inputs[t]), tasks.support.targets[t], **options)
+        grads = torch.autograd.grad(entropy, [net.weight, net.bias])
+        weight, bias = (p - 0.1 * g for p, g in zip((net.weight, net.bias), grads, strict=True))
+        outputs = F.linear(tasks.query.inputs[t], weight, bias)
+        torch.testing.assert_close(found[t], F.cross_entropy(outputs, labels[t], **options))
+
+
+@pytest.mark.parametrize("metric", [None, "accuracy", "f1"])
+def test_metrics_of_classes_refuse_ignored_labels(metric, generator):
+    tasks = draw(generator)
+    tasks.query.targets[0, 0] = -100
+    with pytest.raises(TaskError, match=r"got -100 to 4.* Or give a `metric=` that leaves such"):
+        losses_of(nn.CrossEntropyLoss(reduction="none"), tasks, generator, metric=metric)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_default_metric_refuses_what_may_be_logits_of_probabilities(soft, generator):
+    tasks = draw(generator)
+    made = torch.rand(TASKS, CLASSES, CLASSES, generator=generator)
+    targets = made.softmax(-1) if soft else (made > 0.5).to(made.dtype)
+    tasks = TaskBatch(*(e._replace(targets=targets) for e in (tasks.support, tasks.query)))
+    loss = nn.BCEWithLogitsLoss(reduction="none")
+    with pytest.raises(SettingsError, match=r"that are 0 or 1, .* Give the argument `metric=`"):
+        losses_of(loss, tasks, generator)
+    for metric in ("binary_accuracy", "mse", "loss"):
+        losses_of(loss, tasks, generator, metric=metric)
+    losses_of(None, tasks, generator)  # the default loss is the squared error itself
+
+
+@pytest.mark.parametrize("loss", [None, nn.MSELoss(reduction="none"), lambda o, y: (o - y) ** 2])
+def test_targets_without_the_last_dimension_are_explained(loss, generator):
+    tasks = draw(generator)
+    tasks = TaskBatch(*(e._replace(targets=e.inputs[..., 0]) for e in (tasks.support, tasks.query)))
+    with pytest.raises(ShapeError, match=r"targets\.unsqueeze\(-1\)"):
+        losses_of(loss, tasks, generator, nn.Linear(4, 1))
