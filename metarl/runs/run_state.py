@@ -48,8 +48,8 @@ class RunState:
     Attributes:
         folder: The run folder.
         state: "training": a process writes into the folder; "finished": all iterations and the
-            report are done; "stopped": it can be resumed; "empty": it has no checkpoint;
-            "damaged": its files cannot be read.
+            report are done; "stopped": it can be resumed; "empty": it has no checkpoint, or
+            nothing at all; "damaged": its files cannot be read.
         iteration: Meta-iterations in the newest checkpoint.
         iterations: Meta-iterations to train for; None if they are not known.
         best: The best validation metric, or without validation the first one of the report.
@@ -74,7 +74,11 @@ class RunState:
 def run_states(root: Path | str) -> Iterator[RunState]:
     """Yields the states of the run folders `<root>/<experiment>/<algorithm>/<run>/`, by path."""
     for folder in sorted(Path(root).glob("*/*/*/")):
-        yield run_state(folder)
+        try:
+            state = run_state(folder)
+        except FileNotFoundError:  # deleted in the meantime
+            continue
+        yield state
 
 
 def run_state(folder: Path) -> RunState:
@@ -87,8 +91,8 @@ def run_state(folder: Path) -> RunState:
         iterations = _iterations(folder)
         curves = read_curves(folder)
         best = best_value(curves)
-    except (OSError, ValueError, CheckpointError) as error:
-        curves, problem = [], str(error)
+    except (OSError, CheckpointError) as error:
+        curves, problem = [], "" if newest is None and _is_bare(folder) else str(error)
     state: State = "stopped"
     if is_locked(folder):
         state = "training"
@@ -131,15 +135,31 @@ def _is_reported(curves: list[dict[str, Any]], iteration: int) -> bool:
 
 def _iterations(folder: Path) -> int | None:
     """Returns the iterations in config.json; None if it does not state them."""
-    config = read_json(folder / "config.json")
+    path = folder / "config.json"
+    try:
+        config = read_json(path)
+    except ValueError as error:
+        raise CheckpointError(f"Cannot read {path}: {error}.") from error
     training = config.get("training") if isinstance(config, dict) else None
     iterations = training.get("iterations") if isinstance(training, dict) else None
     return iterations if type(iterations) is int else None
 
 
+def _is_bare(folder: Path) -> bool:
+    """Returns whether a folder can be read and holds no file, as a crash at its begin leaves it."""
+    try:
+        return not any(path.is_file() for path in folder.iterdir())
+    except OSError:
+        return False
+
+
 def _last_written(folder: Path) -> datetime:
     newest = folder.stat().st_mtime
-    for path in (*folder.iterdir(), *folder.glob(f"{CHECKPOINTS}/*")):
+    try:
+        paths = [*folder.iterdir(), *folder.glob(f"{CHECKPOINTS}/*")]
+    except PermissionError:  # config.json will tell
+        paths = []
+    for path in paths:
         try:
             newest = max(newest, path.lstat().st_mtime)
         except OSError:  # deleted in the meantime

@@ -1,6 +1,8 @@
 """`metarl runs`: states, the best metric, and the health check."""
 
 import json
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,6 +83,56 @@ def test_the_command_lists_runs_and_leaves_them_as_they_are(metarl, tmp_path):
     assert "sine/maml/" in row and "finished" in row and "10/10" in row and "mse 0.25" in row
     assert "is not JSON" in printed.out
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_narrow_terminal_keeps_paths_states_and_values_whole(metarl, tmp_path, columns):
+    name = "sine mit Ümlaut/learned-optimizer/20260712_103000_s0 [bold]"
+    folder = make_run(tmp_path, tmp_path / name, done=10, values=(1.0, 0.25), reported=True)
+    (make_run(tmp_path, "broken") / EVAL_FILE).write_text("{\n{}\n")
+    printed = metarl("runs", "--runs", tmp_path, columns=columns)[1].out
+    (row,) = (line for line in printed.splitlines() if name in line)
+    assert folder == tmp_path / name and "finished" in row and "10/10" in row
+    assert "0.25" in printed and "…" not in printed
+
+
+def test_folders_that_hold_nothing_are_empty(tmp_path):
+    folder = tmp_path / "sine" / "maml" / "run"
+    folder.mkdir(parents=True)
+    assert (run_state(folder).state, run_state(folder).problem) == ("empty", "")
+    (folder / "notes.txt").touch()
+    assert run_state(folder).state == "damaged"
+
+
+def test_a_damaged_config_is_named(tmp_path):
+    folder = make_run(tmp_path, "run")
+    (folder / "config.json").write_text("{")
+    assert run_state(folder).problem.startswith(f"Cannot read {folder / 'config.json'}: ")
+
+
+def test_a_folder_that_cannot_be_read_leaves_the_others(tmp_path, monkeypatch):
+    secret, gone = make_run(tmp_path, "secret"), make_run(tmp_path, "gone")
+    whole = make_run(tmp_path, "whole")
+    listed, stat = Path.iterdir, Path.stat
+
+    def iterdir(path):
+        if path == secret:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    def stated(path, **options):
+        if path == gone:
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        if path.parent == secret:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(Path, "stat", stated)
+    states = {s.folder: s for s in run_states(tmp_path)}
+    assert {f: s.state for f, s in states.items()} == {secret: "damaged", whole: "empty"}
+    assert "Permission denied" in states[secret].problem
+    assert states[secret].written <= datetime.now(UTC)
 
 
 def test_no_runs_are_an_error_that_says_what_to_do(metarl, tmp_path):
