@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -39,15 +39,38 @@ class OutputConsole(Console):
         """Raises the BrokenPipeError that is being handled."""
         raise
 
-    def print_whole(self, table: Table) -> None:
-        """Prints a table with all its digits; a narrow terminal wraps its lines."""
-        unlimited = self.options.update(max_width=sys.maxsize)
+    def print_whole(self, table: RenderableType) -> None:
+        """Prints a table with all its digits; a narrow terminal wraps its lines.
+
+        What is no table is printed as it is.
+        """
+        if not isinstance(table, Table):
+            self.print(table)
+            return
+        least, widths = self._column_widths(table)
+        caption, table.min_width = table.min_width, None
+        around = self._measured(table).maximum - sum(widths)
+        table.min_width = caption
+        # By itself, rich shortens words while other columns have room.
+        while sum(widths) + around > self.width and widths != least:
+            wider = [i for i, width in enumerate(widths) if width > least[i]]
+            widths[max(wider, key=widths.__getitem__)] -= 1
+        for column, width in zip(table.columns, widths, strict=True):
+            column.width = width
+        width = max(self.width, sum(widths) + around)
+        OutputConsole(file=self.file, width=width).print(table)
+
+    def _column_widths(self, table: Table) -> tuple[list[int], list[int]]:
+        """Returns the widths of the columns of a table that cut no word, and that wrap no line."""
+        least, most = [], []
         for column in table.columns:
-            if column.no_wrap:  # else rich shortens its cells
-                cells = (column.header, *column.cells)
-                column.min_width = max(Measurement.get(self, unlimited, c).maximum for c in cells)
-        least = Measurement.get(self, unlimited, table).minimum
-        OutputConsole(file=self.file, width=max(self.width, least)).print(table)
+            sizes = [self._measured(cell) for cell in (column.header, *column.cells)]
+            most.append(max(size.maximum for size in sizes))
+            least.append(most[-1] if column.no_wrap else max(size.minimum for size in sizes))
+        return least, most
+
+    def _measured(self, value: RenderableType) -> Measurement:
+        return Measurement.get(self, self.options.update(max_width=sys.maxsize), value)
 
 
 def run_script(main: Callable[[], None]) -> None:

@@ -31,7 +31,7 @@ class MetaWorldReach(Sawyer):
     name = "MetaWorldReach-v1"
     file = "sawyer_xyz/sawyer_reach_v3.xml"
     radius = 0.05
-    summary = "a robot arm moves its fingertips to a goal (Meta-World ML1 reach-v3)"
+    summary = "a robot arm moves its fingertips to a goal (Meta-World ML1, reach v3)"
     reward_text = "10 tolerance(|tcp - goal|; 0.05 m, margin |hand's start - goal|)"
 
     def distance_to_goal(self, state: WorldState, tasks: Tasks) -> Tensor:
@@ -108,7 +108,7 @@ class MetaWorldPush(MovedPuck):
     file = "sawyer_xyz/sawyer_push_v3.xml"
     bounds = ((-0.1, 0.8, 0.01), (0.1, 0.9, 0.02))
     radius = 0.05
-    summary = "a robot arm pushes a puck to a goal (Meta-World ML1 push-v3)"
+    summary = "a robot arm pushes a puck to a goal (Meta-World ML1, push v3)"
     reward_text = (
         "2 grip; with the open fingertips at the puck + 1 + 2 grip + 5 tolerance(|puck - goal|; "
         "0.05 m, margin at the start); 10 within 0.05 m"
@@ -133,7 +133,7 @@ class MetaWorldPickPlace(MovedPuck):
     name = "MetaWorldPickPlace-v1"
     file = "sawyer_xyz/sawyer_pick_place_v3.xml"
     radius = 0.07
-    summary = "a robot arm lifts a puck to a goal (Meta-World ML1 pick-place-v3)"
+    summary = "a robot arm lifts a puck to a goal (Meta-World ML1, pick-place v3)"
     reward_text = (
         "hamacher(grip, in place) + (1 + 5 in place) with the puck lifted between the fingertips, "
         "in place = tolerance(|puck - goal|; 0.05 m, margin at the start); 10 within 0.05 m"

@@ -166,7 +166,7 @@ def _report(adapter: Any, found: Adapted, run: Path, out: Path, video: Path | No
     if len(found.before):
         console.print_whole(result_table(f"Adapted: {run}", found))
     if len(found.curve) > 1:
-        console.print(curve_plot(found.curve, found.metric))
+        console.print(curve_plot(found.curve, found.metric, console.width))
     for note in found.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     save_events(found, out)

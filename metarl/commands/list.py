@@ -30,11 +30,11 @@ def list_names(card: str | None = None) -> None:
 
     console = OutputConsole()
     if card is not None:
-        console.print(card_table(make_family(card).card()))
+        console.print_whole(card_table(make_family(card).card()))
         return
     found = _found_experiments()
     for table in (_families(), _surrogates(), _algorithms(found), _experiments(found)):
-        console.print(table)
+        console.print_whole(table)
 
 
 def card_table(card: Card) -> Table:
@@ -119,8 +119,9 @@ def _experiments(experiments: Mapping[str, Found]) -> Table:
     factor = machine_factor()
     table = _table(
         "Experiments: metarl train NAME", "name", "minutes here", "--algorithm",
-        caption="minutes here: training with the first algorithm (or the one named) and its default"
-        f"\nsettings on one core; known from another machine, times {factor:.2g} for this one",
+        caption="minutes here: training with the first algorithm (or the one named) and its"
+        "\ndefault settings on one core; known from another machine, times "
+        f"{factor:.2g} for this one",
     )  # fmt: skip
     for name, found in experiments.items():
         if isinstance(found, Exception):

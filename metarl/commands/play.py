@@ -58,7 +58,7 @@ def play(
             picture = _require(components.show, "show", run)(loop, test_tasks, test_steps)
     console = OutputConsole()
     if picture is not None:
-        console.print(picture.drawing)
+        console.print_whole(picture.drawing)
     if picture is not None and out is not None:
         save_figure(picture.figure, out)
         console.print("Figure:", str(out), soft_wrap=True)

@@ -49,10 +49,11 @@ def runs(
             f"There are no run folders in {runs}. `metarl train sine` makes one; --runs names "
             "another folder."
         )
-    console.print(runs_table(states, runs, console.width >= _WIDE))
+    console.print_whole(runs_table(states, runs, console.width >= _WIDE))
     for state in states:
         if state.problem:
-            console.print(f"{state.folder}: {state.problem}", style="red", markup=False)
+            line = f"{state.folder}: {state.problem}"
+            console.print(line, style="red", markup=False, soft_wrap=True)
 
 
 def is_alive(state: RunState, minutes: float) -> bool:

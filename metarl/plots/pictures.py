@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from rich.box import SIMPLE
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -70,7 +72,8 @@ def paths_picture(tasks: Sequence[Paths], *, title: str = "", rows: int = 9) -> 
             cells.append(canvas.text().append(label))
         drawings.append((task.title, cells))
     key = Text.assemble(("o", "bold"), " start   ", ("✶", _GOAL), " goal")
-    return Picture("paths", paths_figure(tasks, title=title), _grid(columns, drawings, title, key))
+    grid = _Grid(columns, drawings, title, key)
+    return Picture("paths", paths_figure(tasks, title=title), grid)
 
 
 def sine_picture(panels: Sequence[SinePanel], *, width: int = 22, rows: int = 8) -> Picture:
@@ -102,7 +105,7 @@ def sine_picture(panels: Sequence[SinePanel], *, width: int = 22, rows: int = 8)
             cells.append(canvas.text())
         drawings.append((panel.title, cells))
     key = Text.assemble(("o", _GOAL), " support points   ", ("──", _TRUTH), " truth")
-    return Picture("fits", figure, _grid(columns, drawings, "", key))
+    return Picture("fits", figure, _Grid(columns, drawings, "", key))
 
 
 def curve_picture(curve: AdaptationCurve) -> Picture:
@@ -135,13 +138,31 @@ def _style(place: int, step: int) -> str:
     return "white" if step == 0 else COLOURS[(place - 1) % len(COLOURS)]
 
 
-def _grid(
-    columns: Sequence[int], rows: Sequence[tuple[str, Sequence[Text]]], title: str, key: Text
-) -> Table:
-    table = Table(title=title, box=SIMPLE, show_lines=True, caption=key)
-    for step in columns:
-        table.add_column(after_steps(step), no_wrap=True)
-    for name, cells in rows:
-        table.add_row(Text(f"{name}\n", style="bold"))
-        table.add_row(*cells)
-    return table
+@dataclass(frozen=True)
+class _Grid:
+    """Plots: a row per task, a column per step; steps that do not fit beside it come below."""
+
+    steps: Sequence[int]
+    rows: Sequence[tuple[str, Sequence[Text]]]
+    title: str
+    key: Text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        beside = len(self.steps)
+        unlimited = options.update(max_width=sys.maxsize)
+        while beside > 1:
+            widest = Measurement.get(console, unlimited, self._table(0, beside)).maximum
+            if widest <= options.max_width:
+                break
+            beside -= 1
+        for start in range(0, len(self.steps), beside):
+            yield self._table(start, start + beside)
+
+    def _table(self, start: int, stop: int) -> Table:
+        table = Table(title=self.title, box=SIMPLE, show_lines=True, caption=self.key)
+        for step in self.steps[start:stop]:
+            table.add_column(after_steps(step), no_wrap=True)
+        for name, cells in self.rows:
+            table.add_row(Text(f"{name}\n", style="bold"))
+            table.add_row(*cells[start:stop])
+        return table

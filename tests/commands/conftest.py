@@ -50,9 +50,9 @@ def copied(trained, tmp_path):
 def metarl(monkeypatch, capsys):
     """Runs the command in this process; returns its exit status and what it printed."""
 
-    def run(*arguments):
+    def run(*arguments, columns=160):
         monkeypatch.setattr(sys, "argv", ["metarl", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "160")
+        monkeypatch.setenv("COLUMNS", str(columns))
         capsys.readouterr()
         status = 0
         try:

@@ -71,10 +71,23 @@ def test_it_runs_no_file_of_the_folder_it_is_started_in(metarl, tmp_path, monkey
     assert status == 0 and "executed" not in printed.out + printed.err
 
 
-def test_a_card_has_every_fact_and_source(metarl, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "300")
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_narrow_terminal_cuts_no_word(metarl, columns):
+    printed = metarl("list", columns=columns)[1].out
+    assert "…" not in printed
+    for word in (
+        "HalfCheetahVelocityRllab-v1",
+        "learned-optimizer",
+        "doi:10.1109/TSMC.1983.6313077",
+    ):
+        assert word in printed
+    if columns == 80:
+        assert max(map(len, printed.splitlines())) <= columns
+
+
+def test_a_card_has_every_fact_and_source(metarl):
     for name in FAMILIES.names():
-        _, printed = metarl("list", "--card", name)
+        _, printed = metarl("list", "--card", name, columns=300)
         text = "".join(printed.out.split())
         card = make_family(name).card()
         for part in (card.name, card.summary, *(f.what for f in card.lines())):

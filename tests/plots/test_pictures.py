@@ -10,8 +10,8 @@ from metarl.plots.path_figure import Paths
 from metarl.plots.pictures import curve_picture, paths_picture, sine_picture
 
 
-def printed(picture):
-    console = Console(file=io.StringIO(), width=120)
+def printed(picture, width=120):
+    console = Console(file=io.StringIO(), width=width)
     console.print(picture.drawing)
     return console.file.getvalue()
 
@@ -34,6 +34,17 @@ def test_fits_and_their_truth():
     text = printed(sine_picture([panel]))
     assert "A = 1" in text and "after 1 step" in text
     assert sum(line.count("o") for line in text.splitlines()[4:-2]) == 2 * 5
+
+
+def test_steps_that_do_not_fit_beside_each_other_come_below():
+    x = np.linspace(-5, 5, 50)
+    fits = {0: 0 * x, 1: np.sin(x), 10: np.sin(x)}
+    panel = SinePanel(x, np.sin(x), x[::10], np.sin(x[::10]), fits, "A = 1")
+    for width, below in ((40, 3), (60, 2), (100, 1)):
+        text = printed(sine_picture([panel]), width)
+        assert "…" not in text and max(map(len, text.splitlines())) <= width
+        assert text.count("A = 1") == below
+        assert [f"after {n} step" in text for n in (1, 10)] == [True, True]
 
 
 def test_a_column_per_task_and_their_mean():

@@ -118,12 +118,12 @@ def result_table(title: str, found: Adapted) -> Table:
     return table
 
 
-def curve_plot(values: list[float], label: str) -> Group:
-    """Returns a curve over episodes, drawn for a terminal."""
+def curve_plot(values: list[float], label: str, width: int = WIDTH) -> Group:
+    """Returns a curve over episodes, drawn for a terminal of `width` letters, at most 64."""
     ends = (min(values), max(values))
     margin = 0.05 * (ends[1] - ends[0]) or 1.0
     low, high = np.array([1.0, ends[0] - margin]), np.array([max(len(values), 2), ends[1] + margin])
-    plot = TerminalPlot(WIDTH, ROWS, low, high)
+    plot = TerminalPlot(min(width, WIDTH), ROWS, low, high)
     points = np.stack([np.arange(1, len(values) + 1), np.asarray(values)], 1)
     plot.line(points, "cyan")
     head = Text(f"{label}: {ends[0]:.4g} to {ends[1]:.4g}, over episodes 1 to {len(values)}")
