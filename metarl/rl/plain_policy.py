@@ -19,7 +19,7 @@ from metarl.models.base import Model, Params
 from metarl.rl.joint_policy import JointPolicy
 from metarl.rl.policies import NETWORK, CategoricalPolicy, GaussianPolicy, Policy
 from metarl.rl.units import Units
-from metarl.sim.single_env import bounded
+from metarl.sim.spaces import described_actions, first_choices, source_of
 
 LAYERS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -33,7 +33,7 @@ class PlainPolicy(nn.Module, ABC):
     Args:
         network: Maps observations in the policy's units to means, logits or log-odds.
         observation_space: The space of observations.
-        action_space: The space of actions, with finite bounds.
+        action_space: The space of actions, with the bounds of the environment.
         units: The maps of the policy; None: it computes in the environment's units.
 
     Attributes:
@@ -104,7 +104,7 @@ class PlainGaussian(PlainPolicy):
     Args:
         network: Maps observations to means.
         observation_space: The space of observations.
-        action_space: The space of actions, with finite bounds.
+        action_space: The space of actions; infinite bounds clip nothing.
         log_std: Logarithms of the standard deviations in the policy's units, [A].
         units: The maps of the policy.
     """
@@ -137,9 +137,16 @@ class PlainGaussian(PlainPolicy):
 
     def expects(self) -> str:
         low, high = self.low.tolist(), self.high.tolist()
+        whole = source_of(self.action_space).dtype.kind in "biu"
+        rounded = " The environment takes the nearest whole numbers." if whole else ""
+        if not np.isfinite([*low, *high]).any():
+            return (
+                f"{len(low)} numbers without bounds, in the units of the environment: nothing is "
+                f"clipped or to be scaled.{rounded}"
+            )
         return (
             f"{len(low)} numbers between {_format(low)} and {_format(high)}, in the units of the "
-            "environment: they are clipped to that, nothing is to be scaled."
+            f"environment: they are clipped to that, nothing is to be scaled.{rounded}"
         )
 
 
@@ -155,7 +162,12 @@ class PlainCategorical(PlainPolicy):
 
     def expects(self) -> str:
         assert isinstance(self.action_space, spaces.Discrete)
-        return f"a whole number from 0 to {int(self.action_space.n) - 1}."
+        last, first = int(self.action_space.n) - 1, first_choices(source_of(self.action_space))[0]
+        text = f"a whole number from 0 to {last}"
+        if first:
+            text += f", to which {first} is to be added: the environment's are {first} to"
+            text += f" {first + last}"
+        return f"{text}."
 
 
 class PlainJoint(PlainPolicy):
@@ -168,7 +180,7 @@ class PlainJoint(PlainPolicy):
     Args:
         network: Maps observations to `outputs_of(parts)` numbers.
         observation_space: The space of observations.
-        action_space: The space of flat actions, with finite bounds.
+        action_space: The space of flat actions; infinite bounds clip nothing.
         policy: The policy whose parts the outputs belong to.
     """
 
@@ -205,13 +217,8 @@ class PlainJoint(PlainPolicy):
         return torch.minimum(torch.maximum(action, self.low), self.high), outputs
 
     def expects(self) -> str:
-        kinds = ", ".join(
-            f"{part.size} {'numbers' if part.kind == 'gaussian' else 'switches (0 or 1)'}"
-            if part.kind != "categorical"
-            else f"a choice from 0 to {part.size - 1}"
-            for part in self.parts
-        )
-        return f"a vector of {kinds}, in the units of the environment."
+        kinds = described_actions(self.action_space)
+        return f"a vector of {kinds}; numbers are in the units of the environment."
 
 
 class PlainNetwork(nn.Module):
@@ -248,8 +255,8 @@ def plain_policy(
         policy: A policy that `policy_for` builds.
         params: Its parameters, [T, *shape] per name.
         observation_space: The space of observations.
-        action_space: The action space of the environment. Actions are clipped to its bounds, or
-            to [-1, 1] where they are infinite.
+        action_space: The action space of the environment. Actions are clipped to its bounds, as
+            in training.
         task: The index of the task, 0 to T - 1.
 
     Returns:
@@ -264,14 +271,14 @@ def plain_policy(
             "are exported."
         )
     task_params = {n: p[task].detach().cpu().clone() for n, p in params.items()}
-    network, actions = _build_network(policy.network, task_params), bounded(action_space)
+    network = _build_network(policy.network, task_params)
     if isinstance(policy, CategoricalPolicy):
-        return PlainCategorical(network, observation_space, actions, policy.units).eval()
-    assert isinstance(actions, spaces.Box)
+        return PlainCategorical(network, observation_space, action_space, policy.units).eval()
+    assert isinstance(action_space, spaces.Box)
     if isinstance(policy, JointPolicy):
-        return PlainJoint(network, observation_space, actions, policy).eval()
+        return PlainJoint(network, observation_space, action_space, policy).eval()
     log_std = task_params["log_std"].clamp(min=math.log(policy.min_std))
-    return PlainGaussian(network, observation_space, actions, log_std, policy.units).eval()
+    return PlainGaussian(network, observation_space, action_space, log_std, policy.units).eval()
 
 
 def _build_network(network: Model, params: Params) -> nn.Module:

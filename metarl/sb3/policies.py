@@ -18,7 +18,7 @@ from metarl.errors import SettingsError
 from metarl.rl.plain_policy import PlainGaussian, PlainJoint, PlainPolicy
 from metarl.sb3.features import OwnUnits, arguments_of
 from metarl.sim.global_seed import global_seed
-from metarl.sim.spaces import FlatBox
+from metarl.sim.spaces import FlatBox, FlatDiscrete
 
 LEAST_SCALE = 1e-9
 
@@ -34,12 +34,23 @@ def ppo_from(policy: PlainPolicy, **settings: Any) -> PPO:
     Args:
         policy: The policy.
         **settings: Arguments of `stable_baselines3.PPO`.
+
+    Raises:
+        SettingsError: The policy has other layers than linear ones, actions of several kinds or
+            actions without finite bounds.
     """
     hidden = [layer.out_features for layer in policy.linear[:-1]]
     if isinstance(policy, PlainJoint):
         raise SettingsError(
             "Stable-Baselines3 has no policy for actions of several kinds: choose the format onnx "
             "or torch."
+        )
+    actions = policy.action_space
+    if isinstance(actions, spaces.Box) and not actions.is_bounded():
+        raise SettingsError(
+            "Stable-Baselines3 clips actions to finite bounds, and these have none: "
+            f"{actions.low.tolist()} to {actions.high.tolist()}. Choose the format onnx or torch, "
+            "or declare bounds in the environment's action space and train with them."
         )
     units = policy.units
     extractor_options = {}
@@ -89,6 +100,8 @@ def ppo_from(policy: PlainPolicy, **settings: Any) -> PPO:
 
 def plain_box(space: spaces.Space[Any]) -> spaces.Space[Any]:
     """Returns the space as one of gymnasium's own classes, which any program can load."""
+    if isinstance(space, FlatDiscrete):
+        return spaces.Discrete(int(space.n))
     if not isinstance(space, FlatBox):
         return space
     return spaces.Box(space.low, space.high, dtype=np.float32)

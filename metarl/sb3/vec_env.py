@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,8 +32,8 @@ class SB3VecEnv(VecEnv):
     One call steps all worlds. A world whose episode ends is reset within the step; its last
     observation is `infos[i]["terminal_observation"]`, and `infos[i]["TimeLimit.truncated"]` is
     whether the episode was truncated at the horizon, and `infos[i]["metrics"]` are the family's
-    metrics of the episode, by name. As in `SingleEnv`, an unbounded action space
-    is declared as [-1, 1].
+    metrics of the episode, by name. As in `SingleEnv`, an unbounded action space is declared as
+    [-1, 1], with a warning: Stable-Baselines3 clips actions to that.
 
     Worlds keep their tasks, unless `resample` is set. `env_method("set_task", task, indices=[i])`
     changes the task of world i immediately; `env_method("get_task")` returns the tasks of all
@@ -71,6 +72,13 @@ class SB3VecEnv(VecEnv):
         self._actions: Any = None
         self._renderer: WorldRenderer | None = None
         space = bounded(env.single_action_space)
+        if space is not env.single_action_space:
+            warnings.warn(
+                f"The actions {env.single_action_space} have no finite bounds, which "
+                "Stable-Baselines3 needs: it clips them to -1..1 where they are infinite. Declare "
+                "the bounds that are meant in the environment's action space.",
+                stacklevel=2,
+            )
         self._scale: ActionScale | None = None
         if scale_actions and isinstance(space, spaces.Box):
             # A plain box, so that the numbers of choices are mapped too.

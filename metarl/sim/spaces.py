@@ -76,6 +76,21 @@ def action_leaves(space: spaces.Space[Any]) -> list[Leaf]:
     return _leaves(source_of(space), _action_size)
 
 
+def first_choices(space: spaces.Space[Any]) -> list[int]:
+    """Returns the environment's numbers of the choices that a Discrete or MultiDiscrete has as 0.
+
+    They are in the order of the flat action's entries; other spaces have none.
+    """
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        return np.ravel(space.start).astype(int).tolist()
+    return []
+
+
+def described_actions(space: spaces.Space[Any]) -> str:
+    """Returns what the entries of flat actions are and how they become the environment's."""
+    return ", ".join(_described(leaf) for leaf in action_leaves(space))
+
+
 def flat_observations(space: spaces.Space[Any]) -> spaces.Box:
     """Returns the space of flattened observations.
 
@@ -150,6 +165,21 @@ def image_shape(space: spaces.Box) -> tuple[int, int, int]:
 def channels_last(space: spaces.Box) -> bool:
     """Whether the last dimension of images has the channels."""
     return len(space.shape) > 2 and space.shape[-1] <= space.shape[-3]
+
+
+def _described(leaf: Leaf) -> str:
+    space, count = leaf.space, leaf.stop - leaf.start
+    name = f"{leaf.name}: " if leaf.name else ""
+    if isinstance(space, spaces.Box):
+        whole = ", to be rounded to whole ones" if space.dtype.kind in "biu" else ""
+        return f"{name}{count} number{'s' if count > 1 else ''}{whole}"
+    if isinstance(space, spaces.MultiBinary):
+        return f"{name}{count} switch{'es' if count > 1 else ''} (0 or 1)"
+    most = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec) - 1
+    first = first_choices(space)
+    added = f" (the environment adds {', '.join(map(str, first))})" if any(first) else ""
+    kind = "a choice" if len(most) == 1 else f"{len(most)} choices"
+    return f"{name}{kind} from 0 to {', '.join(map(str, most.tolist()))}{added}"
 
 
 def _leaves(space: spaces.Space[Any], size: Callable[[Any], int]) -> list[Leaf]:

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,9 @@ from torch import nn
 
 from metarl.errors import SettingsError
 from metarl.rl.plain_policy import PlainGaussian, plain_policy
-from metarl.rl.policies import CategoricalPolicy, GaussianPolicy
+from metarl.rl.policies import CategoricalPolicy, GaussianPolicy, policy_for
+from metarl.sim import GymTasks, Uniform
+from tests.sim.gymnasium.odd import odd
 
 OBSERVED = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 
@@ -24,7 +28,7 @@ def policies(generator):
 @pytest.mark.parametrize("task", [0, 1])
 def test_a_plain_policy_gives_the_same_clipped_to_the_limits(policies, generator, task):
     policy, params = policies
-    actions = spaces.Box(np.float32([-1, -0.2]), np.float32([1, np.inf]))
+    actions = spaces.Box(np.float32([-np.inf, -0.2]), np.float32([np.inf, 1]))
     plain = plain_policy(policy, params, OBSERVED, actions, task)
     observations = torch.randn(9, 3, generator=generator)
     expected = policy.distribution(params, observations.expand(2, 9, 3))
@@ -32,9 +36,12 @@ def test_a_plain_policy_gives_the_same_clipped_to_the_limits(policies, generator
     torch.testing.assert_close(mean, expected.mean[task])
     torch.testing.assert_close(std, expected.log_std[task].exp().expand(9, 2))
     assert std.min() >= 0.0999
-    assert torch.equal(action, mean.clamp(torch.tensor([-1.0, -0.2]), torch.tensor([1.0, 1.0])))
-    assert (action != mean).any() and (action == mean).any()
-    assert plain.expects().startswith("2 numbers between [-1.0, -0.2] and 1, ")
+    # An infinite bound clips nothing, as in training.
+    assert torch.equal(
+        action, mean.clamp(torch.tensor([-np.inf, -0.2]), torch.tensor([np.inf, 1.0]))
+    )
+    assert (action != mean).any() and (action == mean).any() and (action[:, 0].abs() > 1).any()
+    assert plain.expects().startswith("2 numbers between [-inf, -0.2] and [inf, 1.0], ")
     assert not [p for p in plain.parameters() if p.requires_grad]
 
 
@@ -48,6 +55,31 @@ def test_numbered_actions_are_the_likeliest(generator):
     assert torch.equal(action, expected.mode()[0])
     torch.testing.assert_close(log_probs, expected.logits[0].log_softmax(-1))
     assert "0 to 3" in plain.expects()
+
+
+@pytest.mark.parametrize(
+    ("space", "text"),
+    [
+        (spaces.Discrete(3, start=5), "from 0 to 2, to which 5 is to be added: the environment's "),
+        (spaces.MultiDiscrete([3, 2], start=[1, 0]), "2 choices from 0 to 2, 1 (the environment a"),
+        (spaces.MultiBinary(2), "a vector of 2 switches (0 or 1);"),
+        (
+            spaces.Dict(gear=spaces.Discrete(2), gas=spaces.Box(0, 9, (1,))),
+            "from 0 to 1, gas: 1 number; ",
+        ),
+        (spaces.Box(0, 9, (2,), np.int64), "The environment takes the nearest whole numbers."),
+        (spaces.Box(-np.inf, np.inf, (2,)), "2 numbers without bounds, "),
+    ],
+)
+def test_it_says_what_the_environment_takes(space, text, generator):
+    env = odd(spaces.Box(-1, 1, (3,)), space)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The actions have no finite bounds")
+        family = GymTasks(env, {"k": Uniform(0, 1)}, horizon=2)
+        policy = policy_for(family, generator, ())
+    params = policy.initial(generator, 1)
+    plain = plain_policy(policy, params, family.observation_space, family.action_space)
+    assert text in plain.expects()
 
 
 def test_it_is_a_copy(policies):

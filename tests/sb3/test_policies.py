@@ -91,6 +91,13 @@ def test_policies_of_linear_layers_are_exported_as_they_act(observed, acted, tmp
     assert (tmp_path / "policy.zip").is_file()
 
 
+def test_a_file_with_choices_from_five_needs_no_class_of_metarl(tmp_path):
+    save_ppo(plain_of(VECTOR, spaces.Discrete(3, start=5)), tmp_path / "policy.zip", {})
+    model = PPO.load(tmp_path / "policy.zip", device="cpu")
+    assert type(model.action_space) is spaces.Discrete and model.action_space.n == 3
+
+
+@pytest.mark.filterwarnings("ignore:The actions have no finite bounds")
 @pytest.mark.parametrize(
     ("observed", "acted", "options", "text"),
     [
@@ -99,6 +106,7 @@ def test_policies_of_linear_layers_are_exported_as_they_act(observed, acted, tmp
         (VECTOR, RANGES, {"layer_norm": True}, "layer norm"),
         (VECTOR, RANGES, {"network": nn.Linear(3, 2)}, "network of yours"),
         (VECTOR, spaces.MultiDiscrete([2, 3]), {}, "several kinds"),
+        (VECTOR, spaces.Box(0, np.inf, (2,)), {}, "finite bounds, and these have none"),
         (VECTOR, spaces.MultiBinary(2), {}, "several kinds"),
         (VECTOR, spaces.Dict(gear=spaces.Discrete(3), gas=RANGES), {}, "several kinds"),
     ],

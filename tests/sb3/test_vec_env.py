@@ -1,5 +1,6 @@
 import warnings
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -156,3 +157,12 @@ def test_ppo_takes_numbered_actions():
         warnings.simplefilter("error")
         model.learn(4 * 8 * 12)
     assert model.predict(np.ones((1, 1), np.float32), deterministic=True)[0] == [1]
+
+
+def test_clipping_where_there_are_no_bounds_is_said():
+    class Free(Navigation2D):
+        action_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    with pytest.warns(UserWarning, match="clips them to -1..1 where they are infinite"):
+        env = SB3VecEnv(make_vec(Free(), 2, device="cpu", autoreset="disabled"))
+    assert env.action_space.is_bounded()

@@ -31,7 +31,10 @@ class AdaptivePolicy(Node):
         self.adapt_every = self.declare_parameter("adapt_every", 5).value
         self.policy, self.learner = Adaptation(Path(folder)), Adaptation(Path(folder))
         action = self.policy.metadata["action"]
-        self.low, self.high = (np.array(action[k], np.float32) for k in ("low", "high"))
+        self.low, self.high = (  # null: without a bound
+            np.array([none if v is None else v for v in action[k]], np.float32)
+            for k, none in (("low", -np.inf), ("high", np.inf))
+        )
         self.horizon = self.policy.metadata["graphs"]["step"]["inputs"][-3]["shape"][1]
         self.generator = np.random.default_rng()
         self.worker, self.pending = ThreadPoolExecutor(1), None

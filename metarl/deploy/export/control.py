@@ -26,7 +26,6 @@ from metarl.rl.distributions import Categorical, Distribution, Gaussian
 from metarl.rl.policies import NETWORK, CategoricalPolicy, GaussianPolicy, Policy
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.units import Units
-from metarl.sim.single_env import bounded
 from metarl.trees import map_tensors
 
 WORLDS = "observations"
@@ -174,11 +173,11 @@ def actions_of(
 
 
 def bounds_of(action_space: spaces.Space[Any]) -> tuple[Tensor, ...]:
-    """Returns the finite bounds of actions, [A] float32 each; nothing for discrete actions."""
-    space = bounded(action_space)
-    if not isinstance(space, spaces.Box):
+    """Returns the bounds of actions, [A] float32 each; nothing for discrete actions."""
+    if not isinstance(action_space, spaces.Box):
         return ()
-    return tuple(torch.from_numpy(b.astype(np.float32)) for b in (space.low, space.high))
+    sides = action_space.low, action_space.high
+    return tuple(torch.from_numpy(b.astype(np.float32)) for b in sides)
 
 
 def act_outputs(policy: Policy) -> list[tuple[str, str]]:

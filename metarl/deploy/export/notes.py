@@ -19,8 +19,7 @@ from metarl.rl.trials.proximal_learner import ProximalLearner
 from metarl.rl.units import LARGEST_BOUND, Units
 from metarl.runs.run_folder import to_json
 from metarl.sim.family import TaskFamily
-from metarl.sim.single_env import bounded
-from metarl.sim.spaces import source_of
+from metarl.sim.spaces import action_leaves, first_choices, source_of
 
 
 def supervised_notes(learner: GradientLearner) -> dict[str, Any]:
@@ -98,14 +97,21 @@ def _environment(learner: PolicyLearner | ProximalLearner, policy: Policy) -> di
             "high": _numbers(family.observation_space.high),
             "normaliser": _normaliser(units),
         },
-        "action": {**_action(family, units), "parts": _parts(policy)},
+        "action": {**_action(family, units), "parts": _parts(policy, family)},
     }
 
 
-def _parts(policy: Policy) -> list[dict[str, Any]] | None:
+def _parts(policy: Policy, family: TaskFamily) -> list[dict[str, Any]] | None:
     """Returns the parts of an action of several kinds, in the order of its entries."""
     parts: Sequence[ActionPart] | None = getattr(policy, "parts", None)
-    return None if parts is None else [part._asdict() for part in parts]
+    if parts is None:
+        return None
+    leaves = action_leaves(family.action_space)
+    firsts = iter([first for leaf in leaves for first in first_choices(leaf.space)])
+    return [
+        part._asdict() | ({"first": next(firsts)} if part.kind == "categorical" else {})
+        for part in parts
+    ]
 
 
 def _normaliser(units: Units | None) -> dict[str, Any] | None:
@@ -117,7 +123,7 @@ def _normaliser(units: Units | None) -> dict[str, Any] | None:
 
 
 def _action(family: TaskFamily, units: Units | None) -> dict[str, Any]:
-    space = bounded(family.action_space)
+    space = family.action_space
     if isinstance(space, spaces.Discrete):
         first = int(getattr(source_of(space), "start", 0))
         return {"kind": "discrete", "choices": int(space.n), "first": first}

@@ -9,10 +9,12 @@ from gymnasium import spaces
 
 import metarl
 from metarl.adaptation import MAML
+from metarl.deploy.export.control import control_graphs
 from metarl.deploy.export.notes import control_notes
 from metarl.deploy.exported.episodes import spaces_of
 from metarl.errors import ShapeError
 from metarl.rl import PolicyGradientSettings, PolicyLearner, policy_for
+from metarl.rl.plain_policy import plain_policy
 from metarl.sim import GymTasks, Uniform
 from metarl.sim.space_descriptions import decode_space, encode_space
 from metarl.sim.spaces import flat_actions
@@ -118,5 +120,28 @@ def test_an_export_adds_the_first_choice(tmp_path):
     found = spaces_of(metadata)
     assert found.action.n == 4 and found.flat_action(5) == 3 and found.to_environment(0) == 2
     assert found.observation == spaces.Box(-np.inf, 2, (1,), F32)
-    learner = metarl.load(run_in(odd(*CASES["choices from 2"]), tmp_path)).learner
+    several = metarl.load(run_in(odd(*CASES["several choices"]), tmp_path / "several")).learner
+    parts = control_notes(several)["action"]["parts"]
+    assert [(part["size"], part["first"]) for part in parts] == [(3, 1), (2, 5)]
+    learner = metarl.load(run_in(odd(*CASES["choices from 2"]), tmp_path / "one")).learner
     assert control_notes(learner)["action"] == {**metadata["action"], "parts": None}
+
+
+@pytest.mark.filterwarnings("ignore:The actions have no finite bounds")
+def test_actions_without_bounds_are_clipped_nowhere(tmp_path):
+    adapter = metarl.load(run_in(odd(BOX, spaces.Box(0, np.inf, (1,), F32)), tmp_path))
+    learner = adapter.learner
+    with torch.no_grad():
+        learner.policy.get_parameter("network.layers.1.bias").fill_(7.0)
+    family, seen = learner.family, torch.zeros(1, 2)
+    params = {n: p.detach()[None] for n, p in learner.policy.named_parameters()}
+    mode = learner.policy.distribution(params, seen[None]).mode()[0]
+    assert mode.item() > 6
+    plain = plain_policy(learner.policy, params, family.observation_space, family.action_space)
+    start, (act, *_) = control_graphs(learner, STEPS, torch.Generator().manual_seed(0))
+    own = adapter.act(np.zeros(2, F32), explore=False)
+    greedy, *_ = act.function(*start.theta.values(), seen, torch.zeros(1, 1))
+    for found in (plain(seen)[0], greedy, torch.from_numpy(own)[None]):
+        torch.testing.assert_close(found, mode)
+    notes = control_notes(learner)["action"]
+    assert notes["low"] == [0] and notes["high"] == [None]
