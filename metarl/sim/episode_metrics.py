@@ -23,6 +23,11 @@ def check_metrics(metrics: Mapping[str, Reduction]) -> None:
     Raises:
         SettingsError: A name is reserved or cannot be a tag, or a reduction is unknown.
     """
+    if not isinstance(metrics, Mapping):
+        raise SettingsError(
+            'Expected metrics as {"success": "any"}, names and how the steps of an episode become '
+            f"one number ({', '.join(get_args(Reduction))}), got {short_repr(metrics)}."
+        )
     for name, reduction in metrics.items():
         is_name = isinstance(name, str) and name.isprintable() and 0 < len(name) <= LONGEST_NAME
         if not is_name or "/" in name or name != name.strip() or name in RESERVED:

@@ -8,10 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, short_repr
 
 SMALLEST_IMAGE = 8
 """An array of bytes with fewer rows or columns is no image but a table."""
+
+
+MOST_ENTRIES = 4_000_000
+"""Numbers and choices of a space for which a policy may have weights."""
 
 
 class Leaf(NamedTuple):
@@ -204,13 +208,20 @@ def _named(space: spaces.Space[Any], name: str) -> Iterator[tuple[str, spaces.Sp
         yield from _named(part, f"{name}.{key}" if name else str(key))
 
 
-def _check(space: spaces.Space[Any], what: str) -> None:
+def _check(space: Any, what: str) -> None:
     """Raises SettingsError for a part that no policy supports, by its name."""
     known = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
     parts = list(_named(space, ""))
     for name, part in parts:
         if not isinstance(part, known):
             where = f"the part {name!r} of the {what}" if name else f"the {what}"
+            if not isinstance(part, spaces.Space):
+                raise SettingsError(
+                    f"Expected {what} of a space of gymnasium; {where} is {short_repr(part)}, a "
+                    f"{type(part).__module__}.{type(part).__name__}, which no policy reads. Set "
+                    f"`{what.removesuffix('s')}_space` of the environment to a space of "
+                    "gymnasium.spaces; those of the older package gym are others."
+                )
             raise SettingsError(
                 f"Expected {what} of numbers, images or discrete values, or a Dict or Tuple of "
                 f"such; {where} is {part}, a {type(part).__name__}, which no policy reads. Wrap "
@@ -218,6 +229,14 @@ def _check(space: spaces.Space[Any], what: str) -> None:
             )
     if not sum(map(spaces.flatdim, (part for _, part in parts))):
         raise SettingsError(f"Expected {what} with at least one number, got {space}.")
+    size = sum(spaces.flatdim(part) for _, part in parts if not is_image(part))
+    if size > MOST_ENTRIES:
+        raise SettingsError(
+            f"Expected {what} of at most {MOST_ENTRIES:,} numbers and choices, got {size:,} of "
+            f"{short_repr(space)}: a policy has weights for each of them. Wrap the environment in "
+            "a wrapper with fewer: count choices by several digits (MultiDiscrete), or declare a "
+            "Box."
+        )
 
 
 def _action_size(space: spaces.Space[Any]) -> int:

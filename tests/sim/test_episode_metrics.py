@@ -176,6 +176,10 @@ def test_mistakes_are_told(generator):
         family(metrics={"success": "most"})
     with pytest.raises(SettingsError, match="Expected names of metrics of 1 to 60"):
         family(metrics={"return": "any"})
+    with pytest.raises(
+        SettingsError, match=r"""metrics as {"success": "any"}.*got \['success'\]"""
+    ):
+        family(metrics=["success"])
     for name, message in (
         ("sucess", r"number 'sucess' in `info`.*Did you mean 'success'\? .*has success, effort"),
         ("note", "Expected one number 'note' in `info`, got 'near'"),

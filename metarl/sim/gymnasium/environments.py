@@ -32,6 +32,7 @@ Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
 
 
 LONGEST = 2**62  # steps of an episode
+LARGEST_NUMBER = float(np.finfo(np.float32).max)
 STATE_ROWS = ("observation", "reward", "terminated", "truncated")
 """The rows that are the state of the worlds."""
 
@@ -297,6 +298,9 @@ def _metric(name: str, value: Any) -> float:
     number = np.asarray(value)
     if number.size != 1 or number.dtype.kind not in "biuf":
         raise ResultError(f"Expected one number {name!r} in `info`, got {short_repr(value)}.")
-    if np.isinf(number).any():
-        raise ResultError(f"Expected a finite number {name!r} in `info`, got {short_repr(value)}.")
+    if (np.abs(number) > LARGEST_NUMBER).any():
+        raise ResultError(
+            f"Expected a finite number {name!r} in `info`, at most {LARGEST_NUMBER:.2g}, got "
+            f"{short_repr(value)}."
+        )
     return float(number.reshape(()))

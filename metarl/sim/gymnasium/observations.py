@@ -23,9 +23,9 @@ class ResultError(ValueError):
 
 
 def check_spaces(env: gymnasium.Env) -> None:
-    """Raises SettingsError for observation or action spaces that are not supported."""
-    flat_observations(env.observation_space)
-    flat_actions(env.action_space)
+    """Raises SettingsError for observation or action spaces that are missing or not supported."""
+    flat_observations(getattr(env, "observation_space", None))
+    flat_actions(getattr(env, "action_space", None))
 
 
 def check_same_spaces(expected: Spaces, found: Spaces) -> None:
@@ -63,7 +63,7 @@ def flattener(space: spaces.Space[Any]) -> Callable[[Any], Any]:
         return _joined(dict(enumerate(space.spaces)), tuple | list | np.ndarray)
     if not isinstance(space, spaces.Box):
         return lambda value: spaces.flatten(space, _contained(value, space))
-    shape = space.shape
+    shape, image = space.shape, is_image(space)
     is_flat = len(shape) == 1
 
     def flat(value: Any) -> Any:
@@ -72,6 +72,12 @@ def flattener(space: spaces.Space[Any]) -> Callable[[Any], Any]:
             raise ResultError(
                 f"Expected an observation of shape {shape}, that of the observation space, of real "
                 f"numbers, got {array.shape} of {array.dtype}."
+            )
+        if image and array.dtype.kind == "f" and (array != np.rint(array)).any():
+            raise ResultError(
+                f"Expected a picture of whole numbers, the bytes 0..255 of {space}, got fractions "
+                f"up to {array.max():.3g}: they would be divided by 255 once more. Return bytes, "
+                "or declare a Box of float32 with the bounds that the picture has."
             )
         return array if is_flat else np.ravel(array)
 

@@ -28,6 +28,7 @@ MIXED = spaces.Dict(
     x=spaces.Dict(y=spaces.Box(0, 10, (2,), np.float64), z=spaces.Discrete(3, start=4)),
     w=spaces.Tuple((spaces.MultiBinary([2, 2]),)),
 )
+PICTURE = spaces.Box(0, 255, (9, 8), np.uint8)
 RIGHT = {
     "float64": (odd(spaces.Box(-2, 2, (3,), np.float64), spaces.Box(-5, 5, (2,), np.float64)), 3),
     "whole numbers": (odd(spaces.Box(-7, 9, (3,), np.int64), spaces.Box(0, 10, (2,), np.int32)), 3),
@@ -66,6 +67,7 @@ RIGHT = {
     "ends of NumPy": (odd(step=ended(lambda env: np.bool_(env.t > 2), np.array(False))), 2),
     "ends as numbers": (odd(step=ended(lambda env: int(env.t > 2), 0)), 2),
     "both ends at once": (odd(step=ended(lambda env: env.t > 2, lambda env: env.t > 2)), 2),
+    "pictures of whole floats": (odd(PICTURE, seen=lambda env: np.full((9, 8), 9.0, F32)), 72),
     "no info": (odd(step=ended(info=lambda env: None), reset=lambda env: (env.look(), None)), 2),
 }  # fmt: skip
 REFUSED = {
@@ -73,6 +75,13 @@ REFUSED = {
     "no action": (odd(acted=spaces.Box(-1, 1, (0,), F32)), "at least one number"),
     "a text": (odd(spaces.Dict(t=spaces.Text(5))), "no policy reads"),
     "no space": (odd(observation_space=None), "no policy reads"),
+    "no attribute for a space": (type("Bare", (gymnasium.Env,), {"k": 1.0}), "`observation_space`"),
+    "a space of another package": (odd(action_space=object()), "package gym are others"),
+    "choices without end": (odd(spaces.Discrete(2**40)), "at most 4,000,000 numbers and choices"),
+    "actions without end": (odd(acted=spaces.Discrete(10**7)), "at most 4,000,000 numbers and"),
+    "pictures of fractions": (
+        odd(PICTURE, seen=lambda env: np.full((9, 8), 0.5, F32)), "divided by 255 once more"
+    ),
     "another shape": (odd(seen=lambda env: np.zeros((1, 2), F32)), r"shape \(2,\)"),
     "nan": (odd(seen=lambda env: np.array([np.nan, 0], F32)), "not finite|expected finite"),
     "a reward of shape [1]": (
@@ -152,6 +161,7 @@ def test_numbers_of_info_are_read_where_they_are(info, value):
     [
         lambda env: {}, lambda env: {"success": "yes"}, lambda env: {"success": {"rate": 1}},
         lambda env: {"success": float("inf")}, lambda env: {"success": [1, 0]},
+        lambda env: {"success": -1e39},
     ],
 )  # fmt: skip
 def test_what_is_no_number_of_info_is_refused(info):
