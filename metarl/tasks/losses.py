@@ -39,6 +39,8 @@ def mean_squared_error(
         advice = f"let the model give {tuple(targets.shape[2:])} per example"
         if outputs.shape == (*targets.shape, 1):
             advice = "give targets.unsqueeze(-1), one number per example"
+        elif outputs.shape[:-1] == targets.shape:
+            advice = "labels of classes are integers, targets.long()"
         raise ShapeError(
             f"Expected outputs and targets of one shape, got {tuple(outputs.shape)} and "
             f"{tuple(targets.shape)}; {advice}."

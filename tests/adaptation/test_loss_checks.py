@@ -177,3 +177,10 @@ def test_targets_without_the_last_dimension_are_explained(loss, generator):
     tasks = TaskBatch(*(e._replace(targets=e.inputs[..., 0]) for e in (tasks.support, tasks.query)))
     with pytest.raises(ShapeError, match=r"targets\.unsqueeze\(-1\)"):
         losses_of(loss, tasks, generator, nn.Linear(4, 1))
+
+
+def test_labels_that_are_no_integers_are_explained(generator):
+    tasks = draw(generator)
+    sets = (e._replace(targets=e.targets.to(e.inputs.dtype)) for e in (tasks.support, tasks.query))
+    with pytest.raises(ShapeError, match=r"targets\.long\(\)"):
+        losses_of(None, TaskBatch(*sets), generator)
