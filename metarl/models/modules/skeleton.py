@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +18,11 @@ from metarl.models.modules import recurrent
 from metarl.models.modules.normalisation import batch_norm, normalised
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-PLAIN = (bool, int, float, complex, str, tuple, type(None), Tensor)
+PLAIN = (bool, int, float, complex, str, bytes, np.generic, torch.dtype)
+OF_MODULES = frozenset(nn.Module().__dict__)
+"""Attributes that every module has: its mode, tensors, layers and hooks."""
+MOST, DEEPEST = 4096, 8
+"""Length of arrays, lists and dicts up to which changes in place are noticed, and their depth."""
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 HARMLESS = frozenset({
     "__init__", "reset_parameters", "extra_repr", "__doc__", "__annotations__", "__constants__",
@@ -78,12 +86,37 @@ def _held(net: nn.Module, kind: str) -> dict[str, Tensor]:
 
 
 def attribute_values(net: nn.Module) -> list[Any]:
-    """Returns the numbers, texts and tensors that are attributes of the modules, as constants."""
+    """Returns what the attributes of the modules hold, to compare with later ones.
+
+    Numbers, texts, arrays and tensors, also those in lists, dicts and dataclasses.
+    """
+    layers = list(net.modules())
+    trained = {id(t) for m in layers for t in (*m._parameters.values(), *m._buffers.values())}
     return [
-        (name, id(value), value._version) if isinstance(value, Tensor) else (name, value)
-        for layer in net.modules() for name, value in layer.__dict__.items()
-        if isinstance(value, PLAIN) and name != "training"
-    ]  # fmt: skip
+        (name, value if isinstance(value, PLAIN) else _held_by(value, trained))
+        for layer in layers
+        for name, value in layer.__dict__.items()
+        if name not in OF_MODULES
+    ]
+
+
+def _held_by(value: Any, trained: set[int], depth: int = 0) -> Any:
+    """Returns a value that is equal as long as the attribute is; None for other kinds."""
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, Tensor):  # a layer may list its parameters, which change by training
+        return id(value), None if id(value) in trained else value._version
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return id(value), value.tobytes() if value.size <= MOST else None
+    if is_dataclass(value) or isinstance(value, SimpleNamespace):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    if not isinstance(value, list | tuple) or depth > DEEPEST:
+        return None
+    if len(value) > MOST:
+        return id(value), len(value)
+    return [_held_by(v, trained, depth + 1) for v in value]
 
 
 def by_batch(layer: nn.Module) -> bool:

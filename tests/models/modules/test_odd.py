@@ -1,7 +1,9 @@
 """What less usual modules do beyond the contract: statistics, types, attributes, refusals."""
 
 import copy
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from metarl.adaptation import MAML, GradientLearner, MAMLPlusPlus, MetaSGD, Reptile
 from metarl.errors import SettingsError, ShapeError
 from metarl.models import from_module, task_params
+from metarl.models.modules.skeleton import attribute_values
 from metarl.tasks import Examples
 from tests.models.modules.odd_nets import Buffers, OwnNorm, ScaledNorm
 from tests.models.modules.test_model import Returns, WrongDoubleBackward
@@ -272,6 +275,61 @@ def test_a_number_that_changes_is_seen(generator):
     net.temperature = 2.0
     first, *_ = learner.adapt(support, 0, generator)
     torch.testing.assert_close(learner.predict(first, x), before / 2)
+
+
+@dataclass
+class Settings:
+    """Options of a module."""
+
+    scales: list[float]
+
+
+@pytest.mark.parametrize(
+    ("options", "change"),
+    [
+        ([2.0, 3.0], lambda o: o.__setitem__(0, 5.0)),
+        ({"a": 2.0, "b": [3.0]}, lambda o: o["b"].__setitem__(0, 5.0)),
+        (np.array([2.0, 3.0]), lambda o: o.__setitem__(0, 5.0)),
+        (Settings([2.0, 3.0]), lambda o: o.scales.append(5.0)),
+        ({"a": torch.ones(2)}, lambda o: o["a"].mul_(4)),
+    ],
+)
+def test_changes_inside_of_attributes_are_seen(options, change, generator):
+    def total(value):
+        value = vars(value) if isinstance(value, Settings) else value
+        value = [*value.values()] if isinstance(value, dict) else value
+        return (
+            sum(map(total, value))
+            if isinstance(value, list)
+            else float(value.sum() if hasattr(value, "sum") else value)
+        )
+
+    class Scaled(Temperature):
+        def forward(self, x):
+            return self.linear(x) * total(self.options)
+
+    net = Scaled()
+    net.options = options
+    model, x = from_module(net), draw(generator)
+    params = task_params(model, TASKS)
+    model.prepare(x)
+    kept = model._choices.copy()
+    model.prepare(x)
+    assert model._choices == kept
+    before = model(params, x)
+    change(options)
+    model.prepare(x)
+    assert (model(params, x) - before).abs().max() > 1e-3
+    torch.testing.assert_close(model(params, x)[0], net(x[0]))
+
+
+def test_layers_that_list_their_parameters_are_not_traced_again(generator):
+    net = nn.Sequential(nn.GRU(3, 4, batch_first=True))
+    values = attribute_values(net)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(1)
+    assert attribute_values(net) == values
 
 
 # What is checked and refused
