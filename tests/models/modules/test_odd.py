@@ -163,6 +163,8 @@ def test_further_tensors_of_functions_broadcast_per_task(count, generator):
 class Units(nn.Module):
     """Standardises by numbers of NumPy, which are float64."""
 
+    mean: torch.Tensor
+
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(3, 2)
