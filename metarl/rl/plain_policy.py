@@ -137,7 +137,8 @@ class PlainGaussian(PlainPolicy):
 
     def expects(self) -> str:
         low, high = self.low.tolist(), self.high.tolist()
-        whole = source_of(self.action_space).dtype.kind in "biu"
+        source = source_of(self.action_space)
+        whole = isinstance(source, spaces.Box) and source.dtype.kind in "biu"
         rounded = " The environment takes the nearest whole numbers." if whole else ""
         if not np.isfinite([*low, *high]).any():
             return (

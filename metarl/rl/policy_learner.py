@@ -81,7 +81,7 @@ class PolicyLearner(ControlLearner):
         self.settings = settings or PolicyGradientSettings()
         self.task_chunk_size = task_chunk_size
         self.worlds = Worlds(family, observe_task)
-        self._monitor = UnitMonitor(family.action_space)
+        self._monitor = UnitMonitor(family.action_space, family.observation_space)
         self._fitting = FittingChunks("rollouts")
         self._path_of = CapturedPath(self, self.worlds, self._collect_path)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
 from metarl.rl.units import LARGEST_BOUND, Units
 from metarl.sim.family import ActionSpace
+from metarl.sim.spaces import far_beyond
 
 ITERATIONS = 3
 """Meta-iterations that are checked."""
@@ -24,10 +26,11 @@ class UnitMonitor:
 
     Args:
         space: The action space of the environment.
+        observed: Its flat observation space, [O] float32; observations may have more entries.
     """
 
-    def __init__(self, space: ActionSpace) -> None:
-        self._space = space
+    def __init__(self, space: ActionSpace, observed: spaces.Box) -> None:
+        self._space, self._observed = space, observed
         self._found: set[str] = set()
 
     def metrics(
@@ -51,10 +54,37 @@ class UnitMonitor:
         """
         if iteration < ITERATIONS:
             own = actions if units is None else units.act(actions)
-            self._check(own, observations, rewards, mask)
+            self._check_observations(units, observations, mask > 0)
+            self._check(own, rewards, mask)
         return {} if units is None else units.metrics(observations, actions, mask)
 
-    def _check(self, actions: Tensor, observations: Tensor, rewards: Tensor, mask: Tensor) -> None:
+    def _check_observations(self, units: Units | None, observations: Tensor, alive: Tensor) -> None:
+        shown = torch.where(alive.unsqueeze(-1), observations, 0).abs().flatten(0, -2).amax(0)
+        space, sizes = self._observed, shown.cpu().numpy()
+        sizes = sizes[: space.shape[0]]
+        beyond = far_beyond(space, sizes)
+        if units is not None and units.observations is not None:
+            beyond &= units.observations.unchanged.cpu().numpy()[: len(beyond)]
+        if beyond.any():
+            entry = int(np.where(beyond, sizes, 0).argmax())
+            self._warn(
+                "observations",
+                f"Observations leave their bounds: entry {entry} is up to {sizes[entry]:.3g} in "
+                f"size and declared as {space.low[entry]:.3g} to {space.high[entry]:.3g}. Entries "
+                "whose bounds give their scale are not standardised, so that such numbers reach "
+                "the policy, which learns from numbers around 1. Declare the bounds that they "
+                "have, or infinite ones.",
+            )
+        size = float(shown.max())
+        if size > LARGE_OBSERVATION:
+            self._warn(
+                "observations",
+                f"Observations of up to {size:.3g} reach the policy; it learns from numbers around "
+                "1. Standardise them (`normalize_observations` of `policy_for`, "
+                "--policy.normalize-observations), or scale them in the environment.",
+            )
+
+    def _check(self, actions: Tensor, rewards: Tensor, mask: Tensor) -> None:
         alive = mask > 0
         share = _clipped_share(self._space, actions, alive)
         if share > CLIPPED:
@@ -64,15 +94,7 @@ class UnitMonitor:
                 "its bounds: the policy acts in other units than the environment and can hardly "
                 "learn. Let it act in -1..1, mapped to these bounds (`scale_actions` of "
                 "`policy_for`, --policy.scale-actions), or choose `init_std` in the range of the "
-                "actions.",
-            )
-        size = float(torch.where(alive.unsqueeze(-1), observations, 0).abs().max())
-        if size > LARGE_OBSERVATION:
-            self._warn(
-                "observations",
-                f"Observations of up to {size:.3g} reach the policy; it learns from numbers around "
-                "1. Standardise them (`normalize_observations` of `policy_for`, "
-                "--policy.normalize-observations), or scale them in the environment.",
+                "actions. If both are so, observations of another scale drive them there.",
             )
         reward = float(torch.where(alive, rewards, 0).abs().sum() / alive.sum())
         if reward > LARGE_REWARD:

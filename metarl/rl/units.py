@@ -11,12 +11,11 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from metarl.rl.moments import Moments, merged, moments_of
-from metarl.sim.spaces import action_leaves, is_image, observation_leaves, only_images
+from metarl.sim.spaces import PLACEHOLDER, action_leaves, is_image, observation_leaves, only_images
 
 CLIP = 10.0
 """Normalised observations are clipped to +- this."""
-LARGEST_BOUND = 1e9
-"""Bounds beyond this are placeholders, such as the largest float: they count as infinite."""
+LARGEST_BOUND = PLACEHOLDER
 GIVES_SCALE = (0.5, 2.0)
 """Bounds whose absolute maximum lies in here give the scale: such observations are unchanged."""
 BYTE = 1 / 255
@@ -114,6 +113,12 @@ class ObservationScale(nn.Module):
         self.register_buffer("limit", limit)
         self.register_buffer("least", -limit, persistent=False)  # an operation less per step
         self.statistics = RunningScale(len(entries))
+
+    @property
+    def unchanged(self) -> Tensor:
+        """Which entries are those of the environment, [O] bool."""
+        same = self.factor == 1
+        return same.index_fill(0, self.entries, False)
 
     @property
     def learns(self) -> bool:

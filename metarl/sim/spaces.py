@@ -14,6 +14,10 @@ SMALLEST_IMAGE = 8
 """An array of bytes with fewer rows or columns is no image but a table."""
 
 
+PLACEHOLDER = 1e9
+"""Bounds beyond this are placeholders, such as the largest float: they count as infinite."""
+FAR = 10.0
+"""Multiple of a bound that no observation reaches by rounding."""
 MOST_ENTRIES = 4_000_000
 """Numbers and choices of a space for which a policy may have weights."""
 
@@ -78,6 +82,16 @@ def observation_leaves(space: spaces.Space[Any]) -> list[Leaf]:
 def action_leaves(space: spaces.Space[Any]) -> list[Leaf]:
     """Returns the elementary spaces of flat actions, in the order of the vector."""
     return _leaves(source_of(space), _action_size)
+
+
+def far_beyond(space: spaces.Box, sizes: np.ndarray) -> np.ndarray:
+    """Returns which absolute values [*, O] of observations are beyond ten times their bounds.
+
+    Rounding and noise lead a little beyond bounds; here these do not say the scale. Bounds that
+    are infinite or placeholders say none.
+    """
+    bounds = np.maximum(np.abs(space.low), np.abs(space.high))
+    return (bounds > 0) & (bounds <= PLACEHOLDER) & (sizes > FAR * bounds)
 
 
 def first_choices(space: spaces.Space[Any]) -> list[int]:
@@ -179,7 +193,8 @@ def _described(leaf: Leaf) -> str:
         return f"{name}{count} number{'s' if count > 1 else ''}{whole}"
     if isinstance(space, spaces.MultiBinary):
         return f"{name}{count} switch{'es' if count > 1 else ''} (0 or 1)"
-    most = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec) - 1
+    counts: Any = space.n if isinstance(space, spaces.Discrete) else getattr(space, "nvec", 0)
+    most = np.ravel(counts) - 1
     first = first_choices(space)
     added = f" (the environment adds {', '.join(map(str, first))})" if any(first) else ""
     kind = "a choice" if len(most) == 1 else f"{len(most)} choices"

@@ -28,6 +28,7 @@ from metarl.training.meta_step import GradientUpdateSettings
 from metarl.training.proximal import ProximalSettings
 from metarl.training.settings import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
+from tests.sim.gymnasium.odd import odd
 
 MIXED_ACTIONS = spaces.Dict(
     gear=spaces.Discrete(3), gas=spaces.Box(0, 50, (1,), np.float32), lights=spaces.MultiBinary(2)
@@ -298,6 +299,24 @@ def test_unsuitable_units_are_reported_once(units, options, message):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         learner_of(family(**units), **options).collect(tasks, generator, 3)
+
+
+def test_observations_far_beyond_their_bounds_are_reported():
+    """Bounds of -1..1 say that nothing is to be standardised; the numbers say something else."""
+    low, high = np.array([-1, -np.inf], np.float32), np.array([1, np.inf], np.float32)
+    space = spaces.Box(low, high)
+    generator = torch.Generator().manual_seed(0)
+    text = "entry 0 is up to 500 in size and declared as -1 to 1"
+    for number, message in ((500.0, text), (9, "")):
+        env = odd(space, seen=lambda env, n=number: np.array([n, 1e6 * n + env.t], np.float32))
+        tasks = GymTasks(env, {"k": Uniform(0, 1)}, horizon=3)
+        learner = learner_of(tasks)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for iteration in range(2):
+                learner.collect(tasks.sample(2, generator), generator, iteration)
+        texts = [str(w.message) for w in caught if "Observations leave" in str(w.message)]
+        assert len(texts) == bool(message) and all(message in text for text in texts)
 
 
 def test_actions_without_bounds_are_reported_at_the_start():

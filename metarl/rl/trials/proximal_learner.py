@@ -129,7 +129,7 @@ class ProximalLearner(TrialLearner):
         weight = next(policy.parameters())
         self.register_buffer("value_mean", weight.new_zeros(()))
         self.register_buffer("value_std", weight.new_ones(()))
-        self._monitor = UnitMonitor(family.action_space)
+        self._monitor = UnitMonitor(family.action_space, family.observation_space)
         self.register_load_state_dict_pre_hook(adapt_old_weights)
 
     @property

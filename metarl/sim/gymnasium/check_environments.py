@@ -16,6 +16,7 @@ from gymnasium import spaces
 from metarl.sim.gymnasium.environments import Environments, Rows, WorldError
 from metarl.sim.gymnasium.family import SEEDS, GymFamily, Task, each_task
 from metarl.sim.sample_actions import sample_actions
+from metarl.sim.spaces import far_beyond
 from metarl.tasks.check_sampling import seeded
 
 MOST_STEPS = 100
@@ -123,6 +124,20 @@ def _not_finite(path: Path) -> str | None:
     return None
 
 
+def _far_outside(space: spaces.Box, paths: Sequence[Path]) -> Iterator[str]:
+    """Yields an observation that its bounds say nothing about."""
+    seen = np.concatenate([path.observations for path in paths])
+    sizes = np.abs(seen).max(0)
+    entries = np.flatnonzero(far_beyond(space, sizes))
+    if len(entries):
+        entry = entries[0]
+        yield (
+            f"observations leave their bounds: entry {entry} is up to {sizes[entry]:.3g} in size, "
+            f"and the space declares {space.low[entry]:.3g} to {space.high[entry]:.3g}, from which "
+            "a policy takes its scale; declare the bounds that it has, or infinite ones"
+        )
+
+
 def starts(family: GymFamily, seed: int) -> list[Start]:
     """Draws the starts of the episodes that are compared, each of another task."""
     tasks = family.sample(STARTS, seeded(seed)).values
@@ -155,6 +170,7 @@ def _episode_problems(family: GymFamily, all_starts: Sequence[Start]) -> Iterato
         if bad:
             yield f"{bad} is infinite or not a number"
             return
+        yield from _far_outside(family.observation_space, paths)
         for path, other in zip(paths, twins, strict=True):
             change = difference(path, other)
             if change:

@@ -24,8 +24,10 @@ class ResultError(ValueError):
 
 def check_spaces(env: gymnasium.Env) -> None:
     """Raises SettingsError for observation or action spaces that are missing or not supported."""
-    flat_observations(getattr(env, "observation_space", None))
-    flat_actions(getattr(env, "action_space", None))
+    observed: Any = getattr(env, "observation_space", None)
+    acted: Any = getattr(env, "action_space", None)
+    flat_observations(observed)
+    flat_actions(acted)
 
 
 def check_same_spaces(expected: Spaces, found: Spaces) -> None:

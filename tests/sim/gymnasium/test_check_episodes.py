@@ -10,6 +10,7 @@ from gymnasium import spaces
 from metarl.errors import SettingsError, SimulationError, TaskError
 from metarl.sim import Choice, GymTaskPool, GymTasks, Uniform, check_family, make_vec
 from tests.sim.gymnasium.environments import Slide
+from tests.sim.gymnasium.odd import F32, odd
 
 SPEED = {"speed": Uniform(-0.2, 0.2)}
 
@@ -278,3 +279,13 @@ class Reports(Slide):
 
 def test_metrics_that_a_reset_has_not_yet_are_no_difference():
     check_family(GymTasks(Reports, SPEED, horizon=5, metrics={"far": "last"}))
+
+
+@pytest.mark.parametrize(("place", "right"), [(500.0, False), (1.5, True)])
+def test_observations_far_beyond_their_bounds(place, right):
+    env = odd(seen=lambda env: np.array([0.0, place if env.t else 0.0], F32))
+    family = GymTasks(env, {"k": Uniform(0, 1)}, horizon=4)
+    if right:
+        check_family(family)
+    else:
+        assert "entry 1 is up to 500 in size, and the space declares -1 to 1" in problems(family)
