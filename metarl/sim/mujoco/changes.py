@@ -41,6 +41,7 @@ class ModelFactor(ABC):
 
     kind: ClassVar[str]
     fields: ClassVar[tuple[str, ...]]
+    may_be_negative: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Checks the arguments; raises SettingsError."""
@@ -53,6 +54,12 @@ class ModelFactor(ABC):
             raise SettingsError(
                 f"Expected the factor on {self.names!r} to be drawn from a Range such as "
                 f"Uniform(0.5, 2), got {self.values!r}."
+            )
+        splits = (self.values.of("train"), self.values.of("test"))
+        if not self.may_be_negative and any(getattr(part, "low", 0) < 0 for part in splits):
+            raise SettingsError(
+                f"Expected factors of at least 0 on the {self.word} of {self.names!r}, got "
+                f"{self.values!r}: the model's number is multiplied by them."
             )
 
     @property
@@ -160,10 +167,14 @@ class Stiffness(ModelFactor):
 
 
 class Gain(ModelFactor):
-    """A factor on the force of actuators: on their gain and bias, before limits of the force."""
+    """A factor on the force of actuators: on their gain and bias, before limits of the force.
+
+    A negative one reverses them.
+    """
 
     kind = "actuator"
     fields = ("actuator_gainprm", "actuator_biasprm")
+    may_be_negative = True
 
     def scales(self, model: Any, part: int, rows: np.ndarray) -> bool:
         """Whether a part has a gain; raises SettingsError for muscles and the like."""

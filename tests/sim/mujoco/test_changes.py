@@ -14,6 +14,7 @@ from metarl.sim import (
     Gain,
     JointFriction,
     Mass,
+    Ranges,
     Stiffness,
     Uniform,
     make_vec,
@@ -126,11 +127,14 @@ def test_muscles_have_no_gain():
     [
         lambda: Mass("", Uniform(1, 2)), lambda: Mass(3, Uniform(1, 2)),
         lambda: Mass("fore", 2.0), lambda: Mass("fore", Choice(1.0, 2.0)),
+        lambda: Mass("fore", Uniform(-1, 2)),
+        lambda: Damping("*", Ranges(Uniform(1, 2), test=Uniform(-2, 1))),
     ],
 )  # fmt: skip
 def test_arguments_that_are_no_factor_are_refused(make):
     with pytest.raises(SettingsError, match="Expected"):
         make()
+    Gain("*", Uniform(-1, 1))  # the way that a motor turns
 
 
 def test_a_name_with_the_signs_of_a_pattern_means_itself():
