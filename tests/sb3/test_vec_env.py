@@ -161,7 +161,9 @@ def test_ppo_takes_numbered_actions():
 
 def test_clipping_where_there_are_no_bounds_is_said():
     class Free(Navigation2D):
-        action_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        @property
+        def action_space(self):
+            return gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
     with pytest.warns(UserWarning, match="clips them to -1..1 where they are infinite"):
         env = SB3VecEnv(make_vec(Free(), 2, device="cpu", autoreset="disabled"))

@@ -1,6 +1,7 @@
 """Trust regions whose line search the device decides: the same steps as those of the host."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -119,7 +120,8 @@ class Scripted(TrustRegionUpdate):
         self.learner.start, self.learner.length = parameters(self.learner), length
 
     def _loss_and_divergence(self, chunk):
-        learner, (losses, kls) = self.learner, super()._loss_and_divergence(chunk)
+        learner: Any = self.learner  # with buffers of the script
+        losses, kls = super()._loss_and_divergence(chunk)
         share = (flatten(list(learner.parameters())) - learner.start).norm() / learner.length
         tries = (RATIO ** torch.arange(TRIES) - share).abs().argmin()
         return (

@@ -105,6 +105,9 @@ def test_what_learners_carry_on_is_taken_back_late(name, tmp_path):
 class Storing(MetricLearner):
     """Stores in buffers: in the memory of one, in place of another."""
 
+    changed: torch.Tensor
+    replaced: torch.Tensor
+
     def __init__(self):
         nn.Module.__init__(self)
         self.register_buffer("changed", torch.ones(2))

@@ -1,5 +1,7 @@
 """Trials and the updates of recurrent policies, captured as graphs: as without them."""
 
+from functools import partial
+
 import pytest
 import torch
 from metarl_envs import Navigation2D
@@ -32,9 +34,7 @@ def recorder(monkeypatch):
     """Trials of tensor families are captured by the recorder that this returns."""
     driver = Recorder()
     monkeypatch.setattr(trial_learner, "can_capture", lambda env: True)
-    monkeypatch.setattr(
-        trial_learner, "CapturedTrials", lambda *args: CapturedTrials(*args, driver)
-    )
+    monkeypatch.setattr(trial_learner, "CapturedTrials", partial(CapturedTrials, driver=driver))
     return driver
 
 
