@@ -88,9 +88,17 @@ def with_values(settings: S, values: Mapping[str, Any]) -> S:
     return settings
 
 
-def as_arguments(values: Mapping[str, Any]) -> list[str]:
-    """Returns the command-line arguments that set the values."""
-    return [part for name, value in values.items() for part in (f"--{name}", _text(value))]
+def as_arguments(settings: Any, values: Mapping[str, Any]) -> list[str]:
+    """Returns the command-line arguments that set the values; a boolean one is `--[no-]NAME`."""
+    arguments: list[str] = []
+    for name, value in values.items():
+        kinds, _ = _field(settings, name)
+        if kinds == {bool}:
+            group, dot, field = name.rpartition(".")
+            arguments.append(f"--{group}{dot}{'' if value else 'no-'}{field}")
+        else:
+            arguments += [f"--{name}", _text(value)]
+    return arguments
 
 
 def _text(value: Any) -> str:

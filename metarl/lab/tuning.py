@@ -130,7 +130,9 @@ class Study:
     def best_arguments(self) -> list[str] | None:
         """Returns the arguments of `metarl train` of the best trial; None without one."""
         best = self.best(1)
-        return [*self._options, *as_arguments(best[0].params)] if best else None
+        if not best:
+            return None
+        return [*self._options, *as_arguments(self._settings, best[0].params)]
 
     def _train(self, trial: Any) -> tuple[float | None, TrainingResult]:
         """Trains with proposed values; returns the last metric, or None if it is not finite."""

@@ -4,6 +4,7 @@ import pytest
 
 from metarl.commands.tune import tune
 from metarl.errors import SettingsError
+from metarl.lab.command_line import parse_settings
 from metarl.lab.lookup import find_experiment
 from metarl.lab.search_space import as_arguments, search_space, with_values
 
@@ -39,7 +40,24 @@ def test_settings_take_what_is_proposed():
     assert values == {"training.outer-lr": 1e-4, "learner.steps": 1, "learner.inner-lr": 0.2}
     settings = with_values(SINE, values)
     assert (settings.training.outer_lr, settings.learner.inner_lr) == (1e-4, 0.2)
-    assert as_arguments({"learner.inner-lr": 0.2}) == ["--learner.inner-lr", "0.2"]
+    assert as_arguments(SINE, {"learner.inner-lr": 0.2}) == ["--learner.inner-lr", "0.2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "search"),
+    [
+        ("sine", ["training.compile=True,False", "training.outer-lr=1e-4..1e-2:log"]),
+        ("navigation2d", ["policy.scale-actions=None,True,False"]),
+    ],
+)
+def test_what_was_found_is_understood_by_the_command_line(name, search):
+    configs = find_experiment(name).configs
+    space = search_space(configs["maml"], search)
+    for place in (0, -1):
+        values = {d.name: d.choices[place] for d in space}
+        arguments = as_arguments(configs["maml"], values)
+        read, _ = parse_settings(configs, name, arguments)
+        assert read == with_values(configs["maml"], values), arguments
 
 
 @pytest.mark.parametrize(
