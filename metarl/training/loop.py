@@ -283,6 +283,8 @@ class OuterLoop:
 
     def _saved(self) -> str:
         """Saves the state if possible, and returns what is saved where."""
+        if not ranks.is_first():
+            return f"Rank 0 writes the checkpoints. {self._last_good()}"
         try:
             with suppress(CheckpointError):  # what matters is the checkpoint
                 self.logger.flush()

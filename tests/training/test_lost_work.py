@@ -159,6 +159,21 @@ def test_a_folder_that_vanishes_is_reported(tmp_path):
         run.run()
 
 
+def test_a_rank_that_writes_nothing_does_not_claim_to_have_saved(tmp_path, monkeypatch):
+    class Failing(Tasks):
+        def after(self, count):
+            if count == 6:
+                monkeypatch.setattr("metarl.ranks.is_first", lambda: False)
+                raise ValueError("on one rank only")
+
+    run = loop("maml", tmp_path / "run", 100, tasks=Failing())
+    with pytest.raises(ValueError) as raised:
+        run.run()
+    (note,) = raised.value.__notes__
+    assert "Nothing is lost" not in note and "Rank 0 writes the checkpoints" in note
+    assert str(tmp_path / "run" / "checkpoints" / "step_000003") in note
+
+
 @pytest.mark.parametrize("rate", [1e308, 1e38])
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, rate, monkeypatch):
     monkeypatch.setattr("metarl.ranges.LARGEST_NUMBER", float("inf"))  # it refuses such rates
