@@ -63,7 +63,8 @@ def compare_runs(
 
     Raises:
         CheckpointError: A folder has no curves, or its eval.jsonl cannot be read.
-        SettingsError: The runs have no split in common, or other metrics.
+        SettingsError: The runs have no split in common, or other metrics; or the training of one
+            has no environment steps.
     """
     lines = {folder: _lines(folder) for folder in folders}
     common = _common_splits(list(lines.values()))
@@ -78,6 +79,12 @@ def compare_runs(
     if len(metrics) > 1:
         raise SettingsError(f"Expected runs with one metric, got {', '.join(sorted(metrics))}.")
     axis = "environment_steps" if by_environment_steps else "iteration"
+    uncounted = [f for f in folders if not any(axis in line for line in lines[f])]
+    if uncounted:
+        raise SettingsError(
+            f"Expected runs that count environment steps, {uncounted[0]} does not: compare by "
+            "iterations, which is the default."
+        )
     runs = [
         RunCurves(
             label,

@@ -85,6 +85,9 @@ def test_training_can_be_counted_in_environment_steps(tmp_path):
     folder = make_run(tmp_path, "navigation2d/maml/run", steps=100)
     (run,) = compare_runs([folder], by_environment_steps=True).runs
     assert [x for x, _ in run.training] == [1000, 2000]
+    without = make_run(tmp_path, "sine/maml/run")
+    with pytest.raises(SettingsError, match=f"environment steps, {without} does not"):
+        compare_runs([folder, without], by_environment_steps=True)
 
 
 def test_labels_are_as_short_as_they_distinguish(tmp_path):
