@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from metarl import ranks
-from metarl.errors import NonFiniteError, SettingsError, SimulationError
+from metarl.errors import NonFiniteError, SettingsError, SimulationError, short_repr
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.extras import import_extra
 from metarl.lab.command_line import parse_settings
@@ -19,6 +21,8 @@ from metarl.lab.search_space import as_arguments, search_space, with_values
 from metarl.runs.run_state import LOWER_IS_BETTER
 from metarl.training.loop import OuterLoop, TrainingResult
 
+TRIES, PAUSE = 3, 1.0
+"""How often a storage is opened before it counts as an error, and the seconds in between."""
 STARTUP_TRIALS = 5
 """Trials before the first one can be ended early."""
 
@@ -176,20 +180,36 @@ class Study:
     def _opened(self, storage: str | None, pruning: bool, seed: int | None) -> Any:
         optuna = self._optuna
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        place = storage or str(Path(self._settings.runs) / "tune.log")
-        kept: Any = place
-        if "://" not in place:
-            Path(place).parent.mkdir(parents=True, exist_ok=True)
-            journal = optuna.storages.journal.JournalFileBackend(place)
-            kept = optuna.storages.JournalStorage(journal)
         pruners = optuna.pruners
-        return optuna.create_study(
-            storage=kept,
-            study_name=self.name,
-            load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(seed=seed),
-            pruner=pruners.MedianPruner(STARTUP_TRIALS) if pruning else pruners.NopPruner(),
-        )
+        place = storage or str(Path(self._settings.runs) / "tune.log")
+
+        def open_study() -> Any:
+            kept: Any = place
+            if "://" not in place:
+                Path(place).parent.mkdir(parents=True, exist_ok=True)
+                journal = optuna.storages.journal.JournalFileBackend(place)
+                kept = optuna.storages.JournalStorage(journal)
+            return optuna.create_study(
+                storage=kept,
+                study_name=self.name,
+                load_if_exists=True,
+                sampler=optuna.samplers.TPESampler(seed=seed),
+                pruner=pruners.MedianPruner(STARTUP_TRIALS) if pruning else pruners.NopPruner(),
+            )
+
+        # Of several processes that make the tables of a database at once, all but one fail.
+        for _ in range(TRIES - 1):
+            with contextlib.suppress(Exception):
+                return open_study()
+            time.sleep(PAUSE)
+        try:
+            return open_study()
+        except Exception as error:  # databases and their drivers raise anything
+            raise SettingsError(
+                f"Cannot open the storage {place} of the study: {type(error).__name__}: "
+                f"{short_repr(str(error), 300)}. Expected a file, or the address of a database "
+                "whose driver is installed."
+            ) from error
 
     def _check_same(self) -> None:
         """Checks that the study was made with the same options and search space."""

@@ -4,9 +4,11 @@ import pytest
 
 from metarl.commands.tune import tune
 from metarl.errors import SettingsError
+from metarl.lab import tuning
 from metarl.lab.command_line import parse_settings
 from metarl.lab.lookup import find_experiment
 from metarl.lab.search_space import as_arguments, search_space, with_values
+from metarl.lab.tuning import Study
 
 SINE = find_experiment("sine").configs["maml"]
 FEW = (
@@ -91,6 +93,35 @@ def test_a_study_goes_on_where_it_ended(tmp_path, capsys, monkeypatch):
     assert len(list((tmp_path / "runs").glob("sine/maml/*/checkpoints/step_000004"))) == 3
     with pytest.raises(SettingsError, match="results would not compare"):
         tune("sine", *FEW, "--search", "training.outer-lr=1e-5..1e-2:log", "--trials", "4")
+
+
+def test_a_storage_that_cannot_be_opened_is_an_error_that_names_it(tmp_path, monkeypatch):
+    pytest.importorskip("optuna", reason="needs the extra tune")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tuning, "PAUSE", 0.0)
+    (tmp_path / "text.log").write_text("no journal\n")
+    for place in (".", "text.log", "sqlite:///nowhere/study.db", "nothing://host/study"):
+        with pytest.raises(SettingsError, match="Cannot open the storage") as error:
+            tune("sine", *FEW, "--search", "learner.steps=1,2", "--storage", place)
+        assert place in str(error.value)
+
+
+def test_a_storage_that_another_process_has_just_made_is_opened(tmp_path, monkeypatch):
+    optuna = pytest.importorskip("optuna", reason="needs the extra tune")
+    monkeypatch.setattr(tuning, "PAUSE", 0.0)
+    opened, tries = optuna.create_study, []
+
+    def create(**options):
+        tries.append(1)
+        if len(tries) == 1:
+            raise RuntimeError("UNIQUE constraint failed")
+        return opened(**options)
+
+    monkeypatch.setattr(optuna, "create_study", create)
+    place = f"sqlite:///{tmp_path / 'study.db'}"
+    options = [*FEW, "--runs", str(tmp_path)]
+    Study(find_experiment("sine"), options, ["learner.steps=1,2"], storage=place)
+    assert len(tries) == 2
 
 
 def test_without_validation_there_is_nothing_to_compare():
