@@ -20,6 +20,7 @@ from metarl.lab.control_configs import control_configs, rl2_config, varibad_conf
 from metarl.lab.robots import FamilySettings, build_family
 from metarl.rl.settings import PolicyGradientSettings, PolicySettings
 from metarl.training import TrainingSettings
+from metarl.training.proximal import ProximalSettings
 from metarl.training.trust_region import TrustRegionSettings
 
 MAML = FamilySettings(
@@ -44,7 +45,8 @@ RL2 = replace(
     rl2_config(
         MAML, 10,
         PolicyGradientSettings(trajectories=2, gae_lambda=0.95, clip=0.2),
-        replace(MAML.training, outer_lr=5e-4, cpu_chunk_size=10), embedding=64,
+        replace(MAML.training, outer_lr=5e-4, cpu_chunk_size=10),
+        ProximalSettings(epochs=10, minibatches=10), embedding=64,
     ),
     test_steps=10,
 )  # fmt: skip

@@ -75,11 +75,11 @@ def flattener(space: spaces.Space[Any]) -> Callable[[Any], Any]:
                 f"Expected an observation of shape {shape}, that of the observation space, of real "
                 f"numbers, got {array.shape} of {array.dtype}."
             )
-        if image and array.dtype.kind == "f" and (array != np.rint(array)).any():
+        if image and array.dtype.kind == "f" and 0 < array.max() <= 1 and (array % 1).any():
             raise ResultError(
-                f"Expected a picture of whole numbers, the bytes 0..255 of {space}, got fractions "
-                f"up to {array.max():.3g}: they would be divided by 255 once more. Return bytes, "
-                "or declare a Box of float32 with the bounds that the picture has."
+                f"Expected a picture with values of 0..255, those of {space}, got fractions up to "
+                f"{array.max():.3g}: they would be divided by 255 once more. Return bytes, or "
+                "declare a Box of float32 with the bounds that the picture has."
             )
         return array if is_flat else np.ravel(array)
 
