@@ -140,7 +140,7 @@ def _style(place: int, step: int) -> str:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Plots: a row per task, a column per step; steps that do not fit beside it come below."""
+    """Plots: a row per task, a column per step; steps that do not fit into the width come below."""
 
     steps: Sequence[int]
     rows: Sequence[tuple[str, Sequence[Text]]]
@@ -148,15 +148,15 @@ class _Grid:
     key: Text
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        beside = len(self.steps)
+        columns = len(self.steps)
         unlimited = options.update(max_width=sys.maxsize)
-        while beside > 1:
-            widest = Measurement.get(console, unlimited, self._table(0, beside)).maximum
+        while columns > 1:
+            widest = Measurement.get(console, unlimited, self._table(0, columns)).maximum
             if widest <= options.max_width:
                 break
-            beside -= 1
-        for start in range(0, len(self.steps), beside):
-            yield self._table(start, start + beside)
+            columns -= 1
+        for start in range(0, len(self.steps), columns):
+            yield self._table(start, start + columns)
 
     def _table(self, start: int, stop: int) -> Table:
         table = Table(title=self.title, box=SIMPLE, show_lines=True, caption=self.key)

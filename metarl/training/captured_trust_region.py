@@ -89,7 +89,7 @@ class CapturedTrustRegion:
         names = {id(p): name for name, p in self._judged.named_parameters()}
         self._names = [names[id(p)] for p in gradient.params]
         self._start = gradient.captured("trust-region steps", self._start_of_leaves)
-        self._further = gradient.captured("tries of the line search", self._try_of_leaves)
+        self._further = gradient.captured("tries of the line search", self._try)
 
     @torch.no_grad()
     def __call__(self, inputs: PolicyInputs) -> MetaResult:
@@ -131,16 +131,6 @@ class CapturedTrustRegion:
         first = self._try(leaves, inputs, step, torch.ones_like(loss), loss, finite)
         return Start(result, norm, finite, step, first)
 
-    def _try_of_leaves(
-        self,
-        leaves: Sequence[Tensor],
-        inputs: PolicyInputs,
-        step: Tensor,
-        share: Tensor,
-        loss: Tensor,
-    ) -> Try:
-        return self._try(leaves, inputs, step, share, loss, torch.ones_like(loss).bool())
-
     @torch.no_grad()
     def _try(
         self,
@@ -149,16 +139,27 @@ class CapturedTrustRegion:
         step: Tensor,
         share: Tensor,
         loss: Tensor,
-        allowed: Tensor,
+        allowed: Tensor | None = None,
     ) -> Try:
-        """Tries a share of the step from the parameters `leaves`; see `Try`."""
+        """Tries a share of the step from the parameters `leaves`; see `Try`.
+
+        Args:
+            leaves: The parameters to start from.
+            inputs: The inputs of all tasks.
+            step: The whole step, [P].
+            share: The share of it that is tried, [].
+            loss: The mean loss before the step, [].
+            allowed: Whether a try may be accepted at all, [] bool; None: yes.
+        """
         moves = unflatten(step, leaves)
         # theta_new = theta + ratio^j * step
         moved = [p + share * move for p, move in zip(leaves, moves, strict=True)]
         losses, divergences = self._at(moved, inputs)
         divergence = divergences.sum() / len(divergences)
         # L(theta_new) < L(theta) and KL <= delta; comparisons with NaN are false.
-        accepted = allowed & (losses.mean() < loss) & (divergence <= self._max_kl)
+        accepted = (losses.mean() < loss) & (divergence <= self._max_kl)
+        if allowed is not None:
+            accepted = accepted & allowed
         params = [torch.where(accepted, n, p) for n, p in zip(moved, leaves, strict=True)]
         return Try(params, accepted, torch.where(accepted, divergence, 0))
 

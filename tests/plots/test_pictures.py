@@ -36,7 +36,7 @@ def test_fits_and_their_truth():
     assert sum(line.count("o") for line in text.splitlines()[4:-2]) == 2 * 5
 
 
-def test_steps_that_do_not_fit_beside_each_other_come_below():
+def test_steps_that_do_not_fit_into_the_width_come_below():
     x = np.linspace(-5, 5, 50)
     fits = {0: 0 * x, 1: np.sin(x), 10: np.sin(x)}
     panel = SinePanel(x, np.sin(x), x[::10], np.sin(x[::10]), fits, "A = 1")
