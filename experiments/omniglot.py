@@ -62,9 +62,7 @@ TWENTY_WAYS = replace(SIXTY_WAYS, train_way=20)
 
 # For Lake's runs, chosen on the new alphabets of minimal-2: classes and images that are distorted
 # replace the background's other alphabets.
-ONE_SHOT = metric.MatchingAlgorithm(
-    scale=20.0, embedding=metric.EmbeddingSettings("pyramid", bfloat16=True, views=9)
-)
+ONE_SHOT = metric.ReconstructionAlgorithm(bfloat16=True, views=5)
 DISTORTED = CharacterSettings(
     way=20,
     train_way=128,
@@ -97,6 +95,9 @@ CONFIGS = with_registered(
         "matching": _comparing("matching", metric.MatchingAlgorithm(), tasks=TWENTY_WAYS),
         "relation": _comparing(
             "relation", metric.RelationAlgorithm(), tasks=FIVE_WAYS, training=CLIPPED
+        ),
+        "reconstruction": _comparing(
+            "reconstruction", metric.ReconstructionAlgorithm(), filters=32
         ),
         "siamese": _comparing("siamese", metric.SiameseAlgorithm(), tasks=TWENTY_WAYS),
         "one-shot": OmniglotSettings(

@@ -52,6 +52,7 @@ METRIC = {
     "matching-euclidean": m.MatchingAlgorithm("euclidean"),
     "matching-context": m.MatchingAlgorithm(context_steps=2),
     "relation": m.RelationAlgorithm(),
+    "reconstruction": m.ReconstructionAlgorithm(),
     "siamese": m.SiameseAlgorithm(units=8),
     "nearest-neighbour": m.NearestNeighbourAlgorithm(),
 }

@@ -32,6 +32,7 @@ GRADIENT = {
 METRIC = {
     "prototypical": m.PrototypicalAlgorithm(),
     "pyramid": m.PrototypicalAlgorithm(m.EmbeddingSettings("pyramid")),
+    "reconstruction": m.ReconstructionAlgorithm(),
     "matching": m.MatchingAlgorithm(),
     "matching-euclidean": m.MatchingAlgorithm("euclidean"),
     "matching-context": m.MatchingAlgorithm(context_steps=2),

@@ -31,9 +31,11 @@ from metarl.learners.metric.of_modules import (
     Matching,
     NearestNeighbours,
     Prototypical,
+    ReconstructionNetwork,
     RelationNetwork,
     Siamese,
 )
+from metarl.learners.metric.reconstruction import Reconstruction
 from metarl.learners.metric.relation import Relation, RelationEmbedding
 from metarl.learners.metric.siamese import SiameseEmbedding, WeightedDifference
 from metarl.learners.metric.zero_shot import ZeroShotInputs, ZeroShotPrototypes
@@ -67,6 +69,8 @@ __all__ = [
     "Prototypes",
     "Prototypical",
     "Recollection",
+    "Reconstruction",
+    "ReconstructionNetwork",
     "Recurrent",
     "Reference",
     "Relation",

@@ -74,9 +74,8 @@ def test_sine_runs_every_algorithm(algorithm, tmp_path, monkeypatch, capsys):
     "algorithm",
     [
         "maml", "fomaml", "metasgd", "mamlplusplus", "reptile", "lstm", "learned-optimizer",
-        "prototypical", "matching", "one-shot", "relation", "siamese", "nearest-neighbour",
-        "mann", "metanet",
-        "classifier",
+        "prototypical", "matching", "one-shot", "relation", "reconstruction", "siamese",
+        "nearest-neighbour", "mann", "metanet", "classifier",
     ],
 )  # fmt: skip
 def test_omniglot_runs_every_algorithm_on_glyphs(algorithm, tmp_path, monkeypatch, capsys):

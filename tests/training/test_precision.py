@@ -17,7 +17,8 @@ from tests.image_problems import image_problem
 GLYPHS = Glyphs(3, 2, 2, alphabets=4, characters=4, drawings=6)
 TAKE = {
     "prototypical": metric.PrototypicalAlgorithm(),
-    "pyramid": metric.PrototypicalAlgorithm(metric.EmbeddingSettings("pyramid", views=2)),
+    "pyramid": metric.PrototypicalAlgorithm(metric.EmbeddingSettings("pyramid")),
+    "reconstruction": metric.ReconstructionAlgorithm(views=2),
     "relation": metric.RelationAlgorithm(),
     "classifier": metric.FeatureClassifierAlgorithm(),
 }

@@ -157,5 +157,6 @@ def translations() -> dict[Any, Any]:
     return {
         aten.linalg_cholesky_ex.default: onnx_functions.cholesky_ex,
         aten.cholesky_solve.default: onnx_functions.cholesky_solve,
+        aten.linalg_inv_ex.default: onnx_functions.inv_ex,
         aten.sort.stable: onnx_functions.stable_sort,
     }

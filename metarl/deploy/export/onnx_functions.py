@@ -1,7 +1,8 @@
 """ONNX functions of operators that torch's exporter does not translate.
 
 The Cholesky factorisation and the solution with it are loops over rows, for a batch of one matrix,
-[1, K, K]. Python does not execute the functions marked `script`: onnxscript translates them.
+[1, K, K]; so is the inverse, for any batch. Python does not execute the functions marked `script`:
+onnxscript translates them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from onnxscript import opset18 as op
 from onnxscript import script
-from onnxscript.onnx_types import DOUBLE
+from onnxscript.onnx_types import DOUBLE, FLOAT
 
 
 @script()
@@ -75,6 +76,45 @@ def cholesky_solve(right: Any, factor: Any, upper: bool = False) -> Any:
     """Solves A x = b for the lower factor of A; it is executed, as a call of the above."""
     del upper
     return substitution(right, factor)
+
+
+@script()
+def gauss_jordan(matrices: FLOAT) -> FLOAT:
+    """Returns the inverses of matrices [..., K, K], with partial pivoting."""
+    last = op.Constant(value_ints=[-1])
+    second = op.Constant(value_ints=[-2])
+    size = op.Squeeze(op.Shape(matrices, start=-1))
+    index = op.Range(op.Constant(value_int=0), size, op.Constant(value_int=1))
+    identity = op.CastLike(op.Equal(op.Unsqueeze(index, last), index), matrices)
+    rest = matrices
+    inverse = op.Expand(identity, op.Shape(matrices))
+    for j in range(size):
+        # The row p with the largest pivot from row j on changes places with row j.
+        own = op.CastLike(op.Equal(index, j), matrices)
+        below = op.CastLike(op.GreaterOrEqual(index, j), matrices)
+        sizes = below * (op.Abs(op.Gather(rest, j, axis=-1)) + 1.0)
+        largest = op.ArgMax(sizes, axis=-1, keepdims=1)
+        chosen = op.CastLike(op.Equal(index, largest), matrices)
+        swap = op.Unsqueeze(own - chosen, last)
+        pick = op.Unsqueeze(chosen, second)
+        row = op.Gather(rest, j, axis=-2)
+        other = op.Gather(inverse, j, axis=-2)
+        best = op.Squeeze(op.MatMul(pick, rest), second)
+        best_other = op.Squeeze(op.MatMul(pick, inverse), second)
+        rest = rest + swap * op.Unsqueeze(best - row, second)
+        inverse = inverse + swap * op.Unsqueeze(best_other - other, second)
+        # A <- A - (A e_j - e_j) (e_j^T A / A_jj), which makes column j of A that of the identity
+        pivot = op.Unsqueeze(op.Gather(best, j, axis=-1), last)
+        column = op.Unsqueeze(op.Gather(rest, j, axis=-1) - own, last)
+        rest = rest - column * op.Unsqueeze(best / pivot, second)
+        inverse = inverse - column * op.Unsqueeze(best_other / pivot, second)
+    return inverse
+
+
+def inv_ex(matrices: Any, check_errors: bool = False) -> tuple[Any, Any]:
+    """Returns the inverses, and 0 for success; it is executed, as a call of the above."""
+    del check_errors
+    return gauss_jordan(matrices), op.Constant(value_ints=[0])
 
 
 def stable_sort(

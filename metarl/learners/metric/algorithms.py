@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
-from metarl.errors import SettingsError
 from metarl.learners.images.embeddings import ConvEmbedding, Embedding, Pixels
-from metarl.learners.images.pyramid import AveragedViews, PyramidEmbedding
+from metarl.learners.images.maps import MapEmbedding
+from metarl.learners.images.pyramid import PyramidEmbedding
+from metarl.learners.images.views import AveragedViews
 from metarl.learners.metric.classifier import FeatureClassifier
 from metarl.learners.metric.comparisons import Attention, Distance, NearestNeighbour, Prototypes
 from metarl.learners.metric.full_context import ContextAttention
 from metarl.learners.metric.metric_learner import MetricLearner
+from metarl.learners.metric.reconstruction import Reconstruction
 from metarl.learners.metric.relation import Relation, RelationEmbedding
 from metarl.learners.metric.siamese import KOCH, SMALL, SiameseEmbedding, WeightedDifference
 from metarl.learners.problem import ImageProblem
 from metarl.models.described import FUNCTIONS, described
-from metarl.ranges import NOT_NEGATIVE, POSITIVE, WIDTH, check_fields
+from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, WIDTH, check_fields
 from metarl.registry import check_choice
 from metarl.tasks.distortions import Distortion, distort
 
@@ -24,28 +26,22 @@ described(Distortion)
 FUNCTIONS.register("distort", distort)
 
 Network = Literal["conv4", "pyramid"]
-SiameseLayers = Literal["small", "koch"]
 VIEW = Distortion(tilt=8, shear=0.1, scale=0.1, shift=0.025, elastic=0.03)
+SiameseLayers = Literal["small", "koch"]
 
 
 @dataclass(frozen=True)
 class EmbeddingSettings:
-    """The network that embeds images, and the number of views that evaluation embeds."""
+    """The network that embeds images."""
 
     network: Network = "conv4"
     """conv4: the papers' network; pyramid: filters double in each block, maps keep their size."""
     bfloat16: bool = False
     """Trains the convolutions in bfloat16."""
-    views: int = 1
-    """Views of an image that evaluation averages; 1: the image itself."""
-    view: Distortion = field(default_factory=lambda: VIEW)
-    """How all views except the first are distorted; strokes stay as they are."""
 
     def __post_init__(self) -> None:
         """Checks the settings."""
         check_fields(self)
-        if self.views < 1:
-            raise SettingsError(f"Expected at least 1 view, got {self.views}.")
 
     def make(self, problem: ImageProblem) -> tuple[Embedding, int]:
         """Builds the embedding; returns it and its number of features.
@@ -57,10 +53,7 @@ class EmbeddingSettings:
         shape = (problem.images, problem.generator, problem.filters)
         kind = PyramidEmbedding if self.network == "pyramid" else ConvEmbedding
         network = kind(*shape, bfloat16=self.bfloat16)
-        if self.views == 1:
-            return network, network.features
-        averaged = AveragedViews(network, self.views, self.view, *shape[:2])
-        return averaged, network.features
+        return network, network.features
 
 
 @dataclass(frozen=True)
@@ -125,6 +118,30 @@ class RelationAlgorithm:
         embedding = RelationEmbedding(problem.images, problem.generator, problem.filters)
         relation = Relation(problem.filters, embedding.size, problem.generator, self.units)
         return MetricLearner(embedding, relation)
+
+
+@dataclass(frozen=True)
+class ReconstructionAlgorithm:
+    """Feature map reconstruction (Wertheimer et al. 2021), of queries and of classes."""
+
+    bfloat16: bool = False
+    """Trains the convolutions in bfloat16."""
+    views: int = 1
+    """Views of an image that evaluation averages; 1: the image itself."""
+    view: Distortion = field(default_factory=lambda: VIEW)
+    """How all views except the first are distorted; strokes stay as they are."""
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        check_fields(self, views=COUNT)
+
+    def build(self, problem: ImageProblem, /) -> MetricLearner:
+        """Builds the learner; see `ImageAlgorithm.build`."""
+        shape = (problem.images, problem.generator)
+        embedding: Embedding = MapEmbedding(*shape, problem.filters, bfloat16=self.bfloat16)
+        if self.views > 1:
+            embedding = AveragedViews(embedding, self.views, self.view, *shape)
+        return MetricLearner(embedding, Reconstruction())
 
 
 @dataclass(frozen=True)

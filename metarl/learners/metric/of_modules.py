@@ -10,6 +10,7 @@ from metarl.learners.images.embeddings import Embedding
 from metarl.learners.metric.comparisons import Attention, Distance, NearestNeighbour, Prototypes
 from metarl.learners.metric.full_context import ContextAttention
 from metarl.learners.metric.metric_learner import MetricLearner
+from metarl.learners.metric.reconstruction import Reconstruction
 from metarl.learners.metric.relation import Relation
 from metarl.learners.metric.siamese import WeightedDifference
 from metarl.learners.module_embedding import ModuleEmbedding
@@ -70,6 +71,15 @@ def RelationNetwork(  # noqa: N802
         units: Width of its hidden layer.
     """
     return MetricLearner(embedding_of(net), Relation(channels, size, generator, units))
+
+
+def ReconstructionNetwork(net: nn.Module) -> MetricLearner:  # noqa: N802
+    """Feature map reconstruction (Wertheimer et al. 2021) on the feature maps of a module.
+
+    Args:
+        net: Maps a batch of images to feature maps [N, channels, H, W].
+    """
+    return MetricLearner(embedding_of(net), Reconstruction())
 
 
 def Siamese(net: nn.Module, features: int, generator: torch.Generator) -> MetricLearner:  # noqa: N802

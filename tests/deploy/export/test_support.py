@@ -19,6 +19,7 @@ from metarl.learners.metric.algorithms import (
     MatchingAlgorithm,
     NearestNeighbourAlgorithm,
     PrototypicalAlgorithm,
+    ReconstructionAlgorithm,
     RelationAlgorithm,
     SiameseAlgorithm,
 )
@@ -32,10 +33,11 @@ EMBEDDING, DESCRIBE = 6, 3
 MEMORY = MemoryAugmentedOptions(units=10, slots=16, width=5, reads=2)
 ANY_SIZE = {
     "prototypical": PrototypicalAlgorithm(),
-    "views": PrototypicalAlgorithm(EmbeddingSettings("pyramid", views=2)),
+    "pyramid": PrototypicalAlgorithm(EmbeddingSettings("pyramid")),
     "matching": MatchingAlgorithm(),
     "euclidean": MatchingAlgorithm("euclidean"),
     "relation": RelationAlgorithm(),
+    "reconstruction": ReconstructionAlgorithm(views=2),
     "siamese": SiameseAlgorithm(16, distortions=False),
     "neighbours": NearestNeighbourAlgorithm(),
     "classifier": FeatureClassifierAlgorithm(),
@@ -96,6 +98,29 @@ def test_any_number_of_examples_and_classes_gives_the_scores(name, generator, tm
     found = OnnxAdaptation(tmp_path / "out")
     for shots, way in ((1, 3), (2, 5), (4, 2)):
         assert_scores(learner, found, image_tasks(generator, shots, way))
+
+
+class Solves(nn.Module):
+    """Features from inverses of matrices [N, 4, 4] whose first pivot is 0, and of a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.swap = nn.Parameter(torch.eye(4).roll(1, 0) + 0.1)
+
+    def forward(self, x):
+        off = torch.ones(4, 4) - torch.eye(4)
+        matrices = self.swap + x.unsqueeze(2) * off * x.unsqueeze(1)
+        matrices = matrices - torch.diag_embed(matrices.diagonal(dim1=1, dim2=2))
+        fixed = x @ torch.linalg.inv_ex(self.swap).inverse
+        return torch.linalg.inv_ex(matrices).inverse.flatten(1) + fixed.repeat(1, 4)
+
+
+def test_inverses_are_those_of_torch(generator, tmp_path):
+    needs_onnx()
+    learner = Prototypical(Solves())
+    tasks = vector_tasks(generator, 2)
+    assert export_adaptation(learner, tmp_path / "out", tasks=tasks) < 1e-4
+    assert_scores(learner, OnnxAdaptation(tmp_path / "out"), vector_tasks(generator, 3), 1e-4)
 
 
 @pytest.mark.slow

@@ -25,14 +25,22 @@ LEARNERS = {
     "matching": m.MatchingAlgorithm(),
     "matching-euclidean": m.MatchingAlgorithm("euclidean"),
     "matching-context": m.MatchingAlgorithm(context_steps=2),
-    "matching-views": m.MatchingAlgorithm(
-        embedding=m.EmbeddingSettings("pyramid", bfloat16=True, views=3)
+    "matching-pyramid": m.MatchingAlgorithm(
+        embedding=m.EmbeddingSettings("pyramid", bfloat16=True)
     ),
+    "reconstruction": m.ReconstructionAlgorithm(),
+    "reconstruction-views": m.ReconstructionAlgorithm(bfloat16=True, views=3),
     "relation": m.RelationAlgorithm(),
     "siamese": m.SiameseAlgorithm(units=8),
     "nearest-neighbour": m.NearestNeighbourAlgorithm(),
 }
-NORMALISED = {"ConvEmbedding", "AveragedViews", "RelationEmbedding"}
+NORMALISED = {
+    "ConvEmbedding",
+    "PyramidEmbedding",
+    "MapEmbedding",
+    "AveragedViews",
+    "RelationEmbedding",
+}
 ORDERED = {"matching-context"}  # those that read the support set as a sequence
 
 

@@ -1,0 +1,63 @@
+"""An embedding whose features are maps: where a stroke is stays visible."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metarl.learners.images.embeddings import (
+    Embedding,
+    ImageShape,
+    check_images,
+    check_shape,
+    run_blocks,
+)
+from metarl.learners.images.layers import ConvBlock, Moments
+from metarl.models.described import described
+
+
+@described
+class MapEmbedding(Embedding):
+    """Five blocks of 3x3 convolutions, of which the first two end with max-pooling; no head.
+
+    The first block has `filters` filters, all others twice as many. The features are the maps of
+    the last block: 64 channels of 7x7 for a 28x28 image with 32 filters.
+
+    Args:
+        images: Shape of the images.
+        generator: Source of the initial weights.
+        filters: Number of filters of the first block.
+        bfloat16: See `PyramidEmbedding`.
+
+    Raises:
+        SettingsError: A number is not positive, or the images are too small.
+    """
+
+    BLOCKS = 5
+    HALVINGS = 2
+    respects_weights = True
+    takes_bfloat16 = True
+
+    def __init__(
+        self,
+        images: ImageShape,
+        generator: torch.Generator,
+        filters: int = 32,
+        *,
+        bfloat16: bool = False,
+    ) -> None:
+        super().__init__()
+        check_images(images, filters, 2**self.HALVINGS)
+        self.images = images
+        self.train_in_bfloat16 = bfloat16
+        channels = [images.channels, filters] + [2 * filters] * (self.BLOCKS - 1)
+        self.blocks = nn.ModuleList(
+            ConvBlock(channels[i], channels[i + 1], generator, pool=i < self.HALVINGS)
+            for i in range(self.BLOCKS)
+        )
+
+    def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
+        """Returns feature maps [T, N, 2 * filters, H / 4, W / 4], float32."""
+        check_shape(images, self.images)
+        with self.precision(images, moments):
+            return run_blocks(self.blocks, images, moments)
