@@ -177,13 +177,9 @@ class ConvEmbedding(Embedding):
         bfloat16: bool = False,
     ) -> None:
         super().__init__()
-        check_images(images, filters, 2**self.BLOCKS)
         self.images = images
         self.train_in_bfloat16 = bfloat16
-        channels = [images.channels] + [filters] * self.BLOCKS
-        self.blocks = nn.ModuleList(
-            ConvBlock(channels[i], channels[i + 1], generator) for i in range(self.BLOCKS)
-        )
+        self.blocks = conv_blocks(images, [filters] * self.BLOCKS, self.BLOCKS, generator)
         self.features = filters * (images.size // 2**self.BLOCKS) ** 2
 
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
@@ -191,6 +187,28 @@ class ConvEmbedding(Embedding):
         check_shape(images, self.images)
         with self.precision(images, moments):
             return run_blocks(self.blocks, images, moments).flatten(2)
+
+
+def conv_blocks(
+    images: ImageShape, filters: list[int], halvings: int, generator: torch.Generator
+) -> nn.ModuleList:
+    """Builds convolution blocks for images.
+
+    Args:
+        images: Shape of the images.
+        filters: Number of filters of each block.
+        halvings: How many of the blocks, from the first on, end with max-pooling.
+        generator: Source of the initial weights.
+
+    Raises:
+        SettingsError: A number is not positive, or the images are too small.
+    """
+    check_images(images, filters[0], 2**halvings)
+    channels = [images.channels, *filters]
+    return nn.ModuleList(
+        ConvBlock(channels[i], channels[i + 1], generator, pool=i < halvings)
+        for i in range(len(filters))
+    )
 
 
 def run_blocks(blocks: nn.ModuleList, images: Tensor, moments: Moments | None) -> Tensor:

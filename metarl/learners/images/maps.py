@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metarl.learners.images.embeddings import (
     Embedding,
     ImageShape,
-    check_images,
     check_shape,
+    conv_blocks,
     run_blocks,
 )
-from metarl.learners.images.layers import ConvBlock, Moments
+from metarl.learners.images.layers import Moments
 from metarl.models.described import described
 
 
@@ -47,14 +47,10 @@ class MapEmbedding(Embedding):
         bfloat16: bool = False,
     ) -> None:
         super().__init__()
-        check_images(images, filters, 2**self.HALVINGS)
+        widths = [filters] + [2 * filters] * (self.BLOCKS - 1)
         self.images = images
         self.train_in_bfloat16 = bfloat16
-        channels = [images.channels, filters] + [2 * filters] * (self.BLOCKS - 1)
-        self.blocks = nn.ModuleList(
-            ConvBlock(channels[i], channels[i + 1], generator, pool=i < self.HALVINGS)
-            for i in range(self.BLOCKS)
-        )
+        self.blocks = conv_blocks(images, widths, self.HALVINGS, generator)
 
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
         """Returns feature maps [T, N, 2 * filters, H / 4, W / 4], float32."""

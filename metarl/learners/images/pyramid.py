@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metarl.learners.images.embeddings import (
     Embedding,
     ImageShape,
-    check_images,
     check_shape,
+    conv_blocks,
     run_blocks,
 )
-from metarl.learners.images.layers import ConvBlock, Moments
+from metarl.learners.images.layers import Moments
 from metarl.models.described import described
 
 
@@ -49,15 +49,11 @@ class PyramidEmbedding(Embedding):
     ) -> None:
         super().__init__()
         halvings = self.BLOCKS - 1
-        check_images(images, filters, 2**halvings)
+        widths = [filters * 2**i for i in range(self.BLOCKS)]
         self.images = images
         self.train_in_bfloat16 = bfloat16
-        channels = [images.channels] + [filters * 2**i for i in range(self.BLOCKS)]
-        self.blocks = nn.ModuleList(
-            ConvBlock(channels[i], channels[i + 1], generator, pool=i < halvings)
-            for i in range(self.BLOCKS)
-        )
-        self.features = channels[-1] * (images.size // 2**halvings) ** 2
+        self.blocks = conv_blocks(images, widths, halvings, generator)
+        self.features = widths[-1] * (images.size // 2**halvings) ** 2
 
     def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
         """Returns features [T, N, D], float32."""
