@@ -87,21 +87,27 @@ def test_a_block_without_a_reason_is_found(tmp_path):
 
 
 def metarl_commands():
-    """The `metarl` commands in the indented blocks of all pages, by their first words."""
+    """The lines of `metarl` commands in the indented blocks of all pages: command and the rest."""
     for page in PAGES:
         for block in blocks(page):
             if block.language in ("", "sh"):
                 for line in re.sub(r"\\\n\s*", " ", block.text).splitlines():
-                    if match := re.match(r"\s*(?:[A-Z_]+=\S+ )*metarl ([a-z-]+)", line):
-                        yield match[1]
+                    line = re.sub(r"\s#.*", "", line)
+                    if match := re.match(r"\s*(?:[A-Z_]+=\S+ )*metarl ([a-z-]+)(.*)", line):
+                        yield match.groups()
 
 
-@pytest.mark.parametrize("command", sorted(set(metarl_commands())))
-def test_its_commands_exist(command, monkeypatch, capsys):
+@pytest.mark.parametrize("command", sorted({command for command, _ in metarl_commands()}))
+def test_its_commands_and_their_options_exist(command, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["metarl", command, "--help"])
     with suppress(SystemExit):
         main()
-    assert f"metarl {command}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"metarl {command}" in shown
+    if command not in ("train", "tune"):  # which have those of the experiment too
+        rests = [rest for name, rest in metarl_commands() if name == command]
+        used = {option for rest in rests for option in re.findall(r"(?<=\s)--[\w.-]+", rest)}
+        assert used <= set(re.findall(r"--[\w.-]+", shown))
 
 
 def toctree():
