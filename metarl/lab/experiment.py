@@ -22,9 +22,10 @@ from metarl import ranks
 from metarl.adaptation.learner import Learner
 from metarl.console import OutputConsole, run_script
 from metarl.devices import resolve_device, set_threads
-from metarl.errors import MetarlError, SettingsError, short_repr
+from metarl.errors import MetarlError, SettingsError, UntrustedError, short_repr
 from metarl.lab.command_line import parse_settings
 from metarl.lab.installed import installed_file
+from metarl.lab.trust import TRUST, check_trusted
 from metarl.runs.lock import RunLock
 from metarl.runs.run_folder import ResumePoint, create_run_folder, to_json, write_config
 from metarl.runs.signals import exit_status
@@ -184,7 +185,8 @@ class Experiment(Generic[S]):
                 return  # the first rank reports
             with _naming_finished_run(loop):
                 table = components.report(loop)
-        print_report(table, loop, result, components.show is not None)
+        play = components.show is not None
+        print_report(table, loop, result, self._play_options(settings, loop) if play else None)
 
     def _build(self, settings: S) -> Components:
         """Builds the components; raises SettingsError if they do not fit into the memory."""
@@ -197,6 +199,16 @@ class Experiment(Generic[S]):
                 "What the settings describe does not fit into the memory: lower its sizes (widths, "
                 f"filters, ways). {short_repr(str(error), 200)}"
             ) from error
+
+    def _play_options(self, settings: S, loop: OuterLoop) -> str:
+        """Returns the options without which `metarl play` would refuse a run."""
+        script = self._script()
+        options = "" if script is None else f" --script {shlex.quote(str(script))}"
+        try:
+            check_trusted(settings, loop.folder)
+        except UntrustedError:
+            return f"{options} {TRUST}"
+        return options
 
     def _script(self) -> Path | None:
         """Returns the file that defines the experiment, or None if its package is installed."""
@@ -235,7 +247,7 @@ def _on_device(tasks: Any, device: torch.device) -> Any:
 
 
 def print_report(
-    table: Table, loop: OuterLoop, result: TrainingResult, can_play: bool = False
+    table: Table, loop: OuterLoop, result: TrainingResult, play_options: str | None = None
 ) -> None:
     """Prints the table of a report, the run folder, its figures and how to look at them.
 
@@ -243,7 +255,7 @@ def print_report(
         table: The table.
         loop: The loop after its report.
         result: How the training ended.
-        can_play: Whether `metarl play` has a picture of an adaptation.
+        play_options: Options of `metarl play`; None if it has no picture of an adaptation.
     """
     console = OutputConsole()
     console.print_whole(table)
@@ -252,7 +264,7 @@ def print_report(
     lines = {
         f"Trained for {minutes:.1f} minutes. Run folder:": str(loop.folder),
         "Figures in it:": ", ".join(figures(loop.folder)),
-        "An adaptation:": f"metarl play {folder}" if can_play else "",
+        "An adaptation:": "" if play_options is None else f"metarl play {folder}{play_options}",
         "The curves:": f"tensorboard --logdir {folder}",
     }
     for name, value in lines.items():

@@ -1,12 +1,14 @@
 """The code of docs/control.md runs, as the script that it describes, and its names exist."""
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
 from metarl.commands import main
 from metarl.lab.installed import EXPERIMENTS
 from metarl.lab.lookup import find_experiment, script_experiment
+from metarl.rl.trials.strategies import StrategyAlgorithm
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "control.md").read_text(encoding="utf-8")
@@ -23,7 +25,10 @@ def test_the_code_is_an_experiment_that_trains_and_plays(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["metarl", "train", "push.py", "--algorithm", "anil", *TINY])
     main()
-    assert "anil on Push-v1" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "anil on Push-v1" in shown
+    (play,) = re.findall(r"An adaptation: metarl play \S+(.*)", shown)
+    assert shlex.split(play) == ["--script", str(script)]
     for command in ("evaluate", "play"):
         monkeypatch.setattr(sys, "argv", ["metarl", command, "latest", "--script", "push.py"])
         main()
@@ -40,7 +45,10 @@ def test_its_strategies_are_those_of_the_experiments():
     (sentence,) = re.findall(r"nothing to train: (.*?);\s+(.*?)\.\n", PAGE, re.DOTALL)
     for experiment, names in zip(("bandit", "tabular_mdp"), sentence, strict=True):
         strategies = set(re.findall(r"`([\w-]+)`", names))
-        assert strategies <= set(find_experiment(experiment).configs)
+        configs = find_experiment(experiment).configs
+        assert strategies == {
+            name for name, c in configs.items() if isinstance(c.learner, StrategyAlgorithm)
+        }
 
 
 def test_its_commands_name_experiments_and_scripts_that_exist():

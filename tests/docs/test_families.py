@@ -42,13 +42,16 @@ def test_the_families_train_and_have_cards(family, my_tasks, monkeypatch, capsys
     arguments = ["--family", f"my_tasks:{family}", "--horizon", "5", *TINY]
     monkeypatch.setattr("sys.argv", ["custom.py", *arguments, "--training.iterations", "1"])
     script_experiment(ROOT / "experiments" / "custom.py").main()
-    assert TITLES[family] in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert TITLES[family] in shown
     (folder,) = (my_tasks / "runs" / "custom" / "maml").iterdir()
     line, *metrics = read_curves(folder)
     assert len(metrics) == (family == "motors")
     # Before and after a step, and to start the statistics of the observations.
     assert line["environment_steps"] == 3 * 2 * 2 * 5
-    for command in (["list", "--card", f"my_tasks:{family}"], ["play", str(folder), "--trust"]):
+    (play,) = re.findall(r"An adaptation: metarl (play .*)", shown)
+    assert shlex.split(play) == ["play", str(folder.relative_to(my_tasks)), "--trust"]
+    for command in (["list", "--card", f"my_tasks:{family}"], shlex.split(play)):
         monkeypatch.setattr("sys.argv", ["metarl", *command])
         main()
         assert TITLES[family] in capsys.readouterr().out or command[0] == "play"
