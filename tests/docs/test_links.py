@@ -22,15 +22,20 @@ def text(page):
 
 
 def anchors(page):
-    """The anchors that GitHub gives to the headings of a page."""
+    """The anchors that GitHub gives to the headings of a page, in order."""
     headings = HEADING.findall(text(page))
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 def test_the_anchor_of_a_heading_is_githubs(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# Omniglot, *real* drawings: 5-way\n```\n# code\n```\n## Lake's runs\n")
-    assert anchors(page) == {"omniglot-real-drawings-5-way", "lakes-runs"}
+    assert anchors(page) == ["omniglot-real-drawings-5-way", "lakes-runs"]
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=pages.name)
+def test_no_two_headings_have_one_anchor(page):
+    assert len(set(anchors(page))) == len(anchors(page))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
