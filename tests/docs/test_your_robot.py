@@ -1,5 +1,6 @@
 """The code of docs/your_robot.md runs, its URDF is its MJCF, and its arm learns to adapt."""
 
+import inspect
 import re
 import shlex
 import sys
@@ -10,7 +11,8 @@ import torch
 
 from metarl.lab.lookup import script_experiment
 from metarl.runs.eval_file import read_curves
-from metarl.sim import make_vec
+from metarl.sim import MujocoTasks, make_vec
+from metarl.sim.mujoco.changes import ModelFactor
 from tests.experiments.test_control_scripts import leave_out_figures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +52,20 @@ def test_every_change_of_the_table_is_one_of_the_package():
     rows = PAGE.partition("| entry |")[2].partition("\n\n")[0]
     for name in re.findall(r"`([A-Z]\w+)[(`]", rows):
         assert name in metarl.sim.__all__, name
+    firsts = re.findall(r"^\| `(\w+)", rows, re.MULTILINE)
+    factors = [issubclass(getattr(metarl.sim, name), ModelFactor) for name in firsts]
+    assert "The first four rows are factors" in PAGE
+    assert factors == [True] * 4 + [False] * (len(factors) - 4)
+
+
+def test_the_methods_with_defaults_have_the_arguments_of_the_page():
+    (paragraph,) = re.findall(r"These methods have defaults.*?\n\n", PAGE, re.DOTALL)
+    methods = re.findall(r"`(\w+)\(([\w, ]+)\)`", paragraph)
+    assert len(methods) > 5
+    for name, arguments in methods:
+        method = getattr(MujocoTasks, name)
+        assert not getattr(method, "__isabstractmethod__", False)
+        assert list(inspect.signature(method).parameters) == ["self", *arguments.split(", ")]
 
 
 @pytest.mark.slow
