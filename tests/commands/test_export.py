@@ -42,6 +42,13 @@ def test_the_model_for_stable_baselines_learns_on(trained, metarl, tmp_path):
     assert vars(model)["metarl"]["steps"] == "1"
 
 
+def test_the_file_that_stable_baselines_names_is_named(trained, metarl, tmp_path):
+    status, printed = metarl("export", trained["bandit"], "--to", "sb3", tmp_path / "policy")
+    assert status == 0, printed.err
+    assert f"Wrote {tmp_path / 'policy.zip'};" in printed.out
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.zip"]
+
+
 def test_the_same_seed_adapts_to_the_same_task(trained, metarl, tmp_path):
     files = []
     for number, seed in enumerate((3, 3, 4)):

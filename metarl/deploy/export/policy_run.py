@@ -52,6 +52,8 @@ def export_run(
     """
     if steps < 0:
         raise SettingsError(f"Expected test_steps >= 0, got {steps}.")
+    if to == "sb3" and not out.suffix:
+        out = out.with_name(f"{out.name}.zip")  # as Stable-Baselines3 names it
     run = newest_run(runs) if str(run) == "latest" else run
     if with_adaptation and script is None and describes_itself(run):
         _refuse_fixed(to, steps, task)
