@@ -10,6 +10,7 @@ import pytest
 from metarl.commands import main
 from metarl.lab.lookup import script_experiment
 from metarl.runs.eval_file import read_curves
+from metarl.sim import FAMILIES, make_family
 from tests.docs.pages import python_blocks
 from tests.experiments.test_control_scripts import TINY, leave_out_figures
 
@@ -55,6 +56,12 @@ def test_the_families_train_and_have_cards(family, my_tasks, monkeypatch, capsys
         monkeypatch.setattr("sys.argv", ["metarl", *command])
         main()
         assert TITLES[family] in capsys.readouterr().out or command[0] == "play"
+
+
+def test_the_families_that_do_not_keep_their_units_are_named():
+    own = [name for name in FAMILIES.names() if not make_family(name).published_units]
+    named = re.findall(r"ship with MetaRL, all but `(.*?)`, keep the environment's units", PAGE)
+    assert own == named
 
 
 def test_its_commands_name_scripts_that_exist():
