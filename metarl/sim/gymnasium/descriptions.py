@@ -19,5 +19,6 @@ def describe_space(space: spaces.Space[Any]) -> str:
     """Returns a space in words, for cards."""
     if isinstance(space, spaces.Box) and space.shape:
         low, high = float(space.low.min()), float(space.high.max())
-        return f"{' x '.join(map(str, space.shape))} numbers in [{low:g}, {high:g}]"
+        number = "number" if space.shape == (1,) else "numbers"
+        return f"{' x '.join(map(str, space.shape))} {number} in [{low:g}, {high:g}]"
     return str(space)

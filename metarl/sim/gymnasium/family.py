@@ -320,8 +320,9 @@ class GymFamily(TaskFamily):
         source = "" if isinstance(self.env, str) else f" of {self._builder.__module__}"
         size = self.observation_space.shape[0]
         is_box = isinstance(env.action_space, spaces.Box)
-        own_units = "; policies act in -1..1" if is_box else ""
-        observation = f"{describe_space(env.observation_space)}; {size} numbers"
+        units = ", clipped to it" if is_box else ""
+        units += "; policies act in -1..1" if is_box and not self.published_units else ""
+        observation = f"{describe_space(env.observation_space)}; {size} entries when flat"
         return Card(
             self.name,
             summary,
@@ -330,7 +331,7 @@ class GymFamily(TaskFamily):
                 tasks,
                 Fact("start", f"{own}, of a seed below 2^24"),
                 Fact("observation", observation),
-                Fact("action", f"{describe_space(env.action_space)}, clipped to it{own_units}"),
+                Fact("action", f"{describe_space(env.action_space)}{units}"),
                 Fact("dynamics", f"{own}{f', with {settings}' if settings else ''}"),
                 Fact("reward", own),
                 Fact("termination", own),

@@ -69,6 +69,19 @@ def test_attributes_are_set_and_keyword_arguments_build_again():
     assert second[1]._slope == 0.75
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters", "action"),
+    [
+        ("Pendulum-v1", GRAVITY, "1 number in [-2, 2], clipped to it; policies act in -1..1"),
+        ("CartPole-v1", {"gravity": Uniform(5, 15)}, "Discrete(2)"),
+    ],
+)
+def test_cards_say_what_happens_to_actions(name, parameters, action):
+    family = GymTasks(name, parameters)
+    (fact,) = [fact for fact in family.card().facts if fact.what == "action"]
+    assert fact.value == action
+
+
 def test_keyword_arguments_of_registered_environments_and_settings():
     family = GymTasks(
         "FrozenLake-v1", {"is_slippery": Choice(False, True)}, settings={"map_name": "8x8"}
