@@ -37,9 +37,14 @@ def _(learner: PolicyLearner, request: Request) -> Exported:
     """Returns the graphs "act", "step", "log_probs" and "log_step".
 
     Raises:
-        SettingsError: The horizon is below 1.
+        SettingsError: The learner observes the task, or the horizon is below 1.
         ExportError: The running statistics of the policy's units have not started.
     """
+    if learner.worlds.observe_task:
+        raise SettingsError(
+            "The run trained an oracle, which observes the task: there is nothing to adapt. Export "
+            "its policy alone, without `--with adaptation`."
+        )
     horizon = learner.family.horizon if request.horizon is None else request.horizon
     if horizon < 1:
         raise SettingsError(f"Expected a horizon of at least 1 step, got {horizon}.")
@@ -71,22 +76,13 @@ def control_graphs(
     moving, constants = theta_of(params, frozen.names)
     state = learner.rule.init({n: t.unsqueeze(0) for n, t in moving.items()})
     start = start_of(moving, flatten(state))
-    size = _observation_size(learner)
+    size = learner.family.observation_space.shape[0]
     fixed = torch.empty(horizon, horizon + 1, size), torch.empty(learner.policy.action_shape)
     count = free_size([*start.tensors, *fixed])
     parts = ControlParts(learner, start, constants, state, (count, horizon, size))
     return start, [
         _act(learner, start, constants, size, count), step(parts), log_probs(parts), log_step(parts)
     ]  # fmt: skip
-
-
-def _observation_size(learner: PolicyLearner) -> int:
-    family = learner.family
-    size = family.observation_space.shape[0]
-    if learner.worlds.observe_task:
-        tasks = family.sample(1, torch.Generator().manual_seed(0))
-        size += family.task_vector(tasks.values).shape[1]
-    return size
 
 
 def _act(learner: PolicyLearner, start: Start, constants: Params, size: int, count: int) -> Graph:

@@ -366,3 +366,11 @@ def test_unsuitable_batches_are_refused(sines, models):
 def test_a_learner_of_another_kind_is_named(tmp_path):
     with pytest.raises(SettingsError, match="adapts in another way"):
         export_adaptation(nn.Linear(2, 3), tmp_path / "out", "torch")
+
+
+def test_an_oracle_has_no_adaptation_to_export(generator, tmp_path):
+    problem = ControlProblem(
+        Navigation2D(horizon=3), generator, PolicyGradientSettings(1), (4,), observe_task=True
+    )
+    with pytest.raises(SettingsError, match="oracle.*policy alone"):
+        export_adaptation(MAMLAlgorithm().build(problem), tmp_path / "out", "torch")
