@@ -202,6 +202,8 @@ NOT_DEPLOYED = {
     "export --with adaptation` writes a graph that reads one example after another.",
     "StrategyLearner": "A strategy plays by a fixed rule: nothing was trained, and nothing adapts; "
     "`metarl evaluate` plays it.",
+    "PPOLearner": "PPO trains a new policy on each test task: no start was meta-trained that could "
+    "adapt; `metarl evaluate` trains and measures it.",
 }
 """Class of a learner -> why `metarl.load` has no adapter for it."""
 

@@ -38,6 +38,7 @@ from metarl.rl import PolicyGradientSettings, policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.problem import ControlProblem
 from metarl.rl.trials.recurrent_learner import RL2Algorithm
+from metarl.sb3.ppo import PPOAlgorithm
 from metarl.sim import make_family
 from metarl.tasks import Sine
 from metarl.tasks.base import Examples, TaskBatch
@@ -375,14 +376,14 @@ def test_descriptions_are_refused_by_others(sine_run):
         metarl.load(sine_run[1]).adapt([0.0], [0.0], descriptions=[[1.0]])
 
 
-def test_streams_and_strategies_say_why_they_do_not_open(generator):
+def test_streams_strategies_and_ppo_say_why_they_do_not_open(generator):
     code = LabelCode(1, 3)
     network = Recurrent(4 + code.width, code.width, generator, 5)
     stream = StreamReader(Thumbnail(ImageShape(1, 2), 2), network, code)
-    strategy = RandomArmAlgorithm().build(
-        ControlProblem(Bandit(), generator, PolicyGradientSettings(1))
-    )
-    for learner, reason in ((stream, "whole streams"), (strategy, "fixed rule")):
+    problem = ControlProblem(Bandit(), generator, PolicyGradientSettings(1), ())
+    strategy, ppo = RandomArmAlgorithm().build(problem), PPOAlgorithm().build(problem)
+    refused = (stream, "whole streams"), (strategy, "fixed rule"), (ppo, "no start")
+    for learner, reason in refused:
         with pytest.raises(SettingsError, match=f"nothing to load.*{reason}"):
             copies(learner)
         with pytest.raises(SettingsError, match=reason):

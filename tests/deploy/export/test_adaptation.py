@@ -372,5 +372,5 @@ def test_an_oracle_has_no_adaptation_to_export(generator, tmp_path):
     problem = ControlProblem(
         Navigation2D(horizon=3), generator, PolicyGradientSettings(1), (4,), observe_task=True
     )
-    with pytest.raises(SettingsError, match="oracle.*policy alone"):
+    with pytest.raises(SettingsError, match="oracle"):
         export_adaptation(MAMLAlgorithm().build(problem), tmp_path / "out", "torch")
