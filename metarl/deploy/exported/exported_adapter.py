@@ -155,7 +155,7 @@ class ExportedAdapter(Adapter):
         batch: dict[str, Any] = {n: np.asarray(v) for n, v in given.items() if v is not None}
         if "inputs" in batch:
             self._warn(batch["inputs"], "inputs", "support inputs")
-        usual = self.program.metadata["adaptation"]["steps"]
+        usual = max(1, self.program.metadata["adaptation"]["steps"])  # 0 of a pretrained start
         taken = usual if steps is None or self._reads else check_int("steps", steps)
         self.reset()
         losses = [self.program.adapt(**batch) for _ in range(taken)]

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 import metarl
+from metarl.adaptation import GradientLearner, Pretrained
 from metarl.deploy.export.adaptation import export_adaptation
 from metarl.errors import CheckpointError, DataError, SettingsError
+from metarl.models import MLP
 from metarl.tasks import Sine
 from metarl.tasks.base import Examples
 from tests.deploy.export.test_adaptation import (
@@ -74,3 +76,11 @@ def test_what_an_export_does_not_take_is_refused(sine, robot, tmp_path):
     (tmp_path / "step.onnx").write_bytes(b"other")
     with pytest.raises(CheckpointError, match=r"step\.onnx"):
         metarl.load(tmp_path)
+
+
+def test_a_pretrained_start_takes_one_step_by_default(generator, tmp_path):
+    needs_onnx()
+    net, tasks = MLP((1, 4, 1), generator), Sine(5, 7).sample(1, generator)
+    learner = GradientLearner(Pretrained(net, inner_lr=0.01))  # no steps in training
+    export_adaptation(learner, tmp_path / "out", tasks=tasks)
+    assert metarl.load(tmp_path / "out").adapt(*(t[0] for t in tasks.support[:2])).steps == 1
