@@ -55,7 +55,12 @@ def export_run(
     if to == "sb3" and not out.suffix:
         out = out.with_name(f"{out.name}.zip")  # as Stable-Baselines3 names it
     run = newest_run(runs) if str(run) == "latest" else run
-    if with_adaptation and script is None and describes_itself(run):
+    if script is None and describes_itself(run):
+        if not with_adaptation:
+            raise SettingsError(
+                f"The run {run} has no experiment.json: a run of the library alone is exported "
+                "`--with adaptation`. Or name its experiment: --script PATH."
+            )
         _refuse_fixed(to, steps, task)
         return _wrote(out, export_described(run, out, to, horizon, task_seed))
     device = "cpu" if with_adaptation else device

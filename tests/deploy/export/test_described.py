@@ -25,6 +25,8 @@ def test_a_supervised_run_is_exported_without_an_experiment(sine_run, tmp_path):
     assert metadata["kind"] == "supervised" and metadata["data"]["input_shape"] == [1]
     assert str(tmp_path) not in (out / METADATA).read_text()
     learner = sine_run[0]
+    with pytest.raises(SettingsError, match="`--with adaptation`"):
+        export_run(sine_run[1], tmp_path / "net.pt2", "torch")
     step = torch.export.load(out / "step.pt2").module()
     inputs = torch.randn(3, 1)
     *theta, loss = step(*(p.detach() for p in learner.model.parameters()), inputs, inputs.sin())
