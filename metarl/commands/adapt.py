@@ -169,7 +169,8 @@ def _report(adapter: Any, found: Adapted, run: Path, out: Path, video: Path | No
         console.print(curve_plot(found.curve, found.metric, console.width))
     for note in found.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-    save_events(found, out)
+    if len(found.before):  # on a log nothing is measured
+        save_events(found, out)
     try:
         adapter.save(out / WEIGHTS)
         console.print("Adapted weights:", str(out / WEIGHTS), soft_wrap=True, highlight=False)
@@ -180,4 +181,5 @@ def _report(adapter: Any, found: Adapted, run: Path, out: Path, video: Path | No
 
         save_film(Film("adapted", found.frames, 30.0), video)
         console.print("Film:", str(video), soft_wrap=True, highlight=False)
-    console.print(f"The curve: tensorboard --logdir {out}", soft_wrap=True, highlight=False)
+    if len(found.before):
+        console.print(f"The curve: tensorboard --logdir {out}", soft_wrap=True, highlight=False)

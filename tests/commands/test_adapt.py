@@ -45,6 +45,8 @@ def test_a_policy_adapts_on_a_log(trained, metarl, tmp_path):
     status, printed = metarl(*arguments, "--behaviour", "start", "--out", tmp_path / "out")
     assert status == 0, printed.err
     assert "2 episodes of 10 steps, worth 10 of its own" in printed.out
+    assert "tensorboard" not in printed.out  # nothing was measured
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["adapted.safetensors"]
     status, printed = metarl(*arguments, "--out", tmp_path / "out")
     assert status == 1 and "log-probabilities" in printed.err
 
