@@ -8,7 +8,11 @@ from metarl.adaptation import MAML, Adaptation, GradientLearner
 from metarl.adaptation.objectives import QueryLoss
 from metarl.adaptation.update_rules import GradientDescent
 from metarl.errors import SettingsError
-from metarl.learners.metric.algorithms import MatchingAlgorithm, RelationAlgorithm
+from metarl.learners.metric.algorithms import (
+    MatchingAlgorithm,
+    ReconstructionAlgorithm,
+    RelationAlgorithm,
+)
 from metarl.models import MLP
 from metarl.tasks import Examples, Glyphs, TaskBatch
 from metarl.training.compilation import CompiledGradient
@@ -62,8 +66,8 @@ def test_it_is_the_gradient_of_eager_mode(loss, metric, batch_size):
 
 @pytest.mark.parametrize(
     "algorithm",
-    [MatchingAlgorithm(), RelationAlgorithm()],
-    ids=["matching", "relation"],
+    [MatchingAlgorithm(), RelationAlgorithm(), ReconstructionAlgorithm()],
+    ids=["matching", "relation", "reconstruction"],
 )
 def test_weights_of_a_metric_learner_are_inputs_of_the_graph(algorithm):
     generator = torch.Generator().manual_seed(0)
