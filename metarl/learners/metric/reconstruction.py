@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from metarl.errors import ShapeError
 from metarl.learners.images.layers import Moments
 from metarl.learners.images.views import normalised
 from metarl.learners.metric.comparisons import Comparison, Reference, class_sums
@@ -21,11 +22,12 @@ class Reconstruction(Comparison):
     """Scores a class by how well its feature maps reconstruct those of a query, and the reverse.
 
     Each image has features at r positions, the rows of X [r, C], scaled to a norm of 1 in all. The
-    best combination of the rows S of a class, by ridge regression, reconstructs those of a query:
+    best combination of the rows S of a class, by ridge regression, reconstructs those of a query
+    (section 3 of the paper):
 
-        W = argmin_W ||Q - W S||^2 + lambda ||W||^2,    Q' = W S                  equations 4 and 5
-        Q' = Q (S^T S + lambda I)^-1 S^T S                                        equation 10
-        logit = -scale ||Q - Q'||^2                                               equation 8
+        W = argmin_W ||Q - W S||^2 + lambda ||W||^2
+        Q' = W S = Q (S^T S + lambda I)^-1 S^T S
+        logit = -scale ||Q - Q'||^2
 
     Lambda and the scale are learned; lambda is a multiple of the mean eigenvalue of S^T S. Because
     a row may be reconstructed from any position, moved and bent strokes cost little. The paper
@@ -88,6 +90,15 @@ def second_moments(maps: Tensor) -> Tensor:
 
     Returns:
         Shape [T, N, C, C].
+
+    Raises:
+        ShapeError: The features are no maps.
     """
+    if maps.dim() != 5:
+        raise ShapeError(
+            "Reconstruction compares the features at each position of a map: expected an embedding "
+            f"with feature maps [T, N, C, H, W], got {tuple(maps.shape)}. Leave out the layers "
+            "that flatten or average them."
+        )
     rows = normalised(maps.flatten(3))
     return rows @ rows.mT

@@ -13,6 +13,7 @@ from metarl.learners import (
     Matching,
     NearestNeighbours,
     Prototypical,
+    ReconstructionNetwork,
     RelationNetwork,
     Siamese,
 )
@@ -106,10 +107,13 @@ def test_they_train(build, tasks, generator):
         assert torch.equal(copied(inputs).losses, learner(inputs).losses)
 
 
-def test_relation_networks_compare_maps(tasks, generator):
+def test_relation_and_reconstruction_networks_compare_maps(tasks, generator):
     net = nn.Sequential(nn.Conv2d(1, 4, 3, stride=4), nn.ReLU())
-    learner = RelationNetwork(net, 4, 7, generator)
-    assert learner(learner.collect(tasks, generator, 0)).losses.shape == (TASKS,)
+    for learner in (RelationNetwork(net, 4, 7, generator), ReconstructionNetwork(net)):
+        assert learner(learner.collect(tasks, generator, 0)).losses.shape == (TASKS,)
+    flat = ReconstructionNetwork(nn.Sequential(net, nn.Flatten()))
+    with pytest.raises(ShapeError, match="expected an embedding with feature maps"):
+        flat(flat.collect(tasks, generator, 0))
 
 
 def test_vectors_and_the_inputs_themselves(generator):
