@@ -32,16 +32,20 @@ SiameseLayers = Literal["small", "koch"]
 
 @dataclass(frozen=True)
 class EmbeddingSettings:
-    """The network that embeds images."""
+    """The network that embeds images, and the number of views that evaluation embeds."""
 
     network: Network = "conv4"
     """conv4: the papers' network; pyramid: filters double in each block, maps keep their size."""
     bfloat16: bool = False
     """Trains the convolutions in bfloat16."""
+    views: int = 1
+    """Views of an image that evaluation averages; 1: the image itself."""
+    view: Distortion = field(default_factory=lambda: VIEW)
+    """How all views except the first are distorted; strokes stay as they are."""
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        check_fields(self)
+        check_fields(self, views=COUNT)
 
     def make(self, problem: ImageProblem) -> tuple[Embedding, int]:
         """Builds the embedding; returns it and its number of features.
@@ -53,7 +57,7 @@ class EmbeddingSettings:
         shape = (problem.images, problem.generator, problem.filters)
         kind = PyramidEmbedding if self.network == "pyramid" else ConvEmbedding
         network = kind(*shape, bfloat16=self.bfloat16)
-        return network, network.features
+        return _averaged(network, self.views, self.view, problem), network.features
 
 
 @dataclass(frozen=True)
@@ -137,10 +141,9 @@ class ReconstructionAlgorithm:
 
     def build(self, problem: ImageProblem, /) -> MetricLearner:
         """Builds the learner; see `ImageAlgorithm.build`."""
-        shape = (problem.images, problem.generator)
-        embedding: Embedding = MapEmbedding(*shape, problem.filters, bfloat16=self.bfloat16)
-        if self.views > 1:
-            embedding = AveragedViews(embedding, self.views, self.view, *shape)
+        shape = (problem.images, problem.generator, problem.filters)
+        network = MapEmbedding(*shape, bfloat16=self.bfloat16)
+        embedding = _averaged(network, self.views, self.view, problem)
         return MetricLearner(embedding, Reconstruction())
 
 
@@ -202,3 +205,10 @@ class FeatureClassifierAlgorithm:
         """Builds the learner; see `ImageAlgorithm.build`."""
         embedding, features = self.embedding.make(problem)
         return FeatureClassifier(embedding, features, problem.classes, problem.generator)
+
+
+def _averaged(network: Embedding, views: int, view: Distortion, problem: ImageProblem) -> Embedding:
+    """Returns a network that averages views in evaluation, or the network itself for one view."""
+    if views == 1:
+        return network
+    return AveragedViews(network, views, view, problem.images, problem.generator)

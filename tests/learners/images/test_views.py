@@ -10,7 +10,11 @@ from metarl.learners.images.layers import Moments
 from metarl.learners.images.maps import MapEmbedding
 from metarl.learners.images.pyramid import PyramidEmbedding
 from metarl.learners.images.views import AveragedViews
-from metarl.learners.metric.algorithms import ReconstructionAlgorithm
+from metarl.learners.metric.algorithms import (
+    EmbeddingSettings,
+    MatchingAlgorithm,
+    ReconstructionAlgorithm,
+)
 from metarl.tasks.distortions import Distortion, resample
 from tests.image_problems import image_problem
 
@@ -60,8 +64,14 @@ def test_training_sees_no_views(embedding, images, generator):
 
 def test_numbers_of_views(generator):
     problem = image_problem(generator)
-    assert isinstance(ReconstructionAlgorithm(views=2).build(problem).embedding, AveragedViews)
-    with pytest.raises(SettingsError, match="views"):
-        ReconstructionAlgorithm(views=0)
+    several = (
+        ReconstructionAlgorithm(views=2),
+        MatchingAlgorithm(embedding=EmbeddingSettings(views=2)),
+    )
+    for algorithm in several:
+        assert isinstance(algorithm.build(problem).embedding, AveragedViews)
+    for settings in (ReconstructionAlgorithm, EmbeddingSettings):
+        with pytest.raises(SettingsError, match="views"):
+            settings(views=0)
     with pytest.raises(SettingsError, match="at least 1 view, got 0"):
         AveragedViews(MapEmbedding(ImageShape(), generator), 0, VIEW, ImageShape(), generator)
