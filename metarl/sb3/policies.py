@@ -39,7 +39,26 @@ def ppo_from(policy: PlainPolicy, **settings: Any) -> PPO:
         SettingsError: The policy has other layers than linear ones, actions of several kinds or
             actions without finite bounds.
     """
-    hidden = [layer.out_features for layer in policy.linear[:-1]]
+    _check_actions(policy)
+    model = PPO(
+        "MlpPolicy",
+        None,  # pyright: ignore[reportArgumentType]  # as in PPO.load
+        policy_kwargs=_network_of(policy),
+        device="cpu",
+        _init_setup_model=False,
+        **settings,
+    )
+    model.observation_space = plain_box(policy.observation_space)
+    model.action_space = plain_box(policy.action_space)
+    model.n_envs = 1
+    with global_seed(0):  # for the value function; the other random values are overwritten
+        model._setup_model()
+    _copy_weights(policy, model.policy)
+    return model
+
+
+def _check_actions(policy: PlainPolicy) -> None:
+    """Refuses actions that Stable-Baselines3 has no policy for."""
     if isinstance(policy, PlainJoint):
         raise SettingsError(
             "Stable-Baselines3 has no policy for actions of several kinds: choose the format onnx "
@@ -52,50 +71,41 @@ def ppo_from(policy: PlainPolicy, **settings: Any) -> PPO:
             f"{actions.low.tolist()} to {actions.high.tolist()}. Choose the format onnx or torch, "
             "or declare bounds in the environment's action space and train with them."
         )
-    units = policy.units
-    extractor_options = {}
-    if units is not None and units.observations is not None:
-        extractor_options = {
-            "features_extractor_class": OwnUnits,
-            "features_extractor_kwargs": arguments_of(units.observations),
-        }
-    activations = [
-        type(layer) for layer in policy.network.children() if not isinstance(layer, nn.Linear)
-    ]
-    model = PPO(
-        "MlpPolicy",
-        None,  # pyright: ignore[reportArgumentType]  # as in PPO.load
-        policy_kwargs={
-            "net_arch": {"pi": hidden, "vf": hidden},
-            "activation_fn": activations[0] if activations else nn.Tanh,
-            **extractor_options,
-        },
-        device="cpu",
-        _init_setup_model=False,
-        **settings,
-    )
-    model.observation_space = plain_box(policy.observation_space)
-    model.action_space = plain_box(policy.action_space)
-    model.n_envs = 1
-    with global_seed(0):  # for the value function; the other random values are overwritten
-        model._setup_model()
-    actor_critic = model.policy
-    extractor = actor_critic.mlp_extractor.policy_net
+
+
+def _network_of(policy: PlainPolicy) -> dict[str, Any]:
+    """Returns the `policy_kwargs` of PPO for a network of the same layers and units."""
+    hidden = [layer.out_features for layer in policy.linear[:-1]]
+    layers = policy.network.children()
+    activations = [type(layer) for layer in layers if not isinstance(layer, nn.Linear)]
+    options: dict[str, Any] = {
+        "net_arch": {"pi": hidden, "vf": hidden},
+        "activation_fn": activations[0] if activations else nn.Tanh,
+    }
+    if policy.units is not None and policy.units.observations is not None:
+        options["features_extractor_class"] = OwnUnits
+        options["features_extractor_kwargs"] = arguments_of(policy.units.observations)
+    return options
+
+
+@torch.no_grad()
+def _copy_weights(policy: PlainPolicy, target: ActorCriticPolicy) -> None:
+    """Copies the layers and deviations of a policy, with actions in the environment's units."""
+    extractor = target.mlp_extractor.policy_net
     inner = [layer for layer in extractor if isinstance(layer, nn.Linear)]
-    for source, target in zip(policy.linear, [*inner, actor_critic.action_net], strict=True):
-        target.load_state_dict(source.state_dict())
+    last = target.action_net
+    for source, layer in zip(policy.linear, [*inner, last], strict=True):
+        layer.load_state_dict(source.state_dict())
     if isinstance(policy, PlainGaussian):
-        actor_critic.log_std.data.copy_(policy.log_std)
-    if units is not None and units.actions is not None:
+        target.log_std.copy_(policy.log_std)
+    if policy.units is not None and policy.units.actions is not None:
         # scale (W x + b) + shift, and a deviation of scale * std
-        scale, last = units.actions.scale, actor_critic.action_net
+        scale = policy.units.actions.scale
         assert isinstance(last, nn.Linear)
-        with torch.no_grad():
-            last.weight.mul_(scale.unsqueeze(1))
-            last.bias.mul_(scale).add_(units.actions.shift)
-            # An entry whose bounds are equal has a scale of 0, and a deviation that is not seen.
-            actor_critic.log_std.add_(scale.clamp(min=LEAST_SCALE).log())
-    return model
+        last.weight.mul_(scale.unsqueeze(1))
+        last.bias.mul_(scale).add_(policy.units.actions.shift)
+        # An entry whose bounds are equal has a scale of 0, and a deviation that is not seen.
+        target.log_std.add_(scale.clamp(min=LEAST_SCALE).log())
 
 
 def plain_box(space: spaces.Space[Any]) -> spaces.Space[Any]:

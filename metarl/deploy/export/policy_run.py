@@ -81,20 +81,31 @@ def export_run(
             return _export_network(components, out, to, steps, task, task_seed)
         generator = torch.Generator(loop.device).manual_seed(task_seed)
         tasks = _task(learner.family.split("test"), task, generator)
-        params, rollouts = learner.adapted(tasks, steps, generator)
-        env = make_vec(learner.family, 1, "cpu", observe_task=learner.worlds.observe_task)
-        policy = plain_policy(
-            learner.policy, params, env.single_observation_space, env.single_action_space
-        )
+        policy, rollouts = _adapted_policy(learner, tasks, steps, generator)
     note = _note(learner, policy, tasks, steps, checkpoint, to)
     difference = export_policy(policy, out, to, _observations(rollouts, policy), note)
+    _print_policy(note, rollouts)
+    _wrote(out, difference)
+
+
+def _adapted_policy(
+    learner: PolicyLearner, tasks: ControlTasks, steps: int, generator: torch.Generator
+) -> tuple[PlainPolicy, Rollouts]:
+    """Returns the policy after adaptation to a task, and rollouts with it."""
+    params, rollouts = learner.adapted(tasks, steps, generator)
+    env = make_vec(learner.family, 1, "cpu", observe_task=learner.worlds.observe_task)
+    spaces = env.single_observation_space, env.single_action_space
+    return plain_policy(learner.policy, params, *spaces), rollouts
+
+
+def _print_policy(note: dict[str, str], rollouts: Rollouts) -> None:
+    """Prints what the file says of the policy, and its return."""
     console = OutputConsole()
     for key, value in note.items():
         if len(value) < 400:  # tabular tasks have thousands of numbers
             console.print(f"{key}:", value, markup=False, highlight=False, soft_wrap=True)
     count = rollouts.rewards.shape[1]
     console.print(f"return: {float(rollouts.returns()):.2f}, mean of {count} rollouts")
-    _wrote(out, difference)
 
 
 def _export_network(

@@ -196,9 +196,8 @@ def reference(net: nn.Module, sample: Sample) -> Reference:
 def _checked_run(plain: nn.Module, sample: Sample, name: str) -> tuple[list[Tensor], Traits]:
     """Runs the first task, and checks that nothing changes in place; returns its outputs, too."""
     inputs = sample.inputs[0].clone()
-    before = inputs._version
     tensors = _tensors(sample, 0)
-    kept = {n: t.clone() for n, t in tensors.items()}
+    before, kept = inputs._version, {n: t.clone() for n, t in tensors.items()}
     watch = Watch()
     try:
         with watch:
@@ -227,10 +226,16 @@ def _checked_run(plain: nn.Module, sample: Sample, name: str) -> tuple[list[Tens
             "task). Call net.eval() if that stops it (as for spectral_norm), or compute the value "
             "from the inputs."
         )
+    return _repeated_run(plain, sample, tensors_of(outputs), watch, name)
+
+
+def _repeated_run(
+    plain: nn.Module, sample: Sample, outputs: list[Tensor], watch: Watch, name: str
+) -> tuple[list[Tensor], Traits]:
+    """Runs the first task again, which must give the same outputs, and measures the module."""
     tensors = _tensors(sample, 0)
     with Activations(tensors.values()) as largest:
         again = tensors_of(call(plain, tensors, (sample.inputs[0],), **_mask(sample, 0)))
-    outputs = tensors_of(outputs)
     if not all(_same(a, b) for a, b in zip(outputs, again, strict=True)):
         raise SettingsError(
             f"Expected a module whose outputs depend on its inputs only, and {name} gives others "
@@ -241,7 +246,7 @@ def _checked_run(plain: nn.Module, sample: Sample, name: str) -> tuple[list[Tens
     rounding = largest.rounding if is_coarse else 0.0
     least = EXACT if sample.exact else ROUGH
     tolerance = max(least, min(ROUNDINGS * rounding, COARSE))
-    activation = -(-largest.numbers // inputs.shape[0])
+    activation = -(-largest.numbers // sample.inputs.shape[1])
     stops = watch.detaches or watch.disables
     return outputs, Traits(activation, tolerance, rounding, stops, watch.casts)
 

@@ -35,19 +35,7 @@ def load_hugging_face(dataset: Any, settings: TableSettings) -> LoadedTable:
         )
     arrow = dataset.with_format("arrow")
     known = list(dataset.column_names)
-    labels, splits = settings.labels, settings.splits
-    if labels is None:
-        raise SettingsError(
-            f"Expected the column of the classes as `labels`, one of {short_repr(known)}."
-        )
-    if isinstance(labels, str):
-        check_columns_of(known, [labels])
-        values = arrow_column(_column(arrow, labels), labels).values
-        names = getattr(dataset.features[labels], "names", None)
-        labels = np.array(names, dtype=object)[values] if names else values
-    if isinstance(splits, str):
-        check_columns_of(known, [splits])
-        splits = arrow_column(_column(arrow, splits), splits).values
+    labels, splits = _labels_and_splits(dataset, arrow, known, settings)
     columns = settings.input_columns(known)
     check_columns_of(known, columns)
     decoded = [name for name in columns if hasattr(dataset.features[name], "decode_example")]
@@ -74,6 +62,26 @@ def load_hugging_face(dataset: Any, settings: TableSettings) -> LoadedTable:
         dataset.num_rows, settings.length, settings.tokens, "data set",
     )  # fmt: skip
     return LoadedTable(reader, labels, splits)
+
+
+def _labels_and_splits(
+    dataset: Any, arrow: Any, known: list[str], settings: TableSettings
+) -> tuple[Any, Any]:
+    """Returns the label and the split of each example; labels of a `ClassLabel` by their names."""
+    labels, splits = settings.labels, settings.splits
+    if labels is None:
+        raise SettingsError(
+            f"Expected the column of the classes as `labels`, one of {short_repr(known)}."
+        )
+    if isinstance(labels, str):
+        check_columns_of(known, [labels])
+        values = arrow_column(_column(arrow, labels), labels).values
+        names = getattr(dataset.features[labels], "names", None)
+        labels = np.array(names, dtype=object)[values] if names else values
+    if isinstance(splits, str):
+        check_columns_of(known, [splits])
+        splits = arrow_column(_column(arrow, splits), splits).values
+    return labels, splits
 
 
 def check_columns_of(known: list[str], names: list[str]) -> None:
