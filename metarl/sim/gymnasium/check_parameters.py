@@ -87,7 +87,7 @@ def _inertia_problem(
 
 def _is_overwritten(family: GymTasks, name: str, tasks: list[Task], start: Start) -> bool:
     """Returns whether an attribute has the same value after resets with different tasks."""
-    given = [family.parameters[name].value(task[name].item()) for task in tasks]
+    given = [family.value_of(name, task) for task in tasks]
     found = []
     for task in tasks:
         player = Player(family)
@@ -179,7 +179,7 @@ def _built_with(family: GymTasks, name: str, task: Task) -> gymnasium.Env | None
 
     Returns None if this cannot be arranged: for properties, slots and classes of C.
     """
-    value = family.parameters[name].value(task[name].item())
+    value = family.value_of(name, task)
     attribute = FixedAttribute(name, value)
     with installed(attribute, type(owner(family.probe, name))) as works:
         if not works:

@@ -19,6 +19,7 @@ from metarl.sim.card import Card, Fact
 from metarl.sim.family import ControlTasks, Tasks
 from metarl.sim.global_seed import global_seed
 from metarl.sim.gymnasium.family import GymFamily, Task
+from metarl.sim.gymnasium.own_values import own_value
 from metarl.tasks.base import SPLITS, Split, check_num_tasks
 
 INDEX = "index"  # the task value that every pool has
@@ -140,8 +141,8 @@ class GymTaskPool(GymFamily):
         return torch.nn.functional.one_hot(tasks[INDEX], len(self.pool)).float()
 
     def apply_task(self, env: gymnasium.Env, task: Task) -> gymnasium.Env:
-        """Calls `set_task` with the task object."""
-        _method(env, "set_task")(self.pool[int(task[INDEX])])
+        """Calls `set_task` with the task object; its lists, dicts and arrays are copies."""
+        _method(env, "set_task")(own_value(self.pool[int(task[INDEX])]))
         return env
 
     @property

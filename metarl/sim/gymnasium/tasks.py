@@ -19,6 +19,7 @@ from metarl.sim.card import Card, Fact
 from metarl.sim.disturbed_parameters import DisturbedFamily, disturbs
 from metarl.sim.family import ControlTasks, Tasks
 from metarl.sim.gymnasium.family import GymFamily, Task
+from metarl.sim.gymnasium.own_values import own_value
 from metarl.sim.gymnasium.ranges import Range, splits_are_disjoint
 from metarl.tasks.base import check_num_tasks
 
@@ -146,7 +147,7 @@ class GymTasks(DisturbedFamily, GymFamily):
     def restore_task(self, env: gymnasium.Env, task: Task) -> None:
         """Sets the attributes that an episode has changed, such as a fuel that it used up."""
         for name in self.attributes:
-            layer, value = owner(env, name), self.parameters[name].value(task[name].item())
+            layer, value = owner(env, name), self.value_of(name, task)
             old = getattr(layer, name)
             is_same = isinstance(value, int | float | str) and type(old) is type(value)
             if not (is_same and old == value):
@@ -155,12 +156,16 @@ class GymTasks(DisturbedFamily, GymFamily):
     def keywords(self, task: Task) -> dict[str, Any]:
         """Returns the values of the parameters that are keyword arguments."""
         names = (name for name in self.own if name not in self.attributes)
-        return {name: self.parameters[name].value(task[name].item()) for name in names}
+        return {name: self.value_of(name, task) for name in names}
 
     def set_attributes(self, env: gymnasium.Env, task: Task) -> None:
         """Sets the parameters that are attributes."""
         for name in self.attributes:
-            setattr(owner(env, name), name, self.parameters[name].value(task[name].item()))
+            setattr(owner(env, name), name, self.value_of(name, task))
+
+    def value_of(self, name: str, task: Task) -> Any:
+        """Returns the value of a parameter for one environment, which may change it."""
+        return own_value(self.parameters[name].value(task[name].item()))
 
     @property
     def _split_parameter(self) -> str | None:
@@ -225,7 +230,7 @@ class GymTasks(DisturbedFamily, GymFamily):
     def _check_kinds(self, task: Task) -> None:
         """Raises SettingsError where a number would replace something else, such as an array."""
         for name in self.attributes:
-            value = self.parameters[name].value(task[name].item())
+            value = self.value_of(name, task)
             old = getattr(owner(self.probe, name), name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             fits = old is None or (np.ndim(old) == 0 and np.asarray(old).dtype.kind in "iuf")

@@ -1,5 +1,10 @@
 """Environments that change their task or their spaces: restored, or refused with the reason."""
 
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
 import gymnasium
 import numpy as np
 import pytest
@@ -7,7 +12,8 @@ import torch
 from gymnasium import spaces
 
 from metarl.errors import SimulationError, TaskError
-from metarl.sim import Choice, GymTasks, Uniform, check_family, make_vec
+from metarl.sim import Choice, GymTaskPool, GymTasks, Uniform, check_family, make_vec
+from metarl.sim.gymnasium.own_values import own_value
 from tests.sim.gymnasium.odd import F32, PAIR, odd
 
 
@@ -128,3 +134,89 @@ def test_bounds_of_actions_that_follow_an_attribute_are_refused():
     family = GymTasks(kind, {"limit": Uniform(0.5, 2)}, horizon=4)
     with pytest.raises(SimulationError, match="Declare the widest bounds"):
         make_vec(family, 8, device="cpu").reset(seed=0)
+
+
+class Walk(odd()):
+    """Uses up the places of its task, in a list, an array and a data class."""
+
+    places: Any = ()
+    weights: Any = None
+
+    def step(self, action):
+        reward = self.places.pop() if self.places else 0.0
+        if self.weights is not None:
+            reward += float(self.weights.sum())
+            self.weights *= 0.5
+        return self.look(), reward, False, False, {}
+
+
+class Route(Walk):
+    """Gets its places by `set_task` and keeps them for its episodes."""
+
+    def set_task(self, task):
+        self.task = task
+
+    def reset(self, *, seed=None, options=None):
+        self.places = list(self.task["places"])
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        self.task["used"] += 1
+        observation, reward, *rest = super().step(action)
+        return observation, reward + float(self.task["used"] > 8), *rest
+
+
+def returns_of(family, tasks, worlds=6, episodes=2):
+    env = make_vec(family, worlds, device="cpu", autoreset="disabled")
+    env.set_tasks({name: torch.tensor([value] * worlds) for name, value in tasks.items()})
+    found = []
+    for _ in range(episodes):
+        env.reset()
+        found.append(sum(env.step(torch.zeros(worlds, 1))[1] for _ in range(family.horizon)))
+    return torch.stack(found)
+
+
+def test_what_one_environment_uses_up_of_a_task_is_there_for_all_others():
+    places, weights = Choice([1.0, 2.0], [3.0, 4.0]), Choice(np.ones(2), np.full(2, 3.0))
+    family = GymTasks(Walk, {"places": places, "weights": weights}, horizon=3)
+    check_family(family)
+    assert (returns_of(family, {"places": 1, "weights": 0}) == 7 + 2 * 1.75).all()
+    assert places.values == ([1.0, 2.0], [3.0, 4.0]) and weights.values[0].tolist() == [1, 1]
+
+
+def test_what_one_environment_changes_of_a_pool_is_there_for_all_others():
+    task = {"places": [3.0, 4.0], "used": 0}
+    pools = {part: [task] for part in ("train", "validation", "test")}
+    family = GymTaskPool(Route, pools, horizon=4)
+    tasks = {n: v[0].tolist() for n, v in family.sample(1, torch.Generator()).values.items()}
+    assert (returns_of(family, tasks) == 7).all()
+    assert task == {"places": [3.0, 4.0], "used": 0}
+
+
+class Goal(NamedTuple):
+    """A part of a task."""
+
+    place: Any
+
+
+@dataclass(frozen=True)
+class Trip:
+    """A task with a handle."""
+
+    goals: Any
+    handle: Any
+
+
+def test_only_plain_parts_of_a_task_are_copied():
+    handle = threading.Lock()
+    trip = Trip([Goal(np.ones(2)), {"a": {1}, "b": deque([bytearray(b"1")])}], handle)
+    own = own_value(trip)
+    assert own.handle is handle and own_value(handle) is handle and own_value(Trip) is Trip
+    own.goals[0].place[0] = 5
+    own.goals[1]["a"].add(2)
+    own.goals[1]["b"][0].append(2)
+    assert isinstance(own.goals[0], Goal) and trip.goals[0].place.tolist() == [1, 1]
+    assert trip.goals[1] == {"a": {1}, "b": deque([bytearray(b"1")])}
+    tensor = torch.ones(2)
+    own_value((tensor, 1))[0].zero_()
+    assert tensor.tolist() == [1, 1]

@@ -1,0 +1,40 @@
+"""Copies of the parts of tasks, so that an environment that changes its task changes no other."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def own_value(value: Any) -> Any:
+    """Returns a value with its own lists, dicts, sets, arrays, tensors and data classes.
+
+    What else is in it, such as a handle or an object that is compared by identity, is shared.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, np.ndarray | set | bytearray):
+        return copy.copy(value)
+    if isinstance(value, dict):
+        other = copy.copy(value)  # of the same type
+        other.update({key: own_value(part) for key, part in value.items()})
+        return other
+    if isinstance(value, list | deque):
+        other = copy.copy(value)
+        for index, part in enumerate(value):
+            other[index] = own_value(part)
+        return other
+    if isinstance(value, tuple):
+        parts = map(own_value, value)
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        other = copy.copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(other, field.name, own_value(getattr(value, field.name)))
+        return other
+    return value
