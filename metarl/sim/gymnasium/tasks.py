@@ -233,8 +233,7 @@ class GymTasks(DisturbedFamily, GymFamily):
             value = self.value_of(name, task)
             old = getattr(owner(self.probe, name), name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            fits = old is None or (np.ndim(old) == 0 and np.asarray(old).dtype.kind in "iuf")
-            if is_number and not fits:
+            if is_number and not _takes_number(old):
                 raise SettingsError(
                     f"Expected the attribute {name!r} of {self.title!r} to be one number, which a "
                     f"task replaces, it is {short_repr(old)}. Choose among whole values with "
@@ -281,6 +280,17 @@ def _read_only_message(env: gymnasium.Env, name: str) -> str:
         f"Expected parameters that can be set, {name!r} of {type(env).__name__} is a property "
         f"without a setter. {advice}"
     )
+
+
+def _takes_number(old: Any) -> bool:
+    """Returns whether a number may replace a value: None, or one number."""
+    if old is None:
+        return True
+    try:
+        array = np.asarray(old)
+    except ValueError:  # lists of different lengths
+        return False
+    return array.ndim == 0 and array.dtype.kind in "iuf"
 
 
 def _takes_keyword(builder: Callable[..., Any], name: str) -> bool:

@@ -206,7 +206,7 @@ def test_a_rate_of_pictures_that_is_no_rate_is_unknown(rate):
     ("name", "value"),
     [
         ("masses", np.ones(3)), ("options", {"g": 9.8}), ("title", "x"), ("flag", True),
-        ("path", [1.0, 2.0]),
+        ("path", [1.0, 2.0]), ("paths", [[1.0, 2.0], [3.0]]), ("parts", (np.ones(2), 1)),
     ],
 )  # fmt: skip
 def test_a_number_does_not_replace_something_else(name, value):
