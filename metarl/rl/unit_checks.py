@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl.rl.units import LARGEST_BOUND, Units
+from metarl.rl.units import CONSTANT, LARGEST_BOUND, ObservationScale, Units
 from metarl.sim.family import ActionSpace
 from metarl.sim.spaces import far_beyond
 
@@ -19,6 +19,10 @@ CLIPPED = 0.99
 """Share of actions outside of their bounds from which on there is a warning."""
 LARGE_OBSERVATION = 1e4
 LARGE_REWARD = 1e6
+WHOLE_NUMBERS = 2**24
+"""From here on float32 does not have all whole numbers."""
+ROUNDING = 1e-9
+"""Relative deviation of equal numbers, in float64."""
 
 
 class UnitMonitor:
@@ -55,6 +59,8 @@ class UnitMonitor:
         if iteration < ITERATIONS:
             own = actions if units is None else units.act(actions)
             self._check_observations(units, observations, mask > 0)
+            if units is not None and units.observations is not None:
+                self._check_digits(units.observations)
             self._check(own, rewards, mask)
         return {} if units is None else units.metrics(observations, actions, mask)
 
@@ -82,6 +88,29 @@ class UnitMonitor:
                 f"Observations of up to {size:.3g} reach the policy; it learns from numbers around "
                 "1. Standardise them (`normalize_observations` of `policy_for`, "
                 "--policy.normalize-observations), or scale them in the environment.",
+            )
+
+    def _check_digits(self, scale: ObservationScale) -> None:
+        """Warns of observations that differ by less than float32 shows, such as times of a clock.
+
+        Their statistics show it where they hardly differ; those that are equal may be constants,
+        unless float32 does not have all whole numbers there.
+        """
+        found = scale.statistics
+        size, deviation = found.mean.abs(), (found.squares / found.count.clamp(min=1)).sqrt()
+        differs = (deviation > ROUNDING * size) & (size >= LARGE_OBSERVATION)
+        coarse = (deviation <= CONSTANT * size) & (differs | (size >= WHOLE_NUMBERS))
+        if coarse.any():
+            index = int(torch.where(coarse, size, 0).argmax())
+            number = float(found.mean[index])
+            self._warn(
+                "digits",
+                f"Observations hardly differ from a large number: entry "
+                f"{int(scale.entries[index])} from {number:.7g}, where the numbers of float32 are "
+                f"{np.spacing(np.float32(abs(number))):.2g} apart. What it says beyond that is "
+                "lost, or too little for the policy. Subtract the number in the environment, "
+                "before it is rounded (gymnasium.wrappers.TransformObservation), or leave the "
+                "entry out.",
             )
 
     def _check(self, actions: Tensor, rewards: Tensor, mask: Tensor) -> None:

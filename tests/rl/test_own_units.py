@@ -319,6 +319,28 @@ def test_observations_far_beyond_their_bounds_are_reported():
         assert len(texts) == bool(message) and all(message in text for text in texts)
 
 
+@pytest.mark.parametrize(
+    ("start", "step", "told"),
+    [
+        (1.7e9, 0.1, "entry 1 from 1.7e+09, where the numbers of float32 are 1.3e+02 apart"),
+        (4.5e6, 0.6, r"entry 1 from 4500001, where the numbers of float32 are 0.5 apart"),
+        (-(2**30), 20, r"entry 1 from -1.07374"), (1e6, 100, ""), (101325.0, 0, ""), (9.81, 0, ""),
+        (1.0, 6e-8, ""),
+    ],
+)  # fmt: skip
+def test_observations_whose_digits_float32_loses_are_reported(start, step, told):
+    space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    env = odd(space, seen=lambda env: np.array([env.t, start + step * env.t]))
+    tasks, generator = GymTasks(env, {"k": Uniform(0, 1)}, horizon=5), torch.Generator()
+    learner = learner_of(tasks)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for iteration in range(2):
+            learner.collect(tasks.sample(2, generator), generator, iteration)
+    texts = [str(w.message) for w in caught if "hardly differ" in str(w.message)]
+    assert len(texts) == bool(told) and all(told in text for text in texts)
+
+
 def test_actions_without_bounds_are_reported_at_the_start():
     pair = (spaces.Box(-1, 1, (2,), np.float32), spaces.Box(-np.inf, np.inf, (3,), np.float32))
     with pytest.warns(UserWarning, match="no finite bounds in the entries 0, 1, 2"):
