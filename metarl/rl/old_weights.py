@@ -17,5 +17,8 @@ def adapt_old_weights(learner: Any, weights: dict[str, Any], *_: Any) -> None:
     for name in [n for n in weights if n.startswith("adaptation.")]:
         new = name.removeprefix("adaptation.").replace("model.", "policy.", 1)
         weights[new] = weights.pop(name)
-    if learner.policy.units is not None and not any(n.startswith("policy.units.") for n in weights):
+    units = learner.policy.units
+    if units is not None and not any(n.startswith("policy.units.") for n in weights):
         learner.policy.units = None  # it was trained in the environment's units
+    elif units is not None and "policy.units.observations.entries" not in weights:
+        units.observations = None

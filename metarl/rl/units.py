@@ -18,6 +18,8 @@ CLIP = 10.0
 LARGEST_BOUND = PLACEHOLDER
 GIVES_SCALE = (0.5, 2.0)
 """Bounds whose absolute maximum lies in here give the scale: such observations are unchanged."""
+WIDTH = 0.5
+"""Bounds that are closer than this share of their absolute maximum give none, as 0.95 and 1.05."""
 BYTE = 1 / 255
 """Factor on the bytes of images."""
 CONSTANT = 1e-6
@@ -113,6 +115,15 @@ class ObservationScale(nn.Module):
         self.register_buffer("limit", limit)
         self.register_buffer("least", -limit, persistent=False)  # an operation less per step
         self.statistics = RunningScale(len(entries))
+
+    def _load_from_state_dict(self, values: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Takes over which entries are standardised: earlier versions chose others."""
+        entries = values.get(f"{prefix}entries")
+        if entries is not None and entries.shape != self.entries.shape:
+            self.entries = entries.to(self.entries.device)
+            self.statistics = RunningScale(len(entries)).to(self.entries.device)
+        super()._load_from_state_dict(values, prefix, *args)
+        self.least = -self.limit
 
     @property
     def unchanged(self) -> Tensor:
@@ -367,5 +378,7 @@ def _unbounded(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 def _bounds_give_scale(space: spaces.Box, where: slice) -> np.ndarray:
     """Returns which entries have bounds of about one unit, [*] bool."""
-    most = np.maximum(np.abs(space.low[where]), np.abs(space.high[where]))
-    return (most >= GIVES_SCALE[0]) & (most <= GIVES_SCALE[1])
+    low, high = space.low[where].astype(float), space.high[where].astype(float)
+    most = np.maximum(np.abs(low), np.abs(high))
+    known = (most >= GIVES_SCALE[0]) & (most <= GIVES_SCALE[1])
+    return known & (high - low >= WIDTH * most)

@@ -229,6 +229,29 @@ def test_a_resumed_learner_has_the_statistics_and_an_old_one_has_none():
     assert old.policy.units is None
 
 
+@pytest.mark.parametrize("high", [(400.0,), (1.0,)])
+@pytest.mark.parametrize("far", [90.0, 1.05])
+def test_entries_of_an_older_learner_are_those_that_it_standardised(far, high, monkeypatch):
+    """Narrow bounds such as 0.95 to 1.05 counted as a scale."""
+    seen = spaces.Box(np.array([0.95, 0.95], np.float32), np.array([1.05, far], np.float32))
+    env = odd(seen, spaces.Box(-1, np.array(high, np.float32)))
+    tasks = GymTasks(env, {"k": Uniform(0, 1)}, horizon=4)
+    with monkeypatch.context() as context:
+        context.setattr("metarl.rl.units.WIDTH", 0.0)
+        old = learner_of(tasks)
+    new = learner_of(tasks, seed=1)
+    assert new.policy.units.observations.entries.tolist() == [0, 1]
+    batch, generator = tasks.sample(2, torch.Generator()), torch.Generator().manual_seed(0)
+    expected = torch.stack(list(old.returns(batch, 1, generator.manual_seed(0))))
+    new.load_state_dict(old.state_dict())
+    observation = torch.tensor([[1.0, 30.0]])
+    units = [one.policy.units for one in (old, new)]
+    maps = [torch.clone if own is None else own.observe for own in units]
+    assert torch.equal(maps[0](observation), maps[1](observation))
+    found = torch.stack(list(new.returns(batch, 1, generator.manual_seed(0))))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("to", FORMATS)
 @pytest.mark.parametrize("tasks", [family(**ODD), MIXED], ids=["odd", "mixed"])
 def test_files_take_and_give_the_environments_units(to, tasks, tmp_path):

@@ -54,6 +54,12 @@ def test_only_entries_without_a_scale_are_standardised():
     torch.testing.assert_close(scale(observed), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_narrow_bounds_give_no_scale():
+    """What says 0.95 to 1.05 hardly differs for a policy; 0 to 0.5 and 1 to 2 do."""
+    space = box([0.95, -1.05, 0.5, 1, 0, 1.5, 1], [1.05, -0.95, 1, 2, 0.5, 2, 1])
+    assert ObservationScale(space, True).entries.tolist() == [0, 1, 5, 6]
+
+
 def test_images_are_divided_by_255_and_discrete_values_unchanged():
     space = spaces.Dict(
         camera=spaces.Box(0, 255, (8, 9, 3), np.uint8),
