@@ -11,8 +11,8 @@ import numpy as np
 from metarl.sim.gymnasium.check_environments import Player, Start, difference, starts
 from metarl.sim.gymnasium.environments import WorldError
 from metarl.sim.gymnasium.family import Task, each_task
-from metarl.sim.gymnasium.fixed_attributes import FixedAttribute, installed
-from metarl.sim.gymnasium.tasks import GymTasks, owner
+from metarl.sim.gymnasium.fixed_attributes import FixedAttribute, installed, reads_attribute
+from metarl.sim.gymnasium.tasks import GymTasks, owner, takes_keyword
 from metarl.tasks.check_sampling import NUM_TASKS, seeded
 
 MOST_DEPTH = 4
@@ -71,7 +71,10 @@ def _inertia_problem(
                 "attribute that `reset` leaves as it is"
             )
         if _is_never_read(family, name, all_starts[0]._replace(task=tasks[0])):
-            return f"the parameter {name!r} changes nothing: no episode reads the attribute"
+            return (
+                f"the parameter {name!r} changes nothing: no episode reads the attribute"
+                f"{_advice_to_build(family, name)}"
+            )
         return None
     envs = [family.apply_task(family.probe, task) for task in tasks]
     same = _same_values(envs[0], envs[1], name, MOST_DEPTH)
@@ -82,6 +85,16 @@ def _inertia_problem(
     return (
         f"the parameter {name!r} changes nothing: environments that are built with other values of "
         "this keyword argument are the same; do `**kwargs` swallow it?"
+    )
+
+
+def _advice_to_build(family: GymTasks, name: str) -> str:
+    """Returns what to do about an attribute that a constructor takes and nothing else reads."""
+    if not takes_keyword(family.builder, name):
+        return ""
+    return (
+        "; its constructor takes it, so build an environment for each task by a function whose "
+        f"keyword has another name, as `lambda other: make({name}=other)`"
     )
 
 
@@ -102,7 +115,9 @@ def _is_overwritten(family: GymTasks, name: str, tasks: list[Task], start: Start
 
 
 def _is_never_read(family: GymTasks, name: str, start: Start) -> bool:
-    """Returns whether an episode never reads an attribute; False if that cannot be observed."""
+    """Returns whether no episode reads an attribute; False if that cannot be observed."""
+    if reads_attribute(type(owner(family.probe, name)), name):  # at a goal, for example
+        return False
     player = Player(family)
     attribute = FixedAttribute(name)
     try:

@@ -1,10 +1,12 @@
-"""Attributes that have a value throughout a constructor, so that what it derives follows them."""
+"""Attributes that have a value throughout a constructor, and who reads attributes."""
 
 from __future__ import annotations
 
+import dis
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import CodeType
 from typing import Any
 
 
@@ -57,3 +59,38 @@ def installed(attribute: FixedAttribute, kind: type) -> Iterator[bool]:
             setattr(kind, name, old)
         else:
             delattr(kind, name)
+
+
+def reads_attribute(kind: type, name: str) -> bool:
+    """Returns whether `step`, `reset` or a method that they call has code that reads an attribute.
+
+    No episode may have run that code yet. Methods that render are left out.
+    """
+    waiting, known = ["step", "reset"], set[str]()
+    while waiting:
+        method = waiting.pop()
+        known.add(method)
+        for base in kind.__mro__:
+            names = set(_loaded_names(_code_of(vars(base).get(method))))
+            if name in names:
+                return True
+            waiting += [n for n in names - known if "render" not in n]
+    return False
+
+
+def _code_of(method: Any) -> CodeType | None:
+    """Returns the code of a method or property; None for what has none, such as functions of C."""
+    function = method.fget if isinstance(method, property) else method
+    return getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
+
+
+def _loaded_names(code: CodeType | None) -> Iterator[str]:
+    """Yields the names that code reads, that of functions inside of it included."""
+    if code is None:
+        return
+    for instruction in dis.get_instructions(code):
+        if instruction.opname.startswith("LOAD_") and isinstance(instruction.argval, str):
+            yield instruction.argval
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _loaded_names(constant)

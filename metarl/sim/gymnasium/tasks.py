@@ -191,10 +191,10 @@ class GymTasks(DisturbedFamily, GymFamily):
             )
         if not layers:
             return False
-        takes_keyword = _takes_keyword(self.builder, name)
+        is_keyword = takes_keyword(self.builder, name)
         if not is_read_only(layers[0], name):
-            return layers[0] is self.probe.unwrapped or not takes_keyword
-        if not takes_keyword:
+            return layers[0] is self.probe.unwrapped or not is_keyword
+        if not is_keyword:
             raise SettingsError(_read_only_message(layers[0], name))
         return False
 
@@ -293,7 +293,8 @@ def _takes_number(old: Any) -> bool:
     return array.ndim == 0 and array.dtype.kind in "iuf"
 
 
-def _takes_keyword(builder: Callable[..., Any], name: str) -> bool:
+def takes_keyword(builder: Callable[..., Any], name: str) -> bool:
+    """Returns whether a function or class takes a keyword argument of this name."""
     try:
         parameters = inspect.signature(builder).parameters
     except ValueError:  # a builtin without a signature

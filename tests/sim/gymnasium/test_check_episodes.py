@@ -146,6 +146,68 @@ def test_a_parameter_of_rare_rewards_is_no_mistake():
     assert "goal" not in vars(Goal)
 
 
+class Finish(Slide):
+    """Has numbers that count at the finish only, which no episode of the checks reaches."""
+
+    bonus, finish, penalty = 1.0, 50.0, 1.0
+
+    @property
+    def prize(self):
+        return next(self.bonus for _ in range(2))
+
+    def judge(self):
+        return self.prize if self.place > self.finish else 0.0
+
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        if self.place < -50:
+            return observation, -self.penalty, *rest
+        return observation, self.judge(), *rest
+
+    def render(self):
+        return self.shade
+
+
+class Painted(Finish):
+    """Reads its shade in pictures only."""
+
+    shade = 1.0
+
+
+@pytest.mark.parametrize("name", ["bonus", "finish", "penalty"])
+def test_a_parameter_that_counts_at_a_rare_place_is_no_mistake(name):
+    check_family(GymTasks(Finish, {name: Uniform(40, 60)}, horizon=8))
+
+
+def test_a_parameter_of_pictures_changes_nothing():
+    text = problems(GymTasks(Painted, {"shade": Uniform(0, 1)}, horizon=8))
+    assert "no episode reads the attribute" in text
+
+
+def test_a_parameter_that_only_a_constructor_reads_is_told_what_to_do():
+    layouts = Choice(["SFFF", "FHFG"], ["SFFF", "HHFG"])
+    text = problems(GymTasks("FrozenLake-v1", {"desc": layouts}, horizon=8))
+    assert "no episode reads the attribute" in text
+    assert "lambda other: make(desc=other)" in text
+    check_family(
+        GymTasks(
+            lambda other=None: gymnasium.make("FrozenLake-v1", desc=other or ["SFFF", "FHFG"]),
+            {"other": layouts}, horizon=8, name="Lake-v1",
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("env", "name", "values"),
+    [
+        ("MountainCar-v0", "goal_velocity", Uniform(0, 0.05)),
+        ("Blackjack-v1", "natural", Choice(False, True)),
+    ],
+)
+def test_attributes_of_gymnasiums_environments_that_count_rarely(env, name, values):
+    check_family(GymTasks(env, {name: values}, horizon=8))
+
+
 class Pole(gymnasium.Env):
     """A weight that its constructor computes from its length, or its `reset` does."""
 
