@@ -176,8 +176,8 @@ def _episode_problems(family: GymFamily, all_starts: Sequence[Start]) -> Iterato
             if change:
                 yield (
                     f"the same task, seed and actions give {change} other values in another "
-                    "environment: draw all random numbers from `self.np_random`, and share nothing "
-                    "that changes among environments"
+                    "environment: draw all random numbers from `self.np_random`, after "
+                    "`super().reset(seed=seed)`, and share nothing that changes among environments"
                 )
                 return
         change = difference(paths[-1], player.play(all_starts[-1]))  # the same task once more
@@ -185,7 +185,8 @@ def _episode_problems(family: GymFamily, all_starts: Sequence[Start]) -> Iterato
         if change:
             yield (
                 f"an episode leaves something to the next: {change} differs from that of a new "
-                "environment; `reset` must restore all that an episode changes"
+                "environment; `reset` must restore all that an episode changes, running statistics "
+                "of wrappers included (policies have their own)"
             )
             return
         change = difference(paths[0], _interleaved(player, twin, all_starts))

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import gymnasium
 import pytest
 import torch
 
@@ -200,7 +201,19 @@ def test_tasks_whose_spaces_have_other_sizes_are_told():
 
 def test_an_environment_that_draws_from_elsewhere_is_found():
     family = GymTasks(Careless, {"speed": Uniform(-0.2, 0.2)}, horizon=6)
+    with pytest.raises(ValueError, match=r"of the reset .*super\(\).reset\(seed=seed\)"):
+        check_family(family)
+    family = GymTasks(Careless, {"speed": Uniform(-0.2, 0.2)}, horizon=6, worlds=1)
     with pytest.raises(ValueError, match="`reset` gives other values for the same arguments"):
+        check_family(family)
+
+
+@pytest.mark.parametrize("wrapper", ["NormalizeObservation", "NormalizeReward"])
+def test_running_statistics_of_a_wrapper_are_found(wrapper):
+    """They depend on the episodes before, and each world has its own."""
+    wrap = getattr(gymnasium.wrappers, wrapper)
+    family = GymTasks(lambda: wrap(Slide()), {"speed": Uniform(-1, 1)}, horizon=6, name="W-v1")
+    with pytest.raises(ValueError, match=r"leaves something to the next.* statistics of wrappers"):
         check_family(family)
 
 
