@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import threading
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from metarl_envs.navigation import Navigation2D
 from metarl.adaptation import MAML
 from metarl.errors import SettingsError, SimulationError
 from metarl.rl import PolicyGradientSettings, PolicyLearner, policy_for
-from metarl.sim import FAMILIES, GymTaskPool, GymTasks, Uniform, make_family, make_vec
+from metarl.sim import FAMILIES, Choice, GymTaskPool, GymTasks, Uniform, make_family, make_vec
 from metarl.training.settings import TrainingSettings
 from metarl.trees import map_tensors
 from tests import test_all_algorithms as supervised
@@ -129,6 +131,18 @@ def test_what_cannot_be_copied_says_why():
     copy.deepcopy(family)
     with pytest.raises(SettingsError, match=r"cannot be pickled: .*at the top of a module"):
         pickle.dumps(family)
+    handle, speed = threading.Lock(), Uniform(-0.2, 0.2)
+    for env, settings, grip in (
+        (partial(with_handle, handle), {}, 0), (with_handle, {"handle": handle}, 0),
+        (with_handle, {}, handle),
+    ):  # fmt: skip
+        choices = {"speed": speed, "handle": Choice(grip, grip)} if grip else {"speed": speed}
+        held = GymTasks(env, choices, horizon=4, name="L-v1", settings=settings)
+        copy.deepcopy(held).build()
+
+
+def with_handle(handle=None):
+    return Slide()
 
 
 def test_copies_share_no_memory():

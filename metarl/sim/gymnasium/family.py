@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -294,9 +293,9 @@ class GymFamily(TaskFamily):
         vars(self).update({**state, "env": env.fn if isinstance(env, CloudpickleWrapper) else env})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Copies everything but `probe`; functions and classes are shared."""
+        """Leaves out `probe`; shares the fields, which nothing changes and may hold handles."""
         other = object.__new__(type(self))
-        vars(other).update(copy.deepcopy(self._fields(), memo))
+        vars(other).update(self._fields())
         return other
 
     def _fields(self) -> dict[str, Any]:
