@@ -33,8 +33,8 @@ class Safety:
         high: Upper bounds, a number or [A]; None: those of the action space.
         max_change: The most that an action may differ from the one before, a number or [A], above
             0; None: no limit.
-        safe_action: Held before there is a safe action; None: the middle of the bounds, or 0 where
-            they are infinite, and action 0 of discrete ones.
+        safe_action: Held before there is a safe action; None: the middle of the bounds, or the
+            number nearest to 0 where one is infinite, and action 0 of discrete ones.
         hold: An observation with NaN or infinity holds the last safe action and warns; False raises
             SimulationError.
     """
@@ -85,9 +85,7 @@ class ActionFilter:
             for leaf in action_leaves(space):  # a choice is no quantity that changes slowly
                 if not isinstance(leaf.space, spaces.Box):
                     self._change[leaf.start : leaf.stop] = np.inf
-        bounded = np.isfinite(self._low) & np.isfinite(self._high)
-        low, high = (np.where(bounded, side, 0) for side in (self._low, self._high))
-        self._rest = _limit("safe_action", safety.safe_action, size, (low + high) / 2)
+        self._rest = _limit("safe_action", safety.safe_action, size, self._middle(space))
         if not ((self._rest >= self._low) & (self._rest <= self._high)).all():
             raise SettingsError(f"Expected a safe_action inside of the bounds, got {self._rest}.")
 
@@ -133,6 +131,15 @@ class ActionFilter:
     def forget(self) -> None:
         """Forgets the last action, at the start of an episode."""
         self.last, self._holding = None, False
+
+    def _middle(self, space: spaces.Box) -> np.ndarray:
+        """Returns the action to hold if none is given, [A]."""
+        bounded = np.isfinite(self._low) & np.isfinite(self._high)
+        for leaf in action_leaves(space):
+            if not isinstance(leaf.space, spaces.Box):
+                bounded[leaf.start : leaf.stop] = False
+        low, high = (np.where(bounded, side, 0) for side in (self._low, self._high))
+        return np.clip((low + high) / 2, self._low, self._high)
 
     def _checked_choice(self, space: spaces.Discrete) -> int:
         """Returns the choice to hold before there is one; refuses limits of numbers."""

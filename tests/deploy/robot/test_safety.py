@@ -14,6 +14,8 @@ from metarl.sim.spaces import flat_actions
 from tests.deploy.adapters.test_control_adapter import play, point
 
 SPACE = spaces.Box(-1.0, 1.0, (2,), np.float32)
+HALVES = spaces.Box(*np.array([[5, -np.inf, -np.inf, 1], [np.inf, -2, 2, 2]], np.float32))
+PARTS = spaces.Tuple((spaces.Discrete(4), spaces.Box(2, 4, (1,)), spaces.MultiBinary(1)))
 NAN = np.array([0.0, np.nan])
 
 
@@ -40,6 +42,19 @@ def test_actions_stay_in_their_bounds_and_change_slowly():
 def test_limits_that_do_not_suit_are_refused(safety, space, message):
     with pytest.raises(SettingsError, match=message):
         ActionFilter(safety, space)
+
+
+@pytest.mark.parametrize(
+    ("space", "rest"),
+    [
+        (HALVES, [5, -2, 0, 1.5]), (spaces.MultiDiscrete([4, 2], start=[3, 1]), [0, 0]),
+        (PARTS, [0, 3, 0]),
+    ],
+)  # fmt: skip
+def test_what_is_held_at_first_is_inside_of_the_bounds(space, rest):
+    limit = ActionFilter(Safety(), flat_actions(space))
+    with pytest.warns(RuntimeWarning, match="is held"):
+        np.testing.assert_allclose(limit.hold(), rest)
 
 
 def test_an_observation_that_is_not_finite_holds_the_last_safe_action(point_run):
