@@ -216,7 +216,7 @@ class GymTasks(DisturbedFamily, GymFamily):
                 layers = owners(self.probe, name)
                 if layers and is_read_only(layers[0], name):
                     raise SettingsError(_read_only_message(layers[0], name)) from error
-            names = {n for n in vars(self.probe.unwrapped) if not n.startswith("_")}
+            names = _own_names(self.probe)
             names |= inspect.signature(self.builder).parameters.keys()
             hints = "".join(did_you_mean(name, names) for name in self.own)
             raise SettingsError(
@@ -264,6 +264,17 @@ def is_read_only(env: gymnasium.Env, name: str) -> bool:
     """Returns whether an attribute of a layer is a property that cannot be set."""
     kind = inspect.getattr_static(type(env), name, None)
     return isinstance(kind, property) and kind.fset is None
+
+
+def _own_names(env: gymnasium.Env) -> set[str]:
+    """Returns the public attributes of an environment, its classes and its wrappers, no methods."""
+    names = {
+        name
+        for name in dir(env)
+        if not (name.startswith("_") or name == "env" or hasattr(gymnasium.Wrapper, name))
+        and not callable(inspect.getattr_static(env, name, None))
+    }
+    return names | _own_names(env.env) if isinstance(env, gymnasium.Wrapper) else names
 
 
 def _read_only_message(env: gymnasium.Env, name: str) -> str:

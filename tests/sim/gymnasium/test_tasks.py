@@ -18,6 +18,7 @@ from metarl.sim import (
 )
 from metarl.tasks.base import SPLITS
 from tests.sim.gymnasium.environments import Slide
+from tests.sim.gymnasium.odd import odd
 
 GRAVITY = {"g": Uniform(5, 15)}
 
@@ -156,6 +157,18 @@ def test_a_property_that_cannot_be_set_is_a_keyword_argument_or_refused():
             lambda: GymTasks("Pendulum-v1", {"gg": Uniform(0, 1)}),
             "'Pendulum-v1' does not take the parameters gg, .*unexpected keyword argument 'gg'.*"
             "Did you mean 'g'",
+        ),
+        (
+            lambda: GymTasks(odd(gain=1.0), {"Gain": Uniform(0, 1)}, horizon=3),
+            "Did you mean 'gain'. It has gain, k",
+        ),
+        (
+            lambda: GymTasks(
+                lambda: gymnasium.wrappers.StickyAction(Slide(), 0.5),
+                {"sped": Uniform(0, 1)},
+                horizon=3,
+            ),
+            "Did you mean 'speed'.*repeat_action_probability, .*speed, ",
         ),
         (
             lambda: GymTasks("Pendulum-v2", GRAVITY),
