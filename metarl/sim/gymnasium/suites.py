@@ -60,12 +60,18 @@ def make_env(name: str, **settings: Any) -> gymnasium.Env:
         **settings: Arguments of the environment.
 
     Raises:
-        SettingsError: The package is not installed.
+        SettingsError: The package is not installed, or the id has no version.
         Exception: Any error of building the environment.
     """
     package, _, title = name.rpartition(":")
     if package:
         load_suite(package)
+    versions = [known for known in gymnasium.registry if known.rpartition("-v")[0] == title]
+    if versions and title not in gymnasium.registry:
+        raise SettingsError(
+            f"Expected the id of an environment with its version ({', '.join(versions)}), got "
+            f"{title!r}."
+        )
     # The environment checker only warns; this package raises errors.
     return gymnasium.make(title, max_episode_steps=-1, disable_env_checker=True, **settings)
 

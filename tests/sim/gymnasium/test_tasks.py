@@ -175,6 +175,10 @@ def test_a_property_that_cannot_be_set_is_a_keyword_argument_or_refused():
             "The environment 'Pendulum-v2' cannot be built with no settings: VersionNotFound",
         ),
         (
+            lambda: GymTasks("Pendulum", GRAVITY, horizon=3),
+            r"with its version \(Pendulum-v1\), got 'Pendulum'",
+        ),
+        (
             lambda: GymTasks("Pendulum-v1", GRAVITY, settings={"gravity": 3}),
             "cannot be built with {'gravity': 3}: TypeError",
         ),
