@@ -118,6 +118,7 @@ class GymFamily(TaskFamily):
         if not self.name:
             object.__setattr__(self, "name", default_name(self.title, self.note))
         check_spaces(self.probe)
+        _ = self.observation_space  # before a task is set, which may change its bounds
         object.__setattr__(self, "horizon", self._checked_horizon(self.horizon))
 
     @abstractmethod
@@ -194,9 +195,9 @@ class GymFamily(TaskFamily):
         """An environment for inspecting spaces and attributes; no world uses it."""
         return self.build()
 
-    @property
-    def observation_space(self) -> spaces.Box:
-        """The observation space of the environment, flattened to O float32 numbers."""
+    @cached_property
+    def observation_space(self) -> spaces.Box:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The observation space of a new environment, flattened to O float32 numbers."""
         return flat_observations(self.probe.observation_space)
 
     @property

@@ -80,7 +80,7 @@ def reads_attribute(kind: type, name: str) -> bool:
 
 def _code_of(method: Any) -> CodeType | None:
     """Returns the code of a method or property; None for what has none, such as functions of C."""
-    function = method.fget if isinstance(method, property) else method
+    function: Any = method.fget if isinstance(method, property) else method
     return getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
 
 

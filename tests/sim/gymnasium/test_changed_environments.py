@@ -1,5 +1,6 @@
 """Environments that change their task or their spaces: restored, or refused with the reason."""
 
+import pickle
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -124,6 +125,19 @@ def test_bounds_of_observations_may_differ_between_tasks():
     family = GymTasks(built_for(**sizes), {"task": Choice(0, 1)}, horizon=4)
     observations, _ = make_vec(family, 8, device="cpu").reset(seed=0)
     assert observations.shape == (8, 2)
+
+
+def test_bounds_of_observations_are_those_of_a_new_environment():
+    """Policies take their units from them, whatever was called before."""
+    kind = odd(
+        observation_space=property(lambda self: spaces.Box(-self.limit, self.limit, (2,), F32)),
+        seen=lambda env: np.full(2, env.limit * env.np_random.uniform(-1, 1)), limit=3.0,
+    )  # fmt: skip
+    family = GymTasks(kind, {"limit": Uniform(0.2, 2)}, horizon=4)
+    check_family(family.split("test"))
+    family.reset(family.sample(3, torch.Generator()).values, torch.rand(3, 1))
+    for other in (family, family.split("validation"), pickle.loads(pickle.dumps(family))):
+        assert other.observation_space.high.tolist() == [3, 3]
 
 
 def test_bounds_of_actions_that_follow_an_attribute_are_refused():
