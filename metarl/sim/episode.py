@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metarl.cuda_graphs import may_hold
 from metarl.sim.family import TaskFamily, Tasks, WorldState
+from metarl.sim.results import world_values
 from metarl.sim.spaces import only_images
 from metarl.trees import map_tensors
 
@@ -80,13 +81,16 @@ def score_states(
         path = map_tensors(lambda *s: torch.cat(s), *states[low : low + count + 1])
         before, after = (_rows(path, first, len(batch)) for first in (0, worlds))
         repeated = map_tensors(lambda v, n=count: v.expand(n, *v.shape).flatten(0, 1), tasks)
-        rewards.append(family.reward(before, batch, after, repeated).view(count, worlds))
-        terminated.append(family.terminated(after, repeated).view(count, worlds))
+        reward = world_values("reward", family.reward(before, batch, after, repeated), len(batch))
+        end = world_values("terminated", family.terminated(after, repeated), len(batch), True)
+        rewards.append(reward.view(count, worlds))
+        terminated.append(end.view(count, worlds))
         if family.metrics:
             numbers = family.measure(before, batch, after, repeated)
             measured.append({n: numbers[n].view(count, worlds) for n in family.metrics})
         if family.may_truncate:
-            truncated.append(family.truncated(after, repeated).view(count, worlds))
+            cut = world_values("truncated", family.truncated(after, repeated), len(batch), True)
+            truncated.append(cut.view(count, worlds))
     reward, terminal = (torch.cat(rows).T.contiguous() for rows in (rewards, terminated))
     observation, action = (torch.stack(tuple(rows), 1) for rows in (observations, actions))
     cut = torch.cat(truncated).T.contiguous() if truncated else None

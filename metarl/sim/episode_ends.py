@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.sim.episode import Episode
 from metarl.sim.family import TaskFamily, Tasks, WorldState
+from metarl.sim.results import world_values
 
 
 class EpisodeEnds:
@@ -76,7 +77,8 @@ class EpisodeEnds:
         Returns:
             Whether each world has terminated, and whether it has been truncated, [W] bool.
         """
-        terminated = family.terminated(after, tasks)
+        worlds = len(self.elapsed)
+        terminated = world_values("terminated", family.terminated(after, tasks), worlds, True)
         if frozen is not None:
             fresh = terminated if frozen is self.terminated else terminated & ~frozen
             terminated = self.terminated | fresh
@@ -85,7 +87,7 @@ class EpisodeEnds:
         self._most_steps += 1
         truncated = self.elapsed >= self._horizon
         if self._truncates:
-            cut = family.truncated(after, tasks)
+            cut = world_values("truncated", family.truncated(after, tasks), worlds, True)
             self.truncated = cut if frozen is None else self.truncated | (cut & ~frozen)
             truncated = truncated | self.truncated
         return terminated, truncated

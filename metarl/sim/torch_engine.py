@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metarl.errors import SettingsError
 from metarl.sim.family import TorchFamily, WorldState
+from metarl.sim.results import Untouched
 from metarl.sim.vector_env import TensorVectorEnv
 
 
@@ -47,4 +48,7 @@ class TorchVectorEnv(TensorVectorEnv):
         return fresh if mask is None else self.merged(mask, fresh)
 
     def advance(self, actions: Tensor, noise: Tensor) -> WorldState:
-        return self.family.step(self._state, actions, self._tasks, noise)
+        untouched = Untouched(self._state)
+        after = self.family.step(self._state, actions, self._tasks, noise)
+        untouched.check()
+        return after

@@ -27,6 +27,7 @@ from metarl.sim.episode import Act, Episode, last_states, play_steps, score_stat
 from metarl.sim.episode_ends import EpisodeEnds
 from metarl.sim.episode_metrics import EpisodeMetrics, check_metrics
 from metarl.sim.family import TaskFamily, Tasks, WorldState
+from metarl.sim.results import check_observation, world_values
 from metarl.sim.spaces import only_images
 from metarl.sim.step_validator import StepValidator
 from metarl.sim.world_noise import NoiseSource, WorldNoise
@@ -103,6 +104,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         self.single_observation_space = with_task(family.observation_space, extra)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._seen_shape = torch.Size((self.num_envs, *family.observation_space.shape))
         space = family.action_space
         self._action_shape = torch.Size(self.action_space.shape or ())
         self._last_action = int(space.n) - 1 if isinstance(space, spaces.Discrete) else None
@@ -182,6 +184,7 @@ class TensorVectorEnv(VectorEnv, ABC):
             after = choose(~frozen, after, before)
         self._state = after
         reward = family.reward(before, valid_actions, after, tasks)
+        reward = world_values("reward", reward, self.num_envs)
         terminated, truncated = self._ends.add_step(family, after, tasks, frozen)
         if frozen is not None:
             reward = reward.masked_fill(frozen, 0)
@@ -379,6 +382,7 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     def _compute_observation(self) -> Tensor:
         observation = self.family.observe(self._state, self._tasks)
+        check_observation(observation, self._seen_shape)
         observation = self._disturbances.seen(observation)
         return torch.cat([observation, self._task_vector], 1) if self.observe_task else observation
 

@@ -1,0 +1,84 @@
+"""Checks what the methods of a family return, in no more time than a look at shapes and types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.errors import ShapeError, TaskError
+from metarl.sim.family import WorldState
+
+ADVICE = "`metarl.sim.check_family(family)` finds such mistakes before training."
+
+
+def world_values(name: str, values: Any, worlds: int, is_truth: bool = False) -> Tensor:
+    """Returns what a method gave for each world, [W].
+
+    Args:
+        name: The name of the method.
+        values: What it returned.
+        worlds: The number of worlds, W.
+        is_truth: Whether truth values are expected, not real numbers.
+
+    Raises:
+        ShapeError: These are not W numbers or truth values.
+    """
+    if isinstance(values, Tensor) and values.numel() == worlds:
+        is_right = values.dtype == torch.bool if is_truth else values.is_floating_point()
+        if is_right:
+            return values.reshape(worlds)
+    kind = "bool" if is_truth else "float32"
+    raise ShapeError(
+        f"Expected `{name}` of the family to return one number per world, [{worlds}] {kind}, got "
+        f"{_described(values)}. {ADVICE}"
+    )
+
+
+def check_observation(observation: Any, shape: torch.Size) -> None:
+    """Checks the observations of all worlds, [W, O] float32, or bytes.
+
+    Raises:
+        ShapeError: They are something else.
+    """
+    is_right = isinstance(observation, Tensor) and observation.shape == shape
+    if not is_right or observation.dtype not in (torch.float32, torch.uint8):
+        raise ShapeError(
+            f"Expected `observe` of the family to return {list(shape)} float32, as its "
+            f"observation space says, got {_described(observation)}. {ADVICE}"
+        )
+
+
+class Untouched:
+    """Finds out whether a function changes the state that it is given; never waits for the device.
+
+    Args:
+        state: The state before the call.
+    """
+
+    def __init__(self, state: WorldState) -> None:
+        self._state = state
+        self._before = dict(state)
+        self._versions = list(map(_version, state.values()))
+
+    def check(self) -> None:
+        """Raises TaskError if the state has changed since."""
+        state, before = self._state, self._before
+        is_same = state.keys() == before.keys() and all(state[n] is v for n, v in before.items())
+        if not is_same or self._versions != list(map(_version, state.values())):
+            raise TaskError(
+                "`step` of the family changes the state that it is given: rewards and ends are "
+                f"computed from both. Return new tensors in a new dict. {ADVICE}"
+            )
+
+
+def _version(value: Any) -> int:
+    """Returns how often a tensor was changed in place, as far as torch counts it."""
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,102 @@
+"""What a family of tensors returns is checked as it runs, also where nobody called check_family."""
+
+import pytest
+import torch
+
+from metarl.errors import ShapeError, TaskError
+from metarl.sim import make_vec
+from tests.sim.families import Drift
+
+WORLDS = 3
+
+
+def drift(**methods):
+    return type("Changed", (Drift,), methods)()
+
+
+def played(family, by_steps):
+    env = make_vec(family, WORLDS, device="cpu", autoreset="disabled")
+
+    def act(observation):
+        return torch.ones(WORLDS, 1)
+
+    return env.run_step_by_step(act) if by_steps else env.episode(act)
+
+
+def in_place(self, state, actions, tasks, noise):
+    state["place"] += 0.5 * actions[:, 0]
+    return dict(state)
+
+
+def in_dict(self, state, actions, tasks, noise):
+    state["place"] = state["place"] + 0.5 * actions[:, 0]
+    return dict(state)
+
+
+def in_new_name(self, state, actions, tasks, noise):
+    state["speed"] = 0.5 * actions[:, 0]
+    return dict(state)
+
+
+PLACE = "place"
+MISTAKES = {
+    "rewards of all pairs": (
+        {"reward": lambda self, b, a, c, tasks: c[PLACE] - b[PLACE].unsqueeze(1)}, "`reward`"
+    ),
+    "a mean reward": (
+        {"reward": lambda self, b, a, c, tasks: (c[PLACE] - b[PLACE]).mean()}, r"got \[\] float32"
+    ),
+    "whole rewards": (
+        {"reward": lambda self, b, a, c, tasks: c["steps"]}, "float32, got .* int64"
+    ),
+    "rewards of numpy": (
+        {"reward": lambda self, b, a, c, tasks: c[PLACE].numpy()}, "got a ndarray"
+    ),
+    "no reward": ({"reward": lambda self, b, a, c, tasks: None}, "got a NoneType"),
+    "ends as numbers": (
+        {"terminated": lambda self, state, tasks: (state[PLACE].abs() > 1).float()},
+        "`terminated` .* bool, got .* float32",
+    ),
+    "cuts as numbers": (
+        {"may_truncate": True, "truncated": lambda self, state, tasks: state["steps"]},
+        "`truncated` .* bool, got .* int64",
+    ),
+    "observations in float64": (
+        {"observe": lambda self, state, tasks: Drift.observe(self, state, tasks).double()},
+        r"`observe` .* \[3, 2\] float32, .* got \[3, 2\] float64",
+    ),
+    "an entry more": (
+        {"observe": lambda self, state, tasks: Drift.observe(self, state, tasks)[:, [0, 1, 1]]},
+        r"got \[3, 3\] float32",
+    ),
+    "no dimension of entries": (
+        {"observe": lambda self, state, tasks: state[PLACE]}, r"got \[3\] float32"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("by_steps", [False, True])
+@pytest.mark.parametrize("name", MISTAKES)
+def test_results_of_other_shapes_and_types_are_refused(name, by_steps):
+    methods, message = MISTAKES[name]
+    with pytest.raises(ShapeError, match=rf"(?s){message}.*check_family"):
+        played(drift(**methods), by_steps)
+
+
+@pytest.mark.parametrize("by_steps", [False, True])
+@pytest.mark.parametrize("step", [in_place, in_dict, in_new_name])
+def test_a_step_that_changes_its_state_is_refused(step, by_steps):
+    """The rewards of differences would be 0, without a word."""
+    with pytest.raises(TaskError, match="changes the state that it is given"):
+        played(drift(step=step), by_steps)
+
+
+def test_right_results_pass_in_any_mode():
+    def column(self, before, actions, after, tasks):
+        return (after[PLACE] - before[PLACE]).unsqueeze(1)
+
+    expected = played(Drift(), False)
+    with torch.inference_mode():
+        found = played(drift(reward=column), True)
+    assert torch.equal(found.rewards, expected.rewards)
+    assert torch.equal(found.terminated, expected.terminated)
