@@ -10,15 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 
+LARGEST = 2**20
+"""Bytes of arrays and tensors beyond which they are shared: each of many worlds would have one."""
+
 
 def own_value(value: Any) -> Any:
     """Returns a value with its own lists, dicts, sets, arrays, tensors and data classes.
 
-    What else is in it, such as a handle or an object that is compared by identity, is shared.
+    What else is in it, such as a handle or an object that is compared by identity, is shared, and
+    so are arrays and tensors of more than 1 MB, such as heights of a terrain.
     """
-    if isinstance(value, torch.Tensor):
-        return value.clone()
-    if isinstance(value, np.ndarray | set | bytearray):
+    if isinstance(value, np.ndarray | torch.Tensor):
+        if value.nbytes > LARGEST:
+            return value
+        return value.copy() if isinstance(value, np.ndarray) else value.clone()
+    if isinstance(value, set | bytearray):
         return copy.copy(value)
     if isinstance(value, dict):
         other = copy.copy(value)  # of the same type

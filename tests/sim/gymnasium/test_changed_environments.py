@@ -231,6 +231,8 @@ def test_only_plain_parts_of_a_task_are_copied():
     own.goals[1]["b"][0].append(2)
     assert isinstance(own.goals[0], Goal) and trip.goals[0].place.tolist() == [1, 1]
     assert trip.goals[1] == {"a": {1}, "b": deque([bytearray(b"1")])}
+    terrain = np.zeros((400, 400))
+    assert own_value({"terrain": terrain})["terrain"] is terrain
     tensor = torch.ones(2)
     own_value((tensor, 1))[0].zero_()
     assert tensor.tolist() == [1, 1]
