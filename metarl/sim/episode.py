@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metarl.cuda_graphs import may_hold
 from metarl.sim.family import TaskFamily, Tasks, WorldState
-from metarl.sim.results import world_values
+from metarl.sim.results import READERS, Untouched, world_values
 from metarl.sim.spaces import only_images
 from metarl.trees import map_tensors
 
@@ -79,6 +79,7 @@ def score_states(
         batch = torch.cat(tuple(actions[low : low + size]))
         count = len(batch) // worlds
         path = map_tensors(lambda *s: torch.cat(s), *states[low : low + count + 1])
+        untouched = Untouched(path)
         before, after = (_rows(path, first, len(batch)) for first in (0, worlds))
         repeated = map_tensors(lambda v, n=count: v.expand(n, *v.shape).flatten(0, 1), tasks)
         reward = world_values("reward", family.reward(before, batch, after, repeated), len(batch))
@@ -91,6 +92,7 @@ def score_states(
         if family.may_truncate:
             cut = world_values("truncated", family.truncated(after, repeated), len(batch), True)
             truncated.append(cut.view(count, worlds))
+        untouched.check(READERS)
     reward, terminal = (torch.cat(rows).T.contiguous() for rows in (rewards, terminated))
     observation, action = (torch.stack(tuple(rows), 1) for rows in (observations, actions))
     cut = torch.cat(truncated).T.contiguous() if truncated else None

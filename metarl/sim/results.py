@@ -10,6 +10,10 @@ from torch import Tensor
 from metarl.errors import ShapeError, TaskError
 from metarl.sim.family import WorldState
 
+READERS = "`reward`, `terminated`, `truncated` or `measure`"
+"""The methods that read a step."""
+WATCHED = 8
+"""Calls of the methods of a family that are watched for changes of its state."""
 ADVICE = "`metarl.sim.check_family(family)` finds such mistakes before training."
 
 
@@ -62,15 +66,29 @@ class Untouched:
         self._before = dict(state)
         self._versions = list(map(_version, state.values()))
 
-    def check(self) -> None:
-        """Raises TaskError if the state has changed since."""
+    def check(self, names: str) -> None:
+        """Raises TaskError if the state has changed since, by the methods of these names."""
         state, before = self._state, self._before
         is_same = state.keys() == before.keys() and all(state[n] is v for n, v in before.items())
         if not is_same or self._versions != list(map(_version, state.values())):
             raise TaskError(
-                "`step` of the family changes the state that it is given: rewards and ends are "
-                f"computed from both. Return new tensors in a new dict. {ADVICE}"
+                f"{names} of the family changes the state that it is given, which others read too: "
+                f"return new tensors, in a new dict. {ADVICE}"
             )
+
+
+class FirstCalls:
+    """Watches the states that are given to the first calls; later ones take no time."""
+
+    def __init__(self) -> None:
+        self._left = WATCHED
+
+    def of(self, state: WorldState) -> Untouched:
+        """Returns what finds out whether a call changes a state."""
+        if not self._left:
+            return _NOTHING
+        self._left -= 1
+        return Untouched(state)
 
 
 def _version(value: Any) -> int:
@@ -82,3 +100,6 @@ def _described(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     return f"a {type(value).__name__}"
+
+
+_NOTHING = Untouched({})

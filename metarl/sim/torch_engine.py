@@ -8,7 +8,6 @@ from torch import Tensor
 
 from metarl.errors import SettingsError
 from metarl.sim.family import TorchFamily, WorldState
-from metarl.sim.results import Untouched
 from metarl.sim.vector_env import TensorVectorEnv
 
 
@@ -48,7 +47,7 @@ class TorchVectorEnv(TensorVectorEnv):
         return fresh if mask is None else self.merged(mask, fresh)
 
     def advance(self, actions: Tensor, noise: Tensor) -> WorldState:
-        untouched = Untouched(self._state)
+        untouched = self._first_calls.of(self._state)
         after = self.family.step(self._state, actions, self._tasks, noise)
-        untouched.check()
+        untouched.check("`step`")
         return after

@@ -27,7 +27,7 @@ from metarl.sim.episode import Act, Episode, last_states, play_steps, score_stat
 from metarl.sim.episode_ends import EpisodeEnds
 from metarl.sim.episode_metrics import EpisodeMetrics, check_metrics
 from metarl.sim.family import TaskFamily, Tasks, WorldState
-from metarl.sim.results import check_observation, world_values
+from metarl.sim.results import READERS, FirstCalls, check_observation, world_values
 from metarl.sim.spaces import only_images
 from metarl.sim.step_validator import StepValidator
 from metarl.sim.world_noise import NoiseSource, WorldNoise
@@ -92,6 +92,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         self._task_vector = family.task_vector(self._tasks)
         self._disturbances = Disturbances(family, num_envs, self.device)
         self._disturbances.set_tasks(self._tasks)
+        self._first_calls = FirstCalls()
         self._make_spaces()
         self._observation = torch.zeros(self.observation_space.shape or (), device=self.device)
         images = only_images(self.single_observation_space)
@@ -183,6 +184,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         if frozen is not None and not self.stops_ended:
             after = choose(~frozen, after, before)
         self._state = after
+        untouched = self._first_calls.of(after)
         reward = family.reward(before, valid_actions, after, tasks)
         reward = world_values("reward", reward, self.num_envs)
         terminated, truncated = self._ends.add_step(family, after, tasks, frozen)
@@ -192,6 +194,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         if family.metrics:
             self._metrics.add_step(family.measure(before, valid_actions, after, tasks), frozen)
             info["metrics"] = self._metrics.values()
+        untouched.check(READERS)
         if self._autoreset == "next_step":
             if frozen is not None:
                 self._begin(frozen)
@@ -381,7 +384,9 @@ class TensorVectorEnv(VectorEnv, ABC):
         return actions, actions.clamp(0, self._last_action)
 
     def _compute_observation(self) -> Tensor:
+        untouched = self._first_calls.of(self._state)
         observation = self.family.observe(self._state, self._tasks)
+        untouched.check("`observe`")
         check_observation(observation, self._seen_shape)
         observation = self._disturbances.seen(observation)
         return torch.cat([observation, self._task_vector], 1) if self.observe_task else observation

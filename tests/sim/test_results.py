@@ -91,6 +91,29 @@ def test_a_step_that_changes_its_state_is_refused(step, by_steps):
         played(drift(step=step), by_steps)
 
 
+def read_in_place(result):
+    def method(self, *arguments):
+        state = arguments[-2]  # before the tasks
+        state[PLACE] -= 0.1
+        return result(self, *arguments)
+
+    return method
+
+
+@pytest.mark.parametrize("by_steps", [False, True])
+@pytest.mark.parametrize("name", ["observe", "reward", "terminated", "truncated", "measure"])
+def test_a_method_that_changes_what_it_reads_is_refused(name, by_steps):
+    if name == "measure":
+        methods = {
+            "metrics": {PLACE: "mean"},
+            name: read_in_place(lambda s, b, a, c, t: {PLACE: c[PLACE]}),
+        }
+    else:
+        methods = {"may_truncate": True, name: read_in_place(getattr(Drift, name))}
+    with pytest.raises(TaskError, match=f"`{name}`.* changes the state that it is given"):
+        played(drift(**methods), by_steps)
+
+
 def test_right_results_pass_in_any_mode():
     def column(self, before, actions, after, tasks):
         return (after[PLACE] - before[PLACE]).unsqueeze(1)
