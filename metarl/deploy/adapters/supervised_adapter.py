@@ -127,7 +127,7 @@ class SupervisedAdapter(Adapter):
             return outputs
         tasks = outputs if self._many else outputs[None]
         rows = [
-            names[scores[:, : len(names)].argmax(-1)]
+            names[scores[..., : len(names)].argmax(-1)]
             for names, scores in zip(self.classes, tasks, strict=True)
         ]
         return np.stack(rows) if self._many else rows[0]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import metarl
 from metarl.adaptation import MAML, GradientLearner
@@ -195,3 +196,37 @@ def test_one_number_is_one_example(sine_run):
     adapter.adapt([0.5], [0.2])
     assert adapter.predict([0.5]).shape == (1, 1)
     np.testing.assert_allclose(adapter.predict([0.5, 0.6])[:1], adapter.predict([[0.5]]), rtol=1e-5)
+
+
+class Drawn:
+    """Tasks of inputs that a function draws, and of targets that another one computes."""
+
+    def __init__(self, inputs, targets):
+        self.inputs, self.targets = inputs, targets
+
+    def sample(self, num_tasks, generator):
+        x = self.inputs((num_tasks, 12), generator)
+        y = self.targets(x)
+        return TaskBatch(Examples(x[:, :6], y[:, :6]), Examples(x[:, 6:], y[:, 6:]))
+
+
+def normal(*shape):
+    return lambda count, generator: torch.randn(*count, *shape, generator=generator)
+
+
+def both(net, tasks, folder, steps=2, **options):
+    """An adapter of a run, its learner, and a task."""
+    learner, run = train(GradientLearner(MAML(net, 0.1, **options)), tasks, folder)
+    own = {"learner": GradientLearner(MAML(net, 0.1, **options))} if options else {}
+    task = tasks.sample(1, torch.Generator().manual_seed(1))
+    *_, adapted = learner.adapt(task.support, steps, torch.Generator())
+    return metarl.load(run, **own), learner.predict(adapted, task.query.inputs)[0].numpy(), task
+
+
+def test_a_sequence_has_a_label_for_every_element(tmp_path):
+    tasks = Drawn(normal(5, 2), lambda x: (x[..., 0] > 0).long() + (x[..., 1] > 0))
+    adapter, scores, task = both(nn.Linear(2, 3), tasks, tmp_path)  # more elements than classes
+    adapter.adapt(task.support.inputs[0], task.support.targets[0], steps=2)
+    found = adapter.predict(task.query.inputs[0])
+    np.testing.assert_array_equal(found, scores.argmax(-1))
+    assert found.shape == (6, 5)
