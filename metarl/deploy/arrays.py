@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from metarl.errors import ShapeError, short_repr
@@ -18,6 +19,7 @@ def as_array(data: Any, what: str) -> np.ndarray:
         ShapeError: It is no rectangular array.
     """
     if isinstance(data, Tensor):
+        data = data.float() if data.dtype == torch.bfloat16 else data  # NumPy has no such type
         return data.detach().cpu().numpy()
     if hasattr(data, "to_numpy"):  # rows of pandas, columns of Arrow
         data = data.to_numpy()

@@ -145,7 +145,7 @@ class SupervisedAdapter(Adapter):
             )
         found = self.learner.predict(self._adapted, tensor, mask=as_mask(mask, tensor, many))
         chosen = found if self._many else map_tensors(lambda t: t[0], found)
-        return chosen.numpy() if isinstance(chosen, Tensor) else chosen
+        return as_array(chosen, "outputs") if isinstance(chosen, Tensor) else chosen
 
     def reset(self) -> None:
         self._adapted, self.classes, self._many = None, None, False
@@ -273,7 +273,7 @@ class SupervisedAdapter(Adapter):
 
     def _warn(self, inputs: Tensor, what: str) -> None:
         if inputs.is_floating_point():
-            rows = inputs.reshape(inputs.shape[0] * inputs.shape[1], -1).numpy()
+            rows = as_array(inputs.reshape(inputs.shape[0] * inputs.shape[1], -1), what)
             warn_of_ranges(rows, self.origin.ranges.get("inputs"), what)
 
     @torch.no_grad()

@@ -230,3 +230,15 @@ def test_a_sequence_has_a_label_for_every_element(tmp_path):
     found = adapter.predict(task.query.inputs[0])
     np.testing.assert_array_equal(found, scores.argmax(-1))
     assert found.shape == (6, 5)
+
+
+def test_bfloat16_is_given_back_as_float32(tmp_path):
+    tasks = Drawn(
+        lambda count, g: torch.randn(*count, 3, generator=g).bfloat16(), lambda x: x.argmax(-1)
+    )
+    net = nn.Linear(3, 3).bfloat16()
+    _, run = train(GradientLearner(MAML(net, 0.1)), tasks, tmp_path)
+    adapter = metarl.load(run)
+    adapter.adapt(np.eye(3), [0, 1, 2], steps=50)
+    assert adapter.predict(np.eye(3)).tolist() == [0, 1, 2]
+    assert adapter.outputs(np.eye(3)).dtype == np.float32
