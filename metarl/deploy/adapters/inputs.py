@@ -46,6 +46,10 @@ def as_inputs(data: Any, ranges: dict[str, Any], what: str = "inputs") -> tuple[
     dtype = getattr(torch, str(ranges.get("input_type", "float32")))
     if dtype.is_floating_point:
         array = _scaled(array, ranges, what)
+    elif array.dtype.kind == "f" and (array != np.round(array)).any():
+        raise ShapeError(
+            f"Expected {what} of whole numbers, as in training, got numbers that are not whole."
+        )
     many = array.ndim == len(shape) + 2
     tensor = torch.from_numpy(np.array(array)).to(dtype)  # a copy: theirs may be read-only
     if not bool(torch.isfinite(tensor).all()):

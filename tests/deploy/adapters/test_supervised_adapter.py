@@ -242,3 +242,15 @@ def test_bfloat16_is_given_back_as_float32(tmp_path):
     adapter.adapt(np.eye(3), [0, 1, 2], steps=50)
     assert adapter.predict(np.eye(3)).tolist() == [0, 1, 2]
     assert adapter.outputs(np.eye(3)).dtype == np.float32
+
+
+def test_indices_that_are_not_whole_are_refused(tmp_path):
+    net = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(8, 2))
+    tasks = Drawn(
+        lambda count, g: torch.randint(7, (*count, 2), generator=g), lambda x: x[..., 0] % 2
+    )
+    _, run = train(GradientLearner(MAML(net, 0.1)), tasks, tmp_path)
+    adapter = metarl.load(run)
+    adapter.adapt(np.array([[1.0, 2.0], [3.0, 4.0]]), [0, 1])
+    with pytest.raises(ShapeError, match="whole numbers, as in training"):
+        adapter.predict(np.array([[1.5, 2.0]]))
