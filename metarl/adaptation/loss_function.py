@@ -170,6 +170,11 @@ def name_of(function: Callable[..., Any]) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("_").replace("lambda", "metric")
 
 
+def ignored_label(function: Any) -> int | None:
+    """Returns the label that marks an example as ignored; None if the loss has none."""
+    return _class_options(function)[1] if _is_of_classes(function) else None
+
+
 def _is_of_classes(function: Any) -> bool:
     """Returns whether a function is one of torch's that takes classes as dimension 1."""
     while isinstance(function, functools.partial):

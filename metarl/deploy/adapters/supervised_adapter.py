@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metarl.adaptation.adapted_state import adapted_state
 from metarl.adaptation.learner import Adapted, SupervisedLearner
+from metarl.adaptation.loss_function import ignored_label
 from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
 from metarl.deploy.adapters.descriptions import description_info, no_examples, numbered_labels
 from metarl.deploy.adapters.inputs import as_inputs, as_mask, warn_of_ranges
@@ -21,6 +22,7 @@ from metarl.learners.metric.zero_shot import DESCRIPTIONS
 from metarl.models.base import task_params
 from metarl.ranges import NOT_NEGATIVE, check_int
 from metarl.tasks.base import Examples, TaskBatch
+from metarl.tasks.batches import parameter_type
 from metarl.tasks.losses import task_loss
 from metarl.trees import map_tensors
 
@@ -117,6 +119,7 @@ class SupervisedAdapter(Adapter):
 
         Returns:
             Values [N, *target], or labels [N] in the form of those given; with T tasks, [T, N, *].
+            With a loss of the user's whose outputs are no logits of classes: the outputs.
 
         Raises:
             SettingsError: `adapt` was not called yet.
@@ -219,21 +222,21 @@ class SupervisedAdapter(Adapter):
         self._warn(inputs, "support inputs")
         self._many = many
         own = as_mask(mask, inputs, many, weights)
-        return Examples(inputs, self._targets(values), weights, own)
+        return Examples(inputs, self._targets(values, inputs, own), weights, own)
 
     def _number_classes(self, tasks: int) -> None:
         """Lets predictions be the indices of the descriptions."""
         assert self._way is not None
         self.classes = [np.arange(self._way, dtype=np.int64)] * tasks
 
-    def _targets(self, values: np.ndarray) -> Tensor:
+    def _targets(self, values: np.ndarray, inputs: Tensor, mask: Tensor | None) -> Tensor:
         ranges = self.origin.ranges
         if self._way is not None:
             self._number_classes(len(values))
             return numbered_labels(values, self._way)
         labels = ranges.get("labels", values.dtype.kind not in "f")
         if not labels:
-            return self._values(values)
+            return self._values(values, parameter_type(self.learner))
         if values.ndim != 2 and not ranges.get("target_shape"):
             raise ShapeError(f"Expected a label per example, got targets {list(values.shape)}.")
         if values.dtype.kind == "f" and (values != np.round(values)).any():
@@ -241,20 +244,43 @@ class SupervisedAdapter(Adapter):
                 "Expected labels, as in training, got numbers that are not whole: the run was "
                 "trained to classify."
             )
+        if not self._classifies(values, inputs, mask):
+            return self._values(values, torch.int64)
         most = ranges.get("classes")
-        if values.dtype.kind in "iuf" and most and values.min() >= 0 and values.max() < most:
+        ignored = ignored_label(getattr(self.learner, "loss", None))
+        left_out = values == ignored if values.dtype.kind in "iuf" else np.zeros(values.shape, bool)
+        known = values[~left_out]
+        if values.dtype.kind in "iuf" and most and known.size:
             gapless = all(len(np.unique(row)) == row.max() + 1 for row in values)
-            if gapless or hasattr(self.learner, "adaptation"):
+            fits = known.min() >= 0 and known.max() < most
+            if fits and (gapless or hasattr(self.learner, "adaptation")):
                 self.classes = [np.arange(most, dtype=np.int64)] * len(values)
                 return torch.from_numpy(values.astype(np.int64))
-        self.classes = _classes(values)
+        self.classes = [_classes(row[~out]) for row, out in zip(values, left_out, strict=True)]
         count = max(map(len, self.classes))
         if hasattr(self.learner, "adaptation") and most and count > most:
             raise TaskError(f"Expected at most {most} classes, as in training, got {count}.")
         rows = [np.searchsorted(c, row) for c, row in zip(self.classes, values, strict=True)]
-        return torch.from_numpy(np.stack(rows).astype(np.int64))
+        return torch.from_numpy(np.where(left_out, ignored or 0, np.stack(rows)).astype(np.int64))
 
-    def _values(self, values: np.ndarray) -> Tensor:
+    @torch.no_grad()
+    def _classifies(self, values: np.ndarray, inputs: Tensor, mask: Tensor | None) -> bool:
+        """Returns whether the outputs are logits, [T, N, *, classes] for labels [T, N, *].
+
+        With a loss of the user's they may be one logit, thresholds or rates of whole numbers.
+        """
+        if getattr(self.learner, "loss", task_loss) is task_loss:
+            return True
+        start = Adapted(task_params(self._network, len(inputs)), inputs, None, None, mask)
+        outputs = self.learner.predict(start, inputs, transductive=True, mask=mask)
+        least = max(2, self.origin.ranges.get("classes", 2))
+        return (
+            isinstance(outputs, Tensor)
+            and outputs.shape[:-1] == values.shape
+            and outputs.shape[-1] >= least
+        )
+
+    def _values(self, values: np.ndarray, dtype: torch.dtype | None) -> Tensor:
         self.classes = None
         shape = tuple(self.origin.ranges.get("target_shape", values.shape[2:]))
         if values.dtype.kind not in "biuf":
@@ -268,8 +294,7 @@ class SupervisedAdapter(Adapter):
             )
         flat = values.reshape(values.shape[0] * values.shape[1], -1)
         warn_of_ranges(flat, self.origin.ranges.get("targets"), "targets")
-        dtype = next(self.learner.parameters(), torch.empty(0)).dtype
-        return torch.from_numpy(np.array(values)).to(dtype)
+        return torch.from_numpy(np.array(values)).to(dtype or torch.float32)
 
     def _warn(self, inputs: Tensor, what: str) -> None:
         if inputs.is_floating_point():
@@ -289,14 +314,14 @@ class SupervisedAdapter(Adapter):
         return float(task_loss(outputs, *rows).mean())
 
 
-def _classes(values: np.ndarray) -> list[np.ndarray]:
-    """Returns the different labels of each task.
+def _classes(values: np.ndarray) -> np.ndarray:
+    """Returns the different labels of a task.
 
     Raises:
         TaskError: Labels cannot be compared, such as names and missing values.
     """
     try:
-        return [np.unique(row) for row in values]
+        return np.unique(values)
     except TypeError as error:
         kinds = sorted({type(np.asarray(label).item()).__name__ for label in values.flat})
         raise TaskError(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import metarl
@@ -214,6 +215,15 @@ def normal(*shape):
     return lambda count, generator: torch.randn(*count, *shape, generator=generator)
 
 
+def binary(outputs, targets):
+    targets = targets.to(outputs.dtype)
+    return F.binary_cross_entropy_with_logits(outputs.view_as(targets), targets, reduction="none")
+
+
+def rates(outputs, targets):
+    return F.poisson_nll_loss(outputs.squeeze(-1), targets, reduction="none")
+
+
 def both(net, tasks, folder, steps=2, **options):
     """An adapter of a run, its learner, and a task."""
     learner, run = train(GradientLearner(MAML(net, 0.1, **options)), tasks, folder)
@@ -230,6 +240,42 @@ def test_a_sequence_has_a_label_for_every_element(tmp_path):
     found = adapter.predict(task.query.inputs[0])
     np.testing.assert_array_equal(found, scores.argmax(-1))
     assert found.shape == (6, 5)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "loss"),
+    [
+        (1, lambda x: (x[..., 0] > 0).long(), binary),
+        (3, lambda x: (x > 0).long(), binary),
+        (1, lambda x: x[..., 0].exp().long() * 3, rates),
+    ],
+    ids=["one logit", "several labels", "counts"],
+)
+def test_whole_numbers_that_are_no_classes(outputs, targets, loss, tmp_path):
+    options = {"loss": loss, "metric": "loss"}
+    adapter, expected, task = both(nn.Linear(3, outputs), Drawn(normal(3), targets), tmp_path,
+                                   **options)  # fmt: skip
+    values = task.support.targets[0].numpy()
+    adapter.adapt(task.support.inputs[0], values, steps=2)
+    np.testing.assert_allclose(adapter.predict(task.query.inputs[0]), expected, rtol=1e-5)
+    assert adapter.classes is None
+    with pytest.raises(ShapeError, match="targets of numbers"):
+        adapter.adapt(task.support.inputs[0], values.astype(str))
+
+
+def test_logits_of_a_loss_of_the_user_are_those_of_classes(tmp_path):
+    options = {"loss": nn.CrossEntropyLoss(reduction="none", label_smoothing=0.1)}
+    tasks = Drawn(normal(3), lambda x: x.argmax(-1))
+    adapter, scores, task = both(nn.Linear(3, 3), tasks, tmp_path, **options)
+    inputs, labels = task.support.inputs[0], task.support.targets[0].numpy()
+    adapter.adapt(inputs, np.array(["a", "b", "c"])[labels], steps=2)
+    queries = task.query.inputs[0]
+    np.testing.assert_array_equal(adapter.predict(queries), np.array(list("abc"))[scores.argmax(1)])
+    labels[:3] = -100  # ignored by the loss
+    adapter.adapt(inputs, labels, steps=2)
+    few = adapter.outputs(queries)
+    adapter.adapt(inputs[3:], labels[3:], steps=2)
+    np.testing.assert_allclose(few, adapter.outputs(queries), rtol=1e-4)
 
 
 def test_bfloat16_is_given_back_as_float32(tmp_path):
