@@ -17,7 +17,8 @@ def check_module(net: nn.Module) -> None:
     """Checks the parameters and the signature of a module.
 
     Raises:
-        SettingsError: It has lazy or meta parameters, or forward does not take one argument.
+        SettingsError: It has lazy or meta parameters, or sparse gradients, or forward does not
+            take one argument.
     """
     if not isinstance(net, nn.Module):
         raise SettingsError(
@@ -29,6 +30,11 @@ def check_module(net: nn.Module) -> None:
             raise SettingsError(
                 f"Expected an ordinary torch.nn.Module, and {where} a scripted or traced one, "
                 "whose parameters cannot be replaced. Pass the module that it was made from."
+            )
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.sparse:
+            raise SettingsError(
+                f"Expected embeddings with dense gradients, and {name or 'the module'} has sparse "
+                "ones, which an inner step cannot use. Build it without `sparse=True`."
             )
     if hasattr(net, "_orig_mod"):
         raise SettingsError(
