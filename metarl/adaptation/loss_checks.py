@@ -209,7 +209,9 @@ def _check_gradient(
     loss: LossFunction, outputs: Outputs, examples: Examples, values: dict[str, Any]
 ) -> None:
     def leaf(tensor: Tensor) -> Tensor:
-        return tensor.clone().requires_grad_() if tensor.is_floating_point() else tensor
+        if not tensor.is_floating_point() and not tensor.is_complex():
+            return tensor
+        return tensor.clone().requires_grad_()
 
     with torch.enable_grad():
         leaves = map_tensors(leaf, (outputs, values))

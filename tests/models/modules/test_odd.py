@@ -99,6 +99,29 @@ def test_complex_weights_adapt(generator):
         torch.testing.assert_close(adapted.params["mixing"][t], net.mixing - 0.1 * grad)
 
 
+def test_complex_outputs_have_a_loss_of_the_user(generator):
+    class Spectrum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 4)
+
+        def forward(self, x):
+            return torch.fft.rfft(self.linear(x))
+
+    def amplitudes(outputs, targets):
+        return (outputs.abs() - targets).square()
+
+    torch.manual_seed(0)
+    net = Spectrum()
+    learner = GradientLearner(MAML(net, inner_lr=0.1, loss=amplitudes, metric="loss"))
+    x, y = draw(generator), torch.rand(TASKS, 4, 3, generator=generator)
+    *_, adapted = learner.adapt(Examples(x, y), 1, generator)
+    loss = amplitudes(net(x[1]), y[1]).mean()
+    (grad,) = torch.autograd.grad(loss, [net.linear.weight])
+    expected = net.linear.weight - 0.1 * grad
+    torch.testing.assert_close(adapted.params["linear.weight"][1], expected)
+
+
 def test_rules_for_real_numbers_refuse_complex_weights(generator):
     with pytest.raises(SettingsError, match=r"and mixing is complex\. Keep both parts"):
         MetaSGD(ComplexWeights(), generator)
