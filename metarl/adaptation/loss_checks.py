@@ -37,14 +37,14 @@ def check_loss(
         ShapeError: It returns something else than a value per task or example, or it cannot be
             computed for outputs and targets of these shapes.
         SettingsError: It mixes tasks, or nothing that it depends on has a gradient.
-        NonFiniteError: It is not finite for finite outputs.
+        NonFiniteError: It is not finite for finite outputs, or its gradient is not.
     """
     if loss.function is task_loss:
         _check_default(loss, outputs, examples)
         return
     outputs, values = map_tensors(Tensor.detach, (outputs, values))
     losses = _called(loss, outputs, examples, values)
-    _check_finite(loss, losses, outputs)
+    _check_finite(loss, losses, outputs, examples.targets)
     _check_gradient(loss, outputs, examples, values)
     check_tasks_apart(loss, outputs, examples, values)
     check_order_of_examples(loss, outputs, examples, values)
@@ -194,34 +194,56 @@ def _check_default(loss: LossFunction, outputs: Outputs, examples: Examples) -> 
         ) from error
 
 
-def _check_finite(loss: LossFunction, losses: Tensor, outputs: Outputs) -> None:
+def _check_finite(loss: LossFunction, losses: Tensor, outputs: Outputs, targets: Tensor) -> None:
     finite = [True]
     map_tensors(lambda t: finite.append(bool(t.isfinite().all())) or t, outputs)
     if all(finite) and not losses.isfinite().all():
         task = int((~losses.isfinite()).nonzero()[0])
+        advice = "Keep logarithms, roots and divisions away from 0."
+        if _hold_nan(targets):
+            advice = "The targets hold NaN: leave these out of the loss."
         raise NonFiniteError(
             f"`{loss.argument}` is {losses[task].item()} for task {task} before training, although "
-            "the network's outputs are finite. Keep logarithms, roots and divisions away from 0."
+            f"the network's outputs are finite. {advice}"
         )
 
 
 def _check_gradient(
     loss: LossFunction, outputs: Outputs, examples: Examples, values: dict[str, Any]
 ) -> None:
+    leaves: list[Tensor] = []
+
     def leaf(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point() and not tensor.is_complex():
             return tensor
-        return tensor.clone().requires_grad_()
+        leaves.append(tensor.clone().requires_grad_())
+        return leaves[-1]
 
     with torch.enable_grad():
-        leaves = map_tensors(leaf, (outputs, values))
-        result = loss(leaves[0], examples, **leaves[1])
+        outputs = map_tensors(leaf, outputs)
+        count = len(leaves)
+        result = loss(outputs, examples, **map_tensors(leaf, values))
+        total = result.sum()
     if not result.requires_grad:
         raise SettingsError(
             f"`{loss.argument}` has no gradient: what it returns does not depend on the outputs by "
             "differentiable operations. Leave out `detach`, `item`, NumPy, comparisons and "
             "`argmax`; a value to look at is a `metric=`."
         )
+    read = leaves[:count]
+    grads = torch.autograd.grad(total, read, allow_unused=True) if read else ()
+    broken = any(g is not None and not g.isfinite().all() for g in grads)
+    if broken and all(t.isfinite().all() for t in (*read, result)):
+        where = ", the targets hold NaN" if _hold_nan(examples.targets) else ""
+        raise NonFiniteError(
+            f"`{loss.argument}` is finite{where}, and its gradient is not finite: numbers that are "
+            "masked after they were computed have a derivative of NaN all the same. Replace them "
+            "before, such as by torch.where(targets.isnan(), 0, targets); keep roots away from 0."
+        )
+
+
+def _hold_nan(targets: Tensor) -> bool:
+    return targets.is_floating_point() and bool(targets.isnan().any())
 
 
 def shown(value: Outputs) -> str:

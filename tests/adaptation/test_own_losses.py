@@ -360,6 +360,36 @@ def test_losses_that_are_not_usable_are_refused_before_training(name, generator)
         next(iter(learner.adapt(tasks_of("vector", generator).support, 1, generator)))
 
 
+MISSING = {
+    "nothing is left out": (lambda o, t: (o - t).square(), "is nan.*The targets hold NaN"),
+    "masked too late": (
+        lambda o, t: torch.where(t.isnan(), 0.0, (o - t).square()), "the targets hold NaN, and its"
+    ),
+    "a root of 0": (lambda o, t: (o - o.detach()).abs().sqrt(), "is finite, and its gradient is"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_missing_targets_and_gradients_that_are_not_finite(name, generator):
+    loss, message = MISSING[name]
+    tasks = tasks_of("vector", generator)
+    if name != "a root of 0":
+        tasks.support.targets[:, 1, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match=message):
+        next(iter(learner_of(loss, generator).adapt(tasks.support, 1, generator)))
+
+
+def test_missing_targets_that_are_replaced_before_they_are_used(generator):
+    def masked(outputs, targets):
+        known = targets.isfinite()
+        return (outputs - torch.where(known, targets, 0)).square() * known
+
+    tasks = tasks_of("vector", generator)
+    tasks.support.targets[:, 1] = float("nan")
+    *_, adapted = learner_of(masked, generator).adapt(tasks.support, 1, generator)
+    assert all(p.isfinite().all() for p in adapted.params.values())
+
+
 def test_tasks_that_happen_to_be_one_are_checked_too(generator):
     learner = learner_of(mixed_by_outputs, generator)
     with pytest.raises(SettingsError, match="mixes tasks"):
