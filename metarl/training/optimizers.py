@@ -132,7 +132,7 @@ def given_optimizer(
         named: The parameters to train, by name.
 
     Raises:
-        SettingsError: It is no optimiser, or it has other parameters than those to train.
+        SettingsError: It is no optimiser, has no rate, or has other parameters than those to train.
     """
     made = optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer(named)
     if not isinstance(made, torch.optim.Optimizer):
@@ -145,6 +145,12 @@ def given_optimizer(
         raise SettingsError(
             f"{type(made).__name__} evaluates the loss several times a step, which the outer loop "
             "does not offer. Use another optimiser."
+        )
+    if any(group.get("lr") is None for group in made.param_groups):
+        raise SettingsError(
+            f"Expected an optimiser with a rate `lr` in each of its parameter groups, which "
+            f"schedules scale and logs show; {type(made).__name__} has none. Give it one: "
+            "super().__init__(params, {'lr': lr})."
         )
     ours = {id(p): name for name, p in named}
     theirs = {id(p) for group in made.param_groups for p in group["params"]}

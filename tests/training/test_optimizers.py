@@ -222,6 +222,16 @@ def test_settings_that_do_not_suit_the_learner_are_refused(settings, message):
         MetaStep(learner(), TrainingSettings(**settings))
 
 
+class WithoutRate(torch.optim.Optimizer):
+    """An optimiser that chooses its own rate."""
+
+    def __init__(self, named, lr=None):
+        super().__init__([p for _, p in named], {} if lr is None else {"lr": lr})
+
+    def step(self, closure=None):
+        pass
+
+
 def test_optimisers_that_are_not_usable_are_refused(tmp_path):
     made, plain = learner(), TrainingSettings(device="cpu")
     few = list(made.parameters())[:2]
@@ -233,9 +243,11 @@ def test_optimisers_that_are_not_usable_are_refused(tmp_path):
         (lambda named: torch.optim.SGD([torch.zeros(1)], 0.1), "has 1 others"),
         (lambda named: 3, "makes one of named parameters, got int"),
         (lambda named: torch.optim.LBFGS([p for _, p in named]), "LBFGS evaluates the loss"),
+        (WithoutRate, "a rate `lr` in each of its parameter groups.*WithoutRate has none"),
     ):
         with pytest.raises(SettingsError, match=message):
             MetaStep(made, plain, optimizer)
+    MetaStep(made, plain, partial(WithoutRate, lr=1.0))
     with pytest.raises(SettingsError, match=r"one optimiser.*weight_decay 0\.1"):
         MetaStep(made, TrainingSettings(weight_decay=0.1), torch.optim.AdamW)
     with pytest.raises(SettingsError, match="one schedule"):
