@@ -97,7 +97,8 @@ def task_gradients(
     Args:
         loss: Maps parameters [T, *shape] to losses [T].
         params: Where to take the gradient.
-        differentiable: Whether the gradient keeps its graph for a second derivative.
+        differentiable: Whether the gradient keeps its graph for a second derivative; it does not
+            under `torch.no_grad`.
 
     Returns:
         The gradients, shaped like `params` (zeros for those that the loss does not depend on), and
@@ -106,6 +107,7 @@ def task_gradients(
     Raises:
         SettingsError: The losses depend on none of the parameters.
     """
+    differentiable = differentiable and torch.is_grad_enabled()
     if not differentiable:
         params = {n: p.detach() for n, p in params.items()}
     with torch.enable_grad():

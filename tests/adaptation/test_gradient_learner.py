@@ -14,7 +14,7 @@ from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import task_params
 from metarl.tasks import Examples, TaskBatch
 from metarl.trees import map_tensors
-from tests.gradient_learners import MAML, MAMLPlusPlus
+from tests.gradient_learners import MAML, MAMLPlusPlus, Reptile
 
 
 def test_batches_are_drawn_without_replacement_and_reshuffled(mlp, generator):
@@ -144,3 +144,12 @@ def test_few_tasks_of_images_go_through_at_once(
     assert learner.preferred_chunk_size(learner.collect(many, generator, 0)) == 2
     other = MAML(mlp, 0.1, 1)
     assert other.preferred_chunk_size(other.collect(regression, generator, 0)) is None
+
+
+@pytest.mark.parametrize("algorithm", [MAML, MAMLPlusPlus, Reptile])
+def test_losses_without_gradients_are_those_with_them(algorithm, mlp, regression, generator):
+    learner = algorithm(mlp, 0.1, 3)
+    inputs = learner.collect(regression, generator, 0)
+    expected = learner(inputs).losses.detach()
+    with torch.no_grad():
+        torch.testing.assert_close(learner(inputs).losses, expected)
