@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metarl.adaptation.adaptation import Adaptation, Frozen
 from metarl.adaptation.adapted_state import adapted_state
-from metarl.adaptation.inner_loop import Step, detach_adapted, inner_loop
+from metarl.adaptation.inner_loop import Step, check_inference_mode, detach_adapted, inner_loop
 from metarl.adaptation.learner import Adapted, MetaInputs, MetaLoss, SupervisedLearner
 from metarl.adaptation.loss_function import LossFunction, Outputs
 from metarl.adaptation.metric import Metric
@@ -97,6 +97,7 @@ class GradientLearner(SupervisedLearner):
             TaskError: A label has no output.
             SettingsError: At the first call: a loss or the metric is not usable.
         """
+        check_inference_mode()
         self._frozen.refresh()
         state, steps = None, self._unrolled_steps
         if self._unfinished:
@@ -180,6 +181,7 @@ class GradientLearner(SupervisedLearner):
 
     @torch.no_grad()
     def adapt(self, support: Examples, steps: int, generator: torch.Generator) -> Iterator[Adapted]:
+        check_inference_mode()
         self._frozen.refresh()
         support = checked_examples(support, self._frozen.dtype)
         self._check_labels(support)

@@ -107,6 +107,7 @@ def task_gradients(
     Raises:
         SettingsError: The losses depend on none of the parameters.
     """
+    check_inference_mode()
     differentiable = differentiable and torch.is_grad_enabled()
     if not differentiable:
         params = {n: p.detach() for n, p in params.items()}
@@ -125,6 +126,15 @@ def task_gradients(
         )  # fmt: skip
     pairs = zip(params.items(), grads, strict=True)
     return {n: torch.zeros_like(p) if g is None else g for (n, p), g in pairs}, losses
+
+
+def check_inference_mode() -> None:
+    """Raises SettingsError inside of `torch.inference_mode`, where nothing has a gradient."""
+    if torch.is_inference_mode_enabled():
+        raise SettingsError(
+            "Expected gradients, which an adaptation takes and `torch.inference_mode()` does not "
+            "allow. Call it outside of that, or inside of `torch.no_grad()`."
+        )
 
 
 def detach_adapted(params: Params, frozen: Collection[str]) -> Params:

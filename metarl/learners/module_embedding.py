@@ -109,7 +109,8 @@ class ModuleEmbedding(Embedding):
         size = tuple(map(int, inputs.shape[2:]))  # whole numbers while it is captured as a graph
         if size in self._independent:
             return
-        alone = from_module(copy.deepcopy(self.net).eval(), check_derivatives=False)
+        with torch.inference_mode(False):
+            alone = from_module(copy.deepcopy(self.net).eval(), check_derivatives=False)
         alone.prepare(inputs, mask)
         if alone.normalises_batches:
             raise SettingsError(

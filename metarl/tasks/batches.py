@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metarl.errors import ShapeError, TaskError
 from metarl.tasks.base import Examples, TaskBatch
+from metarl.trees import map_tensors
 
 
 def parameter_type(network: nn.Module) -> torch.dtype | None:
@@ -47,6 +48,9 @@ def checked_examples(
 ) -> Examples:
     """Returns the examples with labels as int64; checks shapes and types without a device sync.
 
+    Tensors of `torch.inference_mode`, such as the features of a fixed network, are copied: autograd
+    cannot save them.
+
     Weights and masks are checked with one device sync each. The mask of a row of weight 0 gets a
     first real element, because attention over no element is not a number.
 
@@ -62,9 +66,11 @@ def checked_examples(
         TaskError: A weight is negative or not finite, all weights of a task are 0, or a sequence
             has no real element.
     """
+    _check_tensor("targets", examples.targets)
+    check_inputs(examples.inputs, dtype)
+    if any(t is not None and t.is_inference() for t in examples):
+        examples = map_tensors(torch.clone, examples)
     inputs, targets, weights, mask = examples
-    _check_tensor("targets", targets)
-    check_inputs(inputs, dtype)
     counts = inputs.shape[:2]
     empty = 0 in counts[:1] if may_be_empty else 0 in counts
     if counts != targets.shape[:2] or len(counts) < 2 or empty:

@@ -138,6 +138,11 @@ def check_depends(losses: Tensor) -> None:
     Raises:
         SettingsError: They have no derivative.
     """
+    if not losses.requires_grad and not torch.is_grad_enabled():
+        raise SettingsError(
+            "Expected gradients, which `torch.no_grad()` or `torch.set_grad_enabled(False)` has "
+            "switched off. Train outside of that."
+        )
     if not losses.requires_grad:
         raise SettingsError(
             "Expected an outer loss that depends on the parameters to train, it depends on none: "

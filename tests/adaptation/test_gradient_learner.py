@@ -13,6 +13,8 @@ from metarl.adaptation.update_rules import GradientDescent
 from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import task_params
 from metarl.tasks import Examples, TaskBatch
+from metarl.training.meta_step import MetaStep
+from metarl.training.settings import TrainingSettings
 from metarl.trees import map_tensors
 from tests.gradient_learners import MAML, MAMLPlusPlus, Reptile
 
@@ -153,3 +155,23 @@ def test_losses_without_gradients_are_those_with_them(algorithm, mlp, regression
     expected = learner(inputs).losses.detach()
     with torch.no_grad():
         torch.testing.assert_close(learner(inputs).losses, expected)
+
+
+def test_where_gradients_are_switched_off(mlp, regression, generator):
+    learner = MAML(mlp, 0.1)
+    step = MetaStep(Reptile(mlp, 0.1), TrainingSettings())
+    with torch.no_grad(), pytest.raises(SettingsError, match="Train outside of that"):
+        step(step.gradient.learner.collect(regression, generator, 0), 0)
+    with torch.no_grad():
+        *_, expected = learner.adapt(regression.support, 1, generator)
+    with torch.inference_mode(), pytest.raises(SettingsError, match=r"`torch\.inference_mode"):
+        next(learner.adapt(regression.support, 1, generator))
+    with torch.inference_mode(), pytest.raises(SettingsError, match=r"`torch\.inference_mode"):
+        learner.collect(regression, generator, 0)
+    with torch.inference_mode():  # features of a fixed network
+        made = map_tensors(torch.clone, regression)
+    assert made.support.inputs.is_inference()
+    *_, adapted = learner.adapt(made.support, 1, generator)
+    torch.testing.assert_close(adapted.params, expected.params)
+    losses = [learner(learner.collect(t, generator, 0)).losses for t in (made, regression)]
+    torch.testing.assert_close(*losses)

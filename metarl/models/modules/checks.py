@@ -57,6 +57,11 @@ def check_module(net: nn.Module) -> None:
                 f"Expected a module with values for all its parameters, and {name} is on the "
                 'device "meta". Call net.to_empty(device="cpu") and initialise or load its weights.'
             )
+        if tensor.is_inference():
+            raise SettingsError(
+                f"Expected a module that was built outside of `torch.inference_mode()`, and {name} "
+                "was made inside of it: it can have no gradient."
+            )
     _check_signature(net)
 
 

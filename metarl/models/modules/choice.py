@@ -74,9 +74,9 @@ def choose(
         ShapeError: It returns something else than tensors [N, *].
     """
     check_instance_norms(net)
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         sample = sample_of(net, inputs.detach(), mask)
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         expected = reference(net, sample)
         kind, route, reason = _first_right(net, sample, expected, only)
         if check and kind != "graph" and sample.exact:

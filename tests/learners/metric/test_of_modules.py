@@ -62,6 +62,14 @@ def test_prototypical_losses_are_those_of_each_task_alone(tasks, generator):
         torch.testing.assert_close(grad, other, rtol=1e-3, atol=1e-4)
 
 
+def test_they_are_evaluated_in_inference_mode(tasks, generator):
+    expected = list(Prototypical(convolutions()).evaluate(tasks, 0, generator))
+    learner = Prototypical(convolutions())
+    with torch.inference_mode():
+        found = list(learner.evaluate(tasks, 0, generator))
+    torch.testing.assert_close(found, expected)
+
+
 def test_running_statistics_follow_the_tasks_and_are_used(tasks, generator):
     net = convolutions()
     learner = Prototypical(net)

@@ -438,6 +438,10 @@ def test_parameters_without_values():
         from_module(torch.compile(nn.Linear(2, 2), backend="eager"))
     with pytest.raises(SettingsError, match=r"Pass `net\.module`"):
         from_module(nn.DataParallel(nn.Linear(2, 2)))
+    with torch.inference_mode():
+        made_inside = nn.Linear(2, 2)
+    with pytest.raises(SettingsError, match=r"outside of `torch\.inference_mode\(\)`, and weight"):
+        from_module(made_inside)
     with pytest.raises(SettingsError, match="dense gradients, and 0 has sparse ones"):
         from_module(nn.Sequential(nn.Embedding(7, 4, sparse=True)))
     with pytest.raises(SettingsError, match="with parameters to adapt, Flatten has none"):
