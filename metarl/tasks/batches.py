@@ -26,9 +26,14 @@ def checked_tasks(
     `may_be_empty` allows support sets of weight 0 throughout.
 
     Raises:
-        ShapeError: In addition, if the two sets are of different numbers of tasks, on different
-            devices, or have different kinds of targets.
+        ShapeError: In addition, if it is no `TaskBatch`, or the two sets are of different numbers
+            of tasks, on different devices, or have different kinds of targets.
     """
+    if not isinstance(tasks, TaskBatch):
+        raise ShapeError(
+            f"Expected tasks as a TaskBatch(support, query), got a {type(tasks).__name__}. Its "
+            "tensors hold all tasks: support = Examples(inputs, targets), [T, N, *] each."
+        )
     support = checked_examples(tasks.support, dtype, may_be_empty=may_be_empty)
     query = support if tasks.query is tasks.support else checked_examples(tasks.query, dtype)
     a, b = support.inputs, query.inputs
@@ -60,12 +65,17 @@ def checked_examples(
         may_be_empty: Whether a set may have no examples, or weights of 0 throughout.
 
     Raises:
-        ShapeError: There are no examples, or not as many inputs as targets; a tensor has another
-            floating-point type than the parameters, is complex, sparse or no tensor, requires
-            gradients, or has another shape than `Examples` says.
+        ShapeError: They are no `Examples`; there are none, or not as many inputs as targets; a
+            tensor has another floating-point type than the parameters, is complex, sparse or no
+            tensor, requires gradients, or has another shape than `Examples` says.
         TaskError: A weight is negative or not finite, all weights of a task are 0, or a sequence
             has no real element.
     """
+    if not isinstance(examples, Examples):
+        raise ShapeError(
+            "Expected support and query sets as Examples(inputs, targets), got a "
+            f"{type(examples).__name__}."
+        )
     _check_tensor("targets", examples.targets)
     check_inputs(examples.inputs, dtype)
     if any(t is not None and t.is_inference() for t in examples):

@@ -82,6 +82,16 @@ def test_what_is_no_batch_of_examples_is_refused(inputs, targets, message):
         checked_examples(Examples(inputs, targets), FLOAT)
 
 
+def test_what_is_no_task_batch_is_refused():
+    given = examples(LABELS)
+    for tasks in ((given, given), [TaskBatch(given, given)]):
+        with pytest.raises(ShapeError, match=rf"a TaskBatch.*got a {type(tasks).__name__}"):
+            checked_tasks(tasks, FLOAT)
+    for query in (None, tuple(given[:2])):
+        with pytest.raises(ShapeError, match=rf"as Examples.*got a {type(query).__name__}"):
+            checked_tasks(TaskBatch(given, query), FLOAT)
+
+
 def test_sets_of_other_tasks_or_targets_are_refused():
     given = examples(LABELS)
     one = Examples(given.inputs[:1], LABELS[:1])
