@@ -88,6 +88,9 @@ def _varied(port: Port, step: int, generator: torch.Generator) -> Tensor:
 
 
 def _difference(graph: Graph, port: Port, expected: Tensor, actual: Tensor) -> float:
+    expected, actual = (
+        torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in (expected, actual)
+    )
     a, b = expected.double().numpy(), actual.double().numpy()
     where = f"{port.name} of {graph.name}"
     if a.shape != b.shape:

@@ -12,7 +12,7 @@ from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import Navigation2D
 from torch import nn
 
-from metarl.adaptation import GradientLearner
+from metarl.adaptation import MAML, GradientLearner
 from metarl.adaptation.algorithms import (
     ANILAlgorithm,
     LearnedOptimizerAlgorithm,
@@ -22,12 +22,13 @@ from metarl.adaptation.algorithms import (
     MetaSGDAlgorithm,
     ReptileAlgorithm,
 )
+from metarl.deploy.export import check
 from metarl.deploy.export.adaptation import export_adaptation
 from metarl.deploy.export.capture import capture
 from metarl.deploy.export.files import METADATA, new_folder, read_metadata, write_metadata
 from metarl.deploy.export.supervised import supervised_graphs
 from metarl.deploy.exported.runtime import OnnxAdaptation
-from metarl.errors import CheckpointError, NonFiniteError, SettingsError, ShapeError
+from metarl.errors import CheckpointError, ExportError, NonFiniteError, SettingsError, ShapeError
 from metarl.models import MLP, Conv4
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.problem import ControlProblem
@@ -287,6 +288,30 @@ def test_programs_of_torch_do_the_same(sines, programs, generator):
         torch.testing.assert_close(found, wanted[0], rtol=1e-5, atol=1e-5)
     with pytest.raises(CheckpointError, match="to torch"):
         OnnxAdaptation(programs)
+
+
+def test_both_parts_of_complex_weights_are_compared(generator, tmp_path, monkeypatch):
+    class Complex(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mixing = nn.Parameter(torch.randn(1, 3, dtype=torch.complex64))
+
+        def forward(self, x):
+            return (x.to(self.mixing.dtype) @ self.mixing).abs()
+
+    torch.manual_seed(0)
+    learner = GradientLearner(MAML(Complex(), inner_lr=0.1))
+    y = torch.rand(2, 5, 3, generator=generator)
+    tasks = TaskBatch(Examples(y[..., :1], y), Examples(y[..., :1], y))
+    assert export_adaptation(learner, tmp_path / "right", "torch", tasks=tasks) < 1e-5
+    program = check._program
+
+    def conjugated(path):
+        return lambda tensors: [t.conj() for t in program(path)(tensors)]
+
+    monkeypatch.setattr(check, "_program", conjugated)
+    with pytest.raises(ExportError, match=r"mixing of .* differs from the learner's"):
+        export_adaptation(learner, tmp_path / "wrong", "torch", tasks=tasks)
 
 
 def test_a_folder_that_was_altered_or_is_newer_is_refused(sines, programs, tmp_path):
