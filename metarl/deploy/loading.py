@@ -111,7 +111,9 @@ def adapter_of(
         SettingsError: There is no adapter for such learners, or an option does not suit it.
     """
     origin = origin or Origin("", 0, {})
-    learner = learner.cpu().eval()
+    learner = learner.cpu()
+    if not hasattr(learner, "adaptation"):  # networks that adapt run in the modes of training
+        learner = learner.eval()
     build: Any
     if hasattr(learner, "predict"):
         from metarl.deploy.adapters.supervised_adapter import SupervisedAdapter as build  # noqa: N813

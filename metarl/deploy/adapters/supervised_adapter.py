@@ -41,7 +41,7 @@ class SupervisedAdapter(Adapter):
     """
 
     def __init__(self, learner: SupervisedLearner, origin: Origin, seed: int = 0) -> None:
-        self.learner = learner.eval()
+        self.learner = learner
         self.origin = origin
         self.classes: list[np.ndarray] | None = None
         self._seed = seed

@@ -300,3 +300,21 @@ def test_indices_that_are_not_whole_are_refused(tmp_path):
     adapter.adapt(np.array([[1.0, 2.0], [3.0, 4.0]]), [0, 1])
     with pytest.raises(ShapeError, match="whole numbers, as in training"):
         adapter.predict(np.array([[1.5, 2.0]]))
+
+
+class Normalised(nn.Sequential):
+    """Normalises its batches."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def test_modules_run_in_the_modes_of_training(tmp_path):
+    tasks = Drawn(normal(3), lambda x: x.argmax(-1))
+    adapter, expected, task = both(Normalised(), tasks, tmp_path / "a")
+    adapter.adapt(task.support.inputs[0], task.support.targets[0], steps=2)
+    np.testing.assert_allclose(adapter.outputs(task.query.inputs[0]), expected, rtol=1e-5)
+    assert adapter.learner.model.net.training
+    adapter, expected, task = both(Normalised().eval(), tasks, tmp_path / "b")
+    adapter.adapt(task.support.inputs[0], task.support.targets[0], steps=2)
+    np.testing.assert_allclose(adapter.outputs(task.query.inputs[0]), expected, rtol=1e-5)
