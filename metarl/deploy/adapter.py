@@ -105,6 +105,7 @@ class Adapter(ABC):
         note = {
             "format_version": ADAPTED_VERSION, "metarl": metarl.__version__,
             "adapted_from": json.dumps([self.origin.path, self.origin.iteration]),
+            **self.notes(),
         }  # fmt: skip
         tensors = {n: t.detach().cpu().clone().contiguous() for n, t in self.state().items()}
         with result_path(path, "adapted weights") as temporary:
@@ -130,6 +131,18 @@ class Adapter(ABC):
                 f"{note.get('format_version')} of MetaRL {note.get('metarl')}; install a newer one."
             )
         self.load_state(tensors)
+        try:
+            self.load_notes(note)
+        except ValueError as error:
+            raise CheckpointError(f"The notes of {path} are damaged: {error}.") from error
+
+    def notes(self) -> dict[str, str]:
+        """Returns what `save` writes besides the weights, texts by name."""
+        return {}
+
+    def load_notes(self, notes: dict[str, str]) -> None:
+        """Takes over what `notes` returned; raises ValueError if it is damaged."""
+        del notes
 
     def _check_state(self, state: dict[str, Tensor], like: dict[str, Tensor]) -> None:
         """Raises CheckpointError unless weights have the names and shapes of this learner."""

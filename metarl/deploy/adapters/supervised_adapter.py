@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,14 +18,17 @@ from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
 from metarl.deploy.adapters.descriptions import description_info, no_examples, numbered_labels
 from metarl.deploy.adapters.inputs import as_inputs, as_mask, warn_of_ranges
 from metarl.deploy.arrays import as_array
-from metarl.errors import SettingsError, ShapeError, TaskError
+from metarl.errors import SettingsError, ShapeError, TaskError, short_repr
 from metarl.learners.metric.zero_shot import DESCRIPTIONS
-from metarl.models.base import task_params
+from metarl.models.base import Model, task_params
 from metarl.ranges import NOT_NEGATIVE, check_int
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import parameter_type
 from metarl.tasks.losses import task_loss
 from metarl.trees import map_tensors
+
+LABELS = "labels"
+"""Name of the note in a file of adapted weights that holds the labels of the task."""
 
 
 class SupervisedAdapter(Adapter):
@@ -172,8 +176,10 @@ class SupervisedAdapter(Adapter):
 
         Raises:
             CheckpointError: They are of another network.
+            SettingsError: The network normalises batches.
         """
         self._check_state(state, dict(self._network.state_dict()))
+        self._prepare()
         if getattr(self._network, "normalises_batches", False):
             raise SettingsError(
                 "The network normalises batches by its support set, which the weights do not hold: "
@@ -183,6 +189,19 @@ class SupervisedAdapter(Adapter):
         self.reset()
         params = {n: state[n].to(p).unsqueeze(0) for n, p in theta.items()}
         self._adapted = Adapted(params, torch.empty(1, 0))
+
+    def notes(self) -> dict[str, str]:
+        """Returns the labels of the task, which predictions are given in."""
+        if self.classes is None or self.classes[0].dtype.kind not in "biufU":
+            return {}
+        return {LABELS: json.dumps(self.classes[0].tolist())}
+
+    def load_notes(self, notes: dict[str, str]) -> None:
+        if LABELS in notes:
+            labels = np.array(json.loads(notes[LABELS]))
+            if labels.ndim != 1 or labels.dtype.kind not in "biufU" or not labels.size:
+                raise ValueError(f"{LABELS} {short_repr(notes[LABELS])}")
+            self.classes = [labels]
 
     # Internals
 
@@ -223,6 +242,16 @@ class SupervisedAdapter(Adapter):
         self._many = many
         own = as_mask(mask, inputs, many, weights)
         return Examples(inputs, self._targets(values, inputs, own), weights, own)
+
+    def _prepare(self) -> None:
+        """Lets a module run once, which shows whether it normalises batches."""
+        ranges = self.origin.ranges
+        if "input_shape" not in ranges or not isinstance(self._network, Model):
+            return
+        dtype = getattr(torch, str(ranges.get("input_type", "float32")))
+        shape = (1, 4, *ranges["input_shape"])
+        drawn = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        self._network.prepare((drawn if dtype.is_floating_point else drawn > 0).to(dtype))
 
     def _number_classes(self, tasks: int) -> None:
         """Lets predictions be the indices of the descriptions."""

@@ -318,3 +318,23 @@ def test_modules_run_in_the_modes_of_training(tmp_path):
     adapter, expected, task = both(Normalised().eval(), tasks, tmp_path / "b")
     adapter.adapt(task.support.inputs[0], task.support.targets[0], steps=2)
     np.testing.assert_allclose(adapter.outputs(task.query.inputs[0]), expected, rtol=1e-5)
+
+
+def test_adapted_weights_of_modules_are_restored_with_the_labels(tmp_path):
+    tasks = Drawn(normal(3), lambda x: x.argmax(-1))
+    names = np.array(["a", "b", "c"])
+    for part, net in (("a", nn.Linear(3, 3)), ("b", Normalised().eval())):
+        adapter, _, task = both(net, tasks, tmp_path / part)
+        queries = task.query.inputs[0]
+        adapter.adapt(task.support.inputs[0], names[task.support.targets[0]], steps=2)
+        adapter.save(path := tmp_path / f"{part}.safetensors")
+        other = metarl.load(tmp_path / part, adapted=path)
+        np.testing.assert_array_equal(other.outputs(queries), adapter.outputs(queries))
+        np.testing.assert_array_equal(other.predict(queries), adapter.predict(queries))
+    with pytest.raises(ValueError, match="labels"):
+        other.load_notes({"labels": "[[1]]"})
+    adapter, _, task = both(Normalised(), tasks, tmp_path / "c")
+    adapter.adapt(task.support.inputs[0], task.support.targets[0])
+    adapter.save(tmp_path / "c.safetensors")
+    with pytest.raises(SettingsError, match="normalises batches by its support set"):
+        metarl.load(tmp_path / "c", adapted=tmp_path / "c.safetensors")
