@@ -89,7 +89,7 @@ def make_optimizer(named: NamedParameters, settings: Any) -> torch.optim.Optimiz
     kind = OPTIMIZERS[settings.optimizer]
     options = parsed_options("optimizer_options", settings.optimizer_options)
     if _has_option(kind, "fused"):
-        options.setdefault("fused", True)
+        options.setdefault("fused", not any(p.is_complex() for _, p in named))
     elif _has_option(kind, "capturable") and any(p.is_cuda for _, p in named):
         options.setdefault("capturable", True)  # its step can be in a CUDA graph
     if settings.weight_decay:

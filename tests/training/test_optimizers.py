@@ -1,12 +1,13 @@
 """Outer optimisers and schedules of torch, by name and from Python, resumed to the bit."""
 
+import copy
 from functools import partial
 
 import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from metarl.adaptation import GradientLearner, MetaSGD
+from metarl.adaptation import MAML, GradientLearner, MetaSGD
 from metarl.errors import CheckpointError, SettingsError
 from metarl.models import MLP
 from metarl.runs.checkpoints import Checkpoints
@@ -61,6 +62,34 @@ def test_every_optimiser_of_torch_by_name(name):
     ours = trained(MetaStep(made, TrainingSettings(optimizer=name, outer_lr=1e-4)), made)
     theirs, _ = by_hand(lambda m: OPTIMIZERS[name](m.parameters(), lr=1e-4))
     check_equal(ours, theirs)
+
+
+class Waves(torch.nn.Module):
+    """Has complex weights next to real ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixing = torch.nn.Parameter(torch.randn(1, 4, dtype=torch.complex64))
+        self.head = torch.nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.head((x.to(self.mixing.dtype) @ self.mixing).abs())
+
+
+@pytest.mark.parametrize("name", ["adam", "adagrad", "sgd"])
+def test_complex_weights_are_trained(name):
+    torch.manual_seed(0)
+    made = GradientLearner(MAML(Waves(), 0.01))
+    plain = copy.deepcopy(made)
+    settings = TrainingSettings(optimizer=name, outer_lr=0.01, max_grad_norm=0.1)
+    ours = trained(MetaStep(made, settings), made, 1)
+    optimizer = OPTIMIZERS[name](plain.parameters(), lr=0.01)
+    generator = torch.Generator().manual_seed(0)
+    inputs = plain.collect(Sine().sample(3, generator), generator, 0)
+    plain(inputs).losses.mean().backward()
+    torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.1)
+    optimizer.step()
+    check_equal(ours, [p.detach() for p in plain.parameters()])
 
 
 def test_groups_and_weight_decay_of_the_settings():
