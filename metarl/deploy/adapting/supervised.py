@@ -26,7 +26,8 @@ def adapt_on_table(
     Args:
         adapter: The adapter.
         path: A Parquet or CSV file.
-        target: The column of the targets; all other columns are the inputs, in their order.
+        target: The column of the targets; all other columns are the inputs, in their order, those
+            of lists with all their elements.
         support: Rows to adapt on; None: half of them, at most as many as in training.
         steps: Adaptation steps.
         seed: Seed of the choice of the rows.
@@ -41,9 +42,9 @@ def adapt_on_table(
             f"{', '.join(map(repr, texts)) or 'none'} are not: encode them as in training, or "
             "leave them out."
         )
-    inputs = np.stack([columns[name] for name in names], 1)
-    shape = tuple(adapter.origin.ranges.get("input_shape", (len(names),)))
-    if int(np.prod(shape)) == len(names):
+    inputs = np.concatenate([columns[n].reshape(len(columns[n]), -1) for n in names], 1)
+    shape = tuple(adapter.origin.ranges.get("input_shape", inputs.shape[1:]))
+    if int(np.prod(shape)) == inputs.shape[1]:
         inputs = inputs.reshape(len(inputs), *shape)
     return _measured(adapter, inputs, columns[target], support, steps, seed)
 
@@ -127,10 +128,10 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
         reader = import_extra("pyarrow.csv", "data")
         try:
             check_regular(path)
-            return table_columns(reader.read_csv(path))
+            return table_columns(reader.read_csv(path), join=False)
         except Exception as error:  # the reader raises anything for damaged files
             raise DataError(f"Cannot read the table {path}: {error}.") from error
-    return parquet_columns(path)
+    return parquet_columns(path, join=False)
 
 
 def _images(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from metarl.tasks.files import check_regular
 _NUMBERED = re.compile(r"(?P<name>.+?)[_.\[](?P<index>\d+)\]?")
 
 
-def parquet_columns(path: Path) -> dict[str, np.ndarray]:
+def parquet_columns(path: Path, join: bool = True) -> dict[str, np.ndarray]:
     """Returns the columns of a Parquet file; see `table_columns`.
 
     Raises:
@@ -27,18 +27,19 @@ def parquet_columns(path: Path) -> dict[str, np.ndarray]:
     parquet = import_extra("pyarrow.parquet", "data")
     try:
         check_regular(path)
-        return table_columns(parquet.read_table(path))
+        return table_columns(parquet.read_table(path), join)
     except DataError:
         raise
     except Exception as error:  # the reader raises anything for damaged files
         raise DataError(f"Cannot read the log {path}: {error}. Expected a Parquet file.") from error
 
 
-def table_columns(table: Any) -> dict[str, np.ndarray]:
+def table_columns(table: Any, join: bool = True) -> dict[str, np.ndarray]:
     """Returns the columns of a table by name; observation_0, observation_1, ... become one.
 
     Args:
         table: A table of pandas or Arrow; lists in a column are rows of an array.
+        join: Whether numbered columns become one; else they stay as they are.
 
     Raises:
         DataError: The lists of a column have different lengths, or there are no rows.
@@ -48,7 +49,7 @@ def table_columns(table: Any) -> dict[str, np.ndarray]:
     numbered: dict[str, dict[int, np.ndarray]] = {}
     for name in map(str, names):
         values = _column(table[name], name)
-        match = _NUMBERED.fullmatch(name)
+        match = _NUMBERED.fullmatch(name) if join else None
         if match:
             numbered.setdefault(match["name"], {})[int(match["index"])] = values
         else:

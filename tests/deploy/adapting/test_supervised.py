@@ -1,0 +1,42 @@
+"""Tables that `metarl adapt` reads for supervised learners."""
+
+import numpy as np
+import pytest
+import torch
+
+from metarl.adaptation import MAML, GradientLearner
+from metarl.deploy.adapter import Origin
+from metarl.deploy.adapting.supervised import adapt_on_table
+from metarl.deploy.loading import adapter_of
+from metarl.models import MLP
+
+NAMES = {
+    "plain": ("a", "b", "c", "y"),
+    "numbered": ("x_0", "x_1", "x_2", "y_0"),
+    "numbered from 1": ("x.1", "x.2", "x.3", "y"),
+    "some are numbered": ("a", "x_0", "x_1", "y"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_columns_are_inputs_in_their_order_whatever_their_names(name, generator, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import csv, parquet
+
+    values = np.random.default_rng(0).normal(size=(4, 12))
+    *names, target = NAMES[name]
+    table = pyarrow.table(dict(zip((*names, target), values, strict=True)))
+    csv.write_csv(table, tmp_path / "table.csv")
+    lists = {"x": list(values[:3].T), target: values[3]}
+    parquet.write_table(pyarrow.table(lists), tmp_path / "table.parquet")
+    learner = GradientLearner(MAML(MLP((3, 4, 1), generator), inner_lr=0.1))
+    with torch.no_grad():
+        theta = {n: p.unsqueeze(0) for n, p in learner.model.named_parameters()}
+        inputs = torch.from_numpy(values[:3].T).float()[None]
+        errors = (learner.model(theta, inputs)[0, :, 0].numpy() - values[3]) ** 2
+    origin = Origin("", 0, {"input_shape": [3], "target_shape": [1], "labels": False})
+    for kind in ("csv", "parquet"):
+        adapter = adapter_of(learner, origin)
+        found = adapt_on_table(adapter, tmp_path / f"table.{kind}", target, 6, 1, 0)
+        expected = [e for e in errors if np.isclose(e, found.before, rtol=1e-4).any()]
+        assert len(expected) == len(found.before) == 6
