@@ -231,9 +231,16 @@ class Adam(UpdateRule):
                 self.get_buffer(f"second_moment_{i}").copy_(state["moments"][n].mean(0))
 
 
+_TABLE = nn.ParameterDict()
+
+
 def table_key(name: str) -> str:
-    """Returns a parameter's name in a form that module tables accept (they refuse dots)."""
-    return name.replace(".", "/")
+    """Returns a parameter's name in a form that module tables accept.
+
+    They refuse dots, and names of their own attributes, such as "keys".
+    """
+    key = name.replace(".", "/")
+    return f"/{key}" if hasattr(_TABLE, key) else key
 
 
 def check_known(params: Params, keys: Iterable[str]) -> None:

@@ -50,6 +50,17 @@ def test_rate_per_parameter(batch, generator):
     assert rates[0].unique().numel() == 6, "each parameter has its own"
 
 
+@pytest.mark.parametrize("name", ["keys", "values", "type", "training", "_keys"])
+def test_parameters_with_names_of_attributes_have_rates(name, generator):
+    params = {name: torch.ones(4, 2)}
+    for rule in (
+        PerParameterRates({name: torch.zeros(2)}, generator, 0.1, 0.1),
+        PerStepRates({name: torch.zeros(2)}, 0.1, 2),
+    ):
+        moved, _ = run(rule, params, params, 1)
+        torch.testing.assert_close(moved[name].detach(), torch.full((4, 2), 0.9))
+
+
 def test_rate_per_step_and_the_last_one_beyond(batch):
     params, grads = batch
     rule = PerStepRates(zeros(), 0.1, 2)
