@@ -168,7 +168,8 @@ def reference(net: nn.Module, sample: Sample) -> Reference:
 
     Raises:
         SettingsError: The module does not run, changes its inputs, parameters or buffers in place,
-            gives other outputs for the same inputs, or runs for one number of examples only.
+            gives other outputs for the same inputs, runs for one number of examples only, or
+            computes with its parameters although it is given others.
         ShapeError: It returns something else than tensors [N, *].
     """
     plain = copied(net)
@@ -179,6 +180,7 @@ def reference(net: nn.Module, sample: Sample) -> Reference:
     name = type(net).__name__
     with PlainRun() as seen:
         first, traits = _checked_run(plain, sample, name)
+        _check_reached(net, first, name)
         mixes = _mixes_examples(plain, sample, first, traits.tolerance, name)
 
         def run(params: dict[str, Tensor]) -> list[Tensor]:
@@ -249,6 +251,26 @@ def _repeated_run(
     activation = -(-largest.numbers // sample.inputs.shape[1])
     stops = watch.detaches or watch.disables
     return outputs, Traits(activation, tolerance, rounding, stops, watch.casts)
+
+
+def _check_reached(net: nn.Module, outputs: list[Tensor], name: str) -> None:
+    """Checks that a copy, run with parameters that need no gradient, uses none of the original.
+
+    Raises:
+        SettingsError: It does: a function that it holds refers to the original.
+    """
+    bound = [_real(o).sum() for o in outputs if o.requires_grad]
+    own = {n: p for n, p in net.named_parameters() if p.requires_grad}
+    if not bound or not own:
+        return
+    grads = torch.autograd.grad(bound, list(own.values()), allow_unused=True)
+    reached = [n for n, g in zip(own, grads, strict=True) if g is not None]
+    if reached:
+        raise SettingsError(
+            f"Expected a module that reaches its parameters by its own attributes, and {name} "
+            f"computes with {', '.join(reached[:3])} in another way, such as by a lambda that "
+            "holds `self`: adapted parameters would have no effect. Write it as a method."
+        )
 
 
 def _mixes_examples(

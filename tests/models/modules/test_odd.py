@@ -419,6 +419,18 @@ class InPlaceWeight(nn.Module):
         return self.linear(x)
 
 
+class HoldsItself(nn.Module):
+    """Has a function that holds the module, of which copies keep the original."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.functions = {"linear": lambda x: self.linear(x)}
+
+    def forward(self, x):
+        return self.functions["linear"](x)
+
+
 class Own:
     """A class of outputs that torch does not know."""
 
@@ -432,6 +444,7 @@ class Own:
     [
         (Checkpointed(), SettingsError, "second derivative of Checkpointed is wrong"),
         (InPlaceWeight(), SettingsError, r"InPlaceWeight changes linear\.weight"),
+        (HoldsItself(), SettingsError, r"with linear\.weight, linear\.bias in another"),
         (Returns(Own), ShapeError, "classes of your own as a dict"),
         (Returns(lambda y: F.rrelu(y, training=True)), SettingsError, "it calls `rrelu`"),
     ],
