@@ -117,7 +117,7 @@ class MetricLearner(SupervisedLearner):
         images = join_inputs(support.inputs, query.inputs)
         noise = {} if inputs.noise is None else {"noise": inputs.noise}
         features = self._embed(images, moments, joined_mask(inputs.tasks), **noise)
-        members = memberships(support, inputs.way)
+        members = memberships(support, inputs.way).to(features.dtype)  # of tokens: integers
         support_set = Reference(features[:, :count], members, support.weights)
         reference = self.comparison.condense(support_set, inputs.order)
         outputs = self.comparison(reference, features[:, count:], moments)
@@ -178,6 +178,7 @@ class MetricLearner(SupervisedLearner):
             order: A permutation of each support set, [T, N], int64, if the comparison is ordered.
         """
         features = self._embed(support.inputs, None, support.mask)
+        members = members.to(features.dtype)
         return self.comparison.condense(Reference(features, members, support.weights), order)
 
     @torch.no_grad()

@@ -134,6 +134,22 @@ def test_vectors_and_the_inputs_themselves(generator):
     assert Prototypical(nn.Linear(5, 3)).evaluate(TaskBatch(support, support), 0, generator)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tokens_take_the_type_of_the_network(dtype, generator):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(7, 4), nn.Flatten()).to(dtype)
+    labels = torch.arange(6).remainder(WAY).expand(TASKS, -1)
+    x, q = (torch.randint(7, (TASKS, 6, 2), generator=generator) for _ in range(2))
+    learner = Prototypical(net)
+    tokens = TaskBatch(Examples(x, labels), Examples(q, labels))
+    losses = learner(learner.collect(tokens, generator, 0)).losses
+    for t in range(TASKS):
+        prototypes = torch.stack([net(x[t])[labels[t] == k].mean(0) for k in range(WAY)])
+        distances = (net(q[t]).unsqueeze(1) - prototypes).square().sum(2)
+        torch.testing.assert_close(losses[t], F.cross_entropy(-distances, labels[t]))
+    assert next(iter(learner.evaluate(tokens, 0, generator))).shape == (TASKS,)
+
+
 def test_what_is_refused(tasks, generator):
     tuples = nn.Module()
     tuples.forward = lambda x: (x, x)  # pyright: ignore[reportAttributeAccessIssue]
