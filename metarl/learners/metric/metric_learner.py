@@ -201,7 +201,14 @@ class MetricLearner(SupervisedLearner):
     def _embed(
         self, inputs: Tensor, moments: Moments | None, mask: Tensor | None, **noise: Tensor
     ) -> Tensor:
-        return self.embedding(inputs, moments, **mask_option(self.embedding, mask), **noise)
+        options = {**mask_option(self.embedding, mask), **noise}
+        features = self.embedding(inputs, moments, **options)
+        if not features.is_floating_point():
+            raise ShapeError(
+                f"Expected features of real numbers, got {features.dtype}. Convert the inputs "
+                "(`inputs.float()`, for bytes of images / 255), or what the network returns."
+            )
+        return features
 
     def check_padding(self, tasks: TaskBatch) -> None:
         """Raises ShapeError for weights that the embedding would not respect in training."""

@@ -150,6 +150,14 @@ def test_tokens_take_the_type_of_the_network(dtype, generator):
     assert next(iter(learner.evaluate(tokens, 0, generator))).shape == (TASKS,)
 
 
+def test_features_that_are_no_real_numbers_are_refused(generator):
+    labels = torch.arange(6).remainder(WAY).expand(TASKS, -1)
+    pixels = torch.randint(255, (TASKS, 6, 4), generator=generator).to(torch.uint8)
+    examples = Examples(pixels, labels)
+    with pytest.raises(ShapeError, match=r"real numbers, got torch\.uint8"):
+        list(NearestNeighbours().evaluate(TaskBatch(examples, examples), 0, generator))
+
+
 def test_what_is_refused(tasks, generator):
     tuples = nn.Module()
     tuples.forward = lambda x: (x, x)  # pyright: ignore[reportAttributeAccessIssue]
