@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -192,6 +193,21 @@ def _check_default(loss: LossFunction, outputs: Outputs, examples: Examples) -> 
         raise ShapeError(
             f"{error} Or give a loss for such outputs and targets: `{loss.argument}=`."
         ) from error
+    _warn_of_classes(loss, outputs, examples.targets)
+
+
+def _warn_of_classes(loss: LossFunction, outputs: Tensor, targets: Tensor) -> None:
+    """Warns where dimension 2 may have the classes of elements, as after a convolution."""
+    is_alike = outputs.dim() > 3 and len(set(outputs.shape[2:])) == 1
+    if targets.is_floating_point() or not is_alike:
+        return
+    warnings.warn(
+        f"For outputs {shown(outputs)} and labels {shown(targets)}, the last dimension is taken "
+        "for the classes. If it is dimension 2, as after a convolution, move it in the network: "
+        f"outputs.movedim(1, -1). A `{loss.argument}=` of your own does not warn.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def _check_finite(loss: LossFunction, losses: Tensor, outputs: Outputs, targets: Tensor) -> None:

@@ -184,3 +184,29 @@ def test_labels_that_are_no_integers_are_explained(generator):
     sets = (e._replace(targets=e.targets.to(e.inputs.dtype)) for e in (tasks.support, tasks.query))
     with pytest.raises(ShapeError, match=r"targets\.long\(\)"):
         losses_of(None, TaskBatch(*sets), generator)
+
+
+class Pixels(nn.Module):
+    """A class for each pixel, in the layout of convolutions or with the classes last."""
+
+    def __init__(self, classes, last):
+        super().__init__()
+        self.layer, self.last = nn.Conv2d(1, classes, 3, padding=1), last
+
+    def forward(self, x):
+        outputs = self.layer(x)
+        return outputs.movedim(1, -1) if self.last else outputs
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_classes_of_pixels_where_all_sizes_are_equal(last, generator):
+    x = torch.randn(TASKS, 4, 1, 5, 5, generator=generator)
+    examples = Examples(x, torch.randint(5, (TASKS, 4, 5, 5), generator=generator))
+    tasks = TaskBatch(examples, examples)
+    with pytest.warns(RuntimeWarning, match="the last dimension is taken for the classes"):
+        losses_of(None, tasks, generator, Pixels(5, last))
+    losses_of(nn.CrossEntropyLoss(reduction="none"), tasks, generator, Pixels(5, True), "loss")
+    losses_of(None, tasks, generator, Pixels(6, True))
+    if not last:
+        with pytest.raises(ShapeError, match="Expected logits"):
+            losses_of(None, tasks, generator, Pixels(6, False))
