@@ -32,3 +32,10 @@ def as_array(data: Any, what: str) -> np.ndarray:
             f"Expected {what} as an array of one shape per example, got {short_repr(data, 60)} "
             f"({error})."
         ) from error
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """Returns a copy of numbers in a type that torch has: this machine's bytes, 64 bits at most."""
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(np.float64)
+    return np.array(array, dtype=array.dtype.newbyteorder("="))

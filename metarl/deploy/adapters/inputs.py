@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.deploy.arrays import as_array
+from metarl.deploy.arrays import as_array, native
 from metarl.errors import ShapeError, short_repr
 from metarl.ranges import LARGEST_NUMBER
 
@@ -51,7 +51,7 @@ def as_inputs(data: Any, ranges: dict[str, Any], what: str = "inputs") -> tuple[
             f"Expected {what} of whole numbers, as in training, got numbers that are not whole."
         )
     many = array.ndim == len(shape) + 2
-    tensor = torch.from_numpy(np.array(array)).to(dtype)  # a copy: theirs may be read-only
+    tensor = torch.from_numpy(native(array)).to(dtype)  # a copy: theirs may be read-only
     if not bool(torch.isfinite(tensor).all()):
         raise ShapeError(f"Expected finite {what}, got NaN, infinity or numbers beyond float32.")
     return tensor if many else tensor.unsqueeze(0), many
@@ -154,7 +154,7 @@ def _scaled(array: np.ndarray, ranges: dict[str, Any], what: str) -> np.ndarray:
     """Returns bytes of images in 0..1 if training had such numbers; refuses unclear ones."""
     record = ranges.get("inputs")
     if array.dtype != np.uint8 or record is None:
-        if array.dtype.kind == "f" and np.abs(array).max(initial=0) > LARGEST_NUMBER:
+        if array.dtype.kind == "f" and float(np.abs(array).max(initial=0)) > LARGEST_NUMBER:
             raise ShapeError(f"Expected {what} of at most {LARGEST_NUMBER:g}.")
         return array
     if min(record["low"]) >= 0 and max(record["high"]) <= 1 and array.max() > 1:

@@ -17,7 +17,7 @@ from metarl.adaptation.loss_function import ignored_label
 from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
 from metarl.deploy.adapters.descriptions import description_info, no_examples, numbered_labels
 from metarl.deploy.adapters.inputs import as_inputs, as_mask, warn_of_ranges
-from metarl.deploy.arrays import as_array
+from metarl.deploy.arrays import as_array, native
 from metarl.errors import SettingsError, ShapeError, TaskError, short_repr
 from metarl.learners.metric.zero_shot import DESCRIPTIONS
 from metarl.models.base import Model, task_params
@@ -323,7 +323,7 @@ class SupervisedAdapter(Adapter):
             )
         flat = values.reshape(values.shape[0] * values.shape[1], -1)
         warn_of_ranges(flat, self.origin.ranges.get("targets"), "targets")
-        return torch.from_numpy(np.array(values)).to(dtype or torch.float32)
+        return torch.from_numpy(native(values)).to(dtype or torch.float32)
 
     def _warn(self, inputs: Tensor, what: str) -> None:
         if inputs.is_floating_point():

@@ -67,6 +67,7 @@ def test_data_come_as_the_user_has_them(sine_run):
     kinds = [
         ((X, Y), {}), ((X[:, 0], Y[:, 0]), {}), ((X.astype(float).tolist(), Y.tolist()), {}),
         ((torch.from_numpy(X), torch.from_numpy(Y)), {}), ((frame[["x"]], frame["y"]), {}),
+        ((X.astype(np.longdouble), Y.astype(">f8")), {}), ((X.astype(">f4"), Y), {}),
         (((X, Y),), {}), ((Examples(torch.from_numpy(X), torch.from_numpy(Y)),), {}),
     ]  # fmt: skip
     adapter.adapt(X, Y)
@@ -75,6 +76,8 @@ def test_data_come_as_the_user_has_them(sine_run):
         adapter.reset()
         adapter.adapt(*arguments, **options)
         np.testing.assert_allclose(adapter.predict(X), expected, rtol=1e-6)
+    adapter.adapt(X.astype(np.float16), Y)
+    np.testing.assert_allclose(adapter.predict(X), expected, rtol=0.01, atol=0.01)
 
 
 def test_many_tasks_adapt_at_once(sine_run):
