@@ -3,12 +3,19 @@
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import metarl
+from metarl.adaptation import MAML, GradientLearner
 from metarl.deploy.adapting.control import _picture
+from metarl.deploy.adapting.supervised import adapt_on_table
 from metarl.deploy.export.files import METADATA
 from metarl.deploy.robot.changed_env import changed_env, parsed_values
-from metarl.errors import SettingsError, UnknownNameError
+from metarl.errors import SettingsError, ShapeError, UnknownNameError
+from metarl.models import MLP
+from metarl.tasks.base import Examples, TaskBatch
+from tests.deploy.conftest import train
 
 SHORT = ("--episodes", 2, "--test-episodes", 3)
 
@@ -76,9 +83,52 @@ def test_a_supervised_learner_adapts_on_a_table(kind, trained, metarl, tmp_path)
         assert status == 1 and message in printed.err
 
 
+class Lines:
+    """Tasks y = w x of four inputs and two outputs."""
+
+    def sample(self, num_tasks, generator):
+        inputs = torch.randn(num_tasks, 10, 4, generator=generator)
+        targets = inputs @ torch.randn(num_tasks, 4, 2, generator=generator)
+        return TaskBatch(Examples(inputs, targets), Examples(inputs, targets))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "target", "kind"),
+    [
+        (("speed", "x_0", "load", "x_1"), ("y_0", "y_1"), "y", "csv"),
+        (("x_1", "x_2", "x_3", "x_4"), ("y_0", "y_1"), "y", "parquet"),
+        (("x.0", "x.1", "x.2", "x.3"), ("y.0", "y.1"), "y", "CSV"),
+    ],
+)
+def test_numbered_columns_are_columns(inputs, targets, target, kind, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import csv, parquet
+
+    network = MLP((4, 8, 2), torch.Generator().manual_seed(0))
+    _, run = train(GradientLearner(MAML(network, 0.01)), Lines(), tmp_path / "run")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 4)), rng.normal(size=(20, 2))
+    columns = dict(zip((*inputs, *targets), [*x.T, *y.T], strict=True))
+    path, table = tmp_path / f"table.{kind}", pyarrow.table(columns)
+    (parquet.write_table if kind == "parquet" else csv.write_csv)(table, path)
+    found = adapt_on_table(metarl.load(run), path, target, None, 2, 0)
+    lists = pyarrow.table({"x": list(x), "y": list(y)})
+    parquet.write_table(lists, tmp_path / "lists.parquet")
+    same = adapt_on_table(metarl.load(run), tmp_path / "lists.parquet", "y", None, 2, 0)
+    np.testing.assert_allclose(found.after, same.after, rtol=1e-5)
+    chosen = np.zeros(20, bool)
+    chosen[np.random.default_rng(0).permutation(20)[:10]] = True
+    adapter = metarl.load(run)
+    adapter.adapt(x[chosen], y[chosen], steps=2)
+    expected = ((adapter.predict(x[~chosen]) - y[~chosen]) ** 2).mean(1)
+    np.testing.assert_allclose(found.after, expected, rtol=1e-5)
+    csv.write_csv(table.append_column("z_1", [x[:, 0]]), tmp_path / "more.csv")
+    with pytest.raises(ShapeError, match=r"got an array of shape \[10, 5\]"):
+        adapt_on_table(metarl.load(run), tmp_path / "more.csv", target, None, 2, 0)
+
+
 def test_images_in_folders(metarl, tmp_path):
     from tests.deploy.adapters.test_supervised_adapter import Shapes, image_learners
-    from tests.deploy.conftest import train
 
     _, run = train(image_learners()["gradient"], Shapes(), tmp_path / "run")
     rng = np.random.default_rng(0)

@@ -9,7 +9,12 @@ import numpy as np
 
 from metarl.deploy.adapters.supervised_adapter import SupervisedAdapter
 from metarl.deploy.adapting.control import Adapted
-from metarl.deploy.experience.trajectory_tables import parquet_columns, table_columns
+from metarl.deploy.experience.trajectory_tables import (
+    NUMBERED,
+    joined_columns,
+    parquet_columns,
+    plain_columns,
+)
 from metarl.errors import DataError, SettingsError
 from metarl.extras import import_extra
 from metarl.ranges import check_int
@@ -26,15 +31,14 @@ def adapt_on_table(
     Args:
         adapter: The adapter.
         path: A Parquet or CSV file.
-        target: The column of the targets; all other columns are the inputs, in their order, those
-            of lists with all their elements.
+        target: The column of the targets, or y for y_0, y_1, ...; all other columns are the inputs,
+            in their order.
         support: Rows to adapt on; None: half of them, at most as many as in training.
         steps: Adaptation steps.
         seed: Seed of the choice of the rows.
     """
     columns = _columns(path)
-    check_choice("column", target, columns, DataError)
-    names = [name for name in columns if name != target]
+    targets, names = _targets(columns, target)
     texts = [name for name in names if columns[name].dtype.kind not in "biuf"]
     if texts or not names:
         raise DataError(
@@ -42,11 +46,11 @@ def adapt_on_table(
             f"{', '.join(map(repr, texts)) or 'none'} are not: encode them as in training, or "
             "leave them out."
         )
-    inputs = np.concatenate([columns[n].reshape(len(columns[n]), -1) for n in names], 1)
+    inputs = np.concatenate([columns[name].reshape(len(targets), -1) for name in names], 1)
     shape = tuple(adapter.origin.ranges.get("input_shape", inputs.shape[1:]))
     if int(np.prod(shape)) == inputs.shape[1]:
         inputs = inputs.reshape(len(inputs), *shape)
-    return _measured(adapter, inputs, columns[target], support, steps, seed)
+    return _measured(adapter, inputs, targets, support, steps, seed)
 
 
 def adapt_on_images(
@@ -123,15 +127,29 @@ def _chosen(
     return chosen
 
 
+def _targets(columns: dict[str, np.ndarray], target: str) -> tuple[np.ndarray, list[str]]:
+    """Returns the targets of a table, [N, *], and the names of its other columns.
+
+    Raises:
+        DataError: There is no such column.
+    """
+    if target not in columns:
+        joined = joined_columns(columns)
+        check_choice("column", target, [*columns, *(joined if target in joined else ())], DataError)
+        matches = {name: NUMBERED.fullmatch(name) for name in columns}
+        return joined[target], [n for n, m in matches.items() if m is None or m["name"] != target]
+    return columns[target], [name for name in columns if name != target]
+
+
 def _columns(path: Path) -> dict[str, np.ndarray]:
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         reader = import_extra("pyarrow.csv", "data")
         try:
             check_regular(path)
-            return table_columns(reader.read_csv(path), join=False)
+            return plain_columns(reader.read_csv(path))
         except Exception as error:  # the reader raises anything for damaged files
             raise DataError(f"Cannot read the table {path}: {error}.") from error
-    return parquet_columns(path, join=False)
+    return parquet_columns(path)
 
 
 def _images(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

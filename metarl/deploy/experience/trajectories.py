@@ -17,6 +17,7 @@ from metarl.deploy.arrays import as_array
 from metarl.deploy.experience.episode_log import EpisodeLog, log_probs_of
 from metarl.deploy.experience.trajectory_tables import (
     count_of,
+    joined_columns,
     parquet_columns,
     split_episodes,
     step_of,
@@ -132,7 +133,7 @@ def weigh(
 def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
     """Yields the parts of each episode by the names of `NAMES`."""
     if isinstance(source, str | Path):
-        source = parquet_columns(Path(source))
+        source = joined_columns(parquet_columns(Path(source)))
     elif hasattr(source, "column_names") or hasattr(source, "iloc"):
         source = table_columns(source)
     elif hasattr(source, "iterate_episodes"):

@@ -14,11 +14,12 @@ from metarl.errors import DataError
 from metarl.extras import import_extra
 from metarl.tasks.files import check_regular
 
-_NUMBERED = re.compile(r"(?P<name>.+?)[_.\[](?P<index>\d+)\]?")
+NUMBERED = re.compile(r"(?P<name>.+?)[_.\[](?P<index>\d+)\]?")
+"""Names of columns that belong together: observation_0, action.1, state[2]."""
 
 
-def parquet_columns(path: Path, join: bool = True) -> dict[str, np.ndarray]:
-    """Returns the columns of a Parquet file; see `table_columns`.
+def parquet_columns(path: Path) -> dict[str, np.ndarray]:
+    """Returns the columns of a Parquet file by name, in its order.
 
     Raises:
         DataError: The file cannot be read.
@@ -27,37 +28,46 @@ def parquet_columns(path: Path, join: bool = True) -> dict[str, np.ndarray]:
     parquet = import_extra("pyarrow.parquet", "data")
     try:
         check_regular(path)
-        return table_columns(parquet.read_table(path), join)
+        return plain_columns(parquet.read_table(path))
     except DataError:
         raise
     except Exception as error:  # the reader raises anything for damaged files
         raise DataError(f"Cannot read the log {path}: {error}. Expected a Parquet file.") from error
 
 
-def table_columns(table: Any, join: bool = True) -> dict[str, np.ndarray]:
+def table_columns(table: Any) -> dict[str, np.ndarray]:
     """Returns the columns of a table by name; observation_0, observation_1, ... become one.
 
     Args:
         table: A table of pandas or Arrow; lists in a column are rows of an array.
-        join: Whether numbered columns become one; else they stay as they are.
 
     Raises:
         DataError: The lists of a column have different lengths, or there are no rows.
     """
-    names = list(table.column_names if hasattr(table, "column_names") else table.columns)
-    columns: dict[str, np.ndarray] = {}
+    return joined_columns(plain_columns(table))
+
+
+def plain_columns(table: Any) -> dict[str, np.ndarray]:
+    """Returns the columns of a table by name, in its order; see `table_columns`."""
+    names = table.column_names if hasattr(table, "column_names") else table.columns
+    return {name: _column(table[name], name) for name in map(str, names)}
+
+
+def joined_columns(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns columns in which x_0, x_1, ... have become one, x; other numbers are left out."""
+    found: dict[str, np.ndarray] = {}
     numbered: dict[str, dict[int, np.ndarray]] = {}
-    for name in map(str, names):
-        values = _column(table[name], name)
-        match = _NUMBERED.fullmatch(name) if join else None
+    for name, values in columns.items():
+        match = NUMBERED.fullmatch(name)
         if match:
             numbered.setdefault(match["name"], {})[int(match["index"])] = values
         else:
-            columns[name] = values
+            found[name] = values
     for name, parts in numbered.items():
-        if name not in columns and sorted(parts) == list(range(len(parts))):
-            columns[name] = np.stack([parts[i] for i in range(len(parts))], 1)
-    return columns
+        alike = len({values.shape for values in parts.values()}) == 1
+        if alike and name not in found and sorted(parts) == list(range(len(parts))):
+            found[name] = np.stack([parts[i] for i in range(len(parts))], 1)
+    return found
 
 
 def split_episodes(parts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
