@@ -16,6 +16,7 @@ from torch import Tensor
 from metarl.deploy.arrays import as_array
 from metarl.deploy.experience.episode_log import EpisodeLog, log_probs_of
 from metarl.deploy.experience.trajectory_tables import (
+    as_flags,
     count_of,
     joined_columns,
     parquet_columns,
@@ -143,7 +144,13 @@ def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
     elif isinstance(source, Sequence):
         found = [_named(one) for one in source]
         if found and all(np.ndim(one.get("rewards", ())) == 0 for one in found):  # single steps
-            names = set.intersection(*map(set, found))
+            names = set().union(*found)
+            for name in sorted(names):
+                if (known := sum(name in one for one in found)) < len(found):
+                    raise DataError(
+                        f"Expected {name} in each of the {len(found)} steps of the log, got it in "
+                        f"{known}; an end is false where the episode goes on."
+                    )
             found = [{name: [one[name] for one in found] for name in names}]
         for one in found:
             yield from split_episodes(one)
@@ -169,7 +176,7 @@ def _named(episode: Any) -> dict[str, Any]:
                 break
     if "truncated" in parts and "terminated" in parts and not _has_terminations(episode):
         # An episode is also `done` where it was cut off.
-        ends = [np.asarray(as_array(parts[n], n), bool) for n in ("terminated", "truncated")]
+        ends = [as_flags(parts[n], n) for n in ("terminated", "truncated")]
         if ends[0].shape == ends[1].shape:
             parts["terminated"] = ends[0] & ~ends[1]
     return parts
@@ -190,7 +197,7 @@ def _trajectory(parts: Mapping[str, Any], spaces: ControlSpaces, where: str) -> 
             f"Expected {', '.join(missing)} in {where} of the log; known names are "
             f"{', '.join(', '.join(NAMES[n]) for n in missing)}."
         )
-    rewards = as_array(parts["rewards"], "rewards").astype(np.float64)
+    rewards = _numbers(parts["rewards"], "rewards", where)
     count = len(rewards)
     if rewards.size != count:
         raise ShapeError(
@@ -202,7 +209,7 @@ def _trajectory(parts: Mapping[str, Any], spaces: ControlSpaces, where: str) -> 
     actions = _actions(parts["actions"], spaces, count, where)
     log_probs = parts.get("log_probs")
     if log_probs is not None:
-        log_probs = as_array(log_probs, "log_probs").astype(np.float64).ravel()
+        log_probs = _numbers(log_probs, "log_probs", where).ravel()
         if len(log_probs) != count or not np.isfinite(log_probs).all():
             raise ShapeError(f"Expected {count} finite log_probs in {where}, one per step.")
         if isinstance(spaces.action, Discrete) and log_probs.max(initial=0) > ROUNDING:
@@ -212,10 +219,9 @@ def _trajectory(parts: Mapping[str, Any], spaces: ControlSpaces, where: str) -> 
             )
     if not np.isfinite(rewards).all():
         raise ShapeError(f"Expected finite rewards in {where}; some are NaN or infinite.")
-    ends = {n: _flags(parts.get(n), count) for n in ("terminated", "truncated")}
-    known = "terminated" in parts or "truncated" in parts
-    terminated = bool(ends["terminated"].any())
-    ended = terminated or bool(ends["truncated"].any()) or not known
+    ends = {n: bool(as_flags(parts[n], n).any()) for n in ("terminated", "truncated") if n in parts}
+    terminated = ends.get("terminated", False)
+    ended = any(ends.values()) or not ends
     return Trajectory(observations, actions, rewards, terminated, ended, log_probs)
 
 
@@ -273,10 +279,18 @@ def _composite_actions(
         raise ShapeError(f"Expected actions of {source} for each step in {where}.") from error
 
 
-def _flags(value: Any, count: int) -> np.ndarray:
-    if value is None:
-        return np.zeros(count, bool)
-    return np.ravel(as_array(value, "ends")).astype(bool)
+def _numbers(value: Any, what: str, where: str) -> np.ndarray:
+    """Returns a part of a log as float64.
+
+    Raises:
+        ShapeError: It is not of numbers.
+    """
+    try:
+        return as_array(value, what).astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ShapeError(
+            f"Expected {what} of numbers in {where}, got {short_repr(value, 60)}."
+        ) from error
 
 
 def _log(adapter: Any, one: Trajectory) -> EpisodeLog:

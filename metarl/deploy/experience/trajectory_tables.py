@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from metarl.errors import DataError
+from metarl.deploy.arrays import as_array
+from metarl.errors import DataError, short_repr
 from metarl.extras import import_extra
 from metarl.tasks.files import check_regular
 
@@ -77,6 +78,10 @@ def split_episodes(parts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
     Args:
         parts: Arrays with the steps first, by the names of `trajectories.NAMES`.
+
+    Raises:
+        DataError: Parts have other lengths, an end is unknown, or the steps of an episode are not
+            one after another.
     """
     parts = dict(parts)
     numbers = parts.pop("episode", None)
@@ -85,22 +90,77 @@ def split_episodes(parts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield parts  # whoever reads it says what is missing
         return
     count = len(rewards)
-    ends = [np.ravel(np.asarray(parts[n])) for n in ("terminated", "truncated") if n in parts]
+    ends = [as_flags(parts[n], n).ravel() for n in ("terminated", "truncated") if n in parts]
     if any(len(flags) not in (1, count) for flags in ends):
         raise DataError(f"Expected as many ends as rewards, {count}, got {[len(e) for e in ends]}.")
     last = np.zeros(count, bool)
     for flags in ends:
         if len(flags) == count:
-            last |= flags.astype(bool)
-    if numbers is not None and count:
-        numbers = np.ravel(np.asarray(numbers))
-        last[:-1] |= numbers[1:] != numbers[:-1]
+            last |= flags
+    if numbers is not None and count and np.size(numbers) != 1:  # one number is that of all steps
+        last[:-1] |= _changes(np.ravel(np.asarray(numbers)), last)
     stops = [t + 1 for t in range(count - 1) if last[t]]
     if not stops:
         yield parts
         return
     for low, high in zip([0, *stops], [*stops, count], strict=True):
         yield {name: _rows(value, low, high, count) for name, value in parts.items()}
+
+
+def as_flags(value: Any, what: str) -> np.ndarray:
+    """Returns ends, true or false, as an array of bool.
+
+    Raises:
+        DataError: One is neither, such as NaN or a text.
+    """
+    flags = as_array(value, what)
+    if flags.dtype == bool:
+        return flags
+    try:
+        flags = flags.astype(float)
+    except (TypeError, ValueError):  # such as texts, or NA for a missing value
+        flags = np.array(np.nan)
+    if not np.isin(flags, (0, 1)).all():
+        raise DataError(
+            f"Expected `{what}` of true and false, or 1 and 0, for each step, got "
+            f"{short_repr(value, 60)}. Where it is missing, fill in what it was."
+        )
+    return flags.astype(bool)
+
+
+def _changes(numbers: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Returns after which steps the episode number changes, [count - 1] bool.
+
+    Raises:
+        DataError: A number is missing, or comes back though its episode has not ended.
+    """
+    if len(numbers) != len(last):
+        raise DataError(
+            f"Expected {len(last)} episode numbers, one per reward, got {len(numbers)}."
+        )
+    missing = [t for t, number in enumerate(numbers.tolist()) if not _is_known(number)]
+    if missing:
+        raise DataError(f"Expected an episode number for each step, step {missing[0]} has none.")
+    changes = numbers[1:] != numbers[:-1]
+    starts = [0, *(np.flatnonzero(changes) + 1).tolist()]
+    unfinished = set()
+    for start, stop in zip(starts, [*starts[1:], len(numbers)], strict=True):
+        if numbers[start] in unfinished:
+            raise DataError(
+                "Expected the steps of an episode one after another, those of episode "
+                f"{numbers[start]} go on at step {start} after others: sort the log by episode and "
+                "time. If these are different episodes, number them apart."
+            )
+        if not last[stop - 1]:
+            unfinished.add(numbers[start])
+    return changes
+
+
+def _is_known(number: Any) -> bool:
+    try:
+        return number is not None and bool(number == number)  # NaN and NaT are not
+    except TypeError:  # NA of pandas
+        return False
 
 
 def count_of(value: Any, space: spaces.Space[Any]) -> int:

@@ -280,3 +280,67 @@ def test_episodes_longer_than_in_training_warn(point_run, episodes):
     log = {n: v for n, v in joined(episodes).items() if n not in ("episode", "truncated")}
     with pytest.warns(RuntimeWarning, match="has 36 steps, those of training had at most 6"):
         adapted(point_run, log)
+
+
+def mixed(order):
+    """Changes a log of six steps by taking its steps in another order."""
+    return lambda log: {n: np.asarray(v)[order] for n, v in log.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (mixed([0, 3, 1, 4, 2, 5]), "those of episode 0 go on at step 2"),
+        (lambda log: {**log, "episode": [0, 0, 1, 1, 0, 0]}, "sort the log"),
+        (lambda log: {**log, "episode": [0, 0, 0, np.nan, 1, 1]}, "step 3 has none"),
+        (lambda log: {**log, "episode": np.array([None, *"aabbb"])}, "step 0 has none"),
+        (lambda log: {**log, "episode": [0, 0, 1]}, "Expected 6 episode numbers"),
+        (lambda log: {**log, "done": [0, 0, np.nan, 0, 0, 1]}, "`terminated` of true and false"),
+        (lambda log: {**log, "done": ["False"] * 5 + ["True"]}, "`terminated` of true and false"),
+        (lambda log: {**log, "truncated": np.array([None] * 5 + [True])}, "`truncated` of true"),
+        (lambda log: {**log, "truncated": np.full(6, 2)}, "fill in what it was"),
+        (lambda log: {**log, "rewards": ["good"] * 6}, "rewards of numbers in episode 0"),
+        (lambda log: {**log, "rewards": lambda _: 0.0}, "rewards of numbers in episode 0"),
+    ],
+)
+def test_episodes_that_are_mixed_up_are_refused(change, message):
+    with pytest.raises((DataError, ShapeError), match=message):
+        read_trajectories(change(of_six_steps()), choice_spaces())
+
+
+def test_ends_in_some_steps_only_are_refused():
+    log = of_six_steps()
+    steps = [{n: np.asarray(v)[t] for n, v in log.items() if n != "episode"} for t in range(6)]
+    for t in (2, 5):
+        steps[t]["done"] = True
+    with pytest.raises(
+        DataError, match="terminated in each of the 6 steps of the log, got it in 2"
+    ):
+        read_trajectories(steps, choice_spaces())
+    found = read_trajectories([{"done": False, **step} for step in steps], choice_spaces())
+    assert [len(one.rewards) for one in found] == [3, 3]
+
+
+def test_what_can_be_read_is_read():
+    log = of_six_steps()
+    again = {n: np.concatenate((v, v)) for n, v in log.items()}
+    again["truncated"] = np.arange(12) % 3 == 2  # numbers may come back where episodes end
+    assert len(read_trajectories(again, choice_spaces())) == 4
+    texts = {**log, "truncated": [*"001001"], "rewards": [*"012345"]}
+    floats = {**log, "observations": torch.zeros(6, 2, dtype=torch.bfloat16), "episode": 7}
+    assert [len(one.rewards) for one in read_trajectories(texts, choice_spaces())] == [3, 3]
+    assert [len(one.rewards) for one in read_trajectories(floats, choice_spaces())] == [6]
+
+
+def of_six_steps():
+    return {
+        "observations": np.zeros((6, 2)), "actions": np.array([0, 1, 0, 0, 1, 0]),
+        "rewards": np.arange(6.0), "episode": np.array([0, 0, 0, 1, 1, 1]),
+    }  # fmt: skip
+
+
+def choice_spaces():
+    return ControlSpaces(
+        flat_observations(gymnasium.spaces.Box(-1, 1, (2,))),
+        flat_actions(gymnasium.spaces.Discrete(2)),
+    )
