@@ -15,8 +15,9 @@ from metarl.deploy.adapters.adapted_policy import AdaptedPolicy
 from metarl.deploy.adapters.experience import logged, observed, remember
 from metarl.deploy.adapters.inputs import warn_of_ranges
 from metarl.deploy.adapters.running import Curve, evaluate, run_episodes
+from metarl.deploy.experience.log_weights import LOG_OPTIONS, warn_of_lengths
 from metarl.deploy.experience.recorder import Acted, Recorder
-from metarl.deploy.experience.trajectories import Trajectory, read_trajectories, warn_of_lengths
+from metarl.deploy.experience.trajectories import Trajectory, read_trajectories
 from metarl.deploy.robot.actor import Action, Actor, Belief
 from metarl.deploy.robot.policy_actor import PolicyActor
 from metarl.deploy.robot.recurrent_actor import RecurrentActor
@@ -25,6 +26,7 @@ from metarl.deploy.robot.spaces import ControlSpaces, same_action
 from metarl.errors import SettingsError, SimulationError
 from metarl.models.base import Params
 from metarl.ranges import POSITIVE, check_int, check_number
+from metarl.registry import check_choice
 from metarl.rl.control_learner import ControlLearner
 
 CHECKED_AFTER = (1, 16, 256, 4096)
@@ -192,6 +194,8 @@ class ControlAdapter(Adapter):
         steps = check_int("steps", steps)
         if options and trajectories is None:
             raise SettingsError(f"Expected trajectories for the options {', '.join(options)}.")
+        for name in options:
+            check_choice("option", name, LOG_OPTIONS)
         found = [] if trajectories is None else self._read(trajectories)
         if self._weights is None:
             return remember(self._actor, found, self.own_action)

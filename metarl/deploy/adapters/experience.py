@@ -11,8 +11,9 @@ from torch import Tensor
 from metarl.deploy.adapter import AdaptationReport
 from metarl.deploy.adapters.adapted_policy import AdaptedPolicy
 from metarl.deploy.experience.episode_log import EpisodeLog, experience_of
+from metarl.deploy.experience.log_weights import weigh
 from metarl.deploy.experience.recorder import Recorder
-from metarl.deploy.experience.trajectories import Trajectory, weigh
+from metarl.deploy.experience.trajectories import Trajectory
 from metarl.deploy.robot.actor import Action, Actor
 from metarl.errors import SettingsError
 from metarl.rl.experience import Experience

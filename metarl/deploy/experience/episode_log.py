@@ -105,6 +105,34 @@ def log_probs_of(logs: Sequence[EpisodeLog], policy: Policy, params: Params) -> 
 
 
 @torch.no_grad()
+def log_probs_of_samples(
+    logs: Sequence[EpisodeLog],
+    policy: Policy,
+    params: Params,
+    bounds: tuple[Tensor, Tensor] | None,
+    count: int,
+) -> np.ndarray:
+    """Returns the summed log-probabilities of actions that a policy samples in place of a log's.
+
+    Args:
+        logs: See `log_probs_of`.
+        policy: See `log_probs_of`.
+        params: See `log_probs_of`.
+        bounds: Lowest and highest actions in the policy's units, to which the samples are clipped;
+            None: they are not.
+        count: Number of sums.
+    """
+    rollouts, _, _ = _rollouts(logs, policy, {0: params})
+    acts, generator = rollouts.behaviour, torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(count):
+        actions = acts.sample(policy.noise(rollouts.mask.shape, generator))
+        actions = actions if bounds is None else actions.clamp(*bounds)
+        found.append(float((acts.log_prob(actions) * rollouts.mask).double().sum()))
+    return np.array(found)
+
+
+@torch.no_grad()
 def _rollouts(
     logs: Sequence[EpisodeLog], policy: Policy, versions: Mapping[int, Params]
 ) -> tuple[Rollouts, Tensor, Tensor]:

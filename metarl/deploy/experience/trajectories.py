@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
-from gymnasium.spaces import Box, Dict, Discrete, Tuple
+from gymnasium.spaces import Dict, Discrete, Tuple
 from torch import Tensor
 
 from metarl.deploy.arrays import as_array
-from metarl.deploy.experience.episode_log import EpisodeLog, log_probs_of
 from metarl.deploy.experience.trajectory_tables import (
     as_flags,
     count_of,
@@ -24,15 +21,11 @@ from metarl.deploy.experience.trajectory_tables import (
     step_of,
     table_columns,
 )
-from metarl.deploy.importance import Correction, importance_weights
 from metarl.deploy.robot.actor import Action
 from metarl.deploy.robot.spaces import ControlSpaces
-from metarl.errors import DataError, SettingsError, ShapeError, short_repr
-from metarl.models.base import Params, task_params
-from metarl.registry import check_choice
-from metarl.sim.spaces import action_leaves, source_of
+from metarl.errors import DataError, ShapeError, short_repr
+from metarl.sim.spaces import source_of
 
-Behaviour = Literal["start", "adapted"]
 NAMES = {
     "observations": ("observations", "observation", "obs", "observation.state", "states"),
     "actions": ("actions", "action", "acts"),
@@ -48,8 +41,6 @@ DONE = ("next.done", "dones", "done")
 
 ROUNDING = 1e-3
 """A logarithm of a probability may exceed 0 by so much."""
-AT_BOUNDS = 0.05
-"""Share of clipped actions from which their probabilities are doubtful."""
 
 
 @dataclass(frozen=True)
@@ -97,38 +88,6 @@ def read_trajectories(source: Any, spaces: ControlSpaces) -> list[Trajectory]:
     if not found:
         raise DataError("Expected logged episodes with at least one step, got none.")
     return found
-
-
-def weigh(
-    adapter: Any,
-    found: Sequence[Trajectory],
-    behaviour: Behaviour | None = None,
-    correction: Correction = "episode",
-    least_effective: float = 0.1,
-) -> tuple[list[EpisodeLog], Tensor, float]:
-    """Weighs logged episodes by how likely the policy that adapts would have acted so.
-
-    Args:
-        adapter: The `ControlAdapter` that adapts.
-        found: The episodes.
-        behaviour: Who acted: the trained "start", or the parameters that act now, "adapted", both
-            with sampled actions; None: the log has `log_probs`.
-        correction: See `importance_weights`.
-        least_effective: Smallest effective share of the data, in [0, 1].
-
-    Returns:
-        The episodes, their weights [N, 1] or [N, H], and the effective sample size in steps.
-
-    Raises:
-        SettingsError: It is not known who acted, or the effective sample is too small.
-    """
-    policy, logs = adapter.learner.policy, [_log(adapter, one) for one in found]
-    params: Params = adapter.params
-    ratios = log_probs_of(logs, policy, params) - _behaviour(adapter, found, logs, behaviour)
-    warn_of_bounds(adapter.spaces, found)
-    mask = np.arange(ratios.shape[1]) < np.array([[len(log)] for log in logs])
-    weights, effective = importance_weights(ratios.numpy(), mask, correction, least_effective)
-    return logs, torch.from_numpy(weights).float(), effective
 
 
 def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
@@ -291,82 +250,3 @@ def _numbers(value: Any, what: str, where: str) -> np.ndarray:
         raise ShapeError(
             f"Expected {what} of numbers in {where}, got {short_repr(value, 60)}."
         ) from error
-
-
-def _log(adapter: Any, one: Trajectory) -> EpisodeLog:
-    count, final = len(one.rewards), None
-    if len(one.observations) > count:
-        final = one.observations[count]
-    return EpisodeLog(
-        list(one.observations[:count]), [adapter.own_action(a) for a in one.actions],
-        one.rewards.tolist(), [True] * count, [adapter.version] * count, final,
-        one.terminated, one.ended,
-    )  # fmt: skip
-
-
-def _behaviour(
-    adapter: Any, found: Sequence[Trajectory], logs: Sequence[EpisodeLog], behaviour: str | None
-) -> Tensor:
-    """Returns the log-density of each action under whoever acted, the policy's units, [N, H]."""
-    policy = adapter.learner.policy
-    if behaviour is not None:
-        check_choice("behaviour", behaviour, ("start", "adapted"))
-        start = {n: p.detach() for n, p in task_params(policy, 1).items()}
-        params = start if behaviour == "start" else adapter.params
-        return log_probs_of(logs, policy, params)
-    check_log_probs(found)
-    units = policy.units
-    # log p(a) = log p(a') + log |da' / da|, with the environment's a = a' * scale + shift
-    change = 0.0
-    if units is not None and units.actions is not None:
-        change = float(units.actions.scale.log().sum())
-    rows = torch.zeros(len(found), max(map(len, logs)))
-    for n, one in enumerate(found):
-        assert one.log_probs is not None
-        rows[n, : len(one.log_probs)] = torch.from_numpy(one.log_probs + change).float()
-    return rows
-
-
-def check_log_probs(found: Sequence[Trajectory]) -> None:
-    """Raises SettingsError unless all episodes have the log-probabilities of their actions."""
-    if any(one.log_probs is None for one in found):
-        raise SettingsError(
-            "Expected the log-probabilities of the logged actions, `log_probs`, to correct for who "
-            'acted. If the trained policy itself did, with sampled actions: behaviour="start" (or '
-            '"adapted" for the parameters that act now). Logs of somebody else without '
-            "probabilities cannot be adapted on by a policy gradient."
-        )
-
-
-def warn_of_bounds(spaces: ControlSpaces, found: Sequence[Trajectory]) -> None:
-    """Warns of logs whose actions were clipped: a density does not describe these."""
-    space = spaces.action
-    if isinstance(space, Discrete):
-        return
-    numbers = np.zeros(space.shape, bool)  # choices and switches are always at some bound
-    for leaf in action_leaves(space):
-        numbers[leaf.start : leaf.stop] = isinstance(leaf.space, Box)
-    numbers &= space.low < space.high
-    rows = np.concatenate([np.stack([np.asarray(a) for a in one.actions]) for one in found])
-    at_bounds = (rows <= space.low) | (rows >= space.high)
-    share = float((at_bounds & numbers).any(1).mean())
-    if share > AT_BOUNDS:
-        warnings.warn(
-            f"{share:.0%} of the logged actions are at the bounds of the action space, as if they "
-            "were clipped: log the actions before they are clipped, or expect a biased adaptation.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-
-
-def warn_of_lengths(found: Sequence[Trajectory], horizon: int) -> None:
-    """Warns of logs with episodes that are longer than in training, as if they were several."""
-    longest = max(len(one.rewards) for one in found)
-    if longest > horizon:
-        warnings.warn(
-            f"An episode of the log has {longest} steps, those of training had at most {horizon}. "
-            "If the log holds several episodes, say where they end: `terminated` and `truncated`, "
-            "or an `episode` number.",
-            RuntimeWarning,
-            stacklevel=4,
-        )

@@ -15,13 +15,13 @@ from torch import Tensor
 from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
 from metarl.deploy.adapters.adapted_policy import BEYOND
 from metarl.deploy.adapters.inputs import warn_of_ranges
-from metarl.deploy.experience.trajectories import (
-    Trajectory,
+from metarl.deploy.experience.log_weights import (
+    LOG_OPTIONS,
     check_log_probs,
-    read_trajectories,
     warn_of_bounds,
     warn_of_lengths,
 )
+from metarl.deploy.experience.trajectories import Trajectory, read_trajectories
 from metarl.deploy.exported.episodes import RecordedEpisode, padded_flags, rollouts_of, spaces_of
 from metarl.deploy.exported.runtime import OnnxAdaptation
 from metarl.errors import CheckpointError, SettingsError, ShapeError
@@ -168,6 +168,8 @@ class ExportedAdapter(Adapter):
             raise SettingsError("A recurrent policy adapts by acting: call `act`, no `adapt`.")
         if logged is None and options:
             raise SettingsError(f"Expected trajectories for the options {', '.join(options)}.")
+        for name in options:
+            check_choice("option", name, LOG_OPTIONS)
         behaviour = options.pop("behaviour", None)
         if logged is None:
             batch = self._observed()

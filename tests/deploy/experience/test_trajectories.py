@@ -7,13 +7,17 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from metarl_envs.bandit import Bandit
 
 import metarl
 from metarl.deploy.experience.trajectories import read_trajectories
+from metarl.deploy.loading import adapter_of
 from metarl.deploy.robot.spaces import ControlSpaces
 from metarl.errors import DataError, SettingsError, ShapeError
+from metarl.sim.single_env import SingleEnv
 from metarl.sim.spaces import flat_actions, flat_observations
 from tests.deploy.adapters.test_control_adapter import play, point
+from tests.deploy.conftest import make_policy_learner
 
 
 def logged(adapter, episodes=6, seed=0):
@@ -151,6 +155,58 @@ def test_clipped_actions_warn(point_run, episodes):
     clipped = [{**e, "actions": e["actions"].clip(-1, 1)} for e in episodes]
     with pytest.warns(RuntimeWarning, match="at the bounds of the action space"):
         metarl.load(point_run[1]).adapt(clipped, behaviour="start")
+
+
+def test_actions_beyond_the_bounds_are_not_clipped_ones(point_run, episodes):
+    wide = [{**e, "actions": e["actions"].clip(-1, 1) * 1.01} for e in episodes]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        metarl.load(point_run[1]).adapt(wide, behaviour="start")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a, _: 0.1 * a, "they are no samples"),
+        (lambda a, _: 0 * a, "a policy gradient learns nothing"),
+        (lambda a, _: 10 * a, "or actions or observations have other units"),
+        (lambda a, rng: 3 * rng.normal(size=a.shape), "somebody else acted"),
+        (lambda a, _: a, None),
+        (lambda a, _: a.clip(-1, 1), None),
+    ],
+)
+def test_actions_that_are_no_samples_warn(change, message, point_run):
+    rng, adapter = np.random.default_rng(0), metarl.load(point_run[1])
+    episodes = logged(adapter, 20)
+    changed = [{**e, "actions": change(e["actions"], rng)} for e in episodes]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        metarl.load(point_run[1]).adapt(changed, behaviour="start")
+    found = [str(one.message) for one in said if "mean log-density" in str(one.message)]
+    assert len(found) == (message is not None)
+    assert message is None or message in found[0]
+
+
+def test_choices_that_are_no_samples_warn(tmp_path):
+    learner = make_policy_learner(Bandit())
+    adapter = adapter_of(learner)
+    with torch.no_grad():
+        adapter.params["network.layers.1.bias"][0, 0] += 4.0  # one arm in nine of ten cases
+    play(adapter, SingleEnv(learner.family), 10)
+    own = adapter._recorder.take()
+    log = [{"observations": np.stack(e.observations), "rewards": e.rewards} for e in own]
+    for actions, count in (([e.actions for e in own], 0), ([[1] * len(e) for e in own], 1)):
+        data = [{**e, "actions": a} for e, a in zip(log, actions, strict=True)]
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            adapter.adapt(data, behaviour="adapted")
+        assert sum("mean log-density" in str(one.message) for one in said) == count
+
+
+def test_options_that_are_none_are_refused(point_run, memory_run, episodes):
+    for run in (point_run, memory_run):
+        with pytest.raises(SettingsError, match=r"'behavior'. Did you mean 'behaviour'"):
+            metarl.load(run[1]).adapt(episodes, behavior="start")
 
 
 def test_a_memory_reads_the_log(memory_run, episodes):
