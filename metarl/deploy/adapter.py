@@ -125,10 +125,14 @@ class Adapter(ABC):
                 tensors = {name: file.get_tensor(name) for name in names}
         except Exception as error:  # the reader raises anything for damaged bytes
             raise CheckpointError(f"Cannot read the adapted weights {path}: {error}.") from error
-        if note.get("format_version") != ADAPTED_VERSION:
+        if "format_version" not in note:
+            raise CheckpointError(
+                f"Expected adapted weights, which `save` wrote, in {path}; it holds other tensors."
+            )
+        if note["format_version"] != ADAPTED_VERSION:
             raise CheckpointError(
                 f"Expected adapted weights of format version {ADAPTED_VERSION} in {path}, got "
-                f"{note.get('format_version')} of MetaRL {note.get('metarl')}; install a newer one."
+                f"{note['format_version']} of MetaRL {note.get('metarl')}; install a newer one."
             )
         self.load_state(tensors)
         try:

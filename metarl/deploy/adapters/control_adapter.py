@@ -28,6 +28,7 @@ from metarl.models.base import Params
 from metarl.ranges import POSITIVE, check_int, check_number
 from metarl.registry import check_choice
 from metarl.rl.control_learner import ControlLearner
+from metarl.sim.gymnasium.observations import ResultError, step_result
 
 CHECKED_AFTER = (1, 16, 256, 4096)
 """Numbers of observations after which their ranges are compared with those of training."""
@@ -138,8 +139,13 @@ class ControlAdapter(Adapter):
             truncated: Whether it was cut off, as by a time limit.
 
         Raises:
-            SimulationError: The reward is not finite, or nothing was observed before the action.
+            SimulationError: The reward is no finite number, an end is neither true nor false, or
+                nothing was observed before the action.
         """
+        try:
+            step_result((observation, reward, terminated, truncated, None))
+        except ResultError as error:
+            raise SimulationError(f"Cannot observe the step. {error}") from error
         if not math.isfinite(reward := float(reward)):
             raise SimulationError(f"Expected a finite reward, got {reward}.")
         recorder = self._recorder

@@ -305,6 +305,34 @@ def test_observations_of_other_shapes_are_refused(observation, point_run):
         metarl.load(point_run[1]).act(observation)
 
 
+def test_other_tensors_are_no_adapted_weights(point_run):
+    (weights,) = (point_run[1] / "checkpoints").glob("*2/weights.safetensors")
+    with pytest.raises(CheckpointError, match=r"which `save` wrote.*holds other tensors"):
+        metarl.load(point_run[1], adapted=weights)
+
+
+@pytest.mark.parametrize(
+    ("reward", "terminated", "message"),
+    [
+        (np.array([1.0]), False, r"one number as reward, got the shape \(1,\)"),
+        (None, False, "one number as reward, got None"),
+        ("good", False, "one number as reward, got 'good'"),
+        (float("nan"), False, "a finite reward"),
+        (1.0, "False", "one truth value as terminated, got 'False'"),
+        (1.0, np.array([True, False]), "one truth value as terminated"),
+        (1.0, None, "one truth value as terminated, got None"),
+    ],
+)
+def test_steps_that_are_none_are_refused(reward, terminated, message, point_run):
+    adapter = metarl.load(point_run[1])
+    action = adapter.act([0.0, 0.0])
+    with pytest.raises(SimulationError, match=message):
+        adapter.observe([0.0, 0.0], action, reward, terminated, False)
+    assert adapter.environment_steps == 0
+    adapter.observe([0.0, 0.0], action, torch.tensor(1.0), np.bool_(False), 1)
+    assert adapter.environment_steps == 1
+
+
 def test_an_observation_comes_first(point_run):
     with pytest.raises(SimulationError, match="before the first"):
         metarl.load(point_run[1]).observe(np.zeros(2), np.zeros(2), 0.0, False, False)
