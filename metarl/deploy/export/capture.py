@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from metarl.deploy.export.onnx_decompositions import decompositions, translations
@@ -122,6 +122,7 @@ def capture(graph: Graph) -> torch.export.ExportedProgram:
                 _allow_non_fake_inputs=True,
             )(*examples)
             _allow_any_layout(traced)
+            _fix_constants(traced)
             sizes: dict[str, Any] = {}
             shapes = [
                 {i: sizes.setdefault(n, torch.export.Dim(n, min=1)) for i, n in port.free.items()}
@@ -146,6 +147,15 @@ def _allow_any_layout(traced: torch.fx.GraphModule) -> None:
         if node.target in (aten.view.default, aten._unsafe_view.default):
             node.target = aten.reshape.default
     traced.recompile()
+
+
+def _fix_constants(traced: torch.fx.GraphModule) -> None:
+    """Makes parameters of the learner constants, which leave no derivatives to the outputs.
+
+    A state that is fed back for a whole trial would keep all earlier steps in the memory.
+    """
+    for name, value in list(traced.named_parameters()):
+        setattr(traced, name, nn.Parameter(value.detach(), requires_grad=False))
 
 
 def save_program(

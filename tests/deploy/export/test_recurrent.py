@@ -63,6 +63,23 @@ def test_a_recurrent_policy_remembers_as_the_learners(family, memory, generator,
         found.adapt(inputs=observation)
 
 
+def test_a_program_of_torch_keeps_no_earlier_steps(generator, tmp_path):
+    problem = ControlProblem(
+        Navigation2D(horizon=6), generator, PolicyGradientSettings(trajectories=1, clip=0.2),
+        hidden=(5,),
+    )  # fmt: skip
+    learner = MEMORIES["gru"].build(problem)
+    export_adaptation(learner, tmp_path / "out", "torch")
+    program = torch.export.load(tmp_path / "out" / "act.pt2").module()
+    zero, state = torch.zeros(()), torch.zeros(6)
+    for _ in range(2):
+        action, *_, state = program(
+            state, torch.ones(2), torch.zeros(2), zero, zero, zero, torch.zeros(2)
+        )
+    assert not (action.requires_grad or state.requires_grad)
+    assert all(p.requires_grad for p in learner.policy.parameters())  # the learner trains on
+
+
 def check_end_of_trial(policy, state, found, observation):
     """Checks that torch, the export and its graph alone refuse another step."""
     zero = torch.zeros(1)
