@@ -157,8 +157,8 @@ def _write(run: Path, folder: Path, source: str, licence: str) -> list[str]:
         "format": FORMAT,
         "schema": SCHEMA,
         "experiment": experiment,
-        "algorithm": algorithm,
-        "name": point.folder.name,
+        "algorithm": _usable(algorithm),
+        "name": _usable(point.folder.name),
         "iteration": checkpoint.iteration,
         "sha256": {name: sha256(folder / name) for name in files},
     }
@@ -166,6 +166,12 @@ def _write(run: Path, folder: Path, source: str, licence: str) -> list[str]:
     text = card(index, settings, curves, weights, source, licence)
     (folder / CARD).write_text(text, encoding="utf-8")
     return [CARD, INDEX, *files]
+
+
+def _usable(name: str) -> str:
+    """Returns the name of a folder as one that `pull` takes: a renamed one may have any letters."""
+    kept = re.sub(r"[^\w.-]", "_", name)[:100]
+    return kept if _NAME.fullmatch(kept) else f"run_{kept}"[:100]
 
 
 def _learner_name(folder: Path) -> str:

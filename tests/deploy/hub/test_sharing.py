@@ -67,6 +67,15 @@ def test_a_pulled_run_is_the_pushed_one(run, tmp_path):
         pull(str(tmp_path / "shared"), tmp_path / "others")
 
 
+@pytest.mark.parametrize("name", ["my run (2) [x]", ".hidden", "r" * 150, "läuft"])
+def test_a_run_of_any_name_is_pulled(name, run, tmp_path):
+    run = run.rename(run.with_name(name))
+    push(run, str(tmp_path / "shared"))
+    folder = pull(str(tmp_path / "shared"), tmp_path / "others")
+    assert Checkpoints(folder / "checkpoints").load().iteration == 7
+    assert (folder.name == name) == (name == "läuft")
+
+
 def test_the_card_says_what_it_is(run, tmp_path):
     push(run, str(tmp_path / "shared"), licence="cc-by-4.0")
     card = (tmp_path / "shared" / "README.md").read_text()
