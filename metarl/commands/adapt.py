@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from metarl.deploy.adapting.control import Adapted
 
 WEIGHTS = "adapted.safetensors"
+PLAIN: Any = {"markup": False, "highlight": False, "soft_wrap": True}
+"""How lines are printed that contain paths."""
 
 
 def adapt(
@@ -168,18 +170,18 @@ def _report(adapter: Any, found: Adapted, run: Path, out: Path, video: Path | No
     if len(found.curve) > 1:
         console.print(curve_plot(found.curve, found.metric, console.width))
     for note in found.notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        console.print(note, **PLAIN)
     if len(found.before):  # on a log nothing is measured
         save_events(found, out)
     try:
         adapter.save(out / WEIGHTS)
-        console.print("Adapted weights:", str(out / WEIGHTS), soft_wrap=True, highlight=False)
+        console.print("Adapted weights:", str(out / WEIGHTS), **PLAIN)
     except SettingsError as error:
-        console.print(f"No weights: {error}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"No weights: {error}", **PLAIN)
     if video is not None and found.frames:
         from metarl.plots.film import Film, save_film
 
         save_film(Film("adapted", found.frames, 30.0), video)
-        console.print("Film:", str(video), soft_wrap=True, highlight=False)
+        console.print("Film:", str(video), **PLAIN)
     if len(found.before):
-        console.print(f"The curve: tensorboard --logdir {out}", soft_wrap=True, highlight=False)
+        console.print(f"The curve: tensorboard --logdir {out}", **PLAIN)

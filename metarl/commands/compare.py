@@ -51,11 +51,13 @@ def compare(
     save_figure(figure, out)
     console = OutputConsole()
     console.print_whole(comparison_table(comparison))
-    console.print("Figure:", str(out), soft_wrap=True)
+    console.print("Figure:", str(out), markup=False, soft_wrap=True)
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """Returns a table of the adaptation curves, a column per run."""
+    from rich.markup import escape
+
     from metarl.evaluation.statistics import telling_steps
     from metarl.evaluation.tables import report_table
 
@@ -65,7 +67,7 @@ def comparison_table(comparison: Comparison) -> Table:
     )
     table.add_column("steps", justify="right", no_wrap=True)
     for run in comparison.runs:
-        table.add_column(run.label, justify="right", overflow="fold")
+        table.add_column(escape(run.label), justify="right", overflow="fold")
     runs = comparison.runs
     digits = 3 if comparison.metric == "accuracy" else 2
     for step in telling_steps(max(len(r.adaptation) for r in runs) - 1):

@@ -45,6 +45,6 @@ def evaluate(
     if rows is not None:
         console.print_whole(rows)
     console.print_whole(table)
-    console.print("Checkpoint:", str(checkpoint), soft_wrap=True)
+    console.print("Checkpoint:", str(checkpoint), markup=False, soft_wrap=True)
     if out is not None:
-        console.print("Figures and eval.jsonl:", str(out), soft_wrap=True)
+        console.print("Figures and eval.jsonl:", str(out), markup=False, soft_wrap=True)

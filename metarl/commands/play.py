@@ -42,8 +42,6 @@ def play(
         raise SettingsError(
             f"Expected test_tasks >= 1 and test_steps >= 0, got {test_tasks} and {test_steps}."
         )
-    from rich.markup import escape
-
     from metarl.console import OutputConsole
     from metarl.lab.saved_run import reopened
     from metarl.plots.figures import save_figure
@@ -61,12 +59,12 @@ def play(
         console.print_whole(picture.drawing)
     if picture is not None and out is not None:
         save_figure(picture.figure, out)
-        console.print("Figure:", str(out), soft_wrap=True)
+        console.print("Figure:", str(out), markup=False, soft_wrap=True)
     if film is not None and video is not None:
         save_film(film, video)
-        console.print("Film:", str(video), soft_wrap=True)
+        console.print("Film:", str(video), markup=False, soft_wrap=True)
         if film.note:
-            console.print(escape(film.note), soft_wrap=True)
+            console.print(film.note, markup=False, soft_wrap=True)
 
 
 def _require(component: Callable[..., T] | None, name: str, run: Path) -> Callable[..., T]:

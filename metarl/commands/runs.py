@@ -40,7 +40,7 @@ def runs(
     console = OutputConsole()
     if training_within is not None:
         alive = [s for s in states if is_alive(s, training_within)]
-        console.print(*(str(s.folder) for s in alive), sep="\n", soft_wrap=True)
+        console.print(*(str(s.folder) for s in alive), sep="\n", markup=False, soft_wrap=True)
         if not alive:
             raise SystemExit(1)
         return

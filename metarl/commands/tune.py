@@ -91,15 +91,17 @@ def _print(study: Study, experiment: str) -> None:
 
 def results_table(study: Study, longest: int = 10) -> Table:
     """Returns a table of the best trials, best first."""
+    from rich.markup import escape
+
     from metarl.evaluation.tables import report_table
 
     trials, counts = study.best(longest), study.counts()
     caption = ", ".join(f"{count} {state}" for state, count in counts.items())
     table = report_table(f"Study {study.name}: {study.metric or 'no metric yet'}", caption)
-    for column in ("trial", study.metric or "value", *study.names):
+    for column in ("trial", escape(study.metric or "value"), *study.names):
         table.add_column(column, justify="right")
     for trial in trials:
-        values = [_short(trial.params.get(name, "")) for name in study.names]
+        values = [escape(_short(trial.params.get(name, ""))) for name in study.names]
         table.add_row(str(trial.number), f"{trial.value:.4g}", *values)
     return table
 

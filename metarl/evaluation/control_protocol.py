@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -139,14 +140,14 @@ def return_table(
     for name, summaries in rows.items():
         words = f"{name.replace('_', ' ')} ({summaries[0].count})"
         heading = "\n".join(textwrap.wrap(words, _HEADER, break_long_words=False))
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(escape(heading), justify="right", no_wrap=True)
         if name not in explained:
             table.add_column("worst", justify="right", no_wrap=True)
         if published.get(name):
             table.add_column("published", justify="right")
         for metric, evaluations in (others or {}).items():
             if name in evaluations:
-                table.add_column(metric, justify="right", overflow="fold")
+                table.add_column(escape(metric), justify="right", overflow="fold")
                 table.add_column("worst", justify="right")
     for step in telling_steps(max(map(len, rows.values())) - 1):
         cells = [str(step)]

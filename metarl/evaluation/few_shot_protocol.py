@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from metarl.adaptation.learner import SupervisedLearner
@@ -135,7 +136,7 @@ def few_shot_table(
     lines.append("non-transductive: each query is classified alone")
     table = report_table(title, "\n".join(lines))
     table.add_column("predictions", no_wrap=True)
-    table.add_column("accuracy, %" if percent else metric, justify="right", no_wrap=True)
+    table.add_column("accuracy, %" if percent else escape(metric), justify="right", no_wrap=True)
     if lake:
         table.add_column("error on Lake's runs, %", justify="right")
     for name, s in summaries.items():

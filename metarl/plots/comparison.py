@@ -50,9 +50,10 @@ def comparison_figure(
     *left, right = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
     for i, (label, summaries) in enumerate(adaptation.items()):
         points = [(step, summary) for step, summary in enumerate(summaries)]
-        _draw(right, points, label, i)
+        text = _legend_text(label)
+        _draw(right, points, text, i)
         for axes in left:
-            _draw(axes, training.get(label, ()), label, i)
+            _draw(axes, training.get(label, ()), text, i)
     style_axes(right)
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set_xlabel("Adaptation steps", color=INK)
@@ -74,6 +75,12 @@ def comparison_figure(
         handles, [*labels, "95 % CI"], loc="outside right upper", frameon=False, fontsize=10
     )
     return figure
+
+
+def _legend_text(label: str) -> str:
+    """Returns a label as matplotlib shows it: no formula, and not left out for its underscore."""
+    text = label.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _draw(axes: Axes, points: Sequence[tuple[int, Summary]], label: str, place: int) -> None:

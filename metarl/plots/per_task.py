@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.box import SIMPLE
+from rich.markup import escape
 from rich.table import Table
 
 from metarl.errors import SettingsError
@@ -61,7 +62,7 @@ def tasks_table(path: Path) -> Table:
         header, *rows = csv.reader(file)
     table = Table(box=SIMPLE)
     for name in header:
-        table.add_column(name.replace("_", " "), justify="right")
+        table.add_column(escape(name.replace("_", " ")), justify="right")
     for row in rows:
         table.add_row(*(f"{float(x):.4g}" for x in row))
     return table

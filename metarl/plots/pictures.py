@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from rich.box import SIMPLE
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -124,10 +125,10 @@ def step_table(columns: Mapping[str, Sequence[float]], metric: str) -> Table:
         columns: Name of a task -> the metric after 0, 1, ... steps.
         metric: Name of the metric.
     """
-    table = Table(box=SIMPLE, caption=metric)
+    table = Table(box=SIMPLE, caption=escape(metric))
     table.add_column("steps", justify="right")
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     rows = list(zip(*columns.values(), strict=True))
     for step in telling_steps(len(rows) - 1):
         table.add_row(str(step), *(f"{value:.2f}" for value in rows[step]))

@@ -173,7 +173,7 @@ def _bar(console: Console, clock: Callable[[], float], unit: str) -> RichProgres
     """
     elapsed = [TimeElapsedColumn(_WHOLE)] if console.width >= WIDE else []
     return RichProgress(
-        TextColumn("[progress.description]{task.description}", table_column=_WHOLE),
+        TextColumn("{task.description}", "progress.description", markup=False, table_column=_WHOLE),
         BarColumn(bar_width=24),
         MofNCompleteColumn(table_column=_WHOLE),
         _Rate(unit),

@@ -1,14 +1,18 @@
 """`metarl compare`: curves of runs in one figure."""
 
+import io
 import json
 
 import pytest
 import torch
 from matplotlib.collections import PolyCollection
 
+from metarl.commands.compare import comparison_table
+from metarl.console import OutputConsole
 from metarl.errors import CheckpointError, SettingsError
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.plots.comparison import comparison_figure
+from metarl.plots.figures import figure_pixels
 from metarl.runs.logger import RunLogger
 from metarl.runs.run_curves import compare_runs, run_labels
 from metarl.runs.run_folder import EVAL_FILE
@@ -98,6 +102,20 @@ def test_labels_are_as_short_as_they_distinguish(tmp_path):
     assert labels("sine/maml/a_s0", "sine/maml/a_s1") == ["maml s0", "maml s1"]
     assert labels("sine/maml/a_s0", "sine/maml/b_s0") == ["maml/a_s0", "maml/b_s0"]
     assert labels("sine/maml/a", "omniglot/maml/a") == ["sine/maml", "omniglot/maml"]
+
+
+def test_labels_are_no_markup_and_no_formulas(tmp_path):
+    comparison = compare_runs(
+        [make_run(tmp_path, f"a/b/{name}") for name in ("x [i] $y$", "c$d{$")]
+    )
+    console = OutputConsole(file=io.StringIO(), width=200)
+    console.print_whole(comparison_table(comparison))
+    assert "x [i] $y$" in console.file.getvalue()
+    curves = {f"_{r.label}": r.adaptation for r in comparison.runs}
+    figure = comparison_figure({}, curves, "mse")
+    figure_pixels(figure)  # draws it
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == [r" _b x [i] \$y\$", r" _b c\$d{\$", "95 % CI"]
 
 
 def test_runs_that_do_not_compare_are_refused(tmp_path):

@@ -153,3 +153,14 @@ def test_torch_gets_a_device_with_an_index(name, device, index, trained, metarl,
         status, printed = metarl(*arguments)
     assert status == 0, printed.err
     assert {str(d) for d in fake.devices} == {f"cuda:{index}"}
+
+
+def test_brackets_in_paths_are_printed(copied, metarl, tmp_path):
+    folder = tmp_path / "my [x] runs" / "[bold] 1"
+    folder.parent.mkdir()
+    run = copied("sine").rename(folder)
+    for command, option in (("evaluate", "o [a]"), ("compare", "c [b].png"), ("play", "p [c].png")):
+        status, printed = metarl(command, run, "--out", tmp_path / option, columns=400)
+        assert status == 0, printed.err
+        assert str(tmp_path / option) in printed.out
+        assert command != "evaluate" or f"{run}/checkpoints" in printed.out

@@ -4,10 +4,11 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from metarl.console import OutputConsole
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.plots.figures import SinePanel
 from metarl.plots.path_figure import Paths
-from metarl.plots.pictures import curve_picture, paths_picture, sine_picture
+from metarl.plots.pictures import curve_picture, paths_picture, sine_picture, step_table
 
 
 def printed(picture, width=120):
@@ -52,3 +53,10 @@ def test_a_column_per_task_and_their_mean():
     text = printed(curve_picture(curve)).splitlines()
     (last,) = [line.split() for line in text if line.split()[:1] == ["1"]]
     assert last == ["1", "5.00", "6.00", "5.50"]
+
+
+def test_brackets_in_names_are_printed():
+    console = OutputConsole(file=io.StringIO(), width=100)
+    console.print_whole(step_table({"arm [left]": [1.0, 0.5]}, "error [m]"))
+    text = console.file.getvalue()
+    assert "arm [left]" in text and "error [m]" in text
