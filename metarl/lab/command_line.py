@@ -19,7 +19,7 @@ from metarl.models.modules import is_network_file
 from metarl.ranges import check_fields
 from metarl.registry import check_choice, did_you_mean
 from metarl.runs.networks import NETWORKS
-from metarl.runs.run_folder import FUNCTION, ResumePoint, find_run_or_none, to_json
+from metarl.runs.run_folder import FUNCTION, ResumePoint, find_run_or_none, read_note, to_json
 from metarl.tasks.files import read_json
 
 S = TypeVar("S")
@@ -72,6 +72,7 @@ def parse_settings(
         which = resume
         point = ranks.from_first(lambda: find_run_or_none(runs, experiment, name, which))
     if point is not None:
+        _check_experiment(point.folder, experiment)
         default = saved_settings(configs, point.folder)
         if chosen not in (None, default.algorithm):
             raise SettingsError(
@@ -91,6 +92,16 @@ def parse_settings(
         changed: Any = parsed
         parsed = dataclasses.replace(changed, resume=None)
     return parsed, point
+
+
+def _check_experiment(folder: Path, experiment: str) -> None:
+    """Raises SettingsError if a run says that it is of another experiment."""
+    found = ranks.from_first(lambda: read_note(folder)).get("experiment", experiment)
+    if found != experiment:
+        raise SettingsError(
+            f"The run {folder} belongs to the experiment {short_repr(found)}, not to "
+            f"{experiment!r}: resume it with the command that began it, see its command.txt."
+        )
 
 
 def resumed_settings(saved: S, given: S, folder: Path) -> S:

@@ -20,11 +20,10 @@ from metarl.runs.checkpoints import Checkpoints, is_checkpoint, load_checkpoint
 from metarl.runs.run_folder import (
     CHECKPOINTS,
     EXPERIMENT_FILE,
-    OLD_EXPERIMENT_FILE,
     ResumePoint,
     newest_run,
+    read_note,
 )
-from metarl.tasks.files import read_json
 from metarl.training.loop import OuterLoop
 
 
@@ -109,8 +108,11 @@ def find_good(path: Path) -> ResumePoint:
         return ResumePoint(path.parent.parent, path)
     if not path.is_dir():
         raise CheckpointError(f"Expected a run folder or a checkpoint, there is no {path}.")
-    good = Checkpoints(path / CHECKPOINTS).newest_good()
+    checkpoints = Checkpoints(path / CHECKPOINTS)
+    good = checkpoints.newest_good()
     if good is None:
+        if (newest := checkpoints.latest()) is not None:
+            load_checkpoint(newest)  # says what is wrong with it
         raise CheckpointError(
             f"Expected a run folder, found no good checkpoint in {path / CHECKPOINTS}. "
             "Run folders are <runs>/<experiment>/<algorithm>/<time>_s<seed>."
@@ -136,7 +138,7 @@ def load_experiment(folder: Path, script: str | None = None) -> Experiment[Any]:
     if script is None:
         return _installed_experiment(folder)
     experiment = find_experiment(script)
-    name = _read_note(folder).get("experiment", experiment.name)
+    name = read_note(folder).get("experiment", experiment.name)
     if name != experiment.name:
         raise SettingsError(
             f"The run {folder} belongs to the experiment {short_repr(name)}, but {script} is "
@@ -166,7 +168,7 @@ def changed(settings: Any, overrides: dict[str, Any]) -> Any:
 
 
 def _installed_experiment(folder: Path) -> Experiment[Any]:
-    note = _read_note(folder)
+    note = read_note(folder)
     name, script = note.get("experiment"), note.get("script")
     if not isinstance(name, str):
         raise CheckpointError(
@@ -192,15 +194,3 @@ def _is_installed_script(name: str, script: object) -> bool:
     """Returns whether a script that a run of MetaRL 0.1 noted is the installed experiment's."""
     installed = installed_file(name)
     return installed is not None and PurePath(str(script)).name == installed.name
-
-
-def _read_note(folder: Path) -> dict[str, Any]:
-    """Returns the content of a run's experiment.json; empty if it cannot be read."""
-    for name in (EXPERIMENT_FILE, OLD_EXPERIMENT_FILE):
-        try:
-            note = read_json(folder / name)
-        except (OSError, ValueError):
-            continue
-        if isinstance(note, dict):
-            return note
-    return {}

@@ -350,7 +350,8 @@ def _read_meta(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{META} cannot be read ({error!r}).") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"it has format version {short_repr(version)}, this MetaRL reads {FORMAT_VERSION}."
+            f"it has format version {short_repr(version)}, this MetaRL reads "
+            f"{FORMAT_VERSION}; install the version that wrote it."
         )
     return meta
 

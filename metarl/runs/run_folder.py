@@ -22,7 +22,7 @@ import torch
 from metarl.errors import CheckpointError
 from metarl.ranges import python_number
 from metarl.runs.checkpoints import Checkpoints, is_checkpoint, saving_time
-from metarl.tasks.files import write_bytes
+from metarl.tasks.files import read_json, write_bytes
 
 CHECKPOINTS = "checkpoints"
 EVAL_FILE = "eval.jsonl"
@@ -214,6 +214,18 @@ def newest_run(root: Path | str) -> Path:
 
 FUNCTION = "function"
 """Key under which config.json holds the name of a function."""
+
+
+def read_note(folder: Path) -> dict[str, Any]:
+    """Returns the content of a run's experiment.json; empty if it cannot be read."""
+    for name in (EXPERIMENT_FILE, OLD_EXPERIMENT_FILE):
+        try:
+            note = read_json(folder / name)
+        except (OSError, ValueError):
+            continue
+        if isinstance(note, dict):
+            return note
+    return {}
 
 
 def to_json(value: Any) -> Any:

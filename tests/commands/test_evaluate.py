@@ -58,6 +58,12 @@ def test_the_newest_good_checkpoint_is_taken(copied, metarl):
     weights.write_bytes(weights.read_bytes()[:-1])
     status, printed = metarl("evaluate", run)
     assert status == 0 and "step_000001" in printed.out
+    meta = run / "checkpoints" / "step_000002" / "meta.json"
+    meta.write_text(meta.read_text().replace('"format_version": 1', '"format_version": 99'))
+    shutil.rmtree(run / "checkpoints" / "step_000001")
+    shutil.rmtree(run / "checkpoints" / "step_000000", ignore_errors=True)
+    status, printed = metarl("evaluate", run)
+    assert status == 1 and "format version 99, this MetaRL reads 1" in printed.err
     shutil.rmtree(run / "checkpoints")
     status, printed = metarl("evaluate", run)
     assert status == 1 and "no good checkpoint" in printed.err

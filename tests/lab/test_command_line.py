@@ -116,6 +116,13 @@ def test_a_run_is_not_resumed_as_another_algorithm(tmp_path):
         parse("--algorithm", "reptile", "--resume", str(folder), "--runs", str(tmp_path))
 
 
+def test_a_run_is_not_resumed_by_another_experiment(tmp_path):
+    folder = create_run_folder(tmp_path, "other", "maml", 0, CONFIGS["maml"])
+    Checkpoints(folder / "checkpoints").save(5, {}, {})
+    with pytest.raises(SettingsError, match="to the experiment 'other', not to 'test'"):
+        parse("--resume", str(folder), "--runs", str(tmp_path))
+
+
 def test_nothing_to_resume(tmp_path):
     with pytest.raises(CheckpointError, match="no run"):
         parse("--resume", "latest", "--runs", str(tmp_path))
