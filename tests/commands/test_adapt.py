@@ -12,7 +12,7 @@ from metarl.deploy.adapting.control import _picture
 from metarl.deploy.adapting.supervised import adapt_on_table
 from metarl.deploy.export.files import METADATA
 from metarl.deploy.robot.changed_env import changed_env, parsed_values
-from metarl.errors import SettingsError, ShapeError, UnknownNameError
+from metarl.errors import DataError, SettingsError, UnknownNameError
 from metarl.models import MLP
 from metarl.tasks.base import Examples, TaskBatch
 from tests.deploy.conftest import train
@@ -77,7 +77,12 @@ def test_a_supervised_learner_adapts_on_a_table(kind, trained, metarl, tmp_path)
     status, printed = metarl(*arguments, "--target", "y", "--support", -1)
     assert status == 1 and "`support` of at least 1" in printed.err
     named = table.append_column("name", [["a", "b"] * 10])
-    for other, message in ((named, "'name' are not"), (table[:0], "with rows")):
+    wide = pyarrow.table({"x": x, "i": x, "y_0": x, "y_1": x})  # not tasks of two examples
+    for other, message in (
+        (named, "'name' are not"),
+        (wide, "Expected 1 columns of inputs"),
+        (table[:0], "with rows"),
+    ):
         (csv.write_csv if kind == "csv" else parquet.write_table)(other, path)
         status, printed = metarl(*arguments, "--target", "y")
         assert status == 1 and message in printed.err
@@ -123,7 +128,7 @@ def test_numbered_columns_are_columns(inputs, targets, target, kind, tmp_path):
     expected = ((adapter.predict(x[~chosen]) - y[~chosen]) ** 2).mean(1)
     np.testing.assert_allclose(found.after, expected, rtol=1e-5)
     csv.write_csv(table.append_column("z_1", [x[:, 0]]), tmp_path / "more.csv")
-    with pytest.raises(ShapeError, match=r"got an array of shape \[10, 5\]"):
+    with pytest.raises(DataError, match=r"Expected 4 columns of inputs besides .* got 5: .*z_1"):
         adapt_on_table(metarl.load(run), tmp_path / "more.csv", target, None, 2, 0)
 
 

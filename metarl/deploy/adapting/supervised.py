@@ -15,7 +15,7 @@ from metarl.deploy.experience.trajectory_tables import (
     parquet_columns,
     plain_columns,
 )
-from metarl.errors import DataError, SettingsError
+from metarl.errors import DataError, SettingsError, short_repr
 from metarl.extras import import_extra
 from metarl.ranges import check_int
 from metarl.registry import check_choice
@@ -48,8 +48,13 @@ def adapt_on_table(
         )
     inputs = np.concatenate([columns[name].reshape(len(targets), -1) for name in names], 1)
     shape = tuple(adapter.origin.ranges.get("input_shape", inputs.shape[1:]))
-    if int(np.prod(shape)) == inputs.shape[1]:
-        inputs = inputs.reshape(len(inputs), *shape)
+    if (size := int(np.prod(shape))) != inputs.shape[1]:
+        raise DataError(
+            f"Expected {size} columns of inputs besides {target!r} in {path}, as in training, got "
+            f"{inputs.shape[1]}: {short_repr(', '.join(names), 200)}. Leave out the others, such "
+            "as an index."
+        )
+    inputs = inputs.reshape(len(inputs), *shape)
     return _measured(adapter, inputs, targets, support, steps, seed)
 
 
