@@ -166,6 +166,7 @@ class ControlAdapter(Adapter):
     def abandon(self) -> None:
         """Ends the episode without a return, as when somebody resets the robot in between."""
         self._recorder.abandon()
+        self._actor.end()
         self._filter.forget()
 
     # Adapting
@@ -311,6 +312,7 @@ class ControlAdapter(Adapter):
 
     def discard(self) -> None:
         """Forgets the steps since the last adaptation, as after an evaluation."""
+        self.abandon()
         self._recorder.take()
 
     # Internals

@@ -139,8 +139,11 @@ def evaluate(
         seed: See `run_episodes`.
         max_steps: See `run_episodes`.
     """
-    curve = run_episodes(adapter, env, episodes, 0, explore=explore, seed=seed, max_steps=max_steps)
-    adapter.discard()
+    options: dict[str, Any] = {"explore": explore, "seed": seed, "max_steps": max_steps}
+    try:
+        curve = run_episodes(adapter, env, episodes, 0, **options)
+    finally:  # also if the environment fails in between
+        adapter.discard()
     return np.asarray(curve.returns)
 
 
@@ -150,10 +153,10 @@ def check_environment(adapter: Any, env: gymnasium.Env) -> None:
     Raises:
         SettingsError: It is a vector environment, or has other spaces than those of training.
     """
-    if not hasattr(env, "action_space") or hasattr(env, "num_envs"):
+    if not hasattr(env, "action_space") or hasattr(env, "num_envs") or isinstance(env, type):
+        found = f"the class {env.__name__}" if isinstance(env, type) else type(env).__name__
         raise SettingsError(
-            "Expected a single gymnasium environment, as of gymnasium.make, got "
-            f"{type(env).__name__}."
+            f"Expected a single gymnasium environment, as of gymnasium.make, got {found}."
         )
     adapter.spaces.check(env.observation_space, env.action_space)
     trained, found = adapter.family.step_seconds, step_seconds(env)
@@ -175,6 +178,7 @@ def _episode(
     explore: bool | None,
 ) -> tuple[float, int]:
     """Plays an episode; returns its return and its length."""
+    adapter.abandon()  # the rest of one in which the environment failed, or Ctrl-C ended the run
     observation = observation_of(env.reset(seed=seed))
     total, ended, step = 0.0, False, 0
     while not ended:

@@ -58,3 +58,6 @@ class Actor(ABC):
             ended: Whether the episode ended.
         """
         del action, reward, ended
+
+    def end(self) -> None:  # noqa: B027
+        """Takes over that the episode ended after the last action; see `observe`."""

@@ -65,3 +65,6 @@ class RecurrentActor(Actor):
         self._reward = torch.full((1,), float(reward))
         self._ended = torch.full((1,), float(ended))
         self._begun = torch.ones(1)
+
+    def end(self) -> None:
+        self._ended = self._begun

@@ -243,6 +243,57 @@ def test_an_evaluation_leaves_no_data(point_run):
         adapter.adapt()
 
 
+class Failing(gymnasium.Wrapper):
+    """A robot that fails in some step, once."""
+
+    def __init__(self, step, error):
+        super().__init__(point())
+        self.left, self.error = step, error
+
+    def step(self, action):
+        self.left -= 1
+        if self.left == 0:
+            raise self.error("stuck")
+        return self.env.step(action)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_episode_that_fails_is_not_joined_to_the_next(error, point_run):
+    adapter = metarl.load(point_run[1])
+    env = Failing(9, error)
+    with pytest.raises(error):
+        adapter.run(env, 3, 0)
+    adapter.run(env, 2, 0)
+    logs = adapter._recorder.take()
+    assert [(len(log), log.ended) for log in logs] == [(6, True), (2, False), (6, True), (6, True)]
+    env = Failing(9, error)
+    with pytest.raises(error):
+        adapter.evaluate(env, 3)
+    with pytest.raises(SettingsError, match="act and observe"):
+        adapter.adapt()
+    play(adapter, point(), 1)
+    returns = adapter._recorder.returns[False]
+    assert returns[-1] == pytest.approx(sum(adapter._recorder.take()[0].rewards))
+
+
+def test_a_memory_knows_that_an_episode_was_abandoned(memory_run):
+    found = []
+    for abandoned, truncated in ((False, True), (True, False), (False, False)):
+        adapter = metarl.load(memory_run[1], explore=False)
+        action = adapter.act(np.ones(2))
+        adapter.observe(np.ones(2), action, 1.0, False, truncated)
+        if abandoned:
+            adapter.abandon()
+        found.append(adapter.act(np.ones(2)))
+    np.testing.assert_array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+
+
+def test_a_class_is_no_environment(point_run):
+    with pytest.raises(SettingsError, match="got the class Cart"):
+        metarl.load(point_run[1]).evaluate(Cart, 1)
+
+
 class Cart(gymnasium.Env):
     """Float64 observations of two numbers, and bounds that tests choose."""
 
