@@ -44,7 +44,6 @@ class AdaptedPolicy:
         params: The parameters that act, [1, *shape] per name, detached.
         version: Their number; 0 is the start.
         versions: All parameters that acted since the last adaptation, by number.
-        ready: The result of an adaptation in the background, to be installed; or None.
     """
 
     def __init__(self, learner: Any) -> None:
@@ -52,17 +51,29 @@ class AdaptedPolicy:
         self._pool: ThreadPoolExecutor | None = None
         self._running: Future[AdaptationReport] | None = None
         self._newest = 0
-        self.ready: Candidate | None = None
+        self._resets = 0
         self.reset()
 
     def reset(self) -> None:
-        """Goes back to the trained start."""
+        """Goes back to the trained start; an adaptation that is still running is given up."""
         start = task_params(self._learner.policy, 1)
         self.params: Params = map_tensors(torch.Tensor.detach, start)
         self._state: State | None = None
         self.version, self._steps = 0, 0
         self.versions = {0: self.params}
-        self.ready, self._running = None, None
+        self._resets += 1
+        self._ready: tuple[int, Candidate] | None = None
+        self._running = None
+
+    @property
+    def ready(self) -> Candidate | None:
+        """The result of an adaptation in the background, to be installed; or None."""
+        found = self._ready
+        return None if found is None or found[0] != self._resets else found[1]
+
+    @ready.deleter
+    def ready(self) -> None:
+        self._ready = None
 
     def compute(self, experience: Experience, report: AdaptationReport, steps: int) -> Candidate:
         """Adapts from the parameters that act, and changes nothing.
@@ -120,9 +131,11 @@ class AdaptedPolicy:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, "metarl-adaptation")
 
+        resets = self._resets
+
         def compute() -> AdaptationReport:
             candidate = self.compute(experience, report, steps)
-            self.ready = candidate
+            self._ready = resets, candidate
             return candidate.report
 
         self._running = self._pool.submit(compute)

@@ -330,8 +330,9 @@ class ControlAdapter(Adapter):
         self._actor = self._make_actor()
 
     def _swap(self, weights: AdaptedPolicy) -> None:
-        found, weights.ready = weights.ready, None
+        found = weights.ready
         assert found is not None
+        del weights.ready
         self._use(found.params, found.state, found.report.steps)
 
     def _executed(self, action: Any) -> Acted:

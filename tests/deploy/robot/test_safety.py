@@ -143,6 +143,33 @@ def test_the_old_policy_acts_while_the_new_one_is_computed(point_run, monkeypatc
     assert adapter.adapt().episodes == 3 and adapter.version == 2
 
 
+@pytest.mark.parametrize("back", [lambda a, s: a.reset(), lambda a, s: a.load_state(s)])
+def test_what_is_still_computed_is_given_up_by_a_reset(back, point_run, monkeypatch):
+    adapter = metarl.load(point_run[1])
+    start = adapter.state()
+    play(adapter, point(), 3)
+    go, learner = threading.Event(), adapter.learner
+    adapt_on = learner.adapt_on
+
+    def slow(*arguments):
+        assert go.wait(20)
+        yield from adapt_on(*arguments)
+
+    monkeypatch.setattr(learner, "adapt_on", slow)
+    future = adapter.adapt(background=True)
+    back(adapter, start)
+    version = adapter.version
+    go.set()
+    future.result(20)
+    adapter.act(np.zeros(2))
+    assert adapter.version == version
+    assert all(torch.equal(value, start[name]) for name, value in adapter.state().items())
+    play(adapter, point(), 2)
+    adapter.adapt(background=True).result(20)
+    adapter.act(np.zeros(2))
+    assert adapter.version == version + 1
+
+
 def test_what_was_refused_in_the_background_is_not_lost(point_run, monkeypatch):
     adapter = metarl.load(point_run[1])
     play(adapter, point(), 1)
