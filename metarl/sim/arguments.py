@@ -54,6 +54,15 @@ def read_mask(
     return mask
 
 
+def check_default_type(what: str) -> None:
+    """Raises SettingsError unless torch's default type is float32."""
+    if torch.get_default_dtype() != torch.float32:
+        raise SettingsError(
+            f"{what} compute in float32, but torch's default type is "
+            f"{torch.get_default_dtype()}; call `torch.set_default_dtype(torch.float32)` first."
+        )
+
+
 def check_arguments(
     family: TaskFamily, num_envs: int, autoreset: Autoreset | AutoresetMode
 ) -> Autoreset:
@@ -62,11 +71,7 @@ def check_arguments(
     Raises:
         SettingsError: An argument has an invalid value, or torch's default type is not float32.
     """
-    if torch.get_default_dtype() != torch.float32:
-        raise SettingsError(
-            "Worlds compute in float32, but torch's default type is "
-            f"{torch.get_default_dtype()}; call `torch.set_default_dtype(torch.float32)` first."
-        )
+    check_default_type("Worlds")
     if num_envs < 1:
         raise SettingsError(f"Expected at least 1 world, got {num_envs}.")
     if family.horizon < 1:

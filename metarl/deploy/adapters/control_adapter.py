@@ -28,6 +28,7 @@ from metarl.models.base import Params
 from metarl.ranges import POSITIVE, check_int, check_number
 from metarl.registry import check_choice
 from metarl.rl.control_learner import ControlLearner
+from metarl.sim.arguments import check_default_type
 from metarl.sim.gymnasium.observations import ResultError, step_result
 
 CHECKED_AFTER = (1, 16, 256, 4096)
@@ -62,7 +63,8 @@ class ControlAdapter(Adapter):
         events: What happened besides adaptations, such as roll-backs, in words.
 
     Raises:
-        SettingsError: The learner observes the task, or a limit does not suit the actions.
+        SettingsError: The learner observes the task, a limit does not suit the actions, or torch's
+            default type is not float32.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class ControlAdapter(Adapter):
         rollback: RollBack | None = None,
         seed: int = 0,
     ) -> None:
+        check_default_type("Policies")
         if learner.worlds is not None and learner.worlds.observe_task:
             raise SettingsError(
                 "The run trained an oracle, which observes the task: there is nothing to adapt."

@@ -289,6 +289,19 @@ def test_a_memory_knows_that_an_episode_was_abandoned(memory_run):
     assert not np.array_equal(found[0], found[2])
 
 
+@pytest.mark.parametrize("run", ["point_run", "memory_run"])
+def test_another_default_type_is_refused(run, request):
+    _, folder = request.getfixturevalue(run)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(
+            SettingsError, match=r"Policies compute .* default type is torch\.float64"
+        ):
+            metarl.load(folder)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_class_is_no_environment(point_run):
     with pytest.raises(SettingsError, match="got the class Cart"):
         metarl.load(point_run[1]).evaluate(Cart, 1)
