@@ -18,7 +18,7 @@ from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
 from metarl.deploy.adapters.descriptions import description_info, no_examples, numbered_labels
 from metarl.deploy.adapters.inputs import as_inputs, as_mask, warn_of_ranges
 from metarl.deploy.arrays import as_array, native
-from metarl.errors import SettingsError, ShapeError, TaskError, short_repr
+from metarl.errors import NonFiniteError, SettingsError, ShapeError, TaskError, short_repr
 from metarl.learners.metric.zero_shot import DESCRIPTIONS
 from metarl.models.base import Model, task_params
 from metarl.ranges import NOT_NEGATIVE, check_int
@@ -91,6 +91,7 @@ class SupervisedAdapter(Adapter):
             ShapeError: The examples do not have the shape of training.
             TaskError: There are more classes than outputs.
             SettingsError: Descriptions are missing, or the learner takes none.
+            NonFiniteError: The adaptation diverged; there is no task then.
         """
         started = time.perf_counter()
         steps = self.steps if steps is None else check_int("steps", steps, NOT_NEGATIVE)
@@ -106,6 +107,7 @@ class SupervisedAdapter(Adapter):
         before = after = None
         for after in self.learner.adapt_to(tasks, steps, generator):
             before = after if before is None else before
+        self._check_finite(after)
         self._adapted = after
         losses = [self._loss(adapted, examples) for adapted in (before, after)]
         count = examples.targets.shape[0] * examples.targets.shape[1]
@@ -128,11 +130,17 @@ class SupervisedAdapter(Adapter):
         Raises:
             SettingsError: `adapt` was not called yet.
             ShapeError: The inputs do not have the shape of training, or are of other tasks.
+            NonFiniteError: Scores of classes are NaN.
         """
         outputs = self.outputs(inputs, mask=mask)
         if self.classes is None or not isinstance(outputs, np.ndarray):
             return outputs
         tasks = outputs if self._many else outputs[None]
+        if np.isnan(tasks).any():
+            raise NonFiniteError(
+                "Expected scores of the classes, some are NaN. Are the inputs on the scale of "
+                "training?"
+            )
         rows = [
             names[scores[..., : len(names)].argmax(-1)]
             for names, scores in zip(self.classes, tasks, strict=True)
@@ -252,6 +260,20 @@ class SupervisedAdapter(Adapter):
         shape = (1, 4, *ranges["input_shape"])
         drawn = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         self._network.prepare((drawn if dtype.is_floating_point else drawn > 0).to(dtype))
+
+    def _check_finite(self, adapted: Any) -> None:
+        """Forgets the task, and raises NonFiniteError, if its parameters are not finite."""
+        if not isinstance(adapted, Adapted):
+            return
+        rows = [p.isfinite().flatten(1).all(1) for p in adapted.params.values()]
+        broken = (~torch.stack(rows).all(0)).nonzero().flatten().tolist() if rows else []
+        if broken:
+            where = f" of task {', '.join(map(str, broken[:8]))}" if self._many else ""
+            self.reset()
+            raise NonFiniteError(
+                f"The adaptation diverged: parameters{where} are not finite. Are inputs and "
+                "targets on the scale of training? Or take fewer steps."
+            )
 
     def _number_classes(self, tasks: int) -> None:
         """Lets predictions be the indices of the descriptions."""

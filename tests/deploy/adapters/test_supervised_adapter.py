@@ -9,7 +9,7 @@ from torch import nn
 import metarl
 from metarl.adaptation import MAML, GradientLearner
 from metarl.deploy.loading import adapter_of
-from metarl.errors import SettingsError, ShapeError, TaskError
+from metarl.errors import NonFiniteError, SettingsError, ShapeError, TaskError
 from metarl.learners.images.embeddings import ConvEmbedding, ImageShape
 from metarl.learners.metric.comparisons import Prototypes
 from metarl.learners.metric.metric_learner import MetricLearner
@@ -78,6 +78,30 @@ def test_data_come_as_the_user_has_them(sine_run):
         np.testing.assert_allclose(adapter.predict(X), expected, rtol=1e-6)
     adapter.adapt(X.astype(np.float16), Y)
     np.testing.assert_allclose(adapter.predict(X), expected, rtol=0.01, atol=0.01)
+
+
+def test_an_adaptation_that_diverges_is_no_prediction(sine_run, image_runs, monkeypatch):
+    adapter = metarl.load(sine_run[1])
+    adapter.adapt(X, Y)
+    with (
+        pytest.warns(RuntimeWarning, match="targets do not fit"),
+        pytest.raises(NonFiniteError, match="diverged: parameters are not finite"),
+    ):
+        adapter.adapt(X, 1e6 * Y, steps=300)
+    with pytest.raises(SettingsError, match="call `adapt"):
+        adapter.predict(X)
+    both = np.stack((Y, 1e6 * Y))
+    with (
+        pytest.warns(RuntimeWarning, match="targets do not fit"),
+        pytest.raises(NonFiniteError, match="parameters of task 1 are"),
+    ):
+        adapter.adapt(np.stack((X, X)), both, steps=300)
+    adapter = metarl.load(image_runs["gradient"])
+    images = np.random.default_rng(0).random((6, 1, 16, 16))
+    adapter.adapt(images, list("abcabc"))
+    monkeypatch.setattr(adapter, "outputs", lambda *_, mask: np.full((6, 3), np.nan))
+    with pytest.raises(NonFiniteError, match="scores of the classes, some are NaN"):
+        adapter.predict(images)
 
 
 def test_many_tasks_adapt_at_once(sine_run):
