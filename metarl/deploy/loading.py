@@ -13,6 +13,7 @@ from metarl.deploy.adapters.learner_building import build_learner
 from metarl.deploy.export.files import is_export
 from metarl.errors import CheckpointError, MetarlError, SettingsError
 from metarl.lab.saved_run import find_good, reopened
+from metarl.ranges import POSITIVE, SEED, check_int, check_number
 from metarl.runs.checkpoints import Checkpoint, load_checkpoint, load_weights
 from metarl.runs.networks import NETWORKS, read_networks
 from metarl.runs.run_folder import newest_run
@@ -111,6 +112,7 @@ def adapter_of(
         SettingsError: There is no adapter for such learners, or an option does not suit it.
     """
     origin = origin or Origin("", 0, {})
+    check_int("seed", seed, SEED)
     learner = learner.cpu()
     if not hasattr(learner, "adaptation"):  # networks that adapt run in the modes of training
         learner = learner.eval()
@@ -161,6 +163,7 @@ def _check_rate(adapter: Adapter, rate: float | None) -> None:
     """Raises SettingsError if a robot runs at another rate than the run was trained at."""
     if rate is None:
         return
+    check_number("rate", rate, POSITIVE)
     trained = getattr(adapter, "rate", None)
     if trained is None:
         raise SettingsError(

@@ -25,7 +25,7 @@ from metarl.deploy.robot.safety import ActionFilter, RollBack, Safety
 from metarl.deploy.robot.spaces import ControlSpaces, same_action
 from metarl.errors import SettingsError, SimulationError
 from metarl.models.base import Params
-from metarl.ranges import POSITIVE, check_int, check_number
+from metarl.ranges import POSITIVE, check_int, check_number, check_type
 from metarl.registry import check_choice
 from metarl.rl.control_learner import ControlLearner
 from metarl.sim.arguments import check_default_type
@@ -78,6 +78,7 @@ class ControlAdapter(Adapter):
         seed: int = 0,
     ) -> None:
         check_default_type("Policies")
+        check_type("rollback", rollback, RollBack | None)
         if learner.worlds is not None and learner.worlds.observe_task:
             raise SettingsError(
                 "The run trained an oracle, which observes the task: there is nothing to adapt."
@@ -87,7 +88,7 @@ class ControlAdapter(Adapter):
         self.family = self.learner.family
         self.spaces = ControlSpaces(self.family.observation_space, self.family.action_space)
         self.events: list[str] = []
-        self._filter = ActionFilter(safety or Safety(), self.spaces.action)
+        self._filter = ActionFilter(Safety() if safety is None else safety, self.spaces.action)
         self._rollback = rollback
         self._generator = torch.Generator().manual_seed(seed)
         self._weights = None if learner.plays_trials else AdaptedPolicy(learner)

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.errors import SettingsError, SimulationError
-from metarl.ranges import POSITIVE, check_number
+from metarl.ranges import POSITIVE, check_number, check_type
 from metarl.registry import Registry
 from metarl.sim.spaces import action_leaves
 
@@ -62,6 +62,7 @@ class ActionFilter:
     """
 
     def __init__(self, safety: Safety, space: spaces.Box | spaces.Discrete) -> None:
+        check_type("safety", safety, Safety)
         self.safety = safety
         self.last: np.ndarray | int | None = None
         self.held = 0

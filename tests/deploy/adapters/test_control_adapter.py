@@ -302,6 +302,21 @@ def test_another_default_type_is_refused(run, request):
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rollback": "permutation"}, "`rollback` to be a RollBack"),
+        ({"safety": {"high": 0.1}}, "`safety` to be a Safety"),
+        ({"seed": 1.5}, "an integer `seed`"),
+        ({"rate": "50"}, "`rate` above 0"),
+        ({"rate": float("nan")}, "`rate` above 0"),
+    ],
+)
+def test_options_of_other_types_are_refused(options, message, point_run):
+    with pytest.raises(SettingsError, match=message):
+        metarl.load(point_run[1], **options)
+
+
 def test_a_class_is_no_environment(point_run):
     with pytest.raises(SettingsError, match="got the class Cart"):
         metarl.load(point_run[1]).evaluate(Cart, 1)
