@@ -73,7 +73,12 @@ def adapt(
     )  # fmt: skip
     asked.check()
     import metarl
+    from metarl.runs.run_folder import CHECKPOINTS
 
+    if (out / CHECKPOINTS).is_dir():
+        raise SettingsError(
+            f"Expected `out` to be no run folder, whose curves stay those of training; got {out}."
+        )
     adapter: Any = metarl.load(run, seed=seed, runs=runs, trust=trust)
     _report(adapter, _adapted(adapter, asked), run, out, video)
 

@@ -175,6 +175,16 @@ def test_what_does_not_suit_is_refused(run, arguments, message, trained, metarl,
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_folder_is_no_place_for_the_curve(copied, metarl):
+    run = copied("navigation2d")
+    before = sorted(p.name for p in run.iterdir())
+    for out, expected in ((run, 1), (run / "adapted", 0)):
+        arguments = ("--env", "metarl/Navigation2D-v1", "--set", "horizon=5", *SHORT, "--out", out)
+        status, printed = metarl("adapt", run, *arguments)
+        assert status == expected and ("no run folder" in printed.err) == bool(expected)
+    assert sorted(p.name for p in run.iterdir() if p.name != "adapted") == before
+
+
 def test_an_environment_that_cannot_be_filmed_is_named():
     class Blind:
         def render(self):
