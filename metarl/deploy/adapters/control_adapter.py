@@ -15,7 +15,7 @@ from metarl.deploy.adapters.adapted_policy import AdaptedPolicy
 from metarl.deploy.adapters.experience import logged, observed, remember
 from metarl.deploy.adapters.inputs import warn_of_ranges
 from metarl.deploy.adapters.running import Curve, evaluate, run_episodes
-from metarl.deploy.experience.log_weights import LOG_OPTIONS, warn_of_lengths
+from metarl.deploy.experience.log_weights import LOG_OPTIONS, warn_of_lengths, warn_of_times
 from metarl.deploy.experience.recorder import Acted, Recorder
 from metarl.deploy.experience.trajectories import Trajectory, read_trajectories
 from metarl.deploy.robot.actor import Action, Actor, Belief
@@ -366,6 +366,7 @@ class ControlAdapter(Adapter):
     def _read(self, trajectories: Any) -> list[Trajectory]:
         found = read_trajectories(trajectories, self.spaces)
         warn_of_lengths(found, self.family.horizon)
+        warn_of_times(found, self.family.step_seconds)
         rows = np.concatenate([t.observations for t in found])
         warn_of_ranges(rows, self.origin.ranges.get("observations"), "observations of the log")
         return found

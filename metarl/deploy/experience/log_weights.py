@@ -36,6 +36,8 @@ LARGEST_DEVIATION = 5.0
 """Standard deviations of the log-density from which actions are no samples."""
 RARE = 10.0
 """So much lower, in nats, it may be by chance that 64 samples do not show: choices of e^-10."""
+OTHER_RATE = 0.05
+"""Share by which the time of a step may differ from that of training."""
 LOG_OPTIONS = ("behaviour", "correction", "least_effective")
 """Options of `adapt` on a log."""
 
@@ -192,6 +194,35 @@ def warn_of_lengths(found: Sequence[Trajectory], horizon: int) -> None:
             f"An episode of the log has {longest} steps, those of training had at most {horizon}. "
             "If the log holds several episodes, say where they end: `terminated` and `truncated`, "
             "or an `episode` number.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def warn_of_times(found: Sequence[Trajectory], step_seconds: float | None) -> None:
+    """Warns of logs at another rate than that of training, of missing steps and of their order.
+
+    Args:
+        found: The episodes; those without times are left out.
+        step_seconds: Time of a step in training, in s; None: not known.
+    """
+    gaps = np.concatenate([np.zeros(0), *(np.diff(o.times) for o in found if o.times is not None)])
+    if not len(gaps):
+        return
+    usual = float(np.median(gaps))
+    other = step_seconds is not None and abs(usual - step_seconds) > OTHER_RATE * step_seconds
+    late = int((gaps > 1.5 * usual).sum())
+    said = []
+    if not (gaps > 0).all():  # NaN, too
+        said = ["do not increase from step to step: sort the log by time"]
+    elif other:
+        said = [f"are {usual:.4g} s apart, the steps of training {step_seconds:.4g} s"]
+    if late:
+        said.append(f"have {late} gaps of {len(gaps)} in which steps are missing")
+    if said:
+        warnings.warn(
+            f"The timestamps of the log, in s, {' and '.join(said)}. Rewards and observations of "
+            "such a log mean something else than in training.",
             RuntimeWarning,
             stacklevel=4,
         )

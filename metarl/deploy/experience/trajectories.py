@@ -34,6 +34,7 @@ NAMES = {
     "truncated": ("truncated", "truncations", "timeouts", "next.truncated"),
     "log_probs": ("log_probs", "log_prob", "action_log_probs"),
     "episode": ("episode", "episode_index", "episode_id", "episodes"),
+    "times": ("timestamps", "timestamp"),
 }
 """Names of the parts of trajectories, and what logs call them."""
 DONE = ("next.done", "dones", "done")
@@ -56,6 +57,7 @@ class Trajectory:
         ended: Whether it ended, by a termination or a time limit; False: it has not ended.
         log_probs: Log-density of each action under whoever acted, in the environment's units, [L];
             None if it is not known.
+        times: When each observation was made, in s, [L] or [L + 1]; None if it is not known.
     """
 
     observations: np.ndarray
@@ -64,6 +66,7 @@ class Trajectory:
     terminated: bool
     ended: bool
     log_probs: np.ndarray | None = None
+    times: np.ndarray | None = None
 
 
 def read_trajectories(source: Any, spaces: ControlSpaces) -> list[Trajectory]:
@@ -181,7 +184,8 @@ def _trajectory(parts: Mapping[str, Any], spaces: ControlSpaces, where: str) -> 
     ends = {n: bool(as_flags(parts[n], n).any()) for n in ("terminated", "truncated") if n in parts}
     terminated = ends.get("terminated", False)
     ended = any(ends.values()) or not ends
-    return Trajectory(observations, actions, rewards, terminated, ended, log_probs)
+    times = _times(parts.get("times"), count)
+    return Trajectory(observations, actions, rewards, terminated, ended, log_probs, times)
 
 
 def _observations(value: Any, spaces: ControlSpaces, count: int, where: str) -> np.ndarray:
@@ -236,6 +240,18 @@ def _composite_actions(
         if isinstance(error, ShapeError):
             raise
         raise ShapeError(f"Expected actions of {source} for each step in {where}.") from error
+
+
+def _times(value: Any, count: int) -> np.ndarray | None:
+    """Returns times in s, [L] or [L + 1]; None if there are none, or they are something else."""
+    if value is None:
+        return None
+    times = np.ravel(as_array(value, "times"))
+    if times.dtype.kind == "M":
+        times = (times - times[:1]) / np.timedelta64(1, "s")
+    if times.dtype.kind not in "iuf" or len(times) not in (count, count + 1):
+        return None
+    return times.astype(np.float64)
 
 
 def _numbers(value: Any, what: str, where: str) -> np.ndarray:

@@ -90,6 +90,8 @@ def split_episodes(parts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield parts  # whoever reads it says what is missing
         return
     count = len(rewards)
+    if "times" in parts and np.size(parts["times"]) not in (count, count + 1):
+        parts.pop("times")  # something else, such as the time of the whole log
     ends = [as_flags(parts[n], n).ravel() for n in ("terminated", "truncated") if n in parts]
     if any(len(flags) not in (1, count) for flags in ends):
         raise DataError(f"Expected as many ends as rewards, {count}, got {[len(e) for e in ends]}.")

@@ -20,6 +20,7 @@ from metarl.deploy.experience.log_weights import (
     check_log_probs,
     warn_of_bounds,
     warn_of_lengths,
+    warn_of_times,
 )
 from metarl.deploy.experience.trajectories import Trajectory, read_trajectories
 from metarl.deploy.exported.episodes import RecordedEpisode, padded_flags, rollouts_of, spaces_of
@@ -213,7 +214,9 @@ class ExportedAdapter(Adapter):
     ) -> None:
         """Puts the log-densities of whoever acted into a batch."""
         warn_of_bounds(self._spaces, found)
-        warn_of_lengths(found, self.program.metadata["environment"]["horizon"])
+        environment = self.program.metadata["environment"]
+        warn_of_lengths(found, environment["horizon"])
+        warn_of_times(found, environment.get("step_seconds"))
         if behaviour is None:
             check_log_probs(found)
             return

@@ -10,6 +10,7 @@ import torch
 from metarl_envs.bandit import Bandit
 
 import metarl
+from metarl.deploy.experience.log_weights import warn_of_times
 from metarl.deploy.experience.trajectories import read_trajectories
 from metarl.deploy.loading import adapter_of
 from metarl.deploy.robot.spaces import ControlSpaces
@@ -386,6 +387,50 @@ def test_what_can_be_read_is_read():
     floats = {**log, "observations": torch.zeros(6, 2, dtype=torch.bfloat16), "episode": 7}
     assert [len(one.rewards) for one in read_trajectories(texts, choice_spaces())] == [3, 3]
     assert [len(one.rewards) for one in read_trajectories(floats, choice_spaces())] == [6]
+
+
+TIMES = 0.02 * np.arange(6)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (TIMES, None),
+        (1e9 + 0.02 * np.arange(7) + [0, 1e-3, 0, -1e-3, 0, 0, 0], None),
+        (np.datetime64("2026-01-01") + (20 * np.arange(6)).astype("timedelta64[ms]"), None),
+        (7.0, None),  # of the whole log
+        (["a"] * 6, None),
+        (0.05 * np.arange(6), "0.05 s apart, the steps of training 0.02 s"),
+        (1000 * TIMES, "20 s apart"),
+        (
+            TIMES + np.array([0, 0, 0, 0.04, 0.04, 0.04]),
+            "have 1 gaps of 5 in which steps are missing",
+        ),
+        (TIMES[::-1], "do not increase"),
+        (TIMES * [1, 1, np.nan, 1, 1, 1], "do not increase"),
+    ],
+)
+def test_times_are_compared_with_training(times, message):
+    log = {n: v for n, v in of_six_steps().items() if n != "episode"}
+    found = read_trajectories({**log, "timestamp": times}, choice_spaces())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        warn_of_times(found, 0.02)
+    texts = [str(one.message) for one in said]
+    assert len(texts) == (message is not None) and all(message in text for text in texts)
+
+
+def test_times_of_several_episodes_begin_again():
+    log = {**of_six_steps(), "timestamp": [0.0, 0.1, 0.2, 0.0, 0.1, 0.3]}
+    found = read_trajectories(log, choice_spaces())
+    with pytest.warns(RuntimeWarning, match="have 1 gaps of 4"):
+        warn_of_times(found, None)
+
+
+def test_a_log_at_another_rate_warns(episodes, point_run):
+    late = [{**e, "timestamp": np.arange(6) + 9 * (np.arange(6) > 3)} for e in episodes]
+    with pytest.warns(RuntimeWarning, match="steps are missing"):
+        metarl.load(point_run[1]).adapt(late, behaviour="start")
 
 
 def of_six_steps():
