@@ -127,6 +127,10 @@ def test_numbered_columns_are_columns(inputs, targets, target, kind, tmp_path):
     adapter.adapt(x[chosen], y[chosen], steps=2)
     expected = ((adapter.predict(x[~chosen]) - y[~chosen]) ** 2).mean(1)
     np.testing.assert_allclose(found.after, expected, rtol=1e-5)
+    numbered = table.add_column(0, "Unnamed: 0" if kind == "CSV" else "", [np.arange(20)])
+    csv.write_csv(numbered, tmp_path / "numbered.csv")  # as pandas writes a table with its rows
+    again = adapt_on_table(metarl.load(run), tmp_path / "numbered.csv", target, None, 2, 0)
+    np.testing.assert_allclose(again.after, expected, rtol=1e-5)
     csv.write_csv(table.append_column("z_1", [x[:, 0]]), tmp_path / "more.csv")
     with pytest.raises(DataError, match=r"Expected 4 columns of inputs besides .* got 5: .*z_1"):
         adapt_on_table(metarl.load(run), tmp_path / "more.csv", target, None, 2, 0)

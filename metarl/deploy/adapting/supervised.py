@@ -19,6 +19,7 @@ from metarl.errors import DataError, SettingsError, short_repr
 from metarl.extras import import_extra
 from metarl.ranges import check_int
 from metarl.registry import check_choice
+from metarl.tasks.data.table_sources import ROW_NUMBERS
 from metarl.tasks.files import check_regular, read_regular
 from metarl.tasks.images import MOST_BYTES, decode
 
@@ -38,7 +39,8 @@ def adapt_on_table(
         seed: Seed of the choice of the rows.
     """
     columns = _columns(path)
-    targets, names = _targets(columns, target)
+    targets, others = _targets(columns, target)
+    names = [name for name in others if not ROW_NUMBERS.fullmatch(name)]
     texts = [name for name in names if columns[name].dtype.kind not in "biuf"]
     if texts or not names:
         raise DataError(
