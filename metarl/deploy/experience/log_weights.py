@@ -95,7 +95,10 @@ def _behaviour(
         start = {n: p.detach() for n, p in task_params(policy, 1).items()}
         params = start if behaviour == "start" else adapter.params
         log_probs, bounds = log_probs_of(logs, policy, params), _bounds_of(adapter.spaces, found)
-        own = bounds and tuple(torch.as_tensor(adapter.own_action(side)) for side in bounds)
+        own = None
+        if bounds is not None:
+            low, high = (torch.as_tensor(adapter.own_action(side)) for side in bounds)
+            own = low, high
         samples = log_probs_of_samples(logs, policy, params, own, SAMPLES)
         _warn_of_actions(log_probs.numpy(), samples, found)
         return log_probs
