@@ -118,7 +118,7 @@ class GymFamily(TaskFamily):
         if not self.name:
             object.__setattr__(self, "name", default_name(self.title, self.note))
         check_spaces(self.probe)
-        _ = self.observation_space  # before a task is set, which may change its bounds
+        _ = self._observations  # before a task is set, which may change its bounds
         object.__setattr__(self, "horizon", self._checked_horizon(self.horizon))
 
     @abstractmethod
@@ -195,10 +195,10 @@ class GymFamily(TaskFamily):
         """An environment for inspecting spaces and attributes; no world uses it."""
         return self.build()
 
-    @cached_property
-    def observation_space(self) -> spaces.Box:  # pyright: ignore[reportIncompatibleMethodOverride]
+    @property
+    def observation_space(self) -> spaces.Box:
         """The observation space of a new environment, flattened to O float32 numbers."""
-        return flat_observations(self.probe.observation_space)
+        return self._observations
 
     @property
     def action_space(self) -> ActionSpace:
@@ -301,6 +301,10 @@ class GymFamily(TaskFamily):
 
     def _fields(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "probe"}
+
+    @cached_property
+    def _observations(self) -> spaces.Box:
+        return flat_observations(self.probe.observation_space)
 
     @property
     def _builder(self) -> Any:
