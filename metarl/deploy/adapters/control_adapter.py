@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl.deploy.adapter import Adapter, Origin
 from metarl.deploy.adapters.adapted_policy import AdaptedPolicy
 from metarl.deploy.adapters.experience import logged, observed, remember
-from metarl.deploy.adapters.inputs import warn_of_ranges
+from metarl.deploy.adapters.inputs import RangeWatch, warn_of_ranges
 from metarl.deploy.adapters.running import Curve, evaluate, run_episodes
 from metarl.deploy.experience.log_weights import LOG_OPTIONS, warn_of_lengths, warn_of_times
 from metarl.deploy.experience.recorder import Acted, Recorder
@@ -30,9 +30,6 @@ from metarl.registry import check_choice
 from metarl.rl.control_learner import ControlLearner
 from metarl.sim.arguments import check_default_type
 from metarl.sim.gymnasium.observations import ResultError, step_result
-
-CHECKED_AFTER = (1, 16, 256, 4096)
-"""Numbers of observations after which their ranges are compared with those of training."""
 
 
 class ControlAdapter(Adapter):
@@ -161,7 +158,7 @@ class ControlAdapter(Adapter):
             acted = acted._replace(row=self._last_finite(acted))
         recorder.add(acted, reward, after)
         self._actor.observe(acted.own, reward, bool(terminated or truncated))
-        self._watch(after)
+        self._watch.add(after)
         if terminated or truncated:
             recorder.end(bool(terminated))
             self._filter.forget()
@@ -241,7 +238,7 @@ class ControlAdapter(Adapter):
         self._recorder = Recorder()
         self._actor = self._make_actor()
         self._filter.forget()
-        self._rows: list[np.ndarray] = []
+        self._watch = RangeWatch(self.origin.ranges.get("observations"), "observations")
 
     def state(self) -> dict[str, Tensor]:
         """Returns the adapted parameters by name.
@@ -387,13 +384,3 @@ class ControlAdapter(Adapter):
             self._recorder.take()
             returns[True].clear()
             self._actor = self._make_actor()
-
-    def _watch(self, row: np.ndarray) -> None:
-        """Compares the first observations with those of training, at a few points."""
-        if self._recorder.steps > CHECKED_AFTER[-1]:
-            return
-        self._rows.append(row)
-        if self._recorder.steps in CHECKED_AFTER:
-            record = self.origin.ranges.get("observations")
-            warn_of_ranges(np.stack(self._rows), record, "observations", narrow_too=False)
-            self._rows.clear()

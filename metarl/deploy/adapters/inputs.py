@@ -19,6 +19,8 @@ NARROW = 0.02
 """Data whose deviation is below this share of training's do not fit."""
 FEWEST = 20
 """Values that are needed to judge a deviation."""
+CHECKED_AFTER = (1, 16, 256, 4096)
+"""Rows of a stream after which they are compared with those of training."""
 
 
 def as_inputs(data: Any, ranges: dict[str, Any], what: str = "inputs") -> tuple[Tensor, bool]:
@@ -127,6 +129,30 @@ def warn_of_ranges(
         RuntimeWarning,
         stacklevel=3,
     )
+
+
+class RangeWatch:
+    """Compares the first rows of a stream with those of training, at a few points.
+
+    Args:
+        record: The ranges of training; None: unknown.
+        what: What the rows are.
+    """
+
+    def __init__(self, record: dict[str, Any] | None, what: str) -> None:
+        self._record, self._what = record, what
+        self._rows: list[np.ndarray] = []
+        self._count = 0
+
+    def add(self, row: np.ndarray) -> None:
+        """Takes a row, and warns if those since the last comparison do not fit."""
+        if self._count >= CHECKED_AFTER[-1]:
+            return
+        self._count += 1
+        self._rows.append(row)
+        if self._count in CHECKED_AFTER:
+            warn_of_ranges(np.stack(self._rows), self._record, self._what, narrow_too=False)
+            self._rows.clear()
 
 
 def _shaped(array: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:

@@ -17,8 +17,9 @@ from metarl.adaptation.loss_function import ignored_label
 from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
 from metarl.deploy.adapters.descriptions import description_info, no_examples, numbered_labels
 from metarl.deploy.adapters.inputs import as_inputs, as_mask, warn_of_ranges
-from metarl.deploy.arrays import as_array, native
-from metarl.errors import NonFiniteError, SettingsError, ShapeError, TaskError, short_repr
+from metarl.deploy.adapters.targets import check_labels, class_targets, value_targets
+from metarl.deploy.arrays import as_array
+from metarl.errors import NonFiniteError, SettingsError, ShapeError, short_repr
 from metarl.learners.metric.zero_shot import DESCRIPTIONS
 from metarl.models.base import Model, task_params
 from metarl.ranges import NOT_NEGATIVE, check_int
@@ -218,6 +219,10 @@ class SupervisedAdapter(Adapter):
         return getattr(self.learner, "model")  # noqa: B009 - of gradient learners
 
     @property
+    def _own_loss(self) -> Any:
+        return getattr(self.learner, "loss", task_loss)
+
+    @property
     def _num_tasks(self) -> int:
         counts: list[int] = []
         value = self._adapted.params if isinstance(self._adapted, Adapted) else self._adapted
@@ -281,38 +286,20 @@ class SupervisedAdapter(Adapter):
         self.classes = [np.arange(self._way, dtype=np.int64)] * tasks
 
     def _targets(self, values: np.ndarray, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns targets as the learner takes them, and keeps the labels of predictions."""
         ranges = self.origin.ranges
         if self._way is not None:
             self._number_classes(len(values))
             return numbered_labels(values, self._way)
-        labels = ranges.get("labels", values.dtype.kind not in "f")
-        if not labels:
-            return self._values(values, parameter_type(self.learner))
-        if values.ndim != 2 and not ranges.get("target_shape"):
-            raise ShapeError(f"Expected a label per example, got targets {list(values.shape)}.")
-        if values.dtype.kind == "f" and (values != np.round(values)).any():
-            raise ShapeError(
-                "Expected labels, as in training, got numbers that are not whole: the run was "
-                "trained to classify."
-            )
+        self.classes = None
+        if not ranges.get("labels", values.dtype.kind != "f"):
+            return value_targets(values, ranges, parameter_type(self.learner))
+        check_labels(values, ranges)
         if not self._classifies(values, inputs, mask):
-            return self._values(values, torch.int64)
-        most = ranges.get("classes")
-        ignored = ignored_label(getattr(self.learner, "loss", None))
-        left_out = values == ignored if values.dtype.kind in "iuf" else np.zeros(values.shape, bool)
-        known = values[~left_out]
-        if values.dtype.kind in "iuf" and most and known.size:
-            gapless = all(len(np.unique(row)) == row.max() + 1 for row in values)
-            fits = known.min() >= 0 and known.max() < most
-            if fits and (gapless or hasattr(self.learner, "adaptation")):
-                self.classes = [np.arange(most, dtype=np.int64)] * len(values)
-                return torch.from_numpy(values.astype(np.int64))
-        self.classes = [_classes(row[~out]) for row, out in zip(values, left_out, strict=True)]
-        count = max(map(len, self.classes))
-        if hasattr(self.learner, "adaptation") and most and count > most:
-            raise TaskError(f"Expected at most {most} classes, as in training, got {count}.")
-        rows = [np.searchsorted(c, row) for c, row in zip(self.classes, values, strict=True)]
-        return torch.from_numpy(np.where(left_out, ignored or 0, np.stack(rows)).astype(np.int64))
+            return value_targets(values, ranges, torch.int64)
+        fixed, ignored = hasattr(self.learner, "adaptation"), ignored_label(self._own_loss)
+        targets, self.classes = class_targets(values, ranges.get("classes"), fixed, ignored)
+        return targets
 
     @torch.no_grad()
     def _classifies(self, values: np.ndarray, inputs: Tensor, mask: Tensor | None) -> bool:
@@ -320,7 +307,7 @@ class SupervisedAdapter(Adapter):
 
         With a loss of the user's they may be one logit, thresholds or rates of whole numbers.
         """
-        if getattr(self.learner, "loss", task_loss) is task_loss:
+        if self._own_loss is task_loss:
             return True
         start = Adapted(task_params(self._network, len(inputs)), inputs, None, None, mask)
         outputs = self.learner.predict(start, inputs, transductive=True, mask=mask)
@@ -331,22 +318,6 @@ class SupervisedAdapter(Adapter):
             and outputs.shape[-1] >= least
         )
 
-    def _values(self, values: np.ndarray, dtype: torch.dtype | None) -> Tensor:
-        self.classes = None
-        shape = tuple(self.origin.ranges.get("target_shape", values.shape[2:]))
-        if values.dtype.kind not in "biuf":
-            raise ShapeError(f"Expected targets of numbers, as in training, got {values.dtype}.")
-        if values.shape[2:] != shape and values.size == np.prod((*values.shape[:2], *shape)):
-            values = values.reshape(*values.shape[:2], *shape)
-        if values.shape[2:] != shape or not np.isfinite(values).all():
-            raise ShapeError(
-                f"Expected finite targets [N, *{list(shape)}], as in training, got "
-                f"{list(values.shape[1:])}{_broken(values)}."
-            )
-        flat = values.reshape(values.shape[0] * values.shape[1], -1)
-        warn_of_ranges(flat, self.origin.ranges.get("targets"), "targets")
-        return torch.from_numpy(native(values)).to(dtype or torch.float32)
-
     def _warn(self, inputs: Tensor, what: str) -> None:
         if inputs.is_floating_point():
             rows = as_array(inputs.reshape(inputs.shape[0] * inputs.shape[1], -1), what)
@@ -355,33 +326,10 @@ class SupervisedAdapter(Adapter):
     @torch.no_grad()
     def _loss(self, adapted: Any, examples: Examples) -> float | None:
         """Returns the mean loss of the support sets; None where the learner has another loss."""
-        own = getattr(self.learner, "loss", task_loss)
-        if own is not task_loss or not examples.targets.numel():
+        if self._own_loss is not task_loss or not examples.targets.numel():
             return None
         outputs = self.learner.predict(adapted, examples.inputs, mask=examples.mask)
         if not isinstance(outputs, Tensor):
             return None
         rows = examples.targets, examples.weights, examples.mask
         return float(task_loss(outputs, *rows).mean())
-
-
-def _classes(values: np.ndarray) -> np.ndarray:
-    """Returns the different labels of a task.
-
-    Raises:
-        TaskError: Labels cannot be compared, such as names and missing values.
-    """
-    try:
-        return np.unique(values)
-    except TypeError as error:
-        kinds = sorted({type(np.asarray(label).item()).__name__ for label in values.flat})
-        raise TaskError(
-            f"Expected labels of one kind, names or numbers, got {', '.join(kinds)}. Leave out the "
-            "examples without a label."
-        ) from error
-
-
-def _broken(values: np.ndarray) -> str:
-    """Returns how many values are not finite, for a message."""
-    count = int((~np.isfinite(values)).sum())
-    return f", {count} of them NaN or infinite" if count else ""

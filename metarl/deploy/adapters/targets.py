@@ -1,0 +1,101 @@
+"""Targets of the user's examples, as the learner takes them: values, or numbered classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.deploy.adapters.inputs import warn_of_ranges
+from metarl.deploy.arrays import native
+from metarl.errors import ShapeError, TaskError
+
+
+def value_targets(values: np.ndarray, ranges: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
+    """Returns targets that are numbers, [T, N, *target]; warns of those far outside of training.
+
+    Args:
+        values: Shape [T, N, *].
+        ranges: The ranges of the training data.
+        dtype: Their type; None: float32.
+
+    Raises:
+        ShapeError: They are no finite numbers of the shape of training.
+    """
+    shape = tuple(ranges.get("target_shape", values.shape[2:]))
+    if values.dtype.kind not in "biuf":
+        raise ShapeError(f"Expected targets of numbers, as in training, got {values.dtype}.")
+    if values.shape[2:] != shape and values.size == np.prod((*values.shape[:2], *shape)):
+        values = values.reshape(*values.shape[:2], *shape)
+    broken = int((~np.isfinite(values)).sum())
+    if values.shape[2:] != shape or broken:
+        raise ShapeError(
+            f"Expected finite targets [N, *{list(shape)}], as in training, got "
+            f"{list(values.shape[1:])}{f', {broken} of them NaN or infinite' if broken else ''}."
+        )
+    flat = values.reshape(values.shape[0] * values.shape[1], -1)
+    warn_of_ranges(flat, ranges.get("targets"), "targets")
+    return torch.from_numpy(native(values)).to(dtype or torch.float32)
+
+
+def check_labels(values: np.ndarray, ranges: dict[str, Any]) -> None:
+    """Raises ShapeError unless targets [T, N, *] are labels as in training, of any kind."""
+    if values.ndim != 2 and not ranges.get("target_shape"):
+        raise ShapeError(f"Expected a label per example, got targets {list(values.shape)}.")
+    if values.dtype.kind == "f" and (values != np.round(values)).any():
+        raise ShapeError(
+            "Expected labels, as in training, got numbers that are not whole: the run was "
+            "trained to classify."
+        )
+
+
+def class_targets(
+    values: np.ndarray, most: int | None, fixed: bool, ignored: int | None
+) -> tuple[Tensor, list[np.ndarray]]:
+    """Numbers the labels of each task; those of training stay as they are.
+
+    Args:
+        values: Labels of any kind, [T, N, *].
+        most: Classes of a task in training; None: unknown.
+        fixed: Whether the network has an output for each class, so that there can be no more.
+        ignored: The label that marks an example as ignored; None: there is none.
+
+    Returns:
+        Labels from 0 on, [T, N, *] int64, and the user's labels of each task in that order.
+
+    Raises:
+        TaskError: There are more classes than outputs, or labels of several kinds.
+    """
+    are_numbers = values.dtype.kind in "iuf"
+    left_out = values == ignored if are_numbers else np.zeros(values.shape, bool)
+    known = values[~left_out]
+    if are_numbers and most and known.size:
+        gapless = all(len(np.unique(row)) == row.max() + 1 for row in values)
+        if known.min() >= 0 and known.max() < most and (gapless or fixed):
+            names = [np.arange(most, dtype=np.int64)] * len(values)
+            return torch.from_numpy(values.astype(np.int64)), names
+    classes = [_different(row[~out]) for row, out in zip(values, left_out, strict=True)]
+    count = max(map(len, classes))
+    if fixed and most and count > most:
+        raise TaskError(f"Expected at most {most} classes, as in training, got {count}.")
+    rows = [np.searchsorted(c, row) for c, row in zip(classes, values, strict=True)]
+    numbered = np.where(left_out, ignored or 0, np.stack(rows)).astype(np.int64)
+    return torch.from_numpy(numbered), classes
+
+
+def _different(values: np.ndarray) -> np.ndarray:
+    """Returns the different labels of a task.
+
+    Raises:
+        TaskError: Labels cannot be compared, such as names and missing values.
+    """
+    try:
+        return np.unique(values)
+    except TypeError as error:
+        kinds = sorted({type(np.asarray(label).item()).__name__ for label in values.flat})
+        raise TaskError(
+            f"Expected labels of one kind, names or numbers, got {', '.join(kinds)}. Leave out the "
+            "examples without a label."
+        ) from error
