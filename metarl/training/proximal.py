@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,10 @@ from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
 from metarl.training.settings import TrainingSettings
 from metarl.trees import concatenate_tasks, map_tensors
 
+_Snapshot = tuple[list[Tensor], dict[str, Any]]  # the parameters, and the state of the step
+STUCK = 10
+"""So many updates in a row that are undone are reported."""
+
 
 @dataclass(frozen=True)
 class ProximalSettings(UpdateSettings):
@@ -31,8 +36,9 @@ class ProximalSettings(UpdateSettings):
     together."""
     max_kl: float | None = None
     """Bound on the mean divergence KL(old, new) of the adapted policies in these epochs, in nats.
-    An epoch that exceeds it is undone and ends them. It is measured in the step after it, so the
-    last epoch is not checked. None: no bound."""
+    An epoch that exceeds it is undone and ends them; the first one is halved until it does not, in
+    as many passes. It is measured in the step after it, so the last epoch is not checked. None: no
+    bound."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -57,6 +63,7 @@ class ProximalUpdate(OuterUpdate):
     The objective limits the steps: it clips the ratio of the adapted policies and penalises the
     divergence of the earlier ones (`PolicyGradientSettings.clip` and `inner_kl`; Rothfuss et al.
     2019, equation 14). This fails for nearly deterministic policies, where `max_kl` limits them.
+    Updates that are undone one after another are reported by a warning.
 
     Args:
         step: One optimiser step.
@@ -69,24 +76,30 @@ class ProximalUpdate(OuterUpdate):
     def __init__(self, step: MetaStep, settings: ProximalSettings) -> None:
         self.step = step
         self.settings = settings
+        self._undone = 0
         self._share_minibatches()
 
     def __call__(self, inputs: Any, iteration: int) -> MetaResult:
         """Takes the steps.
 
         Returns:
-            The result of the first step, with the last KL and the number of steps taken as
-            "meta/epochs".
+            The result of the first step, with the last KL, the number of epochs that were kept as
+            "meta/epochs" and, with a bound, how often the first was halved as "meta/halvings".
         """
         parts = self._minibatches(inputs)
         start = before = self._snapshot()
         results = self._epoch(parts, iteration)
         first, last, number = _joined(results, len(parts)), results[-1], len(results) - 1
-        epochs = 1
-        while last.finite and epochs < self.settings.epochs:
-            now = before if self.settings.max_kl is None else self._snapshot()
+        epochs, halvings, bound = 1, 0, self.settings.max_kl
+        while last.finite and epochs + halvings < self.settings.epochs:
+            now = before if bound is None else self._snapshot()
             results = self._epoch(parts[:1], iteration)
             if self._exceeds_bound(results[0]):  # its KL is that of the epoch before
+                if epochs == 1 and halvings + 2 < self.settings.epochs:  # a pass is left to measure
+                    self._restore(now)
+                    self._halve(start)
+                    halvings += 1
+                    continue
                 self._restore(before)
                 epochs -= 1
                 break
@@ -99,10 +112,30 @@ class ProximalUpdate(OuterUpdate):
             losses = last.losses.new_zeros(ranks.total_tasks(inputs.tasks.num_tasks, self._total))
             losses[number :: len(parts)] = last.losses
             return last._replace(losses=losses)  # of all tasks
-        metrics = {**first.metrics, "meta/epochs": torch.full_like(first.losses, epochs)}
+        counts = {"meta/epochs": epochs} | ({} if bound is None else {"meta/halvings": halvings})
+        metrics = {n: torch.full_like(first.losses, count) for n, count in counts.items()}
         if "meta/kl" in last.metrics:
             metrics["meta/kl"] = last.metrics["meta/kl"].mean().expand_as(first.losses)
-        return first._replace(metrics=metrics)
+        self._warn_if_stuck(epochs)
+        return first._replace(metrics={**first.metrics, **metrics})
+
+    def _halve(self, start: _Snapshot) -> None:
+        """Moves the parameters half of the way back to an earlier state."""
+        with torch.no_grad():
+            for p, old in zip(self.step.params, start[0], strict=True):
+                p.lerp_(old, 0.5)
+
+    def _warn_if_stuck(self, epochs: int) -> None:
+        """Warns once if many updates in a row were undone: nothing is learned."""
+        self._undone = 0 if epochs else self._undone + 1
+        if self._undone == STUCK:
+            warnings.warn(
+                f"The last {STUCK} updates were undone, because their first steps exceeded "
+                f"max_kl={self.settings.max_kl:g}: nothing is learned. Lower "
+                "`--training.outer-lr`, or raise `--update.max-kl`.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _minibatches(self, inputs: Any) -> list[Any]:
         """Returns every P-th task, P times: the parts of several ranks are those of one."""
@@ -149,11 +182,11 @@ class ProximalUpdate(OuterUpdate):
             return False
         return bool(result.metrics["meta/kl"].mean() > bound)
 
-    def _snapshot(self) -> tuple[list[Tensor], dict[str, Any]]:
+    def _snapshot(self) -> _Snapshot:
         params = [p.detach().clone() for p in self.step.params]
         return params, copy.deepcopy(self.step.state_dict())
 
-    def _restore(self, snapshot: tuple[list[Tensor], dict[str, Any]]) -> None:
+    def _restore(self, snapshot: _Snapshot) -> None:
         params, optimizer = snapshot
         with torch.no_grad():
             for p, old in zip(self.step.params, params, strict=True):
