@@ -21,6 +21,8 @@ from metarl.training.settings import TrainingSettings
 from metarl.trees import concatenate_tasks, map_tensors
 
 _Snapshot = tuple[list[Tensor], dict[str, Any]]  # the parameters, and the state of the step
+BACKTRACK = 0.25
+"""Factor on a first step that exceeds the bound."""
 STUCK = 10
 """So many updates in a row that are undone are reported."""
 
@@ -36,9 +38,9 @@ class ProximalSettings(UpdateSettings):
     together."""
     max_kl: float | None = None
     """Bound on the mean divergence KL(old, new) of the adapted policies in these epochs, in nats.
-    An epoch that exceeds it is undone and ends them; the first one is halved until it does not, in
-    as many passes. It is measured in the step after it, so the last epoch is not checked. None: no
-    bound."""
+    An epoch that exceeds it is undone and ends them; the first one is shortened to a quarter, if
+    need be several times, which takes as many passes. It is measured in the step after it, so the
+    last epoch is not checked. None: no bound."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -84,21 +86,23 @@ class ProximalUpdate(OuterUpdate):
 
         Returns:
             The result of the first step, with the last KL, the number of epochs that were kept as
-            "meta/epochs" and, with a bound, how often the first was halved as "meta/halvings".
+            "meta/epochs" and, with a bound, how often the first was shortened as
+            "meta/backtracks".
         """
         parts = self._minibatches(inputs)
         start = before = self._snapshot()
         results = self._epoch(parts, iteration)
         first, last, number = _joined(results, len(parts)), results[-1], len(results) - 1
-        epochs, halvings, bound = 1, 0, self.settings.max_kl
-        while last.finite and epochs + halvings < self.settings.epochs:
+        epochs, backtracks, bound = 1, 0, self.settings.max_kl
+        while last.finite and epochs + backtracks < self.settings.epochs:
             now = before if bound is None else self._snapshot()
             results = self._epoch(parts[:1], iteration)
             if self._exceeds_bound(results[0]):  # its KL is that of the epoch before
-                if epochs == 1 and halvings + 2 < self.settings.epochs:  # a pass is left to measure
+                # A shorter first step is measured by a further pass.
+                if epochs == 1 and backtracks + 2 < self.settings.epochs:
                     self._restore(now)
-                    self._halve(start)
-                    halvings += 1
+                    self._shorten(start)
+                    backtracks += 1
                     continue
                 self._restore(before)
                 epochs -= 1
@@ -112,18 +116,20 @@ class ProximalUpdate(OuterUpdate):
             losses = last.losses.new_zeros(ranks.total_tasks(inputs.tasks.num_tasks, self._total))
             losses[number :: len(parts)] = last.losses
             return last._replace(losses=losses)  # of all tasks
-        counts = {"meta/epochs": epochs} | ({} if bound is None else {"meta/halvings": halvings})
+        counts = {"meta/epochs": epochs}
+        if bound is not None:
+            counts["meta/backtracks"] = backtracks
         metrics = {n: torch.full_like(first.losses, count) for n, count in counts.items()}
         if "meta/kl" in last.metrics:
             metrics["meta/kl"] = last.metrics["meta/kl"].mean().expand_as(first.losses)
         self._warn_if_stuck(epochs)
         return first._replace(metrics={**first.metrics, **metrics})
 
-    def _halve(self, start: _Snapshot) -> None:
-        """Moves the parameters half of the way back to an earlier state."""
+    def _shorten(self, start: _Snapshot) -> None:
+        """Leaves a quarter of the way of the parameters from an earlier state."""
         with torch.no_grad():
             for p, old in zip(self.step.params, start[0], strict=True):
-                p.lerp_(old, 0.5)
+                p.lerp_(old, 1 - BACKTRACK)
 
     def _warn_if_stuck(self, epochs: int) -> None:
         """Warns once if many updates in a row were undone: nothing is learned."""

@@ -10,7 +10,7 @@ from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.training.meta_step import GradientUpdateSettings
-from metarl.training.proximal import STUCK, ProximalSettings
+from metarl.training.proximal import BACKTRACK, STUCK, ProximalSettings
 from metarl.training.settings import TrainingSettings
 from metarl.trees import map_tensors
 
@@ -118,29 +118,29 @@ def test_a_step_that_leads_too_far_is_taken_back_and_ends_the_epochs():
     assert torch.equal(parameters(learner), parameters(other))
 
 
-def test_a_first_step_that_leads_too_far_is_halved():
+def test_a_first_step_that_leads_too_far_is_shortened():
     learner, step, inputs = make(GradientUpdateSettings())
     start = [p.detach().clone() for p in learner.parameters()]
     step(inputs, 0)
     end, state = [p.detach().clone() for p in learner.parameters()], step.optimizer.state_dict()
     state = copy.deepcopy(state)
     divergences = []
-    for share in (1.0, 0.5, 0.25):
+    for share in (1.0, BACKTRACK, BACKTRACK**2):
         with torch.no_grad():
             for p, a, b in zip(learner.parameters(), start, end, strict=True):
                 p.copy_(b.lerp(a, 1 - share))
         step.optimizer.load_state_dict(copy.deepcopy(state))
         divergences.append(step(inputs, 0).metrics["meta/kl"].mean().item())
     assert divergences == sorted(divergences, reverse=True)
-    expected = parameters(learner)  # a quarter of the first step, then a whole one
+    expected = parameters(learner)  # a part of the first step, then a whole one
     bound = (divergences[1] + divergences[2]) / 2
     learner, update, inputs = make(ProximalSettings(epochs=4, max_kl=bound))
     result = update(inputs, 0)
     torch.testing.assert_close(parameters(learner), expected)
-    assert result.metrics["meta/halvings"].tolist() == [2] * 3
+    assert result.metrics["meta/backtracks"].tolist() == [2] * 3
     assert result.metrics["meta/epochs"].tolist() == [2] * 3
     torch.testing.assert_close(result.metrics["meta/kl"].mean().item(), divergences[2])
-    # Three passes cannot measure a quarter of the step.
+    # Three passes cannot measure a step that is shortened twice.
     learner, update, inputs = make(ProximalSettings(epochs=3, max_kl=bound))
     assert update(inputs, 0).metrics["meta/epochs"].tolist() == [0] * 3
     torch.testing.assert_close(parameters(learner), torch.cat([p.flatten() for p in start]))
