@@ -324,6 +324,16 @@ def test_unsuitable_units_are_reported_once(units, options, message):
         learner_of(family(**units), **options).collect(tasks, generator, 3)
 
 
+def warnings_of(tasks, generator, words):
+    """Returns the warnings of two iterations that have these words."""
+    learner = learner_of(tasks)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for iteration in range(2):
+            learner.collect(tasks.sample(2, generator), generator, iteration)
+    return [str(w.message) for w in caught if words in str(w.message)]
+
+
 def test_observations_far_beyond_their_bounds_are_reported():
     """Bounds of -1..1 say that nothing is to be standardised; the numbers say something else."""
     low, high = np.array([-1, -np.inf], np.float32), np.array([1, np.inf], np.float32)
@@ -333,17 +343,12 @@ def test_observations_far_beyond_their_bounds_are_reported():
     for number, message in ((500.0, text), (9, "")):
         env = odd(space, seen=lambda env, n=number: np.array([n, 1e6 * n + env.t], np.float32))
         tasks = GymTasks(env, {"k": Uniform(0, 1)}, horizon=3)
-        learner = learner_of(tasks)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            for iteration in range(2):
-                learner.collect(tasks.sample(2, generator), generator, iteration)
-        texts = [str(w.message) for w in caught if "Observations leave" in str(w.message)]
+        texts = warnings_of(tasks, generator, "Observations leave")
         assert len(texts) == bool(message) and all(message in text for text in texts)
 
 
 @pytest.mark.parametrize(
-    ("start", "step", "told"),
+    ("start", "step", "message"),
     [
         (1.7e9, 0.1, "entry 1 from 1.7e+09, where the numbers of float32 are 1.3e+02 apart"),
         (4.5e6, 0.6, r"entry 1 from 4500001, where the numbers of float32 are 0.5 apart"),
@@ -351,17 +356,12 @@ def test_observations_far_beyond_their_bounds_are_reported():
         (1.0, 6e-8, ""),
     ],
 )  # fmt: skip
-def test_observations_whose_digits_float32_loses_are_reported(start, step, told):
+def test_observations_whose_digits_float32_loses_are_reported(start, step, message):
     space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
     env = odd(space, seen=lambda env: np.array([env.t, start + step * env.t]))
-    tasks, generator = GymTasks(env, {"k": Uniform(0, 1)}, horizon=5), torch.Generator()
-    learner = learner_of(tasks)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for iteration in range(2):
-            learner.collect(tasks.sample(2, generator), generator, iteration)
-    texts = [str(w.message) for w in caught if "hardly differ" in str(w.message)]
-    assert len(texts) == bool(told) and all(told in text for text in texts)
+    tasks = GymTasks(env, {"k": Uniform(0, 1)}, horizon=5)
+    texts = warnings_of(tasks, torch.Generator(), "hardly differ")
+    assert len(texts) == bool(message) and all(message in text for text in texts)
 
 
 def test_actions_without_bounds_are_reported_at_the_start():

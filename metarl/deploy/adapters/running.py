@@ -156,7 +156,7 @@ def check_environment(adapter: Any, env: gymnasium.Env) -> None:
     if not hasattr(env, "action_space") or hasattr(env, "num_envs") or isinstance(env, type):
         found = f"the class {env.__name__}" if isinstance(env, type) else type(env).__name__
         raise SettingsError(
-            f"Expected a single gymnasium environment, as of gymnasium.make, got {found}."
+            f"Expected a single environment, such as gymnasium.make gives, got {found}."
         )
     adapter.spaces.check(env.observation_space, env.action_space)
     trained, found = adapter.family.step_seconds, step_seconds(env)

@@ -111,7 +111,7 @@ def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
                 if (known := sum(name in one for one in found)) < len(found):
                     raise DataError(
                         f"Expected {name} in each of the {len(found)} steps of the log, got it in "
-                        f"{known}; an end is false where the episode goes on."
+                        f"{known}; an end is false where the episode continues."
                     )
             found = [{name: [one[name] for one in found] for name in names}]
         for one in found:

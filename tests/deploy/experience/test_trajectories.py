@@ -162,7 +162,8 @@ def test_actions_beyond_the_bounds_are_not_clipped_ones(point_run, episodes):
     wide = [{**e, "actions": e["actions"].clip(-1, 1) * 1.01} for e in episodes]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        metarl.load(point_run[1]).adapt(wide, behaviour="start")
+        report = metarl.load(point_run[1]).adapt(wide, behaviour="start")
+    assert report.episodes == len(wide)
 
 
 @pytest.mark.parametrize(

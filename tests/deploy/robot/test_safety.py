@@ -117,17 +117,22 @@ def test_limits_count_as_a_part_of_the_environment(point_run):
     assert np.ptp(np.stack(logs[0].actions), 0).max() > 0.1  # what the policy chose
 
 
-def test_the_old_policy_acts_while_the_new_one_is_computed(point_run, monkeypatch):
-    adapter = metarl.load(point_run[1])
-    play(adapter, point(), 3)
-    go, learner = threading.Event(), adapter.learner
-    adapt_on = learner.adapt_on
+def waiting_adaptation(learner, monkeypatch):
+    """Lets adaptations wait for the event that it returns."""
+    go, adapt_on = threading.Event(), learner.adapt_on
 
     def slow(*arguments):
         assert go.wait(20)
         yield from adapt_on(*arguments)
 
     monkeypatch.setattr(learner, "adapt_on", slow)
+    return go
+
+
+def test_the_old_policy_acts_while_the_new_one_is_computed(point_run, monkeypatch):
+    adapter = metarl.load(point_run[1])
+    play(adapter, point(), 3)
+    go = waiting_adaptation(adapter.learner, monkeypatch)
     future = adapter.adapt(background=True)
     play(adapter, point(), 1)
     assert adapter.version == 0 and not future.done()
@@ -148,14 +153,7 @@ def test_what_is_still_computed_is_given_up_by_a_reset(back, point_run, monkeypa
     adapter = metarl.load(point_run[1])
     start = adapter.state()
     play(adapter, point(), 3)
-    go, learner = threading.Event(), adapter.learner
-    adapt_on = learner.adapt_on
-
-    def slow(*arguments):
-        assert go.wait(20)
-        yield from adapt_on(*arguments)
-
-    monkeypatch.setattr(learner, "adapt_on", slow)
+    go = waiting_adaptation(adapter.learner, monkeypatch)
     future = adapter.adapt(background=True)
     back(adapter, start)
     version = adapter.version

@@ -128,7 +128,7 @@ def test_bounds_of_observations_may_differ_between_tasks():
 
 
 def test_bounds_of_observations_are_those_of_a_new_environment():
-    """Policies take their units from them, whatever was called before."""
+    """Policies take their units from them; earlier calls do not change them."""
     kind = odd(
         observation_space=property(lambda self: spaces.Box(-self.limit, self.limit, (2,), F32)),
         seen=lambda env: np.full(2, env.limit * env.np_random.uniform(-1, 1)), limit=3.0,
