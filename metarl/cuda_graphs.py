@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,7 +55,11 @@ class Driver(Protocol):
 
 
 class CudaDriver:
-    """Captures with `torch.cuda.graph`."""
+    """Captures with `torch.cuda.graph`.
+
+    Other threads may use the GPU meanwhile: those that sample tasks ahead or adapt in the
+    background, and NCCL's.
+    """
 
     def capture(
         self, body: Body, inputs: list[Tensor], generator: torch.Generator | None = None
@@ -69,7 +74,8 @@ class CudaDriver:
         torch.cuda.current_stream(device).wait_stream(stream)
         if generator is not None:
             graph.register_generator_state(generator)
-        with torch.cuda.device(device), torch.cuda.graph(graph):
+        capture = torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local")
+        with torch.cuda.device(device), uncollected(), capture:
             outputs = body()
         return graph.replay, outputs
 
@@ -207,6 +213,18 @@ def allow_graphs(allowed: bool) -> None:
 def graphs_allowed() -> bool:
     """Returns what `allow_graphs` set; true at first."""
     return _allowed
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Pauses Python's garbage collection: what it frees during a capture, the graph would free."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @contextmanager

@@ -1,10 +1,24 @@
 """Functions captured as graphs: the same results, new values by the inputs, and what is refused."""
 
+import gc
+import threading
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
-from metarl.cuda_graphs import MOST_GRAPHS, Graphed, capturing, is_capturing, may_hold
+from metarl.cuda_graphs import (
+    MOST_GRAPHS,
+    CudaDriver,
+    Graphed,
+    capturing,
+    is_capturing,
+    may_hold,
+    uncollected,
+)
+from tests.devices import on_cuda
 from tests.graph_recorder import Recorder, Refusing
 
 
@@ -93,3 +107,71 @@ def test_the_host_decides_only_while_nothing_is_captured():
         assert may_hold(flags)
     assert not is_capturing()
     assert may_hold(torch.tensor([False, True]))
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_nothing_is_collected_during_a_capture(enabled):
+    try:
+        if not enabled:
+            gc.disable()
+        with pytest.raises(ZeroDivisionError), uncollected():
+            assert not gc.isenabled()
+            raise ZeroDivisionError
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
+
+
+def test_a_capture_has_a_stream_of_its_device_and_forbids_nothing_to_other_threads(monkeypatch):
+    captures = []
+
+    def graph(captured, **settings):
+        captures.append(settings)
+        return nullcontext()
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    fakes = {
+        "Stream": lambda device: stream,
+        "current_stream": lambda device: stream,
+        "stream": nullcontext,
+        "device": nullcontext,
+        "CUDAGraph": lambda: SimpleNamespace(replay=None),
+        "graph": graph,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    collecting = []
+
+    def body():
+        collecting.append(gc.isenabled())
+        return []
+
+    CudaDriver().capture(body, [torch.zeros(1)])
+    assert captures == [{"stream": stream, "capture_error_mode": "thread_local"}]
+    assert collecting == [True, True, False]  # two warm-ups, then the capture
+
+
+@pytest.mark.gpu
+def test_a_thread_that_copies_to_the_gpu_does_not_break_captures():
+    device, stopped, errors = on_cuda(), threading.Event(), []
+
+    def copies():
+        try:
+            while not stopped.is_set():
+                torch.ones(1000).pin_memory().to(device)
+                torch.cuda.current_stream(device).synchronize()
+        except RuntimeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=copies)
+    thread.start()
+    try:
+        for size in range(1, 6):
+            graphed = Graphed("sums", nn.Linear(1, 1).to(device), [], lambda _, x: x + 1)
+            for _ in range(3):
+                assert graphed(torch.ones(size, device=device)).tolist() == [2] * size
+            assert graphed.refused is None
+    finally:
+        stopped.set()
+        thread.join()
+    assert not errors

@@ -4,7 +4,6 @@ Only the warp engine imports this module, when an environment is built, since Wa
 """
 
 import copy
-import gc
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.cuda_graphs import uncollected
 from metarl.devices import resolve_device
 from metarl.errors import SettingsError
 from metarl.sim.mujoco.derived import Elements
@@ -308,14 +308,8 @@ class WarpPhysics:
         if self._warp_device.is_cuda:
             load_kernels(body, self._warp_device)
         body()
-        collecting = gc.isenabled()
-        gc.disable()  # arrays collected during a capture would be freed by the graph
-        try:
-            with wp.ScopedCapture() as capture:
-                body()
-        finally:
-            if collecting:
-                gc.enable()
+        with uncollected(), wp.ScopedCapture() as capture:
+            body()
         return capture.graph
 
     def _torch_stream(self) -> Any:
