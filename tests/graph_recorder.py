@@ -10,7 +10,7 @@ class Recorder:
 
     Like a CUDA graph, a replay runs no Python of the function: what the function decided on the
     host while it was captured stays as it was, and all new values must come through the inputs.
-    Tracing raises where the host reads the value of a tensor.
+    Tracing raises where the host reads the value of a tensor, and where `NoHostValues` does.
 
     Attributes:
         captures: How many functions were captured.
@@ -32,7 +32,8 @@ class Recorder:
             finally:
                 inputs[:] = memory
 
-        graph = make_fx(flat)(*memory)
+        with NoHostValues():
+            graph = make_fx(flat)(*memory)
         with torch.no_grad():
             outputs = [output.clone() for output in graph(*memory)]
 
@@ -42,6 +43,45 @@ class Recorder:
                 output.copy_(value)
 
         return replay, outputs
+
+
+class NoHostValues(TorchFunctionMode):
+    """Refuses what a CUDA graph cannot hold and a trace on the CPU can.
+
+    These are tensors made of values of the host, which are copied to the GPU, and results whose
+    size depends on values of a tensor.
+    """
+
+    MADE = (torch.tensor, torch.as_tensor, torch.from_numpy, torch.Tensor.new_tensor)
+    SIZED = (
+        torch.nonzero, torch.Tensor.nonzero, torch.argwhere, torch.Tensor.argwhere,
+        torch.masked_select, torch.Tensor.masked_select, torch.unique, torch.Tensor.unique,
+        torch.bincount, torch.Tensor.bincount,
+    )  # fmt: skip
+    INDEXED = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
+    REPEATED = (torch.repeat_interleave, torch.Tensor.repeat_interleave)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Runs an operation, or raises the error of a capture."""
+        kwargs = kwargs or {}
+        if self._refuses(func, args, kwargs):
+            raise RuntimeError(f"operation not permitted when stream is capturing: {func}")
+        return func(*args, **kwargs)
+
+    def _refuses(self, func, args, kwargs):
+        if func in self.MADE:
+            return not isinstance(args[-1], torch.Tensor) and kwargs.get("device") != "cpu"
+        if func in self.INDEXED:
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            return any(_depends(i) for i in index)
+        if func in self.REPEATED:
+            return any(isinstance(a, torch.Tensor) for a in (*args[1:], *kwargs.values()))
+        return func in self.SIZED
+
+
+def _depends(index):
+    """Returns whether an index is a mask of a tensor or a list of the host."""
+    return isinstance(index, list) or getattr(index, "dtype", None) is torch.bool
 
 
 class Refusing:

@@ -5,6 +5,7 @@ import threading
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -175,3 +176,30 @@ def test_a_thread_that_copies_to_the_gpu_does_not_break_captures():
         stopped.set()
         thread.join()
     assert not errors
+
+
+HOST = {
+    "a list": lambda x: x + torch.tensor([1.0, 2.0], device=x.device),
+    "a number": lambda x: x + torch.tensor(1.0, device=x.device),
+    "an array": lambda x: x + torch.as_tensor(np.ones(2, np.float32)),
+    "a mask": lambda x: x[x > 0],
+    "a list of indices": lambda x: x[[1, 0]],
+    "places": lambda x: (x > 0).nonzero(),
+    "counts": lambda x: x.repeat_interleave(torch.tensor([1, 2], device="cpu")),
+}
+
+
+@pytest.mark.parametrize("case", HOST)
+def test_the_recorder_refuses_what_a_gpu_would(module, case):
+    graphed = Graphed("sums", module, [], lambda _, x: HOST[case](x), Recorder())
+    graphed(torch.ones(2))
+    assert "not permitted" in str(graphed.refused)
+
+
+def test_the_recorder_takes_numbers_that_stay_on_the_host(module):
+    def function(_, x):
+        return (x + torch.tensor(1.0, device="cpu"))[0, ..., 1:].repeat_interleave(2, 0)
+
+    graphed = Graphed("sums", module, [], function, Recorder())
+    assert graphed(torch.ones(1, 2)).tolist() == [2, 2]
+    assert graphed.refused is None

@@ -10,6 +10,7 @@ from metarl.models import Conv4
 from metarl.tasks import Glyphs
 from metarl.training import OuterLoop, TrainingSettings
 from metarl.training.meta_gradient import MetaGradient
+from tests.devices import on_cuda
 from tests.gradient_learners import MAML
 from tests.graph_recorder import Recorder
 from tests.image_problems import image_problem
@@ -92,4 +93,4 @@ def test_others_refuse_it_and_say_why(name, tmp_path):
 @pytest.mark.gpu
 def test_it_runs_on_a_gpu(tmp_path):
     learner = build(TAKE["prototypical"])
-    assert loop(learner, tmp_path / "run", device="cuda").run().finished
+    assert loop(learner, tmp_path / "run", device=str(on_cuda())).run().finished
