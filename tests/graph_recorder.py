@@ -3,6 +3,7 @@
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Recorder:
@@ -10,30 +11,36 @@ class Recorder:
 
     Like a CUDA graph, a replay runs no Python of the function: what the function decided on the
     host while it was captured stays as it was, and all new values must come through the inputs.
-    Tracing raises where the host reads the value of a tensor, and where `NoHostValues` does.
+    Tracing raises where the host reads the value of a tensor, and where a GPU would wait (`Waits`).
+
+    Args:
+        numbers: See `Waits`.
 
     Attributes:
         captures: How many functions were captured.
         replays: How many times a graph was repeated.
     """
 
-    def __init__(self):
+    def __init__(self, numbers=False):
+        self.numbers = numbers
         self.captures = self.replays = 0
 
     def capture(self, body, inputs, generator=None):
         """Traces `body` as a function of `inputs`; see `Driver.capture`."""
         self.captures += 1
-        memory = list(inputs)
+        memory, waits = list(inputs), Waits(self.numbers)
 
         def flat(*values):
             inputs[:] = values  # what `body` reads
             try:
-                return body()
+                with waits:
+                    return body()
             finally:
                 inputs[:] = memory
 
-        with NoHostValues():
-            graph = make_fx(flat)(*memory)
+        graph = make_fx(flat)(*memory)
+        if waits.found:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {waits.found}")
         with torch.no_grad():
             outputs = [output.clone() for output in graph(*memory)]
 
@@ -45,43 +52,37 @@ class Recorder:
         return replay, outputs
 
 
-class NoHostValues(TorchFunctionMode):
-    """Refuses what a CUDA graph cannot hold and a trace on the CPU can.
+class Waits(TorchDispatchMode):
+    """Notes what would make a GPU wait: reading a number or a size, or a tensor of numbers.
 
-    These are tensors made of values of the host, which are copied to the GPU, and results whose
-    size depends on values of a tensor.
+    Args:
+        numbers: Whether tensors of one number are left out: they may stay on the host.
+
+    Attributes:
+        found: The names of these operations.
     """
 
-    MADE = (torch.tensor, torch.as_tensor, torch.from_numpy, torch.Tensor.new_tensor)
-    SIZED = (
-        torch.nonzero, torch.Tensor.nonzero, torch.argwhere, torch.Tensor.argwhere,
-        torch.masked_select, torch.Tensor.masked_select, torch.unique, torch.Tensor.unique,
-        torch.bincount, torch.Tensor.bincount,
-    )  # fmt: skip
-    INDEXED = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
-    REPEATED = (torch.repeat_interleave, torch.Tensor.repeat_interleave)
+    aten = torch.ops.aten
+    KINDS = (aten._local_scalar_dense, aten.nonzero, aten.masked_select)
+    INDEXED = (aten.index, aten.index_put, aten.index_put_)
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        """Runs an operation, or raises the error of a capture."""
-        kwargs = kwargs or {}
-        if self._refuses(func, args, kwargs):
-            raise RuntimeError(f"operation not permitted when stream is capturing: {func}")
-        return func(*args, **kwargs)
+    def __init__(self, numbers=False):
+        super().__init__()
+        self.numbers = numbers
+        self.found = []
 
-    def _refuses(self, func, args, kwargs):
-        if func in self.MADE:
-            return not isinstance(args[-1], torch.Tensor) and kwargs.get("device") != "cpu"
-        if func in self.INDEXED:
-            index = args[1] if isinstance(args[1], tuple) else (args[1],)
-            return any(_depends(i) for i in index)
-        if func in self.REPEATED:
-            return any(isinstance(a, torch.Tensor) for a in (*args[1:], *kwargs.values()))
-        return func in self.SIZED
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Calls a function, and notes it if it waits."""
+        if self._waits(func._overloadpacket, args):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
 
-
-def _depends(index):
-    """Returns whether an index is a mask of a tensor or a list of the host."""
-    return isinstance(index, list) or getattr(index, "dtype", None) is torch.bool
+    def _waits(self, packet, args):
+        if packet is self.aten.lift_fresh:
+            return args[0].dim() > 0 or not self.numbers
+        if packet in self.INDEXED:
+            return any(index is not None and index.dtype == torch.bool for index in args[1])
+        return packet in self.KINDS
 
 
 class Refusing:

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarl.sim import (
     FAMILIES,
@@ -19,6 +18,7 @@ from metarl.sim import (
 from metarl.sim.check_family import sample_actions
 from metarl.tasks.base import SPLITS
 from metarl.trees import take_tasks
+from tests.graph_recorder import Waits
 from tests.installed import skip_unless_installed
 
 NAMES = FAMILIES.names()
@@ -54,28 +54,6 @@ def test_check_vector_env_finds_nothing(family, autoreset, observe_task):
     check_vector_env(
         make_vec(family, 4, device="cpu", autoreset=autoreset, observe_task=observe_task)
     )
-
-
-class Waits(TorchDispatchMode):
-    """Notes what would make a GPU wait: reading a number or a size, or a tensor of numbers."""
-
-    aten = torch.ops.aten
-    KINDS = (aten._local_scalar_dense, aten.lift_fresh, aten.nonzero, aten.masked_select)
-    INDEXED = (aten.index, aten.index_put, aten.index_put_)
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Calls a function, and notes it if it waits."""
-        packet = func._overloadpacket
-        masked = packet in self.INDEXED and any(
-            index is not None and index.dtype == torch.bool for index in args[1]
-        )
-        if masked or packet in self.KINDS:
-            self.found.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 def test_no_function_waits_for_the_device(family):
