@@ -31,12 +31,17 @@ def eight_bits(image: Image.Image, mode: str) -> Image.Image:
         ValueError: The range of the numbers is unknown, or the EXIF data are damaged.
     """
     upright = _upright(image)
-    if image.mode in HIGH_DEPTH:
-        upright = _scaled(upright, image)
-    elif upright.has_transparency_data:
-        paper = Image.new("RGBA", upright.size, WHITE)
-        upright = Image.alpha_composite(paper, upright.convert("RGBA"))
-    return upright.convert(mode)
+    opaque = _scaled(upright, image) if image.mode in HIGH_DEPTH else on_white(upright)
+    return opaque.convert(mode)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Returns an image whose transparent pixels are white; others as they are."""
+    if not image.has_transparency_data:
+        return image
+    opaque = {"RGBa": "RGBA", "La": "LA"}.get(image.mode, image.mode)  # without premultiplication
+    paper = Image.new("RGBA", image.size, WHITE)
+    return Image.alpha_composite(paper, image.convert(opaque).convert("RGBA"))
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -10,9 +10,14 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
-from metarl.errors import DataError, SettingsError, ShapeError, short_repr
+from metarl.errors import DataError, SettingsError, short_repr
 from metarl.registry import check_choice
-from metarl.tasks.data.sources import RowReader, TensorSource, as_tensor, sequence_source
+from metarl.tasks.data.plain import (
+    as_tensor,
+    check_one_size,
+    tensor_array,
+)
+from metarl.tasks.data.sources import RowReader, TensorSource, sequence_source
 from metarl.tasks.pools import Source
 
 MOST_BYTES = 4 << 30
@@ -118,16 +123,13 @@ def load_dataset(
 
 
 def input_array(value: Any) -> np.ndarray:
-    """Returns an input as an array; a Pillow image as [C, H, W], uint8 or of 16 bits."""
+    """Returns a copy of an input as an array; an image of Pillow as [C, H, W].
+
+    It is a copy because data sets may read all items into one buffer.
+    """
     if isinstance(value, Tensor):
-        return value.detach().cpu().numpy()
-    if hasattr(value, "getbands") and hasattr(value, "convert"):  # Pillow's images
-        mode = value.mode
-        if mode in ("P", "1", "LA", "RGBA", "CMYK", "YCbCr"):
-            value = value.convert("L" if mode in ("1", "LA") else "RGB")
-        array = np.asarray(value)
-        return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-    return as_tensor(value, "items").numpy()
+        return tensor_array(value, "items").copy()
+    return as_tensor(value, "items").numpy().copy()
 
 
 class _Wrapped:
@@ -179,11 +181,8 @@ def _read_all(reader: ItemReader, labels: Any, length: int | None, tokens: bool)
 
 def _sequences(parts: list[np.ndarray], length: int | None, tokens: bool) -> Source:
     shapes = {part.shape for part in parts}
-    if any(len(shape) == 3 for shape in shapes) and len(shapes) > 1:
-        raise ShapeError(
-            f"Expected images of one size and mode, got {short_repr(sorted(shapes))}; resize and "
-            "convert them in the data set."
-        )
+    if any(len(shape) == 3 for shape in shapes):
+        check_one_size(shapes)
     return sequence_source(parts, length, tokens, "data set")
 
 
@@ -212,7 +211,9 @@ def _known_labels(reader: ItemReader, labels: Any) -> Any:
 def _attribute(dataset: Any, name: str) -> Any:
     """Returns an attribute with a value for each item of a data set, or of a subset of one."""
     if not isinstance(dataset, Subset):
-        return getattr(dataset, name, None)
+        known = getattr(dataset, name, None)
+        # Columns of pandas are indexed by position here.
+        return known if known is None or not hasattr(known, "to_numpy") else known.to_numpy()
     known = _attribute(dataset.dataset, name)
     return None if known is None else [_plain_label(known[row]) for row in dataset.indices]
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.registry import did_you_mean
 from metarl.tasks.data.labels import number_labels
-from metarl.tasks.data.sources import as_tensor, checked_tensor
+from metarl.tasks.data.plain import as_tensor
+from metarl.tasks.data.sources import checked_tensor
 from metarl.tasks.data.tables import (
     column_names,
     is_table,

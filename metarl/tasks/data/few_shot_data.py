@@ -18,12 +18,12 @@ from metarl.tasks.data.datasets import Loaded, is_dataset, load_dataset
 from metarl.tasks.data.descriptions import class_descriptions
 from metarl.tasks.data.hugging_face import is_hugging_face, load_hugging_face
 from metarl.tasks.data.labels import Splits, number_labels, split_labels
+from metarl.tasks.data.plain import as_tensor, image_arrays, is_image, plain_tensor
 from metarl.tasks.data.sources import (
     ArrayRows,
     RowReader,
     TensorSource,
     array_source,
-    as_tensor,
     sequence_source,
 )
 from metarl.tasks.data.table_sources import TableSettings, load_table
@@ -183,6 +183,8 @@ def _load(data: Any, settings: TableSettings) -> Loaded:
 
 
 def _from_array(data: Any, settings: TableSettings) -> Source:
+    if isinstance(data, Tensor) and not data.requires_grad:
+        data = plain_tensor(data, "data")
     on_disk = isinstance(data, np.memmap) or not isinstance(data, Tensor | np.ndarray)
     if len(data) == 0:
         raise ShapeError(f"Expected examples [M, *example], got none, {tuple(data.shape)}.")
@@ -201,6 +203,8 @@ def _from_array(data: Any, settings: TableSettings) -> Source:
 def _from_list(data: list[Any], settings: TableSettings) -> Source:
     if not data:
         raise ShapeError("Expected a list of examples, got an empty one.")
+    if any(map(is_image, data)):
+        return TensorSource(torch.from_numpy(image_arrays(data, "data")), settings.tokens)
     texts = [isinstance(value, str) for value in data]
     if all(texts):
         return settings.text_source(data)

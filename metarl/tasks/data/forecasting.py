@@ -12,7 +12,8 @@ from torch import Tensor
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.tasks.base import Split
 from metarl.tasks.data.labels import Labels, Splits, number_labels, split_labels
-from metarl.tasks.data.sources import as_tensor, sequence_source
+from metarl.tasks.data.plain import as_tensor
+from metarl.tasks.data.sources import sequence_source
 from metarl.tasks.data.tables import (
     check_columns,
     is_table,

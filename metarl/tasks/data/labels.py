@@ -14,6 +14,7 @@ from metarl.errors import SettingsError, ShapeError, TaskError, short_repr
 from metarl.ranges import FRACTION, SEED, check_int, check_number, is_number
 from metarl.registry import did_you_mean
 from metarl.tasks.base import SPLITS, Split, check_split
+from metarl.tasks.data.plain import tensor_array
 
 Splits = Mapping[str, Any] | Sequence[str] | None
 """How classes or groups are split: fractions or the members of each split, by the split's name; the
@@ -61,7 +62,7 @@ def number_labels(labels: Any, count: int, kind: str = "class") -> Labels:
         ShapeError: There is not one label per example, or labels are neither integers nor strings.
         TaskError: A label is missing.
     """
-    array = _array(labels)
+    array = _array(labels, kind)
     if array.shape != (count,):
         raise ShapeError(
             f"Expected a {kind} for each of the {count} examples, [{count}], got {array.shape}"
@@ -71,14 +72,15 @@ def number_labels(labels: Any, count: int, kind: str = "class") -> Labels:
         array = _plain(array, kind)
     if array.dtype.kind == "f" and np.isnan(array).any():
         raise _missing(kind, int(np.isnan(array).argmax()))
-    if array.dtype.kind not in "biuUST":
+    if array.dtype.kind not in "biuUS":
         raise ShapeError(
             f"Expected integers, booleans or strings as labels of the {kind}, got {array.dtype}; "
             "convert them, such as with `labels.astype(int)`. Regression takes `GroupedExamples`."
         )
+    if array.dtype.kind == "S":
+        array = _decoded(array, kind)
     values, numbers = np.unique(array, return_inverse=True)
-    plain = values.tolist()
-    names = [v.decode() if isinstance(v, bytes) else v for v in plain]
+    names = values.tolist()
     return Labels(torch.from_numpy(numbers.reshape(-1).astype(np.int64)), tuple(names), kind)
 
 
@@ -220,16 +222,30 @@ def _split_name(name: Any) -> Split:
     return check_split(aliases.get(str(name), str(name)))
 
 
-def _array(labels: Any) -> np.ndarray:
+def _array(labels: Any, kind: str) -> np.ndarray:
     if isinstance(labels, Tensor):
-        return labels.detach().cpu().numpy()
+        return tensor_array(labels, f"labels of the {kind}")
+    if np.ma.is_masked(labels):
+        raise _missing(kind, int(np.ma.getmaskarray(labels).argmax()))
     if isinstance(labels, list | tuple):
         strings = sum(isinstance(label, str) for label in labels)
         if 0 < strings < len(labels):  # NumPy would make strings of the others
             array = np.empty(len(labels), dtype=object)
             array[:] = labels
             return array
-    return np.asarray(labels)
+    array = np.asarray(labels)
+    return array.astype(object) if array.dtype.kind == "T" else array  # which may lack values
+
+
+def _decoded(array: np.ndarray, kind: str) -> np.ndarray:
+    """Returns labels of bytes as strings."""
+    try:
+        return np.char.decode(array, "utf-8")
+    except UnicodeDecodeError as error:
+        raise ShapeError(
+            f"Expected labels of the {kind} as text, got bytes that are no UTF-8 ({error}); decode "
+            "them, such as by `np.char.decode(labels, 'latin-1')`."
+        ) from error
 
 
 def _plain(array: np.ndarray, kind: str) -> np.ndarray:

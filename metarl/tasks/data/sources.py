@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import DataError, ShapeError
+from metarl.tasks.data.plain import as_tensor, refuse_gradients
 from metarl.tasks.pools import Reading, Source
 
 SCALES = {torch.uint8: 255.0, torch.uint16: 65535.0}
@@ -258,35 +259,6 @@ def flat_source(flat: Tensor, lengths: Tensor, length: int | None, tokens: bool)
     return SequenceSource(flat, starts, lengths, longest, tokens)
 
 
-def as_tensor(values: Any, name: str) -> Tensor:
-    """Returns an array, a tensor or a list of numbers as a tensor, if possible without a copy.
-
-    Raises:
-        ShapeError: It does not consist of numbers, or rows have unequal lengths.
-        DataError: Values of a masked array are masked.
-    """
-    if isinstance(values, Tensor):
-        return values.detach() if not values.requires_grad else _refuse_gradients(name)
-    if np.ma.is_masked(values):
-        raise DataError(
-            f"Expected all values of the {name}, and some of the masked array are masked; drop "
-            "these rows, or fill them in by `array.filled(value)`."
-        )
-    try:
-        array = np.asarray(values)
-    except ValueError as error:  # of unequal lengths
-        raise ShapeError(f"Expected numbers of one shape in the {name}: {error}.") from error
-    if array.dtype.kind not in "biuf":
-        raise ShapeError(
-            f"Expected numbers in the {name}, got {array.dtype}; convert it to numbers (categories "
-            "to indices or one-hot columns, dates to seconds)."
-        )
-    if array.dtype.itemsize > 8:  # long doubles
-        array = array.astype(np.float64)
-    array = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
-    return torch.from_numpy(np.ascontiguousarray(array))
-
-
 def checked_tensor(values: Tensor, tokens: bool, name: str = "data") -> Tensor:
     """Returns values in memory, float64 as float32.
 
@@ -300,7 +272,7 @@ def checked_tensor(values: Tensor, tokens: bool, name: str = "data") -> Tensor:
             f"{name}."
         )
     if values.requires_grad:
-        _refuse_gradients(name)
+        refuse_gradients(name)
     if tokens and (values.is_floating_point() or values.dtype == torch.bool):
         raise ShapeError(f"Expected indices (integers) in the {name}, got {values.dtype}.")
     if tokens and (values.long() < 0).any():
@@ -386,13 +358,6 @@ def as_inputs(values: Tensor, tokens: bool) -> Tensor:
     scale = SCALES.get(values.dtype)
     floats = values.to(torch.float32, copy=True)
     return floats if scale is None else floats.div_(scale)
-
-
-def _refuse_gradients(name: str) -> Tensor:
-    raise ShapeError(
-        f"Expected numbers without gradients in the {name}, got a tensor that requires them; pass "
-        "`tensor.detach()`."
-    )
 
 
 def _listed(rows: np.ndarray) -> str:

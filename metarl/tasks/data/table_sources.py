@@ -13,12 +13,12 @@ import torch
 from metarl.errors import SettingsError, ShapeError, short_repr
 from metarl.extras import import_extra
 from metarl.tasks.data.characters import Characters
+from metarl.tasks.data.plain import as_tensor
 from metarl.tasks.data.sources import (
     RowReader,
     SequenceSource,
     TensorSource,
     array_source,
-    as_tensor,
     checked_tensor,
     flat_source,
 )

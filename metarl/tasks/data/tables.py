@@ -16,7 +16,8 @@ from metarl.errors import DataError, SettingsError, ShapeError, TaskError, short
 from metarl.extras import import_extra
 from metarl.registry import check_choice
 from metarl.tasks.data.labels import is_missing
-from metarl.tasks.data.sources import as_tensor, checked_tensor
+from metarl.tasks.data.plain import as_tensor, image_arrays, is_image, tensor_array
+from metarl.tasks.data.sources import checked_tensor
 
 EXTRA = "data"
 """The extra with pyarrow."""
@@ -270,11 +271,17 @@ def _lists(flat: np.ndarray, lengths: np.ndarray, name: str) -> Column:
 def _plain_column(values: Any, name: str) -> Column:
     """Converts a pandas Series, an array, a tensor or a list."""
     if isinstance(values, Tensor):
-        return Column(values.detach().cpu().numpy())
+        return Column(tensor_array(values, f"column {name!r}"))
+    if np.ma.is_masked(values):
+        raise _missing(
+            name, int(np.ma.getmaskarray(values).reshape(len(values), -1).any(1).argmax())
+        )
     if hasattr(values, "isna"):
         missing = np.asarray(values.isna())
         if missing.any():
             raise _missing(name, int(missing.argmax()))
+    if is_image(next(iter(values), None)):
+        return Column(image_arrays(values, f"column {name!r}"))
     try:
         array = np.asarray(values)
     except ValueError:  # lists of unequal lengths
