@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from metarl.errors import SettingsError, short_repr
+from metarl.errors import SettingsError, TaskError, short_repr
 from metarl.tasks.data.datasets import load_dataset
 from metarl.tasks.data.sources import RowReader
 from metarl.tasks.data.table_sources import LoadedTable, TableSettings, arrow_values, load_table
@@ -77,11 +77,24 @@ def _labels_and_splits(
         check_columns_of(known, [labels])
         values = arrow_column(_column(arrow, labels), labels).values
         names = getattr(dataset.features[labels], "names", None)
-        labels = np.array(names, dtype=object)[values] if names else values
+        labels = _named(values, names, labels) if names else values
     if isinstance(splits, str):
         check_columns_of(known, [splits])
         splits = arrow_column(_column(arrow, splits), splits).values
     return labels, splits
+
+
+def _named(values: np.ndarray, names: list[str], column: str) -> np.ndarray:
+    """Returns the names of labels; raises TaskError for labels without one, such as -1."""
+    unnamed = (values < 0) | (values >= len(names))
+    if unnamed.any():
+        row = int(unnamed.argmax())
+        raise TaskError(
+            f"The label of row {row} in the column {column!r} is {values[row]}, which none of the "
+            f"{len(names)} classes has; -1 stands for a missing label. Leave such rows out: "
+            f"dataset.filter(lambda row: row[{column!r}] >= 0)."
+        )
+    return np.array(names, dtype=object)[values]
 
 
 def check_columns_of(known: list[str], names: list[str]) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, TaskError
 from metarl.tasks import Characters, FewShotData
 
 pa = pytest.importorskip("pyarrow")
@@ -141,3 +141,10 @@ def test_a_dictionary_of_data_sets(columns):
 
     with pytest.raises(SettingsError, match="a dictionary of them"):
         few_shot(Parts(train=stand_in(columns)), inputs="x")
+
+
+@pytest.mark.parametrize("label", [-1, len(NAMES)])
+def test_labels_without_a_name_are_refused(make, columns, label):
+    columns["label"][7] = label
+    with pytest.raises(TaskError, match=f"row 7 in the column 'label' is {label}.*filter"):
+        few_shot(make(columns), inputs="x")
