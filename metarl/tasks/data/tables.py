@@ -91,6 +91,24 @@ def open_table(data: Any) -> Any:
         raise DataError(f"Cannot read the table {path}: {error}.") from error
 
 
+def read_csv(path: Path, delimiter: str = ",") -> Any:
+    """Reads a file of separated values as an Arrow table, in which empty texts are missing.
+
+    Raises:
+        SettingsError: pyarrow is not installed.
+        ArrowException: The file is damaged.
+    """
+    csv = import_extra("pyarrow.csv", EXTRA)
+    compute = import_extra("pyarrow.compute", EXTRA)
+    types = import_extra("pyarrow.types", EXTRA)
+    table = csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter))
+    for number, column in enumerate(table.columns):
+        if types.is_string(column.type):
+            known = compute.if_else(compute.equal(column, ""), None, column)
+            table = table.set_column(number, table.field(number), known)
+    return table
+
+
 def column_names(table: Any) -> list[str]:
     """Returns the names of the columns; raises DataError if one repeats."""
     if isinstance(table, Mapping):
@@ -351,8 +369,7 @@ def _read_file(pyarrow: Any, path: Path) -> Any:
     if ending == ".parquet":
         return import_extra("pyarrow.parquet", EXTRA).read_table(path)
     if READERS[ending]:
-        csv = import_extra("pyarrow.csv", EXTRA)
-        return csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=READERS[ending]))
+        return read_csv(path, READERS[ending])
     ipc = import_extra("pyarrow.ipc", EXTRA)
     mapped = pyarrow.memory_map(str(path))
     try:

@@ -219,3 +219,12 @@ def test_numbers_of_arrow_types():
     assert read_column(table, "v").values.shape == (2, 2)
     with pytest.raises(TaskError, match=r"'n' has values that are missing .* row 1"):
         read_column(table, "n")
+
+
+def test_an_empty_label_of_a_file_is_missing(frame, tmp_path):
+    frame["kind"] = frame["kind"].where(frame["kind"] != "k2", None)
+    for ending in (".csv", ".tsv"):
+        with pytest.raises(TaskError, match=r"'kind'.*first in row 2"):
+            few_shot(written(frame, tmp_path, ending))
+    frame["kind"] = frame["kind"].fillna("NA")  # the code of Namibia
+    assert "NA" in few_shot(written(frame, tmp_path, ".csv")).names
