@@ -21,7 +21,12 @@ SplitClasses = dict[Split, list[str]]
 """Split -> class names."""
 
 MOST_BYTES = 1 << 28  # of a split file
-IMAGE_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+IMAGE_ENDINGS = {
+    ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
+    ".tif", ".tiff", ".webp",
+}  # fmt: skip
+NO_IMAGES = ("@eaDir", "__MACOSX")
+"""Folders in which systems keep copies and attributes of images."""
 MINI_IMAGENET: dict[Split, str] = {
     "train": "train.csv",
     "validation": "val.csv",
@@ -204,12 +209,21 @@ def _images_of(folder: Path) -> list[Path]:
     paths = sorted(
         path
         for path in folder.rglob("*")
-        # macOS writes a file "._x.png" of attributes next to "x.png".
-        if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith("._")
+        if path.suffix.lower() in IMAGE_ENDINGS
+        and not any(map(is_hidden, path.relative_to(folder).parts))
+        and not path.is_dir()
     )
     if not paths:
         raise DataError(f"The class folder {folder} has no images.")
     return paths
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a file or folder of this name holds no images of the user's.
+
+    Notebooks keep copies in ".ipynb_checkpoints", and macOS attributes of "x.png" in "._x.png".
+    """
+    return name.startswith(".") or name in NO_IMAGES
 
 
 def _rows(path: Path, columns: tuple[str, str]) -> list[dict[str, str]]:

@@ -284,3 +284,17 @@ def test_names_that_lead_out_of_the_root(folders, mini_imagenet, name):
 def test_files_of_attributes_that_macos_writes_are_passed_over(folders, fresh_cache):
     (folders / "ant" / "._0.png").write_bytes(b"\x00\x05\x16\x07")
     assert few_shot(folders, image_size=16).split("train").names == ("ant", "bee", "cat")
+
+
+@pytest.mark.parametrize(
+    "name", [".ipynb_checkpoints/0-checkpoint.png", "@eaDir/0.png/thumb.png", "__MACOSX/1.png"]
+)
+def test_copies_that_systems_keep_are_no_images(folders, fresh_cache, name):
+    write_image(folders / "ant" / name, 0, 0)
+    assert few_shot(folders).pool.counts[0] == 3
+
+
+def test_other_endings_of_the_formats(folders, fresh_cache):
+    for ending in (".pgm", ".pbm", ".jfif"):
+        Image.new("1", (4, 4)).save(folders / "ant" / f"x{ending}")
+    assert few_shot(folders).pool.counts[0] == 6

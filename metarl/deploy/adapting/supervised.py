@@ -20,7 +20,9 @@ from metarl.extras import import_extra
 from metarl.ranges import check_int
 from metarl.registry import check_choice
 from metarl.tasks.data.table_sources import ROW_NUMBERS
+from metarl.tasks.data.tables import EXTRA, read_csv
 from metarl.tasks.files import check_regular, read_regular
+from metarl.tasks.image_splits import is_hidden
 from metarl.tasks.images import MOST_BYTES, decode
 
 
@@ -150,10 +152,10 @@ def _targets(columns: dict[str, np.ndarray], target: str) -> tuple[np.ndarray, l
 
 def _columns(path: Path) -> dict[str, np.ndarray]:
     if path.suffix.lower() == ".csv":
-        reader = import_extra("pyarrow.csv", "data")
+        import_extra("pyarrow.csv", EXTRA)
         try:
             check_regular(path)
-            return plain_columns(reader.read_csv(path))
+            return plain_columns(read_csv(path))
         except Exception as error:  # the reader raises anything for damaged files
             raise DataError(f"Cannot read the table {path}: {error}.") from error
     return parquet_columns(path)
@@ -162,12 +164,12 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
 def _images(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the images [N, C, H, W] uint8 of all class folders, and their names [N]."""
     try:
-        classes = sorted(p for p in folder.iterdir() if p.is_dir())
+        classes = sorted(p for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
     except OSError as error:
         raise DataError(f"Cannot read the folder {folder}: {error}.") from error
     images, labels = [], []
     for part in classes:
-        for path in sorted(p for p in part.iterdir() if p.is_file()):
+        for path in sorted(p for p in part.iterdir() if p.is_file() and not is_hidden(p.name)):
             try:
                 data = read_regular(path, MOST_BYTES)
             except OSError as error:

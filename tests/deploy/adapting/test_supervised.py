@@ -6,7 +6,7 @@ import torch
 
 from metarl.adaptation import MAML, GradientLearner
 from metarl.deploy.adapter import Origin
-from metarl.deploy.adapting.supervised import adapt_on_table
+from metarl.deploy.adapting.supervised import adapt_on_images, adapt_on_table
 from metarl.deploy.loading import adapter_of
 from metarl.models import MLP
 
@@ -40,3 +40,17 @@ def test_columns_are_inputs_in_their_order_whatever_their_names(name, generator,
         found = adapt_on_table(adapter, tmp_path / f"table.{kind}", target, 6, 1, 0)
         expected = [e for e in errors if np.isclose(e, found.before, rtol=1e-4).any()]
         assert len(expected) == len(found.before) == 6
+
+
+def test_copies_that_systems_keep_are_no_images(generator, tmp_path):
+    pillow = pytest.importorskip("PIL.Image")
+    for name in ("a/0.png", "a/1.png", "b/0.png", "b/1.png", "a/.DS_Store", ".git/x", "@eaDir/y"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\x00")
+        if name.endswith("png"):
+            pillow.new("L", (4, 4), len(name)).save(tmp_path / name)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    origin = Origin("", 0, {"input_shape": [1, 4, 4], "labels": True, "classes": 2})
+    adapter = adapter_of(GradientLearner(MAML(net)), origin)
+    adapt_on_images(adapter, tmp_path, 1, 1, 0)
+    assert adapter.classes is not None and adapter.classes[0].tolist() == ["a", "b"]
