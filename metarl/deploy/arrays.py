@@ -6,32 +6,42 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from metarl.errors import ShapeError, short_repr
+from metarl.tasks.data.plain import check_unmasked, tensor_array
 
 
 def as_array(data: Any, what: str) -> np.ndarray:
     """Returns arrays, tensors, lists, rows of tables and images as an array of numbers or labels.
 
     Raises:
-        ShapeError: It is no rectangular array.
+        ShapeError: It is no rectangular array, or a tensor that is sparse, nested or quantised.
+        DataError: Values of a masked array are masked.
     """
     if isinstance(data, Tensor):
-        data = data.float() if data.dtype == torch.bfloat16 else data  # NumPy has no such type
-        return data.detach().cpu().numpy()
+        return tensor_array(data, what)
+    check_unmasked(data, what)
     if hasattr(data, "to_numpy"):  # rows of pandas, columns of Arrow
         data = data.to_numpy()
     try:
         if isinstance(data, Sequence) and not isinstance(data, str | bytes):
-            return np.asarray([np.asarray(as_array(d, what)) for d in data])
+            return _joined([as_array(part, what) for part in data])
         return np.asarray(data)
     except (ValueError, TypeError) as error:
         raise ShapeError(
             f"Expected {what} as an array of one shape per example, got {short_repr(data, 60)} "
             f"({error})."
         ) from error
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """Returns the parts of a sequence as an array; names next to numbers stay what they are."""
+    values = [part[()] for part in parts]  # of single values, the values themselves
+    texts = {part.dtype.kind in "US" for part in parts}
+    if len(texts) < 2:
+        return np.asarray(values)
+    return np.asarray([part.astype(object) if part.ndim else part.item() for part in parts], object)
 
 
 def native(array: np.ndarray) -> np.ndarray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 from metarl.deploy.arrays import as_array, native
 from metarl.errors import ShapeError, short_repr
 from metarl.ranges import LARGEST_NUMBER
+from metarl.tasks.data.plain import image_array, is_image
 
 FAR = 10.0
 """Deviations from the mean of training beyond which a value does not fit."""
@@ -37,7 +40,9 @@ def as_inputs(data: Any, ranges: dict[str, Any], what: str = "inputs") -> tuple[
     Raises:
         ShapeError: They have another shape than in training, or are no finite numbers.
     """
-    array = as_array(data, what)
+    array = as_array(_pictures(data, ranges.get("input_shape", ())), what)
+    if array.dtype == object and all(isinstance(value, Real) for value in array.flat):
+        array = array.astype(np.float64)  # rows of a table with columns of several types
     if array.dtype.kind not in "biuf":
         raise ShapeError(
             f"Expected {what} of numbers, got {array.dtype}: {short_repr(array.flat[:1])}. Encode "
@@ -155,6 +160,29 @@ class RangeWatch:
             self._rows.clear()
 
 
+def _pictures(data: Any, shape: Sequence[int]) -> Any:
+    """Returns images of Pillow as arrays with the channels of training; other data as they are."""
+    if is_image(data):
+        modes = {1: "L", 3: "RGB"}
+        return image_array(data, modes.get(shape[0]) if len(shape) == 3 else None)
+    if isinstance(data, np.ndarray) and data.dtype != object:
+        return data
+    data = data.tolist() if hasattr(data, "tolist") and _holds_images(data) else data
+    return [_pictures(part, shape) for part in data] if _holds_images(data) else data
+
+
+def _holds_images(data: Any) -> bool:
+    """Returns whether the first example is an image of Pillow: of one task, or of the first."""
+    if (
+        isinstance(data, Tensor)
+        or not hasattr(data, "__getitem__")
+        or isinstance(data, str | bytes)
+    ):
+        return False
+    first = next(iter(data), None)
+    return is_image(first) or (isinstance(first, Sequence | np.ndarray) and _holds_images(first))
+
+
 def _shaped(array: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
     """Returns an array whose last dimensions are `shape`: [N, *shape] or [T, N, *shape]."""
     size = len(shape)
@@ -177,12 +205,12 @@ def _shaped(array: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
 
 
 def _scaled(array: np.ndarray, ranges: dict[str, Any], what: str) -> np.ndarray:
-    """Returns bytes of images in 0..1 if training had such numbers; refuses unclear ones."""
+    """Returns images of 8 or 16 bits in 0..1 if training had such; refuses unclear numbers."""
     record = ranges.get("inputs")
-    if array.dtype != np.uint8 or record is None:
+    if array.dtype not in (np.uint8, np.uint16) or record is None:
         if array.dtype.kind == "f" and float(np.abs(array).max(initial=0)) > LARGEST_NUMBER:
             raise ShapeError(f"Expected {what} of at most {LARGEST_NUMBER:g}.")
         return array
     if min(record["low"]) >= 0 and max(record["high"]) <= 1 and array.max() > 1:
-        return array.astype(np.float32) / 255
+        return array.astype(np.float32) / np.iinfo(array.dtype).max
     return array

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from metarl.adaptation.loss_function import ignored_label
 from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
 from metarl.deploy.adapters.descriptions import description_info, no_examples, numbered_labels
 from metarl.deploy.adapters.inputs import as_inputs, as_mask, warn_of_ranges
-from metarl.deploy.adapters.targets import check_labels, class_targets, value_targets
+from metarl.deploy.adapters.targets import check_labels, class_targets, plain_labels, value_targets
 from metarl.deploy.arrays import as_array
 from metarl.errors import NonFiniteError, SettingsError, ShapeError, short_repr
 from metarl.learners.metric.zero_shot import DESCRIPTIONS
@@ -200,8 +201,19 @@ class SupervisedAdapter(Adapter):
         self._adapted = Adapted(params, torch.empty(1, 0))
 
     def notes(self) -> dict[str, str]:
-        """Returns the labels of the task, which predictions are given in."""
-        if self.classes is None or self.classes[0].dtype.kind not in "biufU":
+        """Returns the labels of the task, which predictions are given in.
+
+        Warns of labels that are neither names nor numbers: they are not stored.
+        """
+        if self.classes is None:
+            return {}
+        if self.classes[0].dtype.kind not in "biufU":
+            warnings.warn(
+                f"The labels, of the type {self.classes[0].dtype}, are not stored with the "
+                "weights: predictions with them will be the outputs. Adapt with names or numbers "
+                "as labels to keep them.",
+                stacklevel=3,
+            )
             return {}
         return {LABELS: json.dumps(self.classes[0].tolist())}
 
@@ -244,7 +256,7 @@ class SupervisedAdapter(Adapter):
             support, targets = support[0], support[1]
         inputs, many = as_inputs(support, {**self._shape, **self.origin.ranges}, "support inputs")
         self._shape = {"input_shape": list(inputs.shape[2:])}
-        values = as_array(targets, "targets")
+        values = plain_labels(as_array(targets, "targets"))
         values = values if many else values[None]
         if values.shape[:2] != inputs.shape[:2]:
             raise ShapeError(

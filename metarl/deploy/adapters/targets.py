@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,21 @@ def value_targets(values: np.ndarray, ranges: dict[str, Any], dtype: torch.dtype
     flat = values.reshape(values.shape[0] * values.shape[1], -1)
     warn_of_ranges(flat, ranges.get("targets"), "targets")
     return torch.from_numpy(native(values)).to(dtype or torch.float32)
+
+
+def plain_labels(values: np.ndarray) -> np.ndarray:
+    """Returns names and whole numbers that are objects, as pandas has them, in NumPy's types."""
+    if values.dtype.kind == "T":
+        values = values.astype(object)
+    if values.dtype != object or not values.size:
+        return values
+    kinds = {type(value) for value in values.flat}
+    if all(issubclass(kind, str) for kind in kinds):
+        return values.astype(str)
+    if all(issubclass(kind, int | np.integer) and kind is not bool for kind in kinds):
+        with contextlib.suppress(OverflowError):  # they stay objects
+            return values.astype(np.int64)
+    return values
 
 
 def check_labels(values: np.ndarray, ranges: dict[str, Any]) -> None:

@@ -1,0 +1,111 @@
+"""What users have instead of arrays: images of Pillow, frames, masked arrays, names as objects."""
+
+import datetime
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from metarl.adaptation import MAML, GradientLearner
+from metarl.deploy.adapter import Origin
+from metarl.deploy.loading import adapter_of
+from metarl.errors import DataError, ShapeError, TaskError
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(6, 4))
+NAMES = list("aabbcc")
+PIXELS = RNG.integers(0, 255, (6, 8, 8), dtype=np.uint8)
+
+
+def classifier(shape=(4,)):
+    """An adapter of a network with three outputs, for inputs of 0 to 1 if they are images."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 3))
+    record = {"count": [9.0], "low": [0.0], "high": [1.0], "mean": [0.5], "deviation": [0.3]}
+    ranges = {"input_shape": list(shape), "labels": True, "classes": 3}
+    ranges |= {"inputs": record} if len(shape) == 3 else {}
+    return adapter_of(GradientLearner(MAML(net, inner_lr=0.5)), Origin("", 0, ranges))
+
+
+def outputs(inputs, targets=NAMES, shape=(4,)):
+    adapter = classifier(shape)
+    adapter.adapt(inputs, targets)
+    return adapter.outputs(inputs)
+
+
+def palette_image(pixels):
+    image = Image.new("P", pixels.shape)
+    image.putdata([int(255 - v) for v in pixels.flatten()])
+    image.putpalette([255 - i // 3 for i in range(768)])
+    return image
+
+
+def test_images_have_the_channels_of_training():
+    shape = (1, 8, 8)
+    expected = outputs(PIXELS[:, None] / 255, shape=shape)
+    grey = [Image.fromarray(p) for p in PIXELS]
+    objects = np.empty(6, dtype=object)
+    objects[:] = grey
+    deep = [Image.fromarray(p.astype(np.uint16) * 257) for p in PIXELS]
+    for images in (
+        grey, objects, deep, [i.convert("RGB") for i in grey], [i.convert("LA") for i in grey],
+        [palette_image(p) for p in PIXELS], PIXELS.astype(np.uint16) * 257,
+    ):  # fmt: skip
+        np.testing.assert_allclose(outputs(images, shape=shape), expected, atol=1e-5)
+    rgb = np.repeat(PIXELS[:, None], 3, 1) / 255
+    expected = outputs(rgb, shape=(3, 8, 8))
+    for images in (grey, [palette_image(p) for p in PIXELS], [i.convert("RGBA") for i in grey]):
+        np.testing.assert_allclose(outputs(images, shape=(3, 8, 8)), expected, atol=1e-5)
+
+
+def test_frames_of_several_types_are_numbers():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(X).round()
+    expected = outputs(frame.to_numpy())
+    mixed = frame.astype({0: "Float64", 1: "Int64", 2: "float32"})
+    np.testing.assert_allclose(outputs(mixed), expected, rtol=1e-5)
+    flags = pd.DataFrame({"flag": X[:, 0] > 0, "b": X[:, 1], "c": X[:, 2], "d": X[:, 3]})
+    np.testing.assert_allclose(outputs(flags), outputs(flags.astype(float)), rtol=1e-5)
+
+
+def test_masked_and_sparse_data_are_refused():
+    with pytest.raises(DataError, match=r"targets.* masked"):
+        outputs(X, np.ma.masked_equal([0, 0, 1, 1, 2, 2], 2))
+    with pytest.raises(DataError, match=r"support inputs.* masked"):
+        outputs(np.ma.masked_less(X, 0))
+    with pytest.raises(ShapeError, match="to_dense"):
+        outputs(torch.from_numpy(X).to_sparse())
+
+
+def test_labels_keep_their_kind():
+    days = [datetime.date(2020, 1, 1 + i // 2) for i in range(6)]
+    adapter = classifier()
+    adapter.adapt(X, days)
+    assert set(adapter.predict(X)) <= set(days)
+    with pytest.raises(TaskError, match="got int, str"):  # 1 and "1" had been one class
+        adapter.adapt(X, [1, 1, "1", "1", "c", "c"])
+
+
+@pytest.mark.parametrize("kind", ["object", "str", "category", "Int64", "StringDType"])
+def test_labels_of_tables_are_saved_with_the_weights(kind, tmp_path):
+    pd = pytest.importorskip("pandas")
+    labels = {
+        "Int64": lambda: pd.array([7, 7, 8, 8, 9, 9], dtype="Int64"),
+        "StringDType": lambda: np.array(NAMES, dtype=np.dtypes.StringDType()),
+    }.get(kind, lambda: pd.Series(NAMES, dtype=kind))()
+    adapter = classifier()
+    adapter.adapt(X, labels)
+    adapter.save(tmp_path / "adapted.safetensors")
+    other = classifier()
+    other.restore(tmp_path / "adapted.safetensors")
+    np.testing.assert_array_equal(other.predict(X), adapter.predict(X))
+    assert other.predict(X).shape == (6,)
+
+
+def test_labels_that_are_not_saved_warn(tmp_path):
+    adapter = classifier()
+    adapter.adapt(X, np.array(["2020", "2020", "2021", "2021", "2022", "2022"], "datetime64[Y]"))
+    with pytest.warns(UserWarning, match="are not stored"):
+        adapter.save(tmp_path / "adapted.safetensors")
