@@ -157,7 +157,13 @@ def check_tasks_apart(
 def _called(
     function: LossFunction, outputs: Outputs, examples: Examples, values: dict[str, Any]
 ) -> Tensor:
-    """Returns the values of the function; explains its own errors by the shapes."""
+    """Returns the values of the function; explains its own errors by the shapes.
+
+    Raises:
+        SettingsError: It changes what it was given.
+    """
+    given = (outputs, examples, values)
+    before = _versions(given)
     try:
         found = function.unreduced(outputs, examples, **values)
     except ShapeError:
@@ -177,7 +183,20 @@ def _called(
             f"`{function.argument}` raises {type(error).__name__} for outputs {shown(outputs)} and "
             f"targets {shown(targets)} ({targets.dtype}): {error}. {advice}"
         ) from error
+    if _versions(given) != before:
+        raise SettingsError(
+            f"`{function.argument}` changes its outputs, targets or keywords in place: losses, "
+            "metrics and later steps would see other numbers. Work on a copy, such as "
+            "targets.clone(), or use functions that do not end with an underscore."
+        )
     return function.reduced(found, examples)
+
+
+def _versions(value: Any) -> list[int]:
+    """Returns how often each tensor was changed in place; 0 for those of inference mode."""
+    found: list[int] = []
+    map_tensors(lambda t: found.append(0 if t.is_inference() else t._version) or t, value)
+    return found
 
 
 def _check_default(loss: LossFunction, outputs: Outputs, examples: Examples) -> None:

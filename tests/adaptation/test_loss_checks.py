@@ -210,3 +210,20 @@ def test_classes_of_pixels_where_all_sizes_are_equal(last, generator):
     if not last:
         with pytest.raises(ShapeError, match="Expected logits"):
             losses_of(None, tasks, generator, Pixels(6, False))
+
+
+@pytest.mark.parametrize("argument", ["loss", "metric"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda outputs, targets: (outputs - targets.clamp_(min=0)).square(),
+        lambda outputs, targets: outputs.sub_(targets).square(),
+        lambda outputs, targets, *, inputs: (outputs - targets).square() + 0 * inputs.mul_(2).sum(),
+    ],
+)
+def test_functions_that_change_what_they_are_given_are_refused(function, argument, generator):
+    x, y = (torch.randn(TASKS, 6, 4, generator=generator) for _ in range(2))
+    tasks = TaskBatch(Examples(x, y), Examples(x, y))
+    given = {"loss": None, argument: function}
+    with pytest.raises(SettingsError, match=f"`{argument}` changes its outputs, targets"):
+        losses_of(tasks=tasks, generator=generator, network=nn.Linear(4, 4), **given)
