@@ -20,6 +20,7 @@ from metarl.errors import SettingsError
 from metarl.training.captured_iteration import CapturedIteration, Update
 from metarl.training.masked_step import MaskedStep, MissingStateError, refusal
 from metarl.training.meta_gradient import MetaGradient
+from metarl.training.optimizer_state import UnsavedState
 from metarl.training.optimizers import (
     OF_THE_DEVICE,
     OWN_SCHEDULES,
@@ -76,6 +77,7 @@ class MetaStep(OuterUpdate):
         else:
             _refuse_two(settings)
             self.optimizer = given_optimizer(optimizer, named)
+        self._unsaved = UnsavedState(self.optimizer)
         if scheduler is not None and settings.schedule != "constant":
             raise SettingsError(
                 f"Expected one schedule, got a `scheduler` and the schedule {settings.schedule}."
@@ -144,6 +146,7 @@ class MetaStep(OuterUpdate):
         return self._scaled(self._base_rates[0], iteration)
 
     def state_dict(self) -> dict[str, Any]:
+        self._unsaved.warn()
         state = self.optimizer.state_dict()
         if self.scheduler is not None:
             state["scheduler"] = self.scheduler.state_dict()
