@@ -89,6 +89,15 @@ def check_int(
     return int(value)
 
 
+def check_ints(settings: Any, among: Range, *names: str) -> None:
+    """Checks fields of a dataclass, which may be frozen, as `check_int`.
+
+    They become integers of Python: sums of those of NumPy's small types overflow in silence.
+    """
+    for name in names:
+        object.__setattr__(settings, name, check_int(name, getattr(settings, name), among))
+
+
 def check_number(
     name: str, value: Any, among: Range = POSITIVE, error: type[MetarlError] = SettingsError
 ) -> float:

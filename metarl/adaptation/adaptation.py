@@ -16,7 +16,7 @@ from metarl.adaptation.update_rules import GradientDescent, UpdateRule
 from metarl.errors import SettingsError
 from metarl.models.base import Adaptable, Params, task_params
 from metarl.models.modules import as_adaptable
-from metarl.ranges import NOT_NEGATIVE, Range, check_int, check_number
+from metarl.ranges import COUNT, NOT_NEGATIVE, Range, check_ints, check_number
 from metarl.registry import did_you_mean
 from metarl.tasks.losses import TaskLoss
 from metarl.tasks.metrics import MetricFunction
@@ -86,9 +86,9 @@ class Adaptation:
             )
         object.__setattr__(self, "frozen", names_of(self.network, self.frozen))
         momentum, unroll = self.statistics_momentum, self.unroll
-        check_int("steps", self.steps, NOT_NEGATIVE)
+        check_ints(self, NOT_NEGATIVE, "steps")
         if self.batch_size is not None:
-            check_int("batch_size", self.batch_size)
+            check_ints(self, COUNT, "batch_size")
         if momentum is not None:
             check_number("statistics_momentum", momentum, Range(0, 1, includes_low=False))
         if unroll is not None and not (0 < unroll <= self.steps and self.steps % unroll == 0):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.devices import resolve_device
 from metarl.errors import SettingsError, TaskError, short_repr
-from metarl.ranges import ANY_INT, NOT_NEGATIVE, check_int
+from metarl.ranges import ANY_INT, COUNT, NOT_NEGATIVE, check_int, check_ints
 from metarl.registry import check_choice
 from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
 from metarl.tasks.distortions import Distortion
@@ -236,12 +236,13 @@ class FewShot:
 
     def _check_settings(self) -> None:
         check_episode(self.way, self.shots, self.queries)
+        check_ints(self, COUNT, "way", "shots", "queries")
         for name, literal in _CHOICES:
             check_choice(name, getattr(self, name), get_args(literal))
         self._check_images()
         for name in ("min_images", "fewest_shots"):
             if getattr(self, name) is not None:
-                check_int(name, getattr(self, name), NOT_NEGATIVE)
+                check_ints(self, NOT_NEGATIVE, name)
         check_small(self.small_classes, self.min_images, ("small_classes", "min_images"))
         if self.small_classes == "take" and self.grouping == "drawers":
             raise SettingsError(

@@ -109,10 +109,11 @@ def Glyphs(  # noqa: N802 - reads like the other distributions
     Raises:
         SettingsError: If a number is below 1, or the episodes do not fit the characters.
     """
-    for name, value in (("alphabets", alphabets), ("characters", characters)):
-        check_int(name, value, Range(-LARGEST, MOST_CLASSES))
-    check_int("drawings", drawings, Range(-LARGEST, MOST_CLASSES))
-    check_int("seed", seed, SEED)
+    among = Range(-LARGEST, MOST_CLASSES)
+    alphabets = check_int("alphabets", alphabets, among)
+    characters = check_int("characters", characters, among)
+    drawings = check_int("drawings", drawings, among)
+    seed = check_int("seed", seed, SEED)
     if min(alphabets, characters, drawings) < 1:
         raise SettingsError(
             f"Expected at least 1 alphabet, character and drawing, got {alphabets}, {characters} "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError, TaskError
-from metarl.ranges import COUNT, NOT_NEGATIVE, check_int
+from metarl.ranges import COUNT, NOT_NEGATIVE, check_ints
 from metarl.registry import check_choice
 from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
 from metarl.tasks.pools import Reading, Source
@@ -116,11 +116,10 @@ class GroupTasks:
     def __post_init__(self) -> None:
         """Checks the settings against the groups of the split."""
         check_split(self.part)
-        check_int("shots", self.shots, COUNT)
-        check_int("queries", self.queries, COUNT)
+        check_ints(self, COUNT, "shots", "queries")
         for name in ("min_examples", "fewest_shots"):
             if getattr(self, name) is not None:
-                check_int(name, getattr(self, name), NOT_NEGATIVE)
+                check_ints(self, NOT_NEGATIVE, name)
         check_choice("small_groups", self.small_groups, SMALL)
         check_small(self.small_groups, self.min_examples, ("small_groups", "min_examples"))
         if self.fewest_shots is not None and not 1 <= self.fewest_shots <= self.shots:

@@ -78,7 +78,7 @@ def ImageFolder(  # noqa: N802 - reads like the other distributions
         TaskError: If a class or an image is in two splits, however their names are spelt.
         SettingsError: If the settings do not fit the images.
     """
-    check_int("image_size", image_size, Range(1, MOST_SIZE))
+    image_size = check_int("image_size", image_size, Range(1, MOST_SIZE))
     check_choice("mode", mode, get_args(Mode))
     files, split_classes = read_splits(Path(root).expanduser(), split_files)
     images = torch.from_numpy(_memory_map(files, image_size, mode))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError, TaskError
-from metarl.ranges import COUNT, check_int
+from metarl.ranges import COUNT, check_ints
 from metarl.registry import check_choice
 from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
 from metarl.tasks.unequal import draw_rows
@@ -62,8 +62,7 @@ class SeriesTasks:
     def __post_init__(self) -> None:
         """Checks the settings against the series of the split."""
         check_split(self.part)
-        for name in ("history", "horizon", "shots", "queries"):
-            check_int(name, getattr(self, name), COUNT)
+        check_ints(self, COUNT, "history", "horizon", "shots", "queries")
         check_choice("short_series", self.short_series, SHORT)
         series = self.splits.get(self.part, torch.empty(0, dtype=torch.int64))
         lengths = self.lengths[series.to(self.lengths.device)].to(series.device)

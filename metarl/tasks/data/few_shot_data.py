@@ -116,7 +116,7 @@ def FewShotData(  # noqa: N802 - reads like the other distributions
         SettingsError: The settings do not fit the data, or a package of an extra is missing.
     """
     if length is not None:
-        check_int("length", length)
+        length = check_int("length", length)
     key = description_key or (labels if isinstance(labels, str) else None)
     settings = TableSettings(inputs, labels, splits, length, characters, tokens, in_memory)
     if is_hugging_face(data):

@@ -71,7 +71,7 @@ def GroupedExamples(  # noqa: N802 - reads like the other distributions
             f"{type(table).__name__}; arrays are {{'x': x, 'y': y, 'group': group}}."
         )
     if length is not None:
-        check_int("length", length)
+        length = check_int("length", length)
     table = open_table(table)
     input_names, target_names = _names("inputs", inputs), _names("targets", targets)
     check_columns(table, [group, *input_names, *target_names])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,13 +93,13 @@ def split_labels(labels: Labels, splits: Splits, seed: int) -> dict[Split, Tenso
         seed: Seed of random splits; they depend on the labels and the seed alone.
 
     Returns:
-        Split -> numbers of its classes, int64; a split without classes is left out.
+        Split -> numbers of its classes, int64, at least one; a split without classes is left out.
 
     Raises:
         TaskError: A class is in two splits, or is unknown.
         SettingsError: The splits are not understood, or fractions leave a split without classes.
     """
-    check_int("seed", seed, SEED)
+    seed = check_int("seed", seed, SEED)
     if splits is None:
         return {"train": torch.arange(len(labels.values))}
     if not isinstance(splits, Mapping):
@@ -108,13 +108,17 @@ def split_labels(labels: Labels, splits: Splits, seed: int) -> dict[Split, Tenso
     if len(parts) < len(splits):
         raise SettingsError(f"Expected each split once, got {', '.join(map(str, splits))}.")
     fractions = [is_number(value) for value in parts.values()]
-    if all(fractions) and fractions:
-        return _by_fraction(labels, parts, seed)
-    if any(fractions):
+    if any(fractions) and not all(fractions):
         raise SettingsError(
             f"Expected fractions for all splits, or the members of all, got {short_repr(splits)}."
         )
-    return _by_member(labels, parts)
+    found = _by_fraction(labels, parts, seed) if any(fractions) else _by_member(labels, parts)
+    if not found:
+        raise SettingsError(
+            f"Expected a split with {_plural(labels.kind)}, got {short_repr(splits)}; None makes "
+            "all of them training ones."
+        )
+    return found
 
 
 def _by_fraction(labels: Labels, parts: Mapping[Split, Any], seed: int) -> dict[Split, Tensor]:
@@ -196,7 +200,8 @@ def _by_example(labels: Labels, splits: Any) -> dict[Split, Tensor]:
 def _number_of(value: Any, numbers: Mapping[Any, int], kind: str) -> int:
     if isinstance(value, np.generic):
         value = value.item()
-    if value not in numbers or isinstance(value, float):
+    is_known = isinstance(value, Hashable) and value in numbers
+    if not is_known or isinstance(value, float):
         alike = [known for known in numbers if str(known) == str(value)]
         hint = did_you_mean(str(value), list(map(str, numbers)))
         if alike:
