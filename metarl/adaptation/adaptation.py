@@ -218,23 +218,25 @@ def check_max_norm(max_norm: float | None) -> None:
         )
 
 
-def names_of(network: nn.Module, parts: Sequence[str | nn.Module]) -> tuple[str, ...]:
-    """Returns patterns and modules as names and patterns of parameters.
+def names_of(
+    network: nn.Module, parts: Sequence[str | nn.Module | nn.Parameter]
+) -> tuple[str, ...]:
+    """Returns patterns, modules and parameters as names and patterns of parameters.
 
     Args:
         network: The network.
-        parts: Patterns of `fnmatch`, which must match, and modules of the network.
+        parts: Patterns of `fnmatch`, which must match, and modules or parameters of the network.
 
     Raises:
         SettingsError: A pattern matches no parameter, or a module is not one of the network's.
     """
     names: list[str] = []
     for part in parts:
-        if not isinstance(part, nn.Module):
+        if not isinstance(part, nn.Module | nn.Parameter):
             matching_names(network, [part])
             names.append(part)
             continue
-        ids = {id(p) for p in part.parameters()}
+        ids = {id(p) for p in ([part] if isinstance(part, nn.Parameter) else part.parameters())}
         found = [name for name, p in network.named_parameters() if id(p) in ids]
         if not found:
             raise SettingsError(
@@ -249,6 +251,8 @@ def names_of(network: nn.Module, parts: Sequence[str | nn.Module]) -> tuple[str,
 def matching_names(network: nn.Module, patterns: Sequence[str]) -> frozenset[str]:
     """Returns the names of the parameters that match at least one pattern.
 
+    A parameter that layers share matches by each of its names, and is returned by its first.
+
     Args:
         network: The network.
         patterns: Patterns of `fnmatch`: `blocks.*.norm.*`.
@@ -256,14 +260,15 @@ def matching_names(network: nn.Module, patterns: Sequence[str]) -> frozenset[str
     Raises:
         SettingsError: A pattern matches no parameter.
     """
-    names = [name for name, _ in network.named_parameters()]
+    names = {id(p): name for name, p in network.named_parameters()}
+    known = {name: names[id(p)] for name, p in network.named_parameters(remove_duplicate=False)}
     matches: set[str] = set()
     for pattern in patterns:
-        found = {name for name in names if fnmatchcase(name, pattern)}
+        found = {first for name, first in known.items() if fnmatchcase(name, pattern)}
         if not found:
             raise SettingsError(
                 f"The pattern {pattern!r} matches no parameter."
-                f"{did_you_mean(pattern, names)} Known: {', '.join(names)}."
+                f"{did_you_mean(pattern, list(known))} Known: {', '.join(known)}."
             )
         matches |= found
     return frozenset(matches)

@@ -225,9 +225,15 @@ class GradientLearner(SupervisedLearner):
         return adapted_state(self.model, adapted, task)
 
     def notes(self) -> list[str]:
-        """Returns how an ordinary module runs for many tasks."""
+        """Returns how an ordinary module runs for many tasks, and which part of it adapts."""
         explain = getattr(self.model, "explain", None)
-        return [] if explain is None else [explain()]
+        lines = [] if explain is None else [explain()]
+        frozen = self.adaptation.frozen_names
+        if frozen:
+            names = [n for n, _ in self.model.named_parameters() if n not in frozen]
+            shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
+            lines.append(f"The inner loop adapts only {shown}.")
+        return lines
 
     # Internals
 

@@ -252,6 +252,48 @@ def test_a_part_adapts_by_names_or_by_modules():
         MAML(net, frozen=[nn.Linear(3, 4)])
 
 
+def test_shared_parameters_match_by_each_of_their_names():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 2))
+    net[2].weight = net[0].weight
+    by_name, by_module = MAML(net, frozen=["2.*"]), MAML(net, frozen=[net[2]])
+    assert by_name.frozen_names == by_module.frozen_names == {"0.weight", "2.bias"}
+    assert adapting(ANIL(net, adapts=["2.weight"])) == ["0.weight"]
+    assert adapting(MAML(net, frozen=[net[0].bias])) == [
+        "0.weight", "2.bias", "3.weight", "3.bias"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        nn.Linear(8, 3),
+        nn.utils.parametrizations.weight_norm(nn.Linear(8, 3)),
+        nn.utils.parametrizations.orthogonal(nn.Linear(8, 3)),
+        nn.LSTM(8, 3),
+    ],
+)
+def test_anil_finds_heads_of_every_kind(head):
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), head)
+    names = [f"2.{n}" for n, _ in head.named_parameters()]
+    assert adapting(ANIL(net)) == names
+    assert adapting(BOIL(net)) == ["0.weight", "0.bias"]
+    shown = GradientLearner(ANIL(net)).notes()[-1]
+    assert shown.startswith(f"The inner loop adapts only {', '.join(names[:4])}")
+
+
+def test_anil_needs_a_weight():
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            return self.scale * x
+
+    with pytest.raises(SettingsError, match="adapts="):
+        ANIL(Scale())
+
+
 def test_names_are_those_of_the_module():
     net = BodyAndHead()
     model = MAML(net).network
