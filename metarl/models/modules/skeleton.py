@@ -6,7 +6,8 @@ import copy
 import threading
 from collections.abc import Mapping
 from dataclasses import is_dataclass
-from types import SimpleNamespace
+from functools import partial
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,8 @@ def _held(net: nn.Module, kind: str) -> dict[str, Tensor]:
 def attribute_values(net: nn.Module) -> list[Any]:
     """Returns what the attributes of the modules hold, to compare with later ones.
 
-    Numbers, texts, arrays and tensors, also those in lists, dicts and dataclasses.
+    Numbers, texts, arrays and tensors, also those in lists, dicts and objects; functions, and the
+    hooks of the modules.
     """
     layers = list(net.modules())
     trained = {id(t) for m in layers for t in (*m._parameters.values(), *m._buffers.values())}
@@ -96,7 +98,7 @@ def attribute_values(net: nn.Module) -> list[Any]:
         (name, value if isinstance(value, PLAIN) else _held_by(value, trained))
         for layer in layers
         for name, value in layer.__dict__.items()
-        if name not in OF_MODULES
+        if name not in OF_MODULES or (value and name.endswith("_hooks"))
     ]
 
 
@@ -108,8 +110,14 @@ def _held_by(value: Any, trained: set[int], depth: int = 0) -> Any:
         return id(value), None if id(value) in trained else value._version
     if isinstance(value, np.ndarray) and value.dtype != object:
         return id(value), value.tobytes() if value.size <= MOST else None
+    if isinstance(value, FunctionType | type | partial) or (
+        callable(value) and not hasattr(value, "__dict__")
+    ):
+        return id(value)
     if is_dataclass(value) or isinstance(value, SimpleNamespace):
         value = vars(value)
+    elif hasattr(value, "__dict__") and not isinstance(value, nn.Module) and depth < DEEPEST:
+        value, depth = vars(value), DEEPEST  # other objects may hold anything
     if isinstance(value, Mapping):
         value = [*value, *value.values()]
     if not isinstance(value, list | tuple) or depth > DEEPEST:

@@ -348,6 +348,45 @@ def test_changes_inside_of_attributes_are_seen(options, change, generator):
     torch.testing.assert_close(model(params, x)[0], net(x[0]))
 
 
+class Plain:
+    """An object of a class of the user's, which may be called."""
+
+    scale = 2.0
+
+    def __call__(self, x):
+        return self.scale * x
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: setattr(net, "function", torch.relu),
+        lambda net: setattr(net.plain, "scale", 5.0),
+        lambda net: net.linear.register_forward_hook(lambda layer, given, output: 2 * output),
+        lambda net: net.register_forward_pre_hook(lambda layer, given: (2 * given[0],)),
+    ],
+)
+def test_other_functions_objects_and_hooks_are_seen(change, generator):
+    class Changing(Temperature):
+        def __init__(self):
+            super().__init__()
+            self.function, self.plain = torch.tanh, Plain()
+
+        def forward(self, x):
+            return self.plain(self.function(self.linear(x)))
+
+    net = Changing()
+    model, x = from_module(net), draw(generator)
+    params = task_params(model, TASKS)
+    model.prepare(x)
+    kept = model._choices.copy()
+    model.prepare(x)
+    assert model._choices == kept
+    change(net)
+    model.prepare(x)
+    torch.testing.assert_close(model(params, x)[0], net(x[0]))
+
+
 def test_layers_that_list_their_parameters_are_not_traced_again(generator):
     net = nn.Sequential(nn.GRU(3, 4, batch_first=True))
     values = attribute_values(net)
