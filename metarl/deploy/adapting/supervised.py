@@ -20,7 +20,7 @@ from metarl.extras import import_extra
 from metarl.ranges import check_int
 from metarl.registry import check_choice
 from metarl.tasks.data.table_sources import ROW_NUMBERS
-from metarl.tasks.data.tables import EXTRA, read_csv
+from metarl.tasks.data.tables import EXTRA, READERS, read_csv
 from metarl.tasks.files import check_regular, read_regular
 from metarl.tasks.image_splits import is_hidden
 from metarl.tasks.images import MOST_BYTES, decode
@@ -33,7 +33,7 @@ def adapt_on_table(
 
     Args:
         adapter: The adapter.
-        path: A Parquet or CSV file.
+        path: A Parquet, CSV or TSV file.
         target: The column of the targets, or y for y_0, y_1, ...; all other columns are the inputs,
             in their order.
         support: Rows to adapt on; None: half of them, at most as many as in training.
@@ -151,11 +151,12 @@ def _targets(columns: dict[str, np.ndarray], target: str) -> tuple[np.ndarray, l
 
 
 def _columns(path: Path) -> dict[str, np.ndarray]:
-    if path.suffix.lower() == ".csv":
+    delimiter = READERS.get(path.suffix.lower())
+    if delimiter:
         import_extra("pyarrow.csv", EXTRA)
         try:
             check_regular(path)
-            return plain_columns(read_csv(path))
+            return plain_columns(read_csv(path, delimiter))
         except Exception as error:  # the reader raises anything for damaged files
             raise DataError(f"Cannot read the table {path}: {error}.") from error
     return parquet_columns(path)

@@ -19,6 +19,7 @@ TOLERANCE = 1e-4  # relative; torch's norms under vmap are wrong by 1e-3 to 2e-2
 STEPS = (1e-4, 1e-6, 1e-8)  # relative to the parameters; large ones cross kinks of ReLUs
 DIRECTIONS = 2
 LARGE_STEPS = (1e-2, 1e-3)  # for numbers rounded to float32
+LARGE_INPUTS = 1e8
 NOISE = 3e4  # relative error of such differences, in rounding errors
 
 
@@ -65,8 +66,16 @@ def check_second_derivative(route: Route, sample: Sample, expected: Reference, n
         f"The second derivative of {name} is wrong by a share of {worst:.1e}, compared with finite "
         "differences of its gradient: a function in it has a wrong or missing double backward. "
         "Train with `first_order=True`, replace that function, or switch the check off: "
-        "from_module(net, check_derivatives=False)."
+        f"from_module(net, check_derivatives=False).{_advice_on_scale(sample.inputs)}"
     )
+
+
+def _advice_on_scale(inputs: Tensor) -> str:
+    """Returns advice for inputs so large that differences of rounded numbers show nothing."""
+    largest = float(inputs.abs().max()) if inputs.is_floating_point() else 0.0
+    if largest < LARGE_INPUTS:
+        return ""
+    return f" Or standardise the inputs: they reach {largest:.1e}, where differences are rounding."
 
 
 Gradients = Callable[[list[Tensor], bool], tuple[Tensor, ...] | None]

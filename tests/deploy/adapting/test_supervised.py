@@ -27,6 +27,7 @@ def test_columns_are_inputs_in_their_order_whatever_their_names(name, generator,
     *names, target = NAMES[name]
     table = pyarrow.table(dict(zip((*names, target), values, strict=True)))
     csv.write_csv(table, tmp_path / "table.csv")
+    csv.write_csv(table, tmp_path / "table.tsv", csv.WriteOptions(delimiter="\t"))
     lists = {"x": list(values[:3].T), target: values[3]}
     parquet.write_table(pyarrow.table(lists), tmp_path / "table.parquet")
     learner = GradientLearner(MAML(MLP((3, 4, 1), generator), inner_lr=0.1))
@@ -35,7 +36,7 @@ def test_columns_are_inputs_in_their_order_whatever_their_names(name, generator,
         inputs = torch.from_numpy(values[:3].T).float()[None]
         errors = (learner.model(theta, inputs)[0, :, 0].numpy() - values[3]) ** 2
     origin = Origin("", 0, {"input_shape": [3], "target_shape": [1], "labels": False})
-    for kind in ("csv", "parquet"):
+    for kind in ("csv", "tsv", "parquet"):
         adapter = adapter_of(learner, origin)
         found = adapt_on_table(adapter, tmp_path / f"table.{kind}", target, 6, 1, 0)
         expected = [e for e in errors if np.isclose(e, found.before, rtol=1e-4).any()]

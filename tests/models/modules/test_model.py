@@ -591,3 +591,9 @@ def test_adapted_statistics_leave_padding_out(generator):
     hidden = Masked.forward(plain, x[1], mask[1])
     torch.testing.assert_close(state["norm.running_mean"], hidden.mean(0))
     torch.testing.assert_close(state["norm.running_var"], hidden.var(0, correction=0))
+
+
+def test_inputs_that_are_too_large_for_differences_are_named(generator):
+    model, x = from_module(nn.Linear(4, 3)), 1e18 * torch.randn(2, 6, 4, generator=generator)
+    with pytest.raises(SettingsError, match="standardise the inputs: they reach"):
+        model.prepare(x)
