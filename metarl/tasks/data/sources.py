@@ -165,6 +165,11 @@ class RowReader:
                 f"Cannot read rows {_listed(rows)} of the {self.name}: "
                 f"{type(error).__name__}: {error}"
             ) from error
+        if len(fetched) != len(rows):
+            raise DataError(
+                f"Expected {len(rows)} rows of the {self.name} for rows {_listed(rows)}, got "
+                f"{len(fetched)}."
+            )
         if self.length is not None:
             source = sequence_source(list(fetched), self.length, self.tokens, self.name)
             return source.read(torch.arange(len(source)))
@@ -244,6 +249,12 @@ def sequence_source(
                 f"{tuple(first.shape[1:])} as in the first, got {tuple(tensor.shape[1:])} in "
                 f"sequence {number} of the {name}."
             )
+    types = {tensor.dtype for tensor in tensors}
+    if len(types) > 1 and types & SCALES.keys():
+        raise ShapeError(
+            f"Expected sequences of one type in the {name}, got {', '.join(map(str, types))}: only "
+            "uint8 and uint16 are divided by their largest value. Convert them to one type."
+        )
     kinds = {tensor.is_floating_point() for tensor in tensors}
     if len(kinds) > 1:  # lists such as [1, 2] next to [0.5, 1]
         tensors = [tensor.to(torch.float32) for tensor in tensors]

@@ -74,10 +74,12 @@ class TableSettings:
 
     def text_source(self, texts: Sequence[str]) -> SequenceSource:
         """Returns the source of texts; raises SettingsError without `characters`."""
-        if self.characters is None:
+        if not isinstance(self.characters, Characters):
+            given = "" if self.characters is None else f", got {short_repr(self.characters)}"
             raise SettingsError(
                 "Strings need `characters`, which turns them into indices: Characters.of(texts) of "
-                "the training texts, or a fixed alphabet."
+                f'the training texts, or a fixed alphabet, Characters("abc"){given}. Texts that '
+                "stand for numbers have to be converted first."
             )
         flat, lengths = self.characters.encode_all(texts)
         return flat_source(flat, lengths, self.length, tokens=True)

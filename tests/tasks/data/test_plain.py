@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from metarl.errors import MetarlError, ShapeError
+from metarl.errors import DataError, MetarlError, SettingsError, ShapeError
 from metarl.tasks import FewShotData, Forecasting
 
 ROWS = 12
@@ -147,3 +147,31 @@ def test_labels_of_bytes_and_of_strings_that_lack_some():
     strings = np.array(["a", None] * 6, dtype=np.dtypes.StringDType(na_object=None))
     with pytest.raises(MetarlError, match="row 1 is missing"):
         inputs_of(np.ones((ROWS, 2)), strings)
+
+
+def test_sequences_of_several_types_of_which_some_are_scaled_are_refused():
+    for other in (np.uint16, np.int64, np.float32):
+        sequences = [np.full(2, 200, np.uint8), np.full(3, 200, other)] * 6
+        with pytest.raises(ShapeError, match="of one type"):
+            inputs_of(sequences)
+    assert inputs_of([[1, 2], [0.5]] * 6).max() == 2
+
+
+def test_an_array_on_disk_that_returns_other_rows_is_refused():
+    class Short:
+        shape, dtype = (ROWS, 2), np.dtype(np.float32)
+
+        def __len__(self):
+            return ROWS
+
+        def __getitem__(self, rows):
+            return np.zeros((1, 2), np.float32)
+
+    tasks = FewShotData(Short(), LABELS, 2, 1, 1)
+    with pytest.raises(DataError, match="Expected 4 rows of the Short"):
+        tasks.sample(1, torch.Generator().manual_seed(0))
+
+
+def test_characters_of_another_type_are_refused():
+    with pytest.raises(SettingsError, match="got 'abc'"):
+        FewShotData(["ab"] * ROWS, LABELS, 2, 1, 1, characters="abc")  # pyright: ignore
