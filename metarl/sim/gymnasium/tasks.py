@@ -192,6 +192,15 @@ class GymTasks(DisturbedFamily, GymFamily):
         if not layers:
             return False
         is_keyword = takes_keyword(self.builder, name)
+        if is_forwarded(layers[0], name):
+            if is_keyword:
+                return False
+            raise SettingsError(
+                f"The attribute {name!r} of {self.title!r} is that of another object, which "
+                f"`__getattr__` of {type(layers[0]).__name__} asks: a task would hide it and "
+                "change nothing there. Give the environment a keyword argument, or a property of "
+                "this name with a setter that changes the other object."
+            )
         if not is_read_only(layers[0], name):
             return layers[0] is self.probe.unwrapped or not is_keyword
         if not is_keyword:
@@ -264,6 +273,13 @@ def is_read_only(env: gymnasium.Env, name: str) -> bool:
     """Returns whether an attribute of a layer is a property that cannot be set."""
     kind = inspect.getattr_static(type(env), name, None)
     return isinstance(kind, property) and kind.fset is None
+
+
+def is_forwarded(env: gymnasium.Env, name: str) -> bool:
+    """Returns whether an attribute comes from `__getattr__`, and no `__setattr__` sets it."""
+    nothing = object()
+    own_setter = type(env).__setattr__ is not object.__setattr__
+    return not own_setter and inspect.getattr_static(env, name, nothing) is nothing
 
 
 def _own_names(env: gymnasium.Env) -> set[str]:

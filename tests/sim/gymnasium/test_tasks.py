@@ -148,6 +148,45 @@ def test_a_property_that_cannot_be_set_is_a_keyword_argument_or_refused():
         GymTasks("Ant-v5", {"is_healthy": Uniform(0, 1)})
 
 
+class Motor:
+    """An object that an environment drives."""
+
+    gain = 1.0
+
+
+class Driven(Slide):
+    """Hands on the attributes of its motor."""
+
+    def __init__(self):
+        super().__init__()
+        self.motor = Motor()
+
+    def __getattr__(self, name):
+        """Returns the motor's."""
+        return getattr(vars(self)["motor"], name)
+
+
+class Set(Driven):
+    """Hands assignments on, too."""
+
+    def __setattr__(self, name, value):
+        """Sets the motor's gain."""
+        if name == "gain":
+            self.motor.gain = value
+        else:
+            super().__setattr__(name, value)
+
+
+def test_attributes_of_another_object_are_refused_unless_they_can_be_set():
+    gain = {"gain": Uniform(0.5, 2)}
+    with pytest.raises(SettingsError, match="'gain' of 'Driven' is that of another object"):
+        GymTasks(Driven, gain, horizon=3)
+    env = make_vec(GymTasks(Set, gain, horizon=3), 2, device="cpu")
+    env.reset(seed=0)
+    gains = [e.motor.gain for e in env._host._envs]
+    assert gains == pytest.approx(env.get_tasks()["gain"].tolist())
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
