@@ -70,7 +70,14 @@ def _inertia_problem(
                 "its own for every task; let it draw one only if none is set, or vary an "
                 "attribute that `reset` leaves as it is"
             )
-        if _is_never_read(family, name, all_starts[0]._replace(task=tasks[0])):
+        reads, class_reads = _reads(family, name, all_starts[0]._replace(task=tasks[0]))
+        if class_reads and not reads:
+            return (
+                f"the parameter {name!r} changes nothing: episodes read the attribute of the "
+                f"class, and a task sets that of the object; read `self.{name}`"
+            )
+        # Code that no episode has run yet may read it, at a goal for example.
+        if reads == 0 and not reads_attribute(type(owner(family.probe, name)), name):
             return (
                 f"the parameter {name!r} changes nothing: no episode reads the attribute"
                 f"{_advice_to_build(family, name)}"
@@ -114,10 +121,11 @@ def _is_overwritten(family: GymTasks, name: str, tasks: list[Task], start: Start
     return _same_values(first, second, name, MOST_DEPTH) and not kept
 
 
-def _is_never_read(family: GymTasks, name: str, start: Start) -> bool:
-    """Returns whether no episode reads an attribute; False if that cannot be observed."""
-    if reads_attribute(type(owner(family.probe, name)), name):  # at a goal, for example
-        return False
+def _reads(family: GymTasks, name: str, start: Start) -> tuple[int | None, int]:
+    """Returns how often an episode reads an attribute: of the object, and of its class.
+
+    The first is None if that cannot be observed.
+    """
     player = Player(family)
     attribute = FixedAttribute(name)
     try:
@@ -126,7 +134,7 @@ def _is_never_read(family: GymTasks, name: str, start: Start) -> bool:
             player.env.reset(seed=start.seed)  # without the reads of who sets the task
             for action in start.actions:
                 player.step(action)
-        return works and not attribute.reads
+        return (attribute.reads, attribute.class_reads) if works else (None, 0)
     finally:
         player.host.close()
 

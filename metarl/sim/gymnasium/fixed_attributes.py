@@ -16,16 +16,21 @@ class FixedAttribute:
     Args:
         name: The name of the attribute.
         value: The value that every assignment stores; by default what is assigned.
+
+    Attributes:
+        reads: How often it was read from an object.
+        class_reads: How often it was read from the class, which no object's value changes.
     """
 
     def __init__(self, name: str, *value: Any) -> None:
-        self.reads = 0
+        self.reads = self.class_reads = 0
         self.default: Any = None
         self.name, self._value = name, value
 
     def __get__(self, instance: Any, kind: type | None = None) -> Any:
         """Returns the fixed value, or what is stored in the instance."""
         if instance is None:
+            self.class_reads += 1
             return self._value[0] if self._value else self.default
         self.reads += 1
         if self.name in vars(instance):

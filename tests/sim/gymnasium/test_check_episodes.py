@@ -141,6 +141,20 @@ def test_a_parameter_that_changes_nothing(parameter, message):
     assert re.search(message, text) and text.count("\n- ") == 1
 
 
+class Common(Slide):
+    """Reads an attribute of its class."""
+
+    pull = 1.0
+
+    def step(self, action):
+        return super().step(type(self).pull * action)
+
+
+def test_an_attribute_that_is_read_from_the_class_changes_nothing():
+    text = problems(GymTasks(Common, {"pull": Uniform(0.5, 2)}, horizon=8))
+    assert "'pull' changes nothing: episodes read the attribute of the class" in text
+
+
 def test_a_parameter_of_rare_rewards_is_no_mistake():
     check_family(GymTasks(Goal, {"goal": Uniform(40, 60), "far": Uniform(40, 60)}, horizon=8))
     assert "goal" not in vars(Goal)
