@@ -20,6 +20,8 @@ FAR = 10.0
 """Multiple of a bound that no observation reaches by rounding."""
 MOST_ENTRIES = 4_000_000
 """Numbers and choices of a space for which a policy may have weights."""
+FEWEST_STEPS = 64
+"""Numbers that float32 has at least between the bounds of an action that is no whole number."""
 
 
 class Leaf(NamedTuple):
@@ -125,9 +127,12 @@ def flat_actions(space: spaces.Space[Any]) -> spaces.Box | spaces.Discrete:
     """Returns the space of flattened actions; a Discrete stays one, counted from 0.
 
     Raises:
-        SettingsError: A part of the space has no fixed size, such as text or a graph.
+        SettingsError: A part of the space has no fixed size, such as text or a graph; or float32
+            has hardly a number between two bounds.
     """
     _check(space, "actions")
+    for leaf in action_leaves(space):
+        _check_resolution(leaf)
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n)) if space.start == 0 else FlatDiscrete(space)
     bounds = [_action_bounds(leaf.space) for leaf in action_leaves(space)]
@@ -251,6 +256,28 @@ def _check(space: Any, what: str) -> None:
             f"{short_repr(space)}: a policy has weights for each of them. Wrap the environment in "
             "a wrapper with fewer: count choices by several digits (MultiDiscrete), or declare a "
             "Box."
+        )
+
+
+def _check_resolution(leaf: Leaf) -> None:
+    """Raises SettingsError where float32, in which policies act, hardly tells two bounds apart."""
+    space = leaf.space
+    if not isinstance(space, spaces.Box):
+        return
+    low, high = (bound.ravel().astype(np.float64) for bound in (space.low, space.high))
+    fewest = np.minimum(high - low, FEWEST_STEPS) if space.dtype.kind in "biu" else FEWEST_STEPS
+    with np.errstate(over="ignore", invalid="ignore"):
+        least, most = low.astype(np.float32), high.astype(np.float32)
+        width = most.astype(np.float64) - least
+        steps = width / np.spacing(np.maximum(np.abs(least), np.abs(most)))
+        coarse = (high > low) & (steps < fewest)  # steps are NaN where a bound is infinite
+    if coarse.any():
+        entry = int(coarse.argmax())
+        raise SettingsError(
+            f"Expected bounds of actions that float32 tells apart, entry {entry} of "
+            f"{f'the part {leaf.name!r} of ' if leaf.name else ''}the actions is between "
+            f"{low[entry]:.17g} and {high[entry]:.17g}: a policy could choose among a few numbers "
+            "only. Declare the difference from one of them, and add that in `step`."
         )
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -134,6 +135,27 @@ def test_actions_at_their_bounds_are_in_the_space(name):
     for row in (flat.low, flat.high):
         assert space.contains(read(row))
         np.testing.assert_allclose(read(row).ravel().astype(float), row, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "fits"),
+    [
+        (1e8, 1e8 + 1, np.float64, False),
+        (1e6, 1e6 + 1, np.float64, False),
+        (-1e-300, 1e-300, np.float64, False),
+        (2**24, 2**24 + 3, np.int64, False),
+        (2**23, 2**23 + 3, np.int64, True),
+        (0, 2**60, np.int64, True),
+        (1000, 1001, np.float32, True),
+        (3, 3, np.float32, True),
+        (-1e300, 1e300, np.float64, True),
+        (5, np.inf, np.float64, True),
+    ],
+)
+def test_bounds_that_float32_hardly_tells_apart_are_refused(low, high, dtype, fits):
+    space = spaces.Dict(a=spaces.Discrete(2), b=spaces.Box(low, high, (2,), dtype))
+    with nullcontext() if fits else pytest.raises(SettingsError, match="entry 0 of the part 'b'"):
+        flat_actions(space)
 
 
 def test_truth_values_are_the_nearest_ones():
