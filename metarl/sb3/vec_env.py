@@ -75,8 +75,8 @@ class SB3VecEnv(VecEnv):
         if space is not env.single_action_space:
             warnings.warn(
                 f"The actions {env.single_action_space} have no finite bounds, which "
-                "Stable-Baselines3 needs: it clips them to -1..1 where they are infinite. Declare "
-                "the bounds that are meant in the environment's action space.",
+                f"Stable-Baselines3 needs: it clips them to {space}. Declare the bounds that are "
+                "meant in the environment's action space.",
                 stacklevel=2,
             )
         self._scale: ActionScale | None = None

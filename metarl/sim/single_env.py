@@ -265,12 +265,16 @@ def as_arrays(tasks: Tasks) -> dict[str, np.ndarray]:
 def bounded(space: spaces.Space[Any]) -> spaces.Space[Any]:
     """Returns the action space with infinite bounds replaced by -1 and 1.
 
+    Where the other bound is finite and leaves less room than 1, such as 5, it is 1 from that one.
     Other libraries sample from the action space and require finite bounds. Actions are not scaled.
     """
     if not isinstance(space, spaces.Box) or space.is_bounded():
         return space
-    low = np.where(np.isfinite(space.low), space.low, -1.0)
-    high = np.where(np.isfinite(space.high), space.high, 1.0)
+    low, high = space.low, space.high
+    below, above = np.isfinite(low), np.isfinite(high)
+    lower = np.where(above, np.minimum(high - 1, -1), -1)
+    upper = np.where(below, np.maximum(low + 1, 1), 1)
+    low, high = np.where(below, low, lower), np.where(above, high, upper)
     if isinstance(space, FlatBox):
         return FlatBox(low, high, space.source)
     return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)

@@ -165,6 +165,6 @@ def test_clipping_where_there_are_no_bounds_is_said():
         def action_space(self):
             return gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
-    with pytest.warns(UserWarning, match="clips them to -1..1 where they are infinite"):
+    with pytest.warns(UserWarning, match=r"clips them to Box\(-1.0, 1.0"):
         env = SB3VecEnv(make_vec(Free(), 2, device="cpu", autoreset="disabled"))
     assert env.action_space.is_bounded()

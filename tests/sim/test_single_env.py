@@ -12,7 +12,7 @@ import metarl.gymnasium_ids
 from metarl.errors import SettingsError, ShapeError, SimulationError
 from metarl.gymnasium_ids import register_families
 from metarl.sim import TensorVectorEnv, make_vec
-from metarl.sim.single_env import SingleEnv, make_worlds
+from metarl.sim.single_env import SingleEnv, bounded, make_worlds
 from tests.sim.families import Cart, Drift
 from tests.sim.test_episode_ends import Framed
 
@@ -114,6 +114,24 @@ def test_an_episode_ends_at_the_horizon_or_at_the_end_of_the_task():
     env.reset()
     assert env.step(np.zeros(2))[2:4] == (False, False)
     assert env.step(np.zeros(2))[2:4] == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        ((-np.inf, np.inf), (-1, 1)),
+        ((-3, np.inf), (-3, 1)),
+        ((5, np.inf), (5, 6)),
+        ((-np.inf, -5), (-6, -5)),
+        ((-np.inf, 0.25), (-1, 0.25)),
+    ],
+)
+def test_infinite_bounds_of_actions_leave_room_next_to_finite_ones(bounds, expected):
+    low, high = bounds
+    space = bounded(gymnasium.spaces.Box(low, high, (1,), np.float32))
+    assert isinstance(space, gymnasium.spaces.Box)
+    assert (space.low.item(), space.high.item()) == expected
+    assert space.contains(space.sample())
 
 
 def test_gymnasium_makes_worlds_of_tensors_too():
