@@ -14,15 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, short_repr
 from metarl.sim.card import Card, Fact
 from metarl.sim.family import ControlTasks, Tasks
 from metarl.sim.global_seed import global_seed
 from metarl.sim.gymnasium.family import GymFamily, Task
+from metarl.sim.gymnasium.observations import REAL
 from metarl.sim.gymnasium.own_values import own_value
 from metarl.tasks.base import SPLITS, Split, check_num_tasks
 
 INDEX = "index"  # the task value that every pool has
+MOSTLY = 0.9  # the share of tasks that float32 has to tell apart
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class GymTaskPool(GymFamily):
             SettingsError: The environment lacks the methods, or the pool is invalid.
         """
         super().__post_init__()
-        needs_sampling = isinstance(self.tasks, int)
+        needs_sampling = not isinstance(self.tasks, Mapping)
         missing = [
             name
             for name in ("set_task", *(["sample_tasks"] if needs_sampling else []))
@@ -80,23 +82,20 @@ class GymTaskPool(GymFamily):
     @cached_property
     def pools(self) -> dict[Split, list[Any]]:
         """The tasks of each split."""
-        if not isinstance(self.tasks, int):
+        if isinstance(self.tasks, Mapping):
             if self.tasks.keys() != set(SPLITS):
                 raise SettingsError(
                     f"Expected the tasks of {', '.join(SPLITS)}, got those of "
                     f"{', '.join(self.tasks) or 'none'}."
                 )
             return {part: list(self.tasks[part]) for part in SPLITS}
-        if self.tasks < len(SPLITS):
-            raise SettingsError(f"Expected at least {len(SPLITS)} tasks, got {self.tasks}.")
-        with global_seed(self.seed):  # for environments that draw from the global generators
-            self.probe.reset(seed=self.seed)
-            tasks = list(_method(self.probe, "sample_tasks")(self.tasks))
-        if len(tasks) != self.tasks:
+        if not isinstance(self.tasks, int | np.integer):
             raise SettingsError(
-                f"Expected sample_tasks({self.tasks}) of {self.title!r} to return as many tasks, "
-                f"got {len(tasks)}."
+                "Expected a number of tasks to draw, or the tasks of each split, as "
+                f'{{"train": [...], "validation": [...], "test": [...]}}, got '
+                f"{short_repr(self.tasks)}."
             )
+        tasks = self._drawn(int(self.tasks))
         return {part: tasks[i :: len(SPLITS)] for i, part in enumerate(SPLITS)}
 
     @cached_property
@@ -106,18 +105,24 @@ class GymTaskPool(GymFamily):
 
     @cached_property
     def numbers(self) -> dict[str, Tensor]:
-        """The numbers of all tasks: name -> [P, *] float32; empty if names or shapes differ."""
+        """The numbers of all tasks: name -> [P, *] float32.
+
+        Empty if names or shapes differ, or if float32 does not tell the tasks apart.
+        """
         rows = [_numbers(task) for task in self.pool]
         first = rows[0]
         if any(_shapes(row) != _shapes(first) for row in rows):
             return {}
         columns = {name: np.stack([row[name] for row in rows]) for name in first}
-        return {name: torch.from_numpy(column) for name, column in columns.items()}
+        single = {name: column.astype(np.float32) for name, column in columns.items()}
+        if _different(single) < MOSTLY * _different(columns):
+            return {}
+        return {name: torch.from_numpy(column) for name, column in single.items()}
 
     def card(self) -> Card:
         sizes = ", ".join(f"{len(self.pools[part])} {part}" for part in SPLITS)
         source = f"drawn once by its sample_tasks, seed {self.seed}"
-        if not isinstance(self.tasks, int):
+        if isinstance(self.tasks, Mapping):
             source = "given"
         kinds = ", ".join(self.numbers) or f"of type {type(self.pool[0]).__name__}"
         tasks = Fact("tasks", f"{kinds}; a pool of {sizes}, {source}")
@@ -145,6 +150,27 @@ class GymTaskPool(GymFamily):
         _method(env, "set_task")(own_value(self.pool[int(task[INDEX])]))
         return env
 
+    def _drawn(self, count: int) -> list[Any]:
+        """Returns tasks that the environment draws with the seed of the pool."""
+        if count < len(SPLITS):
+            raise SettingsError(f"Expected at least {len(SPLITS)} tasks, got {count}.")
+        try:
+            with global_seed(self.seed):  # for environments that draw from the global generators
+                self.probe.reset(seed=self.seed)
+                tasks = list(_method(self.probe, "sample_tasks")(count))
+        except Exception as error:
+            raise SettingsError(
+                f"{self.title!r} cannot draw tasks by `reset` and `sample_tasks({count})`, before "
+                f"any task is set: {type(error).__name__}: {error}. Give it a task in its "
+                "constructor, or give the pool the tasks of each split."
+            ) from error
+        if len(tasks) != count:
+            raise SettingsError(
+                f"Expected sample_tasks({count}) of {self.title!r} to return as many tasks, got "
+                f"{len(tasks)}."
+            )
+        return tasks
+
     @property
     def _disjoint(self) -> bool:
         """Whether no task is in more than one split."""
@@ -158,18 +184,26 @@ def _method(env: gymnasium.Env, name: str) -> Any:
 
 
 def _numbers(task: Any) -> dict[str, np.ndarray]:
-    """Returns the numbers of a task, float32; empty if some of it is not a finite number."""
+    """Returns the numbers of a task; empty if some of it is not a finite number of float32."""
     values = task if isinstance(task, Mapping) else {"task": task}
     arrays: dict[str, np.ndarray] = {}
     for name, value in values.items():
         try:
-            number = np.asarray(value, np.float32)
+            number = np.asarray(value.detach() if isinstance(value, Tensor) else value)
+            with np.errstate(over="ignore"):
+                single = np.asarray(number.tolist(), np.float32)
         except (TypeError, ValueError):
             return {}
-        if isinstance(value, str) or name == INDEX or not np.isfinite(number).all():
+        if isinstance(value, str) or name == INDEX or not np.isfinite(single).all():
             return {}
-        arrays[str(name)] = number
+        arrays[str(name)] = number if number.dtype.kind in REAL else single
     return arrays
+
+
+def _different(columns: Mapping[str, np.ndarray]) -> int:
+    """Returns how many rows of columns [P, *] differ from all others."""
+    rows = zip(*columns.values(), strict=True)
+    return len({tuple(part.tobytes() for part in row) for row in rows})
 
 
 def _fingerprint(task: Any) -> Any:

@@ -107,6 +107,32 @@ def wrapped():
     return gymnasium.wrappers.RescaleAction(Slide(), np.float32(-2), np.float32(2))
 
 
+@pytest.mark.parametrize(
+    ("tasks", "told_apart"),
+    [
+        ([2**53 + i for i in range(6)], False),
+        ([1.7e9 + i for i in range(6)], False),
+        ([0.0, 0.0, 0.0, 1.0, 1.0, 1.0], True),
+        ([1.7e9 + 1000 * i for i in range(6)], True),
+        (torch.arange(6.0, requires_grad=True), True),
+        ([1j] * 6, False),
+    ],
+)
+def test_numbers_that_float32_does_not_tell_apart_are_no_task_values(tasks, told_apart):
+    pools = {part: tasks[2 * i : 2 * i + 2] for i, part in enumerate(SPLITS)}
+    family = GymTaskPool(Slide, pools, horizon=6)
+    values = family.sample(4, torch.Generator().manual_seed(0)).values
+    assert ("task" in values) == told_apart
+    assert family.task_vector(values).shape == (4, 1 if told_apart else 6)
+
+
+class Waiting(Slide):
+    """Needs a task before its first reset."""
+
+    def reset(self, *, seed=None, options=None):
+        raise RuntimeError("no task is set")
+
+
 class Few(Slide):
     """Samples too few tasks."""
 
@@ -127,6 +153,8 @@ class Few(Slide):
             lambda: GymTaskPool(Slide, {part: [] for part in SPLITS}, horizon=6),
             "at least one task for each",
         ),
+        (lambda: GymTaskPool(Slide, [1, 2, 3], horizon=6), r"the tasks of each split.*got \[1"),
+        (lambda: GymTaskPool(Waiting, 9, horizon=6), "before any task is set: RuntimeError: no ta"),
         (lambda: GymTaskPool(Few, 9, horizon=6), r"sample_tasks\(9\) of 'Few' .*got 8"),
     ],
 )
