@@ -284,14 +284,15 @@ class PolicyLearner(ControlLearner):
             return
         # Of its own, so that a learner whose statistics have started draws the same rollouts.
         generator = seeded_generator(generator.device, generator.initial_seed() ^ CALIBRATION)
-        count = min(num_tasks, self.task_chunk_size or num_tasks)
-        tasks = self.family.split("train").sample(count, generator)
-        start = self._fresh(count, generator) or task_params(self.policy, count)
-        (noise,) = self._noises(count, 1, generator, trajectories)
-        rollouts = self.worlds.collect(self.policy, start, tasks.values, noise)
-        assert rollouts.moments is not None
-        units.update(rollouts.moments)
-        self.environment_steps += int(rollouts.steps().sum())
+        tasks = self.family.split("train").sample(num_tasks, generator)
+        start = self._fresh(num_tasks, generator) or task_params(self.policy, num_tasks)
+        (noise,) = self._noises(num_tasks, 1, generator, trajectories)
+        rollouts = [
+            self.worlds.collect(self.policy, params, some.values, numbers)
+            for some, params, numbers in cut_tasks((tasks, start, noise), self.task_chunk_size)
+        ]
+        units.update(concatenate_tasks([part.moments for part in rollouts if part.moments]))
+        self.environment_steps += sum(int(part.steps().sum()) for part in rollouts)
 
     @torch.no_grad()  # a with block would keep gradients off in the caller between yields
     def _collect_path(

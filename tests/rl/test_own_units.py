@@ -156,6 +156,19 @@ def test_statistics_change_after_the_update_only_and_are_of_all_rollouts():
     assert all(torch.equal(before[n], v) for n, v in scale.state_dict().items())
 
 
+def test_the_statistics_start_alike_for_any_number_of_tasks_at_once():
+    states = []
+    for chunk in (None, 1, 2):
+        learner = learner_of(family(**ODD))
+        learner.task_chunk_size = chunk
+        generator = torch.Generator().manual_seed(5)
+        list(learner.returns(learner.family.sample(3, generator), 0, generator))
+        assert learner.environment_steps == 3 * 4 * 8
+        states.append(learner.policy.units.state_dict())
+    for state in states[1:]:
+        torch.testing.assert_close(state, states[0], rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("update", ["trpo", "promp"])
 def test_mixed_spaces_learn_with_every_update(update):
     learner = learner_of(MIXED)
