@@ -87,7 +87,8 @@ def check_tasks(tasks: Tasks, present: Tasks, family: TaskFamily) -> None:
     """Checks that new tasks have the names and shapes of the present ones, [W, *] per name.
 
     Raises:
-        ShapeError: A value is missing, unknown or has another shape.
+        ShapeError: A value is missing, unknown, no tensor of real numbers, or has another shape; or
+            one of whole numbers, such as the place of a choice, is a fraction.
     """
     if tasks.keys() != present.keys():
         raise ShapeError(
@@ -95,6 +96,7 @@ def check_tasks(tasks: Tasks, present: Tasks, family: TaskFamily) -> None:
             f"pass what {family.name} samples."
         )
     for name, value in tasks.items():
+        check_numbers(name, value, present[name])
         expected = present[name].shape
         if value.shape != expected:
             raise ShapeError(
@@ -102,6 +104,26 @@ def check_tasks(tasks: Tasks, present: Tasks, family: TaskFamily) -> None:
                 f"{expected[0]} worlds, got {tuple(value.shape)}; `repeat_interleave` gives a task "
                 "several worlds."
             )
+
+
+def check_numbers(name: str, value: Any, like: Tensor) -> None:
+    """Checks that a task value is a tensor of numbers that the type of `like` holds.
+
+    Raises:
+        ShapeError: It is something else.
+    """
+    if not isinstance(value, Tensor):
+        raise ShapeError(
+            f"Expected a tensor as the task value {name!r}, got a {type(value).__name__}; "
+            "torch.as_tensor makes one."
+        )
+    cuts = value.is_floating_point() and not like.is_floating_point()
+    if value.is_complex() or (cuts and (value % 1 != 0).any()):
+        kind = "whole" if cuts else "real"
+        raise ShapeError(
+            f"Expected {kind} numbers as the task value {name!r}, got "
+            f"{value.flatten()[:6].tolist()}."
+        )
 
 
 def action_error(actions: Tensor, expected: Sequence[int], started: bool) -> Exception:

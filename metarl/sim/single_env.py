@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError
 from metarl.registry import check_choice
+from metarl.sim.arguments import check_numbers
 from metarl.sim.family import TaskFamily, Tasks
 from metarl.sim.family_renderer import WorldRenderer
 from metarl.sim.make import make_family, make_vec
@@ -282,9 +283,12 @@ def bounded(space: spaces.Space[Any]) -> spaces.Space[Any]:
 
 def _task_value(name: str, like: Tensor, task: Task) -> Tensor:
     try:
+        check_numbers(name, torch.as_tensor(task[name]), like)
         value = torch.as_tensor(task[name], dtype=like.dtype).cpu()
     except KeyError:
         raise ShapeError(f"Expected a task value {name!r}, got {', '.join(task)}.") from None
+    except ShapeError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise ShapeError(f"Expected numbers as the task value {name!r}: {error}.") from error
     if value.shape != like.shape[1:]:
@@ -292,6 +296,8 @@ def _task_value(name: str, like: Tensor, task: Task) -> Tensor:
             f"Expected the task value {name!r} of shape {tuple(like.shape[1:])}, got "
             f"{tuple(value.shape)}."
         )
+    if not value.isfinite().all():
+        raise ShapeError(f"Expected finite numbers as the task value {name!r}, got {task[name]}.")
     return value.unsqueeze(0).clone()
 
 

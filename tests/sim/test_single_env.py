@@ -173,6 +173,7 @@ def test_a_plug_in_whose_name_gymnasium_refuses_is_left_out(monkeypatch):
         ({}, "Expected a task value 'goal'"),
         ({"goal": [0.0]}, r"shape \(2,\), got \(1,\)"),
         ({"goal": "left"}, "Expected numbers"),
+        ({"goal": [0.0, float("nan")]}, "Expected finite numbers"),
     ],
 )
 def test_a_task_of_another_kind_is_refused(task, message):

@@ -169,6 +169,8 @@ def test_every_world_has_a_task_of_its_own_from_the_start():
         ({"speed": torch.zeros(3)}, r"'speed' of shape \(5,\).*got \(3,\).*repeat_interleave"),
         ({"spede": torch.zeros(5)}, r"named \['speed'\], got \['spede'\]"),
         ({}, r"got \[\]"),
+        ({"speed": [0.0] * 5}, "a tensor as the task value 'speed', got a list"),
+        ({"speed": torch.full((5,), 1j)}, "real numbers as the task value 'speed'"),
     ],
 )
 def test_tasks_of_another_shape_are_refused(tasks, message):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, TaskError
 from metarl.tasks.base import SPLITS, Split
 from metarl.tasks.disjoint_splits import split_uniform
 
@@ -186,7 +186,17 @@ class Choice(Range):
         return self.values[int(number)]
 
     def encode(self, values: Tensor) -> Tensor:
-        """Encodes the indices as one-hot vectors, [W, D] for D values."""
+        """Encodes the indices as one-hot vectors, [W, D] for D values.
+
+        Raises:
+            TaskError: A number is not an index.
+        """
+        wrong = (values < 0) | (values >= len(self.values))
+        if values.is_floating_point() or wrong.any():
+            raise TaskError(
+                f"Expected whole numbers from 0 to {len(self.values) - 1}, the places of values in "
+                f"{self}, got {values.tolist()[:6]}."
+            )
         return torch.nn.functional.one_hot(values, len(self.values)).float()
 
     def __str__(self) -> str:

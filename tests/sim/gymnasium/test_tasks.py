@@ -6,7 +6,7 @@ import gymnasium
 import pytest
 import torch
 
-from metarl.errors import SettingsError, SimulationError
+from metarl.errors import MetarlError, SettingsError, SimulationError
 from metarl.sim import (
     Choice,
     GymTasks,
@@ -185,6 +185,23 @@ def test_attributes_of_another_object_are_refused_unless_they_can_be_set():
     env.reset(seed=0)
     gains = [e.motor.gain for e in env._host._envs]
     assert gains == pytest.approx(env.get_tasks()["gain"].tolist())
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ([1.7, 2.0], "Expected whole numbers as the task value 'speed', got"),
+        ([-1, 0], "Expected whole numbers from 0 to 2, the places of values in one of 0.1, 0.2"),
+        ([3, 0], r"from 0 to 2, .* got \[3, 0\]"),
+    ],
+)
+def test_the_task_value_of_a_choice_is_its_place(places, message):
+    env = make_vec(GymTasks(Slide, {"speed": Choice(0.1, 0.2, 0.3)}, horizon=3), 2, device="cpu")
+    env.set_tasks({"speed": torch.tensor([1.0, 2.0])})
+    env.reset(seed=0)
+    assert [e.speed for e in env._host._envs] == [0.2, 0.3]
+    with pytest.raises(MetarlError, match=message):
+        env.set_tasks({"speed": torch.tensor(places)})
 
 
 @pytest.mark.parametrize(
