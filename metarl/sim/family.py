@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from gymnasium import spaces
@@ -198,6 +198,16 @@ class TaskFamily(ABC):
     def step_seconds(self) -> float | None:
         """Simulated time of one step in seconds; None if the family does not define it."""
         return None
+
+    @property
+    def world_settings(self) -> dict[str, Any]:
+        """What its worlds are besides their tasks, by name; equal for families that play alike."""
+        return {
+            "horizon": self.horizon,
+            "metrics": dict(self.metrics),
+            "observation space": self.observation_space,
+            "action space": self.action_space,
+        }
 
     def draw(self, axes: Axes, path: WorldState, tasks: Tasks) -> None:
         """Draws one world, for families whose engine has no renderer.

@@ -31,6 +31,7 @@ from metarl.runs.progress import Progress
 from metarl.runs.run_folder import check_no_run
 from metarl.runs.signals import StopSignals
 from metarl.runs.silent import logger_of_rank, silent_console
+from metarl.sim.same_worlds import check_same_worlds
 from metarl.tasks.base import TaskSource
 from metarl.training.captured_tasks import CapturedTasks
 from metarl.training.divergence import not_finite_message
@@ -90,7 +91,8 @@ class OuterLoop:
     Raises:
         CheckpointError: The folder holds another run, or cannot be written; another process writes
             into it; or the checkpoint cannot be read.
-        SettingsError: There are two optimisers, or an optimiser together with an `update`.
+        SettingsError: There are two optimisers, or an optimiser together with an `update`; or the
+            tasks are of worlds that the learner does not play in.
     """
 
     def __init__(
@@ -117,6 +119,8 @@ class OuterLoop:
         self.learner = learner.to(self.device)
         if settings.precision == "bfloat16":
             learner.use_bfloat16()
+        for what, source in (("training tasks", tasks), ("validation tasks", validation)):
+            check_same_worlds(getattr(learner, "family", None), source, what)
         self.tasks = tasks
         self.validation = validation
         self.settings = settings

@@ -7,7 +7,7 @@ import torch
 from metarl_envs.navigation import Navigation2D
 
 from metarl.adaptation import MAML
-from metarl.errors import SimulationError
+from metarl.errors import SettingsError, SimulationError
 from metarl.rl import PolicyGradientSettings, PolicyLearner, policy_for
 from metarl.rl import policy_learner as module
 from metarl.rl.experience import estimate_advantages
@@ -43,6 +43,17 @@ def loop(folder, iterations, *, family=FAMILY, resume=None, every=3):
         learner, family, settings, folder, validation=family.split("validation"),
         update=TRPO.build(learner, settings), resume=resume,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["training", "validation"])
+def test_tasks_of_worlds_that_the_learner_does_not_play_in_are_refused(place, tmp_path):
+    run = loop(tmp_path / "run", 1)
+    sources = {"training": FAMILY, "validation": None, place: replace(FAMILY, horizon=20)}
+    with pytest.raises(SettingsError, match=f"{place} tasks .* whose horizon is 6; .* is 20"):
+        OuterLoop(
+            run.learner, sources["training"], run.settings, tmp_path / "other",
+            validation=sources["validation"], update=run.update,
+        )  # fmt: skip
 
 
 def test_rewards_that_are_not_numbers_stop_the_run_and_lose_nothing(tmp_path):

@@ -240,11 +240,16 @@ class Environments:
             else:
                 unreported[index] += 1
                 if unreported[index] > 0 and (ended or unreported[index] >= self._family.horizon):
+                    last = (
+                        f" Its last step has {short_repr(info[name])}."
+                        if name in info
+                        else f"{did_you_mean(name, map(str, info))} Its last step has "
+                        f"{', '.join(map(str, info)) or 'nothing'}."
+                    )
                     raise ResultError(
                         f"Expected a number {name!r} in `info` of a step of each episode, for the "
                         f"metric of that name, such as 0 where it did not happen; this episode had "
-                        f"none.{did_you_mean(name, map(str, info))} Its last step has "
-                        f"{', '.join(map(str, info)) or 'nothing'}."
+                        f"none.{last}"
                     )
 
     def _with_task(self, world: int) -> gymnasium.Env:

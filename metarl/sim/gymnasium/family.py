@@ -160,6 +160,11 @@ class GymFamily(TaskFamily):
             return None
         return 1 / rate
 
+    @property
+    def world_settings(self) -> dict[str, Any]:
+        own = {"environment": self.title, "settings": dict(self.settings)}
+        return {**super().world_settings, **own}
+
     def build(self, **keywords: Any) -> gymnasium.Env:
         """Builds an environment from `settings` and further keyword arguments.
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from typing import Any
+from zlib import crc32
 
 import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.errors import SettingsError, short_repr
+from metarl.errors import SettingsError, TaskError, short_repr
 from metarl.sim.card import Card, Fact
 from metarl.sim.family import ControlTasks, Tasks
 from metarl.sim.global_seed import global_seed
@@ -119,6 +120,12 @@ class GymTaskPool(GymFamily):
             return {}
         return {name: torch.from_numpy(column) for name, column in single.items()}
 
+    @property
+    def world_settings(self) -> dict[str, Any]:
+        """Adds the pool, of which a task holds the index."""
+        checksum = crc32(b"".join(column.numpy().tobytes() for column in self.numbers.values()))
+        return {**super().world_settings, "pool": f"{len(self.pool)} tasks, checksum {checksum}"}
+
     def card(self) -> Card:
         sizes = ", ".join(f"{len(self.pools[part])} {part}" for part in SPLITS)
         source = f"drawn once by its sample_tasks, seed {self.seed}"
@@ -147,7 +154,10 @@ class GymTaskPool(GymFamily):
 
     def apply_task(self, env: gymnasium.Env, task: Task) -> gymnasium.Env:
         """Calls `set_task` with the task object; its lists, dicts and arrays are copies."""
-        _method(env, "set_task")(own_value(self.pool[int(task[INDEX])]))
+        index = int(task[INDEX])
+        if not 0 <= index < len(self.pool):
+            raise TaskError(f"Expected the index of one of {len(self.pool)} tasks, got {index}.")
+        _method(env, "set_task")(own_value(self.pool[index]))
         return env
 
     def _drawn(self, count: int) -> list[Any]:

@@ -20,7 +20,7 @@ from metarl.sim.disturbed_parameters import DisturbedFamily, disturbs
 from metarl.sim.family import ControlTasks, Tasks
 from metarl.sim.gymnasium.family import GymFamily, Task
 from metarl.sim.gymnasium.own_values import own_value
-from metarl.sim.gymnasium.ranges import Range, splits_are_disjoint
+from metarl.sim.gymnasium.ranges import Choice, Range, splits_are_disjoint
 from metarl.tasks.base import check_num_tasks
 
 
@@ -98,6 +98,16 @@ class GymTasks(DisturbedFamily, GymFamily):
     def reset_noise(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         """One number for the seed, and those of the sensors."""
         return 1 + self.step_noise
+
+    @property
+    def world_settings(self) -> dict[str, Any]:
+        """Adds the values that a task chooses from, of which it holds the index."""
+        choices = {
+            f"choices of {name!r}": values.values
+            for name, values in self.own.items()
+            if isinstance(values, Choice)
+        }
+        return {**super().world_settings, **choices}
 
     @cached_property
     def attributes(self) -> frozenset[str]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, SimulationError
 from metarl.sim import GymTaskPool, check_family, check_vector_env, make_vec
 from metarl.tasks.base import SPLITS
 from tests.sim.families import task_size
@@ -124,6 +124,15 @@ def test_numbers_that_float32_does_not_tell_apart_are_no_task_values(tasks, told
     values = family.sample(4, torch.Generator().manual_seed(0)).values
     assert ("task" in values) == told_apart
     assert family.task_vector(values).shape == (4, 1 if told_apart else 6)
+
+
+@pytest.mark.parametrize("index", [-1, 9])
+def test_a_task_is_the_place_in_the_pool(index):
+    family = GymTaskPool(Slide, 9, horizon=6)
+    env = make_vec(family, 1, device="cpu")
+    env.set_tasks({**env.get_tasks(), "index": torch.tensor([index])})
+    with pytest.raises(SimulationError, match=f"the index of one of 9 tasks, got {index}"):
+        env.reset(seed=0)
 
 
 class Waiting(Slide):
