@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+from gymnasium import spaces
+
 from metarl.adaptation.adaptation import Adaptation
 from metarl.errors import SettingsError
+from metarl.models import MLP
 from metarl.rl.policy import Policy
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.sim.family import TaskFamily
 
 
 def checked_policy(adaptation: Adaptation) -> Policy:
@@ -36,3 +42,40 @@ def checked_policy(adaptation: Adaptation) -> Policy:
             f"the steps, got {adaptation.unroll}."
         )
     return policy
+
+
+def check_fits(policy: Policy, family: TaskFamily, observe_task: bool) -> None:
+    """Checks that a policy acts in the worlds of a family.
+
+    Raises:
+        SettingsError: Observations or actions have other sizes.
+    """
+    space = family.action_space
+    choices = int(space.n) if isinstance(space, spaces.Discrete) else None
+    size = family.observation_space.shape[0]
+    if observe_task:
+        size += family.task_vector(family.sample(1, torch.Generator()).values).shape[1]
+    expected = size, tuple(space.shape or ()), choices
+    network = getattr(policy, "network", None)
+    reads = network.sizes[0] if isinstance(network, MLP) else size
+    found = reads, policy.action_shape, getattr(policy, "num_actions", choices)
+    if found != expected:
+        raise SettingsError(
+            f"Expected a policy for {family.name}, with {_sizes(*expected)}, got a "
+            f"{type(policy).__name__} with {_sizes(*found)}; `policy_for(family, generator)` "
+            "builds one that fits."
+        )
+
+
+def check_samples(family: TaskFamily, settings: PolicyGradientSettings) -> None:
+    """Raises SettingsError if a batch of rollouts is one step, of which the advantage is 0."""
+    if settings.trajectories * family.horizon < 2:
+        raise SettingsError(
+            "A policy learns from differences between steps, and one rollout of one step has "
+            f"none: expected more than {settings.trajectories} `trajectories`."
+        )
+
+
+def _sizes(observation: int, action: tuple[int, ...], choices: int | None) -> str:
+    kind = f"{choices} choices" if action == () else f"actions of shape {action}"
+    return f"observations of {observation} numbers and {kind}"

@@ -144,6 +144,7 @@ class CategoricalPolicy(Policy):
         network: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.num_actions = num_actions
         sizes = (observation_size, *hidden, num_actions)
         self.network: Model = (
             MLP(sizes, generator, activation, output_scale=OUTPUT_SCALE)

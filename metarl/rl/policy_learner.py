@@ -16,7 +16,7 @@ from metarl.adaptation.update_rules import State
 from metarl.chunks import FittingChunks
 from metarl.devices import seeded_generator
 from metarl.models.base import Params, task_params
-from metarl.rl.adaptation_checks import checked_policy
+from metarl.rl.adaptation_checks import check_fits, check_samples, checked_policy
 from metarl.rl.captured_path import CapturedPath
 from metarl.rl.control_learner import ControlLearner, nan_where_undefined
 from metarl.rl.distributions import Distribution
@@ -53,8 +53,7 @@ class PolicyLearner(ControlLearner):
         observe_task: Appends the `task_vector` to the observations (an oracle).
 
     Raises:
-        SettingsError: The adaptation is for supervised tasks only: it has batches of examples or
-            truncated unrolls, or its network is not a policy.
+        SettingsError: See `checked_policy` and `check_fits`.
     """
 
     collects_own = True
@@ -79,6 +78,7 @@ class PolicyLearner(ControlLearner):
         self.register_load_state_dict_pre_hook(adapt_old_weights)
         self.family = family
         self.settings = settings or PolicyGradientSettings()
+        check_fits(self.policy, family, observe_task)
         self.task_chunk_size = task_chunk_size
         self.worlds = Worlds(family, observe_task)
         self._monitor = UnitMonitor(family.action_space, family.observation_space)
@@ -91,6 +91,7 @@ class PolicyLearner(ControlLearner):
         self, tasks: ControlTasks, generator: torch.Generator, iteration: int
     ) -> PolicyInputs:
         """Adapts to this rank's tasks and stores the rollouts of every step."""
+        check_samples(self.family, self.settings)
         steps, total = self.adaptation.steps, tasks.num_tasks
         weights = self.adaptation.objective.weights(iteration, steps)
         self._calibrate(tasks.num_tasks, generator)

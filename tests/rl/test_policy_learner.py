@@ -7,7 +7,7 @@ from metarl.errors import SettingsError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.models import MLP
 from metarl.rl.control_learner import nan_where_undefined
-from metarl.rl.policies import policy_for
+from metarl.rl.policies import CategoricalPolicy, GaussianPolicy, policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.sim import make_family
@@ -194,6 +194,31 @@ def test_reptile_moves_towards_the_adapted_policies():
         torch.testing.assert_close(g, p.detach() - step.params[name].detach().mean(0))
     learner.after_update(result.carry)
     assert learner.adaptation.rule.get_buffer("count") == 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "observe_task", "message"),
+    [
+        ((3, 2), False, r"observations of 2 numbers and .* \(2,\), got .* of 3 numbers"),
+        ((2, 2), True, "observations of 4 numbers"),
+        ((2, 3), False, r"got a GaussianPolicy .* actions of shape \(3,\)"),
+        ((2, 5), None, "got a CategoricalPolicy with .* and 5 choices"),
+    ],
+)
+def test_a_policy_of_other_spaces_is_refused(sizes, observe_task, message):
+    kind = CategoricalPolicy if observe_task is None else GaussianPolicy
+    observed, acted = sizes
+    policy = kind(observed, acted, torch.Generator(), (8,))
+    with pytest.raises(SettingsError, match=message):
+        PolicyLearner(MAML(policy, 0.1), FAMILY, observe_task=bool(observe_task))
+
+
+def test_a_single_step_teaches_nothing():
+    family, settings = Navigation2D(horizon=1), PolicyGradientSettings(trajectories=1)
+    policy = policy_for(family, torch.Generator())
+    learner, generator = PolicyLearner(MAML(policy, 0.1), family, settings), torch.Generator()
+    with pytest.raises(SettingsError, match="more than 1 `trajectories`"):
+        learner.collect(family.sample(2, generator), generator, 0)
 
 
 def test_what_does_not_suit_policies_is_refused():
