@@ -172,6 +172,14 @@ def test_what_is_no_number_of_info_is_refused(info):
         rollouts_of(family)
 
 
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_number_that_is_never_one_is_shown(value):
+    kind = odd(step=ended(info=lambda env: {"success": value}))
+    family = GymTasks(kind, {"k": Uniform(0, 1)}, horizon=4, metrics={"success": "mean"})
+    with pytest.raises(SimulationError, match=f"had none. Its last step has {value}"):
+        rollouts_of(family)
+
+
 @pytest.mark.parametrize("info", [lambda env: [("success", 1)], lambda env: "success"])
 def test_an_info_that_is_no_dict_is_refused(info):
     kind = odd(step=ended(info=info))
