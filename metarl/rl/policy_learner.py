@@ -14,7 +14,6 @@ from metarl.adaptation.inner_loop import Step, detach_adapted, inner_loop
 from metarl.adaptation.learner import MetaLoss
 from metarl.adaptation.update_rules import State
 from metarl.chunks import FittingChunks
-from metarl.devices import seeded_generator
 from metarl.models.base import Params, task_params
 from metarl.rl.adaptation_checks import check_fits, check_samples, checked_policy
 from metarl.rl.captured_path import CapturedPath
@@ -29,11 +28,10 @@ from metarl.rl.sampling_terms import credit_of, sampling_terms
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.rl.surrogates import SURROGATES, proximal
 from metarl.rl.unit_checks import UnitMonitor
+from metarl.rl.units import starting_generator
 from metarl.rl.worlds import Worlds, check_policy_type
 from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.trees import concatenate_tasks, cut_tasks, map_tensors
-
-CALIBRATION = 0xCA11B  # added to the seed of what starts the running statistics
 
 
 class PolicyLearner(ControlLearner):
@@ -283,8 +281,7 @@ class PolicyLearner(ControlLearner):
         units = self.policy.units
         if units is None or units.started:
             return
-        # Of its own, so that a learner whose statistics have started draws the same rollouts.
-        generator = seeded_generator(generator.device, generator.initial_seed() ^ CALIBRATION)
+        generator = starting_generator(generator)
         tasks = self.family.split("train").sample(num_tasks, generator)
         start = self._fresh(num_tasks, generator) or task_params(self.policy, num_tasks)
         (noise,) = self._noises(num_tasks, 1, generator, trajectories)

@@ -10,9 +10,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from metarl.devices import seeded_generator
 from metarl.rl.moments import Moments, merged, moments_of
 from metarl.sim.spaces import PLACEHOLDER, action_leaves, is_image, observation_leaves, only_images
 
+CALIBRATION = 0xCA11B  # added to the seed of what starts running statistics
 CLIP = 10.0
 """Normalised observations are clipped to +- this."""
 LARGEST_BOUND = PLACEHOLDER
@@ -355,6 +357,14 @@ def units_for(
     if actions is observations is rewards is None:
         return None
     return Units(observations, actions, rewards)
+
+
+def starting_generator(generator: torch.Generator) -> torch.Generator:
+    """Returns another generator, for the rollouts that start running statistics.
+
+    A learner whose statistics have started draws the same from the first one.
+    """
+    return seeded_generator(generator.device, generator.initial_seed() ^ CALIBRATION)
 
 
 def warn_of_unbounded(space: spaces.Space[Any]) -> None:

@@ -25,7 +25,7 @@ from metarl.rl.trials.trial_learner import TrialLearner
 from metarl.rl.trials.trial_policy import Remembered, TrialPolicy
 from metarl.rl.trials.trial_settings import TrialSettings
 from metarl.rl.unit_checks import UnitMonitor
-from metarl.rl.units import Units
+from metarl.rl.units import Units, starting_generator
 from metarl.sim.family import ControlTasks, TaskFamily
 
 UNUSED = ("bootstrap", "surrogate", "dice_lambda", "inner_kl", "exploration")
@@ -154,8 +154,9 @@ class ProximalLearner(TrialLearner):
             self.policy.attention.check(episodes * self.family.horizon)
         units = self.units
         if units is not None and not units.started:
-            train = self.family.split("train").sample(tasks.num_tasks, generator)
-            trials = super().play(train, 1, generator)
+            own_generator = starting_generator(generator)
+            train = self.family.split("train").sample(tasks.num_tasks, own_generator)
+            trials = super().play(train, 1, own_generator)
             units.update(_moments(units, trials))
             self.environment_steps += int(trials.mask.sum())
         return super().play(tasks, episodes, generator, own=own)

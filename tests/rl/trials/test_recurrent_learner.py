@@ -8,7 +8,7 @@ from metarl_envs import Bandit, Navigation2D, TabularMDP
 
 from metarl.errors import SettingsError
 from metarl.rl.problem import ControlProblem
-from metarl.rl.settings import PolicyGradientSettings
+from metarl.rl.settings import PolicyGradientSettings, PolicySettings
 from metarl.rl.trials.history import MemorySettings
 from metarl.rl.trials.recurrent_learner import RecurrentLearner, RL2Algorithm
 from metarl.rl.trials.recurrent_policy import RecurrentPolicy
@@ -43,6 +43,20 @@ def make(family, chunk=None, gradients=None, units=5, embedding=0, **settings):
 def prepared(learner, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return learner.collect(learner.family.sample(T, generator), generator, 0)
+
+
+def test_the_start_of_the_units_takes_no_numbers_of_the_generator():
+    own = PolicySettings(normalize_observations=True)
+    gradients = PolicyGradientSettings(2, clip=0.2)
+    family, generator = Drift(horizon=4), torch.Generator().manual_seed(1)
+    problem = ControlProblem(family, generator, gradients, policy=own)
+    learner = RL2Algorithm(episodes=2, units=5).build(problem)
+    after = []
+    for _ in range(2):
+        generator.manual_seed(2)
+        learner.play(family.sample(T, generator), 2, generator)
+        after.append(generator.get_state())
+    assert torch.equal(*after)
 
 
 def double(value):
