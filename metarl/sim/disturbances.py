@@ -88,9 +88,10 @@ class Disturbances:
         """Returns observations [W, O] with the noise of the sensors."""
         if self._deviation is None:
             return observation
-        # o' = o + s z, with z ~ N(0, 1)
+        # o' = o + s z, with z ~ N(0, 1); the noise leads no further out of the bounds
         noisy = observation + self._deviation * normal(self._numbers)
-        return noisy.clamp(*self._bounds)
+        low, high = self._bounds
+        return noisy.clamp(torch.minimum(low, observation), torch.maximum(high, observation))
 
     def tensors(self) -> dict[str, Tensor | None]:
         """Returns the tensors that `step` and `seen` read and replace, not copied."""

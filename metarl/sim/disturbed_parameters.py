@@ -120,9 +120,7 @@ class SensorNoise(Range):
         for leaf in observation_leaves(space):
             where = named[leaf.name] = slice(leaf.start, leaf.stop)
             numbers[where] = isinstance(leaf.space, spaces.Box) and not is_image(leaf.space)
-        if not self.entries:
-            return numbers
-        chosen = torch.zeros_like(numbers)
+        chosen = torch.full_like(numbers, not self.entries)
         for entry in self.entries:
             if isinstance(entry, str):
                 check_choice("part of the observation", entry, [n for n in named if n])
@@ -134,9 +132,9 @@ class SensorNoise(Range):
             else:
                 chosen[entry] = True
         if not bool((chosen & numbers).any()):
+            what = f"entries {self.entries} of the observation" if self.entries else "observations"
             raise SettingsError(
-                f"The entries {self.entries} of the observation are no numbers: noise suits "
-                "neither images nor discrete values."
+                f"The {what} are no numbers: noise suits neither images nor discrete values."
             )
         return chosen & numbers
 

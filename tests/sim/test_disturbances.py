@@ -173,6 +173,30 @@ def test_noise_is_on_the_entries_that_are_named_and_within_the_space():
             GymTasks(Two, {"noise": SensorNoise(0.3, entries=entries)}, horizon=6)
 
 
+@pytest.mark.parametrize("deviation", [0.0, 0.3])
+def test_what_leaves_its_bounds_without_noise_does_so_with_it(deviation):
+    class Beyond(Echo):
+        observation_space = spaces.Box(-1, 1, (2,), np.float32)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return np.array([3, -2], np.float32), {}
+
+    family = GymTasks(Beyond, {"noise": SensorNoise(deviation)}, horizon=6)
+    seen = make_vec(family, 50, device="cpu").reset(seed=0)[0]
+    assert seen.amax(0)[0] == 3 and seen.amin(0)[1] == -2
+    assert seen[:, 0].min() == 3 if deviation == 0 else seen[:, 0].min() < 2.9
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(2), spaces.Box(0, 255, (8, 8), np.uint8)])
+def test_noise_on_nothing_is_refused(space):
+    class Seen(Echo):
+        observation_space = space
+
+    with pytest.raises(SettingsError, match="The observations are no numbers"):
+        GymTasks(Seen, {"noise": SensorNoise(0.3)}, horizon=6)
+
+
 def test_a_whole_episode_is_that_of_its_steps():
     family = LateDrift()
     envs = [make_vec(family, 6, device="cpu", autoreset="disabled", seed=3) for _ in range(2)]
