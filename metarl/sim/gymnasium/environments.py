@@ -200,7 +200,7 @@ class Environments:
                 raise
             except ResultError as error:
                 raise WorldError(world, f"does not fit when it is {verb}. {error}") from None
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 trace = "".join(traceback.format_exception(error)).rstrip()
                 raise WorldError(world, f"failed when it was {verb}.\n{trace}") from error
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import time
 
 import gymnasium
@@ -63,6 +64,8 @@ class Faulty(Slide):
         observation, reward, terminated, truncated, info = result
         if self.fault == "raise":
             raise RuntimeError("the gearbox broke")
+        if self.fault == "exit":  # as a window does that is closed
+            sys.exit(3)
         if self.fault == "hang":
             time.sleep(1000)
         if self.fault == "spin":  # keeps Python's lock

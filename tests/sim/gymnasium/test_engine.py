@@ -224,6 +224,7 @@ def test_horizons_that_cannot_be(env, horizon, message):
     ("fault", "message"),
     [
         ("raise", r"failed when it was stepped\.(?s:.*)RuntimeError: the gearbox broke"),
+        ("exit", r"failed when it was stepped\.(?s:.*)SystemExit: 3"),
         ("four", "Expected `step` to return observation, reward, terminated, .* got 4 values"),
         ("reward", r"Expected one number as reward, got the shape \(1,\)"),
         ("shape", r"Expected an observation of shape \(2,\), .*got \(1,\)"),
