@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metarl.cuda_graphs import may_hold
 from metarl.sim.family import TaskFamily, Tasks, WorldState
-from metarl.sim.results import READERS, Untouched, world_values
+from metarl.sim.results import READERS, Untouched, measured_values, world_values
 from metarl.sim.spaces import only_images
 from metarl.trees import map_tensors
 
@@ -88,7 +88,8 @@ def score_states(
         terminated.append(end.view(count, worlds))
         if family.metrics:
             numbers = family.measure(before, batch, after, repeated)
-            measured.append({n: numbers[n].view(count, worlds) for n in family.metrics})
+            numbers = measured_values(numbers, family.metrics, len(batch))
+            measured.append({n: v.view(count, worlds) for n, v in numbers.items()})
         if family.may_truncate:
             cut = world_values("truncated", family.truncated(after, repeated), len(batch), True)
             truncated.append(cut.view(count, worlds))

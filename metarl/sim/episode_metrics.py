@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.errors import SettingsError, short_repr
 from metarl.registry import check_choice
+from metarl.sim.results import measured_values
 
 Reduction = Literal["any", "last", "mean"]
 """any: 1 if a step's number was above 0, else 0; last: the last number; mean: their mean."""
@@ -54,6 +55,7 @@ class EpisodeMetrics:
         self, reductions: Mapping[str, Reduction], num_envs: int, device: torch.device
     ) -> None:
         self._reductions = dict(reductions)
+        self._num_envs = num_envs
         zeros = torch.zeros(num_envs, device=device)
         self._sums = dict.fromkeys(reductions, zeros)  # of "last": the last number
         self._counts = dict.fromkeys(reductions, zeros)
@@ -66,9 +68,14 @@ class EpisodeMetrics:
                 table[name] = zeros if mask is None else value.masked_fill(mask, 0)
 
     def add_step(self, numbers: Mapping[str, Tensor], frozen: Tensor | None) -> None:
-        """Adds the numbers of a step, [W] each, except of the frozen worlds, [W] bool."""
+        """Adds the numbers of a step, [W] each, except of the frozen worlds, [W] bool.
+
+        Raises:
+            ShapeError: A name is missing, or has no tensor of W numbers.
+        """
+        numbers = measured_values(numbers, self._reductions, self._num_envs)
         for name, reduction in self._reductions.items():
-            number = numbers[name].float()
+            number = numbers[name]
             reported = ~number.isnan()
             if frozen is not None:
                 reported = reported & ~frozen

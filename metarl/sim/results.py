@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from metarl.errors import ShapeError, TaskError
-from metarl.sim.family import WorldState
 
 READERS = "`reward`, `terminated`, `truncated` or `measure`"
 """The methods that read a step."""
@@ -40,6 +40,29 @@ def world_values(name: str, values: Any, worlds: int, is_truth: bool = False) ->
     )
 
 
+def measured_values(values: Any, names: Collection[str], worlds: int) -> dict[str, Tensor]:
+    """Returns the numbers of metrics that `measure` gave for each world, [W] float32 per name.
+
+    Args:
+        values: What it returned.
+        names: The names of the family's metrics.
+        worlds: The number of worlds, W.
+
+    Raises:
+        ShapeError: A name is missing, or has no tensor of W numbers.
+    """
+    found: dict[str, Tensor] = {}
+    for name in names:
+        value = values.get(name) if isinstance(values, Mapping) else values
+        if not isinstance(value, Tensor) or value.is_complex() or value.numel() != worlds:
+            raise ShapeError(
+                f"Expected `measure` of the family to return a dict with the metric {name!r}, one "
+                f"number per world, [{worlds}], got {_described(value)}. {ADVICE}"
+            )
+        found[name] = value.reshape(worlds).float()
+    return found
+
+
 def check_observation(observation: Any, shape: torch.Size) -> None:
     """Checks the observations of all worlds, [W, O] float32, or bytes.
 
@@ -61,7 +84,7 @@ class Untouched:
         state: The state before the call.
     """
 
-    def __init__(self, state: WorldState) -> None:
+    def __init__(self, state: dict[str, Tensor]) -> None:
         self._state = state
         self._before = dict(state)
         self._versions = list(map(_version, state.values()))
@@ -83,7 +106,7 @@ class FirstCalls:
     def __init__(self) -> None:
         self._left = WATCHED
 
-    def of(self, state: WorldState) -> Untouched:
+    def of(self, state: dict[str, Tensor]) -> Untouched:
         """Returns what finds out whether a call changes a state."""
         if not self._left:
             return _NOTHING

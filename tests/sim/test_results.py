@@ -114,6 +114,30 @@ def test_a_method_that_changes_what_it_reads_is_refused(name, by_steps):
         played(drift(**methods), by_steps)
 
 
+@pytest.mark.parametrize("by_steps", [True, False])
+@pytest.mark.parametrize(
+    "measured",
+    [None, {}, {"far": 1.0}, {"far": torch.ones(())}, {"far": torch.ones(WORLDS + 1)}],
+)
+def test_numbers_of_metrics_of_other_shapes_are_refused(measured, by_steps):
+    family = drift(metrics={"far": "mean"}, measure=lambda *_: measured)
+    with pytest.raises(ShapeError, match="the metric 'far', one number per world"):
+        played(family, by_steps)
+
+
+@pytest.mark.parametrize("by_steps", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float64])
+def test_numbers_of_metrics_may_be_columns_of_any_type(dtype, by_steps):
+    def measure(self, before, actions, after, tasks):
+        return {"far": torch.ones(len(actions), 1, dtype=dtype)}
+
+    env = make_vec(drift(metrics={"far": "mean"}, measure=measure), WORLDS, device="cpu",
+                   autoreset="disabled")  # fmt: skip
+    act = lambda _: torch.ones(WORLDS, 1)  # noqa: E731
+    env.run_step_by_step(act) if by_steps else env.episode(act)
+    assert env.episode_metrics()["far"].tolist() == [1] * WORLDS
+
+
 def test_right_results_pass_in_any_mode():
     def column(self, before, actions, after, tasks):
         return (after[PLACE] - before[PLACE]).unsqueeze(1)
