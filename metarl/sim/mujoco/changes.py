@@ -18,7 +18,7 @@ from metarl.registry import did_you_mean
 from metarl.sim.gymnasium.ranges import Choice, Range
 from metarl.sim.mujoco.physics import mj, model_field
 
-KINDS = {"body": "nbody", "geom": "ngeom", "joint": "njnt", "actuator": "nu"}
+KINDS = {"body": "nbody", "geom": "ngeom", "joint": "njnt", "actuator": "nactuator"}
 """Kind of a part -> MuJoCo's field of their number."""
 LINEAR_GAINS = {int(mj.mjtGain.mjGAIN_FIXED), int(mj.mjtGain.mjGAIN_AFFINE)}
 LINEAR_BIASES = {int(mj.mjtBias.mjBIAS_NONE), int(mj.mjtBias.mjBIAS_AFFINE)}
@@ -41,6 +41,8 @@ class ModelFactor(ABC):
 
     kind: ClassVar[str]
     fields: ClassVar[tuple[str, ...]]
+    polynomial: ClassVar[tuple[str, ...]] = ()
+    """Fields of coefficients of higher order, which few models have."""
     may_be_negative: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -95,7 +97,11 @@ class ModelFactor(ABC):
 
     def scales(self, model: Any, part: int, rows: np.ndarray) -> bool:
         """Whether a part has a value other than 0."""
-        return any(np.any(model_field(model, f)[rows == part]) for f in self.fields)
+        return any(np.any(model_field(model, f)[rows == part]) for f in self.fields_of(model))
+
+    def fields_of(self, model: Any) -> tuple[str, ...]:
+        """Returns the names of the fields of a model that are scaled."""
+        return self.fields + tuple(f for f in self.polynomial if np.any(model_field(model, f)))
 
     def rows(self, model: Any) -> np.ndarray:
         """Returns the part that each row of the fields belongs to, [rows] int."""
@@ -142,9 +148,10 @@ class _OfJoints(ModelFactor):
 
 
 class Damping(_OfJoints):
-    """A factor on the damping of joints."""
+    """A factor on the damping of joints, all coefficients of a polynomial included."""
 
     fields = ("dof_damping",)
+    polynomial = ("dof_dampingpoly",)
 
 
 class JointFriction(_OfJoints):
@@ -160,10 +167,11 @@ class Armature(_OfJoints):
 
 
 class Stiffness(ModelFactor):
-    """A factor on the stiffness of the springs of joints."""
+    """A factor on the stiffness of the springs of joints, all coefficients included."""
 
     kind = "joint"
     fields = ("jnt_stiffness",)
+    polynomial = ("jnt_stiffnesspoly",)
 
 
 class Gain(ModelFactor):

@@ -112,7 +112,7 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
     def card(self) -> Card:
         laws = "; ".join(f"{name}: {self._describe(p)}" for name, p in self.parameters.items())
         noise, model, start = self.start_noise, self.compiled, self.keyframe or "qpos0"
-        names = ", ".join(model.actuator(i).name or f"number {i}" for i in range(model.nu))
+        names = ", ".join(model.actuator(i).name or f"number {i}" for i in range(model.nactuator))
         return Card(
             self.name,
             f"a MuJoCo model whose tasks differ in {', '.join(self.parameters)}",
@@ -157,7 +157,7 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
         for name, parameter in self.parameters.items():
             if isinstance(parameter, ModelFactor):
                 factors = parameter.factors(self.compiled, tasks[name])
-                for field in parameter.fields:
+                for field in parameter.fields_of(self.compiled):
                     value = changed.get(field, self.default(field, factors).unsqueeze(0))
                     changed[field] = value * factors.view(*factors.shape, *[1] * (value.dim() - 2))
         return changed

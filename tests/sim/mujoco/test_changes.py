@@ -144,3 +144,33 @@ def test_a_name_with_the_signs_of_a_pattern_means_itself():
     assert family.parameters["mass"].parts(model) == [
         mj.mj_name2id(model, mj.mjtObj.mjOBJ_BODY, "fore[1]")
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "attribute", "coefficients"),
+    [
+        (Damping("elbow", Uniform(0.5, 2)), "damping", "0.05 0.4 0.3"),
+        (Damping("elbow", Uniform(0.5, 2)), "damping", "0 0.4"),
+        (Stiffness("elbow", Uniform(0.5, 2)), "stiffness", "0.2 1 3"),
+    ],
+)
+def test_all_coefficients_of_a_polynomial_are_scaled(change, attribute, coefficients):
+    text = re.sub(rf'{attribute}="[^"]*"', f'{attribute}="{coefficients}"', ARM)
+    written = changed(text, attribute, '<joint name="elbow"')
+    found = moved(Arms(model=text, parameters={"change": change}), FACTOR)
+    expected = moved(Arms(model=written, parameters={"nothing": Uniform(0, 1)}))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    assert (
+        found - moved(Arms(model=text, parameters={"nothing": Uniform(0, 1)}))
+    ).abs().max() > 1e-4
+
+
+def test_actuators_with_several_controls():
+    text = ARM.replace('<position name="bend" joint="elbow" kp="2" ctrlrange="-1 1"/>', "").replace(
+        '<motor name="turn"', '<pid name="bend" joint="elbow" kp="2" kv="0.1"/><motor name="turn"'
+    )
+    family = Arms(model=text, parameters={"gain": Gain("turn", Uniform(0.5, 2))})
+    assert family.action_space.shape == (3,)  # a position, a velocity, and the motor's force
+    assert "controls of bend, turn" in str(family.card())
+    with pytest.raises(SettingsError, match="not proportional"):
+        Arms(model=text, parameters={"gain": Gain("bend", Uniform(0.5, 2))})
