@@ -18,7 +18,7 @@ from gymnasium import spaces
 from mujoco.batch import MODEL_FIELDS
 from torch import Tensor
 
-from metarl.errors import SettingsError, ShapeError
+from metarl.errors import SettingsError, ShapeError, short_repr
 from metarl.registry import check_choice, did_you_mean
 from metarl.sim.family import TaskFamily, Tasks, WorldState
 from metarl.sim.mujoco.derived import Derived, derived_elements, derived_values, mocap_poses
@@ -179,14 +179,18 @@ def compile_model(model: str, integrator: str = "xml") -> Any:
     """Compiles an MJCF file or text to an `MjModel`, which is cached: do not modify it.
 
     Raises:
-        SettingsError: The file does not exist or compile, or the integrator is unknown.
+        SettingsError: The model is no text, the file does not exist or compile, or the integrator
+            is unknown.
     """
     check_choice("integrator", integrator, ("xml", *INTEGRATORS))
+    model = _as_text(model)
     is_text = model.lstrip().startswith("<")
     if not is_text and not Path(model).is_file():
         raise SettingsError(
-            f"Expected the path of an MJCF file or its text, found no file {model!r}."
+            f"Expected the path of an MJCF file or its text, found no file {short_repr(model)}."
         )
+    if not is_text:
+        _read_files[model] = _file_states(model)
     load = mj.MjModel.from_xml_string if is_text else mj.MjModel.from_xml_path
     try:
         with quiet():
@@ -198,6 +202,45 @@ def compile_model(model: str, integrator: str = "xml") -> Any:
     if integrator != "xml":
         compiled.opt.integrator = getattr(mj.mjtIntegrator, f"mjINT_{integrator.upper()}")
     return compiled
+
+
+_read_files: dict[str, list[tuple[str, int, int]]] = {}
+"""Path of a model -> the states that its files had when it was compiled."""
+
+
+def reread_changed(model: str) -> None:
+    """Lets a model be compiled anew if its files, or what its path means, changed since.
+
+    Args:
+        model: Path of an MJCF file, or its text.
+    """
+    model = _as_text(model)
+    if model in _read_files and _read_files[model] != _file_states(model):
+        for cached in (compile_model, control_limits, _compiled_field):
+            cached.cache_clear()
+
+
+def _as_text(model: Any) -> str:
+    """Returns a path as a text; raises SettingsError for what is neither of them."""
+    if not isinstance(model, str | Path):
+        raise SettingsError(
+            "Expected the path of an MJCF file or its text, as `to_xml()` of an `MjSpec` returns "
+            f"it, got {short_repr(model)}."
+        )
+    return str(model).lstrip("\ufeff")  # a mark of the byte order at the start of a text
+
+
+def _file_states(path: str) -> list[tuple[str, int, int]]:
+    """Returns the path, time and size of a file, and of all that it includes."""
+    if not Path(path).is_file():
+        return []
+    try:
+        with quiet():
+            names = mj.mju_getXMLDependencies(str(Path(path).resolve()))
+    except (ValueError, mj.FatalError):  # `compile_model` says what is wrong with it
+        names = [path]
+    files = [Path(name) for name in sorted(names) if Path(name).is_file()]
+    return [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
 
 
 @lru_cache(maxsize=64)

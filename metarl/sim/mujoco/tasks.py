@@ -21,7 +21,7 @@ from metarl.sim.family import ControlTasks, Tasks, WorldState
 from metarl.sim.gymnasium.descriptions import describe_space
 from metarl.sim.gymnasium.ranges import Range, splits_are_disjoint
 from metarl.sim.mujoco.changes import ModelFactor
-from metarl.sim.mujoco.physics import MujocoFamily, mj
+from metarl.sim.mujoco.physics import MujocoFamily, mj, reread_changed
 from metarl.tasks.base import Split, check_num_tasks, check_split
 
 TURNS_OR_SLIDES = {int(mj.mjtJoint.mjJNT_HINGE), int(mj.mjtJoint.mjJNT_SLIDE)}
@@ -52,7 +52,8 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
 
     Attributes:
         name: The name with a version, such as "Poles-v1".
-        model: Path of an MJCF or URDF file, or its text.
+        model: Path of an MJCF or URDF file, or its text. A file that changed is read again when a
+            family is constructed.
         frame_skip: The number of MuJoCo steps per environment step.
         horizon: The number of steps of an episode.
         parameters: Name -> what it changes: a factor on the model (`Mass`, `Friction`, `Gain`,
@@ -96,6 +97,7 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
         check_int("frame_skip", self.frame_skip)
         check_number("start_noise", self.start_noise, NOT_NEGATIVE)
         check_split(self.part)
+        reread_changed(self.model)
         self._check_model()
         self._check_parameters()
 

@@ -10,7 +10,9 @@ import torch
 
 from metarl.errors import SettingsError
 from metarl.sim import check_family
+from metarl.sim.mujoco.physics import mj
 from tests.sim.families import CART, Cart
+from tests.sim.robots import ARM, Arms
 
 
 def test_check_family_finds_nothing():
@@ -82,3 +84,31 @@ def test_gymnasiums_models_leave_no_log_behind(tmp_path):
     )  # fmt: skip
     assert done.stdout == done.stderr == ""
     assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_changed_is_read_again(tmp_path, monkeypatch):
+    part, path = tmp_path / "part.xml", tmp_path / "arm.xml"
+    path.write_text(ARM.replace("</worldbody>", '<include file="part.xml"/></worldbody>'))
+    stone = '<mujocoinclude><body name="stone"><geom size="0.1" mass="{}"/></body></mujocoinclude>'
+    part.write_text(stone.format(1))
+    assert Arms(model=str(path)).compiled.body("stone").mass == 1
+    part.write_text(stone.format(20))
+    family = Arms(model=path)
+    assert family.compiled.body("stone").mass == 20
+    assert Arms(model=path).compiled is family.compiled  # not compiled for each family
+    monkeypatch.chdir(tmp_path)
+    assert Arms(model="arm.xml").compiled.nbody == 4
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "arm.xml").write_text(ARM)
+    monkeypatch.chdir(tmp_path / "other")
+    assert Arms(model="arm.xml").compiled.nbody == 3
+
+
+def test_a_text_may_begin_with_the_mark_of_its_byte_order():
+    assert Arms(model="\ufeff" + ARM).compiled.nu == 2
+
+
+@pytest.mark.parametrize("model", [ARM.encode(), mj.MjSpec.from_string(ARM), None])
+def test_models_that_are_no_text_are_refused(model):
+    with pytest.raises(SettingsError, match="Expected the path of an MJCF file or its text"):
+        Arms(model=model)
