@@ -14,7 +14,13 @@ from metarl.errors import SettingsError, ShapeError
 from metarl.sim.arguments import copy_error
 from metarl.sim.family import Tasks, WorldState
 from metarl.sim.mujoco.derived import derived_elements
-from metarl.sim.mujoco.physics import MujocoFamily, check_shape, mj, model_field
+from metarl.sim.mujoco.physics import (
+    START_FIELDS,
+    MujocoFamily,
+    check_shape,
+    mj,
+    model_field,
+)
 from metarl.sim.vector_env import TensorVectorEnv
 
 STATE_FIELDS = ("qpos", "qvel", "ctrl")
@@ -64,7 +70,8 @@ class MujocoVectorEnv(TensorVectorEnv):
         names = STATE_FIELDS + (MOCAP_FIELDS if self._moves_mocap else ())
         views = {n: self._batch.bind(n) for n in names}
         self._views = {n: torch.from_numpy(v) for n, v in views.items()}
-        self._warmstart = torch.from_numpy(self._batch.bind("qacc_warmstart"))
+        bound = {n: self._batch.bind(n) for n in START_FIELDS if n != "act" or family.compiled.na}
+        self._start_views = {n: torch.from_numpy(v) for n, v in bound.items()}
         self._fields_of_bodies = {n: self._batch.bind(f) for n, (f, _) in self._derived.items()}
         self._warnings = self._batch.warning[:, :, 1]  # a live view
         self._reported_warnings = self._warnings.copy()
@@ -90,10 +97,8 @@ class MujocoVectorEnv(TensorVectorEnv):
         self._reported_warnings[started] = 0
         self._warning_bytes = self._batch.warning.tobytes()
         worlds = torch.from_numpy(started)
-        written = self._views
-        if "qacc_warmstart" in fresh:
-            written = {**written, "qacc_warmstart": self._warmstart}
-        for name, view in written.items():
+        further = {n: view for n, view in self._start_views.items() if n in fresh}
+        for name, view in {**self._views, **further}.items():
             view[worlds] = fresh[name].cpu()[worlds].to(view.dtype)
         fresh = {n: fresh[n].to(v.dtype) for n, v in self._views.items()}
         if self._derived:

@@ -26,6 +26,8 @@ from metarl.sim.mujoco.derived import Derived, derived_elements, derived_values,
 mj: Any = mujoco  # type checkers cannot see the contents of its compiled modules
 
 INTEGRATORS = ("Euler", "RK4", "implicit", "implicitfast")
+START_FIELDS = ("act", "qacc_warmstart")
+"""What `reset` may set besides the entries of a state."""
 
 
 class MujocoFamily(TaskFamily):
@@ -139,9 +141,10 @@ class MujocoFamily(TaskFamily):
     def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
         """Returns the float64 positions and velocities of `initial`, and zero controls.
 
-        Mocap bodies have the poses of the model. A method that overrides this may add
-        "qacc_warmstart", the accelerations [W, nv] from which the constraint solver starts; without
-        it they are 0. The engine adds the derived entries and those of `remember`.
+        Mocap bodies have the poses of the model. A method that overrides this may add "act", the
+        activations of actuators [W, na], and "qacc_warmstart", the accelerations [W, nv] from which
+        the constraint solver starts; without them they are 0. The engine adds the derived entries
+        and those of `remember`.
         """
         qpos, qvel = self.initial(noise.double(), tasks)
         state = {"qpos": qpos, "qvel": qvel, "ctrl": qvel.new_zeros(len(qvel), self.compiled.nu)}
@@ -156,7 +159,7 @@ class MujocoFamily(TaskFamily):
             state: What `reset` returned.
             tasks: The task of each world.
         """
-        state = {name: value for name, value in state.items() if name != "qacc_warmstart"}
+        state = {name: value for name, value in state.items() if name not in START_FIELDS}
         elements = derived_elements(self.compiled, self.derived)
         state |= derived_values(self.compiled, elements, state)
         return {**state, **self.remember(None, state, tasks)}

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import SettingsError, short_repr
-from metarl.ranges import NOT_NEGATIVE, check_int, check_number
+from metarl.ranges import NOT_NEGATIVE, check_int, check_number, check_type
 from metarl.registry import check_choice
 from metarl.sim.card import Card, Fact
 from metarl.sim.disturbed_parameters import DisturbedFamily
@@ -60,7 +60,8 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
             ...), a `Latency`, a `SensorNoise`, or a range of numbers that `reward`, `observe` and
             others read as `tasks[name]`, [W]. The first with continuous values has disjoint values
             in the splits; `Ranges` gives tests another range.
-        keyframe: Name of the keyframe of the model at which episodes start; "" for `qpos0`.
+        keyframe: Name of the keyframe of the model at which episodes start, with its activations
+            and mocap poses, and with controls of 0; "" for `qpos0`.
         start_noise: Half the width of the noise on the initial positions and velocities.
         reward_note: The reward in words, for the card.
         part: The split that tasks are drawn from.
@@ -181,7 +182,18 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
         return start + moves * positions, speed + velocities
 
     def reset(self, tasks: Tasks, noise: Tensor) -> WorldState:
-        return super().reset(tasks, noise[:, : self.start_numbers])
+        """Returns the start; of a keyframe also the poses of mocap bodies and the activations."""
+        state = super().reset(tasks, noise[:, : self.start_numbers])
+        if not self.keyframe:
+            return state
+        row, worlds = self.compiled.key(self.keyframe).id, len(noise)
+        sources = {"mocap_pos": "key_mpos", "mocap_quat": "key_mquat", "act": "key_act"}
+        for name, field in sources.items():
+            value = self.default(field, state["qpos"])[row]
+            if value.numel():
+                value = value.view(self.compiled.nmocap, -1) if name != "act" else value
+                state[name] = value.repeat(worlds, *[1] * value.dim())
+        return state
 
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
         """Returns the positions and velocities, [W, nq + nv]."""
@@ -263,6 +275,7 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
                 f"The model of {self.name} has no actuators, so nothing can move it: add an "
                 "<actuator> to the MJCF, or `motors` or `servos` to a URDF by `from_urdf`."
             )
+        check_type("keyframe", self.keyframe, str)
         if self.keyframe:
             names = [self.compiled.key(i).name for i in range(self.compiled.nkey)]
             check_choice(f"keyframe of {self.name}", self.keyframe, names)

@@ -180,10 +180,9 @@ class WarpVectorEnv(PhysicsVectorEnv):
         return state | {n: v.to(self.device) for n, v in physics.derive().items()}
 
     def _write_start(self, fresh: WorldState, mask: Tensor | None) -> None:
-        """Writes the mocap poses and the warm start of the worlds of a mask, [W] bool."""
-        targets = dict(self._physics.mocap)
-        if "qacc_warmstart" in fresh:
-            targets["qacc_warmstart"] = self._physics.warmstart
+        """Writes mocap poses, activations and the warm start of worlds of a mask, [W] bool."""
+        further = {n: t for n, t in self._physics.start_fields.items() if n in fresh}
+        targets = {**self._physics.mocap, **further}
         for name, target in targets.items():
             values = fresh[name].to(target)
             if mask is not None:

@@ -18,7 +18,7 @@ from metarl.cuda_graphs import uncollected
 from metarl.devices import resolve_device
 from metarl.errors import SettingsError
 from metarl.sim.mujoco.derived import Elements
-from metarl.sim.mujoco.physics import check_shape, mj, model_field
+from metarl.sim.mujoco.physics import START_FIELDS, check_shape, mj, model_field
 from metarl.sim.warp.kernels import (
     BAD_VALUES,
     MEMORY_OVERFLOWS,
@@ -82,7 +82,8 @@ class WarpPhysics:
         fresh: Their initial positions, velocities and controls, [W, nq + nv + nu] float32.
         state: Positions, velocities and controls after the last `step` or `reset`, [W, nq + nv +
             nu] float32; positions and velocities are NaN in worlds with errors.
-        warmstart: The accelerations from which the constraint solver starts, [W, nv] float32.
+        start_fields: The accelerations from which the constraint solver starts, "qacc_warmstart"
+            [W, nv] float32, and the activations of actuators, "act" [W, na], of a model with some.
         mocap: Poses of mocap bodies, "mocap_pos" [W, M, 3] and "mocap_quat" [W, M, 4]; empty for a
             model without them.
         warned: The errors of each world's current episode, as bits, [W] int32.
@@ -218,7 +219,8 @@ class WarpPhysics:
         """Creates the tensors whose memory torch and Warp share."""
         width = model.nq + model.nv + model.nu
         self.ctrl = wp.to_torch(self._data.ctrl)
-        self.warmstart = wp.to_torch(self._data.qacc_warmstart)
+        further = [n for n in START_FIELDS if n != "act" or model.na]
+        self.start_fields = {n: wp.to_torch(getattr(self._data, n)) for n in further}
         names = ("mocap_pos", "mocap_quat") if model.nmocap else ()
         self.mocap = {n: wp.to_torch(getattr(self._data, n)) for n in names}
         self.mask = torch.ones(self._worlds, dtype=torch.bool, device=self.device)

@@ -22,6 +22,7 @@ from metarl.sim import (
     make_vec,
 )
 from metarl.sim.make import make_family
+from metarl.sim.mujoco.physics import mj
 from tests.sim.robots import ARM, Arms
 
 EVERYTHING = {
@@ -149,3 +150,50 @@ def test_a_policy_adapts():
     inputs = learner.collect(family.sample(4, generator), generator, 0)
     learner.forward(inputs).losses.sum().backward()
     assert all(p.grad.isfinite().all() for p in learner.parameters() if p.grad is not None)
+
+
+PULLED = """
+<mujoco>
+  <worldbody>
+    <body name="hand" mocap="true"/>
+    <body name="cart"><joint name="x" type="slide" axis="1 0 0"/>
+      <geom name="box" type="box" size="0.1 0.1 0.1"/></body>
+  </worldbody>
+  <equality><weld body1="hand" body2="cart" solref="0.2 1"/></equality>
+  <actuator><general name="push" joint="x" dyntype="filter" dynprm="0.2" gainprm="30"/></actuator>
+  <keyframe><key name="zero"/><key name="home" qpos="0.5" qvel="0.1" act="2" mpos="0.3 0 0"/>
+  </keyframe>
+</mujoco>
+"""
+
+
+class Pulled(Arms):
+    """A cart that a mocap body pulls; episodes start at a keyframe."""
+
+    name, model = "Pulled-v1", PULLED
+    keyframe, start_noise = "home", 0.0
+    parameters = {"nothing": Uniform(0, 1)}  # noqa: RUF012
+
+
+def test_a_keyframe_sets_activations_and_mocap_poses():
+    env = make_vec(Pulled(), 2, device="cpu", autoreset="disabled")
+    model = Pulled().compiled
+    data = mj.MjData(model)
+    for _ in range(2):  # the second episode starts there, too
+        env.reset(seed=0)
+        mj.mj_resetDataKeyframe(model, data, 1)
+        for control in (0.5, -1.0, 0.25):
+            env.step(torch.full((2, 1), control))
+            data.ctrl[:] = control
+            mj.mj_step(model, data, Pulled.frame_skip)
+        torch.testing.assert_close(
+            env.snapshot(0)[0]["qpos"][0], torch.from_numpy(data.qpos), rtol=0, atol=0
+        )
+    check_family(Pulled())
+
+
+def test_keyframes_are_given_by_name():
+    with pytest.raises(SettingsError, match="Expected `keyframe` to be a string, got 1"):
+        Pulled(keyframe=1)
+    with pytest.raises(SettingsError, match="Expected `keyframe` to be a string, got 0"):
+        Pulled(keyframe=0)
