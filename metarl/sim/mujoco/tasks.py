@@ -236,7 +236,7 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
         if "observed" not in vars(self):
             tasks = self.sample(1, torch.Generator()).values
             noise = torch.full((1, self.start_numbers), 0.5)
-            state = MujocoFamily.reset(self, tasks, noise)
+            state = self.completed(MujocoFamily.reset(self, tasks, noise), tasks)
             vars(self)["observed"] = self.observe(state, tasks).shape[1]
         return vars(self)["observed"]
 

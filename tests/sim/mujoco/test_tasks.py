@@ -197,3 +197,20 @@ def test_keyframes_are_given_by_name():
         Pulled(keyframe=1)
     with pytest.raises(SettingsError, match="Expected `keyframe` to be a string, got 0"):
         Pulled(keyframe=0)
+
+
+class Reaching(Arms):
+    """An arm whose observation has the place of its hand, now and a step before."""
+
+    name, derived = "Reaching-v1", {"hand": ("xpos", ("fore",))}
+
+    def remember(self, before, after, tasks):
+        return {"last": after["hand"] if before is None else before["hand"]}
+
+    def observe(self, state, tasks):
+        return torch.cat([state["qpos"], state["hand"][:, 0], state["last"][:, 0]], 1).float()
+
+
+def test_observations_of_derived_and_remembered_values():
+    assert Reaching().observation_space.shape == (8,)
+    check_family(Reaching())
