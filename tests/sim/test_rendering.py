@@ -10,7 +10,7 @@ from metarl.errors import SettingsError
 from metarl.sim import make_renderer, make_vec
 from metarl.sim.family_renderer import DrawnRenderer
 from metarl.sim.mujoco.rendering import MujocoRenderer
-from tests.sim.families import Cart, Drift
+from tests.sim.families import CART, Cart, Drift
 
 
 def rendered(family, worlds=2, **size):
@@ -64,6 +64,17 @@ def test_fields_that_a_task_changes_are_painted():
     env.set_tasks({"mass": torch.tensor([1.0, 2.0])})
     small, large = ((renderer.frame(w) != renderer.frame(w)[0, 0]).any(2).sum() for w in range(2))
     assert 0 < 2 * small < large
+    renderer.close()
+
+
+def test_mocap_bodies_are_painted_where_they_are():
+    marker = '<worldbody><body name="goal" mocap="true"><geom size="0.2" contype="0"/></body>'
+    env, renderer = rendered(Cart(model=CART.replace("<worldbody>", marker)), width=64, height=64)
+    seen = renderer.frame()
+    values = env.state_dict()
+    values["state"]["mocap_pos"][0, 0, 2] += 0.3
+    env.load_state_dict(values)
+    assert (renderer.frame() != seen).any()
     renderer.close()
 
 

@@ -51,11 +51,14 @@ class GLPainter:
         self._rectangle = mj.MjrRect(0, 0, width, height)
         self._option, self._camera = mj.MjvOption(), self._tracking_camera()
 
-    def paint(self, positions: np.ndarray, fields: Mapping[str, np.ndarray]) -> np.ndarray:
+    def paint(
+        self, poses: Mapping[str, np.ndarray], fields: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
         """Returns a picture of a state, [height, width, 3] uint8.
 
         Args:
-            positions: The generalised positions, [nq].
+            poses: The generalised positions "qpos" [nq], and "mocap_pos" [M, 3] and "mocap_quat"
+                [M, 4] of a model with M mocap bodies.
             fields: Model fields to change: MuJoCo's name -> value.
 
         Raises:
@@ -65,7 +68,8 @@ class GLPainter:
             raise SettingsError("The renderer was closed; make another one.")
         for name, value in fields.items():
             _write_field(self._model, name, value)
-        self._data.qpos[:] = positions
+        for name, value in poses.items():
+            getattr(self._data, name)[:] = value
         with quiet():
             mj.mj_forward(self._model, self._data)
         self._gl_context.make_current()

@@ -6,6 +6,7 @@ import numpy as np
 
 from metarl.errors import SettingsError
 from metarl.sim.family_renderer import WorldRenderer
+from metarl.sim.mujoco.engine import MOCAP_FIELDS
 from metarl.sim.mujoco.gl import GLPainter
 from metarl.sim.mujoco.physics import MujocoFamily
 from metarl.sim.vector_env import TensorVectorEnv
@@ -38,7 +39,8 @@ class MujocoRenderer(WorldRenderer):
     def frame(self, world: int = 0) -> np.ndarray:
         state, tasks, _ = self._snapshot(world)
         fields = {n: v[0].numpy() for n, v in self._family.model_fields(tasks).items()}
-        return self._painter.paint(state["qpos"][0].double().numpy(), fields)
+        poses = {n: state[n][0].double().numpy() for n in ("qpos", *MOCAP_FIELDS) if n in state}
+        return self._painter.paint(poses, fields)
 
     def close(self) -> None:
         self._painter.close()
