@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, short_repr
 from metarl.ranges import check_number
 from metarl.registry import did_you_mean
 from metarl.sim.mujoco.physics import mj, quiet
@@ -24,11 +24,13 @@ def from_urdf(
     """Returns a URDF as MJCF text, with actuators: a `model` of a family.
 
     MuJoCo reads links, joints, inertias, collision shapes, limits and damping. It merges links
-    that fixed joints connect; the first link is fixed to the world.
+    that fixed joints connect; the first link is fixed to the world. Meshes named by
+    "package://NAME/PATH" are looked for in the folders above the file.
 
     Args:
         urdf: Path of a URDF file, or its text, which starts with "<".
-        motors: Joint -> the force in N, or torque in Nm, of an action of 1. Actions are -1..1.
+        motors: Joint -> the force in N, or torque in Nm, of an action of 1, within the `effort`
+            limit of the joint. Actions are -1..1.
         servos: Joint -> the gain in N/m or Nm/rad of a position servo. Actions are positions in the
             range of the joint, which needs one. The servo is critically damped, for the inertia
             that the joint has in the initial position.
@@ -41,6 +43,12 @@ def from_urdf(
             is not positive.
     """
     check_number("timestep", timestep)
+    for name, actuators in (("motors", motors), ("servos", servos)):
+        if actuators is not None and not isinstance(actuators, Mapping):
+            raise SettingsError(
+                f"Expected `{name}` to map names of joints to numbers, as {{'knee': 20}}, got "
+                f"{short_repr(actuators)}."
+            )
     try:
         with quiet():
             spec = _read(urdf)
@@ -70,6 +78,7 @@ def from_urdf(
 
 
 def _read(urdf: str) -> Any:
+    urdf = str(urdf)
     if urdf.lstrip().startswith("<"):
         return mj.MjSpec.from_string(urdf)
     path = Path(urdf)
@@ -78,9 +87,33 @@ def _read(urdf: str) -> Any:
             f"Expected the path of a URDF file or its text, found no file {urdf!r}."
         )
     spec = mj.MjSpec.from_file(str(path))
+    for mesh in spec.meshes:
+        mesh.file = _mesh_file(mesh.file, path.resolve().parent)
     # The text that is returned has no folder.
     spec.meshdir = str((path.parent / spec.meshdir).resolve())
     return spec
+
+
+def _mesh_file(name: str, folder: Path) -> str:
+    """Returns the path of a mesh; of "package://PACKAGE/PATH" below the folders of the URDF.
+
+    The package is the folder of that name, or the one that the URDF is in.
+    """
+    scheme, separator, rest = name.partition("://")
+    if not separator:
+        return name
+    if scheme == "file":
+        return "/" + rest.lstrip("/")
+    inside = rest.partition("/")[2]
+    parents = (folder, *folder.parents)
+    tried = [parent / part for parent in parents for part in (rest, inside)]
+    found = next((path for path in tried if path.is_file()), None)
+    if found is None:
+        raise SettingsError(
+            f"The mesh {name!r} of the URDF is in no folder above {folder}: write its path in "
+            "place of the URI, relative to the URDF."
+        )
+    return str(found)
 
 
 def _free_base(spec: Any) -> None:

@@ -116,3 +116,25 @@ def test_meshes_are_found_beside_the_file(tmp_path):
 def test_what_cannot_be_read_is_refused(urdf, options, text):
     with pytest.raises(SettingsError, match=text):
         from_urdf(urdf, **options)
+
+
+@pytest.mark.parametrize("uri", ["package://my_arm/meshes/hand.obj", "file://{}/meshes/hand.obj"])
+@pytest.mark.parametrize("package", ["my_arm", "my_arm-1.2"])
+def test_meshes_of_a_package_are_found_above_the_file(tmp_path, uri, package):
+    root = tmp_path / package
+    for folder in ("meshes", "urdf"):
+        (root / folder).mkdir(parents=True)
+    (root / "meshes" / "hand.obj").write_text(TETRAHEDRON, encoding="utf-8")
+    mesh = f'<collision><geometry><mesh filename="{uri.format(root)}"/></geometry></collision>'
+    path = root / "urdf" / "arm.urdf"
+    head, _, tail = URDF.rpartition("</link>")
+    path.write_text(f"{head}{mesh}</link>{tail}", encoding="utf-8")
+    assert compile_model(from_urdf(path, motors=MOTORS)).nmesh == 1
+    (root / "meshes" / "hand.obj").unlink()
+    with pytest.raises(SettingsError, match=r"hand\.obj"):
+        from_urdf(path, motors=MOTORS)
+
+
+def test_actuators_are_given_by_the_names_of_joints():
+    with pytest.raises(SettingsError, match="Expected `motors` to map names of joints"):
+        from_urdf(URDF, motors=["turn"])
