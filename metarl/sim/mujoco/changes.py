@@ -93,7 +93,11 @@ class ModelFactor(ABC):
                 f"A factor on the {self.word} of {self.names!r} changes nothing: it is 0 in the "
                 "model. Give it a value there."
             )
+        self.check_parts(model, used)
         return used
+
+    def check_parts(self, model: Any, parts: list[int]) -> None:  # noqa: B027
+        """Raises SettingsError if factors on the fields of these parts have no effect."""
 
     def scales(self, model: Any, part: int, rows: np.ndarray) -> bool:
         """Whether a part has a value other than 0."""
@@ -132,10 +136,22 @@ class Mass(ModelFactor):
 
 
 class Friction(ModelFactor):
-    """A factor on the friction of geoms; of two geoms in contact, the larger friction counts."""
+    """A factor on the friction of geoms; of two geoms in contact, the larger friction counts.
+
+    A `<pair>` of the model has its own friction, which stays.
+    """
 
     kind = "geom"
     fields = ("geom_friction",)
+
+    def check_parts(self, model: Any, parts: list[int]) -> None:
+        collide = (model.geom_contype[parts] | model.geom_conaffinity[parts]) != 0
+        if not collide.any():
+            raise SettingsError(
+                f"A factor on the friction of {self.names!r} changes nothing: these geoms have "
+                "contype and conaffinity 0, and a <pair> has its own friction. Name geoms "
+                'that collide, or return "pair_friction" from `model_fields`.'
+            )
 
 
 class _OfJoints(ModelFactor):

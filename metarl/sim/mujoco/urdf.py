@@ -13,7 +13,7 @@ from metarl.sim.mujoco.physics import mj, quiet
 
 
 def from_urdf(
-    urdf: str,
+    urdf: Path | str,
     *,
     motors: Mapping[str, float] | None = None,
     servos: Mapping[str, float] | None = None,
@@ -77,7 +77,7 @@ def from_urdf(
         raise SettingsError(f"The URDF does not compile: {reason}") from error
 
 
-def _read(urdf: str) -> Any:
+def _read(urdf: Path | str) -> Any:
     urdf = str(urdf)
     if urdf.lstrip().startswith("<"):
         return mj.MjSpec.from_string(urdf)

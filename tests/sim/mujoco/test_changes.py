@@ -174,3 +174,12 @@ def test_actuators_with_several_controls():
     assert "controls of bend, turn" in str(family.card())
     with pytest.raises(SettingsError, match="not proportional"):
         Arms(model=text, parameters={"gain": Gain("bend", Uniform(0.5, 2))})
+
+
+def test_friction_of_geoms_that_never_collide_is_refused():
+    shown = ARM.replace(
+        '<geom name="fore_geom"', '<geom contype="0" conaffinity="0" name="fore_geom"'
+    )
+    with pytest.raises(SettingsError, match="contype and conaffinity 0"):
+        Arms(model=shown, parameters={"grip": Friction("fore_geom", Uniform(0.5, 2))})
+    Arms(model=shown, parameters={"grip": Friction("*", Uniform(0.5, 2))})
