@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.errors import SettingsError, TaskError
+from metarl.errors import SettingsError, TaskError, short_repr
 from metarl.tasks.base import SPLITS, Split
 from metarl.tasks.disjoint_splits import split_uniform
 
@@ -170,7 +170,10 @@ class Choice(Range):
 
     def __init__(self, *values: Any) -> None:
         if len(values) < 2:
-            raise SettingsError(f"Expected at least 2 values to choose from, got {len(values)}.")
+            raise SettingsError(
+                "Expected at least 2 values to choose from, as Choice(1, 2, 5), got "
+                f"{', '.join(map(short_repr, values)) or 'none'}."
+            )
         self.values = values
 
     def draw(self, first: Tensor, second: Tensor, part: Split | None) -> Tensor:
@@ -240,6 +243,8 @@ class Ranges(Range):
     def apart(self) -> bool:
         """Whether no training task has a value of a test task."""
         train, test = vars(self.train), vars(self.test)
+        if not self.continuous:  # both bounds are drawn
+            return test["low"] > train["high"] or test["high"] < train["low"]
         return test["low"] >= train["high"] or test["high"] <= train["low"]
 
     def of(self, part: Split) -> Range:

@@ -267,7 +267,7 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
             for name, value in vars(kind).items()
             if not name.startswith("_") and isinstance(value, bool | int | float | str | tuple)
         ]
-        return [*self.SETTINGS, *own]
+        return list(dict.fromkeys((*self.SETTINGS, *own)))
 
     def _check_model(self) -> None:
         if not self.compiled.nu:
@@ -282,10 +282,10 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
 
     def _check_parameters(self) -> None:
         """Checks that the parameters are some, and that the model has what they name."""
-        if not self.parameters:
+        if not self.parameters or not isinstance(self.parameters, Mapping):
             raise SettingsError(
                 f"Expected `parameters` of {self.name} that tell tasks apart, as "
-                '{"load": Mass("arm", Uniform(0.5, 2))}, got none.'
+                f'{{"load": Mass("arm", Uniform(0.5, 2))}}, got {short_repr(self.parameters)}.'
             )
         for name, parameter in self.parameters.items():
             if not isinstance(parameter, Range | ModelFactor):

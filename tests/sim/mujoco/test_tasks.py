@@ -10,6 +10,7 @@ from metarl.adaptation import MAML
 from metarl.errors import SettingsError
 from metarl.rl import PolicyGradientSettings, PolicyLearner, policy_for
 from metarl.sim import (
+    Choice,
     Latency,
     LogUniform,
     Mass,
@@ -214,3 +215,19 @@ class Reaching(Arms):
 def test_observations_of_derived_and_remembered_values():
     assert Reaching().observation_space.shape == (8,)
     check_family(Reaching())
+
+
+def test_mistakes_of_parameters_name_what_came():
+    with pytest.raises(SettingsError, match=r"got \[Mass\("):
+        Arms(parameters=[Mass("fore", Uniform(0.5, 2))])
+    with pytest.raises(SettingsError, match=r"as Choice\(1, 2, 5\), got \[1, 2\]"):
+        Choice([1, 2])
+    with pytest.raises(SettingsError) as raised:
+        Arms(horizn=5)
+    assert str(raised.value).count(" horizon,") == 1
+
+
+def test_latencies_that_share_a_bound_share_a_value():
+    shared = Ranges(Latency(0, 2), test=Latency(2, 4))
+    assert not shared.apart and Ranges(Latency(0, 1), test=Latency(2, 4)).apart
+    assert Ranges(Uniform(0, 2), test=Uniform(2, 4)).apart
