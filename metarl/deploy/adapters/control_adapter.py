@@ -157,6 +157,7 @@ class ControlAdapter(Adapter):
         if not np.isfinite(acted.row).all():
             acted = acted._replace(row=self._last_finite(acted))
         recorder.add(acted, reward, after)
+        self._filter.executed(acted.given)
         self._actor.observe(acted.own, reward, bool(terminated or truncated))
         self._watch.add(after)
         if terminated or truncated:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from metarl.errors import SettingsError, SimulationError
-from metarl.ranges import POSITIVE, check_number, check_type
+from metarl.ranges import POSITIVE, check_int, check_number, check_type
 from metarl.registry import Registry
-from metarl.sim.spaces import action_leaves
+from metarl.sim.spaces import action_leaves, first_choices, source_of
 
 Worse = Callable[[Sequence[float], Sequence[float]], bool]
 """Whether an adapted policy does worse than the start, given the returns of both."""
@@ -34,9 +35,12 @@ class Safety:
         max_change: The most that an action may differ from the one before, a number or [A], above
             0; None: no limit.
         safe_action: Held before there is a safe action; None: the middle of the bounds, or the
-            number nearest to 0 where one is infinite, and action 0 of discrete ones.
+            number nearest to 0 where one is infinite, and the first choice of discrete ones.
         hold: An observation with NaN or infinity holds the last safe action and warns; False raises
             SimulationError.
+
+    Raises:
+        SettingsError: `hold` is neither true nor false.
     """
 
     low: float | Sequence[float] | None = None
@@ -44,6 +48,10 @@ class Safety:
     max_change: float | Sequence[float] | None = None
     safe_action: float | Sequence[float] | None = None
     hold: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks `hold`; the limits are checked with the actions that they are for."""
+        check_type("hold", self.hold, bool)
 
 
 class ActionFilter:
@@ -68,12 +76,13 @@ class ActionFilter:
         self.held = 0
         self._holding = False
         self._rest: np.ndarray | int
+        self._first = _first_of_choices(space)
         if isinstance(space, spaces.Discrete):
             self._rest = self._checked_choice(space)
             return
         size = space.shape[0]
-        self._low = _limit("low", safety.low, size, space.low)
-        self._high = _limit("high", safety.high, size, space.high)
+        self._low = _limit("low", safety.low, size, space.low + self._first) - self._first
+        self._high = _limit("high", safety.high, size, space.high + self._first) - self._first
         self._low = np.maximum(self._low, space.low)
         self._high = np.minimum(self._high, space.high)
         if not (self._low <= self._high).all():
@@ -86,9 +95,11 @@ class ActionFilter:
             for leaf in action_leaves(space):  # a choice is no quantity that changes slowly
                 if not isinstance(leaf.space, spaces.Box):
                     self._change[leaf.start : leaf.stop] = np.inf
-        self._rest = _limit("safe_action", safety.safe_action, size, self._middle(space))
+        middle = self._middle(space) + self._first
+        rest = _limit("safe_action", safety.safe_action, size, middle)
+        self._rest = rest - self._first
         if not ((self._rest >= self._low) & (self._rest <= self._high)).all():
-            raise SettingsError(f"Expected a safe_action inside of the bounds, got {self._rest}.")
+            raise SettingsError(f"Expected a safe_action inside of the bounds, got {rest}.")
 
     def __call__(self, action: np.ndarray | int) -> np.ndarray | int:
         """Returns the safe action for one in the environment's units, a new array [A] float32."""
@@ -123,11 +134,22 @@ class ActionFilter:
         if not self._holding:
             self._holding = True
             warnings.warn(
-                f"{message}: the last safe action {held} is held until they are.",
+                f"{message}: the last safe action {held + self._first} is held until they are.",
                 RuntimeWarning,
                 stacklevel=3,
             )
         return held
+
+    def executed(self, action: np.ndarray | int) -> None:
+        """Takes over the action that was executed in place of the last one, as by an operator.
+
+        Args:
+            action: Flat, in the environment's units.
+        """
+        if isinstance(action, int):
+            self.last = action
+        elif np.isfinite(action).all():
+            self.last = np.clip(action, self._low, self._high)
 
     def forget(self) -> None:
         """Forgets the last action, at the start of an episode."""
@@ -149,10 +171,14 @@ class ActionFilter:
             raise SettingsError(
                 "Expected bounds and rate limits for continuous actions only; these are discrete."
             )
-        choice = 0 if safety.safe_action is None else safety.safe_action
-        if choice not in range(int(space.n)):
-            raise SettingsError(f"Expected a safe_action below {space.n}, got {choice}.")
-        return int(choice)  # pyright: ignore[reportArgumentType]
+        if safety.safe_action is None:
+            return 0
+        if safety.safe_action not in range(self._first, self._first + int(space.n)):
+            raise SettingsError(
+                f"Expected a safe_action of {self._first} to {self._first + space.n - 1}, got "
+                f"{safety.safe_action!r}."
+            )
+        return int(safety.safe_action) - self._first  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)
@@ -163,10 +189,21 @@ class RollBack:
         test: "permutation" (a one-sided permutation test at 5 %), "mean" (a lower mean return), or
             a function of the returns of both, which says whether the adapted policy is worse.
         least: Whole episodes of each that are needed before the test, at least 1.
+
+    Raises:
+        UnknownNameError: There is no such test.
+        SettingsError: `least` is no such number.
     """
 
     test: str | Worse = "permutation"
     least: int = 5
+
+    def __post_init__(self) -> None:
+        """Checks the settings, before a robot acts."""
+        check_int("least", self.least)
+        if not callable(self.test):
+            check_type("test", self.test, str)
+            WORSE.get(self.test)
 
     def is_worse(self, start: Sequence[float], adapted: Sequence[float]) -> bool:
         """Returns whether the adapted policy does worse; False while there are too few episodes."""
@@ -197,6 +234,17 @@ WORSE.register("permutation", permutation_test)
 WORSE.register("mean", lower_mean)
 
 
+def _first_of_choices(space: spaces.Box | spaces.Discrete) -> Any:
+    """Returns what the environment adds to the choices in flat actions: [A], or an int."""
+    if isinstance(space, spaces.Discrete):
+        return first_choices(source_of(space))[0]
+    first = np.zeros(space.shape, np.float32)
+    for leaf in action_leaves(space):
+        if numbers := first_choices(leaf.space):
+            first[leaf.start : leaf.stop] = numbers
+    return first
+
+
 def _limit(
     name: str, value: float | Sequence[float] | None, size: int, default: np.ndarray | None
 ) -> np.ndarray:
@@ -204,7 +252,10 @@ def _limit(
     if value is None:
         assert default is not None
         return np.asarray(default, np.float32)
-    found = np.asarray(value, np.float32)
+    try:
+        found = np.asarray(value, np.float32)
+    except (ValueError, TypeError):
+        found = np.array(np.nan)
     if found.shape not in ((), (size,)) or np.isnan(found).any():
         raise SettingsError(
             f"Expected `{name}` as a number or {size} numbers, one per action entry, got {value!r}."

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 import metarl
 from metarl.deploy.robot.safety import ActionFilter, RollBack, Safety, permutation_test
-from metarl.errors import SettingsError, SimulationError
+from metarl.errors import MetarlError, SettingsError, SimulationError
 from metarl.sim.spaces import flat_actions
 from tests.deploy.adapters.test_control_adapter import play, point
 
@@ -36,7 +36,9 @@ def test_actions_stay_in_their_bounds_and_change_slowly():
         (Safety(max_change=0.0), SPACE, "above 0"),
         (Safety(safe_action=[3.0, 0.0]), SPACE, "inside of the bounds"),
         (Safety(max_change=0.1), spaces.Discrete(3), "continuous actions only"),
-        (Safety(safe_action=5), spaces.Discrete(3), "below 3"),
+        (Safety(safe_action=5), spaces.Discrete(3), "of 0 to 2, got 5"),
+        (Safety(safe_action=2), spaces.Discrete(3, start=-1), "of -1 to 1, got 2"),
+        (Safety(low="left"), SPACE, "`low` as a number or 2 numbers"),
     ],
 )
 def test_limits_that_do_not_suit_are_refused(safety, space, message):
@@ -55,6 +57,41 @@ def test_what_is_held_at_first_is_inside_of_the_bounds(space, rest):
     limit = ActionFilter(Safety(), flat_actions(space))
     with pytest.warns(RuntimeWarning, match="is held"):
         np.testing.assert_allclose(limit.hold(), rest)
+
+
+def test_safe_actions_are_counted_as_the_environment_counts():
+    with pytest.warns(RuntimeWarning, match="safe action -1 is held"):
+        held = ActionFilter(
+            Safety(safe_action=-1), flat_actions(spaces.Discrete(3, start=-1))
+        ).hold()
+    assert held == 0
+    gears = spaces.MultiDiscrete([4, 2], start=[3, 1])
+    limit = ActionFilter(Safety(safe_action=[5, 2], low=[4, 1]), flat_actions(gears))
+    with pytest.warns(RuntimeWarning, match=r"safe action \[5. 2.\] is held"):
+        assert limit.hold().tolist() == [2, 1]
+    assert limit(np.zeros(2)).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Safety(hold="no"), lambda: RollBack("permutaton"), lambda: RollBack(None),
+        lambda: RollBack(least=0), lambda: RollBack(least="5"),
+    ],
+)  # fmt: skip
+def test_settings_are_checked_before_a_robot_acts(make):
+    with pytest.raises(MetarlError):
+        make()
+
+
+def test_actions_change_slowly_from_what_an_operator_did(point_run):
+    adapter = metarl.load(point_run[1], explore=False, safety=Safety(max_change=0.01))
+    adapter.act(np.zeros(2))
+    adapter.observe(np.zeros(2), np.array([-0.09, 0.05]), 0.0, False, False)
+    change = adapter.act(np.zeros(2)) - np.array([-0.09, 0.05])
+    assert np.abs(change).max() <= 0.01 + 1e-6
+    adapter.observe(np.zeros(2), np.array([-5.0, 0.05]), 0.0, False, False)  # beyond the bounds
+    assert adapter.act(np.zeros(2))[0] == pytest.approx(-0.99, abs=1e-6)
 
 
 def test_an_observation_that_is_not_finite_holds_the_last_safe_action(point_run):
