@@ -9,19 +9,22 @@ import numpy as np
 from torch import Tensor
 
 from metarl.errors import ShapeError, short_repr
-from metarl.tasks.data.plain import check_unmasked, tensor_array
+from metarl.tasks.data.plain import tensor_array
 
 
 def as_array(data: Any, what: str) -> np.ndarray:
     """Returns arrays, tensors, lists, rows of tables and images as an array of numbers or labels.
 
+    Numbers that a mask of NumPy leaves out are NaN.
+
     Raises:
-        ShapeError: It is no rectangular array, or a tensor that is sparse, nested or quantised.
-        DataError: Values of a masked array are masked.
+        ShapeError: It is no rectangular array, a tensor that is sparse, nested or quantised, or a
+            mask leaves out what is no number.
     """
     if isinstance(data, Tensor):
         return tensor_array(data, what)
-    check_unmasked(data, what)
+    if isinstance(data, np.ma.MaskedArray):
+        return _filled(data, what)
     if hasattr(data, "to_numpy"):  # rows of pandas, columns of Arrow
         data = data.to_numpy()
     try:
@@ -42,6 +45,17 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     if len(texts) < 2:
         return np.asarray(values)
     return np.asarray([part.astype(object) if part.ndim else part.item() for part in parts], object)
+
+
+def _filled(data: np.ma.MaskedArray, what: str) -> np.ndarray:
+    if not np.ma.is_masked(data):
+        return np.asarray(data)
+    if data.dtype.kind not in "biuf":
+        raise ShapeError(
+            f"Expected {what} without a mask, got {data.dtype} of which {int(data.mask.sum())} are "
+            "masked: fill in what they are, or leave these rows out."
+        )
+    return data.astype(np.result_type(data.dtype, np.float32)).filled(np.nan)
 
 
 def native(array: np.ndarray) -> np.ndarray:

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from torch import Tensor
 
+from metarl.deploy.arrays import as_array
 from metarl.deploy.robot.actor import Action
 from metarl.errors import SettingsError, ShapeError, short_repr
-from metarl.sim.gymnasium.observations import flattener
+from metarl.sim.gymnasium.observations import REAL, flattener
 from metarl.sim.spaces import (
     action_leaves,
     action_reader,
@@ -56,11 +58,16 @@ class ControlSpaces:
     def read(self, observation: Any, row: np.ndarray) -> bool:
         """Writes an observation into a row [O] float32; returns whether it is finite.
 
+        Entries that a mask of NumPy leaves out are NaN.
+
         Raises:
             ShapeError: It has another shape, or is not of numbers.
         """
+        if isinstance(observation, Tensor | np.ma.MaskedArray):
+            observation = as_array(observation, "the observation")
         try:
-            if not (self._is_vector and getattr(observation, "shape", None) == self._shape):
+            known = self._is_vector and getattr(observation, "shape", None) == self._shape
+            if not (known and observation.dtype.kind in f"{REAL}O"):
                 observation = self._flatten(observation)
             row[:] = observation
         except (ValueError, TypeError, KeyError, IndexError) as error:

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 import metarl
 from metarl.deploy.robot.safety import ActionFilter, RollBack, Safety, permutation_test
-from metarl.errors import MetarlError, SettingsError, SimulationError
+from metarl.errors import MetarlError, SettingsError, ShapeError, SimulationError
 from metarl.sim.spaces import flat_actions
 from tests.deploy.adapters.test_control_adapter import play, point
 
@@ -249,3 +249,20 @@ def test_a_test_of_the_user_decides(point_run):
     rollback = RollBack(lambda start, adapted: seen.append((start, adapted)) or False, least=1)
     metarl.load(point_run[1], rollback=rollback).run(point(), 4, 3, seed=0)
     assert [(len(a), len(b)) for a, b in seen] == [(3, 1)]
+
+
+def test_observations_that_a_mask_leaves_out_are_not_finite(point_run):
+    adapter = metarl.load(point_run[1], explore=False)
+    seen = np.ma.array([0.1, -0.2], mask=[False, False])
+    assert adapter.act(seen).tolist() == adapter.act(np.array([0.1, -0.2])).tolist()
+    with pytest.warns(RuntimeWarning, match="not finite"):
+        adapter.act(np.ma.array([0.1, -0.2], mask=[True, False]))
+
+
+@pytest.mark.parametrize("wrong", [np.array([1j, 0]), np.array(["a", "b"]), [[0.1, 0.2]]])
+def test_observations_that_are_no_real_numbers_are_refused(point_run, wrong):
+    adapter = metarl.load(point_run[1])
+    with pytest.raises(ShapeError, match="Expected an observation of"):
+        adapter.act(wrong)
+    adapter.act(torch.zeros(2, requires_grad=True))
+    adapter.act(np.array([0.1, 0.2], object))
