@@ -48,7 +48,7 @@ def adapt(
         run: A run folder, whose newest valid checkpoint is used; a checkpoint; or `latest`.
         env: An environment of gymnasium, such as CartPole-v1; `module:Name-v1` imports the module.
         set: An attribute or keyword argument of it, name=value; repeat the option for each.
-        data: For policies: logged trajectories, a Parquet file. For the others: a table, .parquet
+        data: For policies: logged trajectories, .parquet or .csv. For the others: a table, .parquet
             or .csv, whose other columns are the inputs.
         images: A folder with a folder of images for each class.
         target: The column of the targets in a table.

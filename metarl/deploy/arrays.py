@@ -55,7 +55,7 @@ def _filled(data: np.ma.MaskedArray, what: str) -> np.ndarray:
             f"Expected {what} without a mask, got {data.dtype} of which {int(data.mask.sum())} are "
             "masked: fill in what they are, or leave these rows out."
         )
-    return data.astype(np.result_type(data.dtype, np.float32)).filled(np.nan)
+    return np.ma.filled(data.astype(np.result_type(data.dtype, np.float32)), np.nan)
 
 
 def native(array: np.ndarray) -> np.ndarray:

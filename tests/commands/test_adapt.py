@@ -162,8 +162,8 @@ def test_images_in_folders(metarl, tmp_path):
     [
         ("sine", (), "one of --env, --data and --images"),
         ("sine", ("--env", "CartPole-v1"), "supervised learner, got --env"),
-        ("sine", ("--data", "no.parquet"), "Cannot read the log"),
-        ("sine", ("--data", "no.csv"), "Cannot read the table"),
+        ("sine", ("--data", "no.parquet"), "Cannot read no.parquet"),
+        ("sine", ("--data", "no.csv"), "Cannot read no.csv"),
         ("sine", ("--images", "."), "square images"),
         ("navigation2d", ("--images", "."), "for a policy, got --images"),
         ("navigation2d", ("--data", "log.parquet", "--set", "a=1"), "--env with --set"),

@@ -11,17 +11,14 @@ from metarl.deploy.adapters.supervised_adapter import SupervisedAdapter
 from metarl.deploy.adapting.control import Adapted
 from metarl.deploy.experience.trajectory_tables import (
     NUMBERED,
+    file_columns,
     joined_columns,
-    parquet_columns,
-    plain_columns,
 )
 from metarl.errors import DataError, SettingsError, short_repr
-from metarl.extras import import_extra
 from metarl.ranges import check_int
 from metarl.registry import check_choice
 from metarl.tasks.data.table_sources import ROW_NUMBERS
-from metarl.tasks.data.tables import EXTRA, READERS, read_csv
-from metarl.tasks.files import check_regular, read_regular
+from metarl.tasks.files import read_regular
 from metarl.tasks.image_splits import is_hidden
 from metarl.tasks.images import MOST_BYTES, decode
 
@@ -33,14 +30,14 @@ def adapt_on_table(
 
     Args:
         adapter: The adapter.
-        path: A Parquet, CSV or TSV file.
+        path: A .csv, .tsv or Parquet file.
         target: The column of the targets, or y for y_0, y_1, ...; all other columns are the inputs,
             in their order.
         support: Rows to adapt on; None: half of them, at most as many as in training.
         steps: Adaptation steps.
         seed: Seed of the choice of the rows.
     """
-    columns = _columns(path)
+    columns = file_columns(path)
     targets, others = _targets(columns, target)
     names = [name for name in others if not ROW_NUMBERS.fullmatch(name)]
     texts = [name for name in names if columns[name].dtype.kind not in "biuf"]
@@ -148,18 +145,6 @@ def _targets(columns: dict[str, np.ndarray], target: str) -> tuple[np.ndarray, l
         matches = {name: NUMBERED.fullmatch(name) for name in columns}
         return joined[target], [n for n, m in matches.items() if m is None or m["name"] != target]
     return columns[target], [name for name in columns if name != target]
-
-
-def _columns(path: Path) -> dict[str, np.ndarray]:
-    delimiter = READERS.get(path.suffix.lower())
-    if delimiter:
-        import_extra("pyarrow.csv", EXTRA)
-        try:
-            check_regular(path)
-            return plain_columns(read_csv(path, delimiter))
-        except Exception as error:  # the reader raises anything for damaged files
-            raise DataError(f"Cannot read the table {path}: {error}.") from error
-    return parquet_columns(path)
 
 
 def _images(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

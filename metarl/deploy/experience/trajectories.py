@@ -15,8 +15,8 @@ from metarl.deploy.arrays import as_array
 from metarl.deploy.experience.trajectory_tables import (
     as_flags,
     count_of,
+    file_columns,
     joined_columns,
-    parquet_columns,
     split_episodes,
     step_of,
     table_columns,
@@ -76,7 +76,7 @@ def read_trajectories(source: Any, spaces: ControlSpaces) -> list[Trajectory]:
         source: One of: a dict of arrays (observations, actions, rewards, terminated, truncated,
             and log_probs if they are known), of one episode or of many one after another; a list
             of such dicts, or of objects with such attributes; a Minari data set; the path of a
-            Parquet file, or a table of pandas or Arrow, with the same columns and an episode
+            Parquet or CSV file, or a table of pandas or Arrow, with the same columns and an episode
             number.
         spaces: The spaces of training.
 
@@ -96,13 +96,15 @@ def read_trajectories(source: Any, spaces: ControlSpaces) -> list[Trajectory]:
 def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
     """Yields the parts of each episode by the names of `NAMES`."""
     if isinstance(source, str | Path):
-        source = joined_columns(parquet_columns(Path(source)))
+        source = joined_columns(file_columns(Path(source)))
     elif hasattr(source, "column_names") or hasattr(source, "iloc"):
         source = table_columns(source)
     elif hasattr(source, "iterate_episodes"):
         source = list(source.iterate_episodes())
     if isinstance(source, Mapping):
-        yield from split_episodes(_named(source))
+        found = _named(source)
+        _check_parts(found, "the log", list(map(str, source)))
+        yield from split_episodes(found)
     elif isinstance(source, Sequence):
         found = [_named(one) for one in source]
         if found and all(np.ndim(one.get("rewards", ())) == 0 for one in found):  # single steps
@@ -119,7 +121,7 @@ def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
     else:
         raise DataError(
             "Expected trajectories as a dict of arrays, a list of episodes, a Minari data set, a "
-            f"table or the path of a Parquet file, got {short_repr(source, 60)}."
+            f"table or the path of a Parquet or CSV file, got {short_repr(source, 60)}."
         )
 
 
@@ -144,6 +146,24 @@ def _named(episode: Any) -> dict[str, Any]:
     return parts
 
 
+def _check_parts(parts: Mapping[str, Any], where: str, names: Sequence[str] = ()) -> None:
+    """Raises DataError unless a log has what is needed.
+
+    Args:
+        parts: Its parts by the names of `NAMES`.
+        where: What has these parts.
+        names: The names that it has itself.
+    """
+    missing = [n for n in ("observations", "actions", "rewards") if n not in parts]
+    if missing:
+        found = f" It has {', '.join(names)}." if names else ""
+        raise DataError(
+            f"Expected {', '.join(missing)} in {where}; known names are "
+            f"{', '.join(', '.join(NAMES[n]) for n in missing)}, in tables also numbered from 0, "
+            f"as observation_0.{found}"
+        )
+
+
 def _has_terminations(episode: Any) -> bool:
     """Returns whether an episode separates terminations from other ends."""
     names = [n for n in NAMES["terminated"] if n not in DONE]
@@ -153,12 +173,7 @@ def _has_terminations(episode: Any) -> bool:
 
 
 def _trajectory(parts: Mapping[str, Any], spaces: ControlSpaces, where: str) -> Trajectory:
-    missing = [n for n in ("observations", "actions", "rewards") if n not in parts]
-    if missing:
-        raise DataError(
-            f"Expected {', '.join(missing)} in {where} of the log; known names are "
-            f"{', '.join(', '.join(NAMES[n]) for n in missing)}."
-        )
+    _check_parts(parts, f"{where} of the log")
     rewards = _numbers(parts["rewards"], "rewards", where)
     count = len(rewards)
     if rewards.size != count:

@@ -1,4 +1,4 @@
-"""Logs as tables: Parquet files and data frames, cut into episodes."""
+"""Logs as tables: Parquet and CSV files and data frames, cut into episodes."""
 
 from __future__ import annotations
 
@@ -13,27 +13,30 @@ from gymnasium import spaces
 from metarl.deploy.arrays import as_array
 from metarl.errors import DataError, short_repr
 from metarl.extras import import_extra
+from metarl.tasks.data.tables import EXTRA, READERS, read_csv
 from metarl.tasks.files import check_regular
 
 NUMBERED = re.compile(r"(?P<name>.+?)[_.\[](?P<index>\d+)\]?")
 """Names of columns that belong together: observation_0, action.1, state[2]."""
 
 
-def parquet_columns(path: Path) -> dict[str, np.ndarray]:
-    """Returns the columns of a Parquet file by name, in its order.
+def file_columns(path: Path) -> dict[str, np.ndarray]:
+    """Returns the columns of a .csv, .tsv or Parquet file by name, in its order.
 
     Raises:
         DataError: The file cannot be read.
         SettingsError: pyarrow is not installed.
     """
-    parquet = import_extra("pyarrow.parquet", "data")
+    delimiter = READERS.get(path.suffix.lower())
+    parquet = import_extra("pyarrow.parquet", EXTRA)
     try:
         check_regular(path)
-        return plain_columns(parquet.read_table(path))
+        return plain_columns(read_csv(path, delimiter) if delimiter else parquet.read_table(path))
     except DataError:
         raise
     except Exception as error:  # the reader raises anything for damaged files
-        raise DataError(f"Cannot read the log {path}: {error}. Expected a Parquet file.") from error
+        kind = "CSV" if delimiter else "Parquet"
+        raise DataError(f"Cannot read {path}: {error}. Expected a {kind} file.") from error
 
 
 def table_columns(table: Any) -> dict[str, np.ndarray]:

@@ -90,6 +90,7 @@ def test_all_kinds_of_logs_are_the_same(point_run, episodes, tmp_path):
     columns |= {f"observation_{i}": flat["observations"][:, i] for i in range(2)}
     table = pyarrow.table(columns)
     parquet.write_table(table, tmp_path / "log.parquet")
+    pandas.DataFrame(columns).to_csv(tmp_path / "log.csv")
     lists = {n: list(v) if v.ndim == 2 else v for n, v in flat.items()}
     parquet.write_table(pyarrow.table(lists), tmp_path / "lists.parquet")
     minari = SimpleNamespace(
@@ -107,7 +108,7 @@ def test_all_kinds_of_logs_are_the_same(point_run, episodes, tmp_path):
     )
     kinds = [
         [SimpleNamespace(**e) for e in episodes], flat, minari, table, pandas.DataFrame(columns),
-        tmp_path / "log.parquet", str(tmp_path / "lists.parquet"),
+        tmp_path / "log.parquet", str(tmp_path / "lists.parquet"), tmp_path / "log.csv",
         {n: torch.as_tensor(v) for n, v in flat.items()},
     ]  # fmt: skip
     for kind in kinds:
@@ -250,8 +251,15 @@ def test_what_is_no_log_is_refused(source, point_run, tmp_path, monkeypatch):
 def test_a_damaged_file_is_refused(point_run, tmp_path):
     pytest.importorskip("pyarrow")
     (tmp_path / "log.parquet").write_bytes(b"PAR1 nothing")
-    with pytest.raises(DataError, match="Cannot read the log"):
+    with pytest.raises(DataError, match="Cannot read "):
         metarl.load(point_run[1]).adapt(tmp_path / "log.parquet")
+
+
+def test_names_that_a_log_has_in_place_of_the_known_ones_are_in_the_error(point_run, episodes):
+    flat = joined(episodes)
+    flat["joint_positions"] = flat.pop("observations")
+    with pytest.raises(DataError, match=r"as observation_0\. It has actions, .*joint_positions"):
+        metarl.load(point_run[1]).adapt(flat)
 
 
 def test_logs_in_other_units_warn(point_run, episodes):
