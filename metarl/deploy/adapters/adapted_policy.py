@@ -65,6 +65,10 @@ class AdaptedPolicy:
         self._ready: tuple[int, Candidate] | None = None
         self._running = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out what a thread still computes: a copy is not given it."""
+        return {**vars(self), "_pool": None, "_running": None}
+
     @property
     def ready(self) -> Candidate | None:
         """The result of an adaptation in the background, to be installed; or None."""
@@ -125,16 +129,27 @@ class AdaptedPolicy:
             )
 
     def in_background(
-        self, experience: Experience, report: AdaptationReport, steps: int
+        self, experience: Experience, report: AdaptationReport, steps: int, events: list[str]
     ) -> Future[AdaptationReport]:
-        """Computes in a thread; the result is in `ready` when the future is done."""
+        """Computes in a thread; the result is in `ready` when the future is done.
+
+        Args:
+            experience: See `compute`.
+            report: See `compute`.
+            steps: See `compute`.
+            events: Takes a sentence if it fails, as nobody may ask the future.
+        """
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, "metarl-adaptation")
 
         resets = self._resets
 
         def compute() -> AdaptationReport:
-            candidate = self.compute(experience, report, steps)
+            try:
+                candidate = self.compute(experience, report, steps)
+            except Exception as error:
+                events.append(f"An adaptation in the background failed: {error}")
+                raise
             self._ready = resets, candidate
             return candidate.report
 

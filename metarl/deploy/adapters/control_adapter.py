@@ -57,7 +57,7 @@ class ControlAdapter(Adapter):
         learner: The learner.
         explore: See Args.
         spaces: The spaces of training.
-        events: What happened besides adaptations, such as roll-backs, in words.
+        events: What happened besides adaptations, in words: roll-backs, failures in the background.
 
     Raises:
         SettingsError: The learner observes the task, a limit does not suit the actions, or torch's
@@ -76,6 +76,7 @@ class ControlAdapter(Adapter):
     ) -> None:
         check_default_type("Policies")
         check_type("rollback", rollback, RollBack | None)
+        check_type("explore", explore, bool)
         if learner.worlds is not None and learner.worlds.observe_task:
             raise SettingsError(
                 "The run trained an oracle, which observes the task: there is nothing to adapt."
@@ -218,7 +219,7 @@ class ControlAdapter(Adapter):
         check_number("scale", scale, POSITIVE)
         experience = experience._replace(weights=scale * experience.weights)
         if background:
-            return self._weights.in_background(experience, report, steps)
+            return self._weights.in_background(experience, report, steps, self.events)
         candidate = self._weights.compute(experience, report, steps)
         self._use(candidate.params, candidate.state, steps)
         return candidate.report

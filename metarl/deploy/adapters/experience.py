@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,10 @@ from metarl.deploy.experience.trajectories import Trajectory
 from metarl.deploy.robot.actor import Action, Actor
 from metarl.errors import SettingsError
 from metarl.rl.experience import Experience
+
+OBSERVE = "give `observe` the action as `act` returned it, or None, where the robot executed it"
+FEW = 0.5
+"""Share of sampled actions below which an adaptation warns."""
 
 Data = tuple[Experience, AdaptationReport]
 """What a policy adapts on, and the report so far."""
@@ -34,13 +39,20 @@ def observed(learner: Any, weights: AdaptedPolicy, recorder: Recorder) -> Data:
         SettingsError: There are no sampled actions; the steps stay with the recorder.
     """
     logs = recorder.take()
-    steps = sum(map(len, logs))
-    if not any(any(log.sampled) for log in logs):
+    steps, sampled = sum(map(len, logs)), sum(sum(log.sampled) for log in logs)
+    if not sampled:
         recorder.give_back(logs)
-        advice = "act with explore=True" if steps else "act and observe"
+        advice = f"act with explore=True first, and {OBSERVE}" if steps else "act and observe first"
         raise SettingsError(
             f"Expected steps with sampled actions to adapt on, got {steps} steps without any: "
-            f"{advice} first. A policy gradient learns nothing from its most likely actions."
+            f"{advice}. A policy gradient learns nothing from its most likely actions."
+        )
+    if sampled < FEW * steps:
+        warnings.warn(
+            f"Of {steps} observed steps, {sampled} are adapted on: the actions of the others were "
+            f"held, most likely ones or not those that `act` returned. For more, {OBSERVE}.",
+            RuntimeWarning,
+            stacklevel=4,
         )
     experience = _experience(learner, weights, logs)
     weights.forget_versions()

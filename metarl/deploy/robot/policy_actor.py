@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class PolicyActor(Actor):
         self._own = np.zeros(size, np.float32)
         self._input = torch.from_numpy(self._own)
         self._generator = generator
-        self._policy = policy
+        self._policy, self._params = policy, params
         self._observations = None if units is None else units.observations
         if self._observations is not None:
             scale = self._observations
@@ -73,6 +74,19 @@ class PolicyActor(Actor):
         if not self._maps_actions or isinstance(action, int):
             return action, action
         return action, action * self._scale + self._middle  # a' = a * scale + shift
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a copy is built of; its buffers share memory with each other alone."""
+        names = ("_policy", "_params", "_generator", "_noise", "_next", "row")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Builds the buffers anew."""
+        generator = state["_generator"]
+        drawn = generator.get_state()
+        self.__init__(state["_policy"], state["_params"], len(state["row"]), generator)
+        generator.set_state(drawn)
+        self._noise, self._next, self.row = state["_noise"], state["_next"], state["row"]
 
     def _chooser(self, params: Params) -> Callable[[bool], np.ndarray | int]:
         policy = self._policy

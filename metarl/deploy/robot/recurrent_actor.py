@@ -37,6 +37,11 @@ class RecurrentActor(Actor):
         self._belief: Gaussian | None = None
         self._reward, self._ended, self._begun = (torch.zeros(1) for _ in range(3))
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Lets the observation of a copy share memory with its row."""
+        vars(self).update(state)
+        self._observation = torch.from_numpy(self.row).unsqueeze(0)
+
     @property
     def belief(self) -> Belief | None:
         if self._belief is None:

@@ -45,6 +45,10 @@ class ControlSpaces:
         self._to_action = action_reader(source_of(action))
         self._choices, self._most = _choices(action)
 
+    def __reduce__(self) -> Any:
+        """Lets copies be built anew, as functions of functions are not copied."""
+        return ControlSpaces, (self.observation, self.action)
+
     @property
     def size(self) -> int:
         """Size of a flat observation, O."""

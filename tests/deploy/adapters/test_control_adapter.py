@@ -159,6 +159,20 @@ def test_most_likely_actions_teach_nothing(point_run):
     assert adapter.adapt().episodes == 2  # what was refused is still there
 
 
+def test_few_sampled_actions_warn(point_run):
+    adapter = metarl.load(point_run[1])
+    for t in range(6):
+        given = adapter.act(np.zeros(2))
+        adapter.observe(np.zeros(2), given if t < 2 else given.round(2), 0.0, False, t == 5)
+    with pytest.warns(RuntimeWarning, match="Of 6 observed steps, 2 are adapted on"):
+        adapter.adapt()
+    for t in range(6):
+        given = adapter.act(np.zeros(2))
+        adapter.observe(np.zeros(2), given.round(2), 0.0, False, t == 5)
+    with pytest.raises(SettingsError, match="give `observe` the action as `act` returned it"):
+        adapter.adapt()
+
+
 def test_it_saves_and_restores_what_it_adapted(point_run, sine_run, tmp_path):
     adapter = metarl.load(point_run[1])
     adapter.run(point(), 3, 3, seed=0)
@@ -308,6 +322,7 @@ def test_another_default_type_is_refused(run, request):
         ({"rollback": "permutation"}, "`rollback` to be a RollBack"),
         ({"safety": {"high": 0.1}}, "`safety` to be a Safety"),
         ({"seed": 1.5}, "an integer `seed`"),
+        ({"explore": "no"}, "`explore` to be"),
         ({"rate": "50"}, "`rate` above 0"),
         ({"rate": float("nan")}, "`rate` above 0"),
     ],

@@ -111,7 +111,8 @@ def test_an_observation_that_is_not_finite_holds_the_last_safe_action(point_run)
     assert log.sampled == [False, True, False, False]
     assert np.isfinite(np.stack(log.observations)).all() and np.isfinite(log.final).all()
     adapter._recorder.give_back([log])
-    assert np.isfinite(adapter.adapt().loss_before)
+    with pytest.warns(RuntimeWarning, match="1 are adapted on"):
+        assert np.isfinite(adapter.adapt().loss_before)
 
 
 def test_an_action_that_is_not_finite_is_not_executed(point_run):
@@ -266,3 +267,16 @@ def test_observations_that_are_no_real_numbers_are_refused(point_run, wrong):
         adapter.act(wrong)
     adapter.act(torch.zeros(2, requires_grad=True))
     adapter.act(np.array([0.1, 0.2], object))
+
+
+def test_what_fails_in_the_background_is_an_event(point_run, monkeypatch):
+    adapter = metarl.load(point_run[1])
+    play(adapter, point(), 1)
+
+    def fail(*_):
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(adapter._weights, "compute", fail)
+    with pytest.raises(RuntimeError):
+        adapter.adapt(background=True).result(20)
+    assert adapter.events == ["An adaptation in the background failed: no memory left"]
