@@ -64,6 +64,27 @@ def as_inputs(data: Any, ranges: dict[str, Any], what: str = "inputs") -> tuple[
     return tensor if many else tensor.unsqueeze(0), many
 
 
+def column_names(data: Any) -> list[str] | None:
+    """Returns the names of the columns of a data frame; None of other data."""
+    names = getattr(data, "columns", None) if hasattr(data, "to_numpy") else None
+    return None if names is None else [str(name) for name in names]
+
+
+def check_columns(data: Any, expected: list[str] | None) -> None:
+    """Raises ShapeError for a data frame that has other columns than the support set had.
+
+    Args:
+        data: Inputs to predict for.
+        expected: What `column_names` gave for the support set.
+    """
+    found = column_names(data)
+    if found is not None and expected is not None and found != expected:
+        raise ShapeError(
+            f"Expected the columns {', '.join(expected)} in this order, as those of the support "
+            f"set, got {', '.join(found)}."
+        )
+
+
 def as_mask(data: Any, inputs: Tensor, many: bool, weights: Tensor | None = None) -> Tensor | None:
     """Returns the mask of padded sequences, [T, N, L] bool; None without one.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,13 @@ from metarl.adaptation.learner import Adapted, SupervisedLearner
 from metarl.adaptation.loss_function import ignored_label
 from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
 from metarl.deploy.adapters.descriptions import description_info, no_examples, numbered_labels
-from metarl.deploy.adapters.inputs import as_inputs, as_mask, warn_of_ranges
+from metarl.deploy.adapters.inputs import (
+    as_inputs,
+    as_mask,
+    check_columns,
+    column_names,
+    warn_of_ranges,
+)
 from metarl.deploy.adapters.targets import check_labels, class_targets, plain_labels, value_targets
 from metarl.deploy.arrays import as_array
 from metarl.errors import NonFiniteError, SettingsError, ShapeError, short_repr
@@ -54,6 +61,7 @@ class SupervisedAdapter(Adapter):
         self._many = False
         self._way: int | None = None
         self._shape: dict[str, list[int]] = {}
+        self._columns: list[str] | None = None
         self._adapted: Any = None
 
     @property
@@ -93,24 +101,26 @@ class SupervisedAdapter(Adapter):
             ShapeError: The examples do not have the shape of training.
             TaskError: There are more classes than outputs.
             SettingsError: Descriptions are missing, or the learner takes none.
-            NonFiniteError: The adaptation diverged; there is no task then.
+            NonFiniteError: The adaptation diverged; there is no task then. After other errors it is
+                the one before.
         """
         started = time.perf_counter()
         steps = self.steps if steps is None else check_int("steps", steps, NOT_NEGATIVE)
-        info, many = description_info(self.learner, descriptions, described)
-        self._way = info[DESCRIPTIONS].shape[1] if info else None
-        if info and support is None:
-            examples, self._many = no_examples(info, self.origin.ranges), many
-            self._number_classes(len(examples.targets))
-        else:
-            examples = self._examples(support, targets, mask)
-        generator = torch.Generator().manual_seed(self._seed)
-        tasks = TaskBatch(examples, examples, info)
-        before = after = None
-        for after in self.learner.adapt_to(tasks, steps, generator):
-            before = after if before is None else before
-        self._check_finite(after)
-        self._adapted = after
+        with self._task_kept():
+            info, many = description_info(self.learner, descriptions, described)
+            self._way = info[DESCRIPTIONS].shape[1] if info else None
+            if info and support is None:
+                examples, self._many = no_examples(info, self.origin.ranges), many
+                self._number_classes(len(examples.targets))
+            else:
+                examples = self._examples(support, targets, mask)
+            generator = torch.Generator().manual_seed(self._seed)
+            tasks = TaskBatch(examples, examples, info)
+            before = after = None
+            for after in self.learner.adapt_to(tasks, steps, generator):
+                before = after if before is None else before
+            self._check_finite(after)
+            self._adapted = after
         losses = [self._loss(adapted, examples) for adapted in (before, after)]
         count = examples.targets.shape[0] * examples.targets.shape[1]
         seconds = time.perf_counter() - started
@@ -153,6 +163,7 @@ class SupervisedAdapter(Adapter):
         """Returns the outputs of the network, such as logits [N, classes]; see `predict`."""
         if self._adapted is None:
             raise SettingsError("Expected a task to predict for: call `adapt(support)` first.")
+        check_columns(inputs, self._columns)
         tensor, many = as_inputs(inputs, {**self._shape, **self.origin.ranges})
         self._warn(tensor, "inputs")
         tasks = self._num_tasks
@@ -165,7 +176,7 @@ class SupervisedAdapter(Adapter):
         return as_array(chosen, "outputs") if isinstance(chosen, Tensor) else chosen
 
     def reset(self) -> None:
-        self._adapted, self.classes, self._many = None, None, False
+        self._adapted, self.classes, self._many, self._columns = None, None, False, None
 
     def state(self) -> dict[str, Tensor]:
         """Returns the adapted weights of a gradient learner for `load_state_dict` of the network.
@@ -226,6 +237,19 @@ class SupervisedAdapter(Adapter):
 
     # Internals
 
+    @contextmanager
+    def _task_kept(self) -> Iterator[None]:
+        """Keeps the task before with its labels, if the block is refused or interrupted."""
+        before = dict(vars(self))
+        try:
+            yield
+        except NonFiniteError:
+            self.reset()
+            raise
+        except BaseException:
+            vars(self).update(before)
+            raise
+
     @property
     def _network(self) -> Any:
         return getattr(self.learner, "model")  # noqa: B009 - of gradient learners
@@ -256,6 +280,7 @@ class SupervisedAdapter(Adapter):
             support, targets = support[0], support[1]
         inputs, many = as_inputs(support, {**self._shape, **self.origin.ranges}, "support inputs")
         self._shape = {"input_shape": list(inputs.shape[2:])}
+        self._columns = column_names(support)
         values = plain_labels(as_array(targets, "targets"))
         values = values if many else values[None]
         if values.shape[:2] != inputs.shape[:2]:
@@ -279,14 +304,13 @@ class SupervisedAdapter(Adapter):
         self._network.prepare((drawn if dtype.is_floating_point else drawn > 0).to(dtype))
 
     def _check_finite(self, adapted: Any) -> None:
-        """Forgets the task, and raises NonFiniteError, if its parameters are not finite."""
+        """Raises NonFiniteError if the parameters of a task are not finite."""
         if not isinstance(adapted, Adapted):
             return
         rows = [p.isfinite().flatten(1).all(1) for p in adapted.params.values()]
         broken = (~torch.stack(rows).all(0)).nonzero().flatten().tolist() if rows else []
         if broken:
             where = f" of task {', '.join(map(str, broken[:8]))}" if self._many else ""
-            self.reset()
             raise NonFiniteError(
                 f"The adaptation diverged: parameters{where} are not finite. Are inputs and "
                 "targets on the scale of training? Or take fewer steps."

@@ -365,3 +365,41 @@ def test_adapted_weights_of_modules_are_restored_with_the_labels(tmp_path):
     adapter.save(tmp_path / "c.safetensors")
     with pytest.raises(SettingsError, match="normalises batches by its support set"):
         metarl.load(tmp_path / "c", adapted=tmp_path / "c.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["gradient", "metric"])
+def test_an_adaptation_that_is_refused_or_interrupted_changes_nothing(
+    kind, image_runs, monkeypatch
+):
+    adapter = metarl.load(image_runs[kind])
+    tasks = Shapes().sample(1, torch.Generator().manual_seed(3))
+    images = tasks.support.inputs[0].clamp(0, 1)
+    adapter.adapt(images, np.array(["low", "middle", "top"])[tasks.support.targets[0]], steps=5)
+    expected = adapter.predict(images).tolist()
+    with pytest.raises(ShapeError):
+        adapter.adapt(images, [[1, 0, 0]] * 6)
+    assert adapter.predict(images).tolist() == expected
+    with pytest.raises(ShapeError):
+        adapter.adapt(torch.stack([images, images]), [[1, 2, 3]])
+    assert adapter.predict(images).tolist() == expected
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapter.learner, "adapt_to", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        adapter.adapt(images, ["x", "y", "z", "x", "y", "z"])
+    assert adapter.predict(images).tolist() == expected
+
+
+def test_columns_of_a_table_have_one_order(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    network = MLP((2, 4, 1), torch.Generator().manual_seed(0))
+    rows = RNG.random((4, 2))
+    adapter = adapter_of(GradientLearner(MAML(network, 0.1)))
+    adapter.adapt(pandas.DataFrame(rows, columns=["angle", "load"]), rows.sum(1, keepdims=True))
+    expected = adapter.predict(rows)
+    named = pandas.DataFrame(rows, columns=["angle", "load"])
+    np.testing.assert_array_equal(adapter.predict(named), expected)
+    with pytest.raises(ShapeError, match="columns angle, load in this order"):
+        adapter.predict(named[["load", "angle"]])
