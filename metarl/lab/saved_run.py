@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -16,7 +17,12 @@ from metarl.lab.installed import EXPERIMENTS, installed_file
 from metarl.lab.lookup import find_experiment
 from metarl.lab.trust import check_trusted
 from metarl.registry import did_you_mean
-from metarl.runs.checkpoints import Checkpoints, is_checkpoint, load_checkpoint
+from metarl.runs.checkpoints import (
+    Checkpoints,
+    checkpoint_iteration,
+    is_checkpoint,
+    load_checkpoint,
+)
 from metarl.runs.run_folder import (
     CHECKPOINTS,
     EXPERIMENT_FILE,
@@ -94,7 +100,7 @@ def _temporary_folder() -> Iterator[str]:
 
 
 def find_good(path: Path) -> ResumePoint:
-    """Finds a run folder and its newest valid checkpoint.
+    """Finds a run folder and its newest valid checkpoint; warns if that is not the newest one.
 
     Args:
         path: A run folder, or a checkpoint, which must itself be valid.
@@ -109,13 +115,21 @@ def find_good(path: Path) -> ResumePoint:
     if not path.is_dir():
         raise CheckpointError(f"Expected a run folder or a checkpoint, there is no {path}.")
     checkpoints = Checkpoints(path / CHECKPOINTS)
-    good = checkpoints.newest_good()
+    newest, good = checkpoints.latest(), checkpoints.newest_good()
     if good is None:
-        if (newest := checkpoints.latest()) is not None:
+        if newest is not None:
             load_checkpoint(newest)  # says what is wrong with it
         raise CheckpointError(
             f"Expected a run folder, found no good checkpoint in {path / CHECKPOINTS}. "
             "Run folders are <runs>/<experiment>/<algorithm>/<time>_s<seed>."
+        )
+    iterations = [checkpoint_iteration(one) or 0 for one in (good, newest or good)]
+    if iterations[0] < iterations[1]:  # a run that is training may have written one since
+        warnings.warn(
+            f"The newest checkpoint, {newest}, is damaged or not finite: {good.name}, from earlier "
+            "in training, is used.",
+            RuntimeWarning,
+            stacklevel=3,
         )
     return ResumePoint(path, good)
 

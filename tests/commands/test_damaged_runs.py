@@ -9,6 +9,7 @@ import signal
 import pytest
 import torch
 
+from metarl import load
 from metarl.errors import CheckpointError, MetarlError, SettingsError
 from metarl.lab.lookup import script_experiment
 from metarl.runs.checkpoints import Checkpoints, load_checkpoint
@@ -200,8 +201,11 @@ def test_the_checkpoint_before_a_damaged_one_is_used(name, damage, copied, metar
     DAMAGE[damage](run / NEWEST / name)
     with pytest.raises(CheckpointError, match="newest good one before it"):
         load_checkpoint(run / NEWEST)
-    status, printed = metarl("evaluate", run)
+    with pytest.warns(RuntimeWarning, match=f"{NEWEST}, is damaged or not finite: step_000001"):
+        status, printed = metarl("evaluate", run)
     assert status == 0 and "step_000001" in printed.out, printed.err
+    with pytest.warns(RuntimeWarning, match="from earlier in training, is used"):
+        load(run)
 
 
 def forge(run, state):
@@ -282,7 +286,8 @@ def test_the_latest_run_is_found_next_to_a_fifo(copied, metarl, tmp_path):
     folder = tmp_path / "runs" / "sine" / "maml" / "run"
     shutil.copytree(run, folder)
     as_fifo(folder / NEWEST / "meta.json")
-    status, printed = metarl("evaluate", "latest", "--runs", tmp_path / "runs")
+    with pytest.warns(RuntimeWarning, match="from earlier in training, is used"):
+        status, printed = metarl("evaluate", "latest", "--runs", tmp_path / "runs")
     # The newest checkpoint cannot be read; the run is found, and the one before is evaluated.
     assert status == 0 and str(folder) in printed.out + printed.err
 

@@ -26,6 +26,8 @@ from tests.commands.conftest import EXPERIMENTS
 from tests.fuzz.outcomes import RefusedError, check_clear, explore
 from tests.fuzz.values import JSON, NESTED, TEXTS, damaged, dumped, edited
 
+pytestmark = pytest.mark.filterwarnings("ignore:The newest checkpoint")
+
 FIRST, NEWEST = "checkpoints/step_000001", "checkpoints/step_000002"
 JSON_FILES = ["config.json", "experiment.json", f"{NEWEST}/meta.json"]
 FILES = [*JSON_FILES, "eval.jsonl", f"{NEWEST}/state.pt", f"{NEWEST}/weights.safetensors"]
