@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from metarl.deploy.export.files import is_export
 from metarl.errors import CheckpointError, MetarlError, SettingsError
 from metarl.lab.saved_run import find_good, reopened
 from metarl.ranges import POSITIVE, SEED, check_int, check_number
+from metarl.registry import check_choice
 from metarl.runs.checkpoints import Checkpoint, load_checkpoint, load_weights
 from metarl.runs.networks import NETWORKS, read_networks
 from metarl.runs.run_folder import newest_run
@@ -126,14 +128,10 @@ def adapter_of(
             f"Expected a learner that adapts to data or in an environment, got a "
             f"{type(learner).__name__}. {refusal(learner) or ''}".rstrip()
         )
-    try:
-        return build(learner, origin, seed=seed, **options)
-    except TypeError as error:
-        if not options:
-            raise
-        raise SettingsError(
-            f"Options {', '.join(options)} do not suit a {build.__name__}: {error}."
-        ) from error
+    known = set(inspect.signature(build).parameters) - {"learner", "origin", "seed"}
+    for name in options:
+        check_choice(f"option of a {build.__name__}", name, sorted(known))
+    return build(learner, origin, seed=seed, **options)
 
 
 def _reopened(checkpoint: Path, trust: bool) -> Learner:

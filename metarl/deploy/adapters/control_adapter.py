@@ -81,6 +81,11 @@ class ControlAdapter(Adapter):
             raise SettingsError(
                 "The run trained an oracle, which observes the task: there is nothing to adapt."
             )
+        if rollback is not None and learner.plays_trials:
+            raise SettingsError(
+                "Expected no rollback of a policy with a memory: it has no adapted parameters to "
+                "give up. `reset()` lets it forget."
+            )
         self.learner: Any = learner
         self.origin, self.explore = origin, explore
         self.family = self.learner.family

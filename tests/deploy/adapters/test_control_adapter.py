@@ -14,6 +14,7 @@ import metarl
 from metarl.deploy.experience.episode_log import EpisodeLog, experience_of
 from metarl.deploy.loading import _check_rate, adapter_of
 from metarl.deploy.robot.changed_env import changed_env
+from metarl.deploy.robot.safety import RollBack
 from metarl.errors import CheckpointError, SettingsError, ShapeError, SimulationError
 from metarl.rl.experience import estimate_advantages
 from metarl.sim import GymTasks, Uniform
@@ -456,8 +457,15 @@ def test_methods_of_the_other_kind_say_so(point_run, sine_run):
         metarl.load(point_run[1]).predict(np.zeros(2))
     with pytest.raises(SettingsError, match="control tasks"):
         metarl.load(sine_run[1]).act(np.zeros(1))
-    with pytest.raises(SettingsError, match="do not suit a SupervisedAdapter"):
+    with pytest.raises(SettingsError, match="Unknown option of a SupervisedAdapter 'explore'"):
         metarl.load(sine_run[1], explore=False)
+    with pytest.raises(SettingsError, match="Did you mean 'explore'"):
+        metarl.load(point_run[1], explor=False)
+
+
+def test_a_policy_with_a_memory_has_no_roll_back(memory_run):
+    with pytest.raises(SettingsError, match="no rollback of a policy with a memory"):
+        metarl.load(memory_run[1], rollback=RollBack())
 
 
 def test_the_rate_of_training_is_kept():
