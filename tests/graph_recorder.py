@@ -13,22 +13,18 @@ class Recorder:
     host while it was captured stays as it was, and all new values must come through the inputs.
     Tracing raises where the host reads the value of a tensor, and where a GPU would wait (`Waits`).
 
-    Args:
-        numbers: See `Waits`.
-
     Attributes:
         captures: How many functions were captured.
         replays: How many times a graph was repeated.
     """
 
-    def __init__(self, numbers=False):
-        self.numbers = numbers
+    def __init__(self):
         self.captures = self.replays = 0
 
     def capture(self, body, inputs, generator=None):
         """Traces `body` as a function of `inputs`; see `Driver.capture`."""
         self.captures += 1
-        memory, waits = list(inputs), Waits(self.numbers)
+        memory, waits = list(inputs), Waits(numbers=False)
 
         def flat(*values):
             inputs[:] = values  # what `body` reads
@@ -56,7 +52,8 @@ class Waits(TorchDispatchMode):
     """Notes what would make a GPU wait: reading a number or a size, or a tensor of numbers.
 
     Args:
-        numbers: Whether tensors of one number are left out: they may stay on the host.
+        numbers: Whether tensors of one number count. On the CPU, `x[0] = 1` and some optimisers
+            make one, where a GPU fills memory.
 
     Attributes:
         found: The names of these operations.
@@ -66,7 +63,7 @@ class Waits(TorchDispatchMode):
     KINDS = (aten._local_scalar_dense, aten.nonzero, aten.masked_select)
     INDEXED = (aten.index, aten.index_put, aten.index_put_)
 
-    def __init__(self, numbers=False):
+    def __init__(self, numbers=True):
         super().__init__()
         self.numbers = numbers
         self.found = []
@@ -79,7 +76,7 @@ class Waits(TorchDispatchMode):
 
     def _waits(self, packet, args):
         if packet is self.aten.lift_fresh:
-            return args[0].dim() > 0 or not self.numbers
+            return args[0].dim() > 0 or self.numbers
         if packet in self.INDEXED:
             return any(index is not None and index.dtype == torch.bool for index in args[1])
         return packet in self.KINDS

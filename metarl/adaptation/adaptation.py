@@ -299,3 +299,30 @@ def all_but(network: nn.Module, patterns: Sequence[str | nn.Module]) -> tuple[st
     """
     names = matching_names(network, names_of(network, patterns))
     return tuple(name for name, _ in network.named_parameters() if name not in names)
+
+
+def last_layer(network: Adaptable) -> tuple[str, ...]:
+    """Returns the name pattern of the layer that holds the network's last weight.
+
+    Raises:
+        SettingsError: No parameter is called a weight.
+    """
+    layers = [_layer_of(name) for name, _ in network.named_parameters()]
+    with_weight = [layer for layer in layers if layer is not None]
+    if not with_weight:
+        raise SettingsError(
+            "Expected a network with a last layer that has a weight; name the part that adapts by "
+            "`adapts=`."
+        )
+    return (with_weight[-1] + "*",)
+
+
+def _layer_of(name: str) -> str | None:
+    """Returns the start of the names of the layer of a weight; None for other parameters."""
+    owner, parametrised, _ = name.partition("parametrizations.weight")
+    if parametrised:
+        return owner
+    owner, dot, leaf = name.rpartition(".")
+    if leaf.endswith("weight"):
+        return name.removesuffix("weight")
+    return owner + dot if leaf.startswith("weight") else None  # weight_ih_l0 of an LSTM

@@ -266,10 +266,12 @@ def _check_resolution(leaf: Leaf) -> None:
         return
     low, high = (bound.ravel().astype(np.float64) for bound in (space.low, space.high))
     fewest = np.minimum(high - low, FEWEST_STEPS) if space.dtype.kind in "biu" else FEWEST_STEPS
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         least, most = low.astype(np.float32), high.astype(np.float32)
         width = most.astype(np.float64) - least
-        steps = width / np.spacing(np.maximum(np.abs(least), np.abs(most)))
+        largest = np.maximum(np.abs(least), np.abs(most))
+        gap = largest - np.nextafter(largest, np.float32(0))  # 0 only at 0
+        steps = width / np.maximum(gap, np.finfo(np.float32).smallest_subnormal)
         coarse = (high > low) & (steps < fewest)  # steps are NaN where a bound is infinite
     if coarse.any():
         entry = int(coarse.argmax())

@@ -56,7 +56,8 @@ def test_the_newest_good_checkpoint_is_taken(copied, metarl):
     run = copied("bandit")
     weights = run / "checkpoints" / "step_000002" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    status, printed = metarl("evaluate", run)
+    with pytest.warns(RuntimeWarning, match="step_000002, is damaged.*step_000001"):
+        status, printed = metarl("evaluate", run)
     assert status == 0 and "step_000001" in printed.out
     meta = run / "checkpoints" / "step_000002" / "meta.json"
     meta.write_text(meta.read_text().replace('"format_version": 1', '"format_version": 99'))

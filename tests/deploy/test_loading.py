@@ -40,6 +40,7 @@ from metarl.rl.problem import ControlProblem
 from metarl.rl.trials.recurrent_learner import RL2Algorithm
 from metarl.sb3.ppo import PPOAlgorithm
 from metarl.sim import make_family
+from metarl.sim.arguments import with_task
 from metarl.tasks import Sine
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.streams import LabelCode
@@ -393,7 +394,7 @@ def test_streams_strategies_and_ppo_say_why_they_do_not_open(generator):
 def test_an_oracle_is_refused():
     family = Navigation2D(horizon=3)
     generator = torch.Generator()
-    spaces = family.observation_space, family.action_space
+    spaces = with_task(family.observation_space, 2), family.action_space
     learner = PolicyLearner(MAML(policy_for(spaces, generator)), family, observe_task=True)
     with pytest.raises(SettingsError, match="oracle"):
         build_learner(described_learner(learner))

@@ -60,6 +60,10 @@ def check_labels(values: np.ndarray, ranges: dict[str, Any]) -> None:
     """Raises ShapeError unless targets [T, N, *] are labels as in training, of any kind."""
     if values.ndim != 2 and not ranges.get("target_shape"):
         raise ShapeError(f"Expected a label per example, got targets {list(values.shape)}.")
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise ShapeError(
+            "Expected a label of every example, got NaN or masked ones: leave these examples out."
+        )
     if values.dtype.kind == "f" and (values != np.round(values)).any():
         raise ShapeError(
             "Expected labels, as in training, got numbers that are not whole: the run was "
