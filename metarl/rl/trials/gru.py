@@ -74,7 +74,7 @@ class GRU(nn.GRU):
             The features and the next state, which are the same tensor [W, H].
         """
         del reuse
-        if inputs.is_cuda and self.gain_hh is None:
+        if self.gain_hh is None:
             new = torch.gru_cell(inputs, state, *self._weights())
             return new, new
         own = _products(inputs, self.weight_ih_l0, self.gain_ih, self.bias_ih_l0)
