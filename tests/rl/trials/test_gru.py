@@ -7,6 +7,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from metarl.errors import SettingsError
 from metarl.rl.trials.gru import GRU
 from metarl.rl.trials.gru_loops import gru_states
+from tests.devices import on_cuda
 
 L, B, WIDTH, H = 6, 3, 5, 4
 
@@ -91,7 +92,7 @@ def test_layer_normalisation_makes_the_size_of_the_weights_irrelevant(generator)
 def test_a_gpu_computes_the_same(layer_norm, generator):
     gru, inputs, weights = make(layer_norm, generator)
     results = []
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", on_cuda()):
         gru, values = gru.to(device), inputs.detach().to(device).requires_grad_()
         out = gru.unroll(values)
         grads = torch.autograd.grad((out * weights.to(device)).sum(), [values, *gru.parameters()])
