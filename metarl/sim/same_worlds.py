@@ -34,7 +34,7 @@ def check_same_worlds(own: Any, other: Any, what: str) -> None:
                 f"Expected {what} of the family that the learner plays in, {own.name}, whose "
                 f"{name} is {short_repr(plays)}; that of {other.name} is {short_repr(has)}, and "
                 "would be ignored. Build the learner with the family of these tasks, or take "
-                "`family.split(...)` of its own."
+                "a split of the learner's family."
             )
 
 

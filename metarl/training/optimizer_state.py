@@ -40,7 +40,7 @@ class UnsavedState:
         name = type(self._optimizer).__name__
         warnings.warn(
             f"{name} keeps {', '.join(map(repr, held + changed))} as attributes, which its "
-            "state_dict lacks: a resumed run would start them anew, and differ. Keep them in "
+            "state_dict lacks: a resumed run would start them again, and differ. Keep them in "
             "`self.state[p]` or in the parameter groups, or give the class `state_dict` and "
             "`load_state_dict` that hold them.",
             RuntimeWarning,

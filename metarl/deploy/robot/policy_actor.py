@@ -81,7 +81,7 @@ class PolicyActor(Actor):
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Builds the buffers anew."""
+        """Builds new buffers."""
         generator = state["_generator"]
         drawn = generator.get_state()
         self.__init__(state["_policy"], state["_params"], len(state["row"]), generator)

@@ -46,7 +46,7 @@ class ControlSpaces:
         self._choices, self._most = _choices(action)
 
     def __reduce__(self) -> Any:
-        """Lets copies be built anew, as functions of functions are not copied."""
+        """Lets copies be rebuilt, as functions of functions are not copied."""
         return ControlSpaces, (self.observation, self.action)
 
     @property

@@ -212,7 +212,7 @@ _read_files: dict[str, list[tuple[str, int, int]]] = {}
 
 
 def reread_changed(model: str) -> None:
-    """Lets a model be compiled anew if its files, or what its path means, changed since.
+    """Lets a model be compiled again if its files, or what its path means, changed since.
 
     Args:
         model: Path of an MJCF file, or its text.
