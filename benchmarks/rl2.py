@@ -2,6 +2,7 @@
 
     python -m benchmarks.rl2                                    # bandits, 50 pulls
     python -m benchmarks.rl2 --where mdp --episodes 10          # tabular MDPs
+    python -m benchmarks.rl2 --compile                          # also the compiled iteration
 
 "loop" plays the same trials task by task, as plain torch code would; it does not train. Prints
 milliseconds, followed by environment steps per second.
@@ -46,6 +47,8 @@ class RL2Benchmark(TurnSettings):
     epochs: int = 5
     """PPO epochs: optimiser steps on the same trials."""
     rounds: int = 3
+    compile: bool = False
+    """Also measures a compiled iteration."""
 
 
 class Playing:
@@ -95,12 +98,14 @@ def main(settings: RL2Benchmark) -> None:
     )
     gradients = PolicyGradientSettings(1, 0.99, 0.3, clip=0.2)
     learner = RecurrentLearner(policy, family, RL2Algorithm(s.episodes, s.units), gradients)
-    training = TrainingSettings(meta_batch_size=s.tasks)
     candidates: dict[str, Callable[[], None]] = {
         "loop, trials": Playing(learner, s.tasks, together=False),
         "MetaRL, trials": Playing(learner, s.tasks, together=True),
-        "MetaRL, iteration": MetaIteration(learner, family, training, ProximalSettings(s.epochs)),
     }
+    for compiled in (False, True)[: 1 + s.compile]:
+        training = TrainingSettings(meta_batch_size=s.tasks, compile=compiled)
+        name = f"MetaRL, {'compiled ' * compiled}iteration"
+        candidates[name] = MetaIteration(learner, family, training, ProximalSettings(s.epochs))
     times = race(candidates, s.rounds, s.seconds)
     title = f"{family.name}: {s.tasks} trials of {s.episodes} x {s.steps} steps, {s.units} units"
     print_race(title, times, ["loop, trials"])

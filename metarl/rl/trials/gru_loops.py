@@ -64,51 +64,49 @@ def gru_states(
     return 2 * states[1:], gates, new, raws, means, scales
 
 
-@torch.library.custom_op("metarl::gru_gradients", mutates_args=())
+@torch.library.custom_op("metarl::gru_gradients", mutates_args=("products",))
 def gru_gradients(
     outputs: Tensor,
+    products: Tensor,
+    z: Tensor,
     weight: Tensor,
-    bias: Tensor,
     gain: Tensor | None,
-    states: Tensor,
-    gates: Tensor,
-    new: Tensor,
     raws: Tensor,
     means: Tensor,
     scales: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns the derivatives of the inputs' products, the weight, the bias and the gain.
+) -> tuple[Tensor, Tensor]:
+    """Computes the derivatives of a loss by the states of a GRU, from the last to the first.
 
-    Args are those of the states h, [L, B, H], then the arguments and results of `gru_states`.
+    A compiler fuses what comes before and after this loop (`_backward`).
+
+    Args:
+        outputs: The derivatives by the states h, [L, B, H], that do not pass through later ones.
+        products: Derivatives of each h by the arguments of r and z and by the candidate's product,
+            [L, B, 3, H]; becomes the derivatives by these.
+        z: The gate, [L, B, H].
+        weight: That of the state, [3H, H].
+        gain: The gain of the layer normalisation, [3H], or None.
+        raws: The products before it, [L, B, 3H]; without it empty, as the next two.
+        means: Their means, [L, B, 1].
+        scales: Their inverse deviations, [L, B, 1].
+
+    Returns:
+        The derivatives by the states, [L, B, H]; with layer normalisation those by the products
+        before it, [L, B, 3H], else an empty tensor.
     """
-    steps, batch, units = new.shape
-    before = torch.cat((torch.zeros_like(states[:1]), states[:-1]))
-    r, z, product = gates.split(units, 2)
-    # h' = n + z (h - n), n = tanh(a_n + r b_n): by the arguments of r and z, and by b_n
-    by_new = (1 - z).mul_(new.square().mul_(-4).add_(1))  # by a_n
-    products = gates.new_empty(steps, batch, 3, units)
-    by_r, by_z, by_product = products.unbind(2)
-    torch.mul(by_new, r, out=by_product)
-    torch.mul(by_product, 1 - r, out=by_r).mul_(product).mul_(0.5)
-    torch.sub(before, new, alpha=2, out=by_z).mul_(z).mul_(1 - z)
+    steps, batch, _ = outputs.shape
     grads = outputs.clone()
-    by_raw = products if gain is None else torch.empty_like(products)
+    by_raw = products.flatten(2) if gain is None else torch.empty_like(raws)
     for t in range(steps - 1, -1, -1):
         products[t].mul_(grads[t].unsqueeze(1))
         if gain is not None:
             by_raw[t] = torch.ops.aten.native_layer_norm_backward(
-                products[t].view_as(raws[t]), raws[t], gain.shape, means[t], scales[t], gain, bias,
+                products[t].view_as(raws[t]), raws[t], gain.shape, means[t], scales[t], gain, gain,
                 [True, False, False],
-            )[0].view_as(by_raw[t])  # fmt: skip
+            )[0]  # fmt: skip
         if t:
             grads[t - 1].addcmul_(grads[t], z[t]).addmm_(by_raw[t].view(batch, -1), weight)
-    products, by_raw = products.flatten(2), by_raw.flatten(2)
-    inputs = torch.cat((products[..., : 2 * units], by_new.mul_(grads)), 2)
-    by_weight = by_raw.flatten(0, 1).t() @ before.flatten(0, 1)
-    by_gain = bias.new_empty(0)
-    if gain is not None:
-        by_gain = (products * (raws - means) * scales).sum((0, 1))
-    return inputs, by_weight, products.sum((0, 1)), by_gain
+    return grads, outputs.new_empty(0) if gain is None else by_raw
 
 
 @gru_states.register_fake
@@ -122,10 +120,9 @@ def _(inputs: Tensor, weight: Tensor, bias: Tensor, gain: Tensor | None) -> tupl
 
 
 @gru_gradients.register_fake
-def _(outputs: Tensor, weight: Tensor, bias: Tensor, gain: Tensor | None, *kept: Tensor) -> Any:
-    del outputs
-    by_gain = bias.new_empty(0 if gain is None else bias.shape)
-    return torch.empty_like(kept[1]), torch.empty_like(weight), torch.empty_like(bias), by_gain
+def _(outputs: Tensor, products: Tensor, z: Tensor, weight: Tensor, *kept: Any) -> Any:
+    del products, z, weight
+    return torch.empty_like(outputs), torch.empty_like(kept[1])
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -144,9 +141,43 @@ def _backward(ctx: Any, by_states: Tensor, *_: Any) -> tuple[Tensor | None, ...]
             "The GRU of recurrent policies has first derivatives only, and a second one was "
             "asked for (`create_graph=True`). torch's own, `GRU.forward`, has all of them."
         )
-    weight, bias, gain, *kept = ctx.saved_tensors
-    *grads, by_gain = gru_gradients(by_states, weight, bias, gain, *kept)
-    return *grads, None if gain is None else by_gain
+    weight, _, gain, states, gates, new, raws, means, scales = ctx.saved_tensors
+    before = torch.cat((torch.zeros_like(states[:1]), states[:-1]))
+    by_new, products = _factors(before, gates, new)
+    z = gates.chunk(3, 2)[1]
+    grads, by_raw = gru_gradients(by_states, products, z, weight, gain, raws, means, scales)
+    products = products.flatten(2)
+    inputs = torch.cat((products[..., : 2 * z.shape[2]], by_new * grads), 2)
+    by_gain = None
+    if gain is None:
+        by_raw = products
+    else:
+        by_gain = (products * (raws - means) * scales).sum((0, 1))
+    by_weight = by_raw.flatten(0, 1).t() @ before.flatten(0, 1)
+    return inputs, by_weight, products.sum((0, 1)), by_gain
+
+
+def _factors(before: Tensor, gates: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the derivatives of the states by what enters each step.
+
+    Args:
+        before: The state before each step, [L, B, H].
+        gates: See `gru_states`.
+        new: See `gru_states`.
+
+    Returns:
+        Those by the candidate's argument, [L, B, H], and by the arguments of r and z and the
+        candidate's product, [L, B, 3, H].
+    """
+    r, z, product = gates.chunk(3, 2)
+    # h' = n + z (h - n), n = tanh(a_n + r b_n): by a_n, by the arguments of r and z, and by b_n
+    by_new = (1 - z).mul_(new.square().mul_(-4).add_(1))
+    products = gates.new_empty(*new.shape[:2], 3, new.shape[2])
+    by_r, by_z, by_product = products.unbind(2)
+    torch.mul(by_new, r, out=by_product)
+    torch.mul(by_product, 1 - r, out=by_r).mul_(product).mul_(0.5)
+    torch.sub(before, new, alpha=2, out=by_z).mul_(z).mul_(1 - z)
+    return by_new, products
 
 
 gru_states.register_autograd(_backward, setup_context=_setup)
