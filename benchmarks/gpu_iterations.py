@@ -1,4 +1,4 @@
-"""Iterations on a GPU in their variants: one graph or several, late flags, optimisers, bfloat16.
+"""Iterations on a GPU in variants: graphs, late flags, optimisers, bfloat16; trials of robots.
 
 Rows as in `gpu_speed`. The notes say whether a graph was captured, or why not.
 """
@@ -20,6 +20,10 @@ from metarl.cuda_graphs import allow_graphs
 from metarl.devices import seeded_generator, set_matmul_precision
 from metarl.learners import ConvEmbedding, ImageShape, MetricLearner, Prototypes
 from metarl.models import MLP
+from metarl.rl.problem import ControlProblem
+from metarl.rl.settings import PolicyGradientSettings
+from metarl.rl.trials.recurrent_learner import RL2Algorithm
+from metarl.sim import TaskFamily, make_family
 from metarl.tasks import Sine
 from metarl.training import TrainingSettings
 from metarl.training.captured_tasks import CapturedTasks
@@ -143,5 +147,25 @@ def _metric_gradient(
     return torch.cat([g.flatten() for g in grads])
 
 
-PARTS: dict[str, Callable[..., Iterator[Row]]] = {"one_graph": one_graph, "precisions": precisions}
+def trials(device: torch.device, sizes: Sizes) -> Iterator[Row]:
+    """Trials of RL^2 on the half cheetah, with a graph between two steps of the physics or not."""
+    tasks, per_task = sizes.iteration
+    family: TaskFamily = make_family("HalfCheetahVelocity-v1", horizon=sizes.horizon)
+    gradients = PolicyGradientSettings(trajectories=per_task, clip=0.2)
+    start = torch.Generator().manual_seed(0)
+    learner = RL2Algorithm(episodes=2).build(ControlProblem(family, start, gradients)).to(device)
+    generator = seeded_generator(device, 0)
+    batch = family.sample(tasks, generator)
+    play = partial(learner.play, batch, 2, generator)
+    work = f"RL^2 on the half cheetah, {tasks} x {per_task} trials of two episodes"
+    yield row(work, milliseconds(play, device, sizes.seconds))
+    with _no_graphs():
+        yield row(f"{work}: no graph", milliseconds(play, device, sizes.seconds))
+
+
+PARTS: dict[str, Callable[..., Iterator[Row]]] = {
+    "one_graph": one_graph,
+    "precisions": precisions,
+    "trials": trials,
+}
 """The measurements of this module by name, for `gpu_part`."""

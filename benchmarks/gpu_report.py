@@ -121,6 +121,7 @@ def plan(report: Report) -> list[Part]:
         parts = [
             Part("half cheetah", ("speed", "half_cheetah"), 110),
             Part("robot iteration", ("speed", "robot_iteration"), 40),
+            Part("robot trials", ("speed", "trials"), 40),
             Part("train half cheetah direction", ("train", "half cheetah direction"), 60),
             Part("tests", elsewhere, 60, tests=True),
             Part("sine", ("speed", "sine"), 25),

@@ -11,6 +11,7 @@ from metarl.cuda_graphs import Driver, Replay, capture_in_place, graphs_allowed
 from metarl.flat_functions import flatten
 from metarl.models.base import Params
 from metarl.rl.policy import Policy
+from metarl.rl.records import empty_rows, record, rows_of, write
 from metarl.rl.rollouts import Decision, Played, RolloutNoise, Rollouts, choose_with, collect
 from metarl.sim.family import Tasks, WorldState
 from metarl.sim.physics_env import Carried, PhysicsVectorEnv
@@ -108,7 +109,7 @@ class CapturedSteps:
         finally:
             env.hold(inputs.carried)
         seen, chosen = memory.seen, memory.chosen
-        states, actions = _rows(seen.state, horizon + 1), chosen.action[:horizon]
+        states, actions = rows_of(seen.state, horizon + 1), chosen.action[:horizon]
         last = map_tensors(Tensor.clone, memory.inputs.carried)
         env.hold(inputs.carried._replace(state=states[-1], disturbances=last.disturbances))
         episode = env.finish(states, seen.observation.unbind(), actions.unbind())
@@ -127,16 +128,13 @@ class CapturedSteps:
         if self._memory is None or self._key != key:
             self._memory, self._key, self._between = self._allocate(inputs, observation), key, None
         memory = self._memory
-        _write(memory.inputs, inputs)
+        write(memory.inputs, inputs)
         memory.step.zero_()
-        _record(memory.seen, _Seen(inputs.carried.state, observation), memory.step)
+        record(memory.seen, _Seen(inputs.carried.state, observation), memory.step)
         return memory
 
     def _allocate(self, inputs: _Inputs, observation: Tensor) -> _Memory:
         env, rows = self._env, len(inputs.draws) + 1
-
-        def record(tensor: Tensor) -> Tensor:
-            return tensor.new_empty(rows, *tensor.shape)
 
         own = map_tensors(lambda t: t.clone(memory_format=torch.contiguous_format), inputs)
         decision = choose_with(self._policy, own.params)(observation, own.draws[0])
@@ -146,8 +144,8 @@ class CapturedSteps:
         return _Memory(
             own,
             torch.zeros(1, dtype=torch.int64, device=observation.device),
-            map_tensors(record, _Seen(inputs.carried.state, observation)),
-            map_tensors(record, _Chosen(decision, action)),
+            empty_rows(_Seen(inputs.carried.state, observation), rows),
+            empty_rows(_Chosen(decision, action), rows),
             env.engine,
         )
 
@@ -166,8 +164,8 @@ class CapturedSteps:
         memory.step.add_(1)
         observation = self._env.look()
         seen = _Seen(self._env.carried().state, observation)
-        _record(memory.seen, seen, memory.step)
-        _write(memory.inputs.carried.state, seen.state)
+        record(memory.seen, seen, memory.step)
+        write(memory.inputs.carried.state, seen.state)
         return observation
 
     def _choose(self, memory: _Memory, observation: Tensor) -> None:
@@ -178,8 +176,8 @@ class CapturedSteps:
         )
         decision = choose_with(self._policy, memory.inputs.params)(observation, draw)
         action = self._env.command(decision.action, noise)
-        _record(memory.chosen, _Chosen(decision, action), memory.step)
-        _write(memory.inputs.carried.disturbances, self._env.carried().disturbances)
+        record(memory.chosen, _Chosen(decision, action), memory.step)
+        write(memory.inputs.carried.disturbances, self._env.carried().disturbances)
         self._env.hold(memory.inputs.carried)
 
 
@@ -193,24 +191,3 @@ def can_capture_steps(env: TensorVectorEnv) -> bool:
         and env.family.horizon >= SHORTEST
         and graphs_allowed()
     )
-
-
-def _record(records: Any, values: Any, step: Tensor) -> None:
-    map_tensors(lambda r, v: r.index_copy_(0, step, v.unsqueeze(0)), records, values)
-
-
-def _write(memory: Any, values: Any) -> None:
-    """Copies the tensors of a nested value into memory; a tensor is not copied onto itself."""
-    targets, sources = list[Tensor](), list[Tensor]()
-    flatten(memory, targets, [])
-    flatten(values, sources, [])
-    pairs = [(t, s) for t, s in zip(targets, sources, strict=True) if t is not s]
-    if pairs:
-        targets, sources = (list(column) for column in zip(*pairs, strict=True))
-        torch._foreach_copy_(targets, sources)
-
-
-def _rows(records: WorldState, count: int) -> list[WorldState]:
-    """Returns the states of all steps as copies: the next episode overwrites the records."""
-    copies = map_tensors(Tensor.clone, records)
-    return [map_tensors(lambda t, i=i: t[i], copies) for i in range(count)]

@@ -146,6 +146,8 @@ def test_variants_of_iterations_say_what_was_captured(monkeypatch):
 def test_robots_are_measured_on_mujocos_engine_too():
     *_, row = gpu_speed.half_cheetah(torch.device("cpu"), gpu_speed.SMALL)
     assert row["unit"] == "steps/s" and row["cpu"] > 0
+    rows = list(gpu_iterations.trials(torch.device("cpu"), gpu_speed.SMALL))
+    assert [row["measured"] > 0 for row in rows] == [True, True]
 
 
 def test_a_training_goes_on_where_it_stopped(tmp_path):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metarl.cuda_graphs import is_capturing
 from metarl.errors import SettingsError
 from metarl.models.base import Weights
 
@@ -142,8 +143,8 @@ class Attention(nn.Module):
         Raises:
             SettingsError: A world has used all its positions. On a GPU it is torch's error.
         """
-        length = self.steps
-        if state.steps.device.type == "cpu" and not torch.compiler.is_exporting():
+        length, traced = self.steps, torch.compiler.is_exporting() or is_capturing()
+        if state.steps.device.type == "cpu" and not traced:
             length = int(state.steps.max()) + 1
             self.check(length)
         return self.advance(inputs, state, length, reuse)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -101,22 +103,41 @@ class Trials(NamedTuple):
     next_observations: Tensor | None = None
 
 
-class _Memory(NamedTuple):
-    """The agent's state, and the action and reward of the previous step."""
+class Recalled(NamedTuple):
+    """What W worlds remember of a trial.
+
+    Attributes:
+        state: The agent's state, nested tensors [W, *].
+        action: The agent's previous action; see `AgentInput`.
+        reward: The reward of that action, [W].
+    """
 
     state: Any
     action: Tensor
     reward: Tensor
 
 
-class _Step(NamedTuple):
-    """One step of W worlds; `alive` is 1 where the episode had not ended before the step."""
+class TrialSteps(NamedTuple):
+    """Steps of W worlds; the second dimension of all tensors is the time, L.
+
+    Attributes:
+        action: The agent's actions, [W, L, A] float32 or [W, L] int64.
+        reward: The rewards, [W, L]; 0 after the end of an episode.
+        alive: 1 where the episode had not ended before the step, [W, L].
+        record: `AgentStep.record`.
+        after: The observation after each step, [W, L, O], or None.
+    """
 
     action: Tensor
     reward: Tensor
     alive: Tensor
     record: Any
     after: Tensor | None
+
+
+PlayEpisode = Callable[[Recalled, Tensor, Tensor, bool], tuple[TrialSteps, Recalled]]
+"""Plays an episode of all worlds after a reset: from what they remember, the first observation
+[W, O], the agent's random numbers [H, W, *], and whether it is the first one."""
 
 
 def draw_trial_noise(
@@ -165,6 +186,7 @@ def play(
     noise: RolloutNoise,
     units: Units | None = None,
     keep_next: bool = False,
+    play_episode: PlayEpisode | None = None,
 ) -> Trials:
     """Plays one trial in every world.
 
@@ -179,6 +201,7 @@ def play(
         noise: The random numbers, from `draw_trial_noise`.
         units: Bring the agent's actions to the environment; None: they are in its units.
         keep_next: Stores the observation after each step.
+        play_episode: What plays the episodes; None steps the environment.
 
     Returns:
         The trials, without derivatives.
@@ -188,43 +211,80 @@ def play(
         SimulationError: A reward or an observation is not finite, or an action is outside the
             action space.
     """
-    num_tasks, trials, episodes, _ = noise.actions.shape[:4]
+    num_tasks, trials = noise.actions.shape[:2]
     if env.num_envs != num_tasks * trials:
         raise ShapeError(
             f"Expected an environment of {num_tasks} tasks x {trials} trials = "
             f"{num_tasks * trials} worlds, got {env.num_envs}."
         )
     env.set_tasks({n: v.repeat_interleave(trials, 0) for n, v in tasks.items()})
-    may_truncate = env.family.may_truncate
-    may_idle = env.family.may_terminate or may_truncate
     zeros = torch.zeros(env.num_envs, device=env.device)
-    ones = torch.ones_like(zeros)
-    memory = _Memory(agent.begin(env.get_tasks()), _no_action(env), zeros)
-    steps: list[_Step] = []
+    recalled = Recalled(agent.begin(env.get_tasks()), _no_action(env), zeros)
+    play_episode = play_episode or partial(_play_episode, env, agent, units, keep_next)
+    played: list[TrialSteps] = []
     measured: list[dict[str, Tensor]] = []
     draws = noise.actions.flatten(0, 1).movedim(0, 2)  # [E, H, W, *]: time first
     for episode, episode_draws in enumerate(draws):
         env.follow(WorldNoise(*(n[:, :, episode].flatten(0, 1) for n in noise[1:])))
         observation, _ = env.reset()
-        alive, ended = ones, ones if episode else zeros
-        for draw in episode_draws:
-            begun = ones if steps else zeros
-            agent_input = AgentInput(observation, memory.action, memory.reward, ended, begun)
-            output = agent.act(memory.state, agent_input, draw)
-            observation, reward, terminated, truncated, _ = env.step(
-                output.action if units is None else units.act(output.action)
-            )
-            next_one = observation if keep_next else None
-            steps.append(_Step(output.action, reward * alive, alive, output.record, next_one))
-            after = _Memory(output.state, output.action, reward)
-            memory = _select_alive(alive, after, memory) if may_idle else after
-            over = terminated | truncated if may_truncate else terminated
-            alive, ended = alive * ~over, zeros
+        steps, recalled = play_episode(recalled, observation, episode_draws, episode == 0)
+        played.append(steps)
         measured.append(env.episode_metrics())
     env.check()
     shape = (num_tasks, trials)
     metrics = map_tensors(lambda *e: torch.stack(e, 1).unflatten(0, shape), *measured)
-    return _stack_steps(steps, shape, episodes, may_idle)._replace(metrics=metrics)
+    whole = map_tensors(lambda *s: torch.cat(s, 1).unflatten(0, shape), *played)
+    return _in_order(whole, len(draws), may_idle(env.family))._replace(metrics=metrics)
+
+
+def may_idle(family: TaskFamily) -> bool:
+    """Returns whether an episode of the family may end before its horizon."""
+    return family.may_terminate or family.may_truncate
+
+
+def select_alive(alive: Tensor, after: Any, before: Any) -> Any:
+    """Returns `after` for the worlds whose episode was running, `before` for the idle ones.
+
+    Args:
+        alive: 1 for a running episode, else 0; [W].
+        after: Nested tensors [W, *].
+        before: Nested tensors [W, *].
+    """
+    return map_tensors(
+        lambda new, old: torch.where(alive.view(-1, *[1] * (new.dim() - 1)) > 0, new, old),
+        after,
+        before,
+    )
+
+
+def _play_episode(
+    env: TensorVectorEnv,
+    agent: Agent,
+    units: Units | None,
+    keep_next: bool,
+    recalled: Recalled,
+    observation: Tensor,
+    draws: Tensor,
+    first: bool,
+) -> tuple[TrialSteps, Recalled]:
+    """Plays an episode step by step; see `PlayEpisode`."""
+    family, idles, steps = env.family, may_idle(env.family), list[TrialSteps]()
+    zeros = torch.zeros(env.num_envs, device=env.device)
+    ones = torch.ones_like(zeros)
+    alive, ended, begun = ones, zeros if first else ones, zeros if first else ones
+    for draw in draws:
+        agent_input = AgentInput(observation, recalled.action, recalled.reward, ended, begun)
+        output = agent.act(recalled.state, agent_input, draw)
+        observation, reward, terminated, truncated, _ = env.step(
+            output.action if units is None else units.act(output.action)
+        )
+        next_one = observation if keep_next else None
+        steps.append(TrialSteps(output.action, reward * alive, alive, output.record, next_one))
+        after = Recalled(output.state, output.action, reward)
+        recalled = select_alive(alive, after, recalled) if idles else after
+        over = terminated | truncated if family.may_truncate else terminated
+        alive, ended, begun = alive * ~over, zeros, ones
+    return map_tensors(lambda *s: torch.stack(s, 1), *steps), recalled
 
 
 def _no_action(env: TensorVectorEnv) -> Tensor:
@@ -234,25 +294,13 @@ def _no_action(env: TensorVectorEnv) -> Tensor:
     return torch.zeros(env.action_space.shape or (), dtype=dtype, device=env.device)
 
 
-def _select_alive(alive: Tensor, after: _Memory, before: _Memory) -> _Memory:
-    """Returns `after` for the worlds whose episode was running, `before` for the idle ones."""
-    return map_tensors(
-        lambda new, old: torch.where(alive.view(-1, *[1] * (new.dim() - 1)) > 0, new, old),
-        after,
-        before,
-    )
-
-
-def _stack_steps(
-    steps: list[_Step], shape: tuple[int, int], episodes: int, may_idle: bool
-) -> Trials:
-    """Stacks the L steps of W worlds; idle steps are moved to the end of their trial."""
-    stacked = map_tensors(lambda *s: torch.stack(s, 1).unflatten(0, shape), steps[0], *steps[1:])
-    returns = stacked.reward.unflatten(2, (episodes, -1)).sum(3)
-    if may_idle:
-        order = stacked.alive.argsort(dim=2, descending=True, stable=True)
-        stacked = map_tensors(lambda t: _reorder_steps(t, order), stacked)
-    action, reward, mask, record, after = stacked
+def _in_order(steps: TrialSteps, episodes: int, idles: bool) -> Trials:
+    """Returns the trials of steps [T, N, L, *]; idle steps are moved to the end of their trial."""
+    returns = steps.reward.unflatten(2, (episodes, -1)).sum(3)
+    if idles:
+        order = steps.alive.argsort(dim=2, descending=True, stable=True)
+        steps = map_tensors(lambda t: _reorder_steps(t, order), steps)
+    action, reward, mask, record, after = steps
     return Trials(action, reward, mask, returns, record, next_observations=after)
 
 

@@ -13,14 +13,17 @@ from torch import Tensor
 from metarl import ranks
 from metarl.chunks import FittingChunks
 from metarl.rl.captured_rollouts import can_capture
+from metarl.rl.captured_steps import can_capture_steps
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.rollouts import RolloutNoise
+from metarl.rl.trials.captured_trial_steps import CapturedTrialSteps
 from metarl.rl.trials.captured_trials import CapturedTrials
 from metarl.rl.trials.play import Agent, Trials, draw_trial_noise, play
 from metarl.rl.trials.trial_policy import TrialPolicy
 from metarl.rl.units import Units
 from metarl.rl.worlds import Worlds, check_policy_type
 from metarl.sim.family import ControlTasks, TaskFamily, Tasks
+from metarl.sim.physics_env import PhysicsVectorEnv
 from metarl.sim.torch_engine import TorchVectorEnv
 from metarl.tasks.batches import parameter_type
 
@@ -97,12 +100,16 @@ class TrialLearner(ControlLearner):
         return self._fitting.map(played, (tasks, noise), self.task_chunk_size, tasks.num_tasks)
 
     def _played(self, tasks: Tasks, noise: RolloutNoise) -> Trials:
-        """Plays the trials of `noise` at once; as a graph where they can be one."""
+        """Plays the trials of `noise` at once; as graphs where they can be."""
         env, agent = self.worlds.get(noise), self.agent
-        if not (isinstance(agent, TrialPolicy) and can_capture(env)):
+        if isinstance(agent, TrialPolicy) and can_capture(env):
+            assert isinstance(env, TorchVectorEnv)
+            make = partial(CapturedTrials, env, agent, self.keeps_next)
+        elif isinstance(agent, TrialPolicy) and can_capture_steps(env):
+            assert isinstance(env, PhysicsVectorEnv)
+            make = partial(CapturedTrialSteps, env, agent, self.keeps_next)
+        else:
             return play(env, agent, tasks, noise, self.units, self.keeps_next)
-        assert isinstance(env, TorchVectorEnv)
-        make = partial(CapturedTrials, env, agent, self.keeps_next)
         return self.worlds.captured(env, agent, make)(tasks, noise)
 
     def measures(
