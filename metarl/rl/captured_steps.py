@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from metarl.cuda_graphs import Driver, Replay, capture_in_place, graphs_allowed
-from metarl.flat_functions import flatten
+from metarl.cuda_graphs import Driver, graphs_allowed
 from metarl.models.base import Params
 from metarl.rl.policy import Policy
-from metarl.rl.records import empty_rows, record, rows_of, write
 from metarl.rl.rollouts import Decision, Played, RolloutNoise, Rollouts, choose_with, collect
+from metarl.rl.step_graph import StepGraph, empty_rows, record, rows_of, write
 from metarl.sim.family import Tasks, WorldState
 from metarl.sim.physics_env import Carried, PhysicsVectorEnv
 from metarl.sim.vector_env import TensorVectorEnv
@@ -58,28 +57,25 @@ class _Memory(NamedTuple):
 class CapturedSteps:
     """`collect` in one environment of a physics engine, with two launches per step.
 
-    One is that of the physics, the other one a graph: it reads the state, observes it, lets the
-    policy act, writes the controls and records all of it. Rewards and ends are computed afterwards.
-    The graph is captured in the first rollouts and compared with the functions; where it cannot be
-    captured, or differs, they run without it, and a line says why.
+    One is that of the physics, the other one a graph (`StepGraph`): it reads the state, observes
+    it, lets the policy act, writes the controls and records all of it. Rewards and ends are
+    computed afterwards.
 
     Args:
         env: The worlds.
         policy: The policy.
         driver: What captures; None for CUDA.
-
-    Attributes:
-        refused: Why the steps run without a graph; None if they have one, or were not played.
     """
 
     def __init__(self, env: PhysicsVectorEnv, policy: Policy, driver: Driver | None = None) -> None:
         self._env = env
         self._policy = policy
-        self._driver = driver
-        self._memory: _Memory | None = None
-        self._key: Any = None
-        self._between: Replay | None = None
-        self.refused: str | None = None
+        self._graph: StepGraph[_Memory] = StepGraph("rollouts", env, driver)
+
+    @property
+    def refused(self) -> str | None:
+        """Why the steps run without a graph; None if they have one, or were not played."""
+        return self._graph.refused
 
     def __call__(self, params: Params, tasks: Tasks, noise: RolloutNoise) -> Rollouts:
         """Runs one episode in every world; see `collect`.
@@ -98,14 +94,7 @@ class CapturedSteps:
         horizon = len(draws)
         try:
             env.hold(memory.inputs.carried)
-            self._choose(memory, observation)
-            env.run()
-            for _ in range(horizon - 1):
-                if self._between is None:
-                    self._between = self._capture(memory)
-                self._between()
-                env.run()
-            self._look(memory)
+            self._graph.play(memory, horizon, self._first, self._look, self._between)
         finally:
             env.hold(inputs.carried)
         seen, chosen = memory.seen, memory.chosen
@@ -122,12 +111,9 @@ class CapturedSteps:
 
     def _prepared(self, inputs: _Inputs, observation: Tensor) -> _Memory:
         """Returns the memory with the inputs and the first observation in it."""
-        tensors = list[Tensor]()
-        flatten(inputs, tensors, [])
-        key = [(t.shape, t.dtype) for t in tensors], [b.data_ptr() for b in self._policy.buffers()]
-        if self._memory is None or self._key != key:
-            self._memory, self._key, self._between = self._allocate(inputs, observation), key, None
-        memory = self._memory
+        memory = self._graph.memory(
+            inputs, self._policy.buffers(), lambda: self._allocate(inputs, observation)
+        )
         write(memory.inputs, inputs)
         memory.step.zero_()
         record(memory.seen, _Seen(inputs.carried.state, observation), memory.step)
@@ -135,7 +121,6 @@ class CapturedSteps:
 
     def _allocate(self, inputs: _Inputs, observation: Tensor) -> _Memory:
         env, rows = self._env, len(inputs.draws) + 1
-
         own = map_tensors(lambda t: t.clone(memory_format=torch.contiguous_format), inputs)
         decision = choose_with(self._policy, own.params)(observation, own.draws[0])
         env.hold(own.carried)
@@ -149,15 +134,12 @@ class CapturedSteps:
             env.engine,
         )
 
-    def _capture(self, memory: _Memory) -> Replay:
-        def between(memory: _Memory) -> None:
-            engine, self._env.engine = self._env.engine, memory.engine
-            self._env.hold(memory.inputs.carried)
-            self._choose(memory, self._look(memory))
-            self._env.engine = engine
+    def _first(self, memory: _Memory) -> None:
+        self._choose(memory, memory.seen.observation[0])
 
-        replay, self.refused = capture_in_place("rollouts", between, memory, self._driver)
-        return replay
+    def _between(self, memory: _Memory) -> None:
+        self._env.hold(memory.inputs.carried)
+        self._choose(memory, self._look(memory))
 
     def _look(self, memory: _Memory) -> Tensor:
         """Records the state after a step of the physics; returns its observation."""

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metarl.cuda_graphs import Driver, Replay, capture_in_place
-from metarl.flat_functions import flatten
-from metarl.rl.records import empty_rows, record, rows_of, write
+from metarl.cuda_graphs import Driver
 from metarl.rl.rollouts import RolloutNoise
+from metarl.rl.step_graph import StepGraph, empty_rows, record, rows_of, write
 from metarl.rl.trials.play import (
     AgentInput,
     Recalled,
@@ -67,18 +66,15 @@ class _Memory(NamedTuple):
 class CapturedTrialSteps:
     """`play` in one environment of a physics engine, with two launches per step.
 
-    As in `CapturedSteps`, one is that of the physics, the other one a graph: it reads the state,
-    computes observation, reward and end, lets the agent remember and act, writes the controls and
-    records all of it. Between two episodes, the worlds are reset without a graph.
+    One is that of the physics, the other one a graph (`StepGraph`): it reads the state, computes
+    observation, reward and end, lets the agent remember and act, writes the controls and records
+    all of it. Between two episodes, the worlds are reset without a graph.
 
     Args:
         env: The worlds.
         policy: The policy with a memory.
         keep_next: See `play`.
         driver: What captures; None for CUDA.
-
-    Attributes:
-        refused: Why the steps run without a graph; None if they have one, or were not played.
     """
 
     def __init__(
@@ -91,12 +87,13 @@ class CapturedTrialSteps:
         self._env = env
         self._policy = policy
         self._keep_next = keep_next
-        self._driver = driver
         self._idles = may_idle(env.family)
-        self._memory: _Memory | None = None
-        self._key: Any = None
-        self._between: Replay | None = None
-        self.refused: str | None = None
+        self._graph: StepGraph[_Memory] = StepGraph("trials", env, driver)
+
+    @property
+    def refused(self) -> str | None:
+        """Why the steps run without a graph; None if they have one, or were not played."""
+        return self._graph.refused
 
     def __call__(self, tasks: Tasks, noise: RolloutNoise) -> Trials:
         """Plays one trial in every world; see `play`.
@@ -114,17 +111,16 @@ class CapturedTrialSteps:
         env, horizon = self._env, len(draws)
         inputs = _Inputs(draws, env.step_noise(), env.carried(), recalled)
         memory = self._prepared(inputs, observation)
-        ended = begun = torch.full_like(memory.now.alive, 1 - first)
+        started = torch.full_like(memory.now.alive, 1 - first)
         try:
             env.hold(memory.inputs.carried)
-            self._choose(memory, ended, begun)
-            env.run()
-            for _ in range(horizon - 1):
-                if self._between is None:
-                    self._between = self._capture(memory)
-                self._between()
-                env.run()
-            self._look(memory)
+            self._graph.play(
+                memory,
+                horizon,
+                lambda memory: self._choose(memory, started, started),
+                self._look,
+                self._between,
+            )
         finally:
             env.hold(inputs.carried)
         return self._played(memory, inputs.carried, horizon)
@@ -151,17 +147,9 @@ class CapturedTrialSteps:
 
     def _prepared(self, inputs: _Inputs, observation: Tensor) -> _Memory:
         """Returns the memory with the inputs and the first observation in it."""
-        tensors = list[Tensor]()
-        flatten(inputs, tensors, [])
-        module = self._policy
-        key = (
-            [(t.shape, t.dtype) for t in tensors],
-            [t.data_ptr() for t in (*module.parameters(), *module.buffers())],
-        )
         now = _Seen(inputs.carried.state, observation, torch.ones_like(inputs.recalled.reward))
-        if self._memory is None or self._key != key:
-            self._memory, self._key, self._between = self._allocate(inputs, now), key, None
-        memory = self._memory
+        fixed = (*self._policy.parameters(), *self._policy.buffers())
+        memory = self._graph.memory(inputs, fixed, lambda: self._allocate(inputs, now))
         write((memory.inputs, memory.now), (inputs, now))
         memory.step.zero_()
         record(memory.seen, now, memory.step)
@@ -187,17 +175,11 @@ class CapturedTrialSteps:
             env.engine,
         )
 
-    def _capture(self, memory: _Memory) -> Replay:
-        def between(memory: _Memory) -> None:
-            engine, self._env.engine = self._env.engine, memory.engine
-            self._env.hold(memory.inputs.carried)
-            self._look(memory)
-            alive = memory.now.alive
-            self._choose(memory, torch.zeros_like(alive), torch.ones_like(alive))
-            self._env.engine = engine
-
-        replay, self.refused = capture_in_place("trials", between, memory, self._driver)
-        return replay
+    def _between(self, memory: _Memory) -> None:
+        self._env.hold(memory.inputs.carried)
+        self._look(memory)
+        alive = memory.now.alive
+        self._choose(memory, torch.zeros_like(alive), torch.ones_like(alive))
 
     def _look(self, memory: _Memory) -> None:
         """Records the state after a step of the physics; remembers its reward."""
