@@ -97,8 +97,8 @@ class Adaptation:
             )
         check_max_norm(self.max_inner_grad_norm)
         self._check_complex()
-        second_order = self.rule.differentiates_gradient and not self.first_order
-        if (unroll or self.fresh_start) and second_order:
+        differentiates = self.rule.differentiates_gradient and not self.first_order
+        if (unroll or self.fresh_start) and differentiates:
             raise SettingsError(
                 "Truncated unrolls and fresh starts suit rules that take gradients as constants, "
                 f"not {type(self.rule).__name__}; set `first_order` or leave them out."
@@ -130,6 +130,12 @@ class Adaptation:
                 "`PolicyLearner(adaptation, family)` adapts, predicts and evaluates."
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}.{hint}")
+
+    @property
+    def second_order(self) -> bool:
+        """Whether the meta-gradient contains second derivatives of the inner loss."""
+        differentiates = self.rule.differentiates_gradient and not self.first_order
+        return differentiates and self.steps > 0
 
     @property
     def frozen_names(self) -> frozenset[str]:

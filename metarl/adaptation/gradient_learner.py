@@ -260,7 +260,9 @@ class GradientLearner(SupervisedLearner):
         if role in self._checked or "all" in self._checked:
             return
         losses = (self._inner_loss, None if evaluates else self._outer_loss)
-        check_start(self._network, *losses, None if evaluates else self.measure, tasks)
+        metric = None if evaluates else self.measure
+        second_order = self.adaptation.second_order and not evaluates
+        check_start(self._network, *losses, metric, tasks, second_order)
         self._checked.add(role)
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarl.adaptation.loss_derivatives import check_second_derivative
 from metarl.adaptation.loss_function import LossFunction, Outputs
 from metarl.errors import NonFiniteError, SettingsError, ShapeError
 from metarl.tasks.base import Examples
@@ -21,7 +22,11 @@ VARIANTS = 5
 
 
 def check_loss(
-    loss: LossFunction, outputs: Outputs, examples: Examples, values: dict[str, Any]
+    loss: LossFunction,
+    outputs: Outputs,
+    examples: Examples,
+    values: dict[str, Any],
+    second_order: bool = False,
 ) -> None:
     """Checks a loss on a few tasks.
 
@@ -33,11 +38,14 @@ def check_loss(
         outputs: What the network returned for the examples.
         examples: Examples of one task or more.
         values: The values of the keywords `params` and `start`.
+        second_order: Whether it must have a second derivative, too. A warning says so if that of a
+            `torch.autograd.Function` differs from finite differences.
 
     Raises:
         ShapeError: It returns something else than a value per task or example, or it cannot be
             computed for outputs and targets of these shapes.
-        SettingsError: It mixes tasks, or nothing that it depends on has a gradient.
+        SettingsError: It mixes tasks, or nothing that it depends on has a gradient, or there is no
+            second derivative.
         NonFiniteError: It is not finite for finite outputs, or its gradient is not.
     """
     if loss.function is task_loss:
@@ -47,6 +55,8 @@ def check_loss(
     losses = _called(loss, outputs, examples, values)
     _check_finite(loss, losses, outputs, examples.targets)
     _check_gradient(loss, outputs, examples, values)
+    if second_order:
+        check_second_derivative(loss, outputs, examples, values)
     check_tasks_apart(loss, outputs, examples, values)
     check_order_of_examples(loss, outputs, examples, values)
 

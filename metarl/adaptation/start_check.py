@@ -70,6 +70,7 @@ def check_start(
     outer: LossFunction | None,
     metric: Metric | None,
     tasks: TaskBatch,
+    second_order: bool = False,
 ) -> None:
     """Checks losses and metric on the first two tasks with the parameters theta.
 
@@ -79,16 +80,19 @@ def check_start(
         outer: The loss of the queries; None leaves it out.
         metric: The metric; None leaves it out.
         tasks: Checked tasks.
+        second_order: Whether the meta-gradient contains second derivatives of the inner loss.
 
     Raises:
         ShapeError: A function does not suit outputs and targets.
-        SettingsError: A function mixes tasks, or a loss has no gradient.
+        SettingsError: A function mixes tasks, or a loss has no gradient, or the inner loss no
+            second derivative.
         NonFiniteError: A loss is not finite for finite outputs.
     """
     few = take_tasks(tasks, 0, FEW)
     theta = task_params(network.network, few.num_tasks)
     values = {"params": theta, "start": theta}
-    check_loss(inner, network.examples(theta, few.support, None), few.support, values)
+    outputs = network.examples(theta, few.support, None)
+    check_loss(inner, outputs, few.support, values, second_order)
     if outer is None or metric is None:
         return
     outputs = network.examples(theta, few.query, None)

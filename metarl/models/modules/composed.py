@@ -56,3 +56,9 @@ def embedding_bag(
         rows = rows * per_sample_weights.unsqueeze(-1)
     total = (rows * real).sum(1)
     return total if mode == "sum" else total / real.sum(1).clamp(min=1)
+
+
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """`F.hardsigmoid`: relu6(x + 3) / 6."""
+    del inplace
+    return F.relu6(input + 3.0) / 6.0

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarl.models.modules import parametric, shapes
+from metarl.models.modules import composed, parametric, shapes
 from metarl.models.modules.shapes import aligned, shifted
 from metarl.models.modules.values import Folded, GraphRun, NoForm, Value
 
@@ -29,6 +29,11 @@ def unary(run: GraphRun, function: Any, value: Value, *args: Any, **kwargs: Any)
     if isinstance(value, Folded):
         return Folded(function(value.tensor, *args, **kwargs))
     return function(value, *args, **kwargs)
+
+
+def hardsigmoid(run: GraphRun, function: Any, value: Value, inplace: bool = False) -> Value:
+    """`F.hardsigmoid`, with a second derivative."""
+    return unary(run, composed.hardsigmoid, value)
 
 
 def binary(run: GraphRun, function: Any, a: Value, b: Value, *args: Any, **kwargs: Any) -> Value:
@@ -142,7 +147,7 @@ def pooled(run: GraphRun, function: Any, value: Value, *args: Any, **kwargs: Any
 
 UNARY = (
     F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.softplus,
-    F.softsign, F.hardtanh, F.hardswish, F.hardsigmoid, F.logsigmoid, F.tanhshrink, F.softshrink,
+    F.softsign, F.hardtanh, F.hardswish, F.logsigmoid, F.tanhshrink, F.softshrink,
     F.tanh, F.sigmoid, torch.relu, torch.tanh, torch.sigmoid, torch.exp, torch.log, torch.log1p,
     torch.sqrt, torch.rsqrt, torch.abs, torch.neg, torch.square, torch.sin, torch.cos, torch.clamp,
     torch.erf, torch.sign, torch.reciprocal, operator.neg, torch.logical_not,
@@ -165,6 +170,7 @@ FUNCTIONS: dict[Any, Form] = {
     **dict.fromkeys((torch.chunk, torch.split), parts),
     **dict.fromkeys((torch.max, torch.min), extreme),
     F.normalize: normalized,
+    F.hardsigmoid: hardsigmoid,
     F.linear: parametric.linear,
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), parametric.convolution),
     F.layer_norm: parametric.layer_norm,

@@ -31,6 +31,7 @@ REPLACED: dict[Function, Function] = {
     F.multi_head_attention_forward: multi_head_attention,
     F.embedding_bag: composed.embedding_bag,
     torch.cdist: composed.cdist,
+    F.hardsigmoid: composed.hardsigmoid,
     F.dropout: functional_dropout,
     F.dropout1d: functional_channel_dropout,
     F.dropout2d: functional_channel_dropout,

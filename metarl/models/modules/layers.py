@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metarl.models.functional import batch_norm
-from metarl.models.modules import parametric
+from metarl.models.modules import functions, parametric
 from metarl.models.modules.noise import dropout
 from metarl.models.modules.normalisation import moments
 from metarl.models.modules.shapes import shifted
@@ -40,7 +40,7 @@ ALONG = {
 ELEMENTWISE = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU,
     nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish,
-    nn.Hardsigmoid, nn.LogSigmoid, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink,
+    nn.LogSigmoid, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink,
     nn.Threshold,
 )  # fmt: skip
 
@@ -230,6 +230,11 @@ def elementwise(run: GraphRun, layer: Layer, value: Value) -> Value:
     return layer.module(value)
 
 
+def hardsigmoid(run: GraphRun, layer: Layer, value: Value) -> Value:
+    """`nn.Hardsigmoid`, with a second derivative."""
+    return functions.hardsigmoid(run, F.hardsigmoid, value)
+
+
 def prelu(run: GraphRun, layer: Layer, value: Value) -> Value:
     """`nn.PReLU` with one slope, or one per channel."""
     slope = layer.tensor(run, "weight")
@@ -290,6 +295,7 @@ FORMS: dict[type[nn.Module], tuple[LayerForm, frozenset[int] | None]] = {
     **{kind: (pooling, frozenset({2 + dims})) for kind, dims in POOLING.items()},
     nn.Upsample: (pooling, frozenset({3, 4, 5})),
     **dict.fromkeys(ELEMENTWISE, (elementwise, None)),
+    nn.Hardsigmoid: (hardsigmoid, None),
     **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), (noise, None)),
     nn.Flatten: (flatten, None),
     nn.Unflatten: (unflatten, None),

@@ -14,7 +14,7 @@ from metarl.adaptation import MAML, GradientLearner, MAMLPlusPlus, MetaSGD, Rept
 from metarl.errors import SettingsError, ShapeError
 from metarl.models import from_module, task_params
 from metarl.models.modules.skeleton import attribute_values
-from metarl.tasks import Examples
+from metarl.tasks import Examples, TaskBatch
 from tests.models.modules.odd_nets import Buffers, OwnNorm, ScaledNorm
 from tests.models.modules.test_model import Returns, WrongDoubleBackward
 
@@ -534,3 +534,30 @@ def test_functions_without_a_second_derivative_are_composed(mode, generator):
     x[:, 0] = 0  # a bag of padding only
     torch.testing.assert_close(model(task_params(model, TASKS), x)[1], net(x[1]))
     assert "EmbeddingBag" in model.explain()  # and its second derivative was checked
+
+
+class Gate(nn.Module):
+    """A layer, a function and a layer."""
+
+    def __init__(self, gate):
+        super().__init__()
+        self.layer, self.gate, self.head = nn.Linear(3, 8), gate, nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.gate(4 * self.layer(x)))
+
+
+@pytest.mark.parametrize("way", ["task-batched", "vmap", "task by task"])
+@pytest.mark.parametrize("gate", [nn.Hardsigmoid(inplace=True), F.hardsigmoid])
+def test_hardsigmoid_has_a_second_derivative(gate, way, generator):
+    x, labels = draw(generator).double(), torch.randint(3, (TASKS, 4), generator=generator)
+    tasks = TaskBatch(Examples(x, labels), Examples(x.flip(1), labels.flip(1)))
+    gradients = []
+    for function, kind in ((gate, way), (lambda y: (y + 3).clamp(0, 6) / 6, "task by task")):
+        torch.manual_seed(0)
+        net = Gate(function).double()
+        learner = GradientLearner(MAML(from_module(net, way=kind), inner_lr=0.5))
+        losses = learner(learner.collect(tasks, generator, 0)).losses
+        gradients.append(torch.autograd.grad(losses.sum(), list(net.parameters())))
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
