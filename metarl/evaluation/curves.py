@@ -16,6 +16,7 @@ from metarl.chunks import FittingChunks
 from metarl.errors import SettingsError
 from metarl.evaluation.watch import Watch, unwatched, watched
 from metarl.tasks.base import TaskSource
+from metarl.tasks.batches import warn_of_other_count
 from metarl.trees import concatenate_tasks, cut_tasks
 
 
@@ -87,7 +88,9 @@ def adaptation_curve(
     metric, parts, infos, fitting = "", [], [], FittingChunks("evaluations")
     with watch(name, num_tasks * (1 if last_only else steps + 1)) as advance:
         for start in range(0, num_tasks, chunk_size):
-            tasks = distribution.sample(min(chunk_size, num_tasks - start), generator)
+            count = min(chunk_size, num_tasks - start)
+            tasks = distribution.sample(count, generator)
+            warn_of_other_count(tasks, count)
             metric = learner.metric(tasks)
 
             def rows(part: Any) -> Iterable[dict[str, Tensor]]:

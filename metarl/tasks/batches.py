@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +28,8 @@ def checked_tasks(
 
     Raises:
         ShapeError: In addition, if it is no `TaskBatch`, or the two sets are of different numbers
-            of tasks, on different devices, or have different kinds of targets.
+            of tasks, on different devices, or have different kinds of targets, or if `info` holds
+            something else than tensors [T, ...].
     """
     if not isinstance(tasks, TaskBatch):
         raise ShapeError(
@@ -43,9 +45,25 @@ def checked_tasks(
             "Expected support and query sets of the same tasks, on one device, with the same kind "
             f"of targets; got {_described(support)} and {_described(query)}."
         )
+    for name, value in (tasks.info or {}).items():
+        _check_info(name, value, a.shape[0])
     if support is tasks.support and query is tasks.query:
         return tasks
     return replace(tasks, support=support, query=query)
+
+
+def warn_of_other_count(tasks: Any, asked: int) -> None:
+    """Warns if a distribution returned another number of tasks than it was asked for."""
+    count = getattr(tasks, "num_tasks", asked)
+    if count != asked:
+        warnings.warn(
+            f"`sample({asked}, generator)` returned {count} tasks: all numbers are of {count} "
+            "tasks a batch. The first dimension of every tensor is the task, the second the "
+            "example, [T, N, *]. If the number of tasks is fixed, ask for as many "
+            f"(`meta_batch_size={count}`, `eval_tasks={count}`).",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def checked_examples(
@@ -168,6 +186,21 @@ def _check_tensor(name: str, value: Any) -> None:
     if value.layout is not torch.strided or value.is_meta:
         what = "on the meta device" if value.is_meta else f"in the layout {value.layout}"
         raise ShapeError(f"Expected {name} as a dense tensor with data, got one {what}.")
+
+
+def _check_info(name: str, value: Any, num_tasks: int) -> None:
+    """Raises ShapeError unless a value of `TaskBatch.info` is a tensor [T, ...]."""
+    if isinstance(value, Tensor) and value.shape[:1] == (num_tasks,):
+        return
+    if isinstance(value, Tensor):
+        got = f"a tensor {list(value.shape)}"
+    else:
+        got = f"a {type(value).__name__}"
+    raise ShapeError(
+        f"Expected TaskBatch.info[{name!r}] as a tensor with the {num_tasks} tasks leading, got "
+        f"{got}: batches are cut and joined along the tasks. Give numbers by `torch.as_tensor`, "
+        "texts as their places in a list of yours, and what all tasks share to the distribution."
+    )
 
 
 def _described(examples: Examples) -> str:

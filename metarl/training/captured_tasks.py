@@ -19,6 +19,7 @@ from metarl.cuda_graphs import (
 )
 from metarl.flat_functions import flatten
 from metarl.tasks.base import TaskSource
+from metarl.tasks.batches import warn_of_other_count
 
 
 class CapturedTasks:
@@ -45,7 +46,15 @@ class CapturedTasks:
         self.refused: str | None = None
 
     def __call__(self, tasks: TaskSource, num_tasks: int, generator: torch.Generator) -> Any:
-        """Returns `tasks.sample(num_tasks, generator)`, in memory that later calls leave."""
+        """Returns `tasks.sample(num_tasks, generator)`, in memory that later calls leave.
+
+        It warns if these are not `num_tasks` tasks.
+        """
+        sampled = self._sampled(tasks, num_tasks, generator)
+        warn_of_other_count(sampled, num_tasks)
+        return sampled
+
+    def _sampled(self, tasks: TaskSource, num_tasks: int, generator: torch.Generator) -> Any:
         if self._driver is None and generator.device.type != "cuda":
             return tasks.sample(num_tasks, generator)
         if self.refused is not None or not graphs_allowed():

@@ -287,3 +287,17 @@ def test_no_graph_is_kept(maml):
 def test_bad_settings(settings, message):
     with pytest.raises(SettingsError, match=message):
         curve(Halving(), Doubles(), **settings)
+
+
+class Three(Doubles):
+    """Has three tasks, and returns all of them at each call."""
+
+    def sample(self, num_tasks, generator):
+        """Returns the three tasks."""
+        return super().sample(3, generator)
+
+
+def test_another_number_of_tasks_than_asked_for_warns():
+    options = {"steps": 1, "generator": torch.Generator()}
+    with pytest.warns(RuntimeWarning, match=r"`sample\(5, generator\)` returned 3 tasks"):
+        adaptation_curve(Halving(), Three(), num_tasks=5, **options)

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from metarl.tasks.batches import (
     join_inputs,
     label_range,
     parameter_type,
+    warn_of_other_count,
 )
 
 LABELS = torch.tensor([[0, 1, 1], [1, 0, 0]])
@@ -124,3 +127,23 @@ def test_the_range_of_labels():
     for bounds in ((-100, 4), (0, 5)):
         with pytest.raises(TaskError, match=f"labels from 0 to 4 for 5 outputs, got {bounds[0]} "):
             check_labels(bounds, 5)
+
+
+@pytest.mark.parametrize(
+    "info", [["a", "b"], np.arange(2), 0.5, torch.zeros(3), torch.tensor(0.0), {"x": 1}]
+)
+def test_info_that_has_no_tasks_leading_is_refused(info):
+    x = torch.zeros(2, 3, 1)
+    tasks = TaskBatch(Examples(x, x), Examples(x, x), {"place": info})
+    with pytest.raises(ShapeError, match=r"info\['place'\] as a tensor with the 2 tasks leading"):
+        checked_tasks(tasks, torch.float32)
+
+
+def test_another_number_of_tasks_than_asked_for_warns():
+    x = torch.zeros(3, 2, 1)
+    tasks = TaskBatch(Examples(x, x), Examples(x, x))
+    with pytest.warns(RuntimeWarning, match=r"sample\(25, generator\)` returned 3 tasks"):
+        warn_of_other_count(tasks, 25)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_other_count(tasks, 3)

@@ -125,3 +125,12 @@ def test_graphs_and_operations_train_the_same_on_cuda(tmp_path):
             ends.append((run.learner.state_dict(), run.generator.get_state()))
     allow_graphs(True)
     torch.testing.assert_close(ends[0], ends[1])
+
+
+def test_another_number_of_tasks_than_asked_for_warns():
+    class Fixed:
+        def sample(self, num_tasks, generator):
+            return Sine().sample(3, generator)
+
+    with pytest.warns(RuntimeWarning, match=r"`sample\(5, generator\)` returned 3 tasks"):
+        CapturedTasks()(Fixed(), 5, torch.Generator())

@@ -232,12 +232,10 @@ def _array(labels: Any, kind: str) -> np.ndarray:
         return tensor_array(labels, f"labels of the {kind}")
     if np.ma.is_masked(labels):
         raise _missing(kind, int(np.ma.getmaskarray(labels).argmax()))
-    if isinstance(labels, list | tuple):
-        strings = sum(isinstance(label, str) for label in labels)
-        if 0 < strings < len(labels):  # NumPy would make strings of the others
-            array = np.empty(len(labels), dtype=object)
-            array[:] = labels
-            return array
+    if isinstance(labels, list | tuple) and any(isinstance(label, str) for label in labels):
+        array = np.empty(len(labels), dtype=object)  # NumPy would make strings of the others
+        array[:] = labels
+        return array
     array = np.asarray(labels)
     return array.astype(object) if array.dtype.kind == "T" else array  # which may lack values
 
@@ -259,8 +257,8 @@ def _plain(array: np.ndarray, kind: str) -> np.ndarray:
         if is_missing(value):
             raise _missing(kind, row)
     kinds = {str if isinstance(v, str) else type(v) for v in array}
-    if kinds == {str}:
-        return array.astype(str)
+    if kinds == {str}:  # NumPy would cut the names of members of an Enum to their values' length
+        return np.array([str.__str__(v) for v in array])
     if kinds and all(issubclass(k, int | np.integer | bool | np.bool_) for k in kinds):
         try:
             return array.astype(np.int64)

@@ -182,6 +182,10 @@ def test_what_is_not_usable_is_refused(generator):
         (replace(long, query=tasks.query), TaskError, "labels from 0 to 1 for 2 outputs"),
         (
             replace(tasks, info={"descriptions": torch.zeros(3, WAY, 2)}),
+            ShapeError, r"descriptions'\] as a tensor with the 2 tasks leading",
+        ),
+        (
+            replace(tasks, info={"descriptions": torch.zeros(2, WAY)}),
             ShapeError, r"descriptions \[2, way, D\]",
         ),
         (

@@ -1,6 +1,8 @@
 import re
+from enum import Enum
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse
 import torch
@@ -163,6 +165,30 @@ def test_string_labels_name_the_classes(features, labels):
     assert all(re.fullmatch(r"class \d\d", name) for name in tasks.names)
     objects = np.array(names, dtype=object)
     assert_same_tasks(tasks, few_shot(features, objects))
+
+
+class Kind(str, Enum):  # noqa: UP042
+    """Members whose values share their length with the beginning of their names."""
+
+    CAT, CAR, DOG = "feline", "engine", "canine"
+
+
+@pytest.mark.parametrize("of", [list, lambda values: np.array(values, dtype=object), pd.Series])
+def test_members_of_an_enumeration_of_strings_are_their_values(of, features, labels):
+    kinds = [list(Kind)[k % 3] for k in labels.tolist()]
+    tasks = few_shot(
+        features, of(kinds), splits={"train": ["engine", Kind.CAT], "test": [Kind.DOG]}, way=1
+    )
+    assert tasks.split("train").names == ("engine", "feline")
+    assert_same_tasks(
+        tasks,
+        few_shot(
+            features,
+            [k.value for k in kinds],
+            splits={"train": ["engine", "feline"], "test": ["canine"]},
+            way=1,
+        ),
+    )
 
 
 def test_splits_by_fraction_cover_all_classes_once_and_depend_on_the_labels_alone(features, labels):
