@@ -15,12 +15,12 @@ from metarl.registry import did_you_mean
 from metarl.tasks.data.labels import number_labels
 from metarl.tasks.data.plain import as_tensor
 from metarl.tasks.data.sources import checked_tensor
+from metarl.tasks.data.table_files import open_table
 from metarl.tasks.data.tables import (
     column_names,
     is_table,
     num_rows,
     numbers,
-    open_table,
     read_column,
 )
 from metarl.tasks.episodes import FewShot

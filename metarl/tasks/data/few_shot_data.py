@@ -27,7 +27,7 @@ from metarl.tasks.data.sources import (
     sequence_source,
 )
 from metarl.tasks.data.table_sources import TableSettings, load_table
-from metarl.tasks.data.tables import is_table
+from metarl.tasks.data.tables import is_name, is_table
 from metarl.tasks.episodes import FewShot, Rotations
 from metarl.tasks.pools import ExamplePool, Source
 from metarl.tasks.unequal import Augment, Small
@@ -117,7 +117,7 @@ def FewShotData(  # noqa: N802 - reads like the other distributions
     """
     if length is not None:
         length = check_int("length", length)
-    key = description_key or (labels if isinstance(labels, str) else None)
+    key = description_key or (labels if is_name(labels) else None)
     settings = TableSettings(inputs, labels, splits, length, characters, tokens, in_memory)
     if is_hugging_face(data):
         source, labels, splits = load_hugging_face(data, settings)

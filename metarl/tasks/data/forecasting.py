@@ -14,12 +14,14 @@ from metarl.tasks.base import Split
 from metarl.tasks.data.labels import Labels, Splits, number_labels, split_labels
 from metarl.tasks.data.plain import as_tensor
 from metarl.tasks.data.sources import sequence_source
+from metarl.tasks.data.table_files import open_table
 from metarl.tasks.data.tables import (
     check_columns,
+    column_names,
+    is_name,
     is_table,
     num_rows,
     numbers,
-    open_table,
     read_column,
     read_times,
 )
@@ -120,15 +122,16 @@ def _of_table(table: Any, group: str | None, values: Any, time: str | None, spli
         raise SettingsError(
             "Expected `group`, the column of the series, and `values`, the channels."
         )
-    channels = [values] if isinstance(values, str) else list(values)
-    columns = [c for c in (group, time, splits) if isinstance(c, str)]
+    known = column_names(table)
+    channels = [values] if is_name(values, known) else list(values)
+    columns: list[Any] = [c for c in (group, time, splits) if is_name(c, known)]
     check_columns(table, [*columns, *channels])
     names = number_labels(read_column(table, group).values, num_rows(table), "series")
     flat = numbers(table, channels)
     order = names.order
     if time is not None:
         order = _in_time(names, read_times(table, time), time)
-    if isinstance(splits, str):
+    if is_name(splits, known):
         # One name for each row; the series of a row is that of its group.
         splits = read_column(table, splits).values
         splits = _of_series(names, number_labels(splits, len(names.numbers), "split"))
@@ -185,11 +188,10 @@ def _of_arrays(data: Any, splits: Any) -> Series:
 
 def _channels(channels: tuple[str, ...], targets: str | Sequence[str] | None) -> tuple[int, ...]:
     chosen = (
-        list(channels) if targets is None else [targets] if isinstance(targets, str) else targets
+        list(channels) if targets is None else [targets] if is_name(targets, channels) else targets
     )
     unknown = [name for name in chosen if name not in channels]
     if unknown or not chosen:
-        raise SettingsError(
-            f"Expected `targets` among the values {', '.join(channels)}, got {list(chosen)}."
-        )
+        known = ", ".join(map(str, channels))
+        raise SettingsError(f"Expected `targets` among the values {known}, got {list(chosen)}.")
     return tuple(channels.index(name) for name in chosen)

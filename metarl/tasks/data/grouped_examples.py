@@ -9,8 +9,9 @@ from metarl.errors import SettingsError, ShapeError, short_repr
 from metarl.ranges import check_int
 from metarl.tasks.base import Split
 from metarl.tasks.data.labels import Splits, number_labels, split_labels
+from metarl.tasks.data.table_files import open_table
 from metarl.tasks.data.table_sources import TableSettings, load_table
-from metarl.tasks.data.tables import check_columns, is_table, numbers, open_table
+from metarl.tasks.data.tables import check_columns, column_names, is_name, is_table, numbers
 from metarl.tasks.grouped import GroupTasks, training_scaling
 from metarl.tasks.unequal import Augment, Small
 
@@ -73,12 +74,16 @@ def GroupedExamples(  # noqa: N802 - reads like the other distributions
     if length is not None:
         length = check_int("length", length)
     table = open_table(table)
-    input_names, target_names = _names("inputs", inputs), _names("targets", targets)
+    known = column_names(table)
+    input_names, target_names = (
+        _names("inputs", inputs, known), _names("targets", targets, known)
+    )  # fmt: skip
     check_columns(table, [group, *input_names, *target_names])
     shared = {*input_names, group} & {*target_names} or {*input_names} & {group}
     if shared:
+        twice = min(shared, key=str)
         raise SettingsError(
-            f"Expected each column once among group, inputs and targets, got {min(shared)!r} twice."
+            f"Expected each column once among group, inputs and targets, got {twice!r} twice."
         )
     settings = TableSettings(input_names, group, splits, length, None, False, in_memory)
     source, groups, splits = load_table(table, settings)
@@ -99,8 +104,8 @@ def GroupedExamples(  # noqa: N802 - reads like the other distributions
     )  # fmt: skip
 
 
-def _names(kind: str, columns: str | Sequence[str]) -> list[str]:
-    names = [columns] if isinstance(columns, str) else list(columns)
+def _names(kind: str, columns: Any, known: Sequence[str]) -> list[str]:
+    names = [columns] if is_name(columns, known) else list(columns)
     if not names or len(set(names)) < len(names):
         raise SettingsError(f"Expected `{kind}` as different columns, got {short_repr(columns)}.")
     return names

@@ -9,7 +9,13 @@ import numpy as np
 from metarl.errors import SettingsError, TaskError, short_repr
 from metarl.tasks.data.datasets import load_dataset
 from metarl.tasks.data.sources import RowReader
-from metarl.tasks.data.table_sources import LoadedTable, TableSettings, arrow_values, load_table
+from metarl.tasks.data.table_sources import (
+    LoadedTable,
+    TableSettings,
+    arrow_values,
+    load_table,
+    warn_if_given_away,
+)
 from metarl.tasks.data.tables import arrow_column, check_columns
 
 
@@ -54,7 +60,10 @@ def load_hugging_face(dataset: Any, settings: TableSettings) -> LoadedTable:
         chosen = TableSettings(
             columns, labels, None, settings.length, settings.characters, settings.tokens, True
         )
-        loaded = load_table(arrow.select_columns(columns)[:], chosen)
+        table = arrow.select_columns(columns)[:]
+        if settings.inputs is None:
+            warn_if_given_away(table, columns, labels)
+        loaded = load_table(table, chosen)
         return LoadedTable(loaded.source, labels, splits)
     selected = arrow.select_columns(columns)
     reader = RowReader(

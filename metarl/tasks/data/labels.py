@@ -64,9 +64,14 @@ def number_labels(labels: Any, count: int, kind: str = "class") -> Labels:
     """
     array = _array(labels, kind)
     if array.shape != (count,):
+        got = str(array.shape)
+        if not array.shape:
+            got = f"{short_repr(labels)} ({type(labels).__name__})"
+        advice = "; remove the last dimension" if array.shape == (count, 1) else ""
+        if len(array.shape) == 2 and not advice:
+            advice = "; one-hot labels become numbers by argmax(1)"
         raise ShapeError(
-            f"Expected a {kind} for each of the {count} examples, [{count}], got {array.shape}"
-            + ("; remove the last dimension." if array.shape == (count, 1) else ".")
+            f"Expected a {kind} for each of the {count} examples, [{count}], got {got}{advice}."
         )
     if array.dtype.kind == "O":
         array = _plain(array, kind)

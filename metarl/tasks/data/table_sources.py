@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import torch
 from metarl.errors import SettingsError, ShapeError, short_repr
 from metarl.extras import import_extra
 from metarl.tasks.data.characters import Characters
+from metarl.tasks.data.labels import number_labels
 from metarl.tasks.data.plain import as_tensor
 from metarl.tasks.data.sources import (
     RowReader,
@@ -22,16 +24,18 @@ from metarl.tasks.data.sources import (
     checked_tensor,
     flat_source,
 )
+from metarl.tasks.data.table_files import open_table
 from metarl.tasks.data.tables import (
     EXTRA,
     Column,
     arrow_column,
     check_columns,
     column_names,
+    index_columns,
     is_arrow,
+    is_name,
     num_rows,
     numbers,
-    open_table,
     read_column,
 )
 from metarl.tasks.pools import Source
@@ -52,16 +56,23 @@ class TableSettings:
     tokens: bool
     in_memory: bool
 
-    def input_columns(self, known: Sequence[str]) -> list[str]:
-        """Returns the columns of the inputs, by default all but those of labels and splits."""
-        if isinstance(self.inputs, str):
-            return [self.inputs]
+    def input_columns(self, known: Sequence[str], index: Sequence[str] = ()) -> list[str]:
+        """Returns the columns of the inputs, by default all but those of labels and splits.
+
+        Args:
+            known: The columns of the table.
+            index: Those that were the index of a data frame of pandas.
+        """
+        if is_name(self.inputs, known):
+            return [self.inputs]  # pyright: ignore[reportReturnType]
         if self.inputs is not None:
             columns = list(self.inputs)
         else:
-            named = [name for name in (self.labels, self.splits) if isinstance(name, str)]
+            named = [name for name in (self.labels, self.splits) if is_name(name, known)]
             columns = [name for name in known if name not in named]
-            numbers_of_rows = [name for name in columns if ROW_NUMBERS.fullmatch(str(name))]
+            numbers_of_rows = [
+                name for name in columns if ROW_NUMBERS.fullmatch(str(name)) or name in index
+            ]
             if numbers_of_rows:
                 raise SettingsError(
                     f"The column {numbers_of_rows[0]!r} seems to hold the numbers of rows that "
@@ -105,7 +116,7 @@ def load_table(data: Any, settings: TableSettings) -> LoadedTable:
     known = column_names(table)
     if num_rows(table) == 0:
         raise ShapeError("The table has no rows.")
-    columns = settings.input_columns(known)
+    columns = settings.input_columns(known, index_columns(table))
     check_columns(table, columns)
     labels, splits = settings.labels, settings.splits
     if labels is None:
@@ -113,10 +124,12 @@ def load_table(data: Any, settings: TableSettings) -> LoadedTable:
             f"Expected the column of the classes as `labels`, one of {short_repr(known)}."
         )
     for name in (labels, splits):
-        if isinstance(name, str) and name in columns:
+        if is_name(name, known) and name in columns:
             raise SettingsError(f"The column {name!r} has labels or splits; it is no input.")
-    labels = read_column(table, labels).values if isinstance(labels, str) else labels
-    splits = read_column(table, splits).values if isinstance(splits, str) else splits
+    labels = read_column(table, labels).values if is_name(labels, known) else labels
+    splits = read_column(table, splits).values if is_name(splits, known) else splits
+    if settings.in_memory and settings.inputs is None:
+        warn_if_given_away(table, columns, labels)
     if settings.in_memory:
         return LoadedTable(_in_memory(table, columns, settings), labels, splits)
     if not is_arrow(table):
@@ -127,6 +140,32 @@ def load_table(data: Any, settings: TableSettings) -> LoadedTable:
         ArrowRows(table, columns), num_rows(table), settings.length, settings.tokens, "table"
     )
     return LoadedTable(reader, labels, splits)
+
+
+def warn_if_given_away(table: Any, columns: list[str], labels: Any) -> None:
+    """Warns if a column of numbers is another name of the classes.
+
+    Such a column has one value in each class and another one in every class.
+    """
+    numbered = number_labels(labels, num_rows(table))
+    classes = len(numbered.values)
+    if not 1 < classes < len(numbered.numbers):
+        return
+    first = numbered.order[numbered.counts.cumsum(0) - numbered.counts].numpy()
+    for name in columns:
+        column = read_column(table, name)
+        values = column.values
+        if column.is_text or column.lengths is not None or values.ndim != 1:
+            continue
+        one_each = values[first]
+        if len(np.unique(one_each)) == classes and (values == one_each[numbered.numbers]).all():
+            warnings.warn(
+                f"The column {name!r} has one value in each class and another one in every class: "
+                "as an input, it gives the classes away. Name it as `labels`, or name the columns "
+                "of the inputs: inputs=[...].",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 def _in_memory(table: Any, columns: list[str], settings: TableSettings) -> Source:

@@ -1,11 +1,10 @@
-"""Tables: pandas, Arrow, mappings of columns, and CSV, Parquet and Arrow files."""
+"""Tables: pandas, Arrow and mappings of columns. `table_files` opens files."""
 
 from __future__ import annotations
 
 import datetime
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +20,6 @@ from metarl.tasks.data.sources import checked_tensor
 
 EXTRA = "data"
 """The extra with pyarrow."""
-READERS = {".csv": ",", ".tsv": "\t", ".parquet": "", ".arrow": "", ".feather": ""}
-"""Ending of a file that can be read -> delimiter."""
 
 
 class Column(NamedTuple):
@@ -63,52 +60,6 @@ def is_arrow(data: Any) -> bool:
     return hasattr(data, "schema") and hasattr(data, "column_names") and hasattr(data, "num_rows")
 
 
-def open_table(data: Any) -> Any:
-    """Returns a table; the path of a file is opened.
-
-    A CSV or Parquet file is read into memory. An Arrow file (.arrow, .feather, uncompressed) is
-    mapped: only what is used is read.
-
-    Raises:
-        DataError: The file is missing, damaged or of unknown type.
-        SettingsError: pyarrow is not installed.
-    """
-    if is_structured(data):
-        return {name: data[name] for name in data.dtype.names}
-    if not isinstance(data, str | os.PathLike):
-        return data
-    path = Path(data).expanduser()
-    if path.is_dir():
-        raise DataError(f"Expected a table, {path} is a folder; `ImageFolder` reads images.")
-    if path.suffix.lower() not in READERS:
-        raise DataError(f"Expected a file of type {', '.join(READERS)}, got {path}.")
-    if not path.is_file():
-        raise DataError(f"The table {path} is missing.")
-    pyarrow = import_extra("pyarrow", EXTRA)
-    try:
-        return _read_file(pyarrow, path)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"Cannot read the table {path}: {error}.") from error
-
-
-def read_csv(path: Path, delimiter: str = ",") -> Any:
-    """Reads a file of separated values as an Arrow table, in which empty texts are missing.
-
-    Raises:
-        SettingsError: pyarrow is not installed.
-        ArrowException: The file is damaged.
-    """
-    csv = import_extra("pyarrow.csv", EXTRA)
-    compute = import_extra("pyarrow.compute", EXTRA)
-    types = import_extra("pyarrow.types", EXTRA)
-    table = csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter))
-    for number, column in enumerate(table.columns):
-        if types.is_string(column.type):
-            known = compute.if_else(compute.equal(column, ""), None, column)
-            table = table.set_column(number, table.field(number), known)
-    return table
-
-
 def column_names(table: Any) -> list[str]:
     """Returns the names of the columns; raises DataError if one repeats."""
     if isinstance(table, Mapping):
@@ -123,6 +74,24 @@ def column_names(table: Any) -> list[str]:
             f"The table has several columns {sorted(map(str, repeated))[0]!r}; rename them."
         )
     return names
+
+
+def is_name(value: Any, known: Sequence[Any] = ()) -> bool:
+    """Returns whether a value names a column of a table with the columns `known`.
+
+    A string or a number does, and a tuple that is the name of a column: those of pandas may be any.
+    """
+    if isinstance(value, str | int | np.integer) and not isinstance(value, bool):
+        return True
+    return isinstance(value, tuple) and value in known
+
+
+def index_columns(table: Any) -> list[str]:
+    """Returns the columns of an Arrow table that were the index of a data frame of pandas."""
+    if not is_arrow(table) or not table.schema.pandas_metadata:
+        return []
+    index = table.schema.pandas_metadata.get("index_columns", [])
+    return [name for name in index if isinstance(name, str)]
 
 
 def check_columns(table: Any, names: Sequence[str]) -> None:
@@ -362,18 +331,3 @@ def _unsuitable(name: str, kind: Any) -> ShapeError:
         f"Expected numbers, strings or lists of numbers in the column {name!r}, got {kind}; "
         "convert it (dates to seconds), or leave it out."
     )
-
-
-def _read_file(pyarrow: Any, path: Path) -> Any:
-    ending = path.suffix.lower()
-    if ending == ".parquet":
-        return import_extra("pyarrow.parquet", EXTRA).read_table(path)
-    if READERS[ending]:
-        return read_csv(path, READERS[ending])
-    ipc = import_extra("pyarrow.ipc", EXTRA)
-    mapped = pyarrow.memory_map(str(path))
-    try:
-        return ipc.open_file(mapped).read_all()
-    except pyarrow.ArrowInvalid:
-        mapped.seek(0)
-        return ipc.open_stream(mapped).read_all()

@@ -104,8 +104,8 @@ def test_all_containers_give_the_same_tasks(features, labels):
         few_shot(list(pairs)),
         few_shot(list(Named(features, labels)), "kind", inputs="signal"),
         few_shot(Subset(with_targets, range(len(labels))), in_memory=False),
-        few_shot(structured(features, labels), "k"),
-        few_shot({**columns, "k": labels}, "k"),
+        few_shot(structured(features, labels), "k", inputs=list("abcd")),
+        few_shot({**columns, "k": labels}, "k", inputs=list("abcd")),
         few_shot({"k": labels, "x": features}, "k", inputs="x"),
         few_shot(columns, labels, inputs=["a", "b", "c", "d"]),
     ):

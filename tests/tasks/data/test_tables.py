@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metarl.errors import DataError, MetarlError, SettingsError, ShapeError, TaskError
-from metarl.tasks import Characters, FewShotData
+from metarl.tasks import Characters, FewShotData, Forecasting, GroupedExamples
 from metarl.tasks.data.tables import numbers, read_column
 
 pa = pytest.importorskip("pyarrow")
@@ -228,3 +228,57 @@ def test_an_empty_label_of_a_file_is_missing(frame, tmp_path):
             few_shot(written(frame, tmp_path, ending))
     frame["kind"] = frame["kind"].fillna("NA")  # the code of Namibia
     assert "NA" in few_shot(written(frame, tmp_path, ".csv")).names
+
+
+def test_columns_without_names_are_named_by_their_numbers(columns):
+    expected = few_shot(columns)
+    frame = pd.DataFrame(dict(enumerate(columns.values())))
+    tasks = few_shot(frame, labels=2)
+    assert tasks.names == expected.names
+    assert torch.equal(inputs_of(tasks), inputs_of(expected))
+    assert torch.equal(inputs_of(few_shot(frame, 2, inputs=1)), inputs_of(expected)[..., 1:])
+    with pytest.raises(SettingsError, match=r"Unknown column '7'. Known: 0, 1, 2"):
+        few_shot(frame, labels=7)
+    groups = {"shots": 2, "queries": 2}
+    expected = GroupedExamples(columns, "kind", ["a"], ["b"], **groups)
+    levels = pd.DataFrame({("all", name): values for name, values in columns.items()})
+    for table, names in (
+        (frame, (2, [0], 1)),
+        (levels, (("all", "kind"), [("all", "a")], ("all", "b"))),
+    ):
+        tasks = GroupedExamples(table, *names, **groups)
+        assert torch.equal(inputs_of(tasks), inputs_of(expected))
+    series = {"history": 2, "shots": 1, "queries": 1}
+    assert torch.equal(
+        inputs_of(Forecasting(frame, 2, 0, **series)),
+        inputs_of(Forecasting(columns, "kind", "a", **series)),
+    )
+    with pytest.raises(SettingsError, match="the values 0, got"):
+        Forecasting(frame, 2, 0, targets=[1], **series)
+
+
+def test_columns_that_give_the_classes_away_warn(frame, tmp_path):
+    number = frame["kind"].str[1:].astype(int)
+    other = frame.assign(number=10.0 - number)
+    with pytest.warns(RuntimeWarning, match="'number' has one value in each class"):
+        few_shot(other)
+    with pytest.warns(RuntimeWarning, match="'kind_number' has one value in each class"):
+        few_shot(frame[["a", "b"]].assign(kind_number=number), number)
+    assert inputs_of(few_shot(other, inputs=["a", "number"])).shape == (5, 9, 2)
+    few_shot(frame.assign(half=number // 2))  # of two classes each
+    frame.set_index(pd.Index(number * 100 + np.arange(ROWS), name="patient")).to_parquet(
+        tmp_path / "table.parquet"
+    )
+    with pytest.raises(SettingsError, match="'patient' seems to hold the numbers of rows"):
+        few_shot(tmp_path / "table.parquet")
+
+
+def test_files_of_spreadsheets_are_named(frame, tmp_path):
+    path = tmp_path / "table.csv"
+    frame.to_csv(path, index=False, sep=";", decimal=",")
+    with pytest.raises(DataError, match=r"^Expected fields separated by commas.*has semicolons"):
+        few_shot(path)
+    for encoding, where in (("utf-16", "its beginning"), ("latin-1", "the column 'kind'")):
+        frame.assign(kind="é" + frame["kind"]).to_csv(path, index=False, encoding=encoding)
+        with pytest.raises(DataError, match=rf"^Expected the table .* as UTF-8, which {where} is"):
+            few_shot(path)
