@@ -94,6 +94,7 @@ class FewShot:
         augment_support: Changes the support inputs of training tasks; see `Augment`. Validation and
             test tasks are not augmented.
         augment_query: Changes the query inputs of training tasks likewise.
+        columns: The names of the columns of a table, in their order, which a run records; or None.
         has_padding: Whether the tasks have weights, because classes or tasks may lack examples.
     """
 
@@ -111,6 +112,7 @@ class FewShot:
     fewest_shots: int | None = None
     augment_support: Augment | None = field(default=None, repr=False)
     augment_query: Augment | None = field(default=None, repr=False)
+    columns: tuple[str, ...] | None = field(default=None, repr=False)
     _classes: Tensor = field(init=False, repr=False)
     _most_images: int = field(init=False, repr=False)
     has_padding: bool = field(init=False, repr=False)

@@ -91,6 +91,8 @@ class GroupTasks:
         scaling: Standardises inputs and targets; None: both are as in the data.
         augment_support: Changes the support inputs of training tasks; see `unequal.Augment`.
         augment_query: Changes the query inputs of training tasks.
+        columns: The names of the columns of the inputs, in their order, which a run records; None
+            without names.
     """
 
     source: Source = field(repr=False)
@@ -108,6 +110,7 @@ class GroupTasks:
     scaling: Scaling | None = field(default=None, repr=False)
     augment_support: Augment | None = field(default=None, repr=False)
     augment_query: Augment | None = field(default=None, repr=False)
+    columns: tuple[str, ...] | None = field(default=None, repr=False)
     _groups: Tensor = field(init=False, repr=False)
     _offsets: Tensor = field(init=False, repr=False)
     _most: int = field(init=False, repr=False)

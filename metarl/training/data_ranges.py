@@ -33,6 +33,11 @@ class DataRanges:
         self._ends: dict[str, tuple[Tensor, Tensor]] = {}
         self._moments: dict[str, Moments] = {}
 
+    def name(self, columns: Any) -> None:
+        """Records the names of the numbers of an example, a tuple; leaves out what is none."""
+        if isinstance(columns, tuple) and _are_names([*columns]):
+            self._shapes["columns"] = [*columns]
+
     def see(self, inputs: Any, policy: Any = None) -> None:
         """Adds the data of one meta-iteration.
 
@@ -193,10 +198,15 @@ def _is_shape(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_count, value))
 
 
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
 _KINDS: dict[str, Callable[[Any], bool]] = {
     "input_shape": _is_shape,
     "target_shape": _is_shape,
     "input_type": lambda v: isinstance(v, str) and isinstance(getattr(torch, v, 0), torch.dtype),
+    "columns": _are_names,
     "labels": lambda v: isinstance(v, bool),
     "support_examples": _is_count,
     "classes": _is_count,

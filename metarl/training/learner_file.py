@@ -38,15 +38,17 @@ class LearnerFile:
     Args:
         folder: The run folder.
         learner: The learner.
+        tasks: What it is trained on, whose `columns` are the names of the inputs, if it has any.
     """
 
-    def __init__(self, folder: Path, learner: Learner) -> None:
+    def __init__(self, folder: Path, learner: Learner, tasks: Any = None) -> None:
         self._path = folder / LEARNER_FILE
         self._learner = learner
         self._ranges = DataRanges()
         if ranks.is_first():  # of a resumed run: the others begin with nothing, so it counts once
             with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
                 self._ranges = DataRanges.from_json(read_json(self._path)["data"])
+        self._ranges.name(getattr(tasks, "columns", None))
 
     def see(self, inputs: Any) -> None:
         """Records the ranges of what one meta-iteration trains on.

@@ -145,7 +145,7 @@ class OuterLoop:
             self.logger.settings(config, self._dashboard())
         self.on_curve: Callable[[AdaptationCurve], None] | None = None
         self.label = "/".join(self.folder.parts[-3:-1])
-        self._description = LearnerFile(self.folder, self.learner)
+        self._description = LearnerFile(self.folder, self.learner, tasks)
 
     def run(self) -> TrainingResult:
         """Trains to the last iteration, or until SIGINT, SIGTERM or SIGHUP; saves either way.

@@ -56,3 +56,14 @@ def test_numbers_that_are_not_finite_are_left_out():
     ranges = DataRanges()
     ranges.see(Inputs(values, values))
     assert "inputs" not in ranges.to_json()
+
+
+def test_names_of_columns_are_recorded_and_nothing_else():
+    ranges = DataRanges()
+    for columns in (None, 3, "ab", ("a", 1), property(lambda self: ("a",))):
+        ranges.name(columns)
+        assert "columns" not in ranges.to_json()
+    ranges.name(("a", "b"))
+    assert DataRanges.from_json(ranges.to_json()).to_json()["columns"] == ["a", "b"]
+    with pytest.raises(ValueError, match="'columns'"):
+        DataRanges.from_json({"columns": "ab"})

@@ -38,8 +38,10 @@ def as_inputs(data: Any, ranges: dict[str, Any], what: str = "inputs") -> tuple[
         The inputs, and whether there are many tasks.
 
     Raises:
-        ShapeError: They have another shape than in training, or are no finite numbers.
+        ShapeError: They have another shape than in training, or are no finite numbers, or a data
+            frame lacks a column of training.
     """
+    data = in_training_order(data, ranges.get("columns"), what)
     array = as_array(_pictures(data, ranges.get("input_shape", ())), what)
     if array.dtype == object and all(isinstance(value, Real) for value in array.flat):
         array = array.astype(np.float64)  # rows of a table with columns of several types
@@ -83,6 +85,24 @@ def check_columns(data: Any, expected: list[str] | None) -> None:
             f"Expected the columns {', '.join(expected)} in this order, as those of the support "
             f"set, got {', '.join(found)}."
         )
+
+
+def in_training_order(data: Any, columns: list[str] | None, what: str) -> Any:
+    """Returns the columns of training of a data frame, in their order; other data as they are.
+
+    Raises:
+        ShapeError: A column is missing.
+    """
+    names = column_names(data)
+    if names is None or columns is None or not all(isinstance(n, str) for n in data.columns):
+        return data
+    if missing := [name for name in columns if name not in names]:
+        raise ShapeError(
+            f"Expected {what} with the columns of training, {short_repr(', '.join(columns), 200)}; "
+            f"{short_repr(', '.join(missing), 100)} missing, got "
+            f"{short_repr(', '.join(names), 200)}. Rename them, or pass an array in their order."
+        )
+    return data if names == columns else data[columns]
 
 
 def as_mask(data: Any, inputs: Tensor, many: bool, weights: Tensor | None = None) -> Tensor | None:

@@ -280,7 +280,8 @@ class SupervisedAdapter(Adapter):
             support, targets = support[0], support[1]
         inputs, many = as_inputs(support, {**self._shape, **self.origin.ranges}, "support inputs")
         self._shape = {"input_shape": list(inputs.shape[2:])}
-        self._columns = column_names(support)
+        if "columns" not in self.origin.ranges:  # those of training are known otherwise
+            self._columns = column_names(support)
         values = plain_labels(as_array(targets, "targets"))
         values = values if many else values[None]
         if values.shape[:2] != inputs.shape[:2]:

@@ -31,15 +31,15 @@ def adapt_on_table(
     Args:
         adapter: The adapter.
         path: A .csv, .tsv or Parquet file.
-        target: The column of the targets, or y for y_0, y_1, ...; all other columns are the inputs,
-            in their order.
+        target: The column of the targets, or y for y_0, y_1, ...; the inputs are the columns of
+            training, if the run knows their names, else all others in their order.
         support: Rows to adapt on; None: half of them, at most as many as in training.
         steps: Adaptation steps.
         seed: Seed of the choice of the rows.
     """
     columns = file_columns(path)
     targets, others = _targets(columns, target)
-    names = [name for name in others if not ROW_NUMBERS.fullmatch(name)]
+    names = _inputs(others, adapter.origin.ranges.get("columns"), path)
     texts = [name for name in names if columns[name].dtype.kind not in "biuf"]
     if texts or not names:
         raise DataError(
@@ -145,6 +145,23 @@ def _targets(columns: dict[str, np.ndarray], target: str) -> tuple[np.ndarray, l
         matches = {name: NUMBERED.fullmatch(name) for name in columns}
         return joined[target], [n for n, m in matches.items() if m is None or m["name"] != target]
     return columns[target], [name for name in columns if name != target]
+
+
+def _inputs(others: list[str], trained: list[str] | None, path: Path) -> list[str]:
+    """Returns the columns of the inputs: those of training, or all without the numbers of rows.
+
+    Raises:
+        DataError: A column of training is missing.
+    """
+    if trained is None:
+        return [name for name in others if not ROW_NUMBERS.fullmatch(name)]
+    if missing := [name for name in trained if name not in others]:
+        raise DataError(
+            f"Expected the columns of training, {short_repr(', '.join(trained), 200)}, in {path}; "
+            f"{short_repr(', '.join(missing), 100)} missing besides the targets, got "
+            f"{short_repr(', '.join(others), 200)}. Rename them."
+        )
+    return trained
 
 
 def _images(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

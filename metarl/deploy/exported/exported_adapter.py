@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
 from metarl.deploy.adapters.adapted_policy import BEYOND
-from metarl.deploy.adapters.inputs import warn_of_ranges
+from metarl.deploy.adapters.inputs import in_training_order, warn_of_ranges
 from metarl.deploy.experience.log_weights import (
     LOG_OPTIONS,
     check_log_probs,
@@ -152,7 +152,7 @@ class ExportedAdapter(Adapter):
     ) -> AdaptationReport:
         if targets is None and isinstance(support, tuple | list) and len(support) == 2:
             support, targets = support
-        given = {"inputs": support, "targets": targets, **options}
+        given = {"inputs": self._ordered(support), "targets": targets, **options}
         batch: dict[str, Any] = {n: np.asarray(v) for n, v in given.items() if v is not None}
         if "inputs" in batch:
             self._warn(batch["inputs"], "inputs", "support inputs")
@@ -225,9 +225,14 @@ class ExportedAdapter(Adapter):
 
     def predict(self, inputs: Any, *, mask: Any = None) -> np.ndarray:
         """Returns the outputs of the adapted network, [B, *]; see `OnnxAdaptation.predict`."""
-        self._warn(np.asarray(inputs), "inputs", "inputs")
+        values = np.asarray(self._ordered(inputs))
+        self._warn(values, "inputs", "inputs")
         own = None if mask is None else np.asarray(mask)
-        return self.program.predict(np.asarray(inputs), mask=own)
+        return self.program.predict(values, mask=own)
+
+    def _ordered(self, inputs: Any) -> Any:
+        """Returns the columns of training of a data frame, in their order."""
+        return in_training_order(inputs, self.origin.ranges.get("columns"), "inputs")
 
     def act(self, observation: Any, explore: bool | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Returns the action for an observation [O]; samples are clipped by the environment.

@@ -120,11 +120,11 @@ def FewShotData(  # noqa: N802 - reads like the other distributions
     key = description_key or (labels if is_name(labels) else None)
     settings = TableSettings(inputs, labels, splits, length, characters, tokens, in_memory)
     if is_hugging_face(data):
-        source, labels, splits = load_hugging_face(data, settings)
+        source, labels, splits, columns = load_hugging_face(data, settings)
     elif is_table(data):
-        source, labels, splits = load_table(data, settings)
+        source, labels, splits, columns = load_table(data, settings)
     else:
-        source, labels = _load(data, settings)
+        (source, labels), columns = _load(data, settings), None
     if labels is None:
         raise SettingsError("Expected `labels`, the class of each example; got none.")
     if isinstance(splits, str):
@@ -144,6 +144,7 @@ def FewShotData(  # noqa: N802 - reads like the other distributions
         part=first,
         rotations=rotations, small_classes=small_classes, min_images=min_images,
         fewest_shots=fewest_shots, augment_support=augment_support, augment_query=augment_query,
+        columns=columns,
     )  # fmt: skip
 
 

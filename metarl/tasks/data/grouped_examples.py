@@ -86,7 +86,7 @@ def GroupedExamples(  # noqa: N802 - reads like the other distributions
             f"Expected each column once among group, inputs and targets, got {twice!r} twice."
         )
     settings = TableSettings(input_names, group, splits, length, None, False, in_memory)
-    source, groups, splits = load_table(table, settings)
+    source, groups, splits, columns = load_table(table, settings)
     numbered = number_labels(groups, len(source), "group")
     parts = split_labels(numbered, splits, seed)
     values = numbers(table, target_names)
@@ -100,7 +100,7 @@ def GroupedExamples(  # noqa: N802 - reads like the other distributions
         source, values, numbered.order, numbered.counts, numbered.names, parts, shots, queries,
         part=first, small_groups=small_groups, min_examples=min_examples,
         fewest_shots=fewest_shots, scaling=scaling, augment_support=augment_support,
-        augment_query=augment_query,
+        augment_query=augment_query, columns=columns,
     )  # fmt: skip
 
 

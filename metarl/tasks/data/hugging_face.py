@@ -14,6 +14,7 @@ from metarl.tasks.data.table_sources import (
     TableSettings,
     arrow_values,
     load_table,
+    names_of,
     warn_if_given_away,
 )
 from metarl.tasks.data.tables import arrow_column, check_columns
@@ -55,7 +56,7 @@ def load_hugging_face(dataset: Any, settings: TableSettings) -> LoadedTable:
             dataset, decoded[0], labels, length=settings.length, tokens=settings.tokens,
             in_memory=settings.in_memory,
         )  # fmt: skip
-        return LoadedTable(loaded.source, labels, splits)
+        return LoadedTable(loaded.source, labels, splits, None)
     if settings.in_memory:
         chosen = TableSettings(
             columns, labels, None, settings.length, settings.characters, settings.tokens, True
@@ -64,13 +65,13 @@ def load_hugging_face(dataset: Any, settings: TableSettings) -> LoadedTable:
         if settings.inputs is None:
             warn_if_given_away(table, columns, labels)
         loaded = load_table(table, chosen)
-        return LoadedTable(loaded.source, labels, splits)
+        return LoadedTable(loaded.source, labels, splits, loaded.columns)
     selected = arrow.select_columns(columns)
     reader = RowReader(
         lambda rows: arrow_values(selected[rows.tolist()], columns),
         dataset.num_rows, settings.length, settings.tokens, "data set",
     )  # fmt: skip
-    return LoadedTable(reader, labels, splits)
+    return LoadedTable(reader, labels, splits, names_of(columns))
 
 
 def _labels_and_splits(

@@ -103,11 +103,13 @@ class LoadedTable(NamedTuple):
         source: Reads the examples.
         labels: The label of each example, as it came.
         splits: The splits: the setting, or the column that it names.
+        columns: The names of the columns of the inputs, if there are several; else None.
     """
 
     source: Source
     labels: Any
     splits: Any
+    columns: tuple[str, ...] | None
 
 
 def load_table(data: Any, settings: TableSettings) -> LoadedTable:
@@ -131,7 +133,7 @@ def load_table(data: Any, settings: TableSettings) -> LoadedTable:
     if settings.in_memory and settings.inputs is None:
         warn_if_given_away(table, columns, labels)
     if settings.in_memory:
-        return LoadedTable(_in_memory(table, columns, settings), labels, splits)
+        return LoadedTable(_in_memory(table, columns, settings), labels, splits, names_of(columns))
     if not is_arrow(table):
         raise SettingsError(
             "Only Arrow tables and files are read in parts; leave in_memory=True for this table."
@@ -139,7 +141,7 @@ def load_table(data: Any, settings: TableSettings) -> LoadedTable:
     reader = RowReader(
         ArrowRows(table, columns), num_rows(table), settings.length, settings.tokens, "table"
     )
-    return LoadedTable(reader, labels, splits)
+    return LoadedTable(reader, labels, splits, names_of(columns))
 
 
 def warn_if_given_away(table: Any, columns: list[str], labels: Any) -> None:
@@ -166,6 +168,11 @@ def warn_if_given_away(table: Any, columns: list[str], labels: Any) -> None:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def names_of(columns: Sequence[Any]) -> tuple[str, ...] | None:
+    """Returns the names of several columns of inputs, whose order matters; else None."""
+    return tuple(map(str, columns)) if len(columns) > 1 else None
 
 
 def _in_memory(table: Any, columns: list[str], settings: TableSettings) -> Source:

@@ -8,13 +8,16 @@ from torch import nn
 
 import metarl
 from metarl.adaptation import MAML, GradientLearner
-from metarl.deploy.loading import adapter_of
-from metarl.errors import NonFiniteError, SettingsError, ShapeError, TaskError
+from metarl.deploy.adapting.supervised import adapt_on_table
+from metarl.deploy.loading import adapter_of, load
+from metarl.errors import DataError, NonFiniteError, SettingsError, ShapeError, TaskError
 from metarl.learners.images.embeddings import ConvEmbedding, ImageShape
 from metarl.learners.metric.comparisons import Prototypes
 from metarl.learners.metric.metric_learner import MetricLearner
 from metarl.models import MLP, Conv4
+from metarl.tasks import GroupedExamples
 from metarl.tasks.base import Examples, TaskBatch
+from metarl.training import OuterLoop, TrainingSettings
 from tests.deploy.conftest import train
 
 RNG = np.random.default_rng(0)
@@ -403,3 +406,34 @@ def test_columns_of_a_table_have_one_order(tmp_path):
     np.testing.assert_array_equal(adapter.predict(named), expected)
     with pytest.raises(ShapeError, match="columns angle, load in this order"):
         adapter.predict(named[["load", "angle"]])
+
+
+def test_a_run_knows_the_columns_of_its_table(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(RNG.random((40, 4)), columns=["speed", "angle", "load", "y"])
+    table["robot"] = [f"r{k % 4}" for k in range(40)]
+    tasks = GroupedExamples(
+        table, group="robot", inputs=["angle", "load"], targets="y", shots=3, queries=3,
+        splits={"train": 0.5, "test": 0.5},
+    )  # fmt: skip
+    learner = GradientLearner(MAML(MLP((2, 4, 1), torch.Generator().manual_seed(0)), 0.1))
+    settings = TrainingSettings(iterations=2, meta_batch_size=2, eval_every=0)
+    OuterLoop(learner, tasks, settings, folder=tmp_path / "run").run()
+    adapter = load(tmp_path / "run")
+    assert adapter.origin.ranges["columns"] == ["angle", "load"]
+    support, targets = table[:6], table[["y"]][:6]
+    adapter.adapt(support[["angle", "load"]].to_numpy(), targets)
+    expected = adapter.predict(table[["angle", "load"]].to_numpy())
+    adapter.adapt(support[["load", "speed", "angle"]], targets)  # others are left out
+    np.testing.assert_array_equal(adapter.predict(table), expected)
+    table[:6].drop(columns="robot").to_csv(tmp_path / "six.csv", index=False)
+    table[:6].drop(columns=["robot", "load"]).to_csv(tmp_path / "five.csv", index=False)
+    found = adapt_on_table(adapter, tmp_path / "six.csv", "y", 3, 1, 0)
+    assert len(found.before) == 3
+    for wrong in (table[["angle"]], table.rename(columns={"load": "mass"})):
+        with pytest.raises(ShapeError, match="columns of training, 'angle, load'; 'load' missing"):
+            adapter.predict(wrong)
+    with pytest.raises(DataError, match=r"'angle, load', in .*'load' missing"):
+        adapt_on_table(adapter, tmp_path / "five.csv", "y", 3, 1, 0)
+    for nameless in (table[["angle", "load"]].to_numpy(), support[["angle", "load"]].values):
+        adapter.predict(pandas.DataFrame(nameless))  # numbered columns: in their order
