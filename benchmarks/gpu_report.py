@@ -46,10 +46,16 @@ SHORTEST = 8.0
 LONGEST_TEXT = 1500
 """Characters that are kept of a part's error."""
 
-ROBOT_TESTS = ("tests/sim", "tests/test_all_families.py", "tests/benchmarks")
+ROBOT_TESTS = (
+    "tests/sim", "tests/test_all_families.py", "tests/benchmarks",
+    "tests/rl/test_captured_steps.py", "tests/rl/trials/test_captured_trial_steps.py",
+)  # fmt: skip
 OTHER_TESTS = (
     "tests/test_all_algorithms.py", "tests/test_all_policy_algorithms.py",
-    "tests/test_all_task_distributions.py", "tests/models", "tests/tasks", "tests/training",
+    "tests/test_all_task_distributions.py", "tests/test_cuda_graphs.py", "tests/models",
+    "tests/tasks", "tests/training", "tests/rl/test_captured_path.py",
+    "tests/rl/test_captured_rollouts.py", "tests/rl/trials/test_captured_trials.py",
+    "tests/rl/trials/test_gru.py",
 )  # fmt: skip
 _RESULTS = ("passed", "failed", "error", "skipped")
 _RESULT = re.compile("|".join(rf"\b{word.upper()}\b" for word in _RESULTS))

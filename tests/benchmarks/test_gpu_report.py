@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,6 +124,18 @@ def test_the_plan_has_the_most_valuable_first_and_names_what_it_lacks():
     assert [p.name for p in gpu_report.plan(Report(parts=("sine",)))] == ["sine"]
     with pytest.raises(SystemExit, match="nothing"):
         gpu_report.plan(Report(parts=("nothing",)))
+
+
+def test_every_test_on_a_gpu_is_in_a_part():
+    root = Path(__file__).parents[2]
+    marked = {
+        str(path.relative_to(root))
+        for path in (root / "tests").rglob("test_*.py")
+        if "pytest.mark.gpu" in path.read_text()
+    }
+    parts = (*gpu_report.ROBOT_TESTS, *gpu_report.OTHER_TESTS)
+    assert all((root / part).exists() for part in parts)
+    assert [name for name in marked if not any(name.startswith(part) for part in parts)] == []
 
 
 @pytest.mark.parametrize("name", ["sine", "omniglot"])
