@@ -15,6 +15,7 @@ from metarl.deploy.adapters.adapted_policy import AdaptedPolicy
 from metarl.deploy.adapters.experience import logged, observed, remember
 from metarl.deploy.adapters.inputs import RangeWatch, warn_of_ranges
 from metarl.deploy.adapters.running import Curve, evaluate, run_episodes
+from metarl.deploy.experience.episode_log import EpisodeLog
 from metarl.deploy.experience.log_weights import LOG_OPTIONS, warn_of_lengths, warn_of_times
 from metarl.deploy.experience.recorder import Acted, Recorder
 from metarl.deploy.experience.trajectories import Trajectory, read_trajectories
@@ -22,7 +23,7 @@ from metarl.deploy.robot.actor import Action, Actor, Belief
 from metarl.deploy.robot.policy_actor import PolicyActor
 from metarl.deploy.robot.recurrent_actor import RecurrentActor
 from metarl.deploy.robot.safety import ActionFilter, RollBack, Safety
-from metarl.deploy.robot.spaces import ControlSpaces, same_action
+from metarl.deploy.robot.spaces import ControlSpaces
 from metarl.errors import SettingsError, SimulationError
 from metarl.models.base import Params
 from metarl.ranges import POSITIVE, check_int, check_number, check_type
@@ -318,10 +319,14 @@ class ControlAdapter(Adapter):
         scale = units.actions
         return (action - scale.shift.numpy()) / scale.scale.numpy()
 
-    def discard(self) -> None:
-        """Forgets the steps since the last adaptation, as after an evaluation."""
+    def discard(self) -> list[EpisodeLog]:
+        """Ends the episode, forgets the steps since the last adaptation, and returns them."""
         self.abandon()
-        self._recorder.take()
+        return self._recorder.take()
+
+    def take_back(self, logs: list[EpisodeLog]) -> None:
+        """Takes back what `discard` returned, to adapt on it after all."""
+        self._recorder.give_back(logs)
 
     # Internals
 
@@ -350,7 +355,7 @@ class ControlAdapter(Adapter):
         if action is None and acted is not None:
             return acted
         executed = self.spaces.flat_action(action)
-        if acted is not None and same_action(executed, acted.given):
+        if acted is not None and self.spaces.is_given(executed, acted.given):
             return acted
         row = recorder.seen if acted is None else acted.row
         if row is None:

@@ -12,7 +12,7 @@ import numpy as np
 from metarl.errors import SettingsError, SimulationError
 from metarl.ranges import NOT_NEGATIVE, check_int
 from metarl.sim.gymnasium.observations import ResultError, observation_of, step_result
-from metarl.sim.gymnasium.rates import step_seconds
+from metarl.sim.gymnasium.rates import step_seconds, time_limit
 from metarl.sim.spaces import action_reader
 
 RATE_TOLERANCE = 0.01
@@ -99,8 +99,9 @@ def run_episodes(
             "Expected explore=True to adapt after episodes: a policy gradient learns nothing from "
             "most likely actions. Or take adapt_every=0."
         )
-    spec = getattr(env, "spec", None)
-    limit = max_steps or getattr(spec, "max_episode_steps", None) or adapter.family.horizon
+    spec = getattr(env, "spec", None)  # None of an environment that is not registered
+    own = getattr(spec, "max_episode_steps", None) or time_limit(env)
+    limit = max_steps or own or adapter.family.horizon
     curve = Curve(step_seconds=step_seconds(env) or adapter.family.step_seconds)
     known = len(adapter.events)
     for episode in range(episodes):
@@ -129,7 +130,8 @@ def evaluate(
 ) -> np.ndarray:
     """Returns the returns of episodes from which nothing is adapted, [episodes].
 
-    A recurrent policy keeps what it remembers from one episode to the next.
+    What was observed before stays for the next adaptation, and an episode that was not over yet is
+    a part of one. A recurrent policy keeps what it remembers from one episode to the next.
 
     Args:
         adapter: See `run_episodes`.
@@ -140,10 +142,13 @@ def evaluate(
         max_steps: See `run_episodes`.
     """
     options: dict[str, Any] = {"explore": explore, "seed": seed, "max_steps": max_steps}
+    earlier, version = adapter.discard(), adapter.version
     try:
         curve = run_episodes(adapter, env, episodes, 0, **options)
     finally:  # also if the environment fails in between
         adapter.discard()
+        if adapter.version >= version:  # else a roll-back has given up who acted earlier
+            adapter.take_back(earlier)
     return np.asarray(curve.returns)
 
 

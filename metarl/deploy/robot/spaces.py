@@ -105,6 +105,15 @@ class ControlSpaces:
         self._check_choices(flat, action)
         return int(flat[0]) if isinstance(self.action, spaces.Discrete) else flat
 
+    def is_given(self, executed: Action, given: Action) -> bool:
+        """Returns whether a flat action is a given one, or what the environment takes of that.
+
+        Whole numbers are rounded for the environment, and numbers of 16 bits lose digits.
+        """
+        if _equal(executed, given):
+            return True
+        return _equal(executed, self.flat_action(self.to_environment(given)))
+
     def _check_choices(self, flat: np.ndarray, action: Any) -> None:
         """Raises ShapeError unless the choices in a flat action are some of the space."""
         if not len(self._choices):
@@ -161,8 +170,7 @@ class ControlSpaces:
                 )
 
 
-def same_action(a: Action, b: Action) -> bool:
-    """Returns whether two flat actions are equal."""
+def _equal(a: Action, b: Action) -> bool:
     if isinstance(a, int) or isinstance(b, int):
         return a == b
     return bool(np.array_equal(a, b))

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector.utils import CloudpickleWrapper
-from gymnasium.wrappers import TimeLimit
 from torch import Tensor
 
 from metarl.errors import SettingsError, short_repr
@@ -25,7 +24,7 @@ from metarl.sim.family import ActionSpace, TaskFamily, Tasks, WorldState
 from metarl.sim.gymnasium.descriptions import default_name, describe_space
 from metarl.sim.gymnasium.observations import check_spaces, flattener, observation_of
 from metarl.sim.gymnasium.pickling import picklable
-from metarl.sim.gymnasium.rates import step_seconds
+from metarl.sim.gymnasium.rates import step_seconds, time_limit
 from metarl.sim.gymnasium.suites import make_env, reason_of
 from metarl.sim.spaces import flat_actions, flat_observations
 from metarl.tasks.base import Split, check_split
@@ -351,7 +350,7 @@ class GymFamily(TaskFamily):
 
     def _checked_horizon(self, horizon: int) -> int:
         """Returns the horizon, where 0 stands for the time limit of the environment."""
-        limit = _time_limit(self.probe)
+        limit = time_limit(self.probe)
         default = (
             gymnasium.spec(self.title).max_episode_steps if isinstance(self.env, str) else limit
         )
@@ -388,13 +387,3 @@ def _metadata(env: gymnasium.Env) -> Mapping[str, Any]:
     """Returns an environment's metadata; empty where it is not a dict."""
     metadata: Any = env.metadata
     return metadata if isinstance(metadata, Mapping) else {}
-
-
-def _time_limit(env: gymnasium.Env) -> int | None:
-    """Returns the smallest limit of all TimeLimit wrappers, in steps; None without one."""
-    limits = []
-    while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, TimeLimit):
-            limits.append(env._max_episode_steps)  # not in `spec` if unregistered
-        env = env.env
-    return min(limits, default=None)

@@ -1,9 +1,12 @@
-"""The control rate of gymnasium environments."""
+"""The control rate and the time limit of gymnasium environments."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
+
+import gymnasium
+from gymnasium.wrappers import TimeLimit
 
 NAMES = ("dt", "tau", "step_seconds")
 """What environments call the time of a step, in seconds."""
@@ -18,3 +21,13 @@ def step_seconds(env: Any) -> float | None:
         if 0 < value < math.inf:
             return float(value)
     return None
+
+
+def time_limit(env: Any) -> int | None:
+    """Returns the smallest limit of all TimeLimit wrappers, in steps; None without one."""
+    limits = []
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, TimeLimit):
+            limits.append(env._max_episode_steps)  # not in `spec` if unregistered
+        env = env.env
+    return min(limits, default=None)

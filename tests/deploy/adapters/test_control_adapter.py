@@ -258,6 +258,40 @@ def test_an_evaluation_leaves_no_data(point_run):
         adapter.adapt()
 
 
+def test_an_evaluation_keeps_what_was_observed_before(point_run):
+    adapter, other = (metarl.load(point_run[1]) for _ in range(2))
+    for one in (adapter, other):
+        play(one, point(), 2)
+        one.act(np.zeros(2))
+        one.observe(np.zeros(2), None, 1.0, False, False)
+    adapter.evaluate(point(), 3, seed=0)
+    other.abandon()
+    report = adapter.adapt()
+    assert (report.episodes, report.examples) == (3, 13)
+    other.adapt()
+    for name, value in other.state().items():
+        torch.testing.assert_close(adapter.state()[name], value, rtol=0, atol=0)
+
+
+def test_an_evaluation_that_rolls_back_keeps_nothing_of_what_is_given_up(point_run):
+    rollback = RollBack(lambda start, adapted: len(adapted) > 2, least=1)
+    adapter = metarl.load(point_run[1], rollback=rollback)
+    play(adapter, point(), 2)
+    adapter.adapt()
+    play(adapter, point(), 1)
+    adapter.evaluate(point(), 3, seed=0)
+    assert adapter.version == 0
+    with pytest.raises(SettingsError, match="act and observe"):
+        adapter.adapt()
+
+
+@pytest.mark.parametrize("limit", [4, 9])
+def test_episodes_have_the_time_limit_of_a_wrapper(limit, point_run):
+    env = gymnasium.wrappers.TimeLimit(point(horizon=20), limit)
+    assert env.spec is None  # as of environments that are not registered
+    assert metarl.load(point_run[1]).run(env, 2, 0).lengths == [limit] * 2
+
+
 class Failing(gymnasium.Wrapper):
     """A robot that fails in some step, once."""
 
