@@ -14,6 +14,7 @@ from torch import Tensor
 from metarl.deploy.arrays import as_array
 from metarl.deploy.experience.trajectory_tables import (
     as_flags,
+    check_marks,
     count_of,
     file_columns,
     joined_columns,
@@ -28,6 +29,7 @@ from metarl.sim.spaces import source_of
 
 NAMES = {
     "observations": ("observations", "observation", "obs", "observation.state", "states"),
+    "next_observations": ("next_observations", "next_observation", "next_obs", "next_states"),
     "actions": ("actions", "action", "acts"),
     "rewards": ("rewards", "reward", "next.reward"),
     "terminated": ("terminated", "terminations", "terminals", "next.done", "dones", "done"),
@@ -40,6 +42,8 @@ NAMES = {
 DONE = ("next.done", "dones", "done")
 """Names of ends of both kinds."""
 
+CONTINUES = 1e-3
+"""Observations of a step and of the one before it may differ by this share of the largest."""
 ROUNDING = 1e-3
 """A logarithm of a probability may exceed 0 by so much."""
 
@@ -74,7 +78,8 @@ def read_trajectories(source: Any, spaces: ControlSpaces) -> list[Trajectory]:
 
     Args:
         source: One of: a dict of arrays (observations, actions, rewards, terminated, truncated,
-            and log_probs if they are known), of one episode or of many one after another; a list
+            next_observations and log_probs if they are known), of one episode or of many one after
+            another; a list
             of such dicts, or of objects with such attributes; a Minari data set; the path of a
             Parquet or CSV file, or a table of pandas or Arrow, with the same columns and an episode
             number.
@@ -104,6 +109,7 @@ def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(source, Mapping):
         found = _named(source)
         _check_parts(found, "the log", list(map(str, source)))
+        _check_ends(found, source)
         yield from split_episodes(found)
     elif isinstance(source, Sequence):
         found = [_named(one) for one in source]
@@ -116,6 +122,8 @@ def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
                         f"{known}; an end is false where the episode continues."
                     )
             found = [{name: [one[name] for one in found] for name in names}]
+            first = source[0] if isinstance(source[0], Mapping) else {}
+            _check_ends(found[0], {name: [one.get(name) for one in source] for name in first})
         for one in found:
             yield from split_episodes(one)
     else:
@@ -164,6 +172,20 @@ def _check_parts(parts: Mapping[str, Any], where: str, names: Sequence[str] = ()
         )
 
 
+def _check_ends(parts: Mapping[str, Any], log: Mapping[str, Any]) -> None:
+    """Raises DataError where only a part without a known name may say where episodes end.
+
+    Args:
+        parts: The known parts, by the names of `NAMES`.
+        log: All parts, by the names of the log.
+    """
+    only_terminations = "terminated" not in parts or _has_terminations(log)
+    if only_terminations and not parts.keys() & {"episode", "truncated"}:
+        known = {alias for aliases in NAMES.values() for alias in aliases}
+        others = {name: value for name, value in log.items() if name not in known}
+        check_marks(others, np.size(parts["rewards"]))
+
+
 def _has_terminations(episode: Any) -> bool:
     """Returns whether an episode separates terminations from other ends."""
     names = [n for n in NAMES["terminated"] if n not in DONE]
@@ -183,6 +205,9 @@ def _trajectory(parts: Mapping[str, Any], spaces: ControlSpaces, where: str) -> 
         )
     rewards = rewards.ravel()
     observations = _observations(parts["observations"], spaces, count, where)
+    if "next_observations" in parts and len(observations) == count:
+        after = _observations(parts["next_observations"], spaces, count, where)[:count]
+        observations = _continued(observations, after, where)
     actions = _actions(parts["actions"], spaces, count, where)
     log_probs = parts.get("log_probs")
     if log_probs is not None:
@@ -223,6 +248,30 @@ def _observations(value: Any, spaces: ControlSpaces, count: int, where: str) -> 
         ):
             raise ShapeError(f"Expected finite observations in {where}; that of step {t} is not.")
     return rows
+
+
+def _continued(observations: np.ndarray, after: np.ndarray, where: str) -> np.ndarray:
+    """Returns the observations before each step and after the last, [L + 1, O].
+
+    Args:
+        observations: Before each step, [L, O].
+        after: After each step, [L, O].
+        where: The episode.
+
+    Raises:
+        DataError: A step does not begin where the one before it ended.
+    """
+    size = np.maximum(np.abs(observations), np.abs(after)).max(0, initial=0)
+    gaps = np.abs(after[:-1] - observations[1:]) > CONTINUES * size
+    if gaps.any():
+        step = int(gaps.any(1).argmax())
+        raise DataError(
+            f"Expected the steps of {where} one after another, but the next observation of step "
+            f"{step} is not the observation of step {step + 1}: mark that end (`terminated`, "
+            "`truncated` or an `episode` number), or sort the steps. Shuffled steps, as those of a "
+            "replay buffer, are no episodes."
+        )
+    return np.concatenate((observations, after[-1:]))
 
 
 def _actions(value: Any, spaces: ControlSpaces, count: int, where: str) -> list[Action]:

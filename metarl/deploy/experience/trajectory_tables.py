@@ -19,6 +19,13 @@ from metarl.tasks.files import check_regular
 
 NUMBERED = re.compile(r"(?P<name>.+?)[_.\[](?P<index>\d+)\]?")
 """Names of columns that belong together: observation_0, action.1, state[2]."""
+MARKS = re.compile(
+    r"(ep|episode|traj|trajectory|trial|rollout|demo|demonstration|run)s?"
+    r"([_.]?(ids?|idx|index|num|number|nr|no|ends?|starts?))?"
+    r"|(is_?)?(first|last|end|start|terminal|reset)s?|done\w*|not_dones?|masks?"
+    r"|terminat\w*|terminal\w*|truncat\w*|time_?(out|limit)s?"
+)
+"""Names that say where episodes end, though nobody knows in which way."""
 
 
 def file_columns(path: Path) -> dict[str, np.ndarray]:
@@ -111,6 +118,33 @@ def split_episodes(parts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         return
     for low, high in zip([0, *stops], [*stops, count], strict=True):
         yield {name: _rows(value, low, high, count) for name, value in parts.items()}
+
+
+def check_marks(log: Mapping[str, Any], count: int) -> None:
+    """Raises DataError for a log that may say where episodes end by a name that is not known.
+
+    Args:
+        log: What a log has besides its known parts, none of which says where episodes end.
+        count: The number of its steps.
+    """
+    marks = [
+        name
+        for name, value in log.items()
+        if MARKS.fullmatch(str(name).lower()) and _differs(value, count)
+    ]
+    if marks:
+        raise DataError(
+            "Expected a log that says where its episodes end by a name that is known, it has "
+            f"{', '.join(map(str, marks))}. Call it `episode` if it numbers the episodes, "
+            "`terminated` or `truncated` if it is true at their last steps, or leave it out of a "
+            "log of one episode."
+        )
+
+
+def _differs(value: Any, count: int) -> bool:
+    """Returns whether a part of a log is one value per step, or per episode, and not constant."""
+    values = np.ravel(np.asarray(value))
+    return 1 < values.size <= count and bool((values[1:] != values[:-1]).any())
 
 
 def as_flags(value: Any, what: str) -> np.ndarray:

@@ -321,6 +321,73 @@ def test_an_end_that_was_cut_off_is_no_termination():
         assert (one.terminated, one.ended) == (terminated, True)
 
 
+POINTS = ControlSpaces(
+    flat_observations(gymnasium.spaces.Box(-9, 9, (2,))),
+    flat_actions(gymnasium.spaces.Discrete(2)),
+)
+
+
+def two_episodes(lengths=(3, 2)):
+    """Steps of two episodes one after another, with the observation after each."""
+    seen = np.concatenate(
+        [k + np.arange(2.0 * n + 2).reshape(-1, 2) for k, n in enumerate(lengths)]
+    )
+    ends = np.cumsum([n + 1 for n in lengths]) - 1
+    before = np.delete(np.arange(len(seen)), ends)
+    steps = len(before)
+    return {
+        "observations": seen[before], "next_observations": seen[before + 1],
+        "actions": np.zeros(steps, int), "rewards": np.zeros(steps),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["next_observations", "next_obs"])
+def test_the_observation_after_the_last_step_is_known_from_the_next_ones(name):
+    log = {**two_episodes(), "episode": [0, 0, 0, 1, 1]}
+    after = log[name] = log.pop("next_observations")
+    first, second = read_trajectories(log, POINTS)
+    np.testing.assert_array_equal(first.observations[-1], after[2])
+    np.testing.assert_array_equal(second.observations[-1], after[4])
+    assert (len(first.observations), len(second.observations)) == (4, 3)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [2, 0, 1, 4, 3]])
+def test_steps_that_do_not_follow_each_other_are_refused(order):
+    log = {name: rows[order] for name, rows in two_episodes().items()}
+    with pytest.raises(DataError, match="one after another, but the next observation of step"):
+        read_trajectories(log, POINTS)
+    with pytest.raises(ShapeError, match="Expected 5 or 6 observations"):
+        read_trajectories({**log, "next_observations": np.zeros((3, 2))}, POINTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("traj_id", [0, 0, 0, 1, 1]),
+        ("is_last", [0, 0, 1, 0, 1]),
+        ("is_first", [True, False, False, True, False]),
+        ("episode_ends", [3, 5]),
+        ("dones_float", [0.0, 0.0, 1.0, 0.0, 1.0]),
+        ("masks", [1, 1, 0, 1, 0]),
+        ("rollout", ["a", "a", "a", "b", "b"]),
+    ],
+)
+def test_ends_under_names_that_nobody_knows_are_refused(name, values):
+    log = {n: v for n, v in two_episodes().items() if n != "next_observations"}
+    logs = [{**log, name: np.array(values)}, {**log, name: values, "terminals": np.zeros(5, bool)}]
+    if len(values) == 5:
+        logs.append([{n: v[t] for n, v in logs[0].items()} for t in range(5)])
+    for one in logs:
+        with pytest.raises(DataError, match=f"by a name that is known, it has {name}"):
+            read_trajectories(one, POINTS)
+    known = {**logs[0], "episode": [0, 0, 0, 1, 1]}
+    assert len(read_trajectories(known, POINTS)) == 2
+    (whole,) = read_trajectories({**log, name: np.zeros(5)}, POINTS)  # one episode, with its number
+    assert len(whole.rewards) == 5
+    others = {"episode_return": np.arange(5), "terrain": np.arange(5), "torque": np.arange(5)}
+    assert len(read_trajectories({**log, **others}, POINTS)) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
