@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from metarl.errors import SettingsError
 from metarl.registry import check_choice
 from metarl.sim.family import TaskFamily, Tasks
-from metarl.sim.gymnasium.ranges import Range, Ranges
+from metarl.sim.gymnasium.ranges import Range, Ranges, check_numbers
 from metarl.sim.spaces import is_image, observation_leaves
 from metarl.tasks.base import Split
 from metarl.tasks.disjoint_splits import split_uniform
@@ -38,12 +39,14 @@ class Latency(Range):
     def __post_init__(self) -> None:
         """Checks the steps; raises SettingsError."""
         most = self.low if self.high is None else self.high
-        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (self.low, most))
+        check_numbers(self, self.low, most)
+        whole = all(isinstance(n, Integral) for n in (self.low, most))
         if not whole or not 0 <= self.low <= most <= MOST_STEPS:
             raise SettingsError(
                 f"Expected whole steps of latency, 0 <= low <= high <= {MOST_STEPS}, got {self!r}."
             )
-        object.__setattr__(self, "high", most)
+        object.__setattr__(self, "low", int(self.low))
+        object.__setattr__(self, "high", int(most))
 
     def draw(self, first: Tensor, second: Tensor, part: Split | None) -> Tensor:
         """Draws steps, [T] int64; all splits have the same."""
@@ -85,6 +88,7 @@ class SensorNoise(Range):
     def __post_init__(self) -> None:
         """Checks the deviations; raises SettingsError."""
         most = self.low if self.high is None else self.high
+        check_numbers(self, self.low, most)
         if not (0 <= self.low <= most and math.isfinite(most)):
             raise SettingsError(f"Expected deviations 0 <= low <= high, got {self!r}.")
         object.__setattr__(self, "high", most)

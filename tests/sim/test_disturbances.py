@@ -263,6 +263,11 @@ def test_what_cannot_be_is_refused(make):
         make()
 
 
+def test_steps_may_be_numbers_of_numpy():
+    assert Latency(np.int64(1), np.uint8(3)) == Latency(1, 3)
+    assert str(Latency(np.int64(2))) == str(Latency(2))
+
+
 def test_check_family_finds_disturbances_that_do_not_fit():
     class TooLate(LateDrift):
         longest_latency = 1

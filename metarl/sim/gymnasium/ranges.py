@@ -6,12 +6,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError, TaskError, short_repr
+from metarl.ranges import LARGEST_NUMBER
 from metarl.tasks.base import SPLITS, Split
 from metarl.tasks.disjoint_splits import split_uniform
 
@@ -97,6 +100,7 @@ class LogUniform(Range):
 
     def __post_init__(self) -> None:
         """Checks the bounds; raises SettingsError."""
+        check_numbers(self, self.low, self.high)
         if not self.low > 0:
             raise SettingsError(f"Expected bounds above 0 of {self}.")
         _check_bounds(self, self.low, self.high)
@@ -129,12 +133,15 @@ class Integers(Range):
 
     def __post_init__(self) -> None:
         """Checks the bounds; raises SettingsError."""
-        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (self.low, self.high))
+        check_numbers(self, self.low, self.high)
+        whole = all(isinstance(n, Integral) for n in (self.low, self.high))
         if not whole or self.high - self.low < 1000 or max(abs(self.low), abs(self.high)) >= 2**24:
             raise SettingsError(
                 "Expected whole numbers between -2^24 and 2^24, the upper one at least 1000 above "
                 f"the lower one, got {self!r}; `Choice` is for a few values."
             )
+        for name in ("low", "high"):  # numbers of NumPy become those of Python
+            object.__setattr__(self, name, int(getattr(self, name)))
 
     def draw(self, first: Tensor, second: Tensor, part: Split | None) -> Tensor:
         """Draws numbers, [T] int64."""
@@ -290,10 +297,23 @@ def _scale(values: Tensor, low: float, high: float) -> Tensor:
     return (2 * (values - low) / (high - low) - 1).float().unsqueeze(1)
 
 
+def check_numbers(values: Range, *bounds: Any) -> None:
+    """Raises SettingsError unless all bounds of a distribution are numbers."""
+    for bound in bounds:
+        if not isinstance(bound, Real) or isinstance(bound, bool | np.bool_):
+            raise SettingsError(
+                f"Expected numbers as the bounds of {type(values).__name__}, got "
+                f"{short_repr(bound)}. An array whose numbers vary needs a parameter for each of "
+                "them; Choice draws among whole values of any kind."
+            )
+
+
 def _check_bounds(values: Range, low: float, high: float) -> None:
+    check_numbers(values, low, high)
     is_wide = high - low > LEAST_WIDTH * max(abs(low), abs(high))
-    if not (math.isfinite(low) and math.isfinite(high) and is_wide):
+    is_small = max(abs(low), abs(high)) <= LARGEST_NUMBER  # not so of NaN and infinity
+    if not (is_small and is_wide):
         raise SettingsError(
-            f"Expected finite bounds, the upper one above the lower one by {LEAST_WIDTH:.0%} or "
-            f"more, got {values}."
+            f"Expected finite bounds of at most {LARGEST_NUMBER:.0e}, the upper one above the "
+            f"lower one by {LEAST_WIDTH:.0%} or more, got {values}."
         )

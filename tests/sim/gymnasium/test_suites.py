@@ -128,6 +128,7 @@ def test_layouts_of_seeds_are_disjoint_in_the_splits():
         ]
     assert not (drawn[0] & drawn[1] | drawn[0] & drawn[2] | drawn[1] & drawn[2])
     assert all(0 <= n <= 5000 for n in set.union(*drawn))
+    assert Integers(np.int32(0), np.int64(5000)) == Integers(0, 5000)
     for low, high in ((0, 5), (0.0, 5000.0), (0, 2**24)):
         with pytest.raises(SettingsError):
             Integers(low, high)

@@ -3,6 +3,7 @@
 from functools import partial
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,10 @@ from metarl.errors import MetarlError, SettingsError, SimulationError
 from metarl.sim import (
     Choice,
     GymTasks,
+    Integers,
+    Latency,
     LogUniform,
+    SensorNoise,
     Uniform,
     check_family,
     check_vector_env,
@@ -248,6 +252,13 @@ def test_the_task_value_of_a_choice_is_its_place(places, message):
         (lambda: Uniform(0, float("inf")), "Expected finite bounds"),
         (lambda: Uniform(100, 100.5), "by 1% or more"),
         (lambda: LogUniform(0, 1), "Expected bounds above 0"),
+        (lambda: Uniform(0, 1e38), "at most 1e"),
+        (lambda: Uniform(0, np.nan), "Expected finite bounds"),
+        *(
+            (lambda kind=kind, bound=bound: kind(bound, bound), f"bounds of {kind.__name__}, got")
+            for kind in (Uniform, LogUniform, Integers, Latency, SensorNoise)
+            for bound in ("1", np.ones(2), [1], True)
+        ),
         (lambda: Choice(1), "at least 2 values .* got 1"),
     ],
 )
