@@ -130,7 +130,7 @@ class ControlAdapter(Adapter):
             given, explore = self._filter.hold(), False
             own = self.own_action(given)
         version = 0 if weights is None else weights.version
-        recorder.acted = Acted(row.copy(), own, given, explore, version)
+        recorder.choose(Acted(row.copy(), own, given, explore, version))
         return self.spaces.to_environment(given)
 
     def observe(

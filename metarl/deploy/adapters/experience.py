@@ -22,6 +22,11 @@ from metarl.rl.experience import Experience
 OBSERVE = "give `observe` the action as `act` returned it, or None, where the robot executed it"
 FEW = 0.5
 """Share of sampled actions below which an adaptation warns."""
+FEWEST = 2
+_TOO_FEW = (
+    "Expected at least two steps to adapt on, got one: it is as good as the mean of all, so that "
+    "nothing would change."
+)
 
 Data = tuple[Experience, AdaptationReport]
 """What a policy adapts on, and the report so far."""
@@ -36,9 +41,9 @@ def observed(learner: Any, weights: AdaptedPolicy, recorder: Recorder) -> Data:
         recorder: Has the steps, and gives them away.
 
     Raises:
-        SettingsError: There are no sampled actions; the steps stay with the recorder.
+        SettingsError: There are no sampled actions, or one step; they stay with the recorder.
     """
-    logs = recorder.take()
+    missed, jumps, logs = recorder.missed, recorder.jumps, recorder.take()
     steps, sampled = sum(map(len, logs)), sum(sum(log.sampled) for log in logs)
     if not sampled:
         recorder.give_back(logs)
@@ -47,6 +52,9 @@ def observed(learner: Any, weights: AdaptedPolicy, recorder: Recorder) -> Data:
             f"Expected steps with sampled actions to adapt on, got {steps} steps without any: "
             f"{advice}. A policy gradient learns nothing from its most likely actions."
         )
+    if steps < FEWEST:
+        recorder.give_back(logs)
+        raise SettingsError(_TOO_FEW)
     if sampled < FEW * steps:
         warnings.warn(
             f"Of {steps} observed steps, {sampled} are adapted on: the actions of the others were "
@@ -54,9 +62,39 @@ def observed(learner: Any, weights: AdaptedPolicy, recorder: Recorder) -> Data:
             RuntimeWarning,
             stacklevel=4,
         )
+    _warn_of_ends(missed, jumps, steps)
     experience = _experience(learner, weights, logs)
     weights.forget_versions()
     return experience, AdaptationReport(0, steps, len(logs))
+
+
+def _warn_of_ends(missed: int, jumps: int, steps: int) -> None:
+    """Warns of steps that were not observed, and of ends that nobody noted.
+
+    Args:
+        missed: See `Recorder`.
+        jumps: See `Recorder`. Where most steps have one, as of a robot that is read again before it
+            acts, they are no ends.
+        steps: Steps that were observed.
+    """
+    if missed:
+        said = (
+            f"Of the actions of `act`, {missed} were followed by another one without `observe`: "
+            "their rewards are missing, and the episodes are cut there"
+        )
+    elif 0 < jumps < FEW * steps:
+        said = (
+            f"Of {steps} steps, {jumps} began with another observation than the one that was "
+            "observed last, as after a reset: such episodes are joined"
+        )
+    else:
+        return
+    warnings.warn(
+        f"{said}. Observe every step, and the last one of an episode with `terminated` or "
+        "`truncated`; call `abandon` before a reset in between.",
+        RuntimeWarning,
+        stacklevel=5,
+    )
 
 
 def logged(
@@ -69,7 +107,12 @@ def logged(
         weights: Its parameters.
         found: The episodes.
         **options: See `weigh`.
+
+    Raises:
+        SettingsError: There is a single step; see `weigh` for others.
     """
+    if sum(len(one.rewards) for one in found) < FEWEST:
+        raise SettingsError(_TOO_FEW)
     logs, shares, effective = weigh(adapter, found, **options)
     report = AdaptationReport(0, sum(map(len, logs)), len(logs), effective=effective)
     return _experience(adapter.learner, weights, logs, shares), report

@@ -35,18 +35,37 @@ class Recorder:
         acted: The action that is not observed yet; None: there is none.
         seen: The last observation, [O] float32; None at the start of an episode.
         steps: Environment steps so far.
+        missed: Actions in the middle of episodes, since the last call of `take`, that were followed
+            by one for another observation without being observed.
+        jumps: Actions in the middle of episodes, since that call, that were chosen for another
+            observation than the one that was observed last.
         returns: Returns of whole episodes of the start (False) and of adapted parameters (True).
     """
 
     def __init__(self) -> None:
         self.acted: Acted | None = None
         self.seen: np.ndarray | None = None
-        self.steps = 0
+        self.steps = self.missed = self.jumps = 0
         self.returns: dict[bool, list[float]] = {False: [], True: []}
         self._logs: list[EpisodeLog] = []
         self._log = EpisodeLog()
         self._return = 0.0
         self._by: set[int] = set()
+        self._has_gap = False  # the episode lacks a step
+
+    def choose(self, acted: Acted) -> None:
+        """Notes an action; where one was not observed, a part of the episode ends before it."""
+        before = self.seen if self.acted is None else self.acted.row
+        same = before is None or np.array_equal(before, acted.row, equal_nan=True)
+        if len(self._log) and not same:
+            if self.acted is None:
+                self.jumps += 1
+            else:
+                self.missed += 1
+                self._has_gap = True
+                self._logs.append(self._log)
+                self._log = EpisodeLog()
+        self.acted = acted
 
     def add(self, acted: Acted, reward: float, after: np.ndarray) -> None:
         """Adds a step."""
@@ -60,7 +79,7 @@ class Recorder:
     def end(self, terminated: bool) -> None:
         """Ends the episode; its return counts for the parameters if all of it was theirs."""
         self._log.terminated, self._log.ended = terminated, True
-        if len(self._by) == 1:
+        if len(self._by) == 1 and not self._has_gap:
             self.returns[self._by != {0}].append(self._return)
         self.abandon()
 
@@ -69,11 +88,12 @@ class Recorder:
         if len(self._log):
             self._logs.append(self._log)
         self._log, self._return, self._by = EpisodeLog(), 0.0, set()
-        self.acted, self.seen = None, None
+        self.acted, self.seen, self._has_gap = None, None, False
 
     def take(self) -> list[EpisodeLog]:
         """Returns the steps since the last call, in episodes and parts of them."""
         logs, self._logs = self._logs, []
+        self.missed = self.jumps = 0
         if len(self._log):
             logs.append(self._log)
             self._log = EpisodeLog()

@@ -71,6 +71,8 @@ class ControlSpaces:
             observation = as_array(observation, "the observation")
         try:
             known = self._is_vector and getattr(observation, "shape", None) == self._shape
+            if known and not isinstance(observation, np.ndarray):
+                observation = np.asarray(observation)  # of pandas and other libraries
             if not (known and observation.dtype.kind in f"{REAL}O"):
                 observation = self._flatten(observation)
             row[:] = observation
