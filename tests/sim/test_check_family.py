@@ -163,6 +163,11 @@ CONTENTS = [
     (spoiled("task_vector", lambda v: v / 0), "`task_vector` r"),
     ({"reward": random_reward}, "`reward` gives other values for the same arguments"),
     ({"reward": mixing_reward}, "`reward` mixes worlds: 3 of them alone have other values"),
+    *(
+        (spoiled(name, lambda value, world=world: value - value[world]), f"`{name}` mixes worlds")
+        for name in ("reward", "observe")
+        for world in (0, -1)
+    ),
     ({"reward": changing_actions}, "a function changes its arguments"),
     ({"step": changing_step}, "`step` changes the state that it is given"),
     ({"reward": changing_reward}, "`reward` or `terminated` changes the state"),
