@@ -134,6 +134,7 @@ class Adapter(ABC):
                 f"Expected adapted weights of format version {ADAPTED_VERSION} in {path}, got "
                 f"{note['format_version']} of MetaRL {note.get('metarl')}; install a newer one."
             )
+        self.check_notes(note)
         self.load_state(tensors)
         try:
             self.load_notes(note)
@@ -143,6 +144,10 @@ class Adapter(ABC):
     def notes(self) -> dict[str, str]:
         """Returns what `save` writes besides the weights, texts by name."""
         return {}
+
+    def check_notes(self, notes: dict[str, str]) -> None:
+        """Raises CheckpointError if weights with these notes would mean something else here."""
+        del notes
 
     def load_notes(self, notes: dict[str, str]) -> None:
         """Takes over what `notes` returned; raises ValueError if it is damaged."""

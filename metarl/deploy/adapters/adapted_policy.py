@@ -6,12 +6,13 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import torch
 
 from metarl.adaptation.update_rules import State
 from metarl.deploy.adapter import AdaptationReport
-from metarl.errors import NonFiniteError, SettingsError
+from metarl.errors import CheckpointError, NonFiniteError, SettingsError
 from metarl.models.base import Params, task_params
 from metarl.rl.experience import Experience
 from metarl.trees import map_tensors
@@ -115,6 +116,36 @@ class AdaptedPolicy:
         self._newest += 1
         self.version, self.params, self._state = self._newest, params, state
         self.versions[self.version] = params
+
+    def notes(self) -> dict[str, str]:
+        """Returns what saved weights need to act and to adapt further, texts by name."""
+        return {"units": self._units, "steps": str(self._steps)}
+
+    def check_notes(self, notes: dict[str, str]) -> None:
+        """Raises CheckpointError for weights that see observations in other units.
+
+        Those of earlier versions do not say their units.
+        """
+        if notes.get("units", self._units) != self._units:
+            raise CheckpointError(
+                "Expected weights that were adapted from this checkpoint, these are from "
+                f"{notes.get('adapted_from')}, which standardised observations or actions by other "
+                "numbers: open that one with them, or adapt again."
+            )
+
+    def load_notes(self, notes: dict[str, str]) -> None:
+        """Goes on counting adaptation steps; raises ValueError for notes that are damaged."""
+        self._steps = int(notes.get("steps", 0))
+
+    @property
+    def _units(self) -> str:
+        """Checksum of the maps of observations and actions."""
+        units = self._learner.policy.units
+        values = {} if units is None else units.state_dict()
+        checksum = 0
+        for name in sorted(values):
+            checksum = crc32(values[name].cpu().numpy().tobytes(), checksum)
+        return f"{checksum:08x}"
 
     def forget_versions(self) -> None:
         """Forgets parameters whose data have been used."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.deploy.adapter import Adapter, Origin
 from metarl.deploy.adapters.adapted_policy import AdaptedPolicy
-from metarl.deploy.adapters.experience import logged, observed, remember
+from metarl.deploy.adapters.experience import logged, observed, remember, rolled_back
 from metarl.deploy.adapters.inputs import RangeWatch, warn_of_ranges
 from metarl.deploy.adapters.running import Curve, evaluate, run_episodes
 from metarl.deploy.experience.episode_log import EpisodeLog
@@ -129,8 +129,7 @@ class ControlAdapter(Adapter):
         else:
             given, explore = self._filter.hold(), False
             own = self.own_action(given)
-        version = 0 if weights is None else weights.version
-        recorder.choose(Acted(row.copy(), own, given, explore, version))
+        recorder.choose(Acted(row.copy(), own, given, explore, self.version))
         return self.spaces.to_environment(given)
 
     def observe(
@@ -249,19 +248,32 @@ class ControlAdapter(Adapter):
         self._watch = RangeWatch(self.origin.ranges.get("observations"), "observations")
 
     def state(self) -> dict[str, Tensor]:
-        """Returns the adapted parameters by name.
+        """Returns the adapted parameters by name; those that are ready act from now on.
 
         Raises:
             SettingsError: The policy is recurrent: it adapts by its memory.
         """
         if self._weights is None:
             raise SettingsError("A recurrent policy adapts by its memory; it has no such weights.")
+        if self._weights.ready is not None:
+            self._swap(self._weights)
         return {n: p[0].clone() for n, p in self._weights.params.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         self._check_state(state, self.state())
         self.reset()
         self._use({n: t.clone().unsqueeze(0) for n, t in state.items()}, None, 0)
+
+    def notes(self) -> dict[str, str]:
+        return {} if self._weights is None else self._weights.notes()
+
+    def check_notes(self, notes: dict[str, str]) -> None:
+        if self._weights is not None:
+            self._weights.check_notes(notes)
+
+    def load_notes(self, notes: dict[str, str]) -> None:
+        if self._weights is not None:
+            self._weights.load_notes(notes)
 
     @property
     def version(self) -> int:
@@ -382,17 +394,7 @@ class ControlAdapter(Adapter):
 
     def _judge(self) -> None:
         """Goes back to the start if the adapted policy does worse."""
-        returns, weights = self._recorder.returns, self._weights
-        if self._rollback is None or weights is None or weights.version == 0:
-            return
-        if self._rollback.is_worse(returns[False], returns[True]):
-            means = (float(np.mean(returns[True])), float(np.mean(returns[False])))
-            self.events.append(
-                f"Rolled back after {self._recorder.steps} steps: the adapted policy's mean return "
-                f"was {means[0]:.4g} in {len(returns[True])} episodes, the start's {means[1]:.4g} "
-                f"in {len(returns[False])}."
-            )
-            weights.reset()
-            self._recorder.take()
-            returns[True].clear()
+        event = rolled_back(self._rollback, self._recorder, self._weights)
+        if event is not None:
+            self.events.append(event)
             self._actor = self._make_actor()

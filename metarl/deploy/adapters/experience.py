@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from metarl.deploy.adapter import AdaptationReport
@@ -16,6 +17,7 @@ from metarl.deploy.experience.log_weights import weigh
 from metarl.deploy.experience.recorder import Recorder
 from metarl.deploy.experience.trajectories import Trajectory
 from metarl.deploy.robot.actor import Action, Actor
+from metarl.deploy.robot.safety import RollBack
 from metarl.errors import SettingsError
 from metarl.rl.experience import Experience
 
@@ -116,6 +118,36 @@ def logged(
     logs, shares, effective = weigh(adapter, found, **options)
     report = AdaptationReport(0, sum(map(len, logs)), len(logs), effective=effective)
     return _experience(adapter.learner, weights, logs, shares), report
+
+
+def rolled_back(
+    rollback: RollBack | None, recorder: Recorder, weights: AdaptedPolicy | None
+) -> str | None:
+    """Gives an adapted policy up for the start if it does worse, and says so in a sentence.
+
+    Args:
+        rollback: When it is given up; None: never.
+        recorder: Has the returns of both; what the adapted policy did is forgotten.
+        weights: Its parameters; None of a policy with a memory.
+
+    Returns:
+        The sentence; None if the policy that acts goes on.
+    """
+    returns = recorder.returns
+    if rollback is None or weights is None or weights.version == 0:
+        return None
+    if not rollback.is_worse(returns[False], returns[True]):
+        return None
+    means = (float(np.mean(returns[True])), float(np.mean(returns[False])))
+    said = (
+        f"Rolled back after {recorder.steps} steps: the adapted policy's mean return was "
+        f"{means[0]:.4g} in {len(returns[True])} episodes, the start's {means[1]:.4g} in "
+        f"{len(returns[False])}."
+    )
+    weights.reset()
+    recorder.take()
+    returns[True].clear()
+    return said
 
 
 def remember(

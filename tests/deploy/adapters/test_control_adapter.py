@@ -42,6 +42,19 @@ def play(adapter, env, episodes, seed=0, **options):
             episodes -= 1
 
 
+def logs_of_adapter(adapter, episodes=3):
+    """Episodes of an adapter in the form of logs."""
+    play(adapter, point(), episodes)
+    return [
+        {
+            "observations": np.stack([*log.observations, log.final]),
+            "actions": np.stack(log.actions),
+            "rewards": log.rewards,
+        }
+        for log in adapter.discard()
+    ]
+
+
 def logs_of(rollouts):
     """Rollouts of one task, without units, as the log of a robot."""
     logs = []
@@ -190,6 +203,47 @@ def test_it_saves_and_restores_what_it_adapted(point_run, sine_run, tmp_path):
     (tmp_path / "adapted.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="Cannot read"):
         adapter.restore(tmp_path / "adapted.safetensors")
+
+
+def test_what_the_background_has_computed_is_saved(point_run, tmp_path):
+    adapter, other = (metarl.load(point_run[1]) for _ in range(2))
+    for one in (adapter, other):
+        play(one, point(), 3)
+    other.adapt()
+    adapter.adapt(background=True).result()
+    adapter.save(tmp_path / "adapted.safetensors")  # before it has acted
+    saved = metarl.load(point_run[1], adapted=tmp_path / "adapted.safetensors").state()
+    for name, value in other.state().items():
+        torch.testing.assert_close(saved[name], value, rtol=0, atol=0)
+
+
+def test_restored_weights_count_their_steps(point_run, tmp_path):
+    adapter = metarl.load(point_run[1])
+    play(adapter, point(), 3)
+    adapter.adapt()
+    adapter.save(tmp_path / "adapted.safetensors")
+    other = metarl.load(point_run[1], adapted=tmp_path / "adapted.safetensors")
+    log = logs_of_adapter(adapter)
+    for one in (adapter, other):  # a further step is half of one in both
+        one.adapt(log, behaviour="adapted")
+    for name, value in adapter.state().items():
+        torch.testing.assert_close(other.state()[name], value, rtol=0, atol=0)
+
+
+def test_weights_of_other_units_are_refused(tmp_path):
+    family = GymTasks("Pendulum-v1", {"g": Uniform(5, 15)}, horizon=4)
+    runs = []
+    for seed in range(2):
+        learner = make_policy_learner(family)
+        learner.collect(family.sample(1, torch.Generator()), torch.Generator().manual_seed(seed), 0)
+        runs.append(adapter_of(learner))
+    first, second = runs
+    first.save(tmp_path / "adapted.safetensors")
+    first.restore(tmp_path / "adapted.safetensors")
+    before = second.state()
+    with pytest.raises(CheckpointError, match="by other numbers: open that one with them"):
+        second.restore(tmp_path / "adapted.safetensors")
+    assert second.version == 0 and second.state().keys() == before.keys()
 
 
 @pytest.mark.parametrize("run", ["memory_run", "belief_run"])
