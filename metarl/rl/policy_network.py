@@ -240,17 +240,29 @@ def own_network(network: nn.Module, inputs: int, outputs: int) -> Model:
         outputs: Number of outputs that the policy needs.
 
     Raises:
-        SettingsError: It does not map observations to as many outputs as the policy needs.
+        SettingsError: It does not map observations to as many outputs as the policy needs, or not
+            each by itself.
     """
     model = network if isinstance(network, Model) else from_module(network)
     first = next(model.parameters(), torch.empty(0))
-    observations = torch.zeros(1, 3, inputs, device=first.device, dtype=first.dtype)
+    draws = torch.rand(1, 3, inputs, generator=torch.Generator().manual_seed(0))
+    observations = draws.to(first)
     with torch.no_grad():
-        found = model(task_params(model, 1), observations)
+        params = task_params(model, 1)
+        found = model(params, observations)
     if not isinstance(found, Tensor) or found.shape != (1, 3, outputs):
         shape = tuple(found.shape[1:]) if isinstance(found, Tensor) else type(found).__name__
         raise SettingsError(
             f"Expected a network from observations [N, {inputs}] to [N, {outputs}], got {shape} "
             f"for N = 3; give its last layer {outputs} outputs."
+        )
+    with torch.no_grad():
+        fewer = model(params, observations[:, 1:])
+    if not torch.allclose(fewer, found[:, 1:], rtol=1e-3, atol=1e-5 * float(found.abs().max())):
+        raise SettingsError(
+            "Expected a network that maps each observation by itself; the outputs of this one "
+            "depend on the other observations of a batch, which are other robots, or other steps. "
+            "Batch normalisations do so in training mode: call `.eval()` on them, or take another "
+            "normalisation, such as LayerNorm."
         )
     return model

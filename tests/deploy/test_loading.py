@@ -39,7 +39,7 @@ from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.problem import ControlProblem
 from metarl.rl.trials.recurrent_learner import RL2Algorithm
 from metarl.sb3.ppo import PPOAlgorithm
-from metarl.sim import make_family
+from metarl.sim import GymTasks, Uniform, make_family
 from metarl.sim.arguments import with_task
 from metarl.tasks import Sine
 from metarl.tasks.base import Examples, TaskBatch
@@ -201,6 +201,28 @@ def test_a_module_that_no_run_can_store_is_handed_in(tmp_path):
     with pytest.raises(SettingsError, match=r"metarl.load\(run, learner=learner\)"):
         metarl.load(folder)
     assert metarl.load(folder, learner=Prototypical(Net())).origin.iteration == 2
+
+
+def test_a_module_of_a_policy_that_no_run_can_store_is_handed_in(tmp_path):
+    def build():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), nn.Linear(4, 1)
+        )
+
+    family = GymTasks("Pendulum-v1", {"g": Uniform(5, 15)}, horizon=4)
+    policy = policy_for(family, torch.Generator(), network=(net := build()))
+    learner = PolicyLearner(MAML(policy), family, PolicyGradientSettings(2))
+    _, folder = train(learner, family, tmp_path)
+    with pytest.raises(SettingsError, match=r"metarl.load\(run, network=net\)"):
+        metarl.load(folder)
+    seen = np.array([0.5, -0.5, 3.0], np.float32)
+    with torch.no_grad():
+        own = policy.units.observe(torch.from_numpy(seen))
+        expected = policy.units.act(net(own[None])[0]).clamp(-2, 2)
+    for network in (build(), policy_for(family, torch.Generator(), network=build())):
+        adapter = metarl.load(folder, network=network, explore=False)
+        np.testing.assert_allclose(adapter.act(seen), expected, rtol=1e-5)
 
 
 def test_metric_learners_of_the_library_are_described():

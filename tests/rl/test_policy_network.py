@@ -5,10 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from gymnasium import spaces
+from torch import nn
 
 from metarl.errors import SettingsError
 from metarl.models.base import task_params
 from metarl.models.mlp import MLP
+from metarl.rl.policies import policy_for
 from metarl.rl.policy_network import PolicyNetwork, layer_norm, network_for
 from metarl.sim.spaces import flat_observations
 
@@ -97,3 +99,28 @@ def test_widths_that_cannot_be_are_refused(generator):
     for wrong in ({"hidden": (0,)}, {"cnn": ()}, {"cnn": (4, 0)}):
         with pytest.raises(SettingsError, match="at least one convolution"):
             PolicyNetwork(BOTH, 2, generator, **wrong)
+
+
+class Centred(nn.Module):
+    """A network that subtracts the mean of the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.layer(x - x.mean(0, keepdim=True))
+
+
+def test_networks_that_mix_observations_are_refused():
+    torch.manual_seed(0)
+    space = spaces.Box(-np.inf, np.inf, (3,), np.float32), spaces.Discrete(2)
+
+    def normalised(norm):
+        return nn.Sequential(nn.Linear(3, 4), norm, nn.Tanh(), nn.Linear(4, 2))
+
+    for net in (Centred(), normalised(nn.BatchNorm1d(4))):
+        with pytest.raises(SettingsError, match="each observation by itself"):
+            policy_for(space, torch.Generator(), network=net)
+    for net in (normalised(nn.BatchNorm1d(4).eval()), normalised(nn.LayerNorm(4))):
+        policy_for(space, torch.Generator(), network=net)

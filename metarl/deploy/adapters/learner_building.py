@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -84,18 +85,22 @@ def _gradient(data: dict[str, Any], network: nn.Module | None, source: Source) -
 
 
 def _policy(data: dict[str, Any], network: nn.Module | None, source: Source) -> Learner:
-    from metarl.rl.policies import Policy
+    from metarl.rl.policies import Policy, policy_for
     from metarl.rl.policy_learner import PolicyLearner
     from metarl.rl.units import units_for
 
     family = _family(data, source)
-    policy = network if isinstance(network, Policy) else _part(data, "policy", source)
-    if network is not None and not isinstance(network, Policy):
-        raise SettingsError(
-            f"Expected a Policy as the network of this run, got a {type(network).__name__}: "
-            "`metarl.rl.policy_for((observation_space, action_space), generator, network=net)`."
-        )
-    if network is None and data["units"] is not None:
+    if network is None:
+        policy = _part(data, "policy", source)
+    elif isinstance(network, Policy):
+        policy = network
+    else:
+        spaces = (family.observation_space, family.action_space)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of actions without bounds: training has said it
+            policy = policy_for(spaces, torch.Generator(), network=network)
+        policy.units = None
+    if not isinstance(network, Policy) and data["units"] is not None:
         units = source.rebuilt({"mapping": data["units"]})
         policy.units = units_for(family.observation_space, family.action_space, **units)
     _try_policy(policy, family)
