@@ -88,14 +88,13 @@ def _episode_problems(family: TaskFamily, seed: int) -> Iterator[str]:
     if family.engine != "gymnasium" or family.worlds is not None:
         return
     from metarl.sim.gymnasium.check_environments import environment_problems
-    from metarl.sim.gymnasium.check_parameters import parameter_problems
+    from metarl.sim.gymnasium.check_tasks import task_problems
     from metarl.sim.gymnasium.family import GymFamily
-    from metarl.sim.gymnasium.tasks import GymTasks
 
     problems = list(environment_problems(family, seed)) if isinstance(family, GymFamily) else []
     yield from problems
-    if not problems and isinstance(family, GymTasks):
-        yield from parameter_problems(family, seed)
+    if not problems and isinstance(family, GymFamily):
+        yield from task_problems(family, seed)
 
 
 def outside(space: spaces.Box, values: Tensor) -> bool:

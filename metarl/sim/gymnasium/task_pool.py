@@ -184,7 +184,7 @@ class GymTaskPool(GymFamily):
     @property
     def _disjoint(self) -> bool:
         """Whether no task is in more than one split."""
-        fingerprints = [set(map(_fingerprint, self.pools[part])) for part in SPLITS]
+        fingerprints = [set(map(fingerprint, self.pools[part])) for part in SPLITS]
         return len(set().union(*fingerprints)) == sum(map(len, fingerprints))
 
 
@@ -216,7 +216,7 @@ def _different(columns: Mapping[str, np.ndarray]) -> int:
     return len({tuple(part.tobytes() for part in row) for row in rows})
 
 
-def _fingerprint(task: Any) -> Any:
+def fingerprint(task: Any) -> Any:
     """Returns a hashable value that is equal for equal tasks."""
     try:
         return pickle.dumps(task)

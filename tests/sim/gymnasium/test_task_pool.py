@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.errors import SettingsError, SimulationError
+from metarl.errors import SettingsError, SimulationError, TaskError
 from metarl.sim import GymTaskPool, check_family, check_vector_env, make_vec
 from metarl.tasks.base import SPLITS
 from tests.sim.families import task_size
@@ -54,6 +54,56 @@ def test_the_contracts_are_kept(env, workers):
     vec = make_vec(family, 3, device="cpu", workers=workers)
     check_vector_env(vec)
     vec.close()
+
+
+class Ignoring(Slide):
+    """Its `set_task` does nothing."""
+
+    def set_task(self, task):
+        pass
+
+
+class Redrawing(Slide):
+    """Its `reset` draws the task again."""
+
+    def reset(self, *, seed=None, options=None):
+        result = super().reset(seed=seed)
+        self.speed = self.np_random.uniform(-0.2, 0.2)
+        return result
+
+
+class Rare(Slide):
+    """Its task is where a reward is that no random episode finds."""
+
+    goal = 0.0
+
+    def set_task(self, task):
+        self.goal = 100 + task["velocity"]
+
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        return observation, float(self.place > self.goal), *rest
+
+
+@pytest.mark.parametrize(
+    ("env", "message"), [(Ignoring, "the tasks change nothing"), (Redrawing, "the tasks change no")]
+)
+def test_tasks_without_effect_are_found(env, message):
+    with pytest.raises(TaskError, match=message):
+        check_family(GymTaskPool(env, 30, horizon=6))
+
+
+def test_tasks_that_show_rarely_are_no_mistake():
+    check_family(GymTaskPool(Rare, 30, horizon=6))
+
+
+def test_a_pool_of_one_task_is_found():
+    class Same(Slide):
+        def sample_tasks(self, count):
+            return [{"velocity": 0.1}] * count
+
+    with pytest.raises(TaskError, match="all tasks of the pool are the same"):
+        check_family(GymTaskPool(Same, 30, horizon=6))
 
 
 def test_tasks_of_numbers_are_task_values_and_the_environment_gets_its_own():
