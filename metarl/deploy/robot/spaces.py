@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from metarl.deploy.arrays import as_array
 from metarl.deploy.robot.actor import Action
 from metarl.errors import SettingsError, ShapeError, short_repr
-from metarl.sim.gymnasium.observations import REAL, flattener
+from metarl.sim.gymnasium.observations import REAL, WHOLE, flattener
 from metarl.sim.spaces import (
     action_leaves,
     action_reader,
@@ -159,6 +160,7 @@ class ControlSpaces:
                 f"Expected actions of the parts {', '.join(names[0])}, in this order, as in "
                 f"training, the environment takes {action}."
             )
+        self._check_kinds(acts, action)
         for side in ("low", "high"):
             own, other = getattr(mine, side), getattr(acts, side)
             finite = np.isfinite(own) & np.isfinite(other)
@@ -169,6 +171,28 @@ class ControlSpaces:
                     f"{mine.high.tolist()}, as in training, the environment's are "
                     f"{acts.low.tolist()} to {acts.high.tolist()}. Wrap it: "
                     "gymnasium.wrappers.RescaleAction(env, low, high)."
+                )
+
+    def _check_kinds(self, acts: spaces.Box, action: spaces.Space[Any]) -> None:
+        """Raises SettingsError for choices where training had numbers; warns of whole numbers."""
+        mine = self.action
+        numbers, whole = (np.zeros(self.action_size, bool) for _ in range(2))
+        for leaf in action_leaves(mine):
+            numbers[leaf.start : leaf.stop] = isinstance(leaf.space, spaces.Box)
+            whole[leaf.start : leaf.stop] = np.dtype(leaf.space.dtype).kind in WHOLE
+        for leaf in action_leaves(acts):
+            where = slice(leaf.start, leaf.stop)
+            if numbers[where].any() and not isinstance(leaf.space, spaces.Box):
+                raise SettingsError(
+                    f"Expected actions of numbers, as in training ({source_of(mine)}), the "
+                    f"environment takes choices ({action}): numbers would be rounded to them."
+                )
+            if np.dtype(leaf.space.dtype).kind in WHOLE and not whole[where].all():
+                warnings.warn(
+                    f"The environment takes whole numbers ({action}), training had fractions "
+                    f"({source_of(mine)}): actions are rounded.",
+                    RuntimeWarning,
+                    stacklevel=5,
                 )
 
 

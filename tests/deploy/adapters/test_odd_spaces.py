@@ -12,7 +12,7 @@ from metarl.adaptation import MAML
 from metarl.deploy.export.control import control_graphs
 from metarl.deploy.export.notes import control_notes
 from metarl.deploy.exported.episodes import spaces_of
-from metarl.errors import ShapeError
+from metarl.errors import SettingsError, ShapeError
 from metarl.rl import PolicyGradientSettings, PolicyLearner, policy_for
 from metarl.rl.plain_policy import plain_policy
 from metarl.sim import GymTasks, Uniform
@@ -95,6 +95,19 @@ def test_actions_and_logs_are_those_of_the_space(case, tmp_path):
                 assert torch.isfinite(value).all()
                 if case in ("choices from 2", "several choices", "switches"):
                     torch.testing.assert_close(value, expected[name], atol=1e-4, rtol=1e-3)
+
+
+def test_environments_that_round_numbers_are_noticed(tmp_path):
+    switches = spaces.Box(0, 1, (2,), F32)
+    folder = run_in(odd(BOX, switches), tmp_path / "numbers")
+    for acted in (spaces.MultiBinary(2), spaces.MultiDiscrete([2, 2])):
+        with pytest.raises(SettingsError, match="the environment takes choices"):
+            metarl.load(folder).run(odd(BOX, acted)(), 1, 0)
+    whole = odd(BOX, spaces.Box(0, 1, (2,), np.int64))
+    with pytest.warns(RuntimeWarning, match="takes whole numbers .* actions are rounded"):
+        metarl.load(folder).run(whole(), 1, 0)
+    chosen = run_in(odd(BOX, spaces.MultiBinary(2)), tmp_path / "choices")
+    metarl.load(chosen).run(whole(), 1, 0)  # choices are whole numbers
 
 
 def test_parts_that_are_missing_are_named(tmp_path):
