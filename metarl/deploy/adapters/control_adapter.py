@@ -242,7 +242,7 @@ class ControlAdapter(Adapter):
     def reset(self) -> None:
         if self._weights is not None:
             self._weights.reset()
-        self._recorder = Recorder()
+        self._recorder = Recorder(keeps=self._weights is not None)
         self._actor = self._make_actor()
         self._filter.forget()
         self._watch = RangeWatch(self.origin.ranges.get("observations"), "observations")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,9 @@ class Acted(NamedTuple):
 class Recorder:
     """The steps since the last adaptation, in episodes.
 
+    Args:
+        keeps: Whether to keep steps for an adaptation; a policy with a memory needs none.
+
     Attributes:
         acted: The action that is not observed yet; None: there is none.
         seen: The last observation, [O] float32; None at the start of an episode.
@@ -42,7 +46,8 @@ class Recorder:
         returns: Returns of whole episodes of the start (False) and of adapted parameters (True).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keeps: bool = True) -> None:
+        self._keeps = keeps
         self.acted: Acted | None = None
         self.seen: np.ndarray | None = None
         self.steps = self.missed = self.jumps = 0
@@ -57,6 +62,13 @@ class Recorder:
         """Notes an action; where one was not observed, a part of the episode ends before it."""
         before = self.seen if self.acted is None else self.acted.row
         same = before is None or np.array_equal(before, acted.row, equal_nan=True)
+        if not same and self.acted is not None and self.seen is not None and not self._keeps:
+            warnings.warn(
+                "An action of `act` was followed by another one without `observe`: the memory of "
+                "this policy lacks its reward, and takes the action before for the last one.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
         if len(self._log) and not same:
             if self.acted is None:
                 self.jumps += 1
@@ -69,8 +81,9 @@ class Recorder:
 
     def add(self, acted: Acted, reward: float, after: np.ndarray) -> None:
         """Adds a step."""
-        self._log.add(acted.row, acted.own, reward, acted.sampled, acted.version)
-        self._log.final = after
+        if self._keeps:
+            self._log.add(acted.row, acted.own, reward, acted.sampled, acted.version)
+            self._log.final = after
         self._return += reward
         self._by.add(acted.version)
         self.steps += 1

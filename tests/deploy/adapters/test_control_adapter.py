@@ -262,6 +262,18 @@ def test_a_recurrent_policy_adapts_by_acting(run, request):
         adapter.state()
 
 
+def test_a_policy_with_a_memory_keeps_no_steps_and_misses_those_that_nobody_observed(memory_run):
+    adapter = metarl.load(memory_run[1])
+    play(adapter, point(), 2)
+    assert adapter.discard() == [] and adapter.environment_steps > 0
+    adapter.act(np.zeros(2))
+    adapter.observe(np.ones(2), None, 1.0, False, False)
+    adapter.act(np.ones(2))
+    adapter.act(np.ones(2))  # the same observation is no other step
+    with pytest.warns(RuntimeWarning, match="without `observe`: the memory"):
+        adapter.act(np.zeros(2))
+
+
 @pytest.mark.parametrize("run", ["memory_run", "belief_run"])
 def test_a_recurrent_policy_acts_as_in_its_trials(run, request, generator):
     learner, folder = request.getfixturevalue(run)
