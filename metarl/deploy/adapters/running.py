@@ -88,6 +88,7 @@ def run_episodes(
         check_int("max_steps", max_steps)
     check_environment(adapter, env)
     reader = action_reader(env.action_space)
+    usual = adapt_every is None
     if adapt_every is None:
         adapt_every = getattr(adapter.learner, "settings", None) and getattr(
             adapter.learner.settings, "trajectories", 0
@@ -116,6 +117,13 @@ def run_episodes(
             curve.adapted_after.append(episode + 1)
         curve.versions.append(adapter.version)
     curve.events = adapter.events[known:]
+    if usual and adapt_every and episodes < adapt_every and not adapter.learner.plays_trials:
+        warnings.warn(
+            f"Nothing was adapted after {episodes} episodes, an adaptation step had {adapt_every} "
+            "in training: choose `adapt_every`, or call `adapt()` for what was observed so far.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     return curve
 
 

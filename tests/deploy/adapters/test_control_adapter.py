@@ -125,6 +125,14 @@ def test_it_runs_in_an_environment_and_adapts(point_run):
     assert all(report.loss_before is not None for report in curve.reports)
 
 
+def test_a_run_of_too_few_episodes_to_adapt_says_so(point_run):
+    adapter = metarl.load(point_run[1])
+    with pytest.warns(RuntimeWarning, match="after 2 episodes, an adaptation step had 3"):
+        curve = adapter.run(point(), 2)
+    assert curve.adapted_after == [] and adapter.adapt().episodes == 2
+    adapter.run(point(), 2, 0)  # without a warning, nothing was to be adapted
+
+
 def test_parts_of_episodes_are_adapted_on(point_run):
     adapter = metarl.load(point_run[1])
     env = point(40)
@@ -688,4 +696,4 @@ def test_the_rate_of_an_environment_is_the_one_it_is_trained_at():
     assert family.step_seconds == 0.05  # its films have 30 pictures per second
     adapter = adapter_of(make_policy_learner(family, trajectories=2))
     assert adapter.rate == pytest.approx(20)
-    adapter.run(gymnasium.make("Pendulum-v1", max_episode_steps=2), 1)  # without a warning
+    adapter.run(gymnasium.make("Pendulum-v1", max_episode_steps=2), 1, 0)  # without a warning
