@@ -35,6 +35,7 @@ from metarl.tasks.episodes import FewShot
 from metarl.tasks.grouped import GroupTasks
 from metarl.tasks.series import SeriesTasks
 from metarl.tasks.streams import Streams
+from metarl.training.learner_file import warn_of_other_worlds
 from metarl.training.loop import OuterLoop, TrainingResult
 from metarl.training.outer_update import OuterUpdate
 from metarl.training.settings import TrainingSettings
@@ -229,6 +230,8 @@ def _loop(
     config: dict[str, Any] | None = None,
 ) -> OuterLoop:
     device = resolve_device(settings.training.device)
+    if checkpoint is not None and ranks.is_first():
+        warn_of_other_worlds(checkpoint, components.learner)
     return OuterLoop(
         components.learner,
         _on_device(components.tasks, device),

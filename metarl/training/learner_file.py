@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -114,6 +115,49 @@ def read_learner_file(folder: Path) -> dict[str, Any] | None:
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path} is not usable ({error!r}).") from error
     return content
+
+
+def warn_of_other_worlds(checkpoint: Path, learner: Learner) -> None:
+    """Warns if the tasks of a learner are no longer those of the run whose checkpoint it opens.
+
+    Args:
+        checkpoint: A checkpoint in a run folder; those without a readable learner.json say nothing.
+        learner: The learner that was built to open it.
+    """
+    try:
+        content = read_learner_file(checkpoint.parent.parent)
+        trained = {} if content is None else content["learner"]
+        found = json.loads(json.dumps(described_learner(learner)))
+        before, now = (_numbers_of_worlds(one) for one in (trained, found))
+    except (CheckpointError, KeyError, TypeError, AttributeError):
+        return
+    changes = [
+        f"{name}, {short_repr(now[name], 60)} (in training {short_repr(old, 60)})"
+        if not isinstance(old, dict)
+        else name
+        for name, old in before.items()
+        if name in now and now[name] != old
+    ]
+    if changes:
+        warnings.warn(
+            f"The tasks of {checkpoint.parent.parent} have changed since it was trained: other "
+            f"{'; other '.join(changes)}. What follows is of the tasks as they are now.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _numbers_of_worlds(described: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the worlds of a described control learner are, by name; nothing for others."""
+    if "family" not in described:
+        return {}
+    family = described["family"]
+    return {
+        "horizon": family["horizon"],
+        "seconds of a step": family["step_seconds"],
+        "space of observations": described["observation_space"],
+        "space of actions": described["action_space"],
+    }
 
 
 def checksum(content: dict[str, Any]) -> str:

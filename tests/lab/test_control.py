@@ -88,6 +88,13 @@ def test_environment_steps_are_logged_and_curves_stand_against_them(tmp_path):
     assert [e.value for e in curve] == pytest.approx([line["mean"][1] for line in lines[:4]])
 
 
+def test_a_run_whose_tasks_have_changed_since_says_so(tmp_path):
+    first, _ = train(replace(MAML, training=replace(MAML.training, iterations=2)), tmp_path)
+    later = Experiment("small", CONFIGS, lambda s: build_control(s, Bandit(arms=3, horizon=H + 1)))
+    with pytest.warns(RuntimeWarning, match=f"other horizon, {H + 1} .in training {H}"):
+        later.reopen(MAML, first.checkpoints.latest(), tmp_path / "report")
+
+
 @pytest.mark.parametrize("name", ["maml", "promp", "reptile", "lstm", "rl2", "varibad"])
 def test_a_resumed_run_equals_a_whole_one_to_the_bit(name, tmp_path):
     whole, _ = train(CONFIGS[name], tmp_path / "whole")

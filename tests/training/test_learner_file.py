@@ -1,0 +1,47 @@
+"""The description of a run's learner: tasks that have changed since are noticed."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from metarl_envs.navigation import Navigation2D
+
+from metarl.adaptation import MAML, GradientLearner
+from metarl.models import MLP
+from metarl.sim import GymTasks, Uniform
+from metarl.training.learner_file import warn_of_other_worlds
+from tests.deploy.conftest import make_policy_learner, train
+from tests.sim.gymnasium.environments import Slide
+
+
+class Wider(Slide):
+    """Its actions reach further."""
+
+    action_space = spaces.Box(-2.0, 2.0, (1,), np.float32)
+
+
+def slides(env=Slide, horizon=6):
+    return GymTasks(env, {"speed": Uniform(-0.2, 0.2)}, horizon=horizon, name="Slides-v1")
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (slides(horizon=9), r"other horizon, 9 \(in training 6\)\. What"),
+        (slides(Wider), "since it was trained: other space of actions"),
+        (Navigation2D(horizon=6), "other space of observations; other space of actions"),
+    ],
+)
+def test_tasks_that_have_changed_since_training_warn(now, message, tmp_path):
+    _, folder = train(make_policy_learner(slides()), slides(), tmp_path)
+    checkpoint = folder / "checkpoints" / "step_000002"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_other_worlds(checkpoint, make_policy_learner(slides()))
+        net = MLP((1, 1), torch.Generator())
+        warn_of_other_worlds(checkpoint, GradientLearner(MAML(net)))  # other code refuses it
+        warn_of_other_worlds(tmp_path / "none" / "step_000002", make_policy_learner(slides()))
+    with pytest.warns(RuntimeWarning, match=message):
+        warn_of_other_worlds(checkpoint, make_policy_learner(now))
