@@ -13,6 +13,7 @@ from gymnasium import spaces
 from metarl.errors import SettingsError, SimulationError
 from metarl.ranges import POSITIVE, check_int, check_number, check_type
 from metarl.registry import Registry
+from metarl.sim.gymnasium.observations import WHOLE
 from metarl.sim.spaces import action_leaves, first_choices, source_of
 
 Worse = Callable[[Sequence[float], Sequence[float]], bool]
@@ -85,6 +86,11 @@ class ActionFilter:
         self._high = _limit("high", safety.high, size, space.high + self._first) - self._first
         self._low = np.maximum(self._low, space.low)
         self._high = np.minimum(self._high, space.high)
+        for leaf in action_leaves(space):  # rounding must not lead beyond a limit
+            if np.dtype(leaf.space.dtype).kind in WHOLE:
+                where = slice(leaf.start, leaf.stop)
+                self._low[where] = np.ceil(self._low[where])
+                self._high[where] = np.floor(self._high[where])
         if not (self._low <= self._high).all():
             raise SettingsError(f"Expected low <= high, got {self._low} and {self._high}.")
         self._change = None

@@ -10,7 +10,7 @@ from gymnasium import spaces
 import metarl
 from metarl.deploy.robot.safety import ActionFilter, RollBack, Safety, permutation_test
 from metarl.errors import MetarlError, SettingsError, ShapeError, SimulationError
-from metarl.sim.spaces import flat_actions
+from metarl.sim.spaces import action_reader, flat_actions
 from tests.deploy.adapters.test_control_adapter import play, point
 
 SPACE = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -57,6 +57,20 @@ def test_what_is_held_at_first_is_inside_of_the_bounds(space, rest):
     limit = ActionFilter(Safety(), flat_actions(space))
     with pytest.warns(RuntimeWarning, match="is held"):
         np.testing.assert_allclose(limit.hold(), rest)
+
+
+def test_rounding_leads_beyond_no_limit():
+    space = spaces.Dict(
+        level=spaces.Box(-3, 7, (2,), np.int64), push=spaces.Box(-3, 7, (1,), np.float32)
+    )
+    limit = ActionFilter(Safety(low=-1.6, high=2.6), flat_actions(space))
+    read = action_reader(space)
+    for action, level, push in ((9.0, 2, 2.6), (-9.0, -1, -1.6)):
+        given = read(limit(np.full(3, action, np.float32)))
+        assert given["level"].tolist() == [level, level]
+        np.testing.assert_allclose(given["push"], push, rtol=1e-6)
+    with pytest.raises(SettingsError, match="low <= high"):
+        ActionFilter(Safety(low=1.2, high=1.8), flat_actions(space))
 
 
 def test_safe_actions_are_counted_as_the_environment_counts():
