@@ -57,4 +57,11 @@ def _array(value: Tensor) -> np.ndarray:
 
 
 def _arrays(info: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _array(v) if isinstance(v, Tensor) else v for name, v in info.items()}
+    """Returns an info with arrays, also in the dicts inside of it."""
+    return {name: _as_arrays(value) for name, value in info.items()}
+
+
+def _as_arrays(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _arrays(value)
+    return _array(value) if isinstance(value, Tensor) else value

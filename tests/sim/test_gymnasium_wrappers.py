@@ -218,3 +218,24 @@ def test_a_saved_state_knows_which_worlds_the_next_step_resets():
     first, second = (e.step(torch.ones(WORLDS, 1)) for e in (env, other))
     assert all(torch.equal(a, b) for a, b in zip(first[:4], second[:4], strict=True))
     assert torch.equal(first[1] == 0, done)
+
+
+def test_metrics_are_arrays_too():
+    class Reporting(Slide):
+        def step(self, action):
+            *values, _ = super().step(action)
+            return *values, {"moved": self.steps}
+
+    family = GymTasks(
+        Reporting,
+        {"speed": Uniform(0, 0.1)},
+        horizon=HORIZON,
+        name="R-v1",
+        metrics={"moved": "last"},
+    )
+    env = NumpyVectorEnv(make_vec(family, WORLDS, device="cpu", autoreset="next_step"))
+    env.reset(seed=0)
+    info = env.step(np.zeros((WORLDS, 1), np.float32))[-1]
+    assert isinstance(info["metrics"]["moved"], np.ndarray)
+    rows = vector.DictInfoToList(env).step(np.zeros((WORLDS, 1), np.float32))[-1]
+    assert [row["metrics"]["moved"] for row in rows] == [2.0] * WORLDS
