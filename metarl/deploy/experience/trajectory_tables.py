@@ -23,7 +23,7 @@ MARKS = re.compile(
     r"(ep|episode|traj|trajectory|trial|rollout|demo|demonstration|run)s?"
     r"([_.]?(ids?|idx|index|num|number|nr|no|ends?|starts?))?"
     r"|(is_?)?(first|last|end|start|terminal|reset)s?|done\w*|not_dones?|masks?"
-    r"|terminat\w*|terminal\w*|truncat\w*|time_?(out|limit)s?"
+    r"|terminals?|terminat(ed|ions?)|truncat(ed|ions?)|time_?(out|limit)s?"
 )
 """Names that say where episodes end, though nobody knows in which way."""
 
@@ -142,9 +142,15 @@ def check_marks(log: Mapping[str, Any], count: int) -> None:
 
 
 def _differs(value: Any, count: int) -> bool:
-    """Returns whether a part of a log is one value per step, or per episode, and not constant."""
+    """Returns whether a part of a log is flags or numbers of several episodes, or their ends."""
     values = np.ravel(np.asarray(value))
-    return 1 < values.size <= count and bool((values[1:] != values[:-1]).any())
+    if values.size == count:
+        return 1 < len(set(values.tolist())) <= max(2, count // 2)
+    if values.size < 2 or values.dtype.kind not in "iu":
+        return False
+    return bool(
+        (np.diff(values.astype(np.int64)) > 0).all() and 0 <= values[0] < values[-1] <= count
+    )
 
 
 def as_flags(value: Any, what: str) -> np.ndarray:

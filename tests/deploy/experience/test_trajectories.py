@@ -384,7 +384,9 @@ def test_ends_under_names_that_nobody_knows_are_refused(name, values):
     assert len(read_trajectories(known, POINTS)) == 2
     (whole,) = read_trajectories({**log, name: np.zeros(5)}, POINTS)  # one episode, with its number
     assert len(whole.rewards) == 5
-    others = {"episode_return": np.arange(5), "terrain": np.arange(5), "torque": np.arange(5)}
+    others = {"episode_return": [0, 0, 0, 1, 1], "terminal_voltage": [1, 1, 1, 2, 2]}
+    others["end"] = np.arange(5.0)  # a quantity of each step
+    others["start"] = [0.5, -0.2]  # a place
     assert len(read_trajectories({**log, **others}, POINTS)) == 1
 
 
