@@ -146,7 +146,7 @@ def rolled_back(
     )
     weights.reset()
     recorder.take()
-    returns[True].clear()
+    recorder.forget_adapted()
     return said
 
 

@@ -43,7 +43,6 @@ class Recorder:
             by one for another observation without being observed.
         jumps: Actions in the middle of episodes, since that call, that were chosen for another
             observation than the one that was observed last.
-        returns: Returns of whole episodes of the start (False) and of adapted parameters (True).
     """
 
     def __init__(self, keeps: bool = True) -> None:
@@ -51,12 +50,30 @@ class Recorder:
         self.acted: Acted | None = None
         self.seen: np.ndarray | None = None
         self.steps = self.missed = self.jumps = 0
-        self.returns: dict[bool, list[float]] = {False: [], True: []}
+        self._returns: dict[bool, dict[bool, list[float]]] = {
+            explored: {False: [], True: []} for explored in (False, True)
+        }
+        self._explored = True
         self._logs: list[EpisodeLog] = []
         self._log = EpisodeLog()
         self._return = 0.0
         self._by: set[int] = set()
+        self._samples = False  # whether the episode has a sampled action
         self._has_gap = False  # the episode lacks a step
+
+    @property
+    def returns(self) -> dict[bool, list[float]]:
+        """Returns of whole episodes of the start (False) and of adapted parameters (True).
+
+        They are those of episodes with sampled actions, or without, as the last one: with most
+        likely actions, returns are others.
+        """
+        return self._returns[self._explored]
+
+    def forget_adapted(self) -> None:
+        """Forgets the returns of adapted parameters."""
+        for returns in self._returns.values():
+            returns[True].clear()
 
     def choose(self, acted: Acted) -> None:
         """Notes an action; where one was not observed, a part of the episode ends before it."""
@@ -86,6 +103,7 @@ class Recorder:
             self._log.final = after
         self._return += reward
         self._by.add(acted.version)
+        self._samples |= acted.sampled
         self.steps += 1
         self.acted, self.seen = None, after
 
@@ -93,6 +111,7 @@ class Recorder:
         """Ends the episode; its return counts for the parameters if all of it was theirs."""
         self._log.terminated, self._log.ended = terminated, True
         if len(self._by) == 1 and not self._has_gap:
+            self._explored = self._samples
             self.returns[self._by != {0}].append(self._return)
         self.abandon()
 
@@ -101,7 +120,7 @@ class Recorder:
         if len(self._log):
             self._logs.append(self._log)
         self._log, self._return, self._by = EpisodeLog(), 0.0, set()
-        self.acted, self.seen, self._has_gap = None, None, False
+        self.acted, self.seen, self._has_gap, self._samples = None, None, False, False
 
     def take(self) -> list[EpisodeLog]:
         """Returns the steps since the last call, in episodes and parts of them."""

@@ -242,6 +242,22 @@ def test_an_adapted_policy_that_does_worse_is_given_up(point_run):
     )
 
 
+def test_returns_of_most_likely_actions_are_no_match_for_sampled_ones(point_run):
+    compared = []
+
+    def worse(start, adapted):
+        compared.append((len(start), len(adapted)))
+        return False
+
+    adapter = metarl.load(point_run[1], rollback=RollBack(worse, least=1))
+    adapter.evaluate(point(), 4, explore=False, seed=0)
+    play(adapter, point(), 3)
+    adapter.adapt()
+    play(adapter, point(), 1)
+    adapter.evaluate(point(), 2, explore=False, seed=0)
+    assert compared == [(3, 1), (4, 1), (4, 2)]
+
+
 def test_a_better_one_stays(point_run):
     adapter = metarl.load(point_run[1], rollback=RollBack("permutation", least=3))
     adapter.run(point(), 3, 3, seed=0)
