@@ -14,6 +14,7 @@ LAYERS = [
         "chunks",
         "cuda_graphs",
         "flat_functions",
+        "help_texts",
         "ranks",
         "rank_watch",
         "rank_meeting",

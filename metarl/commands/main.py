@@ -22,6 +22,7 @@ from metarl.commands.runs import runs
 from metarl.commands.train import train
 from metarl.commands.tune import tune
 from metarl.console import run_script
+from metarl.help_texts import with_joined_help
 
 COMMANDS = {
     "train": train,
@@ -48,8 +49,12 @@ def main() -> None:
     elif arguments[:1] == ["tune"]:
         run_script(lambda: tune(*arguments[1:]))
     else:
+        commands = {name: with_joined_help(command) for name, command in COMMANDS.items()}
         run_script(
             lambda: tyro.extras.subcommand_cli_from_dict(
-                COMMANDS, args=arguments, prog="metarl", description=metarl.__doc__
+                commands,
+                args=arguments,
+                prog="metarl",
+                description=metarl.__doc__,
             )
         )

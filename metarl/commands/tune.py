@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from metarl.help_texts import settings_registry
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -53,7 +55,10 @@ def tune(*arguments: str) -> None:
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
-        tyro.cli(TuneSettings, args=["--help"], prog="metarl tune EXPERIMENT")
+        tyro.cli(
+            TuneSettings, args=["--help"], prog="metarl tune EXPERIMENT",
+            registry=settings_registry(),
+        )  # fmt: skip
         return
     from metarl.lab.lookup import find_experiment
     from metarl.lab.tuning import Study
@@ -61,8 +66,9 @@ def tune(*arguments: str) -> None:
     name, *rest = arguments
     experiment = find_experiment(name)
     settings, options = tyro.cli(
-        TuneSettings, args=rest, prog=f"metarl tune {name}", return_unknown_args=True
-    )
+        TuneSettings, args=rest, prog=f"metarl tune {name}", return_unknown_args=True,
+        registry=settings_registry(),
+    )  # fmt: skip
     study = Study(
         experiment, options, settings.search, storage=settings.storage, name=settings.study,
         pruning=settings.pruning, seed=settings.search_seed,

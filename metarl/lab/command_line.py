@@ -14,6 +14,7 @@ import tyro
 from metarl import ranks
 from metarl.console import say
 from metarl.errors import CheckpointError, SettingsError, UnknownNameError, short_repr
+from metarl.help_texts import settings_registry
 from metarl.lab.trust import TRUST, check_trusted
 from metarl.models.modules import is_network_file
 from metarl.ranges import check_fields
@@ -83,7 +84,10 @@ def parse_settings(
         raise SettingsError(f"{TRUST} allows what a run names; it needs --resume RUN.")
     # Functions, such as losses, come from Python only; tyro would show them as fixed.
     hidden = (tyro.conf.SuppressFixed,)
-    parsed = tyro.cli(type(default), default=default, args=arguments, prog=prog, config=hidden)
+    parsed = tyro.cli(
+        type(default), default=default, args=arguments, prog=prog, config=hidden,
+        registry=settings_registry(),
+    )  # fmt: skip
     if point is not None:
         if not trusted:
             check_trusted(parsed, point.folder, _values(arguments))
