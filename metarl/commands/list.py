@@ -63,14 +63,15 @@ def _families() -> Table:
 
     from metarl.sim import FAMILIES, make_family
 
-    table = _table("Families of control tasks", "name", "summary", "source")
+    table = _table("Families of control tasks", "name", "summary, and the source")
     for name in FAMILIES.names():
         try:
             card = make_family(name).card()
         except Exception as error:  # a family of another package may raise anything
-            table.add_row(name, f"[red]{escape(f'{type(error).__name__}: {error}')}[/]", "")
+            table.add_row(name, f"[red]{escape(f'{type(error).__name__}: {error}')}[/]")
             continue
-        table.add_row(name, escape(card.summary), escape(card.source.partition(";")[0]))
+        source = escape(card.source.partition(";")[0])
+        table.add_row(name, f"{escape(card.summary)}\n[dim]{source}[/]")
     return table
 
 
@@ -97,7 +98,7 @@ def _found_experiments() -> dict[str, Found]:
 
 
 def _algorithms(experiments: Mapping[str, Found]) -> Table:
-    table = _table("Algorithms", "options", "--algorithm", "summary, and the fields to set")
+    table = _table("Algorithms", "--algorithm", "summary; the class of the options: their names")
     names: dict[type, list[str]] = {}
     for found in experiments.values():
         for name, config in () if isinstance(found, Exception) else found.configs.items():
@@ -107,7 +108,8 @@ def _algorithms(experiments: Mapping[str, Found]) -> Table:
     for kind, algorithms in names.items():
         shown = (f.name.replace("_", "-") for f in fields(kind) if "from_python" not in f.metadata)
         settings = ", ".join(shown) or "none"
-        table.add_row(kind.__name__, ", ".join(algorithms), f"{_summary(kind)}\n[dim]{settings}[/]")
+        options = f"{kind.__name__}: {settings}"
+        table.add_row(",\n".join(algorithms), f"{_summary(kind)}\n[dim]{options}[/]")
     return table
 
 
@@ -120,7 +122,7 @@ def _experiments(experiments: Mapping[str, Found]) -> Table:
     table = _table(
         "Experiments: metarl train NAME", "name", "minutes here", "--algorithm",
         caption="minutes here: training with the first algorithm (or the one named) and its"
-        "\ndefault settings on one core; known from another machine, times "
+        "\ndefault settings on one core; measured on another machine, times "
         f"{factor:.2g} for this one",
     )  # fmt: skip
     for name, found in experiments.items():

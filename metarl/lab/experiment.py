@@ -262,10 +262,11 @@ def print_report(
     """
     console = OutputConsole()
     console.print_whole(table)
-    minutes = result.seconds / 60
+    seconds = result.seconds
+    time = f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"
     folder = shlex.quote(str(loop.folder))
     lines = {
-        f"Trained for {minutes:.1f} minutes. Run folder:": str(loop.folder),
+        f"Trained for {time}. Run folder:": str(loop.folder),
         "Figures in it:": ", ".join(figures(loop.folder)),
         "An adaptation:": "" if play_options is None else f"metarl play {folder}{play_options}",
         "The curves:": f"tensorboard --logdir {folder}",

@@ -28,7 +28,7 @@ def test_a_policy_adapts_in_an_environment(trained, metarl, tmp_path):
     )  # fmt: skip
     assert status == 0, printed.err
     assert "before" in printed.out and "after" in printed.out
-    assert "Adapted 1 times from 2 episodes: 20 environment steps" in printed.out
+    assert "Adapted once from 2 episodes: 20 environment steps" in printed.out
     assert (tmp_path / "out" / "adapted.safetensors").is_file()
     assert list((tmp_path / "out").glob("events.out.tfevents*"))
     with Image.open(tmp_path / "film.gif") as film:

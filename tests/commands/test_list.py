@@ -31,8 +31,14 @@ def test_every_algorithm_stands_beside_its_settings(metarl):
         ("MemoryAugmentedOptions", "mann-strings", "slots"),
         ("UCB1Algorithm", "ucb1", "width"),
     ):
-        row = "".join(printed.partition(f"  {kind} ")[2].splitlines()[:3])
+        before, _, after = printed.partition(f"{kind}: ")
+        row = "".join([*before.splitlines()[-3:], *after.splitlines()[:3]])
         assert algorithm in row and setting in row, kind
+
+
+def test_a_terminal_of_80_columns_has_space_for_summaries(metarl):
+    printed = metarl("list", columns=80)[1].out
+    assert "Ant runs forwards; tasks differ in actuator" in printed
 
 
 def test_what_cannot_be_imported_does_not_stop_the_others(metarl, monkeypatch):

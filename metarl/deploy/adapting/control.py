@@ -102,8 +102,9 @@ def adapt_on_log(adapter: ControlAdapter, path: Path, behaviour: Any) -> Adapted
 def cost(curve: Curve) -> str:
     """Returns what a curve took: episodes, steps, and the robot's time."""
     time = "" if curve.seconds is None else f", {curve.seconds:.1f} s of the robot's time"
+    count = len(curve.adapted_after)
     return (
-        f"Adapted {len(curve.adapted_after)} times from {len(curve.returns)} episodes: "
+        f"Adapted {'once' if count == 1 else f'{count} times'} from {len(curve.returns)} episodes: "
         f"{curve.environment_steps} environment steps{time}."
     )
 
