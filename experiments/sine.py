@@ -50,8 +50,9 @@ class SineSettings:
     runs: Path = Path("runs")
     """Folder of the run folders."""
     resume: str | None = None
-    """`latest`, or the path of a run or a checkpoint, to resume; `auto`: the latest run, or a new
-    one if there is none. With --trust, code that the run names as module:Name is imported."""
+    """Resumes a run: its path, that of a checkpoint, or `latest` for the newest of the algorithm;
+    `auto`: `latest`, or a new run if there is none. With --trust, code that the run names as
+    module:Name is imported."""
 
     def __post_init__(self) -> None:
         """Checks the settings."""

@@ -13,7 +13,9 @@ import importlib
 import inspect
 import re
 import textwrap
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +53,35 @@ def default(field: Field) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def rows(kind: type, prefix: str, inherited: tuple[str, ...] = ()) -> list[str]:
-    """Returns the rows of a class's settings; those of settings in settings come in their place."""
+def rows(
+    kind: type, prefix: str, inherited: tuple[str, ...] = (), value_of: Callable[..., Any] = default
+) -> list[str]:
+    """Returns the rows of a class's settings; those of settings in settings come in their place.
+
+    Args:
+        kind: The class.
+        prefix: What the names of its options begin with.
+        inherited: Names of settings that are left out.
+        value_of: Returns the default of a field: that of the class, or that of the settings around.
+    """
     docs = field_docs(kind)
     lines: list[str] = []
     for field in fields(kind):
         if field.name in inherited or "from_python" in field.metadata:
             continue
-        name, value = f"{prefix}.{field.name.replace('_', '-')}", default(field)
+        name, value = f"{prefix}.{field.name.replace('_', '-')}", value_of(field)
         if is_dataclass(value) and not isinstance(value, type):
-            lines += rows(type(value), name)
+            lines += rows(type(value), name, value_of=partial(_held, value))
             continue
         meaning = docs.get(field.name, "").replace("|", "\\|").replace("*", "\\*")
         required = "" if value is MISSING else shown(value)
         lines.append(f"| `--{name}` | {required} | {meaning} |")
     return lines
+
+
+def _held(settings: Any, field: Field) -> Any:
+    """Returns the value of a field in settings."""
+    return getattr(settings, field.name)
 
 
 def table(module: str, name: str, prefix: str) -> str:

@@ -69,9 +69,9 @@ class GradientAlgorithm(ABC):
     }  # fmt: skip
 
     frozen: tuple[str, ...] = field(default=(), kw_only=True)
-    """Name patterns of parameters that the inner loop leaves alone."""
+    """Name patterns of parameters that the inner loop leaves as they are."""
     max_inner_grad_norm: float | None = field(default=None, kw_only=True)
-    """Clips each task's gradient in each inner step to this norm. None: no clipping."""
+    """Clips each task's gradient in each inner step to this norm, above 0. None: no clipping."""
     loss: TaskLoss | None = field(default=None, kw_only=True, metadata=FROM_PYTHON)
     """Loss of supervised tasks, a function of outputs and targets; see `LossFunction`. None:
     cross-entropy for labels, squared error for the rest."""

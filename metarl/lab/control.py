@@ -41,7 +41,7 @@ class ControlSettings:
     update: UpdateSettings = field(default_factory=TrustRegionSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     hidden: tuple[int, ...] = (100, 100)
-    """Widths of the policy's hidden layers."""
+    """Widths of the policy's hidden layers; none: a linear policy."""
     init_std: float = 1.0
     """Initial standard deviation of continuous actions, in the policy's units, above 0."""
     policy: PolicySettings = field(default_factory=PolicySettings)
@@ -52,12 +52,13 @@ class ControlSettings:
     test_steps: int = 3
     """Adaptation steps of the final table."""
     film: int = 0
-    """Test tasks in a film of the adaptation at the end; robots need OpenGL for it."""
+    """Test tasks in a film of the adaptation at the end; 0: no film. Robots need OpenGL for it."""
     runs: Path = Path("runs")
     """Folder of the run folders."""
     resume: str | None = None
-    """`latest`, or the path of a run or a checkpoint, to resume; `auto`: the latest run, or a new
-    one if there is none. With --trust, code that the run names as module:Name is imported."""
+    """Resumes a run: its path, that of a checkpoint, or `latest` for the newest of the algorithm;
+    `auto`: `latest`, or a new run if there is none. With --trust, code that the run names as
+    module:Name is imported."""
 
     def __post_init__(self) -> None:
         """Checks the settings before anything is built.

@@ -58,16 +58,17 @@ class DigitSettings:
     split_seed: int = 0
     """Seed of the choice of the five digits for training; the other five are for test tasks."""
     hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers."""
+    """Widths of the network's hidden layers; none: a linear classifier."""
     test_tasks: int = 600
     """Test tasks of the final table."""
     test_steps: int = 50
-    """Adaptation steps at test."""
+    """Adaptation steps of the final table."""
     runs: Path = Path("runs")
     """Folder of the run folders."""
     resume: str | None = None
-    """`latest`, or the path of a run or a checkpoint, to resume. With --trust, code that the run
-    names as module:Name is imported."""
+    """Resumes a run: its path, that of a checkpoint, or `latest` for the newest of the algorithm;
+    `auto`: `latest`, or a new run if there is none. With --trust, code that the run names as
+    module:Name is imported."""
 
     def __post_init__(self) -> None:
         """Checks the settings."""

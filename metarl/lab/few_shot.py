@@ -29,21 +29,22 @@ class OmniglotSettings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     tasks: tyro.conf.OmitArgPrefixes[CharacterSettings] = field(default_factory=CharacterSettings)
     filters: int = 32
-    """Filters of each convolution; of the first block of resnet12."""
+    """Filters of each convolution; for resnet12, of its first block."""
     network: str = "conv4"
     """The network of the gradient algorithms: conv4, resnet12, or the path of a file that
     `metarl.models.save_module` wrote (.safetensors), from images to a logit per class."""
     test_tasks: int = 1000
     """Test tasks of the final table."""
     test_steps: int = 3
-    """Adaptation steps at test."""
+    """Adaptation steps of the final table."""
     lake_runs: Path | None = None
-    """Archive of Lake's one-shot runs; for 20 ways and 1 shot."""
+    """Archive of Lake's one-shot runs, on which the report tests too; needs 20 ways and 1 shot."""
     runs: Path = Path("runs")
     """Folder of the run folders."""
     resume: str | None = None
-    """`latest`, or the path of a run or a checkpoint, to resume; `auto`: the latest run, or a new
-    one if there is none. With --trust, code that the run names as module:Name is imported."""
+    """Resumes a run: its path, that of a checkpoint, or `latest` for the newest of the algorithm;
+    `auto`: `latest`, or a new run if there is none. With --trust, code that the run names as
+    module:Name is imported."""
 
     def __post_init__(self) -> None:
         """Checks the settings.

@@ -28,7 +28,7 @@ class FamilySettings(ControlSettings):
     family: str = ""
     """Name of the family, such as "AntGoal-v1"; an unknown name lists them all."""
     horizon: int | None = None
-    """Steps of an episode; None for the family's default."""
+    """Steps of an episode. None: the family's default."""
     options: tuple[str, ...] = ()
     """Other settings of the family, such as `fastest=3 integrator=implicitfast`."""
 

@@ -27,8 +27,8 @@ class PolicySettings:
     """Path of a file that `metarl.models.save_module` wrote (.safetensors), in place of the layers:
     a network from observations [N, O] to means or logits."""
     scale_actions: bool | None = None
-    """The policy acts in -1..1, mapped to the bounds of the actions. None: yes, except for families
-    with published numbers, which keep their units."""
+    """The policy acts in [-1, 1], mapped to the bounds of the actions. None: yes, except for
+    families with published numbers, which keep their units."""
     normalize_observations: bool | None = None
     """Running mean and deviation standardise observations whose bounds do not give their scale.
     None: as for the actions."""
@@ -48,23 +48,26 @@ class PolicyGradientSettings:
     """How rollouts become a loss, in the inner and in the outer loop."""
 
     trajectories: int = 20
-    """Rollouts per task before every adaptation step and after the last one."""
+    """Rollouts per task before every adaptation step and after the last one; of rl2 and varibad:
+    trials per task."""
     discount: float = 0.99
     """Discount of the rewards (gamma), in (0, 1]."""
     gae_lambda: float = 1.0
     """Lambda of generalised advantage estimation, in [0, 1]."""
     normalize_advantages: bool = True
-    """Scales the advantages of each task to mean 0 and deviation 1 in every batch."""
+    """Scales the advantages of each task to mean 0 and deviation 1 in every batch; of rl2 and
+    varibad: those of all tasks together."""
     bootstrap: bool = False
-    """Bootstraps from the value of the last state of a truncated episode; False: its value is 0."""
+    """Adds the value of the last state to the return of a truncated episode. False: 0."""
     surrogate: SurrogateName = "ratio"
     """Inner loss: ratio (ProMP's), dice (exact, noisy) or logprob (older papers'; biased)."""
     dice_lambda: float = 1.0
     """Lambda of Loaded DiCE, in [0, 1]: 1 is exact, less trades bias for variance."""
     clip: float | None = None
-    """Clips the outer ratio to 1 +- this (PPO). None: no clipping."""
+    """Clips the outer ratio to 1 +- this, in (0, 1) (PPO). None: no clipping."""
     inner_kl: float = 0.0
-    """Weight of ProMP's penalty on the KL of the policies before the last step, mean over steps."""
+    """Weight of ProMP's penalty on the KL divergence of the policies before the last adaptation
+    step, mean over the steps; at least 0."""
     exploration: bool = False
     """Adds E-MAML's credit to the first rollouts; unbiased only with the surrogate logprob and
     advantages that are not normalised."""

@@ -30,16 +30,16 @@ class PPOAlgorithm:
     learning_rate: float = 3e-4
     """Rate of Adam, above 0."""
     epochs: int = 10
-    """Passes over the rollouts of a step."""
+    """Passes over the rollouts of a step, at least 1."""
     batch_size: int = 64
-    """Upper bound on the samples in a minibatch; the largest divisor of a step's samples below it
-    is taken."""
+    """Bound on the samples of a minibatch, at least 2: the largest divisor of a step's samples up
+    to it is taken."""
     gae_lambda: float = 0.95
     """Lambda of generalised advantage estimation, in [0, 1]."""
     clip: float = 0.2
     """The ratio is clipped to 1 +- this, above 0."""
     entropy: float = 0.0
-    """Weight of the entropy."""
+    """Weight of the policy's entropy in the objective."""
 
     def __post_init__(self) -> None:
         """Checks the options.

@@ -26,17 +26,18 @@ class CharacterSettings:
     """N-way K-shot episodes of handwritten characters."""
 
     data_dir: Path | None = field(default_factory=_default_data_dir)
-    """Folder with Omniglot's archives; the default is METARL_DATA. None: generated glyphs."""
+    """Folder with Omniglot's archives, by default the environment variable METARL_DATA. None: drawn
+    glyphs."""
     scheme: Scheme = "minimal-1"
     """How Omniglot's characters are split; see metarl.tasks.omniglot_splits."""
     way: int = 5
     """Classes per task."""
     train_way: int | None = None
-    """Classes per task in training, if different (prototypical networks)."""
+    """Classes per task in training, where they differ (prototypical networks). None: `way`."""
     shots: int = 1
     """Support images per class."""
     train_shots: int | None = None
-    """Support images per class in training, if different (Reptile)."""
+    """Support images per class in training, where they differ (Reptile). None: `shots`."""
     queries: int = 1
     """Query images per class."""
     rotations: Rotations = "classes"
@@ -54,7 +55,7 @@ class CharacterSettings:
     image_size: int = 28
     """Height and width of Omniglot's images in pixels; the original images have 105."""
     invert: bool = True
-    """Ink 1 on paper 0, as in most papers. --no-invert: ink 0 on paper 1, as in Reptile's."""
+    """Ink 1 on paper 0, as in most papers. --no-invert: ink 0 on paper 1, as in Reptile's paper."""
 
     def __post_init__(self) -> None:
         """Checks the settings.

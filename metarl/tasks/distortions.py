@@ -35,19 +35,19 @@ class Distortion:
     """
 
     tilt: float = 0.0
-    """Rotation, in degrees."""
+    """Largest rotation, in degrees."""
     shear: float = 0.0
-    """Tangent of the shear angle, along either axis."""
+    """Largest tangent of the shear angle, along either axis."""
     scale: float = 0.0
-    """Natural logarithm of the scale, along either axis."""
+    """Largest natural logarithm of the scale, along either axis."""
     shift: float = 0.0
-    """Translation along either axis, as a fraction of the image's size."""
+    """Largest translation along either axis, as a fraction of the image's size."""
     elastic: float = 0.0
     """Standard deviation of smooth displacements, as a fraction of the image's size: normal
     displacements on coarse grids, interpolated (after Simard et al. 2003)."""
     stroke: float = 0.0
-    """Change of the stroke thickness, from 0 to 1; 1: up to a pixel thicker on each side, or
-    thinner."""
+    """Largest change of the stroke thickness, from 0 to 1; 1: up to a pixel thicker on each side,
+    or thinner."""
     novelty: float = 0.0
     """Factor on the strengths above, except `stroke`, for a distortion that is applied first and is
     the same for all images of a class; in effect it makes a new class."""

@@ -37,8 +37,8 @@ class TrainingSettings:
     meta_batch_size: int = 25
     """Tasks per meta-iteration."""
     task_chunk_size: int | None = None
-    """Tasks computed at once; fewer need less memory. None: all, or as many as suit the device,
-    the learner and the workers."""
+    """Tasks computed at once; fewer need less memory. None: all, or as many as suit the device, the
+    learner and the workers."""
     cpu_chunk_size: int | None = None
     """Tasks computed at once on a CPU where `task_chunk_size` is None: few tasks stay in its
     caches, while a GPU is fastest with all at once."""
@@ -48,26 +48,26 @@ class TrainingSettings:
     """Outer optimiser: the name of a class of torch.optim in lower case (adam, adamw, sgd,
     rmsprop, ...). Reptile takes sgd, whose rate is its epsilon."""
     optimizer_options: tuple[str, ...] = ()
-    """Its further options: momentum=0.9, betas=(0.9,0.99)."""
+    """Further options of the outer optimiser: momentum=0.9, betas=(0.9,0.99)."""
     outer_lr: float = 1e-3
     """Rate of the outer optimiser, above 0."""
     rate_factors: tuple[str, ...] = ()
     """Factors of the rate by name pattern of the parameters: rule.*=0.1. The first match counts."""
     weight_decay: float = 0.0
-    """Weight decay of the outer optimiser."""
+    """Weight decay of the outer optimiser, at least 0."""
     no_decay: tuple[str, ...] = ()
     """Name patterns of parameters without weight decay: *.bias."""
     schedule: str = "constant"
     """How the outer rate changes: constant, linear or cosine (to `final_lr`), or a class of
     torch.optim.lr_scheduler, stepped once per meta-iteration (OneCycleLR, StepLR, ...)."""
     schedule_options: tuple[str, ...] = ()
-    """Options of such a class: step_size=1000."""
+    """Options of a class of torch.optim.lr_scheduler: step_size=1000."""
     warmup: int = 0
     """Meta-iterations in which the rate rises linearly to its value."""
     final_lr: float = 0.0
     """Outer rate at the end of a linear or cosine schedule."""
     max_grad_norm: float | None = None
-    """Clips the norm of the meta-gradient. None: no clipping."""
+    """Clips the norm of the meta-gradient to this, above 0. None: no clipping."""
     seed: int = 0
     """Seed of everything random in the run."""
     device: str = "auto"
@@ -76,11 +76,11 @@ class TrainingSettings:
     """The same seed gives the same run on one GPU, to the bit, also when it is resumed; slower. On
     the CPU it always does."""
     matmul_precision: MatmulPrecision = "highest"
-    """Of matrix products and convolutions on a GPU: highest is float32; high is TF32, faster and
-    with errors of 1e-3, in meta-gradients too."""
+    """Precision of matrix products and convolutions on a GPU: highest is float32; high is TF32,
+    faster and with errors of 1e-3, in meta-gradients too."""
     precision: Precision = "float32"
-    """bfloat16: training of metric learners convolves in it; weights, normalisations, distances and
-    evaluation stay float32. Other learners refuse it."""
+    """bfloat16: metric learners train their convolutions in it; weights, normalisations, distances
+    and evaluation stay float32. Other learners refuse it."""
     graphs: bool = True
     """On a GPU, captures rollouts of tensor families and meta-gradients as CUDA graphs, where this
     is possible: one launch in place of thousands."""
@@ -94,13 +94,13 @@ class TrainingSettings:
     eval_every: int = 5_000
     """Meta-iterations between two adaptation curves on validation tasks; 0 for none."""
     eval_tasks: int = 100
-    """Tasks of such a curve."""
+    """Validation tasks of such an adaptation curve."""
     eval_steps: int = 10
-    """Adaptation steps of such a curve."""
+    """Adaptation steps of a curve on validation tasks."""
     checkpoint_every: int = 1_000
     """Meta-iterations between two checkpoints."""
     keep_checkpoints: int = 3
-    """Checkpoints kept; older ones are deleted."""
+    """Newest checkpoints that are kept; older ones are deleted."""
     rank_timeout: float = 600.0
     """Seconds after which all of several processes end if one of them keeps the others waiting."""
     loggers: tuple[str, ...] = ()

@@ -29,11 +29,11 @@ class LearnedOptimizerAlgorithm(GradientAlgorithm):
     steps: int = 100
     """Adaptation steps in training."""
     unroll: int = 20
-    """Steps per meta-iteration; parameters and state are carried to the next."""
+    """Steps per meta-iteration, a divisor of `steps`; the next continues from where they end."""
     units: int = 20
-    """Width of each of its two layers."""
+    """Width of each of the two LSTM layers."""
     batch_size: int | None = None
-    """Examples per step. None: all."""
+    """Support examples per step. None: all."""
     fresh_start: bool = False
     """Starts each task from random parameters, as the paper does. Otherwise the first unroll of
     each optimisation trains the initialisation too."""

@@ -29,12 +29,12 @@ class LSTMMetaLearnerAlgorithm(GradientAlgorithm):
     steps: int = 12
     """Adaptation steps in training."""
     units: int = 20
-    """Width of its first layer."""
+    """Width of the first LSTM layer."""
     batch_size: int | None = None
-    """Examples per step. None: all."""
+    """Support examples per step. None: all."""
     statistics_momentum: float = 0.9
-    """Weight of the newest support batch in an episode's batch-norm statistics, with which
-    non-transductive predictions are made, in (0, 1]: 0.9 for one shot, 0.95 for five."""
+    """Weight, in (0, 1], of the newest support batch in an episode's batch-norm statistics, with
+    which non-transductive predictions are made: 0.9 for one shot, 0.95 for five."""
 
     def adaptation(self, network: Adaptable, generator: torch.Generator) -> Adaptation:
         return Adaptation(

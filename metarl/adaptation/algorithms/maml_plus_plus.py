@@ -37,7 +37,7 @@ class MAMLPlusPlusAlgorithm(GradientAlgorithm):
     inner_lr: float = 0.1
     """Initial rate of all layers and steps, above 0."""
     steps: int = 5
-    """Adaptation steps in training, each with its own rates."""
+    """Adaptation steps in training, at least 1, each with separate rates."""
     multi_step_iterations: int = 0
     """Meta-iterations in which the loss after every step counts; 0 for the last step's loss."""
     later_rates: float = 1.0
@@ -45,7 +45,8 @@ class MAMLPlusPlusAlgorithm(GradientAlgorithm):
     learned_rates: bool = True
     """Whether the rates are learned; if not, only the multi-step loss is left of MAML++."""
     frozen: tuple[str, ...] | None = field(default=None, kw_only=True)  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Name patterns of parameters that the inner loop leaves alone. None: the normalisation."""
+    """Name patterns of parameters that the inner loop leaves as they are. None: those of
+    normalisation layers."""
 
     def adaptation(self, network: Adaptable, generator: torch.Generator) -> Adaptation:
         del generator

@@ -23,9 +23,9 @@ class MetaSGDAlgorithm(GradientAlgorithm):
     steps: int = 1
     """Adaptation steps in training; the paper takes one."""
     low: float = 0.005
-    """Lower end of the initial rates."""
+    """Lower end of the initial rates, which are drawn uniformly."""
     high: float = 0.1
-    """Upper end of the initial rates."""
+    """Upper end of the initial rates, at least `low`."""
 
     def __post_init__(self) -> None:
         """Checks the options."""

@@ -23,9 +23,9 @@ class ReptileAlgorithm(GradientAlgorithm):
     inner_lr: float = 1e-3
     """Rate of the inner Adam, above 0."""
     steps: int = 5
-    """Inner steps in training."""
+    """Adaptation steps in training; evaluation may take more."""
     batch_size: int | None = 10
-    """Examples per inner step. None: all."""
+    """Support examples per step. None: all."""
 
     def adaptation(self, network: Adaptable, generator: torch.Generator) -> Adaptation:
         del generator

@@ -37,7 +37,7 @@ class EmbeddingSettings:
     network: Network = "conv4"
     """conv4: the papers' network; pyramid: filters double in each block, maps keep their size."""
     bfloat16: bool = False
-    """Trains the convolutions in bfloat16."""
+    """Trains the convolutions in bfloat16, as `--training.precision bfloat16` does."""
     views: int = 1
     """Views of an image that evaluation averages; 1: the image itself."""
     view: Distortion = field(default_factory=lambda: VIEW)
@@ -83,11 +83,11 @@ class MatchingAlgorithm:
     only_at_start: ClassVar[tuple[str, ...]] = ("scale",)
 
     distance: Distance = "cosine"
-    """cosine, times a learned scale, or euclidean: the squared distance, without a scale."""
+    """cosine, times a learned scale; or euclidean: the squared distance, without a scale."""
     scale: float = 10.0
-    """Initial scale of the cosines, above 0; 1 caps the probabilities."""
+    """Initial scale of the cosines, above 0; with 1, as in the paper, no probability is high."""
     context_steps: int = 0
-    """Steps of the attention LSTM of full context embeddings, 3 in papers; 0 for none."""
+    """Steps of the LSTM of full context embeddings, 3 in Ravi & Larochelle 2017; 0: none."""
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
 
     def __post_init__(self) -> None:
@@ -129,7 +129,7 @@ class ReconstructionAlgorithm:
     """Feature map reconstruction (Wertheimer et al. 2021), of queries and of classes."""
 
     bfloat16: bool = False
-    """Trains the convolutions in bfloat16."""
+    """Trains the convolutions in bfloat16, as `--training.precision bfloat16` does."""
     views: int = 1
     """Views of an image that evaluation averages; 1: the image itself."""
     view: Distortion = field(default_factory=lambda: VIEW)

@@ -25,7 +25,7 @@ class TrialSettings(ABC):
     units: int = 64
     """Width of the memory."""
     embedding: int = 0
-    """Width of a layer of rectified units before it; 0 leaves that out."""
+    """Width of a ReLU layer before the memory; 0: none."""
     value_weight: float = 0.5
     """Weight of the value function's error in the loss, above 0."""
     entropy_weight: float = 0.0
@@ -40,10 +40,11 @@ class TrialSettings(ABC):
     heads: int = 4
     """Attention heads of each block, at least 1; they divide `units`."""
     value_loss: ValueLoss = "squared"
-    """Error of the values, in deviations of their targets: squared, or huber (linear above 1)."""
+    """Loss of the values, in standard deviations of their targets: squared, or huber (linear above
+    1)."""
     value_targets: ValueTargets = "returns"
-    """Targets of the values: returns to the end of the trial, or lambda (with that of the
-    advantages): estimates from the values of later steps, which vary less."""
+    """Targets of the values: returns to the end of the trial; or lambda: TD(lambda) estimates from
+    later values, with the lambda of the advantages, which vary less."""
 
     def __post_init__(self) -> None:
         """Checks the settings.

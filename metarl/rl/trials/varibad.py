@@ -40,14 +40,15 @@ class VariBADAlgorithm(TrialSettings):
     elbo_weight: float = 1.0
     """Weight of the negative ELBO, per posterior and step, in the loss; above 0."""
     kl_weight: float = 0.1
-    """Weight of the divergence of successive posteriors in the ELBO, at least 0."""
+    """Weight of the KL divergence of successive posteriors in the ELBO (beta), at least 0."""
     observation_weight: float = 0.0
     """Weight of the next observations' likelihood in the ELBO; 0: only rewards are predicted."""
     elbo_terms: int | None = 16
     """Posteriors of each trial that the ELBO takes, chosen at random in each iteration. None:
     all."""
     decoded_steps: int | None = 64
-    """Steps of each trial that are predicted from each of them, chosen likewise. None: all."""
+    """Steps of each trial that are predicted from each of these posteriors, chosen at random too.
+    None: all."""
     rl_reaches_encoder: bool = False
     """PPO's gradient reaches the encoder too, which otherwise only the ELBO trains."""
 
