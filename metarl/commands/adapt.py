@@ -47,16 +47,17 @@ def adapt(
     Args:
         run: A run folder, whose newest valid checkpoint is used; a checkpoint; or `latest`.
         env: An environment of gymnasium, such as CartPole-v1; `module:Name-v1` imports the module.
-        set: An attribute or keyword argument of it, name=value; repeat the option for each.
+        set: An attribute or keyword argument of the environment, name=value; repeat the option for
+            each.
         data: For policies: logged trajectories, .parquet or .csv. For the others: a table, .parquet
             or .csv, whose other columns are the inputs.
         images: A folder with a folder of images for each class.
         target: The column of the targets in a table.
-        support: Rows, or images of each class, to adapt on; by default half of them. The others
-            measure.
+        support: Rows, or images of each class, to adapt on; the others measure. By default half of
+            them.
         episodes: Episodes to adapt from.
-        adapt_every: Adapts after so many; by default as in training, or after all.
-        test_episodes: Episodes before and after that measure.
+        adapt_every: Adapts after every so many episodes; by default as in training, or after all.
+        test_episodes: Episodes that measure the return before the adaptation, and as many after it.
         steps: Adaptation steps on a table or on images; by default as in training.
         behaviour: Who acted in a log without log_probs: the trained start, or an adapted policy.
         most_likely: Measures most likely actions in place of sampled ones.

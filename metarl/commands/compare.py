@@ -20,13 +20,13 @@ def compare(
     split: str | None = None,
     by: Literal["iterations", "environment-steps"] = "iterations",
 ) -> None:
-    """Draws the curves of runs in one figure, with 95 % intervals over the tasks, and tabulates.
+    """Draws the curves of runs in one figure and prints a table; 95 % intervals over the tasks.
 
     Left: the validation metric after the last adaptation step, over training. Right: the metric
     over adaptation steps.
 
     Args:
-        run: Run folders.
+        run: Run folders, at least one.
         out: File for the figure (.png, .pdf, .svg).
         split: The adaptation curves to draw, such as test_5_shot, as in eval.jsonl; by default the
             first of the reports, or validation.

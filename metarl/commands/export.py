@@ -28,8 +28,8 @@ def export(
 
     sb3: a PPO of Stable-Baselines3 to train further (`PPO.load(out, env=...).learn(...)`); its
     value function starts untrained. onnx, torch: from observations [B, O] float32 to "action", and
-    for exploration "mean" and "std", or "log_probs". Actions are clipped to the environment's
-    limits, nothing is scaled. A supervised network maps "inputs" to "outputs".
+    for exploration "mean" and "std", or "log_probs", all in the environment's units; actions are
+    clipped to its limits. A supervised network maps "inputs" to "outputs".
 
     With `--with adaptation`, writes a folder with the start, the inner step on raw data, and the
     policy or network as a function of its parameters; of a metric or memory learner, how it reads a

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 HELP = """usage: metarl train EXPERIMENT [OPTIONS]
 
 Trains an experiment and prints its report.
@@ -16,7 +18,7 @@ EXPERIMENT is the name of an installed experiment, module:EXPERIMENT, or the pat
 def train(*arguments: str) -> None:
     """Trains an experiment by its name, module:EXPERIMENT or the path of its script.
 
-    `metarl train sine --algorithm reptile` is `python experiments/sine.py --algorithm reptile`.
+    A script does the same: `python experiments/sine.py --algorithm reptile`.
 
     Args:
         arguments: The experiment, and its options.
@@ -24,7 +26,8 @@ def train(*arguments: str) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         from metarl.lab.installed import EXPERIMENTS
 
-        print(HELP.format(names=", ".join(EXPERIMENTS.names()) or "none"), end="")
+        names = fill(", ".join(EXPERIMENTS.names()) or "none", 80, subsequent_indent=" " * 4)
+        print(HELP.format(names=names), end="")
         return
     from metarl.lab.lookup import find_experiment
 

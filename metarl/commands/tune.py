@@ -14,15 +14,14 @@ if TYPE_CHECKING:
 
     from metarl.lab.tuning import Study
 
-HELP = """usage: metarl tune EXPERIMENT --search NAME=RANGE [NAME=RANGE ...] [--trials N] [OPTIONS]
+HELP = """Searches settings of an experiment.
 
-Searches settings of an experiment: trains it with values that Optuna proposes, and compares the
-metric of the validation tasks at the end. Trials worse than the median at the same meta-iteration
-end early. All other OPTIONS are those of `metarl train EXPERIMENT`.
+Trains it with values that Optuna proposes, and compares the metric of the validation tasks at the
+end. Trials worse than the median at the same meta-iteration end early. All other OPTIONS are those
+of `metarl train EXPERIMENT`.
 
   metarl tune sine --trials 30 --training.iterations 5000 --training.eval-every 500 \\
     --search training.outer-lr=1e-4..1e-2:log learner.steps=1,2,5
-
 """
 
 
@@ -31,9 +30,9 @@ class TuneSettings:
     """Options of the search; all others are those of `metarl train`."""
 
     search: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=RANGE ...")]
-    """What to search: NAME=LOW..HIGH, NAME=LOW..HIGH:log (uniform logarithm), NAME=A,B,C."""
+    """What to search: NAME=LOW..HIGH (uniform), NAME=LOW..HIGH:log (log-uniform) or NAME=A,B,C."""
     trials: int = 20
-    """Trials of the study in all, those of earlier calls and of other machines included."""
+    """Trials of the study, those of earlier calls and of other machines included; at least 1."""
     study: str | None = None
     """Name of the study. None: the experiment and the algorithm."""
     storage: str | None = None
@@ -46,17 +45,14 @@ class TuneSettings:
 
 
 def tune(*arguments: str) -> None:
-    """Searches settings of an experiment.
-
-    `metarl tune --help` explains it.
+    """Searches settings of an experiment by Optuna; see `metarl tune --help`.
 
     Args:
         arguments: The experiment, and the options.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP, end="")
         tyro.cli(
-            TuneSettings, args=["--help"], prog="metarl tune EXPERIMENT",
+            TuneSettings, args=["--help"], prog="metarl tune EXPERIMENT", description=HELP,
             registry=settings_registry(),
         )  # fmt: skip
         return
