@@ -34,4 +34,6 @@ def push(
 
     found = newest_run(runs) if str(run) == "latest" else run
     files = push_run(found, destination, licence=licence, private=not public)
-    OutputConsole().print(f"Wrote {', '.join(files)} to {destination}.", markup=False)
+    OutputConsole().print(
+        f"Wrote {', '.join(files)} to {destination}.", markup=False, soft_wrap=True
+    )

@@ -263,10 +263,11 @@ def print_report(
     console = OutputConsole()
     console.print_whole(table)
     seconds = result.seconds
-    time = f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"
+    time = f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+    trained = f"Trained for {time}. " if result.iteration else ""
     folder = shlex.quote(str(loop.folder))
     lines = {
-        f"Trained for {time}. Run folder:": str(loop.folder),
+        f"{trained}Run folder:": str(loop.folder),
         "Figures in it:": ", ".join(figures(loop.folder)),
         "An adaptation:": "" if play_options is None else f"metarl play {folder}{play_options}",
         "The curves:": f"tensorboard --logdir {folder}",

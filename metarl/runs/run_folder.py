@@ -31,7 +31,7 @@ OLD_EXPERIMENT_FILE = "script.json"
 """Its name in runs of MetaRL 0.1."""
 AUTO = "auto"
 """Resumes the latest run, or begins one."""
-_PACKAGES = ("metarl", "torch", "numpy", "tensorboard", "safetensors")
+_PACKAGES = ("metarl", "torch", "numpy", "gymnasium", "mujoco", "tensorboard", "safetensors")
 _GIT_SECONDS = 10.0
 
 

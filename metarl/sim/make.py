@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,7 @@ import torch
 from metarl.devices import resolve_device
 from metarl.errors import SettingsError, UnknownNameError, short_repr
 from metarl.gymnasium_ids import FAMILY_GROUP
-from metarl.registry import PluginRegistry, Registry
+from metarl.registry import PluginRegistry, Registry, did_you_mean
 from metarl.sim.family import TaskFamily
 from metarl.sim.vector_env import TensorVectorEnv
 
@@ -63,7 +64,9 @@ def make_family(name: str, **settings: Any) -> TaskFamily:
     try:
         family = _changed(build, settings) if isinstance(build, TaskFamily) else build(**settings)
     except TypeError as error:
-        raise SettingsError(f"The task family {name!r} cannot be built: {error}.") from error
+        raise SettingsError(
+            f"The task family {name!r} cannot be built: {error}.{_known_settings(build, settings)}"
+        ) from error
     if not isinstance(family, TaskFamily):
         raise SettingsError(
             f"Expected {name!r} to build a TaskFamily, got {type(family).__name__}."
@@ -107,6 +110,20 @@ def _changed(family: Any, settings: dict[str, Any]) -> TaskFamily:
         return family
     change = getattr(family, "with_settings", None)
     return replace(family, **settings) if change is None else change(**settings)
+
+
+def _known_settings(build: Any, settings: dict[str, Any]) -> str:
+    """Returns a sentence with the settings of a family if one that was given is none of them."""
+    try:
+        parameters = inspect.signature(
+            type(build) if isinstance(build, TaskFamily) else build
+        ).parameters
+    except (TypeError, ValueError):  # a builder of C code
+        return ""
+    unknown = [name for name in settings if name not in parameters]
+    if not unknown or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return ""
+    return f"{did_you_mean(unknown[0], list(parameters))} Its settings: {', '.join(parameters)}."
 
 
 def _check_builder(name: str, build: Any) -> None:

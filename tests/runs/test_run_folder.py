@@ -88,7 +88,7 @@ def test_versions_and_command_are_written(make):
     folder = make(0)
     versions = json.loads((folder / "versions.json").read_text())
     assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert versions["metarl"]
+    assert versions["metarl"] and versions["mujoco"] and versions["gymnasium"]
     assert versions["cpu_count"] >= 1
     assert {"python", "numpy", "platform", "devices"} <= set(versions)
     directory, command = (folder / "command.txt").read_text().splitlines()

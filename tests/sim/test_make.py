@@ -57,6 +57,7 @@ def test_unknown_families(name, message):
     ("name", "settings", "message"),
     [
         ("Bandit-v1", {"amrs": 3}, "'Bandit-v1' cannot be built: .*'amrs'"),
+        ("Bandit-v1", {"amrs": 3}, "Did you mean 'arms'. Its settings: arms, horizon, part"),
         ("tests.sim.test_make:broken", {}, "cannot be built: .*size"),
         ("tests.sim.test_make:broken", {"size": 3}, "to build a TaskFamily, got int"),
     ],

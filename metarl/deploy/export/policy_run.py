@@ -145,7 +145,7 @@ def _source(components: Components, checkpoint: Path) -> dict[str, str]:
 
 def _wrote(out: Path, difference: float) -> None:
     OutputConsole().print(
-        f"Wrote {out}; it gives the same as the original to {difference:.1g}.",
+        f"Wrote {out}; its outputs differ from the run's by at most {difference:.1g}.",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
 
