@@ -138,11 +138,11 @@ class Learner(nn.Module, ABC):
             SettingsError: It is not known to be safe for this learner.
         """
         raise SettingsError(
-            f"`--training.precision bfloat16` is for metric learners with convolutions (matching, "
-            f"prototypical, relation networks, classifiers); got a {type(self).__name__}. Inner "
-            "steps and memories repeat the rounding to 8 bits, and their gradients contain its "
-            "derivative. Train in float32; on a GPU, `--training.matmul-precision high` has 10 "
-            "bits."
+            "`--training.precision bfloat16` is for metric learners with convolutions "
+            "(prototypical, matching, relation and reconstruction networks, the classifier); got a "
+            f"{type(self).__name__}. Inner steps and memories repeat the rounding to 8 bits, and "
+            "their gradients contain its derivative. Train in float32; on a GPU, "
+            "`--training.matmul-precision high` has 10 bits."
         )
 
     def notes(self) -> list[str]:

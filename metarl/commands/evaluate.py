@@ -40,11 +40,12 @@ def evaluate(
     with reopened(run, runs=runs, script=script, trust=trust, out=out, **changes) as reopening:
         components, loop, checkpoint = reopening
         table = components.report(loop)
-        rows = tasks_table(loop.folder / TASKS_FILE) if per_task else None
-    console = OutputConsole()
-    if rows is not None:
-        console.print_whole(rows)
-    console.print_whole(table)
+        console = OutputConsole()
+        try:
+            if per_task:
+                console.print_whole(tasks_table(loop.folder / TASKS_FILE))
+        finally:  # without results of single tasks, the table still counts
+            console.print_whole(table)
     console.print("Checkpoint:", str(checkpoint), markup=False, soft_wrap=True)
     if out is not None:
         console.print("Figures and eval.jsonl:", str(out), markup=False, soft_wrap=True)

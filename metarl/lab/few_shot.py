@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 import tyro
 
+from metarl.adaptation.algorithm import GradientAlgorithm
 from metarl.adaptation.algorithms import MAMLAlgorithm
+from metarl.errors import SettingsError
 from metarl.lab.experiment import Components
 from metarl.lab.few_shot_reports import few_shot_report, lake_runs_for, show_few_shot
 from metarl.learners.images.embeddings import ImageShape
-from metarl.learners.problem import ImageAlgorithm, ImageProblem
+from metarl.learners.problem import NETWORKS, ImageAlgorithm, ImageProblem
 from metarl.ranges import COUNT, NOT_NEGATIVE, WIDTH, check_fields
 from metarl.tasks.characters import CharacterSettings
 from metarl.training.settings import TrainingSettings
@@ -79,6 +81,11 @@ def build_few_shot(settings: OmniglotSettings) -> Components:
         SettingsError: Parts of the settings do not suit each other.
         DataError: An archive is missing or corrupt.
     """
+    if settings.network != NETWORKS[0] and not isinstance(settings.learner, GradientAlgorithm):
+        raise SettingsError(
+            f"Expected a gradient algorithm for `--network {settings.network}`, got "
+            f"{settings.algorithm}, which builds another network: leave it out."
+        )
     generator = torch.Generator().manual_seed(settings.training.seed)
     tasks = settings.tasks.train()
     test = settings.tasks.test(tasks)

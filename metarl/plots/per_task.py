@@ -57,7 +57,9 @@ def tasks_table(path: Path) -> Table:
         SettingsError: The file does not exist.
     """
     if not path.is_file():
-        raise SettingsError("This experiment has no results of single tasks.")
+        raise SettingsError(
+            "This experiment has no results of single tasks; those on control tasks have."
+        )
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     table = Table(box=SIMPLE)

@@ -370,4 +370,4 @@ def _listing(parent: Path) -> str:
         rows.append(f"{folder} ({latest.name if latest else 'no checkpoint'})")
     if not rows:
         return f"There are no runs in {parent}."
-    return "The newest runs there: " + ", ".join(rows) + "."
+    return f"The newest runs in {parent}: {', '.join(rows)}."

@@ -149,6 +149,7 @@ def test_single_tasks_are_told(trained, metarl):
         assert f"{name}: the tasks of" in printed.out or name == "test tasks"
     status, printed = metarl("evaluate", trained["sine"], "--per-task")
     assert status == 1 and "single tasks" in printed.err
+    assert "Mean squared error" in printed.out, "the table is printed all the same"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from metarl.commands.evaluate import evaluate
-from metarl.errors import CheckpointError
+from metarl.errors import CheckpointError, SettingsError
 from metarl.lab.lookup import find_experiment
 from metarl.lab.saved_run import reopened
 from metarl.models import save_module
@@ -51,3 +51,11 @@ def test_a_file_that_is_missing_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="no file"):
         find_experiment("sine").main([*QUICK, "--network", "nothing.safetensors"])
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("algorithm", ["reconstruction", "prototypical", "nearest-neighbour"])
+def test_a_network_that_a_metric_learner_would_ignore_is_refused(algorithm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--algorithm", algorithm, "--network", "resnet12", "--training.iterations", "0"]
+    with pytest.raises(SettingsError, match=f"--network resnet12.*got {algorithm}"):
+        find_experiment("omniglot").main(options)
