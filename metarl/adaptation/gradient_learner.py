@@ -16,6 +16,7 @@ from metarl.adaptation.learner import Adapted, MetaInputs, MetaLoss, SupervisedL
 from metarl.adaptation.loss_function import LossFunction, Outputs
 from metarl.adaptation.metric import Metric
 from metarl.adaptation.network_call import NetworkCall
+from metarl.adaptation.rule_check import check_rule
 from metarl.adaptation.start_check import check_start, chosen, outer_loss_of
 from metarl.adaptation.support_batches import draw_batches, select
 from metarl.adaptation.update_rules import State
@@ -250,7 +251,7 @@ class GradientLearner(SupervisedLearner):
         check_labels(bounds, self._classes)
 
     def _check_start(self, tasks: TaskBatch, *, evaluates: bool = False) -> None:
-        """Checks the losses and the metric once, on a few tasks.
+        """Checks the losses, the metric and the update rule once, on a few tasks.
 
         Args:
             tasks: Checked tasks.
@@ -263,6 +264,10 @@ class GradientLearner(SupervisedLearner):
         metric = None if evaluates else self.measure
         second_order = self.adaptation.second_order and not evaluates
         check_start(self._network, *losses, metric, tasks, second_order)
+        theta = task_params(self.model, 2)
+        moving = {n: p for n, p in theta.items() if n not in self._frozen.names}
+        if moving:
+            check_rule(self.rule, moving)
         self._checked.add(role)
 
     @property

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,8 +43,9 @@ class LossFunction:
     their mean is torch's: it counts a label by the weight of its class, and no ignored one.
 
     It returns a value per task, [T], or per example, [T, N] or [T, N, *], of which the weighted
-    mean is taken (see `weighted_mean`). A value per task cannot have respected weights that the
-    function did not receive: this is refused.
+    mean is taken (see `weighted_mean`). A metric may return truth values, integers or an array of
+    NumPy; a loss returns floating-point tensors. A value per task cannot have respected weights
+    that the function did not receive: this is refused.
 
     Args:
         function: The function, or a module such as `nn.MSELoss(reduction="none")`.
@@ -66,6 +68,7 @@ class LossFunction:
         self.declared = _declared(function, argument, keywords)
         self._is_default = function is task_loss
         self._has_classes_second = _is_of_classes(function)
+        self._is_metric = keywords is METRIC_KEYWORDS
 
     def __call__(self, outputs: Outputs, examples: Examples, **values: Any) -> Tensor:
         """Returns the value of each task, [T].
@@ -83,7 +86,7 @@ class LossFunction:
         return self.reduced(self.unreduced(outputs, examples, **values), examples)
 
     def unreduced(self, outputs: Outputs, examples: Examples, **values: Any) -> Any:
-        """Returns what the function returns."""
+        """Returns what the function returns; of a metric, a floating-point tensor if possible."""
         given: dict[str, Any] = {}
         for name in self.declared:
             given[name] = values[name] if name in values else getattr(examples, name)
@@ -91,7 +94,8 @@ class LossFunction:
         if self._has_classes_second and isinstance(outputs, Tensor):
             outputs = outputs.movedim(-1, 1)  # [T, classes, N, ...]
             targets = targets.movedim(-1, 1) if targets.is_floating_point() else targets
-        return self.function(outputs, targets, **given)
+        found = self.function(outputs, targets, **given)
+        return _numbers(found, targets) if self._is_metric else found
 
     def reduced(self, values: Any, examples: Examples) -> Tensor:
         """Returns what the function returned as one value per task, [T]; checks its shape."""
@@ -160,6 +164,15 @@ class LossFunction:
             f"Expected `{self.argument}` to return a value per task, [{tasks}], or per example, "
             f"[{tasks}, {count}] or [{tasks}, {count}, ...]."
         )
+
+
+def _numbers(values: Any, targets: Tensor) -> Any:
+    """Returns truth values, counts and arrays of NumPy, which metrics may return, as a tensor."""
+    if isinstance(values, np.ndarray):
+        values = torch.as_tensor(values, device=targets.device)
+    if not isinstance(values, Tensor) or values.is_floating_point() or values.is_complex():
+        return values
+    return values.to(torch.get_default_dtype())
 
 
 def name_of(function: Callable[..., Any]) -> str:

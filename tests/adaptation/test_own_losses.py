@@ -502,3 +502,27 @@ def test_outputs_of_a_dict_are_predicted_one_query_at_a_time(generator):
         expected = network(theta, both)
         for key in ("classes", "hidden"):
             torch.testing.assert_close(outputs[key][:, j], expected[key][:, -1])
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        lambda outputs, labels: outputs.argmax(-1) == labels,
+        lambda outputs, labels: (outputs.argmax(-1) == labels).int(),
+        lambda outputs, labels: (outputs.argmax(-1) == labels).numpy(),
+        lambda outputs, labels: (outputs.argmax(-1) == labels).numpy().mean(1),
+    ],
+)
+def test_metrics_may_count(metric, generator):
+    labels = torch.randint(WAY, (3, WAY), generator=generator)  # as many examples as classes
+    examples = Examples(torch.randn(3, WAY, 4, generator=generator), labels)
+    tasks, network = TaskBatch(examples, examples), MLP((4, 5, WAY), generator)
+    values = []
+    for given in (metric, "accuracy"):
+        learner = GradientLearner(MAML(network, LR, metric=given))
+        result = learner(learner.collect(tasks, generator, 0))
+        values.append([*learner.evaluate(tasks, 1, generator), list(result.metrics.values())[-1]])
+    torch.testing.assert_close(*values, check_dtype=False)
+    with pytest.raises(ShapeError, match="`loss` to return a floating-point tensor, got torch"):
+        losses = GradientLearner(MAML(network, LR, loss=lambda o, t: o.argmax(-1) == t))
+        losses.collect(tasks, generator, 0)

@@ -1,0 +1,132 @@
+"""Checks of an update rule on a few tasks, before training."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.adaptation.update_rules import UpdateRule
+from metarl.errors import MetarlError, SettingsError
+from metarl.models.base import Params
+from metarl.trees import map_tensors, take_tasks
+
+
+@torch.no_grad()
+def check_rule(rule: UpdateRule, params: Params) -> None:
+    """Takes a step with gradients that are made up.
+
+    A rule must return a parameter for each that it got, change nothing in place, give the same for
+    the same arguments, and keep the tasks apart. A parameter that has no gradient with respect to
+    where it starts is warned of: a closed form may be meant.
+
+    Args:
+        rule: The rule.
+        params: The parameters of two tasks that adapt, [2, *shape] per name.
+
+    Raises:
+        SettingsError: It does not.
+    """
+    name = type(rule).__name__
+    grads = {n: _made_up(p) for n, p in params.items()}
+    given = (grads, params, torch.ones(2, device=next(iter(params.values())).device))
+    before = _versions(given)
+    moved = _step(rule, *given)
+    if _versions(given) != before:
+        raise SettingsError(
+            f"{name}.update changes its arguments in place: parameters before the first step are "
+            "those of the start. Return new tensors, such as p - lr * grads[n]."
+        )
+    _warn_of_start(rule, *given)
+    again = _step(rule, *given)
+    if not _alike(moved, again):
+        raise SettingsError(
+            f"{name}.update gave other parameters for the same arguments: it draws random numbers, "
+            "or keeps something in `self` between calls, which chunks of tasks, replays and "
+            "resumed runs would change. Keep it in the state that `init` and `update` return."
+        )
+    alone = _step(rule, *take_tasks(given, 0, 1))
+    if not _alike(take_tasks(moved, 0, 1), alone):
+        raise SettingsError(
+            f"{name}.update mixes tasks: a task moved otherwise when another one was in the batch. "
+            "Dimension 0 of gradients, parameters and losses is the task: reduce over the other "
+            "dimensions only."
+        )
+
+
+@torch.enable_grad()
+def _warn_of_start(rule: UpdateRule, grads: Params, params: Params, loss: Tensor) -> None:
+    """Warns if the step has no gradient with respect to where it starts."""
+    leaves = {n: p.detach().clone().requires_grad_() for n, p in params.items()}
+    for n, value in _step(rule, grads, leaves, loss).items():
+        grad = None
+        if value.requires_grad:
+            grad = torch.autograd.grad(
+                value.sum().abs(), leaves[n], allow_unused=True, retain_graph=True
+            )[0]
+        if grad is None:
+            warnings.warn(
+                f"{type(rule).__name__}.update returns {n!r} without a gradient with respect to "
+                "where it starts: the meta-gradient lacks it. Unless it is meant, leave out "
+                "`detach`, `.data`, `item`, NumPy and `torch.no_grad`.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return
+
+
+def _step(rule: UpdateRule, grads: Params, params: Params, loss: Tensor) -> Params:
+    """Returns the parameters after the first step; explains errors of the rule.
+
+    Raises:
+        SettingsError: The rule raises an error, or returns something else than it should.
+    """
+    name = type(rule).__name__
+    wanted = (
+        f"Expected {name}.update(grads, state, params, loss) to return the parameters after the "
+        "step, a tensor of the same shape and type for each name of `params`, and the new state"
+    )
+    try:
+        returned: Any = rule.update(grads, rule.init(params), params, loss)
+    except MetarlError:
+        raise
+    except Exception as error:  # code of the user may raise anything
+        raise SettingsError(
+            f"{wanted}. It raises {type(error).__name__}: {error}. Tensors have the tasks leading, "
+            "and parameters may be views that cannot be changed in place."
+        ) from error
+    if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[0], dict)):
+        kind = type(returned).__name__
+        raise SettingsError(f"{wanted}: a tuple of two. It returned a {kind}.")
+    moved = returned[0]
+    if set(moved) != set(params):
+        other = sorted(set(moved) ^ set(params), key=str)
+        which = "lacks" if other[0] in params else "adds"
+        raise SettingsError(f"{wanted}. What it returned {which} {other[0]!r}.")
+    for n, p in params.items():
+        value = moved[n]
+        if not isinstance(value, Tensor) or (value.shape, value.dtype) != (p.shape, p.dtype):
+            got = type(value).__name__
+            if isinstance(value, Tensor):
+                got = f"{list(value.shape)} of {value.dtype}"
+            raise SettingsError(f"{wanted}. For {n!r} {list(p.shape)} it returned {got}.")
+    return moved
+
+
+def _made_up(tensor: Tensor) -> Tensor:
+    """Returns numbers without a pattern, other ones in each task."""
+    places = torch.arange(tensor.numel(), device=tensor.device, dtype=torch.float64)
+    return (1 + 3 * places).sin().view(tensor.shape).to(tensor.dtype)
+
+
+def _versions(value: Any) -> list[int]:
+    """Returns how often each tensor was changed in place."""
+    found: list[int] = []
+    map_tensors(lambda t: found.append(t._version) or t, value)
+    return found
+
+
+def _alike(a: Params, b: Params) -> bool:
+    return all(torch.allclose(a[n], b[n], rtol=1e-4, atol=1e-6, equal_nan=True) for n in a)
