@@ -7,7 +7,7 @@ import torch
 import metarl
 from metarl.adaptation import GradientLearner, Pretrained
 from metarl.deploy.export.adaptation import export_adaptation
-from metarl.errors import CheckpointError, DataError, SettingsError
+from metarl.errors import CheckpointError, DataError, SettingsError, ShapeError
 from metarl.models import MLP
 from metarl.tasks import Sine
 from metarl.tasks.base import Examples
@@ -56,6 +56,21 @@ def test_other_units_warn_with_numbers(sine):
         adapter.adapt(degrees, degrees, steps=1)
     with pytest.warns(RuntimeWarning, match="The inputs do not fit"):
         adapter.predict(degrees)
+
+
+def test_columns_of_a_data_frame_are_found_by_name(sine, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    _, learner, tasks = sine
+    export_adaptation(learner, tmp_path / "out", tasks=tasks, ranges={"columns": ["x"]})
+    adapter = metarl.load(tmp_path / "out")
+    inputs, targets = (t[0].numpy() for t in tasks.support[:2])
+    adapter.adapt(inputs, targets)
+    expected = adapter.predict(inputs)
+    frame = pandas.DataFrame({"time": np.arange(5.0), "x": inputs[:, 0]}).astype(np.float32)
+    adapter.adapt(frame, targets)
+    np.testing.assert_array_equal(adapter.predict(frame), expected)
+    with pytest.raises(ShapeError, match="columns of training, 'x'; 'x' missing, got 'time'"):
+        adapter.predict(frame[["time"]])
 
 
 def test_what_an_export_does_not_take_is_refused(sine, robot, tmp_path):
