@@ -42,10 +42,12 @@ def reduced(settings, iterations):
     if training.optimizer != "sgd":  # Adam makes steps of this length of gradients near zero
         training = replace(training, outer_lr=min(training.outer_lr, 1e-3))
     small = with_fields(settings, training=training, **SMALL)
-    embedding = getattr(getattr(small, "learner", None), "embedding", None)
-    if getattr(embedding, "bfloat16", False):  # it rounds to 1/256
-        exact = replace(small.learner, embedding=replace(embedding, bfloat16=False))
-        small = replace(small, learner=exact)
+    learner = getattr(small, "learner", None)
+    if getattr(learner, "bfloat16", False):  # it rounds to 1/256
+        small = replace(small, learner=replace(learner, bfloat16=False))
+    elif getattr(getattr(learner, "embedding", None), "bfloat16", False):
+        exact = replace(learner.embedding, bfloat16=False)
+        small = replace(small, learner=replace(learner, embedding=exact))
     if hasattr(small, "gradients"):
         small = replace(small, gradients=replace(small.gradients, trajectories=2))
     if hasattr(small, "tasks"):
