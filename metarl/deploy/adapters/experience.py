@@ -75,7 +75,7 @@ def _warn_of_ends(missed: int, jumps: int, steps: int) -> None:
 
     Args:
         missed: See `Recorder`.
-        jumps: See `Recorder`. Where most steps have one, as of a robot that is read again before it
+        jumps: See `Recorder`. Where most steps have one, because the robot is read again before it
             acts, they are no ends.
         steps: Steps that were observed.
     """
@@ -131,7 +131,7 @@ def rolled_back(
         weights: Its parameters; None of a policy with a memory.
 
     Returns:
-        The sentence; None if the policy that acts goes on.
+        The sentence; None if the same policy continues to act.
     """
     returns = recorder.returns
     if rollback is None or weights is None or weights.version == 0:

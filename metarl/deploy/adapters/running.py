@@ -88,18 +88,7 @@ def run_episodes(
         check_int("max_steps", max_steps)
     check_environment(adapter, env)
     reader = action_reader(env.action_space)
-    usual = adapt_every is None
-    if adapt_every is None:
-        adapt_every = getattr(adapter.learner, "settings", None) and getattr(
-            adapter.learner.settings, "trajectories", 0
-        )
-    check_int("adapt_every", adapt_every or 0, NOT_NEGATIVE)
-    samples = adapter.explore if explore is None else explore
-    if adapt_every and adapt_every <= episodes and not (samples or adapter.learner.plays_trials):
-        raise SettingsError(
-            "Expected explore=True to adapt after episodes: a policy gradient learns nothing from "
-            "most likely actions. Or take adapt_every=0."
-        )
+    usual, adapt_every = adapt_every is None, _interval(adapter, episodes, adapt_every, explore)
     spec = getattr(env, "spec", None)  # None of an environment that is not registered
     own = getattr(spec, "max_episode_steps", None) or time_limit(env)
     limit = max_steps or own or adapter.family.horizon
@@ -125,6 +114,25 @@ def run_episodes(
             stacklevel=3,
         )
     return curve
+
+
+def _interval(adapter: Any, episodes: int, adapt_every: int | None, explore: bool | None) -> int:
+    """Returns after how many episodes to adapt, 0 for never; see `run_episodes`.
+
+    Raises:
+        SettingsError: It is below 0, or there would be no sampled actions to adapt on.
+    """
+    if adapt_every is None:
+        settings = getattr(adapter.learner, "settings", None)
+        adapt_every = int(getattr(settings, "trajectories", 0) or 0)
+    adapt_every = check_int("adapt_every", adapt_every, NOT_NEGATIVE)
+    samples = adapter.explore if explore is None else explore
+    if 0 < adapt_every <= episodes and not (samples or adapter.learner.plays_trials):
+        raise SettingsError(
+            "Expected explore=True to adapt after episodes: a policy gradient learns nothing from "
+            "most likely actions. Or take adapt_every=0."
+        )
+    return adapt_every
 
 
 def evaluate(

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import warnings
 
 import gymnasium
 import numpy as np
@@ -363,79 +362,8 @@ def test_an_evaluation_that_rolls_back_keeps_nothing_of_what_is_given_up(point_r
 @pytest.mark.parametrize("limit", [4, 9])
 def test_episodes_have_the_time_limit_of_a_wrapper(limit, point_run):
     env = gymnasium.wrappers.TimeLimit(point(horizon=20), limit)
-    assert env.spec is None  # as of environments that are not registered
+    assert env.spec is None, "the environment is not registered"
     assert metarl.load(point_run[1]).run(env, 2, 0).lengths == [limit] * 2
-
-
-def test_steps_that_nobody_observed_are_no_part_of_an_episode(point_run):
-    adapter = metarl.load(point_run[1], rollback=RollBack())
-    env = point()
-    for seed in range(2):
-        observation, _ = env.reset(seed=seed)
-        for step in range(6):
-            adapter.act(observation)  # to look at it: the same observation is no other step
-            action = adapter.act(observation)
-            observation, reward, terminated, truncated, _ = env.step(action)
-            if step != 2:
-                adapter.observe(observation, action, reward, terminated, truncated)
-    assert adapter._recorder.returns[False] == []  # no return of a whole episode is known
-    play(adapter, point(), 1)
-    assert len(adapter._recorder.returns[False]) == 1
-    logs = adapter._recorder._logs
-    found = [(len(log), log.ended) for log in logs]
-    assert found == [(2, False), (3, True)] * 2 + [(6, True)]
-    with pytest.warns(RuntimeWarning, match="Of the actions of `act`, 2 were followed by another"):
-        assert adapter.adapt().episodes == 5
-    play(adapter, point(), 1)
-    adapter.adapt()  # without a warning
-
-
-def test_a_reset_without_an_end_is_noticed(point_run):
-    adapter = metarl.load(point_run[1])
-    for _ in range(3):
-        observation, _ = point().reset(seed=0)
-        for _ in range(4):
-            action = adapter.act(observation)
-            observation = observation + 0.01
-            adapter.observe(observation, action, 1.0, False, False)
-        adapter.act(observation)  # the robot is reset before this is observed
-    assert [len(log) for log in adapter._recorder._logs] == [4, 4]
-    with pytest.warns(RuntimeWarning, match="2 were followed by another one"):
-        assert adapter.adapt().examples == 12
-
-
-@pytest.mark.parametrize("again", [False, True])  # whether the robot is read again to act
-def test_a_loop_that_notes_no_end_is_noticed(again, point_run):
-    adapter = metarl.load(point_run[1])
-    for _ in range(3):
-        observation, _ = point().reset(seed=0)
-        for _ in range(4):
-            action = adapter.act(observation)
-            observation = observation + 0.01
-            adapter.observe(observation, action, 1.0, False, False)
-            observation = observation + again * 1e-3
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert adapter.adapt().examples == 12
-    said = [str(w.message) for w in caught]
-    if again:
-        assert not said
-    else:
-        assert len(said) == 1 and "Of 12 steps, 2 began with another observation" in said[0]
-
-
-def test_one_step_teaches_nothing(point_run):
-    adapter = metarl.load(point_run[1])
-    log = {"observations": np.zeros((2, 2)), "actions": np.zeros((1, 2)), "rewards": np.ones(1)}
-    with pytest.raises(SettingsError, match="at least two steps"):
-        adapter.adapt(log, behaviour="start")
-    for _ in range(2):
-        adapter.act(np.zeros(2))
-        adapter.observe(np.zeros(2), None, 1.0, True, False)
-        if adapter.environment_steps == 1:
-            with pytest.raises(SettingsError, match="at least two steps"):
-                adapter.adapt()
-    assert adapter.adapt().examples == 2  # what was refused is still there
 
 
 class Failing(gymnasium.Wrapper):
