@@ -16,6 +16,12 @@ from metarl.tasks import Examples, TaskBatch
 TASKS = 3
 
 
+@pytest.fixture(autouse=True)
+def same_weights():
+    """Initial weights do not depend on the tests that ran before."""
+    torch.manual_seed(0)
+
+
 class BodyAndHead(nn.Module):
     """A body with batch normalisation, and a head."""
 
