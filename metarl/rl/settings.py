@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from metarl.models.described import described
 from metarl.models.mlp import Activation
@@ -83,3 +84,15 @@ class PolicyGradientSettings:
             trajectories=COUNT, discount=Range(0, 1, includes_low=False), gae_lambda=FRACTION,
             dice_lambda=FRACTION, clip=Range(0, 1, False, False), inner_kl=NOT_NEGATIVE,
         )  # fmt: skip
+
+
+def changed(settings: PolicySettings | PolicyGradientSettings, names: Collection[str]) -> list[str]:
+    """Returns those of the named settings that differ from their defaults, as "name=value".
+
+    Args:
+        settings: The settings.
+        names: Names of fields.
+    """
+    usual: Any = type(settings)()
+    values = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name in names}
+    return [f"{n}={value!r}" for n, value in values.items() if value != getattr(usual, n)]

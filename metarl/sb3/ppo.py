@@ -6,8 +6,9 @@ Stable-Baselines3 is imported when a task is learned.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 import torch
@@ -17,10 +18,17 @@ from metarl.errors import SettingsError
 from metarl.ranges import FRACTION, check_fields
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.problem import ControlProblem
-from metarl.rl.settings import PolicyGradientSettings
+from metarl.rl.settings import PolicyGradientSettings, PolicySettings, changed
 from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.sim.make import make_vec
 from metarl.trees import take_tasks, to_device
+
+GRADIENTS = tuple(
+    f.name for f in fields(PolicyGradientSettings) if f.name not in ("trajectories", "discount")
+)
+"""Settings of gradients that Stable-Baselines3 replaces by its own."""
+LAYERS = ("activation", "layer_norm", "cnn")
+"""Settings of a policy's layers, which Stable-Baselines3 builds by its own rules."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,12 @@ class PPOAlgorithm:
             )
 
     def build(self, problem: ControlProblem, /) -> PPOLearner:
-        """Builds the learner; see `ControlAlgorithm.build`."""
+        """Builds the learner; see `ControlAlgorithm.build`.
+
+        Raises:
+            SettingsError: A network of the user's is to replace the policy's layers.
+        """
+        _check_layers(problem.policy)
         return PPOLearner(
             self, problem.family, problem.gradients,
             problem.hidden, problem.init_std, problem.observe_task, *problem.units(),
@@ -74,7 +87,7 @@ class PPOLearner(ControlLearner):
     Args:
         settings: See `PPOAlgorithm`.
         family: The family of the tasks.
-        gradients: Rollouts per step and discount; its other settings are not used.
+        gradients: Rollouts per step and discount; others are not used, which is warned of.
         hidden: Widths of the hidden layers of the policy and of the value function.
         init_std: Initial standard deviation of continuous actions, in PPO's units.
         observe_task: Appends the task vector to the observations.
@@ -106,6 +119,7 @@ class PPOLearner(ControlLearner):
         self.hidden = hidden
         self.init_std = init_std
         self.observe_task = observe_task
+        _warn_unused("gradients", changed(gradients, GRADIENTS))
         if self.adaptation_cost < 2:
             raise SettingsError("PPO needs at least 2 samples in a step: raise `trajectories`.")
 
@@ -184,3 +198,26 @@ class PPOLearner(ControlLearner):
                 "log_std_init": math.log(self.init_std),
             },
         }
+
+
+def _check_layers(policy: PolicySettings) -> None:
+    """Warns of layers that are not used.
+
+    Raises:
+        SettingsError: A network of the user's is to replace the policy's layers.
+    """
+    if policy.network is not None:
+        raise SettingsError(
+            "PPO of Stable-Baselines3 builds its own layers: leave out --policy.network, got "
+            f"{policy.network}."
+        )
+    _warn_unused("policy", changed(policy, LAYERS))
+
+
+def _warn_unused(group: str, settings: list[str]) -> None:
+    if settings:
+        warnings.warn(
+            f"PPO of Stable-Baselines3 does not use {', '.join(settings)} of `{group}`: its "
+            "options are those of `learner` (--learner.*), and its layers have tanh units.",
+            stacklevel=3,
+        )

@@ -12,7 +12,7 @@ from metarl.errors import SettingsError
 from metarl.lab import Experiment
 from metarl.lab.control import ControlSettings, build_control
 from metarl.lab.control_configs import control_configs
-from metarl.rl.settings import PolicyGradientSettings
+from metarl.rl.settings import PolicyGradientSettings, PolicySettings
 from metarl.runs.eval_file import read_curves
 from metarl.sb3.ppo import PPOAlgorithm, PPOLearner
 from metarl.sim import ControlTasks, GymTasks, Uniform
@@ -112,6 +112,34 @@ def drift(count):
 def test_settings_out_of_range_are_refused(change):
     with pytest.raises(SettingsError, match="Expected at least 1 epoch"):
         PPOAlgorithm(**change)
+
+
+@pytest.mark.parametrize(
+    "change, unused",
+    [
+        (
+            {"gradients": PolicyGradientSettings(4, clip=0.1, gae_lambda=0.9)},
+            r"gae_lambda=0\.9, clip",
+        ),
+        ({"policy": PolicySettings(activation="tanh", cnn=(8,))}, r"activation='tanh', cnn=\(8,\)"),
+    ],
+)
+def test_settings_that_stable_baselines3_replaces_are_named(change, unused):
+    with pytest.warns(UserWarning, match=f"does not use {unused}.* of `{next(iter(change))}`"):
+        build(replace(CONFIGS["ppo"], **change))
+
+
+def test_a_network_of_the_user_is_refused():
+    with pytest.raises(SettingsError, match=r"leave out --policy\.network, got net\.safetensors"):
+        build(replace(CONFIGS["ppo"], policy=PolicySettings(network="net.safetensors")))
+
+
+def test_its_configuration_has_no_settings_that_it_does_not_use():
+    tanh = replace(MAML, policy=PolicySettings(activation="tanh", scale_actions=True))
+    ppo = control_configs(replace(tanh, gradients=PolicyGradientSettings(4, 0.9, 0.8)))["ppo"]
+    assert ppo.gradients == PolicyGradientSettings(4, 0.9)
+    assert ppo.policy == PolicySettings(scale_actions=True)
+    build(ppo)  # warnings are errors
 
 
 MAML = ControlSettings(

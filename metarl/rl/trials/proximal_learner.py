@@ -18,7 +18,7 @@ from metarl.rl.experience import normalized
 from metarl.rl.moments import Moments
 from metarl.rl.old_weights import adapt_old_weights
 from metarl.rl.returns import discounted_returns, gae, sums_to_end
-from metarl.rl.settings import PolicyGradientSettings
+from metarl.rl.settings import PolicyGradientSettings, changed
 from metarl.rl.surrogates import proximal
 from metarl.rl.trials.play import Trials
 from metarl.rl.trials.trial_learner import TrialLearner
@@ -319,13 +319,11 @@ def _moments(units: Units, trials: Trials) -> dict[str, Moments]:
 
 def _refuse_unused(gradients: PolicyGradientSettings) -> None:
     """Raises SettingsError if a setting of an inner loop differs from its default."""
-    usual = PolicyGradientSettings()
-    for name in UNUSED:
-        if getattr(gradients, name) != getattr(usual, name):
-            raise SettingsError(
-                f"A recurrent policy adapts without a gradient: {name}="
-                f"{getattr(gradients, name)!r} would change nothing. Leave it out."
-            )
+    if unused := changed(gradients, UNUSED):
+        raise SettingsError(
+            f"A recurrent policy adapts without a gradient: {', '.join(unused)} would change "
+            "nothing. Leave it out."
+        )
 
 
 def _mean_and_spread(values: Tensor, weights: Tensor) -> Tensor:
