@@ -24,6 +24,8 @@ from metarl.adaptation.learner import Learner
 from metarl.errors import CheckpointError, short_repr
 from metarl.models.described import UndescribedError, describe
 from metarl.runs.networks import modules_of
+from metarl.sim.card import Card
+from metarl.sim.same_worlds import ADDRESS
 from metarl.tasks.files import read_json, write_bytes
 from metarl.training.data_ranges import DataRanges, check_ranges
 
@@ -128,11 +130,13 @@ def warn_of_other_worlds(checkpoint: Path, learner: Learner) -> None:
         content = read_learner_file(checkpoint.parent.parent)
         trained = {} if content is None else content["learner"]
         found = json.loads(json.dumps(described_learner(learner)))
-        before, now = (_numbers_of_worlds(one) for one in (trained, found))
+        # another version may word its cards differently
+        facts = content is not None and content["metarl"] == metarl.__version__
+        before, now = (_worlds_of(one, facts) for one in (trained, found))
     except (CheckpointError, KeyError, TypeError, AttributeError):
         return
     changes = [
-        f"{name}, {short_repr(now[name], 60)} (in training {short_repr(old, 60)})"
+        f"{name}, {short_repr(now[name], 200)} (in training {short_repr(old, 200)})"
         if not isinstance(old, dict)
         else name
         for name, old in before.items()
@@ -147,17 +151,23 @@ def warn_of_other_worlds(checkpoint: Path, learner: Learner) -> None:
         )
 
 
-def _numbers_of_worlds(described: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the worlds of a described control learner are, by name; nothing for others."""
+def _worlds_of(described: dict[str, Any], facts: bool) -> dict[str, Any]:
+    """Returns what the worlds of a described control learner are, by name; nothing for others.
+
+    Args:
+        described: The learner as JSON data.
+        facts: Whether the facts of the family's card are among them.
+    """
     if "family" not in described:
         return {}
     family = described["family"]
-    return {
+    numbers = {
         "horizon": family["horizon"],
         "seconds of a step": family["step_seconds"],
         "space of observations": described["observation_space"],
         "space of actions": described["action_space"],
     }
+    return family.get("facts", {}) | numbers if facts else numbers
 
 
 def checksum(content: dict[str, Any]) -> str:
@@ -316,8 +326,15 @@ def _worlds(learner: Any) -> dict[str, Any]:
             "horizon": family.horizon,
             "step_seconds": family.step_seconds,
             "published_units": family.published_units,
+            "facts": _facts(family.card()),
         },
         "observe_task": learner.worlds.observe_task,
         "observation_space": _part(lambda: describe(family.observation_space)),
         "action_space": _part(lambda: describe(family.action_space)),
     }
+
+
+def _facts(card: Card) -> dict[str, str]:
+    """Returns what a card says of tasks, dynamics, rewards and ends; not what is stored besides."""
+    stored = ("horizon", "observation", "action")
+    return {f.what: ADDRESS.sub("", f.value) for f in card.facts if f.what not in stored}
