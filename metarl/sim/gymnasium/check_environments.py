@@ -162,7 +162,7 @@ def environment_problems(family: GymFamily, seed: int) -> Iterator[str]:
 
 
 def _episode_problems(family: GymFamily, all_starts: Sequence[Start]) -> Iterator[str]:
-    player, twin = Player(family), Player(family)
+    player, twin, fresh = players = [Player(family) for _ in range(3)]
     first = all_starts[0]
     try:
         paths, twins = ([p.play(start) for start in all_starts] for p in (player, twin))
@@ -189,6 +189,15 @@ def _episode_problems(family: GymFamily, all_starts: Sequence[Start]) -> Iterato
                 "of wrappers included (policies have their own)"
             )
             return
+        change = difference(paths[-1], fresh.play(all_starts[-1]))  # without other tasks before
+        if change:
+            yield (
+                f"an environment keeps what it derived from its first task: {change} of a later "
+                "task differs from that of a new environment with this task; derive it in each "
+                "`reset`, cached properties and objects that are built once included, or make the "
+                "parameter a keyword argument, for which the environment is built again"
+            )
+            return
         change = difference(paths[0], _interleaved(player, twin, all_starts))
         if change:
             yield (
@@ -196,8 +205,8 @@ def _episode_problems(family: GymFamily, all_starts: Sequence[Start]) -> Iterato
                 "environment is reset and stepped in between"
             )
     finally:
-        player.host.close()
-        twin.host.close()
+        for one in players:
+            one.host.close()
 
 
 def _interleaved(player: Player, other: Player, all_starts: Sequence[Start]) -> Path:

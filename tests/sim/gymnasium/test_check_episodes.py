@@ -1,6 +1,7 @@
 """`check_family` on gymnasium families: randomness, leftovers, sharing, and parameters."""
 
 import re
+from functools import cached_property
 
 import gymnasium
 import numpy as np
@@ -57,6 +58,31 @@ class Worn(Slide):
         return observation, reward * 0.5**self.episodes, *rest
 
 
+class Late(Slide):
+    """Derives a number from its first task, at its first reset."""
+
+    def reset(self, *, seed=None, options=None):
+        if not hasattr(self, "gain"):
+            self.gain = 2 * self.speed
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, reward + self.gain, *rest
+
+
+class Cached(Slide):
+    """Derives a number from its first task when it is read."""
+
+    @cached_property
+    def gain(self):
+        return 2 * self.speed
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, reward + self.gain, *rest
+
+
 class Crowded(Slide):
     """Keeps its place where all environments of its class do."""
 
@@ -93,6 +119,8 @@ def test_values_that_are_not_finite_late_in_an_episode(place, message, value):
     [
         (OwnDice, "give the reward of step 1 other values in another environment: draw all random"),
         (GlobalDice, "environments share something that changes: the reward of step "),
+        (Late, "derived from its first task: the reward of step 1 of a later task differs"),
+        (Cached, "derived from its first task: the reward of step 1 of a later task differs"),
         (Worn, "an episode leaves something to the next: the reward of step 1 differs"),
         (Crowded, "environments share something that changes: the observation of step "),
     ],
