@@ -134,6 +134,13 @@ class Mass(ModelFactor):
     kind = "body"
     fields = ("body_mass", "body_inertia")
 
+    def check_parts(self, model: Any, parts: list[int]) -> None:
+        if not model.body_weldid[parts].any():
+            raise SettingsError(
+                f"A factor on the mass of {self.names!r} changes nothing: no joint moves these "
+                "bodies, they are fixed to the world. Name bodies that move."
+            )
+
 
 class Friction(ModelFactor):
     """A factor on the friction of geoms; of two geoms in contact, the larger friction counts.

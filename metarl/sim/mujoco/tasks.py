@@ -21,6 +21,7 @@ from metarl.sim.family import ControlTasks, Tasks, WorldState
 from metarl.sim.gymnasium.descriptions import describe_space
 from metarl.sim.gymnasium.ranges import Range, splits_are_disjoint
 from metarl.sim.mujoco.changes import ModelFactor
+from metarl.sim.mujoco.frictions import check_frictions
 from metarl.sim.mujoco.physics import MujocoFamily, mj, reread_changed
 from metarl.tasks.base import Split, check_num_tasks, check_split
 
@@ -295,5 +296,7 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
                 )
             if isinstance(parameter, ModelFactor):
                 parameter.parts(self.compiled)
+        if type(self).model_fields is MujocoTasks.model_fields:  # else other geoms may change too
+            check_frictions(self.name, self.compiled, self.parameters)
         if self.noisy_sensors:
             self.sensor_deviation(self.sample(1, torch.Generator()).values)
