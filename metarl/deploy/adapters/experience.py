@@ -14,7 +14,7 @@ from metarl.deploy.adapter import AdaptationReport
 from metarl.deploy.adapters.adapted_policy import AdaptedPolicy
 from metarl.deploy.experience.episode_log import EpisodeLog, experience_of
 from metarl.deploy.experience.log_weights import weigh
-from metarl.deploy.experience.recorder import Recorder
+from metarl.deploy.experience.recorder import REPEATED, Recorder
 from metarl.deploy.experience.trajectories import Trajectory
 from metarl.deploy.robot.actor import Action, Actor
 from metarl.deploy.robot.safety import RollBack
@@ -45,7 +45,8 @@ def observed(learner: Any, weights: AdaptedPolicy, recorder: Recorder) -> Data:
     Raises:
         SettingsError: There are no sampled actions, or one step; they stay with the recorder.
     """
-    missed, jumps, logs = recorder.missed, recorder.jumps, recorder.take()
+    missed, jumps, repeats = recorder.missed, recorder.jumps, recorder.repeats
+    logs = recorder.take()
     steps, sampled = sum(map(len, logs)), sum(sum(log.sampled) for log in logs)
     if not sampled:
         recorder.give_back(logs)
@@ -65,6 +66,12 @@ def observed(learner: Any, weights: AdaptedPolicy, recorder: Recorder) -> Data:
             stacklevel=4,
         )
     _warn_of_ends(missed, jumps, steps)
+    if repeats:
+        warnings.warn(
+            f"Of {steps} observed steps, {repeats} repeat {REPEATED}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
     experience = _experience(learner, weights, logs)
     weights.forget_versions()
     return experience, AdaptationReport(0, steps, len(logs))

@@ -10,6 +10,11 @@ import numpy as np
 from metarl.deploy.experience.episode_log import EpisodeLog
 from metarl.deploy.robot.actor import Action
 
+REPEATED = (
+    "the one before, with the same action, observation and reward, as messages that arrive twice "
+    "do: its reward counts each time. Observe each step once."
+)
+
 
 class Acted(NamedTuple):
     """An action that was given and has not been observed yet.
@@ -43,13 +48,15 @@ class Recorder:
             by one for another observation without being observed.
         jumps: Actions in the middle of episodes, since that call, that were chosen for another
             observation than the one that was observed last.
+        repeats: Steps, since that call, that were observed once more, with the same action,
+            observation and reward, without an action of `act` in between.
     """
 
     def __init__(self, keeps: bool = True) -> None:
         self._keeps = keeps
         self.acted: Acted | None = None
         self.seen: np.ndarray | None = None
-        self.steps = self.missed = self.jumps = 0
+        self.steps = self.missed = self.jumps = self.repeats = 0
         self._returns: dict[bool, dict[bool, list[float]]] = {
             explored: {False: [], True: []} for explored in (False, True)
         }
@@ -60,6 +67,7 @@ class Recorder:
         self._by: set[int] = set()
         self._samples = False  # whether the episode has a sampled action
         self._has_gap = False  # the episode lacks a step
+        self._last: tuple[Acted, float, np.ndarray] | None = None  # the step of the last action
 
     @property
     def returns(self) -> dict[bool, list[float]]:
@@ -79,6 +87,7 @@ class Recorder:
         """Notes an action; where one was not observed, a part of the episode ends before it."""
         before = self.seen if self.acted is None else self.acted.row
         same = before is None or np.array_equal(before, acted.row, equal_nan=True)
+        same |= self.acted is None and not np.isfinite(acted.row).all()  # nothing was measured
         if not same and self.acted is not None and self.seen is not None and not self._keeps:
             warnings.warn(
                 "An action of `act` was followed by another one without `observe`: the memory of "
@@ -98,6 +107,12 @@ class Recorder:
 
     def add(self, acted: Acted, reward: float, after: np.ndarray) -> None:
         """Adds a step."""
+        if self.acted is not None:
+            self._last = (acted, reward, after)
+        elif self._last is not None and _equal(self._last, (acted, reward, after)):
+            self.repeats += 1
+            if not self._keeps:
+                warnings.warn(f"An observed step repeats {REPEATED}", RuntimeWarning, stacklevel=3)
         if self._keeps:
             self._log.add(acted.row, acted.own, reward, acted.sampled, acted.version)
             self._log.final = after
@@ -121,11 +136,12 @@ class Recorder:
             self._logs.append(self._log)
         self._log, self._return, self._by = EpisodeLog(), 0.0, set()
         self.acted, self.seen, self._has_gap, self._samples = None, None, False, False
+        self._last = None
 
     def take(self) -> list[EpisodeLog]:
         """Returns the steps since the last call, in episodes and parts of them."""
         logs, self._logs = self._logs, []
-        self.missed = self.jumps = 0
+        self.missed = self.jumps = self.repeats = 0
         if len(self._log):
             logs.append(self._log)
             self._log = EpisodeLog()
@@ -134,3 +150,12 @@ class Recorder:
     def give_back(self, logs: list[EpisodeLog]) -> None:
         """Takes back steps that an adaptation refused; a part of an episode stays one."""
         self._logs = logs + self._logs
+
+
+def _equal(first: tuple[Acted, float, np.ndarray], second: tuple[Acted, float, np.ndarray]) -> bool:
+    """Whether two steps have the same action, reward and observation."""
+    return (
+        first[1] == second[1]
+        and np.array_equal(first[2], second[2])
+        and np.array_equal(first[0].given, second[0].given)
+    )

@@ -1,6 +1,7 @@
 """Steps that nobody observed, ends that nobody noted, and too few steps."""
 
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -75,6 +76,50 @@ def test_a_loop_that_notes_no_end_is_noticed(again, point_run):
         assert not said
     else:
         assert len(said) == 1 and "Of 12 steps, 2 began with another observation" in said[0]
+
+
+def observed_twice(adapter, again):
+    """Plays an episode of which some steps are observed more than once."""
+    observation, _ = point().reset(seed=0)
+    for step in range(6):
+        action = adapter.act(observation)
+        observation = observation + 0.01
+        for _ in range(1 + again * (step in (1, 2))):
+            adapter.observe(observation, action, 1.0, False, step == 5)
+
+
+def test_steps_that_are_observed_more_than_once_warn(point_run, memory_run):
+    adapter = metarl.load(point_run[1])
+    observed_twice(adapter, 2)
+    with pytest.warns(RuntimeWarning, match="Of 10 observed steps, 4 repeat the one before"):
+        adapter.adapt()
+    observed_twice(adapter, 0)
+    adapter.adapt()  # without a warning
+    with pytest.warns(RuntimeWarning, match="An observed step repeats the one before"):
+        observed_twice(metarl.load(memory_run[1]), 1)
+
+
+def test_an_operator_who_holds_still_repeats_no_message(point_run):
+    adapter = metarl.load(point_run[1])
+    observed_twice(adapter, 0)
+    observation, _ = point().reset(seed=0)
+    adapter.act(observation)
+    for _ in range(3):
+        adapter.observe(observation, np.zeros(2), 0.0, False, False)
+        observation = observation + 1e-3
+    assert adapter._recorder.repeats == 0
+
+
+def test_a_held_action_is_no_reset(point_run):
+    adapter = metarl.load(point_run[1])
+    observation, _ = point().reset(seed=0)
+    for step in range(6):
+        lost = step in (2, 3)
+        with pytest.warns(RuntimeWarning, match="held") if step == 2 else nullcontext():
+            action = adapter.act(np.full(2, np.nan) if lost else observation)
+        observation = observation + 0.01
+        adapter.observe(observation * (np.nan if step == 1 else 1), action, 1.0, False, step == 5)
+    assert adapter.held == 2 and adapter._recorder.jumps == 0
 
 
 def test_one_step_teaches_nothing(point_run):
