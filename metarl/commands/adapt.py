@@ -49,8 +49,8 @@ def adapt(
         env: An environment of gymnasium, such as CartPole-v1; `module:Name-v1` imports the module.
         set: An attribute or keyword argument of the environment, name=value; repeat the option for
             each.
-        data: For policies: logged trajectories, .parquet or .csv. For the others: a table, .parquet
-            or .csv, whose other columns are the inputs.
+        data: For policies: logged trajectories, .parquet, .csv or .npz. For the others: a table,
+            .parquet or .csv, whose other columns are the inputs.
         images: A folder with a folder of images for each class.
         target: The column of the targets in a table.
         support: Rows, or images of each class, to adapt on; the others measure. By default half of

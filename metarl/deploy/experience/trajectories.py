@@ -14,10 +14,13 @@ from torch import Tensor
 from metarl.deploy.arrays import as_array
 from metarl.deploy.experience.trajectory_tables import (
     as_flags,
+    check_counter,
     check_marks,
     count_of,
     file_columns,
     joined_columns,
+    listed_columns,
+    npz_arrays,
     split_episodes,
     step_of,
     table_columns,
@@ -37,7 +40,11 @@ NAMES = {
     "log_probs": ("log_probs", "log_prob", "action_log_probs"),
     "episode": ("episode", "episode_index", "episode_id", "episodes"),
     "times": ("timestamps", "timestamp"),
-}
+    "steps": (
+        "step", "steps", "t", "timestep", "timesteps", "time_step", "step_index", "step_id",
+        "frame_index",
+    ),
+}  # fmt: skip
 """Names of the parts of trajectories, and what logs call them."""
 DONE = ("next.done", "dones", "done")
 """Names of ends of both kinds."""
@@ -79,10 +86,9 @@ def read_trajectories(source: Any, spaces: ControlSpaces) -> list[Trajectory]:
     Args:
         source: One of: a dict of arrays (observations, actions, rewards, terminated, truncated,
             next_observations and log_probs if they are known), of one episode or of many one after
-            another; a list
-            of such dicts, or of objects with such attributes; a Minari data set; the path of a
-            Parquet or CSV file, or a table of pandas or Arrow, with the same columns and an episode
-            number.
+            another; a list of such dicts, or of objects with such attributes; a Minari data set;
+            the path of a Parquet, CSV or .npz file, or a table of pandas or Arrow, with the same
+            columns and an episode number.
         spaces: The spaces of training.
 
     Raises:
@@ -100,12 +106,7 @@ def read_trajectories(source: Any, spaces: ControlSpaces) -> list[Trajectory]:
 
 def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
     """Yields the parts of each episode by the names of `NAMES`."""
-    if isinstance(source, str | Path):
-        source = joined_columns(file_columns(Path(source)))
-    elif hasattr(source, "column_names") or hasattr(source, "iloc"):
-        source = table_columns(source)
-    elif hasattr(source, "iterate_episodes"):
-        source = list(source.iterate_episodes())
+    source = _opened(source)
     if isinstance(source, Mapping):
         found = _named(source)
         _check_parts(found, "the log", list(map(str, source)))
@@ -115,6 +116,7 @@ def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
         found = [_named(one) for one in source]
         if found and all(np.ndim(one.get("rewards", ())) == 0 for one in found):  # single steps
             names = set().union(*found)
+            names -= {n for n in ("steps", "times") if any(n not in one for one in found)}
             for name in sorted(names):
                 if (known := sum(name in one for one in found)) < len(found):
                     raise DataError(
@@ -129,8 +131,24 @@ def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
     else:
         raise DataError(
             "Expected trajectories as a dict of arrays, a list of episodes, a Minari data set, a "
-            f"table or the path of a Parquet or CSV file, got {short_repr(source, 60)}."
+            f"table or the path of a Parquet, CSV or .npz file, got {short_repr(source, 60)}."
         )
+
+
+def _opened(source: Any) -> Any:
+    """Returns files, tables and containers as a mapping of arrays, or as a list of episodes."""
+    if isinstance(source, str | Path):
+        path = Path(source)
+        is_npz = path.suffix.lower() == ".npz"
+        return npz_arrays(path) if is_npz else listed_columns(joined_columns(file_columns(path)))
+    if hasattr(source, "column_names") or hasattr(source, "iloc"):
+        return listed_columns(table_columns(source))
+    if isinstance(source, np.ndarray) and source.dtype.names:
+        return {name: source[name] for name in source.dtype.names}
+    if isinstance(source, Iterator) or (isinstance(source, np.ndarray) and source.ndim == 1):
+        return list(source)
+    episodes = getattr(source, "iterate_episodes", None)  # of Minari
+    return source if episodes is None else list(episodes())
 
 
 def _named(episode: Any) -> dict[str, Any]:
@@ -143,7 +161,7 @@ def _named(episode: Any) -> dict[str, Any]:
                 if isinstance(episode, Mapping)
                 else getattr(episode, alias, None)
             )
-            if value is not None:
+            if value is not None and not (name == "steps" and callable(value)):
                 parts[name] = value
                 break
     if "truncated" in parts and "terminated" in parts and not _has_terminations(episode):
@@ -225,6 +243,9 @@ def _trajectory(parts: Mapping[str, Any], spaces: ControlSpaces, where: str) -> 
     terminated = ends.get("terminated", False)
     ended = any(ends.values()) or not ends
     times = _times(parts.get("times"), count)
+    for name, value in (("steps", parts.get("steps")), ("times", times)):
+        if value is not None:
+            check_counter(value, count, where, ", ".join(NAMES[name]))
     return Trajectory(observations, actions, rewards, terminated, ended, log_probs, times)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from metarl.tasks.files import check_regular
 
 NUMBERED = re.compile(r"(?P<name>.+?)[_.\[](?P<index>\d+)\]?")
 """Names of columns that belong together: observation_0, action.1, state[2]."""
+LISTED = re.compile(r"\s*[\[(][^\[\]()]*[\])]\s*")
+"""Texts of lists and arrays of numbers, as data frames write them into CSV files."""
 MARKS = re.compile(
     r"(ep|episode|traj|trajectory|trial|rollout|demo|demonstration|run)s?"
     r"([_.]?(ids?|idx|index|num|number|nr|no|ends?|starts?))?"
@@ -43,8 +46,10 @@ def file_columns(path: Path) -> dict[str, np.ndarray]:
     except DataError:
         raise
     except Exception as error:  # the reader raises anything for damaged files
-        kind = "CSV" if delimiter else "Parquet"
-        raise DataError(f"Cannot read {path}: {error}. Expected a {kind} file.") from error
+        kind = "a CSV file" if delimiter else "a Parquet file"
+        if not delimiter and path.suffix.lower() != ".parquet":
+            kind = "a .csv, .tsv or .parquet file; read others in Python and pass their arrays"
+        raise DataError(f"Cannot read {path}: {error}. Expected {kind}.") from error
 
 
 def table_columns(table: Any) -> dict[str, np.ndarray]:
@@ -61,8 +66,27 @@ def table_columns(table: Any) -> dict[str, np.ndarray]:
 
 def plain_columns(table: Any) -> dict[str, np.ndarray]:
     """Returns the columns of a table by name, in its order; see `table_columns`."""
-    names = table.column_names if hasattr(table, "column_names") else table.columns
-    return {name: _column(table[name], name) for name in map(str, names)}
+    names = list(table.column_names if hasattr(table, "column_names") else table.columns)
+    return {_text(name): _column(table[name], _text(name)) for name in names}
+
+
+def npz_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of an .npz file of NumPy by name.
+
+    Raises:
+        DataError: The file cannot be read, or holds objects, which are pickles.
+    """
+    try:
+        check_regular(path)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"Cannot read {path}: {error}. Expected an .npz file of arrays.") from error
+
+
+def listed_columns(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns columns in which texts of lists of numbers, "[0.1, 2]", have become arrays."""
+    return {name: _listed(values) for name, values in columns.items()}
 
 
 def joined_columns(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -101,8 +125,9 @@ def split_episodes(parts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield parts  # whoever reads it says what is missing
         return
     count = len(rewards)
-    if "times" in parts and np.size(parts["times"]) not in (count, count + 1):
-        parts.pop("times")  # something else, such as the time of the whole log
+    for name in ("times", "steps"):
+        if name in parts and np.size(parts[name]) not in (count, count + 1):
+            parts.pop(name)  # something else, such as the time of the whole log
     ends = [as_flags(parts[n], n).ravel() for n in ("terminated", "truncated") if n in parts]
     if any(len(flags) not in (1, count) for flags in ends):
         raise DataError(f"Expected as many ends as rewards, {count}, got {[len(e) for e in ends]}.")
@@ -151,6 +176,35 @@ def _differs(value: Any, count: int) -> bool:
     return bool(
         (np.diff(values.astype(np.int64)) > 0).all() and 0 <= values[0] < values[-1] <= count
     )
+
+
+def check_counter(value: Any, count: int, where: str, names: str) -> None:
+    """Checks that a counter of steps, or their times, do not begin again within an episode.
+
+    Args:
+        value: The counter; anything else than a number for each step is passed over.
+        count: The number of steps.
+        where: The episode.
+        names: What logs call the counter.
+
+    Raises:
+        DataError: It goes back.
+    """
+    numbers = np.ravel(as_array(value, "the counter of steps"))
+    if numbers.size != count or numbers.dtype.kind not in "iuf" or count < 2:
+        return
+    numbers = numbers.astype(np.float64)
+    changes = np.diff(numbers)
+    begins = (numbers[1:] == numbers[0]) & (numbers[0] == numbers.min())
+    back = (changes < 0) & ((numbers == np.round(numbers)).all() | begins)
+    if back.any() and (changes > 0).any():  # a countdown goes back at each step
+        step = int(back.argmax()) + 1
+        raise DataError(
+            f"Expected the steps of {where} one after another, but their counter ({names}) goes "
+            f"back from {numbers[step - 1]:g} to {numbers[step]:g} at step {step}. If another "
+            "episode begins there, mark that end (`terminated`, `truncated` or an `episode` "
+            "number); else sort the steps, or leave out what counts something else."
+        )
 
 
 def as_flags(value: Any, what: str) -> np.ndarray:
@@ -250,6 +304,21 @@ def _rows(value: Any, low: int, high: int, count: int) -> Any:
             f"{len(value)}."
         )
     return value[low:high]
+
+
+def _text(name: Any) -> str:
+    """Returns the name of a column; levels of one are joined by "_"."""
+    return "_".join(filter(None, map(str, name))) if isinstance(name, tuple) else str(name)
+
+
+def _listed(values: np.ndarray) -> np.ndarray:
+    texts = values.tolist()
+    if not all(isinstance(text, str) and LISTED.fullmatch(text) for text in texts):
+        return values
+    try:
+        return np.array([text.strip("[() ]\n").replace(",", " ").split() for text in texts], float)
+    except ValueError:  # lists of other things, or of several lengths
+        return values
 
 
 def _column(column: Any, name: str) -> np.ndarray:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
+import pandas
 import pytest
 import torch
 from metarl_envs.bandit import Bandit
@@ -441,6 +442,74 @@ def mixed(order):
 def test_episodes_that_are_mixed_up_are_refused(change, message):
     with pytest.raises((DataError, ShapeError), match=message):
         read_trajectories(change(of_six_steps()), choice_spaces())
+
+
+@pytest.mark.parametrize(
+    ("counter", "message"),
+    [
+        ({"t": [0, 1, 2, 0, 1, 2]}, "goes back from 2 to 0 at step 3"),
+        ({"frame_index": np.array([0, 1, 2, 5, 4, 3])}, "goes back from 5 to 4 at step 4"),
+        ({"step": [3, 2, 1, 3, 2, 1]}, "goes back from 3 to 2 at step 1"),
+        ({"timestamp": [0.0, 0.1, 0.2, 0.0, 0.1, 0.2]}, "goes back from 0.2 to 0 at step 3"),
+        ({"t": [0.3, 0.7, 0.9, 0.5, 0.4, 0.6]}, None),  # something else, such as a torque
+        ({"steps": [5, 4, 3, 2, 1, 0]}, None),  # steps that are left
+        ({"steps": 6}, None),
+        ({"t": ["a", "b", "a", "b", "a", "b"]}, None),
+    ],
+)
+def test_a_counter_of_steps_that_begins_again_is_refused(counter, message):
+    whole = {n: v for n, v in of_six_steps().items() if n != "episode"}
+    parts = {**of_six_steps(), **counter}
+    if message is None:
+        assert len(read_trajectories({**whole, **counter}, choice_spaces())) == 1
+        assert len(read_trajectories(parts, choice_spaces())) == 2
+        return
+    for log in (whole, {**whole, "terminals": np.zeros(6, bool)}, {**whole, "episode": [4] * 6}):
+        with pytest.raises(DataError, match=message):
+            read_trajectories({**log, **counter}, choice_spaces())
+    if message.endswith("step 3"):  # where the other episode begins
+        assert len(read_trajectories(parts, choice_spaces())) == 2
+
+
+def test_counters_of_some_steps_are_left_out():
+    log = {n: v for n, v in of_six_steps().items() if n != "episode"}
+    steps = [{n: v[t] for n, v in log.items()} for t in range(6)]
+    steps[2]["t"] = 7
+    assert len(read_trajectories(steps, choice_spaces())) == 1
+
+
+def test_files_and_containers_of_arrays(tmp_path):
+    log = of_six_steps()
+    log["observations"] = np.linspace(-1, 1, 12, dtype=np.float32).reshape(6, 2)
+    expected = read_trajectories(log, choice_spaces())
+    frame = pandas.DataFrame({n: list(v) if v.ndim > 1 else v for n, v in log.items()})
+    frame.to_csv(tmp_path / "arrays.csv")  # lists as texts of NumPy
+    frame["observations"] = [row.tolist() for row in log["observations"]]
+    frame.to_csv(tmp_path / "lists.csv", index=False)
+    np.savez(tmp_path / "log.npz", **log)
+    levels = pandas.DataFrame({("obs", i): log["observations"][:, i] for i in range(2)})
+    levels[[("action", ""), ("reward", ""), ("episode", "")]] = np.stack(
+        [log["actions"], log["rewards"], log["episode"]], 1
+    )
+    halves = [{n: v[low : low + 3] for n, v in log.items()} for low in (0, 3)]
+    rows = np.zeros(6, [(n, v.dtype, v.shape[1:]) for n, v in log.items()])
+    for name, values in log.items():
+        rows[name] = values
+    sources = [tmp_path / n for n in ("arrays.csv", "lists.csv", "log.npz")]
+    for source in (*sources, levels, iter(halves), np.array(halves, object), rows):
+        found = read_trajectories(source, choice_spaces())
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one.observations, other.observations, atol=1e-7)
+            assert one.actions == other.actions and one.rewards.tolist() == other.rewards.tolist()
+    np.savez(tmp_path / "objects.npz", observations=np.array([{}], object))
+    (tmp_path / "log.hdf5").write_bytes(b"no table")
+    for name, message in (
+        ("objects.npz", "Expected an .npz file of arrays"),
+        ("none.npz", "Expected an .npz file of arrays"),
+        ("log.hdf5", "read others in Python and pass their arrays"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_trajectories(tmp_path / name, choice_spaces())
 
 
 def test_ends_in_some_steps_only_are_refused():
