@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, short_repr
 from metarl.registry import check_choice
 from metarl.sim.family import TaskFamily, Tasks
 from metarl.sim.gymnasium.ranges import Range, Ranges, check_numbers
@@ -78,12 +78,12 @@ class SensorNoise(Range):
         low: The smallest deviation, at least 0.
         high: The largest; None: always `low`.
         entries: Which observations have the noise: indices into the flat vector, or names of parts
-            of a Dict. Empty: all.
+            of a Dict; several, or one. Empty: all.
     """
 
     low: float
     high: float | None = None
-    entries: tuple[int | str, ...] = ()
+    entries: Sequence[int | str] | int | str = ()
 
     def __post_init__(self) -> None:
         """Checks the deviations; raises SettingsError."""
@@ -92,6 +92,7 @@ class SensorNoise(Range):
         if not (0 <= self.low <= most and math.isfinite(most)):
             raise SettingsError(f"Expected deviations 0 <= low <= high, got {self!r}.")
         object.__setattr__(self, "high", most)
+        object.__setattr__(self, "entries", _entries(self.entries))
 
     @property
     def continuous(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -124,8 +125,9 @@ class SensorNoise(Range):
         for leaf in observation_leaves(space):
             where = named[leaf.name] = slice(leaf.start, leaf.stop)
             numbers[where] = isinstance(leaf.space, spaces.Box) and not is_image(leaf.space)
-        chosen = torch.full_like(numbers, not self.entries)
-        for entry in self.entries:
+        entries = _entries(self.entries)
+        chosen = torch.full_like(numbers, not entries)
+        for entry in entries:
             if isinstance(entry, str):
                 check_choice("part of the observation", entry, [n for n in named if n])
                 chosen[named[entry]] = True
@@ -136,7 +138,7 @@ class SensorNoise(Range):
             else:
                 chosen[entry] = True
         if not bool((chosen & numbers).any()):
-            what = f"entries {self.entries} of the observation" if self.entries else "observations"
+            what = f"entries {entries} of the observation" if entries else "observations"
             raise SettingsError(
                 f"The {what} are no numbers: noise suits neither images nor discrete values."
             )
@@ -144,9 +146,27 @@ class SensorNoise(Range):
 
     def __str__(self) -> str:
         """Returns the notation of family cards."""
-        where = f" on {', '.join(map(str, self.entries))}" if self.entries else ""
+        where = f" on {', '.join(map(str, _entries(self.entries)))}" if self.entries else ""
         law = f"U({self.low:g}, {self.high:g})" if self.continuous else f"{self.low:g}"
         return f"sensor noise of {law}{where}"
+
+
+def _entries(entries: Any) -> tuple[int | str, ...]:
+    """Returns entries of the observation as a tuple.
+
+    Raises:
+        SettingsError: One is neither an index nor a name.
+    """
+    if isinstance(entries, str | Integral):
+        entries = (entries,)
+    given = tuple(entries) if isinstance(entries, Iterable) else (entries,)
+    for entry in given:
+        if not isinstance(entry, str | Integral) or isinstance(entry, bool):
+            raise SettingsError(
+                "Expected entries of the observation as indices into the flat vector, or names of "
+                f"parts of a Dict, as entries=(0, 1), got {short_repr(entries)}."
+            )
+    return tuple(entry if isinstance(entry, str) else int(entry) for entry in given)
 
 
 def disturbs(values: Any) -> bool:

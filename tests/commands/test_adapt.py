@@ -216,9 +216,46 @@ def test_keyword_arguments_and_unknown_names():
     env = changed_env("CartPole-v1", {"sutton_barto_reward": True})
     env.reset(seed=0)
     assert env.step(0)[1] == 0.0
+    assert parsed_values(["a=false", "b=TRUE", "c=none"]) == {"a": False, "b": True, "c": None}
     with pytest.raises(SettingsError, match="Did you mean 'length'"):
         changed_env("CartPole-v1", {"lenght": 0.9})
     with pytest.raises(UnknownNameError, match="Cannot make"):
         changed_env("no_module:Env-v1", {})
     with pytest.raises(SettingsError, match="name=value"):
         parsed_values(["length"])
+
+
+class Place(gymnasium.Env):
+    """Its attributes are of several kinds."""
+
+    observation_space = action_space = gymnasium.spaces.Box(-1, 1, (2,))
+    gain, dense, note = 1.0, True, "a"
+
+    def __init__(self):
+        self.goal, self.count = np.array([1, 2], np.float32), 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gain=9,81", "a number as 'gain'"),
+        ("gain=1.5m", "a number as 'gain'"),
+        ("gain=true", "a number as 'gain'"),
+        ("count=abc", "a number as 'count'"),
+        ("dense=no", "true or false as 'dense'"),
+        ("dense=2", "true or false as 'dense'"),
+        ("goal=1", "2 numbers"),
+        ("goal=[1, 2, 3]", "2 numbers"),
+        ("goal=near", "2 numbers"),
+        ("gian=2", "Did you mean 'gain'. Its attributes are count, dense, gain, goal, note"),
+    ],
+)
+def test_a_value_is_of_the_kind_of_its_attribute(text, message, monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Place-v0", entry_point=Place)
+    monkeypatch.setitem(gymnasium.registry, "Place-v0", spec)
+    with pytest.raises(SettingsError, match=message):
+        changed_env("Place-v0", parsed_values([text]))
+    texts = ["gain=2", "dense=false", "goal=[3, 4.5]", "count=2.5", "note=b"]
+    env = changed_env("Place-v0", parsed_values(texts)).unwrapped
+    assert (env.gain, env.dense, env.count, env.note) == (2, False, 2.5, "b")
+    assert env.goal.dtype == np.float32 and env.goal.tolist() == [3, 4.5]

@@ -168,6 +168,8 @@ def test_noise_is_on_the_entries_that_are_named_and_within_the_space():
     seen = make_vec(family, 50, device="cpu").reset(seed=0)[0]
     assert torch.equal(seen[:, 2:], torch.tensor([[0.0, 1.0]]).expand(50, 2))
     assert seen[:, :2].max() == 1 and seen[:, :2].std() > 0.05
+    assert SensorNoise(0.3, entries="near") == noise and str(noise).endswith("on near")
+    assert SensorNoise(0.3, entries=[np.int64(1)]) == SensorNoise(0.3, entries=1)
     for entries in (("kind",), ("far",), (9,)):
         with pytest.raises(SettingsError):
             GymTasks(Two, {"noise": SensorNoise(0.3, entries=entries)}, horizon=6)
@@ -256,6 +258,8 @@ def test_check_family_reads_what_is_measured():
         lambda: Ranges(Uniform(0, 1), test=Latency(0, 1)), lambda: Ranges(Uniform(0, 1), 3),
         lambda: Ranges(Choice(1, 2), test=Choice(3, 4)),
         lambda: Ranges(SensorNoise(0, 1), test=SensorNoise(1, 2, entries=(0,))),
+        lambda: SensorNoise(1, entries=(0.5,)), lambda: SensorNoise(1, entries=slice(2)),
+        lambda: SensorNoise(1, entries=(True, False)),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(make):

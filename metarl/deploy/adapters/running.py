@@ -86,6 +86,8 @@ def run_episodes(
     check_int("episodes", episodes, NOT_NEGATIVE)
     if max_steps is not None:
         check_int("max_steps", max_steps)
+    if seed is not None:
+        seed = check_int("seed", seed, NOT_NEGATIVE)
     check_environment(adapter, env)
     reader = action_reader(env.action_space)
     usual, adapt_every = adapt_every is None, _interval(adapter, episodes, adapt_every, explore)

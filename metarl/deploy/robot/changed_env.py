@@ -8,10 +8,16 @@ from contextlib import ExitStack
 from typing import Any
 
 import gymnasium
+import numpy as np
 
-from metarl.errors import SettingsError, UnknownNameError
+from metarl.errors import SettingsError, UnknownNameError, short_repr
 from metarl.registry import did_you_mean
 from metarl.sim.gymnasium.fixed_attributes import FixedAttribute, installed
+from metarl.sim.gymnasium.observations import REAL
+from metarl.sim.gymnasium.tasks import own_names, takes_number
+
+WORDS = {"true": True, "false": False, "none": None}
+"""Values in other letters than Python's."""
 
 
 def changed_env(name: str, values: Mapping[str, Any], render_mode: str | None = None) -> Any:
@@ -37,7 +43,11 @@ def changed_env(name: str, values: Mapping[str, Any], render_mode: str | None = 
     if not values:
         return usual
     kind = type(usual.unwrapped)
-    attributes = {n: v for n, v in values.items() if hasattr(usual.unwrapped, n)}
+    attributes = {
+        n: _like_usual(name, n, getattr(usual.unwrapped, n), v)
+        for n, v in values.items()
+        if hasattr(usual.unwrapped, n)
+    }
     keywords = {n: v for n, v in values.items() if n not in attributes}
     try:
         with ExitStack() as stack:
@@ -47,11 +57,11 @@ def changed_env(name: str, values: Mapping[str, Any], render_mode: str | None = 
         for attribute, value in attributes.items():
             setattr(env.unwrapped, attribute, value)
     except (TypeError, AttributeError, ValueError) as error:
-        known = [n for n in vars(usual.unwrapped) if not n.startswith("_")]
+        known = sorted(own_names(usual.unwrapped))
         hints = "".join(did_you_mean(n, known) for n in keywords)
         raise SettingsError(
             f"{name!r} does not take {', '.join(values)}: {error}.{hints} Its attributes are "
-            f"{', '.join(sorted(known))}."
+            f"{', '.join(known)}."
         ) from error
     finally:
         usual.close()
@@ -72,5 +82,37 @@ def parsed_values(texts: Sequence[str]) -> dict[str, Any]:
         try:
             values[name] = literal_eval(value)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            values[name] = value
+            values[name] = WORDS.get(value.lower(), value)
     return values
+
+
+def _like_usual(env: str, name: str, usual: Any, value: Any) -> Any:
+    """Returns a value in the form of the usual one: arrays are arrays.
+
+    Raises:
+        SettingsError: Something else would replace a number, a truth value or an array.
+    """
+    if isinstance(usual, bool):
+        kind, fits = "true or false", value in (True, False)
+    elif isinstance(usual, np.ndarray):
+        kind = f"{usual.size} numbers, [1, 2] for two," if usual.ndim == 1 else "such an array"
+        fits = usual.dtype.kind in REAL and _numbers_of(value).shape == usual.shape
+        value = _numbers_of(value).astype(usual.dtype) if fits else value
+    elif usual is not None and takes_number(usual):
+        kind, fits = "a number", isinstance(value, int | float) and not isinstance(value, bool)
+    else:
+        return value
+    if not fits:
+        raise SettingsError(
+            f"Expected {kind} as {name!r} of {env!r}, which is {short_repr(usual)}, got "
+            f"{short_repr(value)}."
+        )
+    return value
+
+
+def _numbers_of(value: Any) -> np.ndarray:
+    """Returns a value as an array; one without numbers if it is something else."""
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        return np.zeros(0)

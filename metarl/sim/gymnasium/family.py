@@ -103,6 +103,11 @@ class GymFamily(TaskFamily):
                 f"{self.workers}, {self.horizon} and {self.time_limit}."
             )
         check_metrics(self.metrics)
+        if isinstance(self.env, str) and "max_episode_steps" in self.settings:
+            raise SettingsError(
+                "Expected the length of episodes as `horizon`, which replaces the time limit of "
+                f"{self.title!r}, got `max_episode_steps` in the settings."
+            )
         if self.worlds not in (None, 1) or (self.worlds == 1 and self.workers):
             raise SettingsError(
                 "Expected `worlds` of None (as many as are needed) or 1, without workers, got "

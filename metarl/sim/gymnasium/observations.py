@@ -69,7 +69,7 @@ def flattener(space: spaces.Space[Any]) -> Callable[[Any], Any]:
     is_flat = len(shape) == 1
 
     def flat(value: Any) -> Any:
-        array = value if isinstance(value, np.ndarray) else np.asarray(value)
+        array = value if type(value) is np.ndarray else _plain(value)
         if array.shape != shape or array.dtype.kind not in REAL:
             raise ResultError(
                 f"Expected an observation of shape {shape}, that of the observation space, of real "
@@ -81,9 +81,21 @@ def flattener(space: spaces.Space[Any]) -> Callable[[Any], Any]:
                 f"{array.max():.3g}: they would be divided by 255 once more. Return bytes, or "
                 "declare a Box of float32 with the bounds that the picture has."
             )
+        if image and array.dtype != np.uint8 and (array.min() < 0 or array.max() > 255):
+            raise ResultError(
+                f"Expected a picture with values of 0..255, those of {space}, got {array.min():g} "
+                f"to {array.max():g}: as bytes, they would be other numbers."
+            )
         return array if is_flat else np.ravel(array)
 
     return flat
+
+
+def _plain(value: Any) -> np.ndarray:
+    """Returns an array; numbers that a mask of NumPy leaves out are NaN."""
+    if np.ma.is_masked(value) and value.dtype.kind in REAL:
+        return np.ma.filled(value.astype(np.result_type(value.dtype, np.float32)), np.nan)
+    return np.asarray(value)
 
 
 def _layout(space: spaces.Space[Any]) -> list[tuple[Any, ...]]:

@@ -235,7 +235,7 @@ class GymTasks(DisturbedFamily, GymFamily):
                 layers = owners(self.probe, name)
                 if layers and is_read_only(layers[0], name):
                     raise SettingsError(_read_only_message(layers[0], name)) from error
-            names = _own_names(self.probe)
+            names = own_names(self.probe)
             names |= inspect.signature(self.builder).parameters.keys()
             hints = "".join(did_you_mean(name, names) for name in self.own)
             raise SettingsError(
@@ -252,7 +252,7 @@ class GymTasks(DisturbedFamily, GymFamily):
             value = self.value_of(name, task)
             old = getattr(owner(self.probe, name), name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if is_number and not _takes_number(old):
+            if is_number and not takes_number(old):
                 raise SettingsError(
                     f"Expected the attribute {name!r} of {self.title!r} to be one number, which a "
                     f"task replaces, it is {short_repr(old)}. Choose among whole values with "
@@ -292,7 +292,7 @@ def is_forwarded(env: gymnasium.Env, name: str) -> bool:
     return not own_setter and inspect.getattr_static(env, name, nothing) is nothing
 
 
-def _own_names(env: gymnasium.Env) -> set[str]:
+def own_names(env: gymnasium.Env) -> set[str]:
     """Returns the public attributes of an environment, its classes and its wrappers, no methods."""
     names = {
         name
@@ -300,7 +300,7 @@ def _own_names(env: gymnasium.Env) -> set[str]:
         if not (name.startswith("_") or name == "env" or hasattr(gymnasium.Wrapper, name))
         and not callable(inspect.getattr_static(env, name, None))
     }
-    return names | _own_names(env.env) if isinstance(env, gymnasium.Wrapper) else names
+    return names | own_names(env.env) if isinstance(env, gymnasium.Wrapper) else names
 
 
 def _read_only_message(env: gymnasium.Env, name: str) -> str:
@@ -319,7 +319,7 @@ def _read_only_message(env: gymnasium.Env, name: str) -> str:
     )
 
 
-def _takes_number(old: Any) -> bool:
+def takes_number(old: Any) -> bool:
     """Returns whether a number may replace a value: None, or one number."""
     if old is None:
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from metarl.errors import SettingsError, short_repr
 from metarl.ranges import check_number
 from metarl.registry import did_you_mean
 from metarl.sim.mujoco.physics import mj, quiet
+
+COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+MACRO = re.compile(r"<xacro:[\w.-]+")
 
 
 def from_urdf(
@@ -80,18 +84,30 @@ def from_urdf(
 def _read(urdf: Path | str) -> Any:
     urdf = str(urdf)
     if urdf.lstrip().startswith("<"):
+        _check_expanded(urdf)
         return mj.MjSpec.from_string(urdf)
     path = Path(urdf)
     if not path.is_file():
         raise SettingsError(
             f"Expected the path of a URDF file or its text, found no file {urdf!r}."
         )
+    _check_expanded(path.read_text(errors="replace"))
     spec = mj.MjSpec.from_file(str(path))
     for mesh in spec.meshes:
         mesh.file = _mesh_file(mesh.file, path.resolve().parent)
     # The text that is returned has no folder.
     spec.meshdir = str((path.parent / spec.meshdir).resolve())
     return spec
+
+
+def _check_expanded(text: str) -> None:
+    """Raises SettingsError for macros, which MuJoCo passes over: the robot would lack parts."""
+    found = MACRO.search(COMMENT.sub("", text))
+    if found:
+        raise SettingsError(
+            f"The URDF has {found[0]!r}, a macro, whose links and joints would be missing. Expand "
+            "it by ROS's xacro: `xacro robot.urdf.xacro > robot.urdf`."
+        )
 
 
 def _mesh_file(name: str, folder: Path) -> str:

@@ -327,7 +327,10 @@ def test_a_run_of_trials_opens_where_nothing_else_was_imported(run, request):
 
 def test_an_evaluation_leaves_no_data(point_run):
     adapter = metarl.load(point_run[1])
-    assert adapter.evaluate(point(), 2, seed=0).shape == (2,)
+    assert adapter.evaluate(point(), 2, seed=np.int64(0)).shape == (2,)
+    for seed in (-1, 0.5):
+        with pytest.raises(SettingsError, match="`seed`"):
+            adapter.evaluate(point(), 2, seed=seed)
     with pytest.raises(SettingsError, match="act and observe"):
         adapter.adapt()
 

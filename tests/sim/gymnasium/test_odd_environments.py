@@ -82,6 +82,15 @@ REFUSED = {
     "pictures of fractions": (
         odd(PICTURE, seen=lambda env: np.full((9, 8), 0.5, F32)), "divided by 255 once more"
     ),
+    "pictures brighter than white": (
+        odd(PICTURE, seen=lambda env: np.full((9, 8), 300)), "0..255.* got 300 to 300"
+    ),
+    "pictures darker than black": (
+        odd(PICTURE, seen=lambda env: np.full((9, 8), -1.0, F32)), "0..255.* got -1 to -1"
+    ),
+    "masked": (
+        odd(seen=lambda env: np.ma.masked_array(np.zeros(2, F32), [True, False])), "not finite|nan"
+    ),
     "another shape": (odd(seen=lambda env: np.zeros((1, 2), F32)), r"shape \(2,\)"),
     "nan": (odd(seen=lambda env: np.array([np.nan, 0], F32)), "not finite|expected finite"),
     "a reward of shape [1]": (

@@ -259,6 +259,10 @@ def test_the_task_value_of_a_choice_is_its_place(places, message):
             for kind in (Uniform, LogUniform, Integers, Latency, SensorNoise)
             for bound in ("1", np.ones(2), [1], True)
         ),
+        (
+            lambda: GymTasks("Pendulum-v1", GRAVITY, settings={"max_episode_steps": 50}),
+            "as `horizon`, which replaces the time limit of 'Pendulum-v1'",
+        ),
         (lambda: Choice(1), "at least 2 values .* got 1"),
     ],
 )

@@ -111,11 +111,21 @@ def test_meshes_are_found_beside_the_file(tmp_path):
         ("<robot><joint/></robot>", {}, "does not compile"),
         ("missing.urdf", {}, "no file"),
         (URDF, {"timestep": 0.0}, "timestep"),
+        (URDF.replace("</robot>", '<xacro:leg n="1"/></robot>'), {}, "'<xacro:leg', a macro"),
     ],
 )
 def test_what_cannot_be_read_is_refused(urdf, options, text):
     with pytest.raises(SettingsError, match=text):
         from_urdf(urdf, **options)
+
+
+def test_macros_in_a_comment_and_the_name_space_of_xacro_are_no_macros(tmp_path):
+    text = URDF.replace("<robot ", '<robot xmlns:xacro="http://wiki.ros.org/xacro" ')
+    text = text.replace("</robot>", '<!-- from <xacro:leg\nn="1"/> --></robot>')
+    assert text.count("xacro") == 3
+    path = tmp_path / "arm.urdf"
+    path.write_text(text, encoding="utf-8")
+    assert compile_model(from_urdf(path, motors=MOTORS)).nu == 2
 
 
 @pytest.mark.parametrize("uri", ["package://my_arm/meshes/hand.obj", "file://{}/meshes/hand.obj"])
