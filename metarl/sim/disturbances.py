@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
 from metarl.sim.family import TaskFamily, Tasks, normal
+from metarl.sim.spaces import idle_action
 
 
 class Disturbances:
@@ -31,11 +30,7 @@ class Disturbances:
         self._family = family
         self._latency: Tensor | None = None
         self._deviation: Tensor | None = None
-        space, steps = family.action_space, family.longest_latency
-        if isinstance(space, spaces.Box):
-            idle = torch.from_numpy(np.clip(np.float32(0), space.low, space.high))
-        else:
-            idle = torch.zeros((), dtype=torch.int64)
+        steps, idle = family.longest_latency, torch.from_numpy(idle_action(family.action_space))
         self._idle = idle.to(device).expand(steps + 1, num_envs, *idle.shape)
         self._late = self._idle  # the newest action first
         self._worlds = torch.arange(num_envs, device=device)

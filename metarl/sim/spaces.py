@@ -106,6 +106,18 @@ def first_choices(space: spaces.Space[Any]) -> list[int]:
     return []
 
 
+def idle_action(space: spaces.Box | spaces.Discrete) -> np.ndarray:
+    """Returns the flat action that is 0 for the environment, or nearest to it: [A], or an index."""
+    if isinstance(space, spaces.Discrete):
+        first = first_choices(source_of(space))[0]
+        return np.array(min(max(-first, 0), int(space.n) - 1), np.int64)
+    idle = np.zeros(space.shape, np.float32)
+    for leaf in action_leaves(space):
+        if first := first_choices(leaf.space):
+            idle[leaf.start : leaf.stop] -= first
+    return idle.clip(space.low, space.high)
+
+
 def described_actions(space: spaces.Space[Any]) -> str:
     """Returns what the entries of flat actions are and how they become the environment's."""
     return ", ".join(_described(leaf) for leaf in action_leaves(space))

@@ -139,6 +139,35 @@ def test_discrete_actions_are_late_too():
     assert seen == [0, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("space", "idle"),
+    [
+        (spaces.Discrete(3, start=-1), 0),
+        (spaces.Discrete(3, start=2), 2),
+        (spaces.Discrete(3, start=-5), -3),
+        (spaces.MultiDiscrete([3, 4], start=[-1, 1]), [0, 1]),
+        (spaces.Tuple((spaces.Box(2, 5, (1,)), spaces.Discrete(5, start=-2))), [2, 0]),
+    ],
+)
+def test_before_the_first_action_a_choice_is_the_number_nearest_to_zero(space, idle):
+    class Chosen(Echo):
+        action_space = space
+        chosen = ()
+
+        def step(self, action):
+            type(self).chosen += tuple(
+                np.hstack(action if isinstance(action, tuple) else (action,))
+            )
+            return np.zeros(1, np.float32), float(self.shift), False, False, {}
+
+    family = GymTasks(Chosen, {"shift": Uniform(0, 1), "late": Latency(2)}, horizon=6)
+    env = make_vec(family, 1, device="cpu", autoreset="disabled")
+    env.reset(seed=0)
+    for seed in range(2):
+        env.step(sample_actions(family.action_space, (1,), seed))
+    assert list(Chosen.chosen) == np.ravel([idle, idle]).tolist()
+
+
 def test_sensor_noise_has_its_deviation_and_changes_no_reward():
     family = GymTasks(Echo, {"shift": Uniform(0, 1), "noise": SensorNoise(0.2)}, horizon=6)
     env = make_vec(family, 4000, device="cpu", autoreset="disabled")

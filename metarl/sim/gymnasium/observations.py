@@ -17,6 +17,9 @@ Spaces = tuple[spaces.Space[Any], spaces.Space[Any]]
 WHOLE, REAL = "biu", "biuf"
 """numpy's kinds of truth values and integers, and of real numbers."""
 
+CUT_OFF = "TimeLimit.truncated"
+"""What `info` has where an end of the older package gym is that of a time limit."""
+
 
 class ResultError(ValueError):
     """An environment returned something that does not fit its spaces or gymnasium's interface."""
@@ -125,6 +128,8 @@ def observation_of(result: Any) -> Any:
 def step_result(result: Any) -> Any:
     """Returns observation, reward, terminated, truncated and info, which `step` returned.
 
+    An end that `info` calls a time limit, as wrappers of the older package gym do, is truncated.
+
     Raises:
         ResultError: These are not five, or reward and ends not single numbers and truth values.
     """
@@ -134,12 +139,15 @@ def step_result(result: Any) -> Any:
             "Expected `step` to return observation, reward, terminated, truncated and info, got "
             f"{found}."
         )
-    _, reward, terminated, truncated, _ = result
+    observation, reward, terminated, truncated, info = result
     if not isinstance(reward, float):  # np.float64 is one
         _check_one("number as reward", reward, REAL)
     if not (type(terminated) is bool and type(truncated) is bool):
         _check_one("truth value as terminated", terminated, WHOLE)
         _check_one("truth value as truncated", truncated, WHOLE)
+    cut_off = terminated and isinstance(info, Mapping) and info.get(CUT_OFF)
+    if cut_off and isinstance(cut_off, bool | np.bool_):
+        return observation, reward, False, True, info
     return result
 
 

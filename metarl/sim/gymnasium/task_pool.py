@@ -72,6 +72,7 @@ class GymTaskPool(GymFamily):
             raise SettingsError(
                 f"{self.title!r} has no method {' nor '.join(missing)}. Give it the tasks of each "
                 "split if it only sets them; GymTasks changes attributes of any environment."
+                f"{self._advice}"
             )
         if any(not tasks for tasks in self.pools.values()):
             raise SettingsError("Expected at least one task for each of train, validation, test.")
@@ -180,6 +181,17 @@ class GymTaskPool(GymFamily):
                 f"{len(tasks)}."
             )
         return tasks
+
+    @property
+    def _advice(self) -> str:
+        """What to do about environments whose method has another name, as those of PEARL."""
+        names = [n for n in ("reset_task", "set_goal") if callable(_method(self.probe, n))]
+        if not names or callable(_method(self.probe, "set_task")):
+            return ""
+        return (
+            f" It has {names[0]}: call it from a wrapper with `def set_task(self, task): "
+            f"self.unwrapped.{names[0]}(task)`."
+        )
 
     @property
     def _disjoint(self) -> bool:

@@ -22,6 +22,7 @@ from metarl.sim import (
 )
 from tests.sim.families import Drift
 from tests.sim.gymnasium.environments import Faulty, Slide, Spaces
+from tests.sim.gymnasium.odd import ended, odd
 
 SPEED = {"speed": Uniform(-0.2, 0.2)}
 SLIDES = GymTasks(Slide, SPEED, horizon=6)
@@ -83,6 +84,17 @@ def test_worlds_past_the_horizon_are_not_stepped_on():
         *_, truncated, _ = env.step(torch.zeros(4, 1))
     assert truncated.all()
     assert [e.stepped for e in environments(env)] == [2] * 4
+
+
+@pytest.mark.parametrize("info", [{"TimeLimit.truncated": True}, {"TimeLimit.truncated": False}])
+def test_an_end_that_info_calls_a_time_limit_is_truncated(info):
+    cut_off = info["TimeLimit.truncated"]
+    old = odd(step=ended(terminated=lambda env: env.t == 3, info=lambda env: info))
+    env = make_vec(GymTasks(old, {"k": Uniform(0, 1)}, horizon=6), 2, autoreset="disabled")
+    env.reset(seed=0)
+    for _ in range(3):
+        *_, terminated, truncated, _ = env.step(torch.zeros(2, 1))
+    assert terminated.tolist() == [not cut_off] * 2 and truncated.tolist() == [cut_off] * 2
 
 
 def test_an_episode_that_the_environment_cuts_off_is_truncated_and_not_stepped_on():

@@ -192,6 +192,15 @@ class Waiting(Slide):
         raise RuntimeError("no task is set")
 
 
+class Indexed(gymnasium.Env):
+    """Sets its task by another method, as the environments of PEARL."""
+
+    observation_space, action_space = Slide.observation_space, Slide.action_space
+
+    def reset_task(self, index):
+        self.index = index
+
+
 class Few(Slide):
     """Samples too few tasks."""
 
@@ -202,6 +211,7 @@ class Few(Slide):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
+        (lambda: GymTaskPool(Indexed, horizon=5), "call it from a wrapper with `def set_task"),
         (lambda: GymTaskPool("Pendulum-v1"), "has no method set_task nor sample_tasks"),
         (lambda: GymTaskPool(Slide, 2, horizon=6), "at least 3 tasks, got 2"),
         (
