@@ -15,7 +15,7 @@ from metarl.sim import (
     make_family,
     make_vec,
 )
-from metarl.sim.check_family import sample_actions
+from metarl.sim.sample_actions import sample_actions
 from metarl.tasks.base import SPLITS
 from metarl.trees import take_tasks
 from tests.graph_recorder import Waits

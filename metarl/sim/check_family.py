@@ -13,9 +13,10 @@ from torch import Tensor
 
 from metarl.errors import TaskError
 from metarl.sim.card import Card
+from metarl.sim.check_calls import WORLDS, arguments, evaluate, started, uniform
+from metarl.sim.check_task_values import unread_problems
 from metarl.sim.episode_metrics import check_metrics
 from metarl.sim.family import ControlTasks, TaskFamily, Tasks, TorchFamily, WorldState
-from metarl.sim.sample_actions import sample_actions
 from metarl.tasks.check_sampling import (
     NUM_TASKS,
     described_errors,
@@ -26,7 +27,6 @@ from metarl.tasks.check_sampling import (
 )
 from metarl.trees import map_tensors, take_tasks
 
-WORLDS = 8
 FIRST, FEWER = 2, 3  # the subset of worlds with which results are compared: none at an end
 
 
@@ -80,7 +80,10 @@ def family_problems(family: Any, seed: int) -> list[str]:
 def _content_problems(family: TaskFamily, seed: int) -> Iterator[str]:
     yield from _value_problems(family, seed)
     if family.engine != "gymnasium" or family.worlds is not None:  # of others, episodes tell it
-        yield from _purity_problems(family, seed)
+        problems = list(_purity_problems(family, seed))
+        yield from problems
+        if not problems and family.engine != "gymnasium":
+            yield from unread_problems(family, seed)
     yield from _card_problems(family)
 
 
@@ -176,11 +179,11 @@ def _tensor_problem(what: str, value: Any, count: int) -> str | None:
 
 
 def _method_problems(family: TaskFamily, seed: int) -> Iterator[str]:
-    tasks, noise, actions = _arguments(family, seed)
-    state, problem = _call_for_state("reset", lambda: _started(family, tasks, noise))
+    tasks, noise, actions = arguments(family, seed)
+    state, problem = _call_for_state("reset", lambda: started(family, tasks, noise))
     after = state
     if not problem and isinstance(family, TorchFamily):
-        numbers = _uniform(family.step_noise, seed)
+        numbers = uniform(family.step_noise, seed)
         after, problem = _call_for_state(
             "step", lambda: family.step(state, actions, tasks, numbers)
         )
@@ -249,23 +252,6 @@ def _disturbance_problems(family: TaskFamily, tasks: Tasks) -> Iterator[str]:
         )
 
 
-def _arguments(family: TaskFamily, seed: int) -> tuple[Tasks, Tensor, Tensor]:
-    tasks = family.sample(WORLDS, seeded(seed)).values
-    noise = _uniform(family.reset_noise, seed + 1)
-    return tasks, noise, sample_actions(family.action_space, (WORLDS,), seed + 2)
-
-
-def _started(family: TaskFamily, tasks: Tasks, noise: Tensor) -> WorldState:
-    """Returns the initial states, with what the engine of a MuJoCo family adds."""
-    state = family.reset(tasks, noise)
-    complete = getattr(family, "completed", None)
-    return state if complete is None or not state else complete(state, tasks)
-
-
-def _uniform(count: int, seed: int) -> Tensor:
-    return torch.rand(WORLDS, count, generator=seeded(seed))
-
-
 def _call_for_state(name: str, call: Callable[[], WorldState]) -> tuple[WorldState, str | None]:
     """Returns the state that a method returns, and its first problem."""
     try:
@@ -304,7 +290,7 @@ def _result_problem(
 
 
 def _value_problems(family: TaskFamily, seed: int) -> Iterator[str]:
-    values = _evaluate(family, *_arguments(family, seed), _uniform(family.step_noise, seed))
+    values = evaluate(family, *arguments(family, seed), uniform(family.step_noise, seed))
     if outside(family.observation_space, values["observe"]):
         yield f"`observe` leaves the observation space {family.observation_space} or is not finite"
     for name in ("reward", "task_vector"):
@@ -312,34 +298,15 @@ def _value_problems(family: TaskFamily, seed: int) -> Iterator[str]:
             yield f"`{name}` returns values that are infinite or not a number"
 
 
-def _evaluate(
-    family: TaskFamily, tasks: Tasks, noise: Tensor, actions: Tensor, numbers: Tensor
-) -> dict[str, Any]:
-    """Calls every method once, in the order of an episode."""
-    before = after = _started(family, tasks, noise)
-    if isinstance(family, TorchFamily):
-        after = family.step(before, actions, tasks, numbers)
-    return {
-        "reset": before,
-        "step": after,
-        "observe": family.observe(after, tasks),
-        "reward": family.reward(before, actions, after, tasks),
-        "terminated": family.terminated(after, tasks),
-        "truncated": family.truncated(after, tasks),
-        "task_vector": family.task_vector(tasks),
-        "measure": family.measure(before, actions, after, tasks),
-    }
-
-
 def _purity_problems(family: TaskFamily, seed: int) -> Iterator[str]:
-    arguments = (*_arguments(family, seed), _uniform(family.step_noise, seed))
-    copies = map_tensors(Tensor.clone, arguments)
-    values = _evaluate(family, *arguments)
-    if not equal(arguments, copies):
+    given = (*arguments(family, seed), uniform(family.step_noise, seed))
+    copies = map_tensors(Tensor.clone, given)
+    values = evaluate(family, *given)
+    if not equal(given, copies):
         yield "a function changes its arguments; return new tensors"
         return
-    again = _evaluate(family, *arguments)
-    few = _evaluate(family, *take_tasks(arguments, FIRST, FIRST + FEWER))
+    again = evaluate(family, *given)
+    few = evaluate(family, *take_tasks(given, FIRST, FIRST + FEWER))
     for name, value in values.items():
         if not equal(value, again[name]):
             yield (
@@ -348,13 +315,13 @@ def _purity_problems(family: TaskFamily, seed: int) -> Iterator[str]:
             )
         elif not _close(take_tasks(value, FIRST, FIRST + FEWER), few[name]):
             yield f"`{name}` mixes worlds: {FEWER} of them alone have other values"
-    yield from _mutation_problems(family, arguments)
+    yield from _mutation_problems(family, given)
 
 
-def _mutation_problems(family: TaskFamily, arguments: tuple[Any, ...]) -> Iterator[str]:
+def _mutation_problems(family: TaskFamily, given: tuple[Any, ...]) -> Iterator[str]:
     """Yields the methods that modify the state in place or return a view of it."""
-    tasks, noise, actions, numbers = arguments
-    before = after = _started(family, tasks, noise)
+    tasks, noise, actions, numbers = given
+    before = after = started(family, tasks, noise)
     start = map_tensors(Tensor.clone, before)
     if isinstance(family, TorchFamily):
         after = family.step(before, actions, tasks, numbers)

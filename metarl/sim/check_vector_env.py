@@ -10,7 +10,8 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from metarl.errors import SimulationError
-from metarl.sim.check_family import family_problems, outside, report, sample_actions
+from metarl.sim.check_family import family_problems, outside, report
+from metarl.sim.sample_actions import sample_actions
 from metarl.sim.vector_env import TensorVectorEnv
 from metarl.sim.world_noise import WorldNoise
 from metarl.tasks.check_sampling import equal, seeded

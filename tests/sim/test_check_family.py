@@ -186,6 +186,38 @@ def test_a_mistake_is_told(changed, message):
     assert len(told) == 2 or (changed, message) in SAMPLING, told
 
 
+def with_values(*names):
+    """Tasks of Drift with further values."""
+    return {
+        "sample": lambda self, n, g: ControlTasks({m: draw(n, g) for m in ("speed", *names)}),
+        "task_vector": lambda self, tasks: torch.stack([tasks[m] for m in ("speed", *names)], 1),
+    }
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"reward": lambda self, before, actions, after, tasks: after["place"] - tasks["goal"]},
+        {"reward": lambda self, before, actions, after, tasks: after["place"] - tasks.get("goal")},
+        {"reward": lambda self, before, actions, after, tasks: {**tasks}["goal"]},
+        {"reward": lambda self, before, actions, after, tasks: [*tasks.values()][1]},
+        {"terminated": lambda self, state, tasks: state["place"] > 9 + tasks["goal"]},  # rarely
+        {
+            "metrics": {"far": "any"},
+            "measure": lambda self, before, actions, after, tasks: {"far": tasks["goal"]},
+        },
+        {
+            "latency": lambda self, tasks: (tasks["goal"] > 0.05).long(),
+            "longest_latency": 1,
+        },
+    ],
+)
+def test_a_value_of_a_task_that_no_method_reads_is_found(method):
+    check_family(family(**with_values("goal"), **method))
+    with pytest.raises(TaskError, match="the task value 'unread' changes nothing: no method reads"):
+        check_family(family(**with_values("goal", "unread"), **method))
+
+
 def test_a_finite_family_may_say_that_train_equals_test():
     values = sampled(lambda n, g: {"speed": torch.randint(4, (n,), generator=g) / 10})
     open_about_it = Card("Drift-v1", "", "", (), disjoint=False)

@@ -22,7 +22,7 @@ from metarl.sim import (
     check_vector_env,
     make_vec,
 )
-from metarl.sim.check_family import sample_actions
+from metarl.sim.sample_actions import sample_actions
 from tests.sim.families import Cart, Drift
 
 

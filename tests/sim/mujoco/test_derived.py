@@ -70,7 +70,7 @@ class Pulled(Cart):
         return torch.cat((state["ends"][:, 0], state["was"]), 1).float()
 
     def reward(self, before, actions, after, tasks):
-        return -(after["tip"] - after["mocap_pos"])[:, 0].norm(dim=1).float()
+        return -tasks["mass"] * (after["tip"] - after["mocap_pos"])[:, 0].norm(dim=1).float()
 
     def terminated(self, state, tasks):
         return state["qpos"][:, 0] > 9

@@ -173,7 +173,7 @@ class Pulled(Arms):
 
     name, model = "Pulled-v1", PULLED
     keyframe, start_noise = "home", 0.0
-    parameters = {"nothing": Uniform(0, 1)}  # noqa: RUF012
+    parameters = {"angle": Uniform(0, 1)}  # noqa: RUF012
 
 
 def test_a_keyframe_sets_activations_and_mocap_poses():

@@ -18,7 +18,7 @@ from metarl.sim import (
     make,
     make_vec,
 )
-from metarl.sim.check_family import sample_actions
+from metarl.sim.sample_actions import sample_actions
 from tests.fake_cuda import fake_cuda
 from tests.sim.families import CART, Cart
 from tests.sim.warp.devices import prepare_warp
