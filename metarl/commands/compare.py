@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
     from metarl.evaluation.statistics import Summary
@@ -51,7 +53,33 @@ def compare(
     save_figure(figure, out)
     console = OutputConsole()
     console.print_whole(comparison_table(comparison))
+    if note := worlds_note(run, comparison):
+        console.print(note, markup=False)
     console.print("Figure:", str(out), markup=False, soft_wrap=True)
+
+
+def worlds_note(folders: Sequence[Path], comparison: Comparison) -> str:
+    """Returns a sentence about runs whose worlds differ; empty if none are known to.
+
+    Args:
+        folders: The run folders.
+        comparison: Their curves.
+    """
+    from metarl.training.learner_file import world_differences
+
+    parts = []
+    for name, values in world_differences(folders).items():
+        if any(isinstance(value, dict) for value in values):  # a space
+            parts.append(f"the {name}")
+            continue
+        runs = zip(values, comparison.runs, strict=True)
+        parts.append(f"the {name}: " + ", ".join(f"{value} in {run.label}" for value, run in runs))
+    if not parts:
+        return ""
+    return (
+        f"The worlds of these runs differ in {'; '.join(parts)}. The {comparison.metric} of one "
+        "is then no measure of the other."
+    )
 
 
 def comparison_table(comparison: Comparison) -> Table:

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,25 @@ def warn_of_other_worlds(checkpoint: Path, learner: Learner) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+def world_differences(folders: Sequence[Path]) -> dict[str, list[Any]]:
+    """Returns what differs between the worlds of control runs: name -> the value of each run.
+
+    Args:
+        folders: Run folders; without a readable learner.json of one, nothing is known to differ.
+    """
+    found = []
+    for folder in folders:
+        try:
+            content = read_learner_file(folder)
+            learner = {} if content is None else content["learner"]
+            family = {"family": learner["family"]["name"]}
+            found.append({**family, **_worlds_of(learner, facts=False)})
+        except (CheckpointError, KeyError, TypeError):
+            return {}
+    values = {name: [one[name] for one in found] for name in (found[0] if found else {})}
+    return {name: rows for name, rows in values.items() if any(row != rows[0] for row in rows)}
 
 
 def _worlds_of(described: dict[str, Any], facts: bool) -> dict[str, Any]:

@@ -16,6 +16,13 @@ from metarl.plots.figures import figure_pixels
 from metarl.runs.logger import RunLogger
 from metarl.runs.run_curves import compare_runs, run_labels
 from metarl.runs.run_folder import EVAL_FILE
+from metarl.tasks.files import read_json
+from metarl.training.learner_file import (
+    FORMAT_VERSION,
+    LEARNER_FILE,
+    checksum,
+    world_differences,
+)
 
 
 def make_run(root, name, offset=0.0, splits=("test",), metric="mse", steps=None):
@@ -146,3 +153,21 @@ def test_the_command_draws_and_tabulates(metarl, trained, tmp_path):
     assert "mse, test 5 shot tasks" in printed.out and str(out) in printed.out.replace("\n", "")
     status, printed = metarl("compare")
     assert status != 0
+
+
+def test_runs_in_other_worlds_are_noted(metarl, trained, copied, tmp_path):
+    run, other = trained["navigation2d"], copied("navigation2d")
+    out = ("--out", tmp_path / "figure.png")
+    assert "worlds of these runs differ" not in metarl("compare", run, other, *out)[1].out
+    content = read_json(other / LEARNER_FILE)
+    del content["format_version"], content["sha256"]
+    content["learner"]["family"]["horizon"] = 7
+    data = {"format_version": FORMAT_VERSION, "sha256": checksum(content), **content}
+    (other / LEARNER_FILE).write_text(json.dumps(data))
+    status, printed = metarl("compare", run, other, *out, columns=400)
+    said = "The worlds of these runs differ in the horizon: 100 in "
+    assert status == 0 and said in printed.out and ", 7 in " in printed.out
+    (other / LEARNER_FILE).unlink()
+    assert metarl("compare", run, other, *out)[0] == 0
+    assert world_differences([run, trained["bandit"]]).keys() >= {"family", "space of actions"}
+    assert world_differences([run, trained["sine"]]) == {}
