@@ -106,6 +106,19 @@ def _warn_of_ends(missed: int, jumps: int, steps: int) -> None:
     )
 
 
+def _warn_of_equal_returns(logs: Sequence[EpisodeLog]) -> None:
+    """Warns where nothing says which actions were better."""
+    rewards = {reward for log in logs for reward in log.rewards}
+    if len(rewards) == 1 and len(set(map(len, logs))) == 1:
+        warnings.warn(
+            f"All steps have the reward {rewards.pop():g}, and all episodes are as long: nothing "
+            "says which actions were better, so that an adaptation follows errors of estimated "
+            "values. Adapt on episodes that differ, or leave the policy as it is.",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+
+
 def logged(
     adapter: Any, weights: AdaptedPolicy, found: Sequence[Trajectory], **options: Any
 ) -> Data:
@@ -181,5 +194,6 @@ def remember(
 def _experience(
     trained: Any, weights: AdaptedPolicy, logs: list[EpisodeLog], shares: Tensor | None = None
 ) -> Experience:
+    _warn_of_equal_returns(logs)
     versions = {**weights.versions, weights.version: weights.params}
     return experience_of(logs, trained.policy, versions, trained.settings, shares)

@@ -36,6 +36,8 @@ LARGEST_DEVIATION = 5.0
 """Standard deviations of the log-density from which actions are no samples."""
 RARE = 10.0
 """So much lower, in nats, it may be by chance that 64 samples do not show: choices of e^-10."""
+OTHER_DENSITY = 0.05
+"""Difference of log-densities, in nats, from which they are those of another policy."""
 OTHER_RATE = 0.05
 """Share by which the time of a step may differ from that of training."""
 LOG_OPTIONS = ("behaviour", "correction", "least_effective")
@@ -101,18 +103,42 @@ def _behaviour(
             own = low, high
         samples = log_probs_of_samples(logs, policy, params, own, SAMPLES)
         _warn_of_actions(log_probs.numpy(), samples, found)
+        if all(one.log_probs is not None for one in found):
+            _warn_of_others(log_probs, _logged(adapter, found), found)
         return log_probs
     check_log_probs(found)
-    units = policy.units
+    return _logged(adapter, found)
+
+
+def _logged(adapter: Any, found: Sequence[Trajectory]) -> Tensor:
+    """Returns the log-densities that a log has, in the policy's units, [N, H]."""
+    units = adapter.learner.policy.units
     # log p(a) = log p(a') + log |da' / da|, with the environment's a = a' * scale + shift
     change = 0.0
     if units is not None and units.actions is not None:
         change = float(units.actions.scale.log().sum())
-    rows = torch.zeros(len(found), max(map(len, logs)))
+    rows = torch.zeros(len(found), max(len(one.rewards) for one in found))
     for n, one in enumerate(found):
         assert one.log_probs is not None
         rows[n, : len(one.log_probs)] = torch.from_numpy(one.log_probs + change).float()
     return rows
+
+
+def _warn_of_others(own: Tensor, logged: Tensor, found: Sequence[Trajectory]) -> None:
+    """Warns of a log whose densities are not those of the policy that is said to have acted."""
+    gaps = [
+        (own[n, : len(one.rewards)] - logged[n, : len(one.rewards)]).abs()
+        for n, one in enumerate(found)
+    ]
+    gap = float(torch.cat(gaps).median())
+    if gap > OTHER_DENSITY:
+        warnings.warn(
+            f"The log has `log_probs`, which differ by {gap:.3g} (median of the steps) from those "
+            "of the policy that is said to have acted and are not used: leave out `behaviour` if "
+            "those of the log are right.",
+            RuntimeWarning,
+            stacklevel=5,
+        )
 
 
 def check_log_probs(found: Sequence[Trajectory]) -> None:

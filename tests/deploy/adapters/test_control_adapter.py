@@ -185,7 +185,7 @@ def test_few_sampled_actions_warn(point_run):
     adapter = metarl.load(point_run[1])
     for t in range(6):
         given = adapter.act(np.zeros(2))
-        adapter.observe(np.zeros(2), given if t < 2 else given.round(2), 0.0, False, t == 5)
+        adapter.observe(np.zeros(2), given if t < 2 else given.round(2), t, False, t == 5)
     with pytest.warns(RuntimeWarning, match="Of 6 observed steps, 2 are adapted on"):
         adapter.adapt()
     for t in range(6):
@@ -470,7 +470,10 @@ class Cart(gymnasium.Env):
 def test_other_dtypes_and_autoreset_suit_it(point_run):
     adapter = metarl.load(point_run[1])
     env = gymnasium.wrappers.Autoreset(gymnasium.wrappers.TimeLimit(Cart(), 4))
-    curve = adapter.run(env, 3, 3)
+    with pytest.warns(
+        RuntimeWarning, match="All steps have the reward 1, .* as long: nothing says"
+    ):
+        curve = adapter.run(env, 3, 3)
     assert curve.returns == [4.0] * 3 and curve.versions[-1] == 1
     assert adapter.run(Cart(), 1, 0).lengths == [6]  # without a limit: the horizon of training
 

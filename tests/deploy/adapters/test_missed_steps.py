@@ -27,7 +27,7 @@ def three_parts(adapter, drift=0.0):
         for _ in range(4):
             action = adapter.act(observation)
             observation = observation + 0.01
-            adapter.observe(observation, action, 1.0, False, False)
+            adapter.observe(observation, action, float(observation[0]), False, False)
             observation = observation + drift
         yield observation
 
@@ -85,7 +85,7 @@ def observed_twice(adapter, again):
         action = adapter.act(observation)
         observation = observation + 0.01
         for _ in range(1 + again * (step in (1, 2))):
-            adapter.observe(observation, action, 1.0, False, step == 5)
+            adapter.observe(observation, action, float(step), False, step == 5)
 
 
 def test_steps_that_are_observed_more_than_once_warn(point_run, memory_run):
@@ -127,9 +127,9 @@ def test_one_step_teaches_nothing(point_run):
     log = {"observations": np.zeros((2, 2)), "actions": np.zeros((1, 2)), "rewards": np.ones(1)}
     with pytest.raises(SettingsError, match="at least two steps"):
         adapter.adapt(log, behaviour="start")
-    for _ in range(2):
+    for reward in (1.0, 2.0):
         adapter.act(np.zeros(2))
-        adapter.observe(np.zeros(2), None, 1.0, True, False)
+        adapter.observe(np.zeros(2), None, reward, True, False)
         if adapter.environment_steps == 1:
             with pytest.raises(SettingsError, match="at least two steps"):
                 adapter.adapt()

@@ -154,6 +154,23 @@ def test_who_acted_must_be_known(point_run, episodes):
         metarl.load(point_run[1]).adapt(behaviour="start")
 
 
+def test_densities_of_another_policy_than_the_one_that_is_said_to_have_acted_warn(
+    point_run, episodes
+):
+    adapted(point_run, episodes, behaviour="start")  # its own densities: without a warning
+    others = [{**e, "log_probs": e["log_probs"] - 0.5} for e in episodes]
+    with pytest.warns(RuntimeWarning, match="differ by 0.5 .* leave out `behaviour`"):
+        adapted(point_run, others, behaviour="start")
+
+
+def test_rewards_that_say_nothing_warn(point_run, episodes):
+    alike = [{**e, "rewards": np.ones(6)} for e in episodes]
+    with pytest.warns(RuntimeWarning, match="nothing says which actions were better"):
+        adapted(point_run, alike, behaviour="start")
+    alike[0] = {n: v[:4] if n != "observations" else v[:5] for n, v in alike[0].items()}
+    adapted(point_run, alike, behaviour="start")  # longer episodes are better
+
+
 def test_clipped_actions_warn(point_run, episodes):
     clipped = [{**e, "actions": e["actions"].clip(-1, 1)} for e in episodes]
     with pytest.warns(RuntimeWarning, match="at the bounds of the action space"):
