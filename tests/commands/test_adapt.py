@@ -198,6 +198,19 @@ def test_an_environment_that_cannot_be_filmed_is_named():
         _picture(Blind())
 
 
+@pytest.mark.parametrize(
+    "picture",
+    [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), [], None],
+)
+def test_pictures_that_are_none_are_refused(picture):
+    class Painted:
+        def render(self):
+            return picture
+
+    with pytest.raises(SettingsError, match=r"pictures for a film, uint8 \[height, width, 3\]"):
+        _picture(Painted())
+
+
 def test_an_export_is_no_run(metarl, tmp_path):
     (tmp_path / METADATA).write_text("{}")
     status, printed = metarl("adapt", tmp_path, "--env", "CartPole-v1")

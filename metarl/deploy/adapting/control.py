@@ -175,9 +175,11 @@ def _picture(env: Any) -> np.ndarray:
         raise SettingsError(
             f"Cannot film the environment: {error}. Or leave out --video."
         ) from error
-    if not isinstance(picture, np.ndarray):
+    is_array = isinstance(picture, np.ndarray)
+    if not is_array or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
+        found = f"{picture.dtype} {list(picture.shape)}" if is_array else type(picture).__name__
         raise SettingsError(
-            "Expected an environment that renders pictures for a film, got "
-            f"{type(picture).__name__}; leave out --video."
+            "Expected an environment that renders pictures for a film, uint8 [height, width, 3], "
+            f"got {found}; leave out --video."
         )
     return picture
