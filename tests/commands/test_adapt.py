@@ -248,6 +248,24 @@ class Place(gymnasium.Env):
         self.goal, self.count = np.array([1, 2], np.float32), 3
 
 
+class Swallowing(Place):
+    """Takes any keyword argument, and keeps some."""
+
+    def __init__(self, depth=1, **kwargs):
+        super().__init__()
+        self.deep, self.kept = depth, {n: v for n, v in kwargs.items() if n == "config"}
+
+
+def test_a_keyword_argument_that_is_swallowed_warns(monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Swallowing-v0", entry_point=Swallowing)
+    monkeypatch.setitem(gymnasium.registry, "Swallowing-v0", spec)
+    with pytest.warns(RuntimeWarning, match=r"swallow them\? Did you mean 'depth'"):
+        changed_env("Swallowing-v0", {"dept": 2})
+    assert changed_env("Swallowing-v0", {"depth": 2}).unwrapped.deep == 2
+    assert changed_env("Swallowing-v0", {"depth": 1}).unwrapped.deep == 1  # the usual value
+    assert changed_env("Swallowing-v0", {"config": 2}).unwrapped.kept == {"config": 2}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -260,7 +278,7 @@ class Place(gymnasium.Env):
         ("goal=1", "2 numbers"),
         ("goal=[1, 2, 3]", "2 numbers"),
         ("goal=near", "2 numbers"),
-        ("gian=2", "Did you mean 'gain'. Its attributes are count, dense, gain, goal, note"),
+        ("gian=2", "Did you mean 'gain'. It has count, dense, gain, goal, note"),
     ],
 )
 def test_a_value_is_of_the_kind_of_its_attribute(text, message, monkeypatch):

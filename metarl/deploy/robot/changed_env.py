@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from ast import literal_eval
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -12,6 +14,7 @@ import numpy as np
 
 from metarl.errors import SettingsError, UnknownNameError, short_repr
 from metarl.registry import did_you_mean
+from metarl.sim.gymnasium.check_parameters import MOST_DEPTH, same_values
 from metarl.sim.gymnasium.fixed_attributes import FixedAttribute, installed
 from metarl.sim.gymnasium.observations import REAL
 from metarl.sim.gymnasium.tasks import own_names, takes_number
@@ -43,6 +46,7 @@ def changed_env(name: str, values: Mapping[str, Any], render_mode: str | None = 
     if not values:
         return usual
     kind = type(usual.unwrapped)
+    known = sorted(own_names(usual.unwrapped) | _keywords(kind))
     attributes = {
         n: _like_usual(name, n, getattr(usual.unwrapped, n), v)
         for n, v in values.items()
@@ -57,15 +61,34 @@ def changed_env(name: str, values: Mapping[str, Any], render_mode: str | None = 
         for attribute, value in attributes.items():
             setattr(env.unwrapped, attribute, value)
     except (TypeError, AttributeError, ValueError) as error:
-        known = sorted(own_names(usual.unwrapped))
         hints = "".join(did_you_mean(n, known) for n in keywords)
         raise SettingsError(
-            f"{name!r} does not take {', '.join(values)}: {error}.{hints} Its attributes are "
+            f"{name!r} does not take {', '.join(values)}: {error}.{hints} It has "
             f"{', '.join(known)}."
         ) from error
     finally:
         usual.close()
+    swallowed = [n for n in keywords if n not in _keywords(kind)]
+    if swallowed and same_values(usual.unwrapped, env.unwrapped, swallowed[0], MOST_DEPTH):
+        warnings.warn(
+            f"{name!r} looks the same with other values of {', '.join(swallowed)}: its constructor "
+            "has no such arguments; do its `**kwargs` swallow them?"
+            + did_you_mean(swallowed[0], known),
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return env
+
+
+def _keywords(kind: type) -> set[str]:
+    """Returns the names of the arguments of a class's constructors."""
+    found: set[str] = set()
+    for base in kind.__mro__:
+        if inspect.isfunction(init := vars(base).get("__init__")):
+            named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+            parameters = list(inspect.signature(init).parameters.values())[1:]
+            found |= {p.name for p in parameters if p.kind in named}
+    return found
 
 
 def parsed_values(texts: Sequence[str]) -> dict[str, Any]:

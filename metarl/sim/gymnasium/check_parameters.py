@@ -84,7 +84,7 @@ def _inertia_problem(
             )
         return None
     envs = [family.apply_task(family.probe, task) for task in tasks]
-    same = _same_values(envs[0], envs[1], name, MOST_DEPTH)
+    same = same_values(envs[0], envs[1], name, MOST_DEPTH)
     for env in envs:
         env.close()
     if not same:
@@ -116,9 +116,9 @@ def _is_overwritten(family: GymTasks, name: str, tasks: list[Task], start: Start
             found.append(getattr(owner(player.env, name), name))
         finally:
             player.host.close()
-    kept = all(_same_values(a, b, name, 1) for a, b in zip(found, given, strict=True))
+    kept = all(same_values(a, b, name, 1) for a, b in zip(found, given, strict=True))
     first, second = found
-    return _same_values(first, second, name, MOST_DEPTH) and not kept
+    return same_values(first, second, name, MOST_DEPTH) and not kept
 
 
 def _reads(family: GymTasks, name: str, start: Start) -> tuple[int | None, int]:
@@ -139,7 +139,7 @@ def _reads(family: GymTasks, name: str, start: Start) -> tuple[int | None, int]:
         player.host.close()
 
 
-def _same_values(a: Any, b: Any, name: str, depth: int) -> bool:
+def same_values(a: Any, b: Any, name: str, depth: int) -> bool:
     """Returns whether two objects hold the same numbers and texts, as far as they can be seen."""
     if type(a) is not type(b):
         return False
@@ -149,13 +149,13 @@ def _same_values(a: Any, b: Any, name: str, depth: int) -> bool:
         return True
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(
-            _same_values(x, y, name, depth - 1) for x, y in zip(a, b, strict=True)
+            same_values(x, y, name, depth - 1) for x, y in zip(a, b, strict=True)
         )
     first, second = (v if isinstance(v, Mapping) else getattr(v, "__dict__", {}) for v in (a, b))
     if isinstance(a, Mapping) and name in a:  # a record of the keyword arguments
         return True
     return first.keys() == second.keys() and all(
-        key in RECORDS or _same_values(value, second[key], name, depth - 1)
+        key in RECORDS or same_values(value, second[key], name, depth - 1)
         for key, value in first.items()
     )
 
@@ -220,7 +220,7 @@ def _differing_numbers(a: gymnasium.Env, b: gymnasium.Env, name: str) -> Iterato
     while True:
         for key, value in vars(a).items():
             is_comparable = key not in (name, "env", *RECORDS) and key in vars(b)
-            if is_comparable and not _same_values(value, vars(b)[key], name, 1):
+            if is_comparable and not same_values(value, vars(b)[key], name, 1):
                 yield key
         if not (isinstance(a, gymnasium.Wrapper) and isinstance(b, gymnasium.Wrapper)):
             return
