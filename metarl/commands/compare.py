@@ -65,7 +65,7 @@ def worlds_note(folders: Sequence[Path], comparison: Comparison) -> str:
         folders: The run folders.
         comparison: Their curves.
     """
-    from metarl.training.learner_file import world_differences
+    from metarl.training.other_worlds import world_differences
 
     parts = []
     for name, values in world_differences(folders).items():

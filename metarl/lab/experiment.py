@@ -35,8 +35,8 @@ from metarl.tasks.episodes import FewShot
 from metarl.tasks.grouped import GroupTasks
 from metarl.tasks.series import SeriesTasks
 from metarl.tasks.streams import Streams
-from metarl.training.learner_file import warn_of_other_worlds
 from metarl.training.loop import OuterLoop, TrainingResult
+from metarl.training.other_worlds import warn_of_other_worlds
 from metarl.training.outer_update import OuterUpdate
 from metarl.training.settings import TrainingSettings
 

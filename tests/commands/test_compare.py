@@ -17,12 +17,8 @@ from metarl.runs.logger import RunLogger
 from metarl.runs.run_curves import compare_runs, run_labels
 from metarl.runs.run_folder import EVAL_FILE
 from metarl.tasks.files import read_json
-from metarl.training.learner_file import (
-    FORMAT_VERSION,
-    LEARNER_FILE,
-    checksum,
-    world_differences,
-)
+from metarl.training.learner_file import FORMAT_VERSION, LEARNER_FILE, checksum
+from metarl.training.other_worlds import world_differences
 
 
 def make_run(root, name, offset=0.0, splits=("test",), metric="mse", steps=None):

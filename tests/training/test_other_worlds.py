@@ -1,4 +1,4 @@
-"""The description of a run's learner: tasks that have changed since are noticed."""
+"""Tasks that have changed since a run was trained are noticed."""
 
 import warnings
 from dataclasses import replace
@@ -13,7 +13,7 @@ from metarl.adaptation import MAML, GradientLearner
 from metarl.models import MLP
 from metarl.sim import Fact, GymTasks, Latency, Uniform
 from metarl.training import learner_file
-from metarl.training.learner_file import warn_of_other_worlds
+from metarl.training.other_worlds import warn_of_other_worlds
 from tests.deploy.conftest import make_policy_learner, train
 from tests.sim.gymnasium.environments import Slide
 
