@@ -79,6 +79,7 @@ def run_script(main: Callable[[], None]) -> None:
     An error of MetaRL, a full disk and a full memory are printed and exit with 1. Ctrl-C exits with
     130, a closed pipe (`metarl list | head -1`) with 141.
     """
+    _open_streams()
     try:
         try:
             accept_interrupts()
@@ -108,6 +109,13 @@ def run_script(main: Callable[[], None]) -> None:
             raise
         _print_error(" ".join((f"{_NO_MEMORY} ({short_repr(str(error), 200)})", *_notes(error))))
         sys.exit(1)
+
+
+def _open_streams() -> None:
+    """Opens the null device for standard output or errors that the caller closed (`>&-`)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the process ends
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shlex
 import subprocess
 import sys
 
@@ -85,6 +86,17 @@ main()
         result = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
     assert result.returncode == 1
     assert result.stderr.startswith("OSError: [Errno 27] File too large. Free some space")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such shell")
+@pytest.mark.parametrize(("options", "status"), [("--version", 0), ("--help", 0), ("--nope", 2)])
+def test_a_command_whose_outputs_are_closed_runs(options, status):
+    code = "from metarl.commands import main; main()"
+    command = shlex.join([sys.executable, "-c", code, options])
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        result = subprocess.run(f"{command} {closed}", shell=True, capture_output=True, text=True)
+        assert result.returncode == status, (closed, result.stderr)
+        assert "Traceback" not in result.stderr
 
 
 def _raise(error):

@@ -24,8 +24,9 @@ def runs(
 ) -> None:
     """Lists run folders: their state, meta-iterations and best metric.
 
-    training: a process writes into the folder; finished; stopped: see `--resume`; empty: no
-    checkpoint; damaged: with the reason. The best metric is that of the validation tasks after the
+    training: a process writes into the folder; finished; stopped: see `--resume`, or a run from
+    Python, of which no file says whether it is finished; empty: no checkpoint; damaged: with the
+    reason. The best metric is that of the validation tasks after the
     last adaptation step.
 
     Args:

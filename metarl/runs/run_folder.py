@@ -12,7 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -204,7 +204,7 @@ def newest_run(root: Path | str) -> Path:
     Raises:
         CheckpointError: No run has a checkpoint.
     """
-    newest = _newest(Path(root).glob("*/*/*/"))
+    newest = _newest(run_folders(root))
     if newest is None:
         raise CheckpointError(
             f"No run in {root} has a checkpoint. Name another folder with --runs, or a run."
@@ -332,6 +332,24 @@ def _resume_from_path(path: Path, parent: Path) -> ResumePoint:
     if checkpoint is None:
         raise CheckpointError(f"The run {folder} has no checkpoint. {_listing(parent)}")
     return ResumePoint(folder, checkpoint)
+
+
+def run_folders(root: Path | str, depth: int = 3) -> Iterator[Path]:
+    """Yields the run folders below `root`, by path.
+
+    These are the folders at `depth`, `<experiment>/<algorithm>/<run>`, and folders above them, or
+    `root` itself, that hold checkpoints, such as "runs/mine/1" of `OuterLoop`.
+    """
+    folder = Path(root)
+    if depth == 0 or (folder / CHECKPOINTS).is_dir():
+        yield folder
+        return
+    try:
+        inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError:  # missing, or not to be read
+        return
+    for path in inside:
+        yield from run_folders(path, depth - 1)
 
 
 def _newest(folders: Iterable[Path]) -> Path | None:

@@ -14,7 +14,7 @@ from metarl.errors import CheckpointError
 from metarl.runs.checkpoints import Checkpoints, checkpoint_iteration
 from metarl.runs.eval_file import read_curves
 from metarl.runs.lock import is_locked
-from metarl.runs.run_folder import CHECKPOINTS
+from metarl.runs.run_folder import CHECKPOINTS, read_note, run_folders
 from metarl.tasks.files import read_json
 
 VALIDATION = "validation"
@@ -48,8 +48,9 @@ class RunState:
     Attributes:
         folder: The run folder.
         state: "training": a process writes into the folder; "finished": all iterations and the
-            report are done; "stopped": it can be resumed; "empty": it has no checkpoint, or
-            nothing at all; "damaged": its files cannot be read.
+            report are done; "stopped": it can be resumed, or it is one of `OuterLoop` alone, of
+            which no file says when it is finished; "empty": it has no checkpoint, or nothing at
+            all; "damaged": its files cannot be read.
         iteration: Meta-iterations in the newest checkpoint.
         iterations: Meta-iterations to train for; None if they are not known.
         best: The best validation metric, or without validation the first one of the report.
@@ -72,8 +73,8 @@ class RunState:
 
 
 def run_states(root: Path | str) -> Iterator[RunState]:
-    """Yields the states of the run folders `<root>/<experiment>/<algorithm>/<run>/`, by path."""
-    for folder in sorted(Path(root).glob("*/*/*/")):
+    """Yields the states of the run folders below `root`, by path; see `run_folders`."""
+    for folder in run_folders(root):
         try:
             state = run_state(folder)
         except FileNotFoundError:  # deleted in the meantime
@@ -138,6 +139,11 @@ def _iterations(folder: Path) -> int | None:
     path = folder / "config.json"
     try:
         config = read_json(path)
+    except FileNotFoundError:
+        is_trained = any((folder / CHECKPOINTS).glob("*"))
+        if read_note(folder) or not is_trained:  # an experiment has settings
+            raise
+        return None
     except ValueError as error:
         raise CheckpointError(f"Cannot read {path}: {error}.") from error
     training = config.get("training") if isinstance(config, dict) else None

@@ -13,6 +13,7 @@ from metarl.runs.checkpoints import Checkpoints
 from metarl.runs.lock import RunLock
 from metarl.runs.logger import RunLogger
 from metarl.runs.run_folder import EVAL_FILE
+from metarl.runs.run_folder import newest_run
 from metarl.runs.run_state import Best, best_value, run_state, run_states
 
 
@@ -49,6 +50,27 @@ def test_the_states_of_runs(tmp_path):
     with RunLock(stopped):
         assert run_state(stopped).state == "training"
     assert "is not JSON" in run_state(damaged).problem
+
+
+def test_runs_are_found_above_and_below_their_experiment(tmp_path, metarl):
+    run = make_run(tmp_path, "run", done=4)
+    mine = tmp_path / "mine" / "1"  # as OuterLoop makes it, without settings
+    Checkpoints(mine / "checkpoints").save(3, {}, {})
+    states = {s.folder: (s.state, s.iteration, s.problem) for s in run_states(tmp_path)}
+    assert states == {mine: ("stopped", 3, ""), run: ("stopped", 4, "")}
+    for root in (tmp_path / "sine", tmp_path / "sine" / "maml", run):
+        assert [s.folder for s in run_states(root)] == [run]
+        assert newest_run(root) == run
+    assert newest_run(tmp_path / "mine") == newest_run(mine) == mine
+    status, printed = metarl("runs", "--runs", tmp_path / "sine")
+    assert status == 0 and "maml/run " in printed.out and "checkpoints" not in printed.out
+
+
+def test_an_experiment_without_its_settings_is_damaged(tmp_path):
+    folder = make_run(tmp_path, "run", done=4)
+    (folder / "experiment.json").write_text('{"experiment": "sine"}')
+    (folder / "config.json").unlink()
+    assert "config.json" in run_state(folder).problem
 
 
 @pytest.mark.parametrize(("metric", "best", "at"), [("mse", 0.5, 2), ("return", 2.0, 3)])
