@@ -6,7 +6,7 @@ import contextlib
 import csv
 import os
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -148,7 +148,7 @@ def _identity(path: Path) -> object:
 
 def _read_classes(path: Path) -> SplitClasses:
     """Reads a split file of class names, JSON or CSV."""
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         classes: SplitClasses = {part: [] for part in SPLITS}
         for row in _rows(path, ("class", "split")):
             classes[_split(row["split"], path)].append(row["class"])
@@ -206,16 +206,26 @@ def _images_of(folder: Path) -> list[Path]:
         raise DataError(
             f"The class folder {short_repr(str(folder), 300)} is missing; a split file names it."
         )
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_ENDINGS
-        and not any(map(is_hidden, path.relative_to(folder).parts))
-        and not path.is_dir()
-    )
+    paths = sorted(path for path in files_below(folder) if path.suffix.lower() in IMAGE_ENDINGS)
     if not paths:
-        raise DataError(f"The class folder {folder} has no images.")
+        raise DataError(
+            f"The class folder {folder} has no images; their names end in "
+            f"{', '.join(sorted(IMAGE_ENDINGS))}."
+        )
     return paths
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yields the files in a folder and in those below it, also in linked ones, but hidden ones."""
+    seen: set[object] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        seen.add(_identity(Path(root)))
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if not is_hidden(name) and _identity(Path(root, name)) not in seen
+        ]
+        yield from (Path(root, name) for name in names if not is_hidden(name))
 
 
 def is_hidden(name: str) -> bool:
@@ -248,6 +258,7 @@ def _text(path: Path) -> str:
 
 def _split(name: str, path: Path) -> Split:
     """Returns the split called `name` in the file `path`, which may be an alias."""
-    part = ALIASES.get(name.lower(), name.lower())
+    part = name.strip().lower()
+    part = ALIASES.get(part, part)
     check_choice(f"split in {path},", part, SPLITS, DataError)
     return check_split(part)

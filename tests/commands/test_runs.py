@@ -12,8 +12,7 @@ from metarl.evaluation.curves import AdaptationCurve
 from metarl.runs.checkpoints import Checkpoints
 from metarl.runs.lock import RunLock
 from metarl.runs.logger import RunLogger
-from metarl.runs.run_folder import EVAL_FILE
-from metarl.runs.run_folder import newest_run
+from metarl.runs.run_folder import EVAL_FILE, newest_run
 from metarl.runs.run_state import Best, best_value, run_state, run_states
 
 

@@ -294,6 +294,21 @@ def test_copies_that_systems_keep_are_no_images(folders, fresh_cache, name):
     assert few_shot(folders).pool.counts[0] == 3
 
 
+def test_images_of_linked_folders_are_found(folders, tmp_path, fresh_cache):
+    for number in (1, 2):
+        write_image(tmp_path / "elsewhere" / f"{number}.png", 0, number)
+    (folders / "ant" / "more").symlink_to(tmp_path / "elsewhere")
+    (folders / "ant" / "loop").symlink_to(folders / "ant")
+    assert few_shot(folders).pool.counts[0] == 5
+
+
+def test_split_files_of_other_systems(folders, fresh_cache):
+    (folders / "splits.json").unlink()
+    (folders / "SPLITS.CSV").write_text("class,split\nant,Train \nbee,TRAIN\nfox,test\n")
+    tasks = few_shot(folders, split_files="SPLITS.CSV", way=1)
+    assert tasks.split("train").names == ("ant", "bee")
+
+
 def test_other_endings_of_the_formats(folders, fresh_cache):
     for ending in (".pgm", ".pbm", ".jfif"):
         Image.new("1", (4, 4)).save(folders / "ant" / f"x{ending}")

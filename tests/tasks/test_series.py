@@ -1,3 +1,5 @@
+from datetime import UTC, timedelta
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,47 @@ def test_every_cut_and_window_is_reached(series):
     batch = sample(forecasting([series[3] - 3000]), 4000)
     assert set(batch.info["cuts"].tolist()) == set(range(8 + 3, 38 - 8 - 5 + 1))
     assert batch.support.inputs.min() == 0 and batch.query.targets.max() == 37
+
+
+@pytest.mark.parametrize("kind", [
+    "datetime64[s]", "datetime64[ns]", "timedelta64[ns]", "period[h]", "zone", "objects",
+    "category",
+])  # fmt: skip
+def test_times_of_any_kind_order_the_rows(series, kind, recwarn):
+    pd = pytest.importorskip("pandas")
+    hours = np.concatenate([np.arange(size) for size in SIZES])
+    names = np.repeat([f"s{k}" for k in range(len(SIZES))], SIZES)
+    frame = pd.DataFrame({"sensor": names, "v": np.concatenate(series)})
+    if kind == "datetime64[s]":  # from 1650 to 2300: more than nanoseconds can count
+        frame["t"] = np.datetime64("1650-01-01", "s") + hours * np.timedelta64(10 * 365, "D")
+    else:
+        dates = pd.Series(pd.Timestamp("2020-03-29") + pd.to_timedelta(hours, unit="h"))
+        frame["t"] = {
+            "datetime64[ns]": lambda: dates.astype("datetime64[ns]"),
+            "timedelta64[ns]": lambda: dates - dates[0],
+            "period[h]": lambda: dates.dt.to_period("h"),
+            "zone": lambda: dates.dt.tz_localize("UTC").dt.tz_convert("Europe/Berlin"),
+            "objects": lambda: pd.Series(
+                [d.replace(tzinfo=UTC) + timedelta(0) for d in dates.dt.to_pydatetime()],
+                dtype=object,
+            ),
+            "category": lambda: dates.astype("category"),
+        }[kind]()
+    shuffled = frame.sample(frac=1, random_state=0)
+    found = sample(forecasting(shuffled, "sensor", "v", time="t"))
+    assert torch.equal(found.query.inputs, sample(forecasting(series)).query.inputs)
+    assert not [w for w in recwarn if "timezone" in str(w.message)]
+    frame.loc[7, "t"] = None
+    with pytest.raises(TaskError, match=r"'t' has values that are missing .* row 7"):
+        forecasting(frame, "sensor", "v", time="t")
+
+
+def test_a_table_with_a_column_for_each_series_is_refused():
+    pd = pytest.importorskip("pandas")
+    wide = pd.DataFrame(np.arange(320.0).reshape(40, 8))
+    with pytest.raises(SettingsError, match=r"`table.to_numpy\(\).T`"):
+        forecasting(wide)
+    assert len(forecasting(wide.to_numpy().T).names) == 8
 
 
 def test_tables_give_the_same_tasks_in_any_order(series):

@@ -19,7 +19,7 @@ from metarl.ranges import check_int
 from metarl.registry import check_choice
 from metarl.tasks.data.table_sources import ROW_NUMBERS
 from metarl.tasks.files import read_regular
-from metarl.tasks.image_splits import is_hidden
+from metarl.tasks.image_splits import files_below, is_hidden
 from metarl.tasks.images import MOST_BYTES, decode
 
 
@@ -172,7 +172,7 @@ def _images(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarra
         raise DataError(f"Cannot read the folder {folder}: {error}.") from error
     images, labels = [], []
     for part in classes:
-        for path in sorted(p for p in part.iterdir() if p.is_file() and not is_hidden(p.name)):
+        for path in sorted(p for p in files_below(part) if p.is_file()):
             try:
                 data = read_regular(path, MOST_BYTES)
             except OSError as error:

@@ -14,8 +14,8 @@ from gymnasium import spaces
 from metarl.deploy.arrays import as_array
 from metarl.errors import DataError, short_repr
 from metarl.extras import import_extra
+from metarl.tasks.data.arrow_columns import EXTRA
 from metarl.tasks.data.table_files import READERS, read_csv
-from metarl.tasks.data.tables import EXTRA
 from metarl.tasks.files import check_regular
 
 NUMBERED = re.compile(r"(?P<name>.+?)[_.\[](?P<index>\d+)\]?")

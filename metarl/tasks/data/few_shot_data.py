@@ -70,9 +70,9 @@ def FewShotData(  # noqa: N802 - reads like the other distributions
               is read when it is needed;
             - a list of M arrays [L_i, *]: sequences of unequal lengths;
             - a list or column of M strings, with `characters`;
-            - a table: a pandas data frame, an Arrow table, a mapping of columns, a structured
-              array, or the path of a .csv, .tsv, .parquet or .arrow file (files need the extra
-              `data`);
+            - a table: a data frame of pandas or polars, an Arrow table, a mapping of columns, a
+              structured array, or the path of a .csv, .tsv, .parquet or .arrow file (polars and
+              files need the extra `data`);
             - a map-style `torch.utils.data.Dataset`, or a list, of items (input, label, ...) or
               mappings;
             - a Hugging Face `Dataset`.

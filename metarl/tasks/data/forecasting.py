@@ -76,8 +76,8 @@ def Forecasting(  # noqa: N802 - reads like the other distributions
         horizon: Values to forecast.
         shots: Support windows of a task.
         queries: Query windows of a task.
-        time: The column that orders the rows of a series: numbers or dates; None: they are in
-            order.
+        time: The column that orders the rows of a series: numbers, dates or durations; None: they
+            are in order.
         targets: The columns of `values` that are forecast; None: all. Only of a table.
         splits: Which series are in which split, as for the classes of `FewShotData`; the series of
             arrays are called 0, 1, 2, ....
@@ -120,7 +120,9 @@ def Forecasting(  # noqa: N802 - reads like the other distributions
 def _of_table(table: Any, group: str | None, values: Any, time: str | None, splits: Any) -> Series:
     if group is None or values is None:
         raise SettingsError(
-            "Expected `group`, the column of the series, and `values`, the channels."
+            "Expected `group`, the column of the series, and `values`, the channels, of a table "
+            "with a row for each series and time. A table with a column for each series is an "
+            "array, `table.to_numpy().T`, and a mapping of series a list, `list(series.values())`."
         )
     known = column_names(table)
     channels = [values] if is_name(values, known) else list(values)

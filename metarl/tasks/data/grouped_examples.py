@@ -38,8 +38,9 @@ def GroupedExamples(  # noqa: N802 - reads like the other distributions
     """Builds regression tasks from the groups of a table: each patient, machine or robot is a task.
 
     Args:
-        table: A pandas data frame, an Arrow table, a mapping of columns (arrays [M] or [M, *]), or
-            the path of a .csv, .tsv, .parquet or .arrow file (files need the extra `data`).
+        table: A data frame of pandas or polars, an Arrow table, a Hugging Face `Dataset`, a mapping
+            of columns (arrays [M] or [M, *]), or the path of a .csv, .tsv, .parquet or .arrow file
+            (polars and files need the extra `data`).
         group: The column with the group of each row: integers or strings.
         inputs: Columns of numbers, which become features [D]; or one column of arrays or lists,
             which keeps its shape, lists of unequal length padded and masked.

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from metarl.errors import SettingsError, TaskError, short_repr
+from metarl.tasks.data.arrow_columns import arrow_column
 from metarl.tasks.data.datasets import load_dataset
 from metarl.tasks.data.sources import RowReader
+from metarl.tasks.data.table_files import is_transformed
 from metarl.tasks.data.table_sources import (
     LoadedTable,
     TableSettings,
@@ -17,7 +19,8 @@ from metarl.tasks.data.table_sources import (
     names_of,
     warn_if_given_away,
 )
-from metarl.tasks.data.tables import arrow_column, check_columns
+from metarl.tasks.data.tables import check_columns
+from metarl.tasks.pools import Source
 
 
 def is_hugging_face(data: Any) -> bool:
@@ -35,14 +38,13 @@ def load_hugging_face(dataset: Any, settings: TableSettings) -> LoadedTable:
     Raises:
         SettingsError: A column is missing, or the data set is a dictionary of splits.
     """
-    if isinstance(dataset, dict) or not hasattr(dataset, "num_rows"):
-        raise SettingsError(
-            "Expected one `Dataset`, got a dictionary of them; choose one, or join them with "
-            "`datasets.concatenate_datasets`: few-shot splits are of classes, not of examples."
-        )
+    _check_one(dataset)
     arrow = dataset.with_format("arrow")
     known = list(dataset.column_names)
     labels, splits = _labels_and_splits(dataset, arrow, known, settings)
+    if is_transformed(dataset):
+        source = _transformed(dataset, settings, labels)
+        return LoadedTable(source, labels, splits, None)
     columns = settings.input_columns(known)
     check_columns_of(known, columns)
     decoded = [name for name in columns if hasattr(dataset.features[name], "decode_example")]
@@ -72,6 +74,45 @@ def load_hugging_face(dataset: Any, settings: TableSettings) -> LoadedTable:
         dataset.num_rows, settings.length, settings.tokens, "data set",
     )  # fmt: skip
     return LoadedTable(reader, labels, splits, names_of(columns))
+
+
+def _check_one(dataset: Any) -> None:
+    """Raises SettingsError for dictionaries of data sets, and for those without `__getitem__`."""
+    if isinstance(dataset, dict):
+        raise SettingsError(
+            "Expected one `Dataset`, got a dictionary of them; choose one, or join them with "
+            "`datasets.concatenate_datasets`: few-shot splits are of classes, not of examples."
+        )
+    if not hasattr(dataset, "num_rows"):
+        raise SettingsError(
+            f"Expected a `Dataset`, got {type(dataset).__name__}, whose rows can only be iterated "
+            "over; load it with streaming=False, or build one of its rows by "
+            "`datasets.Dataset.from_list(list(rows))`."
+        )
+
+
+def _transformed(dataset: Any, settings: TableSettings, labels: Any) -> Source:
+    """Returns the inputs that the function of `with_transform` gives, item by item."""
+    known = list(dataset[0])
+    used = [name for name in (settings.labels, settings.splits) if isinstance(name, str)]
+    left = [name for name in known if name not in used]
+    name = settings.inputs if isinstance(settings.inputs, str) else None
+    if name is None and len(left) == 1:
+        name = left[0]
+    if name is None:
+        raise SettingsError(
+            "Expected one name as `inputs` of a data set with a transform, one of "
+            f"{short_repr(left)}, got {short_repr(settings.inputs)}."
+        )
+    if settings.characters is not None:
+        raise SettingsError(
+            "Texts of a data set with a transform are not read; apply it by `dataset.map`."
+        )
+    check_columns_of(known, [name])
+    return load_dataset(
+        dataset, name, labels, length=settings.length, tokens=settings.tokens,
+        in_memory=settings.in_memory,
+    ).source  # fmt: skip
 
 
 def _labels_and_splits(

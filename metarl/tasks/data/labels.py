@@ -170,13 +170,16 @@ def _by_member(labels: Labels, parts: Mapping[Split, Any]) -> dict[Split, Tensor
         if isinstance(members, np.ndarray | Tensor):
             members = members.tolist()
         chosen = [_number_of(value, numbers, labels.kind) for value in members]
+        if isinstance(members, set | frozenset):  # of strings, ordered otherwise in each process
+            chosen.sort()
         for number in chosen:
-            other = owner.setdefault(number, name)
-            if other != name or chosen.count(number) > 1:
+            if number in owner:
+                other = owner[number]
                 raise TaskError(
                     f"The {labels.kind} {labels.names[number]!r} is in two splits, {other} and "
                     f"{name}, or twice in one; list each {labels.kind} once."
                 )
+            owner[number] = name
         if chosen:
             result[name] = torch.tensor(chosen)
     return result
@@ -229,7 +232,8 @@ def _plural(kind: str) -> str:
 
 def _split_name(name: Any) -> Split:
     aliases = {"val": "validation", "valid": "validation", "dev": "validation"}
-    return check_split(aliases.get(str(name), str(name)))
+    known = str(name).strip().lower()
+    return check_split(aliases.get(known, known if known in SPLITS else str(name)))
 
 
 def _array(labels: Any, kind: str) -> np.ndarray:

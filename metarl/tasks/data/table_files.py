@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from metarl.errors import DataError
+from metarl.errors import DataError, SettingsError
 from metarl.extras import import_extra
-from metarl.tasks.data.tables import EXTRA, is_structured
+from metarl.tasks.data.arrow_columns import EXTRA
+from metarl.tasks.data.tables import becomes_arrow, is_arrow, is_hugging_face, is_structured
 
 READERS = {".csv": ",", ".tsv": "\t", ".parquet": "", ".arrow": "", ".feather": ""}
 """Ending of a file that can be read -> delimiter."""
@@ -17,17 +18,21 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def open_table(data: Any) -> Any:
-    """Returns a table; the path of a file is opened.
+    """Returns a table; the path of a file is opened, tables of other libraries become Arrow's.
 
     A CSV or Parquet file is read into memory. An Arrow file (.arrow, .feather, uncompressed) is
     mapped: only what is used is read.
 
     Raises:
         DataError: The file is missing, damaged or of unknown type.
-        SettingsError: pyarrow is not installed.
+        SettingsError: pyarrow is not installed, or a data set of Hugging Face changes its rows.
     """
     if is_structured(data):
         return {name: data[name] for name in data.dtype.names}
+    if is_hugging_face(data):
+        return hugging_face_table(data)
+    if becomes_arrow(data) and not is_arrow(data):
+        return import_extra("pyarrow", EXTRA).table(data)
     if not isinstance(data, str | os.PathLike):
         return data
     path = Path(data).expanduser()
@@ -44,6 +49,21 @@ def open_table(data: Any) -> Any:
         raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"Cannot read the table {path}: {error}.") from error
+
+
+def hugging_face_table(dataset: Any) -> Any:
+    """Returns a Hugging Face `Dataset` as an Arrow table."""
+    if is_transformed(dataset):
+        raise SettingsError(
+            "Expected a data set without `set_transform` or `with_transform`, which change rows as "
+            "they are read: apply the function by `dataset.map`, or choose a column of inputs."
+        )
+    return dataset.with_format("arrow")[:]
+
+
+def is_transformed(dataset: Any) -> bool:
+    """Returns whether a Hugging Face `Dataset` passes its rows through a function of the user's."""
+    return getattr(dataset, "format", {}).get("type") == "custom"
 
 
 def read_csv(path: Path, delimiter: str = ",") -> Any:

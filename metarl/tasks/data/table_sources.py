@@ -13,7 +13,9 @@ import torch
 
 from metarl.errors import SettingsError, ShapeError, short_repr
 from metarl.extras import import_extra
+from metarl.tasks.data.arrow_columns import EXTRA, arrow_column
 from metarl.tasks.data.characters import Characters
+from metarl.tasks.data.columns import Column
 from metarl.tasks.data.labels import number_labels
 from metarl.tasks.data.plain import as_tensor
 from metarl.tasks.data.sources import (
@@ -26,14 +28,12 @@ from metarl.tasks.data.sources import (
 )
 from metarl.tasks.data.table_files import open_table
 from metarl.tasks.data.tables import (
-    EXTRA,
-    Column,
-    arrow_column,
     check_columns,
     column_names,
     index_columns,
     is_arrow,
     is_name,
+    known_column,
     num_rows,
     numbers,
     read_column,
@@ -155,7 +155,7 @@ def warn_if_given_away(table: Any, columns: list[str], labels: Any) -> None:
         return
     first = numbered.order[numbered.counts.cumsum(0) - numbered.counts].numpy()
     for name in columns:
-        column = read_column(table, name)
+        column = known_column(table, name)
         values = column.values
         if column.is_text or column.lengths is not None or values.ndim != 1:
             continue
@@ -182,8 +182,13 @@ def _in_memory(table: Any, columns: list[str], settings: TableSettings) -> Sourc
             return settings.text_source(column.values.tolist())
         return _single(column, columns[0], settings)
     if settings.tokens:
-        parts = [read_column(table, name).values for name in columns]
-        values = np.stack(parts, axis=1)
+        parts = [read_column(table, name) for name in columns]
+        if any(part.is_text or part.lengths is not None or part.values.ndim > 1 for part in parts):
+            raise ShapeError(
+                "Expected columns of single indices, or one of lists of them, as the inputs, got "
+                f"{short_repr(columns)}; name one with `inputs`."
+            )
+        values = np.stack([part.values for part in parts], axis=1)
         return TensorSource(as_tensor(values, "columns of inputs"), tokens=True)
     return TensorSource(numbers(table, columns))
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from metarl.errors import SettingsError, TaskError
-from metarl.tasks import Characters, FewShotData
+from metarl.tasks import Characters, FewShotData, Forecasting, GroupedExamples
 
 pa = pytest.importorskip("pyarrow")
 ROWS, NAMES = 60, ["ant", "bee", "cat", "dog", "eel", "fox"]
@@ -28,8 +28,14 @@ class Pictures:
 class StandIn:
     """The part of the interface of `datasets.Dataset` that is used."""
 
-    def __init__(self, table, features, decoded, form=None):
+    def __init__(self, table, features, decoded, form=None, transform=None):
         self.table, self.features, self.decoded, self.form = table, features, decoded, form
+        self.transform = transform
+        self.format = {"type": form}
+
+    def with_transform(self, transform):
+        """Returns the same rows, which a function of a batch of them changes."""
+        return StandIn(self.table, self.features, self.decoded, "custom", transform)
 
     @property
     def column_names(self):
@@ -56,7 +62,11 @@ class StandIn:
         if self.form == "arrow":
             return self.table[rows] if isinstance(rows, slice) else self.table.take(rows)
         row = {name: self.table[name][rows].as_py() for name in self.column_names}
-        return {**row, **{n: values[rows] for n, values in self.decoded.items()}}
+        row = {**row, **{n: values[rows] for n, values in self.decoded.items()}}
+        if self.transform is None:
+            return row
+        changed = self.transform({name: [value] for name, value in row.items()})
+        return {name: values[0] for name, values in changed.items()}
 
 
 def pictures():
@@ -148,3 +158,46 @@ def test_labels_without_a_name_are_refused(make, columns, label):
     columns["label"][7] = label
     with pytest.raises(TaskError, match=f"row 7 in the column 'label' is {label}.*filter"):
         few_shot(make(columns), inputs="x")
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_functions_that_change_the_rows_are_applied(make, columns, in_memory):
+    def doubled(rows):
+        return {"twice": [[2 * v for v in values] for values in rows["signal"]]} | rows
+
+    data = make(columns).with_transform(doubled)
+    expected = few_shot(2 * np.array(columns["signal"]), np.array(columns["label"]))
+    tasks = few_shot(data, inputs="twice", in_memory=in_memory)
+    assert tasks.names == tuple(NAMES) and same(tasks, expected)
+    with pytest.raises(SettingsError, match=r"one of \['twice', 'x', 'signal', 'word'\]"):
+        few_shot(data)
+    with pytest.raises(SettingsError, match="Unknown column 'twce'"):
+        few_shot(data, inputs="twce")
+    with pytest.raises(SettingsError, match=r"apply the function by `dataset.map`"):
+        GroupedExamples(data, "label", "x", "x2")
+
+
+def test_groups_and_series_of_data_sets(make, columns):
+    columns["y"] = [2 * value for value in columns["x"]]
+    columns["hour"] = [-i for i in range(ROWS)]
+    data, table = make(columns), {name: list(values) for name, values in columns.items()}
+    groups = [GroupedExamples(t, "label", "x", "y", 3, 3) for t in (data, table)]
+    assert same_queries(*groups)
+    series = [Forecasting(t, "label", "x", 1, 1, 2, 2, time="hour") for t in (data, table)]
+    assert same_queries(*series)
+
+
+def same_queries(first, second):
+    a, b = (t.sample(5, torch.Generator().manual_seed(0)).query for t in (first, second))
+    return torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
+
+
+def test_data_sets_that_are_only_iterated_over(columns):
+    class Stream:
+        column_names = ("x", "label")
+
+        def with_format(self, form):
+            return self
+
+    with pytest.raises(SettingsError, match=r"got Stream, whose rows can only be iterated over"):
+        few_shot(Stream(), inputs="x")

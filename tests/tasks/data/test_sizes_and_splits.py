@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from metarl.adaptation import MAML
 from metarl.errors import SettingsError, TaskError
 from metarl.tasks import FewShotData, Forecasting, Glyphs, GroupedExamples
+from metarl.tasks.data.labels import Labels, split_labels
 
 LABELS = np.repeat(np.arange(2), 400)
 X = np.random.default_rng(0).normal(size=(800, 2))
@@ -47,6 +49,33 @@ def test_splits_without_members_are_refused(splits):
             make()
     with pytest.raises(TaskError, match=r"The class \[0\] of the splits is not in the data"):
         FewShotData(X, LABELS, 1, splits={"train": [[0], [1]]})
+
+
+def test_a_set_of_classes_has_the_order_of_the_data():
+    """That of strings in a set differs between processes."""
+    labels = np.repeat([f"c{k}" for k in range(10)], 8)
+    x = np.arange(80.0)[:, None]
+    for kind in (set, frozenset):
+        tasks = FewShotData(x, labels, splits={"train": kind(labels)}, queries=3)
+        assert tasks.splits["train"].tolist() == list(range(10))
+    listed = FewShotData(x, labels, splits={"train": ["c7", "c1", "c3", "c2", "c5"]}, queries=3)
+    assert listed.splits["train"].tolist() == [7, 1, 3, 2, 5]
+
+
+def test_a_class_that_is_listed_twice_is_refused():
+    labels = Labels(torch.arange(4), ("a", "b", "c", "d"))
+    for splits in ({"train": ["a", "b", "a"]}, {"train": ["a", "b"], "test": ["c", "a"]}):
+        with pytest.raises(TaskError, match="'a' is in two splits"):
+            split_labels(labels, splits, 0)
+
+
+def test_splits_are_read_in_any_case():
+    names = np.repeat(["Train", "VAL", "test "], 80)
+    x, labels = np.arange(240.0)[:, None], np.repeat(np.arange(30), 8)
+    tasks = FewShotData(x, labels, splits=names, queries=3)
+    assert {name: len(part) for name, part in tasks.splits.items()} == {
+        "train": 10, "validation": 10, "test": 10,
+    }  # fmt: skip
 
 
 def test_steps_of_an_adaptation_are_integers_of_python():

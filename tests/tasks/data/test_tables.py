@@ -1,6 +1,7 @@
 """Tables of every kind: pandas, Arrow, mappings and files."""
 
 import contextlib
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from metarl.errors import DataError, MetarlError, SettingsError, ShapeError, TaskError
 from metarl.tasks import Characters, FewShotData, Forecasting, GroupedExamples
+from metarl.tasks.data import tables
 from metarl.tasks.data.tables import numbers, read_column
 
 pa = pytest.importorskip("pyarrow")
@@ -271,6 +273,41 @@ def test_columns_that_give_the_classes_away_warn(frame, tmp_path):
     )
     with pytest.raises(SettingsError, match="'patient' seems to hold the numbers of rows"):
         few_shot(tmp_path / "table.parquet")
+
+
+def test_integers_and_decimals_among_objects(frame):
+    expected = inputs_of(few_shot(frame))
+    objects = frame.copy()
+    for name in frame.columns.drop("kind"):
+        objects[name] = [Decimal(repr(float(value))) for value in frame[name]]
+    assert torch.equal(inputs_of(few_shot(objects)), expected)
+    numbers_of = {kind: 2**60 + number for number, kind in enumerate(frame["kind"].unique())}
+    wide = frame.assign(kind=frame["kind"].map(numbers_of).astype(object))
+    assert few_shot(wide).pool.names == tuple(map(str, sorted(set(wide["kind"]))))
+    flags = frame.assign(kind=np.array([bool(k % 2) for k in range(len(frame))], object))
+    assert few_shot(flags, way=2).pool.names == ("False", "True")
+
+
+def test_a_column_that_is_the_index_is_named(frame):
+    with pytest.raises(SettingsError, match=r"'kind' is the index .* `table.reset_index\(\)`"):
+        few_shot(frame.set_index("kind"))
+
+
+def test_thousands_of_columns_are_searched_once(frame, monkeypatch):
+    searches = []
+    names = tables.column_names
+    monkeypatch.setattr(tables, "column_names", lambda table: searches.append(1) or names(table))
+    for columns in (4, 40):
+        searches.clear()
+        wide = pd.DataFrame(np.random.default_rng(0).normal(size=(len(frame), columns)))
+        few_shot(wide.assign(kind=frame["kind"].to_numpy()))
+        assert len(searches) < 4
+
+
+def test_several_columns_of_lists_of_indices_are_refused(frame):
+    lists = pd.DataFrame({"ids": [[1, 2]] * len(frame), "mask": [[1, 1]] * len(frame)})
+    with pytest.raises(ShapeError, match=r"single indices.* got \['ids', 'mask'\]; name one"):
+        few_shot(lists.assign(kind=frame["kind"].to_numpy()), tokens=True)
 
 
 def test_files_of_spreadsheets_are_named(frame, tmp_path):
