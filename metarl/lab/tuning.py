@@ -23,6 +23,8 @@ from metarl.training.loop import OuterLoop, TrainingResult
 
 TRIES, PAUSE = 3, 1.0
 """How often a storage is opened before it counts as an error, and the seconds in between."""
+INTERRUPTED = "interrupted"
+"""Attribute of trials that a signal or an error of the program ended."""
 STARTUP_TRIALS = 5
 """Trials before the first one can be ended early."""
 
@@ -94,6 +96,7 @@ class Study:
         """Runs trials until the study has this many, those of other processes included.
 
         A signal saves the trial's run, which a further call does not resume, and ends the process.
+        A trial that it or an error ended does not count: a further call runs another one.
 
         Raises:
             SettingsError: The experiment has no validation tasks, or `trials` is below 1.
@@ -101,7 +104,7 @@ class Study:
         if trials < 1:
             raise SettingsError(f"Expected at least 1 trial, got {trials}.")
         state = self._optuna.trial.TrialState
-        while sum(t.state.is_finished() for t in self._study.trials) < trials:
+        while self._counted() < trials:
             trial = self._study.ask()
             try:
                 value, result = self._train(trial)
@@ -111,15 +114,23 @@ class Study:
                 trial.set_user_attr("error", str(error))
                 self._study.tell(trial, state=state.FAIL)
             except BaseException:
+                trial.set_user_attr(INTERRUPTED, True)
                 self._study.tell(trial, state=state.FAIL)
                 raise
             else:
+                if not result.finished:
+                    trial.set_user_attr(INTERRUPTED, True)
                 if value is None:
                     self._study.tell(trial, state=state.FAIL)
                 else:
                     self._study.tell(trial, self._signed(value))
                 if not result.finished:
                     print_stopped(result)
+
+    def _counted(self) -> int:
+        """Returns the number of finished trials, without those that were interrupted."""
+        trials = self._study.trials
+        return sum(t.state.is_finished() and INTERRUPTED not in t.user_attrs for t in trials)
 
     def best(self, count: int) -> list[Any]:
         """Returns the best finished trials, best first, with the metric as their `value`."""

@@ -95,6 +95,27 @@ def test_a_study_goes_on_where_it_ended(tmp_path, capsys, monkeypatch):
         tune("sine", *FEW, "--search", "training.outer-lr=1e-5..1e-2:log", "--trials", "4")
 
 
+def test_an_interrupted_trial_does_not_count(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("optuna", reason="needs the extra tune")
+    monkeypatch.chdir(tmp_path)
+    arguments = ("sine", *FEW, "--search", "training.outer-lr=1e-4..1e-2:log", "--trials", "2")
+    train = Study._train
+
+    def interrupted(study, trial):
+        if trial.number == 1:
+            raise KeyboardInterrupt
+        return train(study, trial)
+
+    monkeypatch.setattr(Study, "_train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tune(*arguments)
+    assert "1 complete, 1 fail" in capsys.readouterr().out
+    tune(*arguments)
+    assert "2 complete, 1 fail" in capsys.readouterr().out
+    tune(*arguments)
+    assert "2 complete, 1 fail" in capsys.readouterr().out
+
+
 def test_a_storage_that_cannot_be_opened_is_an_error_that_names_it(tmp_path, monkeypatch):
     pytest.importorskip("optuna", reason="needs the extra tune")
     monkeypatch.chdir(tmp_path)
