@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -190,4 +191,4 @@ def _report(adapter: Any, found: Adapted, run: Path, out: Path, video: Path | No
         save_film(Film("adapted", found.frames, 30.0), video)
         console.print("Film:", str(video), **PLAIN)
     if len(found.before):
-        console.print(f"The curve: tensorboard --logdir {out}", **PLAIN)
+        console.print(f"The curve: tensorboard --logdir {shlex.quote(str(out))}", **PLAIN)

@@ -37,11 +37,12 @@ def compare(
     from metarl.console import OutputConsole
     from metarl.errors import SettingsError
     from metarl.plots.comparison import comparison_figure
-    from metarl.plots.figures import save_figure
+    from metarl.plots.figures import check_figure, save_figure
     from metarl.runs.run_curves import compare_runs
 
     if not run:
         raise SettingsError("Expected run folders to compare; `metarl runs` lists them.")
+    check_figure(out)
     comparison = compare_runs(run, split, by == "environment-steps")
     figure = comparison_figure(
         {r.label: r.training for r in comparison.runs},

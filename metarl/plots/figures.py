@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -135,14 +136,31 @@ def figure_pixels(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def check_figure(path: Path | str) -> None:
+    """Checks that a figure can have this name, before anything is computed or drawn.
+
+    Raises:
+        SettingsError: Its ending is that of no format of Matplotlib.
+    """
+    ending = Path(path).suffix[1:].lower()
+    known = FigureCanvasBase.get_supported_filetypes()
+    if ending and ending not in known:
+        raise SettingsError(
+            f"Expected the name of a figure to end in .png, .pdf, .svg or another of "
+            f"{', '.join(sorted(known))}, got {Path(path).name}."
+        )
+
+
 def save_figure(figure: Figure, path: Path | str) -> None:
     """Writes a figure in the format of the file name's suffix (png, pdf, svg).
 
     The write is atomic: readers see either the old or the new file.
 
     Raises:
+        SettingsError: See `check_figure`.
         CheckpointError: The file cannot be written.
     """
+    check_figure(path)
     path = Path(path)
     with result_path(path, "figure") as temporary:
         figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=_DPI, facecolor="white")

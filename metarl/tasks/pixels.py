@@ -30,8 +30,8 @@ def eight_bits(image: Image.Image, mode: str) -> Image.Image:
     Raises:
         ValueError: The range of the numbers is unknown, or the EXIF data are damaged.
     """
-    upright = _upright(image)
-    opaque = _scaled(upright, image) if image.mode in HIGH_DEPTH else on_white(upright)
+    turned = upright(image)
+    opaque = _scaled(turned, image) if image.mode in HIGH_DEPTH else on_white(turned)
     return opaque.convert(mode)
 
 
@@ -44,7 +44,8 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(paper, image.convert(opaque).convert("RGBA"))
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """Returns an image turned as its EXIF orientation says; raises ValueError for damaged data."""
     try:
         return ImageOps.exif_transpose(image)
     except (SyntaxError, struct.error, KeyError, TypeError) as error:

@@ -67,9 +67,10 @@ def test_a_supervised_learner_adapts_on_a_table(kind, trained, metarl, tmp_path)
     table = pyarrow.table({"x": x, "y": np.sin(x)})
     path = tmp_path / f"table.{kind}"
     (csv.write_csv if kind == "csv" else parquet.write_table)(table, path)
-    arguments = ("adapt", trained["sine"], "--data", path, "--out", tmp_path / "out")
+    arguments = ("adapt", trained["sine"], "--data", path, "--out", tmp_path / "my out")
     status, printed = metarl(*arguments, "--target", "y", "--steps", 3)
     assert status == 0, printed.err
+    assert f"tensorboard --logdir '{tmp_path / 'my out'}'" in printed.out
     assert "3 adaptation steps on 10 examples, measured on 10 others" in printed.out
     assert "squared error (10)" in printed.out
     status, printed = metarl(*arguments, "--target", "z")

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from metarl.commands.compare import compare
+from metarl.commands.play import play
 from metarl.errors import CheckpointError, SettingsError, ShapeError
 from metarl.evaluation.statistics import Summary
 from metarl.plots.figures import (
@@ -148,3 +150,14 @@ def test_bad_input_is_refused(panel):
 def test_figures_leave_pyplot_alone():
     code = "import sys, metarl.plots.figures; assert 'matplotlib.pyplot' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_figures_of_unknown_formats_are_refused_first(curves, tmp_path):
+    for name in ("a.xyz", "a.b.doc"):
+        with pytest.raises(SettingsError, match=r"to end in \.png, .*, got a\."):
+            save_figure(adaptation_figure(curves, "mse"), tmp_path / name)
+    for command in (lambda out: compare((tmp_path,), out), lambda out: play(tmp_path, out=out)):
+        with pytest.raises(SettingsError, match=r"to end in \.png, .*, got a\.xyz"):
+            command(tmp_path / "a.xyz")  # although there is no run
+    save_figure(adaptation_figure(curves, "mse"), tmp_path / "A.PNG")
+    assert (tmp_path / "A.PNG").read_bytes().startswith(b"\x89PNG")

@@ -79,7 +79,7 @@ def is_image(value: Any) -> bool:
 
 
 def image_array(image: Any, mode: str | None = None) -> np.ndarray:
-    """Returns an image of Pillow as [C, H, W], uint8; what is transparent is white.
+    """Returns an image of Pillow as [C, H, W], uint8, upright; what is transparent is white.
 
     Images of 16 bits stay uint16, and those of 32 bits or floats keep their numbers.
 
@@ -88,10 +88,14 @@ def image_array(image: Any, mode: str | None = None) -> np.ndarray:
         mode: "L" for one channel, "RGB" for three; None: one for grey images.
 
     Raises:
-        ShapeError: Pillow cannot convert its mode.
+        ShapeError: Pillow cannot convert its mode, or its EXIF data are damaged.
     """
-    from metarl.tasks.pixels import on_white
+    from metarl.tasks.pixels import on_white, upright
 
+    try:
+        image = upright(image)
+    except ValueError as error:
+        raise ShapeError(f"Cannot read an image: {error}; save it without them.") from error
     if image.mode not in NUMBERS:
         mode = mode or ("L" if image.mode in GREY else "RGB")
         try:

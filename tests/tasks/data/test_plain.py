@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from metarl.errors import DataError, MetarlError, SettingsError, ShapeError
 from metarl.tasks import FewShotData, Forecasting
+from metarl.tasks.images import decode
 
 ROWS = 12
 LABELS = [0, 1] * 6
@@ -175,3 +176,18 @@ def test_an_array_on_disk_that_returns_other_rows_is_refused():
 def test_characters_of_another_type_are_refused():
     with pytest.raises(SettingsError, match="got 'abc'"):
         FewShotData(["ab"] * ROWS, LABELS, 2, 1, 1, characters="abc")  # pyright: ignore
+
+
+def test_images_of_pillow_are_upright(tmp_path):
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = 6  # turned clockwise by a quarter to be upright
+    image.save(tmp_path / "a.png", exif=exif)
+    upright = torch.from_numpy(np.rot90(pixels, -1).copy()).float() / 255
+    with Image.open(tmp_path / "a.png") as opened:
+        for data in ([opened] * ROWS, Items(lambda row: opened)):
+            labels = None if isinstance(data, Items) else LABELS
+            assert torch.equal(inputs_of(data, labels)[0, 0], upright)
+    read = decode((tmp_path / "a.png").read_bytes(), "a.png", None)
+    assert np.array_equal(read, np.rot90(pixels, -1))
