@@ -128,7 +128,8 @@ def _of_table(table: Any, group: str | None, values: Any, time: str | None, spli
     channels = [values] if is_name(values, known) else list(values)
     columns: list[Any] = [c for c in (group, time, splits) if is_name(c, known)]
     check_columns(table, [*columns, *channels])
-    names = number_labels(read_column(table, group).values, num_rows(table), "series")
+    rows = num_rows(table, [*columns, *channels])
+    names = number_labels(read_column(table, group).values, rows, "series")
     flat = numbers(table, channels)
     order = names.order
     if time is not None:

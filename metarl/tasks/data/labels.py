@@ -245,7 +245,13 @@ def _array(labels: Any, kind: str) -> np.ndarray:
         array = np.empty(len(labels), dtype=object)  # NumPy would make strings of the others
         array[:] = labels
         return array
-    array = np.asarray(labels)
+    try:
+        array = np.asarray(labels)
+    except ValueError as error:  # lists of unequal lengths
+        raise ShapeError(
+            f"Expected one {kind} for each example, got lists of several: {short_repr(labels)}. "
+            "In a few-shot task, an example has one class."
+        ) from error
     return array.astype(object) if array.dtype.kind == "T" else array  # which may lack values
 
 

@@ -90,7 +90,8 @@ class TableSettings:
             raise SettingsError(
                 "Strings need `characters`, which turns them into indices: Characters.of(texts) of "
                 f'the training texts, or a fixed alphabet, Characters("abc"){given}. Texts that '
-                "stand for numbers have to be converted first."
+                "stand for numbers have to be converted first, and files that they name read: "
+                "images by `ImageFolder`, or by a data set that opens them."
             )
         flat, lengths = self.characters.encode_all(texts)
         return flat_source(flat, lengths, self.length, tokens=True)
@@ -116,17 +117,18 @@ def load_table(data: Any, settings: TableSettings) -> LoadedTable:
     """Returns the examples, labels and splits of a table; see `FewShotData`."""
     table = open_table(data)
     known = column_names(table)
-    if num_rows(table) == 0:
-        raise ShapeError("The table has no rows.")
     columns = settings.input_columns(known, index_columns(table))
-    check_columns(table, columns)
+    named = [name for name in (settings.labels, settings.splits) if is_name(name, known)]
+    check_columns(table, [*columns, *named])
+    if num_rows(table, [*columns, *named]) == 0:
+        raise ShapeError("The table has no rows.")
     labels, splits = settings.labels, settings.splits
     if labels is None:
         raise SettingsError(
             f"Expected the column of the classes as `labels`, one of {short_repr(known)}."
         )
-    for name in (labels, splits):
-        if is_name(name, known) and name in columns:
+    for name in named:
+        if name in columns:
             raise SettingsError(f"The column {name!r} has labels or splits; it is no input.")
     labels = read_column(table, labels).values if is_name(labels, known) else labels
     splits = read_column(table, splits).values if is_name(splits, known) else splits
@@ -149,7 +151,7 @@ def warn_if_given_away(table: Any, columns: list[str], labels: Any) -> None:
 
     Such a column has one value in each class and another one in every class.
     """
-    numbered = number_labels(labels, num_rows(table))
+    numbered = number_labels(labels, num_rows(table, columns))
     classes = len(numbered.values)
     if not 1 < classes < len(numbered.numbers):
         return

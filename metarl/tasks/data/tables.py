@@ -191,15 +191,35 @@ def _iso_times(texts: np.ndarray, name: str) -> np.ndarray:
     return np.array(times, dtype=np.int64)
 
 
-def num_rows(table: Any) -> int:
-    """Returns the number of rows of a table; raises ShapeError if columns differ in length."""
+def num_rows(table: Any, names: Sequence[str] | None = None) -> int:
+    """Returns the number of rows of a table.
+
+    Args:
+        table: The table.
+        names: The columns that are read; None: all. A mapping may hold other things too.
+
+    Raises:
+        ShapeError: These columns differ in length, or have none.
+    """
     if is_arrow(table):
         return table.num_rows
     if not isinstance(table, Mapping):
         return len(table)
-    counts = {name: len(values) for name, values in table.items()}
+    counts: dict[str, int] = {}
+    for name in list(table) if names is None else names:
+        try:
+            counts[name] = len(table[name])
+        except TypeError as error:
+            raise ShapeError(
+                f"Expected a value for each row in the column {name!r}, got "
+                f"{short_repr(table[name])}; leave it out, or name the columns of the inputs: "
+                "inputs=[...]."
+            ) from error
     if len(set(counts.values())) != 1:
-        raise ShapeError(f"Expected columns of one length, got {short_repr(counts)}.")
+        raise ShapeError(
+            f"Expected columns of one length, got {short_repr(counts)}; leave others out, or name "
+            "the columns of the inputs: inputs=[...]."
+        )
     return next(iter(counts.values()))
 
 

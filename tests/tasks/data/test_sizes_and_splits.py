@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from metarl.adaptation import MAML
-from metarl.errors import SettingsError, TaskError
+from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.tasks import FewShotData, Forecasting, Glyphs, GroupedExamples
 from metarl.tasks.data.labels import Labels, split_labels
 
@@ -67,6 +67,11 @@ def test_a_class_that_is_listed_twice_is_refused():
     for splits in ({"train": ["a", "b", "a"]}, {"train": ["a", "b"], "test": ["c", "a"]}):
         with pytest.raises(TaskError, match="'a' is in two splits"):
             split_labels(labels, splits, 0)
+
+
+def test_examples_of_several_classes_are_refused():
+    with pytest.raises(ShapeError, match="one class for each example, got lists of several"):
+        FewShotData(np.zeros((4, 2)), [[1, 2], [3], [1], [2, 3]])
 
 
 def test_splits_are_read_in_any_case():

@@ -176,6 +176,23 @@ def test_columns_of_unequal_length(columns):
         few_shot({**columns, "a": columns["a"][:9]})
 
 
+def test_mappings_may_hold_other_things(columns, tmp_path):
+    """As those of scikit-learn and the files of NumPy do."""
+    expected = inputs_of(few_shot(columns, inputs=["a", "b"]))
+    others = {"version": 1, "frame": None, "names": ["ant", "bee"], "DESCR": "a text"}
+    assert torch.equal(inputs_of(few_shot(columns | others, inputs=["a", "b"])), expected)
+    np.savez(tmp_path / "a.npz", **columns, names=np.array(["ant", "bee"]))
+    with np.load(tmp_path / "a.npz") as file:
+        assert torch.equal(inputs_of(few_shot(file, inputs=["a", "b"])), expected)
+    groups = GroupedExamples(columns | others, "kind", "a", "b", shots=3, queries=3)
+    series = Forecasting(columns | others, "kind", "a", 2, 1, 2, 2)
+    assert len(groups.names) == len(series.names) == 6
+    with pytest.raises(ShapeError, match=r"row in the column 'version', got 1; .*inputs=\["):
+        few_shot(columns | others)
+    with pytest.raises(ShapeError, match=r"one length, got .*'names': 2.*inputs=\["):
+        few_shot(columns | {"names": [1, 2]})
+
+
 def test_only_arrow_is_read_in_parts(frame):
     with pytest.raises(SettingsError, match="Only Arrow tables"):
         few_shot(frame, in_memory=False)
