@@ -53,8 +53,17 @@ class ItemReader:
 
     def __call__(self, rows: np.ndarray) -> list[np.ndarray] | np.ndarray:
         """Returns the part of the items of these rows, stacked if their shapes are equal."""
-        parts = [input_array(self.part(self.dataset[int(row)])) for row in rows]
+        parts = [input_array(self.part(self.item(int(row)))) for row in rows]
         return np.stack(parts) if len({part.shape for part in parts}) == 1 else parts
+
+    def item(self, row: int) -> Any:
+        """Returns an item; raises DataError, which names it, for any error of the data set."""
+        try:
+            return self.dataset[row]
+        except Exception as error:  # code of the user's
+            raise DataError(
+                f"Cannot read item {row} of the data set: {type(error).__name__}: {error}"
+            ) from error
 
     def part(self, item: Any) -> Any:
         """Returns the part of an item; raises DataError if the item has none."""
@@ -114,7 +123,9 @@ def load_dataset(
     is_tensors = isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2
     if is_tensors and labels is None and length is None:
         return Loaded(TensorSource(dataset.tensors[0], tokens), dataset.tensors[1])
-    alone = not (labels is None or isinstance(labels, str)) and _is_input(dataset[0])
+    alone = not (labels is None or isinstance(labels, str)) and _is_input(
+        ItemReader(dataset, 0).item(0)
+    )
     reader = ItemReader(_Wrapped(dataset), 0) if alone else ItemReader(dataset, inputs or 0)
     if in_memory:
         return _read_all(reader, labels, length, tokens)
@@ -157,12 +168,7 @@ def _read_all(reader: ItemReader, labels: Any, length: int | None, tokens: bool)
     parts: list[np.ndarray] = []
     found: list[Any] = []
     for row in range(len(dataset)):
-        try:
-            item = dataset[row]
-        except Exception as error:  # code of the user's
-            raise DataError(
-                f"Cannot read item {row} of the data set: {type(error).__name__}: {error}"
-            ) from error
+        item = reader.item(row)
         parts.append(input_array(reader.part(item)))
         if row == 0 and parts[0].nbytes * len(dataset) > MOST_BYTES:
             raise SettingsError(
@@ -195,7 +201,8 @@ def _known_labels(reader: ItemReader, labels: Any) -> Any:
         known = _attribute(dataset, name)
         if labels is None and known is not None and len(known) == len(dataset):
             for row in (0, len(dataset) - 1):
-                label = _plain_label(ItemReader(dataset, 1).part(dataset[row]))
+                reader = ItemReader(dataset, 1)
+                label = _plain_label(reader.part(reader.item(row)))
                 if _plain_label(known[row]) != label:
                     raise DataError(
                         f"The label of item {row} of the data set is {label!r}, its `{name}` has "

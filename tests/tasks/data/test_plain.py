@@ -191,3 +191,17 @@ def test_images_of_pillow_are_upright(tmp_path):
             assert torch.equal(inputs_of(data, labels)[0, 0], upright)
     read = decode((tmp_path / "a.png").read_bytes(), "a.png", None)
     assert np.array_equal(read, np.rot90(pixels, -1))
+
+
+@pytest.mark.parametrize("bad", [0, 7])
+@pytest.mark.parametrize("error", [OSError("no disk"), AssertionError("no disk")])
+def test_an_item_that_cannot_be_read_is_named(bad, error):
+    def read(row):
+        if row == bad:
+            raise error
+        return np.zeros(3)
+
+    message = rf"Cannot read item {bad} of the data set: {type(error).__name__}: no disk"
+    for settings in ({}, {"in_memory": False, "labels": LABELS}):
+        with pytest.raises(DataError, match=message):
+            inputs_of(Items(read), **{"labels": None, **settings})
