@@ -123,10 +123,9 @@ def load_dataset(
     is_tensors = isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2
     if is_tensors and labels is None and length is None:
         return Loaded(TensorSource(dataset.tensors[0], tokens), dataset.tensors[1])
-    alone = not (labels is None or isinstance(labels, str)) and _is_input(
-        ItemReader(dataset, 0).item(0)
-    )
-    reader = ItemReader(_Wrapped(dataset), 0) if alone else ItemReader(dataset, inputs or 0)
+    reader = ItemReader(dataset, inputs or 0)
+    if not (labels is None or isinstance(labels, str)) and _is_input(reader.item(0)):
+        reader = ItemReader(_Wrapped(dataset), 0)
     if in_memory:
         return _read_all(reader, labels, length, tokens)
     source = RowReader(reader, len(dataset), length, tokens, "data set")
