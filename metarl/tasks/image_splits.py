@@ -6,6 +6,7 @@ import contextlib
 import csv
 import os
 import posixpath
+import unicodedata
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -68,7 +69,9 @@ def read_splits(
                     f"Expected names of folders in {root} in the split file {root / split_files}, "
                     f"got {name!r}, which is that folder itself."
                 )
-        files = {name: _images_of(root / name) for name in _all_classes(classes, root)}
+        files = {
+            name: _images_of(_class_folder(root, name)) for name in _all_classes(classes, root)
+        }
     else:
         split_images: dict[Split, ClassFiles] = {
             _split(part, root): _read_labels(root, name) for part, name in split_files.items()
@@ -192,6 +195,18 @@ def _check_inside(name: str, path: Path) -> None:
             f"Expected names of what is in {path.parent} in the split file {path}, got {name!r}, "
             "which leads out of it. Move these images there."
         )
+
+
+def _class_folder(root: Path, name: str) -> Path:
+    """Returns the folder of a class, also where accents are stored in another form, as by macOS."""
+    folder = root / name
+    with contextlib.suppress(OSError):  # which reading its images reports
+        if not folder.exists():
+            wanted = unicodedata.normalize("NFC", folder.name)
+            others = folder.parent.iterdir()
+            same = [p for p in others if unicodedata.normalize("NFC", p.name) == wanted]
+            return same[0] if len(same) == 1 else folder
+    return folder
 
 
 def _images_of(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@ import functools
 import json
 import os
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -300,6 +301,15 @@ def test_images_of_linked_folders_are_found(folders, tmp_path, fresh_cache):
     (folders / "ant" / "more").symlink_to(tmp_path / "elsewhere")
     (folders / "ant" / "loop").symlink_to(folders / "ant")
     assert few_shot(folders).pool.counts[0] == 5
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_in_another_form_name_the_same_class(folders, fresh_cache, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    (folders / "ant").rename(folders / unicodedata.normalize(other, "Äpfel é"))
+    name = unicodedata.normalize(form, "Äpfel é")
+    (folders / "splits.json").write_text(json.dumps({"train": [name, "bee", "cat"]}))
+    assert few_shot(folders).split("train").names == (name, "bee", "cat")
 
 
 def test_split_files_of_other_systems(folders, fresh_cache):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -117,6 +118,7 @@ def FewShotData(  # noqa: N802 - reads like the other distributions
     """
     if length is not None:
         length = check_int("length", length)
+    _warn_of_other_order(data, labels)
     key = description_key or (labels if is_name(labels) else None)
     settings = TableSettings(inputs, labels, splits, length, characters, tokens, in_memory)
     if is_hugging_face(data):
@@ -146,6 +148,20 @@ def FewShotData(  # noqa: N802 - reads like the other distributions
         fewest_shots=fewest_shots, augment_support=augment_support, augment_query=augment_query,
         columns=columns,
     )  # fmt: skip
+
+
+def _warn_of_other_order(data: Any, labels: Any) -> None:
+    """Warns if the labels have the rows of a data frame in another order."""
+    if not (hasattr(data, "columns") and hasattr(data, "iloc") and hasattr(labels, "iloc")):
+        return
+    first, second = data.index, labels.index
+    if len(first) == len(second) and not first.equals(second) and first.isin(second).all():
+        warnings.warn(
+            "The index of the labels has the rows of the data in another order. Labels are taken "
+            "by position: pass labels.loc[data.index], or labels.to_numpy() if they are right.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _load(data: Any, settings: TableSettings) -> Loaded:

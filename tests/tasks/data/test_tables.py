@@ -176,6 +176,16 @@ def test_columns_of_unequal_length(columns):
         few_shot({**columns, "a": columns["a"][:9]})
 
 
+def test_labels_in_another_order_warn(frame, recwarn):
+    numbers_of, labels = frame[["a", "b"]], frame["kind"]
+    few_shot(numbers_of, labels)
+    few_shot(numbers_of, labels.set_axis(range(5, 5 + ROWS)))  # of no row of the data
+    few_shot(numbers_of.sample(frac=1, random_state=0), labels.to_numpy())
+    assert not recwarn.list
+    with pytest.warns(RuntimeWarning, match=r"another order.* labels\.loc\[data\.index\]"):
+        few_shot(numbers_of.sample(frac=1, random_state=0), labels)
+
+
 def test_mappings_may_hold_other_things(columns, tmp_path):
     """As those of scikit-learn and the files of NumPy do."""
     expected = inputs_of(few_shot(columns, inputs=["a", "b"]))
