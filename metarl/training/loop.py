@@ -80,8 +80,8 @@ class OuterLoop:
         update: The outer update, or its settings; None for an optimiser (`MetaStep`).
         optimizer: An optimiser of the learner's parameters, or a function that makes one of named
             parameters, such as `torch.optim.AdamW`; None for that of `settings`. See `MetaStep`.
-        scheduler: A function that makes a scheduler of the optimiser; None for the schedule of
-            `settings`.
+        scheduler: A function that makes a scheduler of the optimiser, or one of an optimiser that
+            is given; None for the schedule of `settings`.
         resume: The checkpoint to resume from, or None for a new run.
         config: Settings of the whole experiment, for the logs.
 

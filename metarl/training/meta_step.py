@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,16 +22,19 @@ from metarl.training.meta_gradient import MetaGradient
 from metarl.training.optimizer_state import UnsavedState
 from metarl.training.optimizers import (
     OF_THE_DEVICE,
-    OWN_SCHEDULES,
     OptimizerFactory,
     SchedulerFactory,
-    check_length,
+    check_modes,
+    check_scheduler,
     given_optimizer,
     given_scheduler,
     make_optimizer,
     make_scheduler,
+    training_mode,
+    whole_step,
 )
 from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
+from metarl.training.rates import Rates
 from metarl.training.settings import TrainingSettings
 from metarl.training.untrained import UntrainedSettings
 
@@ -46,8 +48,9 @@ class MetaStep(OuterUpdate):
         optimizer: An optimiser of the learner's parameters, or a function that makes one of named
             parameters (`torch.optim.AdamW`, or a `partial` of it); its rates then replace
             `outer_lr`, and the schedule of the settings scales them. None: that of the settings.
-        scheduler: A function that makes a scheduler of the optimiser, stepped once per update (with
-            the mean loss, if it is a `ReduceLROnPlateau`); None: the schedule of the settings.
+        scheduler: A function that makes a scheduler of the optimiser, or one of an optimiser that
+            is given; stepped once per update (with the mean loss, if it is a `ReduceLROnPlateau`).
+            None: the schedule of the settings.
         driver: Captures an iteration as a graph; None for CUDA, if the learner is on a GPU.
 
     Attributes:
@@ -78,19 +81,21 @@ class MetaStep(OuterUpdate):
             _refuse_two(settings)
             self.optimizer = given_optimizer(optimizer, named)
         self._unsaved = UnsavedState(self.optimizer)
-        if scheduler is not None and settings.schedule != "constant":
-            raise SettingsError(
-                f"Expected one schedule, got a `scheduler` and the schedule {settings.schedule}."
-            )
-        self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        check_modes(self.optimizer, learner)
+        if scheduler is not None and (settings.schedule != "constant" or settings.warmup):
+            other = f"{settings.warmup} iterations of `warmup`"
+            if settings.schedule != "constant":
+                other = f"the schedule {settings.schedule}"
+            raise SettingsError(f"Expected one schedule, got a `scheduler` and {other}.")
+        self._rates = Rates(self.optimizer, settings, given=optimizer is not None)
         if scheduler is None:
             self.scheduler = make_scheduler(self.optimizer, settings)
         else:
             self.scheduler = given_scheduler(scheduler, self.optimizer)
-        check_length(self.scheduler, settings.iterations)
-        self._rate = self._base_rates[0]
+        check_scheduler(self.scheduler, settings.iterations)
+        self._rate = self._rates.at(0)
         plain = optimizer is None and self.scheduler is None
-        self._update = _plain_step(self.optimizer) if plain else _whole_step
+        self._update = _plain_step(self.optimizer) if plain else whole_step
         self._masked: MaskedStep | None = None
         self.captured = self._captured(driver)
         self._reads_late = False
@@ -113,12 +118,13 @@ class MetaStep(OuterUpdate):
                 with suppress(MissingStateError):  # made by a step of the optimiser
                     return self._on_device(self.captured(inputs))
             self.gradient.captures = bool(self.optimizer.state)  # not for one step only
-        result, norm, finite = self.gradient(inputs)
-        if finite:
-            if self.settings.max_grad_norm is not None:
-                nn.utils.clip_grads_with_norm_(self.params, self.settings.max_grad_norm, norm)
-            self._update(self.optimizer)
-            self._step_scheduler(result.losses)
+        with training_mode(self.optimizer):
+            result, norm, finite = self.gradient(inputs)
+            if finite:
+                if self.settings.max_grad_norm is not None:
+                    nn.utils.clip_grads_with_norm_(self.params, self.settings.max_grad_norm, norm)
+                self._update(self.optimizer)
+                self._step_scheduler(result.losses)
         return MetaResult(result.losses, result.metrics, result.carry, norm, finite)
 
     def _on_device(self, update: Update) -> MetaResult:
@@ -143,7 +149,7 @@ class MetaStep(OuterUpdate):
         """Returns the rate of the first group; that of the last update if torch schedules it."""
         if self.scheduler is not None:
             return self._rate
-        return self._scaled(self._base_rates[0], iteration)
+        return self._rates.at(iteration)
 
     def state_dict(self) -> dict[str, Any]:
         self._unsaved.warn()
@@ -151,11 +157,14 @@ class MetaStep(OuterUpdate):
         if self.scheduler is not None:
             state["scheduler"] = self.scheduler.state_dict()
             state["rate"] = self._rate
+        elif (rates := self._rates.state()) is not None:
+            state["changed_rates"] = rates
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         state = dict(state)
         scheduler, self._rate = state.pop("scheduler", None), state.pop("rate", self._rate)
+        rates = state.pop("changed_rates", None)
         ours = [_form(group) for group in self.optimizer.state_dict()["param_groups"]]
         if "param_groups" not in state or ours != [_form(g) for g in state["param_groups"]]:
             raise ValueError(f"its optimiser is not {type(self.optimizer).__name__}")
@@ -170,6 +179,7 @@ class MetaStep(OuterUpdate):
             self.optimizer.load_state_dict(state)
         else:
             self._masked.load(state)
+        self._rates.load(rates)
         if self.scheduler is not None:
             self.scheduler.load_state_dict(scheduler)
 
@@ -182,28 +192,16 @@ class MetaStep(OuterUpdate):
             self.scheduler.step()
 
     def _set_rate(self, iteration: int) -> None:
-        groups = self.optimizer.param_groups
-        if self.scheduler is not None:
-            self._rate = float(groups[0]["lr"])
-            return
-        for group, base in zip(groups, self._base_rates, strict=True):
-            group["lr"] = self._scaled(base, iteration)
-
-    def _scaled(self, base: float, iteration: int) -> float:
-        """Returns the rate of a group with the rate `base` in the settings."""
-        rate = outer_rate(self.settings, iteration)
-        return rate if base == self.settings.outer_lr else base * (rate / self.settings.outer_lr)
+        if self.scheduler is None:
+            self._rates.set(iteration)
+        else:
+            self._rate = float(self.optimizer.param_groups[0]["lr"])
 
 
 def _plain_step(optimizer: torch.optim.Optimizer) -> Callable[[torch.optim.Optimizer], Any]:
     """Returns `step` without torch's hooks and profiler label, which cost as much as the update."""
     step = type(optimizer).step
     return getattr(step, "__wrapped__", step)
-
-
-def _whole_step(optimizer: torch.optim.Optimizer) -> None:
-    """Takes a step with all hooks, which the user may have registered and schedulers count."""
-    optimizer.step()
 
 
 def _form(group: dict[str, Any]) -> tuple[set[str], int]:
@@ -220,18 +218,6 @@ def _refuse_two(settings: TrainingSettings) -> None:
                 f"Expected one optimiser, got an `optimizer` and the setting {name} "
                 f"{getattr(settings, name)}; give the optimiser all its options."
             )
-
-
-def outer_rate(settings: TrainingSettings, iteration: int) -> float:
-    """Returns the outer rate at an iteration, counted from 0, by the schedules of MetaRL."""
-    s = settings
-    if s.schedule == "constant" or s.schedule not in OWN_SCHEDULES:
-        rate = s.outer_lr
-    else:
-        done = iteration / s.iterations
-        left = 1 - done if s.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-        rate = s.final_lr + (s.outer_lr - s.final_lr) * left
-    return rate * (iteration + 1) / s.warmup if iteration < s.warmup else rate
 
 
 def default_update(learner: Learner, settings: TrainingSettings) -> OuterUpdate:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from ast import literal_eval
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -18,8 +19,9 @@ from metarl.registry import check_choice, did_you_mean
 NamedParameters = list[tuple[str, nn.Parameter]]
 OptimizerFactory = Callable[[NamedParameters], torch.optim.Optimizer]
 """Makes an optimiser of named parameters, as `torch.optim.AdamW(named)` does."""
-SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
-"""Makes a scheduler of an optimiser: one of `torch.optim.lr_scheduler`."""
+SchedulerFactory = Callable[[torch.optim.Optimizer], Any] | lr_scheduler.LRScheduler
+"""Makes a scheduler of an optimiser: one of `torch.optim.lr_scheduler`; or is that of an optimiser
+that is given, too."""
 
 OWN_SCHEDULES = ("constant", "linear", "cosine")
 _NEED_MORE = ("Optimizer", "LBFGS", "SparseAdam")  # a closure, sparse gradients
@@ -134,7 +136,9 @@ def given_optimizer(
     Raises:
         SettingsError: It is no optimiser, has no rate, or has other parameters than those to train.
     """
-    made = optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer(named)
+    made = optimizer
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        made = _called_with(optimizer, named) if callable(optimizer) else optimizer
     if not isinstance(made, torch.optim.Optimizer):
         raise SettingsError(
             f"Expected `optimizer` to be a torch.optim.Optimizer, or a function that makes one of "
@@ -165,14 +169,73 @@ def given_optimizer(
     return made
 
 
-def given_scheduler(make: SchedulerFactory, optimizer: torch.optim.Optimizer) -> Any:
-    """Returns the scheduler that a user's function makes of the optimiser.
+def whole_step(optimizer: torch.optim.Optimizer) -> None:
+    """Takes a step with all hooks, which the user may have registered and schedulers count.
 
     Raises:
-        SettingsError: The function fails, or makes no scheduler of this optimiser.
+        SettingsError: An optimiser of the user's raises an error.
+    """
+    if type(optimizer) in OPTIMIZERS.values():
+        optimizer.step()
+        return
+    try:
+        optimizer.step()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # code of the user may raise anything
+        raise SettingsError(
+            f"{type(optimizer).__name__}.step() raises {type(error).__name__}: {error}. It is "
+            "called once per iteration with the gradients in `grad`, and without a closure: "
+            "optimisers that evaluate the loss again, such as SAM or LBFGS, are not for the outer "
+            "loop."
+        ) from error
+
+
+def check_modes(optimizer: torch.optim.Optimizer, learner: nn.Module) -> None:
+    """Checks that an optimiser with modes (see `training_mode`) suits a learner.
+
+    Raises:
+        SettingsError: The learner collects rollouts with other weights than those whose gradient
+            is taken.
+    """
+    if _has_modes(optimizer) and getattr(learner, "environment_steps", None) is not None:
+        raise SettingsError(
+            f"{type(optimizer).__name__} takes gradients at other weights than those that are "
+            "used, by train() and eval(), and rollouts are collected with the latter. Use another "
+            "optimiser for policies."
+        )
+
+
+@contextmanager
+def training_mode(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Calls `train()` before and `eval()` after, of optimisers that have both.
+
+    Those of schedulefree (Defazio et al. 2024, arXiv:2405.15682) exchange the weights for those at
+    which they take gradients. Evaluations and checkpoints use the others, the averages.
+    """
+    if not _has_modes(optimizer):
+        yield
+        return
+    modes: Any = optimizer
+    modes.train()
+    try:
+        yield
+    finally:
+        modes.eval()
+
+
+def _has_modes(optimizer: torch.optim.Optimizer) -> bool:
+    return all(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval"))
+
+
+def given_scheduler(make: SchedulerFactory, optimizer: torch.optim.Optimizer) -> Any:
+    """Returns the scheduler that a user's function makes of the optimiser, or that of the user.
+
+    Raises:
+        SettingsError: The function fails, or it is no scheduler of this optimiser.
     """
     try:
-        made = make(optimizer)
+        made = make if isinstance(make, lr_scheduler.LRScheduler) else make(optimizer)
     except (TypeError, ValueError, AttributeError) as error:
         raise SettingsError(
             f"`scheduler` is called with the optimiser alone, and raises {type(error).__name__}: "
@@ -186,24 +249,59 @@ def given_scheduler(make: SchedulerFactory, optimizer: torch.optim.Optimizer) ->
         )
     if getattr(made, "optimizer", optimizer) is not optimizer:
         raise SettingsError(
-            "Expected a scheduler of the optimiser that `scheduler` is called with, got a "
-            f"{type(made).__name__} of another one, which would have no effect."
+            f"Expected a scheduler of the optimiser of the loop, got a {type(made).__name__} of "
+            "another one, which would have no effect. Give a function of the optimiser, such as "
+            "lambda optimizer: StepLR(optimizer, 1000); or the optimiser, too."
         )
     return made
 
 
-def check_length(scheduler: Any, iterations: int) -> None:
-    """Checks that a scheduler with a last step reaches the end of the run.
+def check_scheduler(scheduler: Any, iterations: int) -> None:
+    """Checks that a scheduler can be stepped, and to the end of the run; None passes.
 
     Raises:
-        SettingsError: It does not.
+        SettingsError: It ends before, its step needs more arguments, or it waits for a measure to
+            rise.
     """
+    name = type(scheduler).__name__
+    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) and scheduler.mode == "max":
+        raise SettingsError(
+            f"{name} is stepped with the mean loss of each iteration, which falls: with "
+            'mode="max", it would lower the rate because training works. Use mode="min".'
+        )
+    if scheduler is not None and not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        needed = _required(scheduler.step)
+        if needed:
+            raise SettingsError(
+                f"Expected a scheduler that is stepped once per iteration without arguments, as "
+                f"those of torch; {name}.step requires {', '.join(needed)}. Wrap it in a class "
+                "whose step() counts the iterations and passes them on."
+            )
     total = getattr(scheduler, "total_steps", None)
     if isinstance(total, int) and total < iterations:
         raise SettingsError(
-            f"{type(scheduler).__name__} ends after {total} steps, and the run has {iterations} "
+            f"{name} ends after {total} steps, and the run has {iterations} "
             f"iterations, a step each: give it total_steps={iterations}."
         )
+
+
+def _called_with(make: OptimizerFactory, named: NamedParameters) -> Any:
+    """Returns what a user's function makes of the named parameters; explains its errors."""
+    try:
+        return make(named)
+    except Exception as error:  # code of the user may raise anything
+        raise SettingsError(
+            "`optimizer` is called with the parameters to train, a list of pairs (name, "
+            f"parameter), and raises {type(error).__name__}: {error}. Where it takes parameters "
+            "without names, give lambda named: Optimizer([p for _, p in named], lr=...)."
+        ) from error
+
+
+def _required(function: Any) -> list[str]:
+    """Returns the names of the arguments that a function cannot be called without."""
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in kinds]
 
 
 def parsed_options(name: str, pairs: Sequence[str]) -> dict[str, Any]:

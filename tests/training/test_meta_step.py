@@ -17,7 +17,8 @@ from metarl.tasks import Examples, Sine, TaskBatch
 from metarl.training import TrainingSettings, compilation
 from metarl.training.compilation import CompiledGradient
 from metarl.training.meta_gradient import MetaGradient
-from metarl.training.meta_step import MetaStep, outer_rate
+from metarl.training.meta_step import MetaStep
+from metarl.training.rates import outer_rate
 from metarl.trees import map_tensors
 from tests.gradient_learners import MAML, LearnedOptimizer, MAMLPlusPlus, Reptile
 

@@ -13,9 +13,10 @@ from metarl.models import MLP
 from metarl.runs.checkpoints import Checkpoints
 from metarl.tasks import Sine
 from metarl.training import OuterLoop, TrainingSettings
-from metarl.training.meta_step import MetaStep, outer_rate
+from metarl.training.meta_step import MetaStep
 from metarl.training.optimizers import OPTIMIZERS
 from metarl.training.proximal import ProximalSettings
+from metarl.training.rates import outer_rate
 
 
 def learner():
@@ -272,6 +273,8 @@ def test_optimisers_that_are_not_usable_are_refused(tmp_path):
         (lambda named: torch.optim.SGD([torch.zeros(1)], 0.1), "has 1 others"),
         (lambda named: 3, "makes one of named parameters, got int"),
         (lambda named: torch.optim.LBFGS([p for _, p in named]), "LBFGS evaluates the loss"),
+        ("adam", "makes one of named parameters, got str"),
+        (torch.optim.Muon, "raises ValueError: Muon only supports.*p for _, p in named"),
         (WithoutRate, "a rate `lr` in each of its parameter groups.*WithoutRate has none"),
     ):
         with pytest.raises(SettingsError, match=message):
@@ -283,6 +286,8 @@ def test_optimisers_that_are_not_usable_are_refused(tmp_path):
         MetaStep(
             made, TrainingSettings(schedule="cosine"), scheduler=lambda o: lr_scheduler.StepLR(o, 1)
         )
+    with pytest.raises(SettingsError, match=r"one schedule.*3 iterations of `warmup`"):
+        MetaStep(made, TrainingSettings(warmup=3), scheduler=lambda o: lr_scheduler.StepLR(o, 1))
     with pytest.raises(SettingsError, match="or an `update`; got both"):
         OuterLoop(
             made, Sine(), plain, tmp_path, update=MetaStep(made, plain), optimizer=torch.optim.AdamW
@@ -290,6 +295,19 @@ def test_optimisers_that_are_not_usable_are_refused(tmp_path):
     with pytest.raises(SettingsError, match="schedule StepLR counts optimiser steps"):
         settings = TrainingSettings(schedule="StepLR", schedule_options=("step_size=1",))
         ProximalSettings().build(made, settings)
+
+
+class ByEpoch:
+    """A scheduler that is stepped with a number, as those of timm."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def step(self, epoch, metric=None):
+        pass
+
+    def state_dict(self):
+        return {}
 
 
 def test_schedulers_that_are_not_usable_are_refused():
@@ -303,7 +321,10 @@ def test_schedulers_that_are_not_usable_are_refused():
         (lr_scheduler.CosineAnnealingLR, "optimiser alone, and raises TypeError.*T_max"),
         (lambda o: None, "a function that returns NoneType"),
         (lambda o: lr_scheduler.StepLR(other, 1), "a StepLR of another one"),
+        (lr_scheduler.StepLR(other, 1), "a StepLR of another one"),
         (one_cycle(4), "ends after 4 steps, and the run has 5 iterations"),
+        (ByEpoch, "ByEpoch.step requires epoch"),
+        (partial(lr_scheduler.ReduceLROnPlateau, mode="max"), "mean loss.*Use mode=.min"),
     ):
         with pytest.raises(SettingsError, match=message):
             MetaStep(made, settings, scheduler=scheduler)
@@ -323,3 +344,93 @@ def test_a_checkpoint_of_a_gpu_is_resumed_on_the_cpu():
     step.load_state_dict(state)
     assert step.optimizer.param_groups[0]["capturable"] is False
     trained(step, made, 1, 1)
+
+
+def test_a_scheduler_of_a_given_optimiser_may_be_given_itself():
+    made = learner()
+    optimizer = torch.optim.SGD(made.parameters(), lr=1e-4)
+    scheduler = lr_scheduler.StepLR(optimizer, 2, gamma=0.1)
+    ours = trained(MetaStep(made, TrainingSettings(), optimizer, scheduler), made)
+    theirs, _ = by_hand(
+        lambda m: torch.optim.SGD(m.parameters(), lr=1e-4),
+        lambda o: lr_scheduler.StepLR(o, 2, gamma=0.1),
+    )
+    check_equal(ours, theirs)
+
+
+class Sharpness(torch.optim.Optimizer):
+    """Needs a closure, and does not say so in its signature."""
+
+    def __init__(self, named, lr=0.1):
+        super().__init__(named, {"lr": lr})
+
+    def step(self, closure=None):
+        assert closure is not None, "requires a closure"
+
+
+def test_errors_of_a_step_are_explained():
+    made = learner()
+    with pytest.raises(SettingsError, match=r"Sharpness.step\(\) raises AssertionError.*closure"):
+        trained(MetaStep(made, TrainingSettings(), Sharpness), made)
+
+
+class ScheduleFree(torch.optim.Optimizer):
+    """Schedule-free SGD (Defazio et al. 2024, equations 3 to 5): y for gradients, x for use."""
+
+    beta = 0.9
+
+    def __init__(self, named, lr=1e-4):
+        super().__init__(named, {"lr": lr, "at_y": False, "k": 0})
+
+    @torch.no_grad()
+    def move(self, to_y):
+        for group in self.param_groups:
+            if group["at_y"] != to_y:
+                for p in group["params"]:
+                    z = self.state[p].setdefault("z", p.clone())
+                    # y = (1 - beta) z + beta x
+                    p.lerp_(z, 1 - self.beta if to_y else 1 - 1 / self.beta)
+            group["at_y"] = to_y
+
+    def train(self):
+        self.move(True)
+
+    def eval(self):
+        self.move(False)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.move(False)
+        for group in self.param_groups:
+            group["k"] += 1
+            for p in group["params"]:
+                z = self.state[p]["z"].sub_(group["lr"] * p.grad)
+                p.lerp_(z, 1 / group["k"])
+        self.move(True)
+
+
+def test_optimisers_with_modes_leave_the_weights_that_are_used():
+    made = learner()
+    step = MetaStep(made, TrainingSettings(), ScheduleFree)
+    ours = trained(step, made)
+    x = [p.detach().clone() for p in learner().parameters()]
+    z = [p.clone() for p in x]
+    plain = learner()
+    for i in range(4):
+        with torch.no_grad():
+            for p, a, b in zip(plain.parameters(), x, z, strict=True):
+                p.copy_(0.1 * b + 0.9 * a)
+        generator = torch.Generator().manual_seed(i)
+        inputs = plain.collect(Sine().sample(3, generator), generator, i)
+        grads = torch.autograd.grad(plain(inputs).losses.mean(), list(plain.parameters()))
+        z = [b - 1e-4 * g for b, g in zip(z, grads, strict=True)]
+        x = [a.lerp(b, 1 / (i + 1)) for a, b in zip(x, z, strict=True)]
+    check_equal(ours, x)
+    assert not step.optimizer.param_groups[0]["at_y"]
+
+
+def test_optimisers_with_modes_are_refused_for_rollouts():
+    made = learner()
+    made.environment_steps = 0
+    with pytest.raises(SettingsError, match="ScheduleFree takes gradients at other weights"):
+        MetaStep(made, TrainingSettings(), ScheduleFree)
