@@ -78,6 +78,8 @@ class Adaptation:
     def __post_init__(self) -> None:
         """Checks the arguments, and makes an ordinary module a model."""
         object.__setattr__(self, "network", as_adaptable(self.network))
+        _check_part("rule", self.rule, UpdateRule, "GradientDescent(0.01)")
+        _check_part("objective", self.objective, Objective, "QueryLoss()")
         if next(self.network.parameters(), None) is None:
             name = type(getattr(self.network, "net", self.network)).__name__
             raise SettingsError(
@@ -214,6 +216,25 @@ class Frozen:
 
     def _current_flags(self) -> list[bool]:
         return [p.requires_grad for p in self._params]
+
+
+def check_adaptation(adaptation: object) -> None:
+    """Raises SettingsError unless a learner is given an adaptation."""
+    if not isinstance(adaptation, Adaptation):
+        kind = type(adaptation).__name__
+        raise SettingsError(
+            f"Expected an adaptation, which an algorithm makes of a network, such as MAML(net); "
+            f"got {'a class' if isinstance(adaptation, type) else kind}."
+        )
+
+
+def _check_part(name: str, part: object, kind: type, example: str) -> None:
+    if not isinstance(part, kind):
+        given = f"the class {part.__name__}" if isinstance(part, type) else type(part).__name__
+        raise SettingsError(
+            f"Expected `{name}` to be an instance of {kind.__name__}, such as {example}, got "
+            f"{given}."
+        )
 
 
 def check_max_norm(max_norm: float | None) -> None:

@@ -9,22 +9,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.adaptation.adaptation import Adaptation, Frozen
+from metarl.adaptation.adaptation import Adaptation, Frozen, check_adaptation
 from metarl.adaptation.adapted_state import adapted_state
 from metarl.adaptation.inner_loop import Step, check_inference_mode, detach_adapted, inner_loop
-from metarl.adaptation.learner import Adapted, MetaInputs, MetaLoss, SupervisedLearner
+from metarl.adaptation.learner import (
+    Adapted,
+    Learner,
+    MetaInputs,
+    MetaLoss,
+    SupervisedLearner,
+    check_adapted,
+)
 from metarl.adaptation.loss_function import LossFunction, Outputs
 from metarl.adaptation.metric import Metric
+from metarl.adaptation.model_check import check_model
 from metarl.adaptation.network_call import NetworkCall
+from metarl.adaptation.objectives import distance_of, no_loss, weights_of
 from metarl.adaptation.rule_check import check_rule
 from metarl.adaptation.start_check import check_start, chosen, outer_loss_of
 from metarl.adaptation.support_batches import draw_batches, select
 from metarl.adaptation.update_rules import State
 from metarl.models.base import Model, Params, Statistics, task_params
+from metarl.ranges import NOT_NEGATIVE, check_int
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import (
-    check_inputs,
     check_labels,
+    check_queries,
     checked_examples,
     checked_tasks,
     label_range,
@@ -67,6 +77,7 @@ class GradientLearner(SupervisedLearner):
         metric: str | MetricFunction | None = None,
     ) -> None:
         super().__init__()
+        check_adaptation(adaptation)
         self.adaptation = adaptation
         self.model = adaptation.network
         self.rule = adaptation.rule
@@ -110,7 +121,7 @@ class GradientLearner(SupervisedLearner):
             self._check_start(tasks)
             start = self._frozen.fresh_start(generator, tasks.num_tasks)
         noise = self._prepare(tasks, generator)
-        weights = self.adaptation.objective.weights(iteration, steps)
+        weights = weights_of(self.adaptation.objective, iteration, steps)
         query_steps = tuple(k for k, w in enumerate(weights) if w != 0)
         row = None
         if any(weights[k] != 1 for k in query_steps):
@@ -144,6 +155,8 @@ class GradientLearner(SupervisedLearner):
                 metrics[f"train/{self.measure.name(tasks.query.targets)}/step_{k}"] = metric
         assert step is not None
         terms.extend(self._distance(theta, step.params, tasks))
+        if not terms:
+            raise no_loss(self.adaptation.objective)
         # L_i = sum_k w_k L_query(phi_k) + d(theta, phi_K)
         losses = sum(terms[1:], start=terms[0])
         return MetaLoss(losses, metrics, self._carry(tasks, step))
@@ -183,6 +196,7 @@ class GradientLearner(SupervisedLearner):
     @torch.no_grad()
     def adapt(self, support: Examples, steps: int, generator: torch.Generator) -> Iterator[Adapted]:
         check_inference_mode()
+        check_int("steps", steps, NOT_NEGATIVE)
         self._frozen.refresh()
         support = checked_examples(support, self._frozen.dtype)
         self._check_labels(support)
@@ -212,7 +226,8 @@ class GradientLearner(SupervisedLearner):
         weights: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Outputs:
-        check_inputs(inputs, self._frozen.dtype)
+        check_adapted(adapted, Adapted)
+        check_queries(inputs, self._frozen.dtype)
         params = adapted.params
         if transductive or not getattr(self.model, "normalises_batches", True):
             return self._network(params, inputs, None, weights, mask)
@@ -223,6 +238,7 @@ class GradientLearner(SupervisedLearner):
 
     def adapted_state(self, adapted: Adapted, task: int | None = None) -> dict[str, Tensor]:
         """Returns adapted weights for `load_state_dict` of the module; see `adapted_state`."""
+        check_adapted(adapted, Adapted)
         return adapted_state(self.model, adapted, task)
 
     def notes(self) -> list[str]:
@@ -251,7 +267,7 @@ class GradientLearner(SupervisedLearner):
         check_labels(bounds, self._classes)
 
     def _check_start(self, tasks: TaskBatch, *, evaluates: bool = False) -> None:
-        """Checks the losses, the metric and the update rule once, on a few tasks.
+        """Checks the network, the losses, the metric and the update rule once, on a few tasks.
 
         Args:
             tasks: Checked tasks.
@@ -260,6 +276,7 @@ class GradientLearner(SupervisedLearner):
         role = "support" if evaluates else "all"
         if role in self._checked or "all" in self._checked:
             return
+        check_model(self._network, tasks.support, self._frozen.names)
         losses = (self._inner_loss, None if evaluates else self._outer_loss)
         metric = None if evaluates else self.measure
         second_order = self.adaptation.second_order and not evaluates
@@ -267,7 +284,7 @@ class GradientLearner(SupervisedLearner):
         theta = task_params(self.model, 2)
         moving = {n: p for n, p in theta.items() if n not in self._frozen.names}
         if moving:
-            check_rule(self.rule, moving)
+            check_rule(self.rule, moving, self.adaptation.second_order)
         self._checked.add(role)
 
     @property
@@ -330,7 +347,7 @@ class GradientLearner(SupervisedLearner):
 
     def _distance(self, theta: Params, phi: Params, tasks: TaskBatch) -> Iterator[Tensor]:
         """Yields the objective's distance, and the loss that trains what the distance does not."""
-        distance = self.adaptation.objective.distance(theta, phi)
+        distance = distance_of(self.adaptation.objective, theta, phi)
         if distance is None:
             return
         yield distance
@@ -359,6 +376,16 @@ class GradientLearner(SupervisedLearner):
                 "support": list(tasks.support), "query": list(tasks.query), "info": tasks.info
             }  # fmt: skip
         return map_tensors(torch.Tensor.detach, carry)
+
+
+def as_learner(learner: Learner | Adaptation) -> Learner:
+    """Returns a learner as it is, and one of supervised tasks for an adaptation.
+
+    Raises:
+        SettingsError: It is neither.
+    """
+    given: Any = learner
+    return given if hasattr(given, "after_update") else GradientLearner(given)
 
 
 def _tasks_from(state: dict[str, Any]) -> TaskBatch:

@@ -77,6 +77,16 @@ class Adapted:
     mask: Tensor | None = None
 
 
+def check_adapted(adapted: object, kind: type) -> None:
+    """Raises SettingsError unless a value is what `adapt` yields after a step."""
+    if not isinstance(adapted, kind):
+        given = f"a {type(adapted).__name__}" if adapted is not None else "None"
+        raise SettingsError(
+            f"Expected what `adapt` yields after a step, {kind.__name__}, got {given}. Take the "
+            "last one: *_, adapted = learner.adapt(support, steps, generator)."
+        )
+
+
 class Learner(nn.Module, ABC):
     """Interface of everything that adapts to a task and is trained over tasks.
 

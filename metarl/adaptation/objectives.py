@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import Params
 from metarl.ranges import NOT_NEGATIVE, check_fields
 
@@ -77,6 +78,8 @@ class EveryStepLoss(Objective):
 
     def weights(self, iteration: int, steps: int) -> list[float]:
         del iteration
+        if steps == 0:
+            return [1.0]
         return [0.0] + [1 / steps] * steps  # L(phi) = E[sum_t w_t f(theta_t)], w_t = 1 / K
 
 
@@ -100,3 +103,45 @@ class ReptileDistance(Objective):
             for n, theta in start.items()
         ]
         return sum(parts[1:], start=parts[0])
+
+
+def weights_of(objective: Objective, iteration: int, steps: int) -> list[float]:
+    """Returns the weights of an objective, checked.
+
+    Raises:
+        SettingsError: They are not one finite number for each of 0..steps steps.
+    """
+    weights = [float(weight) for weight in objective.weights(iteration, steps)]
+    if len(weights) != steps + 1 or not all(map(math.isfinite, weights)):
+        raise SettingsError(
+            f"Expected {type(objective).__name__}.weights to return the weight of the query loss "
+            f"after each of 0..{steps} steps, {steps + 1} finite numbers; it returned {weights}."
+        )
+    return weights
+
+
+def distance_of(objective: Objective, start: Params, adapted: Params) -> Tensor | None:
+    """Returns the distance of an objective, checked.
+
+    Raises:
+        ShapeError: It is not a number for each task.
+    """
+    distance = objective.distance(start, adapted)
+    if distance is None:
+        return None
+    tasks = len(next(iter(start.values())))
+    if distance.shape != (tasks,):
+        raise ShapeError(
+            f"Expected {type(objective).__name__}.distance to return a loss per task, [{tasks}], "
+            f"got {list(distance.shape)}. Dimension 0 of all parameters is the task: sum over the "
+            "other dimensions, such as by p.flatten(1).sum(1)."
+        )
+    return distance
+
+
+def no_loss(objective: Objective) -> SettingsError:
+    """Returns the error of an objective without a loss."""
+    return SettingsError(
+        f"Expected a loss from {type(objective).__name__}: all its weights are 0, and its "
+        "`distance` is None."
+    )

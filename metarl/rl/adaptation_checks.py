@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from gymnasium import spaces
 
-from metarl.adaptation.adaptation import Adaptation
+from metarl.adaptation.adaptation import Adaptation, check_adaptation
 from metarl.errors import SettingsError
 from metarl.models import MLP
 from metarl.rl.policy import Policy
@@ -20,6 +20,7 @@ def checked_policy(adaptation: Adaptation) -> Policy:
         SettingsError: The adaptation is for supervised tasks only: it has batches of examples or
             truncated unrolls, or its network is not a policy.
     """
+    check_adaptation(adaptation)
     policy = adaptation.network
     if not isinstance(policy, Policy):
         raise SettingsError(

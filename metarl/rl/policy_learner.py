@@ -12,6 +12,7 @@ from metarl import ranks
 from metarl.adaptation.adaptation import Adaptation, Frozen
 from metarl.adaptation.inner_loop import Step, detach_adapted, inner_loop
 from metarl.adaptation.learner import MetaLoss
+from metarl.adaptation.objectives import distance_of, weights_of
 from metarl.adaptation.update_rules import State
 from metarl.chunks import FittingChunks
 from metarl.models.base import Params, task_params
@@ -91,7 +92,7 @@ class PolicyLearner(ControlLearner):
         """Adapts to this rank's tasks and stores the rollouts of every step."""
         check_samples(self.family, self.settings)
         steps, total = self.adaptation.steps, tasks.num_tasks
-        weights = self.adaptation.objective.weights(iteration, steps)
+        weights = weights_of(self.adaptation.objective, iteration, steps)
         self._calibrate(tasks.num_tasks, generator)
         start = self._fresh(total, generator)
         noises = self._noises(total, steps + 1, generator)
@@ -361,7 +362,7 @@ class PolicyLearner(ControlLearner):
     def _distance(self, theta: Params, phi: Params, batch: Experience) -> Tensor | None:
         """Returns the objective's distance, and the loss of parameters it does not train, [T]."""
         objective = self.adaptation.objective
-        distance = objective.distance(theta, phi)
+        distance = distance_of(objective, theta, phi)
         if distance is not None and self._frozen.outer and not objective.trains_frozen:
             trained = detach_adapted(phi, self._frozen.outer)
             distance = distance + self._outer_loss(trained, batch)[0]

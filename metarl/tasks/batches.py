@@ -152,6 +152,20 @@ def check_inputs(inputs: Tensor, dtype: torch.dtype | None) -> None:
         raise ShapeError(f"Expected real inputs, got {inputs.dtype}; pass both parts as numbers.")
 
 
+def check_queries(inputs: Tensor, dtype: torch.dtype | None) -> None:
+    """Checks the inputs of queries, [T, N, *input]; see `check_inputs`.
+
+    Raises:
+        ShapeError: In addition, if there is no query.
+    """
+    check_inputs(inputs, dtype)
+    if inputs.dim() < 2 or 0 in inputs.shape[:2]:
+        raise ShapeError(
+            f"Expected the inputs of at least one query per task, [T, N, *input], got "
+            f"{tuple(inputs.shape)}."
+        )
+
+
 def check_labels(bounds: tuple[int, int], classes: int) -> None:
     """Checks the range of labels.
 

@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parameters_to_vector
 
 from metarl.adaptation.learner import Learner, MetaInputs, MetaLoss
-from metarl.errors import SettingsError, short_repr
+from metarl.errors import SettingsError, ShapeError, short_repr
 from metarl.flat_functions import FlatFunction
 from metarl.training.graphs import split
 from metarl.trees import map_tensors
@@ -151,6 +151,29 @@ def check_depends(losses: Tensor) -> None:
         )
 
 
+def check_result(result: Any, inputs: Any, learner: Learner) -> None:
+    """Checks what a learner's `forward` returned for training.
+
+    Raises:
+        SettingsError: It is no `MetaLoss`, or its losses have no derivative.
+        ShapeError: There is not one loss per task.
+    """
+    name = type(learner).__name__
+    if not isinstance(result, MetaLoss):
+        raise SettingsError(
+            f"Expected {name}.forward to return MetaLoss(losses, metrics, carry), got a "
+            f"{type(result).__name__}."
+        )
+    tasks = inputs.tasks.num_tasks
+    if result.losses.shape != (tasks,):
+        raise ShapeError(
+            f"Expected {name} to return a loss per task, [{tasks}], got "
+            f"{list(result.losses.shape)}: the outer loop takes the mean over tasks. Reduce over "
+            "the examples only, such as by losses.mean(1)."
+        )
+    check_depends(result.losses)
+
+
 class CompiledGradient:
     """Computes a learner's meta-gradient with compiled code.
 
@@ -167,7 +190,7 @@ class CompiledGradient:
             leaves: list[Tensor], inputs: MetaInputs, total: int
         ) -> tuple[list[Tensor | None], MetaLoss]:
             result: MetaLoss = learner(inputs)
-            check_depends(result.losses)
+            check_result(result, inputs, learner)
             loss = result.losses.sum() / total
             return list(torch.autograd.grad(loss, leaves, allow_unused=True)), result
 

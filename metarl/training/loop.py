@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metarl import ranks
 from metarl.adaptation.adaptation import Adaptation
-from metarl.adaptation.gradient_learner import GradientLearner
+from metarl.adaptation.gradient_learner import as_learner
 from metarl.adaptation.learner import Learner
 from metarl.errors import (
     CheckpointError,
@@ -114,8 +114,7 @@ class OuterLoop:
         if ranks.is_first():
             check_no_run(self.folder, resume)
         self.device = settings.prepare_process()
-        if isinstance(learner, Adaptation):
-            learner = GradientLearner(learner)
+        learner = as_learner(learner)
         self.learner = learner.to(self.device)
         if settings.precision == "bfloat16":
             learner.use_bfloat16()

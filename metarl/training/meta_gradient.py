@@ -16,7 +16,7 @@ from metarl.chunks import FittingChunks
 from metarl.cuda_graphs import Driver, Graphed, graphs_allowed
 from metarl.devices import keep_freed_memory
 from metarl.errors import SettingsError
-from metarl.training.compilation import CompiledGradient, check_depends
+from metarl.training.compilation import CompiledGradient, check_depends, check_result
 from metarl.training.settings import TrainingSettings
 from metarl.trees import concatenate_tasks, cut_tasks
 
@@ -228,7 +228,7 @@ class MetaGradient:
     ) -> tuple[Sequence[Tensor | None], MetaLoss]:
         """Returns the gradient of a chunk's summed losses / `total`, and the learner's output."""
         result: MetaLoss = self.learner(inputs)
-        check_depends(result.losses)
+        check_result(result, inputs, self.learner)
         shares = torch.full_like(result.losses, 1 / total)
         grads = torch.autograd.grad(result.losses, leaves, shares, allow_unused=True)
         return grads, result._replace(losses=result.losses.detach())

@@ -12,7 +12,8 @@ from metarl.adaptation.objectives import QueryLoss
 from metarl.adaptation.update_rules import GradientDescent
 from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import task_params
-from metarl.tasks import Examples, TaskBatch
+from metarl.tasks import Examples, Sine, TaskBatch
+from metarl.training import OuterLoop
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
 from metarl.trees import map_tensors
@@ -175,3 +176,37 @@ def test_where_gradients_are_switched_off(mlp, regression, generator):
     torch.testing.assert_close(adapted.params, expected.params)
     losses = [learner(learner.collect(t, generator, 0)).losses for t in (made, regression)]
     torch.testing.assert_close(*losses)
+
+
+def test_only_adaptations_make_learners(mlp, tmp_path):
+    learner = MAML(mlp, 0.1)
+    for wrong, found in ((mlp, "MLP"), (learner, "GradientLearner"), (type(mlp), "a class")):
+        with pytest.raises(SettingsError, match=f"such as MAML.net.; got {found}"):
+            GradientLearner(wrong)
+    with pytest.raises(SettingsError, match=r"such as MAML.net.; got MLP"):
+        OuterLoop(mlp, Sine(), TrainingSettings(), tmp_path / "run")
+    with pytest.raises(SettingsError, match="a GradientLearner, which is a learner already"):
+        MAML(learner, 0.1)
+
+
+def test_what_adapt_returns_is_not_what_it_yields(mlp, regression, generator):
+    learner = MAML(mlp, 0.1)
+    steps = learner.adapt(regression.support, 1, generator)
+    with pytest.raises(SettingsError, match=r"Adapted, got a generator. Take .*\*_, adapted ="):
+        learner.predict(steps, regression.query.inputs)
+    with pytest.raises(SettingsError, match="Adapted, got a list"):
+        learner.adapted_state(list(steps), 0)
+
+
+def test_adaptation_steps_are_counts(mlp, regression, generator):
+    for steps, message in ((-1, "at least 0, got -1"), (0.5, "an integer `steps`")):
+        with pytest.raises(SettingsError, match=message):
+            next(MAML(mlp, 0.1).adapt(regression.support, steps, generator))
+
+
+def test_a_prediction_needs_a_query(mlp, conv, regression, images, generator):
+    for net, tasks in ((mlp, regression), (conv, images)):
+        learner = MAML(net, 0.1)
+        *_, adapted = learner.adapt(tasks.support, 1, generator)
+        with pytest.raises(ShapeError, match="at least one query per task"):
+            learner.predict(adapted, tasks.query.inputs[:, :0])

@@ -83,6 +83,40 @@ def decays(rule, grads, state, params, loss):
     return descent({n: g / rule.calls for n, g in grads.items()}, params), state
 
 
+def of_one_task(rule, grads, state, params, loss):
+    return descent(grads, params), state
+
+
+class MixesLater(UpdateRule):
+    """Averages the tasks from the second step on."""
+
+    def init(self, params):
+        return {"steps": 0}
+
+    def update(self, grads, state, params, loss):
+        step = mixes if state["steps"] else of_one_task
+        return step(self, grads, {"steps": state["steps"] + 1}, params, loss)
+
+
+class Scaled(UpdateRule):
+    """RMSprop: divides by the root of the moments, with epsilon inside of it or not."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.inside = inside
+
+    def init(self, params):
+        return {n: torch.zeros_like(p) for n, p in params.items()}
+
+    def update(self, grads, state, params, loss):
+        state = {n: 0.9 * v + 0.1 * grads[n].square() for n, v in state.items()}
+        if self.inside:
+            roots = {n: (v + 1e-8).sqrt() for n, v in state.items()}
+        else:
+            roots = {n: v.sqrt() + 1e-8 for n, v in state.items()}
+        return descent({n: grads[n] / roots[n] for n in grads}, params), state
+
+
 def detaches(rule, grads, state, params, loss):
     return descent(grads, {n: p.detach() for n, p in params.items()}), state
 
@@ -91,10 +125,10 @@ def halves(rule, grads, state, params, loss):
     return {n: p.half() for n, p in descent(grads, params).items()}, state
 
 
-def learner_of(rule):
+def learner_of(rule, **options):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
-    return GradientLearner(Adaptation(from_module(net), rule, QueryLoss(), steps=2))
+    return GradientLearner(Adaptation(from_module(net), rule, QueryLoss(), steps=2, **options))
 
 
 @pytest.mark.parametrize(
@@ -127,6 +161,20 @@ def test_a_step_that_forgets_its_start_warns():
     learner, generator = learner_of(Rule(detaches)), torch.Generator().manual_seed(0)
     with pytest.warns(RuntimeWarning, match="'0.weight' without a gradient with respect to where"):
         learner.collect(Sine().sample(4, generator), generator, 0)
+
+
+def test_tasks_that_mix_in_the_second_step_are_refused(generator):
+    with pytest.raises(SettingsError, match=r"MixesLater\.update mixes tasks"):
+        learner_of(MixesLater()).collect(Sine().sample(4, generator), generator, 0)
+
+
+def test_a_derivative_that_fails_at_zero_warns(generator, recwarn):
+    tasks = Sine().sample(4, generator)
+    learner_of(Scaled(inside=True)).collect(tasks, generator, 0)
+    learner_of(Scaled(inside=False), first_order=True).collect(tasks, generator, 0)
+    assert not recwarn.list
+    with pytest.warns(RuntimeWarning, match=r"Scaled\.update.*'0\.weight' is not finite.*eps"):
+        learner_of(Scaled(inside=False)).collect(tasks, generator, 0)
 
 
 def test_a_rule_of_the_user_trains_its_rate():

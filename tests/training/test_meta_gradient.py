@@ -5,8 +5,10 @@ import torch
 from metarl_envs.navigation import Navigation2D
 
 from metarl import adaptation
+from metarl.adaptation import MetaInputs, MetaLoss
 from metarl.cuda_graphs import CudaDriver
 from metarl.devices import seeded_generator
+from metarl.errors import SettingsError, ShapeError
 from metarl.models import MLP
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
@@ -113,3 +115,30 @@ def test_cuda_graphs_are_not_refused(name):
     gradient(learner.collect(Sine().sample(TASKS, generator), generator, 0))
     assert gradient.graphed is not None
     assert gradient.graphed.refused is None
+
+
+class Returning(torch.nn.Module):
+    """A learner of which `forward` returns what a function makes of the losses."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.net, self.function = torch.nn.Linear(1, 1), function
+
+    def forward(self, inputs):
+        outputs = self.net(inputs.tasks.support.inputs)
+        return self.function((outputs - inputs.tasks.support.targets).square())
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        (lambda squares: MetaLoss(squares.mean(), {}, {}), ShapeError, r"\[3\], got \[\]"),
+        (lambda squares: MetaLoss(squares.mean(2), {}, {}), ShapeError, r"\[3\], got \[3, 10\]"),
+        (lambda squares: squares.mean((1, 2)), SettingsError, "MetaLoss.*, got a Tensor"),
+    ],
+)
+def test_learners_of_the_user_return_a_loss_per_task(function, error, message):
+    tasks = Sine().sample(TASKS, torch.Generator().manual_seed(0))
+    gradient = MetaGradient(Returning(function), TrainingSettings(task_chunk_size=100))
+    with pytest.raises(error, match=f"Returning.*{message}"):
+        gradient(MetaInputs(tasks))

@@ -20,7 +20,7 @@ from metarl.learners.padding import refuse_mask, refuse_padding
 from metarl.models.described import described
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import (
-    check_inputs,
+    check_queries,
     checked_examples,
     checked_tasks,
     join_inputs,
@@ -169,7 +169,7 @@ class EpisodeReader(SupervisedLearner):
         """Returns logits [T, N, way]. `transductive` has no effect: queries are independent."""
         del transductive, weights
         refuse_mask(self, mask)
-        check_inputs(inputs, parameter_type(self))
+        check_queries(inputs, parameter_type(self))
         return self._query_logits(adapted, self.embedding(inputs, None))
 
     # Helpers

@@ -22,7 +22,7 @@ from metarl.learners.padding import refuse_mask, refuse_padding
 from metarl.models.base import Params, task_params
 from metarl.models.described import described
 from metarl.tasks.base import Examples, TaskBatch
-from metarl.tasks.batches import check_inputs, checked_examples, checked_tasks, parameter_type
+from metarl.tasks.batches import check_queries, checked_examples, checked_tasks, parameter_type
 from metarl.tasks.losses import cross_entropy
 from metarl.tasks.metrics import MetricFunction
 
@@ -166,7 +166,7 @@ class MetaNetwork(SupervisedLearner):
         """Returns logits [T, N, way]. `transductive` has no effect: queries are independent."""
         del transductive, weights
         refuse_mask(self, mask)
-        check_inputs(inputs, parameter_type(self))
+        check_queries(inputs, parameter_type(self))
         return self._query_logits(adapted, inputs)
 
     def fast_weights(self, support: Examples, indices: Tensor) -> FastWeights:

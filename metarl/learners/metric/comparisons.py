@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, ShapeError
 from metarl.learners.images.layers import Moments
 from metarl.models.described import described
 from metarl.registry import check_choice
@@ -97,6 +97,7 @@ class Prototypes(Comparison):
     def condense(self, support: Reference, order: Tensor | None = None) -> Reference:
         """Returns the prototype of each class, one row per class."""
         del order
+        check_vectors(self, support.features)
         members = support.members
         # c_k = 1 / |S_k| sum_{x_i in S_k} f(x_i)  (Snell et al. 2017, eq. 1)
         shares = members / members.sum(1, keepdim=True)
@@ -133,6 +134,7 @@ class Attention(Comparison):
     def condense(self, support: Reference, order: Tensor | None = None) -> Reference:
         """Returns the support set unchanged."""
         del order
+        check_vectors(self, support.features)
         return support
 
     def forward(self, reference: Reference, queries: Tensor, moments: Moments | None) -> Tensor:
@@ -181,6 +183,7 @@ class NearestNeighbour(Comparison):
     def condense(self, support: Reference, order: Tensor | None = None) -> Reference:
         """Returns the support set unchanged."""
         del order
+        check_vectors(self, support.features)
         return support
 
     def forward(self, reference: Reference, queries: Tensor, moments: Moments | None) -> Tensor:
@@ -188,6 +191,31 @@ class NearestNeighbour(Comparison):
         absent = reference.members.unsqueeze(1) == 0  # [T, 1, M, way]
         similarities = cosines(queries, reference.features).unsqueeze(3)
         return self.log_scale.exp() * similarities.masked_fill(absent, -math.inf).amax(2)
+
+
+def check_vectors(comparison: Comparison, features: Tensor, width: int | None = None) -> None:
+    """Checks the features of a support set.
+
+    Args:
+        comparison: The comparison, for the message.
+        features: The features.
+        width: The number of features of an example that it was built for; None: any.
+
+    Raises:
+        ShapeError: They are not vectors [T, M, D], or D is another number.
+    """
+    if features.dim() == 3 and width in (None, features.shape[2]):
+        return
+    name, shape = type(comparison).__name__, tuple(features.shape)
+    if features.dim() != 3:
+        raise ShapeError(
+            f"{name} compares vectors: expected an embedding with features [T, N, D], got {shape}. "
+            "Let the network end with nn.Flatten(), or a mean over the positions."
+        )
+    raise ShapeError(
+        f"{name} was built for {width} features of an example, and the embedding returns "
+        f"{features.shape[2]}: give it `features={features.shape[2]}`, or change the network."
+    )
 
 
 def weighted_logits(logits: Tensor, reference: Reference) -> Tensor:

@@ -18,6 +18,7 @@ from metarl.learners.metric.comparisons import (
     Comparison,
     Distance,
     Reference,
+    check_vectors,
     weighted_logits,
 )
 from metarl.models.described import described
@@ -83,6 +84,7 @@ class ContextAttention(Comparison):
         """Returns the full context embeddings g(x_i, S) of the support set."""
         assert order is not None
         features = support.features
+        check_vectors(self, features, self.reader.input_size)
         if support.weights is None:
             forward, backward = self._read(features, order)
         else:  # an LSTM that meets the padding last has not read it before

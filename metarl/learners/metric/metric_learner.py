@@ -9,18 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.adaptation.learner import MetaLoss, SupervisedLearner
+from metarl.adaptation.learner import MetaLoss, SupervisedLearner, check_adapted
 from metarl.adaptation.metric import Metric
 from metarl.errors import ShapeError
 from metarl.learners.class_labels import check_classes, count_classes, memberships
 from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
+from metarl.learners.metric.comparison_check import check_comparison
 from metarl.learners.metric.comparisons import Comparison, Reference
 from metarl.learners.padding import joined_mask, joined_weights, mask_option
 from metarl.models.described import described
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import (
-    check_inputs,
+    check_queries,
     checked_examples,
     checked_tasks,
     join_inputs,
@@ -84,6 +85,7 @@ class MetricLearner(SupervisedLearner):
         self.embedding = embedding
         self.comparison = comparison
         self.augment = augment
+        self._checked = False
 
     # Training
 
@@ -108,7 +110,11 @@ class MetricLearner(SupervisedLearner):
         order = self._draw_order(tasks.support, generator)
         self.embedding.prepare(tasks.query.inputs, tasks.query.mask)
         noise = self.embedding.draw_noise(generator, tasks.num_tasks)
-        return MetricInputs(tasks, way, order, noise)
+        inputs = MetricInputs(tasks, way, order, noise)
+        if not self._checked:
+            check_comparison(self, self.embedding, self.comparison, inputs)
+            self._checked = True
+        return inputs
 
     def forward(self, inputs: MetricInputs) -> MetaLoss:
         support, query = inputs.tasks.support, inputs.tasks.query
@@ -193,7 +199,8 @@ class MetricLearner(SupervisedLearner):
     ) -> Tensor:
         """Returns scores [T, N, way]. `transductive` has no effect: queries are independent."""
         del transductive, weights
-        check_inputs(inputs, parameter_type(self))
+        check_adapted(adapted, Reference)
+        check_queries(inputs, parameter_type(self))
         return self.comparison(adapted, self._embed(inputs, None, mask), None)
 
     # Helpers

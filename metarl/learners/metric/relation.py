@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metarl.errors import ShapeError
 from metarl.learners.class_labels import one_hot
 from metarl.learners.images.embeddings import (
     Embedding,
@@ -87,7 +88,22 @@ class Relation(Comparison):
     def condense(self, support: Reference, order: Tensor | None = None) -> Reference:
         """Returns the sum of the feature maps of each class."""
         del order
+        self._check_maps(support.features)
         return class_sums(support)
+
+    def _check_maps(self, maps: Tensor) -> None:
+        """Raises ShapeError unless features [T, M, *] are maps as this module was built for."""
+        filters = self.second.weight.shape[1]
+        if maps.dim() == 5 and maps.shape[2] == filters:
+            units = filters * (maps.shape[3] // 4) * (maps.shape[4] // 4)
+            if units == self.hidden.weight.shape[1]:
+                return
+        size = 4 * round((self.hidden.weight.shape[1] / filters) ** 0.5)
+        raise ShapeError(
+            f"This relation module was built for feature maps [T, N, {filters}, H, W] of "
+            f"{size} to {size + 3} pixels, got features {tuple(maps.shape)}. Give it the channels "
+            "and the size of the network's maps; leave out layers that flatten or average them."
+        )
 
     def forward(self, reference: Reference, queries: Tensor, moments: Moments | None) -> Tensor:
         """Returns relation scores in (0, 1), [T, N, way]."""

@@ -17,7 +17,7 @@ from metarl.errors import SettingsError
 from metarl.learners.class_labels import one_hot
 from metarl.learners.images.embeddings import Embedding, ImageShape, check_images, check_shape
 from metarl.learners.images.layers import Moments, dense, shared_filters
-from metarl.learners.metric.comparisons import Comparison, Reference
+from metarl.learners.metric.comparisons import Comparison, Reference, check_vectors
 from metarl.models.base import Weights
 from metarl.models.described import described
 from metarl.models.functional import max_pool2d
@@ -124,6 +124,7 @@ class WeightedDifference(Comparison):
     def condense(self, support: Reference, order: Tensor | None = None) -> Reference:
         """Returns the support set unchanged."""
         del order
+        check_vectors(self, support.features, self.output.weight.shape[1])
         return support
 
     def forward(self, reference: Reference, queries: Tensor, moments: Moments | None) -> Tensor:

@@ -24,6 +24,7 @@ from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import (
     check_inputs,
     check_labels,
+    check_queries,
     checked_tasks,
     label_range,
     parameter_type,
@@ -228,7 +229,7 @@ class ZeroShotPrototypes(SupervisedLearner):
     ) -> Tensor:
         """Returns scores [T, N, way]. `transductive` has no effect: queries are independent."""
         del transductive, weights
-        check_inputs(inputs, parameter_type(self))
+        check_queries(inputs, parameter_type(self))
         features = self.embedding(inputs, None, **mask_option(self.embedding, mask))
         return -squared_distances(features, adapted)
 

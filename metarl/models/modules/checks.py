@@ -24,6 +24,11 @@ def check_module(net: nn.Module) -> None:
         raise SettingsError(
             f"Expected a torch.nn.Module as network, got {type(net).__name__}; pass an instance."
         )
+    if hasattr(net, "after_update"):
+        raise SettingsError(
+            f"Expected a network, got a {type(net).__name__}, which is a learner already: give "
+            "algorithms the network itself, and the learner to `OuterLoop`."
+        )
     for name, layer in net.named_modules():
         if isinstance(layer, torch.jit.ScriptModule):
             where = f"{name} is" if name else "got"

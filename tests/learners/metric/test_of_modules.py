@@ -225,3 +225,24 @@ def test_tasks_of_one_batch_have_as_many_classes_each(generator):
     learner = Prototypical(nn.Linear(3, 4))
     with pytest.raises(TaskError, match="task 1 has none of class 2"):
         learner.collect(tasks, generator, 0)
+
+
+def test_features_that_a_comparison_was_not_built_for_are_refused(tasks, generator):
+    vectors, maps = convolutions(), convolutions()[:3]  # 4 x 7 x 7 numbers
+    for learner, message in (
+        (Prototypical(maps), r"Prototypes compares vectors.*got \(3, 6, 4, 7, 7\).*nn.Flatten"),
+        (Matching(maps), "Attention compares vectors"),
+        (Matching(maps, context_steps=1, features=4, generator=generator), "compares vectors"),
+        (NearestNeighbours(maps), "NearestNeighbour compares vectors"),
+        (Siamese(maps, 4, generator), "WeightedDifference compares vectors"),
+        (Siamese(vectors, 9, generator), "built for 9 features.*returns 6: .*`features=6`"),
+        (
+            Matching(vectors, context_steps=1, features=9, generator=generator),
+            "ContextAttention was built for 9 features",
+        ),
+        (RelationNetwork(vectors, 4, 7, generator), r"maps \[T, N, 4, H, W\] of 4 to 7 pixels"),
+        (RelationNetwork(maps, 8, 7, generator), r"maps \[T, N, 8, H, W\]"),
+        (RelationNetwork(maps, 4, 8, generator), "of 8 to 11 pixels, got features"),
+    ):
+        with pytest.raises(ShapeError, match=message):
+            learner(learner.collect(tasks, generator, 0))
