@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from metarl.errors import SettingsError
 from metarl.models.base import Params
 from metarl.models.functional import lstm_step
 from metarl.ranges import ANY_INT, check_int
+
+R = TypeVar("R", bound=nn.Module)
 
 
 def pack(params: Params) -> Tensor:
@@ -87,3 +90,9 @@ def uniform(
         return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
 
     return draw
+
+
+def in_type_of(network: nn.Module, rule: R) -> R:
+    """Returns a rule with weights of the type of the network's parameters, such as float64."""
+    kinds = (p.dtype for p in network.parameters() if p.is_floating_point())
+    return rule.to(next(kinds, torch.get_default_dtype()))

@@ -59,6 +59,8 @@ def check_loss(
         check_second_derivative(loss, outputs, examples, values)
     check_tasks_apart(loss, outputs, examples, values)
     check_order_of_examples(loss, outputs, examples, values)
+    if loss.of_classes and isinstance(outputs, Tensor):
+        _check_shares(loss, outputs, examples.targets)
 
 
 def check_metric(
@@ -180,18 +182,10 @@ def _called(
         raise
     except Exception as error:  # code of the user may raise anything
         targets = examples.targets
-        advice = (
-            "Dimension 0 is the task and dimension 1 the example: losses of torch for labels take "
-            "F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction='none')."
-        )
-        if isinstance(outputs, Tensor) and outputs.shape == (*targets.shape, 1):
-            advice = (
-                "The outputs have a last dimension of 1, and the targets have not: give "
-                "targets.unsqueeze(-1), or a loss of outputs.squeeze(-1)."
-            )
         raise ShapeError(
             f"`{function.argument}` raises {type(error).__name__} for outputs {shown(outputs)} and "
-            f"targets {shown(targets)} ({targets.dtype}): {error}. {advice}"
+            f"targets {shown(targets)} ({targets.dtype}): {error}. "
+            f"{_advice(str(error), outputs, targets)}"
         ) from error
     if _versions(given) != before:
         raise SettingsError(
@@ -200,6 +194,27 @@ def _called(
             "targets.clone(), or use functions that do not end with an underscore."
         )
     return function.reduced(found, examples)
+
+
+def _advice(error: str, outputs: Outputs, targets: Tensor) -> str:
+    """Returns what to do about an error of a loss or metric."""
+    shape = outputs.shape if isinstance(outputs, Tensor) else ()
+    if "scalar type" in error or "same dtype" in error:
+        return (
+            "Give the tensors of the loss the type of the network: loss.double(), or "
+            "weight.to(outputs.dtype)."
+        )
+    if shape == targets.shape and not targets.is_floating_point():
+        return "It seems to take values, and the targets are whole: give targets.to(outputs.dtype)."
+    if shape == (*targets.shape, 1):
+        return (
+            "The outputs have a last dimension of 1, and the targets have not: give "
+            "targets.unsqueeze(-1), or a loss of outputs.squeeze(-1)."
+        )
+    return (
+        "Dimension 0 is the task and dimension 1 the example: losses of torch for labels take "
+        "F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction='none')."
+    )
 
 
 def _versions(value: Any) -> list[int]:
@@ -223,6 +238,21 @@ def _check_default(loss: LossFunction, outputs: Outputs, examples: Examples) -> 
             f"{error} Or give a loss for such outputs and targets: `{loss.argument}=`."
         ) from error
     _warn_of_classes(loss, outputs, examples.targets)
+
+
+def _check_shares(loss: LossFunction, outputs: Tensor, targets: Tensor) -> None:
+    """Refuses shares of classes that add up to 1 after the examples, as torch has them."""
+    if not targets.is_floating_point() or targets.dim() < 4:
+        return
+    last, second = (targets.sum(d) for d in (-1, 2))
+    if torch.allclose(second, torch.ones_like(second), atol=1e-3) and not torch.allclose(
+        last, torch.ones_like(last), atol=1e-3
+    ):
+        raise ShapeError(
+            f"Expected the classes as the last dimension of outputs {shown(outputs)} and targets, "
+            f"for `{loss.argument}`; the targets add up to 1 over dimension 2. Move it in both: "
+            "outputs.movedim(1, -1) in the network, targets.movedim(2, -1)."
+        )
 
 
 def _warn_of_classes(loss: LossFunction, outputs: Tensor, targets: Tensor) -> None:

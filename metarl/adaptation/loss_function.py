@@ -40,7 +40,9 @@ class LossFunction:
     - `support`, `info` (metrics): the support set (`Examples`), and `TaskBatch.info`.
 
     `nn.CrossEntropyLoss`, `nn.NLLLoss` and their functions get the classes as dimension 1, and
-    their mean is torch's: it counts a label by the weight of its class, and no ignored one.
+    their mean is torch's: it counts a label by the weight of its class, and no ignored one. The
+    classes are the last dimension of the outputs, or, if labels fit only so, that after the
+    examples, as torch has them for images: [T, N, classes, H, W].
 
     It returns a value per task, [T], or per example, [T, N] or [T, N, *], of which the weighted
     mean is taken (see `weighted_mean`). A metric may return truth values, integers or an array of
@@ -54,6 +56,7 @@ class LossFunction:
 
     Attributes:
         function: The function.
+        of_classes: Whether it is one of torch's that take the classes as dimension 1.
         declared: The keywords that it declares.
 
     Raises:
@@ -67,7 +70,7 @@ class LossFunction:
         self.argument = argument
         self.declared = _declared(function, argument, keywords)
         self._is_default = function is task_loss
-        self._has_classes_second = _is_of_classes(function)
+        self.of_classes = _is_of_classes(function)
         self._is_metric = keywords is METRIC_KEYWORDS
 
     def __call__(self, outputs: Outputs, examples: Examples, **values: Any) -> Tensor:
@@ -91,8 +94,8 @@ class LossFunction:
         for name in self.declared:
             given[name] = values[name] if name in values else getattr(examples, name)
         targets = examples.targets
-        if self._has_classes_second and isinstance(outputs, Tensor):
-            outputs = outputs.movedim(-1, 1)  # [T, classes, N, ...]
+        if self.of_classes and isinstance(outputs, Tensor):
+            outputs = outputs.movedim(_classes_dim(outputs, targets), 1)  # [T, classes, N, ...]
             targets = targets.movedim(-1, 1) if targets.is_floating_point() else targets
         found = self.function(outputs, targets, **given)
         return _numbers(found, targets) if self._is_metric else found
@@ -127,7 +130,7 @@ class LossFunction:
 
     def _shares(self, targets: Tensor, dtype: torch.dtype) -> Tensor | None:
         """Returns by how much torch's mean of a loss of classes counts each label, [T, N, *]."""
-        if not self._has_classes_second or targets.is_floating_point():
+        if not self.of_classes or targets.is_floating_point():
             return None
         weight, ignored = _class_options(self.function)
         keep = targets != ignored
@@ -194,6 +197,13 @@ def _is_of_classes(function: Any) -> bool:
         function = function.func
     is_module = type(function) in (nn.CrossEntropyLoss, nn.NLLLoss)
     return is_module or function in (F.cross_entropy, F.nll_loss)
+
+
+def _classes_dim(outputs: Tensor, targets: Tensor) -> int:
+    """Returns the dimension of the classes: the last one, or 2 if labels fit only so."""
+    after_examples = (*outputs.shape[:2], *outputs.shape[3:])
+    is_last = targets.is_floating_point() or outputs.shape[:-1] == targets.shape
+    return 2 if not is_last and after_examples == targets.shape else -1
 
 
 def _class_options(function: Any) -> tuple[Tensor | None, int]:

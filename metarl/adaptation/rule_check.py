@@ -33,7 +33,8 @@ def check_rule(rule: UpdateRule, params: Params, second_order: bool = False) -> 
     """
     name = type(rule).__name__
     grads = {n: _made_up(p) for n, p in params.items()}
-    given = (grads, params, torch.ones(2, device=next(iter(params.values())).device))
+    like = next(iter(params.values())).abs()  # real
+    given = (grads, params, like.new_ones(2))
     before = _versions(given)
     _step(rule, *given)
     if _versions(given) != before:

@@ -185,7 +185,10 @@ def metric_name(targets: Tensor) -> str:
 def check_logits(outputs: Tensor, targets: Tensor) -> None:
     """Raises ShapeError unless outputs [T, N, *, classes] are logits for labels [T, N, *]."""
     if outputs.dim() < 3 or outputs.shape[:-1] != targets.shape:
+        hint = ""
+        if outputs.dim() > 3 and (*outputs.shape[:2], *outputs.shape[3:]) == targets.shape:
+            hint = " Dimension 2 seems to have the classes: return outputs.movedim(1, -1)."
         raise ShapeError(
             f"Expected logits [T, N, classes] for labels [T, N], got {tuple(outputs.shape)} for "
-            f"{tuple(targets.shape)}."
+            f"{tuple(targets.shape)}.{hint}"
         )

@@ -1,10 +1,12 @@
 """The LSTM meta-learner and the learned optimiser against their equations."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
+from metarl.adaptation import LearnedOptimizer, LSTMMetaLearner, MetaSGD
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.algorithms.learned_optimizer import LearnedOptimizerRule
 from metarl.adaptation.algorithms.lstm_meta_learner import LSTMMetaLearnerRule
@@ -16,6 +18,7 @@ from metarl.adaptation.update_rules import GradientDescent
 from metarl.errors import SettingsError
 from metarl.models.base import task_params
 from metarl.tasks.losses import task_loss
+from metarl.trees import map_tensors
 
 
 def support_loss(model, tasks):
@@ -229,3 +232,13 @@ def test_episode_statistics_make_predictions_independent(conv, images, generator
         shared = learner.predict(adapted, images.query.inputs, transductive=True)
     torch.testing.assert_close(together[:, 3:4], alone)
     assert not torch.allclose(together, shared)
+
+
+@pytest.mark.parametrize(
+    "algorithm", [LSTMMetaLearner, partial(LearnedOptimizer, unroll=2), MetaSGD]
+)
+def test_learned_rules_have_the_type_of_the_network(algorithm, mlp, regression, generator):
+    tasks = map_tensors(torch.Tensor.float, regression)
+    learner = GradientLearner(algorithm(mlp.float(), generator))  # the default is float64 here
+    assert {p.dtype for p in learner.parameters()} == {torch.float32}
+    assert learner(learner.collect(tasks, generator, 0)).losses.isfinite().all()

@@ -208,8 +208,40 @@ def test_classes_of_pixels_where_all_sizes_are_equal(last, generator):
     losses_of(nn.CrossEntropyLoss(reduction="none"), tasks, generator, Pixels(5, True), "loss")
     losses_of(None, tasks, generator, Pixels(6, True))
     if not last:
-        with pytest.raises(ShapeError, match="Expected logits"):
+        with pytest.raises(ShapeError, match=r"Expected logits.*return outputs.movedim\(1, -1\)"):
             losses_of(None, tasks, generator, Pixels(6, False))
+
+
+def test_losses_of_torch_find_the_classes_of_pixels(generator):
+    x = torch.randn(TASKS, 4, 1, 5, 6, generator=generator)
+    labels = torch.randint(3, (TASKS, 4, 5, 6), generator=generator)
+    examples = Examples(x, labels.masked_fill(labels == 2, -100))
+    tasks = TaskBatch(examples, examples)
+    for loss in (nn.CrossEntropyLoss(reduction="none"), partial(F.cross_entropy, reduction="none")):
+        net, found = Pixels(3, False), []
+        for net.last in (False, True):
+            found.append(losses_of(loss, tasks, generator, net, "loss"))
+        assert torch.equal(*found)
+    shares = torch.rand(TASKS, 4, 3, 5, 6, generator=generator).softmax(2)
+    examples = Examples(x, shares)
+    with pytest.raises(ShapeError, match=r"add up to 1 over dimension 2\. Move it in both"):
+        losses_of(loss, TaskBatch(examples, examples), generator, Pixels(3, False), "loss")
+    examples = Examples(x, shares.movedim(2, -1))
+    losses_of(loss, TaskBatch(examples, examples), generator, Pixels(3, True), "loss")
+
+
+def test_advice_fits_the_types_of_a_loss(generator):
+    x = torch.randn(TASKS, 6, 4, generator=generator)
+    several = Examples(x, torch.randint(2, (TASKS, 6, 3), generator=generator))
+    with pytest.raises(ShapeError, match=r"give targets\.to\(outputs\.dtype\)"):
+        losses_of(
+            nn.BCEWithLogitsLoss(reduction="none"), TaskBatch(several, several), generator,
+            nn.Linear(4, 3), "binary_accuracy",
+        )  # fmt: skip
+    labelled = Examples(x.double(), several.targets[..., 0])
+    weights = nn.CrossEntropyLoss(weight=torch.ones(3, dtype=torch.float32), reduction="none")
+    with pytest.raises(ShapeError, match=r"the type of the network: loss\.double"):
+        losses_of(weights, TaskBatch(labelled, labelled), generator, nn.Linear(4, 3).double())
 
 
 @pytest.mark.parametrize("argument", ["loss", "metric"])

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.algorithm import GradientAlgorithm, as_seeded_function
-from metarl.adaptation.coordinates import LSTMCell, check_units, log_sign, pack, uniform, unpack
+from metarl.adaptation.coordinates import (
+    LSTMCell,
+    check_units,
+    in_type_of,
+    log_sign,
+    pack,
+    uniform,
+    unpack,
+)
 from metarl.adaptation.objectives import EveryStepLoss
 from metarl.adaptation.update_rules import State, UpdateRule
 from metarl.models.base import Adaptable, Params
@@ -41,7 +49,7 @@ class LearnedOptimizerAlgorithm(GradientAlgorithm):
     def adaptation(self, network: Adaptable, generator: torch.Generator) -> Adaptation:
         return Adaptation(
             network,
-            LearnedOptimizerRule(generator, self.units),
+            in_type_of(network, LearnedOptimizerRule(generator, self.units)),
             EveryStepLoss(),
             steps=self.steps,
             unroll=self.unroll,

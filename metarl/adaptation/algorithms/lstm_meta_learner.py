@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.algorithm import GradientAlgorithm, as_seeded_function
-from metarl.adaptation.coordinates import LSTMCell, check_units, log_sign, pack, uniform, unpack
+from metarl.adaptation.coordinates import (
+    LSTMCell,
+    check_units,
+    in_type_of,
+    log_sign,
+    pack,
+    uniform,
+    unpack,
+)
 from metarl.adaptation.objectives import QueryLoss
 from metarl.adaptation.update_rules import State, UpdateRule
 from metarl.models.base import Adaptable, Params
@@ -39,7 +47,7 @@ class LSTMMetaLearnerAlgorithm(GradientAlgorithm):
     def adaptation(self, network: Adaptable, generator: torch.Generator) -> Adaptation:
         return Adaptation(
             network,
-            LSTMMetaLearnerRule(generator, self.units),
+            in_type_of(network, LSTMMetaLearnerRule(generator, self.units)),
             QueryLoss(),
             steps=self.steps,
             batch_size=self.batch_size,
