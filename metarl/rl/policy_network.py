@@ -10,6 +10,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from metarl.adaptation.model_check import check_model
+from metarl.adaptation.network_call import NetworkCall
 from metarl.errors import SettingsError, ShapeError
 from metarl.models import from_module
 from metarl.models.base import (
@@ -25,6 +27,7 @@ from metarl.models.described import described
 from metarl.models.folding import fold_images, unfold_images
 from metarl.models.functional import affine, conv2d
 from metarl.models.mlp import ACTIVATIONS, MLP, Activation
+from metarl.models.modules import ModuleModel
 from metarl.registry import check_choice
 from metarl.sim.spaces import (
     Leaf,
@@ -34,6 +37,7 @@ from metarl.sim.spaces import (
     observation_leaves,
     source_of,
 )
+from metarl.tasks.base import Examples
 
 CNN = (16, 32, 32)
 """Channels of the convolutions; each has filters of 3 x 3 and halves height and width."""
@@ -265,4 +269,23 @@ def own_network(network: nn.Module, inputs: int, outputs: int) -> Model:
             "Batch normalisations do so in training mode: call `.eval()` on them, or take another "
             "normalisation, such as LayerNorm."
         )
+    if not isinstance(model, ModuleModel):
+        _check_follows(model, params, observations)
+        examples = Examples(observations, observations)
+        check_model(NetworkCall(model), examples, frozenset(params))
     return model
+
+
+@torch.enable_grad()
+def _check_follows(model: Model, params: Params, observations: Tensor) -> None:
+    """Raises SettingsError if the outputs do not depend on the parameters of a task."""
+    leaves = [p.detach().requires_grad_() for p in params.values()]
+    found = model(dict(zip(params, leaves, strict=True)), observations).sum()
+    grads = [None]
+    if found.requires_grad:
+        grads = torch.autograd.grad(found, leaves, allow_unused=True)
+    if all(grad is None for grad in grads):
+        raise SettingsError(
+            f"The outputs of {type(model).__name__} do not depend on `params`, [T, *shape] per "
+            "name, which adapt: it computes with its own parameters."
+        )

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import nn
 
 from metarl.errors import SettingsError
-from metarl.models.base import task_params
+from metarl.models.base import Model, task_params
 from metarl.models.mlp import MLP
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_network import PolicyNetwork, layer_norm, network_for
@@ -124,3 +124,38 @@ def test_networks_that_mix_observations_are_refused():
             policy_for(space, torch.Generator(), network=net)
     for net in (normalised(nn.BatchNorm1d(4).eval()), normalised(nn.LayerNorm(4))):
         policy_for(space, torch.Generator(), network=net)
+
+
+class Written(Model):
+    """A network for many tasks, which uses its parameters as a function says."""
+
+    normalises_batches = False
+
+    def __init__(self, function):
+        super().__init__()
+        self.layer, self.function = nn.Linear(3, 2), function
+
+    def forward(self, params, inputs, statistics=None):
+        return self.function(self, params["layer.weight"], inputs)
+
+    def initial(self, generator, num_tasks=None):
+        raise NotImplementedError
+
+
+def own_layer(net, weight, x):
+    return net.layer(x)
+
+
+def first_task(net, weight, x):
+    return x @ weight[:1].mT
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [(own_layer, "do not depend on `params`"), (first_task, "Written mixes tasks")],
+)
+def test_models_that_ignore_the_parameters_of_tasks_are_refused(function, message):
+    space = spaces.Box(-np.inf, np.inf, (3,), np.float32), spaces.Discrete(2)
+    policy_for(space, torch.Generator(), network=Written(lambda net, weight, x: x @ weight.mT))
+    with pytest.raises(SettingsError, match=message):
+        policy_for(space, torch.Generator(), network=Written(function))
