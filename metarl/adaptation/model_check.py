@@ -46,7 +46,7 @@ def check_model(network: NetworkCall, support: Examples, frozen: Collection[str]
     theta = {n: p.detach() for n, p in task_params(model, 1).items()}
     name = type(model).__name__
     alone = _outputs(network, theta, first)
-    if not _alike(alone, _outputs(network, theta, first)):
+    if not alike(alone, _outputs(network, theta, first)):
         raise SettingsError(
             f"{name} gives other outputs for the same inputs: it draws random numbers, or keeps "
             "something between calls, which replays and resumed runs would change. Draw them in "
@@ -68,7 +68,7 @@ def _check_examples_apart(
     one = map_tensors(lambda t: t[:, :1], first)
     map_tensors(lambda t: part.append(t) or t, _outputs(network, theta, one))
     for all_rows, row in zip(whole, part, strict=True):
-        if all_rows.shape[1:2] == (count,) and not _alike(all_rows[:, :1], row):
+        if all_rows.shape[1:2] == (count,) and not alike(all_rows[:, :1], row):
             raise SettingsError(
                 f"The outputs of {type(network.network).__name__} for an example depend on the "
                 "other examples, and its `normalises_batches` is False: predictions would depend "
@@ -85,7 +85,7 @@ def _check_apart(network: NetworkCall, theta: Params, first: Examples, alone: Ou
     both: Any = map_tensors(lambda *parts: torch.cat(parts), (theta, first), (moved, other))
     together = _outputs(network, *both)
     for row, expected in enumerate((alone, _outputs(network, moved, other))):
-        if not _alike(expected, map_tensors(lambda t, r=row: t[r : r + 1], together)):
+        if not alike(expected, map_tensors(lambda t, r=row: t[r : r + 1], together)):
             raise SettingsError(
                 f"{type(network.network).__name__} mixes tasks: the outputs of a task changed when "
                 "another one was in the batch. Dimension 0 of parameters, inputs and outputs is "
@@ -126,7 +126,8 @@ def _varied(tensor: Tensor) -> Tensor:
     return flipped * SHRINK if tensor.is_floating_point() else flipped
 
 
-def _alike(a: Outputs, b: Outputs) -> bool:
+def alike(a: Outputs, b: Outputs) -> bool:
+    """Whether outputs are equal, up to rounding of their largest numbers."""
     same: list[bool] = []
 
     def compare(x: Tensor, y: Tensor) -> Tensor:

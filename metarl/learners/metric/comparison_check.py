@@ -9,15 +9,11 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.learner import SupervisedLearner
+from metarl.adaptation.model_check import SHRINK, alike
 from metarl.errors import SettingsError, ShapeError
 from metarl.learners.images.embeddings import Embedding
 from metarl.learners.metric.comparisons import Comparison
 from metarl.trees import map_tensors, take_tasks
-
-SHRINK = 0.9
-"""Factor of the inputs of the other task."""
-TOLERANCE = 1e-3
-"""Relative to the largest value."""
 
 T = TypeVar("T")
 
@@ -54,7 +50,7 @@ def check_comparison(
             f"got {list(together.shape)} for 2 tasks. Reduce over the queries only, such as by "
             "losses.mean(1)."
         )
-    if not _alike(alone, together[:1]):
+    if not alike(alone, together[:1]):
         raise SettingsError(
             f"{names} mix tasks: the loss of a task changed from {alone.item():.6g} to "
             f"{together[0].item():.6g} when another one was in the batch. Dimension 0 is the task: "
@@ -72,7 +68,7 @@ def _compare_queries(learner: SupervisedLearner, first: Any, names: str) -> None
     reference = next(learner.adapt(support, 0, torch.Generator(support.inputs.device)))
     whole = learner.predict(reference, query.inputs, mask=query.mask)
     mask = None if query.mask is None else query.mask[:, :1]
-    if not _alike(whole[:, :1], learner.predict(reference, query.inputs[:, :1], mask=mask)):
+    if not alike(whole[:, :1], learner.predict(reference, query.inputs[:, :1], mask=mask)):
         warnings.warn(
             f"{names} mix queries: in evaluation, the scores of a query changed with the others. "
             "Such results are transductive, and are not compared with those of one query by "
@@ -90,8 +86,3 @@ def _varied(inputs: T) -> T:
         return flipped * SHRINK if tensor.is_floating_point() and tensor.dim() > 2 else flipped
 
     return map_tensors(changed, inputs)
-
-
-def _alike(a: Tensor, b: Tensor) -> bool:
-    limit = TOLERANCE * float(a.abs().nan_to_num(0, 0, 0).amax())
-    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=limit, equal_nan=True)
