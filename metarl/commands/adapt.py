@@ -82,6 +82,8 @@ def adapt(
             f"Expected `out` to be no run folder, whose curves stay those of training; got {out}."
         )
     adapter: Any = metarl.load(run, seed=seed, runs=runs, trust=trust)
+    if data is not None:
+        adapter = _for_table(adapter, seed)
     _report(adapter, _adapted(adapter, asked), run, out, video)
 
 
@@ -116,6 +118,15 @@ class _Asked:
             from metarl.plots.film import check_film
 
             check_film(self.video)
+
+
+def _for_table(adapter: Any, seed: int) -> Any:
+    """Returns an adapter that takes a table in its own units, where training standardised it."""
+    from metarl.deploy.adapters.supervised_adapter import SupervisedAdapter
+
+    if not isinstance(adapter, SupervisedAdapter) or "scaling" not in adapter.origin.ranges:
+        return adapter
+    return SupervisedAdapter(adapter.learner, adapter.origin, seed, standardise=True)
 
 
 def _adapted(adapter: Any, asked: _Asked) -> Adapted:

@@ -53,7 +53,8 @@ def load(
         seed: Seed of sampled actions and of what is random in adaptations.
         runs: Folder of the run folders, for "latest".
         trust: For runs without learner.json: whether code that their settings name is imported.
-        **options: Further arguments of `ControlAdapter`: `explore`, `safety`, `rollback`.
+        **options: Further arguments of `ControlAdapter`: `explore`, `safety`, `rollback`; of
+            `SupervisedAdapter`: `standardise`.
 
     Raises:
         CheckpointError: There is no such run, it is damaged, was altered or is of a newer version.

@@ -12,6 +12,7 @@ from metarl.errors import SettingsError, TaskError
 from metarl.ranges import COUNT, check_ints
 from metarl.registry import check_choice
 from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
+from metarl.tasks.scaling import Scaling
 from metarl.tasks.unequal import draw_rows
 
 SHORT = ("refuse", "drop")
@@ -113,15 +114,21 @@ class SeriesTasks:
         tensors = {name: None if t is None else t.to(device) for name, t in moved.items()}
         return replace(self, splits=splits, **tensors)
 
-    def restore(self, outputs: Tensor) -> Tensor:
-        """Returns forecasts [*, horizon] or [*, horizon, targets] in the units of the data."""
+    @property
+    def scaling(self) -> Scaling | None:
+        """What the values of windows were standardised by; None: they are as in the data."""
         if self.mean is None or self.std is None:
-            return outputs
+            return None
         channels = list(self.targets)
         mean, std = self.mean[channels], self.std[channels]
         if len(channels) == 1:
             mean, std = mean.squeeze(0), std.squeeze(0)
-        return outputs * std.to(outputs.device) + mean.to(outputs.device)
+        return Scaling(self.mean, self.std, mean, std)
+
+    def restore(self, outputs: Tensor) -> Tensor:
+        """Returns forecasts [*, horizon] or [*, horizon, targets] in the units of the data."""
+        scaling = self.scaling
+        return outputs if scaling is None else scaling.to(outputs.device).restore(outputs)
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> TaskBatch:
         """Samples a batch of tasks.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from metarl.errors import short_repr
 from metarl.ranges import LARGEST
 from metarl.rl.moments import Moments, merged
+from metarl.tasks.scaling import Scaling
 
 MOST_ENTRIES = 256
 """Examples with more numbers have one range for all of them, as images and sequences do."""
@@ -20,6 +22,9 @@ MOST_ENTRIES = 256
 
 MOST_NUMBERS = 1 << 20
 """Numbers of a meta-iteration that are looked at; of more, every n-th example."""
+
+MOST_SCALES = 1 << 16
+"""Means and deviations that are recorded at most."""
 
 
 class DataRanges:
@@ -37,6 +42,12 @@ class DataRanges:
         """Records the names of the numbers of an example, a tuple; leaves out what is none."""
         if isinstance(columns, tuple) and _are_names([*columns]):
             self._shapes["columns"] = [*columns]
+
+    def scale(self, scaling: Any) -> None:
+        """Records what examples were standardised by, a `Scaling`; leaves out what is none."""
+        self._shapes.pop("scaling", None)
+        if isinstance(scaling, Scaling) and sum(map(torch.numel, scaling)) <= MOST_SCALES:
+            self._shapes["scaling"] = scaling.to_json()
 
     def see(self, inputs: Any, policy: Any = None) -> None:
         """Adds the data of one meta-iteration.
@@ -202,11 +213,18 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
+def _is_scaling(value: Any) -> bool:
+    with suppress(ValueError):
+        return isinstance(Scaling.from_json(value), Scaling)
+    return False
+
+
 _KINDS: dict[str, Callable[[Any], bool]] = {
     "input_shape": _is_shape,
     "target_shape": _is_shape,
     "input_type": lambda v: isinstance(v, str) and isinstance(getattr(torch, v, 0), torch.dtype),
     "columns": _are_names,
+    "scaling": _is_scaling,
     "labels": lambda v: isinstance(v, bool),
     "support_examples": _is_count,
     "classes": _is_count,

@@ -40,7 +40,8 @@ class LearnerFile:
     Args:
         folder: The run folder.
         learner: The learner.
-        tasks: What it is trained on, whose `columns` are the names of the inputs, if it has any.
+        tasks: What it is trained on, whose `columns` are the names of the inputs, and whose
+            `scaling` standardised them, if it has any.
     """
 
     def __init__(self, folder: Path, learner: Learner, tasks: Any = None) -> None:
@@ -51,6 +52,7 @@ class LearnerFile:
             with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
                 self._ranges = DataRanges.from_json(read_json(self._path)["data"])
         self._ranges.name(getattr(tasks, "columns", None))
+        self._ranges.scale(getattr(tasks, "scaling", None))
 
     def see(self, inputs: Any) -> None:
         """Records the ranges of what one meta-iteration trains on.

@@ -82,7 +82,7 @@ def outer_rate(settings: TrainingSettings, iteration: int, first: float | None =
     s = settings
     rate = s.outer_lr if first is None else first
     if s.schedule != "constant" and s.schedule in OWN_SCHEDULES:
-        done = iteration / s.iterations
+        done = iteration / max(s.iterations, 1)
         left = 1 - done if s.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
         rate = s.final_lr + (rate - s.final_lr) * left
     return rate * (iteration + 1) / s.warmup if iteration < s.warmup else rate

@@ -15,6 +15,7 @@ from metarl.deploy.robot.changed_env import changed_env, parsed_values
 from metarl.errors import DataError, SettingsError, UnknownNameError
 from metarl.models import MLP
 from metarl.tasks.base import Examples, TaskBatch
+from metarl.tasks.data import GroupedExamples
 from tests.deploy.conftest import train
 
 SHORT = ("--episodes", 2, "--test-episodes", 3)
@@ -56,6 +57,26 @@ def test_a_policy_adapts_on_a_log(trained, metarl, tmp_path):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["adapted.safetensors"]
     status, printed = metarl(*arguments, "--out", tmp_path / "out")
     assert status == 1 and "log-probabilities" in printed.err
+
+
+def test_a_table_is_in_its_own_units_where_training_standardised_it(metarl, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = {"angle": rng.uniform(80, 100, 40), "torque": rng.uniform(900, 1100, 40)}
+    tasks = GroupedExamples(
+        {**rows, "robot": np.arange(40) % 4}, group="robot", inputs="angle", targets="torque",
+        shots=4, queries=4, standardise=True,
+    )  # fmt: skip
+    net = MLP((1, 4, 1), torch.Generator().manual_seed(0))
+    _, folder = train(GradientLearner(MAML(net, 0.1)), tasks, tmp_path)
+    np.savetxt(
+        tmp_path / "rows.csv", np.stack([*rows.values()], 1), delimiter=",", comments="",
+        header="angle,torque",
+    )  # fmt: skip
+    arguments = ("--target", "torque", "--out", tmp_path / "out")
+    status, printed = metarl("adapt", folder, "--data", tmp_path / "rows.csv", *arguments)
+    assert status == 0, printed.err
+    assert "the errors are in the units of the table" in " ".join(printed.out.split())
+    assert "do not fit" not in printed.err
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

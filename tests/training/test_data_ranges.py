@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from metarl.tasks.base import Examples, TaskBatch
+from metarl.tasks.scaling import Scaling
 from metarl.training import data_ranges
 from metarl.training.data_ranges import DataRanges
 
@@ -67,3 +68,16 @@ def test_names_of_columns_are_recorded_and_nothing_else():
     assert DataRanges.from_json(ranges.to_json()).to_json()["columns"] == ["a", "b"]
     with pytest.raises(ValueError, match="'columns'"):
         DataRanges.from_json({"columns": "ab"})
+
+
+def test_what_standardised_the_examples_is_recorded_until_nothing_does():
+    ranges = DataRanges()
+    numbers = torch.tensor([1.0, 2.0])
+    ranges.scale(Scaling(numbers, numbers, numbers[0], numbers[1]))
+    found = DataRanges.from_json(ranges.to_json()).to_json()["scaling"]
+    assert found["input_mean"] == [1, 2] and found["target_std"] == 2
+    for none in (None, 3.0, (1.0, 2.0)):
+        ranges.scale(none)
+        assert "scaling" not in ranges.to_json()
+    with pytest.raises(ValueError, match="'scaling'"):
+        DataRanges.from_json({"scaling": {**found, "input_std": [0, 1]}})

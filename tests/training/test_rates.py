@@ -10,7 +10,7 @@ from metarl.models import MLP
 from metarl.runs.checkpoints import Checkpoints
 from metarl.tasks import Sine
 from metarl.training import OuterLoop, TrainingSettings
-from metarl.training.rates import Rates
+from metarl.training.rates import Rates, outer_rate
 
 ROOM = {"eval_tasks": 2, "eval_steps": 1, "meta_batch_size": 2, "device": "cpu", "threads": 1}
 
@@ -31,6 +31,12 @@ def test_the_rates_of_a_given_optimiser_end_at_the_final_rate():
     assert written(rates, optimizer, 0) == pytest.approx([0.1, 0.01])
     assert written(rates, optimizer, 5) == pytest.approx([0.06, 0.006])
     assert written(rates, optimizer, 10) == pytest.approx([0.02, 0.002])
+
+
+def test_a_run_without_iterations_has_its_first_rate():
+    for schedule in ("linear", "cosine"):
+        settings = TrainingSettings(iterations=0, schedule=schedule)
+        assert outer_rate(settings, 0) == settings.outer_lr
 
 
 def test_rates_that_somebody_changes_are_scaled_from_then_on():

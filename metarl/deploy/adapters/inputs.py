@@ -135,7 +135,12 @@ def as_mask(data: Any, inputs: Tensor, many: bool, weights: Tensor | None = None
 
 
 def warn_of_ranges(
-    values: np.ndarray, record: dict[str, Any] | None, what: str, *, narrow_too: bool = True
+    values: np.ndarray,
+    record: dict[str, Any] | None,
+    what: str,
+    *,
+    narrow_too: bool = True,
+    advice: str = "",
 ) -> None:
     """Warns of values that do not fit the training data, such as degrees in place of radians.
 
@@ -144,6 +149,7 @@ def warn_of_ranges(
         record: Lowest and highest value, mean and deviation of training, [K] each; or None.
         what: What they are, for the message.
         narrow_too: Whether values that hardly differ do not fit either; a robot may stand still.
+        advice: What else to say.
     """
     if record is None or not len(values):
         return
@@ -171,7 +177,7 @@ def warn_of_ranges(
     more = f" and {len(entries) - 4} more" if len(entries) > 4 else ""
     warnings.warn(
         f"The {what} do not fit those of training: {'; '.join(lines)}{more}. Are they in the same "
-        "units, in the same order?",
+        f"units, in the same order?{advice}",
         RuntimeWarning,
         stacklevel=3,
     )

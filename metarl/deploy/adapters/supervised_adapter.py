@@ -25,6 +25,7 @@ from metarl.deploy.adapters.inputs import (
     column_names,
     warn_of_ranges,
 )
+from metarl.deploy.adapters.standardised import advice, restored, scaling_of
 from metarl.deploy.adapters.targets import check_labels, class_targets, plain_labels, value_targets
 from metarl.deploy.arrays import as_array
 from metarl.errors import NonFiniteError, SettingsError, ShapeError, short_repr
@@ -47,22 +48,36 @@ class SupervisedAdapter(Adapter):
         learner: The trained learner.
         origin: Where it comes from, and the ranges of its training data.
         seed: Seed of what is random in the adaptation.
+        standardise: Inputs and targets come in the units of the table, and are standardised by the
+            means and deviations of training, as `GroupedExamples(standardise=True)` did; values are
+            predicted in these units. The losses stay those of training.
 
     Attributes:
         learner: The learner.
         classes: The labels of each task, in the order of the outputs; None for values.
+
+    Raises:
+        SettingsError: The run does not know how to standardise.
     """
 
-    def __init__(self, learner: SupervisedLearner, origin: Origin, seed: int = 0) -> None:
+    def __init__(
+        self, learner: SupervisedLearner, origin: Origin, seed: int = 0, standardise: bool = False
+    ) -> None:
         self.learner = learner
         self.origin = origin
         self.classes: list[np.ndarray] | None = None
         self._seed = seed
+        self._scaling = scaling_of(origin.ranges) if standardise else None
         self._many = False
         self._way: int | None = None
         self._shape: dict[str, list[int]] = {}
         self._columns: list[str] | None = None
         self._adapted: Any = None
+
+    @property
+    def standardises(self) -> bool:
+        """Whether examples come in the units of the table, and are standardised."""
+        return self._scaling is not None
 
     @property
     def steps(self) -> int:
@@ -164,14 +179,15 @@ class SupervisedAdapter(Adapter):
         if self._adapted is None:
             raise SettingsError("Expected a task to predict for: call `adapt(support)` first.")
         check_columns(inputs, self._columns)
-        tensor, many = as_inputs(inputs, {**self._shape, **self.origin.ranges})
-        self._warn(tensor, "inputs")
+        tensor, many = self._inputs(inputs, "inputs")
         tasks = self._num_tasks
         if many != self._many or len(tensor) != tasks:
             raise ShapeError(
                 f"Expected inputs of the {tasks} task(s) that were adapted to, got {len(tensor)}."
             )
         found = self.learner.predict(self._adapted, tensor, mask=as_mask(mask, tensor, many))
+        if self._scaling is not None:
+            found = restored(found, self._scaling, self.origin.ranges["target_shape"])
         chosen = found if self._many else map_tensors(lambda t: t[0], found)
         return as_array(chosen, "outputs") if isinstance(chosen, Tensor) else chosen
 
@@ -278,7 +294,7 @@ class SupervisedAdapter(Adapter):
                     f"them; got a {type(support).__name__}."
                 )
             support, targets = support[0], support[1]
-        inputs, many = as_inputs(support, {**self._shape, **self.origin.ranges}, "support inputs")
+        inputs, many = self._inputs(support, "support inputs")
         self._shape = {"input_shape": list(inputs.shape[2:])}
         if "columns" not in self.origin.ranges:  # those of training are known otherwise
             self._columns = column_names(support)
@@ -289,7 +305,6 @@ class SupervisedAdapter(Adapter):
                 f"Expected as many targets as inputs, {list(inputs.shape[:2])}, got "
                 f"{list(values.shape[:2])}."
             )
-        self._warn(inputs, "support inputs")
         self._many = many
         own = as_mask(mask, inputs, many, weights)
         return Examples(inputs, self._targets(values, inputs, own), weights, own)
@@ -330,7 +345,7 @@ class SupervisedAdapter(Adapter):
             return numbered_labels(values, self._way)
         self.classes = None
         if not ranges.get("labels", values.dtype.kind != "f"):
-            return value_targets(values, ranges, parameter_type(self.learner))
+            return value_targets(values, ranges, parameter_type(self.learner), self._scaling)
         check_labels(values, ranges)
         if not self._classifies(values, inputs, mask):
             return value_targets(values, ranges, torch.int64)
@@ -355,10 +370,16 @@ class SupervisedAdapter(Adapter):
             and outputs.shape[-1] >= least
         )
 
-    def _warn(self, inputs: Tensor, what: str) -> None:
+    def _inputs(self, data: Any, what: str) -> tuple[Tensor, bool]:
+        """Returns inputs as the learner takes them, see `as_inputs`; warns of other ranges."""
+        ranges = self.origin.ranges
+        inputs, many = as_inputs(data, {**self._shape, **ranges}, what)
+        if self._scaling is not None:
+            inputs = self._scaling.inputs(inputs)
         if inputs.is_floating_point():
             rows = as_array(inputs.reshape(inputs.shape[0] * inputs.shape[1], -1), what)
-            warn_of_ranges(rows, self.origin.ranges.get("inputs"), what)
+            warn_of_ranges(rows, ranges.get("inputs"), what, advice=advice(ranges, self._scaling))
+        return inputs, many
 
     @torch.no_grad()
     def _loss(self, adapted: Any, examples: Examples) -> float | None:

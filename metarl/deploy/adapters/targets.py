@@ -10,17 +10,25 @@ import torch
 from torch import Tensor
 
 from metarl.deploy.adapters.inputs import warn_of_ranges
+from metarl.deploy.adapters.standardised import advice
 from metarl.deploy.arrays import native
 from metarl.errors import ShapeError, TaskError
+from metarl.tasks.scaling import Scaling
 
 
-def value_targets(values: np.ndarray, ranges: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
+def value_targets(
+    values: np.ndarray,
+    ranges: dict[str, Any],
+    dtype: torch.dtype | None,
+    scaling: Scaling | None = None,
+) -> Tensor:
     """Returns targets that are numbers, [T, N, *target]; warns of those far outside of training.
 
     Args:
         values: Shape [T, N, *].
         ranges: The ranges of the training data.
         dtype: Their type; None: float32.
+        scaling: What standardises them; None: they stay as they are.
 
     Raises:
         ShapeError: They are no finite numbers of the shape of training.
@@ -36,8 +44,10 @@ def value_targets(values: np.ndarray, ranges: dict[str, Any], dtype: torch.dtype
             f"Expected finite targets [N, *{list(shape)}], as in training, got "
             f"{list(values.shape[1:])}{f', {broken} of them NaN or infinite' if broken else ''}."
         )
+    if scaling is not None:
+        values = scaling.targets(torch.from_numpy(native(values))).numpy()
     flat = values.reshape(values.shape[0] * values.shape[1], -1)
-    warn_of_ranges(flat, ranges.get("targets"), "targets")
+    warn_of_ranges(flat, ranges.get("targets"), "targets", advice=advice(ranges, scaling))
     return torch.from_numpy(native(values)).to(dtype or torch.float32)
 
 

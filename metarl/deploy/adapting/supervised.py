@@ -56,7 +56,13 @@ def adapt_on_table(
             "as an index."
         )
     inputs = inputs.reshape(len(inputs), *shape)
-    return _measured(adapter, inputs, targets, support, steps, seed)
+    found = _measured(adapter, inputs, targets, support, steps, seed)
+    if adapter.standardises:
+        found.notes.append(
+            "Inputs and targets were standardised as in training; the errors are in the units of "
+            "the table."
+        )
+    return found
 
 
 def adapt_on_images(

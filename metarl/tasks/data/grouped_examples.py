@@ -12,7 +12,8 @@ from metarl.tasks.data.labels import Splits, number_labels, split_labels
 from metarl.tasks.data.table_files import open_table
 from metarl.tasks.data.table_sources import TableSettings, load_table
 from metarl.tasks.data.tables import check_columns, column_names, is_name, is_table, numbers
-from metarl.tasks.grouped import GroupTasks, training_scaling
+from metarl.tasks.grouped import GroupTasks
+from metarl.tasks.scaling import training_scaling
 from metarl.tasks.unequal import Augment, Small
 
 
