@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from numbers import Real
@@ -14,7 +15,9 @@ from torch import Tensor
 from metarl.deploy.arrays import as_array, native
 from metarl.errors import ShapeError, short_repr
 from metarl.ranges import LARGEST_NUMBER
+from metarl.tasks.data import tables
 from metarl.tasks.data.plain import image_array, is_image
+from metarl.tasks.data.table_files import open_table
 
 FAR = 10.0
 """Deviations from the mean of training beyond which a value does not fit."""
@@ -67,13 +70,15 @@ def as_inputs(data: Any, ranges: dict[str, Any], what: str = "inputs") -> tuple[
 
 
 def column_names(data: Any) -> list[str] | None:
-    """Returns the names of the columns of a data frame; None of other data."""
+    """Returns the names of the columns of a data frame or another table; None of other data."""
+    if _is_other_table(data):
+        return [str(name) for name in tables.column_names(open_table(data))]
     names = getattr(data, "columns", None) if hasattr(data, "to_numpy") else None
     return None if names is None else [str(name) for name in names]
 
 
 def check_columns(data: Any, expected: list[str] | None) -> None:
-    """Raises ShapeError for a data frame that has other columns than the support set had.
+    """Raises ShapeError for a table that has other columns than the support set had.
 
     Args:
         data: Inputs to predict for.
@@ -88,21 +93,56 @@ def check_columns(data: Any, expected: list[str] | None) -> None:
 
 
 def in_training_order(data: Any, columns: list[str] | None, what: str) -> Any:
-    """Returns the columns of training of a data frame, in their order; other data as they are.
+    """Returns the columns of training of a table, in their order; other data as they are.
+
+    Mappings of columns, structured arrays and tables of Arrow become arrays.
 
     Raises:
-        ShapeError: A column is missing.
+        ShapeError: A column is missing, or does not hold numbers.
+        DataError: A number is missing.
     """
-    names = column_names(data)
-    if names is None or columns is None or not all(isinstance(n, str) for n in data.columns):
+    names, is_frame = column_names(data), not _is_other_table(data)
+    if names is None:
         return data
+    if is_frame and (columns is None or not all(isinstance(n, str) for n in data.columns)):
+        return data
+    columns = columns or names
     if missing := [name for name in columns if name not in names]:
         raise ShapeError(
             f"Expected {what} with the columns of training, {short_repr(', '.join(columns), 200)}; "
             f"{short_repr(', '.join(missing), 100)} missing, got "
             f"{short_repr(', '.join(names), 200)}. Rename them, or pass an array in their order."
         )
+    if not is_frame:
+        return table_array(data, columns)
     return data if names == columns else data[columns]
+
+
+def table_array(data: Any, columns: list[str] | None = None) -> Any:
+    """Returns the columns of a table as an array; data frames and other data as they are.
+
+    Args:
+        data: A mapping of columns, a structured array or a table of Arrow; or anything else.
+        columns: Their names; None: all.
+
+    Returns:
+        The numbers side by side, [N, D] float32; of one column its values, [N, *].
+    """
+    if not _is_other_table(data):
+        return data
+    table = open_table(data)
+    names = tables.column_names(table) if columns is None else columns
+    if len(names) == 1:
+        column = tables.read_column(table, names[0])
+        if column.lengths is None:
+            return column.values
+    return tables.numbers(table, names).numpy()
+
+
+def _is_other_table(data: Any) -> bool:
+    """Returns whether data have named columns, but are neither a data frame nor a file."""
+    is_file = isinstance(data, str | os.PathLike)
+    return not is_file and not hasattr(data, "to_numpy") and tables.is_table(data)
 
 
 def as_mask(data: Any, inputs: Tensor, many: bool, weights: Tensor | None = None) -> Tensor | None:

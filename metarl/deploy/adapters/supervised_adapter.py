@@ -23,6 +23,7 @@ from metarl.deploy.adapters.inputs import (
     as_mask,
     check_columns,
     column_names,
+    table_array,
     warn_of_ranges,
 )
 from metarl.deploy.adapters.standardised import advice, restored, scaling_of
@@ -99,7 +100,9 @@ class SupervisedAdapter(Adapter):
 
         Args:
             support: Inputs of one task, [N, *input], or of T tasks, [T, N, *input]: arrays,
-                tensors, images, rows of a table. Bytes of images become 0..1 if training had such.
+                tensors, images, rows of a table (a data frame, a mapping of columns, a table of
+                Arrow), whose columns are found by name. Bytes of images become 0..1 if training had
+                such.
                 With `targets` None: `Examples`, or a pair of inputs and targets.
             targets: Values, or labels of any kind (numbers, names), [N] or [T, N].
             steps: Adaptation steps; None: as in training. Learners without a gradient ignore it.
@@ -298,7 +301,7 @@ class SupervisedAdapter(Adapter):
         self._shape = {"input_shape": list(inputs.shape[2:])}
         if "columns" not in self.origin.ranges:  # those of training are known otherwise
             self._columns = column_names(support)
-        values = plain_labels(as_array(targets, "targets"))
+        values = plain_labels(as_array(table_array(targets), "targets"))
         values = values if many else values[None]
         if values.shape[:2] != inputs.shape[:2]:
             raise ShapeError(

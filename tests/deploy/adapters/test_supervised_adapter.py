@@ -408,6 +408,16 @@ def test_columns_of_a_table_have_one_order(tmp_path):
         adapter.predict(named[["load", "angle"]])
 
 
+def other_tables(columns):
+    """Yields tables that are no data frames, with these columns in this order."""
+    yield columns
+    rows = np.zeros(len(columns["load"]), dtype=[(name, float) for name in columns])
+    for name, values in columns.items():
+        rows[name] = values
+    yield rows
+    yield pytest.importorskip("pyarrow").table(columns)
+
+
 def test_a_run_knows_the_columns_of_its_table(tmp_path):
     pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame(RNG.random((40, 4)), columns=["speed", "angle", "load", "y"])
@@ -435,5 +445,12 @@ def test_a_run_knows_the_columns_of_its_table(tmp_path):
             adapter.predict(wrong)
     with pytest.raises(DataError, match=r"'angle, load', in .*'load' missing"):
         adapt_on_table(adapter, tmp_path / "five.csv", "y", 3, 1, 0)
+    for other in other_tables({n: table[n].to_numpy() for n in ("load", "speed", "angle")}):
+        adapter.adapt({n: v[:6] for n, v in table.items()}, {"y": table["y"].to_numpy()[:6]})
+        np.testing.assert_array_equal(adapter.predict(other), expected)
+    with pytest.raises(ShapeError, match="columns of training, 'angle, load'; 'load' missing"):
+        adapter.predict({"angle": [0.1]})
+    with pytest.raises(TaskError, match="'load' has values that are missing or not finite"):
+        adapter.predict({"angle": [0.1], "load": [np.nan]})
     for nameless in (table[["angle", "load"]].to_numpy(), support[["angle", "load"]].values):
         adapter.predict(pandas.DataFrame(nameless))  # numbered columns: in their order
