@@ -8,9 +8,11 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,7 +83,7 @@ def _ordered(values: Tensor) -> Tensor:
 
 
 def summarise(
-    values: Tensor,
+    values: Tensor | np.ndarray | Sequence[Any],
     generator: torch.Generator,
     *,
     resamples: int = 2000,
@@ -96,9 +98,9 @@ def summarise(
     choice of the groups. To include it, pass the mean of each group as one value.
 
     Args:
-        values: Shape [tasks], or [seeds, tasks] for several training seeds. NaN, such as the
-            metric of a learner that has diverged, makes every statistic NaN: it has no rank among
-            the others. Infinity has one, and the interquartile mean may exclude it.
+        values: A tensor, array or list, [tasks], or [seeds, tasks] for several training seeds. NaN,
+            such as the metric of a learner that has diverged, makes every statistic NaN: it has no
+            rank among the others. Infinity has one, and the interquartile mean may exclude it.
         generator: Source of the resamples, on the CPU.
         resamples: Number of bootstrap resamples.
         confidence: Confidence level of the percentile intervals, in (0, 1).
@@ -111,6 +113,7 @@ def summarise(
         ShapeError: If `values` has other dimensions, or is empty.
         SettingsError: If `resamples` is below 1 or `confidence` outside (0, 1).
     """
+    values = torch.as_tensor(values)
     if values.dim() not in (1, 2):
         raise ShapeError(f"Expected values [tasks] or [seeds, tasks], got {list(values.shape)}.")
     curve = values.unsqueeze(0)
@@ -120,7 +123,7 @@ def summarise(
 
 
 def summarise_curve(
-    values: Tensor,
+    values: Tensor | np.ndarray | Sequence[Any],
     generator: torch.Generator,
     *,
     resamples: int = 2000,
@@ -130,7 +133,7 @@ def summarise_curve(
     """Summarises each step of an adaptation curve; all steps use the same resampled tasks.
 
     Args:
-        values: Shape [steps + 1, tasks], or [steps + 1, seeds, tasks]; see `summarise`.
+        values: Of shape [steps + 1, tasks], or [steps + 1, seeds, tasks]; see `summarise`.
         generator: Source of the resamples, on the CPU.
         resamples: Number of bootstrap resamples.
         confidence: Confidence level of the percentile intervals, in (0, 1).
@@ -143,6 +146,7 @@ def summarise_curve(
         ShapeError: If `values` has other dimensions, or is empty.
         SettingsError: If `resamples` is below 1 or `confidence` outside (0, 1).
     """
+    values = torch.as_tensor(values)
     if values.dim() not in (2, 3) or values.numel() == 0:
         raise ShapeError(
             "Expected values [steps + 1, tasks] or [steps + 1, seeds, tasks], none of them 0; "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,10 @@ from torch import Tensor
 
 from metarl.adaptation.inner_loop import SupportLoss, inner_loop
 from metarl.adaptation.update_rules import GradientDescent
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import Params
+from metarl.ranges import COUNT, Range, check_fields
+from metarl.registry import check_choice
 from metarl.rl.returns import sums_to_end
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.rl.surrogates import DEFAULTS, SURROGATES
@@ -54,7 +56,9 @@ class TabularProblem:
         discount: Gamma, in (0, 1].
 
     Raises:
-        SettingsError: The trajectories are too many to enumerate.
+        ShapeError: The tensors do not belong together, or are of several types.
+        SettingsError: The trajectories are too many to enumerate, probabilities do not sum to 1, or
+            the horizon or the discount is out of range.
     """
 
     start: Tensor
@@ -64,12 +68,43 @@ class TabularProblem:
     discount: float = 1.0
 
     def __post_init__(self) -> None:
-        """Checks the number of trajectories."""
+        """Checks shapes, probabilities and the number of trajectories."""
+        check_fields(self, horizon=COUNT, discount=Range(0, 1, includes_low=False))
+        self._check_tensors()
         tasks, states, actions = self.rewards.shape
         if tasks * self.horizon * (states * actions) ** self.horizon > MOST_NUMBERS:
             raise SettingsError(
                 f"{tasks} x ({states} states x {actions} actions)^{self.horizon} trajectories are "
                 "too many to enumerate; use fewer states, actions or steps."
+            )
+
+    def _check_tensors(self) -> None:
+        tensors = {"start": self.start, "transitions": self.transitions, "rewards": self.rewards}
+        given = ", ".join(f"{n} {list(t.shape)} {t.dtype}" for n, t in tensors.items())
+        shape = tuple(self.rewards.shape)
+        right = len(shape) == 3 and [tuple(t.shape) for t in tensors.values()] == [
+            shape[:2], (*shape, shape[1]), shape
+        ]  # fmt: skip
+        if not right or len({t.dtype for t in tensors.values()}) > 1:
+            raise ShapeError(
+                "Expected start [T, S], transitions [T, S, A, S] and rewards [T, S, A] of one type "
+                f"of floats, got {given}. A single problem has T = 1."
+            )
+        for name in ("start", "transitions"):
+            sums = tensors[name].sum(-1)
+            if not bool((tensors[name] >= 0).all()) or not bool(((sums - 1).abs() < 1e-4).all()):
+                raise SettingsError(
+                    f"Expected probabilities `{name}`, which are at least 0 and sum to 1 over the "
+                    f"last dimension, got sums of {float(sums.min()):.4g} to "
+                    f"{float(sums.max()):.4g} and a lowest number of "
+                    f"{float(tensors[name].min()):.4g}."
+                )
+
+    def _check_logits(self, logits: Tensor) -> None:
+        if logits.shape != self.rewards.shape or logits.dtype != self.rewards.dtype:
+            raise ShapeError(
+                f"Expected logits {list(self.rewards.shape)} in {self.rewards.dtype}, as the "
+                f"rewards, got {list(logits.shape)} in {logits.dtype}."
             )
 
     @staticmethod
@@ -107,6 +142,7 @@ class TabularProblem:
         """Enumerates all N = (S * A)^H trajectories; only `log_prob` is differentiable."""
         states, actions = self._visits
         logits = params["logits"]
+        self._check_logits(logits)
         log_prob = F.log_softmax(logits, -1)[:, states, actions]
         with torch.no_grad():
             # A_t(s, a) = Q_t(s, a) - V_t(s);  G_t = r_t + gamma G_{t+1}
@@ -154,6 +190,7 @@ class TabularProblem:
             A support loss for `inner_loop`.
         """
         loss = SURROGATES.get(surrogate)
+        check_choice("estimate", estimate, get_args(Estimate))
 
         def support_loss(params: Params, step: int) -> Tensor:
             del step
@@ -173,6 +210,7 @@ class TabularProblem:
 
     def _values(self, logits: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Returns Q_t [T, S, A] and V_t [T, S] for t = 0..H-1, by backward induction."""
+        self._check_logits(logits)
         policy = logits.softmax(-1)
         v = torch.zeros_like(self.start)
         values: list[tuple[Tensor, Tensor]] = []

@@ -271,9 +271,18 @@ def _pack_state(iteration: int, state: dict[str, Any]) -> bytes:
     except (pickle.PickleError, AttributeError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             "The state of a checkpoint may hold tensors, numbers, strings, None, and dicts, lists "
-            f"and tuples of these; got something else: {error}"
+            f"and tuples of these; got {_unsuitable(state) or short_repr(str(error), 200)}."
         ) from error
     return buffer.getvalue()
+
+
+def _unsuitable(value: Any, place: str = "") -> str:
+    """Returns the type and the place of the first value that no checkpoint holds; "" for none."""
+    if isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        return next(filter(None, (_unsuitable(v, f"{place}[{k!r}]") for k, v in items)), "")
+    fits = value is None or isinstance(value, Tensor | int | float | complex | str | bytes)
+    return "" if fits and type(value).__module__ != "numpy" else f"{type(value)} at {place}"
 
 
 def _pack_meta(iteration: int, files: dict[str, bytes]) -> bytes:

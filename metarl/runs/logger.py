@@ -304,13 +304,22 @@ class RunLogger:
 
 def _made(name: str, run: WrittenRun) -> Writer:
     try:
-        return WRITERS.get(name)(run)
+        writer = WRITERS.get(name)(run)
     except MetarlError:
         raise
     except Exception as error:  # trackers raise anything
         raise SettingsError(
             f"The logger {name!r} cannot start: {type(error).__name__}: {error}"
         ) from error
+    methods = [n for n, f in vars(Writer).items() if callable(f) and not n.startswith("_")]
+    missing = [n for n in methods if not callable(getattr(writer, n, None))]
+    if missing:
+        raise SettingsError(
+            f"Expected the logger {name!r} to be a class of metarl.runs.writer.Writer, got a "
+            f"{type(writer).__name__} without {', '.join(missing)}. Subclass Writer: only "
+            "`scalars` must then be written."
+        )
+    return writer
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -20,7 +20,6 @@ from metarl.errors import (
     CheckpointError,
     MetarlError,
     NonFiniteError,
-    SettingsError,
     SimulationError,
 )
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
@@ -37,9 +36,14 @@ from metarl.training.captured_tasks import CapturedTasks
 from metarl.training.divergence import not_finite_message
 from metarl.training.late_results import LateResults, read_means, store_if_finite
 from metarl.training.learner_file import LearnerFile
-from metarl.training.meta_step import MetaStep, default_update
+from metarl.training.meta_step import chosen_update
 from metarl.training.optimizers import OptimizerFactory, SchedulerFactory
-from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
+from metarl.training.outer_update import (
+    MetaResult,
+    OuterUpdate,
+    UpdateSettings,
+    checked_result,
+)
 from metarl.training.settings import TrainingSettings
 from metarl.trees import to_device
 
@@ -86,7 +90,8 @@ class OuterLoop:
         config: Settings of the whole experiment, for the logs.
 
     Attributes:
-        on_curve: Called with each validation curve after it is logged; it may end the training.
+        on_curve: Called with each validation curve after it is logged; an error that it raises ends
+            the training, whose state is saved.
 
     Raises:
         CheckpointError: The folder holds another run, or cannot be written; another process writes
@@ -106,11 +111,11 @@ class OuterLoop:
         update: OuterUpdate | UpdateSettings | None = None,
         optimizer: torch.optim.Optimizer | OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
-        resume: Path | None = None,
+        resume: Path | str | None = None,
         config: dict[str, Any] | None = None,
     ) -> None:
         ranks.start()
-        self.folder = Path(folder)
+        self.folder, resume = Path(folder), None if resume is None else Path(resume)
         if ranks.is_first():
             check_no_run(self.folder, resume)
         self.device = settings.prepare_process()
@@ -123,13 +128,7 @@ class OuterLoop:
         self.tasks = tasks
         self.validation = validation
         self.settings = settings
-        if update is not None and not (optimizer is None and scheduler is None):
-            raise SettingsError("Expected `optimizer` and `scheduler`, or an `update`; got both.")
-        if isinstance(update, UpdateSettings):
-            update = update.build(learner, settings)
-        elif optimizer is not None or scheduler is not None:
-            update = MetaStep(learner, settings, optimizer, scheduler)
-        self.update = update or default_update(learner, settings)
+        self.update = chosen_update(learner, settings, update, optimizer, scheduler)
         self.update.read_late()
         self._results, self._draw = LateResults(), CapturedTasks()
         self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.keep_checkpoints)
@@ -233,7 +232,7 @@ class OuterLoop:
             self._description.see(inputs)
         if not self.learner.collects_own:
             inputs = ranks.own(inputs, inputs.tasks.num_tasks)
-        result = self.update(inputs, self.iteration)
+        result = checked_result(self.update(inputs, self.iteration), self.update)
         self._results.add(self.iteration, before, result)
         self._check_finite(wait=False)
         store_if_finite(self.learner, result)
@@ -256,7 +255,7 @@ class OuterLoop:
 
     @contextmanager
     def _saving_on_error(self) -> Iterator[None]:
-        """Saves the state before a user's tasks ran, if they raise, and names the checkpoint."""
+        """Saves the state before a user's code ran, if it raises, and names the checkpoint."""
         before = self.generator.get_state()
         try:
             yield
@@ -337,7 +336,8 @@ class OuterLoop:
             environment_steps=self.learner.environment_steps,
         )
         if self.on_curve is not None:
-            self.on_curve(curve)
+            with self._saving_on_error():
+                self.on_curve(curve)
 
     def _save(self) -> int:
         ranks.take_over(list(self.learner.state_dict().values()))

@@ -17,6 +17,7 @@ from metarl.console import say
 from metarl.cuda_graphs import Driver, graphs_allowed
 from metarl.errors import SettingsError
 from metarl.training.captured_iteration import CapturedIteration, Update
+from metarl.training.given_options import OF_SCHEDULERS, GivenOptions, check_step, equal_values
 from metarl.training.masked_step import MaskedStep, MissingStateError, refusal
 from metarl.training.meta_gradient import MetaGradient
 from metarl.training.optimizer_state import UnsavedState
@@ -81,6 +82,7 @@ class MetaStep(OuterUpdate):
             _refuse_two(settings)
             self.optimizer = given_optimizer(optimizer, named)
         self._unsaved = UnsavedState(self.optimizer)
+        self._given = GivenOptions(self.optimizer)
         check_modes(self.optimizer, learner)
         if scheduler is not None and (settings.schedule != "constant" or settings.warmup):
             other = f"{settings.warmup} iterations of `warmup`"
@@ -93,6 +95,7 @@ class MetaStep(OuterUpdate):
         else:
             self.scheduler = given_scheduler(scheduler, self.optimizer)
         check_scheduler(self.scheduler, settings.iterations)
+        self._given.scheduled_by(self.scheduler)
         self._rate = self._rates.at(0)
         plain = optimizer is None and self.scheduler is None
         self._update = _plain_step(self.optimizer) if plain else whole_step
@@ -159,29 +162,36 @@ class MetaStep(OuterUpdate):
             state["rate"] = self._rate
         elif (rates := self._rates.state()) is not None:
             state["changed_rates"] = rates
+        state["given_options"] = self._given.state()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         state = dict(state)
         scheduler, self._rate = state.pop("scheduler", None), state.pop("rate", self._rate)
-        rates = state.pop("changed_rates", None)
-        ours = [_form(group) for group in self.optimizer.state_dict()["param_groups"]]
-        if "param_groups" not in state or ours != [_form(g) for g in state["param_groups"]]:
+        rates, given = state.pop("changed_rates", None), state.pop("given_options", None)
+        if "param_groups" not in state:
             raise ValueError(f"its optimiser is not {type(self.optimizer).__name__}")
         if (scheduler is None) != (self.scheduler is None):
             raise ValueError(f"its schedule is not {self.settings.schedule}")
+        ours = [_form(group) for group in self.optimizer.state_dict()["param_groups"]]
+        if ours != [_form(group) for group in state["param_groups"]]:
+            name = type(self.optimizer).__name__
+            raise ValueError(f"its optimiser is not {name}, or has other groups of parameters")
         groups = zip(self.optimizer.param_groups, state["param_groups"], strict=True)
-        state["param_groups"] = [
+        saved = [
             {**theirs, **{name: ours[name] for name in OF_THE_DEVICE if name in ours}}
             for ours, theirs in groups
         ]
+        state["param_groups"] = self._given.groups(saved, given)
         if self._masked is None:
             self.optimizer.load_state_dict(state)
         else:
             self._masked.load(state)
+        if not equal_values(state["param_groups"], saved):
+            check_step(self.optimizer)
         self._rates.load(rates)
         if self.scheduler is not None:
-            self.scheduler.load_state_dict(scheduler)
+            self._given.load_schedule(scheduler, given)
 
     def _step_scheduler(self, losses: Tensor) -> None:
         if self.scheduler is None:
@@ -206,7 +216,7 @@ def _plain_step(optimizer: torch.optim.Optimizer) -> Callable[[torch.optim.Optim
 
 def _form(group: dict[str, Any]) -> tuple[set[str], int]:
     """Returns what a parameter group must have to take the state of another."""
-    return set(group), len(group["params"])
+    return set(group) - set(OF_SCHEDULERS), len(group["params"])
 
 
 def _refuse_two(settings: TrainingSettings) -> None:
@@ -218,6 +228,38 @@ def _refuse_two(settings: TrainingSettings) -> None:
                 f"Expected one optimiser, got an `optimizer` and the setting {name} "
                 f"{getattr(settings, name)}; give the optimiser all its options."
             )
+
+
+def chosen_update(
+    learner: Learner,
+    settings: TrainingSettings,
+    update: OuterUpdate | UpdateSettings | None,
+    optimizer: torch.optim.Optimizer | OptimizerFactory | None,
+    scheduler: SchedulerFactory | None,
+) -> OuterUpdate:
+    """Returns the update that an outer loop is given, or that of an optimiser.
+
+    Raises:
+        SettingsError: There are both, or the update is of another type.
+    """
+    if update is None and (optimizer is not None or scheduler is not None):
+        return MetaStep(learner, settings, optimizer, scheduler)
+    if update is None:
+        return default_update(learner, settings)
+    if not (optimizer is None and scheduler is None):
+        raise SettingsError("Expected `optimizer` and `scheduler`, or an `update`; got both.")
+    made = update.build(learner, settings) if isinstance(update, UpdateSettings) else update
+    if not isinstance(made, OuterUpdate):
+        raise SettingsError(
+            f"Expected `update` to be an OuterUpdate of the learner, or UpdateSettings that build "
+            f"one, got {_described(made)}. Subclass metarl.training.outer_update.OuterUpdate; an "
+            "optimiser of torch is given as `optimizer`."
+        )
+    return made
+
+
+def _described(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 def default_update(learner: Learner, settings: TrainingSettings) -> OuterUpdate:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from metarl.adaptation.learner import Learner
+from metarl.errors import SettingsError
 from metarl.training.settings import TrainingSettings
 
 
@@ -80,3 +81,20 @@ class UpdateSettings(ABC):
         Raises:
             SettingsError: The update does not suit the learner.
         """
+
+
+def checked_result(result: Any, update: OuterUpdate) -> MetaResult:
+    """Returns the result of an update; raises SettingsError if it is none that can be logged."""
+    if not isinstance(result, MetaResult):
+        wrong = f"{type(result).__name__}"
+    elif not isinstance(result.losses, Tensor) or result.losses.dim() != 1:
+        given = result.losses
+        wrong = f"losses {list(given.shape) if isinstance(given, Tensor) else type(given).__name__}"
+    elif not isinstance(result.grad_norm, Tensor):
+        wrong = f"a grad_norm that is a {type(result.grad_norm).__name__}"
+    else:
+        return result
+    raise SettingsError(
+        f"Expected {type(update).__name__} to return a MetaResult with the loss of each task, [T], "
+        f"and a tensor `grad_norm`, [], got {wrong}. See metarl.training.outer_update.MetaResult."
+    )

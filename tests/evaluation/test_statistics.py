@@ -2,6 +2,7 @@ import math
 import time
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 
@@ -174,3 +175,12 @@ def test_it_is_fast(generator):
     started = time.perf_counter()
     summarise_curve(values, generator)
     assert time.perf_counter() - started < 5  # 0.3 s here
+
+
+def test_arrays_and_lists_are_summarised_as_tensors():
+    values = [1.0, 4.0, 2.0, 8.0]
+    summaries = [
+        summarise(kind(values), torch.Generator().manual_seed(0))
+        for kind in (torch.tensor, np.array, list)
+    ]
+    assert summaries[0] == summaries[1] == summaries[2]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.func import grad, jacrev
 
-from metarl.errors import SettingsError
-from metarl.rl.exact import TabularProblem, hessian, relative_error
+from metarl.errors import SettingsError, ShapeError
+from metarl.rl.exact import TabularProblem, hessian, meta_gradient, relative_error
 from metarl.trees import take_tasks
 
 
@@ -78,3 +78,43 @@ def test_sampled_trajectories_come_as_often_as_they_are_likely(problem, table, g
 def test_too_many_trajectories_are_refused(generator):
     with pytest.raises(SettingsError, match="too many to enumerate"):
         TabularProblem.random(generator, states=10, actions=5, horizon=10)
+
+
+def _problem(**changes):
+    start = torch.full((1, 3), 1 / 3).double()
+    transitions = torch.full((1, 3, 2, 3), 1 / 3).double()
+    rewards = torch.arange(6.0).double().view(1, 3, 2)
+    given = {"start": start, "transitions": transitions, "rewards": rewards, "horizon": 2}
+    return TabularProblem(**{**given, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"start": torch.ones(1, 3).double()}, SettingsError, "`start`.*sums of 3 to 3"),
+        ({"transitions": torch.rand(1, 3, 2, 3).double() * 0.1}, SettingsError, "`transitions`"),
+        (
+            {"start": torch.tensor([[-1.0, 1.0, 1.0]]).double()},
+            SettingsError,
+            "a lowest number of -1",
+        ),
+        ({"rewards": torch.zeros(1, 3, 1).double()}, ShapeError, r"rewards \[1, 3, 1\]"),
+        ({"rewards": torch.zeros(3, 2).double()}, ShapeError, r"\[3, 2\].*T = 1"),
+        ({"rewards": torch.zeros(2, 3, 2).double()}, ShapeError, r"rewards \[2, 3, 2\]"),
+        ({"rewards": torch.zeros(1, 3, 2)}, ShapeError, "float32"),
+        ({"horizon": 0}, SettingsError, "horizon"),
+        ({"discount": 1.5}, SettingsError, "discount"),
+    ],
+)
+def test_problems_that_are_none_are_refused(changes, error, message):
+    with pytest.raises(error, match=message):
+        _problem(**changes)
+
+
+def test_logits_and_estimates_of_another_kind_are_refused():
+    problem = _problem()
+    for logits in (torch.zeros(1, 1, 2).double(), torch.zeros(1, 3, 2)):
+        with pytest.raises(ShapeError, match=r"Expected logits \[1, 3, 2\] in torch.float64"):
+            meta_gradient(problem, problem.exact_loss, {"logits": logits}, lr=0.5)
+    with pytest.raises(SettingsError, match="advantages"):
+        problem.support_loss("dice", estimate="advantage")  # pyright: ignore[reportArgumentType]

@@ -100,6 +100,18 @@ def test_a_tracker_that_fails_is_left_out_with_a_warning(tmp_path):
     assert rows(tmp_path) == [(1, "x", 1.0), (2, "x", 2.0)]
 
 
+class NoWriter:
+    """Has not the methods of a writer."""
+
+    def __init__(self, run):
+        self.scalars = lambda values, step: None
+
+
+def test_a_class_that_is_no_writer_stops_the_run_before_it_trains(tmp_path):
+    with pytest.raises(SettingsError, match=r"NoWriter without settings, image, film, flush"):
+        RunLogger(tmp_path, loggers=[f"{__name__}:NoWriter"])
+
+
 def test_a_tracker_that_cannot_start_stops_the_run_before_it_trains(tmp_path):
     with pytest.raises(SettingsError, match=r"Broken' cannot start: PermissionError: no such key"):
         RunLogger(tmp_path / "locked", loggers=[f"{__name__}:Broken"])

@@ -249,3 +249,25 @@ def test_validation_curves_of_networks_with_batch_norm_are_transductive(folder):
         generator=torch.Generator().manual_seed(VALIDATION_SEED),
     )  # fmt: skip
     assert line["mean"] == expected.values.double().mean(1).tolist()
+
+
+def test_a_training_that_on_curve_ends_is_saved_and_continues(folder):
+    class EnoughError(Exception):
+        pass
+
+    def stop(curve):
+        raise EnoughError(curve.metric)
+
+    stopped = loop("maml", folder, 8, every=100)
+    stopped.on_curve = stop
+    with pytest.raises(EnoughError) as caught:
+        stopped.run()
+    assert "step_000004" in caught.value.__notes__[0]
+    stopped.logger.close()
+    resumed = loop("maml", folder, 8, resume=str(folder / "checkpoints" / "step_000004"))
+    resumed.run()
+    whole = loop("maml", folder.with_name("whole"), 8)
+    whole.run()
+    for p, expected in zip(resumed.learner.parameters(), whole.learner.parameters(), strict=True):
+        assert torch.equal(p, expected)
+    assert [line["iteration"] for line in read_curves(folder)] == [4, 8]
