@@ -105,6 +105,9 @@ def build_control(
             settings.policy,
         )
     )
+    learner.check_steps(settings.test_steps)
+    if settings.training.eval_every:
+        learner.check_steps(settings.training.eval_steps)
     if not any(p.requires_grad for p in learner.parameters()):
         check_untrained(type(settings.learner).__name__, settings.training)
     reports = ControlReports(learner, family, settings, protocols, draw)

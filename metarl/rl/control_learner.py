@@ -76,6 +76,10 @@ class ControlLearner(Learner):
         """
         return 0
 
+    def check_steps(self, steps: int) -> None:
+        """Raises SettingsError if the learner cannot adapt in so many steps."""
+        del steps
+
     def returns(
         self,
         tasks: ControlTasks,

@@ -198,3 +198,17 @@ def test_strategies_are_judged_and_not_trained(tmp_path):
 def test_what_the_report_cannot_do_is_told_before_training(counts):
     with pytest.raises(SettingsError, match="test_tasks"):
         replace(MAML, **counts)
+
+
+@pytest.mark.parametrize("change", ["test_steps", "eval_steps"])
+def test_trials_that_a_transformer_cannot_play_are_refused_before_training(change):
+    settings = rl2_config(
+        MAML, 2, PolicyGradientSettings(1, clip=0.2), MAML.training, memory="attention"
+    )
+    build_control(settings, Bandit(horizon=4))
+    if change == "test_steps":
+        settings = replace(settings, test_steps=2)
+    else:
+        settings = replace(settings, training=replace(settings.training, eval_steps=2))
+    with pytest.raises(SettingsError, match=r"at most 8 steps.*got 12.*--test-steps"):
+        build_control(settings, Bandit(horizon=4))

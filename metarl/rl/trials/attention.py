@@ -207,8 +207,9 @@ class Attention(nn.Module):
         if steps > self.steps:
             raise SettingsError(
                 f"Expected trials of at most {self.steps} steps, for which this transformer was "
-                f"trained, got {steps}: it knows no later positions. Play fewer episodes, or train "
-                "it on trials of as many episodes (`--learner.episodes`)."
+                f"trained, got {steps}: it knows no later positions. Play fewer episodes "
+                "(`--test-steps`, `--training.eval-steps`: one less), or train it on trials of as "
+                "many (`--learner.episodes`)."
             )
 
 

@@ -150,8 +150,7 @@ class ProximalLearner(TrialLearner):
         Raises:
             SettingsError: A transformer was trained for shorter trials.
         """
-        if self.policy.attention is not None:
-            self.policy.attention.check(episodes * self.family.horizon)
+        self.check_steps(episodes - 1)
         units = self.units
         if units is not None and not units.started:
             own_generator = starting_generator(generator)
@@ -160,6 +159,11 @@ class ProximalLearner(TrialLearner):
             units.update(_moments(units, trials))
             self.environment_steps += int(trials.mask.sum())
         return super().play(tasks, episodes, generator, own=own)
+
+    def check_steps(self, steps: int) -> None:
+        """Raises SettingsError if a transformer was trained for shorter trials."""
+        if self.policy.attention is not None:
+            self.policy.attention.check((steps + 1) * self.family.horizon)
 
     # What a learner defines
 
