@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import gymnasium
@@ -12,7 +11,13 @@ from torch import Tensor
 
 from metarl.deploy.adapter import Adapter, Origin
 from metarl.deploy.adapters.adapted_policy import AdaptedPolicy
-from metarl.deploy.adapters.experience import logged, observed, remember, rolled_back
+from metarl.deploy.adapters.experience import (
+    finite_step,
+    logged,
+    observed,
+    remember,
+    rolled_back,
+)
 from metarl.deploy.adapters.inputs import RangeWatch, warn_of_ranges
 from metarl.deploy.adapters.running import Curve, evaluate, run_episodes
 from metarl.deploy.experience.episode_log import EpisodeLog
@@ -30,7 +35,6 @@ from metarl.ranges import POSITIVE, check_int, check_number, check_type
 from metarl.registry import check_choice
 from metarl.rl.control_learner import ControlLearner
 from metarl.sim.arguments import check_default_type
-from metarl.sim.gymnasium.observations import ResultError, step_result
 
 
 class ControlAdapter(Adapter):
@@ -149,12 +153,7 @@ class ControlAdapter(Adapter):
             SimulationError: The reward is no finite number, an end is neither true nor false, or
                 nothing was observed before the action.
         """
-        try:
-            step_result((observation, reward, terminated, truncated, None))
-        except ResultError as error:
-            raise SimulationError(f"Cannot observe the step. {error}") from error
-        if not math.isfinite(reward := float(reward)):
-            raise SimulationError(f"Expected a finite reward, got {reward}.")
+        reward = finite_step(observation, reward, terminated, truncated)
         recorder = self._recorder
         acted = self._executed(action)
         after = np.empty_like(self._actor.row)

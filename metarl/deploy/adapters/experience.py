@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,8 +19,9 @@ from metarl.deploy.experience.recorder import REPEATED, Recorder
 from metarl.deploy.experience.trajectories import Trajectory
 from metarl.deploy.robot.actor import Action, Actor
 from metarl.deploy.robot.safety import RollBack
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, SimulationError
 from metarl.rl.experience import Experience
+from metarl.sim.gymnasium.observations import ResultError, step_result
 
 OBSERVE = "give `observe` the action as `act` returned it, or None, where the robot executed it"
 FEW = 0.5
@@ -43,10 +45,31 @@ def observed(learner: Any, weights: AdaptedPolicy, recorder: Recorder) -> Data:
         recorder: Has the steps, and gives them away.
 
     Raises:
+        SettingsError: See `taken`.
+    """
+    logs = taken(recorder)
+    steps = sum(map(len, logs))
+    experience = _experience(learner, weights, logs)
+    weights.forget_versions()
+    return experience, AdaptationReport(0, steps, len(logs))
+
+
+def taken(recorder: Recorder, version: int | None = None) -> list[EpisodeLog]:
+    """Returns the steps since the last adaptation; warns of those that are missing or repeated.
+
+    Args:
+        recorder: Has the steps, and gives them away.
+        version: The parameters whose actions alone count as sampled; None: all.
+
+    Raises:
         SettingsError: There are no sampled actions, or one step; they stay with the recorder.
     """
     missed, jumps, repeats = recorder.missed, recorder.jumps, recorder.repeats
     logs = recorder.take()
+    if version is not None:
+        for log in logs:
+            own = [v == version for v in log.versions]
+            log.sampled = [s and o for s, o in zip(log.sampled, own, strict=True)]
     steps, sampled = sum(map(len, logs)), sum(sum(log.sampled) for log in logs)
     if not sampled:
         recorder.give_back(logs)
@@ -55,26 +78,47 @@ def observed(learner: Any, weights: AdaptedPolicy, recorder: Recorder) -> Data:
             f"Expected steps with sampled actions to adapt on, got {steps} steps without any: "
             f"{advice}. A policy gradient learns nothing from its most likely actions."
         )
-    if steps < FEWEST:
+    try:
+        check_steps(steps)
+    except SettingsError:
         recorder.give_back(logs)
-        raise SettingsError(_TOO_FEW)
+        raise
     if sampled < FEW * steps:
         warnings.warn(
             f"Of {steps} observed steps, {sampled} are adapted on: the actions of the others were "
             f"held, most likely ones or not those that `act` returned. For more, {OBSERVE}.",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     _warn_of_ends(missed, jumps, steps)
     if repeats:
         warnings.warn(
             f"Of {steps} observed steps, {repeats} repeat {REPEATED}",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
-    experience = _experience(learner, weights, logs)
-    weights.forget_versions()
-    return experience, AdaptationReport(0, steps, len(logs))
+    return logs
+
+
+def finite_step(observation: Any, reward: Any, terminated: Any, truncated: Any) -> float:
+    """Returns the reward of an observed step.
+
+    Raises:
+        SimulationError: It is no finite number, or an end is neither true nor false.
+    """
+    try:
+        step_result((observation, reward, terminated, truncated, None))
+    except ResultError as error:
+        raise SimulationError(f"Cannot observe the step. {error}") from error
+    if not math.isfinite(found := float(reward)):
+        raise SimulationError(f"Expected a finite reward, got {found}.")
+    return found
+
+
+def check_steps(steps: int) -> None:
+    """Raises SettingsError for a single step."""
+    if steps < FEWEST:
+        raise SettingsError(_TOO_FEW)
 
 
 def _warn_of_ends(missed: int, jumps: int, steps: int) -> None:
@@ -102,14 +146,14 @@ def _warn_of_ends(missed: int, jumps: int, steps: int) -> None:
         f"{said}. Observe every step, and the last one of an episode with `terminated` or "
         "`truncated`; call `abandon` before a reset in between.",
         RuntimeWarning,
-        stacklevel=5,
+        stacklevel=6,
     )
 
 
-def _warn_of_equal_returns(logs: Sequence[EpisodeLog]) -> None:
+def warn_of_equal_returns(logs: Sequence[EpisodeLog | Trajectory]) -> None:
     """Warns where nothing says which actions were better."""
-    rewards = {reward for log in logs for reward in log.rewards}
-    if len(rewards) == 1 and len(set(map(len, logs))) == 1:
+    rewards = {float(reward) for log in logs for reward in log.rewards}
+    if len(rewards) == 1 and len({len(log.rewards) for log in logs}) == 1:
         warnings.warn(
             f"All steps have the reward {rewards.pop():g}, and all episodes are as long: nothing "
             "says which actions were better, so that an adaptation follows errors of estimated "
@@ -133,8 +177,7 @@ def logged(
     Raises:
         SettingsError: There is a single step; see `weigh` for others.
     """
-    if sum(len(one.rewards) for one in found) < FEWEST:
-        raise SettingsError(_TOO_FEW)
+    check_steps(sum(len(one.rewards) for one in found))
     logs, shares, effective = weigh(adapter, found, **options)
     report = AdaptationReport(0, sum(map(len, logs)), len(logs), effective=effective)
     return _experience(adapter.learner, weights, logs, shares), report
@@ -194,6 +237,6 @@ def remember(
 def _experience(
     trained: Any, weights: AdaptedPolicy, logs: list[EpisodeLog], shares: Tensor | None = None
 ) -> Experience:
-    _warn_of_equal_returns(logs)
+    warn_of_equal_returns(logs)
     versions = {**weights.versions, weights.version: weights.params}
     return experience_of(logs, trained.policy, versions, trained.settings, shares)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from metarl.deploy.experience.episode_log import EpisodeLog
 from metarl.deploy.experience.trajectories import Trajectory
 from metarl.deploy.robot.spaces import ControlSpaces
 from metarl.errors import ShapeError
@@ -16,54 +18,73 @@ from metarl.sim.spaces import flat_actions
 Arrays = dict[str, np.ndarray]
 
 
-class RecordedEpisode:
-    """The steps of an episode, or the part since the last adaptation.
+def trajectory_of(log: EpisodeLog) -> Trajectory:
+    """Returns a recorded episode; one without an end continues."""
+    assert log.final is not None
+    observations = np.stack([*log.observations, log.final])
+    rewards = np.asarray(log.rewards)
+    return Trajectory(observations, log.actions, rewards, log.terminated, log.ended)
 
-    Attributes:
-        seen: The observation of the action that is not observed yet, [O]; None: there is none.
-        chosen: That action.
-        explored: Whether it was sampled.
-        rewards: Rewards of the steps.
-        sampled: Whether the action of each step was sampled.
+
+def firsts_of(metadata: dict[str, Any]) -> Any:
+    """Returns what the environment adds to the choices of the graphs: a number, or [A]."""
+    action = metadata["action"]
+    parts = action.get("parts")
+    return _entries(parts, lambda p: p.get("first", 0)) if parts else action.get("first", 0)
+
+
+def counted_from_0(found: Sequence[Trajectory], metadata: dict[str, Any]) -> list[Trajectory]:
+    """Returns logged episodes with the choices among several actions as the graphs count them.
+
+    Raises:
+        ShapeError: A choice is none of the environment's.
     """
+    parts = metadata["action"].get("parts")
+    if not parts:  # of a single choice, the space knows its first one
+        return list(found)
+    firsts, most = firsts_of(metadata), _entries(parts, _most)
+    own = [replace(one, actions=[action - firsts for action in one.actions]) for one in found]
+    rows = np.concatenate([np.stack([np.asarray(a) for a in one.actions]) for one in own])
+    chosen = rows[:, np.isfinite(most)]
+    if ((chosen != np.round(chosen)) | (chosen < 0) | (chosen > most[np.isfinite(most)])).any():
+        raise ShapeError(
+            f"Expected choices from {firsts.tolist()} to {(firsts + most).tolist()} in the actions "
+            "of the log (inf: a number), whole ones, got others."
+        )
+    return own
 
-    def __init__(self) -> None:
-        self.seen: np.ndarray | None = None
-        self.chosen: np.ndarray | None = None
-        self.explored = False
-        self.rewards: list[float] = []
-        self.sampled: list[bool] = []
-        self._observations: list[np.ndarray] = []
-        self._actions: list[Any] = []
-        self._terminated, self._ended = False, False
 
-    def add(self, reward: float, after: np.ndarray) -> None:
-        """Adds a step from `seen` by `chosen`."""
-        assert self.seen is not None and self.chosen is not None
-        if not self._observations:
-            self._observations.append(self.seen)
-        self._observations.append(after)
-        self._actions.append(self.chosen)
-        self.rewards.append(reward)
-        self.sampled.append(self.explored)
-        self.chosen = None
+def _most(part: dict[str, Any]) -> float:
+    """Returns the largest choice of a part, counted from 0."""
+    return {"gaussian": np.inf, "bernoulli": 1.0}.get(part["kind"], part["size"] - 1)
 
-    def end(self, terminated: bool) -> None:
-        """Ends the episode, by a termination or a time limit."""
-        self._terminated, self._ended = terminated, True
 
-    def trajectory(self) -> Trajectory:
-        """Returns the episode; one without an end continues.
+def _entries(parts: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> Any:
+    """Returns a number of each part for each of its entries, [A] float32."""
+    sizes = [1 if part["kind"] == "categorical" else part["size"] for part in parts]
+    return np.repeat(np.array([value(part) for part in parts], np.float32), sizes)
 
-        Raises:
-            ShapeError: Its observations or actions have different shapes.
-        """
-        try:
-            observations = np.stack(self._observations)
-        except ValueError as error:
-            raise ShapeError(f"Expected observations of one shape: {error}.") from error
-        rewards = np.asarray(self.rewards)
-        return Trajectory(observations, self._actions, rewards, self._terminated, self._ended)
+
+def is_given(action: Any, given: Any, metadata: dict[str, Any]) -> bool:
+    """Returns whether an action is a given one, as it is or within the bounds.
+
+    Args:
+        action: The action.
+        given: What `act` returned, flat.
+        metadata: The content of adaptation.json.
+    """
+    bounds = [metadata["action"].get(side) for side in ("low", "high")]
+    try:
+        found = np.asarray(action, np.asarray(given).dtype)
+    except (ValueError, TypeError):
+        return False
+    if np.array_equal(found, given):
+        return True
+    if None in bounds:  # of one discrete action
+        return False
+    low, high = _bounds(bounds[0], -np.inf), _bounds(bounds[1], np.inf)
+    firsts = firsts_of(metadata)
+    return np.array_equal(found, np.clip(given, low + firsts, high + firsts))
 
 
 def spaces_of(metadata: dict[str, Any]) -> ControlSpaces:
@@ -73,7 +94,12 @@ def spaces_of(metadata: dict[str, Any]) -> ControlSpaces:
     if action["kind"] == "discrete":
         choices = spaces.Discrete(action["choices"], start=action.get("first", 0))
         return ControlSpaces(own, flat_actions(choices))
-    return ControlSpaces(own, _box(action["low"], action["high"]))
+    flat = _box(action["low"], action["high"])
+    if parts := action.get("parts"):  # choices are always at some bound
+        numbers = np.isinf(_entries(parts, _most))
+        low, high = np.where(numbers, flat.low, -np.inf), np.where(numbers, flat.high, np.inf)
+        flat = spaces.Box(low.astype(np.float32), high.astype(np.float32))
+    return ControlSpaces(own, flat)
 
 
 def rollouts_of(found: Sequence[Trajectory]) -> Arrays:

@@ -14,7 +14,10 @@ from torch import Tensor
 
 from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
 from metarl.deploy.adapters.adapted_policy import BEYOND
+from metarl.deploy.adapters.experience import check_steps, finite_step, warn_of_equal_returns
+from metarl.deploy.adapters.experience import taken as recorded
 from metarl.deploy.adapters.inputs import in_training_order, warn_of_ranges
+from metarl.deploy.experience.episode_log import EpisodeLog
 from metarl.deploy.experience.log_weights import (
     LOG_OPTIONS,
     check_log_probs,
@@ -22,10 +25,25 @@ from metarl.deploy.experience.log_weights import (
     warn_of_lengths,
     warn_of_times,
 )
+from metarl.deploy.experience.recorder import Acted, Recorder
 from metarl.deploy.experience.trajectories import Trajectory, read_trajectories
-from metarl.deploy.exported.episodes import RecordedEpisode, padded_flags, rollouts_of, spaces_of
+from metarl.deploy.exported.episodes import (
+    counted_from_0,
+    firsts_of,
+    is_given,
+    padded_flags,
+    rollouts_of,
+    spaces_of,
+    trajectory_of,
+)
 from metarl.deploy.exported.runtime import OnnxAdaptation
-from metarl.errors import CheckpointError, SettingsError, ShapeError
+from metarl.errors import (
+    CheckpointError,
+    NonFiniteError,
+    SettingsError,
+    ShapeError,
+    short_repr,
+)
 from metarl.ranges import check_int
 from metarl.registry import check_choice
 from metarl.training.data_ranges import check_ranges
@@ -61,12 +79,13 @@ class ExportedAdapter(Adapter):
         self.origin = Origin(str(folder), 0, _ranges(self.program.metadata, folder))
         if not self._supervised:
             self._spaces = spaces_of(self.program.metadata)
+            self._firsts = firsts_of(self.program.metadata)
         self._generator = np.random.default_rng(seed)
         self.reset()
 
     def reset(self) -> None:
         self.program.reset()
-        self._episodes: list[RecordedEpisode] = [RecordedEpisode()]
+        self._recorder = Recorder(keeps=self.program.kind == "control")
         self._last: tuple[float, bool] = (0.0, False)
 
     def state(self) -> dict[str, Tensor]:
@@ -172,42 +191,42 @@ class ExportedAdapter(Adapter):
         for name in options:
             check_choice("option", name, LOG_OPTIONS)
         behaviour = options.pop("behaviour", None)
+        taken = check_int("steps", 1 if steps is None else steps)
+        logs: list[EpisodeLog] = []
         if logged is None:
-            batch = self._observed()
+            logs = recorded(self._recorder, self.program.steps)
+            batch = rollouts_of([trajectory_of(log) for log in logs])
+            batch["counts"] = padded_flags([log.sampled for log in logs])
+            warn_of_equal_returns(logs)
         else:
-            found = read_trajectories(logged, self._spaces)
+            found = self._read(logged)
             seen = np.concatenate([one.observations for one in found])
             self._warn(seen, "observations", "observations of the log")
             batch = rollouts_of(found)
             self._say_who_acted(batch, found, behaviour)
-        taken = check_int("steps", 1 if steps is None else steps)
+            warn_of_equal_returns(found)
         trained = self.program.metadata["adaptation"]["steps"]
         usual = BEYOND if 0 < trained <= self.program.steps else 1.0
-        result = self.program.adapt_on_log(
-            steps=taken, scale=usual if scale is None else scale, options=options, **batch
-        )
-        if logged is None:
-            self._episodes = [RecordedEpisode()]
+        try:
+            result = self.program.adapt_on_log(
+                steps=taken, scale=usual if scale is None else scale, options=options, **batch
+            )
+        except BaseException:
+            self._recorder.give_back(logs)
+            raise
         effective = None if logged is None else result.effective
         lengths = batch["lengths"]
         return AdaptationReport(taken, int(lengths.sum()), len(lengths), effective=effective)
 
-    def _observed(self) -> dict[str, Any]:
-        """Returns the steps since the last adaptation.
+    def _read(self, logged: Any) -> list[Trajectory]:
+        """Returns the episodes of a log, with choices counted from 0.
 
         Raises:
-            SettingsError: There are no sampled actions.
+            SettingsError: There is a single step.
         """
-        logs = [log for log in self._episodes if log.rewards]
-        if not any(any(log.sampled) for log in logs):
-            steps = sum(len(log.rewards) for log in logs)
-            advice = "act with explore=True" if steps else "act and observe"
-            raise SettingsError(
-                f"Expected steps with sampled actions to adapt on, got {steps} steps without any: "
-                f"{advice} first."
-            )
-        counts = padded_flags([log.sampled for log in logs])
-        return {**rollouts_of([log.trajectory() for log in logs]), "counts": counts}
+        found = read_trajectories(logged, self._spaces)
+        check_steps(sum(len(one.rewards) for one in found))
+        return counted_from_0(found, self.program.metadata)
 
     def _say_who_acted(
         self, batch: dict[str, Any], found: Sequence[Trajectory], behaviour: str | None
@@ -243,12 +262,13 @@ class ExportedAdapter(Adapter):
         """
         explore = self.explore if explore is None else explore
         generator = self._generator if explore else None
-        row = np.asarray(observation, np.float32)
+        row = _row(observation)
         action = self.program.act(row, *self._last, generator=generator)
-        episode = self._episodes[-1]
-        episode.seen, episode.chosen, episode.explored = row, action, explore
+        if row.ndim == 1:
+            own = action if action.ndim else int(action)
+            self._recorder.choose(Acted(row, own, own, explore, self.program.steps))
         # Choices of the environment may begin with another number than 0.
-        return action + self.program.metadata["action"].get("first", 0)
+        return action + self._firsts
 
     def observe(
         self, observation: Any, action: Any, reward: float, terminated: bool, truncated: bool
@@ -257,27 +277,61 @@ class ExportedAdapter(Adapter):
 
         Args:
             observation: The observation after it, [O].
-            action: The action of `act`, or None; another one is refused.
+            action: The action of `act`, as it is or within the bounds, or None; another one is
+                refused.
             reward: Its reward.
             terminated: Whether the episode terminated.
             truncated: Whether it was cut off.
 
         Raises:
             SettingsError: `act` did not choose the action.
+            ShapeError: The observation has another shape.
+            SimulationError: The reward is no finite number, or an end is neither true nor false.
+            NonFiniteError: The observation is infinite or NaN.
         """
-        episode = self._episodes[-1]
-        chosen, first = episode.chosen, self.program.metadata["action"].get("first", 0)
-        if chosen is None or not (action is None or np.array_equal(action, chosen + first)):
+        reward = finite_step(observation, reward, terminated, truncated)
+        after, acted = _row(observation), self._recorder.acted
+        if acted is None or not (action is None or self._is_given(action, acted)):
             raise SettingsError(
-                f"Expected the action that `act` returned, got {action!r}; {_FLAT}. Open the run "
-                "itself for actions of others."
+                f"Expected the action that `act` returned, as it is or within the bounds, got "
+                f"{action!r}; {_FLAT}. Open the run itself for actions of others."
             )
-        episode.add(float(reward), np.asarray(observation, np.float32))
+        if after.shape != acted.row.shape:
+            raise ShapeError(
+                f"Expected an observation of {len(acted.row)} numbers, got {list(after.shape)}."
+            )
+        if not np.isfinite(after).all():
+            raise NonFiniteError(
+                "Expected a finite observation, got NaN or infinity: observe the step with the "
+                "last finite one, or open the run itself, whose adapter does."
+            )
+        self._recorder.add(acted, reward, after)
         ended = bool(terminated or truncated)
-        self._last = (float(reward), ended)
+        self._last = (reward, ended)
         if ended:
-            episode.end(bool(terminated))
-            self._episodes.append(RecordedEpisode())
+            self._recorder.end(bool(terminated))
+
+    def abandon(self) -> None:
+        """Ends the episode without a return, as when somebody resets the robot in between."""
+        self._recorder.abandon()
+        self._last = (self._last[0], True)
+
+    def _is_given(self, action: Any, acted: Acted) -> bool:
+        return is_given(action, acted.given + self._firsts, self.program.metadata)
+
+
+def _row(observation: Any) -> np.ndarray:
+    """Returns a copy of an observation as float32.
+
+    Raises:
+        ShapeError: It is not of numbers.
+    """
+    try:
+        return np.array(observation, np.float32)
+    except (ValueError, TypeError) as error:
+        raise ShapeError(
+            f"Expected an observation of numbers, got {short_repr(observation, 60)}; {_FLAT}."
+        ) from error
 
 
 def _ranges(metadata: dict[str, Any], folder: Path) -> dict[str, Any]:
