@@ -56,7 +56,7 @@ def counted_from_0(found: Sequence[Trajectory], metadata: dict[str, Any]) -> lis
 
 def _most(part: dict[str, Any]) -> float:
     """Returns the largest choice of a part, counted from 0."""
-    return {"gaussian": np.inf, "bernoulli": 1.0}.get(part["kind"], part["size"] - 1)
+    return float({"gaussian": np.inf, "bernoulli": 1}.get(part["kind"], part["size"] - 1))
 
 
 def _entries(parts: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> Any:

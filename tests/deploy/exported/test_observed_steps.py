@@ -7,7 +7,9 @@ from gymnasium import spaces
 from metarl_envs.navigation import Navigation2D
 
 import metarl
+from metarl.deploy.adapters.control_adapter import ControlAdapter
 from metarl.deploy.exported.episodes import counted_from_0
+from metarl.deploy.exported.exported_adapter import ExportedAdapter
 from metarl.deploy.loading import adapter_of
 from metarl.errors import NonFiniteError, SettingsError, ShapeError, SimulationError
 from metarl.sim.single_env import SingleEnv
@@ -145,8 +147,11 @@ def test_equal_rewards_and_a_single_step_say_nothing(robot):
 
 def test_choices_begin_where_those_of_the_environment_do(choices):
     own, exported = adapter_of(choices.learner, seed=1), metarl.load(choices.folder)
+    assert isinstance(own, ControlAdapter) and isinstance(exported, ExportedAdapter)
     seen = observations(1)[0]
-    np.testing.assert_array_equal(own.act(seen, explore=False), exported.act(seen, explore=False))
+    own.explore = exported.explore = False
+    np.testing.assert_array_equal(own.act(seen), exported.act(seen))
+    own.explore = exported.explore = True
     own.reset()
     exported.reset()
     env, log = SingleEnv(choices.learner.family), []
