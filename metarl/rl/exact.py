@@ -101,10 +101,13 @@ class TabularProblem:
                 )
 
     def _check_logits(self, logits: Tensor) -> None:
-        if logits.shape != self.rewards.shape or logits.dtype != self.rewards.dtype:
+        shape = self.rewards.shape
+        fits = logits.shape[1:] == shape[1:] and shape[0] in (1, len(logits))
+        if not fits or logits.dtype != self.rewards.dtype:
             raise ShapeError(
-                f"Expected logits {list(self.rewards.shape)} in {self.rewards.dtype}, as the "
-                f"rewards, got {list(logits.shape)} in {logits.dtype}."
+                f"Expected logits {list(shape)} in {self.rewards.dtype}, as the rewards, got "
+                f"{list(logits.shape)} in {logits.dtype}. A problem with T = 1 takes any number of "
+                "policies."
             )
 
     @staticmethod
