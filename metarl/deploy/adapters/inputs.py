@@ -99,7 +99,7 @@ def in_training_order(data: Any, columns: list[str] | None, what: str) -> Any:
 
     Raises:
         ShapeError: A column is missing, or does not hold numbers.
-        DataError: A number is missing.
+        TaskError: A number is missing.
     """
     names, is_frame = column_names(data), not _is_other_table(data)
     if names is None:
