@@ -43,7 +43,7 @@ def control_configs(
         adam_lr: Rate of the inner Adam of "reptile" and "scratch".
         max_kl: See `ProximalSettings`.
     """
-    learner, gradients, training = maml.learner, maml.gradients, maml.training
+    learner, training = maml.learner, maml.training
     assert isinstance(learner, gradient.MAMLAlgorithm)
     lr, steps, untrained = learner.inner_lr, learner.steps, replace(training, iterations=0)
     batches = training.iterations * (steps + 1)
@@ -52,7 +52,7 @@ def control_configs(
         return replace(training, iterations=max(batches // (steps + 1), 1), **changes)
 
     clipped = {
-        "gradients": replace(gradients, clip=0.3, inner_kl=5e-4),
+        "gradients": replace(maml.gradients, clip=0.3, inner_kl=5e-4),
         "update": ProximalSettings(max_kl=max_kl),
         "training": adapting(steps, outer_lr=3e-3),
     }
@@ -88,19 +88,24 @@ def control_configs(
         },
         "random": {"learner": gradient.PretrainedAlgorithm(lr), "training": untrained},
         "scratch": {"learner": gradient.ScratchAlgorithm(adam_lr), **alone},
-        "ppo": {
-            "learner": PPOAlgorithm(),
-            "gradients": PolicyGradientSettings(gradients.trajectories, gradients.discount),
-            "policy": PolicySettings(
-                scale_actions=maml.policy.scale_actions,
-                normalize_observations=maml.policy.normalize_observations,
-            ),
-            "update": UntrainedSettings(),
-            **alone,
-        },
+        "ppo": {**_ppo_fields(maml), **alone},
     }
     configs = {name: replace(maml, algorithm=name, **fields) for name, fields in different.items()}
     return with_registered(configs | dict(changes or {}))
+
+
+def _ppo_fields(maml: ControlSettings) -> dict[str, Any]:
+    """Returns what PPO takes of MAML's configuration: rollouts, discount and units."""
+    gradients, policy = maml.gradients, maml.policy
+    return {
+        "learner": PPOAlgorithm(),
+        "gradients": PolicyGradientSettings(gradients.trajectories, gradients.discount),
+        "policy": PolicySettings(
+            scale_actions=policy.scale_actions,
+            normalize_observations=policy.normalize_observations,
+        ),
+        "update": UntrainedSettings(),
+    }
 
 
 def rl2_config(

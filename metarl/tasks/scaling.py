@@ -19,7 +19,7 @@ class Scaling(NamedTuple):
     """Means and standard deviations of the examples of the training tasks.
 
     Attributes:
-        input_mean: Shape [*input], or one that broadcasts to it, as of channels.
+        input_mean: Shape [*input], or one that broadcasts to it, such as [channels].
         input_std: Like `input_mean`; 1 where the inputs are constant.
         target_mean: Shape [*target], or one that broadcasts to it.
         target_std: Like `target_mean`; 1 where the targets are constant.

@@ -21,8 +21,8 @@ class GivenOptions:
     """Compares the options of an optimiser and a scheduler with those of a checkpoint.
 
     An option that is given another value than when the checkpoint's run was built has the new
-    value from then on. One that is given the same keeps what the run has made of it: schedulers
-    cycle the momentum, and users change options during a run.
+    value from then on. One that is given the same keeps the value that it has in the run:
+    schedulers cycle the momentum, and users change options during a run.
 
     Args:
         optimizer: The optimiser, before its scheduler is made.
