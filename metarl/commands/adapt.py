@@ -55,7 +55,7 @@ def adapt(
         images: A folder with a folder of images for each class.
         target: The column of the targets in a table.
         support: Rows, or images of each class, to adapt on; the others measure. By default half of
-            them.
+            them, in a table those of each class.
         episodes: Episodes to adapt from.
         adapt_every: Adapts after every so many episodes; by default as in training, or after all.
         test_episodes: Episodes that measure the return before the adaptation, and as many after it.

@@ -33,7 +33,7 @@ def adapt_on_table(
         path: A .csv, .tsv or Parquet file.
         target: The column of the targets, or y for y_0, y_1, ...; the inputs are the columns of
             training, if the run knows their names, else all others in their order.
-        support: Rows to adapt on; None: half of them, at most as many as in training.
+        support: Rows to adapt on; None: half of them, of each class where the targets are labels.
         steps: Adaptation steps.
         seed: Seed of the choice of the rows.
     """
@@ -56,7 +56,8 @@ def adapt_on_table(
             "as an index."
         )
     inputs = inputs.reshape(len(inputs), *shape)
-    found = _measured(adapter, inputs, targets, support, steps, seed)
+    by_class = support is None and bool(adapter.origin.ranges.get("labels"))
+    found = _measured(adapter, inputs, targets, support, steps, seed, by_class)
     if adapter.standardises:
         found.notes.append(
             "Inputs and targets were standardised as in training; the errors are in the units of "
@@ -109,6 +110,7 @@ def _measured(
         reports.append(adapter.adapt(inputs[chosen], targets[chosen], steps=count))
         predicted = adapter.predict(inputs[~chosen])
         found.append(_errors(adapter, predicted, targets[~chosen]))
+    _check_classes(adapter, targets[~chosen], int(chosen.sum()))
     metric = "accuracy" if adapter.classes is not None else "squared error"
     note = (
         f"{reports[1].steps} adaptation steps on {int(chosen.sum())} examples, measured on "
@@ -116,6 +118,18 @@ def _measured(
         f"{_number(reports[1].loss_after)}."
     )
     return Adapted(metric, found[0], found[1], notes=[note])
+
+
+def _check_classes(adapter: SupervisedAdapter, others: np.ndarray, support: int) -> None:
+    """Raises DataError if a class that is measured has no example to adapt on."""
+    if adapter.classes is None:
+        return
+    if len(missing := np.setdiff1d(others, adapter.classes[0])):
+        raise DataError(
+            f"Expected an example of each class among the {support} to adapt on, got none of "
+            f"{short_repr(missing.tolist(), 100)}: adapt on more (--support), or draw "
+            "others (--seed)."
+        )
 
 
 def _errors(adapter: SupervisedAdapter, predicted: Any, targets: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from metarl.adaptation import MAML, GradientLearner
 from metarl.deploy.adapter import Origin
 from metarl.deploy.adapting.supervised import adapt_on_images, adapt_on_table
 from metarl.deploy.loading import adapter_of
+from metarl.errors import DataError
 from metarl.models import MLP
 
 NAMES = {
@@ -55,3 +56,20 @@ def test_copies_that_systems_keep_are_no_images(generator, tmp_path):
     adapter = adapter_of(GradientLearner(MAML(net)), origin)
     adapt_on_images(adapter, tmp_path, 1, 1, 0)
     assert adapter.classes is not None and adapter.classes[0].tolist() == ["a", "b"]
+
+
+def test_a_table_of_labels_has_each_class_among_what_is_adapted_on(tmp_path):
+    """A class without an example counts as errors otherwise, however good the learner is."""
+    rows = [f"{row},{'rare' if row > 17 else 'common'}" for row in range(20)]
+    (tmp_path / "table.csv").write_text("\n".join(["x,y", *rows]) + "\n")
+    origin = Origin("", 0, {"input_shape": [1], "labels": True, "classes": 2})
+    for seed in range(5):
+        adapter = adapter_of(GradientLearner(MAML(torch.nn.Linear(1, 2))), origin)
+        found = adapt_on_table(adapter, tmp_path / "table.csv", "y", None, 1, seed)
+        assert len(found.before) == 10
+        assert adapter.classes is not None
+        assert adapter.classes[0].tolist() == ["common", "rare"]
+    with pytest.raises(
+        DataError, match=r"the 2 to adapt on, got none of \['rare'\]: adapt on more"
+    ):
+        adapt_on_table(adapter, tmp_path / "table.csv", "y", 2, 1, 1)
