@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from metarl.errors import TaskError
-from metarl.tasks.base import Examples
+from metarl.errors import SettingsError, TaskError
+from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import label_range
 
 
@@ -66,13 +68,27 @@ def check_classes(support: Examples, way: int) -> None:
 
 
 def check_way(way: int, *targets: Tensor) -> None:
-    """Raises TaskError unless labels [T, N] have `way` classes, one for each network output."""
+    """Raises TaskError unless labels [T, N] have the `way` classes that a network is built for."""
     num_classes = count_classes(*targets)
     if num_classes != way:
         raise TaskError(
-            f"Expected {way} classes, one for each output of the network, got {num_classes}. "
+            f"Expected {way} classes, for which the network is built, got {num_classes}. "
             "Build the learner for that number, or use a metric learner, which accepts any."
         )
+
+
+def check_train_way(train_way: int | None, way: int) -> int:
+    """Returns the classes of a training task, by default as many as of a test task.
+
+    Raises:
+        SettingsError: There are more than a network has outputs.
+    """
+    if train_way is not None and not 1 <= train_way <= way:
+        raise SettingsError(
+            f"Expected a train_way from 1 to {way}, the outputs of the network, got {train_way}. "
+            "Prototypical and other metric learners take more classes in training."
+        )
+    return train_way or way
 
 
 def check_equal_shots(support: Examples, way: int) -> int:
@@ -92,3 +108,31 @@ def check_equal_shots(support: Examples, way: int) -> int:
             "a metric learner, which accepts unequal ones."
         )
     return int(counts[0, 0])
+
+
+def on_random_outputs(
+    tasks: TaskBatch, way: int, outputs: int, generator: torch.Generator
+) -> TaskBatch:
+    """Assigns the classes of each task to different random outputs of a network.
+
+    A network of 20 outputs learns from tasks of 5 classes in this way. Draws nothing where there
+    are as many classes as outputs.
+
+    Args:
+        tasks: Tasks with labels from 0 to `way` - 1.
+        way: Classes of each task.
+        outputs: Outputs of the network, at least `way`.
+        generator: Source of the outputs.
+
+    Returns:
+        The same tasks with labels from 0 to `outputs` - 1.
+    """
+    if way == outputs:
+        return tasks
+    shape, device = (tasks.num_tasks, outputs), generator.device
+    chosen = torch.rand(shape, generator=generator, device=device).argsort(1)
+    support, query = (
+        part._replace(targets=chosen.gather(1, part.targets))
+        for part in (tasks.support, tasks.query)
+    )
+    return replace(tasks, support=support, query=query)

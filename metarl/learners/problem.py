@@ -51,7 +51,8 @@ class ImageProblem:
         if self.train_way not in (None, self.way):
             raise SettingsError(
                 "The network of this algorithm has an output per class: expected a train_way of "
-                f"{self.way}, got {self.train_way}. Metric learners take any."
+                f"{self.way}, got {self.train_way}. Metric learners take any, "
+                "memory learners fewer."
             )
         return self.way
 

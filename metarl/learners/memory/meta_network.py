@@ -14,13 +14,19 @@ from metarl.adaptation.coordinates import unpack
 from metarl.adaptation.learner import MetaLoss, SupervisedLearner
 from metarl.adaptation.metric import Metric
 from metarl.errors import SettingsError
-from metarl.learners.class_labels import check_equal_shots, check_way
+from metarl.learners.class_labels import (
+    check_equal_shots,
+    check_train_way,
+    check_way,
+    on_random_outputs,
+)
 from metarl.learners.images.embeddings import ImageShape
 from metarl.learners.memory.fast_weights import AugmentedNetwork, GradientMap, GradientReader
 from metarl.learners.metric.comparisons import cosines
 from metarl.learners.padding import refuse_mask, refuse_padding
 from metarl.models.base import Params, task_params
 from metarl.models.described import described
+from metarl.ranges import check_number
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import check_queries, checked_examples, checked_tasks, parameter_type
 from metarl.tasks.losses import cross_entropy
@@ -63,7 +69,7 @@ class MetaNetwork(SupervisedLearner):
 
         Q* = d(G, {grad_Q loss_emb(u(Q, x'_e), y'_e)}_e)
         W*_i = m(Z, grad_W loss_task(b(W, x'_i), y'_i)),  r'_i = u(Q, Q*, x'_i)
-        a = softmax(cos(r', u(Q, Q*, x))),  W* = sum_i a_i W*_i,  outputs b(W, W*, x)
+        a = softmax(beta cos(r', u(Q, Q*, x))),  W* = sum_i a_i W*_i,  outputs b(W, W*, x)
 
     The inner gradients are constants: the meta-gradient does not flow through them. With one
     support example per class, the embedding loss of an example is the cross-entropy of u's output
@@ -78,10 +84,15 @@ class MetaNetwork(SupervisedLearner):
         filters: Number of filters of each convolution.
         features: Width of the representation, at least `way`.
         units: Width of the layers of m and d.
+        strength: Factor beta of the cosines, above 0; the paper has none. With 1, none of M
+            support examples gets more than e^2 / (e^2 + M - 1) of the attention.
+        train_way: Number of classes of a training task, at most `way`; None: `way`. Learning starts
+            with few classes: on tasks of 20, it did not start at all.
         metric: The metric: a name of `METRICS` or a function; None: the accuracy.
 
     Raises:
-        SettingsError: A number is not positive, or there are more classes than features.
+        SettingsError: A number is not above 0, there are more classes than features, or more in
+            training than at test.
     """
 
     transduces = False
@@ -95,6 +106,8 @@ class MetaNetwork(SupervisedLearner):
         features: int = 64,
         units: int = 20,
         *,
+        strength: float = 1.0,
+        train_way: int | None = None,
         metric: str | MetricFunction | None = None,
     ) -> None:
         super().__init__()
@@ -103,7 +116,8 @@ class MetaNetwork(SupervisedLearner):
             raise SettingsError(
                 f"Expected a feature for each of {way} classes at least, got {features}."
             )
-        self.way = way
+        self.way, self.train_way = way, check_train_way(train_way, way)
+        self.strength = check_number("strength", strength)
         self.base = AugmentedNetwork(images, way, generator, filters)
         self.representation = AugmentedNetwork(images, features, generator, filters)
         self.gradient_map = GradientMap(generator, units)
@@ -117,14 +131,16 @@ class MetaNetwork(SupervisedLearner):
         """Draws the support examples, or pairs, of the embedding losses.
 
         Raises:
-            TaskError: The targets are not labels of `way` classes, or a support set lacks a class
-                or has unequal shots.
+            TaskError: The targets are not labels of `train_way` classes, or a support set lacks a
+                class or has unequal shots.
         """
         del iteration
         tasks = checked_tasks(tasks, parameter_type(self))
         refuse_padding(self, tasks.support, tasks.query)
-        check_way(self.way, tasks.support.targets, tasks.query.targets)
-        return MetaNetworkInputs(tasks, self._draw_examples(tasks.support, generator))
+        check_way(self.train_way, tasks.support.targets, tasks.query.targets)
+        chosen = self._draw_examples(tasks.support, self.train_way, generator)
+        tasks = on_random_outputs(tasks, self.train_way, self.way, generator)
+        return MetaNetworkInputs(tasks, chosen)
 
     def forward(self, inputs: MetaNetworkInputs) -> MetaLoss:
         query = inputs.tasks.query
@@ -149,7 +165,8 @@ class MetaNetwork(SupervisedLearner):
         support = checked_examples(support, parameter_type(self))
         refuse_padding(self, support)
         check_way(self.way, support.targets)
-        adapted = self.fast_weights(support, self._draw_examples(support, generator))
+        chosen = self._draw_examples(support, self.way, generator)
+        adapted = self.fast_weights(support, chosen)
         for _ in range(steps + 1):
             yield adapted
 
@@ -191,9 +208,9 @@ class MetaNetwork(SupervisedLearner):
 
     # Helpers
 
-    def _draw_examples(self, support: Examples, generator: torch.Generator) -> Tensor:
+    def _draw_examples(self, support: Examples, way: int, generator: torch.Generator) -> Tensor:
         """Draws indices of support examples, [T, E, 1], or of pairs of examples, [T, E, 2]."""
-        shots = check_equal_shots(support, self.way)
+        shots = check_equal_shots(support, way)
         count, options = support.targets.shape, {"generator": generator, "device": generator.device}
         first = torch.rand(count, **options).argsort(1)
         if shots == 1:
@@ -215,10 +232,10 @@ class MetaNetwork(SupervisedLearner):
 
     def _query_logits(self, adapted: FastWeights, images: Tensor) -> Tensor:
         """Returns the logits [T, N, way] of query images [T, N, C, H, W]."""
-        # a = softmax(cos(r', u(Q, Q*, x)))
+        # a = softmax(beta cos(r', u(Q, Q*, x)))
         fast = self._as_params(self.representation, adapted.embedding)
         representations = self.representation(self.representation.patches(images), fast)
-        attention = cosines(representations, adapted.keys).softmax(2)
+        attention = (self.strength * cosines(representations, adapted.keys)).softmax(2)
         # W* = sum_i a_i W*_i, one set of fast weights per query
         values = torch.bmm(attention, adapted.values).flatten(0, 1)
         # b(W, W*, x)

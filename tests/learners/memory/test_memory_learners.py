@@ -136,7 +136,7 @@ def test_the_order_in_which_the_support_is_given_tells_nothing(learner, tasks):
     drawn = learner._draw_order if hasattr(learner, "_draw_order") else learner._draw_examples
     place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
     name = drawn.__name__
-    setattr(learner, name, lambda support, generator: place[drawn(tasks.support, generator)])
+    setattr(learner, name, lambda _, *others: place[drawn(tasks.support, *others)])
     after = outputs_of(learner, taken(tasks.support, order), tasks.query.inputs)
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
 
@@ -191,13 +191,32 @@ def test_a_support_longer_than_the_memory_is_refused(glyphs, generator):
         next(build("mann").adapt(support, 0, generator))
 
 
+def test_training_tasks_may_have_fewer_classes_than_test_tasks(name, glyphs, generator):
+    """Every output learns, each class of a task on one of its own."""
+    learner = LEARNERS[name].build(image_problem(generator, train_way=2))
+    tasks = dataclasses.replace(glyphs, way=2).sample(30, generator)
+    drawn = learner.collect(tasks, generator, 0).tasks
+    for part, given in ((drawn.support, tasks.support), (drawn.query, tasks.query)):
+        outputs = [part.targets[t][given.targets[t] == 1].unique().tolist() for t in range(30)]
+        others = [part.targets[t][given.targets[t] == 0].unique().tolist() for t in range(30)]
+        assert all(len(a) == len(b) == 1 and a != b for a, b in zip(outputs, others, strict=True))
+        assert {output for (output,) in outputs} == {0, 1, 2}
+    assert torch.equal(drawn.support.targets[:, :1], drawn.query.targets[:, :1])
+    found = learner.forward(learner.collect(tasks, generator, 0))
+    assert found.losses.shape == (30,)
+    with pytest.raises(TaskError, match=r"Expected 2 classes.*got 3"):
+        learner.collect(glyphs.sample(2, generator), generator, 0)
+    support, query = (getattr(glyphs.sample(2, generator), part) for part in ("support", "query"))
+    assert outputs_of(learner, support, query.inputs).shape[2] == 3
+
+
 def test_settings_that_cannot_work_are_refused(glyphs, generator):
     with pytest.raises(SettingsError, match="Did you mean 'pixels'"):
         m.MANNAlgorithm(features="pixel").build(image_problem(generator))
     with pytest.raises(SettingsError, match="a feature for each of 3 classes at least, got 2"):
         m.MetaNetAlgorithm(features=2).build(image_problem(generator))
     for options in (m.MANNAlgorithm(), m.MetaNetAlgorithm()):
-        with pytest.raises(SettingsError, match="train_way of 3, got 20"):
+        with pytest.raises(SettingsError, match=r"train_way from 1 to 3, .*got 20"):
             options.build(image_problem(generator, train_way=20))
 
 

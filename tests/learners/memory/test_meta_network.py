@@ -8,7 +8,9 @@ import torch.nn.functional as F
 
 from metarl.adaptation.coordinates import log_sign, pack, unpack
 from metarl.errors import SettingsError
+from metarl.lab.command_line import settings_from
 from metarl.learners import ImageShape
+from metarl.learners.memory.algorithms import MetaNetAlgorithm
 from metarl.learners.memory.fast_weights import AugmentedNetwork, GradientMap, GradientReader
 from metarl.learners.memory.meta_network import MARGIN, MetaNetwork, contrastive
 from metarl.models.base import task_params
@@ -100,11 +102,12 @@ def test_what_makes_fast_weights_is_shared_by_all_coordinates(generator):
     torch.testing.assert_close(mapped(gradients)[0, 0], hidden[:, 0])
 
 
-@pytest.mark.parametrize("shots", [1, 2])
-def test_an_episode_example_by_example(shots, learner, glyphs, generator):
+@pytest.mark.parametrize(("shots", "strength"), [(1, 1.0), (2, 1.0), (2, 7.0)])
+def test_an_episode_example_by_example(shots, strength, glyphs, generator):
     """Algorithm 1 in plain loops, for one task of several."""
+    learner = MetaNetwork(ImageShape(), WAY, generator, FILTERS, 5, 4, strength=strength)
     tasks = replace(glyphs, shots=shots).sample(2, generator)
-    chosen = learner._draw_examples(tasks.support, generator)
+    chosen = learner._draw_examples(tasks.support, WAY, generator)
     assert chosen.shape == (2, WAY * shots, min(shots, 2))
     outputs = learner._query_logits(learner.fast_weights(tasks.support, chosen), tasks.query.inputs)
     u, b, images, labels = learner.representation, learner.base, *(t[1] for t in tasks.support[:2])
@@ -131,7 +134,8 @@ def test_an_episode_example_by_example(shots, learner, glyphs, generator):
         for x, y in zip(images, labels, strict=True)
     ]
     for x, output in zip(tasks.query.inputs[1], outputs[1], strict=True):
-        attention = F.cosine_similarity(keys, plain(u, x, star).unsqueeze(0)).softmax(0)
+        cosines = F.cosine_similarity(keys, plain(u, x, star).unsqueeze(0))
+        attention = (strength * cosines).softmax(0)
         mixed = sum(a * v for a, v in zip(attention, values, strict=True))
         torch.testing.assert_close(output, plain(b, x, _params(b, mixed)), rtol=1e-3, atol=1e-4)
 
@@ -144,14 +148,14 @@ def _params(network, row):
 
 def test_one_example_per_class_is_read_in_a_random_order(learner, glyphs, generator):
     chosen = learner._draw_examples(
-        replace(glyphs, shots=1).sample(50, generator).support, generator
+        replace(glyphs, shots=1).sample(50, generator).support, WAY, generator
     )
     assert (chosen.squeeze(2).sort(1).values == torch.arange(3)).all()
     assert len(chosen.squeeze(2).unique(dim=0)) == 6
 
 
 def test_pairs_are_of_two_examples(learner, glyphs, generator):
-    chosen = learner._draw_examples(glyphs.sample(50, generator).support, generator)
+    chosen = learner._draw_examples(glyphs.sample(50, generator).support, WAY, generator)
     assert (chosen[..., 0] != chosen[..., 1]).all()
     assert (chosen[..., 0].sort(1).values == torch.arange(6)).all()
     assert chosen[..., 1].unique().tolist() == list(range(6))
@@ -196,3 +200,8 @@ def test_sizes_that_cannot_work_are_refused(generator):
         AugmentedNetwork(ImageShape(), 0, generator)
     with pytest.raises(SettingsError, match="at least 1 unit"):
         GradientMap(generator, 0)
+
+
+def test_older_runs_keep_the_attention_of_the_paper():
+    saved = {"features": 64, "units": 20}
+    assert settings_from(MetaNetAlgorithm(), saved) == MetaNetAlgorithm(strength=1.0)
