@@ -7,10 +7,13 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import tyro
+
 from metarl.errors import MetarlError, SettingsError, short_repr
 from metarl.registry import did_you_mean
 
 S = TypeVar("S")
+(_NO_PREFIX,) = typing.get_args(tyro.conf.OmitArgPrefixes[int])[1:]
 _FORM = (
     "Expected NAME=LOW..HIGH, NAME=LOW..HIGH:log or NAME=CHOICE,CHOICE,... with the name of a "
     "setting, such as training.outer-lr=1e-4..1e-2:log"
@@ -31,11 +34,6 @@ class Dimension(NamedTuple):
     choices: tuple[Any, ...]
     is_range: bool
     log: bool = False
-
-    @property
-    def path(self) -> list[str]:
-        """Returns the names of the nested fields."""
-        return self.name.replace("-", "_").split(".")
 
     def suggest(self, trial: Any) -> Any:
         """Returns the value that an `optuna.Trial` proposes."""
@@ -84,7 +82,8 @@ def with_values(settings: S, values: Mapping[str, Any]) -> S:
         SettingsError: A value is out of the range of its setting.
     """
     for name, value in values.items():
-        settings = _replaced(settings, name.replace("-", "_").split("."), value)
+        path, _, _ = _field(settings, name)
+        settings = _replaced(settings, path, value)
     return settings
 
 
@@ -92,7 +91,7 @@ def as_arguments(settings: Any, values: Mapping[str, Any]) -> list[str]:
     """Returns the command-line arguments that set the values; a boolean one is `--[no-]NAME`."""
     arguments: list[str] = []
     for name, value in values.items():
-        kinds, _ = _field(settings, name)
+        _, kinds, _ = _field(settings, name)
         if kinds == {bool}:
             group, dot, field = name.rpartition(".")
             arguments.append(f"--{group}{dot}{'' if value else 'no-'}{field}")
@@ -117,7 +116,7 @@ def _dimension(settings: Any, text: str) -> Dimension:
     name = name.removeprefix("--").replace("_", "-")
     if not equals or not name or not values:
         raise SettingsError(f"{_FORM}; got {short_repr(text)}.")
-    kind, current = _field(settings, name)
+    _, kind, current = _field(settings, name)
     if ".." not in values:
         choices = tuple(_value(name, v, kind, current) for v in values.split(","))
         return Dimension(name, choices, is_range=False)
@@ -135,23 +134,41 @@ def _dimension(settings: Any, text: str) -> Dimension:
     return Dimension(name, ends_of, is_range=True, log=bool(option))
 
 
-def _field(settings: Any, name: str) -> tuple[set[Any], Any]:
-    """Returns the types that a setting takes, and its value."""
+def _field(settings: Any, name: str) -> tuple[list[str], set[Any], Any]:
+    """Returns the nested fields of a setting, the types that it takes, and its value."""
+    path: list[str] = []
     kinds: set[Any] = set()
     for part in name.replace("-", "_").split("."):
-        known = [] if not dataclasses.is_dataclass(settings) else dataclasses.fields(settings)
-        names = [f.name for f in known]
+        names = _names(settings) if dataclasses.is_dataclass(settings) else {}
         if part not in names:
             hint = did_you_mean(part, names)
             raise SettingsError(
                 f"There is no setting {name}.{hint} `metarl train EXPERIMENT --help` lists them."
             )
-        hint = typing.get_type_hints(type(settings))[part]
-        kinds = {hint, *typing.get_args(hint)}
-        settings = getattr(settings, part)
+        for field in names[part]:
+            hint = typing.get_type_hints(type(settings))[field]
+            kinds = {hint, *typing.get_args(hint)}
+            settings = getattr(settings, field)
+        path += names[part]
     if dataclasses.is_dataclass(settings):
         raise SettingsError(f"{name} is a group of settings; name one of them ({name}.NAME).")
-    return kinds, settings
+    return path, kinds, settings
+
+
+def _names(settings: Any) -> dict[str, list[str]]:
+    """Returns the fields of settings by their names on the command line, as paths of fields.
+
+    The fields of some groups, such as the tasks of Omniglot, have no prefix there.
+    """
+    hints = typing.get_type_hints(type(settings), include_extras=True)
+    names: dict[str, list[str]] = {}
+    for field in dataclasses.fields(settings):
+        if _NO_PREFIX in getattr(hints[field.name], "__metadata__", ()):
+            group = getattr(settings, field.name)
+            names |= {name: [field.name, *path] for name, path in _names(group).items()}
+        else:
+            names[field.name] = [field.name]
+    return names
 
 
 def _value(name: str, text: str, kinds: set[Any], current: Any) -> Any:

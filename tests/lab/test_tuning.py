@@ -50,6 +50,7 @@ def test_settings_take_what_is_proposed():
     [
         ("sine", ["training.compile=True,False", "training.outer-lr=1e-4..1e-2:log"]),
         ("navigation2d", ["policy.scale-actions=None,True,False"]),
+        ("omniglot", ["way=5,20", "rotations=none,reflected"]),  # of a group without a prefix
     ],
 )
 def test_what_was_found_is_understood_by_the_command_line(name, search):
@@ -74,6 +75,12 @@ def test_what_was_found_is_understood_by_the_command_line(name, search):
 def test_what_cannot_be_searched_is_refused(text, message):
     with pytest.raises(SettingsError, match=message):
         search_space(SINE, [text])
+
+
+def test_a_name_is_that_of_the_command_line():
+    configs = find_experiment("omniglot").configs
+    with pytest.raises(SettingsError, match=r"no setting tasks\.way"):
+        search_space(configs["maml"], ["tasks.way=5,20"])
 
 
 def test_each_setting_is_named_once():
