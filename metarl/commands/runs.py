@@ -26,8 +26,8 @@ def runs(
 
     training: a process writes into the folder; finished; stopped: see `--resume`, or a run from
     Python, of which no file says whether it is finished; empty: no checkpoint; damaged: with the
-    reason. The best metric is that of the validation tasks after the
-    last adaptation step.
+    reason. The best metric is that of the validation tasks after the last adaptation step; of a
+    metric of your own, whose name does not say which values are better, it is the newest value.
 
     Args:
         runs: Folder of the run folders.
@@ -97,8 +97,10 @@ def _best(best: Best | None) -> tuple[str, str]:
 
     if best is None:
         return "", ""
-    split = "" if best.split == "validation" else f" ({best.split})"
-    return escape(f"{best.metric} {best.value:.4g}{split}"), str(best.iteration)
+    notes = [] if best.split == "validation" else [best.split]
+    notes += ["newest"] if best.is_newest else []
+    note = f" ({', '.join(notes)})" if notes else ""
+    return escape(f"{best.metric} {best.value:.4g}{note}"), str(best.iteration)
 
 
 def _when(minutes: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -40,6 +40,9 @@ class TuneSettings:
     machines must reach. None: tune.log in the folder of the runs."""
     pruning: bool = True
     """Ends trials early whose validation metric is worse than the median of earlier ones."""
+    direction: Literal["minimize", "maximize"] | None = None
+    """Whether lower or higher values of the validation metric are better. None: as its name says; a
+    metric of your own needs it."""
     search_seed: int | None = None
     """Seed of the proposals. None: another one each time, as several machines need."""
 
@@ -67,7 +70,7 @@ def tune(*arguments: str) -> None:
     )  # fmt: skip
     study = Study(
         experiment, options, settings.search, storage=settings.storage, name=settings.study,
-        pruning=settings.pruning, seed=settings.search_seed,
+        pruning=settings.pruning, seed=settings.search_seed, direction=settings.direction,
     )  # fmt: skip
     try:
         study.run(settings.trials)

@@ -180,7 +180,8 @@ class Experiment(Generic[S]):
             loop = self.open(settings, components, resume)
             result = loop.run()
             if not result.finished:
-                print_stopped(result)
+                folder = shlex.quote(str(loop.folder))
+                print_stopped(result, f"Go on with the same command and --resume {folder}.")
             ranks.leave()
             if not ranks.is_first():
                 return  # the first rank reports
@@ -282,16 +283,21 @@ def figures(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.suffix in (".png", ".gif"))
 
 
-def print_stopped(result: TrainingResult) -> NoReturn:
-    """Prints how to resume a run that a signal stopped.
+def print_stopped(result: TrainingResult, advice: str) -> NoReturn:
+    """Prints that a signal stopped a run, and what to do.
 
     Exits as shells expect: with 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP, 141 if the
     reader of the progress was closed.
+
+    Args:
+        result: How the training ended.
+        advice: How to continue.
     """
     with contextlib.suppress(OSError):  # the terminal may be gone
         OutputConsole().print(
-            f"Stopped after {result.iteration} meta-iterations, all saved. "
-            "Go on with the same command and --resume latest."
+            f"Stopped after {result.iteration} meta-iterations, all saved. {escape(advice)}",
+            soft_wrap=True,
+            highlight=False,
         )
     sys.exit(exit_status(result.stopped_by))
 

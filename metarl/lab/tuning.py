@@ -9,16 +9,22 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from metarl import ranks
+from metarl.adaptation.adaptation import Adaptation
+from metarl.adaptation.gradient_learner import as_learner
+from metarl.adaptation.learner import Learner
 from metarl.errors import NonFiniteError, SettingsError, SimulationError, short_repr
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.extras import import_extra
 from metarl.lab.command_line import parse_settings
 from metarl.lab.experiment import Experiment, print_stopped
 from metarl.lab.search_space import as_arguments, search_space, with_values
-from metarl.runs.run_state import LOWER_IS_BETTER
+from metarl.runs.run_state import HIGHER_IS_BETTER, LOWER_IS_BETTER
+from metarl.tasks.base import TaskSource
 from metarl.training.loop import OuterLoop, TrainingResult
 
 TRIES, PAUSE = 3, 1.0
@@ -49,6 +55,8 @@ class Study:
         name: Name of the study; None for the names of experiment and algorithm.
         pruning: Ends trials early that are worse than the median at the same meta-iteration.
         seed: Seed of the proposals; None for another one each time.
+        direction: "minimize" or "maximize" the metric; None: as its name says. A metric of the
+            user's own needs it.
 
     Raises:
         SettingsError: Optuna is not installed, the search space does not suit the settings, there
@@ -65,6 +73,7 @@ class Study:
         name: str | None = None,
         pruning: bool = True,
         seed: int | None = None,
+        direction: Literal["minimize", "maximize"] | None = None,
     ) -> None:
         ranks.start()
         if ranks.count() > 1:
@@ -74,6 +83,7 @@ class Study:
             )
         self._optuna = import_extra("optuna", "tune")
         self._experiment, self._options = experiment, list(options)
+        self._direction = direction
         self._settings, resume = parse_settings(experiment.configs, experiment.name, options)
         if resume is not None:
             raise SettingsError("A study is resumed by the same command: leave out --resume.")
@@ -99,7 +109,8 @@ class Study:
         A trial that it or an error ended does not count: a further call runs another one.
 
         Raises:
-            SettingsError: The experiment has no validation tasks, or `trials` is below 1.
+            SettingsError: The experiment has no validation tasks, the direction of its metric is
+                not known, or `trials` is below 1.
         """
         if trials < 1:
             raise SettingsError(f"Expected at least 1 trial, got {trials}.")
@@ -125,7 +136,7 @@ class Study:
                 else:
                     self._study.tell(trial, self._signed(value))
                 if not result.finished:
-                    print_stopped(result)
+                    print_stopped(result, "The same command continues the study, with a new trial.")
 
     def _counted(self) -> int:
         """Returns the number of finished trials, without those that were interrupted."""
@@ -158,6 +169,7 @@ class Study:
             raise SettingsError(
                 f"The experiment {self._experiment.name} has no validation tasks to compare by."
             )
+        self._check_direction(components.learner, components.validation)
         loop = self._experiment.open(settings, components)
         trial.set_user_attr("folder", str(loop.folder))
         last: list[float] = []
@@ -186,7 +198,22 @@ class Study:
 
     def _signed(self, value: float) -> float:
         """Returns a metric such that smaller is better, or the metric of such a value."""
-        return value if self.metric in LOWER_IS_BETTER else -value
+        is_lower_better = self.metric in LOWER_IS_BETTER
+        if self._direction is not None:
+            is_lower_better = self._direction == "minimize"
+        return value if is_lower_better else -value
+
+    def _check_direction(self, learner: Learner | Adaptation, validation: TaskSource) -> None:
+        """Checks before a training that it is known which values of its metric are better."""
+        if self._direction is not None:
+            return
+        tasks = validation.sample(1, torch.Generator().manual_seed(0))
+        metric = as_learner(learner).metric(tasks)
+        if metric not in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER):
+            raise SettingsError(
+                f"The name of the metric {metric} does not say which values are better: expected "
+                "--direction minimize or --direction maximize."
+            )
 
     def _opened(self, storage: str | None, pruning: bool, seed: int | None) -> Any:
         optuna = self._optuna
@@ -225,7 +252,8 @@ class Study:
     def _check_same(self) -> None:
         """Checks that the study was made with the same options and search space."""
         space = [_text_of(dimension) for dimension in self._space]
-        ours = {"options": self._options, "search": space}
+        direction = [] if self._direction is None else [self._direction]
+        ours = {"options": self._options, "search": space, "direction": direction}
         for name, value in ours.items():
             known = self._study.user_attrs.get(name)
             if known is None:

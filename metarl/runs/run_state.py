@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,8 @@ from metarl.tasks.files import read_json
 
 VALIDATION = "validation"
 LOWER_IS_BETTER = ("mse", "rmse", "mae", "nll", "loss")
-"""Metrics of which smaller values are better; of all others larger ones are."""
+HIGHER_IS_BETTER = ("return", "accuracy", "generalised_accuracy", "binary_accuracy", "f1", "r2")
+"""Of a metric of the user's own, no name says which values are better."""
 
 State = Literal["training", "finished", "stopped", "empty", "damaged"]
 
@@ -33,12 +34,14 @@ class Best:
         split: The curve: "validation", or that of a report ("test", "test_5_shot").
         value: The mean over the tasks.
         iteration: Meta-iterations done when it was measured.
+        is_newest: Whether it is the newest value, as it is not known which values are better.
     """
 
     metric: str
     split: str
     value: float
     iteration: int
+    is_newest: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class RunState:
             all; "damaged": its files cannot be read.
         iteration: Meta-iterations in the newest checkpoint.
         iterations: Meta-iterations to train for; None if they are not known.
-        best: The best validation metric, or without validation the first one of the report.
+        best: The best validation metric, or without validation the first one of the reports.
         written: When a file directly in the folder or a checkpoint was written last.
         problem: What is damaged.
     """
@@ -111,14 +114,19 @@ def best_value(curves: list[dict[str, Any]]) -> Best | None:
 
     Args:
         curves: The lines of eval.jsonl. Those of the validation tasks are compared; without any,
-            the first curve counts.
+            those of the first curve.
     """
-    validation = [line for line in curves if line.get("split") == VALIDATION]
-    values = [best for best in map(_value, validation or curves[:1]) if best is not None]
+    splits = [line.get("split") for line in curves]
+    compared = VALIDATION if VALIDATION in splits else next(iter(splits), None)
+    lines = [line for line in curves if line.get("split") == compared]
+    values = [best for best in map(_value, lines) if best is not None]
     if not values:
         return None
-    values = [best for best in values if best.metric == values[0].metric]  # not further metrics
-    sign = 1 if values[0].metric in LOWER_IS_BETTER else -1
+    metric = values[0].metric
+    values = [best for best in values if best.metric == metric]  # not further metrics
+    if metric not in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER):
+        return replace(values[-1], is_newest=True)
+    sign = 1 if metric in LOWER_IS_BETTER else -1
     return min(values, key=lambda best: sign * best.value)
 
 

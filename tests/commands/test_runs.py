@@ -13,7 +13,15 @@ from metarl.runs.checkpoints import Checkpoints
 from metarl.runs.lock import RunLock
 from metarl.runs.logger import RunLogger
 from metarl.runs.run_folder import EVAL_FILE, newest_run
-from metarl.runs.run_state import Best, best_value, run_state, run_states
+from metarl.runs.run_state import (
+    HIGHER_IS_BETTER,
+    LOWER_IS_BETTER,
+    Best,
+    best_value,
+    run_state,
+    run_states,
+)
+from metarl.tasks.metrics import METRICS
 
 
 def make_run(root, name, *, iterations=10, done=None, values=(), metric="mse", reported=False):
@@ -87,6 +95,8 @@ def test_without_validation_the_report_counts():
         {"iteration": 7, "split": "test_10_shot", "metric": "mse", "mean": [3.0, 0.5]},
     ]
     assert (best_value(lines).split, best_value(lines).value) == ("test_5_shot", 1.0)
+    longer = {"iteration": 9, "split": "test_5_shot", "metric": "mse", "mean": [3.0, 0.75]}
+    assert best_value([*lines, longer]) == Best("mse", "test_5_shot", 0.75, 9)
     assert best_value([]) is None
     assert (
         best_value([{"iteration": 1, "split": "validation", "metric": "mse", "mean": []}]) is None
@@ -167,6 +177,18 @@ def test_a_run_that_hangs_is_not_alive(tmp_path):
         assert is_alive(run_state(folder), 5.0)
         assert not is_alive(run_state(folder), 0.0)
     assert not is_alive(run_state(folder), 5.0)
+
+
+def test_of_a_metric_of_ones_own_the_newest_value_is_shown(metarl, tmp_path):
+    folder = make_run(tmp_path, "run", done=4, values=(0.5, 2.0, 1.0), metric="error_of_the_mean")
+    assert run_state(folder).best == Best("error_of_the_mean", "validation", 1.0, 3, True)
+    printed = metarl("runs", "--runs", tmp_path)[1].out
+    assert "error_of_the_mean 1 (newest)" in printed
+
+
+def test_the_direction_of_every_metric_with_a_name_is_known():
+    known = (*LOWER_IS_BETTER, *HIGHER_IS_BETTER)
+    assert sorted(known) == sorted((*METRICS.names(), "loss", "return"))
 
 
 def test_the_best_value_is_of_the_first_metric_only():

@@ -93,7 +93,7 @@ def test_two_processes_and_one_run_folder(tmp_path):
     assert os.path.samestat(before, config.stat())
     first.send_signal(signal.SIGHUP)
     status, out, _ = end(first)
-    assert status == 129 and "--resume latest" in out
+    assert status == 129 and f"--resume {only_run(tmp_path)}." in out
 
 
 def test_an_interrupted_report_says_that_training_is_saved(tmp_path):

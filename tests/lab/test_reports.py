@@ -14,6 +14,7 @@ from metarl.training.loop import TrainingResult
 )
 def test_a_stopped_run_ends_with_the_signals_status(number, status, capsys):
     with pytest.raises(SystemExit) as end:
-        print_stopped(TrainingResult(7, False, 1.0, number.name))
+        print_stopped(TrainingResult(7, False, 1.0, number.name), "Go on with [this].")
     assert end.value.code == status
-    assert "Stopped after 7" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed == "Stopped after 7 meta-iterations, all saved. Go on with [this].\n"

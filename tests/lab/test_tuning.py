@@ -1,5 +1,7 @@
 """Sweeps: search spaces from a command line, and studies that go on."""
 
+from dataclasses import replace
+
 import pytest
 
 from metarl.commands.tune import tune
@@ -9,6 +11,7 @@ from metarl.lab.command_line import parse_settings
 from metarl.lab.lookup import find_experiment
 from metarl.lab.search_space import as_arguments, search_space, with_values
 from metarl.lab.tuning import Study
+from metarl.training.loop import OuterLoop, TrainingResult
 
 SINE = find_experiment("sine").configs["maml"]
 FEW = (
@@ -156,3 +159,36 @@ def test_without_validation_there_is_nothing_to_compare():
     pytest.importorskip("optuna", reason="needs the extra tune")
     with pytest.raises(SettingsError, match="eval-every above 0"):
         tune("sine", "--training.eval-every", "0", "--search", "learner.steps=1,2")
+
+
+def error_of_the_mean(outputs, targets):
+    return (outputs - targets).abs()
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_a_metric_of_ones_own_needs_a_direction(tmp_path, direction):
+    pytest.importorskip("optuna", reason="needs the extra tune")
+    sine = find_experiment("sine")
+
+    def build(settings):
+        learner = replace(settings.learner, metric=error_of_the_mean)
+        return sine.build(replace(settings, learner=learner))
+
+    arguments = (replace(sine, build=build), [*FEW, "--runs", str(tmp_path)])
+    with pytest.raises(SettingsError, match="error_of_the_mean does not say"):
+        Study(*arguments, ["learner.steps=1,2"], name="none").run(1)
+    assert not (tmp_path / "sine").exists()
+    study = Study(*arguments, ["training.outer-lr=1e-4,1e-1"], direction=direction, seed=0)
+    study.run(3)
+    values = [trial.value for trial in study.best(3)]
+    assert len(set(values)) > 1
+    assert values == sorted(values, reverse=direction == "maximize")
+
+
+def test_a_stopped_trial_says_how_the_study_continues(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("optuna", reason="needs the extra tune")
+    monkeypatch.setattr(OuterLoop, "run", lambda loop: TrainingResult(2, False, 1.0, "SIGTERM"))
+    study = Study(find_experiment("sine"), [*FEW, "--runs", str(tmp_path)], ["learner.steps=1,2"])
+    with pytest.raises(SystemExit):
+        study.run(1)
+    assert "The same command continues the study" in capsys.readouterr().out
