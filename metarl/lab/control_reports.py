@@ -190,7 +190,10 @@ class ControlReports:
         from metarl.plots.per_task import TASKS_FILE, tasks_figure, write_tasks
 
         title = f"{self._settings.algorithm}, {self._test.name}"
-        figure = adaptation_figure(rows, "return", published=published, title=title)
+        labels = {name: name.replace("_", " ") for name in rows}
+        curves = {labels[name]: summaries for name, summaries in rows.items()}
+        points = {labels[name]: values for name, values in published.items()}
+        figure = adaptation_figure(curves, "return", published=points, title=title)
         save_figure(figure, loop.folder / "adaptation.png")
         write_tasks(test, loop.folder / TASKS_FILE)
         figure = tasks_figure(test, title)

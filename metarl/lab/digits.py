@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +40,9 @@ NEW_CLASSES = Distortion(15.0, 0.2, 0.2, 0.08, 0.05, novelty=2.0)
 @dataclass(frozen=True)
 class DigitSettings:
     """scikit-learn's digits; `--algorithm` chooses the defaults of all the rest."""
+
+    only_at_start: ClassVar[tuple[str, ...]] = ("split_seed",)
+    """With another split, a resumed run would be tested on digits that it was trained on."""
 
     algorithm: str = "maml"
     """The algorithm; an unknown name lists them all."""

@@ -82,11 +82,12 @@ class RunLogger:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._writing():
                 remove_parts(self.folder)
+                run = WrittenRun(self.folder, resume_from)
+                # Before curves and events are cut: one that cannot start leaves them as they are.
+                self._others += [_made(name, run) for name in loggers]
                 if resume_from is not None:
                     cut_after(self.folder, resume_from)
-                run = WrittenRun(self.folder, resume_from)
                 self._board = TensorBoardWriter(run)
-            self._others += [_made(name, run) for name in loggers]
             if resume_from is not None:
                 self._repeat()
         except BaseException as error:

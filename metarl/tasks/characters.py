@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from metarl.errors import SettingsError
 from metarl.ranges import COUNT, check_fields
@@ -24,6 +25,9 @@ def _default_data_dir() -> Path | None:
 @dataclass(frozen=True)
 class CharacterSettings:
     """N-way K-shot episodes of handwritten characters."""
+
+    only_at_start: ClassVar[tuple[str, ...]] = ("scheme",)
+    """With another split, a resumed run would be tested on characters that it was trained on."""
 
     data_dir: Path | None = field(default_factory=_default_data_dir)
     """Folder with Omniglot's archives, by default the environment variable METARL_DATA. None: drawn

@@ -10,6 +10,7 @@ from metarl.adaptation.algorithms import MAMLAlgorithm, MetaSGDAlgorithm, Reptil
 from metarl.errors import CheckpointError, SettingsError, UnknownNameError
 from metarl.lab import parse_settings, run_script
 from metarl.lab.command_line import settings_from
+from metarl.lab.lookup import find_experiment
 from metarl.runs.checkpoints import Checkpoints
 from metarl.runs.run_folder import create_run_folder, to_json
 from metarl.training import TrainingSettings
@@ -102,6 +103,23 @@ def test_a_resumed_run_says_what_changes_and_what_it_ignores(tmp_path, capsys):
     assert f"Ignored, because they only determine the start of a run: {ignored}." in told
     learner = replace(before.learner, steps=3)
     assert after == replace(before, learner=learner, training=TrainingSettings(outer_lr=0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "ignored"),
+    [
+        ("omniglot", ("--scheme", "vinyals"), "tasks.scheme vinyals (the run has minimal-1)"),
+        ("digits", ("--split-seed", "1"), "split_seed 1 (the run has 0)"),
+    ],
+)
+def test_a_resumed_run_keeps_its_split(tmp_path, capsys, name, arguments, ignored):
+    configs = find_experiment(name).configs
+    settings = replace(configs["maml"], runs=tmp_path)
+    folder = create_run_folder(tmp_path, name, "maml", 0, settings)
+    Checkpoints(folder / "checkpoints").save(5, {}, {})
+    again, _ = parse_settings(configs, name, ("--resume", str(folder), *arguments))
+    assert again == settings
+    assert ignored in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_resumed_run_without_changes_says_nothing_and_keeps_its_config(tmp_path, capsys):

@@ -117,6 +117,17 @@ def test_a_tracker_that_cannot_start_stops_the_run_before_it_trains(tmp_path):
         RunLogger(tmp_path / "locked", loggers=[f"{__name__}:Broken"])
 
 
+def test_a_tracker_that_cannot_start_leaves_the_curves_of_the_run(tmp_path):
+    folder = tmp_path / "locked"
+    with RunLogger(folder) as logger:
+        for iteration in range(1, 4):
+            logger.curve(CURVE, iteration, "eval_validation")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(SettingsError, match="cannot start"):
+        RunLogger(folder, resume_from=1, loggers=[f"{__name__}:Broken"])
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_an_unknown_logger_is_refused_with_the_settings(tmp_path):
     with pytest.raises(SettingsError, match=r"Did you mean 'wandb'\? Known: csv, wandb, mlflow"):
         TrainingSettings(loggers=("wandbb",))
