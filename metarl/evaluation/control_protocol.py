@@ -128,8 +128,10 @@ def return_table(
         others: Further metrics: name -> the name of the evaluation -> summaries.
         protocols: The protocols among the evaluations, which the caption explains.
     """
+    # Two lines: a table is as wide as its caption.
     caption = [
-        "mean ± half of the 95 % interval over tasks; (n): n tasks; worst: mean of the lowest tenth"
+        "mean ± half of the 95 % interval over tasks; (n): n tasks",
+        "worst: mean of the lowest tenth",
     ]
     if whole is not None:
         caption.append(f"all episodes of a trial together: {_cell(whole)}")

@@ -7,11 +7,19 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter
 
 from metarl.errors import SettingsError
 from metarl.evaluation.statistics import Summary
-from metarl.plots.figures import COLOURS, INK, metric_name, scale_axis, style_axes
+from metarl.plots.figures import (
+    COLOURS,
+    INK,
+    draw_band,
+    mark_steps,
+    metric_name,
+    scale_axis,
+    style_axes,
+)
 
 _DASHES = ("solid", (0, (4, 2)), (0, (1, 1.5)))
 
@@ -55,7 +63,7 @@ def comparison_figure(
         for axes in left:
             _draw(axes, training.get(label, ()), text, i)
     style_axes(right)
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    mark_steps(right, adaptation.values())
     right.set_xlabel("Adaptation steps", color=INK)
     right.set_ylabel(metric_name(metric), color=INK)
     right.set_title(f"{split.replace('_', ' ')} tasks".capitalize(), color=INK, fontsize=10)
@@ -89,7 +97,7 @@ def _draw(axes: Axes, points: Sequence[tuple[int, Summary]], label: str, place: 
     colour = COLOURS[place % len(COLOURS)]
     x = [position for position, _ in points]
     low, high = [s.mean_low for _, s in points], [s.mean_high for _, s in points]
-    axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    draw_band(axes, x, low, high, colour)
     axes.plot(
         x, [s.mean for _, s in points], color=colour, linewidth=2, label=label, zorder=3,
         marker="o", markersize=4.0 if len(points) <= 30 else 0.0,

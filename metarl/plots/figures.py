@@ -6,7 +6,7 @@ The figures do not use pyplot, so they need no display and create no global stat
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import (
+    FixedLocator,
     FuncFormatter,
     LogLocator,
     MaxNLocator,
@@ -82,7 +83,7 @@ def adaptation_figure(
     style_axes(axes)
     values = [getattr(s, statistic) for summaries in curves.values() for s in summaries]
     scale_axis(axes, metric, values)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    mark_steps(axes, curves.values())
     axes.set_xlabel(axis, color=INK)
     suffix = "" if statistic == "mean" else ", interquartile mean"
     axes.set_ylabel(metric_name(metric) + suffix, color=INK)
@@ -173,10 +174,25 @@ def _draw_curve(
     middle = [getattr(s, statistic) for s in summaries]
     low = [getattr(s, f"{statistic}_low") for s in summaries]
     high = [getattr(s, f"{statistic}_high") for s in summaries]
-    axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+    draw_band(axes, steps, low, high, colour)
     axes.plot(
         steps, middle, color=colour, linewidth=2, marker="o", markersize=4.5, label=label, zorder=3
     )
+
+
+def mark_steps(axes: Axes, curves: Iterable[Sequence[Summary]]) -> None:
+    """Marks whole numbers of adaptation steps on the x axis."""
+    is_point = max(map(len, curves)) == 1
+    axes.xaxis.set_major_locator(FixedLocator([0]) if is_point else MaxNLocator(integer=True))
+
+
+def draw_band(
+    axes: Axes, x: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str
+) -> None:
+    """Draws the intervals of a curve: a band, or a bar if there is one point only."""
+    axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    if len(x) == 1:
+        axes.vlines(x, low, high, color=colour, alpha=0.35, linewidth=6)
 
 
 def _diamond(colour: str) -> dict[str, Any]:

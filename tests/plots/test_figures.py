@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
 from metarl.commands.compare import compare
 from metarl.commands.play import play
 from metarl.errors import CheckpointError, SettingsError, ShapeError
 from metarl.evaluation.statistics import Summary
+from metarl.plots.comparison import comparison_figure
 from metarl.plots.figures import (
     COLOURS,
     SinePanel,
@@ -89,6 +91,20 @@ def test_one_curve_needs_no_legend(curves):
 def test_values_that_are_not_finite_can_be_drawn():
     steps = [summary(1.0), summary(float("nan")), summary(float("inf"))]
     assert figure_pixels(adaptation_figure({"a": steps}, "mse")).std() > 0
+
+
+@pytest.mark.parametrize("compared", [False, True])
+def test_the_interval_of_a_single_point_is_visible(compared):
+    curves = {"prototypical": [summary(0.5)]}  # a learner without steps
+    figure = (
+        comparison_figure({}, curves, "accuracy")
+        if compared
+        else adaptation_figure(curves, "accuracy")
+    )
+    (bars,) = (c for c in figure.axes[0].collections if isinstance(c, LineCollection))
+    (bar,) = bars.get_segments()
+    np.testing.assert_allclose(bar, [[0, 0.45], [0, 0.6]])
+    assert list(figure.axes[0].get_xticks()) == [0]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7])
