@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -86,6 +87,14 @@ class CharacterSettings:
                 raise SettingsError(
                     f"Glyphs have {IMAGE_SIZE} pixels, an image_size of {self.image_size} is "
                     "Omniglot's: give its data_dir too."
+                )
+            if self.scheme != CharacterSettings.scheme:
+                warnings.warn(
+                    "Without `data_dir`, glyphs are drawn, of which there is one split: the "
+                    f"scheme {self.scheme} is Omniglot's and changes nothing. Name the folder of "
+                    "its archives: --data-dir DIR.",
+                    RuntimeWarning,
+                    stacklevel=2,
                 )
             self._check_splits(undrawn_glyphs(*shape, rotations=self.rotations))
             tasks = Glyphs(*shape, rotations=self.rotations, invert=self.invert)

@@ -17,6 +17,11 @@ def test_glyphs_where_no_data_is_named():
     assert (tasks.way, tasks.shots, tasks.queries) == (7, 2, 3)
 
 
+def test_a_scheme_without_omniglot_warns():
+    with pytest.warns(RuntimeWarning, match="scheme lake is Omniglot's and changes nothing"):
+        CharacterSettings(scheme="lake").train()
+
+
 def test_omniglot_where_data_is_named(official_data, monkeypatch):
     by_argument = CharacterSettings(data_dir=official_data).train()
     monkeypatch.setenv("METARL_DATA", str(official_data))
