@@ -12,6 +12,7 @@ from metarl.errors import SettingsError
 # The bit of each dot of a character in Unicode's Braille block, by row and column.
 _BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 _BLANK = 0x2800
+_LARGEST = 1e100  # coordinate of a line
 
 
 class TerminalPlot:
@@ -44,14 +45,16 @@ class TerminalPlot:
         """Draws a line through points and clips it to the canvas.
 
         Args:
-            points: The points, [L, 2].
+            points: The points, [L, 2]. The line has a gap where one is not finite.
             style: A style of rich, such as a colour. Each character has the style that was drawn
                 last.
         """
         ends = self._dot_coordinates(points)
         for start, end in pairwise(ends):
-            count = int(np.abs(end - start).max()) + 2
-            self._set(np.linspace(start, end, min(count, 4 * self._dots.max())), style)
+            piece = self._clipped(start, end)
+            if piece is not None:
+                count = int(np.abs(piece[1] - piece[0]).max()) + 2
+                self._set(np.linspace(*piece, count), style)
         self._set(ends, style)
 
     def mark(self, point: np.ndarray, letter: str, style: str = "") -> None:
@@ -74,9 +77,25 @@ class TerminalPlot:
 
     def _dot_coordinates(self, points: np.ndarray) -> np.ndarray:
         """Returns the dot coordinates (x, y) of points, [L, 2], from the upper left corner."""
-        share = (np.asarray(points, float) - self._low) / (self._high - self._low)
-        share[:, 1] = 1 - share[:, 1]
-        return share * (self._dots - 1)
+        with np.errstate(over="ignore"):
+            share = (np.asarray(points, float) - self._low) / (self._high - self._low)
+            share[:, 1] = 1 - share[:, 1]
+            return share * (self._dots - 1)
+
+    def _clipped(self, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Returns the ends of the part of a line that lies on the canvas; None if there is none."""
+        if not (np.abs((start, end)) < _LARGEST).all():  # NaN is not, either
+            return None
+        step = end - start
+        low, high = np.full(2, -0.5), self._dots - 0.5
+        moves = step != 0
+        if not ((low <= start) & (start <= high))[~moves].all():
+            return None
+        # The shares of the way at which the line meets the edges (Liang and Barsky 1984).
+        edges = [(edge - start)[moves] / step[moves] for edge in (low, high)]
+        first = max(0.0, *np.minimum(*edges))
+        last = min(1.0, *np.maximum(*edges))
+        return (start + first * step, start + last * step) if first <= last else None
 
     def _inside(self, places: np.ndarray) -> np.ndarray:
         """Returns the rounded dot coordinates of those places that lie on the canvas."""

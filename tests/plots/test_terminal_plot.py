@@ -49,6 +49,24 @@ def test_what_lies_outside_is_left_out():
     assert len(rows(canvas)[0]) == 2
 
 
+def test_a_steep_line_is_drawn_up_to_the_edge():
+    canvas = TerminalPlot(2, 3, LOW, HIGH)
+    canvas.line(np.array([[0.0, 0.0], [0.0, 1.0]]))
+    steep = TerminalPlot(2, 3, LOW, HIGH)
+    steep.line(np.array([[0.0, -1e5], [1e-3, 1e6]]))
+    assert rows(steep) == rows(canvas) == ["⡇ "] * 3
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.7e308])
+def test_a_line_has_a_gap_where_it_is_not_finite(bad):
+    canvas = TerminalPlot(4, 1, LOW, HIGH)
+    canvas.line(np.array([[0.0, 0.0], [0.3, 0.0], [0.5, bad], [0.7, 0.0], [1.0, 0.0]]))
+    (row,) = rows(canvas)
+    assert "⠀" not in row and row.strip(" ") == row and len(row) == 4
+    canvas.line(np.array([[bad, bad], [bad, bad]]))
+    assert rows(canvas) == [row]
+
+
 @pytest.mark.parametrize("size", [(0, 1), (1, 0)])
 def test_no_letters(size):
     with pytest.raises(SettingsError, match="letters"):
