@@ -114,6 +114,17 @@ def test_a_gif_moves_and_starts_again(tmp_path):
             assert abs(int(np.asarray(image.convert("RGB"))[5, 5, 0]) - 40 * i) <= 8
 
 
+@pytest.mark.parametrize(
+    ("fps", "frames", "milliseconds"), [(12.5, 9, 80), (50, 9, 20), (60, 5, 30), (500, 2, 20)]
+)
+def test_a_gif_has_no_frames_that_browsers_slow_down(fps, frames, milliseconds):
+    pictures = [np.full((8, 8, 3), 20 * i, np.uint8) for i in range(9)]
+    with Image.open(io.BytesIO(encode_gif(pictures, fps))) as image:
+        assert (getattr(image, "n_frames", 1), image.info["duration"]) == (frames, milliseconds)
+        image.seek(frames - 1)
+        assert np.asarray(image.convert("RGB")).max() == 160
+
+
 def test_an_mp4_is_written_with_the_extra(tmp_path):
     ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="needs the extra: metarl[video]")
     save_film(Film("adaptation", [np.full((65, 97, 3), 90, np.uint8)] * 5, 10), tmp_path / "a.mp4")
