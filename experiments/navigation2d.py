@@ -11,7 +11,7 @@
 
 Prints a table of returns on test goals and in the paper's protocol (40 goals; the rate halved
 after the first step, or kept), and writes `adaptation.png` and `paths.png` into the run folder.
-Three to six minutes on one core.
+Two to three minutes on one core.
 """
 
 from dataclasses import replace
