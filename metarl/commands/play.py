@@ -45,10 +45,12 @@ def play(
     from metarl.console import OutputConsole
     from metarl.lab.saved_run import reopened
     from metarl.plots.figures import check_figure, save_figure
-    from metarl.plots.film import save_film
+    from metarl.plots.film import check_film, save_film
 
     if out is not None:
         check_figure(out)
+    if video is not None:
+        check_film(video)
     picture = film = None
     with reopened(run, runs=runs, script=script, trust=trust, training__device=device) as reopening:
         components, loop, _ = reopening

@@ -27,6 +27,7 @@ from metarl.runs.run_folder import (
     CHECKPOINTS,
     EXPERIMENT_FILE,
     ResumePoint,
+    named_run,
     newest_run,
     read_note,
 )
@@ -103,12 +104,12 @@ def find_good(path: Path) -> ResumePoint:
     """Finds a run folder and its newest valid checkpoint; warns if that is not the newest one.
 
     Args:
-        path: A run folder, or a checkpoint, which must itself be valid.
+        path: A run folder, or a checkpoint, which must itself be valid; or a file in them.
 
     Raises:
         CheckpointError: There is no valid checkpoint.
     """
-    path = path.resolve()
+    path = named_run(path.resolve())
     if is_checkpoint(path):
         load_checkpoint(path)
         return ResumePoint(path.parent.parent, path)

@@ -13,7 +13,7 @@ from metarl.models.modules import ModuleModel
 from metarl.models.modules.description import Description, NotStored, describe
 from metarl.models.modules.stored import REBUILD, read_modules, stored_module, write_modules
 from metarl.runs.checkpoints import Checkpoints, is_checkpoint, load_checkpoint, load_weights
-from metarl.runs.run_folder import CHECKPOINTS
+from metarl.runs.run_folder import CHECKPOINTS, named_run
 
 NETWORKS = "networks.safetensors"
 
@@ -70,7 +70,7 @@ def load_network(path: Path | str, name: str | None = None) -> nn.Module:
         SettingsError: The run has no such module, or its structure is not stored; the message says
             how to open the run then.
     """
-    path = Path(path).resolve()
+    path = named_run(Path(path).resolve())
     folder = path.parent.parent if is_checkpoint(path) else path
     checkpoint = path if is_checkpoint(path) else Checkpoints(path / CHECKPOINTS).newest_good()
     if checkpoint is None:

@@ -167,7 +167,8 @@ def find_run(
         experiment: See `create_run_folder`.
         algorithm: See `create_run_folder`.
         resume: "latest" for the run of the algorithm that wrote the newest checkpoint; or the
-            path of a checkpoint, or of a run folder, of which the newest checkpoint is used.
+            path of a checkpoint, or of a run folder, of which the newest checkpoint is used, or of
+            a file in them.
 
     Raises:
         CheckpointError: There is no such run, or it has no checkpoint; the message lists the
@@ -320,12 +321,17 @@ def _git(*arguments: str) -> str | None:
     return result.stdout.decode("utf-8", errors="replace")
 
 
-def _resume_from_path(path: Path, parent: Path) -> ResumePoint:
-    if path.is_file():  # a file in a checkpoint or in a run folder
+def named_run(path: Path) -> Path:
+    """Returns the run folder or the checkpoint that a path names, itself or by what is in it."""
+    if path.is_file():
         path = path.parent
-    if is_checkpoint(path):
-        return ResumePoint(path.parent.parent, path)
-    folder = path.parent if path.name == CHECKPOINTS else path
+    return path.parent if path.name == CHECKPOINTS else path
+
+
+def _resume_from_path(path: Path, parent: Path) -> ResumePoint:
+    folder = named_run(path)
+    if is_checkpoint(folder):
+        return ResumePoint(folder.parent.parent, folder)
     if not folder.is_dir():
         raise CheckpointError(f"There is no run folder {folder}. {_listing(parent)}")
     checkpoint = Checkpoints(folder / CHECKPOINTS).latest()

@@ -70,6 +70,13 @@ def test_the_newest_good_checkpoint_is_taken(copied, metarl):
     assert status == 1 and "no good checkpoint" in printed.err
 
 
+def test_a_file_of_a_run_names_the_run(copied):
+    run = copied("bandit").resolve()
+    checkpoint = run / "checkpoints" / "step_000002"
+    for path in (run / "checkpoints", run / "config.json", checkpoint / "weights.safetensors"):
+        assert saved_run.find_good(path) == (run, checkpoint)
+
+
 def script_of(name):
     return EXPERIMENTS / f"{name}.py"
 

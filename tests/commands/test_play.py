@@ -62,5 +62,7 @@ def test_a_film_is_made_of_control_tasks_alone(trained, metarl, tmp_path):
     status, printed = metarl("play", trained["navigation2d"], *arguments)
     assert status == 0, printed.err
     assert out.read_bytes().startswith(b"GIF8") and "return" not in printed.out
+    status, printed = metarl("play", tmp_path / "no run", "--video", tmp_path / "film.avi")
+    assert status == 1 and "end in .gif or .mp4" in printed.err  # before a run is opened
     status, printed = metarl("play", trained["sine"], "--video", out)
     assert status == 1 and "`film`" in printed.err
