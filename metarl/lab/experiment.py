@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import re
 import shlex
@@ -214,7 +215,11 @@ class Experiment(Generic[S]):
 
     def _script(self) -> Path | None:
         """Returns the file that defines the experiment, or None if its package is installed."""
-        script = Path(self.script or inspect.getfile(self.build)).resolve()
+        build: Any = self.build
+        while isinstance(build, functools.partial):
+            build = build.func
+        code = build if inspect.isroutine(build) else type(build)
+        script = Path(self.script or inspect.getfile(code)).resolve()
         return None if script == installed_file(self.name) else script
 
 
