@@ -92,6 +92,7 @@ class ProximalUpdate(OuterUpdate):
         parts = self._minibatches(inputs)
         start = before = self._snapshot()
         results = self._epoch(parts, iteration)
+        self._check_measured(results[0])
         first, last, number = _joined(results, len(parts)), results[-1], len(results) - 1
         epochs, backtracks, bound = 1, 0, self.settings.max_kl
         while last.finite and epochs + backtracks < self.settings.epochs:
@@ -113,9 +114,8 @@ class ProximalUpdate(OuterUpdate):
             epochs += 1
         if not last.finite:
             self._restore(start)
-            losses = last.losses.new_zeros(ranks.total_tasks(inputs.tasks.num_tasks, self._total))
-            losses[number :: len(parts)] = last.losses
-            return last._replace(losses=losses)  # of all tasks
+            total = ranks.total_tasks(inputs.tasks.num_tasks, self._total)
+            return _among(last, number, len(parts), total)
         counts = {"meta/epochs": epochs}
         if bound is not None:
             counts["meta/backtracks"] = backtracks
@@ -182,6 +182,15 @@ class ProximalUpdate(OuterUpdate):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step.load_state_dict(state)
 
+    def _check_measured(self, result: MetaResult) -> None:
+        """Raises SettingsError if there is a bound on a divergence that the learner lacks."""
+        if self.settings.max_kl is not None and "meta/kl" not in result.metrics:
+            raise SettingsError(
+                "`max_kl` bounds the divergence of policies from those that collected the "
+                f"rollouts, and {type(self.step.gradient.learner).__name__} measures none with "
+                "this algorithm: leave it out."
+            )
+
     def _exceeds_bound(self, result: MetaResult) -> bool:
         bound = self.settings.max_kl
         if bound is None or not result.finite:
@@ -198,6 +207,25 @@ class ProximalUpdate(OuterUpdate):
             for p, old in zip(self.step.params, params, strict=True):
                 p.copy_(old)
         self.step.load_state_dict(optimizer)
+
+
+def _among(result: MetaResult, number: int, parts: int, total: int) -> MetaResult:
+    """Returns the result of a minibatch as one of all tasks, with zeros for the others.
+
+    Args:
+        result: The result.
+        number: Which of the minibatches it is of.
+        parts: The number of minibatches.
+        total: The number of tasks.
+    """
+
+    def placed(values: Tensor) -> Tensor:
+        of_all = values.new_zeros(total)
+        of_all[number::parts] = values
+        return of_all
+
+    losses, metrics = map_tensors(placed, (result.losses, result.metrics))
+    return result._replace(losses=losses, metrics=metrics)
 
 
 def _joined(results: list[MetaResult], parts: int) -> MetaResult:

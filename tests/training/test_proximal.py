@@ -4,11 +4,12 @@ import pytest
 import torch
 from metarl_envs.navigation import Navigation2D
 
-from metarl.adaptation import MAML
+from metarl.adaptation import MAML, Reptile
 from metarl.errors import SettingsError
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
+from metarl.training.divergence import not_finite_message
 from metarl.training.meta_step import GradientUpdateSettings
 from metarl.training.proximal import BACKTRACK, STUCK, ProximalSettings
 from metarl.training.settings import TrainingSettings
@@ -18,9 +19,12 @@ FAMILY = Navigation2D(horizon=8)
 SETTINGS = PolicyGradientSettings(trajectories=6, clip=0.2, inner_kl=1e-3)
 
 
+def make_policy():
+    return policy_for(FAMILY, torch.Generator().manual_seed(1), hidden=(8,), activation="tanh")
+
+
 def make(update):
-    policy = policy_for(FAMILY, torch.Generator().manual_seed(1), hidden=(8,), activation="tanh")
-    learner = PolicyLearner(MAML(policy, 0.1), FAMILY, SETTINGS)
+    learner = PolicyLearner(MAML(make_policy(), 0.1), FAMILY, SETTINGS)
     generator = torch.Generator().manual_seed(0)
     inputs = learner.collect(FAMILY.sample(3, generator), generator, 0)
     return learner, update.build(learner, TrainingSettings(outer_lr=1e-3)), inputs
@@ -76,6 +80,9 @@ def test_with_minibatches_the_bound_takes_back_an_epoch_and_a_bad_loss_names_its
     result = update(inputs, 0)
     assert not result.finite and result.losses.isnan().tolist() == [False, True, False]
     assert torch.equal(parameters(learner), before)
+    assert all(len(values) == 3 for values in result.metrics.values())
+    message = not_finite_message(result, 0, "Saved.")
+    assert "task(s) 1. Saved. The support losses are finite and the outer loss is not" in message
 
 
 def test_an_epoch_that_is_not_finite_takes_back_those_before_it():
@@ -154,6 +161,16 @@ def test_updates_that_are_all_undone_are_reported_once():
     with pytest.warns(RuntimeWarning, match="nothing is learned. Lower `--training.outer-lr`"):
         update(inputs, 0)
     update(inputs, 0)
+
+
+def test_a_bound_is_refused_where_no_divergence_is_measured():
+    learner = PolicyLearner(Reptile(make_policy(), batch_size=None), FAMILY, SETTINGS)
+    generator = torch.Generator().manual_seed(0)
+    inputs = learner.collect(FAMILY.sample(3, generator), generator, 0)
+    ProximalSettings(epochs=2).build(learner, TrainingSettings())(inputs, 0)
+    update = ProximalSettings(epochs=2, max_kl=0.1).build(learner, TrainingSettings())
+    with pytest.raises(SettingsError, match=r"`max_kl` bounds.*PolicyLearner measures none"):
+        update(inputs, 0)
 
 
 @pytest.mark.parametrize(
