@@ -72,7 +72,13 @@ def check_optimizer_settings(settings: Any) -> None:
         )
     if settings.weight_decay and not _has_option(OPTIMIZERS[settings.optimizer], "weight_decay"):
         raise SettingsError(f"The optimizer {settings.optimizer} has no weight decay.")
-    if settings.no_decay and not settings.weight_decay:
+    decay = parsed_options("optimizer_options", settings.optimizer_options).get("weight_decay")
+    if settings.weight_decay and decay is not None:
+        raise SettingsError(
+            f"Expected one weight decay, got `weight_decay` {settings.weight_decay} and that of "
+            f"`optimizer_options`, {decay}: leave one of them out."
+        )
+    if settings.no_decay and not (settings.weight_decay or decay):
         raise SettingsError("`no_decay` excepts parameters from a `weight_decay`, which is 0.")
     for pair in settings.rate_factors:
         _rate_factor(pair)
@@ -94,8 +100,8 @@ def make_optimizer(named: NamedParameters, settings: Any) -> torch.optim.Optimiz
         options.setdefault("fused", not any(p.is_complex() for _, p in named))
     elif _has_option(kind, "capturable") and any(p.is_cuda for _, p in named):
         options.setdefault("capturable", True)  # its step can be in a CUDA graph
-    if settings.weight_decay:
-        options["weight_decay"] = settings.weight_decay
+    if _has_option(kind, "weight_decay"):  # also 0: the defaults of adamw and muon are others
+        options.setdefault("weight_decay", settings.weight_decay)
     try:
         made = kind(_groups(named, settings), lr=settings.outer_lr, **options)
         made._warned_capturable_if_run_uncaptured = True  # it runs without a graph, too

@@ -54,7 +54,7 @@ class TrainingSettings:
     rate_factors: tuple[str, ...] = ()
     """Factors of the rate by name pattern of the parameters: rule.*=0.1. The first match counts."""
     weight_decay: float = 0.0
-    """Weight decay of the outer optimiser, at least 0."""
+    """Weight decay of the outer optimiser, at least 0; that of adamw, too, is 0 unless set."""
     no_decay: tuple[str, ...] = ()
     """Name patterns of parameters without weight decay: *.bias."""
     schedule: str = "constant"

@@ -118,6 +118,21 @@ def test_groups_and_weight_decay_of_the_settings():
     check_equal(ours, by_hand(groups)[0])
 
 
+@pytest.mark.parametrize(
+    ("settings", "decay"),
+    [({}, 0.0), ({"weight_decay": 0.3}, 0.3), ({"optimizer_options": ("weight_decay=0.2",)}, 0.2)],
+)
+def test_the_decay_is_that_of_the_settings_and_not_the_default_of_the_class(settings, decay):
+    step = MetaStep(learner(), TrainingSettings(optimizer="adamw", **settings))
+    assert [group["weight_decay"] for group in step.optimizer.param_groups] == [decay]
+    if decay:
+        step = MetaStep(
+            learner(), TrainingSettings(optimizer="adamw", no_decay=("*.bias",), **settings)
+        )
+        decays = sorted(group["weight_decay"] for group in step.optimizer.param_groups)
+        assert decays == [0.0, decay]
+
+
 @pytest.mark.parametrize("instance", [False, True])
 def test_an_optimiser_from_python(instance):
     made = learner()
@@ -226,6 +241,10 @@ def test_warm_up_rises_to_the_rate():
         ({"optimizer_options": ("lr=3",)}, "The rate is `outer_lr`"),
         ({"optimizer": "rprop", "weight_decay": 0.1}, "rprop has no weight decay"),
         ({"no_decay": ("*.bias",)}, "`no_decay` excepts"),
+        (
+            {"weight_decay": 0.1, "optimizer_options": ("weight_decay=0.2",)},
+            r"one weight decay, got `weight_decay` 0\.1 and that of `optimizer_options`, 0\.2",
+        ),
         ({"rate_factors": ("rule.*",)}, "pattern=factor"),
         ({"rate_factors": ("rule.*=-1",)}, "a factor above 0"),
         ({"schedule_options": ("gamma=0.1",)}, "schedule constant has no options"),
