@@ -16,6 +16,7 @@ from metarl.models.described import described
 from metarl.rl.distributions import Bernoulli, Categorical, Gaussian, Joint
 from metarl.rl.policy import (
     Policy,
+    check_deviations,
     fixed_network,
     initial_network_params,
     network_outputs,
@@ -71,6 +72,9 @@ class JointPolicy(Policy):
         generator: Names the device of the standard deviations.
         init_std: Initial standard deviation of continuous entries, in the policy's units.
         min_std: Lower bound of the standard deviations, above 0.
+
+    Raises:
+        SettingsError: A standard deviation is out of range.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class JointPolicy(Policy):
         self.min_std = min_std
         self.network = network
         if any(part.kind == "gaussian" for part in self.parts):
+            check_deviations(init_std, min_std)
             self.log_std = nn.Parameter(self._initial_log_std(generator))
 
     def distribution(self, params: Params, observations: Tensor) -> Joint:

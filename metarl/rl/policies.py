@@ -15,12 +15,12 @@ from metarl.models import MLP, Params
 from metarl.models.base import Model, task_shape
 from metarl.models.described import described
 from metarl.models.mlp import Activation
-from metarl.ranges import ANY, check_number
 from metarl.rl.distributions import Categorical, Gaussian
 from metarl.rl.joint_policy import JointPolicy, action_parts, outputs_of
 from metarl.rl.policy import (
     NETWORK,
     Policy,
+    check_deviations,
     fixed_network,
     initial_network_params,
     network_outputs,
@@ -67,10 +67,7 @@ class GaussianPolicy(Policy):
         network: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        check_number("min_std", min_std, ANY)
-        check_number("init_std", init_std, ANY)
-        if not 0 < min_std <= init_std:
-            raise SettingsError(f"Expected 0 < min_std <= init_std, got {min_std} and {init_std}.")
+        check_deviations(init_std, min_std)
         self.action_size = action_size
         self.init_std = init_std
         self.min_std = min_std

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from metarl.errors import SettingsError
 from metarl.models import Adaptable, Params
 from metarl.models.base import Model
 from metarl.models.mlp import MLP
+from metarl.ranges import POSITIVE, check_number
 from metarl.rl.distributions import Distribution
 from metarl.rl.units import Units
 
@@ -71,6 +73,18 @@ class Policy(Adaptable):
     @abstractmethod
     def action_shape(self) -> tuple[int, ...]:
         """Shape of one action: (A,) for continuous actions, () for discrete ones."""
+
+
+def check_deviations(init_std: float, min_std: float) -> None:
+    """Checks the initial and the lowest standard deviation of a policy.
+
+    Raises:
+        SettingsError: One is no number above 0, or the initial one is the lower.
+    """
+    check_number("min_std", min_std, POSITIVE)
+    check_number("init_std", init_std, POSITIVE)
+    if min_std > init_std:
+        raise SettingsError(f"Expected min_std <= init_std, got {min_std} and {init_std}.")
 
 
 def network_params(params: Params) -> Params:

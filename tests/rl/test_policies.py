@@ -6,7 +6,8 @@ import torch
 from gymnasium import spaces
 
 from metarl.errors import SettingsError, ShapeError
-from metarl.models import task_params
+from metarl.models import MLP, task_params
+from metarl.rl.joint_policy import JointPolicy, action_parts
 from metarl.rl.policies import CategoricalPolicy, GaussianPolicy, policy_for
 from metarl.trees import take_tasks
 
@@ -129,8 +130,16 @@ def test_other_spaces_are_refused(pair, generator):
 
 @pytest.mark.parametrize("init_std, min_std", [(0.0, 1e-6), (1.0, 0.0), (0.1, 0.2), (-1.0, -2.0)])
 def test_deviations_that_cannot_be_are_refused(init_std, min_std, generator):
-    with pytest.raises(SettingsError, match="min_std"):
+    with pytest.raises(SettingsError, match="_std"):
         GaussianPolicy(SIZE, 2, generator, init_std=init_std, min_std=min_std)
+    parts, network = action_parts(MIXED), MLP((SIZE, 7), generator)
+    with pytest.raises(SettingsError, match="_std"):
+        JointPolicy(parts, network, generator, init_std=init_std, min_std=min_std)
+
+
+def test_policies_without_continuous_actions_ignore_the_deviation(generator):
+    for space in (spaces.Discrete(3), spaces.MultiDiscrete([3, 2])):
+        policy_for((OBSERVATIONS, space), generator, init_std=0.0)
 
 
 def test_observations_of_another_size_are_refused(policy, params):
