@@ -18,7 +18,7 @@ from metarl.adaptation.inner_loop import SupportLoss, inner_loop
 from metarl.adaptation.update_rules import GradientDescent
 from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import Params
-from metarl.ranges import COUNT, Range, check_fields
+from metarl.ranges import COUNT, Range, check_fields, check_int
 from metarl.registry import check_choice
 from metarl.rl.returns import sums_to_end
 from metarl.rl.settings import PolicyGradientSettings
@@ -85,7 +85,8 @@ class TabularProblem:
         right = len(shape) == 3 and [tuple(t.shape) for t in tensors.values()] == [
             shape[:2], (*shape, shape[1]), shape
         ]  # fmt: skip
-        if not right or len({t.dtype for t in tensors.values()}) > 1:
+        types = {t.dtype for t in tensors.values()}
+        if not right or len(types) > 1 or not self.start.is_floating_point():
             raise ShapeError(
                 "Expected start [T, S], transitions [T, S, A, S] and rewards [T, S, A] of one type "
                 f"of floats, got {given}. A single problem has T = 1."
@@ -187,13 +188,23 @@ class TabularProblem:
                 advantage.
             samples: Number of trajectories to sample, again for each adaptation step. None weights
                 every trajectory by its probability, so that the loss is an expectation.
-            generator: Random generator of the samples.
+            generator: Random generator of the samples; needed for `samples`.
 
         Returns:
             A support loss for `inner_loop`.
+
+        Raises:
+            SettingsError: Samples are asked for without a generator, or fewer than one.
         """
         loss = SURROGATES.get(surrogate)
         check_choice("estimate", estimate, get_args(Estimate))
+        if samples is not None:
+            check_int("samples", samples)
+            if generator is None:
+                raise SettingsError(
+                    "Expected a `generator` for `samples`, the only source of randomness: pass "
+                    "torch.Generator().manual_seed(0)."
+                )
 
         def support_loss(params: Params, step: int) -> Tensor:
             del step

@@ -102,6 +102,15 @@ def _problem(**changes):
         ({"rewards": torch.zeros(3, 2).double()}, ShapeError, r"\[3, 2\].*T = 1"),
         ({"rewards": torch.zeros(2, 3, 2).double()}, ShapeError, r"rewards \[2, 3, 2\]"),
         ({"rewards": torch.zeros(1, 3, 2)}, ShapeError, "float32"),
+        (
+            {
+                "start": torch.tensor([[1, 0, 0]]),
+                "transitions": torch.eye(3).long()[None, :, None].expand(1, 3, 2, 3),
+                "rewards": torch.zeros(1, 3, 2).long(),
+            },
+            ShapeError,
+            "of one type of floats, got.*int64",
+        ),
         ({"horizon": 0}, SettingsError, "horizon"),
         ({"discount": 1.5}, SettingsError, "discount"),
     ],
@@ -118,3 +127,7 @@ def test_logits_and_estimates_of_another_kind_are_refused():
             meta_gradient(problem, problem.exact_loss, {"logits": logits}, lr=0.5)
     with pytest.raises(SettingsError, match="advantages"):
         problem.support_loss("dice", estimate="advantage")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SettingsError, match="`generator` for `samples`"):
+        problem.support_loss("dice", samples=3)
+    with pytest.raises(SettingsError, match="`samples` of at least 1, got 0"):
+        problem.support_loss("dice", samples=0, generator=torch.Generator())
