@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from metarl.errors import SettingsError
 from metarl.models.base import Weights, task_params
 from metarl.models.described import described
 from metarl.models.mlp import MLP
@@ -77,7 +78,7 @@ class TaskDecoders(nn.Module):
         cnn: Channels of the convolutions of images.
 
     Raises:
-        SettingsError: A width is out of range.
+        SettingsError: A width is out of range, or `hidden` is empty.
     """
 
     def __init__(
@@ -91,8 +92,11 @@ class TaskDecoders(nn.Module):
         cnn: tuple[int, ...] = CNN,
     ) -> None:
         super().__init__()
-        for width in (latent, *hidden):
-            check_int("width", width, WIDTH)
+        check_int("latent", latent, WIDTH)
+        if not hidden:
+            raise SettingsError("Expected at least one width in `hidden`, got none.")
+        for width in hidden:
+            check_int("hidden", width, WIDTH)
         own = isinstance(observation_space, FlatBox)
         space = observation_space if own else flat_observations(observation_space)
         self.size = size = math.prod(space.shape)

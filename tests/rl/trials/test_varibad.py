@@ -12,6 +12,7 @@ from metarl.errors import SettingsError
 from metarl.rl.problem import ControlProblem
 from metarl.rl.settings import PolicyGradientSettings, PolicySettings
 from metarl.rl.trials.belief_policy import as_numbers
+from metarl.rl.trials.decoders import TaskDecoders
 from metarl.rl.trials.varibad import VariBADAlgorithm, VariBADLearner
 from metarl.sim import GymTasks, Uniform
 from metarl.training.proximal import ProximalSettings
@@ -263,6 +264,16 @@ def test_decoders_that_do_not_suit_the_settings_are_refused():
     other = replace(learner.settings, observation_weight=1.0)
     with pytest.raises(SettingsError, match="weight 1 and decoders without them"):
         VariBADLearner(learner.policy, learner.decoders, learner.family, other)
+
+
+@pytest.mark.parametrize(
+    ("widths", "word"),
+    [({"latent": 0}, "latent"), ({"hidden": ()}, "hidden"), ({"hidden": (3, 0)}, "hidden")],
+)
+def test_decoders_of_no_width_are_refused(widths, word):
+    space, generator = FAMILIES["mdp"].observation_space, torch.Generator()
+    with pytest.raises(SettingsError, match=f"`{word}`"):
+        TaskDecoders(space, 2, generator, **widths)
 
 
 def test_a_network_of_a_file_is_refused():
