@@ -6,6 +6,8 @@ from metarl_envs import Bandit, TabularMDP
 from metarl_envs import bandit_strategies as s
 
 from metarl.errors import SettingsError
+from metarl.rl.problem import ControlProblem
+from metarl.rl.settings import PolicyGradientSettings
 from metarl.rl.trials.play import AgentInput
 from metarl.rl.trials.strategies import StrategyLearner
 
@@ -90,6 +92,20 @@ def test_ties_are_decided_by_chance():
     actions = learner.play(family.sample(4000, generator), 1, generator).actions
     shares = actions.flatten().bincount(minlength=4) / 4000
     torch.testing.assert_close(shares, torch.full((4,), 0.25), rtol=0, atol=0.03)
+
+
+def test_trials_of_few_tasks_at_once_are_those_of_all():
+    family, actions = Bandit(ARMS, 5), []
+    for chunk in (None, 2):
+        problem = ControlProblem(
+            family, torch.Generator(), PolicyGradientSettings(3), task_chunk_size=chunk
+        )
+        learner = s.ThompsonAlgorithm().build(problem)
+        generator = torch.Generator().manual_seed(0)
+        actions.append(learner.play(family.sample(3, generator), 1, generator).actions)
+        worlds = sorted(count for count, _ in learner.worlds._envs)
+        assert worlds == ([9] if chunk is None else [3, 6])
+    assert torch.equal(*actions)
 
 
 def test_what_cannot_work_is_refused():

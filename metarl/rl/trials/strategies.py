@@ -27,8 +27,8 @@ class StrategyAlgorithm(ABC):
 
     def build(self, problem: ControlProblem, /) -> StrategyLearner:
         """Builds the learner; see `ControlAlgorithm.build`."""
-        agent = self.agent(problem.family)
-        return StrategyLearner(agent, problem.family, problem.gradients.trajectories)
+        agent, trials = self.agent(problem.family), problem.gradients.trajectories
+        return StrategyLearner(agent, problem.family, trials, problem.task_chunk_size)
 
 
 class StrategyLearner(TrialLearner):
@@ -38,10 +38,17 @@ class StrategyLearner(TrialLearner):
         strategy: The agent.
         family: Where the tasks come from.
         trials: Trials of each task.
+        task_chunk_size: Tasks whose trials are played at once. None: all.
     """
 
-    def __init__(self, strategy: Agent, family: TaskFamily, trials: int = 1) -> None:
-        super().__init__(family, trials)
+    def __init__(
+        self,
+        strategy: Agent,
+        family: TaskFamily,
+        trials: int = 1,
+        task_chunk_size: int | None = None,
+    ) -> None:
+        super().__init__(family, trials, task_chunk_size)
         self._strategy = strategy
 
     @property
