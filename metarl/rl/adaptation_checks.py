@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from gymnasium import spaces
 
@@ -9,7 +11,7 @@ from metarl.adaptation.adaptation import Adaptation, check_adaptation
 from metarl.errors import SettingsError
 from metarl.models import MLP
 from metarl.rl.policy import Policy
-from metarl.rl.settings import PolicyGradientSettings
+from metarl.rl.settings import PolicyGradientSettings, changed
 from metarl.sim.family import TaskFamily
 
 
@@ -65,6 +67,16 @@ def check_fits(policy: Policy, family: TaskFamily, observe_task: bool) -> None:
             f"Expected a policy for {family.name}, with {_sizes(*expected)}, got a "
             f"{type(policy).__name__} with {_sizes(*found)}; `policy_for(family, generator)` "
             "builds one that fits."
+        )
+
+
+def warn_of_unused(settings: PolicyGradientSettings) -> None:
+    """Warns of a setting of a surrogate that is not the one in use."""
+    if settings.surrogate != "dice" and (unused := changed(settings, ["dice_lambda"])):
+        warnings.warn(
+            f"{unused[0]} has no effect with the surrogate {settings.surrogate}: it belongs to "
+            "`dice`.",
+            stacklevel=3,
         )
 
 

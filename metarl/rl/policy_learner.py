@@ -16,7 +16,7 @@ from metarl.adaptation.objectives import distance_of, weights_of
 from metarl.adaptation.update_rules import State
 from metarl.chunks import FittingChunks
 from metarl.models.base import Params, task_params
-from metarl.rl.adaptation_checks import check_fits, check_samples, checked_policy
+from metarl.rl.adaptation_checks import check_fits, check_samples, checked_policy, warn_of_unused
 from metarl.rl.captured_path import CapturedPath
 from metarl.rl.control_learner import ControlLearner, nan_where_undefined
 from metarl.rl.distributions import Distribution
@@ -77,6 +77,7 @@ class PolicyLearner(ControlLearner):
         self.register_load_state_dict_pre_hook(adapt_old_weights)
         self.family = family
         self.settings = settings or PolicyGradientSettings()
+        warn_of_unused(self.settings)
         check_fits(self.policy, family, observe_task)
         self.task_chunk_size = task_chunk_size
         self.worlds = Worlds(family, observe_task)

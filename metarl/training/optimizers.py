@@ -23,7 +23,9 @@ SchedulerFactory = Callable[[torch.optim.Optimizer], Any] | lr_scheduler.LRSched
 """Makes a scheduler of an optimiser: one of `torch.optim.lr_scheduler`; or is that of an optimiser
 that is given, too."""
 
-OWN_SCHEDULES = ("constant", "linear", "cosine")
+ENDING = ("linear", "cosine")
+"""Schedules of MetaRL that end at `final_lr`."""
+OWN_SCHEDULES = ("constant", *ENDING)
 _NEED_MORE = ("Optimizer", "LBFGS", "SparseAdam")  # a closure, sparse gradients
 
 OF_THE_DEVICE = ("fused", "foreach", "capturable")

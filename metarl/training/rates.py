@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
 
-from metarl.training.optimizers import OWN_SCHEDULES
+from metarl.training.optimizers import ENDING
 from metarl.training.settings import TrainingSettings
 
 
@@ -34,6 +35,12 @@ class Rates:
         self._first = settings.outer_lr
         if given:
             self._first = next((rate for rate in self._given if rate > 0), settings.outer_lr)
+        if settings.final_lr and settings.schedule not in ENDING:
+            warnings.warn(
+                f"`final_lr` {settings.final_lr:g} has no effect: the schedule "
+                f"{settings.schedule} does not end there, as {' and '.join(ENDING)} do.",
+                stacklevel=3,
+            )
 
     def set(self, iteration: int) -> None:
         """Gives each group its rate at an iteration, counted from 0."""
@@ -81,7 +88,7 @@ def outer_rate(settings: TrainingSettings, iteration: int, first: float | None =
     """
     s = settings
     rate = s.outer_lr if first is None else first
-    if s.schedule != "constant" and s.schedule in OWN_SCHEDULES:
+    if s.schedule in ENDING:
         done = iteration / max(s.iterations, 1)
         left = 1 - done if s.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
         rate = s.final_lr + (rate - s.final_lr) * left

@@ -232,6 +232,12 @@ def test_what_does_not_suit_policies_is_refused():
         PolicyLearner(MAML(MLP((2, 2), torch.Generator())), FAMILY)
 
 
+def test_a_setting_of_another_surrogate_warns():
+    with pytest.warns(UserWarning, match="dice_lambda=0.5 has no effect with the surrogate ratio"):
+        make(settings=PolicyGradientSettings(dice_lambda=0.5))
+    make(settings=PolicyGradientSettings(dice_lambda=0.5, surrogate="dice"))
+
+
 def test_meta_sgd_gets_gradients_for_its_rates():
     learner = make(MetaSGD, torch.Generator().manual_seed(0), 1)
     inputs = prepared(learner)

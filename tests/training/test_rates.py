@@ -33,6 +33,16 @@ def test_the_rates_of_a_given_optimiser_end_at_the_final_rate():
     assert written(rates, optimizer, 10) == pytest.approx([0.02, 0.002])
 
 
+@pytest.mark.parametrize(
+    "schedule", [{"schedule": "StepLR", "schedule_options": ("step_size=3",)}, {}]
+)
+def test_a_final_rate_that_no_schedule_reaches_warns(schedule):
+    settings = TrainingSettings(final_lr=0.02, **schedule)
+    name = settings.schedule
+    with pytest.warns(UserWarning, match=f"`final_lr` 0.02 has no effect: the schedule {name}"):
+        Rates(sgd(0.1), settings, given=False)
+
+
 def test_a_run_without_iterations_has_its_first_rate():
     for schedule in ("linear", "cosine"):
         settings = TrainingSettings(iterations=0, schedule=schedule)
