@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.console import say
-from metarl.flat_functions import FlatFunction, flatten
+from metarl.flat_functions import FlatFunction, tensors_of
 from metarl.trees import map_tensors
 
 WARM_UPS = 2
@@ -170,8 +170,7 @@ def capture_in_place(
     Returns:
         What repeats the function on `memory`, and why it is no graph, None if it is one.
     """
-    tensors: list[Tensor] = []
-    flatten(memory, tensors, [])
+    tensors = tensors_of(memory)
     before = [tensor.clone() for tensor in tensors]
 
     def body() -> list[Tensor]:

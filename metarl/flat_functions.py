@@ -77,8 +77,7 @@ class FlatFunction:
             given = map_tensors(lambda _: next(rest), inputs)
             result = functional_call(self._bound, state, (leaves, *given))
             detached = map_tensors(Tensor.detach, result)
-            outputs: list[Tensor] = []
-            flatten(detached, outputs, [])
+            outputs = tensors_of(detached)
             templates.append(map_tensors(lambda t: t.new_empty(0), detached))
             return outputs
 
@@ -102,6 +101,13 @@ class Bound(nn.Module):
 
     def forward(self, *args: Any) -> Any:
         return self._function(*args)
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """Returns the tensors of a nested value, in the order of `map_tensors`."""
+    tensors: list[Tensor] = []
+    flatten(value, tensors, [])
+    return tensors
 
 
 def flatten(value: Any, tensors: list[Tensor], structure: list[Any]) -> None:

@@ -17,7 +17,8 @@ from metarl.errors import SettingsError
 from metarl.models import MLP
 from metarl.models.base import Model, Params
 from metarl.rl.joint_policy import JointPolicy
-from metarl.rl.policies import NETWORK, CategoricalPolicy, GaussianPolicy, Policy
+from metarl.rl.policies import CategoricalPolicy, GaussianPolicy
+from metarl.rl.policy import NETWORK, Policy, network_params
 from metarl.rl.units import Units
 from metarl.sim.spaces import described_actions, first_choices, source_of
 
@@ -285,8 +286,7 @@ def plain_policy(
 def _build_network(network: Model, params: Params) -> nn.Module:
     """Returns the network with the parameters of one task; a Sequential of a plain `MLP`."""
     if not isinstance(network, MLP):
-        own = {n.removeprefix(NETWORK): p for n, p in params.items() if n.startswith(NETWORK)}
-        return PlainNetwork(network, own)
+        return PlainNetwork(network, network_params(params))
     layers: list[nn.Module] = []
     for i, (inputs, outputs) in enumerate(itertools.pairwise(network.sizes)):
         layer = nn.Linear(inputs, outputs)

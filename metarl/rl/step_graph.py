@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.cuda_graphs import Driver, Replay, capture_in_place
-from metarl.flat_functions import flatten
+from metarl.flat_functions import tensors_of
 from metarl.sim.family import WorldState
 from metarl.sim.physics_env import PhysicsVectorEnv
 from metarl.trees import map_tensors
@@ -59,9 +59,7 @@ class StepGraph(Generic[M]):
             fixed: Tensors that the graph reads where they are.
             allocate: Returns new memory.
         """
-        tensors = list[Tensor]()
-        flatten(inputs, tensors, [])
-        key = [(t.shape, t.dtype) for t in tensors], [t.data_ptr() for t in fixed]
+        key = [(t.shape, t.dtype) for t in tensors_of(inputs)], [t.data_ptr() for t in fixed]
         if self._memory is None or self._key != key:
             self._memory, self._key, self._replay = allocate(), key, None
         return self._memory
@@ -114,10 +112,8 @@ def record(records: Any, values: Any, step: Tensor) -> None:
 
 def write(memory: Any, values: Any) -> None:
     """Copies the tensors of a nested value into memory; a tensor is not copied onto itself."""
-    targets, sources = list[Tensor](), list[Tensor]()
-    flatten(memory, targets, [])
-    flatten(values, sources, [])
-    pairs = [(t, s) for t, s in zip(targets, sources, strict=True) if t is not s]
+    both = zip(tensors_of(memory), tensors_of(values), strict=True)
+    pairs = [(t, s) for t, s in both if t is not s]
     if pairs:
         targets, sources = (list(column) for column in zip(*pairs, strict=True))
         torch._foreach_copy_(targets, sources)

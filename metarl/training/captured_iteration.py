@@ -21,7 +21,7 @@ from metarl.cuda_graphs import (
     filled,
     graphs_allowed,
 )
-from metarl.flat_functions import FlatFunction, flatten
+from metarl.flat_functions import FlatFunction, tensors_of
 from metarl.training.masked_step import MaskedStep, StepMemory
 from metarl.training.meta_gradient import MetaGradient, laid_out
 from metarl.trees import map_tensors
@@ -185,8 +185,8 @@ class _Run:
         own = flat.of_module()
         self.inputs = _clones(flat.arguments(inputs)[0][len(own) :])
         self._count = len(own) + len(self.inputs)
-        self.values = [*own, *self.inputs, *_tensors(memory[1:])]
-        self.changed = [*(own[k] for k in self._trained), *_tensors((memory.states, memory.bad))]
+        self.values = [*own, *self.inputs, *tensors_of(memory[1:])]
+        self.changed = [*(own[k] for k in self._trained), *tensors_of((memory.states, memory.bad))]
         self.template: Any = None
         self._grads: list[Tensor | None] = []
 
@@ -201,7 +201,7 @@ class _Run:
         update = Update(result, norm, finite)
         self._grads = grads
         self.template = map_tensors(lambda t: t.new_empty(0), update)
-        return [*(g for g in grads if g is not None), *_tensors(update)]
+        return [*(g for g in grads if g is not None), *tensors_of(update)]
 
     def parted(self, written: list[Tensor]) -> tuple[list[Tensor | None], list[Tensor]]:
         """Returns the gradient of each parameter, and the other tensors that a run returns."""
@@ -213,12 +213,6 @@ class _Run:
         """Takes the step for clipped gradients and outputs of a run."""
         update = filled(self.template, outputs)
         self._step(self._memory, grads, update.result.losses, update.norm, clip=False)
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    tensors: list[Tensor] = []
-    flatten(value, tensors, [])
-    return tensors
 
 
 def _clones(tensors: list[Tensor]) -> list[Tensor]:

@@ -17,7 +17,7 @@ from metarl.cuda_graphs import (
     filled,
     graphs_allowed,
 )
-from metarl.flat_functions import flatten
+from metarl.flat_functions import tensors_of
 from metarl.tasks.base import TaskSource
 from metarl.tasks.batches import warn_of_other_count
 
@@ -72,12 +72,12 @@ class CapturedTasks:
         """Samples tasks without a graph, and captures it for the next call."""
         start = generator.get_state()
         sampled = tasks.sample(num_tasks, generator)
-        expected, end = _tensors(sampled), generator.get_state()
+        expected, end = tensors_of(sampled), generator.get_state()
         driver = self._driver or CudaDriver()
         try:
             with torch.no_grad():
                 self._replay, self._outputs = driver.capture(
-                    lambda: _tensors(tasks.sample(num_tasks, generator)), [], generator
+                    lambda: tensors_of(tasks.sample(num_tasks, generator)), [], generator
                 )
             generator.set_state(start)
             self._replay()
@@ -91,9 +91,3 @@ class CapturedTasks:
         if self.refused is not None:
             say(f"Tasks are drawn without a CUDA graph: {self.refused}")
         return filled(sampled, copied(expected))  # in the layout of later calls
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    tensors: list[Tensor] = []
-    flatten(value, tensors, [])
-    return tensors
