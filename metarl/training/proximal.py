@@ -56,6 +56,12 @@ class ProximalSettings(UpdateSettings):
                 f"The schedule {training.schedule} counts optimiser steps, of which an update of "
                 f"several epochs takes several; expected one of {', '.join(OWN_SCHEDULES)}."
             )
+        if self.max_kl is not None and self.epochs == 1:
+            warnings.warn(
+                "`max_kl` has no effect with one epoch: each epoch is measured in the one after it."
+                " Take 2 or more `epochs`.",
+                stacklevel=2,
+            )
         return ProximalUpdate(MetaStep(learner, training), self)
 
 

@@ -163,6 +163,11 @@ def test_updates_that_are_all_undone_are_reported_once():
     update(inputs, 0)
 
 
+def test_a_bound_that_nothing_measures_warns():
+    with pytest.warns(UserWarning, match="`max_kl` has no effect with one epoch"):
+        make(ProximalSettings(epochs=1, max_kl=0.1))
+
+
 def test_a_bound_is_refused_where_no_divergence_is_measured():
     learner = PolicyLearner(Reptile(make_policy(), batch_size=None), FAMILY, SETTINGS)
     generator = torch.Generator().manual_seed(0)
