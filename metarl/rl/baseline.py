@@ -84,7 +84,7 @@ def _features(observations: Tensor, first_step: int) -> Tensor:
     """
     tasks, episodes, steps, size = observations.shape
     if size > LARGEST:
-        observations = observations @ _projection(size, observations.device)
+        observations = observations @ _projection(size, observations.device).to(observations)
     clipped = observations.flatten(1, 2).mT.double().clamp(-CLIP, CLIP)
     options = {"dtype": clipped.dtype, "device": clipped.device}
     time = torch.arange(first_step, first_step + steps, **options) / 100

@@ -141,5 +141,7 @@ def test_large_observations_are_fitted_by_their_random_projections(generator):
     baseline = LinearBaseline.fit(pictures.flatten(3), returns, mask)
     assert baseline.weights.shape == (TASKS, 2 * PROJECTIONS + 4)
     assert errors(baseline, pictures.flatten(3), returns, mask) < 0.01
+    double = LinearBaseline.fit(pictures.flatten(3).double(), returns.double(), mask)
+    torch.testing.assert_close(double.weights, baseline.weights, rtol=1e-2, atol=1e-2)
     small = LinearBaseline.fit(pictures.flatten(3)[..., :LARGEST], returns, mask)
     assert small.weights.shape == (TASKS, 2 * LARGEST + 4)
