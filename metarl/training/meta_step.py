@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ class MetaStep(OuterUpdate):
 
     Raises:
         SettingsError: The optimiser has other parameters than the learner trains, needs a closure,
-            or there are two optimisers or schedules.
+            or there are two optimisers or schedules. In a step: the scheduler fails, or sets a
+            rate that is none.
     """
 
     def __init__(
@@ -196,16 +198,27 @@ class MetaStep(OuterUpdate):
     def _step_scheduler(self, losses: Tensor) -> None:
         if self.scheduler is None:
             return
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(losses.mean().item())
-        else:
-            self.scheduler.step()
+        measured = isinstance(self.scheduler, ReduceLROnPlateau)
+        arguments = (losses.mean().item(),) if measured else ()
+        try:
+            self.scheduler.step(*arguments)
+        except Exception as error:  # with some options, those of torch raise anything too
+            raise SettingsError(
+                f"{type(self.scheduler).__name__}.step() raises {type(error).__name__}: {error}. "
+                "Give it other options."
+            ) from error
 
     def _set_rate(self, iteration: int) -> None:
         if self.scheduler is None:
             self._rates.set(iteration)
-        else:
-            self._rate = float(self.optimizer.param_groups[0]["lr"])
+            return
+        self._rate = float(self.optimizer.param_groups[0]["lr"])
+        if not 0 <= self._rate < math.inf:
+            raise SettingsError(
+                "Expected a scheduler that sets finite rates of at least 0, got "
+                f"{self._rate:g} from {type(self.scheduler).__name__} at iteration {iteration}. "
+                "Give it other options."
+            )
 
 
 def _plain_step(optimizer: torch.optim.Optimizer) -> Callable[[torch.optim.Optimizer], Any]:

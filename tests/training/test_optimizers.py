@@ -365,6 +365,23 @@ def test_a_checkpoint_of_a_gpu_is_resumed_on_the_cpu():
     trained(step, made, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "option", "message"),
+    [
+        ("StepLR", "step_size=0", r"StepLR\.step\(\) raises ZeroDivisionError"),
+        ("CosineAnnealingLR", "T_max=0", r"CosineAnnealingLR\.step\(\) raises ZeroDivisionError"),
+        ("ExponentialLR", "gamma='a'", r"ExponentialLR\.step\(\) raises TypeError"),
+        ("ExponentialLR", "gamma=-0.5", r"at least 0, got -0\.0005 from ExponentialLR"),
+        ("ExponentialLR", "gamma=1e400", "got inf from ExponentialLR at iteration 1"),
+    ],
+)
+def test_schedulers_whose_options_give_no_rate_are_refused(schedule, option, message):
+    made = learner()
+    settings = TrainingSettings(schedule=schedule, schedule_options=(option,))
+    with pytest.raises(SettingsError, match=message):
+        trained(MetaStep(made, settings), made)
+
+
 def test_a_scheduler_of_a_given_optimiser_may_be_given_itself():
     made = learner()
     optimizer = torch.optim.SGD(made.parameters(), lr=1e-4)
