@@ -234,7 +234,8 @@ class FewShot:
         if self.has_padding:
             limits = shot_limits((len(classes), 1, 1), self.fewest_shots, self.shots, generator)
             rows, real = places(rows, counts, self.shots, limits)
-        return rows + self.pool.offsets.to(device)[classes].unsqueeze(2), real
+        index = rows + self.pool.offsets.to(device)[classes].unsqueeze(2)
+        return index, None if real is None else real.expand_as(index)
 
     def _check_settings(self) -> None:
         check_episode(self.way, self.shots, self.queries)

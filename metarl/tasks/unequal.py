@@ -22,7 +22,7 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 class are consecutive. The generator must be the only source of randomness."""
 
 MANY = 1 << 16
-"""Examples of a class above which not all of them get a random number for every draw."""
+"""Examples of a class above which not all of them get a random number for a draw of a few."""
 FEWEST = 2
 """An example to adapt on and one to evaluate on."""
 
@@ -40,7 +40,7 @@ def draw_rows(counts: Tensor, most: int, number: int, generator: torch.Generator
         Numbers of the rows, [*, number], int64; where `number` exceeds a count, the rows from the
         count on do not exist.
     """
-    if most > MANY:
+    if most > max(MANY, 4 * number**2):  # the memory of `_draw_of_many` is the latter
         return _draw_of_many(counts, number, generator)
     device = generator.device
     shape = (*counts.shape[:-1], most)

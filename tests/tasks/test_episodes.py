@@ -194,6 +194,16 @@ def test_a_drawer_draws_all_classes_of_a_shot(tasks, generator):
     assert (drawers != drawers[:, :1]).any()
 
 
+def test_drawers_draw_any_number_of_shots(tasks, generator):
+    batch = replace(tasks, grouping="drawers", fewest_shots=1).sample(200, generator)
+    real = batch.support.weights.view(200, 3, 2)
+    assert (real == real[:, :1]).all() and set(real.sum(2).unique().tolist()) == {1.0, 2.0}
+    assert (batch.query.weights == 1).all()
+    numbers = image_numbers(batch.support).view(200, 3, 2)
+    drawers = numbers - tasks.pool.offsets[batch.info["classes"]].unsqueeze(2)
+    assert torch.where(real > 0, drawers == drawers[:, :1], numbers == 0).all()
+
+
 def test_distortions_change_images_and_nothing_else(tasks, generator):
     images = torch.randint(256, tasks.pool.images.shape, generator=generator, dtype=torch.uint8)
     tasks = replace(tasks, pool=replace(tasks.pool, images=images))

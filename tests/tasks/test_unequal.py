@@ -183,6 +183,11 @@ def test_rows_of_large_counts_are_uniform_and_distinct(generator):
     assert ((first - 1).abs() < 0.12).all()
 
 
+def test_many_rows_of_large_counts_are_distinct(generator):
+    drawn = draw_rows(torch.tensor([[70_000]]), 70_000, 20_000, generator)
+    assert len(drawn.unique()) == 20_000 and drawn.max() < 70_000
+
+
 def test_places_divide_what_there_is():
     drawn = torch.tensor([[3, 0, 2, 1, 9, 9], [1, 0, 9, 9, 9, 9], [5, 4, 3, 2, 1, 0]])
     rows, real = places(drawn, torch.tensor([[4], [2], [6]]), 3, None)
