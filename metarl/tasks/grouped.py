@@ -100,6 +100,7 @@ class GroupTasks:
             raise ShapeError(
                 f"Expected targets for the {len(self.source)} examples, got {len(self.values)}."
             )
+        self._check_mask()
         self._set_groups()
 
     def split(self, name: Split) -> GroupTasks:
@@ -167,6 +168,17 @@ class GroupTasks:
             None if mask is None else mask.view(*rows.shape, -1),
         )
         return padded_examples(shaped, targets.view(*rows.shape, *targets.shape[1:]), real)
+
+    def _check_mask(self) -> None:
+        """Raises SettingsError if the mask of the inputs would be taken for that of the targets."""
+        length = self.values.shape[1] if self.values.dim() > 1 else 0
+        first = torch.zeros(1, dtype=torch.int64)
+        if self.source.example_shape[0] == length and self.source.read(first).mask is not None:
+            raise SettingsError(
+                f"Expected padded sequences of another length than the {length} targets of an "
+                f"example: a mask [T, N, {length}] counts for targets [T, N, {length}], too. Pad "
+                f"the sequences to length={length + 1}."
+            )
 
     def _set_groups(self) -> None:
         """Sets the groups of the split; raises if there are none or one has too few examples."""

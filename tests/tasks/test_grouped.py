@@ -164,3 +164,13 @@ def test_bad_tables_and_settings(table, change, settings, error, message):
 def test_what_is_no_table():
     with pytest.raises(ShapeError, match="Expected a table"):
         grouped(np.zeros((3, 3)))
+
+
+def test_masked_inputs_as_long_as_there_are_targets_are_refused(table):
+    table["steps"] = [[1.0] * (1 + row % 2) for row in range(len(table["y"]))]
+    with pytest.raises(SettingsError, match=r"than the 2 targets of an example.* length=3"):
+        grouped(table, "steps", ("y", "z"))
+    batch = sample(grouped(table, "steps", ("y", "z"), length=3))
+    assert batch.support.mask is not None and batch.support.mask.shape[2] == 3
+    grouped(table, "steps", "y")
+    grouped(table, ("a", "b"), ("y", "z"))

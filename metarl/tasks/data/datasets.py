@@ -15,6 +15,7 @@ from metarl.registry import check_choice
 from metarl.tasks.data.plain import (
     as_tensor,
     check_one_size,
+    check_one_type,
     tensor_array,
 )
 from metarl.tasks.data.sources import RowReader, TensorSource, sequence_source
@@ -50,10 +51,13 @@ class ItemReader:
     def __init__(self, dataset: Any, key: int | str) -> None:
         self.dataset = dataset
         self.key = key
+        self._types: set[np.dtype] = set()
 
     def __call__(self, rows: np.ndarray) -> list[np.ndarray] | np.ndarray:
         """Returns the part of the items of these rows, stacked if their shapes are equal."""
         parts = [input_array(self.part(self.item(int(row)))) for row in rows]
+        self._types.update(part.dtype for part in parts)
+        check_one_type(self._types, "data set")
         return np.stack(parts) if len({part.shape for part in parts}) == 1 else parts
 
     def item(self, row: int) -> Any:
@@ -178,6 +182,7 @@ def _read_all(reader: ItemReader, labels: Any, length: int | None, tokens: bool)
         if labels is None or isinstance(labels, str):
             found.append(_one_label(label_reader.part(item), row))
     if length is None and len({part.shape for part in parts}) == 1:
+        check_one_type({part.dtype for part in parts}, "data set")
         source: Source = TensorSource(as_tensor(np.stack(parts), "data set"), tokens)
     else:
         source = _sequences(parts, length, tokens)

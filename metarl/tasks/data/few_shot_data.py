@@ -19,7 +19,13 @@ from metarl.tasks.data.datasets import Loaded, is_dataset, load_dataset
 from metarl.tasks.data.descriptions import class_descriptions
 from metarl.tasks.data.hugging_face import is_hugging_face, load_hugging_face
 from metarl.tasks.data.labels import Splits, number_labels, split_labels
-from metarl.tasks.data.plain import as_tensor, image_arrays, is_image, plain_tensor
+from metarl.tasks.data.plain import (
+    as_tensor,
+    check_one_type,
+    image_arrays,
+    is_image,
+    plain_tensor,
+)
 from metarl.tasks.data.sources import (
     ArrayRows,
     RowReader,
@@ -229,6 +235,7 @@ def _from_list(data: list[Any], settings: TableSettings) -> Source:
         raise ShapeError("Expected all examples of the list to be strings, or none of them.")
     tensors = [as_tensor(value, f"data, example {i}") for i, value in enumerate(data)]
     if settings.length is None and len({tensor.shape for tensor in tensors}) == 1:
+        check_one_type({tensor.dtype for tensor in tensors}, "data")
         return TensorSource(torch.stack(tensors), settings.tokens)
     return sequence_source(tensors, settings.length, settings.tokens)
 

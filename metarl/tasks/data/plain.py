@@ -109,9 +109,10 @@ def image_array(image: Any, mode: str | None = None) -> np.ndarray:
 
 
 def image_arrays(images: Iterable[Any], name: str) -> np.ndarray:
-    """Returns images of Pillow as [M, C, H, W]; raises ShapeError if their shapes differ."""
+    """Returns images of Pillow as [M, C, H, W]; raises ShapeError if shapes or types differ."""
     arrays = [image_array(v) if is_image(v) else as_tensor(v, name).numpy() for v in images]
     check_one_size({array.shape for array in arrays})
+    check_one_type({array.dtype for array in arrays}, name)
     return np.stack(arrays)
 
 
@@ -121,6 +122,16 @@ def check_one_size(shapes: set[tuple[int, ...]]) -> None:
         raise ShapeError(
             f"Expected images of one size and mode, got {short_repr(sorted(shapes))}; resize and "
             "convert them first."
+        )
+
+
+def check_one_type(types: Iterable[np.dtype | torch.dtype], name: str) -> None:
+    """Raises ShapeError if numbers of 8 or 16 bits, which become at most 1, are among others."""
+    names = sorted({t.name if isinstance(t, np.dtype) else str(t)[6:] for t in types})
+    if len(names) > 1 and {"uint8", "uint16"} & {*names}:
+        raise ShapeError(
+            f"Expected examples of one type in the {name}, got {', '.join(names)}: only uint8 and "
+            "uint16 are divided by their largest value. Convert them to one type."
         )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import DataError, ShapeError
-from metarl.tasks.data.plain import as_tensor, refuse_gradients
+from metarl.tasks.data.plain import as_tensor, check_one_type, refuse_gradients
 from metarl.tasks.pools import Reading, Source
 
 SCALES = {torch.uint8: 255.0, torch.uint16: 65535.0}
@@ -176,9 +176,10 @@ class RowReader:
         if isinstance(fetched, list) and len({np.shape(part) for part in fetched}) > 1:
             raise self._differing(*sorted({np.shape(part) for part in fetched})[:2])
         values = with_channel(as_tensor(fetched, self.name), self.tokens)
+        if self.tokens:
+            _check_tokens(values, self.name)
         inputs = as_inputs(values, self.tokens)
-        if not self.tokens:
-            check_finite(inputs, self.name, rows)
+        check_finite(inputs, self.name, rows)
         return Reading(inputs)
 
     def _differing(self, *shapes: tuple[int, ...]) -> DataError:
@@ -249,12 +250,7 @@ def sequence_source(
                 f"{tuple(first.shape[1:])} as in the first, got {tuple(tensor.shape[1:])} in "
                 f"sequence {number} of the {name}."
             )
-    types = {tensor.dtype for tensor in tensors}
-    if len(types) > 1 and types & SCALES.keys():
-        raise ShapeError(
-            f"Expected sequences of one type in the {name}, got {', '.join(map(str, types))}: only "
-            "uint8 and uint16 are divided by their largest value. Convert them to one type."
-        )
+    check_one_type({tensor.dtype for tensor in tensors}, name)
     kinds = {tensor.is_floating_point() for tensor in tensors}
     if len(kinds) > 1:  # lists such as [1, 2] next to [0.5, 1]
         tensors = [tensor.to(torch.float32) for tensor in tensors]
@@ -284,13 +280,8 @@ def checked_tensor(values: Tensor, tokens: bool, name: str = "data") -> Tensor:
         )
     if values.requires_grad:
         refuse_gradients(name)
-    if tokens and (values.is_floating_point() or values.dtype == torch.bool):
-        raise ShapeError(f"Expected indices (integers) in the {name}, got {values.dtype}.")
-    if tokens and (values.long() < 0).any():
-        raise ShapeError(
-            f"Expected indices of at least 0 in the {name}, got {int(values.amin())}; sequences "
-            "of unequal length are a list of arrays without padding."
-        )
+    if tokens:
+        _check_tokens(values, name)
     if values.is_floating_point():
         if values.dtype == torch.float64:
             check_resolution(values, name)
@@ -299,6 +290,17 @@ def checked_tensor(values: Tensor, tokens: bool, name: str = "data") -> Tensor:
     elif not tokens and values.dtype in WIDE:
         check_resolution(values, name)
     return values
+
+
+def _check_tokens(values: Tensor, name: str) -> None:
+    """Raises ShapeError unless values are indices."""
+    if values.is_floating_point() or values.dtype == torch.bool:
+        raise ShapeError(f"Expected indices (integers) in the {name}, got {values.dtype}.")
+    if (values.long() < 0).any():
+        raise ShapeError(
+            f"Expected indices of at least 0 in the {name}, got {int(values.amin())}; sequences "
+            "of unequal length are a list of arrays without padding."
+        )
 
 
 def check_resolution(values: Tensor, name: str) -> None:

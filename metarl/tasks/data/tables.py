@@ -24,7 +24,13 @@ from metarl.tasks.data.columns import (
     unsuitable_column,
 )
 from metarl.tasks.data.labels import is_missing
-from metarl.tasks.data.plain import as_tensor, image_arrays, is_image, tensor_array
+from metarl.tasks.data.plain import (
+    as_tensor,
+    check_one_type,
+    image_arrays,
+    is_image,
+    tensor_array,
+)
 from metarl.tasks.data.sources import checked_tensor
 
 START = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -265,6 +271,8 @@ def _plain_column(values: Any, name: str) -> Column:
             raise missing_values(name, int(missing.argmax()))
     if is_image(next(iter(values), None)):
         return Column(image_arrays(values, f"column {name!r}"))
+    if isinstance(values, list | tuple):  # of arrays, which NumPy would bring to one type
+        check_one_type({v.dtype for v in values if getattr(v, "ndim", 0)}, f"column {name!r}")
     try:
         array = np.asarray(values)
     except ValueError:  # lists of unequal lengths
@@ -301,6 +309,7 @@ def _from_objects(array: np.ndarray, name: str) -> Column:
         ]
         shapes = {value.shape[1:] for value in lists}
         if len(shapes) == 1:
+            check_one_type({value.dtype for value in lists}, f"column {name!r}")
             lengths = np.array([len(value) for value in lists])
             return column_of_lists(np.concatenate(lists), lengths, name)
     if len(kinds) == 1:

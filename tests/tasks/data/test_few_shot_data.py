@@ -405,6 +405,9 @@ def test_tokens_stay_integers(labels):
         few_shot(tokens.float(), labels, tokens=True)
     with pytest.raises(ShapeError, match="indices of at least 0 in the data, got -1"):
         few_shot(tokens - 1, labels, tokens=True)
+    for items, message in ((tokens.float(), "Expected indices"), (tokens - 99, "at least 0")):
+        with pytest.raises(ShapeError, match=message):
+            sample(few_shot(Pairs(items, labels), labels, tokens=True, in_memory=False))
 
 
 class Broken(Pairs):

@@ -1,5 +1,7 @@
 """Tensors of any kind, masked arrays and images of Pillow as data, labels and columns."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -156,6 +158,25 @@ def test_sequences_of_several_types_of_which_some_are_scaled_are_refused():
         with pytest.raises(ShapeError, match="of one type"):
             inputs_of(sequences)
     assert inputs_of([[1, 2], [0.5]] * 6).max() == 2
+
+
+@pytest.mark.parametrize("mode", ["list", "column", "items", "items on disk"])
+def test_images_of_8_bits_among_those_of_16_bits_are_refused(mode):
+    images = [Image.fromarray(np.full((5, 4), 200, dtype)) for dtype in (np.uint8, np.uint16)] * 6
+    data: Any = images if mode == "list" else Items(images.__getitem__)
+    labels: Any = LABELS if mode != "items" else None
+    if mode == "column":
+        data, labels = {"a": images, "label": LABELS}, "label"
+    with pytest.raises(MetarlError, match=r"of one type in the .*, got uint16, uint8"):
+        inputs_of(data, labels, in_memory=mode != "items on disk")
+
+
+def test_scaled_numbers_among_others_are_refused():
+    arrays = [np.full(3, 200, np.uint8), np.full(3, 0.5, np.float32)] * 6
+    for data, labels in ((arrays, LABELS), ({"a": arrays, "label": LABELS}, "label")):
+        with pytest.raises(ShapeError, match=r"of one type in the .*, got float32, uint8"):
+            inputs_of(data, labels)
+    assert inputs_of([np.full(3, 200), np.full(3, 0.5)] * 6).max() == 200
 
 
 def test_an_array_on_disk_that_returns_other_rows_is_refused():
