@@ -1,4 +1,4 @@
-"""Functions of torch that have no second derivative, composed of functions that have one."""
+"""Functions of torch without a second derivative, or wrong under `vmap`, composed of others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+NO_ROW = -(2**62)
+"""An index that no table has, also after those of many tasks were joined to one."""
 
 
 def cdist(
@@ -24,6 +27,43 @@ def cdist(
     squares = (x1.unsqueeze(-2) - x2.unsqueeze(-3)).square().sum(-1)
     apart = squares > 0
     return torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)
+
+
+def embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """`F.embedding`, whose rule for `vmap` gives the padding of all tasks but the first a gradient.
+
+    That rule joins the tables of all tasks, and so reads the row of another task for an index that
+    is too large.
+    """
+    if max_norm is not None or scale_grad_by_freq or sparse:
+        return F.embedding(
+            input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
+        )
+    weight = fixed_row(weight, padding_idx)
+    return F.embedding(known_rows(input, weight.shape[0]), weight)
+
+
+def known_rows(index: Tensor, rows: int) -> Tensor:
+    """Returns indices with `NO_ROW`, which torch refuses, for those that are not below `rows`."""
+    index = index.long()
+    return torch.where((index >= 0) & (index < rows), index, NO_ROW)
+
+
+def fixed_row(weight: Tensor, row: int | None) -> Tensor:
+    """Returns a weight [*, rows, D] of which a row has no gradient; None: the weight itself."""
+    if row is None:
+        return weight
+    rows = weight.shape[-2]
+    moves = torch.arange(rows, device=weight.device) != row % rows
+    return torch.where(moves.unsqueeze(1), weight, weight.detach())
 
 
 def embedding_bag(
@@ -46,7 +86,7 @@ def embedding_bag(
             per_sample_weights, include_last_offset, padding_idx,
         )  # fmt: skip
     padding = None if padding_idx is None else padding_idx % weight.shape[0]
-    rows = F.embedding(input, weight)  # [N, L, D]
+    rows = F.embedding(known_rows(input, weight.shape[0]), weight)  # [N, L, D]
     real = torch.ones_like(input, dtype=torch.bool) if padding is None else input != padding
     real = real.unsqueeze(-1)
     if mode == "max":

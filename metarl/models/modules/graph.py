@@ -281,6 +281,8 @@ def _only_user(node: fx.Node | None) -> fx.Node | None:
 
 def _is_form(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     module = _module(node, modules)
+    if len(node.args) != 1 or node.kwargs:
+        return False
     return module is not None and kind_of(module) in layers.FORMS and layers.has_form(module)
 
 

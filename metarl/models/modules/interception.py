@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,7 @@ REPLACED: dict[Function, Function] = {
 }
 BATCHED: dict[Function, Function] = {
     **REPLACED,
+    F.embedding: composed.embedding,
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), images.convolution),
     **dict.fromkeys((F.max_pool2d, torch.max_pool2d), images.max_pool2d),
     F.adaptive_avg_pool2d: images.adaptive_avg_pool2d,
@@ -54,6 +55,14 @@ RANDOM: frozenset[Function] = frozenset({
     torch.Tensor.bernoulli_, torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.random_,
     torch.Tensor.exponential_, torch.Tensor.multinomial,
 })  # fmt: skip
+
+IN_TRAINING: dict[Function, tuple[int, str, bool]] = {
+    torch.dropout: (2, "train", True),
+    **dict.fromkeys((torch.feature_dropout, torch.alpha_dropout), (2, "train", True)),
+    **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), (2, "training", False)),
+    **dict.fromkeys((torch.rrelu, F.rrelu), (3, "training", False)),
+}
+"""Functions that draw in training only -> place, name and default of the argument that says so."""
 
 
 class Interception(TorchFunctionMode):
@@ -78,8 +87,7 @@ class Interception(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in self._replaced:
             return self._replaced[func](*args, **kwargs)
-        if func in RANDOM:
-            refuse_random(func)
+        refuse_random(func, args, kwargs)
         return func(*args, **kwargs)
 
 
@@ -95,13 +103,19 @@ class RandomRefusal(TorchFunctionMode):
     ) -> Any:
         """Calls `func`, unless it draws random numbers."""
         del types
-        if func in RANDOM:
-            refuse_random(func)
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        refuse_random(func, args, kwargs)
+        return func(*args, **kwargs)
 
 
-def refuse_random(func: Function) -> NoReturn:
-    """Raises a SettingsError that names the function."""
+def refuse_random(func: Function, args: Any, kwargs: dict[str, Any]) -> None:
+    """Raises a SettingsError for a call that draws random numbers."""
+    if func not in RANDOM:
+        return
+    if func in IN_TRAINING:
+        place, name, default = IN_TRAINING[func]
+        if not kwargs.get(name, args[place] if len(args) > place else default):
+            return
     raise SettingsError(
         f"Expected a module without random numbers other than those of dropout, and it calls "
         f"`{getattr(func, '__name__', func)}`: an inner loop and its replay would see other "

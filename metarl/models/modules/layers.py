@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metarl.models.functional import batch_norm
-from metarl.models.modules import functions, parametric
+from metarl.models.modules import composed, functions, parametric
 from metarl.models.modules.noise import dropout
 from metarl.models.modules.normalisation import moments
 from metarl.models.modules.shapes import shifted
@@ -205,15 +205,12 @@ def group_norm(run: GraphRun, layer: Layer, value: Value) -> Folded:
 
 def embedding(run: GraphRun, layer: Layer, value: Value) -> Tensor:
     """`nn.Embedding` of indices [T, *]."""
-    weight, padding = layer.tensor(run, "weight"), layer.module.padding_idx
+    weight = layer.tensor(run, "weight")
     assert weight is not None
     rows = weight.shape[1]
-    if padding is not None:  # the row of the padding has no gradient
-        keep = torch.arange(rows, device=weight.device).ne(padding)
-        weight = torch.where(keep.unsqueeze(1), weight, weight.detach())
     first = torch.arange(run.num_tasks, device=value.device) * rows
-    index = value + first.view(-1, *[1] * (value.dim() - 1))
-    return F.embedding(index, weight.flatten(0, 1))
+    index = composed.known_rows(value, rows) + first.view(-1, *[1] * (value.dim() - 1))
+    return F.embedding(index, composed.fixed_row(weight, layer.module.padding_idx).flatten(0, 1))
 
 
 def pooling(run: GraphRun, layer: Layer, value: Value) -> Value:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from metarl.models.modules.attention import scaled_dot_product_attention
-from metarl.models.modules.interception import DROPOUTS, RANDOM, refuse_random
+from metarl.models.modules.interception import DROPOUTS, refuse_random
 
 RATES = {
     **dict.fromkeys(DROPOUTS, (1, "p", 0.5)),
@@ -47,8 +47,7 @@ class PlainRun(TorchFunctionMode):
             self.drops |= bool(is_active) and rate > 0
         if func in DROPOUTS:
             return args[0] if args else kwargs["input"]
-        if func in RANDOM:
-            refuse_random(func)
+        refuse_random(func, args, kwargs)
         if func is F.multi_head_attention_forward:
             kwargs = {**kwargs, "training": False}
         if func is F.scaled_dot_product_attention:

@@ -98,19 +98,20 @@ def _remove_in_place(graph: fx.Graph, root: nn.Module) -> None:
     """Replaces what changes its argument by what does not, where nobody else sees the argument.
 
     Raises:
-        NotTraceable: Another node sees a change in place.
+        NotTraceable: Another node sees a change in place, or may see it: a change whose result is
+            not used is made for another name of the same numbers, such as a view.
     """
     modules = dict(root.named_modules())
     for node in graph.nodes:
         layer = modules.get(node.target) if node.op == "call_module" else None
         called = node.op in ("call_function", "call_method")
-        changes = called and node.target in functions.IN_PLACE
+        changes = called and (node.target in functions.IN_PLACE or _changes(node.target))
         changes |= bool(node.kwargs.get("inplace"))
         changes |= bool(getattr(layer, "inplace", False))
         if not changes:
             continue
-        changed = node.args[0]
-        if isinstance(changed, fx.Node) and len(changed.users) > 1:
+        changed = node.args[0] if node.args else None
+        if not node.users or (isinstance(changed, fx.Node) and len(changed.users) > 1):
             raise NotTraceable(f"it changes in place what it uses again ({node})")
         if called and node.target in functions.IN_PLACE:
             node.target = functions.IN_PLACE[node.target]
@@ -118,6 +119,13 @@ def _remove_in_place(graph: fx.Graph, root: nn.Module) -> None:
             node.kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
         if layer is not None:
             setattr(layer, "inplace", False)  # noqa: B010
+
+
+def _changes(function: Any) -> bool:
+    """Returns whether a function or method changes an argument, by torch's rule for its name."""
+    name = function if isinstance(function, str) else getattr(function, "__name__", "")
+    is_operator = getattr(function, "__module__", "") == "_operator"  # such as `and_`
+    return name.endswith("_") and not name.endswith("__") and not is_operator
 
 
 def constants_of(root: nn.Module, graph: fx.Graph) -> dict[str, Any]:

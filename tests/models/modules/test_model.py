@@ -498,3 +498,95 @@ def test_inputs_that_are_too_large_for_differences_are_named(generator):
         with pytest.raises(SettingsError, match="is wrong by a share") as caught:
             from_module(Returns(squared)).prepare(scale * x)
         assert ("standardise the inputs: they reach" in str(caught.value)) == advice
+
+
+# Indices, changes in place and random numbers
+
+
+class Words(nn.Module):
+    """The mean of the embeddings of words; 0 is padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(5, 2, padding_idx=0)
+
+    def forward(self, x):
+        return self.words(x).mean(1)
+
+
+@pytest.mark.parametrize("way", ["task-batched", "vmap", "task by task"])
+@pytest.mark.parametrize("index", [5, 7, -1, -6])
+def test_an_index_never_reads_the_table_of_another_task(way, index):
+    model = from_module(Words(), way=way)
+    words = torch.randint(1, 5, (TASKS, 4, 3))
+    model.prepare(words)
+    for task in range(TASKS):
+        wrong = words.clone()
+        wrong[task, 0, 0] = index
+        with pytest.raises(IndexError):
+            model(task_params(model, TASKS), wrong)
+
+
+@pytest.mark.parametrize("way", ["task-batched", "vmap", "task by task"])
+def test_padding_that_the_first_examples_lack_has_no_gradient(way):
+    model = from_module(Words(), way=way)
+    words = torch.randint(1, 5, (TASKS, 4, 3))
+    model.prepare(words)
+    weight = task_params(model, TASKS)["words.weight"].detach().requires_grad_()
+    words[:, :, 0] = 0
+    (grad,) = torch.autograd.grad(model({"words.weight": weight}, words).sum(), weight)
+    assert not grad[:, 0].any() and grad.any(2).any(1).all()
+
+
+CHANGES = {
+    "clamp_max_": lambda h: h.clamp_max_(100.0),
+    "clamp_ of a view": lambda h: h.view(-1).clamp_(max=100.0),
+    "masked_fill_": lambda h: h.masked_fill_(h > 100, 0.0),
+    "threshold_": lambda h: F.threshold_(h, -100.0, -100.0),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_changes_in_place_that_the_first_examples_do_not_show(name, generator):
+    class Clipped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(1, 4), nn.Linear(4, 1)
+
+        def forward(self, x):
+            hidden = self.first(x)
+            CHANGES[name](hidden)
+            return self.last(hidden)
+
+    net = Clipped()
+    model = from_module(net, check_derivatives=False)
+    x = torch.randn(TASKS, 4, 1, generator=generator)
+    model.prepare(x)
+    found = model(task_params(model, TASKS), 1e4 * x)
+    torch.testing.assert_close(found, net(1e4 * x.flatten(0, 1)).view_as(found))
+
+
+def test_a_convolution_that_is_called_by_keyword(generator):
+    class Keyword(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+
+        def forward(self, x):
+            return self.norm(self.conv(input=x)).mean((2, 3))
+
+    net = Keyword()
+    model = from_module(net)
+    x = torch.randn(TASKS, 4, 1, 5, 5, generator=generator)
+    found = model(task_params(model, TASKS), x)
+    torch.testing.assert_close(found[0], net(x[0]), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [nn.AlphaDropout(0.5), nn.RReLU(), nn.FeatureAlphaDropout(0.5)])
+def test_layers_that_draw_in_training_alone_run_in_evaluation(layer, generator):
+    net = nn.Sequential(nn.Linear(3, 4), layer, nn.Linear(4, 2))
+    x = torch.randn(TASKS, 4, 3, generator=generator)
+    model = from_module(net.eval())
+    torch.testing.assert_close(model(task_params(model, TASKS), x)[0], net(x[0]))
+    with pytest.raises(SettingsError, match="without random numbers"):
+        from_module(copy.deepcopy(net).train()).prepare(x)
