@@ -207,7 +207,7 @@ class Frozen:
         network = self._adaptation.network
         start, constants = network.initial(generator, num_tasks), self.names - self.outer
         theta = task_params(network, num_tasks)
-        return {n: theta[n] if n in constants else p for n, p in start.items()}
+        return {n: theta[n] if n in constants else p.to(theta[n].dtype) for n, p in start.items()}
 
     def _update(self) -> None:
         adaptation = self._adaptation

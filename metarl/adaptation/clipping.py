@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from metarl.models.base import Params
 
@@ -17,7 +18,7 @@ def clip_per_task(grads: Params, max_norm: float) -> Params:
         grads: The gradients, [T, *shape] per name.
         max_norm: The largest norm, above 0.
     """
-    rows = [g.reshape(len(g), -1) for g in grads.values()]
+    rows = [_real(g).reshape(len(g), -1) for g in grads.values()]
     # Squares of large numbers overflow: |g| = m * |g / m| with the largest magnitude m.
     largest = torch.stack([row.detach().abs().amax(1) for row in rows]).amax(0)
     tiny = torch.finfo(largest.dtype).tiny
@@ -27,3 +28,8 @@ def clip_per_task(grads: Params, max_norm: float) -> Params:
     ratio = (largest / max_norm) * squares.clamp(min=tiny).sqrt()
     scale = ratio.clamp(min=1).reciprocal()
     return {n: g * scale.view(-1, *[1] * (g.dim() - 1)) for n, g in grads.items()}
+
+
+def _real(grad: Tensor) -> Tensor:
+    """Returns both parts of complex numbers, and others as they are."""
+    return torch.view_as_real(grad.resolve_conj()) if grad.is_complex() else grad

@@ -154,7 +154,8 @@ class GradientLearner(SupervisedLearner):
                 terms.append(query_loss if weights is None else weights[:, k] * query_loss)
                 metrics[f"train/{self.measure.name(tasks.query.targets)}/step_{k}"] = metric
         assert step is not None
-        terms.extend(self._distance(theta, step.params, tasks))
+        noise = self._noise(inputs.noise, 2 * self._unrolled_steps)
+        terms.extend(self._distance(theta, step.params, tasks, noise))
         if not terms:
             raise no_loss(self.adaptation.objective)
         # L_i = sum_k w_k L_query(phi_k) + d(theta, phi_K)
@@ -330,29 +331,27 @@ class GradientLearner(SupervisedLearner):
         return {"noise": self.model.noise_of_pass(noise, number)}
 
     def _query(
-        self,
-        params: Params,
-        theta: Params,
-        tasks: TaskBatch,
-        noise: dict[str, Tensor] | None = None,
+        self, params: Params, theta: Params, tasks: TaskBatch, noise: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Returns the query loss of each task, and its metric, detached; [T] each."""
         query = tasks.query
-        outputs = self._network.examples(params, query, None, **(noise or {}))
+        outputs = self._network.examples(params, query, None, **noise)
         loss = self._outer_loss(outputs, query, params=params, start=theta)
         is_squared_error = query.targets.is_floating_point() and self.measure.is_default
         if is_squared_error and self._outer_loss.function is task_loss:
             return loss, loss.detach()
         return loss, self.measure.train(outputs, query, tasks)
 
-    def _distance(self, theta: Params, phi: Params, tasks: TaskBatch) -> Iterator[Tensor]:
+    def _distance(
+        self, theta: Params, phi: Params, tasks: TaskBatch, noise: dict[str, Tensor]
+    ) -> Iterator[Tensor]:
         """Yields the objective's distance, and the loss that trains what the distance does not."""
         distance = distance_of(self.adaptation.objective, theta, phi)
         if distance is None:
             return
         yield distance
         if self._frozen.outer and not self.adaptation.objective.trains_frozen:
-            yield self._query(detach_adapted(phi, self._frozen.outer), theta, tasks)[0]
+            yield self._query(detach_adapted(phi, self._frozen.outer), theta, tasks, noise)[0]
 
     def _statistics(self) -> Statistics | None:
         momentum = self.adaptation.statistics_momentum

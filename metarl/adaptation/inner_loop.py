@@ -102,7 +102,7 @@ def task_gradients(
 
     Returns:
         The gradients, shaped like `params` (zeros for those that the loss does not depend on), and
-        the losses, [T].
+        the losses, [T], constants too if not `differentiable`.
 
     Raises:
         SettingsError: The losses depend on none of the parameters.
@@ -124,6 +124,7 @@ def task_gradients(
             losses, list(params.values()), torch.ones_like(losses),
             create_graph=differentiable, allow_unused=True,
         )  # fmt: skip
+    losses = losses if differentiable else losses.detach()  # whose graph is freed
     pairs = zip(params.items(), grads, strict=True)
     return {n: torch.zeros_like(p) if g is None else g for (n, p), g in pairs}, losses
 

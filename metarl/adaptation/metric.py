@@ -12,7 +12,7 @@ from metarl.adaptation.loss_function import METRIC_KEYWORDS, LossFunction, Outpu
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import check_labels, label_range
-from metarl.tasks.losses import evaluation_metric, metric_name, task_metric
+from metarl.tasks.losses import evaluation_metric, metric_name, task_metric, weighted_mean
 from metarl.tasks.metrics import METRICS, MetricFunction
 from metarl.trees import map_tensors
 
@@ -65,13 +65,16 @@ class Metric:
 
     @torch.no_grad()
     def evaluate(self, outputs: Outputs, query: Examples, tasks: TaskBatch) -> Tensor:
-        """Returns the value of each task, [T]; NaN for tasks with an output that is NaN."""
+        """Returns the value of each task, [T]; NaN for tasks with an output that is NaN.
+
+        Outputs for queries of weight 0 are not read.
+        """
         if self.is_default:
             self._check_default(outputs, query.targets)
             return evaluation_metric(outputs, query.targets, query.weights, query.mask)
         values = self._function(outputs, query, **_extras(tasks))
         broken: list[Tensor] = []
-        map_tensors(lambda t: broken.append(t.isnan().flatten(1).any(1)) or t, outputs)
+        map_tensors(lambda t: broken.append(_hold_nan(t, query)) or t, outputs)
         return values.masked_fill(torch.stack(broken).any(0), float("nan"))
 
     def check_labels(self, outputs: Outputs, targets: Tensor) -> None:
@@ -147,6 +150,13 @@ def _are_probabilities(targets: Tensor) -> bool:
     sums = targets.sum(-1)
     is_share = targets.dim() > 2 and bool((targets >= 0).all())
     return is_share and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+
+
+def _hold_nan(outputs: Tensor, query: Examples) -> Tensor:
+    """Returns whether outputs [T, *] of each task are NaN for an example that counts, [T]."""
+    of_examples = outputs.shape[:2] == query.targets.shape[:2]
+    padding = (query.weights, query.mask) if of_examples else ()
+    return weighted_mean(outputs.isnan().float(), *padding) > 0
 
 
 def _extras(tasks: TaskBatch) -> dict[str, Any]:

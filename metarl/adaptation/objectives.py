@@ -99,7 +99,7 @@ class ReptileDistance(Objective):
 
     def distance(self, start: Params, adapted: Params) -> Tensor:
         parts = [
-            0.5 * (theta - adapted[n].detach()).square().flatten(1).sum(1)
+            0.5 * (theta - adapted[n].detach()).abs().square().flatten(1).sum(1)
             for n, theta in start.items()
         ]
         return sum(parts[1:], start=parts[0])

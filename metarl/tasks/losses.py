@@ -168,13 +168,14 @@ def evaluation_metric(
 ) -> Tensor:
     """Returns `task_metric`, and NaN for tasks with an output or a target that is not finite.
 
-    A logit of -inf next to a finite one counts as finite; see `accuracy`.
+    What has the weight 0 is not read. A logit of -inf next to a finite one counts as finite; see
+    `accuracy`.
     """
     metric = task_metric(outputs, targets, weights, mask)
     if not targets.is_floating_point():
         return metric
     # x - x = 0 for finite x, else NaN. The squared error of infinite outputs is infinite.
-    return metric + ((outputs - outputs) + (targets - targets)).flatten(1).sum(1)
+    return metric + weighted_mean((outputs - outputs) + (targets - targets), weights, mask)
 
 
 def metric_name(targets: Tensor) -> str:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from metarl.adaptation import Adaptation, GradientLearner
+from metarl.adaptation import Adaptation, GradientLearner, Scratch
 from metarl.adaptation.gradient_learner import ACTIVATION
 from metarl.adaptation.inner_loop import inner_loop
 from metarl.adaptation.objectives import QueryLoss
@@ -210,3 +210,9 @@ def test_a_prediction_needs_a_query(mlp, conv, regression, images, generator):
         *_, adapted = learner.adapt(tasks.support, 1, generator)
         with pytest.raises(ShapeError, match="at least one query per task"):
             learner.predict(adapted, tasks.query.inputs[:, :0])
+
+
+def test_a_fresh_start_has_the_type_of_the_network(mlp, generator):
+    x = torch.randn(3, 4, 1, generator=generator, dtype=torch.float32)
+    *_, adapted = GradientLearner(Scratch(mlp.float())).adapt(Examples(x, x), 1, generator)
+    assert {p.dtype for p in adapted.params.values()} == {torch.float32}

@@ -7,7 +7,7 @@ from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.clipping import clip_per_task
 from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.inner_loop import inner_loop
-from metarl.adaptation.objectives import ReptileDistance
+from metarl.adaptation.objectives import QueryLoss, ReptileDistance
 from metarl.adaptation.update_rules import GradientDescent
 from metarl.errors import SettingsError
 from metarl.models.base import task_params
@@ -180,6 +180,35 @@ def test_fomaml_is_maml_without_the_inner_hessian(mlp, regression):
     for learner, expected in ((FOMAML(mlp, 0.1), first), (MAML(mlp, 0.1), second)):
         got = torch.cat([g.flatten() for g in meta_gradient(learner, regression).values()])
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+
+
+class ScaledByLoss(GradientDescent):
+    """theta <- theta - lr * loss * grad."""
+
+    def update(self, grads, state, params, loss):
+        scaled = {n: g * loss.view(-1, *[1] * (g.dim() - 1)) for n, g in grads.items()}
+        return super().update(scaled, state, params, loss)
+
+
+def test_the_loss_that_a_rule_reads_is_a_constant_without_second_derivatives(mlp, regression):
+    adaptation = Adaptation(mlp, ScaledByLoss(0.1), QueryLoss(), first_order=True)
+    found = meta_gradient(GradientLearner(adaptation), regression)
+    theta = {n: p.detach().requires_grad_() for n, p in task_params(mlp, 4).items()}
+    support, query = regression.support, regression.query
+    loss = task_loss(mlp(theta, support.inputs), support.targets)
+    grads = torch.autograd.grad(loss.sum(), list(theta.values()))
+    with torch.no_grad():
+        pairs = zip(theta.items(), grads, strict=True)
+        phi = {n: p - 0.1 * loss.view(-1, *[1] * (p.dim() - 1)) * g for (n, p), g in pairs}
+    phi = {n: p.requires_grad_() for n, p in phi.items()}
+    total = task_loss(mlp(phi, query.inputs), query.targets).mean()
+    for (n, _), grad in zip(
+        phi.items(), torch.autograd.grad(total, list(phi.values())), strict=True
+    ):
+        torch.testing.assert_close(found[f"model.{n}"], grad.sum(0))
+    check_against_finite_differences(
+        GradientLearner(Adaptation(mlp, ScaledByLoss(0.1), QueryLoss())), regression
+    )
 
 
 def test_reptile_with_one_inner_step_follows_joint_training(mlp, regression):

@@ -17,6 +17,7 @@ from metarl.adaptation import (
     Reptile,
     algorithms,
 )
+from metarl.adaptation.metric import Metric
 from metarl.adaptation.objectives import QueryLoss
 from metarl.adaptation.update_rules import GradientDescent
 from metarl.errors import NonFiniteError, SettingsError, ShapeError, UnknownNameError
@@ -526,3 +527,16 @@ def test_metrics_may_count(metric, generator):
     with pytest.raises(ShapeError, match="`loss` to return a floating-point tensor, got torch"):
         losses = GradientLearner(MAML(network, LR, loss=lambda o, t: o.argmax(-1) == t))
         losses.collect(tasks, generator, 0)
+
+
+def test_an_evaluation_does_not_read_outputs_for_padding():
+    weights = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    query = Examples(torch.zeros(2, 2, 1), torch.zeros(2, 2, 1), weights)
+    tasks = TaskBatch(query, query)
+    outputs = torch.ones(2, 2, 1)
+    outputs[:, 1] = torch.nan
+    for metric in ("mae", lambda outputs, targets: (outputs - targets).abs()):
+        values = Metric(metric).evaluate(outputs, query, tasks)
+        assert torch.equal(values.isnan(), torch.tensor([False, True])) and values[0] == 1
+    latent = torch.zeros(2, 3)  # of a task, not of its examples
+    Metric(lambda outputs, targets: targets).evaluate((outputs, latent), query, tasks)

@@ -134,3 +134,14 @@ def test_values_that_are_not_finite_give_nan_in_an_evaluation(value):
     assert torch.equal(metric.isnan(), torch.tensor([True, False, True]))
     large = torch.full((1, 1, 1), 1e30)
     assert evaluation_metric(large, -large).tolist() == [math.inf], "finite, but too large a square"
+
+
+def test_an_evaluation_does_not_read_what_has_the_weight_0():
+    outputs, targets = torch.ones(3, 4, 2), torch.zeros(3, 4, 2)
+    outputs[0, 3], outputs[1, 0] = math.nan, math.nan
+    weights = torch.tensor([1.0, 2.0, 3.0, 0.0]).repeat(3, 1)
+    metric = evaluation_metric(outputs, targets, weights)
+    assert torch.equal(metric.isnan(), torch.tensor([False, True, False]))
+    mask = torch.ones(3, 4, 2, dtype=torch.bool)
+    mask[1, 0] = False
+    assert evaluation_metric(outputs, targets, weights, mask).tolist() == [1.0, 1.0, 1.0]

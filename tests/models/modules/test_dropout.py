@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metarl.adaptation import MAML, GradientLearner
+from metarl.adaptation import MAML, GradientLearner, Reptile
 from metarl.learners import Prototypical
 from metarl.models import from_module, task_params
 from metarl.models.modules.noise import dropout, pass_seeds, uniform
@@ -108,3 +108,13 @@ def test_dropout_by_a_function_is_active_in_training(make, attends, generator):
     assert (losses[0] - losses[1]).abs().min() > 1e-5
     learner.eval()
     assert learner.collect(tasks, generator, 0).noise is None
+
+
+def test_frozen_layers_are_trained_with_dropout(generator):
+    """Reptile trains what does not adapt by the query loss."""
+    net = nn.Sequential(nn.Linear(3, 50), nn.Dropout(0.5), nn.Linear(50, 2))
+    learner = GradientLearner(Reptile(net, inner_lr=1e-9, frozen=[net[0]]))
+    tasks = draw_tasks(generator)
+    first, second = (learner.collect(tasks, generator, 0) for _ in range(2))
+    assert not torch.allclose(learner(first).losses, learner(second).losses)
+    torch.testing.assert_close(learner(first).losses, learner(first).losses)

@@ -130,6 +130,24 @@ def test_rules_for_real_numbers_refuse_complex_weights(generator):
     MetaSGD(ComplexWeights(), generator, frozen=["mixing"])
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda net: MAML(net, max_inner_grad_norm=1e-3), lambda net: Reptile(net, frozen=["mixing"])],
+)
+def test_complex_weights_are_clipped_and_stay_as_they_are(make, generator):
+    torch.manual_seed(0)
+    learner = GradientLearner(make(ComplexWeights()))
+    examples = Examples(draw(generator), torch.arange(4).remainder(2).repeat(TASKS, 1))
+    loss = learner(learner.collect(TaskBatch(examples, examples), generator, 0)).losses
+    assert loss.dtype == torch.float32
+    loss.sum().backward()
+    *_, adapted = learner.adapt(examples, 1, generator)
+    theta = dict(learner.model.named_parameters())
+    moves = [(adapted.params[n] - p).abs().square().flatten(1).sum(1) for n, p in theta.items()]
+    if learner.adaptation.max_inner_grad_norm:  # the clipped norm times the rate
+        torch.testing.assert_close(sum(moves).sqrt(), torch.full((TASKS,), 1e-3 * 0.01))
+
+
 def test_parameters_of_integers_do_not_adapt(generator):
     for adaptation in (MetaSGD(Buffers(), generator), MAMLPlusPlus(Buffers())):
         learner = GradientLearner(adaptation)
