@@ -141,7 +141,8 @@ class ModuleEmbedding(Embedding):
     def __deepcopy__(self, memo: dict[int, object]) -> ModuleEmbedding:
         """Copies the module, and makes a model of the copy."""
         made = ModuleEmbedding(copy.deepcopy(self.net, memo))
-        return made.train(self.training)
+        made.training = self.training  # alone: layers keep their modes
+        return made
 
     def __reduce__(self) -> tuple[type[ModuleEmbedding], tuple[nn.Module]]:
         """Pickles the module alone."""

@@ -1,4 +1,4 @@
-"""Weights and masks of padded examples in learners that adapt without a gradient."""
+"""Weights, masks and noise as arguments, in learners that adapt without a gradient."""
 
 from __future__ import annotations
 
@@ -61,6 +61,11 @@ def mask_option(network: nn.Module, mask: Tensor | None) -> dict[str, Any]:
             "(bool, True for real elements)."
         )
     return {"mask": mask}
+
+
+def noise_option(noise: Tensor | None) -> dict[str, Tensor]:
+    """Returns the keyword that passes what dropout draws to an embedding; none without dropout."""
+    return {} if noise is None else {"noise": noise}
 
 
 def refuse_padding(learner: nn.Module, *sets: Examples) -> None:

@@ -91,6 +91,13 @@ class Embedding(nn.Module, ABC):
         del generator, num_tasks
         return None
 
+    def started(
+        self, inputs: Tensor, generator: torch.Generator, mask: Tensor | None = None
+    ) -> Tensor | None:
+        """Starts a meta-iteration: returns what `draw_noise` draws after `prepare`."""
+        self.prepare(inputs, mask)
+        return self.draw_noise(generator, len(inputs))
+
     def notes(self) -> list[str]:
         """Returns lines that a training shows after its first iteration."""
         return []

@@ -97,11 +97,13 @@ def absorb(layer: nn.modules.batchnorm._BatchNorm, mean: Tensor, variance: Tenso
     """
     if layer.running_mean is None or layer.running_var is None:
         return
-    weight = MOMENTUM if layer.momentum is None else layer.momentum
+    weight, count = layer.momentum, layer.num_batches_tracked
+    if weight is None:  # the mean over all batches, as in torch
+        weight = MOMENTUM if count is None else (1 / (count + 1)).to(layer.running_mean)
     layer.running_mean.lerp_(mean.mean(0), weight)
     layer.running_var.lerp_(variance.mean(0), weight)
-    if layer.num_batches_tracked is not None:
-        layer.num_batches_tracked += 1
+    if count is not None:
+        count += 1
 
 
 class ConvBlock(nn.Module):

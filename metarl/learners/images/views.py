@@ -53,9 +53,18 @@ class AveragedViews(Embedding):
     def use_bfloat16(self) -> None:
         self.embedding.use_bfloat16()
 
-    def forward(self, images: Tensor, moments: Moments | None) -> Tensor:
+    def prepare(self, inputs: Tensor, mask: Tensor | None = None) -> None:
+        self.embedding.prepare(inputs, mask)
+
+    def draw_noise(self, generator: torch.Generator, num_tasks: int) -> Tensor | None:
+        return self.embedding.draw_noise(generator, num_tasks)
+
+    def notes(self) -> list[str]:
+        return self.embedding.notes()
+
+    def forward(self, images: Tensor, moments: Moments | None, **noise: Tensor) -> Tensor:
         if moments is not None:
-            return self.embedding(images, moments)
+            return self.embedding(images, moments, **noise)
         flat = images.flatten(0, 1)
         total = normalised(self.embedding(images, None))
         for grid in self.grids:

@@ -22,7 +22,7 @@ from metarl.learners.class_labels import (
 from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
 from metarl.learners.memory.sequences import SequenceNetwork
-from metarl.learners.padding import refuse_mask, refuse_padding
+from metarl.learners.padding import noise_option, refuse_mask, refuse_padding
 from metarl.models.described import described
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import (
@@ -44,10 +44,12 @@ class EpisodeInputs:
     Attributes:
         tasks: Support and query set of each task.
         order: Order in which the support set of each task is read, a permutation [T, N], int64.
+        noise: What dropout draws in the embedding, [T, *]; None for embeddings without.
     """
 
     tasks: TaskBatch
     order: Tensor
+    noise: Tensor | None = None
 
 
 class Recollection(NamedTuple):
@@ -106,7 +108,7 @@ class EpisodeReader(SupervisedLearner):
     def collect(
         self, tasks: TaskBatch, generator: torch.Generator, iteration: int
     ) -> EpisodeInputs:
-        """Draws the order in which the support sets are read.
+        """Draws the order in which the support sets are read, and what dropout needs.
 
         Raises:
             TaskError: The targets are not labels of `train_way` classes, or a support set lacks a
@@ -118,14 +120,14 @@ class EpisodeReader(SupervisedLearner):
         check_way(self.train_way, tasks.support.targets, tasks.query.targets)
         order = self._draw_order(tasks.support, self.train_way, generator)
         tasks = on_random_outputs(tasks, self.train_way, self.way, generator)
-        return EpisodeInputs(tasks, order)
+        return EpisodeInputs(tasks, order, self.embedding.started(tasks.query.inputs, generator))
 
     def forward(self, inputs: EpisodeInputs) -> MetaLoss:
         support, query = inputs.tasks.support, inputs.tasks.query
         moments = Moments()
         count = support.targets.shape[1]
         images = join_inputs(support.inputs, query.inputs)
-        features = self.embedding(images, moments)
+        features = self.embedding(images, moments, **noise_option(inputs.noise))
         labels = memberships(support, self.way)
         support_outputs, memory = self._read_support(features[:, :count], labels, inputs.order)
         outputs = self._query_logits(memory, features[:, count:])

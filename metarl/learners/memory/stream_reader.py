@@ -16,7 +16,7 @@ from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
 from metarl.learners.memory.sequences import SequenceNetwork
 from metarl.learners.metric.metric_learner import Augment
-from metarl.learners.padding import refuse_padding
+from metarl.learners.padding import noise_option, refuse_padding
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import checked_examples, label_range, parameter_type
 from metarl.tasks.losses import nan_unless_finite
@@ -32,10 +32,12 @@ class StreamInputs:
     Attributes:
         tasks: The streams; dimension 0 of every tensor is the task.
         instances: Number of instances of the most frequent class, the minimum over the streams.
+        noise: What dropout draws in the embedding, [T, *]; None for embeddings without.
     """
 
     tasks: TaskBatch
     instances: int
+    noise: Tensor | None = None
 
 
 class StreamReader(Learner):
@@ -70,7 +72,7 @@ class StreamReader(Learner):
         self.augment = augment
 
     def collect(self, tasks: TaskBatch, generator: torch.Generator, iteration: int) -> StreamInputs:
-        """Checks the streams and augments the images.
+        """Checks the streams, augments the images, and draws what dropout needs.
 
         Raises:
             TaskError: A label is outside the code, or the streams are too long for the network.
@@ -83,11 +85,13 @@ class StreamReader(Learner):
         if self.augment is not None:
             stream = tasks.query._replace(inputs=self.augment(tasks.query.inputs, generator))
             tasks = replace(tasks, support=stream, query=stream)
-        return StreamInputs(tasks, instances)
+        noise = self.embedding.started(tasks.query.inputs, generator)
+        return StreamInputs(tasks, instances, noise)
 
     def forward(self, inputs: StreamInputs) -> MetaLoss:
         stream, moments = inputs.tasks.query, Moments()
-        logits, letters = self._read(stream, moments), self.code.spell(stream.targets)
+        logits = self._read(stream, moments, **noise_option(inputs.noise))
+        letters = self.code.spell(stream.targets)
         # L = -1/N sum_t y_t^T log p_t  (Santoro et al. 2016, who take the sum)
         entropies = F.cross_entropy(logits.flatten(0, 2), letters.flatten(), reduction="none")
         losses = entropies.view(letters.shape).sum(2).mean(1)
@@ -137,9 +141,9 @@ class StreamReader(Learner):
         """
         return self._read(self._check(stream), None)
 
-    def _read(self, stream: Examples, moments: Moments | None) -> Tensor:
+    def _read(self, stream: Examples, moments: Moments | None, **noise: Tensor) -> Tensor:
         """Returns the logits of the labels, [T, N, characters, letters]."""
-        features = self.embedding(stream.inputs, moments)
+        features = self.embedding(stream.inputs, moments, **noise)
         inputs = torch.cat((features, self._previous_labels(stream.targets, features)), dim=2)
         logits, _ = self.network.run(inputs)
         return logits.unflatten(2, self.code)

@@ -17,7 +17,7 @@ from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, dense, moments_by_name
 from metarl.learners.metric.comparisons import NearestNeighbour, Reference
 from metarl.learners.metric.metric_learner import MetricLearner
-from metarl.learners.padding import joined_mask, joined_weights, mask_option
+from metarl.learners.padding import joined_mask, joined_weights, mask_option, noise_option
 from metarl.models.described import described
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import checked_tasks, join_inputs, label_range, parameter_type
@@ -35,10 +35,12 @@ class ClassifierInputs:
         tasks: Support and query set of each task; the classifier is trained on both.
         labels: Index of each image's class among all training classes, support before query,
             [T, N], int64.
+        noise: What dropout draws in the embedding, [T, *]; None for embeddings without.
     """
 
     tasks: TaskBatch
     labels: Tensor
+    noise: Tensor | None = None
 
 
 @described
@@ -87,35 +89,44 @@ class FeatureClassifier(SupervisedLearner):
         """Looks up the index of every image's class among all training classes in `tasks.info`.
 
         Raises:
-            TaskError: `tasks.info` has no indices, or one is not below the number of classes.
+            TaskError: `tasks.info` has no indices, or too few, or one is not below the number of
+                classes.
         """
-        del generator, iteration
+        del iteration
         tasks = checked_tasks(tasks, parameter_type(self))
         self.neighbours.check_padding(tasks)
         targets = torch.cat((tasks.support.targets, tasks.query.targets), 1)
-        count_classes(targets)
+        way = count_classes(targets)
         if LABELS not in tasks.info:
             raise TaskError(
                 f"A classifier of all classes needs info[{LABELS!r}], the number of each class of "
                 "an episode among them, [T, way]. `FewShot` provides it; for other tasks, use a "
                 "metric learner."
             )
-        labels = tasks.info[LABELS].long().gather(1, targets)
+        known = tasks.info[LABELS].long()
+        if known.dim() != 2 or known.shape[1] < way:
+            raise TaskError(
+                f"Expected info[{LABELS!r}], a number for each of the {way} classes of an episode, "
+                f"[T, {way}], got {list(known.shape)}."
+            )
+        labels = known.gather(1, targets)
         (low, high), classes = label_range(labels), self.head.out_features
         if low < 0 or high >= classes:
             raise TaskError(
                 f"Expected labels of the {classes} training classes, got {low} to {high}; "
                 "build the learner with the `num_classes` of the tasks that it trains on."
             )
-        return ClassifierInputs(tasks, labels)
+        noise = self.neighbours.embedding.started(tasks.query.inputs, generator, tasks.query.mask)
+        return ClassifierInputs(tasks, labels, noise)
 
     def forward(self, inputs: ClassifierInputs) -> MetaLoss:
         """Computes the cross-entropy of all images of each task."""
         weights = joined_weights(inputs.tasks)
         moments = Moments(weights)
         images = join_inputs(inputs.tasks.support.inputs, inputs.tasks.query.inputs)
-        options = mask_option(self.neighbours.embedding, joined_mask(inputs.tasks))
-        outputs = self.head(self.neighbours.embedding(images, moments, **options))
+        embedding = self.neighbours.embedding
+        options = mask_option(embedding, joined_mask(inputs.tasks)) | noise_option(inputs.noise)
+        outputs = self.head(embedding(images, moments, **options))
         metrics = {"train/accuracy": accuracy(outputs.detach(), inputs.labels, weights)}
         losses = cross_entropy(outputs, inputs.labels, weights)
         return MetaLoss(losses, metrics, moments_by_name(self, moments))

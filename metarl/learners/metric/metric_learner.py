@@ -17,7 +17,7 @@ from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
 from metarl.learners.metric.comparison_check import check_comparison
 from metarl.learners.metric.comparisons import Comparison, Reference
-from metarl.learners.padding import joined_mask, joined_weights, mask_option
+from metarl.learners.padding import joined_mask, joined_weights, mask_option, noise_option
 from metarl.models.described import described
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import (
@@ -108,8 +108,7 @@ class MetricLearner(SupervisedLearner):
             )
             tasks = TaskBatch(support, query, tasks.info)
         order = self._draw_order(tasks.support, generator)
-        self.embedding.prepare(tasks.query.inputs, tasks.query.mask)
-        noise = self.embedding.draw_noise(generator, tasks.num_tasks)
+        noise = self.embedding.started(tasks.query.inputs, generator, tasks.query.mask)
         inputs = MetricInputs(tasks, way, order, noise)
         if not self._checked:
             check_comparison(self, self.embedding, self.comparison, inputs)
@@ -121,7 +120,7 @@ class MetricLearner(SupervisedLearner):
         moments = Moments(joined_weights(inputs.tasks))
         count = support.targets.shape[1]
         images = join_inputs(support.inputs, query.inputs)
-        noise = {} if inputs.noise is None else {"noise": inputs.noise}
+        noise = noise_option(inputs.noise)
         features = self._embed(images, moments, joined_mask(inputs.tasks), **noise)
         members = memberships(support, inputs.way).to(features.dtype)  # of tokens: integers
         support_set = Reference(features[:, :count], members, support.weights)

@@ -18,7 +18,7 @@ from metarl.learners.class_labels import memberships
 from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
 from metarl.learners.metric.comparisons import squared_distances
-from metarl.learners.padding import joined_mask, joined_weights, mask_option
+from metarl.learners.padding import joined_mask, joined_weights, mask_option, noise_option
 from metarl.models.described import described
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import (
@@ -42,9 +42,11 @@ class ZeroShotInputs:
 
     Attributes:
         tasks: Support and query set of each task. `info["descriptions"]` describes the classes.
+        noise: What dropout draws in the embedding, [T, *]; None for embeddings without.
     """
 
     tasks: TaskBatch
+    noise: Tensor | None = None
 
 
 @described
@@ -105,7 +107,7 @@ class ZeroShotPrototypes(SupervisedLearner):
     def collect(
         self, tasks: TaskBatch, generator: torch.Generator, iteration: int
     ) -> ZeroShotInputs:
-        """Checks labels and descriptions.
+        """Checks labels and descriptions, and draws what dropout needs.
 
         Raises:
             TaskError: There are no descriptions, a label has none, or a class has neither a
@@ -113,7 +115,7 @@ class ZeroShotPrototypes(SupervisedLearner):
             ShapeError: A tensor has another shape or type than expected, or `describe` mixes
                 descriptions.
         """
-        del generator, iteration
+        del iteration
         tasks = self._checked_tasks(tasks)
         if joined_weights(tasks) is not None and not self.embedding.respects_weights:
             raise ShapeError(
@@ -121,7 +123,8 @@ class ZeroShotPrototypes(SupervisedLearner):
                 "examples of weight 0 leave the features of the others unchanged; see "
                 "`Embedding.respects_weights`."
             )
-        return ZeroShotInputs(tasks)
+        noise = self.embedding.started(tasks.query.inputs, generator, tasks.query.mask)
+        return ZeroShotInputs(tasks, noise)
 
     def forward(self, inputs: ZeroShotInputs) -> MetaLoss:
         tasks = inputs.tasks
@@ -129,7 +132,7 @@ class ZeroShotPrototypes(SupervisedLearner):
         moments = Moments(joined_weights(tasks))
         count = support.targets.shape[1]
         both = torch.cat((support.inputs, query.inputs), dim=1)
-        options = mask_option(self.embedding, joined_mask(tasks))
+        options = mask_option(self.embedding, joined_mask(tasks)) | noise_option(inputs.noise)
         features = self.embedding(both, moments, **options)
         prototypes = self.prototypes(features[:, :count], support, tasks.info)
         outputs = -squared_distances(features[:, count:], prototypes)

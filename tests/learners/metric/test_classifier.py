@@ -64,6 +64,9 @@ def test_tasks_that_do_not_tell_their_classes(learner, generator):
     tasks = GLYPHS.sample(2, generator)
     with pytest.raises(TaskError, match=r"needs info\['labels'\]"):
         learner.collect(replace(tasks, info={}), generator, 0)
+    few = {"labels": tasks.info["labels"][:, :2]}
+    with pytest.raises(TaskError, match=r"each of the 3 classes of an episode.*got \[2, 2\]"):
+        learner.collect(replace(tasks, info=few), generator, 0)
     more = replace(GLYPHS, rotations="reflected").sample(9, generator)
     with pytest.raises(TaskError, match="labels of the 8 training classes"):
         learner.collect(more, generator, 0)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,14 +11,26 @@ from torch import nn
 
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.learners import (
+    EpisodeReader,
+    Feedforward,
+    ImageShape,
     Matching,
+    MetricLearner,
+    ModuleEmbedding,
     NearestNeighbours,
+    Prototypes,
     Prototypical,
     ReconstructionNetwork,
     RelationNetwork,
     Siamese,
+    StreamReader,
+    ZeroShotPrototypes,
 )
+from metarl.learners.images.views import AveragedViews
+from metarl.learners.metric.classifier import FeatureClassifier
 from metarl.tasks import Examples, Glyphs, TaskBatch
+from metarl.tasks.distortions import Distortion
+from metarl.tasks.streams import LabelCode
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
 
@@ -246,3 +259,55 @@ def test_features_that_a_comparison_was_not_built_for_are_refused(tasks, generat
     ):
         with pytest.raises(ShapeError, match=message):
             learner(learner.collect(tasks, generator, 0))
+
+
+def test_copies_keep_the_modes_of_layers():
+    net = convolutions(dropout=0.1)
+    net[1].eval()
+    for copied in (copy.deepcopy(Prototypical(net)), pickle.loads(pickle.dumps(Prototypical(net)))):
+        assert [layer.training for layer in copied.embedding.net.children()] == [
+            i != 1 for i in range(6)
+        ]
+
+
+def test_running_statistics_may_be_the_mean_of_all_batches(tasks, generator):
+    net = convolutions()
+    net[1].momentum = None
+    learner = Prototypical(net)
+    means = []
+    for scale in (1.0, 2.0, 4.0):
+        sets = (e._replace(inputs=scale * e.inputs) for e in (tasks.support, tasks.query))
+        carry = learner(learner.collect(TaskBatch(*sets), generator, 0)).carry
+        learner.after_update(carry)
+        means.append(next(iter(carry.values()))[0].mean(0))
+    torch.testing.assert_close(net[1].running_mean, torch.stack(means).mean(0))
+
+
+def with_dropout():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 32), nn.ReLU(), nn.Dropout(0.5))
+    return ModuleEmbedding(net)
+
+
+LEARNERS = {
+    "classifier": lambda g: FeatureClassifier(with_dropout(), 32, 100, g),
+    "zero-shot": lambda g: ZeroShotPrototypes(with_dropout(), nn.Linear(2, 32)),
+    "episode reader": lambda g: EpisodeReader(with_dropout(), Feedforward(32 + WAY, WAY, g), WAY),
+    "stream reader": lambda g: StreamReader(
+        with_dropout(), Feedforward(32 + WAY, WAY, g), LabelCode(1, WAY)
+    ),
+    "views": lambda g: MetricLearner(
+        AveragedViews(with_dropout(), 2, Distortion(tilt=5), ImageShape(), g), Prototypes()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_dropout_is_active_in_every_learner_with_an_embedding(name, tasks, generator):
+    learner = LEARNERS[name](generator)
+    tasks = replace(tasks, info={**tasks.info, "descriptions": torch.ones(TASKS, WAY, 2)})
+    inputs = learner.collect(tasks, generator, 0)
+    other = replace(inputs, noise=learner.collect(tasks, generator, 0).noise)
+    losses = learner(inputs).losses
+    assert not torch.allclose(losses, learner(other).losses)
+    torch.testing.assert_close(losses, learner(inputs).losses)
