@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -157,7 +158,7 @@ def _plain(value: Any, hint: Any) -> Any:
     if isinstance(value, tuple | list):
         return tuple(_plain(v, _element(kinds, i)) for i, v in enumerate(value))
     if isinstance(value, str):
-        return Path(value) if Path in kinds and str not in kinds else value
+        return user_path(value) if Path in kinds and str not in kinds else value
     if isinstance(value, Integral) and int in kinds:
         return value if type(value) is int else int(value)
     if isinstance(value, Real) and float in kinds:
@@ -171,6 +172,17 @@ def _element(kinds: tuple[Any, ...], index: int) -> Any:
     if not inner or inner[-1] is Ellipsis:
         return inner[0] if inner else Any
     return inner[index]
+
+
+def user_path(value: Any, name: str = "path") -> Path:
+    """Returns a path that a user gave; "~" at its start is the home folder, as in a shell.
+
+    Raises:
+        SettingsError: It is no path.
+    """
+    if not isinstance(value, str | PathLike):
+        raise SettingsError(f"Expected `{name}` to be a path, got {_shown(value)}.")
+    return Path(os.path.expanduser(value))  # unlike Path.expanduser, leaves "~x" of no user x
 
 
 def python_number(value: Any) -> Any:

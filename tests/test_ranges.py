@@ -17,7 +17,16 @@ from metarl.adaptation.algorithms import MAMLAlgorithm
 from metarl.errors import MetarlError, SettingsError
 from metarl.lab import EXPERIMENTS, find_experiment
 from metarl.lab.command_line import settings_from
-from metarl.ranges import COUNT, FRACTION, POSITIVE, Range, check_fields, check_int, check_number
+from metarl.ranges import (
+    COUNT,
+    FRACTION,
+    POSITIVE,
+    Range,
+    check_fields,
+    check_int,
+    check_number,
+    user_path,
+)
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.runs.run_folder import to_json
 from metarl.sb3.ppo import PPOAlgorithm
@@ -198,3 +207,22 @@ def test_no_settings_take_a_number_that_is_none(settings):
 def test_the_settings_of_the_audit(kind, change):
     with pytest.raises(MetarlError, match=next(iter(change))):
         kind(**change)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Settings with a path."""
+
+    runs: Path = Path("runs")
+
+
+def test_paths_of_the_user_know_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/robots/arm.xml") == tmp_path / "robots" / "arm.xml"
+    assert user_path(Path("~")) == tmp_path
+    assert user_path("~$table.csv") == Path("~$table.csv")  # a lock file of an office, no user
+    settings = Places("~/runs")  # pyright: ignore[reportArgumentType]
+    check_fields(settings)
+    assert settings.runs == tmp_path / "runs"
+    with pytest.raises(SettingsError, match="Expected `folder` to be a path, got 3"):
+        user_path(3, "folder")

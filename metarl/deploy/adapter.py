@@ -14,6 +14,7 @@ from torch import Tensor
 
 import metarl
 from metarl.errors import CheckpointError, SettingsError, ShapeError
+from metarl.ranges import user_path
 from metarl.tasks.files import check_regular, result_path
 
 ADAPTED_VERSION = "1"
@@ -101,7 +102,7 @@ class Adapter(ABC):
         Raises:
             CheckpointError: The file cannot be written.
         """
-        path = Path(path)
+        path = user_path(path)
         note = {
             "format_version": ADAPTED_VERSION, "metarl": metarl.__version__,
             "adapted_from": json.dumps([self.origin.path, self.origin.iteration]),
@@ -117,8 +118,9 @@ class Adapter(ABC):
         Raises:
             CheckpointError: The file cannot be read, is of a newer version, or of another learner.
         """
+        path = user_path(path, "adapted")
         try:
-            check_regular(path := Path(path))
+            check_regular(path)
             with safetensors.safe_open(str(path), "pt") as file:
                 note = file.metadata() or {}
                 names = file.keys()

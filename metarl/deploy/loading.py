@@ -14,7 +14,7 @@ from metarl.deploy.adapters.learner_building import build_learner
 from metarl.deploy.export.files import is_export
 from metarl.errors import CheckpointError, MetarlError, SettingsError
 from metarl.lab.saved_run import find_good, reopened
-from metarl.ranges import POSITIVE, SEED, check_int, check_number
+from metarl.ranges import POSITIVE, SEED, check_int, check_number, user_path
 from metarl.registry import check_choice
 from metarl.runs.checkpoints import Checkpoint, load_checkpoint, load_weights
 from metarl.runs.networks import NETWORKS, read_networks
@@ -60,7 +60,7 @@ def load(
         CheckpointError: There is no such run, it is damaged, was altered or is of a newer version.
         SettingsError: Part of the learner has to be handed in, or the rate is another one.
     """
-    path = newest_run(Path(runs)) if str(run) == "latest" else Path(run)
+    path = newest_run(user_path(runs, "runs")) if str(run) == "latest" else user_path(run, "run")
     if is_export(path):
         return _opened_export(path, network or learner or adapted or rate, seed, options)
     if path.is_file():

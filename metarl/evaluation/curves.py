@@ -15,7 +15,7 @@ from metarl.adaptation.learner import Learner
 from metarl.chunks import FittingChunks
 from metarl.errors import SettingsError
 from metarl.evaluation.watch import Watch, unwatched, watched
-from metarl.tasks.base import TaskSource
+from metarl.tasks.base import TaskSource, check_source
 from metarl.tasks.batches import warn_of_other_count
 from metarl.trees import concatenate_tasks, cut_tasks
 
@@ -73,13 +73,15 @@ def adaptation_curve(
         targets of a task are not finite.
 
     Raises:
-        SettingsError: `num_tasks` or `chunk_size` is below 1 or `steps` below 0.
+        SettingsError: `num_tasks` or `chunk_size` is below 1 or `steps` below 0, or no tasks can be
+            sampled.
     """
     if min(num_tasks, chunk_size) < 1 or steps < 0:
         raise SettingsError(
             "Expected num_tasks >= 1, steps >= 0 and chunk_size >= 1, got "
             f"{num_tasks}, {steps} and {chunk_size}."
         )
+    check_source(distribution, "tasks")
     transductive = transductive and learner.transduces
     # Learners that act in environments or read streams have no such argument.
     has_argument = "transductive" in inspect.signature(learner.evaluate).parameters

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from metarl.devices import resolve_device
 from metarl.errors import ContaminationError, DataError
+from metarl.ranges import user_path
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.images import decode, read_members
 
@@ -86,7 +87,7 @@ def load_lake_runs(
     Raises:
         DataError: If the archive is missing, corrupt, or of another format.
     """
-    path = Path(path)
+    path = user_path(path)
     members = read_members(path)
     labels = sorted(name for name in members if PurePosixPath(name).name == LABELS)
     if not labels:

@@ -17,7 +17,7 @@ from metarl.errors import CheckpointError, SettingsError, UnknownNameError, shor
 from metarl.help_texts import settings_registry
 from metarl.lab.trust import TRUST, check_trusted
 from metarl.models.modules import is_network_file
-from metarl.ranges import check_fields
+from metarl.ranges import check_fields, user_path
 from metarl.registry import check_choice, did_you_mean
 from metarl.runs.networks import NETWORKS
 from metarl.runs.run_folder import FUNCTION, ResumePoint, find_run_or_none, read_note, to_json
@@ -69,7 +69,7 @@ def parse_settings(
             "torchrun --max-restarts needs --resume auto: without it, a restart begins another run."
         )
     if resume is not None:
-        runs = Path(_value_of("--runs", arguments) or default.runs)
+        runs = user_path(_value_of("--runs", arguments) or default.runs, "runs")
         which = resume
         point = ranks.from_first(lambda: find_run_or_none(runs, experiment, name, which))
     if point is not None:
@@ -180,7 +180,7 @@ def settings_from(default: S, saved: Mapping[str, Any]) -> S:
             changes[name] = tuple(value)
         else:
             is_path = "Path" in str(types[name]) and isinstance(value, str)
-            changes[name] = Path(value) if is_path else value
+            changes[name] = user_path(value, name) if is_path else value
     settings = dataclasses.replace(template, **changes)
     check_fields(settings)  # for settings that do not check themselves
     return settings

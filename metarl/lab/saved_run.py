@@ -16,6 +16,7 @@ from metarl.lab.experiment import Components, Experiment
 from metarl.lab.installed import EXPERIMENTS, installed_file
 from metarl.lab.lookup import find_experiment
 from metarl.lab.trust import check_trusted
+from metarl.ranges import user_path
 from metarl.registry import did_you_mean
 from metarl.runs.checkpoints import (
     Checkpoints,
@@ -65,7 +66,7 @@ def reopened(
         UntrustedError: The run's settings name code, and `trust` is false.
         SettingsError: The experiment has no such setting; or `out` lies in the run folder.
     """
-    point = find_good(newest_run(runs) if str(path) == "latest" else Path(path))
+    point = find_good(newest_run(runs) if str(path) == "latest" else user_path(path))
     if out is not None and out.resolve().is_relative_to(point.folder.resolve()):
         raise SettingsError(f"Expected `out` outside of the run folder, which stays; got {out}.")
     experiment = load_experiment(point.folder, script)

@@ -29,6 +29,7 @@ from matplotlib.ticker import (
 from metarl.errors import SettingsError, ShapeError
 from metarl.evaluation.sine_protocol import SinePanel
 from metarl.evaluation.statistics import Summary
+from metarl.ranges import user_path
 from metarl.tasks.files import result_path
 
 # The palette of Okabe and Ito, which most colour-blind readers can distinguish.
@@ -162,7 +163,7 @@ def save_figure(figure: Figure, path: Path | str) -> None:
         CheckpointError: The file cannot be written.
     """
     check_figure(path)
-    path = Path(path)
+    path = user_path(path)
     with result_path(path, "figure") as temporary:
         figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=_DPI, facecolor="white")
 

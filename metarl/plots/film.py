@@ -19,6 +19,7 @@ from metarl.evaluation.statistics import telling_steps
 from metarl.extras import import_extra
 from metarl.plots.figures import INK, after_steps
 from metarl.plots.gif import encode_gif
+from metarl.ranges import user_path
 from metarl.rl.control_learner import ControlLearner
 from metarl.rl.worlds import Worlds
 from metarl.sim.family import ControlTasks, Tasks
@@ -104,7 +105,7 @@ def save_film(film: Film, path: Path | str) -> None:
         SettingsError: The extension is another one, or the extra is not installed.
         CheckpointError: The file cannot be written.
     """
-    check_film(path := Path(path))
+    check_film(path := user_path(path))
     with result_path(path, "film") as temporary:
         if path.suffix == ".gif":
             temporary.write_bytes(encode_gif(film.frames, film.fps))

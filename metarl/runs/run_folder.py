@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from metarl.errors import CheckpointError
-from metarl.ranges import python_number
+from metarl.ranges import python_number, user_path
 from metarl.runs.checkpoints import Checkpoints, is_checkpoint, saving_time
 from metarl.tasks.files import read_json, write_bytes
 
@@ -176,7 +176,7 @@ def find_run(
     """
     parent = Path(root) / experiment / algorithm
     if str(resume) != "latest":
-        return _resume_from_path(Path(resume), parent)
+        return _resume_from_path(user_path(resume, "resume"), parent)
     folder = _newest(_runs(parent))
     checkpoint = None if folder is None else Checkpoints(folder / CHECKPOINTS).latest()
     if folder is None or checkpoint is None:

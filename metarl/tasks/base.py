@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, short_repr
 from metarl.ranges import ANY_INT, check_int
 from metarl.registry import check_choice
 
@@ -65,6 +66,38 @@ class TaskSource(Protocol):
     def sample(self, num_tasks: int, generator: torch.Generator) -> Any:
         """Samples a batch of tasks, with all tensors on the generator's device."""
         ...
+
+
+def check_source(source: Any, what: str) -> None:
+    """Checks that tasks can be sampled from an object.
+
+    Args:
+        source: What should be a `TaskSource`.
+        what: What these tasks are, for the message.
+
+    Raises:
+        SettingsError: It is a class, or has no method `sample(num_tasks, generator)`.
+    """
+    sample = getattr(source, "sample", None)
+    advice = "`FewShotData` and others make one of data (docs/your_data.md)."
+    if isinstance(source, type):
+        advice = f"Pass an instance: {source.__name__}(...)."
+    elif isinstance(source, TaskBatch):
+        advice = "A batch is one sample: pass the distribution that it came from."
+    elif callable(sample):
+        try:
+            signature = inspect.signature(sample)
+        except ValueError:  # built in
+            return
+        try:
+            signature.bind(1, None)
+            return
+        except TypeError as error:
+            advice = f"Its `sample{signature}` does not take these arguments: {error}."
+    raise SettingsError(
+        f"Expected {what} as an object with `sample(num_tasks, generator)`, got "
+        f"{short_repr(source, 60)} ({type(source).__name__}). {advice}"
+    )
 
 
 @runtime_checkable

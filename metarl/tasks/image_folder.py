@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from metarl.errors import DataError, short_repr
-from metarl.ranges import Range, check_int
+from metarl.ranges import Range, check_int, user_path
 from metarl.registry import check_choice
 from metarl.tasks.base import Split
 from metarl.tasks.episodes import FewShot, Rotations, class_indices
@@ -80,7 +80,7 @@ def ImageFolder(  # noqa: N802 - reads like the other distributions
     """
     image_size = check_int("image_size", image_size, Range(1, MOST_SIZE))
     check_choice("mode", mode, get_args(Mode))
-    files, split_classes = read_splits(Path(root).expanduser(), split_files)
+    files, split_classes = read_splits(user_path(root, "root"), split_files)
     images = torch.from_numpy(_memory_map(files, image_size, mode))
     counts = torch.tensor([len(paths) for paths in files.values()])
     pool = ImagePool(images, counts, tuple(files))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from metarl.errors import DataError, SettingsError
-from metarl.ranges import LARGEST, Range, check_int
+from metarl.ranges import LARGEST, Range, check_int, user_path
 from metarl.tasks.base import Split
 from metarl.tasks.download import download
 from metarl.tasks.episodes import FewShot, Rotations, check_episode, class_indices
@@ -157,7 +157,7 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
         DataError: There is no folder `data_dir` or $METARL_DATA.
     """
     data_dir = data_dir or os.environ.get(DATA_VARIABLE)
-    folder = Path(data_dir).expanduser() if data_dir else cache_folder() / "data"
+    folder = user_path(data_dir, "data_dir") if data_dir else cache_folder() / "data"
     if data_dir and not folder.is_dir():
         raise DataError(
             f"Expected a data_dir (or {DATA_VARIABLE}) with Omniglot's archives, there is no "

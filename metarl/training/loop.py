@@ -23,6 +23,7 @@ from metarl.errors import (
     SimulationError,
 )
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
+from metarl.ranges import user_path
 from metarl.runs.checkpoints import Checkpoints, load_checkpoint, load_weights, not_finite
 from metarl.runs.lock import RunLock
 from metarl.runs.networks import save_networks
@@ -31,7 +32,7 @@ from metarl.runs.run_folder import check_no_run
 from metarl.runs.signals import StopSignals
 from metarl.runs.silent import logger_of_rank, silent_console
 from metarl.sim.same_worlds import check_same_worlds
-from metarl.tasks.base import TaskSource
+from metarl.tasks.base import TaskSource, check_source
 from metarl.training.captured_tasks import CapturedTasks
 from metarl.training.divergence import not_finite_message
 from metarl.training.late_results import LateResults, read_means, store_if_finite
@@ -96,8 +97,8 @@ class OuterLoop:
     Raises:
         CheckpointError: The folder holds another run, or cannot be written; another process writes
             into it; or the checkpoint cannot be read.
-        SettingsError: There are two optimisers, or an optimiser together with an `update`; or the
-            tasks are of worlds that the learner does not play in.
+        SettingsError: There are two optimisers, or one together with an `update`; or no tasks can
+            be sampled, or those of worlds that the learner does not play in.
     """
 
     def __init__(
@@ -115,7 +116,8 @@ class OuterLoop:
         config: dict[str, Any] | None = None,
     ) -> None:
         ranks.start()
-        self.folder, resume = Path(folder), None if resume is None else Path(resume)
+        self.folder = user_path(folder, "folder").absolute()  # environments may call os.chdir
+        resume = None if resume is None else user_path(resume, "resume")
         if ranks.is_first():
             check_no_run(self.folder, resume)
         self.device = settings.prepare_process()
@@ -124,6 +126,8 @@ class OuterLoop:
         if settings.precision == "bfloat16":
             learner.use_bfloat16()
         for what, source in (("training tasks", tasks), ("validation tasks", validation)):
+            if source is not None or what == "training tasks":
+                check_source(source, what)
             check_same_worlds(getattr(learner, "family", None), source, what)
         self.tasks = tasks
         self.validation = validation

@@ -112,6 +112,8 @@ class TrainingSettings:
         Raises:
             SettingsError: A setting has another type or is out of its range.
         """
+        if isinstance(self.device, torch.device):
+            object.__setattr__(self, "device", str(self.device))
         check_fields(
             self,
             iterations=NOT_NEGATIVE, meta_batch_size=COUNT, task_chunk_size=COUNT,

@@ -420,3 +420,11 @@ def test_an_oracle_is_refused():
     learner = PolicyLearner(MAML(policy_for(spaces, generator)), family, observe_task=True)
     with pytest.raises(SettingsError, match="oracle"):
         build_learner(described_learner(learner))
+
+
+def test_runs_in_the_home_folder(sine_run, monkeypatch):
+    _, folder = sine_run
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert metarl.load(f"~/{folder.name}").origin.iteration == 2
+    with pytest.raises(SettingsError, match="Expected `run` to be a path, got None"):
+        metarl.load(None)  # pyright: ignore[reportArgumentType]

@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from metarl.errors import CheckpointError, NonFiniteError
+from metarl.errors import CheckpointError, NonFiniteError, SettingsError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.models import MLP, Conv4
 from metarl.runs.checkpoints import load_checkpoint
@@ -271,3 +271,66 @@ def test_a_training_that_on_curve_ends_is_saved_and_continues(folder):
     for p, expected in zip(resumed.learner.parameters(), whole.learner.parameters(), strict=True):
         assert torch.equal(p, expected)
     assert [line["iteration"] for line in read_curves(folder)] == [4, 8]
+
+
+class WithoutGenerator:
+    """Draws from torch's own generator."""
+
+    def sample(self, num_tasks):
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("source", "advice"),
+    [
+        ("sine", "docs/your_data.md"),
+        (torch.utils.data.DataLoader([0, 1]), "docs/your_data.md"),
+        (Sine, r"Pass an instance: Sine\(...\)"),
+        (Sine().sample(2, torch.Generator()), "A batch is one sample"),
+        (WithoutGenerator(), r"`sample\(num_tasks\)` does not take these arguments"),
+    ],
+)
+def test_what_no_tasks_can_be_sampled_from(source, advice, folder):
+    learner = make_learner("maml")
+    settings = TrainingSettings(iterations=1, device="cpu")
+    with pytest.raises(SettingsError, match=f"(?s)Expected training tasks .*{advice}"):
+        OuterLoop(learner, source, settings, folder)
+    with pytest.raises(SettingsError, match="Expected validation tasks"):
+        OuterLoop(learner, Sine(), settings, folder, validation=source)
+    with pytest.raises(SettingsError, match="Expected tasks as"):
+        adaptation_curve(
+            learner, source, num_tasks=2, steps=1, generator=torch.Generator(), chunk_size=2
+        )
+
+
+def test_a_device_of_torch():
+    settings = TrainingSettings(device=torch.device("cuda", 1))
+    assert settings == TrainingSettings(device="cuda:1")
+
+
+class MovesAway(Sine):
+    """Changes the working directory, as the environments of some simulators do."""
+
+    def sample(self, num_tasks, generator):
+        os.chdir("/")
+        return super().sample(num_tasks, generator)
+
+
+def test_tasks_may_change_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = loop("maml", "runs/here", 2, tasks=MovesAway(6, 6))
+    assert run.run().finished
+    run.logger.close()
+    assert load_checkpoint(tmp_path / "runs/here/checkpoints/step_000002").iteration == 2
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = loop("maml", "~/runs/mine", 1)
+    run.run()
+    newest = run.checkpoints.latest()
+    assert newest.is_relative_to(tmp_path / "runs" / "mine")
+    at_home = f"~/{newest.relative_to(tmp_path)}"
+    assert loop("maml", "~/runs/mine", 2, resume=at_home).iteration == 1
+    with pytest.raises(SettingsError, match="Expected `folder` to be a path, got None"):
+        loop("maml", None, 1)

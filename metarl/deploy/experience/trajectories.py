@@ -28,6 +28,7 @@ from metarl.deploy.experience.trajectory_tables import (
 from metarl.deploy.robot.actor import Action
 from metarl.deploy.robot.spaces import ControlSpaces
 from metarl.errors import DataError, ShapeError, short_repr
+from metarl.ranges import user_path
 from metarl.sim.spaces import source_of
 
 NAMES = {
@@ -138,7 +139,7 @@ def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
 def _opened(source: Any) -> Any:
     """Returns files, tables and containers as a mapping of arrays, or as a list of episodes."""
     if isinstance(source, str | Path):
-        path = Path(source)
+        path = user_path(source, "source")
         is_npz = path.suffix.lower() == ".npz"
         return npz_arrays(path) if is_npz else listed_columns(joined_columns(file_columns(path)))
     if hasattr(source, "column_names") or hasattr(source, "iloc"):

@@ -19,6 +19,7 @@ from metarl.deploy.export.files import new_folder, write_metadata
 from metarl.deploy.export.kinds import Exported, Request, exported
 from metarl.errors import SettingsError
 from metarl.extras import import_extra
+from metarl.ranges import user_path
 from metarl.tasks.base import TaskBatch
 
 KINDS = (supervised, support, control, recurrent, streams)
@@ -74,7 +75,7 @@ def export_adaptation(
         learner = copy.deepcopy(learner).cpu()
     generator = torch.Generator().manual_seed(seed)
     what = exported(learner, Request(_given(tasks), horizon, generator))
-    with new_folder(Path(folder)) as new:
+    with new_folder(user_path(folder, "folder")) as new:
         files, difference = _write_graphs(what, new, to, seed)
         (new / START_FILE).write_bytes(safetensors.torch.save(what.start.named()))
         notes: dict[str, Any] = {"source": dict(source or {}), "largest_difference": difference}

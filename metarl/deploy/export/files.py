@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import CheckpointError, MetarlError, short_repr
+from metarl.ranges import user_path
 from metarl.tasks.files import read_json, sha256, sync_folder
 
 FORMAT = "metarl-adaptation"
@@ -42,7 +43,7 @@ def read_metadata(folder: Path | str) -> dict[str, Any]:
         CheckpointError: The folder or a file is missing, altered, of a newer format, or no
             exported adaptation.
     """
-    folder = Path(folder)
+    folder = user_path(folder, "folder")
     try:
         found = read_json(folder / METADATA)
     except FileNotFoundError as error:

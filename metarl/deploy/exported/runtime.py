@@ -20,7 +20,7 @@ from metarl.errors import (
     ShapeError,
 )
 from metarl.extras import import_extra
-from metarl.ranges import POSITIVE, check_int, check_number
+from metarl.ranges import POSITIVE, check_int, check_number, user_path
 
 Array = np.ndarray
 Arrays = dict[str, np.ndarray]
@@ -53,7 +53,7 @@ class OnnxAdaptation:
     """
 
     def __init__(self, folder: Path | str, threads: int = 1) -> None:
-        folder = Path(folder)
+        folder = user_path(folder, "folder")
         self.metadata = read_metadata(folder)
         if self.metadata.get("runtime") != "onnx":
             raise CheckpointError(

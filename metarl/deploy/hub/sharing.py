@@ -22,6 +22,7 @@ from metarl.deploy.hub.state import Tensors, packed, unpacked
 from metarl.errors import CheckpointError, SettingsError, short_repr
 from metarl.extras import import_extra
 from metarl.lab.saved_run import find_good
+from metarl.ranges import user_path
 from metarl.runs.checkpoints import Checkpoints, load_checkpoint
 from metarl.runs.eval_file import read_curves
 from metarl.runs.networks import NETWORKS
@@ -64,7 +65,9 @@ def push(
         SettingsError: The destination is not usable, or the extra "hub" is not installed.
     """
     if not destination.startswith(HUB):
-        with replacing_folder(Path(destination), INDEX, "a pushed run") as folder:
+        with replacing_folder(
+            user_path(destination, "destination"), INDEX, "a pushed run"
+        ) as folder:
             return _write(run, folder, f"./{Path(destination).name}", licence)
     repository = _repository(destination)
     api = import_extra("huggingface_hub", "hub").HfApi()
@@ -189,7 +192,7 @@ def _fetched(source: str, revision: str | None) -> Iterator[Path]:
     if not source.startswith(HUB):
         if revision is not None:
             raise SettingsError("`revision` belongs to repositories of the hub, hf://OWNER/NAME.")
-        yield Path(source)
+        yield user_path(source, "source")
         return
     repository = _repository(source)
     hub = import_extra("huggingface_hub", "hub")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from metarl.errors import CheckpointError, SettingsError, short_repr
 from metarl.models.modules.description import Description, NotStored, describe
 from metarl.models.modules.rebuilt import Damaged, rebuilt
+from metarl.ranges import user_path
 from metarl.tasks.files import MOST_JSON, parse_json, read_regular, result_path
 
 KEY = "metarl_modules"
@@ -54,7 +55,7 @@ def save_module(module: nn.Module, path: Path | str) -> None:
             f"The structure of {name} cannot be stored: {error}. Store its weights "
             "(`state_dict`), and build it again with its class."
         ) from error
-    write_modules({"": described}, _own_tensors(module), Path(path))
+    write_modules({"": described}, _own_tensors(module), user_path(path))
 
 
 def load_module(path: Path | str) -> nn.Module:
@@ -68,7 +69,7 @@ def load_module(path: Path | str) -> nn.Module:
         CheckpointError: The file is missing, damaged or another file.
         SettingsError: The file has no structure of the module, with the reason.
     """
-    modules = read_modules(Path(path))
+    modules = read_modules(user_path(path))
     if list(modules) != [""]:
         raise CheckpointError(
             f"Expected a file that `save_module` wrote, {path} holds {len(modules)} modules of a "
@@ -86,7 +87,7 @@ def network_file(path: Path | str) -> nn.Module:
         CheckpointError: The file is missing, damaged or another file, or has several modules.
         SettingsError: The structure of the module is not in it.
     """
-    modules = read_modules(Path(path))
+    modules = read_modules(user_path(path))
     if len(modules) != 1:
         raise CheckpointError(f"Expected a file with one module, {path} has {len(modules)}.")
     (found,) = modules.values()

@@ -19,6 +19,7 @@ from mujoco.batch import MODEL_FIELDS
 from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError, short_repr
+from metarl.ranges import user_path
 from metarl.registry import check_choice, did_you_mean
 from metarl.sim.family import TaskFamily, Tasks, WorldState
 from metarl.sim.mujoco.derived import Derived, derived_elements, derived_values, mocap_poses
@@ -230,7 +231,8 @@ def _as_text(model: Any) -> str:
             "Expected the path of an MJCF file or its text, as `to_xml()` of an `MjSpec` returns "
             f"it, got {short_repr(model)}."
         )
-    return str(model).lstrip("\ufeff")  # a mark of the byte order at the start of a text
+    text = str(model).lstrip("\ufeff")  # a mark of the byte order at the start of a text
+    return text if text.lstrip().startswith("<") else str(user_path(text))
 
 
 def _file_states(path: str) -> list[tuple[str, int, int]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import SettingsError, short_repr
-from metarl.ranges import check_number
+from metarl.ranges import check_number, user_path
 from metarl.registry import did_you_mean
 from metarl.sim.mujoco.physics import mj, quiet
 
@@ -86,7 +86,7 @@ def _read(urdf: Path | str) -> Any:
     if urdf.lstrip().startswith("<"):
         _check_expanded(urdf)
         return mj.MjSpec.from_string(urdf)
-    path = Path(urdf)
+    path = user_path(urdf)
     if not path.is_file():
         raise SettingsError(
             f"Expected the path of a URDF file or its text, found no file {urdf!r}."

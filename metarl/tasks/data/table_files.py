@@ -9,6 +9,7 @@ from typing import Any
 
 from metarl.errors import DataError, SettingsError
 from metarl.extras import import_extra
+from metarl.ranges import user_path
 from metarl.tasks.data.arrow_columns import EXTRA
 from metarl.tasks.data.tables import becomes_arrow, is_arrow, is_hugging_face, is_structured
 
@@ -35,7 +36,7 @@ def open_table(data: Any) -> Any:
         return import_extra("pyarrow", EXTRA).table(data)
     if not isinstance(data, str | os.PathLike):
         return data
-    path = Path(data).expanduser()
+    path = user_path(data, "data")
     if path.is_dir():
         raise DataError(f"Expected a table, {path} is a folder; `ImageFolder` reads images.")
     if path.suffix.lower() not in READERS:
