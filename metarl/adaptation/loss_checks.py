@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from metarl.adaptation.loss_derivatives import check_second_derivative
-from metarl.adaptation.loss_function import LossFunction, Outputs
+from metarl.adaptation.loss_function import LossFunction, Outputs, outputs_read_by
 from metarl.errors import NonFiniteError, SettingsError, ShapeError
 from metarl.tasks.base import Examples
-from metarl.tasks.losses import task_loss
+from metarl.tasks.losses import are_shares, task_loss
+from metarl.tasks.metrics import binary_accuracy
 from metarl.trees import map_tensors, take_tasks
 
 SHRINK = 0.9
@@ -253,6 +255,64 @@ def _check_shares(loss: LossFunction, outputs: Tensor, targets: Tensor) -> None:
             f"for `{loss.argument}`; the targets add up to 1 over dimension 2. Move it in both: "
             "outputs.movedim(1, -1) in the network, targets.movedim(2, -1)."
         )
+
+
+def check_logits_of(
+    function: LossFunction, outputs: Outputs, targets: Tensor, scaled: Callable[[], Outputs]
+) -> None:
+    """Warns where a loss or metric of logits gets probabilities, as after a softmax or sigmoid.
+
+    Args:
+        function: The loss or metric.
+        outputs: What the network returned.
+        targets: The targets.
+        scaled: Returns the outputs for weights many times as large: those of a sigmoid stay
+            between 0 and 1.
+
+    Raises:
+        SettingsError: It is the binary accuracy, for which all outputs are a yes.
+    """
+    read = outputs_read_by(function.function)
+    if function.function is task_loss and targets.is_floating_point():
+        return
+    if not read or not isinstance(outputs, Tensor) or outputs.element_size() < 4:
+        return
+    if read == "logit":
+        if not (_are_between(outputs) and _are_between(scaled())):
+            return
+        found, advice = "between 0 and 1", "Leave out the sigmoid at its end"
+        if function.function is binary_accuracy:
+            raise SettingsError(
+                f"Expected logits, which are above 0 for yes, for `{function.argument}`; all "
+                "outputs of the network are between 0 and 1, as after a sigmoid, and would count "
+                "as yes. Leave it out and use nn.BCEWithLogitsLoss(reduction='none'), or give "
+                "metric=lambda outputs, targets: (outputs > 0.5) == (targets > 0.5)."
+            )
+    elif read == "logits":
+        if not _are_shares(outputs):
+            return
+        found, advice = "shares that add up to 1", "Leave out the softmax at its end"
+    else:
+        if _are_shares(outputs.exp()):
+            return
+        found, advice = "other numbers", "End it with a log_softmax, or use nn.CrossEntropyLoss"
+    effect = "its values would be wrong" if function.is_metric else "it would learn badly"
+    warnings.warn(
+        f"`{function.argument}` takes the outputs for {read.removesuffix('s')}s, and the network "
+        f"returns {found}: {effect}. {advice}.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def _are_between(outputs: Outputs) -> bool:
+    """Returns whether all outputs lie in 0..1 and are not all 0, as those of a head of zeros."""
+    return bool(((outputs >= 0) & (outputs <= 1)).all()) and bool((outputs > 0).any())
+
+
+def _are_shares(outputs: Tensor) -> bool:
+    """Returns whether outputs are shares of classes, in the last dimension or dimension 2."""
+    return are_shares(outputs) or (outputs.dim() > 3 and are_shares(outputs.movedim(2, -1)))
 
 
 def _warn_of_classes(loss: LossFunction, outputs: Tensor, targets: Tensor) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from metarl.errors import SettingsError, ShapeError
 from metarl.tasks.base import Examples
-from metarl.tasks.losses import TaskLoss, task_loss, weighted_mean
+from metarl.tasks.losses import TaskLoss, cross_entropy, task_loss, weighted_mean
+from metarl.tasks.metrics import binary_accuracy
 
 Outputs = Any
 """What a network returns: a tensor [T, N, *], or a tuple, list or dict of such tensors."""
@@ -58,6 +59,7 @@ class LossFunction:
         function: The function.
         of_classes: Whether it is one of torch's that take the classes as dimension 1.
         declared: The keywords that it declares.
+        is_metric: Whether it is a metric.
 
     Raises:
         SettingsError: It is not callable, or requires another argument.
@@ -71,7 +73,7 @@ class LossFunction:
         self.declared = _declared(function, argument, keywords)
         self._is_default = function is task_loss
         self.of_classes = _is_of_classes(function)
-        self._is_metric = keywords is METRIC_KEYWORDS
+        self.is_metric = keywords is METRIC_KEYWORDS
 
     def __call__(self, outputs: Outputs, examples: Examples, **values: Any) -> Tensor:
         """Returns the value of each task, [T].
@@ -98,7 +100,7 @@ class LossFunction:
             outputs = outputs.movedim(_classes_dim(outputs, targets), 1)  # [T, classes, N, ...]
             targets = targets.movedim(-1, 1) if targets.is_floating_point() else targets
         found = self.function(outputs, targets, **given)
-        return _numbers(found, targets) if self._is_metric else found
+        return _numbers(found, targets) if self.is_metric else found
 
     def reduced(self, values: Any, examples: Examples) -> Tensor:
         """Returns what the function returned as one value per task, [T]; checks its shape."""
@@ -180,8 +182,7 @@ def _numbers(values: Any, targets: Tensor) -> Any:
 
 def name_of(function: Callable[..., Any]) -> str:
     """Returns the name of a function or module, in characters that tags of logs allow."""
-    while isinstance(function, functools.partial):
-        function = function.func
+    function = _inside(function)
     name = getattr(function, "__name__", type(function).__name__)
     return re.sub(r"[^\w.-]+", "_", name).strip("_").replace("lambda", "metric")
 
@@ -193,10 +194,33 @@ def ignored_label(function: Any) -> int | None:
 
 def _is_of_classes(function: Any) -> bool:
     """Returns whether a function is one of torch's that takes classes as dimension 1."""
+    return _is_one_of(function, nn.CrossEntropyLoss, nn.NLLLoss, F.cross_entropy, F.nll_loss)
+
+
+def outputs_read_by(function: Any) -> str:
+    """Returns what a known loss or metric takes its outputs for, "" for others.
+
+    "logits" or "log-probabilities" of classes, or "logit" of each yes-or-no answer.
+    """
+    if _is_one_of(function, task_loss, cross_entropy, nn.CrossEntropyLoss, F.cross_entropy):
+        return "logits"
+    if _is_one_of(function, nn.NLLLoss, F.nll_loss):
+        return "log-probabilities"
+    logit = (nn.BCEWithLogitsLoss, F.binary_cross_entropy_with_logits, binary_accuracy)
+    return "logit" if _is_one_of(function, *logit) else ""
+
+
+def _is_one_of(function: Any, *known: Any) -> bool:
+    """Returns whether a function, or the class of a module, is one of those known."""
+    function = _inside(function)
+    return any(function is one or type(function) is one for one in known)
+
+
+def _inside(function: Any) -> Any:
+    """Returns the function of a `functools.partial`, others as they are."""
     while isinstance(function, functools.partial):
         function = function.func
-    is_module = type(function) in (nn.CrossEntropyLoss, nn.NLLLoss)
-    return is_module or function in (F.cross_entropy, F.nll_loss)
+    return function
 
 
 def _classes_dim(outputs: Tensor, targets: Tensor) -> int:

@@ -12,7 +12,13 @@ from metarl.adaptation.loss_function import METRIC_KEYWORDS, LossFunction, Outpu
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import check_labels, label_range
-from metarl.tasks.losses import evaluation_metric, metric_name, task_metric, weighted_mean
+from metarl.tasks.losses import (
+    are_shares,
+    evaluation_metric,
+    metric_name,
+    task_metric,
+    weighted_mean,
+)
 from metarl.tasks.metrics import METRICS, MetricFunction
 from metarl.trees import map_tensors
 
@@ -29,6 +35,7 @@ class Metric:
 
     Attributes:
         is_default: Whether it is the default.
+        function: The function, as learners call it.
 
     Raises:
         UnknownNameError: No metric has this name.
@@ -50,7 +57,7 @@ class Metric:
             self._name, function = "", task_metric
         else:
             self._name, function = name or name_of(metric), metric
-        self._function = LossFunction(function, "metric", METRIC_KEYWORDS)
+        self.function = LossFunction(function, "metric", METRIC_KEYWORDS)
 
     def name(self, targets: Tensor) -> str:
         """Returns the name that curves and logs show for such targets."""
@@ -61,7 +68,7 @@ class Metric:
         if self.is_default:
             return task_metric(outputs, query.targets, query.weights, query.mask).detach()
         outputs = map_tensors(Tensor.detach, outputs)
-        return self._function(outputs, query, **_extras(tasks)).detach()
+        return self.function(outputs, query, **_extras(tasks)).detach()
 
     @torch.no_grad()
     def evaluate(self, outputs: Outputs, query: Examples, tasks: TaskBatch) -> Tensor:
@@ -72,7 +79,7 @@ class Metric:
         if self.is_default:
             self._check_default(outputs, query.targets)
             return evaluation_metric(outputs, query.targets, query.weights, query.mask)
-        values = self._function(outputs, query, **_extras(tasks))
+        values = self.function(outputs, query, **_extras(tasks))
         broken: list[Tensor] = []
         map_tensors(lambda t: broken.append(_hold_nan(t, query)) or t, outputs)
         return values.masked_fill(torch.stack(broken).any(0), float("nan"))
@@ -111,7 +118,7 @@ class Metric:
                     "count them as wrong predictions."
                 ) from error
         if not self.is_default:
-            check_metric(self._function, outputs, query, _extras(tasks))
+            check_metric(self.function, outputs, query, _extras(tasks))
 
     def _check_values(self, targets: Tensor) -> None:
         """Refuses the squared error of what seem to be logits, for a loss of the user's."""
@@ -145,11 +152,7 @@ class Metric:
 
 def _are_probabilities(targets: Tensor) -> bool:
     """Returns whether all targets are 0 or 1, or shares of classes in the last dimension."""
-    if bool(((targets == 0) | (targets == 1)).all()):
-        return True
-    sums = targets.sum(-1)
-    is_share = targets.dim() > 2 and bool((targets >= 0).all())
-    return is_share and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+    return bool(((targets == 0) | (targets == 1)).all()) or are_shares(targets)
 
 
 def _hold_nan(outputs: Tensor, query: Examples) -> Tensor:

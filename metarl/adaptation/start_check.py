@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 
 from metarl.adaptation.adaptation import Adaptation
-from metarl.adaptation.loss_checks import check_loss
-from metarl.adaptation.loss_function import LossFunction
+from metarl.adaptation.loss_checks import check_logits_of, check_loss
+from metarl.adaptation.loss_function import LossFunction, Outputs
 from metarl.adaptation.metric import Metric
 from metarl.adaptation.network_call import NetworkCall
 from metarl.errors import SettingsError
@@ -19,6 +19,8 @@ from metarl.trees import take_tasks
 
 FEW = 2
 """Tasks that the checks take."""
+LARGE = 100.0
+"""Factor of the weights that moves logits away from 0..1."""
 
 T = TypeVar("T")
 
@@ -96,5 +98,12 @@ def check_start(
     if outer is None or metric is None:
         return
     outputs = network.examples(theta, few.query, None)
+
+    def scaled() -> Outputs:
+        return network.examples({n: LARGE * p for n, p in theta.items()}, few.query, None)
+
+    functions = {id(f.function): f for f in (metric.function, outer, inner)}
+    for function in functions.values():
+        check_logits_of(function, outputs, few.query.targets, scaled)
     check_loss(outer, outputs, few.query, values)
     metric.check(outputs, few.query, few)

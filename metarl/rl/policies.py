@@ -146,7 +146,7 @@ class CategoricalPolicy(Policy):
         self.network: Model = (
             MLP(sizes, generator, activation, output_scale=OUTPUT_SCALE)
             if network is None
-            else own_network(network, sizes[0], sizes[-1])
+            else own_network(network, sizes[0], sizes[-1], logits=True)
         )
 
     def distribution(self, params: Params, observations: Tensor) -> Categorical:

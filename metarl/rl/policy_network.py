@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -38,6 +39,7 @@ from metarl.sim.spaces import (
     source_of,
 )
 from metarl.tasks.base import Examples
+from metarl.tasks.losses import are_shares
 
 CNN = (16, 32, 32)
 """Channels of the convolutions; each has filters of 3 x 3 and halves height and width."""
@@ -235,13 +237,14 @@ def _features(leaf: Leaf, cnn: Sequence[int]) -> int:
     return cnn[-1] * height * width
 
 
-def own_network(network: nn.Module, inputs: int, outputs: int) -> Model:
+def own_network(network: nn.Module, inputs: int, outputs: int, logits: bool = False) -> Model:
     """Returns a network of the user's as the model of a policy, checked.
 
     Args:
         network: A `Model`, or an ordinary module of observations [N, O].
         inputs: Size of an observation, O.
         outputs: Number of outputs that the policy needs.
+        logits: Whether these are logits: it warns if they are probabilities.
 
     Raises:
         SettingsError: It does not map observations to as many outputs as the policy needs, or not
@@ -259,6 +262,13 @@ def own_network(network: nn.Module, inputs: int, outputs: int) -> Model:
         raise SettingsError(
             f"Expected a network from observations [N, {inputs}] to [N, {outputs}], got {shape} "
             f"for N = 3; give its last layer {outputs} outputs."
+        )
+    if logits and are_shares(found):
+        warnings.warn(
+            "The policy takes the outputs of its network for logits, and they are shares that add "
+            "up to 1: no choice could become certain. Leave out the softmax at its end.",
+            RuntimeWarning,
+            stacklevel=2,
         )
     with torch.no_grad():
         fewer = model(params, observations[:, 1:])

@@ -142,6 +142,14 @@ def weighted_mean(
     return (factors * values).sum(1) / factors.sum(1)
 
 
+def are_shares(values: Tensor) -> bool:
+    """Returns whether the last dimension holds shares of classes: none negative, their sum 1."""
+    if values.dim() < 3 or values.shape[-1] < 2 or not bool((values >= 0).all()):
+        return False
+    sums = values.sum(-1)
+    return torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+
+
 def nan_unless_finite(values: Tensor, source: Tensor) -> Tensor:
     """Returns `values` with NaN where `source`, of the same shape, is not finite."""
     return torch.where(source.isfinite(), values, float("nan"))

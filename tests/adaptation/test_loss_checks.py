@@ -1,5 +1,7 @@
 """Losses and metrics that confuse examples and classes, where there are as many of both."""
 
+import re
+import warnings
 from functools import partial
 
 import pytest
@@ -259,3 +261,65 @@ def test_functions_that_change_what_they_are_given_are_refused(function, argumen
     given = {"loss": None, argument: function}
     with pytest.raises(SettingsError, match=f"`{argument}` changes its outputs, targets"):
         losses_of(tasks=tasks, generator=generator, network=nn.Linear(4, 4), **given)
+
+
+def yes_or_no(generator):
+    """Tasks of two labels, 0 or 1, for each example."""
+    inputs = torch.randn(2, TASKS, CLASSES, 4, generator=generator)
+    answers = (inputs[..., :2] > 0).to(inputs.dtype)
+    return TaskBatch(*(Examples(x, y) for x, y in zip(inputs, answers, strict=True)))
+
+
+BCE = nn.BCEWithLogitsLoss(reduction="none")
+NLL = nn.NLLLoss(reduction="none")
+
+
+@pytest.mark.parametrize(
+    ("loss", "metric", "end", "message"),
+    [
+        (None, None, nn.Softmax(-1), "`loss` takes the outputs for logits.*Leave out the softmax"),
+        (nn.CrossEntropyLoss(reduction="none"), None, nn.Softmax(-1), "`loss` takes the outputs"),
+        (partial(F.cross_entropy, reduction="none"), None, nn.Softmax(-1), "for logits"),
+        (NLL, None, nn.LogSoftmax(-1), ""),
+        (None, None, nn.LogSoftmax(-1), ""),
+        (NLL, None, nn.Softmax(-1), "for log-probabilities, and .* End it with a log_softmax"),
+        (NLL, None, nn.Identity(), "for log-probabilities, and the network returns other numbers"),
+        (NLL, "nll", nn.LogSoftmax(-1), ""),
+        (None, "nll", nn.Softmax(-1), "`metric` takes .* its values would be wrong"),
+    ],
+)
+def test_probabilities_in_place_of_logits_warn(loss, metric, end, message, generator):
+    network = nn.Sequential(nn.Linear(4, CLASSES), end)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        losses_of(loss, draw(generator), generator, network, metric)
+    found = [str(w.message) for w in caught if "takes the outputs for" in str(w.message)]
+    assert bool(found) == bool(message)
+    assert not message or any(re.search(message, text) for text in found)
+
+
+@pytest.mark.parametrize("loss", [BCE, F.binary_cross_entropy_with_logits])
+def test_the_logits_of_a_sigmoid_warn(loss, generator):
+    network = nn.Sequential(nn.Linear(4, 2), nn.Sigmoid())
+    if loss is not BCE:
+        loss = partial(loss, reduction="none")
+    with pytest.warns(RuntimeWarning, match="`loss` takes the outputs for logits.*the sigmoid"):
+        losses_of(loss, yes_or_no(generator), generator, network, "loss")
+
+
+def test_the_binary_accuracy_of_a_sigmoid_is_refused(generator):
+    network = nn.Sequential(nn.Linear(4, 2), nn.Sigmoid())
+    loss = nn.BCELoss(reduction="none")
+    with pytest.raises(SettingsError, match=r"`metric`; all outputs .* would count as yes"):
+        losses_of(loss, yes_or_no(generator), generator, network, "binary_accuracy")
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.5])
+def test_logits_that_happen_to_be_small_are_taken(bias, generator):
+    """All are 0, or between 0 and 1, at the start."""
+    network = nn.Linear(4, 2)
+    nn.init.zeros_(network.weight)
+    nn.init.constant_(network.bias, bias)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        losses_of(BCE, yes_or_no(generator), generator, network, "binary_accuracy")

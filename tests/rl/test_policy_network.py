@@ -1,5 +1,7 @@
 """The network of policies on images, vectors and both, with derivatives of both orders."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -159,3 +161,14 @@ def test_models_that_ignore_the_parameters_of_tasks_are_refused(function, messag
     policy_for(space, torch.Generator(), network=Written(lambda net, weight, x: x @ weight.mT))
     with pytest.raises(SettingsError, match=message):
         policy_for(space, torch.Generator(), network=Written(function))
+
+
+def test_choices_of_a_softmax_warn():
+    space = spaces.Box(-1, 1, (3,)), spaces.Discrete(2)
+    net = nn.Sequential(nn.Linear(3, 2), nn.Softmax(-1))
+    with pytest.warns(RuntimeWarning, match="for logits, and they are shares"):
+        policy_for(space, torch.Generator(), network=net)
+    shares = spaces.Box(-1, 1, (3,)), spaces.Box(0, 1, (2,))  # such as of a portfolio: means
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        policy_for(shares, torch.Generator(), network=net)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._pytree import tree_flatten
 
 from metarl.errors import SettingsError, ShapeError
+from metarl.models.modules.skeleton import DEEPEST, MOST, OF_MODULES
 
 
 def check_module(net: nn.Module) -> None:
@@ -68,6 +71,39 @@ def check_module(net: nn.Module) -> None:
                 "was made inside of it: it can have no gradient."
             )
     _check_signature(net)
+    _warn_of_unregistered(net)
+
+
+def _warn_of_unregistered(net: nn.Module) -> None:
+    """Warns of tensors to train that a module holds where torch does not find them."""
+    known = {id(p) for p in net.parameters()}
+    found = [
+        f"{path}.{name}" if path else name
+        for path, layer in net.named_modules()
+        for name, value in vars(layer).items()
+        if name not in (*OF_MODULES, "_flat_weights")  # of recurrent layers: copies of their own
+        and any(id(t) not in known for t in _trained_in(value))
+    ]
+    if found:
+        warnings.warn(
+            f"{type(net).__name__} has weights in {', '.join(found[:3])} that are not among its "
+            "parameters: neither loop changes them, and no checkpoint holds them. Put layers into "
+            "nn.ModuleList or nn.ModuleDict, and tensors into nn.Parameter or nn.ParameterList; "
+            "of weights that shall stay, call requires_grad_(False).",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _trained_in(value: Any, depth: int = 0) -> Iterator[Tensor]:
+    """Yields the tensors with gradients in a value of an attribute, also in lists and dicts."""
+    if isinstance(value, nn.Module):
+        yield from (p for p in value.parameters() if p.requires_grad)
+    elif isinstance(value, Tensor) and value.is_leaf and value.requires_grad:
+        yield value
+    elif isinstance(value, list | tuple | dict) and depth < DEEPEST and len(value) <= MOST:
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _trained_in(part, depth + 1)
 
 
 def check_instance_norms(net: nn.Module) -> None:
@@ -100,7 +136,8 @@ def _check_signature(net: nn.Module) -> None:
     except TypeError as error:
         raise SettingsError(
             f"Expected a module with forward(inputs), whose other parameters have defaults; "
-            f"{type(net).__name__}.forward does not run with one argument ({error})."
+            f"{type(net).__name__}.forward does not run with one argument ({error}). Give several "
+            "inputs as one tensor, and split it there, such as inputs.split((2, 3), dim=-1)."
         ) from error
 
 

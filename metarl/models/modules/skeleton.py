@@ -114,7 +114,9 @@ def _held_by(value: Any, trained: set[int], depth: int = 0) -> Any:
         callable(value) and not hasattr(value, "__dict__")
     ):
         return id(value)
-    if is_dataclass(value) or isinstance(value, SimpleNamespace):
+    if is_dataclass(value) and not hasattr(value, "__dict__"):  # it has slots
+        value = {name: getattr(value, name, None) for name in value.__dataclass_fields__}
+    elif is_dataclass(value) or isinstance(value, SimpleNamespace):
         value = vars(value)
     elif hasattr(value, "__dict__") and not isinstance(value, nn.Module) and depth < DEEPEST:
         value, depth = vars(value), DEEPEST  # other objects may hold anything

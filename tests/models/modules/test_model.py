@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -590,3 +591,38 @@ def test_layers_that_draw_in_training_alone_run_in_evaluation(layer, generator):
     torch.testing.assert_close(model(task_params(model, TASKS), x)[0], net(x[0]))
     with pytest.raises(SettingsError, match="without random numbers"):
         from_module(copy.deepcopy(net).train()).prepare(x)
+
+
+class Holds(nn.Linear):
+    """A layer with something in an attribute."""
+
+    def __init__(self, held):
+        super().__init__(4, 3)
+        self.held = held
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        [nn.Linear(4, 4)],
+        {"scales": [nn.Parameter(torch.ones(2))]},
+        torch.ones(2, requires_grad=True),
+    ],
+)
+def test_weights_that_no_loop_would_train_warn(held):
+    net = nn.Sequential(Holds(held))
+    with pytest.warns(RuntimeWarning, match=r"weights in 0\.held that are not .* nn\.ModuleList"):
+        from_module(net)
+
+
+def test_attributes_without_lost_weights_do_not_warn():
+    layer = nn.Linear(4, 4)
+    around = [1.0, torch.ones(2), nn.Linear(4, 4).requires_grad_(False), layer]
+    around.append(around)  # pyright: ignore[reportArgumentType]
+    recurrent = nn.utils.parametrizations.weight_norm(
+        nn.GRU(4, 4, batch_first=True), "weight_hh_l0"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        from_module(nn.Sequential(layer, Holds(around)))
+        from_module(recurrent)

@@ -327,6 +327,13 @@ class Settings:
     scales: list[float]
 
 
+@dataclass(slots=True)
+class Slots:
+    """Options without a dict."""
+
+    scales: list[float]
+
+
 @pytest.mark.parametrize(
     ("options", "change"),
     [
@@ -334,12 +341,13 @@ class Settings:
         ({"a": 2.0, "b": [3.0]}, lambda o: o["b"].__setitem__(0, 5.0)),
         (np.array([2.0, 3.0]), lambda o: o.__setitem__(0, 5.0)),
         (Settings([2.0, 3.0]), lambda o: o.scales.append(5.0)),
+        (Slots([2.0, 3.0]), lambda o: o.scales.append(5.0)),
         ({"a": torch.ones(2)}, lambda o: o["a"].mul_(4)),
     ],
 )
 def test_changes_inside_of_attributes_are_seen(options, change, generator):
     def total(value):
-        value = vars(value) if isinstance(value, Settings) else value
+        value = value.scales if isinstance(value, Settings | Slots) else value
         value = [*value.values()] if isinstance(value, dict) else value
         return (
             sum(map(total, value))
