@@ -120,7 +120,10 @@ def checked_examples(
         _check_values("targets", targets, dtype)
         return examples
     if targets.is_complex():
-        raise ShapeError(f"Expected labels or real targets, got {targets.dtype}.")
+        raise ShapeError(
+            f"Expected labels or real targets, got {targets.dtype}; give their real and imaginary "
+            "parts, torch.view_as_real(targets), also of the outputs."
+        )
     return examples._replace(targets=targets.long())
 
 

@@ -1,3 +1,4 @@
+import warnings
 from datetime import UTC, timedelta
 
 import numpy as np
@@ -87,6 +88,22 @@ def test_a_table_with_a_column_for_each_series_is_refused():
     with pytest.raises(SettingsError, match=r"`table.to_numpy\(\).T`"):
         forecasting(wide)
     assert len(forecasting(wide.to_numpy().T).names) == 8
+
+
+def test_steps_that_are_longer_than_others_warn(series):
+    rows = [(k, t * (k + 1), v) for k, s in enumerate(series) for t, v in enumerate(s)]
+    columns = dict(zip(("sensor", "t", "v"), map(np.array, zip(*rows, strict=True)), strict=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # each series has a rate of its own
+        forecasting(columns, "sensor", "v", time="t")
+        days = np.arange("2023-01", "2028-01", dtype="datetime64[M]").astype("datetime64[D]")
+        months = {"sensor": np.zeros(60, int), "t": days, "v": np.arange(60.0)}
+        forecasting(months, "sensor", "v", time="t")
+    keep = ~np.isin(columns["v"], [1010, 1011, 1020, 3005])
+    gaps = {name: column[keep] for name, column in columns.items()}
+    match = "2 of 8 series have steps of the column 't' .* such as 2 of '1': windows take all steps"
+    with pytest.warns(RuntimeWarning, match=match):
+        forecasting(gaps, "sensor", "v", time="t")
 
 
 def test_tables_give_the_same_tasks_in_any_order(series):

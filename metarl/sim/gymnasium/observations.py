@@ -155,7 +155,8 @@ def _check_one(what: str, value: Any, kinds: str) -> None:
     """Raises ResultError unless a value is a scalar of one of numpy's kinds of numbers."""
     array = np.asarray(value)
     if array.ndim:
-        raise ResultError(f"Expected one {what}, got the shape {array.shape}.")
+        one = "; return its only element, value.item()" if array.size == 1 else ""
+        raise ResultError(f"Expected one {what}, got the shape {array.shape}{one}.")
     if array.dtype.kind not in kinds:
         raise ResultError(f"Expected one {what}, got {short_repr(value)}.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +27,9 @@ from metarl.tasks.data.tables import (
     read_times,
 )
 from metarl.tasks.series import SeriesTasks
+
+LONG = 1.5
+"""Steps of a series that are longer than the median by this factor are gaps."""
 
 
 class Series(NamedTuple):
@@ -65,7 +69,8 @@ def Forecasting(  # noqa: N802 - reads like the other distributions
     """Builds forecasting tasks from time series: each sensor, patient or shop is a task.
 
     The learner adapts to windows of a series before a random time, and is evaluated on windows
-    after it; see `SeriesTasks`. The steps of a series are taken as equally long.
+    after it; see `SeriesTasks`. The steps of a series are taken as equally long; a warning names
+    series whose `time` has longer ones.
 
     Args:
         data: A table with one row for each series and time, as for `GroupedExamples`; or an array
@@ -152,7 +157,34 @@ def _in_time(names: Labels, times: np.ndarray, column: str) -> Tensor:
             f"Row {row} has the {column} {times[row]} that another row of the series "
             f"{names.names[series[row]]!r} has; leave one row for each time."
         )
+    _warn_of_gaps(names, times[order], column)
     return torch.from_numpy(order)
+
+
+def _warn_of_gaps(names: Labels, times: np.ndarray, column: str) -> None:
+    """Warns where steps of a series are longer than usual in it; windows take them as equal.
+
+    Args:
+        names: The series of the rows.
+        times: The times of the rows, sorted by series and time.
+        column: Their column.
+    """
+    ends = names.counts.cumsum(0).numpy()
+    longer: dict[Any, int] = {}
+    for name, part in zip(names.names, np.split(times, ends[:-1]), strict=True):
+        steps = np.diff(part)
+        if len(steps) and (count := int((steps > LONG * np.median(steps)).sum())):
+            longer[name] = count
+    if longer:
+        first = next(iter(longer))
+        warnings.warn(
+            f"{len(longer)} of {len(names.names)} series have steps of the column {column!r} that "
+            f"are longer than {LONG} times their usual one, such as {longer[first]} of {first!r}: "
+            "windows take all steps as equally long. Fill the gaps, or name the parts before and "
+            "after them as series of their own.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _of_series(names: Labels, splits: Labels) -> list[str]:

@@ -78,9 +78,10 @@ def number_labels(labels: Any, count: int, kind: str = "class") -> Labels:
     if array.dtype.kind == "f" and np.isnan(array).any():
         raise _missing(kind, int(np.isnan(array).argmax()))
     if array.dtype.kind not in "biuUS":
+        advice = " Regression takes `GroupedExamples`." if kind == "class" else ""
         raise ShapeError(
             f"Expected integers, booleans or strings as labels of the {kind}, got {array.dtype}; "
-            "convert them, such as with `labels.astype(int)`. Regression takes `GroupedExamples`."
+            f"convert them, such as with `labels.astype(int)`.{advice}"
         )
     if array.dtype.kind == "S":
         array = _decoded(array, kind)

@@ -95,6 +95,11 @@ def _check_first_line(path: Path, delimiter: str) -> None:
         start = file.readline(1 << 16)
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise _no_utf8(path, "its beginning", "utf-16")
+    try:
+        start.decode()
+    except UnicodeDecodeError as error:
+        if error.end < len(start):  # else the end of what was read may cut a character
+            raise _no_utf8(path, "its first line") from error
     line = start.decode("utf-8", "replace")
     others = [other for other in SEPARATORS if other in line]
     if delimiter not in line and others:

@@ -346,3 +346,6 @@ def test_files_of_spreadsheets_are_named(frame, tmp_path):
         frame.assign(kind="é" + frame["kind"]).to_csv(path, index=False, encoding=encoding)
         with pytest.raises(DataError, match=rf"^Expected the table .* as UTF-8, which {where} is"):
             few_shot(path)
+    frame.rename(columns={"kind": "größe"}).to_csv(path, index=False, encoding="latin-1")
+    with pytest.raises(DataError, match=r"which its first line is not.*encoding='latin-1'"):
+        few_shot(path)
