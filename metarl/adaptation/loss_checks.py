@@ -239,6 +239,13 @@ def _check_default(loss: LossFunction, outputs: Outputs, examples: Examples) -> 
         raise ShapeError(
             f"{error} Or give a loss for such outputs and targets: `{loss.argument}=`."
         ) from error
+    if not examples.targets.is_floating_point() and outputs.shape[-1] < 2:
+        raise ShapeError(
+            f"Expected a logit for each of 2 classes or more for labels, got outputs "
+            f"{shown(outputs)}: the cross-entropy of one class is always 0, and nothing would be "
+            f"learned. For yes or no, give `{loss.argument}=`, such as one of binary_cross_entropy_"
+            "with_logits; for values, targets.float()."
+        )
     _warn_of_classes(loss, outputs, examples.targets)
 
 

@@ -31,7 +31,7 @@ from metarl.rl.surrogates import SURROGATES, proximal
 from metarl.rl.unit_checks import UnitMonitor
 from metarl.rl.units import starting_generator
 from metarl.rl.worlds import Worlds, check_policy_type
-from metarl.sim.family import ControlTasks, TaskFamily
+from metarl.sim.family import ControlTasks, TaskFamily, check_control
 from metarl.trees import concatenate_tasks, cut_tasks, map_tensors
 
 
@@ -94,7 +94,7 @@ class PolicyLearner(ControlLearner):
         check_samples(self.family, self.settings)
         steps, total = self.adaptation.steps, tasks.num_tasks
         weights = weights_of(self.adaptation.objective, iteration, steps)
-        self._calibrate(tasks.num_tasks, generator)
+        self._calibrate(tasks, generator)
         start = self._fresh(total, generator)
         noises = self._noises(total, steps + 1, generator)
         tasks, noises, start = ranks.own((tasks, noises, start), total)
@@ -213,7 +213,7 @@ class PolicyLearner(ControlLearner):
             trajectories: Rollouts per task and step; None for those of the settings.
             noises: Random numbers of the `steps` + 1 batches, in place of drawn ones.
         """
-        self._calibrate(tasks.num_tasks, generator, trajectories)
+        self._calibrate(tasks, generator, trajectories)
         start = self._fresh(tasks.num_tasks, generator)
         noises = noises or self._noises(tasks.num_tasks, steps + 1, generator, trajectories)
         paths = [
@@ -236,7 +236,7 @@ class PolicyLearner(ControlLearner):
         Returns:
             The parameters, [T, *shape] per name, detached, and the last rollouts.
         """
-        self._calibrate(tasks.num_tasks, generator)
+        self._calibrate(tasks, generator)
         start = self._fresh(tasks.num_tasks, generator)
         noises = self._noises(tasks.num_tasks, steps + 1, generator)
         *_, (params, batch) = self._collect_path(tasks, noises, start)
@@ -273,14 +273,15 @@ class PolicyLearner(ControlLearner):
 
     @torch.no_grad()
     def _calibrate(
-        self, num_tasks: int, generator: torch.Generator, trajectories: int | None = None
+        self, tasks: ControlTasks, generator: torch.Generator, trajectories: int | None = None
     ) -> None:
         """Starts the running statistics of the units by rollouts of the untrained policy.
 
         They are of training tasks, also in an evaluation. Does nothing if there are statistics
         already, or none at all. The environment steps count.
         """
-        units = self.policy.units
+        check_control(tasks)
+        units, num_tasks = self.policy.units, tasks.num_tasks
         if units is None or units.started:
             return
         generator = starting_generator(generator)

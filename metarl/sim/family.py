@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from metarl.errors import ShapeError
 from metarl.sim.card import Card
 from metarl.sim.episode_metrics import Reduction
 from metarl.tasks.base import Split
@@ -47,6 +48,16 @@ class ControlTasks:
     def info(self) -> Tasks:
         """The parameters of the tasks: `values`, under the name that supervised tasks use."""
         return self.values
+
+
+def check_control(tasks: Any) -> None:
+    """Raises ShapeError unless tasks are those of a family, for learners that act in its worlds."""
+    if not isinstance(tasks, ControlTasks):
+        raise ShapeError(
+            "Expected tasks of a family, ControlTasks, whose data come from rollouts, got a "
+            f"{type(tasks).__name__}. Give the learner's family, or a split of it; supervised "
+            "tasks are for `GradientLearner` and other learners of examples."
+        )
 
 
 class TaskFamily(ABC):

@@ -323,3 +323,11 @@ def test_logits_that_happen_to_be_small_are_taken(bias, generator):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         losses_of(BCE, yes_or_no(generator), generator, network, "binary_accuracy")
+
+
+def test_labels_of_one_class_are_refused(generator):
+    """The cross-entropy is always 0."""
+    drawn = draw(generator)
+    tasks = TaskBatch(*(e._replace(targets=0 * e.targets) for e in (drawn.support, drawn.query)))
+    with pytest.raises(ShapeError, match=r"always 0, and nothing would be learned.*`loss=`"):
+        losses_of(None, tasks, generator, nn.Linear(4, 1))

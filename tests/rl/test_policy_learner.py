@@ -3,7 +3,7 @@ import torch
 from metarl_envs.navigation import Navigation2D
 
 from metarl.adaptation import FOMAML, MAML, LearnedOptimizer, MetaSGD, Pretrained, Reptile
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, ShapeError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.models import MLP
 from metarl.rl.control_learner import nan_where_undefined
@@ -11,6 +11,7 @@ from metarl.rl.policies import CategoricalPolicy, GaussianPolicy, policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.sim import make_family
+from metarl.tasks import Sine
 from metarl.trees import cut_tasks, map_tensors
 from tests.graph_recorder import CountedReads
 from tests.rl.differences import check_gradient
@@ -326,3 +327,9 @@ def test_clipped_inner_gradients_of_policies_match_finite_differences():
     inputs = double(prepared(learner))
     learner.double()
     check_gradient(lambda: learner(inputs).losses.mean(), list(learner.parameters()), 1e-6)
+
+
+def test_supervised_tasks_are_refused():
+    learner, generator = make(MAML, 0.5, 1), torch.Generator().manual_seed(0)
+    with pytest.raises(ShapeError, match=r"Expected tasks of a family.* got a TaskBatch"):
+        learner.collect(Sine().sample(2, generator), generator, 0)

@@ -209,7 +209,7 @@ def _checked_run(plain: nn.Module, sample: Sample, name: str) -> tuple[list[Tens
     except Exception as error:
         raise SettingsError(
             f"{name} does not run on a batch of shape {tuple(inputs.shape)}: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}{_advice(sample.inputs, str(error))}"
         ) from error
     check_outputs(outputs, inputs.shape[0], name)
     if inputs._version != before:
@@ -229,6 +229,20 @@ def _checked_run(plain: nn.Module, sample: Sample, name: str) -> tuple[list[Tens
             "from the inputs."
         )
     return _repeated_run(plain, sample, tensors_of(outputs), watch, name)
+
+
+def _advice(inputs: Tensor, error: str) -> str:
+    """Returns what inputs [T, N, *input] may lack for a module that raises an error."""
+    if inputs.dim() < 3:
+        return (
+            ". The examples are single numbers: inputs are [T, N, *input], those of one task "
+            "inputs.unsqueeze(0)"
+        )
+    if not inputs.is_floating_point() and ("type" in error or "not implemented" in error):
+        return ". The inputs are whole numbers: give inputs.float(), of images divided by 255"
+    if "same dtype" in error:
+        return f". Give all of its parameters the type of the inputs: .to({inputs.dtype})"
+    return ""
 
 
 def _repeated_run(

@@ -22,7 +22,7 @@ from metarl.rl.trials.play import Agent, Trials, draw_trial_noise, play
 from metarl.rl.trials.trial_policy import TrialPolicy
 from metarl.rl.units import Units
 from metarl.rl.worlds import Worlds, check_policy_type
-from metarl.sim.family import ControlTasks, TaskFamily, Tasks
+from metarl.sim.family import ControlTasks, TaskFamily, Tasks, check_control
 from metarl.sim.physics_env import PhysicsVectorEnv
 from metarl.sim.torch_engine import TorchVectorEnv
 from metarl.tasks.batches import parameter_type
@@ -85,6 +85,7 @@ class TrialLearner(ControlLearner):
             ShapeError: The parameters are not float32.
         """
         check_policy_type(parameter_type(self))
+        check_control(tasks)
         counts = (tasks.num_tasks, self.trials, episodes)
         noise = draw_trial_noise(self.agent, self.family, *counts, generator)
         if own:

@@ -626,3 +626,24 @@ def test_attributes_without_lost_weights_do_not_warn():
         warnings.simplefilter("error")
         from_module(nn.Sequential(layer, Holds(around)))
         from_module(recurrent)
+
+
+@pytest.mark.parametrize(
+    ("net", "inputs", "advice"),
+    [
+        (nn.Linear(1, 1), torch.randn(10, 1), r"those of one task inputs\.unsqueeze\(0\)"),
+        (
+            nn.Conv2d(1, 4, 3),
+            torch.zeros(2, 6, 1, 8, 8, dtype=torch.uint8),
+            r"give inputs\.float\(\), of images divided by 255",
+        ),
+        (
+            nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).half()),
+            torch.randn(2, 6, 2),
+            r"Give all of its parameters the type of the inputs: \.to\(torch\.float32\)",
+        ),
+    ],
+)
+def test_inputs_that_do_not_suit_the_module(net, inputs, advice):
+    with pytest.raises(SettingsError, match=f"does not run on a batch of shape .*{advice}"):
+        from_module(net).prepare(inputs)
