@@ -20,7 +20,6 @@ class EpisodeEnds:
         family: The family of the worlds.
         num_envs: The number of worlds, W.
         device: The device of the tensors.
-        freezes: Whether a world stays as it ended until it is reset; False with autoreset.
 
     Attributes:
         elapsed: Number of steps of each episode, int64.
@@ -28,11 +27,8 @@ class EpisodeEnds:
         truncated: Whether the family has cut it off before the horizon, bool.
     """
 
-    def __init__(
-        self, family: TaskFamily, num_envs: int, device: torch.device, freezes: bool
-    ) -> None:
+    def __init__(self, family: TaskFamily, num_envs: int, device: torch.device) -> None:
         self._horizon = family.horizon
-        self._freezes = freezes
         self._terminates, self._truncates = family.may_terminate, family.may_truncate
         self._most_steps = 0  # an upper bound of `elapsed` on the host
         self.elapsed = torch.zeros(num_envs, dtype=torch.int64, device=device)
@@ -53,9 +49,7 @@ class EpisodeEnds:
                 self.truncated = self.truncated & ~mask
 
     def frozen(self) -> Tensor | None:
-        """Returns the worlds that stay as they ended, [W] bool; None if there can be none."""
-        if not self._freezes:
-            return None
+        """Returns the worlds whose episode has ended, [W] bool; None if there can be none."""
         ends = [self.terminated] if self._terminates else []
         if self._truncates:
             ends.append(self.truncated)
@@ -72,7 +66,7 @@ class EpisodeEnds:
             family: The family of the worlds.
             after: The state after the step.
             tasks: The task of each world.
-            frozen: What `frozen` returned before the step.
+            frozen: What `frozen` returned before the step; None if no world stays as it ended.
 
         Returns:
             Whether each world has terminated, and whether it has been truncated, [W] bool.

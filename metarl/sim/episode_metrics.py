@@ -49,11 +49,15 @@ class EpisodeMetrics:
         reductions: How the numbers of an episode's steps become one, by name.
         num_envs: The number of worlds, W.
         device: The device of the tensors.
+
+    Raises:
+        SettingsError: A name or a reduction is not usable; see `check_metrics`.
     """
 
     def __init__(
         self, reductions: Mapping[str, Reduction], num_envs: int, device: torch.device
     ) -> None:
+        check_metrics(reductions)
         self._reductions = dict(reductions)
         self._num_envs = num_envs
         zeros = torch.zeros(num_envs, device=device)

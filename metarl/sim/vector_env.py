@@ -25,7 +25,7 @@ from metarl.sim.arguments import (
 from metarl.sim.disturbances import Disturbances
 from metarl.sim.episode import Act, Episode, last_states, play_steps, score_states
 from metarl.sim.episode_ends import EpisodeEnds
-from metarl.sim.episode_metrics import EpisodeMetrics, check_metrics
+from metarl.sim.episode_metrics import EpisodeMetrics
 from metarl.sim.family import TaskFamily, Tasks, WorldState
 from metarl.sim.results import READERS, FirstCalls, check_observation, world_values
 from metarl.sim.spaces import only_images
@@ -85,8 +85,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         self._autoreset = autoreset
         self._noise = NoiseSource(family, num_envs, self.device, seed)
         self._state: WorldState = {}
-        self._ends = EpisodeEnds(family, num_envs, self.device, freezes=autoreset != "same_step")
-        check_metrics(family.metrics)
+        self._ends = EpisodeEnds(family, num_envs, self.device)
         self._metrics = EpisodeMetrics(family.metrics, num_envs, self.device)
         self._tasks: Tasks = family.sample(num_envs, self._noise.generator).values
         self._task_vector = family.task_vector(self._tasks)
@@ -100,13 +99,12 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     def _make_spaces(self) -> None:
         family = self.family
-        self.single_action_space = family.action_space
+        space = self.single_action_space = family.action_space
         extra = self._task_vector.shape[1] if self.observe_task else 0
         self.single_observation_space = with_task(family.observation_space, extra)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._seen_shape = torch.Size((self.num_envs, *family.observation_space.shape))
-        space = family.action_space
         self._action_shape = torch.Size(self.action_space.shape or ())
         self._last_action = int(space.n) - 1 if isinstance(space, spaces.Discrete) else None
         self._action_type = torch.float32 if self._last_action is None else torch.int64
@@ -152,9 +150,8 @@ class TensorVectorEnv(VectorEnv, ABC):
         super().reset(seed=seed)
         if seed is not None:
             self._noise.generator.manual_seed(seed)
-        mask = read_mask(options or {}, self.num_envs, self.device, bool(self._state))
-        self._begin(mask)
-        observation = self._observe(self._ends.frozen())
+        self._begin(read_mask(options or {}, self.num_envs, self.device, bool(self._state)))
+        observation = self._observe(self._frozen())
         self._validator.record_reset(self._tasks, observation)
         if self.observer is not None:
             self.observer(self, None)
@@ -177,7 +174,7 @@ class TensorVectorEnv(VectorEnv, ABC):
             ShapeError: The actions have another shape.
             SimulationError: `reset` was not called yet, or `check` found an error some steps later.
         """
-        before, frozen, elapsed = self._state, self._ends.frozen(), self._ends.elapsed
+        before, frozen, elapsed = self._state, self._frozen(), self._ends.elapsed
         family, tasks = self.family, self._tasks
         actions, valid_actions = self._prepare_actions(actions)
         after = self._advance(valid_actions, self._noise.step(elapsed))
@@ -244,10 +241,7 @@ class TensorVectorEnv(VectorEnv, ABC):
     ) -> Episode:
         """Returns an episode that was played from the last reset, with its rewards and ends.
 
-        Args:
-            states: See `score_states`.
-            observations: See `score_states`.
-            actions: See `score_states`.
+        The arguments are those of `score_states`.
         """
         family = self.family
         episode = score_states(family, self._tasks, states, observations, actions)
@@ -266,7 +260,11 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     def run_step_by_step(self, act: Act) -> Episode:
         """Runs one episode in each world with `reset` and `step`. See `episode`."""
-        return play_steps(self, act, lambda: self._ends.truncated)
+        mode, self._autoreset = self._autoreset, "disabled"
+        try:
+            return play_steps(self, act, lambda: self._ends.truncated)
+        finally:
+            self._autoreset = mode
 
     # Tasks and randomness
 
@@ -296,9 +294,8 @@ class TensorVectorEnv(VectorEnv, ABC):
         Args:
             world: The index of the world, 0 to W - 1.
         """
-        state, tasks = map_tensors(
-            lambda t: t[world : world + 1].clone(), (self._state, self._tasks)
-        )
+        row = slice(world, world + 1)
+        state, tasks = map_tensors(lambda t: t[row].clone(), (self._state, self._tasks))
         return state, tasks, int(self._ends.elapsed[world])
 
     def follow(self, noise: WorldNoise | None) -> None:
@@ -361,6 +358,9 @@ class TensorVectorEnv(VectorEnv, ABC):
     def merged(self, mask: Tensor, fresh: WorldState) -> WorldState:
         """Returns the state with the values of `fresh` in the worlds of the mask, [W] bool."""
         return choose(mask, fresh, {n: self._state[n] for n in fresh})
+
+    def _frozen(self) -> Tensor | None:
+        return None if self._autoreset == "same_step" else self._ends.frozen()
 
     def _begin(self, mask: Tensor | None) -> None:
         noise = self._noise.reset()

@@ -6,10 +6,11 @@ from metarl_envs import Bandit, TabularMDP, Walker2dVelocity
 from metarl_envs.navigation import Navigation2D, Navigation2DCorner, Navigation2DSparse
 
 from metarl.errors import SimulationError
-from metarl.sim import TensorVectorEnv, WorldNoise, episode, make_vec
+from metarl.sim import GymTasks, TensorVectorEnv, Uniform, WorldNoise, episode, make_vec
 from metarl.sim.episode import hold_last
 from metarl.tasks.check_sampling import equal
 from tests.sim.families import Drift
+from tests.sim.gymnasium.environments import Slide
 from tests.sim.test_vector_env import Spent
 
 WORLDS = 7
@@ -80,6 +81,29 @@ def test_an_observer_sees_every_step():
     env.observer = lambda who, reward: told.append(reward)
     rewards = env.episode(actor(env)).rewards
     assert told[0] is None and torch.equal(torch.stack(told[1:], 1), rewards)
+
+
+@pytest.mark.parametrize("autoreset", ["same_step", "next_step"])
+@pytest.mark.parametrize(
+    "family",
+    [Drift(), GymTasks(Slide, {"speed": Uniform(-0.2, 0.2)}, horizon=6)],
+    ids=lambda f: type(f).__name__,
+)
+def test_worlds_that_reset_themselves_play_one_episode_too(family, autoreset):
+    env, twin = make(family, autoreset=autoreset), make(family)
+    for each in (env, twin):
+        each.follow(prepared(family))
+        each.observer = lambda *_: None  # steps one by one
+    push = torch.linspace(0, 2, WORLDS).unsqueeze(1)
+    found, expected = (each.episode(lambda _: push) for each in (env, twin))
+    assert expected.over().sum() > 0 and torch.equal(found.over(), expected.over())
+    for name in ("observations", "rewards", "terminated"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    # All episodes are over: the next step starts others, in its way.
+    _, reward, terminated, truncated, _ = env.step(push)
+    assert (terminated | truncated).all() == (autoreset == "same_step")
+    assert autoreset == "same_step" or not reward.any()
+    assert not env.state_dict()["elapsed"].any()
 
 
 class Broken(Drift):
