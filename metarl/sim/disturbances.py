@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarl.cuda_graphs import is_capturing
+from metarl.errors import TaskError
 from metarl.sim.family import TaskFamily, Tasks, normal
 from metarl.sim.spaces import idle_action
 
@@ -41,10 +43,21 @@ class Disturbances:
         self._numbers = torch.zeros(num_envs, drawn, device=device)
 
     def set_tasks(self, tasks: Tasks) -> None:
-        """Sets the task of each world, [W, *] per name, with immediate effect."""
-        family = self._family
-        if family.longest_latency:
-            self._latency = family.latency(tasks)
+        """Sets the task of each world, [W, *] per name, with immediate effect.
+
+        Raises:
+            TaskError: Actions of a task are late by more steps than those of any task of the
+                family, or by less than 0.
+        """
+        family, most = self._family, self._family.longest_latency
+        if most:
+            late = family.latency(tasks)
+            if not is_capturing() and not bool(((late >= 0) & (late <= most)).all()):
+                raise TaskError(
+                    f"Expected actions that are late by 0 to {most} steps, as in all tasks of "
+                    f"{family.name}, got {late.tolist()[:6]}: give the family a longer latency."
+                )
+            self._latency = late
         if family.noisy_sensors:
             self._deviation = family.sensor_deviation(tasks)
 

@@ -296,6 +296,13 @@ def test_what_cannot_be_is_refused(make):
         make()
 
 
+@pytest.mark.parametrize("late", [-1, 3])
+def test_latencies_that_no_task_of_the_family_has_are_refused(late):
+    env = make_vec(echo(0, 2), 2, device="cpu")
+    with pytest.raises(TaskError, match=rf"0 to 2 steps, .* got \[0, {late}\]"):
+        env.set_tasks({**env.get_tasks(), "late": torch.tensor([0, late])})
+
+
 def test_steps_may_be_numbers_of_numpy():
     assert Latency(np.int64(1), np.uint8(3)) == Latency(1, 3)
     assert str(Latency(np.int64(2))) == str(Latency(2))
