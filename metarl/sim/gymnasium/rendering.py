@@ -25,8 +25,9 @@ class GymnasiumRenderer(WorldRenderer):
     The worlds may be in other processes, and their environments have no render mode. For each world
     that is rendered, an environment in this process therefore replays the episode with the same
     task, seed and actions. If the replay fails, or its observation or termination differs from the
-    world's, the observations are plotted from then on, and `note` gives the reason. Frames keep
-    their aspect ratio, so `width` or `height` may be reduced.
+    world's, the observations are plotted from then on, and `note` gives the reason. An environment
+    that exists once is rendered itself: to play its episode again would move it. Frames keep their
+    aspect ratio, so `width` or `height` may be reduced.
 
     Args:
         env: The vector environment.
@@ -48,22 +49,28 @@ class GymnasiumRenderer(WorldRenderer):
             raise SettingsError(self._explain(error)) from error
         self._recordings: dict[int, tuple[int, Task, np.ndarray]] = {}
         self._fallback: DrawnRenderer | None = None
-        tasks = env.get_tasks().items()
+        self._exists_once, self._is_sized = family.worlds == 1, False
+        task = {name: rows[0].numpy(force=True) for name, rows in env.get_tasks().items()}
+        if self._exists_once:
+            self._replays.adopt(0, family.probe, task)
+            return
         self._replays.rows.active[0] = True
         try:
-            self._start(0, 0, {name: rows[0].numpy(force=True) for name, rows in tasks})
-            first = ImageOps.contain(self._image(0), (width, height))
+            self._start(0, 0, task)
+            self._fit(self._image(0))
         except (SettingsError, WorldError) as error:
             self.close()
             raise SettingsError(self._explain(error)) from error
-        self.width, self.height = first.size
 
     def frame(self, world: int = 0) -> np.ndarray:
         state, _, _ = self._snapshot(world)
         if self._fallback is None:
             try:
-                self._replay(world, state)
-                return np.array(ImageOps.pad(self._image(world), (self.width, self.height)))
+                if not self._exists_once:
+                    self._replay(world, state)
+                image = self._image(world)
+                self._fit(image)
+                return np.array(ImageOps.pad(image, (self.width, self.height)))
             except (SettingsError, WorldError) as error:
                 self.close()
                 self.note = self._explain(error)
@@ -103,6 +110,12 @@ class GymnasiumRenderer(WorldRenderer):
         tasks = {n: np.broadcast_to(v, (len(rows.seed), *v.shape)) for n, v in task.items()}
         self._replays.start(tasks)
         self._recordings[world] = (seed, task, rows.action[:0].copy())
+
+    def _fit(self, image: Image.Image) -> None:
+        """Gives frames the aspect ratio of the first picture."""
+        if not self._is_sized:
+            self.width, self.height = ImageOps.contain(image, (self.width, self.height)).size
+            self._is_sized = True
 
     def _image(self, world: int) -> Image.Image:
         try:

@@ -139,3 +139,22 @@ def test_gymnasiums_own_environments_paint_or_name_what_to_install(name):
     for _ in range(4):
         env.step(env.action_space.sample())
     assert not renderer.note and (renderer.frame() != first).any()
+
+
+def test_an_environment_that_exists_once_is_rendered_as_it_is():
+    slide, calls = Painted(), []
+    slide.render_mode = "rgb_array"
+    for name in ("reset", "step"):
+        method = getattr(slide, name)
+        setattr(slide, name, lambda *a, m=method, n=name, **k: (calls.append(n), m(*a, **k))[1])
+    family = GymTasks(lambda: slide, SPEED, horizon=6, worlds=1)
+    env, renderer = rendered(family, worlds=1)
+    assert isinstance(renderer, GymnasiumRenderer)
+    for step in range(4):
+        picture = renderer.frame()
+        assert picture.shape == (30, 60, 3)
+        place = env.snapshot(0)[0]["observation"][0, 0]
+        assert abs(shown(picture) - float(place)) < 4 / 59
+        assert calls == ["reset"] + step * ["step"] and not renderer.note
+        push(env, 0.4)
+    renderer.close()
