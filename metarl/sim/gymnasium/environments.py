@@ -255,16 +255,16 @@ class Environments:
     def _with_task(self, world: int) -> gymnasium.Env:
         """Returns the world's environment with its task set; builds it if necessary."""
         current = self._envs[world]
-        env = self._new() if current is None else current
+        given = env = self._new() if current is None else current
         task, old_task = {n: rows[world] for n, rows in self._tasks.items()}, self._env_tasks[world]
         if old_task is None or any(not np.array_equal(task[n], old_task[n]) for n in task):
             env = self._family.apply_task(env, task)
             self._env_tasks[world] = task
         else:
             self._family.restore_task(env, task)
+        if env is not given:  # built again, with the task's keyword arguments
+            given.close()
         if env is not current:
-            if current is not None:
-                current.close()
             self._own(world, env)
         self._check_spaces(world, env)
         self._envs[world] = env

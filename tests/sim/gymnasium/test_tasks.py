@@ -51,6 +51,28 @@ def test_values_are_those_of_the_ranges_and_splits_share_none():
     assert family.card().disjoint
 
 
+def test_every_environment_that_is_built_is_closed():
+    class Counted(Slide):
+        opened = 0
+
+        def __init__(self, slope=0.0):
+            super().__init__(slope)
+            Counted.opened += 1
+
+        def close(self):
+            Counted.opened -= 1
+
+    family = GymTasks(Counted, {"slope": Uniform(0, 1)}, horizon=6)
+    assert Counted.opened == 1  # the probe
+    env = make_vec(family, 3, device="cpu")
+    for seed in (1, 2):
+        env.set_tasks(sampled(family, 3, seed))
+        env.reset()
+        assert Counted.opened == 4
+    env.close()
+    assert Counted.opened == 1
+
+
 def test_attributes_are_set_and_keyword_arguments_build_again():
     parameters = {"slope": Uniform(0, 1), "speed": Uniform(-0.2, 0.2)}
     family = GymTasks(Slide, parameters, horizon=6)
