@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 import pytest
+from metarl_envs import HalfCheetahVelocity
 from metarl_envs.navigation import Navigation2D
 
 from metarl.errors import SettingsError
-from metarl.sim import Choice, GymTaskPool, GymTasks, Uniform
+from metarl.sim import Choice, GymTaskPool, GymTasks, Mass, Uniform
 from metarl.sim.same_worlds import check_same_worlds
+from tests.sim.families import Cart
 from tests.sim.gymnasium.environments import Slide
+from tests.sim.robots import ARM, Arms
 
 SLIDES = GymTasks(Slide, {"speed": Uniform(0, 1)}, horizon=6)
 CHOICES = GymTasks(Slide, {"speed": Choice(0.1, 0.2)}, horizon=6)
@@ -33,6 +36,8 @@ class Near(Navigation2D):
         (SLIDES, GymTasks(Slide, {"speed": Uniform(5, 6)}, horizon=6, workers=1)),
         (CHOICES, GymTasks(Slide, {"speed": Choice(0.1, 0.2)}, horizon=6)),
         (Navigation2D(), Near(part="test")),
+        (HalfCheetahVelocity(), HalfCheetahVelocity(fastest=3.0, part="test")),
+        (Arms(), Arms(model=f"{ARM} ", parameters={**Arms.parameters, "angle": Uniform(2, 3)})),
         (None, SLIDES),
         (SLIDES, object()),
         (GymTaskPool(Slide, 9, horizon=6), GymTaskPool(Slide, 9, horizon=6, part="test")),
@@ -52,6 +57,15 @@ def test_tasks_of_the_same_worlds_pass(own, other):
         (CHOICES, GymTasks(Slide, {"speed": Choice(0.1, 0.3)}, horizon=6), "choices of 'speed'"),
         (SLIDES, CHOICES, "choices of 'speed' is None"),
         (SLIDES, Navigation2D(6), "action space is"),
+        (Arms(), Arms(model=ARM.replace('mass="0.6"', 'mass="6"')), "checksum of the model is"),
+        (Cart(), Cart(integrator="RK4"), "checksum of the model is"),
+        (Cart(), Cart(frame_skip=5), "frame_skip is 4; .* is 5"),
+        (Arms(), Arms(start_noise=0.0), "start_noise is 0.05"),
+        (
+            Arms(),
+            Arms(parameters={**Arms.parameters, "load": Mass("*", Uniform(0.5, 2))}),
+            "change of 'load' is 'mass of fore'",
+        ),
         (GymTaskPool(Slide, 9, horizon=6), GymTaskPool(Slide, 9, horizon=6, seed=1), "pool is"),
     ],
 )

@@ -122,10 +122,14 @@ class ModelFactor(ABC):
         columns = F.pad(values.view(len(values), -1), (0, 1), value=1.0)
         return columns.double()[:, _columns(self, model, values.device)]
 
+    @property
+    def target(self) -> str:
+        """What is scaled, and of which parts."""
+        return f"{self.word} of {self.names}{', each its own' if self.each else ''}"
+
     def describe(self) -> str:
         """Returns the change as cards say it."""
-        each = ", each its own" if self.each else ""
-        return f"{self.word} of {self.names}{each} x {self.values}"
+        return f"{self.target} x {self.values}"
 
 
 class Mass(ModelFactor):

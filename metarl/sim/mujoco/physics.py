@@ -10,6 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
+from zlib import crc32
 
 import mujoco
 import numpy as np
@@ -78,6 +79,15 @@ class MujocoFamily(TaskFamily):
     @property
     def step_seconds(self) -> float:
         return self.dt
+
+    @property
+    def world_settings(self) -> dict[str, Any]:
+        """Adds the model, whose checksum covers its options, and the frame skip."""
+        model = self.compiled
+        data = np.empty(mj.mj_sizeModel(model), np.uint8)
+        mj.mj_saveModel(model, None, data)
+        own = {"checksum of the model": crc32(data.tobytes()), "frame_skip": self.frame_skip}
+        return {**super().world_settings, **own}
 
     @property
     def action_space(self) -> spaces.Box:

@@ -207,6 +207,17 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
         return spaces.Box(-bound, bound, dtype=np.float32)
 
     @property
+    def world_settings(self) -> dict[str, Any]:
+        """Adds the start, and what the factors of a task scale."""
+        start = {"keyframe": self.keyframe, "start_noise": self.start_noise}
+        changes = {
+            f"change of {name!r}": parameter.target
+            for name, parameter in self.parameters.items()
+            if isinstance(parameter, ModelFactor)
+        }
+        return {**super().world_settings, **start, **changes}
+
+    @property
     def start_numbers(self) -> int:
         """The number of random numbers that `initial` takes: nq + nv."""
         return self.compiled.nq + self.compiled.nv
