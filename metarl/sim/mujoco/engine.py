@@ -25,6 +25,8 @@ from metarl.sim.vector_env import TensorVectorEnv
 
 STATE_FIELDS = ("qpos", "qvel", "ctrl")
 MOCAP_FIELDS = ("mocap_pos", "mocap_quat")
+NEED_DATA = int(mj.mjtEnableBit.mjENBL_SLEEP) | int(mj.mjtEnableBit.mjENBL_IPC)
+"""Flags of models whose steps depend on more than the state, in a batch that keeps its data."""
 WARNINGS = {
     int(value): name.removeprefix("mjWARN_")
     for name, value in mj.mjtWarning.__members__.items()
@@ -36,7 +38,8 @@ class MujocoVectorEnv(TensorVectorEnv):
     """W worlds of a `MujocoFamily` in float64 on the CPU, bit-equal to `mujoco.mj_step`.
 
     MuJoCo silently resets worlds that diverge or exceed the contact memory. Here their state is set
-    to NaN, so that `check` raises an error.
+    to NaN, so that `check` raises an error. Bodies that sleep are awake in a state that was loaded,
+    so such a model continues up to about 1e-4.
 
     Args:
         family: The family of the worlds.
@@ -64,7 +67,8 @@ class MujocoVectorEnv(TensorVectorEnv):
         super().__init__(family, num_envs, **settings)
         self._derived = derived_elements(family.compiled, family.derived)
         # A batch that keeps its data continues a step from the derived fields at no extra cost.
-        self._batch = Batch(family.compiled, num_envs, threads, persistent=bool(self._derived))
+        keeps = bool(self._derived) or bool(family.compiled.opt.enableflags & NEED_DATA)
+        self._batch = Batch(family.compiled, num_envs, threads, persistent=keeps)
         self._stage = mj.mjtStage.mjSTAGE_VEL if self._derived else mj.mjtStage.mjSTAGE_NONE
         self._moves_mocap = bool(family.compiled.nmocap)
         names = STATE_FIELDS + (MOCAP_FIELDS if self._moves_mocap else ())
