@@ -126,6 +126,26 @@ def check_numbers(name: str, value: Any, like: Tensor) -> None:
         )
 
 
+def read_actions(actions: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns actions as a tensor without a graph.
+
+    Args:
+        actions: A tensor, or what `torch.as_tensor` takes.
+        dtype: float32, or int64 of indices.
+        device: The device of the result.
+
+    Raises:
+        ShapeError: An index is a fraction.
+    """
+    given = torch.as_tensor(actions, device=device).detach()
+    if given.is_floating_point() and dtype == torch.int64 and (given % 1 != 0).any():
+        raise ShapeError(
+            f"Expected indices of actions, whole numbers, got {given.flatten()[:6].tolist()}; "
+            "`argmax` or `sample` of a distribution chooses one."
+        )
+    return given.to(dtype)
+
+
 def action_error(actions: Tensor, expected: Sequence[int], started: bool) -> Exception:
     """Returns the error for actions of another shape, or before the first reset."""
     if not started:

@@ -19,6 +19,7 @@ from metarl.sim.arguments import (
     action_error,
     check_arguments,
     check_tasks,
+    read_actions,
     read_mask,
     with_task,
 )
@@ -171,7 +172,7 @@ class TensorVectorEnv(VectorEnv, ABC):
             "metrics" are those of the episodes up to this step, [W] float32 per name.
 
         Raises:
-            ShapeError: The actions have another shape.
+            ShapeError: The actions have another shape, or indices are fractions.
             SimulationError: `reset` was not called yet, or `check` found an error some steps later.
         """
         before, frozen, elapsed = self._state, self._frozen(), self._ends.elapsed
@@ -344,8 +345,7 @@ class TensorVectorEnv(VectorEnv, ABC):
             ShapeError: The values are from another family or another number of worlds.
         """
         self.set_tasks(values["tasks"])
-        noise = values["noise"]
-        self.follow(None if noise is None else WorldNoise(*noise))
+        self.follow(values["noise"])
         self._state = map_tensors(lambda t: t.to(self.device, copy=True), values["state"])
         self._ends.load_state_dict(values)
         if "metrics" in values:  # not in states of MetaRL 0.1
@@ -375,7 +375,7 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     def _prepare_actions(self, actions: Any) -> tuple[Tensor, Tensor]:
         """Returns the actions as a tensor, and the same actions with indices in range."""
-        actions = torch.as_tensor(actions, dtype=self._action_type, device=self.device).detach()
+        actions = read_actions(actions, self._action_type, self.device)
         if actions.shape != self._action_shape or not self._state:
             raise action_error(actions, self._action_shape, bool(self._state))
         if self._last_action is None:

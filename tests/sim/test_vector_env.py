@@ -9,7 +9,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from metarl.errors import SettingsError, ShapeError, SimulationError
-from metarl.sim import TorchVectorEnv, WorldNoise
+from metarl.sim import TorchVectorEnv, WorldNoise, make_vec
 from metarl.trees import take_tasks
 from tests.sim.families import Drift
 
@@ -294,6 +294,20 @@ def test_actions_that_ask_for_gradients_leave_no_graph_behind():
     env.reset()
     seen, reward, *_ = env.step(actions(1)[0].requires_grad_())
     assert not seen.requires_grad and not reward.requires_grad
+
+
+def test_indices_of_actions_may_be_numbers_of_any_type_but_no_fractions():
+    found = []
+    for given in (torch.tensor([1, 0]), np.array([1.0, 0.0]), [1, 0], [True, False]):
+        env = make_vec("CartPole-v1", 2, device="cpu")
+        env.reset(seed=0)
+        found.append(env.step(given)[0])
+    assert all(torch.equal(found[0], other) for other in found)
+    for fractions in (torch.tensor([0.9, 0.0]), np.array([np.nan, 1.0])):
+        with pytest.raises(
+            ShapeError, match=r"indices of actions, whole numbers, got \[(0\.[89]|nan)"
+        ):
+            env.step(fractions)
 
 
 @pytest.mark.parametrize(
