@@ -135,7 +135,8 @@ class ChangedRobot(Locomotion):
 
     def task_vector(self, tasks: Tasks) -> Tensor:
         """Returns the parameters of the fault, [W, D]."""
-        return torch.cat([v.view(len(v), -1) for v in tasks.values()], 1)
+        values = (tasks[name] for name in self.fault.ranges())
+        return torch.cat([v.view(len(v), -1) for v in values], 1)
 
     def _delay(self, latency: Tensor) -> Tensor:
         """Returns the delay of each actuator in s, [W, nu], rounded to whole MuJoCo steps.

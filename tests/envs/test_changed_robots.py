@@ -184,6 +184,8 @@ def test_faults_combine():
     tasks = tasks_of(family, 5)
     assert list(tasks) == ["slope", "strength"] and task_size(family) == 2
     assert set(family.model_fields(tasks)) == {"opt.gravity"}
+    turned = {name: tasks[name] for name in ("strength", "slope")}
+    assert torch.equal(family.task_vector(turned), family.task_vector(tasks))
     assert "slope and strength" in family.card().summary
     assert pickle.loads(pickle.dumps(family)) == family
 
