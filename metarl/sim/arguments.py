@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -12,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError, SimulationError
+from metarl.ranges import check_int
 from metarl.registry import check_choice
 from metarl.sim.family import TaskFamily, Tasks
 from metarl.sim.spaces import FlatBox, source_of
@@ -72,11 +74,10 @@ def check_arguments(
         SettingsError: An argument has an invalid value, or torch's default type is not float32.
     """
     check_default_type("Worlds")
-    if num_envs < 1:
-        raise SettingsError(f"Expected at least 1 world, got {num_envs}.")
-    if family.horizon < 1:
+    check_int("num_envs", num_envs)
+    if not isinstance(family.horizon, Integral) or family.horizon < 1:
         raise SettingsError(
-            f"Expected a horizon of at least 1 step, got {family.horizon} of {family.name}."
+            f"Expected a horizon of whole steps, at least 1, got {family.horizon} of {family.name}."
         )
     name = autoreset.name.lower() if isinstance(autoreset, AutoresetMode) else autoreset
     check_choice("autoreset", name, get_args(Autoreset))

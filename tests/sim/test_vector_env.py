@@ -313,9 +313,11 @@ def test_indices_of_actions_may_be_numbers_of_any_type_but_no_fractions():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_envs": 0}, "at least 1 world, got 0"),
+        ({"num_envs": 0}, "`num_envs` of at least 1, got 0"),
+        ({"num_envs": 4 / 2}, "an integer `num_envs` of at least 1, got 2.0"),
         ({"autoreset": "next"}, "Unknown autoreset 'next'.*'next_step'"),
-        ({"family": Drift(horizon=0)}, "horizon of at least 1 step, got 0 of Drift-v1"),
+        ({"family": Drift(horizon=0)}, "horizon of whole steps, at least 1, got 0 of Drift-v1"),
+        ({"family": Drift(horizon=9.0)}, "at least 1, got 9.0 of Drift-v1"),  # pyright: ignore
         ({"family": "Drift-v1"}, "Expected a TorchFamily, got str"),
     ],
 )

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError, SimulationError
+from metarl.ranges import MOST_THREADS, Range, check_int
 from metarl.sim.episode import Act, Episode
 from metarl.sim.family import Tasks, WorldState
 from metarl.sim.gymnasium.clock import Clock
@@ -71,9 +72,9 @@ class GymVectorEnv(TensorVectorEnv):
                 f"Expected a GymFamily, got {type(family).__name__}: the gymnasium engine "
                 "needs environments to build."
             )
-        self.workers = family.workers if workers is None else workers
-        if self.workers < 0:
-            raise SettingsError(f"Expected at least 0 workers, got {self.workers}.")
+        workers = family.workers if workers is None else workers
+        self.workers = check_int("workers", workers, Range(0, MOST_THREADS))
+        check_int("num_envs", num_envs)
         if family.worlds is not None and num_envs > family.worlds:
             raise SettingsError(
                 f"Expected at most {family.worlds} world of {family.name}, whose environment "

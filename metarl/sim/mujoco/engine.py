@@ -11,6 +11,7 @@ from mujoco.batch import Batch
 from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError
+from metarl.ranges import MOST_THREADS, Range, check_int
 from metarl.sim.arguments import copy_error
 from metarl.sim.family import Tasks, WorldState
 from metarl.sim.mujoco.derived import derived_elements
@@ -62,8 +63,7 @@ class MujocoVectorEnv(TensorVectorEnv):
                 f"Expected a MujocoFamily, got {type(family).__name__}: the mujoco engine needs a "
                 "MuJoCo model, `model`, and a `frame_skip`."
             )
-        if threads < 0:
-            raise SettingsError(f"Expected at least 0 threads, got {threads}.")
+        check_int("threads", threads, Range(0, MOST_THREADS))
         super().__init__(family, num_envs, **settings)
         self._derived = derived_elements(family.compiled, family.derived)
         # A batch that keeps its data continues a step from the derived fields at no extra cost.

@@ -15,6 +15,7 @@ from torch import Tensor
 from metarl.devices import resolve_device
 from metarl.errors import SettingsError, ShapeError
 from metarl.extras import import_extra
+from metarl.ranges import check_int
 from metarl.sim.arguments import copy_error
 from metarl.sim.family import Tasks, WorldState
 from metarl.sim.mujoco.derived import derived_elements
@@ -73,10 +74,8 @@ class WarpVectorEnv(PhysicsVectorEnv):
                 f"Expected a MujocoFamily, got {type(family).__name__}: the warp engine needs a "
                 "MuJoCo model, `model`, and a `frame_skip`."
             )
-        if min(nconmax, njmax) < 1:
-            raise SettingsError(
-                f"Expected nconmax and njmax of at least 1, got {nconmax} and {njmax}."
-            )
+        check_int("nconmax", nconmax)
+        check_int("njmax", njmax)
         if deterministic is None:
             deterministic = torch.are_deterministic_algorithms_enabled()
         warp = import_extra("metarl.sim.warp.physics", "warp")

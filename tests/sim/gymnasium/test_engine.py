@@ -338,7 +338,7 @@ def test_states_of_others_are_refused():
 def test_arguments_are_checked():
     with pytest.raises(SettingsError, match="Expected a GymFamily, got Drift"):
         GymVectorEnv(Drift(), 2)
-    with pytest.raises(SettingsError, match="at least 0 workers, got -1"):
+    with pytest.raises(SettingsError, match=r"`workers` in \[0, 1024\], got -1"):
         vec(workers=-1)
     with pytest.raises(SettingsError, match="`time_limit` above 0"):
         GymTasks(Slide, SPEED, horizon=6, time_limit=0)

@@ -13,7 +13,7 @@ from tests.sim.robots import ARM, Arms
 
 
 def test_threads_are_checked():
-    with pytest.raises(SettingsError, match="at least 0 threads, got -1"):
+    with pytest.raises(SettingsError, match=r"`threads` in \[0, 1024\], got -1"):
         make_vec(Cart(), 4, device="cpu", engine="mujoco", threads=-1)
 
 
