@@ -29,7 +29,8 @@ def from_urdf(
 
     MuJoCo reads links, joints, inertias, collision shapes, limits and damping. It merges links
     that fixed joints connect; the first link is fixed to the world. Meshes named by
-    "package://NAME/PATH" are looked for in the folders above the file.
+    "package://NAME/PATH" are looked for in the folders above the file. In the text, numbers have
+    the six digits that MuJoCo writes.
 
     Args:
         urdf: Path of a URDF file, or its text, which starts with "<".
