@@ -232,26 +232,36 @@ def warn_of_times(found: Sequence[Trajectory], step_seconds: float | None) -> No
     """Warns of logs at another rate than that of training, of missing steps and of their order.
 
     Args:
-        found: The episodes; those without times are left out.
+        found: The episodes; those without times and without a counter of steps are left out.
         step_seconds: Time of a step in training, in s; None: not known.
     """
-    gaps = np.concatenate([np.zeros(0), *(np.diff(o.times) for o in found if o.times is not None)])
-    if not len(gaps):
-        return
-    usual = float(np.median(gaps))
-    other = step_seconds is not None and abs(usual - step_seconds) > OTHER_RATE * step_seconds
-    late = int((gaps > 1.5 * usual).sum())
-    said = []
-    if not (gaps > 0).all():  # NaN, too
-        said = ["do not increase from step to step: sort the log by time"]
-    elif other:
-        said = [f"are {usual:.4g} s apart, the steps of training {step_seconds:.4g} s"]
+    what, gaps, said = "timestamps of the log, in s,", _gaps([one.times for one in found]), []
+    if len(gaps):
+        usual = float(np.median(gaps))
+        if not (gaps > 0).all():  # NaN, too
+            said = ["do not increase from step to step: sort the log by time"]
+        elif step_seconds is not None and abs(usual - step_seconds) > OTHER_RATE * step_seconds:
+            said = [f"are {usual:.4g} s apart, the steps of training {step_seconds:.4g} s"]
+    late = _late(gaps)
+    if not said and not late:
+        what, gaps = "counters of steps of the log", _gaps([one.steps for one in found])
+        late = _late(np.abs(gaps)) if (gaps > 0).all() or (gaps < 0).all() else 0
     if late:
         said.append(f"have {late} gaps of {len(gaps)} in which steps are missing")
     if said:
         warnings.warn(
-            f"The timestamps of the log, in s, {' and '.join(said)}. Rewards and observations of "
-            "such a log mean something else than in training.",
+            f"The {what} {' and '.join(said)}. Rewards and observations of such a log mean "
+            "something else than in training.",
             RuntimeWarning,
             stacklevel=4,
         )
+
+
+def _gaps(counters: Sequence[np.ndarray | None]) -> np.ndarray:
+    """Returns the differences from step to step of all episodes, [K]."""
+    return np.concatenate([np.zeros(0), *(np.diff(row) for row in counters if row is not None)])
+
+
+def _late(gaps: np.ndarray) -> int:
+    """Returns how many differences are as large as those of several steps."""
+    return int((gaps > 1.5 * np.median(gaps)).sum()) if len(gaps) else 0

@@ -16,6 +16,7 @@ from metarl.deploy.experience.trajectory_tables import (
     as_flags,
     check_counter,
     check_marks,
+    column_array,
     count_of,
     file_columns,
     joined_columns,
@@ -30,6 +31,8 @@ from metarl.deploy.robot.spaces import ControlSpaces
 from metarl.errors import DataError, ShapeError, short_repr
 from metarl.ranges import user_path
 from metarl.sim.spaces import source_of
+from metarl.tasks.data.table_files import open_table
+from metarl.tasks.data.tables import is_structured, is_table
 
 NAMES = {
     "observations": ("observations", "observation", "obs", "observation.state", "states"),
@@ -70,6 +73,7 @@ class Trajectory:
         log_probs: Log-density of each action under whoever acted, in the environment's units, [L];
             None if it is not known.
         times: When each observation was made, in s, [L] or [L + 1]; None if it is not known.
+        steps: The counter of the steps, [L] or [L + 1]; None if there is none.
     """
 
     observations: np.ndarray
@@ -79,6 +83,7 @@ class Trajectory:
     ended: bool
     log_probs: np.ndarray | None = None
     times: np.ndarray | None = None
+    steps: np.ndarray | None = None
 
 
 def read_trajectories(source: Any, spaces: ControlSpaces) -> list[Trajectory]:
@@ -89,7 +94,7 @@ def read_trajectories(source: Any, spaces: ControlSpaces) -> list[Trajectory]:
             next_observations and log_probs if they are known), of one episode or of many one after
             another; a list of such dicts, or of objects with such attributes; a Minari data set;
             the path of a Parquet, CSV or .npz file, or a table of pandas or Arrow, with the same
-            columns and an episode number.
+            columns and an episode number; or a list of such paths or tables.
         spaces: The spaces of training.
 
     Raises:
@@ -113,6 +118,9 @@ def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
         _check_parts(found, "the log", list(map(str, source)))
         _check_ends(found, source)
         yield from split_episodes(found)
+    elif isinstance(source, Sequence) and len(source) and all(map(_is_table, source)):
+        for one in source:
+            yield from _episodes(one)
     elif isinstance(source, Sequence):
         found = [_named(one) for one in source]
         if found and all(np.ndim(one.get("rewards", ())) == 0 for one in found):  # single steps
@@ -142,14 +150,19 @@ def _opened(source: Any) -> Any:
         path = user_path(source, "source")
         is_npz = path.suffix.lower() == ".npz"
         return npz_arrays(path) if is_npz else listed_columns(joined_columns(file_columns(path)))
-    if hasattr(source, "column_names") or hasattr(source, "iloc"):
-        return listed_columns(table_columns(source))
-    if isinstance(source, np.ndarray) and source.dtype.names:
-        return {name: source[name] for name in source.dtype.names}
+    if is_structured(source):
+        return open_table(source)
+    if _is_table(source):
+        return listed_columns(table_columns(open_table(source)))
     if isinstance(source, Iterator) or (isinstance(source, np.ndarray) and source.ndim == 1):
         return list(source)
     episodes = getattr(source, "iterate_episodes", None)  # of Minari
     return source if episodes is None else list(episodes())
+
+
+def _is_table(source: Any) -> bool:
+    """Returns whether a log is a table, or the path of a file; dicts are none."""
+    return is_table(source) and not isinstance(source, Mapping)
 
 
 def _named(episode: Any) -> dict[str, Any]:
@@ -163,7 +176,7 @@ def _named(episode: Any) -> dict[str, Any]:
                 else getattr(episode, alias, None)
             )
             if value is not None and not (name == "steps" and callable(value)):
-                parts[name] = value
+                parts[name] = _arrays(value, alias)
                 break
     if "truncated" in parts and "terminated" in parts and not _has_terminations(episode):
         # An episode is also `done` where it was cut off.
@@ -171,6 +184,15 @@ def _named(episode: Any) -> dict[str, Any]:
         if ends[0].shape == ends[1].shape:
             parts["terminated"] = ends[0] & ~ends[1]
     return parts
+
+
+def _arrays(value: Any, name: str) -> Any:
+    """Returns columns of pandas and Arrow as arrays, whose rows have places, not labels."""
+    if isinstance(value, Mapping):
+        return {part: _arrays(column, f"{name}.{part}") for part, column in value.items()}
+    if type(value) is tuple:
+        return tuple(_arrays(part, f"{name}[{i}]") for i, part in enumerate(value))
+    return column_array(value, name) if hasattr(value, "to_numpy") else value
 
 
 def _check_parts(parts: Mapping[str, Any], where: str, names: Sequence[str] = ()) -> None:
@@ -243,11 +265,11 @@ def _trajectory(parts: Mapping[str, Any], spaces: ControlSpaces, where: str) -> 
     ends = {n: bool(as_flags(parts[n], n).any()) for n in ("terminated", "truncated") if n in parts}
     terminated = ends.get("terminated", False)
     ended = any(ends.values()) or not ends
-    times = _times(parts.get("times"), count)
-    for name, value in (("steps", parts.get("steps")), ("times", times)):
+    counters = {name: _counter(parts.get(name), count) for name in ("times", "steps")}
+    for name, value in counters.items():
         if value is not None:
-            check_counter(value, count, where, ", ".join(NAMES[name]))
-    return Trajectory(observations, actions, rewards, terminated, ended, log_probs, times)
+            check_counter(value, where, ", ".join(NAMES[name]))
+    return Trajectory(observations, actions, rewards, terminated, ended, log_probs, **counters)
 
 
 def _observations(value: Any, spaces: ControlSpaces, count: int, where: str) -> np.ndarray:
@@ -328,16 +350,16 @@ def _composite_actions(
         raise ShapeError(f"Expected actions of {source} for each step in {where}.") from error
 
 
-def _times(value: Any, count: int) -> np.ndarray | None:
-    """Returns times in s, [L] or [L + 1]; None if there are none, or they are something else."""
+def _counter(value: Any, count: int) -> np.ndarray | None:
+    """Returns times in s or numbers of steps, [L] or [L + 1]; None if they are something else."""
     if value is None:
         return None
-    times = np.ravel(as_array(value, "times"))
-    if times.dtype.kind == "M":
-        times = (times - times[:1]) / np.timedelta64(1, "s")
-    if times.dtype.kind not in "iuf" or len(times) not in (count, count + 1):
+    numbers = np.ravel(as_array(value, "the counter of steps"))
+    if numbers.dtype.kind == "M":
+        numbers = (numbers - numbers[:1]) / np.timedelta64(1, "s")
+    if numbers.dtype.kind not in "iuf" or len(numbers) not in (count, count + 1):
         return None
-    return times.astype(np.float64)
+    return numbers.astype(np.float64)
 
 
 def _numbers(value: Any, what: str, where: str) -> np.ndarray:

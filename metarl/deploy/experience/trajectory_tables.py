@@ -67,7 +67,24 @@ def table_columns(table: Any) -> dict[str, np.ndarray]:
 def plain_columns(table: Any) -> dict[str, np.ndarray]:
     """Returns the columns of a table by name, in its order; see `table_columns`."""
     names = list(table.column_names if hasattr(table, "column_names") else table.columns)
-    return {_text(name): _column(table[name], _text(name)) for name in names}
+    return {_text(name): column_array(table[name], _text(name)) for name in names}
+
+
+def column_array(column: Any, name: str) -> np.ndarray:
+    """Returns a column of pandas or Arrow, or a data frame, as an array; lists are its rows.
+
+    Raises:
+        DataError: The lists have different lengths, or there are no rows.
+    """
+    values = column.to_numpy()
+    if not len(values):
+        raise DataError("Expected a table with rows, got one without any.")
+    if values.dtype != object:
+        return values
+    try:
+        return np.stack([np.asarray(row) for row in values])
+    except (ValueError, TypeError) as error:
+        raise DataError(f"Expected rows of one length in the column {name!r}: {error}.") from error
 
 
 def npz_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -128,13 +145,15 @@ def split_episodes(parts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for name in ("times", "steps"):
         if name in parts and np.size(parts[name]) not in (count, count + 1):
             parts.pop(name)  # something else, such as the time of the whole log
-    ends = [as_flags(parts[n], n).ravel() for n in ("terminated", "truncated") if n in parts]
-    if any(len(flags) not in (1, count) for flags in ends):
-        raise DataError(f"Expected as many ends as rewards, {count}, got {[len(e) for e in ends]}.")
     last = np.zeros(count, bool)
-    for flags in ends:
+    for name in {"terminated", "truncated"} & parts.keys():
+        flags = as_flags(parts[name], name).ravel()
+        if len(flags) not in (1, count):
+            raise DataError(f"Expected as many ends as rewards, {count}, got {len(flags)}.")
         if len(flags) == count:
             last |= flags
+        elif not flags[0]:  # of all steps
+            parts[name] = np.zeros(count, bool)
     if numbers is not None and count and np.size(numbers) != 1:  # one number is that of all steps
         last[:-1] |= _changes(np.ravel(np.asarray(numbers)), last)
     stops = [t + 1 for t in range(count - 1) if last[t]]
@@ -178,24 +197,19 @@ def _differs(value: Any, count: int) -> bool:
     )
 
 
-def check_counter(value: Any, count: int, where: str, names: str) -> None:
+def check_counter(numbers: np.ndarray, where: str, names: str) -> None:
     """Checks that a counter of steps, or their times, do not begin again within an episode.
 
     Args:
-        value: The counter; anything else than a number for each step is passed over.
-        count: The number of steps.
+        numbers: The counter, [L].
         where: The episode.
         names: What logs call the counter.
 
     Raises:
         DataError: It goes back.
     """
-    numbers = np.ravel(as_array(value, "the counter of steps"))
-    if numbers.size != count or numbers.dtype.kind not in "iuf" or count < 2:
-        return
-    numbers = numbers.astype(np.float64)
     changes = np.diff(numbers)
-    begins = (numbers[1:] == numbers[0]) & (numbers[0] == numbers.min())
+    begins = (numbers[1:] == numbers[:1]) & (numbers[:1] == numbers.min(initial=np.inf))
     back = (changes < 0) & ((numbers == np.round(numbers)).all() | begins)
     if back.any() and (changes > 0).any():  # a countdown goes back at each step
         step = int(back.argmax()) + 1
@@ -298,10 +312,13 @@ def _rows(value: Any, low: int, high: int, count: int) -> Any:
         return {name: _rows(part, low, high, count) for name, part in value.items()}
     if isinstance(value, tuple) and len(value) != count:  # columns of a Tuple
         return tuple(_rows(part, low, high, count) for part in value)
-    if len(value) != count:
+    try:
+        rows = len(value)
+    except TypeError:  # one for all steps
+        rows = 1
+    if rows != count:
         raise DataError(
-            f"Expected as many rows in each part of a log of several episodes, {count}, got "
-            f"{len(value)}."
+            f"Expected as many rows in each part of a log of several episodes, {count}, got {rows}."
         )
     return value[low:high]
 
@@ -319,15 +336,3 @@ def _listed(values: np.ndarray) -> np.ndarray:
         return np.array([text.strip("[() ]\n").replace(",", " ").split() for text in texts], float)
     except ValueError:  # lists of other things, or of several lengths
         return values
-
-
-def _column(column: Any, name: str) -> np.ndarray:
-    values = column.to_numpy()
-    if not len(values):
-        raise DataError("Expected a table with rows, got one without any.")
-    if values.dtype != object:
-        return values
-    try:
-        return np.stack([np.asarray(row) for row in values])
-    except (ValueError, TypeError) as error:
-        raise DataError(f"Expected rows of one length in the column {name!r}: {error}.") from error

@@ -5,6 +5,7 @@ import warnings
 import gymnasium
 import numpy as np
 import pandas
+import pyarrow
 import pytest
 import torch
 
@@ -299,6 +300,62 @@ def test_times_of_several_episodes_begin_again():
     found = read_trajectories(log, choice_spaces())
     with pytest.warns(RuntimeWarning, match="have 1 gaps of 4"):
         warn_of_times(found, None)
+
+
+@pytest.mark.parametrize(
+    ("counter", "late"),
+    [
+        ({"frame_index": [0, 1, 2, 0, 1, 3]}, 1),
+        ({"step": [7, 17, 47, 57, 67, 77]}, 1),
+        ({"steps": [9, 8, 5, 9, 8, 7]}, 1),  # steps that are left
+        ({"t": [0, 1, 2, 0, 1, 2]}, 0),
+        ({"t": [0.3, 0.9, 0.2, 0.5, 0.4, 0.6]}, 0),  # something else, such as a torque
+        ({"t": [0, 1, 5, 0, 1, 2], "timestamp": [0.0, 0.02, 0.04, 0.0, 0.02, 0.08]}, 1),  # once
+    ],
+)
+def test_steps_that_a_counter_lacks_warn(counter, late):
+    found = read_trajectories({**of_six_steps(), **counter}, choice_spaces())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        warn_of_times(found, 0.02)
+    texts = [str(one.message) for one in said]
+    assert len(texts) == late
+    assert all("have 1 gaps of 4 in which steps are missing" in text for text in texts)
+
+
+def test_columns_are_read_by_their_places():
+    log = of_six_steps()
+    log["observations"] = np.linspace(-1, 1, 12, dtype=np.float32).reshape(6, 2)
+    expected = read_trajectories(log, choice_spaces())
+    lists = {n: v.tolist() for n, v in log.items()}
+    frame = pandas.DataFrame(lists, index=[3, 0, 5, 1, 4, 2])
+    table = pyarrow.table(lists)
+    columns = {name: frame[name] for name in log}
+    wide = {**columns, "observations": pandas.DataFrame(log["observations"], frame.index)}
+    halves = [frame.iloc[:3], frame.iloc[3:]]
+    for source in (columns, wide, {name: table[name] for name in log}, halves, [table]):
+        found = read_trajectories(source, choice_spaces())
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one.observations, other.observations)
+            assert one.actions == other.actions and one.rewards.tolist() == other.rewards.tolist()
+    one_episode = {n: v for n, v in columns.items() if n != "episode"}
+    (one,) = read_trajectories(one_episode, choice_spaces())
+    np.testing.assert_array_equal(one.observations, log["observations"])
+
+
+def test_files_of_an_episode_each_are_a_log(tmp_path):
+    for number in range(2):
+        part = {n: v[3 * number :][:3] for n, v in of_six_steps().items()}
+        np.savez(tmp_path / f"{number}.npz", **part)
+    found = read_trajectories(sorted(tmp_path.iterdir()), choice_spaces())
+    assert [one.rewards.tolist() for one in found] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_an_end_of_all_steps():
+    log = {**of_six_steps(), "truncated": False}
+    assert [one.ended for one in read_trajectories(log, choice_spaces())] == [False, False]
+    with pytest.raises(DataError, match="a log of several episodes, 6, got 1"):
+        read_trajectories({**log, "terminated": True}, choice_spaces())
 
 
 def of_six_steps():
