@@ -22,6 +22,7 @@ from metarl.extras import import_extra
 
 TOLERANCE = 1e-5
 Batches = Callable[[int, torch.Generator], list[Tensor]]
+Fitting = Callable[[list[Tensor], torch.Generator], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Graph:
         outputs: The outputs; their examples say shapes and types.
         batches: Returns all inputs of the n-th call of the comparison, drawn from a generator;
             None: variations of the examples.
+        fit: Returns such variations as inputs that the function is made for; None: they are.
         calls: Calls in a row that the comparison may make.
         tolerance: The largest difference of an output, relative to max(1, max |output|).
     """
@@ -72,6 +74,7 @@ class Graph:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     batches: Batches | None = None
+    fit: Fitting | None = None
     calls: int = 10
     tolerance: float = TOLERANCE
 
@@ -87,13 +90,14 @@ def graph_of(
     inputs: Sequence[Port],
     outputs: Sequence[tuple[str, str, dict[int, str]]],
     batches: Batches | None = None,
+    fit: Fitting | None = None,
     calls: int = 10,
 ) -> Graph:
     """Returns a graph; the outputs are given by names, texts and free dimensions."""
     examples = [port.example for port in inputs]
     found = [t.detach() for t in function(*examples)]
     ports = [Port(n, t, text, free) for (n, text, free), t in zip(outputs, found, strict=True)]
-    return Graph(name, function, tuple(inputs), tuple(ports), batches, calls)
+    return Graph(name, function, tuple(inputs), tuple(ports), batches, fit, calls)
 
 
 def free_size(tensors: Sequence[Tensor], least: int = 5) -> int:

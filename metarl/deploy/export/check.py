@@ -56,7 +56,8 @@ def _inputs(
         if not port.name.startswith((THETA, STATE))
     ]
     names = [port.name for port in graph.inputs]
-    return [*(values[n] for n in names if n in values), *batch]
+    inputs = [*(values[n] for n in names if n in values), *batch]
+    return inputs if graph.fit is None else graph.fit(inputs, generator)
 
 
 def _moved(graph: Graph, values: dict[str, Tensor], outputs: list[Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.adaptation.inner_loop import inner_loop
-from metarl.deploy.export.capture import Graph, Port, graph_of
+from metarl.deploy.export.capture import Fitting, Graph, Port, graph_of
 from metarl.deploy.export.state import Flat, flatten, unflatten
 from metarl.deploy.export.theta import Start, moved_ports
 from metarl.models.base import Params
@@ -65,7 +65,8 @@ def step(parts: ControlParts) -> Graph:
         return _moved(parts, theta, state, batch)
 
     ports = [*parts.start.ports(), *_batch(parts)]
-    return graph_of("step", function, ports, [*moved_ports(parts.start), RETURN])
+    outputs = [*moved_ports(parts.start), RETURN]
+    return graph_of("step", function, ports, outputs, fit=_sampled(parts))
 
 
 def log_probs(parts: ControlParts) -> Graph:
@@ -102,7 +103,28 @@ def log_step(parts: ControlParts) -> Graph:
         return _moved(parts, theta, state, batch._replace(weights=shares, log_probs=old))
 
     ports = [*parts.start.ports(), *_batch(parts), *_weights(parts)]
-    return graph_of("log_step", function, ports, [*moved_ports(parts.start), RETURN])
+    outputs = [*moved_ports(parts.start), RETURN]
+    return graph_of("log_step", function, ports, outputs, fit=_sampled(parts))
+
+
+def _sampled(parts: ControlParts) -> Fitting:
+    """Returns a function that draws the actions of rollouts from the policy of their theta.
+
+    On actions of nobody, repeated steps may diverge.
+    """
+    policy = parts.learner.policy
+
+    @torch.no_grad()
+    def fit(inputs: list[Tensor], generator: torch.Generator) -> list[Tensor]:
+        theta, _, (observations, _, *rest) = parts.start.split(inputs)
+        seen = observations[:, :-1]
+        seen = seen if policy.units is None else policy.units.observe(seen)
+        found = policy.distribution(parts.params(theta), seen.unsqueeze(0))
+        own = found.sample(policy.noise((1, *seen.shape[:2]), generator))[0]
+        actions = own if policy.units is None else policy.units.act(own)
+        return [*inputs[: -len(rest) - 2], observations, actions, *rest]
+
+    return fit
 
 
 def _moved(parts: ControlParts, theta: Flat, state: Flat, batch: Experience) -> list[Tensor]:

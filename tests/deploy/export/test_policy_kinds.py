@@ -1,5 +1,7 @@
 """Exports of policies for actions of several kinds, and of those that see images."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ from gymnasium import spaces
 from metarl_envs.navigation import Navigation2D
 
 from metarl.adaptation.algorithms import MAMLAlgorithm
+from metarl.deploy.export import check
 from metarl.deploy.export.adaptation import export_adaptation
+from metarl.deploy.export.control import control_graphs
 from metarl.deploy.export.policies import FORMATS, export_policy
 from metarl.deploy.exported.runtime import OnnxAdaptation
 from metarl.rl.joint_policy import JointPolicy
@@ -18,7 +22,7 @@ from metarl.rl.settings import PolicyGradientSettings, PolicySettings
 from metarl.rl.trials.play import AgentInput
 from metarl.rl.trials.recurrent_learner import RL2Algorithm
 from metarl.sim.spaces import flat_actions, flat_observations
-from tests.deploy.export.test_adaptation import assert_same, needs_onnx, raw
+from tests.deploy.export.test_adaptation import assert_same, needs_onnx, policy_learner, raw
 
 STEPS = 4
 ACTIONS = spaces.Dict(
@@ -172,3 +176,15 @@ def test_a_recurrent_policy_acts_as_the_learners(name, memory, generator, tmp_pa
         if units is not None and units.actions is not None:
             action = (outer - units.actions.shift) / units.actions.scale
         world = family.step(world, outer, {}, torch.zeros(1))
+
+
+def test_steps_are_compared_on_actions_of_the_policy(monkeypatch):
+    """On actions that are all near 0, ten steps of this policy diverge."""
+    generator = torch.Generator().manual_seed(0)
+    learner = policy_learner(Navigation2D(horizon=6), MAMLAlgorithm(0.1), generator)
+    dict(learner.policy.named_parameters())["log_std"].data.fill_(-4.0)
+    start, graphs = control_graphs(learner, 6, generator)
+    for graph in graphs[1], graphs[3]:
+        own = graph.function
+        monkeypatch.setattr(check, "_program", lambda _, own=own: lambda inputs: own(*inputs))
+        assert check.difference_of(graph, Path("step.pt2"), start, 0) == 0
