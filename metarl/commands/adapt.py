@@ -59,7 +59,8 @@ def adapt(
         episodes: Episodes to adapt from.
         adapt_every: Adapts after every so many episodes; by default as in training, or after all.
         test_episodes: Episodes that measure the return before the adaptation, and as many after it.
-        steps: Adaptation steps on a table or on images; by default as in training.
+        steps: Adaptation steps: on a table or on images, by default as in training; of a policy on
+            a log or every time in an environment, by default 1.
         behaviour: Who acted in a log without log_probs: the trained start, or an adapted policy.
         most_likely: Measures most likely actions in place of sampled ones.
         seed: Seed of resets, sampled actions and choices.
@@ -106,6 +107,11 @@ class _Asked:
     seed: int
     video: Path | None
 
+    @property
+    def policy_steps(self) -> int:
+        """Adaptation steps of a policy on the same data."""
+        return 1 if self.steps is None else self.steps
+
     def check(self) -> None:
         """Raises SettingsError unless there is one thing to adapt to."""
         if sum(choice is not None for choice in (self.env, self.data, self.images)) != 1:
@@ -114,6 +120,10 @@ class _Asked:
             raise SettingsError("Expected --env with --set, whose attributes it sets.")
         if self.video is not None and self.env is None:
             raise SettingsError("Expected --env with --video, which films an episode of it.")
+        if self.env is None and (self.adapt_every is not None or self.most_likely):
+            raise SettingsError("Expected --env with --adapt-every and --most-likely.")
+        if self.behaviour is not None and self.data is None:
+            raise SettingsError("Expected --data with --behaviour, which says who acted in a log.")
         if self.video is not None:
             from metarl.plots.film import check_film
 
@@ -144,10 +154,14 @@ def _adapted(adapter: Any, asked: _Asked) -> Adapted:
         )
     if asked.images is not None:
         raise SettingsError("Expected --env or --data for a policy, got --images.")
+    if asked.support is not None:
+        raise SettingsError("Expected no --support for a policy: it adapts on whole logs.")
+    if asked.steps is not None and adapter.learner.plays_trials:
+        raise SettingsError("Expected no --steps for a policy with a memory: acting is adapting.")
     if asked.env is not None:
         return _in_environment(adapter, asked.env, asked)
     assert asked.data is not None
-    return adapt_on_log(adapter, asked.data, asked.behaviour)
+    return adapt_on_log(adapter, asked.data, asked.behaviour, asked.policy_steps)
 
 
 def _in_environment(adapter: Any, env: str, asked: _Asked) -> Adapted:
@@ -159,7 +173,9 @@ def _in_environment(adapter: Any, env: str, asked: _Asked) -> Adapted:
     counts = asked.episodes, asked.adapt_every, asked.test_episodes, asked.seed
     explore = False if asked.most_likely else None
     try:
-        return adapt_in(adapter, made, *counts, film=films, explore=explore)
+        return adapt_in(
+            adapter, made, *counts, film=films, explore=explore, steps=asked.policy_steps
+        )
     finally:
         made.close()
 
@@ -169,6 +185,8 @@ def _on_examples(adapter: Any, asked: _Asked) -> Adapted:
 
     if asked.env is not None:
         raise SettingsError("Expected --data or --images for a supervised learner, got --env.")
+    if asked.behaviour is not None:
+        raise SettingsError("Expected --behaviour for logs of a policy; this run is supervised.")
     steps = adapter.steps if asked.steps is None else asked.steps
     if asked.images is not None:
         return adapt_on_images(adapter, asked.images, asked.support, steps, asked.seed)

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import metarl
 from metarl.adaptation import MAML, GradientLearner
 from metarl.deploy.adapting.control import _picture
 from metarl.deploy.adapting.supervised import adapt_on_table
 from metarl.deploy.export.files import METADATA
+from metarl.deploy.loading import load
 from metarl.deploy.robot.changed_env import changed_env, parsed_values
 from metarl.errors import DataError, SettingsError, UnknownNameError
 from metarl.models import MLP
@@ -55,6 +57,13 @@ def test_a_policy_adapts_on_a_log(trained, metarl, tmp_path):
     assert "2 episodes of 10 steps, worth 10 of its own" in printed.out
     assert "tensorboard" not in printed.out  # nothing was measured
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["adapted.safetensors"]
+    adapter = load(trained["navigation2d"])
+    adapter.adapt(tmp_path / "log.parquet", behaviour="start", steps=3)
+    options = ("--behaviour", "start", "--out", tmp_path / "out")
+    status, printed = metarl(*arguments, *options, "--steps", 3)
+    assert status == 0, printed.err
+    saved = load_file(tmp_path / "out" / "adapted.safetensors")
+    assert all(torch.equal(saved[n], value) for n, value in adapter.state().items())
     status, printed = metarl(*arguments, "--out", tmp_path / "out")
     assert status == 1 and "log-probabilities" in printed.err
 
@@ -193,6 +202,10 @@ def test_images_in_folders(metarl, tmp_path):
         ("navigation2d", ("--env", "CartPool-v1"), "Cannot make the environment"),
         ("navigation2d", ("--data", "log.parquet", "--video", "film.gif"), "--env with --video"),
         ("navigation2d", ("--env", "CartPole-v1", "--video", "film.txt"), "to end in .gif or .mp4"),
+        ("navigation2d", ("--data", "log.csv", "--support", "3"), "no --support for a policy"),
+        ("navigation2d", ("--data", "log.csv", "--adapt-every", "3"), "--env with --adapt-every"),
+        ("navigation2d", ("--env", "a", "--behaviour", "start"), "--data with --behaviour"),
+        ("sine", ("--data", "a.csv", "--behaviour", "start"), "this run is supervised"),
     ],
 )
 def test_what_does_not_suit_is_refused(run, arguments, message, trained, metarl, tmp_path):

@@ -54,6 +54,7 @@ def adapt_in(
     seed: int,
     film: bool = False,
     explore: bool | None = None,
+    steps: int = 1,
 ) -> Adapted:
     """Measures, adapts and measures again in an environment.
 
@@ -67,6 +68,7 @@ def adapt_in(
         seed: Seed of the resets.
         film: Whether to record an episode before and after.
         explore: Whether the measured actions are sampled; None: as the adapter's.
+        steps: Adaptation steps each time.
     """
     if adapt_every is None and not adapter.learner.plays_trials:
         adapt_every = max(1, min(episodes, adapter.learner.settings.trajectories))
@@ -77,7 +79,7 @@ def adapt_in(
         before = evaluate(adapter, env, test_episodes, seed=seed, explore=explore)
         if adapter.learner.plays_trials:
             adapter.reset()
-        curve = adapter.run(env, episodes, adapt_every, seed=seed + 1)
+        curve = adapter.run(env, episodes, adapt_every, seed=seed + 1, steps=steps)
         after = evaluate(adapter, env, test_episodes, seed=seed, explore=explore)
         frames += [] if not film else _filmed(adapter, env, seed)
     notes = [cost(curve), *curve.events]
@@ -85,12 +87,12 @@ def adapt_in(
     return Adapted("return", before, after, curve.returns, notes, frames)
 
 
-def adapt_on_log(adapter: ControlAdapter, path: Path, behaviour: Any) -> Adapted:
+def adapt_on_log(adapter: ControlAdapter, path: Path, behaviour: Any, steps: int = 1) -> Adapted:
     """Adapts to a logged file; there is nothing to measure before and after but the loss."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         options = {} if adapter.learner.plays_trials else {"behaviour": behaviour}
-        report = adapter.adapt(path, **options)
+        report = adapter.adapt(path, steps=steps, **options)
     effective = "" if report.effective is None else f", worth {report.effective:.0f} of its own"
     seconds = adapter.family.step_seconds
     time = "" if seconds is None else f", {report.examples * seconds:.1f} s of the robot's time"
