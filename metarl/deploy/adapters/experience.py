@@ -224,12 +224,13 @@ def remember(
         own_action: Maps an action of the environment to the policy's units.
     """
     started = time.perf_counter()
-    for one in found:
-        for t, action in enumerate(one.actions):
-            actor.row[:] = one.observations[t]
+    for n, one in enumerate(found, 1):
+        ended = one.ended or n < len(found)  # where another one begins
+        for t, action in enumerate(one.actions, 1):
+            actor.row[:] = one.observations[t - 1]
             actor.act(explore=False)
-            last = one.ended and t == len(one.actions) - 1
-            actor.observe(own_action(action), float(one.rewards[t]), last)
+            last = ended and t == len(one.actions)
+            actor.observe(own_action(action), float(one.rewards[t - 1]), last)
     steps = sum(len(one.rewards) for one in found)
     return AdaptationReport(0, steps, len(found), seconds=time.perf_counter() - started)
 

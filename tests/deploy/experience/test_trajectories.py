@@ -232,6 +232,15 @@ def test_a_memory_reads_the_log(memory_run, episodes):
     assert not np.array_equal(adapter.act(np.ones(2)), first)
 
 
+def test_a_memory_is_told_that_an_episode_ended_where_another_one_begins(memory_run, episodes):
+    log, found = joined(episodes), []
+    for ends in (np.arange(36) % 6 == 5) & (np.arange(36) < 35), np.zeros(36, bool):
+        adapter = metarl.load(memory_run[1], explore=False)
+        adapter.adapt({**log, "truncated": ends})
+        found.append(adapter.act(np.ones(2)))
+    np.testing.assert_array_equal(*found)
+
+
 BROKEN = [
     ({"rewards": None}, DataError, "rewards in episode 0"),
     ({"observations": np.zeros((4, 2))}, ShapeError, "6 or 7 observations"),
