@@ -48,7 +48,10 @@ class AdaptivePolicy(Node):
         """Publishes the action for an observation."""
         if self.pending is not None and self.pending.done():  # swap between two actions
             self.pending.result()
-            self.policy.values = dict(self.learner.values)
+            if all(np.isfinite(v).all() for v in self.learner.values.values()):
+                self.policy.values = dict(self.learner.values)
+            else:  # the step diverged: the old policy acts
+                self.learner.values = dict(self.policy.values)
             self.pending, self.episodes, self.steps = None, [], []  # a step needs its own policy's
         observation = np.array(message.data, np.float32)
         if not np.isfinite(observation).all() or len(self.steps) >= self.horizon:
