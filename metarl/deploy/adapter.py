@@ -18,6 +18,7 @@ from metarl.ranges import user_path
 from metarl.tasks.files import check_regular, result_path
 
 ADAPTED_VERSION = "1"
+RECURRENT = "A recurrent policy adapts by its memory; it has no such weights."
 
 
 @dataclass(frozen=True)

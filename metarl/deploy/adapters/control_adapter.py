@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.deploy.adapter import Adapter, Origin
+from metarl.deploy.adapter import RECURRENT, Adapter, Origin
 from metarl.deploy.adapters.adapted_policy import AdaptedPolicy
 from metarl.deploy.adapters.experience import (
     finite_step,
@@ -253,7 +253,7 @@ class ControlAdapter(Adapter):
             SettingsError: The policy is recurrent: it adapts by its memory.
         """
         if self._weights is None:
-            raise SettingsError("A recurrent policy adapts by its memory; it has no such weights.")
+            raise SettingsError(RECURRENT)
         if self._weights.ready is not None:
             self._swap(self._weights)
         return {n: p[0].clone() for n, p in self._weights.params.items()}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.deploy.adapter import AdaptationReport, Adapter, Origin
+from metarl.deploy.adapter import RECURRENT, AdaptationReport, Adapter, Origin
 from metarl.deploy.adapters.adapted_policy import BEYOND
 from metarl.deploy.adapters.experience import check_steps, finite_step, warn_of_equal_returns
 from metarl.deploy.adapters.experience import taken as recorded
@@ -92,8 +92,10 @@ class ExportedAdapter(Adapter):
         """Returns the adapted weights, or what a metric or memory learner remembers of its task.
 
         Raises:
-            SettingsError: A metric or memory learner has no task yet.
+            SettingsError: A metric or memory learner has no task yet, or the policy is recurrent.
         """
+        if self.program.kind == "recurrent":
+            raise SettingsError(RECURRENT)
         prefix, values = self._kept()
         if self._reads and not values:
             raise SettingsError("Expected a task: call `adapt(support)` first.")
@@ -110,6 +112,12 @@ class ExportedAdapter(Adapter):
         self.reset()
         prefix, values = self._kept()
         values.update({prefix + n: t.numpy().copy() for n, t in state.items()})
+
+    def notes(self) -> dict[str, str]:
+        return {"steps": str(self.program.steps)}
+
+    def load_notes(self, notes: dict[str, str]) -> None:
+        self.program.steps = int(notes.get("steps", 0))
 
     def _warn(self, values: np.ndarray, name: str, what: str) -> None:
         """Warns of values [N, *] that do not fit those of training, where the export has these."""
@@ -157,7 +165,7 @@ class ExportedAdapter(Adapter):
         Raises:
             SettingsError: There is nothing to adapt on, the policy is recurrent, or the effective
                 sample of a log is too small.
-            ShapeError: The data have another shape.
+            ShapeError: The data have another shape. After any error, the task is the one before.
         """
         started = time.perf_counter()
         if self._supervised:
@@ -177,8 +185,14 @@ class ExportedAdapter(Adapter):
             self._warn(batch["inputs"], "inputs", "support inputs")
         usual = max(1, self.program.metadata["adaptation"]["steps"])  # 0 of a pretrained start
         taken = usual if steps is None or self._reads else check_int("steps", steps)
+        program = self.program
+        before = program.theta, program.state, program.steps
         self.reset()
-        losses = [self.program.adapt(**batch) for _ in range(taken)]
+        try:
+            losses = [program.adapt(**batch) for _ in range(taken)]
+        except BaseException:
+            program.theta, program.state, program.steps = before
+            raise
         return AdaptationReport(taken, len(batch.get("targets", ())), loss_before=losses[0])
 
     def _adapt_to_episodes(
@@ -262,7 +276,11 @@ class ExportedAdapter(Adapter):
         """
         explore = self.explore if explore is None else explore
         generator = self._generator if explore else None
-        row = _row(observation)
+        row, acted = _row(observation), self._recorder.acted
+        if self.program.kind == "recurrent":
+            if acted is not None and np.array_equal(acted.row, row):
+                self.program.trial = self._trial  # it is asked again: no other step
+            self._trial = self.program.trial
         action = self.program.act(row, *self._last, generator=generator)
         if row.ndim == 1:
             own = action if action.ndim else int(action)

@@ -87,6 +87,15 @@ class OnnxAdaptation:
         """What was exported: "supervised", "support", "control", "recurrent" or "stream"."""
         return self.metadata["kind"]
 
+    @property
+    def trial(self) -> tuple[Arrays, Arrays, int]:
+        """The memory of a recurrent policy, its last action, and the steps so far. Settable."""
+        return self.state, self._previous, self.steps
+
+    @trial.setter
+    def trial(self, trial: tuple[Arrays, Arrays, int]) -> None:
+        self.state, self._previous, self.steps = trial
+
     def reset(self) -> None:
         """Returns to the start: forgets the adaptation, or the trial of a recurrent policy."""
         self.theta = {n: v for n, v in self._start.items() if n.startswith("theta.")}

@@ -31,6 +31,7 @@ class RecurrentActor(Actor):
         self._policy, self._generator = policy, generator
         self._action_size = action_size
         self._state = policy.begin({"world": torch.zeros(1)})
+        self._before, self._asked = self._state, np.full(size, np.nan, np.float32)
         self._action = (
             torch.zeros(1, action_size) if action_size else torch.zeros(1, dtype=torch.int64)
         )
@@ -55,7 +56,10 @@ class RecurrentActor(Actor):
             self._observation, self._action, self._reward, self._ended, self._begun
         )  # fmt: skip
         noise = self._policy.noise((1,), self._generator)
-        step = self._policy.act(self._state, given, noise)
+        if not np.array_equal(self.row, self._asked):  # else it is asked again: no other step
+            self._before = self._state
+            self._asked[:] = self.row
+        step = self._policy.act(self._before, given, noise)
         self._state, self._belief = step.state, step.record.belief
         action = step.action if explore else step.record.behaviour.mode()
         if not self._action_size:
@@ -70,6 +74,8 @@ class RecurrentActor(Actor):
         self._reward = torch.full((1,), float(reward))
         self._ended = torch.full((1,), float(ended))
         self._begun = torch.ones(1)
+        self._asked.fill(np.nan)
 
     def end(self) -> None:
         self._ended = self._begun
+        self._asked.fill(np.nan)

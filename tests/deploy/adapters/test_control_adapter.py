@@ -411,3 +411,16 @@ def test_a_memory_knows_that_an_episode_was_abandoned(memory_run):
         found.append(adapter.act(np.ones(2)))
     np.testing.assert_array_equal(found[0], found[1])
     assert not np.array_equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("run", ["memory_run", "belief_run"])
+def test_a_memory_that_is_asked_again_takes_no_other_step(run, request):
+    found = []
+    for times in 1, 3:
+        adapter = metarl.load(request.getfixturevalue(run)[1], explore=False)
+        for observation in np.zeros(2), np.full(2, 0.01):
+            for _ in range(times):
+                action = adapter.act(observation)
+            adapter.observe(observation + 0.01, action, 1.0, False, False)
+        found.append(adapter.act(np.full(2, 0.02)))
+    np.testing.assert_array_equal(*found)

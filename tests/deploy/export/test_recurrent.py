@@ -6,6 +6,7 @@ import torch
 from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import Navigation2D
 
+import metarl
 from metarl.deploy.export.adaptation import export_adaptation
 from metarl.deploy.export.state import nested_tensors
 from metarl.deploy.exported.runtime import OnnxAdaptation
@@ -61,6 +62,9 @@ def test_a_recurrent_policy_remembers_as_the_learners(family, memory, generator,
         check_end_of_trial(policy, state, found, observation)
     with pytest.raises(SettingsError, match="adapts by acting"):
         found.adapt(inputs=observation)
+    with pytest.raises(SettingsError, match="adapts by its memory"):
+        metarl.load(tmp_path / "out").save(tmp_path / "adapted.safetensors")
+    check_questions(tmp_path / "out", np.ones(size))
 
 
 def test_a_program_of_torch_keeps_no_earlier_steps(generator, tmp_path):
@@ -78,6 +82,20 @@ def test_a_program_of_torch_keeps_no_earlier_steps(generator, tmp_path):
         )
     assert not (action.requires_grad or state.requires_grad)
     assert all(p.requires_grad for p in learner.policy.parameters())  # the learner trains on
+
+
+def check_questions(folder, observation):
+    """Checks that asking for an action twice is one step."""
+    adapter, found = metarl.load(folder, explore=False), []
+    for times in 1, 2:
+        adapter.reset()
+        for step in range(3):
+            for _ in range(times):
+                action = adapter.act(step * observation)
+            adapter.observe((step + 1) * observation, action, 1.0, False, False)
+        assert adapter.program.steps == 3
+        found.append(adapter.act(3 * observation))
+    np.testing.assert_array_equal(*found)
 
 
 def check_end_of_trial(policy, state, found, observation):

@@ -7,7 +7,7 @@ import torch
 import metarl
 from metarl.adaptation import GradientLearner, Pretrained
 from metarl.deploy.export.adaptation import export_adaptation
-from metarl.errors import CheckpointError, DataError, SettingsError, ShapeError
+from metarl.errors import CheckpointError, DataError, NonFiniteError, SettingsError, ShapeError
 from metarl.models import MLP
 from metarl.tasks import Sine
 from metarl.tasks.base import Examples
@@ -48,6 +48,27 @@ def test_examples_give_the_predictions_of_the_learner(sine):
     assert not np.allclose(adapter.predict(tasks.query.inputs[1]), expected)
     adapter.load_state(state)
     np.testing.assert_allclose(adapter.predict(tasks.query.inputs[1]), expected, atol=1e-5)
+
+
+def test_a_refused_task_leaves_the_one_before(sine):
+    adapter, inputs = metarl.load(sine[0]), np.linspace(-1, 1, 5, dtype=np.float32)[:, None]
+    adapter.adapt(inputs, inputs, steps=2)
+    expected = adapter.predict(inputs)
+    with pytest.raises(ShapeError):
+        adapter.adapt(inputs[:, 0], inputs)
+    np.testing.assert_array_equal(adapter.predict(inputs), expected)
+    with pytest.raises(NonFiniteError):  # not at the first step
+        adapter.adapt(inputs, 1e15 * inputs, steps=9)
+    np.testing.assert_array_equal(adapter.predict(inputs), expected)
+
+
+def test_restored_weights_are_as_many_steps_from_the_start(sine, tmp_path):
+    adapter, inputs = metarl.load(sine[0]), np.linspace(-1, 1, 5, dtype=np.float32)[:, None]
+    adapter.adapt(inputs, inputs, steps=3)
+    adapter.save(tmp_path / "adapted.safetensors")
+    other = metarl.load(sine[0])
+    other.restore(tmp_path / "adapted.safetensors")
+    assert other.program.steps == 3
 
 
 def test_other_units_warn_with_numbers(sine):
