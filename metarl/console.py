@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console, RenderableType
@@ -181,6 +182,14 @@ def _reader_closed(stream: TextIO) -> bool:
     if closed:
         _discard(stream)
     return closed
+
+
+def short_path(path: Path) -> str:
+    """Returns a path as a user writes it: relative to the working folder, if it is in there."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):  # elsewhere, or the working folder is gone
+        return str(path)
 
 
 def _is_full_disk(error: OSError) -> bool:

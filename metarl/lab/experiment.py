@@ -21,7 +21,7 @@ from rich.table import Table
 
 from metarl import ranks
 from metarl.adaptation.learner import Learner
-from metarl.console import OutputConsole, run_script
+from metarl.console import OutputConsole, run_script, short_path
 from metarl.devices import resolve_device, set_threads
 from metarl.errors import MetarlError, SettingsError, UntrustedError, short_repr
 from metarl.lab.command_line import parse_settings
@@ -181,7 +181,7 @@ class Experiment(Generic[S]):
             loop = self.open(settings, components, resume)
             result = loop.run()
             if not result.finished:
-                folder = shlex.quote(str(loop.folder))
+                folder = shlex.quote(short_path(loop.folder))
                 print_stopped(result, f"Go on with the same command and --resume {folder}.")
             ranks.leave()
             if not ranks.is_first():
@@ -271,12 +271,13 @@ def print_report(
     seconds = result.seconds
     time = f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
     trained = f"Trained for {time}. " if result.iteration else ""
-    folder = shlex.quote(str(loop.folder))
+    folder = short_path(loop.folder)
+    quoted = shlex.quote(folder)
     lines = {
-        f"{trained}Run folder:": str(loop.folder),
+        f"{trained}Run folder:": folder,
         "Figures in it:": ", ".join(figures(loop.folder)),
-        "An adaptation:": "" if play_options is None else f"metarl play {folder}{play_options}",
-        "The curves:": f"tensorboard --logdir {folder}",
+        "An adaptation:": "" if play_options is None else f"metarl play {quoted}{play_options}",
+        "The curves:": f"tensorboard --logdir {quoted}",
     }
     for name, value in lines.items():
         if value:
@@ -313,9 +314,10 @@ def _naming_finished_run(loop: OuterLoop) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, MetarlError) as error:
+        folder = short_path(loop.folder)
         note = (
-            f"The training is finished and saved in {loop.folder}; --resume "
-            f"{shlex.quote(str(loop.folder))} makes the report again."
+            f"The training is finished and saved in {folder}; --resume {shlex.quote(folder)} "
+            "makes the report again."
         )
         error.add_note(note)
         raise

@@ -17,6 +17,7 @@ from metarl import ranks
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.gradient_learner import as_learner
 from metarl.adaptation.learner import Learner
+from metarl.console import short_path
 from metarl.errors import NonFiniteError, SettingsError, SimulationError, short_repr
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.extras import import_extra
@@ -171,7 +172,7 @@ class Study:
             )
         self._check_direction(components.learner, components.validation)
         loop = self._experiment.open(settings, components)
-        trial.set_user_attr("folder", str(loop.folder))
+        trial.set_user_attr("folder", short_path(loop.folder))
         last: list[float] = []
 
         def on_curve(curve: AdaptationCurve) -> None:
