@@ -16,7 +16,7 @@ from metarl.models import from_module, task_params
 from metarl.models.modules.skeleton import attribute_values
 from metarl.tasks import Examples, TaskBatch
 from tests.models.modules.odd_nets import Buffers, OwnNorm, ScaledNorm
-from tests.models.modules.test_model import Returns, WrongDoubleBackward
+from tests.models.modules.test_unsuitable_modules import Returns, WrongDoubleBackward
 
 TASKS = 3
 
