@@ -52,7 +52,7 @@ class ImageProblem:
             raise SettingsError(
                 "The network of this algorithm has an output per class: expected a train_way of "
                 f"{self.way}, got {self.train_way}. Metric learners take any, "
-                "memory learners fewer."
+                "Meta Networks fewer."
             )
         return self.way
 

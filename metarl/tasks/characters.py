@@ -38,8 +38,8 @@ class CharacterSettings:
     way: int = 5
     """Classes per task."""
     train_way: int | None = None
-    """Classes per task in training, where they differ (metric learners; memory learners:
-    fewer). None: `way`."""
+    """Classes per task in training, where they differ (metric learners; Meta Networks: fewer).
+    None: `way`."""
     shots: int = 1
     """Support images per class."""
     train_shots: int | None = None

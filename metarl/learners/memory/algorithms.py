@@ -33,14 +33,14 @@ class MANNAlgorithm:
 
     def build(self, problem: ImageProblem, /) -> EpisodeReader:
         """Builds the learner; see `ImageAlgorithm.build`."""
-        way, generator = problem.way, problem.generator
+        way, generator = problem.outputs(), problem.generator
         check_choice("features", self.features, get_args(Features))
         if self.features == "pixels":
             embedding = Thumbnail(problem.images)
         else:
             embedding = ConvEmbedding(problem.images, generator, problem.filters)
         network = self.network.make(embedding.features + way, way, generator)
-        return EpisodeReader(embedding, network, way, train_way=problem.train_way)
+        return EpisodeReader(embedding, network, way)
 
 
 @dataclass(frozen=True)

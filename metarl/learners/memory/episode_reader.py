@@ -12,13 +12,7 @@ from torch import Tensor
 
 from metarl.adaptation.learner import MetaLoss, SupervisedLearner
 from metarl.adaptation.metric import Metric
-from metarl.learners.class_labels import (
-    check_equal_shots,
-    check_train_way,
-    check_way,
-    memberships,
-    on_random_outputs,
-)
+from metarl.learners.class_labels import check_equal_shots, check_way, memberships
 from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
 from metarl.learners.memory.sequences import SequenceNetwork
@@ -78,11 +72,7 @@ class EpisodeReader(SupervisedLearner):
         embedding: Maps images to features.
         network: Takes the features and the previous label, `way` numbers; has `way` outputs.
         way: Number of classes per task.
-        train_way: Number of classes of a training task, at most `way`; None: `way`.
         metric: The metric: a name of `METRICS` or a function; None: the accuracy.
-
-    Raises:
-        SettingsError: There are more classes in training than at test.
     """
 
     transduces = False
@@ -94,14 +84,13 @@ class EpisodeReader(SupervisedLearner):
         network: SequenceNetwork,
         way: int,
         *,
-        train_way: int | None = None,
         metric: str | MetricFunction | None = None,
     ) -> None:
         super().__init__()
         self.measure = Metric(metric)
         self.embedding = embedding
         self.network = network
-        self.way, self.train_way = way, check_train_way(train_way, way)
+        self.way = way
 
     # Training
 
@@ -111,15 +100,14 @@ class EpisodeReader(SupervisedLearner):
         """Draws the order in which the support sets are read, and what dropout needs.
 
         Raises:
-            TaskError: The targets are not labels of `train_way` classes, or a support set lacks a
+            TaskError: The targets are not labels of `way` classes, or a support set lacks a
                 class, has unequal shots or is too long for the memory.
         """
         del iteration
         tasks = checked_tasks(tasks, parameter_type(self))
         refuse_padding(self, tasks.support, tasks.query)
-        check_way(self.train_way, tasks.support.targets, tasks.query.targets)
-        order = self._draw_order(tasks.support, self.train_way, generator)
-        tasks = on_random_outputs(tasks, self.train_way, self.way, generator)
+        check_way(self.way, tasks.support.targets, tasks.query.targets)
+        order = self._draw_order(tasks.support, generator)
         return EpisodeInputs(tasks, order, self.embedding.started(tasks.query.inputs, generator))
 
     def forward(self, inputs: EpisodeInputs) -> MetaLoss:
@@ -156,7 +144,7 @@ class EpisodeReader(SupervisedLearner):
         support = checked_examples(support, parameter_type(self))
         refuse_padding(self, support)
         check_way(self.way, support.targets)
-        order = self._draw_order(support, self.way, generator)
+        order = self._draw_order(support, generator)
         memory = self.recollection(support.inputs, memberships(support, self.way), order)
         for _ in range(steps + 1):
             yield memory
@@ -189,8 +177,8 @@ class EpisodeReader(SupervisedLearner):
 
     # Helpers
 
-    def _draw_order(self, support: Examples, way: int, generator: torch.Generator) -> Tensor:
-        check_equal_shots(support, way)
+    def _draw_order(self, support: Examples, generator: torch.Generator) -> Tensor:
+        check_equal_shots(support, self.way)
         shape = support.targets.shape
         self.network.check_length(shape[1] + 1)  # plus 1 step for a query
         return torch.rand(shape, generator=generator, device=generator.device).argsort(1)
