@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from metarl.errors import SettingsError, TaskError
+from metarl.errors import TaskError
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import label_range
 
@@ -75,20 +75,6 @@ def check_way(way: int, *targets: Tensor) -> None:
             f"Expected {way} classes, for which the network is built, got {num_classes}. "
             "Build the learner for that number, or use a metric learner, which accepts any."
         )
-
-
-def check_train_way(train_way: int | None, way: int) -> int:
-    """Returns the classes of a training task, by default as many as of a test task.
-
-    Raises:
-        SettingsError: There are more than a network has outputs.
-    """
-    if train_way is not None and not 1 <= train_way <= way:
-        raise SettingsError(
-            f"Expected a train_way from 1 to {way}, the outputs of the network, got {train_way}. "
-            "Prototypical and other metric learners take more classes in training."
-        )
-    return train_way or way
 
 
 def check_equal_shots(support: Examples, way: int) -> int:

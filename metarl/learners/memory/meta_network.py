@@ -14,19 +14,14 @@ from metarl.adaptation.coordinates import unpack
 from metarl.adaptation.learner import MetaLoss, SupervisedLearner
 from metarl.adaptation.metric import Metric
 from metarl.errors import SettingsError
-from metarl.learners.class_labels import (
-    check_equal_shots,
-    check_train_way,
-    check_way,
-    on_random_outputs,
-)
+from metarl.learners.class_labels import check_equal_shots, check_way, on_random_outputs
 from metarl.learners.images.embeddings import ImageShape
 from metarl.learners.memory.fast_weights import AugmentedNetwork, GradientMap, GradientReader
 from metarl.learners.metric.comparisons import cosines
 from metarl.learners.padding import refuse_mask, refuse_padding
 from metarl.models.base import Params, task_params
 from metarl.models.described import described
-from metarl.ranges import check_number
+from metarl.ranges import Range, check_int, check_number
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import check_queries, checked_examples, checked_tasks, parameter_type
 from metarl.tasks.losses import cross_entropy
@@ -116,7 +111,10 @@ class MetaNetwork(SupervisedLearner):
             raise SettingsError(
                 f"Expected a feature for each of {way} classes at least, got {features}."
             )
-        self.way, self.train_way = way, check_train_way(train_way, way)
+        self.way = way
+        self.train_way = (
+            way if train_way is None else check_int("train_way", train_way, Range(1, way))
+        )
         self.strength = check_number("strength", strength)
         self.base = AugmentedNetwork(images, way, generator, filters)
         self.representation = AugmentedNetwork(images, features, generator, filters)
