@@ -139,7 +139,8 @@ def test_deviations_that_cannot_be_are_refused(init_std, min_std, generator):
 
 def test_policies_without_continuous_actions_ignore_the_deviation(generator):
     for space in (spaces.Discrete(3), spaces.MultiDiscrete([3, 2])):
-        policy_for((OBSERVATIONS, space), generator, init_std=0.0)
+        policy = policy_for((OBSERVATIONS, space), generator, init_std=0.0)
+        assert "log_std" not in dict(policy.named_parameters())
 
 
 def test_observations_of_another_size_are_refused(policy, params):

@@ -94,7 +94,7 @@ def test_steps_that_are_longer_than_others_warn(series):
     rows = [(k, t * (k + 1), v) for k, s in enumerate(series) for t, v in enumerate(s)]
     columns = dict(zip(("sensor", "t", "v"), map(np.array, zip(*rows, strict=True)), strict=True))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # each series has a rate of its own
+        warnings.simplefilter("error")  # each series has another rate
         forecasting(columns, "sensor", "v", time="t")
         days = np.arange("2023-01", "2028-01", dtype="datetime64[M]").astype("datetime64[D]")
         months = {"sensor": np.zeros(60, int), "t": days, "v": np.arange(60.0)}
