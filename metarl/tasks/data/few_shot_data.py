@@ -217,7 +217,8 @@ def _from_array(data: Any, settings: TableSettings) -> Source:
             raise SettingsError("A tensor is in memory; leave in_memory=True.")
         length = settings.length
         if length is not None and len(data.shape) >= 2 and data.shape[1] >= length:
-            return RowReader(ArrayRows(data, length), len(data), None, settings.tokens, name)
+            rows = ArrayRows(data, length)
+            return RowReader(rows, len(data), None, settings.tokens, name, sequences=True)
         return RowReader(ArrayRows(data), len(data), length, settings.tokens, name)
     values = as_tensor(data, "data")
     return array_source(values, settings.length, settings.tokens)

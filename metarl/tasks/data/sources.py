@@ -34,15 +34,17 @@ class TensorSource:
         values: Shape [M, *example]; uint8 and uint16 are read as floats in [0, 1], and of shape
             [M, H, W] as images of one channel. Others are read as float32.
         tokens: Whether the values are indices, such as those of characters, and stay int64.
+        sequences: Whether the examples are sequences, which get no channel.
     """
 
     values: Tensor = field(repr=False)
     tokens: bool = False
+    sequences: bool = False
 
     def __post_init__(self) -> None:
         """Checks the values and converts float64 to float32."""
-        values = with_channel(checked_tensor(self.values, self.tokens), self.tokens)
-        object.__setattr__(self, "values", values)
+        values = checked_tensor(self.values, self.tokens)
+        object.__setattr__(self, "values", with_channel(values, self.tokens or self.sequences))
 
     @property
     def example_shape(self) -> tuple[int, ...]:
@@ -117,6 +119,7 @@ class RowReader:
         length: The length that sequences are padded or cut to; None for examples of one shape.
         tokens: Whether the values are indices and stay int64.
         name: What is read, for error messages.
+        sequences: Whether examples of one shape are sequences, which get no channel.
     """
 
     fetch: Callable[[np.ndarray], Any] = field(repr=False)
@@ -124,6 +127,7 @@ class RowReader:
     length: int | None = None
     tokens: bool = False
     name: str = "data"
+    sequences: bool = False
     _shape: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -175,7 +179,8 @@ class RowReader:
             return source.read(torch.arange(len(source)))
         if isinstance(fetched, list) and len({np.shape(part) for part in fetched}) > 1:
             raise self._differing(*sorted({np.shape(part) for part in fetched})[:2])
-        values = with_channel(as_tensor(fetched, self.name), self.tokens)
+        values = as_tensor(fetched, self.name)
+        values = with_channel(values, self.tokens or self.sequences)
         if self.tokens:
             _check_tokens(values, self.name)
         inputs = as_inputs(values, self.tokens)
@@ -222,7 +227,7 @@ def array_source(values: Tensor, length: int | None, tokens: bool) -> Source:
         if values.shape[1] < length:
             return sequence_source(list(values), length, tokens)
         values = values[:, :length]
-    return TensorSource(values, tokens)
+    return TensorSource(values, tokens, sequences=length is not None)
 
 
 def sequence_source(
@@ -341,8 +346,12 @@ def check_finite(values: Tensor, name: str, rows: np.ndarray | None = None) -> N
     )
 
 
-def with_channel(values: Tensor, tokens: bool) -> Tensor:
+def with_channel(values: Tensor, keep: bool) -> Tensor:
     """Returns integer images [M, H, W] as [M, 1, H, W], and other values as they are.
+
+    Args:
+        values: The examples.
+        keep: Whether they are no images and keep their shape.
 
     Raises:
         ShapeError: The values are one number per example, or images with the channels last.
@@ -353,7 +362,7 @@ def with_channel(values: Tensor, tokens: bool) -> Tensor:
             f"Expected examples [M, *example], got {shape}; give single features a dimension, "
             "`x[:, None]`."
         )
-    if tokens or values.dtype not in SCALES:
+    if keep or values.dtype not in SCALES:
         return values
     if len(shape) == 4 and shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4):
         raise ShapeError(

@@ -376,6 +376,18 @@ def test_length_pads_and_cuts_arrays_as_it_does_lists(labels, tmp_path):
         assert torch.equal(cut.inputs, expected.inputs[:, :, :3])
 
 
+def test_sequences_of_bytes_have_no_channel(labels, tmp_path):
+    series = np.random.default_rng(0).integers(0, 256, (len(labels), 4, 2), np.uint8)
+    np.save(tmp_path / "series.npy", series)
+    mapped = np.load(tmp_path / "series.npy", mmap_mode="r")
+    for data in (series, mapped):
+        expected = sample(few_shot(list(series), labels, length=6)).support.inputs
+        assert expected.shape[2:] == (6, 2)
+        for length in (3, 4, 6):
+            found = sample(few_shot(data, labels, length=length)).support.inputs
+            assert torch.equal(found, expected[:, :, :length])
+
+
 def test_texts_are_indices_of_their_characters(labels):
     words = ["abc"[k % 3] * (1 + k % 4) for k in labels.tolist()]
     characters = Characters.of(words)
