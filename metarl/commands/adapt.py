@@ -46,7 +46,8 @@ def adapt(
     writes the adapted weights and TensorBoard's events into a folder. In Python: `metarl.load`.
 
     Args:
-        run: A run folder, whose newest valid checkpoint is used; a checkpoint; or `latest`.
+        run: A run folder, whose newest valid checkpoint is used; `RUN/best`, that of the best
+            value on validation tasks; a checkpoint; or `latest`.
         env: An environment of gymnasium, such as CartPole-v1; `module:Name-v1` imports the module.
         set: An attribute or keyword argument of the environment, name=value; repeat the option for
             each.

@@ -21,7 +21,8 @@ def evaluate(
     """Evaluates a run on test tasks again and prints its table; its folder stays as it is.
 
     Args:
-        run: A run folder, whose newest valid checkpoint is used; a checkpoint; or `latest`.
+        run: A run folder, whose newest valid checkpoint is used; `RUN/best`, that of the best
+            value on validation tasks; a checkpoint; or `latest`.
         script: The experiment, if it is not installed: the path of its script, which is executed,
             or module:EXPERIMENT.
         runs: Folder of the run folders, for `latest`.

@@ -36,7 +36,8 @@ def export(
     support set, and the scores: see docs/export.md.
 
     Args:
-        run: A run folder, whose newest valid checkpoint is used; a checkpoint; or `latest`.
+        run: A run folder, whose newest valid checkpoint is used; `RUN/best`, that of the best
+            value on validation tasks; a checkpoint; or `latest`.
         out: The file; with the adaptation the folder.
         to: The format.
         test_steps: Adaptation steps to the task; 0 exports the meta-learned start.

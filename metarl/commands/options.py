@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 Run = Annotated[Path, tyro.conf.Positional]
-"""A run folder, whose newest valid checkpoint is used; a checkpoint; or `latest`."""
+"""A run folder, whose newest valid checkpoint is used; `RUN/best`; a checkpoint; or `latest`."""
 
 _TASKS = tyro.conf.arg(aliases=["--tasks"])
 _STEPS = tyro.conf.arg(aliases=["--steps"])

@@ -26,7 +26,8 @@ def play(
     """Adapts a run's learner to a few test tasks and draws the adaptation.
 
     Args:
-        run: A run folder, whose newest valid checkpoint is used; a checkpoint; or `latest`.
+        run: A run folder, whose newest valid checkpoint is used; `RUN/best`, that of the best
+            value on validation tasks; a checkpoint; or `latest`.
         script: The experiment, if it is not installed: the path of its script, which is executed,
             or module:EXPERIMENT.
         runs: Folder of the run folders, for `latest`.

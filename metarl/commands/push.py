@@ -21,7 +21,8 @@ def push(
     Neither the command line, nor git's state, nor paths of this machine are written.
 
     Args:
-        run: A run folder, whose newest valid checkpoint is used; a checkpoint; or `latest`.
+        run: A run folder, whose newest valid checkpoint is used; `RUN/best`, that of the best
+            value on validation tasks; a checkpoint; or `latest`.
         destination: A folder; or hf://OWNER/NAME for the Hugging Face hub, with the account that
             its client is logged in with.
         licence: Identifier of the licence of the weights, for the card: mit, cc-by-4.0, ...
@@ -30,10 +31,9 @@ def push(
     """
     from metarl.console import OutputConsole
     from metarl.deploy.hub.sharing import push as push_run
-    from metarl.runs.run_folder import newest_run
+    from metarl.runs.run_search import run_path
 
-    found = newest_run(runs) if str(run) == "latest" else run
-    files = push_run(found, destination, licence=licence, private=not public)
+    files = push_run(run_path(run, runs), destination, licence=licence, private=not public)
     OutputConsole().print(
         f"Wrote {', '.join(files)} to {destination}.", markup=False, soft_wrap=True
     )

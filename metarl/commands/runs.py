@@ -12,7 +12,8 @@ from metarl.errors import CheckpointError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from metarl.runs.run_state import Best, RunState
+    from metarl.runs.best import Best
+    from metarl.runs.run_state import RunState
 
 _WIDE = 100  # letters
 _COLOURS = {"training": "cyan", "finished": "green", "damaged": "red", "empty": "dim"}

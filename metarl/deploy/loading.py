@@ -14,11 +14,11 @@ from metarl.deploy.adapters.learner_building import build_learner
 from metarl.deploy.export.files import is_export
 from metarl.errors import CheckpointError, MetarlError, SettingsError
 from metarl.lab.saved_run import find_good, reopened
-from metarl.ranges import POSITIVE, SEED, check_int, check_number, user_path
+from metarl.ranges import POSITIVE, SEED, check_int, check_number
 from metarl.registry import check_choice
 from metarl.runs.checkpoints import Checkpoint, load_checkpoint, load_weights
 from metarl.runs.networks import NETWORKS, read_networks
-from metarl.runs.run_folder import newest_run
+from metarl.runs.run_search import run_path
 from metarl.training.learner_file import read_learner_file, refusal
 
 RATE_TOLERANCE = 0.01
@@ -42,9 +42,10 @@ def load(
     rate are in its learner.json, the weights in its newest valid checkpoint.
 
     Args:
-        run: A run folder, a checkpoint, "latest" for the newest run below `runs`, or the folder of
-            an exported adaptation (`metarl export RUN FOLDER --to onnx --with adaptation`), which
-            takes `seed` and `explore` only; see `ExportedAdapter`.
+        run: A run folder; a checkpoint; "RUN/best", the checkpoint of the best value on validation
+            tasks; "latest" for the newest run below `runs`; or the folder of an exported adaptation
+            (`metarl export RUN FOLDER --to onnx --with adaptation`), which takes `seed` and
+            `explore` only; see `ExportedAdapter`.
         network: The network of a run that could not describe it (a module of yours), built as in
             training; its weights are loaded.
         learner: The whole learner, for other parts that a run could not describe.
@@ -60,7 +61,7 @@ def load(
         CheckpointError: There is no such run, it is damaged, was altered or is of a newer version.
         SettingsError: Part of the learner has to be handed in, or the rate is another one.
     """
-    path = newest_run(user_path(runs, "runs")) if str(run) == "latest" else user_path(run, "run")
+    path = run_path(run, runs)
     if is_export(path):
         return _opened_export(path, network or learner or adapted or rate, seed, options)
     if path.is_file():

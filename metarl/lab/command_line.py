@@ -20,7 +20,8 @@ from metarl.models.modules import is_network_file
 from metarl.ranges import check_fields, user_path
 from metarl.registry import check_choice, did_you_mean
 from metarl.runs.networks import NETWORKS
-from metarl.runs.run_folder import FUNCTION, ResumePoint, find_run_or_none, read_note, to_json
+from metarl.runs.run_folder import FUNCTION, read_note, to_json
+from metarl.runs.run_search import ResumePoint, find_run_or_none
 from metarl.tasks.files import read_json
 
 S = TypeVar("S")

@@ -27,8 +27,10 @@ from metarl.errors import MetarlError, SettingsError, UntrustedError, short_repr
 from metarl.lab.command_line import parse_settings
 from metarl.lab.installed import installed_file
 from metarl.lab.trust import TRUST, check_trusted
+from metarl.runs.best import best_on_validation
 from metarl.runs.lock import RunLock
-from metarl.runs.run_folder import ResumePoint, create_run_folder, to_json, write_config
+from metarl.runs.run_folder import create_run_folder, to_json, write_config
+from metarl.runs.run_search import BEST, ResumePoint
 from metarl.runs.signals import exit_status
 from metarl.tasks.background import Background
 from metarl.tasks.base import TaskSource
@@ -276,12 +278,24 @@ def print_report(
     lines = {
         f"{trained}Run folder:": folder,
         "Figures in it:": ", ".join(figures(loop.folder)),
+        "The best on validation tasks:": _best(loop),
         "An adaptation:": "" if play_options is None else f"metarl play {quoted}{play_options}",
         "The curves:": f"tensorboard --logdir {quoted}",
     }
     for name, value in lines.items():
         if value:
             console.print(name, escape(value), soft_wrap=True, highlight=False)
+
+
+def _best(loop: OuterLoop) -> str:
+    """Returns which checkpoint was better on validation tasks than the last one; "" for none."""
+    best = best_on_validation(loop.folder)
+    if best is None or best.iteration == loop.iteration:
+        return ""
+    return (
+        f"{best.metric} {best.value:.4g} after {best.iteration} meta-iterations, the checkpoint "
+        f"{short_path(loop.folder / BEST)}"
+    )
 
 
 def figures(folder: Path) -> list[str]:

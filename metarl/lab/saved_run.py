@@ -16,7 +16,6 @@ from metarl.lab.experiment import Components, Experiment
 from metarl.lab.installed import EXPERIMENTS, installed_file
 from metarl.lab.lookup import find_experiment
 from metarl.lab.trust import check_trusted
-from metarl.ranges import user_path
 from metarl.registry import did_you_mean
 from metarl.runs.checkpoints import (
     Checkpoints,
@@ -24,14 +23,8 @@ from metarl.runs.checkpoints import (
     is_checkpoint,
     load_checkpoint,
 )
-from metarl.runs.run_folder import (
-    CHECKPOINTS,
-    EXPERIMENT_FILE,
-    ResumePoint,
-    named_run,
-    newest_run,
-    read_note,
-)
+from metarl.runs.run_folder import CHECKPOINTS, EXPERIMENT_FILE, read_note
+from metarl.runs.run_search import ResumePoint, named_run, run_path
 from metarl.training.loop import OuterLoop
 
 
@@ -48,8 +41,9 @@ def reopened(
     """Opens a run at a checkpoint; nothing is written into its folder.
 
     Args:
-        path: A run folder, whose newest valid checkpoint is used; a checkpoint; or "latest" for the
-            newest run below `runs`.
+        path: A run folder, whose newest valid checkpoint is used; a checkpoint; "RUN/best", the
+            checkpoint of the best value on validation tasks; or "latest" for the newest run below
+            `runs`.
         runs: Folder of the run folders.
         script: See `load_experiment`.
         out: The folder for the files of a report; by default a temporary one.
@@ -66,7 +60,7 @@ def reopened(
         UntrustedError: The run's settings name code, and `trust` is false.
         SettingsError: The experiment has no such setting; or `out` lies in the run folder.
     """
-    point = find_good(newest_run(runs) if str(path) == "latest" else user_path(path))
+    point = find_good(run_path(path, runs))
     if out is not None and out.resolve().is_relative_to(point.folder.resolve()):
         raise SettingsError(f"Expected `out` outside of the run folder, which stays; got {out}.")
     experiment = load_experiment(point.folder, script)
@@ -105,7 +99,8 @@ def find_good(path: Path) -> ResumePoint:
     """Finds a run folder and its newest valid checkpoint; warns if that is not the newest one.
 
     Args:
-        path: A run folder, or a checkpoint, which must itself be valid; or a file in them.
+        path: A run folder, or a checkpoint, which must itself be valid; or a file in them; or
+            "RUN/best", see `named_run`.
 
     Raises:
         CheckpointError: There is no valid checkpoint.

@@ -24,7 +24,7 @@ from metarl.extras import import_extra
 from metarl.lab.command_line import parse_settings
 from metarl.lab.experiment import Experiment, print_stopped
 from metarl.lab.search_space import as_arguments, search_space, with_values
-from metarl.runs.run_state import HIGHER_IS_BETTER, LOWER_IS_BETTER
+from metarl.runs.best import HIGHER_IS_BETTER, LOWER_IS_BETTER
 from metarl.tasks.base import TaskSource
 from metarl.training.loop import OuterLoop, TrainingResult
 

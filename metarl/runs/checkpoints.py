@@ -62,6 +62,9 @@ class Checkpoints:
         folder: The folder of the checkpoints; the first `save` creates it.
         keep: Number of newest checkpoints to keep, at least 1.
 
+    Attributes:
+        kept: The iteration of a checkpoint that is kept although newer ones exist, or None.
+
     Raises:
         SettingsError: `keep` is below 1.
     """
@@ -71,9 +74,10 @@ class Checkpoints:
             raise SettingsError(f"Expected to keep at least 1 checkpoint, got {keep}.")
         self.folder = Path(folder)
         self.keep = keep
+        self.kept: int | None = None
 
     def save(self, iteration: int, weights: Mapping[str, Tensor], state: dict[str, Any]) -> Path:
-        """Writes a checkpoint, then deletes all but the newest `keep` checkpoints.
+        """Writes a checkpoint, then deletes all but the newest `keep` checkpoints and `kept`.
 
         Checkpoints of later iterations are deleted too: they remain from before the run was
         resumed at an earlier iteration. A checkpoint of the same iteration is replaced.
@@ -114,6 +118,10 @@ class Checkpoints:
         folders = _checkpoint_folders(self.folder)
         return folders[max(folders)] if folders else None
 
+    def of(self, iteration: int) -> Path | None:
+        """Returns the folder of the checkpoint of an iteration, without verifying it, or None."""
+        return _checkpoint_folders(self.folder).get(iteration)
+
     def newest_good(self) -> Path | None:
         """Returns the folder of the newest valid checkpoint with finite weights, or None."""
         return _newest_valid(self.folder)
@@ -148,8 +156,9 @@ class Checkpoints:
     def _prune(self, newest: int) -> None:
         """Deletes temporary folders and all but the last `keep` checkpoints up to `newest`."""
         folders = _checkpoint_folders(self.folder)
-        last = sorted(i for i in folders if i <= newest)[-self.keep :]
-        paths_to_keep = {folders[i] for i in last}
+        until = sorted(i for i in folders if i <= newest)
+        paths_to_keep = {folders[i] for i in until[-self.keep :]}
+        paths_to_keep |= {folders[i] for i in until if i == self.kept}
         for path in self.folder.iterdir():
             is_ours = checkpoint_iteration(path) is not None or path.name.startswith(_TEMPORARY)
             if is_ours and path not in paths_to_keep:

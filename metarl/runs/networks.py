@@ -13,7 +13,8 @@ from metarl.models.modules import ModuleModel
 from metarl.models.modules.description import Description, NotStored, describe
 from metarl.models.modules.stored import REBUILD, read_modules, stored_module, write_modules
 from metarl.runs.checkpoints import Checkpoints, is_checkpoint, load_checkpoint, load_weights
-from metarl.runs.run_folder import CHECKPOINTS, named_run
+from metarl.runs.run_folder import CHECKPOINTS
+from metarl.runs.run_search import named_run
 
 NETWORKS = "networks.safetensors"
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from metarl.errors import CheckpointError, SettingsError
 from metarl.evaluation.statistics import Summary
+from metarl.runs.best import VALIDATION
 from metarl.runs.eval_file import read_curves
-from metarl.runs.run_state import VALIDATION
 
 _STATISTICS = [f.name for f in dataclasses.fields(Summary) if f.name != "count"]
 _LATER = {"lowest_tenth", "highest_tenth"}

@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from metarl.errors import CheckpointError
+from metarl.runs.best import VALIDATION, Best, best_value
 from metarl.runs.checkpoints import Checkpoints, checkpoint_iteration
 from metarl.runs.eval_file import read_curves
 from metarl.runs.lock import is_locked
-from metarl.runs.run_folder import CHECKPOINTS, read_note, run_folders
+from metarl.runs.run_folder import CHECKPOINTS, read_note
+from metarl.runs.run_search import run_folders
 from metarl.tasks.files import read_json
 
-VALIDATION = "validation"
-LOWER_IS_BETTER = ("mse", "rmse", "mae", "nll", "loss")
-HIGHER_IS_BETTER = ("return", "accuracy", "generalised_accuracy", "binary_accuracy", "f1", "r2")
-"""Of a metric of the user's own, no name says which values are better."""
-
 State = Literal["training", "finished", "stopped", "empty", "damaged"]
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best value of a metric after the last adaptation step.
-
-    Attributes:
-        metric: Name of the metric.
-        split: The curve: "validation", or that of a report ("test", "test_5_shot").
-        value: The mean over the tasks.
-        iteration: Meta-iterations done when it was measured.
-        is_newest: Whether it is the newest value, as it is not known which values are better.
-    """
-
-    metric: str
-    split: str
-    value: float
-    iteration: int
-    is_newest: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,34 +84,6 @@ def run_state(folder: Path) -> RunState:
     elif iterations is not None and iteration >= iterations and _is_reported(curves, iteration):
         state = "finished"
     return RunState(folder, state, iteration, iterations, best, written, problem)
-
-
-def best_value(curves: list[dict[str, Any]]) -> Best | None:
-    """Returns the best value, after the last adaptation step, of a run's curves; None without one.
-
-    Args:
-        curves: The lines of eval.jsonl. Those of the validation tasks are compared; without any,
-            those of the first curve.
-    """
-    splits = [line.get("split") for line in curves]
-    compared = VALIDATION if VALIDATION in splits else next(iter(splits), None)
-    lines = [line for line in curves if line.get("split") == compared]
-    values = [best for best in map(_value, lines) if best is not None]
-    if not values:
-        return None
-    metric = values[0].metric
-    values = [best for best in values if best.metric == metric]  # not further metrics
-    if metric not in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER):
-        return replace(values[-1], is_newest=True)
-    sign = 1 if metric in LOWER_IS_BETTER else -1
-    return min(values, key=lambda best: sign * best.value)
-
-
-def _value(line: Mapping[str, Any]) -> Best | None:
-    mean = (line.get("mean") or [None])[-1]
-    if mean is None or not math.isfinite(mean):
-        return None
-    return Best(line.get("metric", ""), line.get("split", ""), mean, line["iteration"])
 
 
 def _is_reported(curves: list[dict[str, Any]], iteration: int) -> bool:

@@ -22,8 +22,9 @@ from metarl.errors import (
     NonFiniteError,
     SimulationError,
 )
-from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
+from metarl.evaluation.curves import AdaptationCurve
 from metarl.ranges import user_path
+from metarl.runs.best import best_on_validation
 from metarl.runs.checkpoints import Checkpoints, load_checkpoint, load_weights, not_finite
 from metarl.runs.lock import RunLock
 from metarl.runs.networks import save_networks
@@ -46,10 +47,8 @@ from metarl.training.outer_update import (
     checked_result,
 )
 from metarl.training.settings import TrainingSettings
+from metarl.training.validation import dashboard_tags, validation_curve
 from metarl.trees import to_device
-
-# Validation tasks are the same at every evaluation and for every seed.
-VALIDATION_SEED = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,9 @@ class OuterLoop:
         done = None if resume is None else self.iteration
         self.logger = logger_of_rank(self.folder, done, settings.loggers)
         if config is not None:
-            self.logger.settings(config, self._dashboard())
+            tags = dashboard_tags(learner, validation, settings, self.device)
+            self.logger.settings(config, tags)
+        self._keep_best()
         self.on_curve: Callable[[AdaptationCurve], None] | None = None
         self.label = "/".join(self.folder.parts[-3:-1])
         self._description = LearnerFile(self.folder, self.learner, tasks)
@@ -201,9 +202,9 @@ class OuterLoop:
             with self._saving_on_full_disk():
                 if logs:
                     progress.metrics(_headline(self._log(result)))
-                if settings.eval_every and (last or self.iteration % settings.eval_every == 0):
-                    self._evaluate()
-                if self.iteration % settings.checkpoint_every == 0:
+                evaluates = last or self.iteration % (settings.eval_every or total + 1) == 0
+                is_best = settings.eval_every > 0 and evaluates and self._evaluate()
+                if is_best or self.iteration % settings.checkpoint_every == 0:
                     saved = self._save()
             progress.advance()
             if progress.reader_closed:
@@ -218,14 +219,6 @@ class OuterLoop:
         if requested and not stop.requested:
             stop.request("SIGTERM")
         return requested
-
-    def _dashboard(self) -> list[str]:
-        """Returns the tags of the metrics in the hyper-parameter dashboard."""
-        if self.validation is None or not self.settings.eval_every:
-            return ["meta/loss"]  # there is no other
-        generator = torch.Generator(self.device).manual_seed(VALIDATION_SEED)
-        metric = self.learner.metric(self.validation.sample(1, generator))
-        return [f"eval_validation/{metric}/mean"]
 
     def _iterate(self) -> MetaResult:
         before = self.generator.get_state()
@@ -320,19 +313,13 @@ class OuterLoop:
         self.logger.scalars(scalars, self.iteration)
         return scalars
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """Logs a curve on validation tasks; returns whether it is the best so far."""
         if self.validation is None:
-            return
+            return False
         self._check_finite()
         with self._saving_on_error():
-            curve = adaptation_curve(
-                self.learner,
-                self.validation,
-                num_tasks=self.settings.eval_tasks,
-                steps=self.settings.eval_steps,
-                generator=torch.Generator(self.device).manual_seed(VALIDATION_SEED),
-                transductive=True,  # one pass for all queries; learners that cannot ignore it
-            )
+            curve = validation_curve(self.learner, self.validation, self.settings, self.device)
         self.logger.curve(
             curve,
             self.iteration,
@@ -342,6 +329,13 @@ class OuterLoop:
         if self.on_curve is not None:
             with self._saving_on_error():
                 self.on_curve(curve)
+        return self._keep_best()
+
+    def _keep_best(self) -> bool:
+        """Keeps the checkpoint of the best validation value; returns whether that is due now."""
+        best = best_on_validation(self.folder) if ranks.is_first() else None
+        self.checkpoints.kept = None if best is None else best.iteration
+        return ranks.any_true(self.checkpoints.kept == self.iteration)
 
     def _save(self) -> int:
         ranks.take_over(list(self.learner.state_dict().values()))

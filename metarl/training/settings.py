@@ -100,7 +100,8 @@ class TrainingSettings:
     checkpoint_every: int = 1_000
     """Meta-iterations between two checkpoints."""
     keep_checkpoints: int = 3
-    """Newest checkpoints that are kept; older ones are deleted."""
+    """Newest checkpoints that are kept. Older ones are deleted, except that of the best value on
+    validation tasks after the last step, if the metric is one whose better values are known."""
     rank_timeout: float = 600.0
     """Seconds after which all of several processes end if one of them keeps the others waiting."""
     loggers: tuple[str, ...] = ()

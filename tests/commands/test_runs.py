@@ -9,18 +9,18 @@ import torch
 
 from metarl.commands.runs import is_alive
 from metarl.evaluation.curves import AdaptationCurve
-from metarl.runs.checkpoints import Checkpoints
-from metarl.runs.lock import RunLock
-from metarl.runs.logger import RunLogger
-from metarl.runs.run_folder import EVAL_FILE, newest_run
-from metarl.runs.run_state import (
+from metarl.runs.best import (
     HIGHER_IS_BETTER,
     LOWER_IS_BETTER,
     Best,
     best_value,
-    run_state,
-    run_states,
 )
+from metarl.runs.checkpoints import Checkpoints
+from metarl.runs.lock import RunLock
+from metarl.runs.logger import RunLogger
+from metarl.runs.run_folder import EVAL_FILE
+from metarl.runs.run_search import newest_run
+from metarl.runs.run_state import run_state, run_states
 from metarl.tasks.metrics import METRICS
 
 

@@ -21,7 +21,8 @@ from metarl.lab.lookup import script_experiment
 from metarl.lab.saved_run import find_good, load_experiment
 from metarl.runs.checkpoints import load_checkpoint, saving_time
 from metarl.runs.eval_file import append_line, cut_after, drop_lines, read_curves
-from metarl.runs.run_folder import find_run, newest_run, to_json
+from metarl.runs.run_folder import to_json
+from metarl.runs.run_search import find_run, newest_run
 from tests.commands.conftest import EXPERIMENTS
 from tests.fuzz.outcomes import RefusedError, check_clear, explore
 from tests.fuzz.values import JSON, NESTED, TEXTS, damaged, dumped, edited

@@ -24,7 +24,7 @@ from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.runs.checkpoints import load_checkpoint
 from metarl.runs.eval_file import read_curves
-from metarl.runs.run_folder import ResumePoint
+from metarl.runs.run_search import ResumePoint
 from metarl.training import TrainingSettings
 from metarl.training.trust_region import TrustRegionSettings
 

@@ -12,7 +12,7 @@ from metarl.lab.command_line import saved_settings
 from metarl.lab.saved_run import load_experiment, reopened
 from metarl.rl.trials.recurrent_policy import HISTORY
 from metarl.runs.eval_file import read_curves
-from metarl.runs.run_folder import ResumePoint
+from metarl.runs.run_search import ResumePoint
 
 RUNS = Path(__file__).parent / "runs_of_0_1"
 NOT_IN_0_1 = {"cart_pole", "digits", "meta_world"}

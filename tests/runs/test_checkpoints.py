@@ -319,3 +319,15 @@ def test_weights_whose_numbers_would_be_lost_are_refused(kind):
     with pytest.raises(RuntimeError, match="numbers would be lost"):
         load_weights(layer, weights)
     load_weights(layer, {name: w.double() for name, w in layer.state_dict().items()})
+
+
+def test_one_checkpoint_is_kept_beyond_the_newest(checkpoints):
+    for iteration in range(1, 7):
+        checkpoints.kept = None if iteration < 2 else 2
+        checkpoints.save(iteration, {}, {})
+    there = [path.name for path in sorted(checkpoints.folder.iterdir())]
+    assert there == [f"step_{k:06d}" for k in (2, 4, 5, 6)]
+    assert checkpoints.of(2) == checkpoints.folder / "step_000002"
+    assert checkpoints.of(3) is None
+    checkpoints.save(1, {}, {})  # resumed before it
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["step_000001"]

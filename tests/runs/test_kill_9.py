@@ -22,7 +22,8 @@ from metarl.runs.checkpoints import Checkpoints, load_checkpoint
 from metarl.runs.eval_file import read_curves
 from metarl.runs.lock import LOCK_FILE
 from metarl.runs.logger import RunLogger
-from metarl.runs.run_folder import create_run_folder, find_run, write_config
+from metarl.runs.run_folder import create_run_folder, write_config
+from metarl.runs.run_search import find_run
 from metarl.tasks.files import result_path
 
 RANDOM_KILLS, CALLS = 300, 60

@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,7 @@ import pytest
 import torch
 
 from metarl.errors import CheckpointError
-from metarl.runs.checkpoints import Checkpoints
-from metarl.runs.run_folder import create_run_folder, find_run, newest_run, to_json, write_config
+from metarl.runs.run_folder import create_run_folder, to_json, write_config
 
 
 @dataclass(frozen=True)
@@ -30,23 +28,6 @@ class Outer:
     data: Path = Path("data/omniglot")
     dtype: torch.dtype = torch.float32
     clip: float | None = None
-
-
-def at(second):
-    return lambda: datetime(2026, 1, 2, 3, 4, second)
-
-
-@pytest.fixture
-def make(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def run(second, seed=0, iterations=()):
-        folder = create_run_folder("runs", "sine", "maml", seed, {"a": 1}, at(second))
-        for iteration in iterations:
-            Checkpoints(folder / "checkpoints").save(iteration, {}, {})
-        return folder
-
-    return run
 
 
 def test_it_is_named_by_time_and_seed_and_never_used_again(make):
@@ -130,71 +111,6 @@ def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
     (tmp_path / "runs").write_text("in the way")
     with pytest.raises(CheckpointError, match="Cannot write a run folder in"):
         create_run_folder(tmp_path / "runs", "sine", "maml", 0, {})
-
-
-def test_latest_is_the_newest_run_with_a_checkpoint(make):
-    make(1, iterations=[9])
-    second = make(2, iterations=[3, 4])
-    third = make(2, iterations=[1])  # the same second
-    make(4)  # died before its first checkpoint
-    assert find_run("runs", "sine", "maml").folder == third
-    assert third.name == f"{second.name}_2"
-    assert find_run("runs", "sine", "maml").checkpoint.name == "step_000001"
-
-
-def test_a_path_may_be_a_run_or_a_checkpoint(make):
-    folder = make(1, iterations=[3, 4])
-    old = folder / "checkpoints" / "step_000003"
-    paths = [old, old / "meta.json", folder, folder / "checkpoints", folder / "config.json"]
-    points = [find_run("runs", "sine", "maml", path) for path in paths]
-    assert {p.folder for p in points} == {folder}
-    assert [p.checkpoint.name[-1] for p in points] == ["3", "3", "4", "4", "4"]
-    assert find_run("runs", "other", "reptile", str(old)).folder == folder
-
-
-def test_a_missing_run_is_reported_with_those_there_are(make):
-    with pytest.raises(CheckpointError, match=r"There are no runs in runs/sine/maml\."):
-        find_run("runs", "sine", "maml")
-    empty = make(1)
-    with pytest.raises(CheckpointError, match=rf"{empty} \(no checkpoint\)"):
-        find_run("runs", "sine", "maml")
-    with pytest.raises(CheckpointError, match="has no checkpoint"):
-        find_run("runs", "sine", "maml", empty)
-    good = make(2, iterations=[5])
-    with pytest.raises(CheckpointError, match=rf"no run folder nowhere.*{good} \(step_000005\)"):
-        find_run("runs", "sine", "maml", "nowhere")
-
-
-def written_at(folder, time):
-    """Changes when a run's only checkpoint says that it was written."""
-    (meta,) = folder.glob("checkpoints/*/meta.json")
-    meta.write_text(json.dumps({**json.loads(meta.read_text()), "time": time}))
-
-
-def test_latest_is_the_run_that_wrote_last_whatever_its_name(make):
-    """Clocks are set back in autumn, and an old run may have been resumed."""
-    older, newer = make(50, iterations=[3]), make(1, iterations=[2])
-    assert find_run("runs", "sine", "maml").folder == newest_run("runs") == newer
-    written_at(older, (datetime.now(UTC) + timedelta(seconds=1)).isoformat(timespec="seconds"))
-    assert find_run("runs", "sine", "maml").folder == newest_run("runs") == older
-    Checkpoints(newer / "checkpoints").save(9, {}, {})  # resumed, on a machine whose clock is late
-    assert find_run("runs", "sine", "maml").folder == older
-
-
-def test_times_are_compared_in_one_zone(make):
-    first, second = make(1, iterations=[1]), make(2, iterations=[1])
-    written_at(first, "2026-03-01T12:00:00+00:00")
-    written_at(second, "2026-03-01T12:30:00+01:00")
-    assert find_run("runs", "sine", "maml").folder == first
-
-
-@pytest.mark.parametrize("meta", ["", "[]", '{"time": 7}', '{"time": "zzz"}'])
-def test_a_run_whose_newest_checkpoint_is_damaged_still_counts(make, meta):
-    make(1, iterations=[1])
-    damaged = make(2, iterations=[1])
-    (damaged / "checkpoints" / "step_000001" / "meta.json").write_text(meta)
-    os.utime(damaged / "checkpoints" / "step_000001")
-    assert find_run("runs", "sine", "maml").folder == newest_run("runs") == damaged
 
 
 def test_settings_that_stay_are_not_written_again(make):

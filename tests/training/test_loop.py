@@ -10,11 +10,12 @@ import torch
 from metarl.errors import CheckpointError, NonFiniteError, SettingsError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.models import MLP, Conv4
-from metarl.runs.checkpoints import load_checkpoint
+from metarl.runs.checkpoints import Checkpoints, load_checkpoint, load_weights
 from metarl.runs.eval_file import read_curves
+from metarl.runs.run_search import named_run
 from metarl.tasks import Examples, Glyphs, Sine, TaskBatch
 from metarl.training import OuterLoop, TrainingSettings
-from metarl.training.loop import VALIDATION_SEED
+from metarl.training.validation import VALIDATION_SEED, validation_curve
 from tests.gradient_learners import MAML, LearnedOptimizer, Reptile
 
 SETTINGS = {"meta_batch_size": 4, "log_every": 2, "eval_every": 4, "eval_tasks": 3, "eval_steps": 2}
@@ -190,7 +191,7 @@ def test_truncated_checkpoints_are_named_and_the_one_before_is_offered(folder):
     latest = run.checkpoints.latest()
     weights = latest / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-20])
-    with pytest.raises(CheckpointError, match=r"step_000006.*step_000003"):
+    with pytest.raises(CheckpointError, match=r"step_000006.*step_000004"):
         loop("maml", folder, 8, resume=latest)
 
 
@@ -334,3 +335,23 @@ def test_the_home_folder(tmp_path, monkeypatch):
     assert loop("maml", "~/runs/mine", 2, resume=at_home).iteration == 1
     with pytest.raises(SettingsError, match="Expected `folder` to be a path, got None"):
         loop("maml", None, 1)
+
+
+def test_the_checkpoint_of_the_best_validation_value_is_kept(folder):
+    """The rate is so high that the loss rises again; a resumed run keeps what was best."""
+    options = {"every": 100, "keep_checkpoints": 1, "outer_lr": 0.5}
+    for iterations in (40, 60):
+        latest = Checkpoints(folder / "checkpoints").latest()
+        run = loop("maml", folder, iterations, resume=latest, **options)
+        run.run()
+        run.logger.close()
+        curves = {line["iteration"]: line["mean"][-1] for line in read_curves(folder)}
+        best = min(curves, key=curves.__getitem__)
+        assert best < 40
+        kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+        assert kept == [f"step_{best:06d}", f"step_{iterations:06d}"]
+    learner = make_learner("maml")
+    load_weights(learner, load_checkpoint(named_run(folder / "best")).weights)
+    validation = Sine(6, 6).split("validation")
+    curve = validation_curve(learner, validation, run.settings, torch.device("cpu"))
+    assert curve.values.double().mean(1)[-1].item() == curves[best]

@@ -171,7 +171,7 @@ def test_a_rank_that_writes_nothing_does_not_claim_to_have_saved(tmp_path, monke
         run.run()
     (note,) = raised.value.__notes__
     assert "Nothing is lost" not in note and "Rank 0 writes the checkpoints" in note
-    assert str(tmp_path / "run" / "checkpoints" / "step_000003") in note
+    assert str(tmp_path / "run" / "checkpoints" / "step_000004") in note
 
 
 @pytest.mark.parametrize("rate", [1e308, 1e38])
@@ -210,7 +210,7 @@ def test_a_second_interrupt_names_the_last_checkpoint(tmp_path):
     with pytest.raises(KeyboardInterrupt) as caught:
         run.run()
     (note,) = caught.value.__notes__
-    assert "meta-iteration 4 without saving" in note and "step_000003" in note
+    assert "meta-iteration 4 without saving" in note and "step_000004" in note
 
 
 def test_a_closed_output_saves_and_stops(tmp_path, monkeypatch):

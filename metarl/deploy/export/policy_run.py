@@ -16,7 +16,7 @@ from metarl.lab.saved_run import reopened
 from metarl.rl.plain_policy import PlainPolicy, plain_policy
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.rollouts import Rollouts
-from metarl.runs.run_folder import newest_run
+from metarl.runs.run_search import run_path
 from metarl.sim.family import ControlTasks, TaskFamily
 from metarl.sim.make import make_vec
 from metarl.sim.single_env import as_arrays, task_values
@@ -54,7 +54,7 @@ def export_run(
         raise SettingsError(f"Expected test_steps >= 0, got {steps}.")
     if to == "sb3" and not out.suffix:
         out = out.with_name(f"{out.name}.zip")  # as Stable-Baselines3 names it
-    run = newest_run(runs) if str(run) == "latest" else run
+    run = run_path(run, runs)
     if script is None and describes_itself(run):
         if not with_adaptation:
             raise SettingsError(
