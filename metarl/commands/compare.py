@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +22,8 @@ def compare(
     out: Path = Path("compare.png"),
     split: str | None = None,
     by: Literal["iterations", "environment-steps"] = "iterations",
+    over_seeds: bool = False,
+    runs: Path = Path("runs"),
 ) -> None:
     """Draws the curves of runs in one figure and prints a table; 95 % intervals over the tasks.
 
@@ -28,22 +31,31 @@ def compare(
     over adaptation steps.
 
     Args:
-        run: Run folders, at least one.
+        run: Run folders, at least one; or `latest`.
         out: File for the figure (.png, .pdf, .svg).
         split: The adaptation curves to draw, such as test_5_shot, as in eval.jsonl; by default the
             first of the reports, or validation.
         by: What training is counted in.
+        over_seeds: Combines runs that differ only in --training.seed into one curve, whose
+            intervals are over the seeds (Student's t).
+        runs: Folder of the run folders, for `latest`.
     """
     from metarl.console import OutputConsole
     from metarl.errors import SettingsError
     from metarl.plots.comparison import comparison_figure
     from metarl.plots.figures import check_figure, save_figure
     from metarl.runs.run_curves import compare_runs
+    from metarl.runs.run_search import run_path
+    from metarl.runs.seed_groups import merge_seeds
 
     if not run:
         raise SettingsError("Expected run folders to compare; `metarl runs` lists them.")
     check_figure(out)
-    comparison = compare_runs(run, split, by == "environment-steps")
+    folders = [run_path(path, runs) for path in run]
+    comparison = compare_runs(folders, split, by == "environment-steps")
+    note = worlds_note(folders, comparison)
+    if over_seeds:
+        comparison = merge_seeds(folders, comparison)
     figure = comparison_figure(
         {r.label: r.training for r in comparison.runs},
         {r.label: r.adaptation for r in comparison.runs},
@@ -54,7 +66,7 @@ def compare(
     save_figure(figure, out)
     console = OutputConsole()
     console.print_whole(comparison_table(comparison))
-    if note := worlds_note(run, comparison):
+    if note:
         console.print(note, markup=False)
     console.print("Figure:", str(out), markup=False, soft_wrap=True)
 
@@ -92,7 +104,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
     table = report_table(
         f"{comparison.metric}, {comparison.split.replace('_', ' ')} tasks",
-        "mean [95 % interval over tasks]",
+        f"mean [95 % interval over {comparison.over}]",
     )
     table.add_column("steps", justify="right", no_wrap=True)
     for run in comparison.runs:
@@ -107,5 +119,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def _cell(summary: Summary, digits: int) -> str:
+    if math.isnan(summary.mean_low):  # of one seed
+        return f"{summary.mean:.{digits}f}"
     low, high = (f"{value:.{digits}f}" for value in (summary.mean_low, summary.mean_high))
     return f"{summary.mean:.{digits}f} [{low}, {high}]"

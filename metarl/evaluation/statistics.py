@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,12 @@ from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError
 
+T_95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+)  # fmt: skip
+"""Student's t, .975, for 1, 2, ... degrees of freedom."""
+NORMAL_95 = 1.960
 _CHUNK = 1 << 21  # values per chunk of resamples; bounds the memory to about 50 MB
 
 
@@ -173,6 +179,32 @@ def summarise_curve(
         Summary(*row, count=flat.shape[1], lowest_tenth=low, highest_tenth=high)
         for row, (low, high) in zip(rows, ends, strict=True)
     ]
+
+
+def summarise_seeds(seeds: Sequence[Summary]) -> Summary:
+    """Summarises the results of several training seeds.
+
+    The mean is that of the seeds' means, and its 95 % interval is Student's: it covers the choice
+    of the seeds, and with three of them it is wide. The median, the interquartile mean and the
+    tenths are means over the seeds, without intervals.
+
+    Args:
+        seeds: The summary of each seed, at least one. With one alone, the bounds are NaN.
+
+    Returns:
+        The summary, whose `count` is the number of seeds.
+    """
+    n = len(seeds)
+    columns = {f.name: [getattr(s, f.name) for s in seeds] for f in fields(Summary)}
+    values = {name: float(np.mean(column)) for name, column in columns.items()}
+    half = math.nan
+    if n > 1:
+        # half of the interval: t_(.975, n - 1) s / sqrt(n), with s^2 = sum (x_i - mean)^2 / (n - 1)
+        quantile = T_95[n - 2] if n - 2 < len(T_95) else NORMAL_95
+        half = quantile * float(np.std(columns["mean"], ddof=1)) / math.sqrt(n)
+    bounds = {"mean_low": values["mean"] - half, "mean_high": values["mean"] + half}
+    unknown = {"iqm_low": math.nan, "iqm_high": math.nan}
+    return Summary(**{**values, **bounds, **unknown, "count": n})
 
 
 def _bootstrap(values: Tensor, resampled_counts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

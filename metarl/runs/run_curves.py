@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from metarl.errors import CheckpointError, SettingsError
 from metarl.evaluation.statistics import Summary
@@ -42,12 +42,14 @@ class Comparison:
     Attributes:
         metric: Name of the metric.
         split: The split of the adaptation curves ("test", "test_5_shot", "validation").
-        runs: The curves of the runs.
+        runs: The curves of the runs, or of the groups of runs that differ only in their seed.
+        over: What the intervals are over.
     """
 
     metric: str
     split: str
     runs: list[RunCurves]
+    over: Literal["tasks", "seeds"] = "tasks"
 
 
 def compare_runs(

@@ -19,21 +19,7 @@ from metarl.runs.run_folder import EVAL_FILE
 from metarl.tasks.files import read_json
 from metarl.training.learner_file import FORMAT_VERSION, LEARNER_FILE, checksum
 from metarl.training.other_worlds import world_differences
-
-
-def make_run(root, name, offset=0.0, splits=("test",), metric="mse", steps=None):
-    folder = root / name
-    values = torch.tensor([[4.0, 2.0], [1.0, 3.0], [0.5, 0.5]]) + offset
-    with RunLogger(folder) as logger:
-        for iteration in (10, 20):
-            curve = AdaptationCurve(metric, values / iteration, False)
-            logger.curve(
-                curve, iteration, "eval_validation",
-                environment_steps=None if steps is None else steps * iteration,
-            )  # fmt: skip
-        for split in splits:
-            logger.curve(AdaptationCurve(metric, values, False), 20, f"eval_{split}")
-    return folder
+from tests.written_runs import make_run, seeded_run
 
 
 def test_the_curves_are_those_of_eval_jsonl(tmp_path):
@@ -167,3 +153,19 @@ def test_runs_in_other_worlds_are_noted(metarl, trained, copied, tmp_path):
     assert metarl("compare", run, other, *out)[0] == 0
     assert world_differences([run, trained["bandit"]]).keys() >= {"family", "space of actions"}
     assert world_differences([run, trained["sine"]]) == {}
+
+
+def test_the_command_combines_seeds(tmp_path, metarl):
+    folders = [
+        seeded_run(tmp_path, f"sine/maml/2026071{k}_103000_s{k}", k, float(k)) for k in range(2)
+    ]
+    status, out = metarl("compare", *folders, "--over-seeds", "--out", tmp_path / "a.png")
+    assert status == 0, out.err
+    assert "95 % interval over seeds" in out.out and "maml, 2 seeds" in out.out
+    assert (tmp_path / "a.png").exists()
+
+
+def test_latest_is_compared(tmp_path, metarl, trained):
+    runs = trained["sine"].parents[2]
+    status, out = metarl("compare", "latest", "--runs", runs, "--out", tmp_path / "a.png")
+    assert status == 0 and "maml" in out.out

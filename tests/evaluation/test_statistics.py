@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from metarl.errors import SettingsError, ShapeError
-from metarl.evaluation.statistics import iqm, mean, median, summarise, summarise_curve
+from metarl.evaluation.statistics import (
+    iqm,
+    mean,
+    median,
+    summarise,
+    summarise_curve,
+    summarise_seeds,
+)
 
 
 @pytest.fixture
@@ -184,3 +191,16 @@ def test_arrays_and_lists_are_summarised_as_tensors():
         for kind in (torch.tensor, np.array, list)
     ]
     assert summaries[0] == summaries[1] == summaries[2]
+
+
+def test_students_interval_over_seeds():
+    """Of 1, 2, 3 and 6: mean 3, standard deviation 2.1602, t(.975, 3) = 3.182."""
+    generator = torch.Generator().manual_seed(0)
+    seeds = [summarise(torch.tensor([k - 1.0, k, k + 1.0]), generator) for k in (1, 2, 3, 6)]
+    s = summarise_seeds(seeds)
+    assert (s.mean, s.median, s.iqm, s.lowest_tenth, s.count) == (3.0, 3.0, 3.0, 2.0, 4)
+    half = 3.182 * math.sqrt(14 / 3) / 2
+    assert (s.mean_low, s.mean_high) == pytest.approx((3 - half, 3 + half))
+    many = summarise_seeds([seeds[0], seeds[1]] * 20)
+    assert many.mean_high - 1.5 == pytest.approx(1.96 * math.sqrt(10 / 39) / math.sqrt(40))
+    assert math.isnan(summarise_seeds(seeds[:1]).mean_low)
