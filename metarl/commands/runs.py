@@ -88,8 +88,7 @@ def runs_table(states: list[RunState], root: Path, wide: bool = True) -> Table:
         total = "?" if s.iterations is None else str(s.iterations)
         best, at = _best(s.best)
         late = (at, _when(s.minutes_since_written)) if wide else ()
-        path = escape(str(s.folder.relative_to(root)))
-        table.add_row(path, state, f"{s.iteration}/{total}", best, *late)
+        table.add_row(escape(str(s.folder)), state, f"{s.iteration}/{total}", best, *late)
     return table
 
 

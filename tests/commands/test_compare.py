@@ -137,6 +137,14 @@ def test_the_command_draws_and_tabulates(metarl, trained, tmp_path):
     assert status != 0
 
 
+def test_latest_is_the_newest_run(metarl, trained, tmp_path):
+    runs = trained["sine"].parent
+    out = tmp_path / "figure.png"
+    status, printed = metarl("compare", "latest", "--runs", runs, "--out", out)
+    assert status == 0, printed.err
+    assert "test 5 shot tasks" in printed.out and out.is_file()
+
+
 def test_runs_in_other_worlds_are_noted(metarl, trained, copied, tmp_path):
     run, other = trained["navigation2d"], copied("navigation2d")
     out = ("--out", tmp_path / "figure.png")
@@ -163,9 +171,3 @@ def test_the_command_combines_seeds(tmp_path, metarl):
     assert status == 0, out.err
     assert "95 % interval over seeds" in out.out and "maml, 2 seeds" in out.out
     assert (tmp_path / "a.png").exists()
-
-
-def test_latest_is_compared(tmp_path, metarl, trained):
-    runs = trained["sine"].parents[2]
-    status, out = metarl("compare", "latest", "--runs", runs, "--out", tmp_path / "a.png")
-    assert status == 0 and "maml" in out.out
