@@ -1,15 +1,13 @@
 """The code of docs/your_data.md runs, and its settings exist."""
 
 import inspect
-import re
-from pathlib import Path
 
 import pytest
 
 from metarl.tasks import FewShotData, ImageFolder
+from tests.docs.pages import DOCS, python_blocks
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "your_data.md").read_text("utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+BLOCKS = python_blocks(DOCS / "your_data.md")
 
 
 def test_the_code_runs(tmp_path, monkeypatch):
