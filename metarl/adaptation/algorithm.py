@@ -171,7 +171,7 @@ def _document(function: Any, algorithm: Any, first: list[str]) -> None:
     function.__name__ = function.__qualname__ = algorithm.__name__.removesuffix("Algorithm")
     function.__module__ = algorithm.__module__
     function.__signature__ = inspect.Signature(parameters, return_annotation="Adaptation")
-    function.__doc__ = f"""{algorithm.__doc__}
+    function.__doc__ = f"""{algorithm.__doc__.rstrip()}
 
     Args:
         {", ".join(first)}: See `GradientAlgorithm.adaptation`.

@@ -24,7 +24,7 @@ class Examples(NamedTuple):
     zeros and whose labels are 0.
 
     Attributes:
-        inputs: Shape [T, N, *input], float32.
+        inputs: Shape [T, N, *input], float32, or int64 indices such as those of characters.
         targets: Shape [T, N] int64 class labels, or [T, N, *target] float32 values.
         weights: Weight of each example, [T, N], of the parameters' type, at least 0 and above 0
             somewhere in each task; 0 for padding rows. None: all 1.

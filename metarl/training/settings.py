@@ -82,8 +82,8 @@ class TrainingSettings:
     """bfloat16: metric learners train their convolutions in it; weights, normalisations, distances
     and evaluation stay float32. Other learners refuse it."""
     graphs: bool = True
-    """On a GPU, captures rollouts of tensor families and meta-gradients as CUDA graphs, where this
-    is possible: one launch in place of thousands."""
+    """On a GPU, captures rollouts, iterations and TRPO's steps as CUDA graphs, where this is
+    possible: one launch in place of thousands."""
     threads: int | None = None
     """CPU threads of torch. None: torch's own choice. Small networks are quickest with 1."""
     compile: bool = False

@@ -24,7 +24,7 @@ from metarl.adaptation.algorithms.reptile import Reptile, ReptileAlgorithm
 from metarl.registry import Registry
 
 GRADIENT_ALGORITHMS: Registry[type[GradientAlgorithm]] = Registry("gradient algorithm")
-"""Name on the command line -> options. Every experiment offers all of them."""
+"""Name on the command line -> options. Every experiment but `mann` offers all of them."""
 
 GRADIENT_ALGORITHMS.register("maml", MAMLAlgorithm)
 GRADIENT_ALGORITHMS.register("anil", ANILAlgorithm)

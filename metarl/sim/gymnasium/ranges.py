@@ -120,7 +120,9 @@ class LogUniform(Range):
 
 @dataclass(frozen=True)
 class Integers(Range):
-    """Whole numbers, `low` to `high`, each as probable, such as seeds; one in three of each split.
+    """Whole numbers of `low` to `high`, such as seeds; each split has every third one.
+
+    All numbers of a split are equally likely.
 
     Attributes:
         low: The smallest number.
