@@ -110,7 +110,9 @@ def find_good(path: Path) -> ResumePoint:
         load_checkpoint(path)
         return ResumePoint(path.parent.parent, path)
     if not path.is_dir():
-        raise CheckpointError(f"Expected a run folder or a checkpoint, there is no {path}.")
+        raise CheckpointError(
+            f"Expected a run folder or a checkpoint, there is no {path}. `metarl runs` lists them."
+        )
     checkpoints = Checkpoints(path / CHECKPOINTS)
     newest, good = checkpoints.latest(), checkpoints.newest_good()
     if good is None:
