@@ -186,7 +186,8 @@ def _installed_experiment(folder: Path) -> Experiment[Any]:
     if not isinstance(name, str):
         raise CheckpointError(
             f"The run {folder} has no readable {EXPERIMENT_FILE}. Name its experiment: "
-            "--script PATH, or --script module:EXPERIMENT."
+            "--script PATH, or --script module:EXPERIMENT. A run of `OuterLoop` in Python has no "
+            "experiment: evaluate its learner in Python, or use `metarl adapt` and `metarl.load`."
         )
     if not (script is None or _is_installed_script(name, script)):
         raise CheckpointError(

@@ -148,6 +148,15 @@ def test_no_run_at_all(metarl, tmp_path):
     assert status == 1 and "nowhere" in printed.err and "Traceback" not in printed.err
 
 
+def test_a_run_without_an_experiment_is_sent_to_what_opens_it(copied, metarl):
+    run = copied("sine")  # as `OuterLoop` writes one in Python
+    (run / "experiment.json").unlink()
+    for command in ("evaluate", "play"):
+        status, printed = metarl(command, run)
+        assert status == 1 and "--script" in printed.err
+        assert "`metarl adapt`" in printed.err and "`metarl.load`" in printed.err
+
+
 def test_single_tasks_are_told(trained, metarl):
     status, printed = metarl("evaluate", trained["navigation2d"], "--per-task")
     assert status == 0 and "goal 0" in printed.out and "return 2" in printed.out
