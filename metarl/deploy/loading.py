@@ -116,7 +116,7 @@ def adapter_of(
         SettingsError: There is no adapter for such learners, or an option does not suit it.
     """
     origin = origin or Origin("", 0, {})
-    check_int("seed", seed, SEED)
+    seed = check_int("seed", seed, SEED)
     learner = learner.cpu()
     if not hasattr(learner, "adaptation"):  # networks that adapt run in the modes of training
         learner = learner.eval()

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from metarl.errors import SettingsError
+from metarl.ranges import SEED, check_int
 from metarl.rl.units import ActionScale
 from metarl.sim.family_renderer import WorldRenderer
 from metarl.sim.rendering import make_renderer
@@ -68,7 +69,7 @@ class SB3VecEnv(VecEnv):
         self.env = env
         self.env.render_mode = render_mode
         self._resample = resample
-        self._task_source = torch.Generator().manual_seed(seed)
+        self._task_source = torch.Generator().manual_seed(check_int("seed", seed, SEED))
         self._actions: Any = None
         self._renderer: WorldRenderer | None = None
         space = bounded(env.single_action_space)
@@ -105,7 +106,7 @@ class SB3VecEnv(VecEnv):
         seed = self._seeds[0]
         self._reset_seeds()
         if seed is not None:
-            self._task_source.manual_seed(seed)
+            self._task_source.manual_seed(check_int("seed", seed, SEED))
         self._draw_tasks(torch.ones(self.num_envs, dtype=torch.bool))
         observation, _ = self.env.reset(seed=seed)
         self.reset_infos = [{} for _ in range(self.num_envs)]

@@ -13,18 +13,30 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError, SimulationError
-from metarl.ranges import check_int
+from metarl.ranges import Range, check_int
 from metarl.registry import check_choice
 from metarl.sim.family import TaskFamily, Tasks
 from metarl.sim.spaces import FlatBox, source_of
 
 Autoreset = Literal["same_step", "next_step", "disabled"]
 
+SEEDS = Range(0, 2**64 - 1)
+"""Those that gymnasium and torch take."""
+
 AUTORESET_MODES = {
     "same_step": AutoresetMode.SAME_STEP,
     "next_step": AutoresetMode.NEXT_STEP,
     "disabled": AutoresetMode.DISABLED,
 }
+
+
+def reset_seed(seed: Any) -> int | None:
+    """Returns the seed of a reset as an integer of Python; None stays.
+
+    Raises:
+        SettingsError: It is no integer of at least 0.
+    """
+    return None if seed is None else check_int("seed", seed, SEEDS)
 
 
 def read_mask(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metarl.sim.family import TaskFamily, Tasks, TorchFamily, WorldState
+from metarl.sim.results import world_rows
 from metarl.sim.sample_actions import sample_actions
 from metarl.tasks.check_sampling import seeded
 
@@ -41,6 +42,17 @@ def evaluate(
     return {**results, "task_vector": family.task_vector(tasks)}
 
 
+def _inputs(family: Any, state: WorldState, actions: Tensor, tasks: Tasks) -> dict[str, Any]:
+    """Returns what a MuJoCo family gives to the physics before a step."""
+    if family.engine != "mujoco":
+        return {}
+    controls = world_rows("`controls`", family.controls(actions, tasks), state["ctrl"].shape)
+    mocap = family.mocap(state, actions, tasks) if "mocap_pos" in state else {}
+    for name, pose in mocap.items():
+        world_rows(f"`mocap`, of {name!r},", pose, state[name].shape)
+    return {"controls": controls, "mocap": mocap}
+
+
 def play(
     family: TaskFamily, tasks: Tasks, noise: Tensor, actions: Tensor, numbers: Tensor
 ) -> dict[str, Any]:
@@ -49,6 +61,7 @@ def play(
     if isinstance(family, TorchFamily):
         after = family.step(before, actions, tasks, numbers)
     return {
+        **_inputs(family, before, actions, tasks),
         "reset": before,
         "step": after,
         "observe": family.observe(after, tasks),

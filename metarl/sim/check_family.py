@@ -12,8 +12,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import TaskError
+from metarl.ranges import NOT_NEGATIVE, check_int
 from metarl.sim.card import Card
-from metarl.sim.check_calls import WORLDS, arguments, evaluate, started, uniform
+from metarl.sim.check_calls import WORLDS, arguments, evaluate, play, started, uniform
 from metarl.sim.check_task_values import unread_problems
 from metarl.sim.episode_metrics import check_metrics
 from metarl.sim.family import ControlTasks, TaskFamily, Tasks, TorchFamily, WorldState
@@ -67,6 +68,7 @@ def report(title: str, problems: list[str]) -> None:
 
 def family_problems(family: Any, seed: int) -> list[str]:
     """Returns the problems of a family."""
+    seed = check_int("seed", seed, NOT_NEGATIVE)
     if not isinstance(family, TaskFamily):
         return [f"it must be derived from TaskFamily, {type(family).__name__} is not"]
     # A problem in one stage would cause misleading errors in the next.
@@ -301,6 +303,11 @@ def _value_problems(family: TaskFamily, seed: int) -> Iterator[str]:
 def _purity_problems(family: TaskFamily, seed: int) -> Iterator[str]:
     given = (*arguments(family, seed), uniform(family.step_noise, seed))
     copies = map_tensors(Tensor.clone, given)
+    kept = list(_kept_problems(family, copies))
+    if kept:
+        yield from kept
+        return
+    copies = map_tensors(Tensor.clone, given)
     values = evaluate(family, *given)
     if not equal(given, copies):
         yield "a function changes its arguments; return new tensors"
@@ -316,6 +323,33 @@ def _purity_problems(family: TaskFamily, seed: int) -> Iterator[str]:
         elif not _close(take_tasks(value, FIRST, FIRST + FEWER), few[name]):
             yield f"`{name}` mixes worlds: {FEWER} of them alone have other values"
     yield from _mutation_problems(family, given)
+
+
+def _kept_problems(family: TaskFamily, given: tuple[Any, ...]) -> Iterator[str]:
+    """Yields numbers that a step leaves on the family, as counters of steps and earlier rewards."""
+    tasks, noise, actions, numbers = given
+    started(family, tasks, noise)
+    kept = [_kept(family)]
+    for acts in (actions, actions.flip(0)):
+        play(family, tasks, noise, acts, numbers)
+        kept.append(_kept(family))
+    for name in kept[0].keys() & kept[1].keys() & kept[2].keys():
+        if not all(np.array_equal(kept[0][name], v[name], equal_nan=True) for v in kept[1:]):
+            yield (
+                f"a method sets `self.{name}`, which all worlds share; rewards and ends are "
+                "computed after the episode, for all steps at once. Keep such numbers in the "
+                "state, one for each world"
+            )
+
+
+def _kept(family: TaskFamily) -> dict[str, np.ndarray]:
+    """Returns copies of the numbers among the attributes of a family."""
+    found = {}
+    for name, value in vars(family).items():
+        array = value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value
+        if isinstance(array, np.ndarray | int | float) and np.asarray(array).dtype.kind in "biuf":
+            found[name] = np.array(array)
+    return found
 
 
 def _mutation_problems(family: TaskFamily, given: tuple[Any, ...]) -> Iterator[str]:

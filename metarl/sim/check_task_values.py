@@ -66,7 +66,4 @@ def _results(
     model: Any = family
     if family.engine == "mujoco":
         found["model_fields"] = model.model_fields(tasks)
-        found["controls"] = model.controls(actions, tasks)
-        if "mocap_pos" in found["reset"]:
-            found["mocap"] = model.mocap(found["reset"], actions, tasks)
     return found

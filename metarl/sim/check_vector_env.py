@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from metarl.errors import SimulationError
+from metarl.ranges import NOT_NEGATIVE, check_int
 from metarl.sim.check_family import family_problems, outside, report
 from metarl.sim.sample_actions import sample_actions
 from metarl.sim.vector_env import TensorVectorEnv
@@ -39,6 +40,7 @@ def check_vector_env(env: Any, seed: int = 0) -> None:
     title = f"{type(env).__name__} is not a usable vector environment"
     if not isinstance(env, TensorVectorEnv):
         report(title, [f"it must be derived from TensorVectorEnv, {type(env).__name__} is not"])
+    seed = check_int("seed", seed, NOT_NEGATIVE)
     problems = family_problems(env.family, seed)
     problems = problems or list(_attribute_problems(env))
     problems = problems or list(_episode_problems(env, seed))

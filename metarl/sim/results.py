@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,25 @@ def world_values(name: str, values: Any, worlds: int, is_truth: bool = False) ->
     raise ShapeError(
         f"Expected `{name}` of the family to return one number per world, [{worlds}] {kind}, got "
         f"{_described(values)}. {ADVICE}"
+    )
+
+
+def world_rows(what: str, value: Any, shape: Sequence[int]) -> Tensor:
+    """Returns what a method gave, numbers of this shape; others would be spread over worlds.
+
+    Args:
+        what: The name of the method.
+        value: What it returned.
+        shape: The expected shape, worlds first.
+
+    Raises:
+        ShapeError: It is no tensor of this shape.
+    """
+    if isinstance(value, Tensor) and value.shape == tuple(shape):
+        return value
+    raise ShapeError(
+        f"Expected {what} of the family to return {list(shape)}, a row for each world, got "
+        f"{_described(value)}. {ADVICE}"
     )
 
 

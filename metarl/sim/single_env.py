@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError
 from metarl.registry import check_choice
-from metarl.sim.arguments import check_numbers
+from metarl.sim.arguments import check_numbers, reset_seed
 from metarl.sim.family import TaskFamily, Tasks
 from metarl.sim.family_renderer import WorldRenderer
 from metarl.sim.make import make_family, make_vec
@@ -107,7 +107,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
             SettingsError: An option is unknown.
             ShapeError: The task's names or shapes are not those of the family.
         """
-        super().reset(seed=seed)
+        super().reset(seed=(seed := reset_seed(seed)))
         for name in options or {}:
             check_choice("option of reset", name, ["task"])
         if options and "task" in options:

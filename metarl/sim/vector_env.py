@@ -21,6 +21,7 @@ from metarl.sim.arguments import (
     check_tasks,
     read_actions,
     read_mask,
+    reset_seed,
     with_task,
 )
 from metarl.sim.disturbances import Disturbances
@@ -77,8 +78,7 @@ class TensorVectorEnv(VectorEnv, ABC):
         seed: int = 0,
     ) -> None:
         autoreset = check_arguments(family, num_envs, autoreset)
-        self.family = family
-        self.num_envs = num_envs
+        self.family, self.num_envs = family, num_envs
         self.device = resolve_device(device)
         self.metadata = {"autoreset_mode": AUTORESET_MODES[autoreset]}
         self.observe_task = observe_task
@@ -148,7 +148,7 @@ class TensorVectorEnv(VectorEnv, ABC):
             SettingsError: An option is unknown, or the first reset has a mask.
             ShapeError: The mask is not [W] bool.
         """
-        super().reset(seed=seed)
+        super().reset(seed=(seed := reset_seed(seed)))
         if seed is not None:
             self._noise.generator.manual_seed(seed)
         self._begin(read_mask(options or {}, self.num_envs, self.device, bool(self._state)))

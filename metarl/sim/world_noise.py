@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import ShapeError
+from metarl.ranges import SEED, check_int
 from metarl.sim.family import TaskFamily
 from metarl.trees import map_tensors
 
@@ -39,6 +40,7 @@ class NoiseSource:
     """
 
     def __init__(self, family: TaskFamily, num_envs: int, device: torch.device, seed: int) -> None:
+        seed = check_int("seed", seed, SEED)
         self.generator = torch.Generator(device).manual_seed(seed)
         self.drawn: WorldNoise | None = None
         self._sizes = (num_envs, family.reset_noise), (num_envs, family.horizon, family.step_noise)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import MetarlError
+from metarl.ranges import SEED, check_int
 from metarl.tasks.base import SPLITS
 from metarl.trees import map_tensors
 
@@ -21,7 +22,7 @@ SPLIT_BATCHES = 4  # batches of NUM_TASKS tasks sampled from each split to compa
 
 def seeded(seed: int) -> torch.Generator:
     """Returns a CPU generator with this seed."""
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(check_int("seed", seed, SEED))
 
 
 def described_errors(problems: Iterator[str]) -> Iterator[str]:

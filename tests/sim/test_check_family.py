@@ -224,6 +224,45 @@ def test_a_finite_family_may_say_that_train_equals_test():
     check_family(family(**values, card=lambda self: open_about_it))
 
 
+def counted(self, state, actions, tasks, noise):
+    """Counts the steps as an environment of gymnasium does."""
+    vars(self)["steps"] += 1  # Drift is frozen
+    return Drift.step(self, state, actions, tasks, noise)
+
+
+def started_to_count(self, tasks, noise):
+    """Begins to count."""
+    vars(self)["steps"] = 0
+    return Drift.reset(self, tasks, noise)
+
+
+def progress(self, before, actions, after, tasks):
+    """Rewards the change of a number that it keeps on the family."""
+    last = vars(self).get("last", 0)
+    vars(self)["last"] = after["place"].clone()
+    return last - after["place"]
+
+
+def remade(self, state, tasks):
+    """Makes constants again at each call, which changes nothing."""
+    vars(self).update(scale=2.0, limits=torch.ones(2), gap=float("nan"))
+    return Drift.observe(self, state, tasks)
+
+
+@pytest.mark.parametrize(
+    ("name", "methods"),
+    [
+        ("steps", {"reset": started_to_count, "step": counted}),
+        ("last", {"reward": progress}),
+    ],
+)
+def test_numbers_that_methods_keep_on_the_family_are_found(name, methods):
+    """Ends and rewards are computed after the episode: all steps had the counter's last value."""
+    with pytest.raises(TaskError, match=rf"a method sets `self\.{name}`, which all worlds share"):
+        check_family(family(**methods))
+    check_family(family(observe=remade))
+
+
 def test_all_mistakes_are_told_at_once():
     with pytest.raises(TaskError) as error:
         check_family(family(horizon=0, step_noise=-1, name="x"))

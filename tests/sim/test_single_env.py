@@ -11,7 +11,7 @@ from metarl_envs.navigation import Navigation2D
 import metarl.gymnasium_ids
 from metarl.errors import SettingsError, ShapeError, SimulationError
 from metarl.gymnasium_ids import register_families
-from metarl.sim import TensorVectorEnv, make_vec
+from metarl.sim import TensorVectorEnv, check_family, make_vec
 from metarl.sim.single_env import SingleEnv, bounded, make_worlds
 from tests.sim.families import Cart, Drift
 from tests.sim.test_episode_ends import Framed
@@ -224,3 +224,17 @@ def test_a_truncation_by_the_family_is_no_termination():
     first = cut.index(True)
     for observation, reward, *_ in steps[first + 1 :]:  # it stays as it ended and earns nothing
         assert np.array_equal(observation, steps[first][0]) and reward == 0
+
+
+def test_seeds_of_numpy_are_those_of_python():
+    """`for seed in np.arange(5)` had ended with an error of torch or gymnasium."""
+    seed = np.int64(3)
+    one, other = SingleEnv(Drift()), SingleEnv(Drift())
+    assert np.array_equal(one.reset(seed=seed)[0], other.reset(seed=3)[0])
+    worlds = [make_vec(Drift(), 2, device="cpu", seed=s) for s in (seed, 3)]
+    assert torch.equal(*(w.get_tasks()["speed"] for w in worlds))
+    assert torch.equal(worlds[0].reset(seed=seed)[0], worlds[1].reset(seed=3)[0])
+    check_family(Drift(), seed=seed)
+    for wrong in (1.5, -1, "1", [1, 2]):
+        with pytest.raises(SettingsError, match=r"Expected .*`seed`"):
+            worlds[0].reset(seed=wrong)

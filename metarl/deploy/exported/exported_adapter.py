@@ -44,7 +44,7 @@ from metarl.errors import (
     ShapeError,
     short_repr,
 )
-from metarl.ranges import check_int
+from metarl.ranges import SEED, check_int
 from metarl.registry import check_choice
 from metarl.training.data_ranges import check_ranges
 
@@ -80,7 +80,7 @@ class ExportedAdapter(Adapter):
         if not self._supervised:
             self._spaces = spaces_of(self.program.metadata)
             self._firsts = firsts_of(self.program.metadata)
-        self._generator = np.random.default_rng(seed)
+        self._generator = np.random.default_rng(check_int("seed", seed, SEED) % 2**64)
         self.reset()
 
     def reset(self) -> None:

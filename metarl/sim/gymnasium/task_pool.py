@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError, TaskError, short_repr
+from metarl.ranges import NOT_NEGATIVE, check_int
 from metarl.sim.card import Card, Fact
 from metarl.sim.family import ControlTasks, Tasks
 from metarl.sim.global_seed import global_seed
@@ -62,6 +63,7 @@ class GymTaskPool(GymFamily):
             SettingsError: The environment lacks the methods, or the pool is invalid.
         """
         super().__post_init__()
+        object.__setattr__(self, "seed", check_int("seed", self.seed, NOT_NEGATIVE))
         needs_sampling = not isinstance(self.tasks, Mapping)
         missing = [
             name

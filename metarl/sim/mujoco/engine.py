@@ -22,6 +22,7 @@ from metarl.sim.mujoco.physics import (
     mj,
     model_field,
 )
+from metarl.sim.results import world_rows
 from metarl.sim.vector_env import TensorVectorEnv
 
 STATE_FIELDS = ("qpos", "qvel", "ctrl")
@@ -103,7 +104,8 @@ class MujocoVectorEnv(TensorVectorEnv):
         worlds = torch.from_numpy(started)
         further = {n: view for n, view in self._start_views.items() if n in fresh}
         for name, view in {**self._views, **further}.items():
-            view[worlds] = fresh[name].cpu()[worlds].to(view.dtype)
+            value = world_rows(f"`reset`, of {name!r},", fresh[name], view.shape)
+            view[worlds] = value.cpu()[worlds].to(view.dtype)
         fresh = {n: fresh[n].to(v.dtype) for n, v in self._views.items()}
         if self._derived:
             self._batch.forward(started, stage=self._stage)
@@ -112,11 +114,13 @@ class MujocoVectorEnv(TensorVectorEnv):
         return fresh if mask is None else self.merged(mask, fresh)
 
     def advance(self, actions: Tensor, noise: Tensor) -> WorldState:
-        family, before = self.family, self._state
-        self._views["ctrl"].copy_(family.controls(actions, self._tasks))
+        family, before, controls = self.family, self._state, self._views["ctrl"]
+        given = family.controls(actions, self._tasks)
+        controls.copy_(world_rows("`controls`", given, controls.shape))
         if self._moves_mocap:
             for name, pose in family.mocap(before, actions, self._tasks).items():
-                self._views[name].copy_(pose)
+                view = self._views[name]
+                view.copy_(world_rows(f"`mocap`, of {name!r},", pose, view.shape))
         self._batch.step(nstep=family.frame_skip, stage=self._stage)
         # `clone` is faster than `to`, and comparing bytes is faster than `any`: with few worlds
         # each of the two saves about 1% of a step.

@@ -24,6 +24,7 @@ from metarl.ranges import user_path
 from metarl.registry import check_choice, did_you_mean
 from metarl.sim.family import TaskFamily, Tasks, WorldState
 from metarl.sim.mujoco.derived import Derived, derived_elements, derived_values, mocap_poses
+from metarl.sim.results import world_rows
 
 mj: Any = mujoco  # type checkers cannot see the contents of its compiled modules
 
@@ -157,9 +158,12 @@ class MujocoFamily(TaskFamily):
         the constraint solver starts; without them they are 0. The engine adds the derived entries
         and those of `remember`.
         """
+        worlds, model = len(noise), self.compiled
         qpos, qvel = self.initial(noise.double(), tasks)
-        state = {"qpos": qpos, "qvel": qvel, "ctrl": qvel.new_zeros(len(qvel), self.compiled.nu)}
-        return {**state, **mocap_poses(self.compiled, len(qpos), qpos.device)}
+        qpos = world_rows("the positions of `initial`", qpos, (worlds, model.nq))
+        qvel = world_rows("the velocities of `initial`", qvel, (worlds, model.nv))
+        state = {"qpos": qpos, "qvel": qvel, "ctrl": qvel.new_zeros(worlds, model.nu)}
+        return {**state, **mocap_poses(model, worlds, qpos.device)}
 
     def completed(self, state: WorldState, tasks: Tasks) -> WorldState:
         """Returns the state of `reset` with the entries that engines add.

@@ -21,6 +21,7 @@ from metarl.sim.family import Tasks, WorldState
 from metarl.sim.mujoco.derived import derived_elements
 from metarl.sim.mujoco.physics import MujocoFamily
 from metarl.sim.physics_env import PhysicsVectorEnv
+from metarl.sim.results import world_rows
 
 STATE_FIELDS = ("qpos", "qvel", "ctrl")
 NOTICE_DELAY = 5.0  # seconds after which a notice about the compilation is printed
@@ -104,7 +105,11 @@ class WarpVectorEnv(PhysicsVectorEnv):
     def start(self, noise: Tensor, mask: Tensor | None) -> WorldState:
         physics = self._physics
         fresh = self.family.reset(self._tasks, noise)
-        physics.fresh.copy_(torch.cat([fresh[name] for name in STATE_FIELDS], 1))
+        rows = [
+            world_rows(f"`reset`, of {name!r},", fresh[name], (self.num_envs, size))
+            for name, size in zip(STATE_FIELDS, self._sizes, strict=True)
+        ]
+        physics.fresh.copy_(torch.cat(rows, 1))
         if mask is None:
             physics.mask.fill_(True)
             physics.seen.zero_()
@@ -118,11 +123,13 @@ class WarpVectorEnv(PhysicsVectorEnv):
         return started if mask is None else self.merged(mask, started)
 
     def send(self, actions: Tensor) -> None:
-        family = self.family
-        self.engine["ctrl"].copy_(family.controls(actions, self._tasks))
+        family, controls = self.family, self.engine["ctrl"]
+        given = family.controls(actions, self._tasks)
+        controls.copy_(world_rows("`controls`", given, controls.shape))
         if self._physics.mocap:
             for name, pose in family.mocap(self._state, actions, self._tasks).items():
-                self.engine[name].copy_(pose)
+                view = self.engine[name]
+                view.copy_(world_rows(f"`mocap`, of {name!r},", pose, view.shape))
 
     def run(self) -> None:
         self._physics.step()

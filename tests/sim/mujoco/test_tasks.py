@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metarl.adaptation import MAML
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.rl import PolicyGradientSettings, PolicyLearner, policy_for
 from metarl.sim import (
     Choice,
@@ -231,3 +231,32 @@ def test_latencies_that_share_a_bound_share_a_value():
     shared = Ranges(Latency(0, 2), test=Latency(2, 4))
     assert not shared.apart and Ranges(Latency(0, 1), test=Latency(2, 4)).apart
     assert Ranges(Uniform(0, 2), test=Uniform(2, 4)).apart
+
+
+def column(family, noise, tasks):
+    """One position for all joints."""
+    positions, velocities = MujocoTasks.initial(family, noise, tasks)
+    return positions[:, :1], velocities
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "message"),
+    [
+        ("initial", column, r"the positions of `initial` .* \[1, 2\], .* got \[1, 1\] float64"),
+        ("controls", lambda s, a, t: a[:, :1], r"`controls` .* \[8, 2\], .* got \[8, 1\] float32"),
+        ("controls", lambda s, a, t: a[0], r"`controls` .* got \[2\] float32"),
+        ("controls", lambda s, a, t: a.numpy(), "`controls` .* got a ndarray"),
+        ("controls", lambda s, a, t: a.mul_(0.5), "changes its arguments"),
+        ("controls", lambda s, a, t: a - a.mean(0), "`controls` mixes worlds"),
+    ],
+)
+def test_starts_and_controls_of_other_shapes_are_refused(method, change, message):
+    """Broadcasting had given one number to all joints, or one row to all worlds, in silence."""
+    family = type("Wrong", (Arms,), {method: change})()
+    with pytest.raises(TaskError, match=message):
+        check_family(family)
+    if "got" in message:
+        with pytest.raises(ShapeError, match=r"a row for each world, got"):
+            worlds = make_vec(family, 3, device="cpu")
+            worlds.reset()
+            worlds.step(torch.zeros(3, 2))
