@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from metarl.deploy.experience.trajectory_tables import (
     joined_columns,
     listed_columns,
     npz_arrays,
+    shape_of,
     split_episodes,
     step_of,
     table_columns,
@@ -50,6 +52,8 @@ NAMES = {
     ),
 }  # fmt: skip
 """Names of the parts of trajectories, and what logs call them."""
+STARTS = re.compile("first|start|reset")
+"""Names that say where episodes begin, which those of a list need not say."""
 DONE = ("next.done", "dones", "done")
 """Names of ends of both kinds."""
 
@@ -123,7 +127,7 @@ def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
             yield from _episodes(one)
     elif isinstance(source, Sequence):
         found = [_named(one) for one in source]
-        if found and all(np.ndim(one.get("rewards", ())) == 0 for one in found):  # single steps
+        if found and all(shape_of(one.get("rewards", ())) == () for one in found):  # single steps
             names = set().union(*found)
             names -= {n for n in ("steps", "times") if any(n not in one for one in found)}
             for name in sorted(names):
@@ -135,6 +139,10 @@ def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
             found = [{name: [one[name] for one in found] for name in names}]
             first = source[0] if isinstance(source[0], Mapping) else {}
             _check_ends(found[0], {name: [one.get(name) for one in source] for name in first})
+        else:
+            for one, log in zip(found, source, strict=True):
+                names = log if isinstance(log, Mapping) else {}
+                _check_ends(one, {n: v for n, v in names.items() if not STARTS.search(str(n))})
         for one in found:
             yield from split_episodes(one)
     else:
@@ -224,7 +232,7 @@ def _check_ends(parts: Mapping[str, Any], log: Mapping[str, Any]) -> None:
     if only_terminations and not parts.keys() & {"episode", "truncated"}:
         known = {alias for aliases in NAMES.values() for alias in aliases}
         others = {name: value for name, value in log.items() if name not in known}
-        check_marks(others, np.size(parts["rewards"]))
+        check_marks(others, next(iter(shape_of(parts.get("rewards", ()))), 1))
 
 
 def _has_terminations(episode: Any) -> bool:
@@ -239,11 +247,6 @@ def _trajectory(parts: Mapping[str, Any], spaces: ControlSpaces, where: str) -> 
     _check_parts(parts, f"{where} of the log")
     rewards = _numbers(parts["rewards"], "rewards", where)
     count = len(rewards)
-    if rewards.size != count:
-        raise ShapeError(
-            f"Expected rewards [steps] in {where}, got {list(rewards.shape)}. Of arrays of several "
-            "episodes, [episodes, steps, *], make a list with a dict for each."
-        )
     rewards = rewards.ravel()
     observations = _observations(parts["observations"], spaces, count, where)
     if "next_observations" in parts and len(observations) == count:

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.deploy.arrays import as_array
-from metarl.errors import DataError, short_repr
+from metarl.errors import DataError, ShapeError, short_repr
 from metarl.extras import import_extra
 from metarl.tasks.data.arrow_columns import EXTRA
 from metarl.tasks.data.table_files import READERS, read_csv
@@ -29,6 +29,10 @@ MARKS = re.compile(
     r"|terminals?|terminat(ed|ions?)|truncat(ed|ions?)|time_?(out|limit)s?"
 )
 """Names that say where episodes end, though nobody knows in which way."""
+RLDS = (
+    " In logs of RLDS, the last step has no action and no reward: leave both out, and keep its "
+    "observation."
+)
 
 
 def file_columns(path: Path) -> dict[str, np.ndarray]:
@@ -134,14 +138,21 @@ def split_episodes(parts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: Parts have other lengths, an end is unknown, or the steps of an episode are not
             one after another.
+        ShapeError: Rewards are not one number for each step.
     """
     parts = dict(parts)
     numbers = parts.pop("episode", None)
     rewards: Any = parts.get("rewards")
-    if not hasattr(rewards, "__len__"):
+    if rewards is None or shape_of(rewards) == ():
         yield parts  # whoever reads it says what is missing
         return
     count = len(rewards)
+    if count and (shape := shape_of(next(iter(rewards)))) not in ((), (1,)):
+        raise ShapeError(
+            f"Expected rewards [steps], one number for each step, got {count} parts, the first one "
+            f"of the shape {list(shape)}. Of arrays of several episodes, [episodes, steps, *], or "
+            "lists of them, make a list with a dict for each episode."
+        )
     for name in ("times", "steps"):
         if name in parts and np.size(parts[name]) not in (count, count + 1):
             parts.pop(name)  # something else, such as the time of the whole log
@@ -164,6 +175,14 @@ def split_episodes(parts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {name: _rows(value, low, high, count) for name, value in parts.items()}
 
 
+def shape_of(value: Any) -> tuple[int, ...]:
+    """Returns the shape of a value; that of a list of unequal parts is its length."""
+    try:
+        return np.shape(value)
+    except ValueError:
+        return (len(value),)
+
+
 def check_marks(log: Mapping[str, Any], count: int) -> None:
     """Raises DataError for a log that may say where episodes end by a name that is not known.
 
@@ -181,7 +200,7 @@ def check_marks(log: Mapping[str, Any], count: int) -> None:
             "Expected a log that says where its episodes end by a name that is known, it has "
             f"{', '.join(map(str, marks))}. Call it `episode` if it numbers the episodes, "
             "`terminated` or `truncated` if it is true at their last steps, or leave it out of a "
-            "log of one episode."
+            f"log of one episode.{RLDS * ('is_last' in marks)}"
         )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from types import MethodType
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from metarl.sim.gymnasium.check_environments import Player, Start, difference, starts
 from metarl.sim.gymnasium.check_parameters import RECORDS, parameter_problems
@@ -29,7 +31,15 @@ def task_problems(family: GymFamily, seed: int) -> Iterator[str]:
 
 
 def _pool_problems(family: GymTaskPool, seed: int) -> Iterator[str]:
-    """Yields that `set_task` has no effect, where that is certain."""
+    """Yields that the pool is another one, or `set_task` has no effect, where that is certain."""
+    if not isinstance(family.tasks, Mapping) and _draws_others(family):
+        yield (
+            f"`sample_tasks` draws other tasks with the same seed, {family.seed}: a run that is "
+            "resumed or evaluated would be tested on tasks that it was trained on. Draw from "
+            "`self.np_random`, which `reset(seed=...)` seeds, or give the pool the tasks of each "
+            "split"
+        )
+        return
     tasks = _different_tasks(family)
     if len(tasks) < 2:
         yield "all tasks of the pool are the same"
@@ -47,6 +57,30 @@ def _pool_problems(family: GymTaskPool, seed: int) -> Iterator[str]:
     finally:
         for player in players:
             player.host.close()
+
+
+def _draws_others(family: GymTaskPool) -> bool:
+    """Returns whether a new environment certainly draws another pool of tasks."""
+    other = replace(family)
+    try:
+        return any(_surely_differ(a, b) for a, b in zip(family.pool, other.pool, strict=True))
+    finally:
+        if family.worlds is None:
+            other.probe.close()
+
+
+def _surely_differ(a: Any, b: Any) -> bool:
+    """Returns whether two tasks are certainly not equal; False where that cannot be seen."""
+    if type(a) is not type(b):
+        return True
+    if fingerprint(a) == fingerprint(b) or repr(a) == repr(b):
+        return False
+    if isinstance(a, np.ndarray | Tensor):
+        return True
+    try:
+        return type(a).__eq__ is not object.__eq__ and not bool(a == b)
+    except Exception:  # comparisons may raise anything, as those of lists of arrays
+        return False
 
 
 def _different_tasks(family: GymTaskPool) -> list[Task]:

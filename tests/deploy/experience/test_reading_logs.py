@@ -370,3 +370,38 @@ def choice_spaces():
         flat_observations(gymnasium.spaces.Box(-1, 1, (2,))),
         flat_actions(gymnasium.spaces.Discrete(2)),
     )
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (1, 3), (2, 3, 1)])
+@pytest.mark.parametrize("ends", [True, False])
+def test_arrays_of_several_episodes_are_refused(shape, ends):
+    """Of rewards [episodes, steps], the message was about the number of ends."""
+    log = {
+        "observations": np.zeros((*shape[:2], 2)),
+        "actions": np.zeros(shape[:2], int),
+        "rewards": np.zeros(shape),
+    }
+    log |= {"terminated": np.zeros(shape[:2], bool)} if ends else {}
+    for form in (log, {name: list(value) for name, value in log.items()}, [log]):
+        with pytest.raises(
+            ShapeError, match=r"got [12] parts, the first .*a dict for each episode"
+        ):
+            read_trajectories(form, POINTS)
+    unequal = {name: [value[0], value[0][:1]] for name, value in log.items()}
+    with pytest.raises(ShapeError, match="make a list with a dict for each episode"):
+        read_trajectories(unequal, POINTS)
+
+
+def test_ends_of_listed_episodes_under_other_names_are_refused():
+    """`is_terminal` was passed over: a termination counted as a time limit, in silence."""
+    last = np.arange(4) == 3
+    one = {"obs": np.ones((4, 2)), "action": np.zeros(4, int), "reward": np.arange(4.0)}
+    for name in ("is_terminal", "terminal", "is_last"):
+        with pytest.raises(DataError, match=f"a name that is known, it has {name}") as error:
+            read_trajectories([one, {**one, name: last}], POINTS)
+        assert ("leave both out, and keep its observation" in str(error.value)) == (
+            name == "is_last"
+        )
+    ended = {**one, "terminated": last, "truncated": ~last & False, "is_last": last}
+    found = read_trajectories([ended, {**one, "is_first": last[::-1], "traj_id": [7] * 4}], POINTS)
+    assert [t.terminated for t in found] == [True, False]

@@ -93,6 +93,38 @@ def test_tasks_without_effect_are_found(env, message):
         check_family(GymTaskPool(env, 30, horizon=6))
 
 
+@pytest.mark.parametrize(
+    ("make", "read"),
+    [
+        (float, float),
+        (str, float),
+        (lambda v: {"velocity": v, "name": "slope"}, lambda task: task["velocity"]),
+        (lambda v: np.array([v]), lambda task: task[0]),
+        (lambda v: (v, np.zeros(2)), lambda task: task[0]),
+    ],
+)
+def test_pools_of_a_generator_without_a_seed_are_found(make, read):
+    """A resumed run had other tasks: its test tasks may be those that it was trained on."""
+
+    class Drawn(Slide):
+        def sample_tasks(self, count):
+            return [make(v) for v in self.source(count)]
+
+        def source(self, count):
+            return np.random.default_rng().uniform(-0.2, 0.2, count)
+
+        def set_task(self, task):
+            super().set_task({"velocity": float(read(task))})
+
+    class Seeded(Drawn):
+        def source(self, count):
+            return self.np_random.uniform(-0.2, 0.2, count)
+
+    with pytest.raises(TaskError, match="`sample_tasks` draws other tasks with the same seed, 0"):
+        check_family(GymTaskPool(Drawn, 9, horizon=6))
+    check_family(GymTaskPool(Seeded, 9, horizon=6))
+
+
 def test_tasks_that_show_rarely_are_no_mistake():
     check_family(GymTaskPool(Rare, 30, horizon=6))
 
