@@ -12,7 +12,7 @@ from metarl.errors import SettingsError
 from metarl.models import MLP
 from metarl.rl.policy import Policy
 from metarl.rl.settings import PolicyGradientSettings, changed
-from metarl.sim.family import TaskFamily
+from metarl.sim.family import TaskFamily, check_is_family
 
 
 def checked_policy(adaptation: Adaptation) -> Policy:
@@ -51,8 +51,9 @@ def check_fits(policy: Policy, family: TaskFamily, observe_task: bool) -> None:
     """Checks that a policy acts in the worlds of a family.
 
     Raises:
-        SettingsError: Observations or actions have other sizes.
+        SettingsError: It is no family, or its observations or actions have other sizes.
     """
+    check_is_family(family)
     space = family.action_space
     choices = int(space.n) if isinstance(space, spaces.Discrete) else None
     size = family.observation_space.shape[0]

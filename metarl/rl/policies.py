@@ -28,6 +28,7 @@ from metarl.rl.policy import (
 )
 from metarl.rl.policy_network import CNN, OUTPUT_SCALE, network_for, own_network
 from metarl.rl.units import units_for, warn_of_unbounded
+from metarl.sim.family import check_is_family
 from metarl.sim.spaces import FlatBox, FlatDiscrete, flat_actions, flat_observations
 
 __all__ = ["NETWORK", "CategoricalPolicy", "GaussianPolicy", "Policy", "policy_for"]
@@ -227,7 +228,12 @@ def policy_for(
     Raises:
         SettingsError: A space has a part that no policy supports, such as text.
     """
-    pair = where if isinstance(where, tuple) else (where.observation_space, where.action_space)
+    if isinstance(where, tuple):
+        pair = where
+    else:
+        if not isinstance(getattr(where, "observation_space", None), spaces.Space):
+            check_is_family(where)
+        pair = where.observation_space, where.action_space
     own = not getattr(where, "published_units", False)
     observation, action = flat_spaces(*pair)
 

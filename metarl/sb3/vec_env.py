@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, short_repr
 from metarl.ranges import SEED, check_int
 from metarl.rl.units import ActionScale
 from metarl.sim.family_renderer import WorldRenderer
@@ -60,6 +60,11 @@ class SB3VecEnv(VecEnv):
         seed: int = 0,
         scale_actions: bool = False,
     ) -> None:
+        if not isinstance(env, TensorVectorEnv):
+            raise SettingsError(
+                f"Expected worlds of `metarl.sim.make_vec`, got {short_repr(env)}. "
+                "Stable-Baselines3 takes environments of gymnasium as they are."
+            )
         if env.metadata["autoreset_mode"] != gymnasium.vector.AutoresetMode.DISABLED:
             raise SettingsError('Expected worlds made with autoreset="disabled".')
         if render_mode not in (None, "rgb_array"):
@@ -170,8 +175,13 @@ class SB3VecEnv(VecEnv):
         """Sets an attribute of the vector environment, which all worlds share.
 
         Raises:
-            SettingsError: `indices` does not name all worlds.
+            SettingsError: `indices` does not name all worlds, or it is a value of tasks.
         """
+        if attr_name in self.env.get_tasks():
+            raise SettingsError(
+                f"{attr_name!r} is a value of tasks, which an attribute would not change: call "
+                f'`env_method("set_task", {{{attr_name!r}: ...}})`.'
+            )
         if len(list(self._get_indices(indices))) != self.num_envs:
             raise SettingsError(
                 f"The worlds have the attribute {attr_name!r} in common; set it for all of them."

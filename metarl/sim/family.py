@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import gymnasium
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl.errors import ShapeError
+from metarl.errors import SettingsError, ShapeError, short_repr
 from metarl.sim.card import Card
 from metarl.sim.episode_metrics import Reduction
 from metarl.tasks.base import Split
@@ -58,6 +59,24 @@ def check_control(tasks: Any) -> None:
             f"{type(tasks).__name__}. Give the learner's family, or a split of it; supervised "
             "tasks are for `GradientLearner` and other learners of examples."
         )
+
+
+def check_is_family(family: Any) -> None:
+    """Raises SettingsError for what is no family, as a class or an environment."""
+    if isinstance(family, TaskFamily):
+        return
+    advice, got = "", short_repr(family)
+    if isinstance(family, type):
+        got = f"the class {family.__name__}"
+        advice = f" Build one: {family.__name__}()." * issubclass(family, TaskFamily)
+    elif isinstance(family, gymnasium.Env):
+        advice = (
+            " GymTasks makes one of an environment and what differs between tasks: "
+            'GymTasks("Pendulum-v1", {"g": Uniform(5, 15)}).'
+        )
+    elif isinstance(family, str):
+        advice = " `metarl.sim.make_family` builds those that are registered by their names."
+    raise SettingsError(f"Expected a family of tasks, a TaskFamily, got {got}.{advice}")
 
 
 class TaskFamily(ABC):

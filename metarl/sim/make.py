@@ -17,7 +17,7 @@ from metarl.devices import resolve_device
 from metarl.errors import SettingsError, UnknownNameError, short_repr
 from metarl.gymnasium_ids import FAMILY_GROUP
 from metarl.registry import PluginRegistry, Registry, did_you_mean
-from metarl.sim.family import TaskFamily
+from metarl.sim.family import TaskFamily, check_is_family
 from metarl.sim.vector_env import TensorVectorEnv
 
 FAMILIES: PluginRegistry[Callable[..., TaskFamily]] = PluginRegistry("task family", FAMILY_GROUP)
@@ -100,6 +100,7 @@ def make_vec(
     """
     if isinstance(family, str):
         family = make_family(family)
+    check_is_family(family)
     device = resolve_device(device)
     name = _engine_for(family, device) if engine == "auto" else engine
     return ENGINES.get(name)(family, num_envs, device=device, **settings)

@@ -14,7 +14,7 @@ from torch import Tensor
 from metarl.errors import SettingsError, ShapeError
 from metarl.registry import check_choice
 from metarl.sim.arguments import check_numbers, reset_seed
-from metarl.sim.family import TaskFamily, Tasks
+from metarl.sim.family import TaskFamily, Tasks, check_is_family
 from metarl.sim.family_renderer import WorldRenderer
 from metarl.sim.make import make_family, make_vec
 from metarl.sim.numpy_vector_env import NumpyVectorEnv
@@ -310,6 +310,7 @@ def _resolve_family(
         raise SettingsError(
             f"The settings {', '.join(settings)} are the family's: pass them where it is built."
         )
+    check_is_family(family)
     return family.split(split)
 
 

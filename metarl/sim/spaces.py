@@ -243,6 +243,11 @@ def _named(space: spaces.Space[Any], name: str) -> Iterator[tuple[str, spaces.Sp
 def _check(space: Any, what: str) -> None:
     """Raises SettingsError for a part that no policy supports, by its name."""
     known = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    if _has_empty(space):
+        raise SettingsError(
+            f"Expected {what} whose parts have at least one number, got {space}: leave empty Dict "
+            "and Tuple spaces out."
+        )
     parts = list(_named(space, ""))
     for name, part in parts:
         if not isinstance(part, known):
@@ -269,6 +274,14 @@ def _check(space: Any, what: str) -> None:
             "a wrapper with fewer: count choices by several digits (MultiDiscrete), or declare a "
             "Box."
         )
+
+
+def _has_empty(space: Any) -> bool:
+    """Returns whether a space is a Dict or Tuple without parts, or has such a part."""
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        return False
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
+    return not parts or any(map(_has_empty, parts))
 
 
 def _check_resolution(leaf: Leaf) -> None:

@@ -110,8 +110,13 @@ def test_attributes_are_common_to_all_worlds():
     assert env.env_is_wrapped(None) == [False] * 3
     with pytest.raises(SettingsError, match="common"):
         env.set_attr("note", 4, indices=1)
+    with pytest.raises(SettingsError, match=r"env_method\(\"set_task\", \{'goal': ...\}\)"):
+        env.set_attr("goal", GOAL["goal"])  # it changed nothing, in silence
     with pytest.raises(AttributeError, match="get_task"):
         env.env_method("jump")
+    for wrong in (gymnasium.make("CartPole-v1"), "Navigation2D-v1"):
+        with pytest.raises(SettingsError, match=r"Expected worlds of `metarl.sim.make_vec`, got"):
+            SB3VecEnv(wrong)
     env.set_options({"task": GOAL})
     with pytest.raises(SettingsError, match="set_task"):
         env.reset()

@@ -1,11 +1,14 @@
 """Families and vector environments by name."""
 
+import gymnasium
 import metarl_envs
 import pytest
 import torch
 from metarl_envs import Bandit, Navigation2D
 
+from metarl.adaptation import MAML
 from metarl.errors import SettingsError, UnknownNameError
+from metarl.rl import PolicyLearner, policy_for
 from metarl.sim import (
     FAMILIES,
     GymTasks,
@@ -17,6 +20,7 @@ from metarl.sim import (
     make_family,
     make_vec,
 )
+from metarl.sim.single_env import SingleEnv
 from tests.sim.families import Drift
 
 # A family for which no engine is there.
@@ -106,3 +110,25 @@ def test_all_shipped_families_are_plug_ins():
     assert len(shipped) > 30
     for build in shipped:
         assert FAMILIES.get(build().name) is build
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (Drift, r"got the class Drift. Build one: Drift\(\)"),
+        (gymnasium.make("CartPole-v1"), "GymTasks makes one of an environment"),
+        (None, "got None"),
+    ],
+)
+def test_what_is_no_family_is_refused(wrong, message):
+    """Classes, environments and ids had ended with an AttributeError."""
+    generator = torch.Generator()
+    adaptation = MAML(policy_for(Drift(), generator), 0.1)
+    calls = [lambda f: make_vec(f, 2), SingleEnv, lambda f: PolicyLearner(adaptation, f)]
+    if not isinstance(wrong, gymnasium.Env):  # it has spaces
+        calls.append(lambda f: policy_for(f, generator))
+    for call in calls:
+        with pytest.raises(SettingsError, match=f"Expected a family of tasks.*{message}"):
+            call(wrong)
+    with pytest.raises(SettingsError, match="builds those that are registered by their names"):
+        policy_for("CartPole-v1", generator)

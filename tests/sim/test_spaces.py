@@ -128,6 +128,17 @@ ENDS = {
 }
 
 
+@pytest.mark.parametrize(
+    "empty", [spaces.Dict({}), spaces.Tuple(()), spaces.Tuple([spaces.Dict()])]
+)
+def test_empty_parts_are_refused(empty):
+    """They had ended with an error of NumPy."""
+    space = spaces.Dict(place=spaces.Box(-1, 1, (2,)), rest=empty)
+    for flat, what in ((flat_observations, "observations"), (flat_actions, "actions")):
+        with pytest.raises(SettingsError, match=f"Expected {what} whose parts .* leave empty"):
+            flat(space)
+
+
 @pytest.mark.parametrize("name", ENDS)
 def test_actions_at_their_bounds_are_in_the_space(name):
     space = ENDS[name]

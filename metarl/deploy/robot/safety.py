@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -198,7 +199,7 @@ class RollBack:
 
     Raises:
         UnknownNameError: There is no such test.
-        SettingsError: `least` is no such number.
+        SettingsError: `least` is no such number, or a function does not take two lists.
     """
 
     test: str | Worse = "permutation"
@@ -210,6 +211,16 @@ class RollBack:
         if not callable(self.test):
             check_type("test", self.test, str)
             WORSE.get(self.test)
+            return
+        try:
+            inspect.signature(self.test).bind([0.0], [0.0])
+        except TypeError as error:
+            raise SettingsError(
+                "Expected a test of two lists, the returns of the start and of the adapted policy: "
+                f"{error}."
+            ) from error
+        except ValueError:  # a function of C code has no signature
+            return
 
     def is_worse(self, start: Sequence[float], adapted: Sequence[float]) -> bool:
         """Returns whether the adapted policy does worse; False while there are too few episodes."""

@@ -91,6 +91,7 @@ def test_safe_actions_are_counted_as_the_environment_counts():
     [
         lambda: Safety(hold="no"), lambda: RollBack("permutaton"), lambda: RollBack(None),
         lambda: RollBack(least=0), lambda: RollBack(least="5"),
+        lambda: RollBack(lambda returns: False),
     ],
 )  # fmt: skip
 def test_settings_are_checked_before_a_robot_acts(make):
