@@ -87,6 +87,14 @@ class ControlReports:
         self._protocols = () if learner.learns_in_evaluation else protocols
         self._draw = None if learner.learns_in_evaluation else draw
 
+    def _log_picture(self, loop: OuterLoop) -> None:
+        """Logs what `draw` gives; prints the reason if it fails, so that there is a report."""
+        try:
+            picture = self.show(loop, DRAWN_TASKS, None)
+            log_figure(loop, picture.name, picture.figure)
+        except Exception as error:
+            print(f"There is no picture: {type(error).__name__}: {error}", file=sys.stderr)
+
     def show(self, loop: OuterLoop, num_tasks: int, steps: int | None) -> Picture:
         """Draws an adaptation to test tasks; `steps` None for those of the settings."""
         from metarl.plots.pictures import curve_picture
@@ -119,8 +127,7 @@ class ControlReports:
         if settings.film and self._learner.worlds is not None:
             log_film(loop, lambda: self.film(loop, settings.film, None))
         if self._draw is not None:
-            picture = self.show(loop, DRAWN_TASKS, None)
-            log_figure(loop, picture.name, picture.figure)
+            self._log_picture(loop)
         curves = self._curves(loop)
         rows = {name: self._log_curve(loop, name, curve) for name, curve in curves.items()}
         others = {

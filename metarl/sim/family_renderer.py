@@ -89,6 +89,7 @@ class DrawnRenderer(WorldRenderer):
         self._paths: dict[int, list[tuple[int, WorldState]]] = {}  # (step, state) of each world
 
     def frame(self, world: int = 0) -> np.ndarray:
+        """Raises SettingsError if `draw` fails."""
         state, tasks, elapsed = self._snapshot(world)
         earlier = [(e, s) for e, s in self._paths.get(world, []) if e < elapsed]
         self._paths[world] = [*earlier, (elapsed, state)]
@@ -96,7 +97,13 @@ class DrawnRenderer(WorldRenderer):
         steps = len(self._paths[world])
         tasks = map_tensors(lambda t: t.repeat_interleave(steps, 0), tasks)
         self._axes.clear()
-        self.env.family.draw(self._axes, path, tasks)
+        family = self.env.family
+        try:
+            family.draw(self._axes, path, tasks)
+        except Exception as error:
+            raise SettingsError(
+                f"`draw` of {family.name} fails: {type(error).__name__}: {error}"
+            ) from error
         self._canvas.draw()
         return np.array(self._canvas.buffer_rgba())[..., :3].copy()
 

@@ -212,3 +212,26 @@ def test_trials_that_a_transformer_cannot_play_are_refused_before_training(chang
         settings = replace(settings, training=replace(settings.training, eval_steps=2))
     with pytest.raises(SettingsError, match=r"at most 8 steps.*got 12.*--test-steps"):
         build_control(settings, Bandit(horizon=4))
+
+
+class Undrawable(Bandit):
+    """Its pictures fail."""
+
+    def draw(self, axes, path, tasks):
+        raise ValueError("no such color")
+
+
+def test_a_report_does_not_end_with_errors_of_drawings(tmp_path, capsys):
+    """After hours of training, a mistake in a drawing had left the run without its table."""
+
+    def picture(*_args):
+        raise IndexError("no such task")
+
+    once = replace(MAML, training=replace(MAML.training, iterations=1), runs=tmp_path, film=1)
+    parts = build_control(once, Undrawable(arms=3, horizon=H), draw=picture)
+    loop = EXPERIMENT.open(once, parts, None)
+    loop.run()
+    assert isinstance(parts.report(loop), Table)
+    said = capsys.readouterr().err
+    assert "There is no film: `draw` of Bandit" in said and "ValueError: no such color" in said
+    assert "There is no picture: IndexError: no such task" in said

@@ -124,7 +124,7 @@ class GymnasiumRenderer(WorldRenderer):
             raise SettingsError(f"its `render` fails: {type(error).__name__}: {error}") from error
         if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8):
             raise SettingsError(f"its `render` gives {type(picture).__name__}, no uint8 array.")
-        if picture.ndim != 3 or picture.shape[2] != 3:
+        if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise SettingsError(f"its `render` gives {picture.shape}, not [height, width, 3].")
         return Image.fromarray(picture)
 
