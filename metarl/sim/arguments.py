@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, Literal, cast, get_args
 
@@ -12,10 +12,10 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from metarl.errors import SettingsError, ShapeError, SimulationError
+from metarl.errors import SettingsError, ShapeError, SimulationError, short_repr
 from metarl.ranges import Range, check_int
 from metarl.registry import check_choice
-from metarl.sim.family import TaskFamily, Tasks
+from metarl.sim.family import ControlTasks, TaskFamily, Tasks
 from metarl.sim.spaces import FlatBox, source_of
 
 Autoreset = Literal["same_step", "next_step", "disabled"]
@@ -100,9 +100,15 @@ def check_tasks(tasks: Tasks, present: Tasks, family: TaskFamily) -> None:
     """Checks that new tasks have the names and shapes of the present ones, [W, *] per name.
 
     Raises:
-        ShapeError: A value is missing, unknown, no tensor of real numbers, or has another shape; or
-            one of whole numbers, such as the place of a choice, is a fraction.
+        ShapeError: They are no dict; a value is missing, unknown, no tensor of real numbers, or has
+            another shape; or one of whole numbers, such as the place of a choice, is a fraction.
     """
+    if not isinstance(tasks, Mapping):
+        advice = "; pass its `values`" * isinstance(tasks, ControlTasks)
+        raise ShapeError(
+            f"Expected tasks as a dict, tensors by the names {list(present)}, got a "
+            f"{type(tasks).__name__}{advice}."
+        )
     if tasks.keys() != present.keys():
         raise ShapeError(
             f"Expected task values named {list(present)}, got {list(tasks)}: "
@@ -148,9 +154,16 @@ def read_actions(actions: Any, dtype: torch.dtype, device: torch.device) -> Tens
         device: The device of the result.
 
     Raises:
-        ShapeError: An index is a fraction.
+        ShapeError: They are no numbers, or an index is a fraction.
     """
-    given = torch.as_tensor(actions, device=device).detach()
+    try:
+        given = torch.as_tensor(actions, device=device).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(actions, Tensor):  # an error of the device
+            raise
+        raise ShapeError(
+            f"Expected actions of numbers, one row for each world, got {short_repr(actions, 60)}."
+        ) from error
     if given.is_floating_point() and dtype == torch.int64 and (given % 1 != 0).any():
         raise ShapeError(
             f"Expected indices of actions, whole numbers, got {given.flatten()[:6].tolist()}; "

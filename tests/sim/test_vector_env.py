@@ -9,7 +9,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from metarl.errors import SettingsError, ShapeError, SimulationError
-from metarl.sim import TorchVectorEnv, WorldNoise, make_vec
+from metarl.sim import ControlTasks, TorchVectorEnv, WorldNoise, make_vec
 from metarl.trees import take_tasks
 from tests.sim.families import Drift
 
@@ -171,6 +171,8 @@ def test_every_world_has_a_task_of_its_own_from_the_start():
         ({}, r"got \[\]"),
         ({"speed": [0.0] * 5}, "a tensor as the task value 'speed', got a list"),
         ({"speed": torch.full((5,), 1j)}, "real numbers as the task value 'speed'"),
+        (ControlTasks({"speed": torch.zeros(5)}), "as a dict, .* ControlTasks; pass its `values`"),
+        (torch.zeros(5), "as a dict, .* got a Tensor"),
     ],
 )
 def test_tasks_of_another_shape_are_refused(tasks, message):
@@ -308,6 +310,14 @@ def test_indices_of_actions_may_be_numbers_of_any_type_but_no_fractions():
             ShapeError, match=r"indices of actions, whole numbers, got \[(0\.[89]|nan)"
         ):
             env.step(fractions)
+
+
+@pytest.mark.parametrize("wrong", [None, "left", [[0.0], [0.0, 1.0]], [None] * WORLDS])
+def test_actions_that_are_no_numbers_are_refused(wrong):
+    env = make()
+    env.reset()
+    with pytest.raises(ShapeError, match="Expected actions of numbers, one row for each world"):
+        env.step(wrong)
 
 
 @pytest.mark.parametrize(

@@ -424,3 +424,9 @@ def test_a_memory_that_is_asked_again_takes_no_other_step(run, request):
             adapter.observe(observation + 0.01, action, 1.0, False, False)
         found.append(adapter.act(np.full(2, 0.02)))
     np.testing.assert_array_equal(*found)
+
+
+def test_seeds_of_numpy_are_those_of_python(point_run):
+    seen = np.zeros(2, np.float32)
+    first, other = (metarl.load(point_run[1], seed=seed) for seed in (np.int64(3), 3))
+    assert np.array_equal(first.act(seen), other.act(seen))
