@@ -59,7 +59,7 @@ class Watch(TorchFunctionMode):
     """Notes what a graph of `torch.fx`, or finite differences, would not see.
 
     Attributes:
-        detaches: Whether the module detaches a tensor.
+        detaches: Whether the module detaches a tensor, or has an embedding whose padding is fixed.
         disables: Whether it computes under `torch.no_grad`.
         casts: Whether it computes under `torch.autocast`.
     """
@@ -74,7 +74,7 @@ class Watch(TorchFunctionMode):
         del types
         if torch.is_grad_enabled():  # it is not in the forward of an autograd.Function
             self.disables |= func is torch._C._set_grad_enabled and args == (False,)
-            self.detaches |= func in STOPS
+            self.detaches |= func in STOPS or _fixes_padding(func, args, kwargs or {})
         self.casts |= _autocast() != self._outside
         return func(*args, **(kwargs or {}))
 
@@ -112,6 +112,13 @@ class Activations(TorchDispatchMode):
             if _storage(tensor) not in self._given:
                 self.numbers = max(self.numbers, tensor.numel())
         return results
+
+
+def _fixes_padding(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Returns whether a call is that of an embedding with a row that has no gradient."""
+    if func is not F.embedding:
+        return False
+    return kwargs.get("padding_idx", args[2] if len(args) > 2 else None) is not None
 
 
 def tensors_of(outputs: Any) -> list[Tensor]:

@@ -164,6 +164,19 @@ class Tokens(nn.Module):
         return self.head(hidden.amax(dim=2))
 
 
+class ReadTokens(nn.Module):
+    """A class of a text by a recurrent network, which reads the padding too."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4, padding_idx=0)
+        self.reader = nn.GRU(4, 5, batch_first=True)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.reader(self.embedding(x))[0][:, -1])
+
+
 class Parametrised(nn.Module):
     """Weight normalisation, and spectral normalisation with fixed singular vectors."""
 

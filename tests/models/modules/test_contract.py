@@ -11,7 +11,7 @@ from metarl.models import from_module
 from metarl.models.base import task_params
 from metarl.tasks import Examples, TaskBatch
 from tests.models.modules import plain
-from tests.models.modules.nets import CASES, Outputs, Tokens, draw, initialised
+from tests.models.modules.nets import CASES, Outputs, ReadTokens, Tokens, draw, initialised
 from tests.models.modules.odd_nets import ODD
 
 ALL = {**CASES, **ODD}
@@ -89,9 +89,10 @@ def test_it_runs_in_the_way_that_its_layers_allow(case):
     assert choice.kind == case.kind, model.explain()
 
 
-def test_texts(steps=3):
+@pytest.mark.parametrize("network", [Tokens, ReadTokens])
+def test_texts(network, steps=3):
     generator = torch.Generator().manual_seed(0)
-    net = initialised(Tokens(), generator).double()
+    net = initialised(network(), generator).double()
     inputs = [torch.randint(7, (TASKS, n, 6), generator=generator) for n in (SUPPORT, QUERY)]
     check_against_plain_torch(net, tasks_of(inputs, generator), steps)
 
