@@ -18,6 +18,7 @@ from metarl.models.modules.skeleton import buffers_of, call, copied, parameters_
 TASKS, ROWS = 3, 4  # different, so that tasks do not broadcast to examples
 SEED = 0
 SPREAD = 0.1  # relative change of the weights from task to task, and of repeated examples
+OFF_ZERO = 0.01  # what takes the place of trained weights of 0
 EXACT, ROUGH = 1e-7, 2e-3  # relative tolerances in float64 and in the module's own type
 ROUNDINGS, COARSE = 64, 0.05  # tolerance in rounding errors of a coarser type, and its limit
 
@@ -137,7 +138,11 @@ def _runs(net: nn.Module, sample: Sample) -> bool:
 
 
 def _varied(net: nn.Module, double: bool) -> dict[str, Tensor]:
-    """Returns parameters [TASKS, *shape] that differ from task to task by a tenth."""
+    """Returns parameters [TASKS, *shape] that differ from task to task by a tenth.
+
+    Those of 0 that are trained differ from 0: a bias of 0 may be the kink of a ReLU, where
+    differences show no derivative, and a last layer of 0 hides the gradients of the others.
+    """
     made: dict[int, Tensor] = {}
     params = {}
     for name, p in parameters_of(net).items():
@@ -147,7 +152,9 @@ def _varied(net: nn.Module, double: bool) -> dict[str, Tensor]:
             if _differentiable(p):
                 generator = torch.Generator().manual_seed(SEED + len(made))
                 noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-                value = value * (1 + SPREAD * noise.to(value.device, value.dtype))
+                noise = noise.to(value.device, value.dtype)
+                moved = OFF_ZERO * noise * (value == 0) if p.requires_grad else 0.0
+                value = value * (1 + SPREAD * noise) + moved
             made[id(p)] = value
         params[name] = made[id(p)]
     return params

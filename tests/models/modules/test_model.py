@@ -398,6 +398,25 @@ def test_padding_that_the_first_examples_lack_has_no_gradient(way):
     assert not grad[:, 0].any() and grad.any(2).any(1).all()
 
 
+def test_biases_of_zero_at_the_kink_of_a_relu(generator):
+    class Strokes(nn.Module):
+        """Reads pictures column by column; the background and the biases are 0."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.reader = nn.Linear(4, 4), nn.GRU(4, 3, batch_first=True)
+            nn.init.zeros_(self.first.bias)
+
+        def forward(self, x):
+            return self.reader(self.first(x).relu())[0][:, -1]
+
+    model = from_module(Strokes())
+    strokes = torch.zeros(TASKS, 4, 5, 4)
+    strokes[:, :, 2] = torch.rand(4, generator=generator)
+    model.prepare(strokes)
+    assert "GRU" in model.explain()
+
+
 CHANGES = {
     "clamp_max_": lambda h: h.clamp_max_(100.0),
     "clamp_ of a view": lambda h: h.view(-1).clamp_(max=100.0),
