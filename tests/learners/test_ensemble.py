@@ -58,9 +58,32 @@ def test_outputs_of_regression_are_averaged():
     torch.testing.assert_close(outputs, (parts[0] + parts[1]) / 2)
 
 
+def regression(**options):
+    return GradientLearner(MAML(MLP((1, 8, 1), torch.Generator().manual_seed(0)), **options))
+
+
+def test_values_have_no_probabilities(generator):
+    tasks = Sine(shots=5, queries=5).sample(3, generator)
+    members = [regression(), regression()]
+    ensemble = Ensemble(members)
+    for run in (ensemble.evaluate, ensemble.adapt_to):
+        with pytest.raises(SettingsError, match='values.*Give `average="outputs"`'):
+            list(run(tasks, 1, generator))
+    with pytest.raises(SettingsError, match="values"):
+        list(ensemble.adapt(tasks.support, 1, generator))
+    adapted = tuple(list(m.adapt(tasks.support, 0, generator))[-1] for m in members)
+    with pytest.raises(SettingsError, match=r"outputs \[3, 5, 1\]"):
+        ensemble.predict(adapted, tasks.query.inputs)
+    with pytest.raises(SettingsError, match="yes or no"):
+        Ensemble([regression(metric="binary_accuracy")])
+
+
 def test_what_is_no_ensemble_is_refused():
     with pytest.raises(SettingsError, match="at least one learner"):
         Ensemble([])
+    for one in (learners()[0], [MAML(MLP((1, 8, 1), torch.Generator()))]):
+        with pytest.raises(SettingsError, match="list of at least one learner.*got"):
+            Ensemble(one)  # pyright: ignore[reportArgumentType]
     with pytest.raises(SettingsError, match="average"):
         Ensemble(learners(), average="votes")  # pyright: ignore[reportArgumentType]
     first, second = learners()
