@@ -281,9 +281,9 @@ class GradientLearner(SupervisedLearner):
         losses = (self._inner_loss, None if evaluates else self._outer_loss)
         metric = None if evaluates else self.measure
         second_order = self.adaptation.second_order and not evaluates
-        check_start(self._network, *losses, metric, tasks, second_order)
         theta = task_params(self.model, 2)
         moving = {n: p for n, p in theta.items() if n not in self._frozen.names}
+        check_start(self._network, *losses, metric, tasks, second_order, moving)
         if moving:
             check_rule(self.rule, moving, self.adaptation.second_order)
         self._checked.add(role)

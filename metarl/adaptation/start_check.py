@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TypeVar
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.loss_checks import check_logits_of, check_loss
 from metarl.adaptation.loss_function import LossFunction, Outputs
+from metarl.adaptation.loss_weights import warn_of_other_weights
 from metarl.adaptation.metric import Metric
 from metarl.adaptation.network_call import NetworkCall
 from metarl.errors import SettingsError
@@ -73,6 +75,7 @@ def check_start(
     metric: Metric | None,
     tasks: TaskBatch,
     second_order: bool = False,
+    adapting: Collection[str] = (),
 ) -> None:
     """Checks losses and metric on the first two tasks with the parameters theta.
 
@@ -83,6 +86,7 @@ def check_start(
         metric: The metric; None leaves it out.
         tasks: Checked tasks.
         second_order: Whether the meta-gradient contains second derivatives of the inner loss.
+        adapting: Names of the parameters that the inner loop adapts.
 
     Raises:
         ShapeError: A function does not suit outputs and targets.
@@ -95,6 +99,7 @@ def check_start(
     values = {"params": theta, "start": theta}
     outputs = network.examples(theta, few.support, None)
     check_loss(inner, outputs, few.support, values, second_order)
+    warn_of_other_weights(inner, outputs, few.support, values, network.network, adapting)
     if outer is None or metric is None:
         return
     outputs = network.examples(theta, few.query, None)
@@ -106,4 +111,6 @@ def check_start(
     for function in functions.values():
         check_logits_of(function, outputs, few.query.targets, scaled)
     check_loss(outer, outputs, few.query, values)
+    if outer is not inner:
+        warn_of_other_weights(outer, outputs, few.query, values, network.network)
     metric.check(outputs, few.query, few)
