@@ -67,7 +67,7 @@ def test_values_have_no_probabilities(generator):
     members = [regression(), regression()]
     ensemble = Ensemble(members)
     for run in (ensemble.evaluate, ensemble.adapt_to):
-        with pytest.raises(SettingsError, match='values.*Give `average="outputs"`'):
+        with pytest.raises(SettingsError, match=r'values.*Give `average="outputs"`'):
             list(run(tasks, 1, generator))
     with pytest.raises(SettingsError, match="values"):
         list(ensemble.adapt(tasks.support, 1, generator))
@@ -82,7 +82,7 @@ def test_what_is_no_ensemble_is_refused():
     with pytest.raises(SettingsError, match="at least one learner"):
         Ensemble([])
     for one in (learners()[0], [MAML(MLP((1, 8, 1), torch.Generator()))]):
-        with pytest.raises(SettingsError, match="list of at least one learner.*got"):
+        with pytest.raises(SettingsError, match=r"list of at least one learner.*got"):
             Ensemble(one)  # pyright: ignore[reportArgumentType]
     with pytest.raises(SettingsError, match="average"):
         Ensemble(learners(), average="votes")  # pyright: ignore[reportArgumentType]
