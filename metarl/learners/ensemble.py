@@ -45,7 +45,7 @@ class Ensemble(SupervisedLearner):
         super().__init__()
         check_choice("average", average, ("probabilities", "outputs"))
         found = list(members) if isinstance(members, Iterable) else []
-        if not found or not all(isinstance(member, SupervisedLearner) for member in found):
+        if not found or not all(hasattr(member, "adapt_to") for member in found):
             kinds = ", ".join(sorted({type(m).__name__ for m in found})) or type(members).__name__
             raise SettingsError(
                 f"Expected a list of at least one learner for an ensemble, got {kinds}; of an "

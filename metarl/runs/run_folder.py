@@ -120,12 +120,11 @@ def check_no_run(folder: Path, resume: Path | None) -> None:
         return
     if newest is None and (resume is not None or not (folder / EVAL_FILE).exists()):
         return
-    if newest is None:
-        advice = "Choose another folder, or delete this one."
-    else:
+    advice = "Choose another folder, or delete this one."
+    if newest is not None:
         advice = (
-            f"Resume that run, with resume=Path({str(newest)!r}) or on the command line with "
-            f"--resume {shlex.quote(str(folder))}; or choose another folder, or delete this one."
+            f"Resume that run, with resume={str(folder)!r} or on the command line with --resume "
+            f"{shlex.quote(str(folder))}; or choose another folder, or delete this one."
         )
     raise CheckpointError(
         f"Expected a folder without a run, {folder} holds one ({newest or EVAL_FILE}). {advice}"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from metarl.errors import CheckpointError
 from metarl.ranges import user_path
 from metarl.runs.best import best_checkpoint
-from metarl.runs.checkpoints import Checkpoints, is_checkpoint, saving_time
+from metarl.runs.checkpoints import META, Checkpoints, is_checkpoint, saving_time
 from metarl.runs.run_folder import CHECKPOINTS
 
 LATEST = "latest"
@@ -36,8 +36,8 @@ def find_run(
         experiment: See `create_run_folder`.
         algorithm: See `create_run_folder`.
         resume: "latest" for the run of the algorithm that wrote the newest checkpoint; or the
-            path of a checkpoint, or of a run folder, of which the newest checkpoint is used, or of
-            a file in them; or "RUN/best", see `named_run`.
+            path of a checkpoint, of a run folder (its newest checkpoint) or of a file in them; or
+            "RUN/best", see `named_run`.
 
     Raises:
         CheckpointError: There is no such run, or it has no checkpoint; the message lists the
@@ -114,6 +114,11 @@ def named_run(path: Path) -> Path:
     if path.name == BEST and not path.exists() and (path.parent / CHECKPOINTS).is_dir():
         return best_checkpoint(path.parent)
     return path.parent if path.name == CHECKPOINTS else path
+
+
+def checkpoint_of(path: Path, parent: Path) -> Path:
+    """Returns the checkpoint that a path names, as `find_run` does; a copy may have any name."""
+    return path if (path / META).is_file() else _resume_from_path(path, parent).checkpoint
 
 
 def _after_latest(path: Path) -> Path | None:

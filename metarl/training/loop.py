@@ -16,12 +16,7 @@ from metarl import ranks
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.gradient_learner import as_learner
 from metarl.adaptation.learner import Learner
-from metarl.errors import (
-    CheckpointError,
-    MetarlError,
-    NonFiniteError,
-    SimulationError,
-)
+from metarl.errors import CheckpointError, MetarlError, NonFiniteError, SimulationError
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.ranges import user_path
 from metarl.runs.best import best_on_validation
@@ -30,6 +25,7 @@ from metarl.runs.lock import RunLock
 from metarl.runs.networks import save_networks
 from metarl.runs.progress import Progress
 from metarl.runs.run_folder import check_no_run
+from metarl.runs.run_search import checkpoint_of
 from metarl.runs.signals import StopSignals
 from metarl.runs.silent import logger_of_rank, silent_console
 from metarl.sim.same_worlds import check_same_worlds
@@ -40,12 +36,7 @@ from metarl.training.late_results import LateResults, read_means, store_if_finit
 from metarl.training.learner_file import LearnerFile
 from metarl.training.meta_step import chosen_update
 from metarl.training.optimizers import OptimizerFactory, SchedulerFactory
-from metarl.training.outer_update import (
-    MetaResult,
-    OuterUpdate,
-    UpdateSettings,
-    checked_result,
-)
+from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings, checked_result
 from metarl.training.settings import TrainingSettings
 from metarl.training.validation import dashboard_tags, validation_curve
 from metarl.trees import to_device
@@ -86,7 +77,8 @@ class OuterLoop:
             parameters, such as `torch.optim.AdamW`; None for that of `settings`. See `MetaStep`.
         scheduler: A function that makes a scheduler of the optimiser, or one of an optimiser that
             is given; None for the schedule of `settings`.
-        resume: The checkpoint to resume from, or None for a new run.
+        resume: The checkpoint to resume from, or a run folder, of which the newest one is taken;
+            None for a new run.
         config: Settings of the whole experiment, for the logs.
 
     Attributes:
@@ -116,7 +108,9 @@ class OuterLoop:
     ) -> None:
         ranks.start()
         self.folder = user_path(folder, "folder").absolute()  # environments may call os.chdir
-        resume = None if resume is None else user_path(resume, "resume")
+        if resume is not None:
+            named = user_path(resume, "resume")
+            resume = ranks.from_first(lambda: checkpoint_of(named, self.folder.parent))
         if ranks.is_first():
             check_no_run(self.folder, resume)
         self.device = settings.prepare_process()

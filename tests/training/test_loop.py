@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -183,6 +184,21 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match="file"):
         loop("maml", tmp_path / "file" / "run", 5)
+
+
+def test_a_run_folder_or_a_copy_of_a_checkpoint_is_resumed(folder, tmp_path):
+    first = loop("maml", folder, 3)
+    first.run()
+    copy = shutil.copytree(first.checkpoints.latest(), tmp_path / "best")
+    for resume in (folder, str(folder), folder / "checkpoints", folder / "learner.json"):
+        assert loop("maml", folder, 6, resume=resume).iteration == 3
+    assert loop("maml", tmp_path / "other", 6, resume=copy).iteration == 3
+    with pytest.raises(
+        CheckpointError, match=r"There is no run folder .*nothing.*run \(step_000003"
+    ):
+        loop("maml", folder, 6, resume=folder.parent / "nothing")
+    with pytest.raises(CheckpointError, match="Resume that run, with resume="):
+        loop("maml", folder, 6)
 
 
 def test_truncated_checkpoints_are_named_and_the_one_before_is_offered(folder):
