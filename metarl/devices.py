@@ -9,12 +9,13 @@ from typing import Literal
 
 import torch
 
-from metarl.errors import SettingsError
+from metarl.errors import SettingsError, short_repr
 
 MatmulPrecision = Literal["highest", "high"]
 Precision = Literal["float32", "bfloat16"]
 MALLOC = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 KEPT_BYTES = 1 << 30
+_GENERATOR = torch.Generator  # tests replace the name in torch
 LARGEST_ON_HEAP = 1 << 25  # glibc's limit
 
 
@@ -51,6 +52,16 @@ def seeded_generator(device: str | torch.device, seed: int) -> torch.Generator:
         SettingsError: If this machine has no such device.
     """
     return torch.Generator(resolve_device(device)).manual_seed(seed)
+
+
+def check_generator(generator: object) -> None:
+    """Raises SettingsError unless a value is a generator of torch."""
+    if not isinstance(generator, _GENERATOR):
+        seed = generator if isinstance(generator, int) else 0
+        raise SettingsError(
+            f"Expected `generator` to be a torch.Generator, got {short_repr(generator)} "
+            f"({type(generator).__name__}). Pass torch.Generator().manual_seed({seed})."
+        )
 
 
 def _current_index() -> int:

@@ -4,11 +4,18 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from metarl.adaptation import MAML, GradientLearner, MetaSGD
 from metarl.devices import resolve_device, set_deterministic, set_matmul_precision
 from metarl.errors import SettingsError
+from metarl.evaluation.curves import adaptation_curve
+from metarl.learners import Siamese
+from metarl.models import MLP, Conv4, ResNet12
+from metarl.tasks import Background, FewShotData, GroupedExamples, Sine
 
 
 def test_auto_takes_cuda_where_there_is_one(monkeypatch):
@@ -105,3 +112,30 @@ def test_freed_memory_is_kept_unless_the_environment_says_something_else():
         pytest.skip("not glibc, or set by the environment")
     unchanged, given_back = run(MALLOC_TRIM_THRESHOLD_="131072")
     assert unchanged == "False" and kept < 500 < 5000 < given_back
+
+
+TABLE = {"unit": np.arange(40) % 2, "x": np.linspace(0, 1, 40), "y": np.linspace(1, 2, 40)}
+DROPOUT = GradientLearner(MAML(nn.Sequential(nn.Linear(1, 1), nn.Dropout())))
+TAKE_GENERATORS = {
+    "MLP": lambda g: MLP((1, 4, 1), g),
+    "by name": lambda g: MLP((1, 4, 1), generator=g),
+    "Conv4": lambda g: Conv4(5, g),
+    "ResNet12": lambda g: ResNet12(5, g),
+    "Siamese": lambda g: Siamese(nn.Linear(2, 3), 3, g),
+    "MetaSGD": lambda g: MetaSGD(nn.Linear(2, 3), g),
+    "Sine": lambda g: Sine().sample(2, g),
+    "Background": lambda g: Background(Sine()).sample(2, g),
+    "FewShotData": lambda g: FewShotData(np.eye(40), TABLE["unit"], way=2).sample(2, g),
+    "GroupedExamples": lambda g: GroupedExamples(TABLE, "unit", "x", "y").sample(2, g),
+    "collect": lambda g: DROPOUT.collect(Sine().sample(2, torch.Generator()), g, 0),
+    "curve": lambda g: adaptation_curve(DROPOUT, Sine(), num_tasks=2, steps=1, generator=g),
+}
+
+
+@pytest.mark.parametrize("name", TAKE_GENERATORS)
+@pytest.mark.parametrize("given", [3, None, np.random.default_rng(0)])
+def test_what_is_no_generator_is_refused(name, given):
+    with pytest.raises(
+        SettingsError, match=r"Expected `generator`.*torch\.Generator\(\)\.manual_se"
+    ):
+        TAKE_GENERATORS[name](given)

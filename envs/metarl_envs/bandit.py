@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl.errors import SettingsError
 from metarl.ranges import COUNT, check_fields
 from metarl.sim import Card, ControlTasks, Fact, Tasks, TorchFamily, WorldState
-from metarl.tasks.base import Split, check_num_tasks, check_split
+from metarl.tasks.base import Split, check_sampling, check_split
 from metarl.tasks.disjoint_splits import split_uniform
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Bandit(TorchFamily):
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
         """Samples "probabilities", [T, k] float32 in [0, 1)."""
-        check_num_tasks(num_tasks)
+        check_sampling(num_tasks, generator)
         shape = (num_tasks, self.arms + 1)
         draws = torch.rand(shape, generator=generator, device=generator.device)
         first = split_uniform(draws[:, 0], draws[:, 1], self.part)

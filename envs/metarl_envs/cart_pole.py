@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.ranges import COUNT, check_fields
 from metarl.sim import Card, ControlTasks, Fact, Tasks, TorchFamily, WorldState
-from metarl.tasks.base import Split, check_num_tasks, check_split
+from metarl.tasks.base import Split, check_sampling, check_split
 from metarl.tasks.disjoint_splits import split_uniform
 
 
@@ -89,7 +89,7 @@ class CartPole(TorchFamily):
         return replace(self, part=check_split(name))
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        check_num_tasks(num_tasks)
+        check_sampling(num_tasks, generator)
         draws = torch.rand(6, num_tasks, generator=generator, device=generator.device)
         names = list(self.ranges)
         values = {names[0]: split_uniform(draws[0], draws[1], self.part, *self.ranges[names[0]])}

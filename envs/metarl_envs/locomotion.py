@@ -17,7 +17,7 @@ from torch import Tensor
 from metarl.errors import SettingsError
 from metarl.ranges import COUNT, check_fields, is_number
 from metarl.sim import Card, ControlTasks, Fact, MujocoFamily, Tasks, WorldState, normal
-from metarl.tasks.base import Split, check_num_tasks, check_split
+from metarl.tasks.base import Split, check_sampling, check_split
 from metarl.tasks.disjoint_splits import split_uniform
 from metarl_envs.models import Change, changed_model, describe_changes
 from metarl_envs.robot import Robot
@@ -275,7 +275,7 @@ def uniform_draws(count: int, num_tasks: int, generator: torch.Generator) -> Ten
     Raises:
         SettingsError: `num_tasks` is below 1.
     """
-    check_num_tasks(num_tasks)
+    check_sampling(num_tasks, generator)
     return torch.rand(count, num_tasks, generator=generator, device=generator.device)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metarl.ranges import COUNT, check_fields
 from metarl.sim import Card, ControlTasks, Fact, Tasks, TorchFamily, WorldState
-from metarl.tasks.base import Split, check_num_tasks, check_split
+from metarl.tasks.base import Split, check_sampling, check_split
 from metarl.tasks.disjoint_splits import split_uniform
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Point(TorchFamily):
         return spaces.Box(-1.0, 1.0, (2,), np.float32)
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        check_num_tasks(num_tasks)
+        check_sampling(num_tasks, generator)
         draws = torch.rand(3, num_tasks, generator=generator, device=generator.device)
         return ControlTasks({"goal": self.goals(*draws)})
 

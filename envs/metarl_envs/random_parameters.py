@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.errors import SettingsError
 from metarl.ranges import is_number
 from metarl.sim import Card, ControlTasks, Fact, Tasks, WorldState
-from metarl.tasks.base import Split, check_num_tasks
+from metarl.tasks.base import Split, check_sampling
 from metarl.tasks.disjoint_splits import split_uniform
 from metarl_envs.hopper import HOPPER
 from metarl_envs.locomotion import Locomotion
@@ -50,7 +50,7 @@ class RandomParameters(Locomotion):
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
         """Samples the factors; splits have disjoint factors on the torso's mass."""
-        check_num_tasks(num_tasks)
+        check_sampling(num_tasks, generator)
         options: dict[str, Any] = {"generator": generator, "device": generator.device}
         tasks = {}
         for field, base in BASES.items():

@@ -19,7 +19,7 @@ from metarl.sim import Card, ControlTasks, Fact, MujocoFamily, Tasks, WorldState
 from metarl.sim.episode_metrics import Reduction
 from metarl.sim.mujoco.derived import Derived
 from metarl.sim.mujoco.physics import quiet
-from metarl.tasks.base import Split, check_num_tasks, check_split
+from metarl.tasks.base import Split, check_sampling, check_split
 from metarl_envs.metaworld_package import asset
 from metarl_envs.sawyer_rewards import distance
 
@@ -144,7 +144,7 @@ class Sawyer(MujocoFamily):
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
         """Draws uniformly, with replacement, from the goals of the split."""
-        check_num_tasks(num_tasks)
+        check_sampling(num_tasks, generator)
         draws = torch.rand(num_tasks, generator=generator, device=generator.device)
         return self.tasks_at((draws * self.goals).long())
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl.errors import SettingsError
 from metarl.ranges import COUNT, check_fields
 from metarl.sim import Card, ControlTasks, Fact, Tasks, TorchFamily, WorldState, normal
-from metarl.tasks.base import Split, check_num_tasks, check_split
+from metarl.tasks.base import Split, check_sampling, check_split
 from metarl.tasks.disjoint_splits import split_uniform
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class TabularMDP(TorchFamily):
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
         """Samples "transitions" [T, S, A, S] and mean "rewards" [T, S, A], float32."""
-        check_num_tasks(num_tasks)
+        check_sampling(num_tasks, generator)
         options = {"generator": generator, "device": generator.device}
         table = (num_tasks, self.states, self.actions)
         # w_i ~ Exp(1), P_i = w_i / sum_j w_j is Dir(1, ..., 1): uniform on the simplex.

@@ -17,6 +17,7 @@ from torch import nn
 
 from metarl.adaptation.adaptation import Adaptation, names_of
 from metarl.adaptation.learner import Learner
+from metarl.devices import check_generator
 from metarl.models.base import Adaptable
 from metarl.models.modules import as_adaptable
 from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields
@@ -146,6 +147,7 @@ def as_seeded_function(
     def function(
         network: nn.Module, generator: torch.Generator, *args: P.args, **kwargs: P.kwargs
     ) -> Adaptation:
+        check_generator(generator)
         kwargs.update(_named(network, kwargs))
         options = algorithm(*args, **kwargs)
         return options.clipped_adaptation(as_adaptable(network), generator)

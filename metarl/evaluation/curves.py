@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metarl.adaptation.learner import Learner
 from metarl.chunks import FittingChunks
+from metarl.devices import check_generator
 from metarl.errors import SettingsError
 from metarl.evaluation.watch import Watch, unwatched, watched
 from metarl.tasks.base import TaskSource, check_source
@@ -172,7 +173,11 @@ def derived(generator: torch.Generator) -> torch.Generator:
     """Returns another generator on the same device, seeded by the state of `generator`.
 
     The state of `generator` does not change.
+
+    Raises:
+        SettingsError: It is no generator, such as a seed.
     """
+    check_generator(generator)
     other = torch.Generator(generator.device)
     other.set_state(generator.get_state())
     seed = torch.randint(2**62, (), generator=other, device=generator.device)

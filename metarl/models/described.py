@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
+from metarl.devices import check_generator
 from metarl.errors import CheckpointError, SettingsError, short_repr
 from metarl.ranges import python_number
 from metarl.registry import Registry
@@ -69,9 +70,15 @@ def described(cls: type[T]) -> type[T]:
     if construct is None:
         return cls
     signature = inspect.signature(construct)
+    names = list(signature.parameters)[1:]
+    generator = signature.parameters.get("generator")
+    needs_generator = generator is not None and generator.default is generator.empty
 
     @functools.wraps(construct)
     def constructed(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        if needs_generator and "generator" in given:
+            check_generator(given["generator"])
         construct(self, *args, **kwargs)
         if type(self) is cls:
             bound = signature.bind(self, *args, **kwargs).arguments

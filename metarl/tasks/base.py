@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from metarl.devices import check_generator
 from metarl.errors import SettingsError, short_repr
 from metarl.ranges import ANY_INT, check_int
 from metarl.registry import check_choice
@@ -147,7 +148,12 @@ def check_split(name: str) -> Split:
     return name  # pyright: ignore[reportReturnType]
 
 
-def check_num_tasks(num_tasks: int) -> None:
-    """Raises SettingsError unless `num_tasks` is at least 1."""
+def check_sampling(num_tasks: int, generator: torch.Generator) -> None:
+    """Checks the arguments of `sample`.
+
+    Raises:
+        SettingsError: `num_tasks` is below 1, or `generator` is none, such as a seed.
+    """
     if check_int("num_tasks", num_tasks, ANY_INT) < 1:
         raise SettingsError(f"Expected at least 1 task, got {num_tasks}.")
+    check_generator(generator)

@@ -14,7 +14,7 @@ from metarl.devices import resolve_device
 from metarl.errors import SettingsError, TaskError, short_repr
 from metarl.ranges import ANY_INT, COUNT, NOT_NEGATIVE, check_int, check_ints
 from metarl.registry import check_choice
-from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
+from metarl.tasks.base import Examples, Split, TaskBatch, check_sampling, check_split
 from metarl.tasks.distortions import Distortion
 from metarl.tasks.pools import QUARTERS, Pool, Reading
 from metarl.tasks.pools import ImagePool as ImagePool  # its former module
@@ -173,7 +173,7 @@ class FewShot:
             `info` has the fields of `EpisodeClasses`, each [T, way], and "descriptions"
             [T, way, D], float32, if the pool has them.
         """
-        check_num_tasks(num_tasks)
+        check_sampling(num_tasks, generator)
         episode = self._draw_classes(num_tasks, generator)
         index, real = self._draw_images(episode.classes, generator)
         rotations = None if self.rotations == "none" else episode.rotations

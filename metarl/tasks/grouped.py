@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.ranges import COUNT, NOT_NEGATIVE, check_ints
 from metarl.registry import check_choice
-from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
+from metarl.tasks.base import Examples, Split, TaskBatch, check_sampling, check_split
 from metarl.tasks.pools import Reading, Source
 from metarl.tasks.scaling import Scaling
 from metarl.tasks.unequal import (
@@ -134,7 +134,7 @@ class GroupTasks:
             Support inputs [T, shots, *input] and targets [T, shots, *target], float32; the query
             likewise. `info["groups"]` has the number of each task's group, [T], int64.
         """
-        check_num_tasks(num_tasks)
+        check_sampling(num_tasks, generator)
         device = generator.device
         chosen = torch.randint(len(self._groups), (num_tasks,), generator=generator, device=device)
         groups = self._groups.to(device)[chosen]

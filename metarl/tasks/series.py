@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.errors import SettingsError, TaskError
 from metarl.ranges import COUNT, check_ints
 from metarl.registry import check_choice
-from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
+from metarl.tasks.base import Examples, Split, TaskBatch, check_sampling, check_split
 from metarl.tasks.scaling import Scaling
 from metarl.tasks.unequal import draw_rows
 
@@ -138,7 +138,7 @@ class SeriesTasks:
             several channels are forecast, float32. `info` has the number of each task's series,
             "series", and the time of its cut, "cuts", both [T], int64.
         """
-        check_num_tasks(num_tasks)
+        check_sampling(num_tasks, generator)
         device = generator.device
         options = {"generator": generator, "device": device}
         chosen = torch.randint(len(self._series), (num_tasks,), **options)

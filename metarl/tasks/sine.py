@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarl.errors import SettingsError
 from metarl.ranges import check_fields
-from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks, check_split
+from metarl.tasks.base import Examples, Split, TaskBatch, check_sampling, check_split
 from metarl.tasks.disjoint_splits import split_uniform
 
 
@@ -50,7 +50,7 @@ class Sine:
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> TaskBatch:
         """Samples a batch of tasks; inputs and targets are float32 [T, N, 1]."""
-        check_num_tasks(num_tasks)
+        check_sampling(num_tasks, generator)
         draws = torch.rand(
             num_tasks,
             3 + self.shots + self.queries,

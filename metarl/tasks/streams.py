@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metarl.errors import SettingsError
 from metarl.registry import check_choice
-from metarl.tasks.base import Examples, Split, TaskBatch, check_num_tasks
+from metarl.tasks.base import Examples, Split, TaskBatch, check_sampling
 from metarl.tasks.episodes import FewShot
 
 Labels = Literal["one-hot", "strings"]
@@ -107,7 +107,7 @@ class Streams:
             Inputs [T, N, C, H, W], float32 in [0, 1], and labels [T, N], int64 from 0 to
             `code.size` - 1, in the order of the stream; support and query are the same.
         """
-        check_num_tasks(num_tasks)
+        check_sampling(num_tasks, generator)
         episodes = self.episodes.sample(num_tasks, generator)
         support, query = episodes.support, episodes.query
         inputs = torch.cat((support.inputs, query.inputs), dim=1)

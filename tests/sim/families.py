@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 
 from metarl.sim import Card, ControlTasks, MujocoFamily, TaskFamily, TorchFamily
-from metarl.tasks.base import check_num_tasks, check_split
+from metarl.tasks.base import check_sampling, check_split
 from metarl.tasks.disjoint_splits import split_uniform
 
 
@@ -42,7 +42,7 @@ class Drift(TorchFamily):
         return replace(self, part=check_split(name))
 
     def sample(self, num_tasks, generator):
-        check_num_tasks(num_tasks)
+        check_sampling(num_tasks, generator)
         draws = torch.rand(2, num_tasks, generator=generator, device=generator.device)
         return ControlTasks({"speed": 0.2 * split_uniform(draws[0], draws[1], self.part)})
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from metarl.devices import check_generator
 from metarl.errors import SettingsError
 from metarl.models.base import Adaptable, Fitting, Model, Params, Statistics
 from metarl.models.modules.checks import check_module, check_rows, takes_mask
@@ -167,6 +168,7 @@ class ModuleModel(Model):
         called = any(c.drops for key, c in self._choices.items() if key[0] == structure)
         if not called and not any(_drops(m) for m in self.modules()):
             return None
+        check_generator(generator)
         high = 2**62
         shape = (num_tasks,)
         return torch.randint(high, shape, generator=generator, device=generator.device)

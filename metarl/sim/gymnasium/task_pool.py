@@ -23,7 +23,7 @@ from metarl.sim.global_seed import global_seed
 from metarl.sim.gymnasium.family import GymFamily, Task
 from metarl.sim.gymnasium.observations import REAL
 from metarl.sim.gymnasium.own_values import own_value
-from metarl.tasks.base import SPLITS, Split, check_num_tasks
+from metarl.tasks.base import SPLITS, Split, check_sampling
 
 INDEX = "index"  # the task value that every pool has
 MOSTLY = 0.9  # the share of tasks that float32 has to tell apart
@@ -140,7 +140,7 @@ class GymTaskPool(GymFamily):
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
         """Draws uniformly, with replacement, from the tasks of the split."""
-        check_num_tasks(num_tasks)
+        check_sampling(num_tasks, generator)
         earlier_splits = SPLITS[: SPLITS.index(self.part)]
         first = sum(len(self.pools[part]) for part in earlier_splits)
         draws = torch.rand(num_tasks, generator=generator, device=generator.device)

@@ -21,7 +21,7 @@ from metarl.sim.family import ControlTasks, Tasks
 from metarl.sim.gymnasium.family import GymFamily, Task
 from metarl.sim.gymnasium.own_values import own_value
 from metarl.sim.gymnasium.ranges import Choice, Range, splits_are_disjoint
-from metarl.tasks.base import check_num_tasks
+from metarl.tasks.base import check_sampling
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class GymTasks(DisturbedFamily, GymFamily):
         return self._make_card(summary, Fact("tasks", laws), disjoint)
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        check_num_tasks(num_tasks)
+        check_sampling(num_tasks, generator)
         shape = (len(self.parameters), 2, num_tasks)
         split = self._split_parameter
         draws = torch.rand(shape, generator=generator, device=generator.device)

@@ -23,7 +23,7 @@ from metarl.sim.gymnasium.ranges import Range, splits_are_disjoint
 from metarl.sim.mujoco.changes import ModelFactor
 from metarl.sim.mujoco.frictions import check_frictions
 from metarl.sim.mujoco.physics import MujocoFamily, mj, reread_changed
-from metarl.tasks.base import Split, check_num_tasks, check_split
+from metarl.tasks.base import Split, check_sampling, check_split
 
 TURNS_OR_SLIDES = {int(mj.mjtJoint.mjJNT_HINGE), int(mj.mjtJoint.mjJNT_SLIDE)}
 
@@ -135,7 +135,7 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
         )
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        check_num_tasks(num_tasks)
+        check_sampling(num_tasks, generator)
         split, sizes = self._split_parameter, self._sizes()
         shape = (sum(sizes.values()), 2, num_tasks)
         draws = torch.rand(shape, generator=generator, device=generator.device)
