@@ -132,11 +132,11 @@ def takes_mask(net: nn.Module) -> bool:
 def _check_signature(net: nn.Module) -> None:
     try:
         signature = inspect.signature(net.forward)
-        signature.bind(None)
+        signature.bind(None, **({"mask": None} if takes_mask(net) else {}))
     except TypeError as error:
         raise SettingsError(
-            f"Expected a module with forward(inputs), whose other parameters have defaults; "
-            f"{type(net).__name__}.forward does not run with one argument ({error}). Give several "
+            f"Expected a module with forward(inputs), whose other parameters but `mask` have "
+            f"defaults; {type(net).__name__}.forward does not run with one argument ({error}). Give several "
             "inputs as one tensor, and split it there, such as inputs.split((2, 3), dim=-1)."
         ) from error
 

@@ -267,6 +267,21 @@ def test_masks_are_passed_on(generator):
         linear(task_params(linear, TASKS), x, mask=mask)
 
 
+def test_a_mask_may_have_no_default(generator):
+    class Needed(Masked):
+        def forward(self, x, mask):
+            return super().forward(x, mask)
+
+    net = Needed()
+    model = from_module(net)
+    x = torch.randn(TASKS, 4, 5, 3, generator=generator)
+    mask = torch.arange(5) < torch.randint(1, 6, (TASKS, 4, 1), generator=generator)
+    outputs = model(task_params(model, TASKS), x, mask=mask)
+    torch.testing.assert_close(outputs[1], net(x[1], mask[1]))
+    with pytest.raises(SettingsError, match="missing 1 required positional argument: 'mask'"):
+        model(task_params(model, TASKS), x)
+
+
 # Copies
 
 
