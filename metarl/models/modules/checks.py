@@ -136,8 +136,9 @@ def _check_signature(net: nn.Module) -> None:
     except TypeError as error:
         raise SettingsError(
             f"Expected a module with forward(inputs), whose other parameters but `mask` have "
-            f"defaults; {type(net).__name__}.forward does not run with one argument ({error}). Give several "
-            "inputs as one tensor, and split it there, such as inputs.split((2, 3), dim=-1)."
+            f"defaults; {type(net).__name__}.forward does not run with one argument ({error}). "
+            "Give several inputs as one tensor, and split it there, such as inputs.split((2, 3), "
+            "dim=-1)."
         ) from error
 
 
