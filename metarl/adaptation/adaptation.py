@@ -21,6 +21,12 @@ from metarl.registry import did_you_mean
 from metarl.tasks.losses import TaskLoss
 from metarl.tasks.metrics import MetricFunction
 
+LEARNERS = frozenset({
+    "adapt", "clone", "collect", "eval", "evaluate", "forward", "load_state_dict",
+    "named_parameters", "parameters", "predict", "state_dict", "to", "train", "zero_grad",
+})  # fmt: skip
+"""What learners have, here and in other libraries."""
+
 
 @dataclass(frozen=True, eq=False)
 class Adaptation:
@@ -126,7 +132,7 @@ class Adaptation:
             AttributeError: Always.
         """
         hint = ""
-        if name in ("adapt", "predict", "evaluate", "collect", "parameters", "state_dict"):
+        if name in LEARNERS:
             hint = (
                 " An Adaptation is a plain value; `GradientLearner(adaptation)` or "
                 "`PolicyLearner(adaptation, family)` adapts, predicts and evaluates."

@@ -254,8 +254,17 @@ def _pictures(data: Any, shape: Sequence[int]) -> Any:
         return image_array(data, modes.get(shape[0]) if len(shape) == 3 else None)
     if isinstance(data, np.ndarray) and data.dtype != object:
         return data
-    data = data.tolist() if hasattr(data, "tolist") and _holds_images(data) else data
-    return [_pictures(part, shape) for part in data] if _holds_images(data) else data
+    if not _holds_images(data):
+        return data
+    data = data.tolist() if hasattr(data, "tolist") else data
+    pictures = [_pictures(part, shape) for part in data]
+    sizes = {picture.shape for picture in pictures if isinstance(picture, np.ndarray)}
+    if len(sizes) > 1 and len(shape) == 3:
+        raise ShapeError(
+            f"Expected images of {shape[1]} x {shape[2]} pixels, as in training, got images "
+            f"{short_repr(sorted(sizes))}; resize them: image.resize({(shape[2], shape[1])})."
+        )
+    return pictures
 
 
 def _holds_images(data: Any) -> bool:

@@ -213,20 +213,25 @@ def num_rows(table: Any, names: Sequence[str] | None = None) -> int:
         return len(table)
     counts: dict[str, int] = {}
     for name in list(table) if names is None else names:
-        try:
-            counts[name] = len(table[name])
-        except TypeError as error:
-            raise ShapeError(
-                f"Expected a value for each row in the column {name!r}, got "
-                f"{short_repr(table[name])}; leave it out, or name the columns of the inputs: "
-                "inputs=[...]."
-            ) from error
+        counts[name] = _length(table[name], name)
     if len(set(counts.values())) != 1:
         raise ShapeError(
             f"Expected columns of one length, got {short_repr(counts)}; leave others out, or name "
             "the columns of the inputs: inputs=[...]."
         )
     return next(iter(counts.values()))
+
+
+def _length(values: Any, name: str) -> int:
+    """Returns the number of rows of a column; raises ShapeError if it is a single value."""
+    try:
+        return len(values)
+    except TypeError as error:
+        raise ShapeError(
+            f"Expected a value for each row in the column {name!r}, got {short_repr(values)}; of "
+            f"a single row, give [{short_repr(values)}]. Or leave it out, or name the columns of "
+            "the inputs: inputs=[...]."
+        ) from error
 
 
 def numbers(table: Any, names: Sequence[str]) -> Tensor:
@@ -259,6 +264,7 @@ def numbers(table: Any, names: Sequence[str]) -> Tensor:
 
 def _plain_column(values: Any, name: str) -> Column:
     """Converts a pandas Series, an array, a tensor or a list."""
+    _length(values, name)
     if isinstance(values, Tensor):
         return Column(tensor_array(values, f"column {name!r}"))
     if np.ma.is_masked(values):

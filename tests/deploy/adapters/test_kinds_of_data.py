@@ -56,6 +56,8 @@ def test_images_have_the_channels_of_training():
         np.testing.assert_allclose(outputs(images, shape=shape), expected, atol=1e-5)
     rgb = np.repeat(PIXELS[:, None], 3, 1) / 255
     expected = outputs(rgb, shape=(3, 8, 8))
+    with pytest.raises(ShapeError, match=r"8 x 8 pixels.*resize them: image.resize\(\(8, 8\)\)"):
+        outputs([*grey[:2], grey[2].resize((9, 8))], shape=(1, 8, 8))
     for images in (grey, [palette_image(p) for p in PIXELS], [i.convert("RGBA") for i in grey]):
         np.testing.assert_allclose(outputs(images, shape=(3, 8, 8)), expected, atol=1e-5)
 

@@ -445,6 +445,9 @@ def test_a_run_knows_the_columns_of_its_table(tmp_path):
             adapter.predict(wrong)
     with pytest.raises(DataError, match=r"'angle, load', in .*'load' missing"):
         adapt_on_table(adapter, tmp_path / "five.csv", "y", 3, 1, 0)
+    for single in (2.0, np.float32(2.0), torch.tensor(2.0)):
+        with pytest.raises(ShapeError, match=r"row in the column 'angle', got .*of a single row"):
+            adapter.predict({"angle": single, "load": single})
     for other in other_tables({n: table[n].to_numpy() for n in ("load", "speed", "angle")}):
         adapter.adapt({n: v[:6] for n, v in table.items()}, {"y": table["y"].to_numpy()[:6]})
         np.testing.assert_array_equal(adapter.predict(other), expected)
