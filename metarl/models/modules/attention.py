@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarl.errors import SettingsError
+from metarl.models.modules.composed import linear
 from metarl.models.modules.noise import dropout
 from metarl.models.modules.passes import current_pass
 
@@ -125,7 +126,7 @@ def multi_head_attention(
         weights = in_proj_weight.chunk(3)
     biases = (None, None, None) if in_proj_bias is None else in_proj_bias.chunk(3)
     projected = [
-        F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)
+        linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)
     ]
     for i, extra in enumerate((bias_k, bias_v), start=1):
         if extra is not None:  # [1, 1, E]: one more element of the sequence
@@ -141,7 +142,7 @@ def multi_head_attention(
         _weights(heads[0], heads[1], mask, False, None), dropout_p, training
     )
     out = (attention @ heads[2]).permute(2, 0, 1, 3).flatten(2)
-    out = F.linear(out, out_proj_weight, out_proj_bias)
+    out = linear(out, out_proj_weight, out_proj_bias)
     shown = attention.mean(1) if average_attn_weights else attention
     if single:
         out, shown = out.squeeze(1), shown.squeeze(0)

@@ -1,4 +1,4 @@
-"""Functions of torch without a second derivative, or wrong under `vmap`, composed of others."""
+"""Functions of torch without a second derivative, or not right under `vmap`, composed of others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 NO_ROW = -(2**62)
 """An index that no table has, also after those of many tasks were joined to one."""
@@ -49,6 +50,13 @@ def embedding(
         )
     weight = fixed_row(weight, padding_idx)
     return F.embedding(known_rows(input, weight.shape[0]), weight)
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear`, which under `vmap` reads sizes that a capture for any number does not have."""
+    if bias is None or weight.dim() != 2 or get_proxy_mode() is None:
+        return F.linear(input, weight, bias)
+    return input @ weight.mT + bias
 
 
 def known_rows(index: Tensor, rows: int) -> Tensor:

@@ -40,6 +40,7 @@ REPLACED: dict[Function, Function] = {
 BATCHED: dict[Function, Function] = {
     **REPLACED,
     F.embedding: composed.embedding,
+    F.linear: composed.linear,
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), images.convolution),
     **dict.fromkeys((F.max_pool2d, torch.max_pool2d), images.max_pool2d),
     F.adaptive_avg_pool2d: images.adaptive_avg_pool2d,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from metarl.errors import ShapeError
 from metarl.models.convolution import channel_moments
@@ -85,8 +86,12 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """`F.layer_norm`: normalises over the last dimensions, those of `shape`."""
-    # without weights torch's is right under vmap, too
-    hidden = F.layer_norm(inputs, list(shape), None, None, eps)
+    if get_proxy_mode() is None:  # without weights torch's is right under vmap, too
+        hidden = F.layer_norm(inputs, list(shape), None, None, eps)
+    else:  # a capture for any number of examples, whose sizes torch's would fix
+        dims = list(range(-len(shape), 0))
+        centred = inputs - inputs.mean(dims, keepdim=True)
+        hidden = centred * torch.rsqrt(centred.square().mean(dims, keepdim=True) + eps)
     hidden = hidden if weight is None else hidden * weight
     return hidden if bias is None else hidden + bias
 

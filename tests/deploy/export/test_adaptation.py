@@ -290,6 +290,23 @@ def test_programs_of_torch_do_the_same(sines, programs, generator):
         OnnxAdaptation(programs)
 
 
+def test_layers_that_run_by_vmap_take_any_number_of_examples(generator, tmp_path):
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(2, 1, 4, dropout=0.0, batch_first=True)
+
+        def forward(self, x):
+            return self.layer(x).mean(1)
+
+    torch.manual_seed(0)
+    learner = GradientLearner(MAML(Encoder(), inner_lr=0.1))
+    examples = Examples(*torch.randn(2, 1, 5, 3, 2, generator=generator))
+    examples = examples._replace(targets=examples.targets.mean(2))
+    tasks = TaskBatch(examples, examples)
+    assert export_adaptation(learner, tmp_path / "encoder", "torch", tasks=tasks) < 1e-5
+
+
 def test_both_parts_of_complex_weights_are_compared(generator, tmp_path, monkeypatch):
     class Complex(nn.Module):
         def __init__(self):
