@@ -24,14 +24,18 @@ def validation_curve(
         settings: Number of tasks and of adaptation steps.
         device: The device of the tasks.
     """
-    return adaptation_curve(
-        learner,
-        tasks,
-        num_tasks=settings.eval_tasks,
-        steps=settings.eval_steps,
-        generator=torch.Generator(device).manual_seed(VALIDATION_SEED),
-        transductive=True,  # one pass for all queries; learners that cannot ignore it
-    )
+    try:
+        return adaptation_curve(
+            learner,
+            tasks,
+            num_tasks=settings.eval_tasks,
+            steps=settings.eval_steps,
+            generator=torch.Generator(device).manual_seed(VALIDATION_SEED),
+            transductive=True,  # one pass for all queries; learners that cannot ignore it
+        )
+    except Exception as error:
+        error.add_note("This happened on the validation tasks, not in training.")
+        raise
 
 
 def dashboard_tags(

@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 
-from metarl.errors import CheckpointError, NonFiniteError, SettingsError
+from metarl.errors import CheckpointError, MetarlError, NonFiniteError, SettingsError
 from metarl.evaluation.curves import adaptation_curve
 from metarl.models import MLP, Conv4
 from metarl.runs.checkpoints import Checkpoints, load_checkpoint, load_weights
@@ -371,3 +371,14 @@ def test_the_checkpoint_of_the_best_validation_value_is_kept(folder):
     validation = Sine(6, 6).split("validation")
     curve = validation_curve(learner, validation, run.settings, torch.device("cpu"))
     assert curve.values.double().mean(1)[-1].item() == curves[best]
+
+
+def test_an_error_on_validation_tasks_says_so(folder):
+    tasks = Glyphs(2, 1, 3, alphabets=2, characters=4, drawings=4)
+    model = Conv4(2, torch.Generator().manual_seed(0), filters=4)
+    settings = TrainingSettings(iterations=1, checkpoint_every=1, **{**SETTINGS, "eval_every": 1})
+    validation = Glyphs(3, 1, 3, alphabets=2, characters=4, drawings=4)
+    run = OuterLoop(MAML(model, 0.1), tasks, settings, folder, validation=validation)
+    with pytest.raises(MetarlError) as caught:
+        run.run()
+    assert "on the validation tasks" in caught.value.__notes__[0]
