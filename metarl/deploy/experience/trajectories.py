@@ -13,6 +13,7 @@ from gymnasium.spaces import Dict, Discrete, Tuple
 from torch import Tensor
 
 from metarl.deploy.arrays import as_array
+from metarl.deploy.experience.rlds import is_rlds, rlds_episodes
 from metarl.deploy.experience.trajectory_tables import (
     as_flags,
     check_counter,
@@ -96,7 +97,8 @@ def read_trajectories(source: Any, spaces: ControlSpaces) -> list[Trajectory]:
     Args:
         source: One of: a dict of arrays (observations, actions, rewards, terminated, truncated,
             next_observations and log_probs if they are known), of one episode or of many one after
-            another; a list of such dicts, or of objects with such attributes; a Minari data set;
+            another; a list of such dicts, or of objects with such attributes; steps or episodes of
+            RLDS (`is_last` and `is_terminal`); a Minari data set;
             the path of a Parquet, CSV or .npz file, or a table of pandas or Arrow, with the same
             columns and an episode number; or a list of such paths or tables.
         spaces: The spaces of training.
@@ -117,6 +119,8 @@ def read_trajectories(source: Any, spaces: ControlSpaces) -> list[Trajectory]:
 def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
     """Yields the parts of each episode by the names of `NAMES`."""
     source = _opened(source)
+    if is_rlds(source) or (isinstance(source, Sequence) and source and all(map(is_rlds, source))):
+        source = list(rlds_episodes(source))
     if isinstance(source, Mapping):
         found = _named(source)
         _check_parts(found, "the log", list(map(str, source)))

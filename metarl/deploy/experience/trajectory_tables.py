@@ -29,10 +29,7 @@ MARKS = re.compile(
     r"|terminals?|terminat(ed|ions?)|truncat(ed|ions?)|time_?(out|limit)s?"
 )
 """Names that say where episodes end, though nobody knows in which way."""
-RLDS = (
-    " In logs of RLDS, the last step has no action and no reward: leave both out, and keep its "
-    "observation."
-)
+RLDS = " Logs of RLDS have both `is_last` and `is_terminal`, of which one is missing."
 
 
 def file_columns(path: Path) -> dict[str, np.ndarray]:
@@ -200,7 +197,7 @@ def check_marks(log: Mapping[str, Any], count: int) -> None:
             "Expected a log that says where its episodes end by a name that is known, it has "
             f"{', '.join(map(str, marks))}. Call it `episode` if it numbers the episodes, "
             "`terminated` or `truncated` if it is true at their last steps, or leave it out of a "
-            f"log of one episode.{RLDS * ('is_last' in marks)}"
+            f"log of one episode.{RLDS * ('is_last' in marks or 'is_terminal' in marks)}"
         )
 
 
