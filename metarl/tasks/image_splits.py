@@ -7,6 +7,7 @@ import csv
 import os
 import posixpath
 import unicodedata
+import warnings
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -26,6 +27,10 @@ IMAGE_ENDINGS = {
     ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
     ".tif", ".tiff", ".webp",
 }  # fmt: skip
+UNREAD_ENDINGS = {
+    ".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jp2", ".jxl", ".nef", ".svg",
+}  # fmt: skip
+"""Endings of images that are not read."""
 NO_IMAGES = ("@eaDir", "__MACOSX")
 """Folders in which systems keep copies and attributes of images."""
 MINI_IMAGENET: dict[Split, str] = {
@@ -221,11 +226,20 @@ def _images_of(folder: Path) -> list[Path]:
         raise DataError(
             f"The class folder {short_repr(str(folder), 300)} is missing; a split file names it."
         )
-    paths = sorted(path for path in files_below(folder) if path.suffix.lower() in IMAGE_ENDINGS)
+    files = list(files_below(folder))
+    paths = sorted(path for path in files if path.suffix.lower() in IMAGE_ENDINGS)
     if not paths:
         raise DataError(
             f"The class folder {folder} has no images; their names end in "
             f"{', '.join(sorted(IMAGE_ENDINGS))}."
+        )
+    unread = [path.suffix for path in files if path.suffix.lower() in UNREAD_ENDINGS]
+    if unread:
+        warnings.warn(
+            f"{len(unread)} images in the class folder {folder} are left out, whose names end in "
+            f"{', '.join(sorted(set(unread)))}; convert them to .png or .jpg.",
+            RuntimeWarning,
+            stacklevel=2,
         )
     return paths
 

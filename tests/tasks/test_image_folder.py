@@ -164,6 +164,13 @@ def test_bad_split_files(folders, content, message):
         ImageFolder(folders)
 
 
+def test_images_that_cannot_be_read_are_named(folders):
+    (folders / "ant" / "7.HEIC").write_bytes(b"?")
+    (folders / "ant" / "notes.txt").write_text("no image")
+    with pytest.warns(RuntimeWarning, match=r"^1 images in .*ant are left out.*\.HEIC; convert"):
+        few_shot(folders, image_size=16)
+
+
 def test_a_csv_without_its_columns(mini_imagenet):
     (mini_imagenet / "test.csv").write_text("file,label\na.png,fox\n")
     with pytest.raises(DataError, match=r"columns filename,label in the split file .*test\.csv"):
