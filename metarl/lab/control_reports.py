@@ -87,14 +87,6 @@ class ControlReports:
         self._protocols = () if learner.learns_in_evaluation else protocols
         self._draw = None if learner.learns_in_evaluation else draw
 
-    def _log_picture(self, loop: OuterLoop) -> None:
-        """Logs what `draw` gives; prints the reason if it fails, so that there is a report."""
-        try:
-            picture = self.show(loop, DRAWN_TASKS, None)
-            log_figure(loop, picture.name, picture.figure)
-        except Exception as error:
-            print(f"There is no picture: {type(error).__name__}: {error}", file=sys.stderr)
-
     def show(self, loop: OuterLoop, num_tasks: int, steps: int | None) -> Picture:
         """Draws an adaptation to test tasks; `steps` None for those of the settings."""
         from metarl.plots.pictures import curve_picture
@@ -143,6 +135,14 @@ class ControlReports:
         title = f"{settings.algorithm} on {self._test.name}"
         protocols = [p.extended(settings.test_steps) for p in self._protocols]
         return return_table(rows, published, title, trial, others, protocols)
+
+    def _log_picture(self, loop: OuterLoop) -> None:
+        """Logs what `draw` gives; prints the reason if it fails, so that there is a report."""
+        try:
+            picture = self.show(loop, DRAWN_TASKS, None)
+            log_figure(loop, picture.name, picture.figure)
+        except Exception as error:
+            print(f"There is no picture: {type(error).__name__}: {error}", file=sys.stderr)
 
     def _sample(
         self, loop: OuterLoop, num_tasks: int, steps: int | None

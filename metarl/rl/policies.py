@@ -228,14 +228,8 @@ def policy_for(
     Raises:
         SettingsError: A space has a part that no policy supports, such as text.
     """
-    if isinstance(where, tuple):
-        pair = where
-    else:
-        if not isinstance(getattr(where, "observation_space", None), spaces.Space):
-            check_is_family(where)
-        pair = where.observation_space, where.action_space
     own = not getattr(where, "published_units", False)
-    observation, action = flat_spaces(*pair)
+    observation, action = flat_spaces(*_spaces_of(where))
 
     def build(outputs: int) -> Model:
         if isinstance(network, nn.Module):
@@ -263,6 +257,17 @@ def policy_for(
         normalize_observations=own if normalize_observations is None else normalize_observations,
     )
     return policy.to(generator.device)
+
+
+def _spaces_of(
+    where: HasSpaces | tuple[spaces.Space[Any], spaces.Space[Any]],
+) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+    """Returns a pair of observation and action space; raises SettingsError for what has none."""
+    if isinstance(where, tuple):
+        return where
+    if not isinstance(getattr(where, "observation_space", None), spaces.Space):
+        check_is_family(where)
+    return where.observation_space, where.action_space
 
 
 def flat_spaces(
