@@ -111,10 +111,11 @@ def comparison_table(comparison: Comparison) -> Table:
         table.add_column(escape(run.label), justify="right", overflow="fold")
     runs = comparison.runs
     digits = 3 if comparison.metric == "accuracy" else 2
-    for step in telling_steps(max(len(r.adaptation) for r in runs) - 1):
-        reached = [r.adaptation[step] if step < len(r.adaptation) else None for r in runs]
-        cells = ["" if s is None else _cell(s, digits) for s in reached]
-        table.add_row(str(step), *cells)
+    for step in telling_steps(max(max(r.adaptation) for r in runs)):
+        reached = [r.adaptation.get(step) for r in runs]
+        if any(reached):
+            cells = ["" if s is None else _cell(s, digits) for s in reached]
+            table.add_row(str(step), *cells)
     return table
 
 

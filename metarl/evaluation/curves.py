@@ -27,10 +27,11 @@ class AdaptationCurve:
 
     Attributes:
         metric: Name of the metric: "mse", "accuracy" or "return".
-        values: Shape [steps + 1, tasks] ([1, tasks] of the last step only), float32, CPU.
+        values: Shape [rows, tasks], float32, CPU; a row for each number of steps.
         transductive: Whether queries shared batch-norm statistics; without meaning for returns.
         tasks: What distinguishes the tasks, [tasks, *] per name: their `info`.
         others: Further metrics, such as success: name -> values of the same shape.
+        first_step: Adaptation steps of the first row: 0, or more where only the last is evaluated.
     """
 
     metric: str
@@ -38,6 +39,7 @@ class AdaptationCurve:
     transductive: bool
     tasks: dict[str, Tensor] | None = None
     others: dict[str, Tensor] = field(default_factory=dict)
+    first_step: int = 0
 
 
 def adaptation_curve(
@@ -108,8 +110,9 @@ def adaptation_curve(
     for key, value in values.items():
         warn_if_nan(value, key, "task")
     return AdaptationCurve(
-        metric, values.pop(metric), transductive, concatenate_tasks(infos), values
-    )
+        metric, values.pop(metric), transductive, concatenate_tasks(infos), values,
+        first_step=steps if last_only else 0,
+    )  # fmt: skip
 
 
 def fitted(

@@ -26,7 +26,7 @@ _DASHES = ("solid", (0, (4, 2)), (0, (1, 1.5)))
 
 def comparison_figure(
     training: Mapping[str, Sequence[tuple[int, Summary]]],
-    adaptation: Mapping[str, Sequence[Summary]],
+    adaptation: Mapping[str, Mapping[int, Summary]],
     metric: str,
     *,
     axis: str = "Meta-iterations",
@@ -41,7 +41,7 @@ def comparison_figure(
 
     Args:
         training: Label -> the position on the axis and the summary there.
-        adaptation: Label -> one summary per number of adaptation steps, starting at 0.
+        adaptation: Label -> the summary after each number of adaptation steps.
         metric: Name of the metric.
         axis: What training is counted in.
         split: The split of the adaptation curves.
@@ -57,9 +57,8 @@ def comparison_figure(
     figure = Figure(figsize=((9.6 if both else 5.6) + margin, 4.0), layout="constrained")
     *left, right = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
     for i, (label, summaries) in enumerate(adaptation.items()):
-        points = [(step, summary) for step, summary in enumerate(summaries)]
         text = _legend_text(label)
-        _draw(right, points, text, i)
+        _draw(right, list(summaries.items()), text, i)
         for axes in left:
             _draw(axes, training.get(label, ()), text, i)
     style_axes(right)
@@ -67,7 +66,7 @@ def comparison_figure(
     right.set_xlabel("Adaptation steps", color=INK)
     right.set_ylabel(metric_name(metric), color=INK)
     right.set_title(f"{split.replace('_', ' ')} tasks".capitalize(), color=INK, fontsize=10)
-    scale_axis(right, metric, [s.mean for summaries in adaptation.values() for s in summaries])
+    scale_axis(right, metric, [s.mean for points in adaptation.values() for s in points.values()])
     for axes in left:
         style_axes(axes)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))

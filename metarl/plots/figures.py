@@ -23,7 +23,6 @@ from matplotlib.ticker import (
     LogLocator,
     MaxNLocator,
     NullFormatter,
-    PercentFormatter,
 )
 
 from metarl.errors import SettingsError, ShapeError
@@ -48,6 +47,7 @@ def adaptation_figure(
     band: str = "95 % CI",
     title: str = "",
     axis: str = "Adaptation steps",
+    first_step: int = 0,
 ) -> Figure:
     """Draws a metric over adaptation steps, with confidence bands.
 
@@ -55,7 +55,7 @@ def adaptation_figure(
     axis. With more than one curve, a legend is drawn next to the axes.
 
     Args:
-        curves: Label -> one summary per number of adaptation steps, starting at 0.
+        curves: Label -> one summary per number of adaptation steps, starting at `first_step`.
         metric: Name of the metric ("mse", "accuracy", "return" or another name).
         statistic: The statistic to draw.
         published: Label -> {steps: value}, drawn as diamonds in the colour of the curve with the
@@ -63,6 +63,7 @@ def adaptation_figure(
         band: Legend label of the bands.
         title: Title of the figure.
         axis: Label of the x axis.
+        first_step: The adaptation steps of the first summary.
 
     Raises:
         SettingsError: `curves` is empty or contains an empty curve.
@@ -76,7 +77,8 @@ def adaptation_figure(
     figure = Figure(figsize=(5.6 + margin, 4.0), layout="constrained")
     axes = figure.add_subplot()
     colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(curves)}
-    for label, summaries in curves.items():
+    by_steps = {label: dict(enumerate(s, first_step)) for label, s in curves.items()}
+    for label, summaries in by_steps.items():
         _draw_curve(axes, label, summaries, statistic, colours[label])
     for label, points in (published or {}).items():
         colour = colours.get(label, INK)
@@ -84,7 +86,7 @@ def adaptation_figure(
     style_axes(axes)
     values = [getattr(s, statistic) for summaries in curves.values() for s in summaries]
     scale_axis(axes, metric, values)
-    mark_steps(axes, curves.values())
+    mark_steps(axes, by_steps.values())
     axes.set_xlabel(axis, color=INK)
     suffix = "" if statistic == "mean" else ", interquartile mean"
     axes.set_ylabel(metric_name(metric) + suffix, color=INK)
@@ -169,22 +171,23 @@ def save_figure(figure: Figure, path: Path | str) -> None:
 
 
 def _draw_curve(
-    axes: Axes, label: str, summaries: Sequence[Summary], statistic: str, colour: str
+    axes: Axes, label: str, summaries: Mapping[int, Summary], statistic: str, colour: str
 ) -> None:
-    steps = range(len(summaries))
-    middle = [getattr(s, statistic) for s in summaries]
-    low = [getattr(s, f"{statistic}_low") for s in summaries]
-    high = [getattr(s, f"{statistic}_high") for s in summaries]
+    steps = list(summaries)
+    middle = [getattr(s, statistic) for s in summaries.values()]
+    low = [getattr(s, f"{statistic}_low") for s in summaries.values()]
+    high = [getattr(s, f"{statistic}_high") for s in summaries.values()]
     draw_band(axes, steps, low, high, colour)
     axes.plot(
         steps, middle, color=colour, linewidth=2, marker="o", markersize=4.5, label=label, zorder=3
     )
 
 
-def mark_steps(axes: Axes, curves: Iterable[Sequence[Summary]]) -> None:
-    """Marks whole numbers of adaptation steps on the x axis."""
-    is_point = max(map(len, curves)) == 1
-    axes.xaxis.set_major_locator(FixedLocator([0]) if is_point else MaxNLocator(integer=True))
+def mark_steps(axes: Axes, curves: Iterable[Iterable[int]]) -> None:
+    """Marks the numbers of adaptation steps of the curves on the x axis."""
+    steps = sorted({step for curve in curves for step in curve})
+    locator = FixedLocator(steps) if len(steps) == 1 else MaxNLocator(integer=True)
+    axes.xaxis.set_major_locator(locator)
 
 
 def draw_band(
@@ -226,7 +229,7 @@ def scale_axis(axes: Axes, metric: str, values: Sequence[float]) -> None:
     """Scales and labels the y axis for the values of a metric; see `adaptation_figure`."""
     values = [v for v in values if math.isfinite(v)]
     if metric == "accuracy":
-        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
     elif metric == "mse" and values and min(values) > 0 and max(values) / min(values) > 3:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))

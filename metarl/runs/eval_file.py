@@ -78,7 +78,10 @@ def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def _checked(line: Any) -> dict[str, Any]:
     """Returns a decoded line; raises ValueError if an entry that is used has another type."""
-    kinds = {"iteration": int, "environment_steps": int, "split": str, "metric": str, "mean": list}
+    kinds = {
+        "iteration": int, "environment_steps": int, "first_step": int, "split": str,
+        "metric": str, "mean": list,
+    }  # fmt: skip
     if not isinstance(line, dict) or "iteration" not in line:
         raise ValueError('expected {"iteration": ..., ...}')
     for name, kind in kinds.items():

@@ -154,13 +154,17 @@ class RunLogger:
         tag = f"{prefix}/{curve.metric}"
         self._layout(prefix, curve.metric)
         if prefix in self._repeated:
-            values = {f"{tag}/step_{k}": s.mean for k, s in enumerate(summaries)}
+            numbered = enumerate(summaries, curve.first_step)
+            values = {f"{tag}/step_{k}": s.mean for k, s in numbered}
             values |= {f"{tag}/{n}": getattr(summaries[-1], n) for n in STATISTICS}
             self.scalars(values, iteration)
         else:
-            for values, step in over_adaptation_steps(tag, [s.mean for s in summaries]):
+            means = [s.mean for s in summaries]
+            for values, step in over_adaptation_steps(tag, means, curve.first_step):
                 self.scalars(values, step)
-        figure = adaptation_figure({prefix: summaries}, curve.metric, title=prefix)
+        figure = adaptation_figure(
+            {prefix: summaries}, curve.metric, title=prefix, first_step=curve.first_step
+        )
         self.image(f"curve/{name or prefix}", figure_pixels(figure), iteration)
         head = {"iteration": iteration, "split": prefix.removeprefix("eval_")}
         head |= {"metric": curve.metric, "transductive": curve.transductive, **(extra or {})}
@@ -168,6 +172,8 @@ class RunLogger:
             drop_lines(self.folder, json.loads(json.dumps(head)))
         columns = {n: [_number(getattr(s, n)) for s in summaries] for n in STATISTICS}
         line: dict[str, Any] = {**head, "tasks": summaries[0].count}
+        if curve.first_step:
+            line["first_step"] = curve.first_step
         if environment_steps is not None:
             line["environment_steps"] = environment_steps
             if prefix in self._repeated:
@@ -175,7 +181,7 @@ class RunLogger:
                     self._board.by_environment_steps(tag, columns["mean"], environment_steps)
         self._append({**line, **columns})
         for other, measured in curve.others.items():
-            further = AdaptationCurve(other, measured, curve.transductive)
+            further = dataclasses.replace(curve, metric=other, values=measured, others={})
             self.curve(further, iteration, prefix, extra, environment_steps, f"{prefix}_{other}")
         self.flush()
         return summaries

@@ -27,12 +27,12 @@ class RunCurves:
         label: What distinguishes the run from the others.
         training: Meta-iterations or environment steps, and the validation metric after the last
             adaptation step; empty without validation.
-        adaptation: The metric after 0, 1, ... adaptation steps, of the split that is compared.
+        adaptation: Adaptation steps -> the metric after them, of the split that is compared.
     """
 
     label: str
     training: list[tuple[int, Summary]]
-    adaptation: list[Summary]
+    adaptation: dict[int, Summary]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def compare_runs(
         RunCurves(
             label,
             [
-                (line[axis], _summaries(folder, line)[-1])
+                (line[axis], list(_summaries(folder, line).values())[-1])
                 for line in _of(lines[folder], VALIDATION)
                 if axis in line
             ],
@@ -150,14 +150,15 @@ def _common_splits(runs: list[list[dict[str, Any]]]) -> list[str]:
     return [split for split in first if all(split in other for other in others)]
 
 
-def _summaries(folder: Path, line: dict[str, Any]) -> list[Summary]:
-    """Returns the summaries of a line; entries of None are NaN."""
+def _summaries(folder: Path, line: dict[str, Any]) -> dict[int, Summary]:
+    """Returns the summaries of a line by adaptation steps; entries of None are NaN."""
     names = [name for name in _STATISTICS if name in line or name not in _LATER]
     try:
         columns = [[math.nan if v is None else float(v) for v in line[n]] for n in names]
         count = int(line["tasks"])
         rows = zip(*columns, strict=True)
-        return [Summary(count=count, **dict(zip(names, row, strict=True))) for row in rows]
+        summaries = [Summary(count=count, **dict(zip(names, row, strict=True))) for row in rows]
+        return dict(enumerate(summaries, line.get("first_step", 0)))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"A line of {folder}/eval.jsonl cannot be used: {error!r}. Repair or delete it."

@@ -31,7 +31,7 @@ def merge_seeds(folders: Sequence[Path], comparison: Comparison) -> Comparison:
         The curves of the groups, in the order of the first run of each.
 
     Raises:
-        SettingsError: Two runs of a group have the same seed.
+        SettingsError: Two runs of a group have the same seed, or no adaptation steps in common.
         CheckpointError: A run's config.json cannot be read, or has no seed.
     """
     groups: dict[str, dict[Any, tuple[Path, RunCurves]]] = {}
@@ -55,11 +55,17 @@ def merge_seeds(folders: Sequence[Path], comparison: Comparison) -> Comparison:
 def _merged(label: str, runs: Sequence[RunCurves]) -> RunCurves:
     training = [dict(run.training) for run in runs]
     common = [x for x in training[0] if all(x in points for points in training)]
-    steps = zip(*(run.adaptation for run in runs), strict=False)  # as many as all have
+    adaptation = [run.adaptation for run in runs]
+    steps = [step for step in adaptation[0] if all(step in curve for curve in adaptation)]
+    if not steps:
+        raise SettingsError(
+            f"Expected seeds of {label} that are evaluated after the same adaptation steps, got "
+            f"{', '.join(str(list(curve)) for curve in adaptation)}. Evaluate them again."
+        )
     return RunCurves(
         f"{label}, {len(runs)} {'seed' if len(runs) == 1 else 'seeds'}",
         [(x, summarise_seeds([points[x] for points in training])) for x in common],
-        [summarise_seeds(summaries) for summaries in steps],
+        {step: summarise_seeds([curve[step] for curve in adaptation]) for step in steps},
     )
 
 

@@ -89,7 +89,7 @@ class TensorBoardWriter(Writer):
             prefix, means = f"eval_{line['split']}", line["mean"]
             tag, steps = f"{prefix}/{line['metric']}", line.get("environment_steps", -1)
             if prefix not in repeated:
-                points = over_adaptation_steps(tag, means)
+                points = over_adaptation_steps(tag, means, line.get("first_step", 0))
                 self._unrepeated[f"{BY_ADAPTATION_STEPS}/{tag}"] = points
             elif steps >= self._run.start:
                 points = _over_environment_steps(tag, means, steps)
@@ -193,14 +193,16 @@ class TensorBoardWriter(Writer):
         writer.add_summary(summary, step)
 
 
-def over_adaptation_steps(tag: str, means: Sequence[float | None]) -> Points:
+def over_adaptation_steps(tag: str, means: Sequence[float | None], first_step: int = 0) -> Points:
     """Returns the means of a curve over adaptation steps, under one tag.
 
     Args:
         tag: The tag of the curve ("eval_test/mse").
         means: The mean after each adaptation step; None if it is not finite.
+        first_step: The adaptation steps of the first mean.
     """
-    return [({f"{BY_ADAPTATION_STEPS}/{tag}": _float(m)}, k) for k, m in enumerate(means)]
+    tag = f"{BY_ADAPTATION_STEPS}/{tag}"
+    return [({tag: _float(m)}, k) for k, m in enumerate(means, first_step)]
 
 
 def _over_environment_steps(

@@ -31,12 +31,12 @@ def test_the_curves_are_those_of_eval_jsonl(tmp_path):
     assert (comparison.metric, comparison.split) == ("mse", "test")
     maml, reptile = comparison.runs
     assert (maml.label, reptile.label) == ("maml", "reptile")
-    assert [s.mean for s in maml.adaptation] == [3.0, 2.0, 0.5]
+    assert [s.mean for s in maml.adaptation.values()] == [3.0, 2.0, 0.5]
     assert [(x, s.mean) for x, s in reptile.training] == [
         (10, pytest.approx(0.15)), (20, pytest.approx(0.075)),
     ]  # fmt: skip
     line = json.loads((folders[0] / EVAL_FILE).read_text().splitlines()[-1])
-    assert [s.mean_low for s in maml.adaptation] == line["mean_low"]
+    assert [s.mean_low for s in maml.adaptation.values()] == line["mean_low"]
 
 
 def test_further_metrics_and_lines_of_0_1_do_not_disturb_the_comparison(tmp_path):
@@ -49,13 +49,13 @@ def test_further_metrics_and_lines_of_0_1_do_not_disturb_the_comparison(tmp_path
             )
     comparison = compare_runs([folder])
     assert comparison.metric == "mse"
-    assert [s.mean for s in comparison.runs[0].adaptation] == [3.0, 2.0]
+    assert [s.mean for s in comparison.runs[0].adaptation.values()] == [3.0, 2.0]
     assert [(x, s.mean) for x, s in comparison.runs[0].training] == [(10, 2.0)]
     lines = [json.loads(line) for line in (folder / EVAL_FILE).read_text().splitlines()]
     for line in lines:
         del line["lowest_tenth"], line["highest_tenth"]
     (folder / EVAL_FILE).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    assert [s.mean for s in compare_runs([folder]).runs[0].adaptation] == [3.0, 2.0]
+    assert [s.mean for s in compare_runs([folder]).runs[0].adaptation.values()] == [3.0, 2.0]
 
 
 def test_the_figure_has_both_panels_with_bands(tmp_path):

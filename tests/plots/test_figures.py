@@ -94,17 +94,25 @@ def test_values_that_are_not_finite_can_be_drawn():
 
 
 @pytest.mark.parametrize("compared", [False, True])
-def test_the_interval_of_a_single_point_is_visible(compared):
-    curves = {"prototypical": [summary(0.5)]}  # a learner without steps
+@pytest.mark.parametrize("step", [0, 5])  # of a learner without steps; after the last one only
+def test_the_interval_of_a_single_point_is_visible(compared, step):
     figure = (
-        comparison_figure({}, curves, "accuracy")
+        comparison_figure({}, {"maml": {step: summary(0.5)}}, "accuracy")
         if compared
-        else adaptation_figure(curves, "accuracy")
+        else adaptation_figure({"maml": [summary(0.5)]}, "accuracy", first_step=step)
     )
     (bars,) = (c for c in figure.axes[0].collections if isinstance(c, LineCollection))
     (bar,) = bars.get_segments()
-    np.testing.assert_allclose(bar, [[0, 0.45], [0, 0.6]])
-    assert list(figure.axes[0].get_xticks()) == [0]
+    np.testing.assert_allclose(bar, [[step, 0.45], [step, 0.6]])
+    assert list(figure.axes[0].get_xticks()) == [step]
+
+
+def test_the_ticks_of_accuracies_have_the_digits_that_they_need():
+    close = [replace(summary(0.91), mean_low=0.905, mean_high=0.915)]
+    for summaries, expected in ((close, "90.4%"), ([summary(0.2), summary(0.9)], "20%")):
+        axes = adaptation_figure({"a": summaries}, "accuracy").axes[0]
+        labels = [axes.yaxis.get_major_formatter()(tick) for tick in axes.get_yticks()]
+        assert expected in labels and len(set(labels)) == len(labels)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7])

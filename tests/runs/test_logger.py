@@ -16,6 +16,7 @@ from metarl.evaluation.curves import AdaptationCurve
 from metarl.runs.eval_file import read_curves
 from metarl.runs.event_files import event_files
 from metarl.runs.logger import RunLogger, flatten
+from metarl.runs.run_curves import compare_runs
 from metarl.runs.run_folder import EVAL_FILE
 from tests.runs.test_lock import other_process
 
@@ -65,6 +66,20 @@ def test_the_curve_of_a_report_is_one_chart_over_adaptation_steps(tmp_path):
     assert tags == ["by_adaptation_steps/eval_test/mse", "by_adaptation_steps/eval_icml2017/mse"]
     for tag in tags:
         assert points(tmp_path, tag) == [(k, values[k, 0].item()) for k in range(51)]
+
+
+def test_a_curve_of_the_last_step_alone_stands_at_that_step(tmp_path):
+    curve = AdaptationCurve("accuracy", torch.full((1, 4), 0.5), False, first_step=5)
+    with RunLogger(tmp_path) as logger:
+        logger.curve(curve, 100)
+        logger.curve(curve, 100, "eval_validation")
+    assert points(tmp_path, "by_adaptation_steps/eval_test/accuracy") == [(5, 0.5)]
+    assert points(tmp_path, "eval_validation/accuracy/step_5") == [(100, 0.5)]
+    with RunLogger(tmp_path, resume_from=100):
+        pass
+    assert points(tmp_path, "by_adaptation_steps/eval_test/accuracy") == [(5, 0.5)]
+    (run,) = compare_runs([tmp_path], "test").runs
+    assert {step: s.mean for step, s in run.adaptation.items()} == {5: 0.5}
 
 
 def test_a_curve_becomes_a_figure(tmp_path, curve):

@@ -24,7 +24,7 @@ def test_the_intervals_are_students_over_the_means_of_seeds(tmp_path):
     start = maml.adaptation[0]
     assert (start.mean, start.count) == (4.0, 3)
     assert start.mean_high - 4 == pytest.approx(4.303 / math.sqrt(3)) == 4 - start.mean_low
-    assert [s.mean for s in maml.adaptation] == [4.0, 3.0, 1.5]
+    assert [s.mean for s in maml.adaptation.values()] == [4.0, 3.0, 1.5]
     assert [(x, s.mean) for x, s in maml.training] == [
         (10, pytest.approx(0.15)), (20, pytest.approx(0.075)),
     ]  # fmt: skip

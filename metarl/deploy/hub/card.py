@@ -115,7 +115,10 @@ def _curves(curves: list[dict[str, Any]]) -> str:
         f"{name}, {line['metric']}:\n\n"
         + _table(
             ("adaptation steps", f"mean and 95 % interval over {line.get('tasks', '?')} tasks"),
-            [(str(k), _interval(line, k)) for k in range(len(line["mean"]))],
+            [
+                (str(line.get("first_step", 0) + k), _interval(line, k))
+                for k in range(len(line["mean"]))
+            ],
         )
         for name, line in newest.items()
     ]
