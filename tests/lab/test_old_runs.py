@@ -34,7 +34,8 @@ def test_it_opens_with_its_weights_and_gives_the_same_numbers(folder, tmp_path):
         components.report(loop)
     noted = [line for line in read_curves(folder) if line["split"] != "validation"]
     for old, new in zip(noted, read_curves(tmp_path), strict=True):
-        assert new.keys() - old.keys() == {"lowest_tenth", "highest_tenth"}  # not in 0.1
+        new.pop("first_step", None)  # not in 0.1, like the two statistics
+        assert new.keys() - old.keys() == {"lowest_tenth", "highest_tenth"}
         assert old.keys() <= new.keys()
         # Contacts of the ant round differently on other processors.
         assert new["mean"] == pytest.approx(
