@@ -1,13 +1,14 @@
 """Writes the pages of the API reference before the site is built: one for each package.
 
 A page has the package's `__all__`, each name linked to where it is defined, then every public
-module of the package. Nothing is listed by hand.
+module of the package, without the constants that are not exported. Nothing is listed by hand.
 """
 
 import ast
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -69,9 +70,17 @@ def summary(package: str, name: str) -> str:
     return text.replace("|", "\\|").replace("*", "\\*").replace("[", "\\[")
 
 
+def internal_constants(module: str, exported: Sequence[str]) -> list[str]:
+    """Returns the documented constants of a module that its package does not export."""
+    docs = ModuleAnalyzer.for_module(module).find_attr_docs()
+    return [n for owner, n in docs if not owner and n.isupper() and n not in exported]
+
+
 def automodule(module: str, *options: str) -> list[str]:
     """Returns the directive that documents a module; autodoc writes reStructuredText."""
-    lines = [f".. automodule:: {module}", *(f"   :{option}:" for option in options)]
+    fields = [option.partition(": ") for option in options]
+    lines = [f".. automodule:: {module}"]
+    lines += [f"   :{name}: {value}".rstrip() for name, _, value in fields]
     return ["```{eval-rst}", *lines, "```", ""]
 
 
@@ -88,7 +97,9 @@ def page(package: str) -> str:
     for module in modules(package):
         lines += [f"## {module}", ""]
         if importable(module):
-            lines += automodule(module, "members", "show-inheritance")
+            hidden = ", ".join(internal_constants(module, names))
+            excluded = [f"exclude-members: {hidden}"] if hidden else []
+            lines += automodule(module, "members", "show-inheritance", *excluded)
         else:
             lines += ["An extra that is not installed here; see the source.", ""]
     return "\n".join(lines)
