@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from metarl.console import say
-from metarl.flat_functions import FlatFunction, tensors_of
-from metarl.trees import map_tensors
+from metarl.flat_functions import FlatFunction
+from metarl.trees import filled, tensors_of
 
 WARM_UPS = 2
 """Calls before a capture: libraries allocate and choose their algorithms in the first ones."""
@@ -262,12 +262,6 @@ def copied(outputs: list[Tensor]) -> list[Tensor]:
         places = [place for place, output in enumerate(outputs) if output.dtype == dtype]
         torch._foreach_copy_([results[p] for p in places], [outputs[p] for p in places])
     return results
-
-
-def filled(template: Any, outputs: list[Tensor]) -> Any:
-    """Returns a nested value with its tensors replaced, in the order of `map_tensors`."""
-    values = iter(outputs)
-    return map_tensors(lambda _: next(values), template)
 
 
 def difference(outputs: list[Tensor], expected: list[Tensor]) -> str | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarl.trees import map_tensors
+from metarl.trees import map_tensors, tensors_of
 
 Flat = Callable[..., list[Tensor]]
 """A function from tensors to tensors, without nesting."""
@@ -101,13 +101,6 @@ class Bound(nn.Module):
 
     def forward(self, *args: Any) -> Any:
         return self._function(*args)
-
-
-def tensors_of(value: Any) -> list[Tensor]:
-    """Returns the tensors of a nested value, in the order of `map_tensors`."""
-    tensors: list[Tensor] = []
-    flatten(value, tensors, [])
-    return tensors
 
 
 def flatten(value: Any, tensors: list[Tensor], structure: list[Any]) -> None:

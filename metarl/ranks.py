@@ -21,7 +21,7 @@ from torch import Tensor
 from metarl.errors import MetarlError, RankError, SettingsError
 from metarl.rank_meeting import meet
 from metarl.rank_watch import RankWatch
-from metarl.trees import map_tensors, take_tasks
+from metarl.trees import filled, take_tasks, tensors_of
 
 T = TypeVar("T")
 
@@ -146,8 +146,7 @@ def gather(value: T, total: int) -> T:
     """
     if _count == 1:
         return value
-    leaves: list[Tensor] = []
-    map_tensors(lambda t: leaves.append(t) or t, value)
+    leaves = tensors_of(value)
     if not leaves:
         return value
     counts = [high - low for low, high in (bounds(total, r) for r in range(_count))]
@@ -161,8 +160,7 @@ def gather(value: T, total: int) -> T:
     with _exchange():
         dist.all_gather(received, packed)
     parts = [_unpacked(r, n, rows, leaves) for r, n in zip(received, counts, strict=True)]
-    joined = iter([torch.cat(tensors) for tensors in zip(*parts, strict=True)])
-    return map_tensors(lambda _: next(joined), value)
+    return filled(value, [torch.cat(tensors) for tensors in zip(*parts, strict=True)])
 
 
 def total_tasks(mine: int, expected: int) -> int:

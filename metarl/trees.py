@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -43,6 +43,24 @@ def map_tensors(function: Callable[..., Tensor], value: T, *others: Any) -> T:
     return value
 
 
+def tensors_of(value: Any) -> list[Tensor]:
+    """Returns the tensors of a nested value, in the order of `map_tensors`."""
+    tensors: list[Tensor] = []
+
+    def collect(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    map_tensors(collect, value)
+    return tensors
+
+
+def filled(template: T, tensors: Iterable[Tensor]) -> T:
+    """Returns a nested value with its tensors replaced, in the order of `tensors_of`."""
+    rest = iter(tensors)
+    return map_tensors(lambda _: next(rest), template)
+
+
 def take_tasks(value: T, start: int, stop: int) -> T:
     """Returns tasks [start, stop) of a value whose tensors all have a leading task dimension."""
     return map_tensors(lambda t: t[start:stop], value)
@@ -57,9 +75,7 @@ def cut_tasks(value: T, size: int | None) -> list[T]:
     """
     if size is None:
         return [value]
-    counts: list[int] = []
-    map_tensors(lambda t: counts.append(len(t)) or t, value)
-    total = counts[0]
+    total = len(tensors_of(value)[0])
     return [take_tasks(value, low, min(low + size, total)) for low in range(0, total, size)]
 
 

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from metarl.tasks.base import Examples, TaskBatch
-from metarl.trees import concatenate_tasks, map_tensors, take_tasks, to_device
+from metarl.trees import (
+    concatenate_tasks,
+    filled,
+    map_tensors,
+    take_tasks,
+    tensors_of,
+    to_device,
+)
 
 
 class Pair(NamedTuple):
@@ -41,20 +48,21 @@ def nested():
     }
 
 
-def tensors(value):
-    found = []
-    map_tensors(lambda t: (found.append(t), t)[1], value)
-    return found
-
-
 def test_every_tensor_is_mapped_and_the_rest_stays(nested):
     mapped = map_tensors(lambda t: -t, nested)
-    assert len(tensors(nested)) == 10
-    for before, after in zip(tensors(nested), tensors(mapped), strict=True):
+    assert len(tensors_of(nested)) == 10
+    for before, after in zip(tensors_of(nested), tensors_of(mapped), strict=True):
         assert torch.equal(after, -before)
     assert mapped["list"][1:] == ["text", 7]
     assert mapped["dict"]["a"] is None
     assert mapped["named"].right == 0.5
+
+
+def test_a_template_is_filled_with_tensors_in_their_order(nested):
+    new = [-tensor for tensor in tensors_of(nested)]
+    value = filled(map_tensors(torch.empty_like, nested), new)
+    assert all(a is b for a, b in zip(tensors_of(value), new, strict=True))
+    assert value["list"][1:] == ["text", 7]
 
 
 def test_types_and_the_order_of_keys_stay(nested):
@@ -65,9 +73,9 @@ def test_types_and_the_order_of_keys_stay(nested):
 
 
 def test_the_value_itself_is_not_changed(nested):
-    before = [t.clone() for t in tensors(nested)]
+    before = [t.clone() for t in tensors_of(nested)]
     map_tensors(lambda t: t * 0, nested)
-    assert all(torch.equal(a, b) for a, b in zip(tensors(nested), before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(tensors_of(nested), before, strict=True))
 
 
 def test_derived_fields_of_dataclasses_are_computed_again():
@@ -84,9 +92,9 @@ def test_a_function_of_several_values_meets_them_place_by_place():
 
 def test_taking_and_concatenating_tasks_are_inverse(nested):
     parts = [take_tasks(nested, i, i + 1) for i in range(3)]
-    assert all(len(t) == 1 for t in tensors(parts))
+    assert all(len(t) == 1 for t in tensors_of(parts))
     joined = concatenate_tasks(parts)
-    for before, after in zip(tensors(nested), tensors(joined), strict=True):
+    for before, after in zip(tensors_of(nested), tensors_of(joined), strict=True):
         assert torch.equal(before, after)
 
 
@@ -111,4 +119,4 @@ def test_lists_of_other_lengths_are_refused():
 
 def test_to_device(nested):
     moved = to_device(nested, torch.device("meta"))
-    assert {t.device.type for t in tensors(moved)} == {"meta"}
+    assert {t.device.type for t in tensors_of(moved)} == {"meta"}

@@ -15,7 +15,7 @@ from metarl.errors import NonFiniteError, SettingsError, ShapeError
 from metarl.tasks.base import Examples
 from metarl.tasks.losses import are_shares, task_loss
 from metarl.tasks.metrics import binary_accuracy
-from metarl.trees import map_tensors, take_tasks
+from metarl.trees import map_tensors, take_tasks, tensors_of
 
 SHRINK = 0.9
 """Factor of the outputs of the neighbour; probabilities stay probabilities."""
@@ -93,8 +93,7 @@ def check_order_of_examples(
         SettingsError: In another order, the examples have other values.
     """
     count = examples.targets.shape[1]
-    sizes: list[int] = []
-    map_tensors(lambda t: sizes.extend(t.shape[2:]) or t, outputs)
+    sizes = {size for tensor in tensors_of(outputs) for size in tensor.shape[2:]}
     if count < 2 or count not in sizes:
         return
     varied = map_tensors(_varied, outputs)
@@ -221,9 +220,7 @@ def _advice(error: str, outputs: Outputs, targets: Tensor) -> str:
 
 def _versions(value: Any) -> list[int]:
     """Returns how often each tensor was changed in place; 0 for those of inference mode."""
-    found: list[int] = []
-    map_tensors(lambda t: found.append(0 if t.is_inference() else t._version) or t, value)
-    return found
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors_of(value)]
 
 
 def _check_default(loss: LossFunction, outputs: Outputs, examples: Examples) -> None:
@@ -337,9 +334,8 @@ def _warn_of_classes(loss: LossFunction, outputs: Tensor, targets: Tensor) -> No
 
 
 def _check_finite(loss: LossFunction, losses: Tensor, outputs: Outputs, targets: Tensor) -> None:
-    finite = [True]
-    map_tensors(lambda t: finite.append(bool(t.isfinite().all())) or t, outputs)
-    if all(finite) and not losses.isfinite().all():
+    finite = all(bool(tensor.isfinite().all()) for tensor in tensors_of(outputs))
+    if finite and not losses.isfinite().all():
         task = int((~losses.isfinite()).nonzero()[0])
         advice = "Keep logarithms, roots and divisions away from 0."
         if _hold_nan(targets):

@@ -20,7 +20,7 @@ from metarl.tasks.losses import (
     weighted_mean,
 )
 from metarl.tasks.metrics import METRICS, MetricFunction
-from metarl.trees import map_tensors
+from metarl.trees import map_tensors, tensors_of
 
 
 class Metric:
@@ -80,9 +80,8 @@ class Metric:
             self._check_default(outputs, query.targets)
             return evaluation_metric(outputs, query.targets, query.weights, query.mask)
         values = self.function(outputs, query, **_extras(tasks))
-        broken: list[Tensor] = []
-        map_tensors(lambda t: broken.append(_hold_nan(t, query)) or t, outputs)
-        return values.masked_fill(torch.stack(broken).any(0), float("nan"))
+        broken = torch.stack([_hold_nan(tensor, query) for tensor in tensors_of(outputs)])
+        return values.masked_fill(broken.any(0), float("nan"))
 
     def check_labels(self, outputs: Outputs, targets: Tensor) -> None:
         """Checks that every label has an output, where the metric is the default for labels.

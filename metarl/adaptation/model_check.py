@@ -14,7 +14,7 @@ from metarl.errors import SettingsError
 from metarl.models.base import Adaptable, Model, Params, task_params
 from metarl.models.modules import ModuleModel
 from metarl.tasks.base import Examples
-from metarl.trees import map_tensors, take_tasks
+from metarl.trees import map_tensors, take_tasks, tensors_of
 
 SHRINK = 0.9
 """Factor of the parameters and inputs of the other task."""
@@ -63,11 +63,8 @@ def _check_examples_apart(
 ) -> None:
     """Raises SettingsError if an example has other outputs alone than next to others."""
     count = first.targets.shape[1]
-    whole, part = [], []
-    map_tensors(lambda t: whole.append(t) or t, alone)
-    one = map_tensors(lambda t: t[:, :1], first)
-    map_tensors(lambda t: part.append(t) or t, _outputs(network, theta, one))
-    for all_rows, row in zip(whole, part, strict=True):
+    one = _outputs(network, theta, map_tensors(lambda t: t[:, :1], first))
+    for all_rows, row in zip(tensors_of(alone), tensors_of(one), strict=True):
         if all_rows.shape[1:2] == (count,) and not alike(all_rows[:, :1], row):
             raise SettingsError(
                 f"The outputs of {type(network.network).__name__} for an example depend on the "
@@ -101,9 +98,8 @@ def _check_params(
     """Raises SettingsError if the outputs depend on the network's own parameters."""
     model: Adaptable = network.network
     own = {n: p for n, p in model.named_parameters() if p.requires_grad and n not in frozen}
-    total: list[Tensor] = []
-    map_tensors(lambda t: total.append(t.abs().sum()) or t, network.examples(theta, first, None))
-    found = sum(t for t in total if t.requires_grad)
+    totals = [t.abs().sum() for t in tensors_of(network.examples(theta, first, None))]
+    found = sum(total for total in totals if total.requires_grad)
     if not own or not isinstance(found, Tensor):
         return
     grads = torch.autograd.grad(found, list(own.values()), allow_unused=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.adaptation.update_rules import State, UpdateRule
 from metarl.errors import MetarlError, SettingsError
 from metarl.models.base import Params
-from metarl.trees import map_tensors, take_tasks
+from metarl.trees import take_tasks, tensors_of
 
 
 @torch.no_grad()
@@ -167,9 +167,7 @@ def _made_up(tensor: Tensor) -> Tensor:
 
 def _versions(value: Any) -> list[int]:
     """Returns how often each tensor was changed in place."""
-    found: list[int] = []
-    map_tensors(lambda t: found.append(t._version) or t, value)
-    return found
+    return [tensor._version for tensor in tensors_of(value)]
 
 
 def _alike(a: Params, b: Params) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metarl.rl.distributions import Distribution
-from metarl.trees import map_tensors
+from metarl.trees import filled, map_tensors, tensors_of
 
 
 def fisher_product(
@@ -35,11 +35,9 @@ def fisher_product(
     Returns:
         A function from vectors [P] to vectors [P].
     """
-    outputs: list[Tensor] = []
-    map_tensors(lambda t: outputs.append(t) or t, distribution)
+    outputs = tensors_of(distribution)
     leaves = [o.detach().requires_grad_() for o in outputs]
-    queue = iter(leaves)
-    new = map_tensors(lambda _: next(queue), distribution)
+    new = filled(distribution, leaves)
     old = map_tensors(torch.Tensor.detach, distribution)
     divergence = (old.kl(new) * weights).sum()
     kl_gradients = torch.autograd.grad(divergence, leaves, create_graph=True)  # d KL / d z

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from metarl.cuda_graphs import Driver, Replay, capture_in_place
-from metarl.flat_functions import tensors_of
 from metarl.sim.family import WorldState
 from metarl.sim.physics_env import PhysicsVectorEnv
-from metarl.trees import map_tensors
+from metarl.trees import map_tensors, tensors_of
 
 
 class StepMemory(Protocol):

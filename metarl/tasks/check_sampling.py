@@ -14,7 +14,7 @@ from torch import Tensor
 from metarl.errors import MetarlError
 from metarl.ranges import SEED, check_int
 from metarl.tasks.base import SPLITS
-from metarl.trees import map_tensors
+from metarl.trees import tensors_of
 
 NUM_TASKS = 16
 SPLIT_BATCHES = 4  # batches of NUM_TASKS tasks sampled from each split to compare the splits
@@ -62,11 +62,9 @@ def splits(
     Args:
         distribution: An object with `sample` and `split`.
         seed: Seed of the samples.
-        required: Whether every split must have tasks.
+        required: Whether every split must have tasks; if not, `split` may raise a `MetarlError`
+            for those that have none. A name that is no split may be refused by any exception.
         disjoint: Whether no task may be in two splits.
-
-    A split may be left out by a `MetarlError` only, and a name that is no split may be refused by
-    any exception.
     """
     fingerprints_by_split: dict[str, set[bytes]] = {}
     for number, name in enumerate(SPLITS):
@@ -95,23 +93,11 @@ def splits(
 
 def equal(a: Any, b: Any) -> bool:
     """Returns whether nested values hold exactly the same tensors; NaN equals NaN."""
-    first, second = tensors(a), tensors(b)
+    first, second = tensors_of(a), tensors_of(b)
     return len(first) == len(second) and all(
         np.array_equal(x.detach().cpu(), y.detach().cpu(), equal_nan=True)
         for x, y in zip(first, second, strict=True)
     )
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """Returns all tensors of a nested value."""
-    result: list[Tensor] = []
-
-    def collect(tensor: Tensor) -> Tensor:
-        result.append(tensor)
-        return tensor
-
-    map_tensors(collect, value)
-    return result
 
 
 def rows(values: Tensor) -> set[bytes]:
@@ -141,7 +127,7 @@ def _fingerprints(tasks: Any) -> set[bytes]:
     """
     if "classes" in tasks.info:
         return rows(tasks.info["classes"].flatten())
-    source = list(tasks.info.values()) or tensors(tasks.support)
+    source = list(tasks.info.values()) or tensors_of(tasks.support)
     return rows(torch.cat([t.reshape(len(t), -1).double() for t in source], dim=1))
 
 

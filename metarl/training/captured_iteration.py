@@ -18,13 +18,12 @@ from metarl.cuda_graphs import (
     capturing,
     copied,
     difference,
-    filled,
     graphs_allowed,
 )
-from metarl.flat_functions import FlatFunction, tensors_of
+from metarl.flat_functions import FlatFunction
 from metarl.training.masked_step import MaskedStep, StepMemory
 from metarl.training.meta_gradient import MetaGradient, laid_out
-from metarl.trees import map_tensors
+from metarl.trees import filled, map_tensors, tensors_of
 
 
 class Update(NamedTuple):

@@ -14,12 +14,11 @@ from metarl.cuda_graphs import (
     Replay,
     copied,
     difference,
-    filled,
     graphs_allowed,
 )
-from metarl.flat_functions import tensors_of
 from metarl.tasks.base import TaskSource
 from metarl.tasks.batches import warn_of_other_count
+from metarl.trees import filled, tensors_of
 
 
 class CapturedTasks:

@@ -20,7 +20,7 @@ from metarl.adaptation.learner import Learner, MetaInputs, MetaLoss
 from metarl.errors import SettingsError, ShapeError, short_repr
 from metarl.flat_functions import FlatFunction
 from metarl.training.graphs import split
-from metarl.trees import map_tensors
+from metarl.trees import filled
 
 NARROW = 16
 """Matrix products with fewer columns are transposed, which is faster: the columns would not fill a
@@ -128,8 +128,8 @@ class CompiledFunction:
                     graph, template = self._capture.graph(inputs, tensors)
                     self._compiled[key] = self._capture.compiled(graph, tensors), template
             function, template = self._compiled[key]
-            outputs = iter(function(*tensors))
-        return map_tensors(lambda _: next(outputs), template)
+            outputs = function(*tensors)
+        return filled(template, outputs)
 
 
 def check_depends(losses: Tensor) -> None:

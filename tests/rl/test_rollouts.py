@@ -14,7 +14,7 @@ from metarl.rl.returns import discounted_returns
 from metarl.rl.rollouts import alive, collect, draw_noise
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.sim import TorchVectorEnv, WorldNoise
-from metarl.trees import map_tensors, take_tasks
+from metarl.trees import take_tasks, tensors_of
 from tests.sim.families import Drift
 from tests.sim.test_episode_ends import Framed
 
@@ -136,12 +136,6 @@ def test_rollouts_are_those_of_worlds_that_are_stepped(
     assert found.terminated.any() == isinstance(family, Drift)
     pairs = zip(tensors_of(found), tensors_of(expected), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-
-
-def tensors_of(value):
-    tensors = []
-    map_tensors(lambda t: tensors.append(t) or t, value)
-    return tensors
 
 
 @pytest.mark.parametrize("bootstrap", [False, True])

@@ -36,7 +36,7 @@ from metarl.ranges import NOT_NEGATIVE, check_int
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import parameter_type
 from metarl.tasks.losses import task_loss
-from metarl.trees import map_tensors
+from metarl.trees import map_tensors, tensors_of
 
 LABELS = "labels"
 """Name of the note in a file of adapted weights that holds the labels of the task."""
@@ -279,10 +279,8 @@ class SupervisedAdapter(Adapter):
 
     @property
     def _num_tasks(self) -> int:
-        counts: list[int] = []
         value = self._adapted.params if isinstance(self._adapted, Adapted) else self._adapted
-        map_tensors(lambda t: counts.append(len(t)) or t, value)
-        return counts[0]
+        return len(tensors_of(value)[0])
 
     def _examples(self, support: Any, targets: Any, mask: Any) -> Examples:
         """Returns checked support sets of the task or tasks."""
