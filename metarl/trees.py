@@ -55,6 +55,11 @@ def tensors_of(value: Any) -> list[Tensor]:
     return tensors
 
 
+def in_place_changes(value: Any) -> list[int]:
+    """Returns how often each tensor was changed in place; 0 for tensors of inference mode."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors_of(value)]
+
+
 def filled(template: T, tensors: Iterable[Tensor]) -> T:
     """Returns a nested value with its tensors replaced, in the order of `tensors_of`."""
     rest = iter(tensors)

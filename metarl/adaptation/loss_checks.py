@@ -15,7 +15,7 @@ from metarl.errors import NonFiniteError, SettingsError, ShapeError
 from metarl.tasks.base import Examples
 from metarl.tasks.losses import are_shares, task_loss
 from metarl.tasks.metrics import binary_accuracy
-from metarl.trees import map_tensors, take_tasks, tensors_of
+from metarl.trees import in_place_changes, map_tensors, take_tasks, tensors_of
 
 SHRINK = 0.9
 """Factor of the outputs of the neighbour; probabilities stay probabilities."""
@@ -176,7 +176,7 @@ def _called(
         SettingsError: It changes what it was given.
     """
     given = (outputs, examples, values)
-    before = _versions(given)
+    before = in_place_changes(given)
     try:
         found = function.unreduced(outputs, examples, **values)
     except ShapeError:
@@ -188,7 +188,7 @@ def _called(
             f"targets {shown(targets)} ({targets.dtype}): {error}. "
             f"{_advice(str(error), outputs, targets)}"
         ) from error
-    if _versions(given) != before:
+    if in_place_changes(given) != before:
         raise SettingsError(
             f"`{function.argument}` changes its outputs, targets or keywords in place: losses, "
             "metrics and later steps would see other numbers. Work on a copy, such as "
@@ -216,11 +216,6 @@ def _advice(error: str, outputs: Outputs, targets: Tensor) -> str:
         "Dimension 0 is the task and dimension 1 the example: losses of torch for labels take "
         "F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction='none')."
     )
-
-
-def _versions(value: Any) -> list[int]:
-    """Returns how often each tensor was changed in place; 0 for those of inference mode."""
-    return [0 if tensor.is_inference() else tensor._version for tensor in tensors_of(value)]
 
 
 def _check_default(loss: LossFunction, outputs: Outputs, examples: Examples) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,9 +16,9 @@ from metarl.tasks.base import Examples
 from metarl.trees import map_tensors
 
 STEPS = (1e-3, 1e-5)
-"""Of the differences, in the units of the outputs; large ones cross kinks."""
+"""Steps of the finite differences, in the units of the outputs; large ones cross kinks."""
 TOLERANCE = 1e-2
-"""Relative; a derivative that leaves a part out is wrong by more."""
+"""Largest relative error; a derivative that leaves a part out is wrong by more."""
 
 
 @torch.enable_grad()
@@ -131,13 +132,16 @@ def _double(tensor: Tensor) -> Tensor:
 
 def _has_own_function(total: Tensor) -> bool:
     """Returns whether the graph of a tensor has a `torch.autograd.Function`."""
-    seen, rest = set(), [total.grad_fn]
+    return any(isinstance(node, BackwardCFunction) for node in graph_nodes(total))
+
+
+def graph_nodes(value: Tensor) -> Iterator[Any]:
+    """Yields the nodes of the autograd graph of a tensor, each once."""
+    seen, rest = set(), [value.grad_fn]
     while rest:
-        node = rest.pop()
+        node: Any = rest.pop()
         if node is None or node in seen:
             continue
-        if isinstance(node, BackwardCFunction):
-            return True
         seen.add(node)
+        yield node
         rest.extend(following for following, _ in node.next_functions)
-    return False

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metarl.adaptation.loss_derivatives import graph_nodes
 from metarl.adaptation.loss_function import LossFunction, Outputs
 from metarl.models.base import Adaptable
 from metarl.tasks.base import Examples
@@ -16,6 +17,7 @@ from metarl.tasks.losses import task_loss
 from metarl.trees import map_tensors
 
 SHOWN = 3
+"""Weights that a warning names at most."""
 
 
 @torch.enable_grad()
@@ -71,12 +73,4 @@ def warn_of_other_weights(
 
 def _leaves(value: Tensor) -> Iterator[Tensor]:
     """Yields the tensors whose gradient a backward pass from a value would compute."""
-    nodes, seen = [value.grad_fn], set()
-    while nodes:
-        node: Any = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
-        nodes.extend(following for following, _ in node.next_functions)
+    return (node.variable for node in graph_nodes(value) if hasattr(node, "variable"))

@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.adaptation.update_rules import State, UpdateRule
 from metarl.errors import MetarlError, SettingsError
 from metarl.models.base import Params
-from metarl.trees import take_tasks, tensors_of
+from metarl.trees import in_place_changes, take_tasks
 
 
 @torch.no_grad()
@@ -35,9 +35,9 @@ def check_rule(rule: UpdateRule, params: Params, second_order: bool = False) -> 
     grads = {n: _made_up(p) for n, p in params.items()}
     like = next(iter(params.values())).abs()  # real
     given = (grads, params, like.new_ones(2))
-    before = _versions(given)
+    before = in_place_changes(given)
     _step(rule, *given)
-    if _versions(given) != before:
+    if in_place_changes(given) != before:
         raise SettingsError(
             f"{name}.update changes its arguments in place: parameters before the first step are "
             "those of the start. Return new tensors, such as p - lr * grads[n]."
@@ -163,11 +163,6 @@ def _made_up(tensor: Tensor) -> Tensor:
     """Returns numbers without a pattern, other ones in each task."""
     places = torch.arange(tensor.numel(), device=tensor.device, dtype=torch.float64)
     return (1 + 3 * places).sin().view(tensor.shape).to(tensor.dtype)
-
-
-def _versions(value: Any) -> list[int]:
-    """Returns how often each tensor was changed in place."""
-    return [tensor._version for tensor in tensors_of(value)]
 
 
 def _alike(a: Params, b: Params) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import ShapeError, TaskError
+from metarl.trees import in_place_changes
 
 READERS = "`reward`, `terminated`, `truncated` or `measure`"
 """The methods that read a step."""
@@ -106,13 +107,13 @@ class Untouched:
     def __init__(self, state: dict[str, Tensor]) -> None:
         self._state = state
         self._before = dict(state)
-        self._versions = list(map(_version, state.values()))
+        self._changes = in_place_changes(state)
 
     def check(self, names: str) -> None:
         """Raises TaskError if the state has changed since, by the methods of these names."""
         state, before = self._state, self._before
         is_same = state.keys() == before.keys() and all(state[n] is v for n, v in before.items())
-        if not is_same or self._versions != list(map(_version, state.values())):
+        if not is_same or self._changes != in_place_changes(state):
             raise TaskError(
                 f"{names} of the family changes the state that it is given, which others read too: "
                 f"return new tensors, in a new dict. {ADVICE}"
@@ -131,11 +132,6 @@ class FirstCalls:
             return _NOTHING
         self._left -= 1
         return Untouched(state)
-
-
-def _version(value: Any) -> int:
-    """Returns how often a tensor was changed in place, as far as torch counts it."""
-    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
 
 
 def _described(value: Any) -> str:
