@@ -62,7 +62,7 @@ def batch_norm(
     """Normalises each channel: (x - mean) / sqrt(variance + eps) * weight + bias.
 
     Args:
-        folded: Shape [N, C, H, W].
+        folded: Shape [N, C, *S].
         mean: Shape [C].
         variance: Shape [C], biased.
         weight: Shape [C].
@@ -70,13 +70,18 @@ def batch_norm(
         eps: Added to the variance, above 0.
 
     Returns:
-        Shape [N, C, H, W].
+        Shape [N, C, *S].
     """
     # y = scale * x + shift, scale = gamma / sqrt(variance + eps), shift = beta - mean * scale
     # (Ioffe & Szegedy 2015, algorithm 1)
     scale = torch.rsqrt(variance + eps) * weight
     shift = bias - mean * scale
-    return torch.addcmul(shift[:, None, None], folded, scale[:, None, None])
+    return torch.addcmul(per_channel(shift, folded), folded, per_channel(scale, folded))
+
+
+def per_channel(values: Tensor, like: Tensor) -> Tensor:
+    """Returns values [C] as [C, 1, ...], which broadcast to `like` [N, C, *S]."""
+    return values.view(-1, *[1] * (like.dim() - 2))
 
 
 def weighted_channel_moments(folded: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,13 +109,13 @@ def lstm_step(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     """Computes one step of an LSTM (Hochreiter & Schmidhuber 1997, with forget gates).
 
     Args:
-        gates: Pre-activations of the gates (input, forget, cell, output), [B, 4 units].
-        cell: Cell state c_{t-1}, [B, units].
+        gates: Pre-activations of the gates (input, forget, cell, output), [*, 4 units].
+        cell: Cell state c_{t-1}, [*, units].
 
     Returns:
-        The hidden state h_t and the cell state c_t, [B, units] each.
+        The hidden state h_t and the cell state c_t, [*, units] each.
     """
-    i, f, g, o = gates.chunk(4, dim=1)
+    i, f, g, o = gates.chunk(4, dim=-1)
     # c_t = sigma(f) * c_{t-1} + sigma(i) * tanh(g)
     cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
     # h_t = sigma(o) * tanh(c_t)

@@ -67,7 +67,7 @@ def reduction(
 
 
 def spread(run: GraphRun, function: Any, value: Value, *args: Any, **kwargs: Any) -> Value:
-    """`var` and `std`, whose second positional argument may be one of several."""
+    """`var` and `std`, unless an argument `unbiased` is given by position."""
     if len(args) > 1 or any(isinstance(a, bool) for a in args):
         raise NoForm
     return reduction(run, function, value, *args, **kwargs)

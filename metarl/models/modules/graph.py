@@ -11,13 +11,15 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from metarl.models.functional import batch_norm
 from metarl.models.modules import layers
 from metarl.models.modules.functions import FUNCTIONS, METHODS, Form
+from metarl.models.modules.observed import tensors_of
 from metarl.models.modules.passes import Pass
 from metarl.models.modules.routes import Tensors, vmapped
 from metarl.models.modules.skeleton import BATCH_NORMS, Skeletons, call, kind_of
 from metarl.models.modules.tracing import constants_of, path_of, traced
-from metarl.models.modules.values import Folded, GraphRun, Layer, NoForm, Value
+from metarl.models.modules.values import Folded, GraphRun, Layer, NoForm, Value, dimensions_of
 
 Compute = Callable[[GraphRun, dict[fx.Node, Value]], Value]
 """Computes the value of a node from those of the nodes before it."""
@@ -115,7 +117,7 @@ class GraphRoute:
         def compute(run: GraphRun, values: dict[fx.Node, Value]) -> Value:
             nonlocal skeletons
             args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
-            if form is not None and (dims is None or _dimensions(args[0]) in dims):
+            if form is not None and (dims is None or dimensions_of(args[0]) in dims):
                 return form(run, layer, args[0])
             skeletons = skeletons or Skeletons(module, path)
             return _layer_by_vmap(run, layer, skeletons.get(), args, kwargs)
@@ -135,7 +137,7 @@ class GraphRoute:
                 except (NoForm, TypeError):  # TypeError: of arguments that the form does not take
                     if name not in self.by_vmap:
                         self.by_vmap.append(name)
-            return _by_vmap(run, function, args, kwargs)
+            return _function_by_vmap(run, function, args, kwargs)
 
         return compute
 
@@ -197,7 +199,9 @@ def _fused(group: list[fx.Node], modules: dict[str, nn.Module]) -> Compute:
         offset = norm.tensor(run, "bias")
         scale = torch.ones_like(mean) if scale is None else scale
         offset = torch.zeros_like(mean) if offset is None else offset.flatten()
-        return Folded(torch.relu(layers.affine(pool(hidden), mean, variance, scale, offset, norm)))
+        pooled = pool(hidden)
+        eps = norm.module.eps
+        return Folded(torch.relu(batch_norm(pooled, mean, variance, scale, offset, eps)))
 
     return compute
 
@@ -205,39 +209,42 @@ def _fused(group: list[fx.Node], modules: dict[str, nn.Module]) -> Compute:
 def _layer_by_vmap(
     run: GraphRun, layer: Layer, skeleton: nn.Module, args: Any, kwargs: Any
 ) -> Value:
-    prefix = f"{layer.path}." if layer.path else ""
-    own = {n.removeprefix(prefix): p for n, p in run.params.items() if n.startswith(prefix)}
-    buffers = {n.removeprefix(prefix): b for n, b in run.buffers.items() if n.startswith(prefix)}
+    own, buffers = (_of_layer(layer, tensors) for tensors in (run.params, run.buffers))
+
+    def one(params: Tensors, own_args: Any, own_kwargs: Any) -> Any:
+        return call(skeleton, {**params, **buffers}, own_args, **own_kwargs)
+
+    return _per_task(run, one, own, args, kwargs)
+
+
+def _function_by_vmap(run: GraphRun, function: Any, args: Any, kwargs: Any) -> Value:
+    if tensors_of((args, kwargs)):
+        return _per_task(run, lambda _, own, named: function(*own, **named), {}, args, kwargs)
+    result = function(*args, **kwargs)
+    return result.expand(run.num_tasks, *result.shape) if isinstance(result, Tensor) else result
+
+
+def _per_task(
+    run: GraphRun, one: Callable[[Any, Any, Any], Any], params: Tensors, args: Any, kwargs: Any
+) -> Value:
+    """Calls one(params, args, kwargs) with the parameters and arguments of each task."""
     leaves, structure = tree_flatten(run_plain(run, (args, kwargs)))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
 
-    def one(task: dict[str, Any]) -> Any:
+    def of_task(task: dict[str, Any]) -> Any:
         given = list(leaves)
         for i, tensor in zip(places, task["tensors"], strict=True):
             given[i] = tensor
-        own_args, own_kwargs = tree_unflatten(given, structure)
-        return call(skeleton, {**task["params"], **buffers}, own_args, **own_kwargs)
+        return one(task["params"], *tree_unflatten(given, structure))
 
-    return vmapped(one, {"params": own, "tensors": [leaves[i] for i in places]}, run.here)
+    values = {"params": params, "tensors": [leaves[i] for i in places]}
+    return vmapped(of_task, values, run.here)
 
 
-def _by_vmap(run: GraphRun, function: Any, args: Any, kwargs: Any) -> Value:
-    leaves, structure = tree_flatten(run_plain(run, (args, kwargs)))
-    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-    if not places:
-        result = function(*args, **kwargs)
-        if isinstance(result, Tensor):
-            return result.expand(run.num_tasks, *result.shape)
-        return result
-
-    def one(tensors: list[Tensor]) -> Any:
-        given = list(leaves)
-        for i, tensor in zip(places, tensors, strict=True):
-            given[i] = tensor
-        own_args, own_kwargs = tree_unflatten(given, structure)
-        return function(*own_args, **own_kwargs)
-
-    return vmapped(one, [leaves[i] for i in places], run.here)
+def _of_layer(layer: Layer, tensors: Tensors) -> dict[str, Tensor]:
+    """Returns the tensors of a layer, named as in the layer."""
+    prefix = f"{layer.path}." if layer.path else ""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _of_python(value: Any) -> Any:
@@ -247,11 +254,6 @@ def _of_python(value: Any) -> Any:
     if isinstance(value, immutable_list):
         return [_of_python(v) for v in value]
     return tuple(map(_of_python, value)) if type(value) is tuple else value
-
-
-def _dimensions(value: Value) -> int:
-    """Returns the number of dimensions of one task's tensor."""
-    return value.tensor.dim() if isinstance(value, Folded) else value.dim() - 1
 
 
 def _last_uses(steps: list[Step], output: Any) -> list[list[fx.Node]]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarl.models.convolution import CONVOLUTIONS, Geometry, grouped_conv
-from metarl.models.modules.values import per_channel
+from metarl.models.functional import per_channel
 from metarl.models.pooling import Windows, max_pool
 
 

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metarl.models.functional import batch_norm
+from metarl.models.functional import batch_norm, per_channel
 from metarl.models.modules import composed, functions, parametric
 from metarl.models.modules.noise import dropout
 from metarl.models.modules.normalisation import moments
 from metarl.models.modules.shapes import shifted
 from metarl.models.modules.skeleton import by_batch
-from metarl.models.modules.values import Folded, GraphRun, Layer, Value, folded, per_channel
+from metarl.models.modules.values import Folded, GraphRun, Layer, Value, folded
 
 LayerForm = Callable[[GraphRun, Layer, Value], Value]
 """Maps the input of a layer to its output, for T tasks."""
@@ -126,25 +126,12 @@ def normalise(run: GraphRun, layer: Layer, hidden: Tensor, shift: Tensor | None 
     """Normalises [N, T * C, *S]; `shift` [T * C] is a bias of `hidden` not yet added to it."""
     mean, variance = moments_of(run, layer, hidden, None, shift)
     weight, bias = layer.tensor(run, "weight"), layer.tensor(run, "bias")
-    return Folded(
-        affine(hidden, mean, variance, _flat(weight, mean, 1), _flat(bias, mean, 0), layer)
-    )
+    weight, bias = _flat(weight, mean, 1), _flat(bias, mean, 0)
+    return Folded(batch_norm(hidden, mean, variance, weight, bias, layer.module.eps))
 
 
 def _flat(values: Tensor | None, like: Tensor, constant: float) -> Tensor:
     return torch.full_like(like, constant) if values is None else values.flatten()
-
-
-def affine(
-    hidden: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, layer: Layer
-) -> Tensor:
-    """Returns (x - mean) / sqrt(variance + eps) * weight + bias, all but x [T * C]."""
-    eps = layer.module.eps
-    if hidden.dim() == 4:
-        return batch_norm(hidden, mean, variance, weight, bias, eps)
-    scale = torch.rsqrt(variance + eps) * weight
-    shift = bias - mean * scale
-    return torch.addcmul(per_channel(shift, hidden), hidden, per_channel(scale, hidden))
 
 
 def moments_of(

@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from metarl.errors import ShapeError
 from metarl.models.convolution import channel_moments
+from metarl.models.functional import per_channel
 from metarl.models.modules.passes import current_pass
 
 
@@ -57,7 +58,7 @@ def moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
         return channel_moments(inputs)
     dims = [d for d in range(inputs.dim()) if d != 1]
     mean = inputs.mean(dims)
-    variance = (inputs - _per_channel(mean, inputs)).square().mean(dims)
+    variance = (inputs - per_channel(mean, inputs)).square().mean(dims)
     return mean, variance
 
 
@@ -75,7 +76,7 @@ def normalised(
     scale = scale if weight is None else scale * weight
     shift = -mean * scale
     shift = shift if bias is None else shift + bias
-    return inputs * _per_channel(scale, inputs) + _per_channel(shift, inputs)
+    return inputs * per_channel(scale, inputs) + per_channel(shift, inputs)
 
 
 def layer_norm(
@@ -118,8 +119,8 @@ def group_norm(
     centred = grouped - grouped.mean(2, keepdim=True)
     hidden = centred * torch.rsqrt(centred.square().mean(2, keepdim=True) + eps)
     hidden = hidden.reshape(inputs.shape)
-    hidden = hidden if weight is None else hidden * _per_channel(weight, inputs)
-    return hidden if bias is None else hidden + _per_channel(bias, inputs)
+    hidden = hidden if weight is None else hidden * per_channel(weight, inputs)
+    return hidden if bias is None else hidden + per_channel(bias, inputs)
 
 
 def instance_norm(
@@ -170,8 +171,3 @@ def functional_batch_norm(
         return batch_norm(inputs, weight, bias, eps, name)
     assert running_mean is not None and running_var is not None
     return normalised(inputs, running_mean, running_var, weight, bias, eps)
-
-
-def _per_channel(values: Tensor, like: Tensor) -> Tensor:
-    """Returns values [C] as [C, 1, ...], which broadcast to `like` [N, C, *]."""
-    return values.view(values.shape[0], *[1] * (like.dim() - 2))

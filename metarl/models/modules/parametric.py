@@ -10,7 +10,8 @@ from torch import Tensor
 
 from metarl.models.convolution import Geometry, grouped_conv, transposed_conv
 from metarl.models.folding import fold_filters
-from metarl.models.modules.values import Folded, GraphRun, NoForm, Value, folded, per_channel
+from metarl.models.functional import per_channel
+from metarl.models.modules.values import Folded, GraphRun, NoForm, Value, dimensions_of, folded
 
 
 def linear(
@@ -42,7 +43,7 @@ def convolution(
 ) -> Folded:
     """`F.conv1d`, `conv2d` and `conv3d` of [T, N, in, *S] with weights [T, out, in, *k]."""
     dims = {F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}[function]
-    if number_of_dimensions(value) != dims or weight.dim() != dims + 1 or isinstance(padding, str):
+    if dimensions_of(value) != dims or weight.dim() != dims + 1 or isinstance(padding, str):
         raise NoForm
     sizes = (_sizes(s) for s in (stride, padding, dilation))
     hidden = filtered(run, value, weight, groups, *sizes)
@@ -114,11 +115,6 @@ def scaled(hidden: Tensor, dims: int, weight: Tensor | None, bias: Tensor | None
     if weight is not None:
         hidden = hidden * weight.view(weight.shape[0], *fill, *weight.shape[1:])
     return hidden if bias is None else hidden + bias.view(bias.shape[0], *fill, *bias.shape[1:])
-
-
-def number_of_dimensions(value: Value) -> int:
-    """Returns the number of dimensions of one task's tensor."""
-    return value.tensor.dim() if isinstance(value, Folded) else value.dim() - 1
 
 
 def _sizes(sizes: Any) -> Any:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metarl.errors import SettingsError
+from metarl.models import functional
 from metarl.models.modules.attention import functional_dropout
 
 Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
@@ -22,11 +23,7 @@ Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 def lstm_step(gates: Tensor, state: tuple[Tensor, ...], w: Weights) -> tuple[Tensor, ...]:
     """Returns (h, c) after one step; `gates` [N, 4 H] is W_ih x + b_ih + b_hh."""
     hidden, cell = state
-    gates = gates + hidden @ w[1].mT
-    # i, f, o = sigmoid, g = tanh;  c' = f c + i g;  h' = o tanh(c')  (torch's order i, f, g, o)
-    i, f, g, o = gates.chunk(4, -1)
-    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-    hidden = o.sigmoid() * cell.tanh()
+    hidden, cell = functional.lstm_step(gates + hidden @ w[1].mT, cell)
     return (hidden if w[4] is None else hidden @ w[4].mT), cell
 
 

@@ -89,6 +89,6 @@ def folded(value: Value) -> Tensor:
     return value.tensor if isinstance(value, Folded) else fold_images(value)
 
 
-def per_channel(values: Tensor, like: Tensor) -> Tensor:
-    """Returns values [T * C] as [T * C, 1, ...], which broadcast to `like` [N, T * C, *S]."""
-    return values.view(-1, *[1] * (like.dim() - 2))
+def dimensions_of(value: Value) -> int:
+    """Returns the number of dimensions of one task's tensor."""
+    return value.tensor.dim() if isinstance(value, Folded) else value.dim() - 1
