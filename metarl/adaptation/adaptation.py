@@ -21,11 +21,11 @@ from metarl.registry import did_you_mean
 from metarl.tasks.losses import TaskLoss
 from metarl.tasks.metrics import MetricFunction
 
-LEARNERS = frozenset({
+LEARNER_METHODS = frozenset({
     "adapt", "clone", "collect", "eval", "evaluate", "forward", "load_state_dict",
     "named_parameters", "parameters", "predict", "state_dict", "to", "train", "zero_grad",
 })  # fmt: skip
-"""What learners have, here and in other libraries."""
+"""Methods that learners have, here and in other libraries."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +105,7 @@ class Adaptation:
             )
         check_max_norm(self.max_inner_grad_norm)
         self._check_complex()
-        differentiates = self.rule.differentiates_gradient and not self.first_order
-        if (unroll or self.fresh_start) and differentiates:
+        if (unroll or self.fresh_start) and self._differentiates_gradient:
             raise SettingsError(
                 "Truncated unrolls and fresh starts suit rules that take gradients as constants, "
                 f"not {type(self.rule).__name__}; set `first_order` or leave them out."
@@ -132,7 +131,7 @@ class Adaptation:
             AttributeError: Always.
         """
         hint = ""
-        if name in LEARNERS:
+        if name in LEARNER_METHODS:
             hint = (
                 " An Adaptation is a plain value; `GradientLearner(adaptation)` or "
                 "`PolicyLearner(adaptation, family)` adapts, predicts and evaluates."
@@ -142,8 +141,7 @@ class Adaptation:
     @property
     def second_order(self) -> bool:
         """Whether the meta-gradient contains second derivatives of the inner loss."""
-        differentiates = self.rule.differentiates_gradient and not self.first_order
-        return differentiates and self.steps > 0
+        return self._differentiates_gradient and self.steps > 0
 
     @property
     def frozen_names(self) -> frozenset[str]:
@@ -154,6 +152,11 @@ class Adaptation:
     def outer_names(self) -> frozenset[str]:
         """Names of the parameters that the inner loop leaves and the outer loop trains."""
         return matching_names(self.network, self._patterns) - self._constants
+
+    @property
+    def _differentiates_gradient(self) -> bool:
+        """Whether steps are differentiated through the gradients that the rule gets."""
+        return self.rule.differentiates_gradient and not self.first_order
 
     @property
     def _patterns(self) -> list[str]:

@@ -31,5 +31,5 @@ def clip_per_task(grads: Params, max_norm: float) -> Params:
 
 
 def _real(grad: Tensor) -> Tensor:
-    """Returns both parts of complex numbers, and others as they are."""
+    """Returns complex numbers as their real and imaginary parts, real ones as they are."""
     return torch.view_as_real(grad.resolve_conj()) if grad.is_complex() else grad

@@ -18,7 +18,7 @@ from metarl.tasks.metrics import binary_accuracy
 from metarl.trees import in_place_changes, map_tensors, take_tasks, tensors_of
 
 SHRINK = 0.9
-"""Factor of the outputs of the neighbour; probabilities stay probabilities."""
+"""Factor of the outputs of the other task; probabilities stay probabilities."""
 VARIANTS = 5
 """Ways to shift the outputs in which the order of examples is tried."""
 
@@ -120,7 +120,7 @@ def check_order_of_examples(
 
 
 def _varied(tensor: Tensor) -> Tensor:
-    """Returns outputs that are all equal, as those of a head of zeros, as ones that differ."""
+    """Returns outputs that differ; equal ones, as those of a head of zeros, are changed."""
     if not tensor.is_floating_point() or tensor.amin() < tensor.amax():
         return tensor
     numbers = torch.arange(tensor.numel(), device=tensor.device, dtype=tensor.dtype)
@@ -128,6 +128,7 @@ def _varied(tensor: Tensor) -> Tensor:
 
 
 def _reversed(tensor: Tensor) -> Tensor:
+    """Returns a tensor [T, N, *] in the reverse order of examples; [T] as it is."""
     return tensor.flip(1) if tensor.dim() > 1 else tensor
 
 
@@ -146,7 +147,7 @@ def check_tasks_apart(
     first, other = take_tasks(given, 0, 1), take_tasks(given, last, last + 1)
 
     def joined(a: Tensor, b: Tensor) -> Tensor:
-        changed = b.flip(1) if b.dim() > 1 else b
+        changed = _reversed(b)
         return torch.cat((a, changed * SHRINK if changed.is_floating_point() else changed))
 
     with torch.no_grad():
@@ -277,7 +278,7 @@ def check_logits_of(
     if not read or not isinstance(outputs, Tensor) or outputs.element_size() < 4:
         return
     if read == "logit":
-        if not (_are_between(outputs) and _are_between(scaled())):
+        if not (_lie_in_unit_interval(outputs) and _lie_in_unit_interval(scaled())):
             return
         found, advice = "between 0 and 1", "Leave out the sigmoid at its end"
         if function.function is binary_accuracy:
@@ -304,7 +305,7 @@ def check_logits_of(
     )
 
 
-def _are_between(outputs: Outputs) -> bool:
+def _lie_in_unit_interval(outputs: Outputs) -> bool:
     """Returns whether all outputs lie in 0..1 and are not all 0, as those of a head of zeros."""
     return bool(((outputs >= 0) & (outputs <= 1)).all()) and bool((outputs > 0).any())
 

@@ -80,7 +80,7 @@ class Metric:
             self._check_default(outputs, query.targets)
             return evaluation_metric(outputs, query.targets, query.weights, query.mask)
         values = self.function(outputs, query, **_extras(tasks))
-        broken = torch.stack([_hold_nan(tensor, query) for tensor in tensors_of(outputs)])
+        broken = torch.stack([_has_nan(tensor, query) for tensor in tensors_of(outputs)])
         return values.masked_fill(broken.any(0), float("nan"))
 
     def check_labels(self, outputs: Outputs, targets: Tensor) -> None:
@@ -154,7 +154,7 @@ def _are_probabilities(targets: Tensor) -> bool:
     return bool(((targets == 0) | (targets == 1)).all()) or are_shares(targets)
 
 
-def _hold_nan(outputs: Tensor, query: Examples) -> Tensor:
+def _has_nan(outputs: Tensor, query: Examples) -> Tensor:
     """Returns whether outputs [T, *] of each task are NaN for an example that counts, [T]."""
     of_examples = outputs.shape[:2] == query.targets.shape[:2]
     padding = (query.weights, query.mask) if of_examples else ()

@@ -19,7 +19,7 @@ from metarl.trees import map_tensors, take_tasks, tensors_of
 SHRINK = 0.9
 """Factor of the parameters and inputs of the other task."""
 TOLERANCE = 1e-3
-"""Relative to the largest output."""
+"""Largest difference, relative to the largest output."""
 
 
 def check_model(network: NetworkCall, support: Examples, frozen: Collection[str]) -> None:

@@ -54,11 +54,9 @@ class CapturedTasks:
         return sampled
 
     def _sampled(self, tasks: TaskSource, num_tasks: int, generator: torch.Generator) -> Any:
-        if self._driver is None and generator.device.type != "cuda":
-            return tasks.sample(num_tasks, generator)
-        if self.refused is not None or not graphs_allowed():
-            return tasks.sample(num_tasks, generator)
-        if not getattr(tasks, "samples_on_device", False):
+        on_gpu = self._driver is not None or generator.device.type == "cuda"
+        allowed = getattr(tasks, "samples_on_device", False) and graphs_allowed()
+        if not (on_gpu and allowed and self.refused is None):
             return tasks.sample(num_tasks, generator)
         known = self._of is not None and self._of[0] is tasks and self._of[1] is generator
         if self._replay is None or not known or self._count != num_tasks:

@@ -144,11 +144,16 @@ def check_depends(losses: Tensor) -> None:
             "switched off. Train outside of that."
         )
     if not losses.requires_grad:
-        raise SettingsError(
-            "Expected an outer loss that depends on the parameters to train, it depends on none: "
-            "the network does not use them, or detaches them. Train the parameters that its "
-            "forward pass uses (`requires_grad_()`), or train none (`iterations=0`)."
-        )
+        raise without_parameters()
+
+
+def without_parameters() -> SettingsError:
+    """Returns the error of outer losses that depend on none of the parameters to train."""
+    return SettingsError(
+        "Expected an outer loss that depends on the parameters to train, it depends on none: "
+        "the network does not use them, or detaches them. Train the parameters that its "
+        "forward pass uses (`requires_grad_()`), or train none (`iterations=0`)."
+    )
 
 
 def check_result(result: Any, inputs: Any, learner: Learner) -> None:

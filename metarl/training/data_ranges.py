@@ -19,7 +19,6 @@ from metarl.tasks.scaling import Scaling
 MOST_ENTRIES = 256
 """Examples with more numbers have one range for all of them, as images and sequences do."""
 
-
 MOST_NUMBERS = 1 << 20
 """Numbers of a meta-iteration that are looked at; of more, every n-th example."""
 

@@ -55,10 +55,10 @@ class LateResults:
             None if those that were read are finite.
         """
         unread = self._unread
-        count = 0 if wait else self._computed()  # in front; known to be computed
-        aside = count > 0
-        if wait or len(unread) > MOST_UNREAD or (unread and unread[-1].result.finite is False):
-            count, aside = len(unread), False
+        is_full = len(unread) > MOST_UNREAD
+        reads_all = wait or is_full or (bool(unread) and unread[-1].result.finite is False)
+        count = len(unread) if reads_all else self._computed()
+        aside = not reads_all
         if not count:
             return None
         if self._is_finite(unread[count - 1], aside):

@@ -118,10 +118,9 @@ class OuterLoop:
         self.learner = learner.to(self.device)
         if settings.precision == "bfloat16":
             learner.use_bfloat16()
-        for what, source in (("training tasks", tasks), ("validation tasks", validation)):
-            if source is not None or what == "training tasks":
-                check_source(source, what)
-            check_same_worlds(getattr(learner, "family", None), source, what)
+        _check_tasks(learner, tasks, "training tasks")
+        if validation is not None:
+            _check_tasks(learner, validation, "validation tasks")
         self.tasks = tasks
         self.validation = validation
         self.settings = settings
@@ -379,6 +378,12 @@ class OuterLoop:
                 f"resume it with the settings in its run's config.json. ({error})"
             ) from error
         self.iteration = checkpoint.iteration
+
+
+def _check_tasks(learner: Learner, tasks: TaskSource, what: str) -> None:
+    """Raises SettingsError unless tasks can be sampled, and the learner plays in their worlds."""
+    check_source(tasks, what)
+    check_same_worlds(getattr(learner, "family", None), tasks, what)
 
 
 def _headline(scalars: dict[str, float]) -> dict[str, float]:

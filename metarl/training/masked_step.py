@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -58,7 +58,7 @@ class MaskedStep:
         self._params = list(params)
         self._max_norm = max_norm
         self._fused = all(group.get("fused") for group in optimizer.param_groups)
-        self._step = getattr(type(optimizer).step, "__wrapped__", type(optimizer).step)
+        self._step = plain_step(optimizer)
         device = self._params[0].device
         places = {id(p): place for place, p in enumerate(self._params)}
         self._groups = [[places[id(p)] for p in g["params"]] for g in optimizer.param_groups]
@@ -171,6 +171,12 @@ class MaskedStep:
             return
         if any(grad is not None and not s for grad, s in zip(grads, memory.states, strict=True)):
             raise MissingStateError("the optimiser has no state of a parameter yet.")
+
+
+def plain_step(optimizer: Optimizer) -> Callable[[Optimizer], Any]:
+    """Returns `step` without torch's hooks and profiler label, which cost as much as the update."""
+    step = type(optimizer).step
+    return getattr(step, "__wrapped__", step)
 
 
 def refusal(optimizer: Optimizer, scheduler: Any) -> str | None:

@@ -16,7 +16,7 @@ from metarl.chunks import FittingChunks
 from metarl.cuda_graphs import Driver, Graphed, graphs_allowed
 from metarl.devices import keep_freed_memory
 from metarl.errors import SettingsError
-from metarl.training.compilation import CompiledGradient, check_depends, check_result
+from metarl.training.compilation import CompiledGradient, check_result, without_parameters
 from metarl.training.settings import TrainingSettings
 from metarl.trees import concatenate_tasks, cut_tasks
 
@@ -254,5 +254,5 @@ def norm_of(grads: list[Tensor]) -> Tensor:
         grads: The gradients; none if the loss depends on no parameter that is trained.
     """
     if not grads:
-        check_depends(torch.zeros(0))
+        raise without_parameters()
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))

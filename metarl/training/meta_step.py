@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from metarl.cuda_graphs import Driver, graphs_allowed
 from metarl.errors import SettingsError
 from metarl.training.captured_iteration import CapturedIteration, Update
 from metarl.training.given_options import OF_SCHEDULERS, GivenOptions, check_step, equal_values
-from metarl.training.masked_step import MaskedStep, MissingStateError, refusal
+from metarl.training.masked_step import MaskedStep, MissingStateError, plain_step, refusal
 from metarl.training.meta_gradient import MetaGradient
 from metarl.training.optimizer_state import UnsavedState
 from metarl.training.optimizers import (
@@ -81,16 +80,13 @@ class MetaStep(OuterUpdate):
         if optimizer is None:
             self.optimizer = make_optimizer(named, settings)
         else:
-            _refuse_two(settings)
+            _check_one_optimizer(settings)
             self.optimizer = given_optimizer(optimizer, named)
         self._unsaved = UnsavedState(self.optimizer)
         self._given = GivenOptions(self.optimizer)
         check_modes(self.optimizer, learner)
-        if scheduler is not None and (settings.schedule != "constant" or settings.warmup):
-            other = f"{settings.warmup} iterations of `warmup`"
-            if settings.schedule != "constant":
-                other = f"the schedule {settings.schedule}"
-            raise SettingsError(f"Expected one schedule, got a `scheduler` and {other}.")
+        if scheduler is not None:
+            _check_one_schedule(settings)
         self._rates = Rates(self.optimizer, settings, given=optimizer is not None)
         if scheduler is None:
             self.scheduler = make_scheduler(self.optimizer, settings)
@@ -100,7 +96,7 @@ class MetaStep(OuterUpdate):
         self._given.scheduled_by(self.scheduler)
         self._rate = self._rates.at(0)
         plain = optimizer is None and self.scheduler is None
-        self._update = _plain_step(self.optimizer) if plain else whole_step
+        self._step = plain_step(self.optimizer) if plain else whole_step
         self._masked: MaskedStep | None = None
         self.captured = self._captured(driver)
         self._reads_late = False
@@ -128,7 +124,7 @@ class MetaStep(OuterUpdate):
             if finite:
                 if self.settings.max_grad_norm is not None:
                     nn.utils.clip_grads_with_norm_(self.params, self.settings.max_grad_norm, norm)
-                self._update(self.optimizer)
+                self._step(self.optimizer)
                 self._step_scheduler(result.losses)
         return MetaResult(result.losses, result.metrics, result.carry, norm, finite)
 
@@ -221,19 +217,23 @@ class MetaStep(OuterUpdate):
             )
 
 
-def _plain_step(optimizer: torch.optim.Optimizer) -> Callable[[torch.optim.Optimizer], Any]:
-    """Returns `step` without torch's hooks and profiler label, which cost as much as the update."""
-    step = type(optimizer).step
-    return getattr(step, "__wrapped__", step)
-
-
 def _form(group: dict[str, Any]) -> tuple[set[str], int]:
     """Returns what a parameter group must have to take the state of another."""
     return set(group) - set(OF_SCHEDULERS), len(group["params"])
 
 
-def _refuse_two(settings: TrainingSettings) -> None:
-    """Refuses settings of the optimiser if an optimiser is given."""
+def _check_one_schedule(settings: TrainingSettings) -> None:
+    """Raises SettingsError for settings of the schedule next to a `scheduler`."""
+    if settings.schedule == "constant" and not settings.warmup:
+        return
+    other = f"{settings.warmup} iterations of `warmup`"
+    if settings.schedule != "constant":
+        other = f"the schedule {settings.schedule}"
+    raise SettingsError(f"Expected one schedule, got a `scheduler` and {other}.")
+
+
+def _check_one_optimizer(settings: TrainingSettings) -> None:
+    """Raises SettingsError for settings of the optimiser next to an `optimizer`."""
     defaults = TrainingSettings()
     for name in ("optimizer", "optimizer_options", "rate_factors", "weight_decay", "no_decay"):
         if getattr(settings, name) != getattr(defaults, name):

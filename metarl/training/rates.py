@@ -61,8 +61,9 @@ class Rates:
     def load(self, state: dict[str, Any] | None) -> None:
         """Takes over changed rates, unless the optimiser was built with others than before."""
         self._written = self._present()
-        is_same = state is not None and state["given"] == self._given
-        self._bases = list(state["now"] if state and is_same else self._given)
+        self._bases = list(self._given)
+        if state is not None and state["given"] == self._given:
+            self._bases = list(state["now"])
 
     def _present(self) -> list[float]:
         return [float(group["lr"]) for group in self._optimizer.param_groups]
