@@ -111,5 +111,9 @@ def _moments(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         mean = mean + change * (len(chunk) / new)
         total = new
     std = (squares / total).sqrt()
-    flat = std <= 1e-7 * mean.abs().clamp(min=1e-30)
-    return mean.float(), std.masked_fill(flat, 1.0).float()
+    return mean.float(), one_where_constant(std, mean).float()
+
+
+def one_where_constant(std: Tensor, mean: Tensor) -> Tensor:
+    """Returns standard deviations, float64, with 1 where they are rounding of the mean."""
+    return std.masked_fill(std <= 1e-7 * mean.abs().clamp(min=1e-30), 1.0)

@@ -77,14 +77,8 @@ class SeriesTasks:
                 "series out with short_series='drop'."
             )
         if not kept.any():
-            raise TaskError(
-                f"The {self.part} split has no series"
-                + (
-                    f" of at least {self.fewest_values} values."
-                    if len(series)
-                    else "; give it some."
-                )
-            )
+            lacks = f" of at least {self.fewest_values} values" if len(series) else "; give it some"
+            raise TaskError(f"The {self.part} split has no series{lacks}.")
         object.__setattr__(self, "_series", series[kept])
         object.__setattr__(self, "_longest", int(lengths[kept].max()))
 

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError, short_repr
 from metarl.ranges import check_int
-from metarl.tasks.base import Split
 from metarl.tasks.data.characters import Characters
 from metarl.tasks.data.datasets import Loaded, is_dataset, load_dataset
 from metarl.tasks.data.descriptions import class_descriptions
 from metarl.tasks.data.hugging_face import is_hugging_face, load_hugging_face
-from metarl.tasks.data.labels import Splits, number_labels, split_labels
+from metarl.tasks.data.labels import Splits, first_split, number_labels, split_labels
 from metarl.tasks.data.plain import (
     as_tensor,
     check_one_type,
@@ -142,14 +141,13 @@ def FewShotData(  # noqa: N802 - reads like the other distributions
         )
     numbered = number_labels(labels, len(source))
     parts = split_labels(numbered, splits, seed)
-    first: Split = "train" if parts.get("train") is not None else next(iter(parts))
     described = None
     if descriptions is not None:
         described = class_descriptions(numbered.names, descriptions, key)
     pool = ExamplePool(source, numbered.order, numbered.counts, numbered.names, described)
     return FewShot(
         pool, parts, way, shots, queries,
-        part=first,
+        part=first_split(parts),
         rotations=rotations, small_classes=small_classes, min_images=min_images,
         fewest_shots=fewest_shots, augment_support=augment_support, augment_query=augment_query,
         columns=columns,

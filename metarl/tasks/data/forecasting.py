@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError, TaskError
-from metarl.tasks.base import Split
-from metarl.tasks.data.labels import Labels, Splits, number_labels, split_labels
+from metarl.tasks.data.labels import Labels, Splits, first_split, number_labels, split_labels
 from metarl.tasks.data.plain import as_tensor
 from metarl.tasks.data.sources import sequence_source
 from metarl.tasks.data.table_files import open_table
@@ -26,6 +25,7 @@ from metarl.tasks.data.tables import (
     read_column,
     read_times,
 )
+from metarl.tasks.scaling import one_where_constant
 from metarl.tasks.series import SeriesTasks
 
 LONG = 1.5
@@ -112,13 +112,12 @@ def Forecasting(  # noqa: N802 - reads like the other distributions
         is_training[parts["train"]] = True
         training = flat[is_training.repeat_interleave(series.lengths)].double()
         mean, std = training.mean(0), training.std(0, correction=0)
-        std = std.masked_fill(std <= 1e-7 * mean.abs().clamp(min=1e-30), 1.0)
+        std = one_where_constant(std, mean)
         flat, mean, std = ((flat - mean) / std).float(), mean.float(), std.float()
-    first: Split = "train" if parts.get("train") is not None else next(iter(parts))
     return SeriesTasks(
         flat, series.lengths, series.names.names, parts, history, horizon,
         _channels(series.channels, targets), shots, queries,
-        part=first, short_series=short_series, mean=mean, std=std,
+        part=first_split(parts), short_series=short_series, mean=mean, std=std,
     )  # fmt: skip
 
 

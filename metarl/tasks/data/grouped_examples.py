@@ -7,8 +7,7 @@ from typing import Any
 
 from metarl.errors import SettingsError, ShapeError, short_repr
 from metarl.ranges import check_int
-from metarl.tasks.base import Split
-from metarl.tasks.data.labels import Splits, number_labels, split_labels
+from metarl.tasks.data.labels import Splits, first_split, number_labels, split_labels
 from metarl.tasks.data.table_files import open_table
 from metarl.tasks.data.table_sources import TableSettings, load_table
 from metarl.tasks.data.tables import check_columns, column_names, is_name, is_table, numbers
@@ -76,17 +75,7 @@ def GroupedExamples(  # noqa: N802 - reads like the other distributions
     if length is not None:
         length = check_int("length", length)
     table = open_table(table)
-    known = column_names(table)
-    input_names, target_names = (
-        _names("inputs", inputs, known), _names("targets", targets, known)
-    )  # fmt: skip
-    check_columns(table, [group, *input_names, *target_names])
-    shared = {*input_names, group} & {*target_names} or {*input_names} & {group}
-    if shared:
-        twice = min(shared, key=str)
-        raise SettingsError(
-            f"Expected each column once among group, inputs and targets, got {twice!r} twice."
-        )
+    input_names, target_names = _input_and_target_names(table, group, inputs, targets)
     settings = TableSettings(input_names, group, splits, length, None, False, in_memory)
     source, groups, splits, columns = load_table(table, settings)
     numbered = number_labels(groups, len(source), "group")
@@ -97,13 +86,28 @@ def GroupedExamples(  # noqa: N802 - reads like the other distributions
         if "train" not in parts:
             raise SettingsError("Standardisation needs training groups; `splits` has none.")
         scaling = training_scaling(source, values, numbered.order, numbered.counts, parts["train"])
-    first: Split = "train" if parts.get("train") is not None else next(iter(parts))
     return GroupTasks(
         source, values, numbered.order, numbered.counts, numbered.names, parts, shots, queries,
-        part=first, small_groups=small_groups, min_examples=min_examples,
+        part=first_split(parts), small_groups=small_groups, min_examples=min_examples,
         fewest_shots=fewest_shots, scaling=scaling, augment_support=augment_support,
         augment_query=augment_query, columns=columns,
     )  # fmt: skip
+
+
+def _input_and_target_names(
+    table: Any, group: str, inputs: Any, targets: Any
+) -> tuple[list[str], list[str]]:
+    """Returns the columns of inputs and of targets; raises SettingsError if a column repeats."""
+    known = column_names(table)
+    input_names, target_names = _names("inputs", inputs, known), _names("targets", targets, known)
+    check_columns(table, [group, *input_names, *target_names])
+    shared = {*input_names, group} & {*target_names} or {*input_names} & {group}
+    if shared:
+        twice = min(shared, key=str)
+        raise SettingsError(
+            f"Expected each column once among group, inputs and targets, got {twice!r} twice."
+        )
+    return input_names, target_names
 
 
 def _names(kind: str, columns: Any, known: Sequence[str]) -> list[str]:

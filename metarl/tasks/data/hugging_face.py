@@ -24,7 +24,10 @@ from metarl.tasks.pools import Source
 
 
 def is_hugging_face(data: Any) -> bool:
-    """Returns whether the data have the interface of a Hugging Face `Dataset`."""
+    """Returns whether the data are a Hugging Face `Dataset`, a dictionary of them or a stream.
+
+    `load_hugging_face` refuses the latter two; see `tables.is_hugging_face` for a `Dataset` alone.
+    """
     return all(hasattr(data, name) for name in ("column_names", "with_format"))
 
 

@@ -127,6 +127,11 @@ def split_labels(labels: Labels, splits: Splits, seed: int) -> dict[Split, Tenso
     return found
 
 
+def first_split(parts: Mapping[Split, Tensor]) -> Split:
+    """Returns the split that a distribution samples from at first: train, if it has classes."""
+    return "train" if "train" in parts else next(iter(parts))
+
+
 def _by_fraction(labels: Labels, parts: Mapping[Split, Any], seed: int) -> dict[Split, Tensor]:
     """Splits at random: a fraction f of K classes is round(f K) of them."""
     for name, value in parts.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -25,7 +25,9 @@ def as_tensor(values: Any, name: str) -> Tensor:
         DataError: Values of a masked array are masked.
     """
     if isinstance(values, Tensor):
-        return refuse_gradients(name) if values.requires_grad else plain_tensor(values, name)
+        if values.requires_grad:
+            refuse_gradients(name)
+        return plain_tensor(values, name)
     check_unmasked(values, name)
     if is_image(values):
         values = image_array(values)
@@ -135,8 +137,8 @@ def check_one_type(types: Iterable[np.dtype | torch.dtype], name: str) -> None:
         )
 
 
-def refuse_gradients(name: str) -> Tensor:
-    """Raises ShapeError for a tensor that requires gradients."""
+def refuse_gradients(name: str) -> NoReturn:
+    """Raises the ShapeError of a tensor that requires gradients."""
     raise ShapeError(
         f"Expected numbers without gradients in the {name}, got a tensor that requires them; pass "
         "`tensor.detach()`."
