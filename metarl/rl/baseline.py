@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 CLIP = 10.0
+"""Observations are clipped to +- this."""
 RIDGE = 1e-5
+"""Smallest ridge of the least squares."""
 ROUNDING = 1e-12
+"""Ridge of a feature, relative to the number of features times its sum of squares."""
 LARGEST = 512
 """Observations with more entries are replaced by random projections."""
 PROJECTIONS = 128
-"""Their number."""
+"""The number of random projections."""
 
 
 class LinearBaseline(NamedTuple):

@@ -90,7 +90,7 @@ class JointPolicy(Policy):
         self.init_std = init_std
         self.min_std = min_std
         self.network = network
-        if any(part.kind == "gaussian" for part in self.parts):
+        if self._gaussian_sizes:
             check_deviations(init_std, min_std)
             self.log_std = nn.Parameter(self._initial_log_std(generator))
 
@@ -118,9 +118,14 @@ class JointPolicy(Policy):
 
     def initial(self, generator: torch.Generator, num_tasks: int | None = None) -> Params:
         params = initial_network_params(self.network, generator, num_tasks)
-        if any(part.kind == "gaussian" for part in self.parts):
+        if self._gaussian_sizes:
             params["log_std"] = self._initial_log_std(generator, num_tasks)
         return params
+
+    @property
+    def _gaussian_sizes(self) -> list[int]:
+        """The dimensions of each Gaussian part."""
+        return [part.size for part in self.parts if part.kind == "gaussian"]
 
     @property
     def action_shape(self) -> tuple[int, ...]:
@@ -128,25 +133,26 @@ class JointPolicy(Policy):
 
     def _joint(self, outputs: Tensor, params: Params) -> Joint:
         """Returns the distributions of the network's outputs [T, *B, outputs]."""
-        log_std = outputs
-        if "log_std" in params:
-            log_std = params["log_std"].clamp(min=math.log(self.min_std))
-            log_std = log_std.view(log_std.shape[0], *[1] * (outputs.dim() - 2), log_std.shape[1])
+        log_stds = iter(self._log_stds(params, outputs.dim()))
         found: list[Gaussian | Categorical | Bernoulli] = []
-        start = deviations = 0
-        for part in self.parts:
-            own = outputs[..., start : start + part.size]
-            start += part.size
+        own_outputs = outputs.split([part.size for part in self.parts], -1)
+        for part, own in zip(self.parts, own_outputs, strict=True):
             if part.kind == "gaussian":
-                found.append(Gaussian(own, log_std[..., deviations : deviations + part.size]))
-                deviations += part.size
+                found.append(Gaussian(own, next(log_stds)))
             else:
                 found.append(Categorical(own) if part.kind == "categorical" else Bernoulli(own))
         return Joint(tuple(found))
 
+    def _log_stds(self, params: Params, dims: int) -> Sequence[Tensor]:
+        """Returns log standard deviations [T, 1, ..., 1, size] of each Gaussian, of `dims`."""
+        if not self._gaussian_sizes:
+            return ()
+        log_std = params["log_std"].clamp(min=math.log(self.min_std))
+        shape = (log_std.shape[0], *[1] * (dims - 2), log_std.shape[1])
+        return log_std.view(shape).split(self._gaussian_sizes, -1)
+
     def _initial_log_std(self, generator: torch.Generator, num_tasks: int | None = None) -> Tensor:
-        size = sum(part.size for part in self.parts if part.kind == "gaussian")
-        shape = (*task_shape(num_tasks), size)
+        shape = (*task_shape(num_tasks), sum(self._gaussian_sizes))
         return torch.full(shape, math.log(self.init_std), device=generator.device)
 
 

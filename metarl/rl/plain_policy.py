@@ -48,6 +48,8 @@ class PlainPolicy(nn.Module, ABC):
 
     outputs: tuple[str, ...]
     units: Units | None
+    low: Tensor
+    high: Tensor
 
     def __init__(
         self,
@@ -69,6 +71,15 @@ class PlainPolicy(nn.Module, ABC):
     @abstractmethod
     def expects(self) -> str:
         """Describes the actions that the environment expects, in a sentence or two."""
+
+    def store_bounds(self, action_space: spaces.Box) -> None:
+        """Stores the bounds that `clipped` uses."""
+        self.register_buffer("low", torch.from_numpy(action_space.low.astype(np.float32)))
+        self.register_buffer("high", torch.from_numpy(action_space.high.astype(np.float32)))
+
+    def clipped(self, actions: Tensor) -> Tensor:
+        """Returns actions [B, A] clipped to the bounds; infinite ones clip nothing."""
+        return torch.minimum(torch.maximum(actions, self.low), self.high)
 
     def run_network(self, observations: Tensor) -> Tensor:
         """Returns the network's outputs for observations in the environment's units."""
@@ -112,8 +123,6 @@ class PlainGaussian(PlainPolicy):
 
     outputs = ("action", "mean", "std")
     log_std: Tensor
-    low: Tensor
-    high: Tensor
 
     def __init__(
         self,
@@ -125,16 +134,14 @@ class PlainGaussian(PlainPolicy):
     ) -> None:
         super().__init__(network, observation_space, action_space, units)
         self.register_buffer("log_std", log_std)
-        self.register_buffer("low", torch.from_numpy(action_space.low.astype(np.float32)))
-        self.register_buffer("high", torch.from_numpy(action_space.high.astype(np.float32)))
+        self.store_bounds(action_space)
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the clipped mean, the mean and the standard deviation, each [B, A]."""
         mean, std = self.run_network(observations), self.log_std.exp()
         if self.units is not None and self.units.actions is not None:
             mean, std = self.units.act(mean), std * self.units.actions.scale
-        action = torch.minimum(torch.maximum(mean, self.low), self.high)
-        return action, mean, std.expand_as(mean)
+        return self.clipped(mean), mean, std.expand_as(mean)
 
     def expects(self) -> str:
         low, high = self.low.tolist(), self.high.tolist()
@@ -187,8 +194,6 @@ class PlainJoint(PlainPolicy):
     """
 
     outputs = ("action", "outputs")
-    low: Tensor
-    high: Tensor
 
     def __init__(
         self,
@@ -199,16 +204,14 @@ class PlainJoint(PlainPolicy):
     ) -> None:
         super().__init__(network, observation_space, action_space, policy.units)
         self.parts = policy.parts
-        self.register_buffer("low", torch.from_numpy(action_space.low.astype(np.float32)))
-        self.register_buffer("high", torch.from_numpy(action_space.high.astype(np.float32)))
+        self.store_bounds(action_space)
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the flat action, [B, A], and the network's outputs."""
         outputs = self.run_network(observations)
-        columns, start = [], 0
-        for part in self.parts:
-            own = outputs[:, start : start + part.size]
-            start += part.size
+        columns = []
+        own_outputs = outputs.split([part.size for part in self.parts], 1)
+        for part, own in zip(self.parts, own_outputs, strict=True):
             if part.kind == "categorical":
                 own = own.argmax(-1, keepdim=True).float()
             elif part.kind == "bernoulli":
@@ -216,7 +219,7 @@ class PlainJoint(PlainPolicy):
             columns.append(own)
         action = torch.cat(columns, 1)
         action = action if self.units is None else self.units.act(action)
-        return torch.minimum(torch.maximum(action, self.low), self.high), outputs
+        return self.clipped(action), outputs
 
     def expects(self) -> str:
         kinds = described_actions(self.action_space)

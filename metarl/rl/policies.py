@@ -86,10 +86,8 @@ class GaussianPolicy(Policy):
 
     def fixed(self, params: Params) -> Callable[[Tensor], Gaussian]:
         """Returns a function of observations [T, B, O], with a single dimension B."""
-        means, log_std = (
-            fixed_network(self.network, network_params(params)),
-            self._log_stds(params, 3),
-        )
+        means = fixed_network(self.network, network_params(params))
+        log_std = self._log_stds(params, 3)
         return lambda observations: Gaussian(means(observations), log_std)
 
     def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:

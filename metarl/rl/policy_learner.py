@@ -289,8 +289,8 @@ class PolicyLearner(ControlLearner):
         start = self._fresh(num_tasks, generator) or task_params(self.policy, num_tasks)
         (noise,) = self._noises(num_tasks, 1, generator, trajectories)
         rollouts = [
-            self.worlds.collect(self.policy, params, some.values, numbers)
-            for some, params, numbers in cut_tasks((tasks, start, noise), self.task_chunk_size)
+            self.worlds.collect(self.policy, params, chunk.values, draws)
+            for chunk, params, draws in cut_tasks((tasks, start, noise), self.task_chunk_size)
         ]
         units.update(concatenate_tasks([part.moments for part in rollouts if part.moments]))
         self.environment_steps += sum(int(part.steps().sum()) for part in rollouts)

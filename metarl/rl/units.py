@@ -138,6 +138,11 @@ class ObservationScale(nn.Module):
         """Whether any entry has running statistics."""
         return len(self.entries) > 0
 
+    @property
+    def trivial(self) -> bool:
+        """Whether the map changes nothing."""
+        return bool(self.unchanged.all())
+
     def forward(self, observations: Tensor) -> Tensor:
         """Maps observations [*, O] float32 to the policy's units; elementwise."""
         scaled = (observations - self.shift) * self.factor
@@ -347,12 +352,8 @@ def units_for(
     if scale_actions and isinstance(action_space, spaces.Box):
         actions = ActionScale(action_space)
         actions = None if actions.trivial else actions
-    observations: ObservationScale | None = ObservationScale(
-        observation_space, normalize_observations
-    )
-    assert observations is not None
-    if not observations.learns and bool((observations.factor == 1).all()):
-        observations = None
+    scale = ObservationScale(observation_space, normalize_observations)
+    observations = None if scale.trivial else scale
     rewards = RunningScale(1) if scale_rewards else None
     if actions is observations is rewards is None:
         return None
