@@ -1,4 +1,4 @@
-"""Coordinate-wise rules see a network as a row of numbers: its packing, and what LSTMs need."""
+"""Parts of coordinate-wise update rules: parameters packed into rows, and an LSTM cell."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ from metarl.tasks.metrics import MetricFunction
 from metarl.trees import map_tensors
 
 MANY_IMAGES = 200
-"""Tasks of more images than these fill a CPU's cache sooner."""
+"""Images of a task above which fewer tasks fit into a CPU's cache."""
 ACTIVATION = 1 << 21
 """Numbers in the largest activation of a chunk of tasks: smaller chunks cost more calls, larger
 ones miss the cache more."""

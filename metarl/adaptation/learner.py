@@ -28,7 +28,7 @@ class MetaInputs:
         tasks: Support and query of each task.
         batches: Indices of the support examples of each step, [T, steps, batch], or None for all.
         weights: Weight of the query loss after 0..K steps, [T, K + 1], the same for all tasks;
-            None if every weight that is not 0 is 1.
+            None if all weights are 0 or 1.
         query_steps: The numbers of steps after which the query loss counts.
         start: Initial parameters, [T, *shape] per name; None for theta.
         state: Initial state of the update rule; None for a fresh one.

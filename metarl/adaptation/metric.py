@@ -30,8 +30,8 @@ class Metric:
         metric: A name of `METRICS`, or a function of outputs and targets (see `LossFunction`);
             None for the default: the accuracy of logits for labels, or the mean squared error.
         name: Its name in curves and logs; None for that of the function.
-        own_loss: Whether the user brought the loss. One logit is then no class of its own, and its
-            accuracy would always be that of label 0: the default metric is refused.
+        own_loss: Whether the user brought the loss. The default metric then refuses outputs of one
+            logit: the predicted class would always be 0.
 
     Attributes:
         is_default: Whether it is the default.
@@ -103,7 +103,7 @@ class Metric:
         Raises:
             ShapeError: It does not suit outputs and targets; the message names the argument.
             SettingsError: It mixes tasks, or is the default and the targets are probabilities.
-            TaskError: It compares predicted classes with a label that is none.
+            TaskError: It compares predicted classes with a label that has no output.
         """
         if self.is_default:
             self._check_default(outputs, query.targets)

@@ -14,7 +14,7 @@ def draw_batches(
     """Draws the support examples of each step, without replacement, reshuffled after each pass.
 
     A pass of a task goes through its examples of weight above 0. A task with fewer of them than
-    `size` takes all of them in each step, and padding rows of weight 0 besides.
+    `size` takes all of them in each step, and padding rows of weight 0 for the rest.
 
     Args:
         support: The support set of T tasks, N examples each.
@@ -58,7 +58,7 @@ def _draw_weighted(real: Tensor, size: int, steps: int, generator: torch.Generat
     per_pass = counts.clamp(min=size)  # of a small task: all its examples, then padding
     passes = -(-steps * size // int(per_pass.min()))
     keys = torch.rand(num_tasks, passes, count, generator=generator, device=generator.device)
-    order = (keys + (~real).unsqueeze(1)).argsort(dim=2)  # what is not real comes last
+    order = (keys + (~real).unsqueeze(1)).argsort(dim=2)  # padding comes last
     positions = torch.arange(steps * size, device=real.device)
     # The i-th example is that of rank i mod n in pass i div n, for n real examples.
     passed = positions // per_pass.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""What an update rule is, and those that scale the gradient."""
+"""The interface of update rules, and the rules that scale the gradient."""
 
 from __future__ import annotations
 
@@ -244,14 +244,14 @@ def table_key(name: str) -> str:
 
 
 def check_known(params: Params, keys: Iterable[str]) -> None:
-    """Checks that a rule, which keeps a number for each parameter, knows all that adapt.
+    """Checks that a rule has rates or moments for all parameters that adapt.
 
     Args:
         params: The parameters that adapt.
-        keys: The parameters that the rule knows, in the form of `table_key`.
+        keys: The parameters that have them, in the form of `table_key`.
 
     Raises:
-        SettingsError: It does not know one.
+        SettingsError: One has none.
     """
     known = set(keys)
     unknown = [name for name in params if table_key(name) not in known]

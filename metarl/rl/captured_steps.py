@@ -57,9 +57,9 @@ class _Memory(NamedTuple):
 class CapturedSteps:
     """`collect` in one environment of a physics engine, with two launches per step.
 
-    One is that of the physics, the other one a graph (`StepGraph`): it reads the state, observes
-    it, lets the policy act, writes the controls and records all of it. Rewards and ends are
-    computed afterwards.
+    One launches the physics. The other launches a graph (`StepGraph`) that reads the state,
+    observes it, lets the policy act, writes the controls and records all of it. Rewards and ends
+    are computed afterwards.
 
     Args:
         env: The worlds.

@@ -9,6 +9,15 @@ import torch
 from torch import Tensor
 
 
+class _Iterate(NamedTuple):
+    """The solution x, the residual r = b - A x and the next direction p, [P] each; r^T r, []."""
+
+    solution: Tensor
+    residual: Tensor
+    direction: Tensor
+    residual_sq: Tensor
+
+
 class CGResult(NamedTuple):
     """The result of `conjugate_gradient`.
 
@@ -50,26 +59,16 @@ def conjugate_gradient(
     """
     if target.is_cuda:
         return solve_by_masks(product, target, iterations, tolerance)
-    solution = torch.zeros_like(target)
-    residual = direction = target
-    residual_sq = target.dot(target)
-    threshold = tolerance**2 * residual_sq
+    now = _start(target)
+    threshold = tolerance**2 * now.residual_sq
     for iteration in range(iterations):
-        if not residual_sq > threshold:
-            return CGResult(solution, residual, iteration)
-        image = product(direction)
-        # alpha = r^T r / (p^T A p);  x' = x + alpha p;  r' = r - alpha A p
-        curvature = direction.dot(image)
-        alpha = residual_sq / curvature
-        new_solution, new_residual = solution + alpha * direction, residual - alpha * image
-        new_residual_sq = new_residual.dot(new_residual)
-        if not (curvature > 0) & new_solution.isfinite().all() & new_residual_sq.isfinite():
-            return CGResult(solution, residual, iteration)
-        solution, residual = new_solution, new_residual
-        # beta = r'^T r' / (r^T r);  p' = r' + beta p
-        direction = residual + (new_residual_sq / residual_sq) * direction
-        residual_sq = new_residual_sq
-    return CGResult(solution, residual, iterations)
+        if not now.residual_sq > threshold:
+            return CGResult(now.solution, now.residual, iteration)
+        new, usable = _next(product, now)
+        if not usable:
+            return CGResult(now.solution, now.residual, iteration)
+        now = new
+    return CGResult(now.solution, now.residual, iterations)
 
 
 def solve_by_masks(
@@ -78,27 +77,36 @@ def solve_by_masks(
     iterations: int = 10,
     tolerance: float = 1e-5,
 ) -> CGResult:
-    """Does what `conjugate_gradient` does, in a fixed number of products and without the host."""
-    solution = torch.zeros_like(target)
-    residual = direction = target
-    residual_sq = target.dot(target)
-    threshold = tolerance**2 * residual_sq
+    """Solves as `conjugate_gradient`, by a fixed number of products, without the host.
+
+    The arguments are those of `conjugate_gradient`; `iterations` of the result is a tensor.
+    """
+    now = _start(target)
+    threshold = tolerance**2 * now.residual_sq
     running = torch.ones((), dtype=torch.bool, device=target.device)
     done = torch.zeros((), dtype=torch.int64, device=target.device)
     for _ in range(iterations):
-        image = product(direction)
-        # alpha = r^T r / (p^T A p);  x' = x + alpha p;  r' = r - alpha A p
-        curvature = direction.dot(image)
-        alpha = residual_sq / curvature
-        new_solution, new_residual = solution + alpha * direction, residual - alpha * image
-        new_residual_sq = new_residual.dot(new_residual)
-        usable = (curvature > 0) & new_solution.isfinite().all() & new_residual_sq.isfinite()
-        running = running & (residual_sq > threshold) & usable
-        # beta = r'^T r' / (r^T r);  p' = r' + beta p
-        new_direction = new_residual + (new_residual_sq / residual_sq) * direction
-        solution = torch.where(running, new_solution, solution)
-        residual = torch.where(running, new_residual, residual)
-        direction = torch.where(running, new_direction, direction)
-        residual_sq = torch.where(running, new_residual_sq, residual_sq)
+        new, usable = _next(product, now)
+        running = running & (now.residual_sq > threshold) & usable
+        now = _Iterate(*(torch.where(running, n, old) for n, old in zip(new, now, strict=True)))
         done = done + running
-    return CGResult(solution, residual, done)
+    return CGResult(now.solution, now.residual, done)
+
+
+def _start(target: Tensor) -> _Iterate:
+    return _Iterate(torch.zeros_like(target), target, target, target.dot(target))
+
+
+def _next(product: Callable[[Tensor], Tensor], now: _Iterate) -> tuple[_Iterate, Tensor]:
+    """Returns the next iterate and whether it is usable, [] bool, by one product."""
+    solution, residual, direction, residual_sq = now
+    image = product(direction)
+    # alpha = r^T r / (p^T A p);  x' = x + alpha p;  r' = r - alpha A p
+    curvature = direction.dot(image)
+    alpha = residual_sq / curvature
+    new_solution, new_residual = solution + alpha * direction, residual - alpha * image
+    new_residual_sq = new_residual.dot(new_residual)
+    usable = (curvature > 0) & new_solution.isfinite().all() & new_residual_sq.isfinite()
+    # beta = r'^T r' / (r^T r);  p' = r' + beta p
+    new_direction = new_residual + (new_residual_sq / residual_sq) * direction
+    return _Iterate(new_solution, new_residual, new_direction, new_residual_sq), usable

@@ -55,7 +55,7 @@ class ControlLearner(Learner):
         self._steps_read, self._steps_unread = steps, None
 
     def count_steps(self, steps: Tensor) -> None:
-        """Adds environment steps, [*] int64; a GPU is not waited for until somebody asks."""
+        """Adds environment steps, [*] int64, without waiting for a GPU; reading them waits."""
         before = self._steps_unread
         self._steps_unread = steps.sum() if before is None else before + steps.sum()
 

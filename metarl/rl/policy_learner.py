@@ -277,8 +277,8 @@ class PolicyLearner(ControlLearner):
     ) -> None:
         """Starts the running statistics of the units by rollouts of the untrained policy.
 
-        They are of training tasks, also in an evaluation. Does nothing if there are statistics
-        already, or none at all. The environment steps count.
+        The rollouts are in training tasks, also for an evaluation, and their steps count. Does
+        nothing if the statistics have started, or if there are none.
         """
         check_control(tasks)
         units, num_tasks = self.policy.units, tasks.num_tasks

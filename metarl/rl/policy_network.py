@@ -247,8 +247,8 @@ def own_network(network: nn.Module, inputs: int, outputs: int, logits: bool = Fa
         logits: Whether these are logits: it warns if they are probabilities.
 
     Raises:
-        SettingsError: It does not map observations to as many outputs as the policy needs, or not
-            each by itself.
+        SettingsError: It returns another number of outputs than the policy needs, or its outputs
+            for an observation depend on the others of the batch.
     """
     model = network if isinstance(network, Model) else from_module(network)
     first = next(model.parameters(), torch.empty(0))

@@ -129,11 +129,11 @@ class Played(NamedTuple):
 
 
 Play = Callable[[Params, Tensor], Played]
-"""Plays an episode with parameters and draws [H, T, N, *], in an environment that has its tasks."""
+"""Plays an episode with parameters and draws [H, T, N, *]; the environment has its tasks."""
 
 
 def choose_with(policy: Policy, params: Params) -> Callable[[Tensor, Tensor], Decision]:
-    """Returns the decision of policies for observations [W, O] and draws [T, N, *]."""
+    """Returns a function from observations [W, O] and draws [T, N, *] to a `Decision`."""
     policies, units = policy.fixed(params), policy.units
 
     def choose(observation: Tensor, draw: Tensor) -> Decision:

@@ -16,7 +16,7 @@ SurrogateName = Literal["ratio", "dice", "logprob"]
 @described
 @dataclass(frozen=True)
 class PolicySettings:
-    """The network of a policy besides its hidden layers, and its units."""
+    """Options of a policy's network, apart from its hidden layers, and of its units."""
 
     activation: Activation = "relu"
     """Activation function after each hidden layer."""

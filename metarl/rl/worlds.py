@@ -62,6 +62,13 @@ class Worlds:
         on_gpu = noise.reset.device.type == "cuda"
         return on_gpu and self.family.worlds is None and can_capture(self.get(noise))
 
+    def observe(self, observer: Observer | None) -> None:
+        """Attaches an observer (a camera) to all environments; None removes it.
+
+        Takes effect at the next `get` of each environment.
+        """
+        self._observer = observer
+
     def each(
         self, tasks: Tasks, noise: RolloutNoise
     ) -> Iterator[tuple[slice, Tasks, RolloutNoise]]:
@@ -109,18 +116,6 @@ class Worlds:
         present = [m for m in moments if m is not None]
         return joined._replace(moments=concatenate_tasks(present) if present else None)
 
-    def _run(self, policy: Policy, params: Params, tasks: Tasks, noise: RolloutNoise) -> Rollouts:
-        env = self.get(noise)
-        if can_capture(env):
-            assert isinstance(env, TorchVectorEnv)
-            make = partial(CapturedRollouts, env, policy)
-        elif can_capture_steps(env):
-            assert isinstance(env, PhysicsVectorEnv)
-            make = partial(CapturedSteps, env, policy)
-        else:
-            return collect(env, policy, params, tasks, noise)
-        return self.captured(env, policy, make)(params, tasks, noise)
-
     def captured(self, env: TensorVectorEnv, agent: Any, make: Callable[[], Any]) -> Any:
         """Returns what captures the steps of an agent in one of these environments.
 
@@ -135,7 +130,7 @@ class Worlds:
         return self._captured[key]
 
     def join(self, parts: list[T], num_tasks: int) -> T:
-        """Joins what was made of the parts of `each`: tensors [1, 1, *] become [T, N, *]."""
+        """Joins the results of the parts of `each`: tensors [1, 1, *] become [T, N, *]."""
         if len(parts) == 1:
             return parts[0]
         count = len(parts) // num_tasks
@@ -159,12 +154,17 @@ class Worlds:
         """Omits the environments, which hold processes and memory of engines."""
         return {**self.__dict__, "_envs": {}, "_captured": {}, "_observer": None}
 
-    def observe(self, observer: Observer | None) -> None:
-        """Attaches an observer (a camera) to all environments; None removes it.
-
-        Takes effect at the next `get` of each environment.
-        """
-        self._observer = observer
+    def _run(self, policy: Policy, params: Params, tasks: Tasks, noise: RolloutNoise) -> Rollouts:
+        env = self.get(noise)
+        if can_capture(env):
+            assert isinstance(env, TorchVectorEnv)
+            make = partial(CapturedRollouts, env, policy)
+        elif can_capture_steps(env):
+            assert isinstance(env, PhysicsVectorEnv)
+            make = partial(CapturedSteps, env, policy)
+        else:
+            return collect(env, policy, params, tasks, noise)
+        return self.captured(env, policy, make)(params, tasks, noise)
 
 
 def _check_ranks(family: TaskFamily) -> None:

@@ -152,7 +152,7 @@ def check_sampling(num_tasks: int, generator: torch.Generator) -> None:
     """Checks the arguments of `sample`.
 
     Raises:
-        SettingsError: `num_tasks` is below 1, or `generator` is none, such as a seed.
+        SettingsError: `num_tasks` is below 1, or `generator` is no generator, but a seed.
     """
     if check_int("num_tasks", num_tasks, ANY_INT) < 1:
         raise SettingsError(f"Expected at least 1 task, got {num_tasks}.")

@@ -83,7 +83,7 @@ def checked_examples(
         may_be_empty: Whether a set may have no examples, or weights of 0 throughout.
 
     Raises:
-        ShapeError: They are no `Examples`; there are none, or not as many inputs as targets; a
+        ShapeError: They are no `Examples`; a task has none, or not as many inputs as targets; a
             tensor has another floating-point type than the parameters, is complex, sparse or no
             tensor, requires gradients, or has another shape than `Examples` says.
         TaskError: A weight is negative or not finite, all weights of a task are 0, or a sequence

@@ -194,7 +194,7 @@ def locate(name: str, folder: Path, base_url: str = BASE_URL) -> Path:
 
 
 def is_official(name: str, digest: str) -> bool:
-    """Returns whether a SHA-256 is that of the official archive of that name."""
+    """Returns whether the official archive of this name has this SHA-256."""
     return digest == OFFICIAL[name][1]
 
 

@@ -1,4 +1,4 @@
-"""Classes or groups with few examples: left out, or taken with weights of 0 for what they lack."""
+"""Classes or groups with few examples: left out, or padded with examples of weight 0."""
 
 from __future__ import annotations
 

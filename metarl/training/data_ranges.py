@@ -38,12 +38,12 @@ class DataRanges:
         self._moments: dict[str, Moments] = {}
 
     def name(self, columns: Any) -> None:
-        """Records the names of the numbers of an example, a tuple; leaves out what is none."""
+        """Records the names of the columns, a tuple of strings; ignores other values."""
         if isinstance(columns, tuple) and _are_names([*columns]):
             self._shapes["columns"] = [*columns]
 
     def scale(self, scaling: Any) -> None:
-        """Records what examples were standardised by, a `Scaling`; leaves out what is none."""
+        """Records what examples were standardised by, a `Scaling`; ignores other values."""
         self._shapes.pop("scaling", None)
         if isinstance(scaling, Scaling) and sum(map(torch.numel, scaling)) <= MOST_SCALES:
             self._shapes["scaling"] = scaling.to_json()

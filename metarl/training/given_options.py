@@ -35,7 +35,7 @@ class GivenOptions:
         self._schedule: dict[str, Any] | None = None
 
     def scheduled_by(self, scheduler: Any) -> None:
-        """Takes note of the scheduler before its first step; None: there is none."""
+        """Stores the scheduler and its state before its first step; None: no scheduler."""
         self._scheduler = scheduler
         if scheduler is not None:
             kept = copy.deepcopy(scheduler.state_dict())

@@ -11,7 +11,7 @@ from metarl.adaptation.learner import Learner
 from metarl.training.outer_update import MetaResult
 
 BETWEEN_READS = 16
-"""Results of which one is read: no result is finite after one that is not."""
+"""One of this many results is read: no result is finite after one that is not."""
 MOST_UNREAD = 256
 """Results that are kept unread; the host then waits for the oldest."""
 
@@ -23,7 +23,7 @@ class Unread(NamedTuple):
         iteration: Meta-iterations done before it.
         generator: The generator's state before its tasks were drawn.
         result: The result.
-        computed: Every so often, an event on a GPU after it; else None.
+        computed: An event on a GPU after every `BETWEEN_READS`-th result; else None.
     """
 
     iteration: int
@@ -99,7 +99,7 @@ def store_if_finite(learner: Learner, result: MetaResult) -> None:
     Args:
         learner: If `result.finite` is on the device, one that stores in buffers only, or whose
             carry is empty.
-        result: A result; if the host knows of it, one that is finite.
+        result: A result; finite, if its flag is on the host.
     """
     finite = result.finite
     if isinstance(finite, bool) or not result.carry:

@@ -128,8 +128,8 @@ def checksum(content: dict[str, Any]) -> str:
 def described_learner(learner: Learner) -> dict[str, Any]:
     """Returns a learner as JSON data.
 
-    Parts that cannot be described are {"undescribed": the reason}; whoever opens the run hands them
-    in. A learner that cannot be opened for use is {"refused": the reason}.
+    Parts that cannot be described are {"undescribed": the reason}; the user passes them to
+    `metarl.load`. A learner that cannot be opened for use is {"refused": the reason}.
     """
     names = [cls.__name__ for cls in type(learner).__mro__]
     refused = refusal(learner)
@@ -285,6 +285,6 @@ def _worlds(learner: Any) -> dict[str, Any]:
 
 
 def _facts(card: Card) -> dict[str, str]:
-    """Returns what a card says of tasks, dynamics, rewards and ends; not what is stored besides."""
+    """Returns the facts of a card, without those that `_worlds` stores by themselves."""
     stored = ("horizon", "observation", "action")
     return {f.what: ADDRESS.sub("", f.value) for f in card.facts if f.what not in stored}

@@ -101,7 +101,7 @@ class MetaGradient:
         return Gradient(result, norm, math.isfinite((result.losses.sum() + norm).item()))
 
     def on_device(self, inputs: Any) -> tuple[MetaLoss, Tensor]:
-        """Does the same without reading a value; returns the learner's output and the norm."""
+        """Computes the same without reading a value on the host; returns output and norm."""
         self.check()
         # grad = sum over chunks of d/d theta [sum_t loss_t / T]
         results = self.fitting(

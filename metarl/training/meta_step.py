@@ -61,7 +61,7 @@ class MetaStep(OuterUpdate):
     Raises:
         SettingsError: The optimiser has other parameters than the learner trains, needs a closure,
             or there are two optimisers or schedules. In a step: the scheduler fails, or sets a
-            rate that is none.
+            rate that is not finite or below 0.
     """
 
     def __init__(

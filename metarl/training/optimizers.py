@@ -20,8 +20,8 @@ NamedParameters = list[tuple[str, nn.Parameter]]
 OptimizerFactory = Callable[[NamedParameters], torch.optim.Optimizer]
 """Makes an optimiser of named parameters, as `torch.optim.AdamW(named)` does."""
 SchedulerFactory = Callable[[torch.optim.Optimizer], Any] | lr_scheduler.LRScheduler
-"""Makes a scheduler of an optimiser: one of `torch.optim.lr_scheduler`; or is that of an optimiser
-that is given, too."""
+"""Makes a scheduler of `torch.optim.lr_scheduler` from an optimiser; or the scheduler itself, where
+its optimiser is given, too."""
 
 ENDING = ("linear", "cosine")
 """Schedules of MetaRL that end at `final_lr`."""

@@ -257,7 +257,7 @@ def _of_python(value: Any) -> Any:
 
 
 def _last_uses(steps: list[Step], output: Any) -> list[list[fx.Node]]:
-    """Returns for each step the nodes whose values nobody needs after it."""
+    """Returns for each step the nodes whose values no later step reads."""
     kept: set[fx.Node] = set()
     map_arg(output, kept.add)
     last: dict[fx.Node, int] = {}

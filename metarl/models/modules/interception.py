@@ -67,7 +67,7 @@ IN_TRAINING: dict[Function, tuple[int, str, bool]] = {
 
 
 class Interception(TorchFunctionMode):
-    """Replaces norms, attention and dropout, and refuses random numbers that nobody seeds.
+    """Replaces norms, attention and dropout, and refuses other random numbers.
 
     Args:
         batched: Whether the module runs by `vmap`; convolutions and max-pooling are replaced, too.
@@ -93,7 +93,7 @@ class Interception(TorchFunctionMode):
 
 
 class RandomRefusal(TorchFunctionMode):
-    """Refuses random numbers that nobody seeds.
+    """Refuses random numbers, which would differ in every call.
 
     Raises:
         SettingsError: In the block, if a module draws random numbers.

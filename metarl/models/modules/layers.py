@@ -100,7 +100,7 @@ def padding_of(module: Any) -> tuple[int, ...]:
 
 
 def has_form(module: Any) -> bool:
-    """Returns whether a layer's options have a task-batched form, besides its class."""
+    """Returns whether the task-batched form of a layer's class covers the layer's options."""
     if any(getattr(module, hooks) for hooks in HOOKS):
         return False
     if isinstance(module, CONV):

@@ -115,7 +115,7 @@ class Activations(TorchDispatchMode):
 
 
 def _fixes_padding(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
-    """Returns whether a call is that of an embedding with a row that has no gradient."""
+    """Returns whether a call is an embedding with a `padding_idx`: this row has no gradient."""
     if func is not F.embedding:
         return False
     return kwargs.get("padding_idx", args[2] if len(args) > 2 else None) is not None

@@ -140,8 +140,8 @@ def _runs(net: nn.Module, sample: Sample) -> bool:
 def _varied(net: nn.Module, double: bool) -> dict[str, Tensor]:
     """Returns parameters [TASKS, *shape] that differ from task to task by a tenth.
 
-    Those of 0 that are trained differ from 0: a bias of 0 may be the kink of a ReLU, where
-    differences show no derivative, and a last layer of 0 hides the gradients of the others.
+    Trained parameters that are 0 are moved away from 0: a bias of 0 may be the kink of a ReLU,
+    where differences show no derivative, and a last layer of 0 hides the gradients of the others.
     """
     made: dict[int, Tensor] = {}
     params = {}

@@ -33,7 +33,7 @@ def aligned(*values: Any) -> list[Any]:
 
 
 def _unpromoted(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Returns values in which tensors [T] have the types that numbers beside the others have."""
+    """Returns values whose tensors [T] promote the others only as tensors [] of a task do."""
     wide = None
     for v in values:
         if isinstance(v, Tensor) and v.dim() > 1:
@@ -167,7 +167,7 @@ def repeated(run: GraphRun, function: Any, value: Value, *sizes: Any) -> Value:
 
 
 def cast(run: GraphRun, function: Any, value: Value, *args: Any, **kwargs: Any) -> Value:
-    """`to`, `type_as`, `contiguous` and `clone`; the layout in memory is that of the form."""
+    """`to`, `type_as`, `contiguous` and `clone`; `memory_format` is ignored."""
     kwargs = {name: v for name, v in kwargs.items() if name != "memory_format"}
     args = tuple(run.plain(v) for v in args)
     if isinstance(value, Folded):

@@ -25,7 +25,7 @@ from metarl.tasks.files import MOST_JSON, parse_json, read_regular, result_path
 KEY = "metarl_modules"
 SUFFIX = ".safetensors"
 FORMAT_VERSION = 1
-MOST_BYTES = 1 << 36  # 64 GiB, as of a checkpoint
+MOST_BYTES = 1 << 36  # 64 GiB, as for a checkpoint
 REBUILD = (
     "Build the module again with its own class: in Python pass it as the network (and "
     "`network=` where a function has that argument), on the command line name its script: "
@@ -59,7 +59,7 @@ def save_module(module: nn.Module, path: Path | str) -> None:
 
 
 def load_module(path: Path | str) -> nn.Module:
-    """Reads a module that `save_module` wrote; no code of the file is run, as there is none.
+    """Reads a module that `save_module` wrote; the file holds no code.
 
     Returns:
         A module with the parameters, buffers, names and modes of the stored one. Its class is
@@ -115,7 +115,7 @@ def stored_module(found: nn.Module | str, path: Path | str) -> nn.Module:
 def write_modules(
     modules: Mapping[str, Description | str], tensors: Mapping[str, Tensor], path: Path
 ) -> None:
-    """Writes descriptions by name, or reasons why there is none, and tensors, into a file.
+    """Writes modules, each by its description or by the reason why it has none, into a file.
 
     Raises:
         CheckpointError: The file cannot be written.

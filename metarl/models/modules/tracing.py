@@ -95,11 +95,11 @@ def path_of(target: str) -> str:
 
 
 def _remove_in_place(graph: fx.Graph, root: nn.Module) -> None:
-    """Replaces what changes its argument by what does not, where nobody else sees the argument.
+    """Replaces functions that change their argument in place by those that do not.
 
     Raises:
-        NotTraceable: Another node sees a change in place, or may see it: a change whose result is
-            not used is made for another name of the same numbers, such as a view.
+        NotTraceable: Another node reads the changed argument, or may read it: a change whose result
+            is not used is meant for another name of the same numbers, such as a view.
     """
     modules = dict(root.named_modules())
     for node in graph.nodes:

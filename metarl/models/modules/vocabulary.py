@@ -58,7 +58,7 @@ FUNCTIONS: dict[str, Function] = {
     **{f"torch.{name}": getattr(torch, name) for name in _TORCH.split()},
     **{f"F.{name}": getattr(F, name) for name in _FUNCTIONAL.split()},
 }
-"""Name in a file -> function. `getattr` is none: with it, a file could reach all of Python."""
+"""Name in a file -> function, without `getattr`, by which a file could reach all of Python."""
 READ = "getattr"
 """The name in a file of a step that reads one of `ATTRIBUTES`."""
 NAMES: dict[Function, str] = {

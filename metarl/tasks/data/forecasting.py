@@ -139,7 +139,7 @@ def _of_table(table: Any, group: str | None, values: Any, time: str | None, spli
     if time is not None:
         order = _in_time(names, read_times(table, time), time)
     if is_name(splits, known):
-        # One name for each row; the series of a row is that of its group.
+        # A column has a split for each row; all rows of a series have the same.
         splits = read_column(table, splits).values
         splits = _of_series(names, number_labels(splits, len(names.numbers), "split"))
     return Series(flat[order], names.counts, _numbered(names), tuple(channels), splits)

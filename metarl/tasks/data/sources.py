@@ -21,7 +21,8 @@ SCALES = {torch.uint8: 255.0, torch.uint16: 65535.0}
 WIDE = frozenset({torch.int32, torch.int64, torch.uint32, torch.uint64})
 """Integers that float32 rounds."""
 COARSE, NOISE = 1e-2, 1e-10
-"""Rounding relative to the range that is refused; a relative range that is rounding itself."""
+"""Rounding is refused above COARSE times the range of the values, unless this range is below NOISE
+times the largest value: such values differ by rounding only."""
 RELEASE_BYTES = 1 << 26
 """Bytes read of a memory-mapped file after which its pages are given back to the system."""
 
