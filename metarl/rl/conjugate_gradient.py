@@ -59,16 +59,16 @@ def conjugate_gradient(
     """
     if target.is_cuda:
         return solve_by_masks(product, target, iterations, tolerance)
-    now = _start(target)
-    threshold = tolerance**2 * now.residual_sq
+    iterate = _start(target)
+    threshold = tolerance**2 * iterate.residual_sq
     for iteration in range(iterations):
-        if not now.residual_sq > threshold:
-            return CGResult(now.solution, now.residual, iteration)
-        new, usable = _next(product, now)
+        if not iterate.residual_sq > threshold:
+            return CGResult(iterate.solution, iterate.residual, iteration)
+        new, usable = _next(product, iterate)
         if not usable:
-            return CGResult(now.solution, now.residual, iteration)
-        now = new
-    return CGResult(now.solution, now.residual, iterations)
+            return CGResult(iterate.solution, iterate.residual, iteration)
+        iterate = new
+    return CGResult(iterate.solution, iterate.residual, iterations)
 
 
 def solve_by_masks(
@@ -81,25 +81,26 @@ def solve_by_masks(
 
     The arguments are those of `conjugate_gradient`; `iterations` of the result is a tensor.
     """
-    now = _start(target)
-    threshold = tolerance**2 * now.residual_sq
+    iterate = _start(target)
+    threshold = tolerance**2 * iterate.residual_sq
     running = torch.ones((), dtype=torch.bool, device=target.device)
     done = torch.zeros((), dtype=torch.int64, device=target.device)
     for _ in range(iterations):
-        new, usable = _next(product, now)
-        running = running & (now.residual_sq > threshold) & usable
-        now = _Iterate(*(torch.where(running, n, old) for n, old in zip(new, now, strict=True)))
+        new, usable = _next(product, iterate)
+        running = running & (iterate.residual_sq > threshold) & usable
+        pairs = zip(new, iterate, strict=True)
+        iterate = _Iterate(*(torch.where(running, after, before) for after, before in pairs))
         done = done + running
-    return CGResult(now.solution, now.residual, done)
+    return CGResult(iterate.solution, iterate.residual, done)
 
 
 def _start(target: Tensor) -> _Iterate:
     return _Iterate(torch.zeros_like(target), target, target, target.dot(target))
 
 
-def _next(product: Callable[[Tensor], Tensor], now: _Iterate) -> tuple[_Iterate, Tensor]:
+def _next(product: Callable[[Tensor], Tensor], iterate: _Iterate) -> tuple[_Iterate, Tensor]:
     """Returns the next iterate and whether it is usable, [] bool, by one product."""
-    solution, residual, direction, residual_sq = now
+    solution, residual, direction, residual_sq = iterate
     image = product(direction)
     # alpha = r^T r / (p^T A p);  x' = x + alpha p;  r' = r - alpha A p
     curvature = direction.dot(image)

@@ -13,7 +13,7 @@ from metarl.errors import ShapeError
 from metarl.models.base import Params
 from metarl.rl.distributions import Distribution
 from metarl.rl.moments import Moments
-from metarl.rl.policies import Policy
+from metarl.rl.policy import Policy
 from metarl.rl.units import Units, bytes_to_units
 from metarl.sim.episode import Episode, hold_last
 from metarl.sim.family import TaskFamily, Tasks
