@@ -195,3 +195,12 @@ class Weights(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight)
         self.bias = None if bias is None else nn.Parameter(bias)
+
+
+def weights_by_layer(params: Params) -> dict[str, Weights]:
+    """Returns the layers of parameters without a task dimension: "head" of "head.weight"."""
+    layers: dict[str, Params] = {}
+    for name, value in params.items():
+        layer, _, kind = name.rpartition(".")
+        layers.setdefault(layer, {})[kind] = value
+    return {layer: Weights(**values) for layer, values in layers.items()}

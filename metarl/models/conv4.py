@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.errors import SettingsError, ShapeError
-from metarl.models.base import Fitting, Model, Params, Statistics, Weights, task_shape
+from metarl.models.base import Fitting, Model, Params, Statistics, task_shape, weights_by_layer
 from metarl.models.convolution import channel_moments
 from metarl.models.described import described
 from metarl.models.folding import fold_images, unfold_images
@@ -76,19 +76,12 @@ class Conv4(Model):
         self.filters = filters
         self.pooling = pooling
         self.eps = eps
-        initial = self.initial(generator)
+        layers = weights_by_layer(self.initial(generator))
         self.blocks = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    "conv": Weights(initial[f"blocks.{i}.conv.weight"]),
-                    "norm": Weights(
-                        initial[f"blocks.{i}.norm.weight"], initial[f"blocks.{i}.norm.bias"]
-                    ),
-                }
-            )
+            nn.ModuleDict({part: layers[f"blocks.{i}.{part}"] for part in ("conv", "norm")})
             for i in range(BLOCKS)
         )
-        self.head = Weights(initial["head.weight"], initial["head.bias"])
+        self.head = layers["head"]
 
     def forward(
         self,

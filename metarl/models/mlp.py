@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.errors import SettingsError, ShapeError
-from metarl.models.base import Fitting, Model, Params, Statistics, Weights, task_shape
+from metarl.models.base import Fitting, Model, Params, Statistics, task_shape, weights_by_layer
 from metarl.models.described import described
 from metarl.models.functional import affine
 from metarl.registry import check_choice
@@ -61,8 +61,7 @@ class MLP(Model):
         self.init = init
         self.output_scale = output_scale
         self._names = [(f"layers.{i}.weight", f"layers.{i}.bias") for i in range(len(sizes) - 1)]
-        initial = list(self.initial(generator).values())
-        self.layers = nn.ModuleList(map(Weights, initial[::2], initial[1::2]))
+        self.layers = nn.ModuleList(weights_by_layer(self.initial(generator)).values())
 
     def forward(
         self, params: Params, inputs: Tensor, statistics: Statistics | None = None

@@ -46,7 +46,10 @@ class CapturedPath:
         collect_path: CollectPath,
         driver: Driver | None = None,
     ) -> None:
-        self._arguments = (module, worlds, collect_path, driver)
+        self._module = module
+        self._worlds = worlds
+        self._collect_path = collect_path
+        self._driver = driver
         self._graphed: Graphed | None = None
 
     @property
@@ -67,17 +70,19 @@ class CapturedPath:
         Raises:
             SimulationError: See `rollouts.collect`.
         """
-        _, worlds, collect_path, driver = self._arguments
-        if self.refused is None and (driver is not None or worlds.can_capture(noises[0])):
+        if self.refused is None and self._can_capture(noises[0]):
             path, suspicious = self._graph()(tasks, tuple(noises), start)
             if not suspicious and self.refused is None:
                 return path
-        return _path(collect_path(tasks, noises, start))
+        return _path(self._collect_path(tasks, noises, start))
+
+    def _can_capture(self, noise: RolloutNoise) -> bool:
+        return self._driver is not None or self._worlds.can_capture(noise)
 
     def _graph(self) -> Graphed:
         if self._graphed is None:
-            module, _, _, driver = self._arguments
-            self._graphed = Graphed("rollouts and inner steps", module, [], self._play, driver)
+            what = "rollouts and inner steps"
+            self._graphed = Graphed(what, self._module, [], self._play, self._driver)
         return self._graphed
 
     def _play(
@@ -89,10 +94,9 @@ class CapturedPath:
     ) -> tuple[Path, Tensor]:
         del leaves  # nothing is differentiated
         assert is_capturing()
-        _, worlds, collect_path, _ = self._arguments
         suspicion, steps = list[Tensor](), []
-        for step, noise in zip(collect_path(tasks, noises, start), noises, strict=True):
-            env = worlds.get(noise)
+        for step, noise in zip(self._collect_path(tasks, noises, start), noises, strict=True):
+            env = self._worlds.get(noise)
             assert isinstance(env, TorchVectorEnv) and env.suspicion is not None
             suspicion.append(env.suspicion)
             steps.append(step)

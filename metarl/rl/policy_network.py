@@ -20,9 +20,9 @@ from metarl.models.base import (
     Model,
     Params,
     Statistics,
-    Weights,
     task_params,
     task_shape,
+    weights_by_layer,
 )
 from metarl.models.described import described
 from metarl.models.folding import fold_images, unfold_images
@@ -102,20 +102,14 @@ class PolicyNetwork(Model):
         features = sum(stop - start for start, stop in self.vectors)
         features += sum(_features(leaf, cnn) for leaf in self.images)
         self.sizes = (features, *hidden, outputs)
-        initial = self.initial(generator)
-        groups: dict[str, dict[str, Tensor]] = {}
-        for name, value in initial.items():
-            layer, _, kind = name.rpartition(".")
-            groups.setdefault(layer, {})[kind] = value
+        layers = weights_by_layer(self.initial(generator))
         self.convolutions = nn.ModuleList(
-            nn.ModuleList(Weights(**groups[f"convolutions.{i}.{j}"]) for j in range(len(cnn)))
+            nn.ModuleList(layers[f"convolutions.{i}.{j}"] for j in range(len(cnn)))
             for i in range(len(self.images))
         )
-        self.layers = nn.ModuleList(
-            Weights(**groups[f"layers.{i}"]) for i in range(len(self.sizes) - 1)
-        )
+        self.layers = nn.ModuleList(layers[f"layers.{i}"] for i in range(len(self.sizes) - 1))
         self.norms = nn.ModuleList(
-            Weights(**groups[f"norms.{i}"]) for i in range(len(hidden) if layer_norm else 0)
+            layers[f"norms.{i}"] for i in range(len(hidden) if layer_norm else 0)
         )
 
     def forward(

@@ -108,11 +108,9 @@ class OuterLoop:
     ) -> None:
         ranks.start()
         self.folder = user_path(folder, "folder").absolute()  # environments may call os.chdir
-        if resume is not None:
-            named = user_path(resume, "resume")
-            resume = ranks.from_first(lambda: checkpoint_of(named, self.folder.parent))
+        checkpoint = None if resume is None else _checkpoint(resume, self.folder)
         if ranks.is_first():
-            check_no_run(self.folder, resume)
+            check_no_run(self.folder, checkpoint)
         self.device = settings.prepare_process()
         learner = as_learner(learner)
         self.learner = learner.to(self.device)
@@ -131,9 +129,9 @@ class OuterLoop:
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         self.iteration = 0
         self._seconds, self._network_notes = 0.0, list[str]()
-        if resume is not None:
-            self._restore(resume)
-        done = None if resume is None else self.iteration
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        done = None if checkpoint is None else self.iteration
         self.logger = logger_of_rank(self.folder, done, settings.loggers)
         if config is not None:
             tags = dashboard_tags(learner, validation, settings, self.device)
@@ -378,6 +376,12 @@ class OuterLoop:
                 f"resume it with the settings in its run's config.json. ({error})"
             ) from error
         self.iteration = checkpoint.iteration
+
+
+def _checkpoint(resume: Path | str, folder: Path) -> Path:
+    """Returns the checkpoint to resume from, the same on all ranks."""
+    named = user_path(resume, "resume")
+    return ranks.from_first(lambda: checkpoint_of(named, folder.parent))
 
 
 def _check_tasks(learner: Learner, tasks: TaskSource, what: str) -> None:

@@ -23,6 +23,15 @@ def check_module(net: nn.Module) -> None:
         SettingsError: It has lazy or meta parameters, or sparse gradients, or forward does not
             take one argument.
     """
+    _check_is_network(net)
+    _check_layers(net)
+    _check_unwrapped(net)
+    _check_values(net)
+    _check_signature(net)
+    _warn_of_unregistered(net)
+
+
+def _check_is_network(net: object) -> None:
     if not isinstance(net, nn.Module):
         raise SettingsError(
             f"Expected a torch.nn.Module as network, got {type(net).__name__}; pass an instance."
@@ -32,6 +41,10 @@ def check_module(net: nn.Module) -> None:
             f"Expected a network, got a {type(net).__name__}, which is a learner already: give "
             "algorithms the network itself, and the learner to `OuterLoop`."
         )
+
+
+def _check_layers(net: nn.Module) -> None:
+    """Raises SettingsError for scripted layers and for embeddings with sparse gradients."""
     for name, layer in net.named_modules():
         if isinstance(layer, torch.jit.ScriptModule):
             where = f"{name} is" if name else "got"
@@ -44,6 +57,10 @@ def check_module(net: nn.Module) -> None:
                 f"Expected embeddings with dense gradients, and {name or 'the module'} has sparse "
                 "ones, which an inner step cannot use. Build it without `sparse=True`."
             )
+
+
+def _check_unwrapped(net: nn.Module) -> None:
+    """Raises SettingsError for what `torch.compile` and data parallelism make of a module."""
     if hasattr(net, "_orig_mod"):
         raise SettingsError(
             "Expected the network itself, got one that `torch.compile` has wrapped. Pass "
@@ -54,6 +71,10 @@ def check_module(net: nn.Module) -> None:
             f"Expected the network itself, got it in a {type(net).__name__}. Pass `net.module`: "
             "MetaRL computes the tasks of all processes (torchrun) without it."
         )
+
+
+def _check_values(net: nn.Module) -> None:
+    """Raises SettingsError for parameters and buffers without values, or of inference mode."""
     for name, tensor in (*net.named_parameters(), *net.named_buffers()):
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise SettingsError(
@@ -70,8 +91,6 @@ def check_module(net: nn.Module) -> None:
                 f"Expected a module that was built outside of `torch.inference_mode()`, and {name} "
                 "was made inside of it: it can have no gradient."
             )
-    _check_signature(net)
-    _warn_of_unregistered(net)
 
 
 def _warn_of_unregistered(net: nn.Module) -> None:
