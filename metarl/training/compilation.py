@@ -19,7 +19,7 @@ from torch.nn.utils import parameters_to_vector
 from metarl.adaptation.learner import Learner, MetaInputs, MetaLoss
 from metarl.errors import SettingsError, ShapeError, short_repr
 from metarl.flat_functions import FlatFunction
-from metarl.training.graphs import split
+from metarl.training.graph_split import split
 from metarl.trees import filled
 
 NARROW = 16

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from metarl.errors import MetarlError, SettingsError
 from metarl.models.modules.checks import check_instance_norms
 from metarl.models.modules.graph import GraphRoute
-from metarl.models.modules.guard import check_second_derivative
 from metarl.models.modules.passes import Pass
 from metarl.models.modules.reference import Reference, Sample, agree, reference, sample_of
 from metarl.models.modules.routes import LoopRoute, Route, VmapRoute
+from metarl.models.modules.second_derivative import check_second_derivative
 from metarl.models.modules.tracing import NotTraceable
 
 Way = Literal["task-batched", "vmap", "task by task"]

@@ -1,4 +1,4 @@
-"""Splits a captured graph into the part that does not depend on the last input and the rest."""
+"""Splits a traced graph of `torch.fx` into what does not depend on the last input and the rest."""
 
 from __future__ import annotations
 

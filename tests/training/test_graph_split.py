@@ -1,7 +1,7 @@
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from metarl.training.graphs import split
+from metarl.training.graph_split import split
 
 
 def targets(module):
