@@ -100,9 +100,9 @@ class Learner(nn.Module, ABC):
             included; None where tasks have no environment.
         collects_own: Whether `collect` returns the inputs of this rank's tasks only
             (`metarl.ranks.own`); if not, training takes them from those of all tasks.
-        stores_in_buffers: Whether `after_update` changes nothing but buffers. Training on a GPU can
-            then take it back later, if a number was not finite, and does not wait in every
-            iteration to know that.
+        stores_in_buffers: Whether `after_update` changes nothing but buffers. Training on a GPU
+            then does not wait in every iteration for the check that all numbers are finite: it can
+            undo the change later.
     """
 
     collects_own: bool = False

@@ -1,4 +1,4 @@
-"""Finds weights that a user's loss computes with and that its loop does not change."""
+"""Finds weights that a user's loss computes with, but its loop does not train."""
 
 from __future__ import annotations
 

@@ -16,12 +16,12 @@ from metarl.trees import in_place_changes, take_tasks
 
 @torch.no_grad()
 def check_rule(rule: UpdateRule, params: Params, second_order: bool = False) -> None:
-    """Takes two steps with gradients that are made up.
+    """Checks a rule by two steps with made-up gradients.
 
     A rule must return a parameter for each that it got, change nothing in place, give the same for
-    the same arguments, and keep the tasks apart. A parameter that has no gradient with respect to
-    where it starts is warned of: a closed form may be meant. So is a derivative that is not finite
-    where a gradient is 0, as for units that are never active.
+    the same arguments, and keep the tasks apart. It warns if a new parameter has no gradient with
+    respect to the old one, which may be intended, and if a derivative is not finite where a
+    gradient is 0, as for units that are never active.
 
     Args:
         rule: The rule.
@@ -29,7 +29,7 @@ def check_rule(rule: UpdateRule, params: Params, second_order: bool = False) -> 
         second_order: Whether the meta-gradient contains the derivative by the gradients.
 
     Raises:
-        SettingsError: It does not.
+        SettingsError: The rule does not meet these conditions.
     """
     name = type(rule).__name__
     grads = {n: _made_up(p) for n, p in params.items()}

@@ -45,8 +45,8 @@ class Rollouts(NamedTuple):
     Observations and actions are in the units of the policy.
 
     Attributes:
-        seen: Observation before each step, [T, N, H, O] float32; or uint8 where they are nothing
-            but images. `observations` are the same as float32.
+        seen: Observation before each step, [T, N, H, O] float32, or uint8 if all entries are bytes
+            of images. `observations` are the same as float32.
         actions: Action of each step, before any clipping: [T, N, H, A] float32, or [T, N, H] int64.
         rewards: Reward of each step, [T, N, H] float32; 0 after the end of the episode.
         mask: 1 for the steps of the episode, 0 after its end; [T, N, H] float32.

@@ -54,9 +54,9 @@ class CapturedIteration:
     """Computes the meta-gradient and takes the step; one launch where a graph holds both.
 
     The graph reads and changes the parameters and the state of the optimiser where they are. It is
-    captured in the first iteration with inputs of a structure, whose result is compared with that
-    of a replay. Where the tasks do not fit into one chunk, or nothing can be captured, the same
-    operations are launched one by one.
+    captured in the first iteration with inputs of a given structure, and its first replay is
+    compared with the result of that iteration. Where the tasks do not fit into one chunk, or
+    nothing can be captured, the same operations are launched one by one.
 
     Args:
         gradient: Computes the meta-gradient.

@@ -1,4 +1,4 @@
-"""The ranges of the numbers that a run is trained on, to tell later data of other units."""
+"""The ranges of the numbers that a run is trained on, to detect later data in other units."""
 
 from __future__ import annotations
 

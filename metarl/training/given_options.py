@@ -20,9 +20,9 @@ _PROGRESS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_step_
 class GivenOptions:
     """Compares the options of an optimiser and a scheduler with those of a checkpoint.
 
-    An option that is given another value than when the checkpoint's run was built has the new
-    value from then on. One that is given the same keeps the value that it has in the run:
-    schedulers cycle the momentum, and users change options during a run.
+    An option that is given another value than in the checkpoint's run takes the new value. One that
+    is given the same value keeps that of the checkpoint: schedulers cycle the momentum, and users
+    change options during a run.
 
     Args:
         optimizer: The optimiser, before its scheduler is made.
@@ -49,7 +49,7 @@ class GivenOptions:
     def groups(
         self, saved: list[dict[str, Any]], given: dict[str, Any] | None
     ) -> list[dict[str, Any]]:
-        """Returns the parameter groups of a checkpoint with the options that are given otherwise.
+        """Returns the parameter groups of a checkpoint, with the options that are given otherwise.
 
         Args:
             saved: The parameter groups of the checkpoint, as many as those of the optimiser.

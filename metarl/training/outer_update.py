@@ -84,7 +84,7 @@ class UpdateSettings(ABC):
 
 
 def checked_result(result: Any, update: OuterUpdate) -> MetaResult:
-    """Returns the result of an update; raises SettingsError if it is none that can be logged."""
+    """Returns the result of an update; raises SettingsError unless it can be logged."""
     if not isinstance(result, MetaResult):
         wrong = f"{type(result).__name__}"
     elif not isinstance(result.losses, Tensor) or result.losses.dim() != 1:

@@ -59,7 +59,7 @@ class Rates:
         return None if self._bases == self._given else {"given": self._given, "now": self._bases}
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """Takes over changed rates, unless the optimiser was built with others than before."""
+        """Restores changed rates, unless the optimiser was built with other rates than then."""
         self._written = self._present()
         self._bases = list(self._given)
         if state is not None and state["given"] == self._given:
@@ -69,7 +69,7 @@ class Rates:
         return [float(group["lr"]) for group in self._optimizer.param_groups]
 
     def _notice(self) -> None:
-        """Takes over rates that are not those which were written last."""
+        """Takes over rates that were changed since the last `set`."""
         for k, rate in enumerate(self._present()):
             written = self._written[k]
             if rate == written:
