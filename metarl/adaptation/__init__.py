@@ -1,6 +1,6 @@
 """The inner loop, its update rules, the algorithms, and the interface of learners."""
 
-from metarl.adaptation.adaptation import Adaptation, all_but
+from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.algorithm import GradientAlgorithm, Problem
 from metarl.adaptation.algorithms import (
     ANIL,
@@ -19,6 +19,7 @@ from metarl.adaptation.algorithms import (
 from metarl.adaptation.gradient_learner import GradientLearner
 from metarl.adaptation.inner_loop import Step, inner_loop, task_gradients
 from metarl.adaptation.learner import Adapted, Learner, MetaInputs, MetaLoss, SupervisedLearner
+from metarl.adaptation.parameter_names import all_but
 from metarl.adaptation.update_rules import State, UpdateRule
 
 __all__ = [

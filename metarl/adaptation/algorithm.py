@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
 import torch
 from torch import nn
 
-from metarl.adaptation.adaptation import Adaptation, names_of
+from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.learner import Learner
+from metarl.adaptation.parameter_names import names_of
 from metarl.devices import check_generator
 from metarl.models.base import Adaptable
 from metarl.models.modules import as_adaptable

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from metarl.adaptation.adaptation import Adaptation, all_but, last_layer
+from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.algorithm import GradientAlgorithm, as_function
 from metarl.adaptation.objectives import QueryLoss
+from metarl.adaptation.parameter_names import all_but, last_layer
 from metarl.adaptation.update_rules import GradientDescent
 from metarl.models.base import Adaptable
 

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from metarl.adaptation.adaptation import Adaptation, adapted_params
+from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.algorithm import GradientAlgorithm, as_function
 from metarl.adaptation.objectives import QueryLoss
+from metarl.adaptation.parameter_names import adapted_params
 from metarl.adaptation.update_rules import Adam, GradientDescent
 from metarl.models.base import Adaptable
 

@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from metarl.adaptation.adaptation import Adaptation, adapted_params
+from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.algorithm import GradientAlgorithm, as_function
 from metarl.adaptation.objectives import MultiStepLoss, QueryLoss
+from metarl.adaptation.parameter_names import adapted_params
 from metarl.adaptation.update_rules import PerStepRates
 from metarl.models.base import Adaptable
 from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, Range

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from metarl.adaptation.adaptation import Adaptation, adapted_params
+from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.algorithm import GradientAlgorithm, as_function
 from metarl.adaptation.objectives import ReptileDistance
+from metarl.adaptation.parameter_names import adapted_params
 from metarl.adaptation.update_rules import Adam
 from metarl.models.base import Adaptable
 
