@@ -8,7 +8,8 @@ inputs is traced and compiled separately.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parameters_to_vector
 
-from metarl.adaptation.learner import Learner, MetaInputs, MetaLoss
-from metarl.errors import SettingsError, ShapeError, short_repr
+from metarl.adaptation.learner import Learner, MetaLoss
+from metarl.errors import SettingsError, short_repr
 from metarl.flat_functions import FlatFunction
+from metarl.training.chunk_gradient import chunk_gradient
 from metarl.training.graph_split import split
 from metarl.trees import filled
 
@@ -132,53 +134,6 @@ class CompiledFunction:
         return filled(template, outputs)
 
 
-def check_depends(losses: Tensor) -> None:
-    """Checks that the outer losses depend on a parameter.
-
-    Raises:
-        SettingsError: They have no derivative.
-    """
-    if not losses.requires_grad and not torch.is_grad_enabled():
-        raise SettingsError(
-            "Expected gradients, which `torch.no_grad()` or `torch.set_grad_enabled(False)` has "
-            "switched off. Train outside of that."
-        )
-    if not losses.requires_grad:
-        raise without_parameters()
-
-
-def without_parameters() -> SettingsError:
-    """Returns the error of outer losses that depend on none of the parameters to train."""
-    return SettingsError(
-        "Expected an outer loss that depends on the parameters to train, it depends on none: "
-        "the network does not use them, or detaches them. Train the parameters that its "
-        "forward pass uses (`requires_grad_()`), or train none (`iterations=0`)."
-    )
-
-
-def check_result(result: Any, inputs: Any, learner: Learner) -> None:
-    """Checks what a learner's `forward` returned for training.
-
-    Raises:
-        SettingsError: It is no `MetaLoss`, or its losses have no derivative.
-        ShapeError: There is not one loss per task.
-    """
-    name = type(learner).__name__
-    if not isinstance(result, MetaLoss):
-        raise SettingsError(
-            f"Expected {name}.forward to return MetaLoss(losses, metrics, carry), got a "
-            f"{type(result).__name__}."
-        )
-    tasks = inputs.tasks.num_tasks
-    if result.losses.shape != (tasks,):
-        raise ShapeError(
-            f"Expected {name} to return a loss per task, [{tasks}], got "
-            f"{list(result.losses.shape)}: the outer loop takes the mean over tasks. Reduce over "
-            "the examples only, such as by losses.mean(1)."
-        )
-    check_depends(result.losses)
-
-
 class CompiledGradient:
     """Computes a learner's meta-gradient with compiled code.
 
@@ -191,17 +146,10 @@ class CompiledGradient:
     def __init__(
         self, learner: Learner, params: list[nn.Parameter], backend: Backend | None = None
     ) -> None:
-        def gradient(
-            leaves: list[Tensor], inputs: MetaInputs, total: int
-        ) -> tuple[list[Tensor | None], MetaLoss]:
-            result: MetaLoss = learner(inputs)
-            check_result(result, inputs, learner)
-            loss = result.losses.sum() / total
-            return list(torch.autograd.grad(loss, leaves, allow_unused=True)), result
-
+        gradient = partial(chunk_gradient, learner)
         self._gradient = CompiledFunction(Capture(learner, params, gradient, backend))
 
-    def __call__(self, inputs: MetaInputs, total: int) -> tuple[list[Tensor | None], MetaLoss]:
+    def __call__(self, inputs: Any, total: int) -> tuple[Sequence[Tensor | None], MetaLoss]:
         """Computes the gradient of the summed losses, divided by `total`.
 
         Args:

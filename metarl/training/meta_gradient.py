@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -16,7 +17,8 @@ from metarl.chunks import FittingChunks
 from metarl.cuda_graphs import Driver, Graphed, graphs_allowed
 from metarl.devices import keep_freed_memory
 from metarl.errors import SettingsError
-from metarl.training.compilation import CompiledGradient, check_result, without_parameters
+from metarl.training.chunk_gradient import chunk_gradient, without_parameters
+from metarl.training.compilation import CompiledGradient
 from metarl.training.settings import TrainingSettings
 from metarl.trees import concatenate_tasks, cut_tasks
 
@@ -64,10 +66,14 @@ class MetaGradient:
         self._all = tuple(learner.parameters())
         self._flags = [p.requires_grad for p in self._all]
         self.fitting = FittingChunks("meta-gradients")
-        self._gradient = CompiledGradient(learner, self.params) if settings.compile else self._eager
+        self._gradient = (
+            CompiledGradient(learner, self.params)
+            if settings.compile
+            else partial(chunk_gradient, learner, self.params)
+        )
         self._driver = driver
         self.captures = True
-        self.of_leaves = self._compiled if settings.compile else self._differentiate
+        self.of_leaves = self._compiled if settings.compile else partial(chunk_gradient, learner)
         self.graphed = self.captured("meta-gradients", self.of_leaves)
         if any(p.device.type == "cpu" for p in self.params):
             keep_freed_memory()
@@ -214,24 +220,11 @@ class MetaGradient:
             return self.graphed(inputs, total)
         return self._gradient(inputs, total)
 
-    def _eager(self, inputs: Any, total: int) -> tuple[Sequence[Tensor | None], MetaLoss]:
-        return self._differentiate(self.params, inputs, total)
-
     def _compiled(
         self, leaves: Sequence[Tensor], inputs: Any, total: int
     ) -> tuple[Sequence[Tensor | None], MetaLoss]:
         del leaves  # the compiled code reads the parameters themselves, whose memory stays
         return self._gradient(inputs, total)
-
-    def _differentiate(
-        self, leaves: Sequence[Tensor], inputs: Any, total: int
-    ) -> tuple[Sequence[Tensor | None], MetaLoss]:
-        """Returns the gradient of a chunk's summed losses / `total`, and the learner's output."""
-        result: MetaLoss = self.learner(inputs)
-        check_result(result, inputs, self.learner)
-        shares = torch.full_like(result.losses, 1 / total)
-        grads = torch.autograd.grad(result.losses, leaves, shares, allow_unused=True)
-        return grads, result._replace(losses=result.losses.detach())
 
     def _accumulate(self, grads: Sequence[Tensor | None]) -> None:
         for p, grad in zip(self.params, grads, strict=True):
