@@ -197,10 +197,6 @@ class Weights(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias)
 
 
-def weights_by_layer(params: Params) -> dict[str, Weights]:
-    """Returns the layers of parameters without a task dimension: "head" of "head.weight"."""
-    layers: dict[str, Params] = {}
-    for name, value in params.items():
-        layer, _, kind = name.rpartition(".")
-        layers.setdefault(layer, {})[kind] = value
-    return {layer: Weights(**values) for layer, values in layers.items()}
+def weights_of(params: Params, layer: str) -> Weights:
+    """Returns the weight and bias of a layer from parameters without a task dimension, by name."""
+    return Weights(params[f"{layer}.weight"], params.get(f"{layer}.bias"))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.errors import SettingsError, ShapeError
-from metarl.models.base import Fitting, Model, Params, Statistics, task_shape, weights_by_layer
+from metarl.models.base import Fitting, Model, Params, Statistics, task_shape, weights_of
 from metarl.models.convolution import channel_moments
 from metarl.models.described import described
 from metarl.models.folding import fold_images, unfold_images
@@ -76,12 +76,14 @@ class Conv4(Model):
         self.filters = filters
         self.pooling = pooling
         self.eps = eps
-        layers = weights_by_layer(self.initial(generator))
+        initial = self.initial(generator)
         self.blocks = nn.ModuleList(
-            nn.ModuleDict({part: layers[f"blocks.{i}.{part}"] for part in ("conv", "norm")})
+            nn.ModuleDict(
+                {part: weights_of(initial, f"blocks.{i}.{part}") for part in ("conv", "norm")}
+            )
             for i in range(BLOCKS)
         )
-        self.head = layers["head"]
+        self.head = weights_of(initial, "head")
 
     def forward(
         self,

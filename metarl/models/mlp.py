@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.errors import SettingsError, ShapeError
-from metarl.models.base import Fitting, Model, Params, Statistics, task_shape, weights_by_layer
+from metarl.models.base import Fitting, Model, Params, Statistics, task_shape, weights_of
 from metarl.models.described import described
 from metarl.models.functional import affine
 from metarl.registry import check_choice
@@ -61,7 +61,10 @@ class MLP(Model):
         self.init = init
         self.output_scale = output_scale
         self._names = [(f"layers.{i}.weight", f"layers.{i}.bias") for i in range(len(sizes) - 1)]
-        self.layers = nn.ModuleList(weights_by_layer(self.initial(generator)).values())
+        initial = self.initial(generator)
+        self.layers = nn.ModuleList(
+            weights_of(initial, f"layers.{i}") for i in range(len(sizes) - 1)
+        )
 
     def forward(
         self, params: Params, inputs: Tensor, statistics: Statistics | None = None

@@ -22,7 +22,7 @@ from metarl.models.base import (
     Statistics,
     task_params,
     task_shape,
-    weights_by_layer,
+    weights_of,
 )
 from metarl.models.described import described
 from metarl.models.folding import fold_images, unfold_images
@@ -102,14 +102,16 @@ class PolicyNetwork(Model):
         features = sum(stop - start for start, stop in self.vectors)
         features += sum(_features(leaf, cnn) for leaf in self.images)
         self.sizes = (features, *hidden, outputs)
-        layers = weights_by_layer(self.initial(generator))
+        initial = self.initial(generator)
         self.convolutions = nn.ModuleList(
-            nn.ModuleList(layers[f"convolutions.{i}.{j}"] for j in range(len(cnn)))
+            nn.ModuleList(weights_of(initial, f"convolutions.{i}.{j}") for j in range(len(cnn)))
             for i in range(len(self.images))
         )
-        self.layers = nn.ModuleList(layers[f"layers.{i}"] for i in range(len(self.sizes) - 1))
+        self.layers = nn.ModuleList(
+            weights_of(initial, f"layers.{i}") for i in range(len(self.sizes) - 1)
+        )
         self.norms = nn.ModuleList(
-            layers[f"norms.{i}"] for i in range(len(hidden) if layer_norm else 0)
+            weights_of(initial, f"norms.{i}") for i in range(len(hidden) if layer_norm else 0)
         )
 
     def forward(
