@@ -11,8 +11,11 @@ import torch
 from torch import nn
 
 from metarl.adaptation.objectives import Objective
-from metarl.adaptation.parameter_names import all_but as all_but  # for algorithms of users
-from metarl.adaptation.parameter_names import last_layer as last_layer  # for algorithms of users
+
+# Algorithms of users import the first three from this module.
+from metarl.adaptation.parameter_names import adapted_params as adapted_params
+from metarl.adaptation.parameter_names import all_but as all_but
+from metarl.adaptation.parameter_names import last_layer as last_layer
 from metarl.adaptation.parameter_names import matching_names, names_of
 from metarl.adaptation.update_rules import GradientDescent, UpdateRule
 from metarl.errors import SettingsError
