@@ -110,6 +110,21 @@ def choose(mask: Tensor, new: T, old: T) -> T:
     return map_tensors(select, new, old)
 
 
+def close(a: T, b: T) -> bool:
+    """Whether two trees hold the same numbers, up to the rounding of their types."""
+    same: list[bool] = []
+
+    def compare(x: Tensor, y: Tensor) -> Tensor:
+        exact = not (x.is_floating_point() or x.is_complex())
+        eps = 0.0 if exact else 8 * torch.finfo(x.dtype).eps  # of 16 bits, more than the bounds
+        bounds = {"rtol": max(1e-4, eps), "atol": max(1e-6, eps)}
+        same.append(torch.allclose(x, y, **bounds, equal_nan=True))
+        return x
+
+    map_tensors(compare, a, b)
+    return all(same)
+
+
 def _check_keys(value: dict[Any, Any], others: tuple[Any, ...]) -> None:
     for other in others:
         if other.keys() != value.keys():

@@ -7,6 +7,7 @@ import torch
 
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.trees import (
+    close,
     concatenate_tasks,
     filled,
     map_tensors,
@@ -120,3 +121,12 @@ def test_lists_of_other_lengths_are_refused():
 def test_to_device(nested):
     moved = to_device(nested, torch.device("meta"))
     assert {t.device.type for t in tensors_of(moved)} == {"meta"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
+def test_close_allows_for_the_rounding_of_the_type(dtype):
+    one = {"a": torch.full((3,), 100, dtype=dtype)}
+    step = 1 if dtype == torch.int64 else 100 * torch.finfo(dtype).eps
+    assert close(one, {"a": one["a"].clone()})
+    assert close(one, {"a": one["a"] + step}) == (dtype != torch.int64)
+    assert not close(one, {"a": one["a"] * 2})

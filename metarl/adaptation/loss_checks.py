@@ -15,7 +15,7 @@ from metarl.errors import NonFiniteError, SettingsError, ShapeError
 from metarl.tasks.base import Examples
 from metarl.tasks.losses import are_shares, task_loss
 from metarl.tasks.metrics import binary_accuracy
-from metarl.trees import in_place_changes, map_tensors, take_tasks, tensors_of
+from metarl.trees import close, in_place_changes, map_tensors, take_tasks, tensors_of
 
 SHRINK = 0.9
 """Factor of the outputs of the other task; probabilities stay probabilities."""
@@ -108,7 +108,7 @@ def check_order_of_examples(
             return
         flipped = map_tensors(_reversed, (changed, examples))
         other = function.unreduced(*flipped, **values)
-        if not torch.allclose(other.flip(1), found, rtol=1e-4, atol=1e-6, equal_nan=True):
+        if not close(other.flip(1), found):
             raise SettingsError(
                 f"`{function.argument}` gives examples other values in another order: for outputs "
                 f"{shown(outputs)}, it seems to take dimension 1 for the classes. Dimension 1 is "
@@ -153,13 +153,13 @@ def check_tasks_apart(
     with torch.no_grad():
         alone, again = (_called(function, *first) for _ in range(2))
         beside = _called(function, *map_tensors(joined, first, other))
-    if not torch.allclose(alone, again, rtol=1e-4, atol=1e-6, equal_nan=True):
+    if not close(alone, again):
         raise SettingsError(
             f"`{function.argument}` draws random numbers: two calls with the same outputs gave "
             f"{alone[0].item():.6g} and {again[0].item():.6g}. A run could not be repeated; put "
             "what is random into the tasks, which sample from a generator."
         )
-    if not torch.allclose(alone[0], beside[0], rtol=1e-4, atol=1e-6, equal_nan=True):
+    if not close(alone[0], beside[0]):
         raise SettingsError(
             f"`{function.argument}` mixes tasks: the value of a task changed from "
             f"{alone[0].item():.6g} to {beside[0].item():.6g} when another task was in the batch. "

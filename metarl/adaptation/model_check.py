@@ -133,7 +133,8 @@ def alike(a: Outputs, b: Outputs) -> bool:
             same.append(torch.equal(x, y))
         else:
             largest = float(x.abs().nan_to_num(0, 0).amax()) if x.numel() else 0.0
-            same.append(torch.allclose(x, y, rtol=0, atol=TOLERANCE * largest, equal_nan=True))
+            bound = max(TOLERANCE, 8 * torch.finfo(x.dtype).eps) * largest
+            same.append(torch.allclose(x, y, rtol=0, atol=bound, equal_nan=True))
         return x
 
     map_tensors(compare, a, b)

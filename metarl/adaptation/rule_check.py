@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.adaptation.update_rules import State, UpdateRule
 from metarl.errors import MetarlError, SettingsError
 from metarl.models.base import Params
-from metarl.trees import in_place_changes, take_tasks
+from metarl.trees import close, in_place_changes, take_tasks
 
 
 @torch.no_grad()
@@ -44,14 +44,14 @@ def check_rule(rule: UpdateRule, params: Params, second_order: bool = False) -> 
         )
     _warn_of_start(rule, *given)
     moved, again = _two_steps(rule, *given), _two_steps(rule, *given)
-    if not _alike(moved, again):
+    if not close(moved, again):
         raise SettingsError(
             f"{name}.update gave other parameters for the same arguments: it draws random numbers, "
             "or keeps something in `self` between calls, which chunks of tasks, replays and "
             "resumed runs would change. Keep it in the state that `init` and `update` return."
         )
     alone = _two_steps(rule, *take_tasks(given, 0, 1))
-    if not _alike(take_tasks(moved, 0, 1), alone):
+    if not close(take_tasks(moved, 0, 1), alone):
         raise SettingsError(
             f"{name}.update mixes tasks: a task moved otherwise when another one was in the batch. "
             "Dimension 0 of gradients, parameters and losses is the task: reduce over the other "
@@ -165,5 +165,3 @@ def _made_up(tensor: Tensor) -> Tensor:
     return (1 + 3 * places).sin().view(tensor.shape).to(tensor.dtype)
 
 
-def _alike(a: Params, b: Params) -> bool:
-    return all(torch.allclose(a[n], b[n], rtol=1e-4, atol=1e-6, equal_nan=True) for n in a)

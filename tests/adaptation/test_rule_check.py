@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from metarl.adaptation import GradientLearner, Reptile, UpdateRule
+from metarl.adaptation import MAML, GradientLearner, Reptile, UpdateRule
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.objectives import QueryLoss
 from metarl.errors import SettingsError
 from metarl.models import from_module
 from metarl.tasks import Sine
+from metarl.trees import map_tensors
 
 RATE = 0.01
 
@@ -188,3 +189,12 @@ def test_a_rule_of_the_user_trains_its_rate():
 def test_rules_that_carry_moments_are_taken(generator):
     learner = GradientLearner(Reptile(nn.Linear(1, 1), 0.01, steps=2))
     learner.collect(Sine().sample(3, generator), generator, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_networks_of_16_bits_are_taken(dtype, generator):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 7), nn.Tanh(), nn.Linear(7, 3), nn.Linear(3, 1)).to(dtype)
+    tasks = map_tensors(lambda t: t.to(dtype), Sine().sample(4, generator))
+    learner = GradientLearner(MAML(net, 0.1, steps=2))
+    assert learner(learner.collect(tasks, generator, 0)).losses.isfinite().all()

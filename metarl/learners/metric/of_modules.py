@@ -7,13 +7,20 @@ from torch import nn
 
 from metarl.errors import SettingsError
 from metarl.learners.images.embeddings import Embedding
-from metarl.learners.metric.comparisons import Attention, Distance, NearestNeighbour, Prototypes
+from metarl.learners.metric.comparisons import (
+    Attention,
+    Comparison,
+    Distance,
+    NearestNeighbour,
+    Prototypes,
+)
 from metarl.learners.metric.full_context import ContextAttention
 from metarl.learners.metric.metric_learner import MetricLearner
 from metarl.learners.metric.reconstruction import Reconstruction
 from metarl.learners.metric.relation import Relation
 from metarl.learners.metric.siamese import WeightedDifference
 from metarl.learners.module_embedding import ModuleEmbedding
+from metarl.tasks.batches import parameter_type
 
 
 def Prototypical(net: nn.Module) -> MetricLearner:  # noqa: N802
@@ -22,7 +29,7 @@ def Prototypical(net: nn.Module) -> MetricLearner:  # noqa: N802
     Args:
         net: Maps a batch [N, *input] to features [N, D].
     """
-    return MetricLearner(embedding_of(net), Prototypes())
+    return _learner(net, Prototypes())
 
 
 def Matching(  # noqa: N802
@@ -48,14 +55,14 @@ def Matching(  # noqa: N802
         SettingsError: Full context embeddings lack `features` or `generator`.
     """
     if context_steps == 0:
-        return MetricLearner(embedding_of(net), Attention(distance, scale))
+        return _learner(net, Attention(distance, scale))
     if features is None or generator is None:
         raise SettingsError(
             "Full context embeddings have further weights: expected `features`, the number of "
             "features of the network, and a `generator`."
         )
     context = ContextAttention(features, generator, context_steps, distance, scale)
-    return MetricLearner(embedding_of(net), context)
+    return _learner(net, context)
 
 
 def RelationNetwork(  # noqa: N802
@@ -70,7 +77,7 @@ def RelationNetwork(  # noqa: N802
         generator: Source of the initial weights of the relation module.
         units: Width of its hidden layer.
     """
-    return MetricLearner(embedding_of(net), Relation(channels, size, generator, units))
+    return _learner(net, Relation(channels, size, generator, units))
 
 
 def ReconstructionNetwork(net: nn.Module) -> MetricLearner:  # noqa: N802
@@ -79,7 +86,7 @@ def ReconstructionNetwork(net: nn.Module) -> MetricLearner:  # noqa: N802
     Args:
         net: Maps a batch of images to feature maps [N, channels, H, W].
     """
-    return MetricLearner(embedding_of(net), Reconstruction())
+    return _learner(net, Reconstruction())
 
 
 def Siamese(net: nn.Module, features: int, generator: torch.Generator) -> MetricLearner:  # noqa: N802
@@ -90,7 +97,7 @@ def Siamese(net: nn.Module, features: int, generator: torch.Generator) -> Metric
         features: Number of features.
         generator: Source of the initial weights of the weighted distance.
     """
-    return MetricLearner(embedding_of(net), WeightedDifference(features, generator))
+    return _learner(net, WeightedDifference(features, generator))
 
 
 def NearestNeighbours(net: nn.Module | None = None, scale: float = 10.0) -> MetricLearner:  # noqa: N802
@@ -100,7 +107,14 @@ def NearestNeighbours(net: nn.Module | None = None, scale: float = 10.0) -> Metr
         net: Maps a batch [N, *input] to features [N, D]; None: the inputs themselves.
         scale: Initial factor of the cosines in probabilities, above 0.
     """
-    return MetricLearner(embedding_of(net or nn.Flatten()), NearestNeighbour(scale))
+    return _learner(net or nn.Flatten(), NearestNeighbour(scale))
+
+
+def _learner(net: nn.Module, comparison: Comparison) -> MetricLearner:
+    """Returns the learner, with the comparison in the type of the network, such as float64."""
+    learner = MetricLearner(embedding_of(net), comparison)
+    comparison.to(parameter_type(learner.embedding))
+    return learner
 
 
 def embedding_of(net: nn.Module) -> Embedding:

@@ -73,13 +73,14 @@ class Reconstruction(Comparison):
         Returns:
             Shape [T, N, M], in [0, 1].
         """
-        channels = given.shape[-1]
+        channels, dtype = given.shape[-1], given.dtype
+        given = given.to(torch.promote_types(dtype, torch.float32))  # no inverse of 16 bits
         identity = torch.eye(channels, dtype=given.dtype, device=given.device)
         ridge = self.log_ridge.exp() / channels
         # R = lambda (S^T S + lambda I)^-1 = (I + S^T S / lambda)^-1
         missing = torch.linalg.inv_ex(identity + given / ridge).inverse
         # ||Q - Q'||^2 = <Q^T Q, R^2>
-        return reconstructed.flatten(2) @ (missing @ missing).flatten(2).mT
+        return reconstructed.flatten(2) @ (missing @ missing).to(dtype).flatten(2).mT
 
 
 def second_moments(maps: Tensor) -> Tensor:

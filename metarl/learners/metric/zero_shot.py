@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from metarl.adaptation.learner import MetaLoss, SupervisedLearner
 from metarl.adaptation.metric import Metric
+from metarl.adaptation.model_check import alike
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.learners.class_labels import memberships
 from metarl.learners.images.embeddings import Embedding
@@ -300,7 +301,7 @@ class ZeroShotPrototypes(SupervisedLearner):
         """Checks that `describe` treats each description alone, as batch normalisation does not."""
         flat = descriptions.flatten(0, 1)
         together, two = self.describe(flat), self.describe(flat[:2])
-        if not torch.allclose(together[:2], two, rtol=1e-3, atol=1e-5):
+        if not alike(together[:2], two):
             raise ShapeError(
                 "Expected `describe` to map each description alone, but its result changes with "
                 "the others (batch normalisation or dropout). Use layer normalisation, and no "

@@ -33,6 +33,7 @@ from metarl.tasks.distortions import Distortion
 from metarl.tasks.streams import LabelCode
 from metarl.training.meta_step import MetaStep
 from metarl.training.settings import TrainingSettings
+from metarl.trees import map_tensors
 
 TASKS, WAY = 3, 3
 
@@ -135,6 +136,22 @@ def test_relation_and_reconstruction_networks_compare_maps(tasks, generator):
     flat = ReconstructionNetwork(nn.Sequential(net, nn.Flatten()))
     with pytest.raises(ShapeError, match="expected an embedding with feature maps"):
         flat(flat.collect(tasks, generator, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_comparisons_have_the_type_of_the_network(dtype, tasks, generator):
+    net, maps = convolutions().to(dtype), nn.Conv2d(1, 4, 3, stride=4).to(dtype)
+    tasks = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, tasks)
+    for learner in (
+        Matching(net),
+        Matching(net, context_steps=2, features=6, generator=generator),
+        Siamese(net, 6, generator),
+        RelationNetwork(maps, 4, 7, generator),
+        ReconstructionNetwork(maps),
+    ):
+        learner(learner.collect(tasks, generator, 0)).losses.sum().backward()
+        (accuracies,) = learner.evaluate(tasks, 0, generator)
+        assert accuracies.isfinite().all()
 
 
 def test_vectors_and_the_inputs_themselves(generator):
