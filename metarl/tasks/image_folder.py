@@ -156,6 +156,8 @@ def _key(paths: list[Path], shape: tuple[int, ...]) -> str:
                 f"The image {short_repr(str(path), 300)} is missing or cannot be read; a split "
                 "file or folder names it."
             ) from error
-        entry = f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n"
+        # The time of change, too: copies and archives give other contents the time of before.
+        times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+        entry = f"{path.absolute()} {status.st_size} {times}\n"
         digest.update(entry.encode("utf-8", "surrogateescape"))  # names may hold other bytes
     return digest.hexdigest()[:32]

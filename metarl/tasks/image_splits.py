@@ -96,9 +96,15 @@ def _find(root: Path) -> str | Mapping[Split, str]:
             return name
     if any((root / name).is_file() for name in MINI_IMAGENET.values()):
         return MINI_IMAGENET
+    hint = ""
+    if (root / "train").is_dir():
+        hint = (
+            ' Classes in a folder per split have its name: {"train": ["train/crow", ...], ...}; '
+            "classes of the test split are other ones than those of training."
+        )
     raise DataError(
         f"{root} has no split file: expected splits.json, splits.csv, or train.csv, val.csv and "
-        "test.csv; write one or name yours with split_files."
+        f"test.csv; write one or name yours with split_files.{hint}"
     )
 
 

@@ -97,6 +97,17 @@ def test_a_changed_image_is_decoded_again(folders, fresh_cache):
     assert image[:, 3, 3].tolist() == [255, 0, 0]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no time of change")
+def test_a_changed_image_of_the_same_size_and_time_is_decoded_again(folders, fresh_cache):
+    path = folders / "ant" / "0.png"
+    for red in (255, 0):
+        path.unlink()
+        Image.new("RGB", (9, 9), (red, 0, 0)).save(path.with_suffix(".bmp"))
+        path = path.with_suffix(".bmp")
+        os.utime(path, (1, 1))
+        assert few_shot(folders, image_size=16).pool.images[0, 0, 3, 3] == red
+
+
 def test_the_cache_is_written_image_by_image(folders, fresh_cache, monkeypatch):
     """A memory map has its whole size at once, and a full disk ends the process by SIGBUS."""
     decode, sizes = image_folder.decode, []
@@ -135,7 +146,10 @@ def test_missing_folder_and_split_files(tmp_path, folders, mini_imagenet):
     with pytest.raises(DataError, match=r"image folder .*nowhere is missing"):
         ImageFolder(tmp_path / "nowhere")
     (folders / "splits.json").unlink()
-    with pytest.raises(DataError, match=r"has no split file.*split_files"):
+    with pytest.raises(DataError, match=r"has no split file.*split_files\.$"):
+        ImageFolder(folders)
+    (folders / "train").mkdir()
+    with pytest.raises(DataError, match=r"has no split file.*\[\"train/crow\", \.\.\.\]"):
         ImageFolder(folders)
     with pytest.raises(DataError, match=r"Cannot read the split file .*mine\.json"):
         ImageFolder(folders, "mine.json")
