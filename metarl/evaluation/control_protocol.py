@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarl.chunks import FittingChunks
 from metarl.devices import seeded_generator
-from metarl.evaluation.curves import AdaptationCurve, fitted, warn_if_nan
+from metarl.evaluation.curves import AdaptationCurve, fitted, warn_if_not_finite
 from metarl.evaluation.statistics import Summary, telling_steps
 from metarl.evaluation.tables import report_table
 from metarl.evaluation.watch import Watch, unwatched, watched
@@ -103,7 +103,7 @@ def protocol_curve(
 
         values = fitted(rows, tasks, generator, FittingChunks("evaluations"))
     for name, value in values.items():
-        warn_if_nan(value, name, "task")
+        warn_if_not_finite(value, name, "task")
     return AdaptationCurve("return", values.pop("return"), True, others=values)
 
 

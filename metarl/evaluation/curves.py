@@ -108,7 +108,7 @@ def adaptation_curve(
             infos.append(tasks.info)
     values = _joined(parts)
     for key, value in values.items():
-        warn_if_nan(value, key, "task")
+        warn_if_not_finite(value, key, "task")
     return AdaptationCurve(
         metric, values.pop(metric), transductive, concatenate_tasks(infos), values,
         first_step=steps if last_only else 0,
@@ -152,21 +152,25 @@ def stack_steps(rows: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([row[name] for row in rows]).float().cpu() for name in rows[0]}
 
 
-def warn_if_nan(values: Tensor, metric: str, kind: str) -> None:
-    """Warns of tasks with a metric that is NaN.
+def warn_if_not_finite(values: Tensor, metric: str, kind: str) -> None:
+    """Warns of tasks with a metric that is NaN or infinite.
 
     Args:
         values: The metric, [steps, tasks].
         metric: Its name.
         kind: What a column is, for the message: "task".
     """
-    broken = values.isnan().any(0).nonzero().flatten().tolist()
+    broken = (~values.isfinite()).any(0).nonzero().flatten().tolist()
     if broken:
         names = ", ".join(map(str, broken[:5])) + (", ..." if len(broken) > 5 else "")
+        found = "NaN" if values.isnan().any() else "infinite"
+        reason = "outputs or targets are not finite"
+        if metric == "r2":
+            reason += ", or the targets of a task are all the same, as those of a single query"
         warnings.warn(
-            f"The {metric} of {kind} {names} is NaN ({len(broken)} of {values.shape[1]}, counted "
-            "from 0): outputs or targets are not finite. Means over these are NaN too. If the "
-            "adaptation diverges, lower the inner rate or take fewer steps.",
+            f"The {metric} of {kind} {names} is {found} ({len(broken)} of {values.shape[1]}, "
+            f"counted from 0): {reason}. Means over these are NaN too. If the adaptation "
+            "diverges, lower the inner rate or take fewer steps.",
             RuntimeWarning,
             stacklevel=3,
         )

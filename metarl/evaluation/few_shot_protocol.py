@@ -11,7 +11,7 @@ from rich.table import Table
 from metarl.adaptation.learner import SupervisedLearner
 from metarl.devices import seeded_generator
 from metarl.errors import SettingsError
-from metarl.evaluation.curves import AdaptationCurve, adaptation_curve, warn_if_nan
+from metarl.evaluation.curves import AdaptationCurve, adaptation_curve, warn_if_not_finite
 from metarl.evaluation.lake import LakeRuns, check_uncontaminated
 from metarl.evaluation.statistics import Summary
 from metarl.evaluation.tables import report_table
@@ -104,7 +104,7 @@ def lake_errors(
         )
         with watch(f"Lake's runs, {name}", len(runs.names)) as advance:
             (accuracy,) = watched(rows, advance)
-        warn_if_nan(accuracy.unsqueeze(0), "accuracy", "run")
+        warn_if_not_finite(accuracy.unsqueeze(0), "accuracy", "run")
         errors[name] = 100 * (1 - accuracy.double().mean().item())
     return errors
 

@@ -199,6 +199,14 @@ def test_an_inner_loop_that_explodes_gives_nan(generator):
     assert result.values[8].isnan().all()
 
 
+def test_a_metric_that_is_infinite_is_named(generator):
+    learner = MAML(MLP((1, 8, 1), generator), inner_lr=0.01, metric="r2")
+    tasks = Sine().sample(3, generator)
+    tasks.query.targets[1] = 2.0
+    with pytest.warns(RuntimeWarning, match=r"r2 of task 1 is infinite \(1 of 3.*all the same"):
+        curve(learner, Fixed(tasks), num_tasks=3, steps=1)
+
+
 def test_the_same_seed_gives_the_same_curve(maml):
     first, same, other = (curve(maml, Sine(), seed).values for seed in (1, 1, 2))
     assert torch.equal(first, same)

@@ -144,6 +144,7 @@ def test_inputs_are_augmented_in_training(table):
         ({}, {"targets": ["a"]}, SettingsError, "'a' twice"),
         ({}, {"inputs": ["robot"]}, SettingsError, "'robot' twice"),
         ({"a": ["x"] * 178}, {}, ShapeError, "'a', got strings"),
+        ({"a": ["x"] * 178}, {"inputs": ["a"]}, ShapeError, "'a', got strings; .*categories"),
         ({"y": ["x"] * 178}, {}, ShapeError, "'y', got strings"),
         ({"y": [np.nan] * 178}, {}, TaskError, "'y' has values that are missing .* row 0"),
         ({"b": [1e300] * 178}, {}, DataError, "'b' has values .* too large for float32"),

@@ -76,7 +76,7 @@ def GroupedExamples(  # noqa: N802 - reads like the other distributions
         length = check_int("length", length)
     table = open_table(table)
     input_names, target_names = _input_and_target_names(table, group, inputs, targets)
-    settings = TableSettings(input_names, group, splits, length, None, False, in_memory)
+    settings = TableSettings(input_names, group, splits, length, None, False, in_memory, False)
     source, groups, splits, columns = load_table(table, settings)
     numbered = number_labels(groups, len(source), "group")
     parts = split_labels(numbered, splits, seed)

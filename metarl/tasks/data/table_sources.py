@@ -55,6 +55,7 @@ class TableSettings:
     characters: Characters | None
     tokens: bool
     in_memory: bool
+    takes_texts: bool = True
 
     def input_columns(self, known: Sequence[str], index: Sequence[str] = ()) -> list[str]:
         """Returns the columns of the inputs, by default all but those of labels and splits.
@@ -180,8 +181,10 @@ def names_of(columns: Sequence[Any]) -> tuple[str, ...] | None:
 def _in_memory(table: Any, columns: list[str], settings: TableSettings) -> Source:
     if len(columns) == 1:
         column = read_column(table, columns[0])
-        if column.is_text:
+        if column.is_text and settings.takes_texts:
             return settings.text_source(column.values.tolist())
+        if column.is_text:
+            return TensorSource(numbers(table, columns))  # raises an error
         return _single(column, columns[0], settings)
     if settings.tokens:
         parts = [read_column(table, name) for name in columns]
