@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from metarl.tasks.pools import Source
 
 MOST_BYTES = 4 << 30
 """Upper bound on the size of a data set that is read into memory unasked."""
+READS = 8
+"""Times that the first item is read: a random flip leaves it as it was every second time."""
 LABEL_ATTRIBUTES = ("targets", "labels")
 """Attributes in which torchvision's data sets keep the labels of all items."""
 
@@ -132,6 +135,7 @@ def load_dataset(
         reader = ItemReader(_Wrapped(dataset), 0)
     if in_memory:
         return _read_all(reader, labels, length, tokens)
+    _warn_of_random_items(reader)
     source = RowReader(reader, len(dataset), length, tokens, "data set")
     return Loaded(source, _known_labels(reader, labels))
 
@@ -181,12 +185,30 @@ def _read_all(reader: ItemReader, labels: Any, length: int | None, tokens: bool)
             )
         if labels is None or isinstance(labels, str):
             found.append(_one_label(label_reader.part(item), row))
+    _warn_of_random_items(reader)
     if length is None and len({part.shape for part in parts}) == 1:
         check_one_type({part.dtype for part in parts}, "data set")
         source: Source = TensorSource(as_tensor(np.stack(parts), "data set"), tokens)
     else:
         source = _sequences(parts, length, tokens)
     return Loaded(source, found or labels)
+
+
+def _warn_of_random_items(reader: ItemReader) -> None:
+    """Warns if the first item has other values when it is read again."""
+    first, *others = (input_array(reader.part(reader.item(0))) for _ in range(READS))
+    if not all(
+        np.array_equal(first, other, equal_nan=first.dtype.kind in "fc") for other in others
+    ):
+        warnings.warn(
+            "An item of the data set has other values when it is read again, as by a random "
+            "transform. In memory, each example keeps its first draw; with in_memory=False, test "
+            "tasks are transformed, too, and the same seed gives other tasks. Leave what is random "
+            "out of the data set, and pass it as `augment_support` and `augment_query`: functions "
+            "of the inputs [T, N, *] and a generator.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _sequences(parts: list[np.ndarray], length: int | None, tokens: bool) -> Source:

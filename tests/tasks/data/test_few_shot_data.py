@@ -1,4 +1,5 @@
 import re
+import warnings
 from enum import Enum
 
 import numpy as np
@@ -475,3 +476,22 @@ def test_a_large_data_set_is_not_read_unasked(labels):
 
     with pytest.raises(SettingsError, match="in_memory=False"):
         few_shot(Large(torch.zeros(1, 100), labels))
+
+
+class Flips(Pairs):
+    """A random transform, with torch's global generator as torchvision's transforms have."""
+
+    def __getitem__(self, row):
+        features, label = super().__getitem__(row)
+        return features if torch.rand(()) < 0.5 else -features, label
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_random_transforms_of_a_data_set_warn(in_memory, features, labels):
+    settings = {"queries": 2, "in_memory": in_memory, "labels": labels}
+    torch.manual_seed(0)
+    with pytest.warns(RuntimeWarning, match="other values when it is read again.*augment_support"):
+        FewShotData(Flips(features, labels), **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FewShotData(Pairs(features, labels), **settings)
