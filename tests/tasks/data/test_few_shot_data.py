@@ -481,7 +481,7 @@ def test_a_large_data_set_is_not_read_unasked(labels):
 class Flips(Pairs):
     """A random transform, with torch's global generator as torchvision's transforms have."""
 
-    def __getitem__(self, row):
+    def __getitem__(self, row):  # noqa: D105
         features, label = super().__getitem__(row)
         return features if torch.rand(()) < 0.5 else -features, label
 
