@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metarl.adaptation.learner import MetaLoss, SupervisedLearner, check_adapted
 from metarl.adaptation.metric import Metric
-from metarl.errors import ShapeError
+from metarl.errors import ShapeError, TaskError
 from metarl.learners.class_labels import check_classes, count_classes, memberships
 from metarl.learners.images.embeddings import Embedding
 from metarl.learners.images.layers import Moments, absorb_moments, moments_by_name
@@ -93,7 +93,8 @@ class MetricLearner(SupervisedLearner):
         """Augments the images and draws the order in which the support set is read.
 
         Raises:
-            TaskError: The targets are not class labels, or a support set lacks a class.
+            TaskError: The targets are not class labels, a support set lacks a class, or there is
+                one class alone.
             ShapeError: The embedding has no use for the weights or the mask of the examples.
         """
         del iteration
@@ -101,6 +102,11 @@ class MetricLearner(SupervisedLearner):
         self.check_padding(tasks)
         way = count_classes(tasks.support.targets, tasks.query.targets)
         check_classes(tasks.support, way)
+        if way == 1:
+            raise TaskError(
+                "Expected tasks of at least 2 classes for training, got 1: any query is of this "
+                "class, which trains nothing. Raise `way`."
+            )
         if self.augment is not None:
             support, query = (
                 examples._replace(inputs=self.augment(examples.inputs, generator))

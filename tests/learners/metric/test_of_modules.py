@@ -257,6 +257,15 @@ def test_tasks_of_one_batch_have_as_many_classes_each(generator):
         learner.collect(tasks, generator, 0)
 
 
+def test_tasks_of_one_class_are_for_evaluation_alone(generator):
+    tasks = Glyphs(1, 2, 2, alphabets=4, characters=4, drawings=6).sample(TASKS, generator)
+    learner = Prototypical(convolutions())
+    with pytest.raises(TaskError, match="at least 2 classes for training, got 1"):
+        learner.collect(tasks, generator, 0)
+    (accuracies,) = learner.evaluate(tasks, 0, generator)
+    assert accuracies.tolist() == [1.0] * TASKS
+
+
 def test_features_that_a_comparison_was_not_built_for_are_refused(tasks, generator):
     vectors, maps = convolutions(), convolutions()[:3]  # 4 x 7 x 7 numbers
     for learner, message in (
