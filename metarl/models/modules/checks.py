@@ -187,7 +187,7 @@ def check_outputs(outputs: Any, count: int, name: str) -> None:
     """
     leaves, _ = tree_flatten(outputs)
     if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
-        kinds = sorted({type(leaf).__name__ for leaf in leaves} - {"Tensor"})
+        kinds = sorted({type(leaf).__name__ for leaf in leaves if leaf is not outputs} - {"Tensor"})
         raise ShapeError(
             f"Expected {name} to return a tensor, or a tuple or dict of tensors, got "
             f"{type(outputs).__name__}{' of ' + ', '.join(kinds) if kinds else ''}. Leave out of "

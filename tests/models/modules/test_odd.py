@@ -1,6 +1,7 @@
 """What less usual modules do beyond the contract: statistics, types, attributes, refusals."""
 
 import copy
+from collections import UserDict
 from dataclasses import dataclass
 
 import numpy as np
@@ -245,6 +246,15 @@ def test_outputs_without_a_row_per_example_are_refused(generator):
         ShapeError, match=r"batch of N = 1 examples, got \(\); if it calls `squeeze"
     ):
         model(params, draw(generator, 1))
+
+
+def test_outputs_of_a_class_of_the_user_are_refused():
+    class Structured(nn.Linear):
+        def forward(self, x):
+            return UserDict(logits=super().forward(x))
+
+    with pytest.raises(ShapeError, match=r"tensors, got UserDict\. Leave out"):
+        from_module(Structured(3, 2)).prepare(torch.randn(TASKS, 4, 3))
 
 
 @pytest.mark.parametrize("way", ["task-batched", "vmap"])
