@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from mujoco.batch import Batch
+from mujoco.batch import SimulationError as BatchError
 from torch import Tensor
 
-from metarl.errors import SettingsError, ShapeError
+from metarl.errors import SettingsError, ShapeError, SimulationError
 from metarl.ranges import MOST_THREADS, Range, check_int
 from metarl.sim.arguments import copy_error
 from metarl.sim.family import Tasks, WorldState
@@ -52,6 +55,7 @@ class MujocoVectorEnv(TensorVectorEnv):
 
     Raises:
         SettingsError: The model does not compile, or tasks change a field that it does not have.
+        SimulationError: MuJoCo cannot simulate the model, as without enough memory.
     """
 
     family: MujocoFamily
@@ -98,7 +102,8 @@ class MujocoVectorEnv(TensorVectorEnv):
         if mask is None:
             self._first_warning = ""
         fresh = self.family.reset(self._tasks, noise)
-        self._batch.reset(started, stage=0)
+        with self._errors_of_mujoco():
+            self._batch.reset(started, stage=0)
         self._reported_warnings[started] = 0
         self._warning_bytes = self._batch.warning.tobytes()
         worlds = torch.from_numpy(started)
@@ -108,7 +113,8 @@ class MujocoVectorEnv(TensorVectorEnv):
             view[worlds] = value.cpu()[worlds].to(view.dtype)
         fresh = {n: fresh[n].to(v.dtype) for n, v in self._views.items()}
         if self._derived:
-            self._batch.forward(started, stage=self._stage)
+            with self._errors_of_mujoco():
+                self._batch.forward(started, stage=self._stage)
             fresh |= self._read_derived()
         fresh |= self.family.remember(None, fresh, self._tasks)
         return fresh if mask is None else self.merged(mask, fresh)
@@ -121,7 +127,8 @@ class MujocoVectorEnv(TensorVectorEnv):
             for name, pose in family.mocap(before, actions, self._tasks).items():
                 view = self._views[name]
                 view.copy_(world_rows(f"`mocap`, of {name!r},", pose, view.shape))
-        self._batch.step(nstep=family.frame_skip, stage=self._stage)
+        with self._errors_of_mujoco():
+            self._batch.step(nstep=family.frame_skip, stage=self._stage)
         # `clone` is faster than `to`, and comparing bytes is faster than `any`: with few worlds
         # each of the two saves about 1% of a step.
         if self.device.type == "cpu":
@@ -177,7 +184,22 @@ class MujocoVectorEnv(TensorVectorEnv):
             return
         for name, value in fields.items():
             self._fields[name].copy_(value)
-        self._batch.set_const()
+        with self._errors_of_mujoco():
+            self._batch.set_const()
+
+    @contextmanager
+    def _errors_of_mujoco(self) -> Iterator[None]:
+        """Raises SimulationError for an error of MuJoCo, with the name of the body that it has."""
+        try:
+            yield
+        except BatchError as error:
+            world, body = int(error.ids[0]), re.search(r"body (\d+)", str(error))
+            name = f" The body is {self.family.compiled.body(int(body[1])).name!r}." if body else ""
+            reason = " ".join(self._batch.error(world).split())
+            raise SimulationError(
+                f"MuJoCo cannot simulate world {world} of {self.family.name}: {reason}.{name} Change "
+                "the MJCF as it says."
+            ) from error
 
     def _invalidate_warned_worlds(self, state: WorldState) -> None:
         """Sets the state of worlds with new warnings to NaN."""

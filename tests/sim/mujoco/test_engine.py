@@ -6,8 +6,8 @@ import pytest
 import torch
 from metarl_envs import HalfCheetahVelocity
 
-from metarl.errors import SettingsError
-from metarl.sim import MujocoVectorEnv, make_vec
+from metarl.errors import SettingsError, SimulationError
+from metarl.sim import Mass, MujocoTasks, MujocoVectorEnv, Uniform, make_vec
 from tests.sim.families import Cart
 from tests.sim.robots import ARM, Arms
 
@@ -36,6 +36,46 @@ def test_bodies_may_sleep():
         states.append(env.snapshot(1)[0]["qpos"])
     assert states[0].abs().max() > 0.01
     torch.testing.assert_close(*states)
+
+
+BOXES = """<mujoco><size memory="1M"/><worldbody><geom type="plane" size="5 5 1"/>
+  <body name="drone" pos="0 0 0.1"><freejoint/><geom type="box" size=".1 .1 .1" mass="1"/>
+    <site name="rotor"/></body>
+  <body name="crate" pos="0.15 0 0.1"><freejoint/><geom type="box" size=".1 .1 .1"/></body>
+  </worldbody><actuator><motor site="rotor" gear="0 0 20 0 0 0" ctrlrange="0 1"/></actuator>
+</mujoco>"""
+
+
+class Boxes(MujocoTasks):
+    """Boxes that touch; a load moves the centre of mass of one of them where `field` names it."""
+
+    name, model, frame_skip, horizon = "Boxes-v1", BOXES, 2, 20
+    parameters = {"load": Mass("drone", Uniform(0.5, 2))}  # noqa: RUF012
+    field = ""
+
+    def model_fields(self, tasks):
+        if not self.field:
+            return super().model_fields(tasks)
+        places = self.default(self.field, tasks["load"].double()).repeat(len(tasks["load"]), 1, 1)
+        places[:, 1, 0] = 0.1 * tasks["load"].double()
+        return {self.field: places}
+
+    def reward(self, before, actions, after, tasks):
+        return after["qpos"][:, 2].float()
+
+
+def test_a_body_whose_centre_of_mass_moves_is_named_where_the_model_has_to_allow_it():
+    with pytest.raises(SimulationError, match=r"simple='false'.*The body is 'drone'"):
+        make_vec(Boxes(field="body_ipos"), 2, device="cpu")
+    allowed = BOXES.replace('name="drone"', 'name="drone" simple="false"')
+    make_vec(Boxes(field="body_ipos", model=allowed), 2, device="cpu").reset()
+
+
+def test_a_model_without_enough_memory_is_named():
+    env = make_vec(Boxes(model=BOXES.replace("1M", "14K")), 2, device="cpu")
+    with pytest.raises(SimulationError, match=r"cannot simulate world . of Boxes-v1.*size memory"):
+        env.reset()
+        env.step(torch.zeros(2, 1))
 
 
 def test_a_saved_episode_goes_on_to_the_bit_whatever_the_threads():
