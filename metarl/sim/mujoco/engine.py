@@ -197,8 +197,8 @@ class MujocoVectorEnv(TensorVectorEnv):
             name = f" The body is {self.family.compiled.body(int(body[1])).name!r}." if body else ""
             reason = " ".join(self._batch.error(world).split())
             raise SimulationError(
-                f"MuJoCo cannot simulate world {world} of {self.family.name}: {reason}.{name} Change "
-                "the MJCF as it says."
+                f"MuJoCo cannot simulate world {world} of {self.family.name}: {reason}.{name} "
+                "Change the MJCF as it says."
             ) from error
 
     def _invalidate_warned_worlds(self, state: WorldState) -> None:
