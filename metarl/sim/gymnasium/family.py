@@ -175,7 +175,7 @@ class GymFamily(TaskFamily):
         Raises:
             SettingsError: The environment does not exist or cannot be built.
         """
-        keywords = {**self.settings, **keywords}
+        keywords = {**self._needed_keywords, **self.settings, **keywords}
         if not isinstance(self.env, str) and not callable(self.env):
             once = isinstance(self.env, gymnasium.Env)
             raise SettingsError(
@@ -195,7 +195,8 @@ class GymFamily(TaskFamily):
             ) from error
         if not isinstance(env, gymnasium.Env):
             raise SettingsError(
-                f"Expected {self.title!r} to build a gymnasium.Env, got {type(env).__name__}."
+                f"Expected {self.title!r} to build a gymnasium.Env of one world, got "
+                f"{type(env).__name__}."
             )
         return env
 
@@ -310,6 +311,11 @@ class GymFamily(TaskFamily):
 
     def _fields(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "probe"}
+
+    @property
+    def _needed_keywords(self) -> Mapping[str, Any]:
+        """Values of keyword arguments without which no environment can be built."""
+        return {}
 
     @cached_property
     def _observations(self) -> spaces.Box:

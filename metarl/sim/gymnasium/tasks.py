@@ -177,6 +177,15 @@ class GymTasks(DisturbedFamily, GymFamily):
         """Returns the value of a parameter for one environment, which may change it."""
         return own_value(self.parameters[name].value(task[name].item()))
 
+    @cached_property
+    def _needed_keywords(self) -> Mapping[str, Any]:
+        """Values of the parameters that `env` takes and has no default for."""
+        if not callable(self.env):
+            return {}
+        names = [name for name in self.own if name in required_arguments(self.env)]
+        task = {name: v[0].numpy() for name, v in self.sample(1, torch.Generator()).values.items()}
+        return {name: self.value_of(name, task) for name in names}
+
     @property
     def _split_parameter(self) -> str | None:
         """The name of the parameter whose values are disjoint between the splits."""
@@ -328,6 +337,15 @@ def takes_number(old: Any) -> bool:
     except ValueError:  # lists of different lengths
         return False
     return array.ndim == 0 and array.dtype.kind in "iuf"
+
+
+def required_arguments(builder: Callable[..., Any]) -> list[str]:
+    """Returns the names of the arguments of a function or class that have no default."""
+    try:
+        parameters = inspect.signature(builder).parameters.values()
+    except ValueError:  # a builtin without a signature
+        return []
+    return [p.name for p in parameters if p.default is p.empty]
 
 
 def takes_keyword(builder: Callable[..., Any], name: str) -> bool:

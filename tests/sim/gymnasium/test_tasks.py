@@ -27,6 +27,13 @@ from tests.sim.gymnasium.odd import odd
 GRAVITY = {"g": Uniform(5, 15)}
 
 
+class Steep(Slide):
+    """A slope that has to be named."""
+
+    def __init__(self, slope, factor):
+        super().__init__(factor * slope)
+
+
 def sampled(family, count=2000, seed=0):
     return family.sample(count, torch.Generator().manual_seed(seed)).values
 
@@ -95,6 +102,17 @@ def test_attributes_are_set_and_keyword_arguments_build_again():
     second = [e.unwrapped for e in env._host._envs]
     assert second[0] is first[0] and second[1] is not first[1]
     assert second[1]._slope == 0.75
+
+
+@pytest.mark.parametrize("build", [lambda slope: Slide(slope), partial(Steep, factor=2.0)])
+def test_arguments_without_a_default_may_be_parameters(build):
+    family = GymTasks(build, {"slope": Uniform(0, 1)}, horizon=6)
+    check_family(family)
+    env = make_vec(family, 2, device="cpu")
+    env.set_tasks({"slope": torch.tensor([0.25, 0.5])})
+    env.reset()
+    slopes = torch.tensor([e.unwrapped._slope for e in env._host._envs])
+    assert slopes[1] == 2 * slopes[0] > 0
 
 
 @pytest.mark.parametrize(
@@ -264,7 +282,15 @@ def test_the_task_value_of_a_choice_is_its_place(places, message):
             lambda: GymTasks("Pendulum-v1", GRAVITY, settings={"gravity": 3}),
             "cannot be built with {'gravity': 3}: TypeError",
         ),
-        (lambda: GymTasks(dict, GRAVITY, horizon=3), "'dict' to build a gymnasium.Env, got dict"),
+        (
+            lambda: GymTasks(dict, GRAVITY, horizon=3),
+            "'dict' to build a gymnasium.Env of .* got dict",
+        ),
+        (
+            lambda: GymTasks(lambda: gymnasium.make_vec("CartPole-v1", 2), GRAVITY, horizon=3),
+            "a gymnasium.Env of one world, got CartPoleVectorEnv",
+        ),
+        (lambda: GymTasks(Steep, {"slope": Uniform(0, 1)}, horizon=3), "argument: 'factor'"),
         (lambda: GymTasks(Slide, {"speed": Uniform(0, 1)}, part="dev", horizon=3), "Unknown split"),
         (
             lambda: GymTasks(Still, {"speed": Uniform(0, 1)}, horizon=3),
