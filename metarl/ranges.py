@@ -99,6 +99,24 @@ def check_ints(settings: Any, among: Range, *names: str) -> None:
         object.__setattr__(settings, name, check_int(name, getattr(settings, name), among))
 
 
+def check_widths(name: str, widths: Any) -> tuple[int, ...]:
+    """Returns the widths of layers, of at least 1, as integers of Python.
+
+    Args:
+        name: The name of the setting, for the message.
+        widths: A list, a tuple, an array or a tensor.
+
+    Raises:
+        SettingsError: It is none of these, or one of its elements is no integer of at least 1.
+    """
+    found = widths.tolist() if hasattr(widths, "tolist") else widths
+    if not isinstance(found, list | tuple):
+        raise SettingsError(
+            f"Expected `{name}` to be the widths of layers, such as (64, 64), got {_shown(widths)}."
+        )
+    return tuple(check_int(f"{name}[{i}]", width) for i, width in enumerate(found))
+
+
 def check_number(
     name: str, value: Any, among: Range = POSITIVE, error: type[MetarlError] = SettingsError
 ) -> float:

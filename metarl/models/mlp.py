@@ -14,6 +14,7 @@ from metarl.errors import SettingsError, ShapeError
 from metarl.models.base import Fitting, Model, Params, Statistics, task_shape, weights_of
 from metarl.models.described import described
 from metarl.models.functional import affine
+from metarl.ranges import check_widths
 from metarl.registry import check_choice
 
 Activation = Literal["relu", "tanh"]
@@ -52,11 +53,11 @@ class MLP(Model):
         output_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        if len(sizes) < 2 or min(sizes) < 1:
-            raise SettingsError(f"Expected at least two positive sizes, got {tuple(sizes)}.")
+        self.sizes = check_widths("sizes", sizes)
+        if len(sizes) < 2:
+            raise SettingsError(f"Expected at least two sizes, got {self.sizes}.")
         check_choice("activation", activation, ACTIVATIONS)
         check_choice("initialisation", init, get_args(Init))
-        self.sizes = tuple(sizes)
         self.activation = activation
         self.init = init
         self.output_scale = output_scale

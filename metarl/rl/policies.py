@@ -15,6 +15,7 @@ from metarl.models import MLP, Params
 from metarl.models.base import Model, task_shape
 from metarl.models.described import described
 from metarl.models.mlp import Activation
+from metarl.ranges import check_widths
 from metarl.rl.distributions import Categorical, Gaussian
 from metarl.rl.joint_policy import JointPolicy, action_parts, outputs_of
 from metarl.rl.policy import (
@@ -72,7 +73,7 @@ class GaussianPolicy(Policy):
         self.action_size = action_size
         self.init_std = init_std
         self.min_std = min_std
-        sizes = (observation_size, *hidden, action_size)
+        sizes = (observation_size, *check_widths("hidden", hidden), action_size)
         self.network: Model = (
             MLP(sizes, generator, activation, output_scale=OUTPUT_SCALE)
             if network is None
@@ -141,7 +142,7 @@ class CategoricalPolicy(Policy):
     ) -> None:
         super().__init__()
         self.num_actions = num_actions
-        sizes = (observation_size, *hidden, num_actions)
+        sizes = (observation_size, *check_widths("hidden", hidden), num_actions)
         self.network: Model = (
             MLP(sizes, generator, activation, output_scale=OUTPUT_SCALE)
             if network is None

@@ -29,6 +29,7 @@ from metarl.models.folding import fold_images, unfold_images
 from metarl.models.functional import affine, conv2d
 from metarl.models.mlp import ACTIVATIONS, MLP, Activation
 from metarl.models.modules import ModuleModel
+from metarl.ranges import check_widths
 from metarl.registry import check_choice
 from metarl.sim.spaces import (
     Leaf,
@@ -85,26 +86,25 @@ class PolicyNetwork(Model):
         output_scale: float = OUTPUT_SCALE,
     ) -> None:
         super().__init__()
-        if min((*hidden, *cnn), default=1) < 1 or not cnn:
-            raise SettingsError(
-                f"Expected positive widths and at least one convolution, got hidden={hidden} and "
-                f"cnn={cnn}."
-            )
+        hidden, self.cnn = check_widths("hidden", hidden), check_widths("cnn", cnn)
+        if not self.cnn:
+            raise SettingsError("Expected the channels of at least one convolution as `cnn`.")
         check_choice("activation", activation, ACTIVATIONS)
         leaves = observation_leaves(space)
         self.images = [leaf for leaf in leaves if is_image(leaf.space)]
         self.vectors = [(leaf.start, leaf.stop) for leaf in leaves if not is_image(leaf.space)]
         self.input_size = math.prod(space.shape)
-        self.cnn = tuple(cnn)
         self.activation = activation
         self.layer_norm = layer_norm
         self.output_scale = output_scale
         features = sum(stop - start for start, stop in self.vectors)
-        features += sum(_features(leaf, cnn) for leaf in self.images)
+        features += sum(_features(leaf, self.cnn) for leaf in self.images)
         self.sizes = (features, *hidden, outputs)
         initial = self.initial(generator)
         self.convolutions = nn.ModuleList(
-            nn.ModuleList(weights_of(initial, f"convolutions.{i}.{j}") for j in range(len(cnn)))
+            nn.ModuleList(
+                weights_of(initial, f"convolutions.{i}.{j}") for j in range(len(self.cnn))
+            )
             for i in range(len(self.images))
         )
         self.layers = nn.ModuleList(
@@ -191,7 +191,7 @@ def network_for(
     """Builds the network of a policy: an `MLP` if there are neither images nor layer norm."""
     if layer_norm or any(is_image(leaf.space) for leaf in observation_leaves(space)):
         return PolicyNetwork(space, outputs, generator, hidden, activation, layer_norm, cnn)
-    sizes = (math.prod(space.shape), *hidden, outputs)
+    sizes = (math.prod(space.shape), *check_widths("hidden", hidden), outputs)
     return MLP(sizes, generator, activation, output_scale=OUTPUT_SCALE)
 
 

@@ -192,8 +192,10 @@ def test_task_params_see_what_functional_call_puts_in(model, inputs):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sizes": (3,)}, r"at least two positive sizes, got \(3,\)"),
-        ({"sizes": (3, 0, 1)}, r"got \(3, 0, 1\)"),
+        ({"sizes": (3,)}, r"at least two sizes, got \(3,\)"),
+        ({"sizes": (3, 0, 1)}, r"`sizes\[1\]` of at least 1, got 0"),
+        ({"sizes": (3, 4.0, 1)}, r"an integer `sizes\[1\]` of at least 1, got 4\.0"),
+        ({"sizes": 16}, r"the widths of layers, such as \(64, 64\), got 16"),
         ({"activation": "reul"}, "'reul'. Did you mean 'relu'.*relu, tanh"),
         ({"init": "truncate"}, "'truncate'. Did you mean 'truncated'.*lecun, truncated"),
     ],

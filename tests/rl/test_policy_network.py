@@ -12,7 +12,7 @@ from torch import nn
 from metarl.errors import SettingsError
 from metarl.models.base import Model, task_params
 from metarl.models.mlp import MLP
-from metarl.rl.policies import policy_for
+from metarl.rl.policies import CategoricalPolicy, GaussianPolicy, policy_for
 from metarl.rl.policy_network import PolicyNetwork, layer_norm, network_for
 from metarl.sim.spaces import flat_observations
 
@@ -98,9 +98,18 @@ def test_vectors_without_layer_norm_have_the_usual_network(generator):
 
 
 def test_widths_that_cannot_be_are_refused(generator):
-    for wrong in ({"hidden": (0,)}, {"cnn": ()}, {"cnn": (4, 0)}):
-        with pytest.raises(SettingsError, match="at least one convolution"):
+    for wrong, message in (
+        ({"hidden": (0,)}, r"`hidden\[0\]` of at least 1, got 0"),
+        ({"hidden": 32}, r"`hidden` to be the widths of layers, such as \(64, 64\), got 32"),
+        ({"cnn": (4, 8.0)}, r"an integer `cnn\[1\]` of at least 1, got 8\.0"),
+        ({"cnn": ()}, "at least one convolution"),
+    ):
+        with pytest.raises(SettingsError, match=message):
             PolicyNetwork(BOTH, 2, generator, **wrong)
+        if "hidden" in wrong:
+            for network in (GaussianPolicy, CategoricalPolicy):
+                with pytest.raises(SettingsError, match=message):
+                    network(3, 2, generator, **wrong)
 
 
 class Centred(nn.Module):
