@@ -170,7 +170,7 @@ def _episode_problems(family: GymFamily, all_starts: Sequence[Start]) -> Iterato
         if bad:
             yield f"{bad} is infinite or not a number"
             return
-        yield from _far_outside(family.observation_space, paths)
+        yield from _far_outside(family.env_observations, paths)
         for path, other in zip(paths, twins, strict=True):
             change = difference(path, other)
             if change:

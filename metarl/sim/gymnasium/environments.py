@@ -81,7 +81,7 @@ class Rows:
         """Allocates the rows of `worlds` worlds of a family."""
         space = family.action_space
         dtype = np.int64 if isinstance(space, spaces.Discrete) else np.float32
-        observation_shape = family.observation_space.shape
+        observation_shape = family.env_observations.shape
         return cls(
             active=allocate((worlds,), np.bool_),
             seed=allocate((worlds,), np.int64),

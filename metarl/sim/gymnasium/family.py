@@ -122,7 +122,7 @@ class GymFamily(TaskFamily):
         if not self.name:
             object.__setattr__(self, "name", default_name(self.title, self.note))
         check_spaces(self.probe)
-        _ = self._observations  # before a task is set, which may change its bounds
+        _ = self.env_observations  # before a task is set, which may change its bounds
         object.__setattr__(self, "horizon", self._checked_horizon(self.horizon))
 
     @abstractmethod
@@ -205,10 +205,15 @@ class GymFamily(TaskFamily):
         """An environment for inspecting spaces and attributes; no world uses it."""
         return self.build()
 
+    @cached_property
+    def env_observations(self) -> spaces.Box:
+        """The observation space of a new environment, flattened to float32 numbers."""
+        return flat_observations(self.probe.observation_space)
+
     @property
     def observation_space(self) -> spaces.Box:
-        """The observation space of a new environment, flattened to O float32 numbers."""
-        return self._observations
+        """That of a new environment, unless `observe` of a subclass returns other numbers."""
+        return self.env_observations
 
     @property
     def action_space(self) -> ActionSpace:
@@ -255,12 +260,11 @@ class GymFamily(TaskFamily):
             if env is not self.probe:
                 env.close()
         observation = torch.from_numpy(np.stack(rows)).to(noise.device)
-        nothing = torch.zeros(len(rows), device=noise.device)
-        no = nothing.bool()
-        state = {"observation": observation, "reward": nothing, "terminated": no, "truncated": no}
+        zero = torch.zeros(len(rows), device=noise.device)
+        ends = {"terminated": zero.bool(), "truncated": zero.bool()}
+        state = {"observation": observation, "reward": zero, **ends}
         if self.metrics:
-            shape = (len(rows), len(self.metrics))
-            state["metrics"] = torch.full(shape, torch.nan, device=noise.device)
+            state["metrics"] = zero.new_full((len(rows), len(self.metrics)), torch.nan)
         return state
 
     def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
@@ -317,10 +321,6 @@ class GymFamily(TaskFamily):
         """Values of keyword arguments without which no environment can be built."""
         return {}
 
-    @cached_property
-    def _observations(self) -> spaces.Box:
-        return flat_observations(self.probe.observation_space)
-
     @property
     def _builder(self) -> Any:
         """The function or class that builds environments; `env` is not an id."""
@@ -337,7 +337,7 @@ class GymFamily(TaskFamily):
         own, env = "the environment's own", self.probe
         settings = ", ".join(f"{n}={v!r}" for n, v in self.settings.items())
         source = "" if isinstance(self.env, str) else f" of {self._builder.__module__}"
-        size = self.observation_space.shape[0]
+        size = self.env_observations.shape[0]
         is_box = isinstance(env.action_space, spaces.Box)
         units = ", clipped to it" if is_box else ""
         units += "; policies act in -1..1" if is_box and not self.published_units else ""

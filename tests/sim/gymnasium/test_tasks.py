@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from metarl.errors import MetarlError, SettingsError, SimulationError
 from metarl.sim import (
@@ -25,6 +26,34 @@ from tests.sim.gymnasium.environments import Slide
 from tests.sim.gymnasium.odd import odd
 
 GRAVITY = {"g": Uniform(5, 15)}
+
+
+class Seen(GymTasks):
+    """Observes the place and the task instead of the place and the steps, and ends elsewhere."""
+
+    @property
+    def observation_space(self):
+        return spaces.Box(-1.0, 1.0, (3,), np.float32)
+
+    def observe(self, state, tasks):
+        place = state["observation"][:, :1]
+        return torch.cat([place, tasks["speed"][:, None], 0 * place], 1)
+
+    def reward(self, before, actions, after, tasks):
+        return -after["observation"][:, 0].abs()
+
+
+def test_a_subclass_may_observe_and_reward_something_else():
+    family = Seen(Slide, {"speed": Uniform(-0.2, 0.2)}, horizon=6)
+    check_family(family)
+    for workers in (0, 1):
+        env = make_vec(family, 2, device="cpu", workers=workers)
+        env.set_tasks({"speed": torch.tensor([0.1, -0.1])})
+        env.reset(seed=0)
+        observations, rewards, *_ = env.step(torch.zeros(2, 1))
+        env.close()
+        assert torch.equal(observations[:, 1], torch.tensor([0.1, -0.1]))
+        assert torch.equal(rewards, -observations[:, 0].abs())
 
 
 class Steep(Slide):
