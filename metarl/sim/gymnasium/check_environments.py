@@ -185,8 +185,9 @@ def _episode_problems(family: GymFamily, all_starts: Sequence[Start]) -> Iterato
         if change:
             yield (
                 f"an episode leaves something to the next: {change} differs from that of a new "
-                "environment; `reset` must restore all that an episode changes, running statistics "
-                "of wrappers included (policies have their own)"
+                "environment; `reset` must restore all that an episode changes, such as random "
+                "generators other than `self.np_random` and running statistics of wrappers "
+                "(policies have their own)"
             )
             return
         change = difference(paths[-1], fresh.play(all_starts[-1]))  # without other tasks before

@@ -196,7 +196,7 @@ class GymFamily(TaskFamily):
         if not isinstance(env, gymnasium.Env):
             raise SettingsError(
                 f"Expected {self.title!r} to build a gymnasium.Env of one world, got "
-                f"{type(env).__name__}."
+                f"{type(env).__name__}. The package shimmy wraps those of dm_env and the older gym."
             )
         return env
 

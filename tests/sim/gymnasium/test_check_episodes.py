@@ -44,6 +44,19 @@ class GlobalDice(Slide):
         return observation, float(np.random.uniform()), *rest
 
 
+class OwnGenerator(Slide):
+    """Draws from a generator that no reset seeds."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = np.random.default_rng(0)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = self.generator.uniform(-0.5, 0.5)
+        return self.observed(), {}
+
+
 class Worn(Slide):
     """Wears out: an episode leaves its number to the next."""
 
@@ -122,6 +135,7 @@ def test_values_that_are_not_finite_late_in_an_episode(place, message, value):
         (Late, "derived from its first task: the reward of step 1 of a later task differs"),
         (Cached, "derived from its first task: the reward of step 1 of a later task differs"),
         (Worn, "an episode leaves something to the next: the reward of step 1 differs"),
+        (OwnGenerator, "such as random generators other than `self.np_random`"),
         (Crowded, "environments share something that changes: the observation of step "),
     ],
 )

@@ -317,7 +317,7 @@ def test_the_task_value_of_a_choice_is_its_place(places, message):
         ),
         (
             lambda: GymTasks(lambda: gymnasium.make_vec("CartPole-v1", 2), GRAVITY, horizon=3),
-            "a gymnasium.Env of one world, got CartPoleVectorEnv",
+            r"a gymnasium.Env of one world, got CartPoleVectorEnv\. The package shimmy",
         ),
         (lambda: GymTasks(Steep, {"slope": Uniform(0, 1)}, horizon=3), "argument: 'factor'"),
         (lambda: GymTasks(Slide, {"speed": Uniform(0, 1)}, part="dev", horizon=3), "Unknown split"),
