@@ -50,7 +50,8 @@ def _inputs(family: Any, state: WorldState, actions: Tensor, tasks: Tasks) -> di
     mocap = family.mocap(state, actions, tasks) if "mocap_pos" in state else {}
     for name, pose in mocap.items():
         world_rows(f"`mocap`, of {name!r},", pose, state[name].shape)
-    return {"controls": controls, "mocap": mocap}
+    fields = family.checked_fields(tasks, len(actions))
+    return {"controls": controls, "mocap": mocap, "model_fields": fields}
 
 
 def play(

@@ -62,8 +62,4 @@ def _results(
 ) -> dict[str, Any]:
     """Returns what the methods of a family give, all but the vector of the task."""
     found = play(family, tasks, noise, actions, numbers)
-    found |= {"latency": family.latency(tasks), "sensors": family.sensor_deviation(tasks)}
-    model: Any = family
-    if family.engine == "mujoco":
-        found["model_fields"] = model.model_fields(tasks)
-    return found
+    return {**found, "latency": family.latency(tasks), "sensors": family.sensor_deviation(tasks)}

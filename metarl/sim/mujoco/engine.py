@@ -21,9 +21,7 @@ from metarl.sim.mujoco.derived import derived_elements
 from metarl.sim.mujoco.physics import (
     START_FIELDS,
     MujocoFamily,
-    check_shape,
     mj,
-    model_field,
 )
 from metarl.sim.results import world_rows
 from metarl.sim.vector_env import TensorVectorEnv
@@ -86,8 +84,8 @@ class MujocoVectorEnv(TensorVectorEnv):
         self._reported_warnings = self._warnings.copy()
         self._warning_bytes = self._batch.warning.tobytes()
         self._first_warning = ""
-        fields = family.model_fields(self._tasks)
-        self._fields = {n: _expand(self._batch, n, v) for n, v in fields.items()}
+        fields = family.checked_fields(self._tasks, num_envs)
+        self._fields = {n: torch.from_numpy(self._batch.expand(n)) for n in fields}
         self._write_fields(fields)
 
     @property
@@ -149,8 +147,7 @@ class MujocoVectorEnv(TensorVectorEnv):
 
     def set_tasks(self, tasks: Tasks) -> None:
         super().set_tasks(tasks)
-        if self._fields:
-            self._write_fields(self.family.model_fields(self._tasks))
+        self._write_fields(self.family.checked_fields(self._tasks, self.num_envs, self._fields))
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "physics": torch.from_numpy(self._batch.state.copy())}
@@ -217,11 +214,3 @@ class MujocoVectorEnv(TensorVectorEnv):
         worlds = torch.from_numpy(has_new).to(self.device)
         for name in ("qpos", "qvel", *self._derived):
             state[name][worlds] = torch.nan
-
-
-def _expand(batch: Batch, name: str, value: Tensor) -> Tensor:
-    """Expands a model field to one value per world and returns a live view, [W, *]."""
-    model_field(batch.model, name)  # raises for unknown names
-    view = torch.from_numpy(batch.expand(name))
-    check_shape(name, value, view.shape)
-    return view

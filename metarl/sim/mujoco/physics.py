@@ -120,6 +120,35 @@ class MujocoFamily(TaskFamily):
         """
         return {}
 
+    def checked_fields(self, tasks: Tasks, worlds: int, names: Any = None) -> dict[str, Tensor]:
+        """Returns what `model_fields` returns, for engines.
+
+        Args:
+            tasks: The task of each world.
+            worlds: The number of worlds, W.
+            names: The names of the fields of earlier tasks; None if there were none.
+
+        Raises:
+            SettingsError: Models have no field of a name, or the names are others than before.
+            ShapeError: It is no dict of tensors [W, *shape in the model].
+        """
+        fields: Any = self.model_fields(tasks)
+        if not isinstance(fields, dict):
+            raise ShapeError(
+                "Expected `model_fields` of the family to return a dict of fields of the model, "
+                f"{{}} for none, got {short_repr(fields)}."
+            )
+        for name, value in fields.items():
+            shape = model_field(self.compiled, name).shape
+            world_rows(f"`model_fields`, of {name!r},", value, (worlds, *shape))
+        if names is not None and fields.keys() != set(names):
+            raise SettingsError(
+                f"Expected `model_fields` of {self.name} to return the same fields for all tasks, "
+                f"got {sorted(fields)} after {sorted(names)}: return `self.default(...)` where a "
+                "task changes nothing."
+            )
+        return fields
+
     def controls(self, actions: Tensor, tasks: Tasks) -> Tensor:
         """Returns the actuator controls, [W, nu]: the actions, clipped to the action space."""
         low, high = self._limits(actions.device)

@@ -81,7 +81,7 @@ class WarpVectorEnv(PhysicsVectorEnv):
             deterministic = torch.are_deterministic_algorithms_enabled()
         warp = import_extra("metarl.sim.warp.physics", "warp")
         super().__init__(family, num_envs, **settings)
-        fields = family.model_fields(self._tasks)
+        fields = family.checked_fields(self._tasks, num_envs)
         device = self.device if physics_device is None else resolve_device(physics_device)
         with _notify_if_slow(
             f"MuJoCo Warp prepares {family.name}; the first time, it compiles it."
@@ -144,7 +144,8 @@ class WarpVectorEnv(PhysicsVectorEnv):
 
     def set_tasks(self, tasks: Tasks) -> None:
         super().set_tasks(tasks)
-        self._write_fields(self.family.model_fields(self._tasks))
+        names = self._physics.fields
+        self._write_fields(self.family.checked_fields(self._tasks, self.num_envs, names))
 
     def state_dict(self) -> dict[str, Any]:
         warned = self._physics.warned.clone()

@@ -260,3 +260,40 @@ def test_starts_and_controls_of_other_shapes_are_refused(method, change, message
             worlds = make_vec(family, 3, device="cpu")
             worlds.reset()
             worlds.step(torch.zeros(3, 2))
+
+
+def gravities(family, tasks):
+    """The gravity of each task, downwards."""
+    return tasks["load"].double()[:, None] * torch.tensor([0.0, 0.0, -9.81])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (lambda s, t: None, "`model_fields` .* a dict of fields of the model, .* got None"),
+        (lambda s, t: {"opt.gravity": gravities(s, t).numpy()}, "'opt.gravity'.* got a ndarray"),
+        (lambda s, t: {"opt.gravity": gravities(s, t)[0]}, r"\[\d, 3\], .* got \[3\] float64"),
+        (lambda s, t: {"opt.gravty": gravities(s, t)}, "no field 'opt.gravty' .* 'opt.gravity'"),
+        (lambda s, t: {"opt.gravity": torch.rand(len(t["load"]), 3)}, "`model_fields` gives other"),
+        (lambda s, t: {"opt.gravity": gravities(s, t).sort(0).values}, "`model_fields` mixes"),
+    ],
+)
+def test_fields_of_the_model_that_do_not_fit_are_found(fields, message):
+    family = type("Wrong", (Arms,), {"model_fields": fields})()
+    with pytest.raises(TaskError, match=message):
+        check_family(family)
+    if "got" in message:
+        with pytest.raises((ShapeError, SettingsError), match=message):
+            make_vec(family, 3, device="cpu")
+
+
+def test_tasks_change_the_same_fields():
+    def fields(family, tasks):
+        name = "opt.gravity" if tasks["load"][0] < 1 else "opt.wind"
+        return {name: gravities(family, tasks)}
+
+    env = make_vec(type("Varied", (Arms,), {"model_fields": fields})(), 2, device="cpu")
+    angles = torch.zeros(2)
+    env.set_tasks({"angle": angles, "load": torch.tensor([0.6, 0.7])})
+    with pytest.raises(SettingsError, match=r"the same fields .* got \['opt.wind'\] after"):
+        env.set_tasks({"angle": angles, "load": torch.tensor([1.6, 1.7])})
