@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from operator import attrgetter
@@ -322,19 +322,6 @@ def model_field(model: Any, name: str) -> np.ndarray:
             f"{did_you_mean(name, MODEL_FIELDS)} Options are named 'opt.gravity'."
         )
     return np.array(attrgetter(name)(model))
-
-
-def check_shape(name: str, value: Tensor, expected: Sequence[int]) -> None:
-    """Checks the shape of a family's values of a model field.
-
-    Raises:
-        ShapeError: The shape is not the expected one.
-    """
-    if tuple(value.shape) != tuple(expected):
-        raise ShapeError(
-            f"Expected the model field {name!r} of shape {tuple(expected)}, one for each world, "
-            f"got {tuple(value.shape)}."
-        )
 
 
 @contextmanager

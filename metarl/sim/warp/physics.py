@@ -18,7 +18,7 @@ from metarl.cuda_graphs import uncollected
 from metarl.devices import resolve_device
 from metarl.errors import SettingsError
 from metarl.sim.mujoco.derived import Elements
-from metarl.sim.mujoco.physics import START_FIELDS, check_shape, mj, model_field
+from metarl.sim.mujoco.physics import START_FIELDS, mj, model_field
 from metarl.sim.warp.kernels import (
     BAD_VALUES,
     MEMORY_OVERFLOWS,
@@ -159,12 +159,8 @@ class WarpPhysics:
 
         Args:
             fields: The new values of all or some of the attribute `fields`, [W, *] each.
-
-        Raises:
-            ShapeError: A value has another shape.
         """
         for name, value in fields.items():
-            check_shape(name, value, self.fields[name].shape)
             self.fields[name].copy_(value)
         if self._changes_constants:
             with self._on_torch_stream():
