@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl.errors import SettingsError, ShapeError
+from metarl.errors import SettingsError, ShapeError, short_repr
 from metarl.registry import check_choice
 from metarl.sim.arguments import check_numbers, reset_seed
 from metarl.sim.family import TaskFamily, Tasks, check_is_family
@@ -250,9 +250,14 @@ def task_values(family: TaskFamily, task: Task) -> Tasks:
     """Returns the values of one task as tensors, [1, *] per name.
 
     Raises:
-        ShapeError: A value is missing, unknown, of another shape or not numeric.
+        ShapeError: It is no dict, or a value is missing, unknown, of another shape or not numeric.
     """
     example = family.sample(1, torch.Generator()).values
+    if not isinstance(task, Mapping):
+        names = ", ".join(f"{name!r}: ..." for name in example)
+        raise ShapeError(
+            f"Expected a task of {family.name} as a dict, {{{names}}}, got {short_repr(task)}."
+        )
     for name in task:
         check_choice(f"task value of {family.name}", name, example, ShapeError)
     return {name: _task_value(name, like, task) for name, like in example.items()}

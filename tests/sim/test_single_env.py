@@ -171,6 +171,8 @@ def test_a_plug_in_whose_name_gymnasium_refuses_is_left_out(monkeypatch):
     [
         ({"gaol": [0, 0]}, "Did you mean 'goal'"),
         ({}, "Expected a task value 'goal'"),
+        ([0.3, -0.2], r"as a dict, \{'goal': \.\.\.\}, got \[0\.3, -0\.2\]"),
+        (1.0, r"as a dict, \{'goal': \.\.\.\}, got 1\.0"),
         ({"goal": [0.0]}, r"shape \(2,\), got \(1,\)"),
         ({"goal": "left"}, "Expected numbers"),
         ({"goal": [0.0, float("nan")]}, "Expected finite numbers"),
