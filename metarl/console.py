@@ -113,10 +113,16 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def _open_streams() -> None:
-    """Opens the null device for standard output or errors that the caller closed (`>&-`)."""
+    """Opens the null device for standard output or errors that the caller closed (`>&-`).
+
+    Letters that the encoding of a stream lacks, as that of a pipe on Windows, become "?".
+    """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
+        stream = getattr(sys, name)
+        if stream is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the process ends
+        elif getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 @contextlib.contextmanager
@@ -147,8 +153,8 @@ def say(*parts: str) -> None:
 
 def _rank_name() -> str:
     """Returns "rank N" in each of several processes but the first, else an empty string."""
-    several = os.environ.get("WORLD_SIZE", "1") != "1"
-    number = os.environ.get("RANK", "0")
+    several = (os.environ.get("WORLD_SIZE") or "1") != "1"
+    number = os.environ.get("RANK") or "0"
     return f"rank {number}" if several and number != "0" else ""
 
 

@@ -67,6 +67,15 @@ def test_a_full_memory_is_a_message(error, capsys):
         run_script(lambda: _raise(RuntimeError("another")))
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_letters_that_an_output_lacks_are_replaced(encoding):
+    code = "import metarl.console as c; c.run_script(lambda: print('\u03c6 \u00b1 \u6f22'))"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, env=environment, capture_output=True, check=True).stdout
+    assert printed.decode(encoding).split() == ["?", "?" if encoding == "ascii" else "\xb1", "?"]
+
+
 def test_other_errors_of_the_system_are_raised(capsys):
     with pytest.raises(FileNotFoundError):
         run_script(lambda: _raise(FileNotFoundError(errno.ENOENT, "no such file", "x")))
