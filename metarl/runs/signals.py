@@ -1,4 +1,4 @@
-"""Handlers of SIGINT, SIGTERM and SIGHUP that let training stop between two iterations."""
+"""Handlers of signals that let training stop between two iterations."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
-"""Windows has no SIGHUP."""
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+"""Windows has the first two."""
+USER_SIGNALS = ("SIGUSR1", "SIGUSR2")
+"""Schedulers send them before a job ends (`sbatch --signal=USR1@60`); by default they kill."""
 
 
 class StopSignals:
-    """Sets a flag on SIGINT, SIGTERM and SIGHUP inside a `with` block.
+    """Sets a flag on the signals of `STOP_SIGNALS` inside a `with` block.
 
     A second SIGINT raises KeyboardInterrupt, to stop immediately. A process that ignores SIGHUP
-    (`nohup`) still does. The block restores the previous handlers at its end. Python allows signal
-    handlers only in the main thread; in other threads the block has no effect.
+    (`nohup`) still does, and handlers of SIGUSR1 and SIGUSR2 that a program has stay. The block
+    restores the previous handlers at its end. Python allows signal handlers only in the main
+    thread; in other threads the block has no effect.
 
     Attributes:
         requested: Whether a signal has arrived.
@@ -38,7 +41,7 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():
             for name in STOP_SIGNALS:
                 number = getattr(signal, name, None)
-                if number is None or _is_nohup(number):
+                if number is None or _has_own_use(number):
                     continue
                 self._previous[number] = signal.signal(number, self._handle)
         return self
@@ -73,5 +76,9 @@ def exit_status(name: str) -> int:
     return 128 + int(getattr(signal, name, known.get(name, 0)))
 
 
-def _is_nohup(number: signal.Signals) -> bool:
-    return number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN
+def _has_own_use(number: signal.Signals) -> bool:
+    """Returns whether a signal keeps its meaning: under `nohup`, or by a handler of a program."""
+    handler = signal.getsignal(number)
+    if number.name == "SIGHUP":
+        return handler is signal.SIG_IGN
+    return number.name in USER_SIGNALS and handler is not signal.SIG_DFL

@@ -142,7 +142,7 @@ class OuterLoop:
         self._description = LearnerFile(self.folder, self.learner, tasks)
 
     def run(self) -> TrainingResult:
-        """Trains to the last iteration, or until SIGINT, SIGTERM or SIGHUP; saves either way.
+        """Trains to the last iteration, or until a signal of `StopSignals`; saves either way.
 
         A second SIGINT raises KeyboardInterrupt, whose note names the newest checkpoint.
 

@@ -6,16 +6,18 @@ import threading
 
 import pytest
 
-from metarl.runs.signals import StopSignals, exit_status
+from metarl.runs.signals import STOP_SIGNALS, StopSignals, exit_status
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_becomes_a_flag(number):
+@pytest.mark.parametrize("name", STOP_SIGNALS)
+def test_a_signal_becomes_a_flag(name):
+    number = getattr(signal, name)
     with StopSignals() as stop:
         assert not stop.requested
         os.kill(os.getpid(), number)
         assert stop.requested
-        assert stop.signal_name == number.name
+        assert stop.signal_name == name
+    assert exit_status(name) == 128 + number
 
 
 def test_a_second_interrupt_interrupts():
@@ -82,6 +84,18 @@ def test_nohup_stays_in_force():
             assert not stop.requested
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_programs_own_use_of_a_signal_stays():
+    seen = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: seen.append(number))
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == [signal.SIGUSR1]
 
 
 def test_windows_has_no_sighup(monkeypatch):

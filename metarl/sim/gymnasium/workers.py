@@ -32,8 +32,10 @@ from metarl.sim.gymnasium.family import GymFamily
 # The forkserver imports the packages once and forks the workers, which saves seconds per worker. It
 # has no threads and no CUDA context; a fork of this process would copy their locks and state.
 METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-SIGNALS = tuple(  # handled by the parent process; Windows has no SIGHUP
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+SIGNALS = tuple(  # handled by the parent process; Windows has the first two
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
 )
 START_SECONDS = 120.0  # for imports in a worker, in addition to the time limit
 GRACE_SECONDS = 3.0  # for closing the environments of a worker
