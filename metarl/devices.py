@@ -13,6 +13,7 @@ from metarl.errors import SettingsError, short_repr
 
 MatmulPrecision = Literal["highest", "high"]
 Precision = Literal["float32", "bfloat16"]
+DEVICES = ("cpu", "cuda")
 MALLOC = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 KEPT_BYTES = 1 << 30
 _GENERATOR = torch.Generator  # tests replace the name in torch
@@ -26,15 +27,22 @@ def resolve_device(name: str | torch.device) -> torch.device:
     the index.
 
     Raises:
-        SettingsError: If this machine has no such device.
+        SettingsError: This machine has no such device, it is neither a CPU nor a GPU of CUDA, or
+            torch's default device is not the CPU.
     """
+    check_default_device()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise SettingsError(f"Expected auto, cpu, cuda or cuda:N, got {name!r}.") from error
-    if device.type != "cuda":
+    if device.type not in DEVICES:
+        raise SettingsError(
+            f"Expected auto, cpu, cuda or cuda:N, got {str(device)!r}: MetaRL runs on CPUs and on "
+            "GPUs of CUDA; use cpu."
+        )
+    if device.type == "cpu":
         return device
     index = _current_index() if device.index is None else device.index
     _check_cuda(str(name), index)
@@ -54,6 +62,17 @@ def seeded_generator(device: str | torch.device, seed: int) -> torch.Generator:
     return torch.Generator(resolve_device(device)).manual_seed(seed)
 
 
+def check_default_device() -> None:
+    """Raises SettingsError unless torch makes tensors on the CPU if no device is named."""
+    default = torch.get_default_device()
+    if default.type != "cpu":
+        raise SettingsError(
+            f"Expected torch's default device to be the CPU, it is {default}: MetaRL names the "
+            "device of each tensor. Call `torch.set_default_device('cpu')`, and choose the device "
+            "by `device` (`--training.device`)."
+        )
+
+
 def check_generator(generator: object) -> None:
     """Raises SettingsError unless a value is a generator of torch."""
     if not isinstance(generator, _GENERATOR):
@@ -68,7 +87,7 @@ def _current_index() -> int:
     """Returns torch's current device; before there is one, that of this process of torchrun."""
     if torch.cuda.is_initialized():
         return torch.cuda.current_device()
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return int(os.environ.get("LOCAL_RANK") or 0)
 
 
 def set_threads(threads: int | None) -> None:

@@ -31,6 +31,18 @@ def test_missing_and_misspelt_devices_are_named(monkeypatch):
         resolve_device("cuda:1")
     with pytest.raises(SettingsError, match="gpuu"):
         resolve_device("gpuu")
+    for name in ("mps", "xpu:0", "meta"):
+        with pytest.raises(SettingsError, match=f"cuda:N, got '{name}': MetaRL runs on"):
+            resolve_device(name)
+
+
+def test_another_default_device_of_torch_is_refused():
+    torch.set_default_device("meta")
+    try:
+        with pytest.raises(SettingsError, match="to be the CPU, it is meta"):
+            resolve_device("cpu")
+    finally:
+        torch.set_default_device(None)
 
 
 @pytest.mark.parametrize(("count", "rest"), [(1, "cuda:0, auto"), (2, "cuda:0 to cuda:1, auto")])
