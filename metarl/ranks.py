@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from metarl.console import say
 from metarl.errors import MetarlError, RankError, SettingsError
 from metarl.rank_meeting import meet
 from metarl.rank_watch import RankWatch
@@ -29,6 +30,8 @@ TIMEOUT = timedelta(days=30)
 """Of torch's own exchanges. `RankWatch` has the time limit, as it can say which rank hangs."""
 LARGEST_DRIFT = 1e-3
 """Difference between ranks, relative to the largest number, that rounding does not explain."""
+LAUNCHERS = {"SLURM_STEP_NUM_TASKS": "SLURM_PROCID", "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK"}
+"""What `srun` and `mpirun` say: the variables of the number of processes and of this one."""
 _watch: RankWatch | None = None
 _count, _rank = 1, 0
 
@@ -44,9 +47,9 @@ def start() -> None:
         RankError: The other processes cannot be reached.
     """
     global _watch, _count, _rank
-    if _watch is not None or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if _watch is not None or not _has_others():
         return
-    missing = [n for n in ("RANK", "MASTER_ADDR", "MASTER_PORT") if n not in os.environ]
+    missing = [n for n in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(n)]
     if missing:
         raise SettingsError(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']} and {', '.join(missing)} not set: start "
@@ -67,6 +70,27 @@ def start() -> None:
     _watch, _count, _rank = watch, count, rank
     if rank:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+
+
+def _has_others() -> bool:
+    """Returns whether torchrun has started several processes; warns of others that did so.
+
+    Raises:
+        SettingsError: WORLD_SIZE is no number.
+    """
+    size = os.environ.get("WORLD_SIZE")
+    if size:
+        if not size.isdecimal():
+            raise SettingsError(f"Expected WORLD_SIZE to be a number of processes, got {size!r}.")
+        return int(size) > 1
+    for total, number in LAUNCHERS.items():
+        if os.environ.get(total, "1") != "1" and os.environ.get(number) == "0":
+            say(
+                f"RuntimeWarning: {os.environ[total]} processes were started ({total}) without "
+                "torchrun: each trains a separate run, with the same numbers where the settings "
+                "are the same. To share the tasks, see docs/scaling.md."
+            )
+    return False
 
 
 def leave() -> None:

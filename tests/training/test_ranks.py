@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+from metarl import ranks
+from metarl.errors import SettingsError
 from tests.training.rank_cases import QUICK, run_ranks, train
 
 
@@ -50,3 +52,27 @@ def test_two_ranks_give_the_numbers_of_one(case, two_ranks, tmp_path):
     assert_ranges_agree(folder / case, tmp_path)
     (checkpoint, last) = sorted(p.name for p in (folder / case / "checkpoints").iterdir())[-2:]
     assert (checkpoint, last) == ("step_000002", "step_000003")
+
+
+@pytest.mark.parametrize("size", ["", "1"])
+def test_empty_variables_and_one_process_start_nothing(size, monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, size and "0")
+    monkeypatch.setenv("WORLD_SIZE", size)
+    ranks.start()
+    assert ranks.count() == 1 and ranks.is_first()
+
+
+def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(SettingsError, match=r"WORLD_SIZE.*'two'"):
+        ranks.start()
+
+
+@pytest.mark.parametrize(("number", "says"), [("0", True), ("1", False)])
+def test_processes_that_share_nothing_are_named_once(number, says, monkeypatch, capsys):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", number)
+    ranks.start()
+    assert ("4 processes were started" in capsys.readouterr().err) == says
