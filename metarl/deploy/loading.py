@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from metarl.adaptation.inner_loop import check_inference_mode
 from metarl.adaptation.learner import Learner
 from metarl.deploy.adapter import Adapter, Origin
 from metarl.deploy.adapters.learner_building import build_learner
 from metarl.deploy.export.files import is_export
+from metarl.devices import check_default_device
 from metarl.errors import CheckpointError, MetarlError, SettingsError
 from metarl.lab.saved_run import find_good, reopened
 from metarl.ranges import POSITIVE, SEED, check_int, check_number
@@ -59,8 +61,11 @@ def load(
 
     Raises:
         CheckpointError: There is no such run, it is damaged, was altered or is of a newer version.
-        SettingsError: Part of the learner has to be handed in, or the rate is another one.
+        SettingsError: Part of the learner has to be handed in, the rate is another one, or torch's
+            default device is not the CPU.
     """
+    check_inference_mode()
+    check_default_device()
     path = run_path(run, runs)
     if is_export(path):
         return _opened_export(path, network or learner or adapted or rate, seed, options)
@@ -79,6 +84,7 @@ def load(
         stored = (point.folder / NETWORKS).exists()
         modules = read_networks(point.folder) if stored else {}
         learner = build_learner(content["learner"], network, modules)
+        _take_types(learner, checkpoint)
     _load_weights(learner, checkpoint)
     ranges = {} if content is None else content["data"]
     origin = Origin(str(checkpoint.path), checkpoint.iteration, ranges)
@@ -147,6 +153,15 @@ def _reopened(checkpoint: Path, trust: bool) -> Learner:
             "training and hand it in, metarl.load(run, learner=learner)."
         )
         raise
+
+
+def _take_types(learner: Learner, checkpoint: Checkpoint) -> None:
+    """Gives parameters and buffers the float types of training, not torch's present default."""
+    for tensors in (learner.named_parameters(), learner.named_buffers()):
+        for name, tensor in tensors:
+            stored = checkpoint.weights.get(name)
+            if stored is not None and stored.is_floating_point() and tensor.is_floating_point():
+                tensor.data = tensor.data.to(stored.dtype)
 
 
 def _load_weights(learner: Learner, checkpoint: Checkpoint) -> None:

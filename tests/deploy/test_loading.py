@@ -428,3 +428,33 @@ def test_runs_in_the_home_folder(sine_run, monkeypatch):
     assert metarl.load(f"~/{folder.name}").origin.iteration == 2
     with pytest.raises(SettingsError, match="Expected `run` to be a path, got None"):
         metarl.load(None)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("own", [torch.float32, torch.float64])
+def test_a_run_keeps_its_type_under_another_default_of_torch(own, tmp_path):
+    other = {torch.float32: torch.float64, torch.float64: torch.float32}[own]
+    x = np.linspace(-3, 3, 8)
+    try:
+        torch.set_default_dtype(own)
+        network = MLP((1, 8, 1), torch.Generator().manual_seed(0))
+        _, folder = train(GradientLearner(MAML(network, inner_lr=0.01)), Sine(5, 5), tmp_path)
+        expected = metarl.load(folder)
+        report = expected.adapt(x, np.sin(x))
+        torch.set_default_dtype(other)
+        adapter = metarl.load(folder)
+        assert {p.dtype for p in adapter.learner.parameters()} == {own}
+        assert adapter.adapt(x, np.sin(x)).loss_after == pytest.approx(report.loss_after)
+        assert adapter.predict(x).dtype == expected.predict(x).dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_inference_mode_and_another_default_device_are_named(point_run):
+    with torch.inference_mode(), pytest.raises(SettingsError, match="inference_mode"):
+        metarl.load(point_run[1])
+    torch.set_default_device("meta")
+    try:
+        with pytest.raises(SettingsError, match="default device to be the CPU, it is meta"):
+            metarl.load(point_run[1])
+    finally:
+        torch.set_default_device(None)
