@@ -208,8 +208,7 @@ def _report(adapter: Any, found: Adapted, run: Path, out: Path, video: Path | No
         console.print(curve_plot(found.curve, found.metric, console.width))
     for note in found.notes:
         console.print(note, **PLAIN)
-    if len(found.before):  # on a log nothing is measured
-        save_events(found, out)
+    save_events(found, out)
     try:
         adapter.save(out / WEIGHTS)
         console.print("Adapted weights:", str(out / WEIGHTS), **PLAIN)

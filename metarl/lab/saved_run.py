@@ -68,6 +68,8 @@ def reopened(
     if not trust:
         check_trusted(saved, point.folder)
     settings = changed(saved, overrides)
+    if out is None and hasattr(settings, "film"):
+        settings = changed(settings, {"film": 0})  # of the report, which nobody would see
     with _temporary_folder() as temporary:
         folder = Path(temporary) if out is None else out
         loop, components = experiment.reopen(settings, point.checkpoint, folder)

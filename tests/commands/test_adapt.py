@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 import metarl
 from metarl.adaptation import MAML, GradientLearner
-from metarl.deploy.adapting.control import _picture
+from metarl.deploy.adapting.control import Adapted, _picture
+from metarl.deploy.adapting.files import save_events
 from metarl.deploy.adapting.supervised import adapt_on_table
 from metarl.deploy.export.files import METADATA
 from metarl.deploy.loading import load
@@ -36,6 +37,16 @@ def test_a_policy_adapts_in_an_environment(trained, metarl, tmp_path):
     assert list((tmp_path / "out").glob("events.out.tfevents*"))
     with Image.open(tmp_path / "film.gif") as film:
         assert film.n_frames >= 10
+
+
+def test_a_second_adaptation_replaces_the_files_of_the_first(tmp_path):
+    adapted = Adapted("return", np.zeros(2), np.ones(2), [1.0, 2.0])
+    for found in (adapted, adapted):
+        save_events(found, tmp_path)
+    (events,) = tmp_path.glob("events.out.tfevents*")
+    assert events.stat().st_size
+    save_events(Adapted("return", np.zeros(0), np.zeros(0)), tmp_path)  # on a log
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_policy_adapts_on_a_log(trained, metarl, tmp_path):

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from metarl.lab import saved_run
+from metarl.lab import control_reports, saved_run
 from metarl.runs.eval_file import read_curves
 from tests.commands.conftest import EXPERIMENTS
 from tests.fake_cuda import fake_cuda
@@ -25,6 +25,16 @@ def test_a_run_is_judged_again_and_left_as_it_was(name, trained, metarl, tmp_pat
     assert read_curves(tmp_path) == tests  # the same numbers, to the bit
     assert (tmp_path / "adaptation.png").stat().st_size > 0
     assert (tmp_path / "paths.png").exists() == (name == "navigation2d")
+
+
+def test_a_film_that_nobody_would_see_is_not_made(copied, metarl, monkeypatch, tmp_path):
+    run = copied("navigation2d")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "film": 1}))
+    filmed = []
+    monkeypatch.setattr(control_reports, "log_film", lambda *_: filmed.append(1))
+    assert metarl("evaluate", run)[0] == 0 and not filmed
+    assert metarl("evaluate", run, "--out", tmp_path / "out")[0] == 0 and filmed
 
 
 def test_tasks_and_steps_can_be_chosen(trained, metarl, tmp_path):

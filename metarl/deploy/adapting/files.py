@@ -8,11 +8,14 @@ import numpy as np
 
 from metarl.deploy.adapting.control import Adapted
 from metarl.errors import CheckpointError
+from metarl.runs.event_files import event_files
 from metarl.runs.tensorboard_writer import leave_errors_to_callers
 
 
 def save_events(found: Adapted, folder: Path) -> None:
     """Writes the curve and the means before and after as TensorBoard's events.
+
+    Those of an earlier adaptation in the folder are replaced, as the weights are.
 
     Raises:
         CheckpointError: The folder cannot be written.
@@ -22,6 +25,10 @@ def save_events(found: Adapted, folder: Path) -> None:
     leave_errors_to_callers()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for path in event_files(folder):
+            path.unlink()
+        if not len(found.before):  # on a log nothing is measured
+            return
         with SummaryWriter(str(folder)) as writer:
             for episode, value in enumerate(found.curve, 1):
                 writer.add_scalar(f"adapt/{found.metric}", value, episode)
