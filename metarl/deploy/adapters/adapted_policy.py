@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -65,6 +67,7 @@ class AdaptedPolicy:
         self._resets += 1
         self._ready: tuple[int, Candidate] | None = None
         self._running = None
+        self._waits = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what a thread still computes: a copy is not given it."""
@@ -74,11 +77,20 @@ class AdaptedPolicy:
     def ready(self) -> Candidate | None:
         """The result of an adaptation in the background, to be installed; or None."""
         found = self._ready
-        return None if found is None or found[0] != self._resets else found[1]
+        return None if found is None or self._waits or found[0] != self._resets else found[1]
 
     @ready.deleter
     def ready(self) -> None:
         self._ready = None
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Lets results of adaptations in the background wait for the end of the block."""
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
 
     def compute(self, experience: Experience, report: AdaptationReport, steps: int) -> Candidate:
         """Adapts from the parameters that act, and changes nothing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import gymnasium
@@ -11,13 +12,7 @@ from torch import Tensor
 
 from metarl.deploy.adapter import RECURRENT, Adapter, Origin
 from metarl.deploy.adapters.adapted_policy import AdaptedPolicy
-from metarl.deploy.adapters.experience import (
-    finite_step,
-    logged,
-    observed,
-    remember,
-    rolled_back,
-)
+from metarl.deploy.adapters.experience import finite_step, logged, observed, remember, rolled_back
 from metarl.deploy.adapters.inputs import RangeWatch, warn_of_ranges
 from metarl.deploy.adapters.running import Curve, evaluate, run_episodes
 from metarl.deploy.experience.episode_log import EpisodeLog
@@ -120,9 +115,8 @@ class ControlAdapter(Adapter):
             ShapeError: The observation has another shape.
             SimulationError: It is not finite, and `Safety.hold` is false.
         """
-        weights, recorder = self._weights, self._recorder
-        if weights is not None and weights.ready is not None:
-            self._swap(weights)
+        self._take_ready()
+        recorder = self._recorder
         row, explore = self._actor.row, self.explore if explore is None else explore
         if self.spaces.read(observation, row):
             held = self._filter.held
@@ -235,8 +229,13 @@ class ControlAdapter(Adapter):
         return run_episodes(self, env, episodes, adapt_every, **options)
 
     def evaluate(self, env: gymnasium.Env, episodes: int, **options: Any) -> np.ndarray:
-        """Returns the returns of episodes from which nothing is adapted; see `evaluate`."""
-        return evaluate(self, env, episodes, **options)
+        """Returns the returns of episodes from which nothing is adapted; see `evaluate`.
+
+        An adaptation that is computed in the background takes effect before or after them.
+        """
+        self._take_ready()
+        with nullcontext() if self._weights is None else self._weights.waiting():
+            return evaluate(self, env, episodes, **options)
 
     def reset(self) -> None:
         if self._weights is not None:
@@ -254,8 +253,7 @@ class ControlAdapter(Adapter):
         """
         if self._weights is None:
             raise SettingsError(RECURRENT)
-        if self._weights.ready is not None:
-            self._swap(self._weights)
+        self._take_ready()
         return {n: p[0].clone() for n, p in self._weights.params.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -353,11 +351,12 @@ class ControlAdapter(Adapter):
         self._weights.install(params, state, steps)
         self._actor = self._make_actor()
 
-    def _swap(self, weights: AdaptedPolicy) -> None:
-        found = weights.ready
-        assert found is not None
-        del weights.ready
-        self._use(found.params, found.state, found.report.steps)
+    def _take_ready(self) -> None:
+        """Lets parameters act that an adaptation in the background has computed."""
+        weights = self._weights
+        if weights is not None and (found := weights.ready) is not None:
+            del weights.ready
+            self._use(found.params, found.state, found.report.steps)
 
     def _executed(self, action: Any) -> Acted:
         """Returns the action that was executed, and who chose it."""

@@ -35,8 +35,9 @@ class Safety:
         low: Lower bounds, a number or [A]; None: those of the action space.
         high: Upper bounds, a number or [A]; None: those of the action space.
         max_change: The most that an action may differ from the one before, a number or [A], above
-            0; None: no limit.
-        safe_action: Held before there is a safe action; None: the middle of the bounds, or the
+            0; None: no limit. The first action of an episode may differ as much from `safe_action`.
+        safe_action: Where an episode starts from, and what is held before its first action: of
+            positions, those in which the robot starts. None: the middle of the bounds, or the
             number nearest to 0 where one is infinite, and the first choice of discrete ones.
         hold: An observation with NaN or infinity holds the last safe action and warns; False raises
             SimulationError.
@@ -118,9 +119,10 @@ class ActionFilter:
         self._holding = False
         safe = np.minimum(action, self._high)
         np.maximum(safe, self._low, out=safe)
-        if self._change is not None and self.last is not None:
-            np.minimum(safe, self.last + self._change, out=safe)
-            np.maximum(safe, self.last - self._change, out=safe)
+        if self._change is not None:
+            before = self._rest if self.last is None else self.last
+            np.minimum(safe, before + self._change, out=safe)
+            np.maximum(safe, before - self._change, out=safe)
         self.last = safe
         return safe
 

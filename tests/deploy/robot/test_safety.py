@@ -20,12 +20,22 @@ NAN = np.array([0.0, np.nan])
 
 
 def test_actions_stay_in_their_bounds_and_change_slowly():
-    limit = ActionFilter(Safety(low=[-0.5, -2], high=0.8, max_change=0.25), SPACE)
+    bounds = {"low": [-0.5, -2], "high": 0.8}
+    limit = ActionFilter(Safety(**bounds, max_change=0.25, safe_action=[-0.4, -0.8]), SPACE)
     np.testing.assert_allclose(limit(np.array([-9.0, -9.0])), [-0.5, -1.0])
     np.testing.assert_allclose(limit(np.array([9.0, -0.9])), [-0.25, -0.9])
     np.testing.assert_allclose(limit(np.array([9.0, 9.0])), [0.0, -0.65], atol=1e-6)
     limit.forget()
-    np.testing.assert_allclose(limit(np.array([9.0, 9.0])), [0.8, 0.8])
+    np.testing.assert_allclose(ActionFilter(Safety(**bounds), SPACE)(np.full(2, 9.0)), [0.8, 0.8])
+
+
+def test_the_first_action_of_an_episode_starts_from_the_safe_one():
+    limit = ActionFilter(Safety(max_change=0.25, safe_action=[0.5, -0.5]), SPACE)
+    for _ in range(2):
+        np.testing.assert_allclose(limit(np.array([-9.0, -0.4])), [0.25, -0.4])
+        limit.forget()
+    middle = ActionFilter(Safety(low=0.2, high=[0.4, 0.8], max_change=0.1), SPACE)
+    np.testing.assert_allclose(middle(np.array([9.0, -9.0])), [0.4, 0.4], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +209,30 @@ def test_the_old_policy_acts_while_the_new_one_is_computed(point_run, monkeypatc
     play(adapter, point(), 2)
     assert set(adapter._weights.versions) == {0, 1}
     assert adapter.adapt().episodes == 3 and adapter.version == 2
+
+
+def test_what_is_computed_while_a_policy_is_measured_waits(point_run, monkeypatch):
+    adapter = metarl.load(point_run[1])
+    play(adapter, point(), 3)
+    go = waiting_adaptation(adapter.learner, monkeypatch)
+    future = adapter.adapt(background=True)
+    env = point()
+    reset = env.reset
+
+    def ready_in_the_middle(**options):
+        go.set()
+        future.result(20)
+        return reset(**options)
+
+    monkeypatch.setattr(env, "reset", ready_in_the_middle)
+    adapter.evaluate(env, 2, seed=0)
+    assert adapter.version == 0
+    adapter.act(np.zeros(2))
+    assert adapter.version == 1
+    play(adapter, point(), 2)
+    adapter.adapt(background=True).result(20)
+    adapter.evaluate(point(), 1)  # what is ready before is what is measured
+    assert adapter.version == 2
 
 
 @pytest.mark.parametrize("back", [lambda a, s: a.reset(), lambda a, s: a.load_state(s)])
