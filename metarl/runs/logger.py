@@ -56,7 +56,7 @@ class RunLogger:
             resumed) replaces its line and its events.
         repeated: Prefixes of the adaptation curves that are measured again and again during
             training; the others are those of a report.
-        loggers: Names of further writers; see `metarl.runs.writers`.
+        loggers: Names of further writers, each once; see `metarl.runs.writers`.
 
     Raises:
         CheckpointError: The folder cannot be written, or another process writes into it.
@@ -84,7 +84,7 @@ class RunLogger:
                 remove_parts(self.folder)
                 run = WrittenRun(self.folder, resume_from)
                 # Before curves and events are cut: one that cannot start leaves them as they are.
-                self._others += [_made(name, run) for name in loggers]
+                self._others += [_made(name, run) for name in dict.fromkeys(loggers)]
                 if resume_from is not None:
                     cut_after(self.folder, resume_from)
                 self._board = TensorBoardWriter(run)

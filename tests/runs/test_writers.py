@@ -27,7 +27,7 @@ def rows(folder):
 
 
 def test_csv_has_a_row_per_number(tmp_path):
-    with RunLogger(tmp_path, loggers=["csv"]) as logger:
+    with RunLogger(tmp_path, loggers=["csv", "csv"]) as logger:
         logger.scalars({"meta/loss": 0.5, 'a,"b"': torch.tensor(2.0)}, 10)
         logger.curve(CURVE, 20)
     tag = "by_adaptation_steps/eval_test/mse"
