@@ -77,6 +77,7 @@ def adapt(
     )  # fmt: skip
     asked.check()
     import metarl
+    from metarl.deploy.adapting.files import check_writable
     from metarl.runs.run_folder import CHECKPOINTS
 
     if (out / CHECKPOINTS).is_dir():
@@ -84,6 +85,7 @@ def adapt(
             f"Expected `out` to be no run folder, whose curves stay those of training; got {out}."
         )
     adapter: Any = metarl.load(run, seed=seed, runs=runs, trust=trust)
+    check_writable(out)  # before a robot moves for a result that would be lost
     if data is not None:
         adapter = _for_table(adapter, seed)
     _report(adapter, _adapted(adapter, asked), run, out, video)

@@ -39,6 +39,16 @@ def test_a_policy_adapts_in_an_environment(trained, metarl, tmp_path):
         assert film.n_frames >= 10
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_adaptation(
+    trained, metarl, tmp_path, monkeypatch
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("metarl.commands.adapt._adapted", lambda *_: pytest.fail("it adapted"))
+    arguments = ("--env", "metarl/Navigation2D-v1", "--out", tmp_path / "file")
+    status, printed = metarl("adapt", trained["navigation2d"], *arguments)
+    assert status == 1 and "Cannot write into the folder" in printed.err
+
+
 def test_a_second_adaptation_replaces_the_files_of_the_first(tmp_path):
     adapted = Adapted("return", np.zeros(2), np.ones(2), [1.0, 2.0])
     for found in (adapted, adapted):

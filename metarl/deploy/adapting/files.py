@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 
@@ -10,6 +11,20 @@ from metarl.deploy.adapting.control import Adapted
 from metarl.errors import CheckpointError
 from metarl.runs.event_files import event_files
 from metarl.runs.tensorboard_writer import leave_errors_to_callers
+
+
+def check_writable(folder: Path) -> None:
+    """Checks that files can be written into a folder, which may not exist yet; makes none.
+
+    Raises:
+        CheckpointError: It cannot be made or written.
+    """
+    parents = (path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with TemporaryFile(dir=next(parents)):
+            return
+    except OSError as error:
+        raise CheckpointError(f"Cannot write into the folder {folder}: {error}.") from error
 
 
 def save_events(found: Adapted, folder: Path) -> None:
