@@ -11,6 +11,9 @@ from torch import Tensor
 
 from metarl.adaptation.adaptation import Adaptation, Frozen, check_adaptation
 from metarl.adaptation.adapted_state import adapted_state
+from metarl.adaptation.checks.network import check_model
+from metarl.adaptation.checks.start import check_start, chosen, outer_loss_of
+from metarl.adaptation.checks.update_rule import check_rule
 from metarl.adaptation.inner_loop import Step, check_inference_mode, detach_adapted, inner_loop
 from metarl.adaptation.learner import (
     Adapted,
@@ -22,11 +25,8 @@ from metarl.adaptation.learner import (
 )
 from metarl.adaptation.loss_function import LossFunction, Outputs
 from metarl.adaptation.metric import Metric
-from metarl.adaptation.model_check import check_model
 from metarl.adaptation.network_call import NetworkCall
 from metarl.adaptation.objectives import distance_of, no_loss, weights_of
-from metarl.adaptation.rule_check import check_rule
-from metarl.adaptation.start_check import check_start, chosen, outer_loss_of
 from metarl.adaptation.support_batches import draw_batches, select
 from metarl.adaptation.update_rules import State
 from metarl.models.base import Model, Params, Statistics, task_params

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.adaptation.loss_checks import check_metric, shown
+from metarl.adaptation.checks.losses import check_metric, shown
 from metarl.adaptation.loss_function import METRIC_KEYWORDS, LossFunction, Outputs, name_of
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.tasks.base import Examples, TaskBatch

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from metarl.adaptation.model_check import check_model
+from metarl.adaptation.checks.network import check_model
 from metarl.adaptation.network_call import NetworkCall
 from metarl.errors import SettingsError, ShapeError
 from metarl.models import from_module

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from metarl.adaptation.checks.network import SHRINK, alike
 from metarl.adaptation.learner import SupervisedLearner
-from metarl.adaptation.model_check import SHRINK, alike
 from metarl.errors import SettingsError, ShapeError
 from metarl.learners.images.embeddings import Embedding
 from metarl.learners.metric.comparisons import Comparison

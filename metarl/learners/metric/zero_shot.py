@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metarl.adaptation.checks.network import alike
 from metarl.adaptation.learner import MetaLoss, SupervisedLearner
 from metarl.adaptation.metric import Metric
-from metarl.adaptation.model_check import alike
 from metarl.errors import SettingsError, ShapeError, TaskError
 from metarl.learners.class_labels import memberships
 from metarl.learners.images.embeddings import Embedding

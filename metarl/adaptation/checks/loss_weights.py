@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metarl.adaptation.loss_derivatives import graph_nodes
+from metarl.adaptation.checks.loss_derivatives import graph_nodes
 from metarl.adaptation.loss_function import LossFunction, Outputs
 from metarl.models.base import Adaptable
 from metarl.tasks.base import Examples

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.adaptation.loss_derivatives import check_second_derivative
+from metarl.adaptation.checks.loss_derivatives import check_second_derivative
 from metarl.adaptation.loss_function import LossFunction, Outputs, outputs_read_by
 from metarl.errors import NonFiniteError, SettingsError, ShapeError
 from metarl.tasks.base import Examples

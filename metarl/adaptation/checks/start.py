@@ -8,9 +8,9 @@ from typing import TypeVar
 import torch
 
 from metarl.adaptation.adaptation import Adaptation
-from metarl.adaptation.loss_checks import check_logits_of, check_loss
+from metarl.adaptation.checks.loss_weights import warn_of_other_weights
+from metarl.adaptation.checks.losses import check_logits_of, check_loss
 from metarl.adaptation.loss_function import LossFunction, Outputs
-from metarl.adaptation.loss_weights import warn_of_other_weights
 from metarl.adaptation.metric import Metric
 from metarl.adaptation.network_call import NetworkCall
 from metarl.errors import SettingsError
