@@ -10,15 +10,14 @@ from torch import Tensor
 from metarl.cuda_graphs import is_capturing
 from metarl.errors import TaskError
 from metarl.sim.family import TaskFamily, Tasks, normal
-from metarl.sim.spaces import idle_action
 
 
 class Disturbances:
     """The late actions and the sensor noise of W worlds; never waits for the device.
 
     An action that is n steps late reaches the dynamics n steps after the policy chose it. Before
-    the first one arrives, worlds receive 0, or the bound nearest to 0. Sensor noise is normal and
-    drawn again for each observation; noisy observations are clipped to the observation space.
+    the first one arrives, worlds receive the `idle_action` of the family. Sensor noise is normal
+    and drawn again for each observation; noisy observations are clipped to the observation space.
 
     Rewards and terminations are computed from the true states and the actions as they were chosen.
 
@@ -32,7 +31,7 @@ class Disturbances:
         self._family = family
         self._latency: Tensor | None = None
         self._deviation: Tensor | None = None
-        steps, idle = family.longest_latency, torch.from_numpy(idle_action(family.action_space))
+        steps, idle = family.longest_latency, torch.from_numpy(family.idle_action)
         self._idle = idle.to(device).expand(steps + 1, num_envs, *idle.shape)
         self._late = self._idle  # the newest action first
         self._worlds = torch.arange(num_envs, device=device)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from metarl.errors import SettingsError, ShapeError, short_repr
 from metarl.sim.card import Card
 from metarl.sim.episode_metrics import Reduction
+from metarl.sim.spaces import idle_action
 from metarl.tasks.base import Split
 
 if TYPE_CHECKING:
@@ -193,6 +195,14 @@ class TaskFamily(ABC):
         of its last state (`bootstrap`). By default no episode is cut off before the horizon.
         """
         return TaskFamily.terminated(self, state, tasks)
+
+    @property
+    def idle_action(self) -> np.ndarray:
+        """What acts before the first late action arrives, [A] float32 or one integer.
+
+        By default it is 0 for the environment, or the bound nearest to 0.
+        """
+        return idle_action(self.action_space)
 
     def latency(self, tasks: Tasks) -> Tensor:
         """Returns how many steps late actions reach the dynamics, [W] int64.

@@ -62,7 +62,7 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
             others read as `tasks[name]`, [W]. The first with continuous values has disjoint values
             in the splits; `Ranges` gives tests another range.
         keyframe: Name of the keyframe of the model at which episodes start, with its activations
-            and mocap poses, and with controls of 0; "" for `qpos0`.
+            and mocap poses; "" for `qpos0`. Its controls act until the first late action arrives.
         start_noise: Half the width of the noise on the initial positions and velocities.
         reward_note: The reward in words, for the card.
         part: The split that tasks are drawn from.
@@ -205,6 +205,15 @@ class MujocoTasks(DisturbedFamily, MujocoFamily):
         """Unbounded numbers, as many as `observe` returns."""
         bound = np.full(self._observed, np.inf, np.float32)
         return spaces.Box(-bound, bound, dtype=np.float32)
+
+    @property
+    def idle_action(self) -> np.ndarray:
+        """The controls of the keyframe, where actions are controls; else as in other families."""
+        space = self.action_space
+        if not self.keyframe or type(self).controls is not MujocoFamily.controls:
+            return super().idle_action
+        controls = self.compiled.key(self.keyframe).ctrl.astype(np.float32)
+        return controls.clip(space.low, space.high)
 
     @property
     def world_settings(self) -> dict[str, Any]:

@@ -109,6 +109,32 @@ def test_episodes_start_at_a_keyframe_with_noise():
         Arms(keyframe="home")
 
 
+SERVO = ARM.replace('<key name="bent"', '<key name="bent" ctrl="0.5 -3"')
+
+
+def test_the_controls_of_the_keyframe_act_until_the_first_late_action_arrives():
+    parameters = {**Arms.parameters, "late": Latency(2)}
+    family = Arms(model=SERVO, keyframe="bent", parameters=parameters)
+    assert family.idle_action.tolist() == [0.5, -1]  # clipped to the bounds
+    late, prompt = (
+        make_vec(f, 2, device="cpu") for f in (family, Arms(model=SERVO, keyframe="bent"))
+    )
+    for env in (late, prompt):
+        env.reset(seed=0)
+    controls, other = (torch.tensor([pair] * 2) for pair in ([0.5, -1.0], [0.3, 0.9]))
+    for action in (controls, controls, other):
+        torch.testing.assert_close(late.step(other)[0], prompt.step(action)[0])
+
+
+def test_idle_actions_are_0_without_a_keyframe_or_with_own_controls():
+    class Half(Arms):
+        def controls(self, actions, tasks):
+            return actions / 2
+
+    for family in (Arms(model=SERVO), Half(model=SERVO, keyframe="bent")):
+        assert family.idle_action.tolist() == [0, 0]
+
+
 def test_a_free_base_starts_upright():
     family = Arms(model=FREE, start_noise=0.5)
     check_family(family)
