@@ -180,10 +180,11 @@ def test_a_run_that_hangs_is_not_alive(tmp_path):
     assert not is_alive(run_state(folder), 5.0)
 
 
-def test_of_a_metric_of_ones_own_the_newest_value_is_shown(metarl, tmp_path):
+def test_of_a_metric_of_ones_own_the_newest_value_is_shown(metarl, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a long path would leave the value too few columns
     folder = make_run(tmp_path, "run", done=4, values=(0.5, 2.0, 1.0), metric="error_of_the_mean")
     assert run_state(folder).best == Best("error_of_the_mean", "validation", 1.0, 3, True)
-    printed = metarl("runs", "--runs", tmp_path)[1].out
+    printed = metarl("runs", "--runs", ".")[1].out
     assert "error_of_the_mean 1 (newest)" in printed
 
 
