@@ -76,25 +76,24 @@ print("saved", flush=True)
     assert process.returncode == 0
 
 
-def test_nohup_stays_in_force():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+def requests_a_stop(number, handler):
+    """Whether a signal requests a stop in a program that has a handler of it."""
+    before = signal.signal(number, handler)
     try:
         with StopSignals() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop.requested
+            os.kill(os.getpid(), number)
+            return stop.requested
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
+
+
+def test_nohup_stays_in_force():
+    assert not requests_a_stop(signal.SIGHUP, signal.SIG_IGN)
 
 
 def test_a_programs_own_use_of_a_signal_stays():
     seen = []
-    before = signal.signal(signal.SIGUSR1, lambda number, _: seen.append(number))
-    try:
-        with StopSignals() as stop:
-            os.kill(os.getpid(), signal.SIGUSR1)
-            assert not stop.requested
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    assert not requests_a_stop(signal.SIGUSR1, lambda number, _: seen.append(number))
     assert seen == [signal.SIGUSR1]
 
 
