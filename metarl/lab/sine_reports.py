@@ -39,8 +39,7 @@ def sine_report(
         metric = curve.metric
     published = PUBLISHED.get(algorithm, {}) if metric == "mse" else {}
     labelled = {f"{algorithm}, K={shots}": summaries for shots, summaries in curves.items()}
-    points = {f"{algorithm}, K=5": published} if published else None
-    figure = adaptation_figure(labelled, metric, published=points)
+    figure = adaptation_figure(labelled, metric, published={f"{algorithm}, K=5": published})
     save_figure(figure, loop.folder / "adaptation.png")
     panels = sine_panels(learner, device=loop.device)
     save_figure(sine_figure(panels), loop.folder / "fits.png")

@@ -37,7 +37,7 @@ def stream_report(
     curve = _curve(loop, test, num_tasks, test.instances - 1)
     summaries = loop.logger.curve(curve, loop.iteration)
     published = PUBLISHED.get(algorithm, {})
-    points = {algorithm: {i - 1: v / 100 for i, v in published.items()}} if published else None
+    points = {algorithm: {i - 1: v / 100 for i, v in published.items()}}
     axis = "Earlier instances of the class"
     figure = adaptation_figure(
         {algorithm: summaries}, "accuracy", published=points, title=label, axis=axis

@@ -70,8 +70,9 @@ def adaptation_figure(
     """
     if not curves or not all(curves.values()):
         raise SettingsError("Expected at least one curve and one step of each, got an empty one.")
+    published = {label: points for label, points in (published or {}).items() if points}
     with_legend = len(curves) > 1 or bool(published)
-    others = [f"published: {label}" for label in published or {} if label not in curves]
+    others = [f"published: {label}" for label in published if label not in curves]
     names = [*curves, *(others or ["published"])]
     margin = 0.9 + 0.085 * max(map(len, names)) if with_legend else 0.0
     figure = Figure(figsize=(5.6 + margin, 4.0), layout="constrained")
@@ -80,7 +81,7 @@ def adaptation_figure(
     by_steps = {label: dict(enumerate(s, first_step)) for label, s in curves.items()}
     for label, summaries in by_steps.items():
         _draw_curve(axes, label, summaries, statistic, colours[label])
-    for label, points in (published or {}).items():
+    for label, points in published.items():
         colour = colours.get(label, INK)
         axes.plot(list(points), list(points.values()), **_diamond(colour), clip_on=False)
     style_axes(axes)

@@ -93,6 +93,13 @@ def test_values_that_are_not_finite_can_be_drawn():
     assert figure_pixels(adaptation_figure({"a": steps}, "mse")).std() > 0
 
 
+def test_a_label_without_published_values_is_not_in_the_legend(curves):
+    (legend,) = adaptation_figure(curves, "mse", published={"K=5": {}}).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["K=5", "K=10", "95 % CI"]
+    alone = {"K=5": curves["K=5"]}
+    assert not adaptation_figure(alone, "mse", published={"K=5": {}}).legends
+
+
 @pytest.mark.parametrize("compared", [False, True])
 @pytest.mark.parametrize("step", [0, 5])  # of a learner without steps; after the last one only
 def test_the_interval_of_a_single_point_is_visible(compared, step):
