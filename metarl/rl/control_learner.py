@@ -39,25 +39,24 @@ class ControlLearner(Learner):
     worlds: Worlds | None = None
     plays_trials: bool = False
     learns_in_evaluation: bool = False
-    _steps_read: int = 0
-    _steps_unread: Tensor | None = None
+    _counted: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("_counted", torch.zeros((), dtype=torch.int64), persistent=False)
 
     @property
     def environment_steps(self) -> int:
         """Environment steps that training has taken so far, those of adaptation included."""
-        if self._steps_unread is not None:
-            self._steps_read += int(self._steps_unread)
-            self._steps_unread = None
-        return self._steps_read
+        return int(self._counted)
 
     @environment_steps.setter
     def environment_steps(self, steps: int) -> None:
-        self._steps_read, self._steps_unread = steps, None
+        self._counted.fill_(steps)
 
     def count_steps(self, steps: Tensor) -> None:
         """Adds environment steps, [*] int64, without waiting for a GPU; reading them waits."""
-        before = self._steps_unread
-        self._steps_unread = steps.sum() if before is None else before + steps.sum()
+        self._counted += steps.sum()
 
     def performance(self) -> dict[str, float]:
         return {} if self.worlds is None else self.worlds.measured()

@@ -56,6 +56,7 @@ class PolicyLearner(ControlLearner):
     """
 
     collects_own = True
+    stores_in_buffers = True
     worlds: Worlds
 
     def __init__(
@@ -312,9 +313,8 @@ class PolicyLearner(ControlLearner):
             return estimate_advantages(rollouts, self.settings)
 
         def support_loss(params: Params, step: int) -> Tensor:
-            return self._inner_loss(params, latest[-1]) * (
-                scales[step] if step < len(scales) else 1.0
-            )
+            factor = scales[step] if step < len(scales) else 1.0
+            return factor * self._inner_loss(params, latest[-1])
 
         steps = len(noises) - 1
         path = self._inner_loop(support_loss, start, tasks.num_tasks, steps, first_order=True)

@@ -24,10 +24,12 @@ def not_finite_message(result: MetaResult, iteration: int, saved_note: str) -> s
     """Returns the message of an error: iteration and tasks, what is saved, what can help.
 
     Args:
-        result: See `divergence_advice`.
+        result: The result of the outer update, with losses or gradients that are not finite.
         iteration: Meta-iterations done before it.
         saved_note: What is saved where, as sentences.
     """
+    if result.failed is not None:
+        result = result.failed()
     bad = (~torch.isfinite(result.losses)).nonzero().flatten().tolist()
     which = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
     which = which or "unknown: the losses are finite, the gradient is not"

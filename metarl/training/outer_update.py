@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -23,6 +24,8 @@ class MetaResult(NamedTuple):
         finite: False if a loss or the gradient norm was not finite; nothing was then updated. A
             bool tensor, [], after `OuterUpdate.read_late`: its value is on the device, and reading
             it waits for the iteration.
+        failed: Returns the result of the step that was not finite, for the error, where an update
+            takes several and `finite` is a tensor; None: it is this result.
     """
 
     losses: Tensor
@@ -30,6 +33,7 @@ class MetaResult(NamedTuple):
     carry: dict[str, Any]
     grad_norm: Tensor
     finite: bool | Tensor
+    failed: Callable[[], MetaResult] | None = None
 
 
 class OuterUpdate(ABC):

@@ -18,9 +18,10 @@ from metarl.training.meta_step import MetaStep
 from metarl.training.optimizers import OWN_SCHEDULES, SCHEDULERS
 from metarl.training.outer_update import MetaResult, OuterUpdate, UpdateSettings
 from metarl.training.settings import TrainingSettings
-from metarl.trees import concatenate_tasks, map_tensors
+from metarl.trees import concatenate_tasks, map_tensors, tensors_of
 
 _Snapshot = tuple[list[Tensor], dict[str, Any]]  # the parameters, and the state of the step
+_Taken = tuple[list[MetaResult], dict[str, int]]  # the results of all steps, and what is counted
 BACKTRACK = 0.25
 """Factor on a first step that exceeds the bound."""
 STUCK = 10
@@ -95,14 +96,48 @@ class ProximalUpdate(OuterUpdate):
             "meta/epochs" and, with a bound, how often the first was shortened as
             "meta/backtracks".
         """
-        parts = self._minibatches(inputs)
-        start = before = self._snapshot()
-        results = self._epoch(parts, iteration)
-        self._check_measured(results[0])
-        first, last, number = _joined(results, len(parts)), results[-1], len(results) - 1
-        epochs, backtracks, bound = 1, 0, self.settings.max_kl
-        while last.finite and epochs + backtracks < self.settings.epochs:
-            now = before if bound is None else self._snapshot()
+        parts, start = self._minibatches(inputs), self._snapshot()
+        if self.settings.max_kl is None:
+            steps, counts = self._all_epochs(parts, iteration)
+        else:
+            steps, counts = self._bounded_epochs(parts, iteration, start)
+        total = ranks.total_tasks(inputs.tasks.num_tasks, self._total)
+
+        def failed() -> MetaResult:
+            number = next(k for k, step in enumerate(steps) if not step.finite)
+            return _among(steps[number], number % len(parts), len(parts), total)
+
+        finite = self._kept_if(steps[-1].finite, start)
+        if finite is False:
+            return failed()
+        first, last = _joined(steps[: len(parts)], len(parts)), steps[-1]
+        metrics = {n: torch.full_like(first.losses, count) for n, count in counts.items()}
+        if "meta/kl" in last.metrics:
+            metrics["meta/kl"] = last.metrics["meta/kl"].mean().expand_as(first.losses)
+        late = None if finite is True else failed
+        return first._replace(metrics={**first.metrics, **metrics}, finite=finite, failed=late)
+
+    def read_late(self) -> None:
+        """Lets the host read later, without a bound: with one, it waits for each divergence."""
+        if self.settings.max_kl is None:
+            self.step.read_late()
+
+    def _all_epochs(self, parts: list[Any], iteration: int) -> _Taken:
+        """Takes the steps of all epochs, or up to one that is known not to be finite."""
+        steps: list[MetaResult] = []
+        for _ in range(self.settings.epochs):
+            steps += self._epoch(parts, iteration)
+            if steps[-1].finite is False:
+                break
+        return steps, {"meta/epochs": self.settings.epochs}
+
+    def _bounded_epochs(self, parts: list[Any], iteration: int, start: _Snapshot) -> _Taken:
+        """Takes the steps of the epochs that the bound allows, or up to one that is not finite."""
+        before, steps = start, self._epoch(parts, iteration)
+        self._check_measured(steps[0])
+        epochs, backtracks = 1, 0
+        while steps[-1].finite and epochs + backtracks < self.settings.epochs:
+            now = self._snapshot()
             results = self._epoch(parts[:1], iteration)
             if self._exceeds_bound(results[0]):  # its KL is that of the epoch before
                 # A shorter first step is measured by a further pass.
@@ -116,20 +151,12 @@ class ProximalUpdate(OuterUpdate):
                 break
             if results[0].finite:
                 results += self._epoch(parts[1:], iteration)
-            before, last, number = now, results[-1], len(results) - 1
+            steps += results
+            before = now
             epochs += 1
-        if not last.finite:
-            self._restore(start)
-            total = ranks.total_tasks(inputs.tasks.num_tasks, self._total)
-            return _among(last, number, len(parts), total)
-        counts = {"meta/epochs": epochs}
-        if bound is not None:
-            counts["meta/backtracks"] = backtracks
-        metrics = {n: torch.full_like(first.losses, count) for n, count in counts.items()}
-        if "meta/kl" in last.metrics:
-            metrics["meta/kl"] = last.metrics["meta/kl"].mean().expand_as(first.losses)
-        self._warn_if_stuck(epochs)
-        return first._replace(metrics={**first.metrics, **metrics})
+        if steps[-1].finite:
+            self._warn_if_stuck(epochs)
+        return steps, {"meta/epochs": epochs, "meta/backtracks": backtracks}
 
     def _shorten(self, start: _Snapshot) -> None:
         """Leaves a quarter of the way of the parameters from an earlier state."""
@@ -154,8 +181,9 @@ class ProximalUpdate(OuterUpdate):
         count = min(self.settings.minibatches, inputs.tasks.num_tasks)
         if count == 1:
             return [inputs]
-        tasks = [torch.arange(k, inputs.tasks.num_tasks, count) for k in range(count)]
-        return [map_tensors(lambda t, rows=rows: t[rows], inputs) for rows in tasks]
+        return [
+            map_tensors(lambda t, k=k: t[k::count].contiguous(), inputs) for k in range(count)
+        ]
 
     def _share_minibatches(self) -> None:
         """Checks that all ranks have equal minibatches, and sets their size in the gradient."""
@@ -171,11 +199,11 @@ class ProximalUpdate(OuterUpdate):
             gradient.batch_size //= parts
 
     def _epoch(self, parts: list[Any], iteration: int) -> list[MetaResult]:
-        """Takes a step for each part of the tasks, up to one that is not finite."""
+        """Takes a step for each part of the tasks, up to one that is known not to be finite."""
         results: list[MetaResult] = []
         for part in parts:
             results.append(self.step(part, iteration))
-            if not results[-1].finite:
+            if results[-1].finite is False:
                 break
         return results
 
@@ -199,13 +227,29 @@ class ProximalUpdate(OuterUpdate):
 
     def _exceeds_bound(self, result: MetaResult) -> bool:
         bound = self.settings.max_kl
-        if bound is None or not result.finite:
-            return False
-        return bool(result.metrics["meta/kl"].mean() > bound)
+        assert bound is not None
+        return bool(result.finite and result.metrics["meta/kl"].mean() > bound)
 
     def _snapshot(self) -> _Snapshot:
         params = [p.detach().clone() for p in self.step.params]
         return params, copy.deepcopy(self.step.state_dict())
+
+    def _kept_if(self, finite: bool | Tensor, start: _Snapshot) -> bool | Tensor:
+        """Restores an earlier state unless all was finite; returns whether it was.
+
+        It is restored on the device if the flag is there, without reading it, unless the optimiser
+        has made its state since.
+        """
+        now = tensors_of((list(self.step.params), self.step.state_dict()["state"]))
+        before = tensors_of((start[0], start[1]["state"]))
+        if isinstance(finite, bool) or len(now) != len(before):
+            if not finite:
+                self._restore(start)
+            return bool(finite)
+        with torch.no_grad():
+            kept = [torch.where(finite, t, old) for t, old in zip(now, before, strict=True)]
+            torch._foreach_copy_(now, kept)
+        return finite
 
     def _restore(self, snapshot: _Snapshot) -> None:
         params, optimizer = snapshot
@@ -216,10 +260,10 @@ class ProximalUpdate(OuterUpdate):
 
 
 def _among(result: MetaResult, number: int, parts: int, total: int) -> MetaResult:
-    """Returns the result of a minibatch as one of all tasks, with zeros for the others.
+    """Returns a result that is not finite as one of all tasks, with zeros for the others.
 
     Args:
-        result: The result.
+        result: The result of a minibatch.
         number: Which of the minibatches it is of.
         parts: The number of minibatches.
         total: The number of tasks.
@@ -231,7 +275,7 @@ def _among(result: MetaResult, number: int, parts: int, total: int) -> MetaResul
         return of_all
 
     losses, metrics = map_tensors(placed, (result.losses, result.metrics))
-    return result._replace(losses=losses, metrics=metrics)
+    return result._replace(losses=losses, metrics=metrics, finite=False)
 
 
 def _joined(results: list[MetaResult], parts: int) -> MetaResult:
@@ -242,7 +286,7 @@ def _joined(results: list[MetaResult], parts: int) -> MetaResult:
         parts: The number of minibatches.
 
     Returns:
-        The result, with the mean norm of the gradients.
+        The result, with the mean norm of the gradients, and the flag of the last.
     """
     if len(results) == 1:
         return results[0]
@@ -252,5 +296,4 @@ def _joined(results: list[MetaResult], parts: int) -> MetaResult:
         tasks = torch.arange(len(losses), device=losses.device)
         place = torch.cat([tasks[k::parts] for k in range(parts)]).argsort()
         losses, metrics, carry = map_tensors(lambda t: t[place], (losses, metrics, carry))
-    finite = all(result.finite for result in results)
-    return MetaResult(losses, metrics, carry, norm, finite)
+    return MetaResult(losses, metrics, carry, norm, results[-1].finite)

@@ -107,6 +107,7 @@ class ProximalLearner(TrialLearner):
     """
 
     collects_own = True
+    stores_in_buffers = True
     value_mean: Tensor
     value_std: Tensor
 
