@@ -181,9 +181,7 @@ class ProximalUpdate(OuterUpdate):
         count = min(self.settings.minibatches, inputs.tasks.num_tasks)
         if count == 1:
             return [inputs]
-        return [
-            map_tensors(lambda t, k=k: t[k::count].contiguous(), inputs) for k in range(count)
-        ]
+        return [map_tensors(lambda t, k=k: t[k::count].contiguous(), inputs) for k in range(count)]
 
     def _share_minibatches(self) -> None:
         """Checks that all ranks have equal minibatches, and sets their size in the gradient."""
