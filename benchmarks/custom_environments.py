@@ -3,7 +3,8 @@
     python -m benchmarks.custom_environments                 # Pendulum and HalfCheetah, 64 worlds
     python -m benchmarks.custom_environments --environments CartPole-v1 --workers 2 4
 
-All candidates step the same random actions, without a policy. Prints a table per environment.
+All candidates step the same random actions, without a policy. Prints a table per environment. An
+environment that gymnasium has as one object of many worlds, as CartPole, is also stepped as that.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import tyro
 from metarl_envs.models import own_model
 
 from benchmarks.timing import TurnSettings, print_race, race
-from metarl.sim import GymTasks, Uniform, make_vec
+from metarl.sim import GymTasks, TensorVectorEnv, Uniform, VectorEnvTasks, make_vec
 
 # The attribute that differs between tasks; setting it costs next to nothing.
 PARAMETERS = {"Pendulum-v1": "g", "HalfCheetah-v5": "_forward_reward_weight"}
@@ -51,6 +52,8 @@ def main(settings: CustomBenchmark) -> None:
         for workers in (0, *settings.workers):
             where = f"{workers} workers" if workers else "in process"
             candidates[f"MetaRL, {where}"] = _metarl(settings, name, workers)
+        if gymnasium.spec(name).vector_entry_point is not None:
+            candidates["MetaRL, one object"] = _batched(settings, name)
         times = race(candidates, settings.rounds, settings.seconds)
         print_race(f"{settings.worlds} worlds of {name}", times, ["SyncVectorEnv"])
 
@@ -71,7 +74,21 @@ def _gymnasium(settings: CustomBenchmark, name: str) -> Callable[[], None]:
 def _metarl(settings: CustomBenchmark, name: str, workers: int) -> Callable[[], None]:
     parameter = PARAMETERS.get(name, "gravity")
     family = GymTasks(name, {parameter: Uniform(9, 10)}, settings=SETTINGS.get(name, {}))
-    env = make_vec(family, settings.worlds, device="cpu", workers=workers)
+    return _stepped(make_vec(family, settings.worlds, device="cpu", workers=workers), settings)
+
+
+def _batched(settings: CustomBenchmark, name: str) -> Callable[[], None]:
+    parameter = PARAMETERS.get(name, "gravity")
+    simulator = gymnasium.make_vec(name, settings.worlds, vectorization_mode="vector_entry_point")
+
+    def set_tasks(env: Any, tasks: dict[str, Any]) -> None:
+        setattr(env.unwrapped, parameter, tasks[parameter])
+
+    family = VectorEnvTasks(simulator, set_tasks, {parameter: Uniform(9, 10)}, horizon=500)
+    return _stepped(make_vec(family, settings.worlds, device="cpu"), settings)
+
+
+def _stepped(env: TensorVectorEnv, settings: CustomBenchmark) -> Callable[[], None]:
     env.reset(seed=0)
     actions = torch.from_numpy(_actions(settings, env.single_action_space))
 

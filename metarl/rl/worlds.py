@@ -72,28 +72,30 @@ class Worlds:
     def each(
         self, tasks: Tasks, noise: RolloutNoise
     ) -> Iterator[tuple[slice, Tasks, RolloutNoise]]:
-        """Yields the rollouts that run at once: all, or one by one for a family of one world.
+        """Yields the rollouts that run at once: all, or as many as the family has worlds.
+
+        A part is some tasks with all of their rollouts, or some of the rollouts of one task.
 
         Args:
             tasks: The tasks, [T, *] per name.
             noise: The random numbers, [T, N, *].
 
         Yields:
-            The index of the task (a slice of T), and the tasks and random numbers of this part.
+            The indices of the tasks (a slice of T), and the tasks and random numbers of this part.
         """
         count, trajectories = noise.reset.shape[:2]
-        if self.family.worlds is None:
-            yield slice(0, count), tasks, noise
-            return
-        for t in range(count):
-            for n in range(trajectories):
-                part = map_tensors(lambda x, t=t, n=n: x[t : t + 1, n : n + 1], noise)
-                yield slice(t, t + 1), take_tasks(tasks, t, t + 1), part
+        limit = self.family.worlds or count * trajectories
+        num_tasks, size = max(1, limit // trajectories), min(trajectories, limit)
+        for t in range(0, count, num_tasks):
+            rows = slice(t, min(count, t + num_tasks))
+            for n in range(0, trajectories, size):
+                part = map_tensors(lambda x, r=rows, n=n: x[r, n : n + size], noise)
+                yield rows, take_tasks(tasks, rows.start, rows.stop), part
 
     def collect(
         self, policy: Policy, params: Params, tasks: Tasks, noise: RolloutNoise
     ) -> Rollouts:
-        """Runs the rollouts of all tasks, at once or one by one; see `rollouts.collect`.
+        """Runs the rollouts of all tasks, at once or in parts; see `rollouts.collect`.
 
         Args:
             policy: The policy.
@@ -107,12 +109,12 @@ class Worlds:
         ]
         if len(parts) == 1:
             return parts[0]
-        count = noise.reset.shape[1]
+        num_tasks = len(noise.reset)
         moments = [
-            merged_steps([part.moments for part in parts[low : low + count]])
-            for low in range(0, len(parts), count)
+            merged_steps([part.moments for part in of_tasks])
+            for of_tasks in _grouped(parts, num_tasks)
         ]
-        joined = self.join([part._replace(moments=None) for part in parts], len(moments))
+        joined = self.join([part._replace(moments=None) for part in parts], num_tasks)
         present = [m for m in moments if m is not None]
         return joined._replace(moments=concatenate_tasks(present) if present else None)
 
@@ -130,15 +132,18 @@ class Worlds:
         return self._captured[key]
 
     def join(self, parts: list[T], num_tasks: int) -> T:
-        """Joins the results of the parts of `each`: tensors [1, 1, *] become [T, N, *]."""
+        """Joins the results of the parts of `each`, nested tensors, to [T, N, *]."""
         if len(parts) == 1:
             return parts[0]
-        count = len(parts) // num_tasks
-        rows = [
-            map_tensors(lambda *r: torch.cat(r, 1), *parts[low : low + count])
-            for low in range(0, len(parts), count)
-        ]
-        return concatenate_tasks(rows)
+        worlds = self.family.worlds or 1
+
+        def joined(*p: torch.Tensor) -> torch.Tensor:
+            # One entry of several rollouts is that of all: it does not depend on observations.
+            return p[0] if p[0].shape[1] == 1 < worlds else torch.cat(p, 1)
+
+        return concatenate_tasks(
+            [map_tensors(joined, *of_tasks) for of_tasks in _grouped(parts, num_tasks)]
+        )
 
     def measured(self) -> dict[str, float]:
         """Returns the wall time and the rate of an environment that exists once, as scalars."""
@@ -165,6 +170,12 @@ class Worlds:
         else:
             return collect(env, policy, params, tasks, noise)
         return self.captured(env, policy, make)(params, tasks, noise)
+
+
+def _grouped(parts: list[T], num_tasks: int) -> list[list[T]]:
+    """Returns the parts of `Worlds.each`, those of the same tasks together."""
+    count = max(1, len(parts) // num_tasks)  # above 1 only if each part is of one task
+    return [parts[low : low + count] for low in range(0, len(parts), count)]
 
 
 def _check_ranks(family: TaskFamily) -> None:

@@ -155,9 +155,10 @@ class PPOLearner(ControlLearner):
         seeds = torch.randint(
             2**31, (tasks.num_tasks,), generator=generator, device=generator.device
         )
-        # An environment that exists once plays the episodes of a step one after another.
+        # An environment that exists once plays the episodes of a step one after another, and so
+        # does a simulator, whose worlds are reset together.
         trajectories = self.gradients.trajectories
-        count = trajectories if self.family.worlds is None else self.family.worlds
+        count = trajectories if self.family.worlds is None else 1
         env = make_vec(
             self.family, count, "cpu", autoreset="disabled", observe_task=self.observe_task
         )

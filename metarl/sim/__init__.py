@@ -18,6 +18,8 @@ from metarl.sim.vector_env import TensorVectorEnv
 from metarl.sim.world_noise import WorldNoise
 
 if TYPE_CHECKING:
+    from metarl.sim.batched.engine import BatchedVectorEnv
+    from metarl.sim.batched.tasks import VectorEnvTasks
     from metarl.sim.disturbed_parameters import Latency, SensorNoise
     from metarl.sim.gymnasium.engine import GymVectorEnv
     from metarl.sim.gymnasium.family import GymFamily
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Armature": "metarl.sim.mujoco.changes",
+    "BatchedVectorEnv": "metarl.sim.batched.engine",
     "Choice": "metarl.sim.gymnasium.ranges",
     "Damping": "metarl.sim.mujoco.changes",
     "Friction": "metarl.sim.mujoco.changes",
@@ -63,6 +66,7 @@ _MODULES = {
     "SensorNoise": "metarl.sim.disturbed_parameters",
     "Stiffness": "metarl.sim.mujoco.changes",
     "Uniform": "metarl.sim.gymnasium.ranges",
+    "VectorEnvTasks": "metarl.sim.batched.tasks",
     "WarpVectorEnv": "metarl.sim.warp.engine",
     "from_urdf": "metarl.sim.mujoco.urdf",
     "make_env": "metarl.sim.gymnasium.suites",
@@ -71,6 +75,7 @@ _MODULES = {
 __all__ = [
     "FAMILIES",
     "Armature",
+    "BatchedVectorEnv",
     "Card",
     "Choice",
     "ControlTasks",
@@ -100,6 +105,7 @@ __all__ = [
     "TorchFamily",
     "TorchVectorEnv",
     "Uniform",
+    "VectorEnvTasks",
     "WarpVectorEnv",
     "WorldNoise",
     "WorldRenderer",

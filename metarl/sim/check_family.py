@@ -14,21 +14,18 @@ from torch import Tensor
 from metarl.errors import TaskError
 from metarl.ranges import NOT_NEGATIVE, check_int
 from metarl.sim.card import Card
-from metarl.sim.check_calls import WORLDS, arguments, evaluate, play, started, uniform
+from metarl.sim.check_calls import WORLDS, arguments, evaluate, started, uniform
+from metarl.sim.check_purity import FEWER, purity_problems
 from metarl.sim.check_task_values import unread_problems
 from metarl.sim.episode_metrics import check_metrics
 from metarl.sim.family import ControlTasks, TaskFamily, Tasks, TorchFamily, WorldState
 from metarl.tasks.check_sampling import (
     NUM_TASKS,
     described_errors,
-    equal,
     randomness,
     seeded,
     splits,
 )
-from metarl.trees import map_tensors, take_tasks
-
-FIRST, FEWER = 2, 3  # the subset of worlds with which results are compared: none at an end
 
 
 def check_family(family: Any, seed: int = 0) -> None:
@@ -43,7 +40,9 @@ def check_family(family: Any, seed: int = 0) -> None:
     the end of which the same task, seed and actions must give the same: in another environment,
     after other episodes, and while another environment is stepped. Each parameter of `GymTasks`
     must change something, and environments whose attribute is set must behave like those that are
-    built with it. What no such episode shows is not found. With `worlds=1`, none is played.
+    built with it. What no such episode shows is not found. With `worlds=1`, none is played. Of a
+    `VectorEnvTasks`, each parameter that is set in half of the worlds must change these alone; a
+    simulator that does not repeat episodes of the same seed is not checked for it.
 
     Args:
         family: The family.
@@ -72,7 +71,10 @@ def family_problems(family: Any, seed: int) -> list[str]:
     if not isinstance(family, TaskFamily):
         return [f"it must be derived from TaskFamily, {type(family).__name__} is not"]
     # A problem in one stage would cause misleading errors in the next.
-    for stage in (_setting_problems, _sampling_problems, _method_problems, _content_problems):
+    calls = (_method_problems, _content_problems)
+    if family.engine == "batched":  # its methods read what the worlds of episodes return
+        calls = (_card_problems,)
+    for stage in (_setting_problems, _sampling_problems, *calls):
         problems = list(described_errors(stage(family, seed)))
         if problems:
             return problems
@@ -82,14 +84,18 @@ def family_problems(family: Any, seed: int) -> list[str]:
 def _content_problems(family: TaskFamily, seed: int) -> Iterator[str]:
     yield from _value_problems(family, seed)
     if family.engine != "gymnasium" or family.worlds is not None:  # of others, episodes tell it
-        problems = list(_purity_problems(family, seed))
+        problems = list(purity_problems(family, seed))
         yield from problems
         if not problems and family.engine != "gymnasium":
             yield from unread_problems(family, seed)
-    yield from _card_problems(family)
+    yield from _card_problems(family, seed)
 
 
 def _episode_problems(family: TaskFamily, seed: int) -> Iterator[str]:
+    if family.engine == "batched":
+        from metarl.sim.batched.check import simulator_problems
+
+        yield from simulator_problems(family, seed)
     if family.engine != "gymnasium" or family.worlds is not None:
         return
     from metarl.sim.gymnasium.check_environments import environment_problems
@@ -300,99 +306,8 @@ def _value_problems(family: TaskFamily, seed: int) -> Iterator[str]:
             yield f"`{name}` returns values that are infinite or not a number"
 
 
-def _purity_problems(family: TaskFamily, seed: int) -> Iterator[str]:
-    given = (*arguments(family, seed), uniform(family.step_noise, seed))
-    copies = map_tensors(Tensor.clone, given)
-    kept = list(_kept_problems(family, copies))
-    if kept:
-        yield from kept
-        return
-    copies = map_tensors(Tensor.clone, given)
-    values = evaluate(family, *given)
-    if not equal(given, copies):
-        yield "a function changes its arguments; return new tensors"
-        return
-    again = evaluate(family, *given)
-    few = evaluate(family, *take_tasks(given, FIRST, FIRST + FEWER))
-    for name, value in values.items():
-        if not equal(value, again[name]):
-            yield (
-                f"`{name}` gives other values for the same arguments; it may draw only from the "
-                "numbers that are passed in"
-            )
-        elif not _close(take_tasks(value, FIRST, FIRST + FEWER), few[name]):
-            yield f"`{name}` mixes worlds: {FEWER} of them alone have other values"
-    yield from _mutation_problems(family, given)
-
-
-def _kept_problems(family: TaskFamily, given: tuple[Any, ...]) -> Iterator[str]:
-    """Yields numbers that a step leaves on the family, as counters of steps and earlier rewards."""
-    tasks, noise, actions, numbers = given
-    started(family, tasks, noise)
-    kept = [_kept(family)]
-    for acts in (actions, actions.flip(0)):
-        play(family, tasks, noise, acts, numbers)
-        kept.append(_kept(family))
-    for name in kept[0].keys() & kept[1].keys() & kept[2].keys():
-        if not all(np.array_equal(kept[0][name], v[name], equal_nan=True) for v in kept[1:]):
-            yield (
-                f"a method sets `self.{name}`, which all worlds share; rewards and ends are "
-                "computed after the episode, for all steps at once. Keep such numbers in the "
-                "state, one for each world"
-            )
-
-
-def _kept(family: TaskFamily) -> dict[str, np.ndarray]:
-    """Returns copies of the numbers among the attributes of a family."""
-    found = {}
-    for name, value in vars(family).items():
-        array = value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value
-        if isinstance(array, np.ndarray | int | float) and np.asarray(array).dtype.kind in "biuf":
-            found[name] = np.array(array)
-    return found
-
-
-def _mutation_problems(family: TaskFamily, given: tuple[Any, ...]) -> Iterator[str]:
-    """Yields the methods that modify the state in place or return a view of it."""
-    tasks, noise, actions, numbers = given
-    before = after = started(family, tasks, noise)
-    start = map_tensors(Tensor.clone, before)
-    if isinstance(family, TorchFamily):
-        after = family.step(before, actions, tasks, numbers)
-        if not equal(before, start):
-            yield "`step` changes the state that it is given; return new tensors"
-            return
-    end = map_tensors(Tensor.clone, after)
-    observation = family.observe(after, tasks)
-    family.reward(before, actions, after, tasks)
-    family.terminated(after, tasks)
-    family.truncated(after, tasks)
-    if not equal((before, after), (start, end)):
-        yield "`observe`, `truncated`, `reward` or `terminated` changes the state that it is given"
-        return
-    observation += 1
-    if not equal(after, end):
-        yield "`observe` returns a part of the state itself; return a copy"
-
-
-def _close(a: Any, b: Any) -> bool:
-    """Returns whether nested tensors are equal up to rounding."""
-    same: list[bool] = []
-
-    def compare(x: Tensor, y: Tensor) -> Tensor:
-        same.append(x.shape == y.shape and _near(x, y))
-        return x
-
-    map_tensors(compare, a, b)
-    return all(same)
-
-
-def _near(a: Tensor, b: Tensor) -> bool:
-    """Returns whether tensors are equal up to rounding; NaN, a missing number, equals NaN."""
-    return torch.allclose(a.double(), b.double(), 1e-4, 1e-6, equal_nan=True)
-
-
-def _card_problems(family: TaskFamily) -> Iterator[str]:
+def _card_problems(family: TaskFamily, seed: int) -> Iterator[str]:
+    del seed
     card: Any = family.card()
     if not isinstance(card, Card):
         yield f"`card` must return a Card, got {type(card).__name__}"

@@ -90,7 +90,8 @@ class TaskFamily(ABC):
     [0, 1); `normal` turns them into standard normal ones.
 
     Attributes:
-        engine: Name of the engine that computes its dynamics: "torch", "mujoco" or "gymnasium".
+        engine: Name of the engine that computes its dynamics: "torch", "mujoco", "gymnasium" or
+            "batched".
         name: The name with a version, such as "Navigation2D-v1".
         horizon: The number of steps after which an episode is truncated, at least 1.
         reset_noise: The number of uniform random numbers per reset of one world.
@@ -101,8 +102,8 @@ class TaskFamily(ABC):
         metrics: What is measured of an episode besides its return, by name: "any" (1 if a step's
             number was above 0, such as success), "last" or "mean" of the numbers of its steps,
             which `measure` returns. They are in the curves, tables and logs next to the return.
-        worlds: How many worlds can exist at once; None for any number. With 1 (a robot), episodes
-            are run one after another.
+        worlds: How many worlds can exist at once; None for any number. More episodes are run in
+            several parts; with 1 (a robot), one after another.
         longest_latency: The largest number of steps by which actions may reach the dynamics late;
             above 0, `latency` gives that of each task.
         noisy_sensors: Whether observations have noise of the deviation that `sensor_deviation`

@@ -35,6 +35,7 @@ def _imported(module: str, name: str) -> Callable[..., TensorVectorEnv]:
 ENGINES.register("torch", _imported("metarl.sim.torch_engine", "TorchVectorEnv"))
 ENGINES.register("mujoco", _imported("metarl.sim.mujoco.engine", "MujocoVectorEnv"))
 ENGINES.register("warp", _imported("metarl.sim.warp.engine", "WarpVectorEnv"))
+ENGINES.register("batched", _imported("metarl.sim.batched.engine", "BatchedVectorEnv"))
 ENGINES.register("gymnasium", _imported("metarl.sim.gymnasium.engine", "GymVectorEnv"))
 
 

@@ -22,6 +22,7 @@ TITLES = {
     "carts": "CartPole(force_mag)-v1",
     "motors": "Motor(target)-v1",
     "trucks": "Truck(load)-v1",
+    "many_carts": "simulator(force)-v1",
     "hills": "Hill(tasks)-v1",
     "Carts": "Carts-v1",
 }

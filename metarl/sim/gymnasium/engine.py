@@ -15,15 +15,10 @@ from metarl.ranges import MOST_THREADS, Range, check_int
 from metarl.sim.episode import Act, Episode
 from metarl.sim.family import Tasks, WorldState
 from metarl.sim.gymnasium.clock import Clock
-from metarl.sim.gymnasium.environments import (
-    STATE_ROWS,
-    Environments,
-    Host,
-    Rows,
-    WorldError,
-)
+from metarl.sim.gymnasium.environments import Environments, Host, Rows, WorldError
 from metarl.sim.gymnasium.family import GymFamily, Task, seeds
 from metarl.sim.gymnasium.workers import Workers
+from metarl.sim.reported_states import REPORTED
 from metarl.sim.step_validator import shown_task
 from metarl.sim.vector_env import TensorVectorEnv
 
@@ -249,7 +244,7 @@ class GymVectorEnv(TensorVectorEnv):
     def _read_state(self) -> WorldState:
         """Returns copies of the observations, rewards and ends in the rows."""
         rows = self._rows
-        names = (*STATE_ROWS, "metrics") if self.family.metrics else STATE_ROWS
+        names = (*REPORTED, "metrics") if self.family.metrics else REPORTED
         copies = {n: getattr(rows, n).copy() for n in names}
         return {name: torch.from_numpy(value).to(self.device) for name, value in copies.items()}
 

@@ -30,11 +30,8 @@ TaskRows = Mapping[str, np.ndarray]
 Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
 """Returns an array of zeros of the given shape and dtype."""
 
-
 LONGEST = 2**62  # steps of an episode
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
-STATE_ROWS = ("observation", "reward", "terminated", "truncated")
-"""The rows that are the state of the worlds."""
 
 
 class WorldError(Exception):

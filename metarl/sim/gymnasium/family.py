@@ -20,12 +20,13 @@ from metarl.errors import SettingsError, short_repr
 from metarl.ranges import ANY, ANY_INT, LARGEST, MOST_THREADS, Range, check_int, check_number
 from metarl.sim.card import Card, Fact
 from metarl.sim.episode_metrics import Reduction, check_metrics
-from metarl.sim.family import ActionSpace, TaskFamily, Tasks, WorldState
+from metarl.sim.family import ActionSpace, Tasks, WorldState
 from metarl.sim.gymnasium.descriptions import default_name, describe_space
 from metarl.sim.gymnasium.observations import check_spaces, flattener, observation_of
 from metarl.sim.gymnasium.pickling import picklable
 from metarl.sim.gymnasium.rates import step_seconds, time_limit
 from metarl.sim.gymnasium.suites import make_env, reason_of
+from metarl.sim.reported_states import ReportedFamily
 from metarl.sim.spaces import flat_actions, flat_observations
 from metarl.tasks.base import Split, check_split
 
@@ -36,14 +37,13 @@ SEEDS = 2**24  # the number of values of torch.rand in float32
 
 
 @dataclass(frozen=True, kw_only=True)
-class GymFamily(TaskFamily):
+class GymFamily(ReportedFamily):
     """A family whose worlds are gymnasium environments, optionally stepped by worker processes.
 
-    A `WorldState` holds the last outputs of the environments: "observation" [W, O] float32,
-    flattened by `gymnasium.spaces.flatten`; "reward" [W] float32; "terminated" and "truncated" [W]
-    bool. Actions are clipped to the action space of the environment. Every reset is seeded with a
-    number in 0, ..., 2^24 - 1, computed from the one uniform number that the reset consumes.
-    Environments must therefore draw all their random numbers from `self.np_random`.
+    States are those of a `ReportedFamily`. Actions are clipped to the action space of the
+    environment. Every reset is seeded with a number in 0, ..., 2^24 - 1, computed from the one
+    uniform number that the reset consumes. Environments must therefore draw all their random
+    numbers from `self.np_random`.
 
     The horizon limits the episodes: environments that are built from an id get no time limit. An
     environment may truncate an episode before the horizon, which is no termination.
@@ -259,38 +259,7 @@ class GymFamily(TaskFamily):
             rows.append(np.asarray(flat(observation_of(result)), np.float32))
             if env is not self.probe:
                 env.close()
-        observation = torch.from_numpy(np.stack(rows)).to(noise.device)
-        zero = torch.zeros(len(rows), device=noise.device)
-        ends = {"terminated": zero.bool(), "truncated": zero.bool()}
-        state = {"observation": observation, "reward": zero, **ends}
-        if self.metrics:
-            state["metrics"] = zero.new_full((len(rows), len(self.metrics)), torch.nan)
-        return state
-
-    def observe(self, state: WorldState, tasks: Tasks) -> Tensor:
-        return state["observation"].clone()
-
-    def reward(
-        self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
-    ) -> Tensor:
-        """Returns the reward of the environment."""
-        return after["reward"]
-
-    def measure(
-        self, before: WorldState, actions: Tensor, after: WorldState, tasks: Tasks
-    ) -> dict[str, Tensor]:
-        """Returns the numbers of `info` that `metrics` names."""
-        if not self.metrics:
-            return {}
-        return dict(zip(self.metrics, after["metrics"].unbind(1), strict=True))
-
-    def terminated(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """Returns whether the environment has terminated the episode."""
-        return state["terminated"]
-
-    def truncated(self, state: WorldState, tasks: Tasks) -> Tensor:
-        """Returns whether the environment has truncated the episode."""
-        return state["truncated"]
+        return self.first_state(torch.from_numpy(np.stack(rows)).to(noise.device))
 
     def __getstate__(self) -> dict[str, Any]:
         """Omits `probe`, so that the environment need not be picklable.

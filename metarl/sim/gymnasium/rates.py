@@ -8,14 +8,15 @@ from typing import Any
 import gymnasium
 from gymnasium.wrappers import TimeLimit
 
-NAMES = ("dt", "tau", "step_seconds")
+NAMES = ("dt", "tau", "step_seconds", "step_dt")
 """What environments call the time of a step, in seconds."""
 
 
 def step_seconds(env: Any) -> float | None:
     """Returns the time of a step that an environment says, in seconds; None if it says none."""
+    env = getattr(env, "unwrapped", env)
     for name in NAMES:
-        value = getattr(env.unwrapped, name, None)
+        value = getattr(env, name, None)
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         if 0 < value < math.inf:

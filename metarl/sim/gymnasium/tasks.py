@@ -11,21 +11,19 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from torch import Tensor
 
 from metarl.errors import SettingsError, short_repr
 from metarl.registry import did_you_mean
 from metarl.sim.card import Card, Fact
-from metarl.sim.disturbed_parameters import DisturbedFamily, disturbs
-from metarl.sim.family import ControlTasks, Tasks
+from metarl.sim.disturbed_parameters import disturbs
 from metarl.sim.gymnasium.family import GymFamily, Task
 from metarl.sim.gymnasium.own_values import own_value
-from metarl.sim.gymnasium.ranges import Choice, Range, splits_are_disjoint
-from metarl.tasks.base import check_sampling
+from metarl.sim.gymnasium.ranges import Range, splits_are_disjoint
+from metarl.sim.sampled_parameters import SampledFamily, check_parameters
 
 
 @dataclass(frozen=True)
-class GymTasks(DisturbedFamily, GymFamily):
+class GymTasks(SampledFamily, GymFamily):
     """Family of a gymnasium environment with parameters that are drawn for each task.
 
     Each parameter is a task value [T]. If the unwrapped environment has an attribute with the name
@@ -59,26 +57,8 @@ class GymTasks(DisturbedFamily, GymFamily):
             SettingsError: There is no parameter, or the environment does not have one of them or
                 cannot set it.
         """
-        if not isinstance(self.parameters, Mapping):
-            raise SettingsError(
-                f"Expected a dict of parameters of {self.title!r}, as "
-                f'{{"g": Uniform(5, 15)}}, got {short_repr(self.parameters)}.'
-            )
-        if not self.parameters:
-            raise SettingsError(
-                f"Expected parameters of {self.title!r} that tell tasks apart, as "
-                '{"g": Uniform(5, 15)}, got none. One that samples tasks itself suits GymTaskPool.'
-            )
-        for name, values in self.parameters.items():
-            if not isinstance(name, str) or name.startswith("__"):
-                raise SettingsError(
-                    f"Expected the name of a parameter of {self.title!r}, got {short_repr(name)}."
-                )
-            if not isinstance(values, Range):
-                raise SettingsError(
-                    f"Expected the parameter {name!r} to be drawn from a Range such as "
-                    f"Uniform(0, 1), got {values!r}."
-                )
+        pool = "One that samples tasks itself suits GymTaskPool."
+        check_parameters(self.parameters, self.title, pool)
         super().__post_init__()
         self._check_parameters()
         if self.noisy_sensors:
@@ -88,26 +68,6 @@ class GymTasks(DisturbedFamily, GymFamily):
     def note(self) -> str:
         """The names of the parameters."""
         return ",".join(self.parameters)
-
-    @property
-    def own(self) -> dict[str, Range]:
-        """The parameters that the environment has: all but latencies and the noise of sensors."""
-        return {name: r for name, r in self.parameters.items() if not disturbs(r)}
-
-    @property
-    def reset_noise(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """One number for the seed, and those of the sensors."""
-        return 1 + self.step_noise
-
-    @property
-    def world_settings(self) -> dict[str, Any]:
-        """Adds the values that a task chooses from, of which it holds the index."""
-        choices = {
-            f"choices of {name!r}": values.values
-            for name, values in self.own.items()
-            if isinstance(values, Choice)
-        }
-        return {**super().world_settings, **choices}
 
     @cached_property
     def attributes(self) -> frozenset[str]:
@@ -127,24 +87,6 @@ class GymTasks(DisturbedFamily, GymFamily):
         summary = f"{self.title} with other values of {', '.join(self.parameters)}"
         disjoint = splits_are_disjoint(self.parameters.values())
         return self._make_card(summary, Fact("tasks", laws), disjoint)
-
-    def sample(self, num_tasks: int, generator: torch.Generator) -> ControlTasks:
-        check_sampling(num_tasks, generator)
-        shape = (len(self.parameters), 2, num_tasks)
-        split = self._split_parameter
-        draws = torch.rand(shape, generator=generator, device=generator.device)
-        return ControlTasks(
-            {
-                name: values.of(self.part).draw(
-                    draw[0], draw[1], self.part if name == split else None
-                )
-                for (name, values), draw in zip(self.parameters.items(), draws, strict=True)
-            }
-        )
-
-    def task_vector(self, tasks: Tasks) -> Tensor:
-        """Returns the parameters, encoded by `Range.encode` and concatenated."""
-        return torch.cat([r.encode(tasks[name]) for name, r in self.parameters.items()], 1)
 
     def apply_task(self, env: gymnasium.Env, task: Task) -> gymnasium.Env:
         """Sets attributes, and builds a new environment if there are keyword arguments."""
@@ -185,11 +127,6 @@ class GymTasks(DisturbedFamily, GymFamily):
         names = [name for name in self.own if name in required_arguments(self.env)]
         task = {name: v[0].numpy() for name, v in self.sample(1, torch.Generator()).values.items()}
         return {name: self.value_of(name, task) for name in names}
-
-    @property
-    def _split_parameter(self) -> str | None:
-        """The name of the parameter whose values are disjoint between the splits."""
-        return next((name for name, r in self.parameters.items() if r.continuous), None)
 
     def _kind(self, name: str) -> str:
         if name not in self.attributes:

@@ -1,0 +1,1 @@
+"""Simulators that step many worlds at once and keep their state themselves."""
