@@ -1,5 +1,7 @@
 """Several steps on the same rollouts whose finiteness is read later: the same as at once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from metarl_envs.navigation import Navigation2D
@@ -9,10 +11,12 @@ from metarl.errors import NonFiniteError
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
+from metarl.runs.checkpoints import load_checkpoint
 from metarl.training import OuterLoop
 from metarl.training.meta_step import MetaStep
 from metarl.training.proximal import ProximalSettings, ProximalUpdate
 from metarl.trees import map_tensors
+from tests.devices import on_cuda
 from tests.graph_recorder import Recorder, Waits
 from tests.training.test_captured_iteration import settings_of, state
 from tests.training.test_late_results import ends
@@ -102,3 +106,17 @@ def test_the_first_iteration_reads_at_once_and_forgets_the_state_that_it_made():
     result = update(learner.collect(FAMILY.sample(TASKS, generator), generator, 0), 0)
     assert result.finite is False and result.losses.isnan().tolist() == [False, True, False]
     torch.testing.assert_close(state(update.step), before, rtol=0, atol=0)
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_gpu_takes_back_all_epochs(tmp_path):
+    learner, _, settings = make(False, 1, iterations=6, log_every=100, eval_every=0)
+    learner.breaks = 3
+    settings = replace(settings, device=str(on_cuda()))
+    run = OuterLoop(learner, FAMILY, settings, tmp_path, update=ProximalSettings(3))
+    with pytest.raises(NonFiniteError, match=r"meta-iteration 3, task\(s\) 1\."):
+        run.run()
+    assert run.iteration == 3 and learner.environment_steps == 3 * TASKS * 4 * 2 * 5
+    weights = load_checkpoint(run.checkpoints.latest()).weights
+    trained = {n: p.detach().cpu() for n, p in learner.named_parameters()}
+    torch.testing.assert_close({n: weights[n].cpu() for n in trained}, trained, rtol=0, atol=0)

@@ -73,6 +73,7 @@ class BatchedVectorEnv(TensorVectorEnv):
                 f"The worlds of {self.family.name} are reset together: leave `reset_mask` out."
             )
         self._simulator.user = self
+        self._over = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         tasks = {name: values[self._source] for name, values in self._tasks.items()}
         observation = self._simulator.reset(
             int(seeds(noise[:1])[0]), self.family.env_values(tasks), self.family.set_tasks
@@ -80,17 +81,21 @@ class BatchedVectorEnv(TensorVectorEnv):
         return self._own(self.family.first_state(observation))
 
     def advance(self, actions: Tensor, noise: Tensor) -> WorldState:
-        """Steps all worlds of the simulator; raises the errors of `start`."""
+        """Steps all worlds, unless all episodes are over; raises the errors of `start`."""
         if self._simulator.user is not self:
             raise SimulationError(
                 f"Another environment has reset the simulator of {self.family.name}, which exists "
                 "once: play its episodes one after another."
             )
+        if self._over.all():
+            return self._state
         if self._bounds is not None:
             low, high = self._bounds
             actions = actions.nan_to_num(0).clamp(low, high)  # `check` reports actions of NaN
         before = self._state["observation"][self._source]
-        return self._own(self._simulator.step(actions[self._source], before))
+        state = self._own(self._simulator.step(actions[self._source], before))
+        self._over |= state["terminated"] | state["truncated"]
+        return state
 
     def state_dict(self) -> dict[str, Any]:
         """Raises SettingsError: the simulator keeps the state of its worlds."""

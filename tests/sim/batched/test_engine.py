@@ -107,6 +107,16 @@ def test_worlds_that_are_not_needed_repeat_the_first_ones():
     torch.testing.assert_close(simulator.gain, tasks[torch.arange(8) % 3])
 
 
+def test_nothing_is_stepped_after_the_last_end():
+    points = family(resets="same_step")
+    env = make_vec(points, 8, "cpu")
+    played = env.episode(lambda seen: torch.zeros(8, 1))
+    assert played.truncated is not None and bool(played.truncated[:, -1].all())
+    assert points.simulator.env.steps.unique().tolist() == [0]  # of the next episode
+    assert bool((played.rewards[:, :TIME_LIMIT] != 0).all())
+    assert not played.rewards[:, TIME_LIMIT:].any()
+
+
 def test_metrics_are_those_of_info_and_of_the_end():
     points = family(metrics={"far": "last"}, resets="same_step")
     env = make_vec(points, 4, "cpu")
