@@ -58,6 +58,9 @@ class ControlLearner(Learner):
         """Adds environment steps, [*] int64, without waiting for a GPU; reading them waits."""
         self._counted += steps.sum()
 
+    def notes(self) -> list[str]:
+        return [] if self.worlds is None else self.worlds.notes()
+
     def performance(self) -> dict[str, float]:
         return {} if self.worlds is None else self.worlds.measured()
 

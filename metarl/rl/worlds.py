@@ -155,6 +155,16 @@ class Worlds:
             for name, value in clock.measured().items()
         }
 
+    def notes(self) -> list[str]:
+        """Returns a line about successes that an environment reports and no metric reads."""
+        names = [name for env in self._envs.values() for name in getattr(env, "reported", ())]
+        return [
+            f'The environment reports {name!r} in `info`: metrics={{{name!r}: "any"}} of its '
+            "family adds the share of such episodes to curves and tables."
+            for name in dict.fromkeys(map(str, names))
+            if "success" in name and name[0] != "_" and name not in self.family.metrics
+        ]
+
     def __getstate__(self) -> dict[str, Any]:
         """Omits the environments, which hold processes and memory of engines."""
         return {**self.__dict__, "_envs": {}, "_captured": {}, "_observer": None}

@@ -97,6 +97,11 @@ class BatchedVectorEnv(TensorVectorEnv):
         self._over |= state["terminated"] | state["truncated"]
         return state
 
+    @property
+    def reported(self) -> tuple[Any, ...]:
+        """Names in the `info` of the last step."""
+        return self._simulator.reported
+
     def state_dict(self) -> dict[str, Any]:
         """Raises SettingsError: the simulator keeps the state of its worlds."""
         raise SettingsError(

@@ -44,7 +44,10 @@ class Simulator:
 
     Attributes:
         user: The vector environment whose episode is running.
+        reported: Names in the `info` of the last step.
     """
+
+    reported: tuple[Any, ...] = ()
 
     def __init__(
         self, source: Any, title: str, autoreset: str, part: str, metrics: Sequence[str]
@@ -175,6 +178,8 @@ class Simulator:
                 f"truncated and info, got {short_repr(result)}."
             )
         seen, reward, terminated, truncated, info = result
+        info = info if isinstance(info, Mapping) else {}
+        self.reported = tuple(info)
         shape = (self.num_worlds,)
         state = {
             "observation": self._observed(seen),
@@ -251,9 +256,9 @@ class Simulator:
             seen = seen.get(self._part)
         return self._flat(seen)
 
-    def _final(self, info: Any, ended: Tensor, before: Tensor) -> Tensor:
+    def _final(self, info: Mapping[str, Any], ended: Tensor, before: Tensor) -> Tensor:
         """Returns the observations before the reset of the worlds that have ended, [N, O]."""
-        found = [info[name] for name in FINAL if isinstance(info, Mapping) and name in info]
+        found = [info[name] for name in FINAL if name in info]
         if not found:
             return before
         if not (isinstance(found[0], np.ndarray) and found[0].dtype == object):
@@ -265,9 +270,8 @@ class Simulator:
             last[world] = torch.from_numpy(np.asarray(flat(seen), np.float32)).to(last.device)
         return last
 
-    def _measured(self, info: Any, ended: Tensor) -> Tensor:
+    def _measured(self, info: Mapping[str, Any], ended: Tensor) -> Tensor:
         """Returns the numbers of `info` of each metric, [N, M] float32; NaN where there is none."""
-        info = info if isinstance(info, Mapping) else {}
         final = info.get("final_info")
         columns = []
         for name in self._metrics:

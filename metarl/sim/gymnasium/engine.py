@@ -174,6 +174,11 @@ class GymVectorEnv(TensorVectorEnv):
         actions = self._actions[: self._num_steps[world], world]
         return int(self._rows.seed[world]), task, actions.copy()
 
+    @property
+    def reported(self) -> tuple[Any, ...]:
+        """Names in the `info` of the last step; none, if workers step the environments."""
+        return self._host.reported if isinstance(self._host, Environments) else ()
+
     def close_extras(self, **kwargs: Any) -> None:
         """Closes all environments and ends the worker processes; called by `close`."""
         del kwargs

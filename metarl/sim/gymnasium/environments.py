@@ -134,7 +134,12 @@ class Environments:
     Args:
         family: The family of the worlds.
         rows: Inputs and outputs of the environments.
+
+    Attributes:
+        reported: Names in the `info` of the last step of the first world.
     """
+
+    reported: tuple[Any, ...] = ()
 
     def __init__(self, family: GymFamily, rows: Rows) -> None:
         self.rows = rows
@@ -219,6 +224,8 @@ class Environments:
         rows.reward[world] = reward
         rows.terminated[world] = terminated
         rows.truncated[world] = truncated
+        if world == 0 and isinstance(info, Mapping):
+            self.reported = tuple(info)
         if self._measures:
             self._read_metrics(world, info)
 
