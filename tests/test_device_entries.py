@@ -26,7 +26,15 @@ from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
 from metarl.runs.checkpoints import Checkpoints, load_checkpoint
 from metarl.sb3 import SB3VecEnv
-from metarl.sim import GymTasks, GymVectorEnv, MujocoVectorEnv, Uniform, make_vec
+from metarl.sim import (
+    BatchedVectorEnv,
+    GymTasks,
+    GymVectorEnv,
+    MujocoVectorEnv,
+    Uniform,
+    VectorEnvTasks,
+    make_vec,
+)
 from metarl.sim.sample_actions import sample_actions
 from metarl.sim.single_env import make_worlds
 from metarl.sim.torch_engine import TorchVectorEnv
@@ -37,10 +45,12 @@ from metarl.tasks.streams import Streams
 from metarl.training import OuterLoop, TrainingSettings
 from tests import gradient_learners
 from tests.fake_cuda import fake_cuda
+from tests.sim.batched.simulators import Points, set_gains
 from tests.sim.families import Cart
 from tests.sim.gymnasium.environments import Slide
 
 SLIDES = GymTasks(Slide, {"speed": Uniform(-0.2, 0.2)}, horizon=6)
+POINTS = VectorEnvTasks(Points, set_gains, {"gain": Uniform(0.5, 2)}, horizon=6)
 GLYPHS = {"alphabets": 4, "characters": 4, "drawings": 6}
 
 
@@ -131,6 +141,7 @@ ENTRIES = {
         MujocoVectorEnv(HalfCheetahVelocity(), 2, device=d, threads=1)
     ),
     "GymVectorEnv": lambda d, _: played(GymVectorEnv(SLIDES, 2, device=d)),
+    "BatchedVectorEnv": lambda d, _: played(BatchedVectorEnv(POINTS, 2, device=d)),
     "SB3VecEnv": lambda d, _: played(
         SB3VecEnv(make_vec(Navigation2D(), 2, d, autoreset="disabled"))
     ),
