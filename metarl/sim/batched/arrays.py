@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metarl.errors import SimulationError, short_repr
 from metarl.sim.gymnasium.observations import REAL
+from metarl.sim.spaces import is_image
 
 
 def rows(what: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -25,7 +26,8 @@ def rows(what: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> T
         dtype: The type of the result.
 
     Raises:
-        SimulationError: The value has another shape, or holds no real numbers.
+        SimulationError: The value has another shape, or holds no real numbers; or bytes are
+            expected, and it holds fractions.
     """
     tensor = _tensor(value)
     if tensor is None or tensor.shape not in (shape, (*shape, 1)):
@@ -33,6 +35,12 @@ def rows(what: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> T
         raise SimulationError(
             f"Expected {what} of the simulator as numbers of the shape {list(shape)}, a row for "
             f"each world, got {got}."
+        )
+    if dtype == torch.uint8 and tensor.is_floating_point():
+        raise SimulationError(
+            f"Expected {what} of the simulator that are pictures as bytes, got {tensor.dtype}: "
+            "numbers of 0..1 would be divided by 255 once more. Return bytes, or declare a Box of "
+            "float32 with the bounds that the pictures have."
         )
     return tensor.reshape(shape).to(dtype, copy=True)
 
@@ -68,7 +76,12 @@ def flattener(space: spaces.Space[Any], worlds: int) -> Callable[[Any], Tensor]:
     shape = (worlds, *(space.shape or ()))
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return _one_hot(space, shape)
-    return lambda value: rows("observations", value, shape, torch.float32).flatten(1)
+    kind = torch.uint8 if is_image(space) else torch.float32
+
+    def flat(value: Any) -> Tensor:
+        return rows("observations", value, shape, kind).flatten(1).float()
+
+    return flat
 
 
 def _one_hot(

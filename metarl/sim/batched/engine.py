@@ -9,6 +9,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import SettingsError, SimulationError
+from metarl.registry import did_you_mean
 from metarl.sim.batched.tasks import VectorEnvTasks
 from metarl.sim.family import WorldState
 from metarl.sim.gymnasium.family import seeds
@@ -73,6 +74,7 @@ class BatchedVectorEnv(TensorVectorEnv):
                 f"The worlds of {self.family.name} are reset together: leave `reset_mask` out."
             )
         self._simulator.user = self
+        self._steps = 0
         self._over = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         tasks = {name: values[self._source] for name, values in self._tasks.items()}
         observation = self._simulator.reset(
@@ -95,6 +97,9 @@ class BatchedVectorEnv(TensorVectorEnv):
         before = self._state["observation"][self._source]
         state = self._own(self._simulator.step(actions[self._source], before))
         self._over |= state["terminated"] | state["truncated"]
+        self._steps += 1
+        if self._simulator.unmeasured and (self._steps == self.family.horizon or self._over.all()):
+            raise self._missing_metric(self._simulator.unmeasured[0])
         return state
 
     @property
@@ -113,6 +118,15 @@ class BatchedVectorEnv(TensorVectorEnv):
         """Raises SettingsError, as `state_dict`."""
         del values
         self.state_dict()
+
+    def _missing_metric(self, name: str) -> SimulationError:
+        """Returns the error of a metric that no step of the episodes has reported."""
+        names = list(map(str, self.reported))
+        return SimulationError(
+            f"Expected numbers {name!r} in `info` of a step of each episode of {self.family.name}, "
+            f"for the metric of that name.{did_you_mean(name, names)} Its last step has "
+            f"{', '.join(names) or 'nothing'}."
+        )
 
     def _own(self, state: WorldState) -> WorldState:
         """Returns the rows of the W worlds, on the device of this environment."""

@@ -32,33 +32,36 @@ class Simulator:
     """Builds a simulator when it is first needed, and converts what goes in and comes out.
 
     The N worlds of the simulator are always reset and stepped together. It receives arrays of the
-    kind that it returns as observations: tensors on its device, or arrays of NumPy.
+    kind that it returns as observations, tensors on its device or arrays of NumPy: one further
+    reset before the first one shows it.
 
     Args:
         source: The simulator, or a function that builds it.
         title: Its name, for messages.
         autoreset: When it resets a world that has ended, "same_step" or "next_step"; "" for what
             its `metadata` says.
-        part: The part of a Dict observation that policies see; "" for all of it.
+        observed: The part of a Dict observation that policies see; "" for all of it.
         metrics: Names of numbers in `info`.
 
     Attributes:
         user: The vector environment whose episode is running.
         reported: Names in the `info` of the last step.
+        unmeasured: Metrics that no step since the last reset has reported.
     """
 
     reported: tuple[Any, ...] = ()
 
     def __init__(
-        self, source: Any, title: str, autoreset: str, part: str, metrics: Sequence[str]
+        self, source: Any, title: str, autoreset: str, observed: str, metrics: Sequence[str]
     ) -> None:
         self._source, self._title = source, title
-        self._given_mode, self._part, self._metrics = autoreset, part, tuple(metrics)
+        self._given_mode, self._part_seen, self._metrics = autoreset, observed, tuple(metrics)
         self.user: object | None = None
+        self.unmeasured = list(self._metrics)
 
     @cached_property
     def env(self) -> Any:
-        """The simulator; it is reset once, which shows the kind of its arrays.
+        """The simulator.
 
         Raises:
             SettingsError: It cannot be built, or lacks a part of the interface.
@@ -88,10 +91,9 @@ class Simulator:
         """
         mode = self._given_mode
         if not mode:
-            said = (_attribute(self.env, "metadata") or {}).get("autoreset_mode")
-            known = {
-                m: name for name, value in AUTORESET_MODES.items() for m in (value, value.value)
-            }
+            metadata = _attribute(self.env, "metadata")
+            said = metadata.get("autoreset_mode") if isinstance(metadata, Mapping) else None
+            known = {m: name for name, own in AUTORESET_MODES.items() for m in (own, own.value)}
             mode = known.get(said, "") if isinstance(said, AutoresetMode | str) else ""
         if not mode:
             raise SettingsError(
@@ -106,15 +108,15 @@ class Simulator:
     def _seen(self) -> spaces.Space[Any]:
         """The observation space of one world, or the part of it that policies see."""
         space = _attribute(self.env, "single_observation_space")
-        if not self._part:
+        if not self._part_seen:
             return space
         if not isinstance(space, spaces.Dict):
             raise SettingsError(
                 f"Expected observations of {self._title!r} that are a Dict, of which "
                 f"`observed` names one, got {space}."
             )
-        check_choice(f"part of the observations of {self._title!r}", self._part, space.spaces)
-        return space[self._part]
+        check_choice(f"part of the observations of {self._title!r}", self._part_seen, space.spaces)
+        return space[self._part_seen]
 
     @cached_property
     def observation_space(self) -> spaces.Box:
@@ -151,6 +153,7 @@ class Simulator:
             SimulationError: The simulator raises, or returns something else than observations and
                 a dict.
         """
+        self.unmeasured = list(self._metrics)
         given = {name: self._like(values) for name, values in tasks.items()}
         with self._described("set_tasks"):
             set_tasks(self.env, given)
@@ -252,8 +255,8 @@ class Simulator:
 
     def _observed(self, seen: Any) -> Tensor:
         """Returns observations of the simulator, [N, O] float32."""
-        if self._part and isinstance(seen, Mapping):
-            seen = seen.get(self._part)
+        if self._part_seen and isinstance(seen, Mapping):
+            seen = seen.get(self._part_seen)
         return self._flat(seen)
 
     def _final(self, info: Mapping[str, Any], ended: Tensor, before: Tensor) -> Tensor:
@@ -266,7 +269,7 @@ class Simulator:
         last, flat = before.clone(), flattener_of_one(self._seen)
         for world in ended.nonzero().flatten().tolist():
             seen = found[0][world]
-            seen = seen[self._part] if self._part else seen
+            seen = seen[self._part_seen] if self._part_seen else seen
             last[world] = torch.from_numpy(np.asarray(flat(seen), np.float32)).to(last.device)
         return last
 
@@ -274,6 +277,8 @@ class Simulator:
         """Returns the numbers of `info` of each metric, [N, M] float32; NaN where there is none."""
         final = info.get("final_info")
         columns = []
+        known = {*info, *final} if isinstance(final, Mapping) else info
+        self.unmeasured = [name for name in self.unmeasured if name not in known]
         for name in self._metrics:
             values = self._numbers(info, name, ended.device)
             if isinstance(final, Mapping):  # `info` is that of the reset there
@@ -305,8 +310,8 @@ class Simulator:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out the simulator: a copy in another process builds its own."""
-        kept = ("_source", "_title", "_given_mode", "_part", "_metrics")
-        return {**{name: vars(self)[name] for name in kept}, "user": None}
+        kept = ("_source", "_title", "_given_mode", "_part_seen", "_metrics")
+        return {**{name: vars(self)[name] for name in kept}, "user": None, "unmeasured": []}
 
 
 def _attribute(env: Any, name: str) -> Any:

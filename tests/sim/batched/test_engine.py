@@ -133,6 +133,13 @@ def test_metrics_are_those_of_info_and_of_the_end():
             torch.testing.assert_close(info["metrics"]["far"], kept)
 
 
+@pytest.mark.parametrize("horizon", [3, HORIZON])
+def test_a_metric_that_no_step_reports_is_an_error(horizon):
+    env = make_vec(family(metrics={"fare": "last"}, horizon=horizon), 4, "cpu")
+    with pytest.raises(SimulationError, match=r"'fare' in `info`.* Did you mean 'far'.*far, _far"):
+        env.episode(lambda seen: torch.zeros(4, 1))
+
+
 def test_late_actions_and_noise_of_sensors():
     parameters = {"gain": Uniform(1, 2), "late": Latency(2), "noise": SensorNoise(0.1)}
     points = family(parameters)

@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 
 from metarl.adaptation import MAML
-from metarl.errors import SettingsError, TaskError
+from metarl.errors import SettingsError, SimulationError, TaskError
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
@@ -212,3 +212,5 @@ def test_observations_are_flattened_as_those_of_one_world():
     }
     found = flattener(space, 5)(batch)
     assert np.array_equal(found.numpy(), expected)
+    with pytest.raises(SimulationError, match="pictures as bytes"):
+        flattener(space, 5)({**batch, "image": batch["image"] / 255})
