@@ -42,15 +42,19 @@ class LearnerFile:
         learner: The learner.
         tasks: What it is trained on, whose `columns` are the names of the inputs, and whose
             `scaling` standardised them, if it has any.
+        resumed: The run folder that training is resumed from, whose data count as well.
     """
 
-    def __init__(self, folder: Path, learner: Learner, tasks: Any = None) -> None:
+    def __init__(
+        self, folder: Path, learner: Learner, tasks: Any = None, resumed: Path | None = None
+    ) -> None:
         self._path = folder / LEARNER_FILE
         self._learner = learner
         self._ranges = DataRanges()
+        earlier = (resumed or folder) / LEARNER_FILE
         if ranks.is_first():  # of a resumed run: the others begin with nothing, so it counts once
             with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-                self._ranges = DataRanges.from_json(read_json(self._path)["data"])
+                self._ranges = DataRanges.from_json(read_json(earlier)["data"])
         self._ranges.name(getattr(tasks, "columns", None))
         self._ranges.scale(getattr(tasks, "scaling", None))
 

@@ -139,7 +139,8 @@ class OuterLoop:
         self._keep_best()
         self.on_curve: Callable[[AdaptationCurve], None] | None = None
         self.label = "/".join(self.folder.parts[-3:-1])
-        self._description = LearnerFile(self.folder, self.learner, tasks)
+        resumed = None if checkpoint is None else checkpoint.parent.parent
+        self._description = LearnerFile(self.folder, self.learner, tasks, resumed)
 
     def run(self) -> TrainingResult:
         """Trains to the last iteration, or until a signal of `StopSignals`; saves either way.
@@ -172,10 +173,10 @@ class OuterLoop:
         settings = self.settings
         total = settings.iterations
         saved, noted = self.iteration, False
-        if saved == 0:
-            with self._saving_on_full_disk():
-                if ranks.is_first():
-                    self._network_notes = save_networks(self.learner, self.folder)
+        with self._saving_on_full_disk():
+            if ranks.is_first():  # a resumed run may be in another folder, with changed code
+                self._network_notes = save_networks(self.learner, self.folder)
+            if saved == 0:
                 self._save()
         while self.iteration < total and not self._stops(stop):
             started = time.perf_counter()

@@ -1,5 +1,7 @@
 """Ordinary modules in run folders: opened again without their code."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from metarl.models import MLP, save_module
 from metarl.runs.networks import NETWORKS, load_network
 from metarl.tasks import FewShotData, Sine
 from metarl.training import OuterLoop, TrainingSettings
+from metarl.training.learner_file import read_learner_file
 from tests.models.modules.nets import Branches
 
 SETTINGS = TrainingSettings(iterations=2, meta_batch_size=2, eval_every=0, device="cpu")
@@ -52,6 +55,31 @@ def test_a_metric_learner_gives_its_embedding(tmp_path):
     torch.testing.assert_close(loaded(x), net.eval()(x))
     with pytest.raises(SettingsError, match=r"one of embedding.net; got 'model'"):
         load_network(tmp_path / "run", "model")
+
+
+def test_a_run_resumed_into_another_folder_opens_by_itself(tmp_path):
+    trained(MAML(module(), inner_lr=0.01), tmp_path / "first")
+    net = module()
+    longer = replace(SETTINGS, iterations=4)  # no iteration of these is logged but the first
+    loop = OuterLoop(MAML(net), Sine(), longer, tmp_path / "next", resume=tmp_path / "first")
+    loop.run()
+    loop.logger.close()
+    x = torch.randn(4, 1, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(load_network(tmp_path / "next").eval()(x), net.eval()(x))
+    ranges = [read_learner_file(tmp_path / name)["data"] for name in ("first", "next")]
+    assert ranges[0]["input_shape"] == ranges[1]["input_shape"] == [1]
+
+
+def test_a_run_resumed_with_changed_code_stores_its_network_again(tmp_path):
+    trained(MAML(module(), inner_lr=0.01), tmp_path / "run")
+    net = module()
+    net[2] = nn.Sigmoid()
+    longer = replace(SETTINGS, iterations=4)
+    loop = OuterLoop(MAML(net), Sine(), longer, tmp_path / "run", resume=tmp_path / "run")
+    loop.run()
+    loop.logger.close()
+    x = torch.randn(4, 1, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(load_network(tmp_path / "run").eval()(x), net.eval()(x))
 
 
 def test_what_is_not_stored_is_asked_for_again(tmp_path, capsys):
