@@ -1,6 +1,7 @@
 """One contract that every algorithm passes."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -345,15 +346,19 @@ def test_parameters_that_require_no_gradient_are_left_by_both_loops(name, early)
 
 
 class WithSpare(MLP):
-    """A network with a parameter that its forward pass does not use."""
+    """A network with parameters that its forward pass does not use: three numbers, one, none."""
+
+    SPARE: ClassVar = {"spare": (3,), "scale": (), "empty": (0,)}
 
     def __init__(self, generator):
         super().__init__((1, 10, 10, 1), generator)
-        self.spare = torch.nn.Parameter(torch.ones(3))
+        for name, shape in self.SPARE.items():
+            self.register_parameter(name, torch.nn.Parameter(torch.ones(shape)))
 
     def initial(self, generator, num_tasks=None):
         tasks = () if num_tasks is None else (num_tasks,)
-        return {**super().initial(generator, num_tasks), "spare": torch.ones(*tasks, 3)}
+        spare = {name: torch.ones((*tasks, *shape)) for name, shape in self.SPARE.items()}
+        return {**super().initial(generator, num_tasks), **spare}
 
 
 @pytest.mark.parametrize("name", [n for n in ALGORITHMS if "frozen" not in n])

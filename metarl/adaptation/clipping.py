@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metarl.models.base import Params
+from metarl.models.base import Params, task_rows
 
 
 def clip_per_task(grads: Params, max_norm: float) -> Params:
@@ -18,7 +18,7 @@ def clip_per_task(grads: Params, max_norm: float) -> Params:
         grads: The gradients, [T, *shape] per name.
         max_norm: The largest norm, above 0.
     """
-    rows = [_real(g).reshape(len(g), -1) for g in grads.values()]
+    rows = [task_rows(_real(g)) for g in grads.values() if g.numel()]
     # Squares of large numbers overflow: |g| = m * |g / m| with the largest magnitude m.
     largest = torch.stack([row.detach().abs().amax(1) for row in rows]).amax(0)
     tiny = torch.finfo(largest.dtype).tiny

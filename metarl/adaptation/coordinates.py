@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.errors import SettingsError
-from metarl.models.base import Params
+from metarl.models.base import Params, task_rows
 from metarl.models.functional import lstm_step
 from metarl.ranges import ANY_INT, check_int
 
@@ -19,7 +19,7 @@ R = TypeVar("R", bound=nn.Module)
 
 def pack(params: Params) -> Tensor:
     """Returns all parameters of each task in one row, [T, P]."""
-    return torch.cat([p.flatten(1) for p in params.values()], dim=1)
+    return torch.cat([task_rows(p) for p in params.values()], dim=1)
 
 
 def unpack(row: Tensor, like: Params) -> Params:

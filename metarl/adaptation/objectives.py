@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from metarl.errors import SettingsError, ShapeError
-from metarl.models.base import Params
+from metarl.models.base import Params, task_rows
 from metarl.ranges import NOT_NEGATIVE, check_fields
 
 
@@ -99,7 +99,7 @@ class ReptileDistance(Objective):
 
     def distance(self, start: Params, adapted: Params) -> Tensor:
         parts = [
-            0.5 * (theta - adapted[n].detach()).abs().square().flatten(1).sum(1)
+            0.5 * task_rows((theta - adapted[n].detach()).abs().square()).sum(1)
             for n, theta in start.items()
         ]
         return sum(parts[1:], start=parts[0])
@@ -134,7 +134,7 @@ def distance_of(objective: Objective, start: Params, adapted: Params) -> Tensor 
         raise ShapeError(
             f"Expected {type(objective).__name__}.distance to return a loss per task, [{tasks}], "
             f"got {list(distance.shape)}. Dimension 0 of all parameters is the task: sum over the "
-            "other dimensions, such as by p.flatten(1).sum(1)."
+            "other dimensions, such as by p.reshape(len(p), -1).sum(1)."
         )
     return distance
 

@@ -132,6 +132,14 @@ def task_params(model: nn.Module, num_tasks: int) -> Params:
     return {n: p.expand(num_tasks, *p.shape) for n, p in model.named_parameters()}
 
 
+def task_rows(tensor: Tensor) -> Tensor:
+    """Returns the numbers of each task in a row, [T, P], of a tensor [T, *].
+
+    Also those of parameters that are a single number, [T], or have none, [T, 0].
+    """
+    return tensor.flatten(1) if tensor.dim() > 1 else tensor.unsqueeze(1)
+
+
 def task_shape(num_tasks: int | None) -> tuple[int, ...]:
     """Returns the leading dimensions of task-batched tensors: (num_tasks,), or () for None."""
     return () if num_tasks is None else (num_tasks,)

@@ -96,6 +96,15 @@ def test_a_limit_above_all_norms_changes_nothing(mlp, regression):
         assert torch.allclose(gradient, second[name], rtol=1e-12, atol=1e-15)
 
 
+def test_parameters_of_one_number_or_none_are_clipped_with_the_others():
+    grads = {"scale": torch.tensor([3.0, 0.0]), "empty": torch.ones(2, 0)}
+    grads["weight"] = torch.tensor([[4.0], [0.5]])
+    clipped = clip_per_task(grads, 1.0)
+    assert torch.allclose(clipped["scale"], torch.tensor([0.6, 0.0]))
+    assert torch.allclose(clipped["weight"], torch.tensor([[0.8], [0.5]]))
+    assert clipped["empty"].shape == (2, 0)
+
+
 def test_clipping_takes_zeros_and_huge_gradients():
     grads = {
         "a": torch.tensor([[0.0], [3e200], [0.3]], requires_grad=True),

@@ -31,7 +31,7 @@ from metarl.deploy.adapters.targets import check_labels, class_targets, plain_la
 from metarl.deploy.arrays import as_array
 from metarl.errors import NonFiniteError, SettingsError, ShapeError, short_repr
 from metarl.learners.metric.zero_shot import DESCRIPTIONS
-from metarl.models.base import Model, task_params
+from metarl.models.base import Model, task_params, task_rows
 from metarl.ranges import NOT_NEGATIVE, check_int
 from metarl.tasks.base import Examples, TaskBatch
 from metarl.tasks.batches import parameter_type
@@ -324,7 +324,7 @@ class SupervisedAdapter(Adapter):
         """Raises NonFiniteError if the parameters of a task are not finite."""
         if not isinstance(adapted, Adapted):
             return
-        rows = [p.isfinite().flatten(1).all(1) for p in adapted.params.values()]
+        rows = [task_rows(p.isfinite()).all(1) for p in adapted.params.values()]
         broken = (~torch.stack(rows).all(0)).nonzero().flatten().tolist() if rows else []
         if broken:
             where = f" of task {', '.join(map(str, broken[:8]))}" if self._many else ""

@@ -8,6 +8,7 @@ from torch import nn
 
 import metarl
 from metarl.adaptation import MAML, GradientLearner
+from metarl.deploy.adapter import Origin
 from metarl.deploy.adapting.supervised import adapt_on_table
 from metarl.deploy.loading import adapter_of, load
 from metarl.errors import DataError, NonFiniteError, SettingsError, ShapeError, TaskError
@@ -61,6 +62,26 @@ def test_it_gives_what_the_learner_gives(sine_run):
     np.testing.assert_allclose(adapter.predict(X), outputs, rtol=1e-6)
     assert report.loss_after < report.loss_before and report.steps == 3
     assert np.isclose(report.loss_after, float((outputs - torch.from_numpy(Y)).square().mean()))
+
+
+def test_networks_with_a_parameter_of_one_number_adapt():
+    net = Scaled()
+    adapter = adapter_of(GradientLearner(MAML(net, inner_lr=0.1)), Origin("", 0, {}))
+    adapter.adapt(X, Y, steps=1)
+    loss = (net(torch.from_numpy(X)) - torch.from_numpy(Y)).square().mean()
+    (slope,) = torch.autograd.grad(loss, [net.scale])
+    assert adapter.state()["scale"].item() == pytest.approx((net.scale - 0.1 * slope).item())
+
+
+class Scaled(nn.Module):
+    """A linear map times a learned number."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.scale = nn.Linear(1, 1), nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, inputs):
+        return self.scale * self.layer(inputs)
 
 
 def test_data_come_as_the_user_has_them(sine_run):
