@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 Moments = tuple[Tensor, Tensor]
@@ -38,6 +39,15 @@ class Pass:
         """Returns the same pass for one of its tasks, with the seed and moments of that."""
         return Pass(seeds, recorded, [], self.dropouts, self.functional_norms, self.owners)
 
+    def moments_by_layer(self) -> dict[str, Moments]:
+        """Returns the moments of each layer: of one that was called several times, their mean."""
+        calls: dict[str, list[Moments]] = {}
+        for layer, *moments in self.moments:
+            calls.setdefault(layer, []).append((moments[0], moments[1]))
+        return {
+            layer: found[0] if len(found) == 1 else _mean(found) for layer, found in calls.items()
+        }
+
     def owner(self, running_mean: Tensor | None) -> str | None:
         """Returns the layer that has a tensor as its running mean, if it is one's."""
         return None if running_mean is None else self.owners.get(id(running_mean))
@@ -51,6 +61,11 @@ class Pass:
         """Returns a name for the next batch normalisation that is no layer."""
         self.functional_norms += 1
         return f"F.batch_norm.{self.functional_norms - 1}"
+
+
+def _mean(calls: list[Moments]) -> Moments:
+    means, variances = zip(*calls, strict=True)
+    return torch.stack(means).mean(0), torch.stack(variances).mean(0)
 
 
 _CURRENT = threading.local()

@@ -139,8 +139,8 @@ class ModuleModel(Model):
             outputs = choice.route(self._with_aliases(params), buffers, inputs, mask, here)
         check_rows(outputs, inputs, type(self.net).__name__)
         if statistics is not None and statistics.recording:
-            for layer, mean, variance in here.moments:
-                statistics.record(layer, mean, variance)
+            for layer, moments in here.moments_by_layer().items():
+                statistics.record(layer, *moments)
         return outputs
 
     def prepare(self, inputs: Tensor, mask: Tensor | None = None) -> None:

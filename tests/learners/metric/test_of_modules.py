@@ -99,6 +99,21 @@ def test_running_statistics_follow_the_tasks_and_are_used(tasks, generator):
     torch.testing.assert_close(learner.embedding(tasks.query.inputs, None)[0], features)
 
 
+def test_a_normalisation_that_is_called_twice_follows_both_calls(generator):
+    norm = nn.BatchNorm1d(3, momentum=0.5)
+    net = nn.Sequential(norm, nn.Linear(3, 3), nn.Tanh(), norm)
+    x = 3 + torch.randn(2, 8, 3, generator=generator)
+    examples = Examples(x, torch.arange(8).remainder(2).expand(2, 8))
+    learner = Prototypical(net)
+    losses = learner(learner.collect(TaskBatch(examples, examples), generator, 0))
+    batches = torch.cat((x, x), 1)
+    hidden = torch.stack([net[:3](batch) for batch in batches])
+    norm.reset_running_stats()
+    learner.after_update(losses.carry)
+    means = (batches.mean((0, 1)) + hidden.mean((0, 1))) / 2
+    torch.testing.assert_close(norm.running_mean, 0.5 * means)
+
+
 @pytest.mark.parametrize(
     "build",
     [
