@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metarl.errors import SettingsError, ShapeError
+from metarl.errors import SettingsError, ShapeError, short_repr
 
 UNKNOWN = 1
 """The index of characters that are not among the known ones; 0 is padding."""
@@ -25,7 +25,12 @@ class Characters:
     known: str
 
     def __post_init__(self) -> None:
-        """Checks that no character repeats."""
+        """Checks that it is a text in which no character repeats."""
+        if not isinstance(self.known, str):
+            raise SettingsError(
+                "Expected the characters as a text, whose order gives their indices, such as "
+                f"'abc' or Characters.of(texts), got {short_repr(self.known)}."
+            )
         if len(set(self.known)) < len(self.known):
             repeated = next(c for c in self.known if self.known.count(c) > 1)
             raise SettingsError(f"The character {repeated!r} is given twice; give each once.")

@@ -20,6 +20,7 @@ from metarl.tasks.data.tables import (
     column_names,
     is_name,
     is_table,
+    listed_columns,
     num_rows,
     numbers,
     read_column,
@@ -129,7 +130,7 @@ def _of_table(table: Any, group: str | None, values: Any, time: str | None, spli
             "array, `table.to_numpy().T`, and a mapping of series a list, `list(series.values())`."
         )
     known = column_names(table)
-    channels = [values] if is_name(values, known) else list(values)
+    channels = listed_columns("values", values, known)
     columns: list[Any] = [c for c in (group, time, splits) if is_name(c, known)]
     check_columns(table, [*columns, *channels])
     rows = num_rows(table, [*columns, *channels])
@@ -221,9 +222,7 @@ def _of_arrays(data: Any, splits: Any) -> Series:
 
 
 def _channels(channels: tuple[str, ...], targets: str | Sequence[str] | None) -> tuple[int, ...]:
-    chosen = (
-        list(channels) if targets is None else [targets] if is_name(targets, channels) else targets
-    )
+    chosen = channels if targets is None else listed_columns("targets", targets, channels)
     unknown = [name for name in chosen if name not in channels]
     if unknown or not chosen:
         known = ", ".join(map(str, channels))

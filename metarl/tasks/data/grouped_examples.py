@@ -10,7 +10,7 @@ from metarl.ranges import check_int
 from metarl.tasks.data.labels import Splits, first_split, number_labels, split_labels
 from metarl.tasks.data.table_files import open_table
 from metarl.tasks.data.table_sources import TableSettings, load_table
-from metarl.tasks.data.tables import check_columns, column_names, is_name, is_table, numbers
+from metarl.tasks.data.tables import check_columns, column_names, is_table, listed_columns, numbers
 from metarl.tasks.grouped import GroupTasks
 from metarl.tasks.scaling import training_scaling
 from metarl.tasks.unequal import Augment, Small
@@ -111,7 +111,7 @@ def _input_and_target_names(
 
 
 def _names(kind: str, columns: Any, known: Sequence[str]) -> list[str]:
-    names = [columns] if is_name(columns, known) else list(columns)
+    names = listed_columns(kind, columns, known)
     if not names or len(set(names)) < len(names):
         raise SettingsError(f"Expected `{kind}` as different columns, got {short_repr(columns)}.")
     return names

@@ -34,6 +34,7 @@ from metarl.tasks.data.tables import (
     is_arrow,
     is_name,
     known_column,
+    listed_columns,
     num_rows,
     numbers,
     read_column,
@@ -64,10 +65,8 @@ class TableSettings:
             known: The columns of the table.
             index: Those that were the index of a data frame of pandas.
         """
-        if is_name(self.inputs, known):
-            return [self.inputs]  # pyright: ignore[reportReturnType]
         if self.inputs is not None:
-            columns = list(self.inputs)
+            columns = listed_columns("inputs", self.inputs, known)
         else:
             named = [name for name in (self.labels, self.splits) if is_name(name, known)]
             columns = [name for name in known if name not in named]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -93,6 +93,27 @@ def is_name(value: Any, known: Sequence[Any] = ()) -> bool:
     if isinstance(value, str | int | np.integer) and not isinstance(value, bool):
         return True
     return isinstance(value, tuple) and value in known
+
+
+def listed_columns(argument: str, columns: Any, known: Sequence[Any]) -> list[Any]:
+    """Returns the name of a column, or several, as a list.
+
+    Args:
+        argument: Name of the argument that they are given as, for messages.
+        columns: A name, or names in an order.
+        known: The columns of the table.
+
+    Raises:
+        SettingsError: They are neither, such as a set, whose order changes from run to run.
+    """
+    if is_name(columns, known):
+        return [columns]
+    if isinstance(columns, set | frozenset) or not isinstance(columns, Iterable):
+        raise SettingsError(
+            f"Expected `{argument}` as the name of a column or a list of names in their order, "
+            f"got {short_repr(columns)}; the table has {short_repr(known)}."
+        )
+    return list(columns)
 
 
 def index_columns(table: Any) -> list[str]:

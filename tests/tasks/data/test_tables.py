@@ -349,3 +349,30 @@ def test_files_of_spreadsheets_are_named(frame, tmp_path):
     frame.rename(columns={"kind": "größe"}).to_csv(path, index=False, encoding="latin-1")
     with pytest.raises(DataError, match=r"which its first line is not.*encoding='latin-1'"):
         few_shot(path)
+
+
+@pytest.mark.parametrize("columns", [{"a", "b"}, frozenset({"a"}), slice(0, 2), True, 2.0])
+def test_columns_are_a_name_or_names_in_an_order(columns):
+    groups = np.repeat(np.arange(6), 8)
+    table = {"a": np.arange(48.0), "b": np.arange(48.0), "y": np.arange(48.0), "group": groups}
+    builds = {
+        "inputs": [
+            lambda: GroupedExamples(table, "group", columns, "y", 2, 2),
+            lambda: FewShotData(table, "group", inputs=columns),
+        ],
+        "targets": [
+            lambda: GroupedExamples(table, "group", "y", columns, 2, 2),
+            lambda: Forecasting(table, "group", ["a", "b"], 2, 1, 1, 1, targets=columns),
+        ],
+        "values": [lambda: Forecasting(table, "group", columns, 2, 1, 1, 1)],
+    }
+    for argument, calls in builds.items():
+        for build in calls:
+            with pytest.raises(SettingsError, match=f"`{argument}` as .* in their order, got"):
+                build()
+
+
+def test_the_characters_of_an_alphabet_have_an_order():
+    for known in ({"a", "b"}, ["ab", "c"]):
+        with pytest.raises(SettingsError, match="characters as a text, whose order"):
+            Characters(known)
