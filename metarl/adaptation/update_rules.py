@@ -29,6 +29,9 @@ class UpdateRule(nn.Module, ABC):
     carries: bool = False
     """True: the final state of a batch of tasks is given to `carry` after the outer update."""
 
+    reads_logarithms: bool = False
+    """True: the rule reads logarithms of gradients, which make their rounding errors larger."""
+
     def init(self, params: Params) -> State:
         """Returns the state before the first step; nothing for rules that remember nothing.
 

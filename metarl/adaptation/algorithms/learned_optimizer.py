@@ -77,6 +77,7 @@ class LearnedOptimizerRule(UpdateRule):
     """
 
     differentiates_gradient = False
+    reads_logarithms = True
 
     def __init__(
         self, generator: torch.Generator, units: int = 20, scale: float = 0.01, p: float = 10.0

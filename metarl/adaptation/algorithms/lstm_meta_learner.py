@@ -80,6 +80,7 @@ class LSTMMetaLearnerRule(UpdateRule):
     """
 
     differentiates_gradient = False
+    reads_logarithms = True
 
     def __init__(self, generator: torch.Generator, units: int = 20, p: float = 10.0) -> None:
         super().__init__()

@@ -21,6 +21,8 @@ from metarl.errors import ExportError, short_repr
 from metarl.extras import import_extra
 
 TOLERANCE = 1e-5
+ROUGH_TOLERANCE = 1e-3
+"""The tolerance of functions that make rounding errors larger."""
 Batches = Callable[[int, torch.Generator], list[Tensor]]
 Fitting = Callable[[list[Tensor], torch.Generator], list[Tensor]]
 
@@ -67,6 +69,7 @@ class Graph:
         fit: Returns such variations as inputs that the function is made for; None: they are.
         calls: Calls in a row that the comparison may make.
         tolerance: The largest difference of an output, relative to max(1, max |output|).
+        least: Fewest examples of the comparison: 2 for a network that normalises its batches.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Graph:
     fit: Fitting | None = None
     calls: int = 10
     tolerance: float = TOLERANCE
+    least: int = 1
 
     @property
     def examples(self) -> tuple[Tensor, ...]:

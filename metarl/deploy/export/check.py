@@ -21,9 +21,9 @@ Runner = Callable[[list[Tensor]], list[Tensor]]
 def difference_of(graph: Graph, path: Path, start: Start, seed: int) -> float:
     """Runs a graph and its file ten times in a row, from the theta and state of the graph.
 
-    The free sizes are those of the examples, 1, and others, or what the graph says. The file does
-    not go on from its own results, because some adaptations multiply rounding errors from step to
-    step, in any program.
+    The free sizes are those of the examples, the least one, and others, or what the graph says. The
+    file does not go on from its own results, because some adaptations multiply rounding errors from
+    step to step, in any program.
 
     Returns:
         The largest difference of an output, relative to max(1, max |output|).
@@ -51,7 +51,7 @@ def _inputs(
     if graph.batches is not None:
         return graph.batches(step, generator)
     batch = [
-        _varied(port, step, generator)
+        _varied(port, step, graph.least, generator)
         for port in graph.inputs
         if not port.name.startswith((THETA, STATE))
     ]
@@ -67,11 +67,11 @@ def _moved(graph: Graph, values: dict[str, Tensor], outputs: list[Tensor]) -> di
     return {**values, **new}
 
 
-def _varied(port: Port, step: int, generator: torch.Generator) -> Tensor:
+def _varied(port: Port, step: int, least: int, generator: torch.Generator) -> Tensor:
     """Returns an input of another free size, with other values."""
     value = port.example
     if port.free and value.dim():
-        count = (len(value), 1, len(value) + 3)[step % 3]
+        count = (len(value), least, len(value) + 3)[step % 3]
         value = value[torch.arange(count) % len(value)]
     if value.is_floating_point():
         if port.name == "noise":

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from metarl.deploy.export.capture import TOLERANCE
+from metarl.deploy.export.capture import ROUGH_TOLERANCE, TOLERANCE
 from metarl.errors import SettingsError
 from metarl.learners.memory.episode_reader import EpisodeReader
 from metarl.learners.memory.meta_network import MetaNetwork
@@ -153,7 +153,7 @@ def _(learner: MetaNetwork, shots: int) -> Reader:
     # The networks read small gradients times e^7, with as much of their rounding errors.
     return Reader(
         read, ORDER if single else PAIRS, learner.way,
-        equal_shots=True, steps_through=True, tolerance=100 * TOLERANCE,
+        equal_shots=True, steps_through=True, tolerance=ROUGH_TOLERANCE,
     )  # fmt: skip
 
 

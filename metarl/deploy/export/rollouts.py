@@ -12,7 +12,7 @@ from torch import Tensor
 from metarl.adaptation.inner_loop import inner_loop
 from metarl.deploy.export.capture import Fitting, Graph, Port, graph_of
 from metarl.deploy.export.state import Flat, flatten, unflatten
-from metarl.deploy.export.theta import Start, moved_ports
+from metarl.deploy.export.theta import Start, for_rule, moved_ports
 from metarl.models.base import Params
 from metarl.rl.experience import Experience, estimate_advantages
 from metarl.rl.policies import CategoricalPolicy
@@ -66,7 +66,8 @@ def step(parts: ControlParts) -> Graph:
 
     ports = [*parts.start.ports(), *_batch(parts)]
     outputs = [*moved_ports(parts.start), RETURN]
-    return graph_of("step", function, ports, outputs, fit=_sampled(parts))
+    graph = graph_of("step", function, ports, outputs, fit=_sampled(parts))
+    return for_rule(graph, parts.learner.rule)
 
 
 def log_probs(parts: ControlParts) -> Graph:
@@ -104,7 +105,8 @@ def log_step(parts: ControlParts) -> Graph:
 
     ports = [*parts.start.ports(), *_batch(parts), *_weights(parts)]
     outputs = [*moved_ports(parts.start), RETURN]
-    return graph_of("log_step", function, ports, outputs, fit=_sampled(parts))
+    graph = graph_of("log_step", function, ports, outputs, fit=_sampled(parts))
+    return for_rule(graph, parts.learner.rule)
 
 
 def _sampled(parts: ControlParts) -> Fitting:

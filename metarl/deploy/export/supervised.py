@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from metarl.deploy.export.kinds import (
 )
 from metarl.deploy.export.notes import supervised_notes
 from metarl.deploy.export.state import Flat, flatten, unflatten
-from metarl.deploy.export.theta import Start, moved_ports, start_of, theta_of
+from metarl.deploy.export.theta import Start, for_rule, moved_ports, start_of, theta_of
 from metarl.errors import ExportError
 from metarl.models.base import Params, Statistics, task_params
 from metarl.tasks.base import Examples, TaskBatch
@@ -137,7 +137,9 @@ def supervised_graphs(
     parts = _parts(learner, support, generator)
     size = free_size([*parts.start.tensors, support.inputs[0, :1], support.targets[0, :1]])
     examples = _repeated(support, size)
-    return parts.start, [_predictions(parts, examples), _step(parts, examples)]
+    step = for_rule(_step(parts, examples), learner.rule)
+    least = 2 if getattr(learner.model, "normalises_batches", True) else 1
+    return parts.start, [replace(g, least=least) for g in (_predictions(parts, examples), step)]
 
 
 def _repeated(support: Examples, count: int) -> Examples:

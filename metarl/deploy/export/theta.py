@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from metarl.deploy.export.capture import Graph, Port, graph_of
+from metarl.adaptation.update_rules import UpdateRule
+from metarl.deploy.export.capture import ROUGH_TOLERANCE, Graph, Port, graph_of
 from metarl.deploy.export.state import Flat
 from metarl.models.base import Params
 
@@ -79,6 +80,11 @@ def theta_of(params: Params, frozen: Collection[str]) -> tuple[Flat, Params]:
 def moved_ports(start: Start) -> list[tuple[str, str, dict[int, str]]]:
     """Returns the outputs of a step that replace theta and the state, in their order."""
     return [(NEW + n, f"{n} after the step", {}) for n in start.named()]
+
+
+def for_rule(step: Graph, rule: UpdateRule) -> Graph:
+    """Returns the graph of a step of a rule, with the tolerance for its rounding errors."""
+    return replace(step, tolerance=ROUGH_TOLERANCE) if rule.reads_logarithms else step
 
 
 def _dense(flat: Flat) -> Flat:

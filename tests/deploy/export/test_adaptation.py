@@ -12,7 +12,7 @@ from metarl_envs.bandit import Bandit
 from metarl_envs.navigation import Navigation2D
 from torch import nn
 
-from metarl.adaptation import MAML, GradientLearner
+from metarl.adaptation import MAML, GradientLearner, LSTMMetaLearner
 from metarl.adaptation.algorithms import (
     ANILAlgorithm,
     LearnedOptimizerAlgorithm,
@@ -305,6 +305,16 @@ def test_layers_that_run_by_vmap_take_any_number_of_examples(generator, tmp_path
     examples = examples._replace(targets=examples.targets.mean(2))
     tasks = TaskBatch(examples, examples)
     assert export_adaptation(learner, tmp_path / "encoder", "torch", tasks=tasks) < 1e-5
+
+
+@pytest.mark.parametrize("build", [MAML, lambda net: LSTMMetaLearner(net, torch.Generator())])
+def test_networks_of_vectors_that_normalise_batches_are_exported(build, generator, tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3))
+    x = torch.randn(2, 6, 4, generator=generator)
+    examples = Examples(x, torch.arange(6).expand(2, 6) % 3)
+    learner, tasks = GradientLearner(build(net)), TaskBatch(examples, examples)
+    assert export_adaptation(learner, tmp_path / "norm", "torch", tasks=tasks) < 1e-3
 
 
 def test_both_parts_of_complex_weights_are_compared(generator, tmp_path, monkeypatch):
