@@ -132,6 +132,8 @@ class DataRanges:
             "labels": not targets.is_floating_point(),
             "support_examples": support.inputs.shape[1],
         }
+        if support.mask is not None:
+            self._shapes["masked"] = True
         if not targets.is_floating_point():
             most = int(targets.max()) + 1
             self._shapes["classes"] = max(most, self._shapes.get("classes", 0))
@@ -224,7 +226,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "input_type": lambda v: isinstance(v, str) and isinstance(getattr(torch, v, 0), torch.dtype),
     "columns": _are_names,
     "scaling": _is_scaling,
-    "labels": lambda v: isinstance(v, bool),
+    **dict.fromkeys(("labels", "masked"), lambda v: isinstance(v, bool)),
     "support_examples": _is_count,
     "classes": _is_count,
     **dict.fromkeys(("inputs", "targets", "observations"), _is_record),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metarl.deploy.arrays import as_array, native
 from metarl.errors import ShapeError, short_repr
+from metarl.models.base import task_rows
 from metarl.ranges import LARGEST_NUMBER
 from metarl.tasks.data import tables
 from metarl.tasks.data.plain import image_array, is_image
@@ -145,19 +146,30 @@ def _is_other_table(data: Any) -> bool:
     return not is_file and not hasattr(data, "to_numpy") and tables.is_table(data)
 
 
-def as_mask(data: Any, inputs: Tensor, many: bool, weights: Tensor | None = None) -> Tensor | None:
+def as_mask(
+    data: Any,
+    inputs: Tensor,
+    many: bool,
+    ranges: dict[str, Any],
+    weights: Tensor | None = None,
+) -> Tensor | None:
     """Returns the mask of padded sequences, [T, N, L] bool; None without one.
+
+    Warns of sequences that end with zeros without a mask, if training had masks.
 
     Args:
         data: True or 1 for real elements, [N, L], or [T, N, L] of T tasks.
         inputs: The sequences, [T, N, L, *].
         many: Whether there are many tasks.
+        ranges: The record of the training data, which says whether they had masks.
         weights: Weights of the examples, [T, N]; those of weight 0 may have no real element.
 
     Raises:
         ShapeError: It has another shape, other values, or an example without a real element.
     """
     if data is None:
+        if ranges.get("masked", False):
+            _warn_of_padding(inputs)
         return None
     array = as_array(data, "the mask")
     array = array if many else array[None]
@@ -172,6 +184,19 @@ def as_mask(data: Any, inputs: Tensor, many: bool, weights: Tensor | None = None
     if not bool(read.all()):
         raise ShapeError("Expected a real element in every sequence, the mask has one with none.")
     return mask
+
+
+def _warn_of_padding(inputs: Tensor) -> None:
+    """Warns of sequences [T, N, L, *] whose last element is 0, as padding is."""
+    ends = task_rows(inputs[:, :, -1].flatten(0, 1) == 0).all(1)
+    if ends.any():
+        warnings.warn(
+            f"{int(ends.sum())} of {len(ends)} sequences end with zeros, as padded ones do, and "
+            "there is no mask: the network takes them for real elements. Training had masks; give "
+            "mask=, true for the real elements [N, L].",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def warn_of_ranges(

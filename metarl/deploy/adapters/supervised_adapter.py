@@ -40,6 +40,8 @@ from metarl.trees import map_tensors, tensors_of
 
 LABELS = "labels"
 """Name of the note in a file of adapted weights that holds the labels of the task."""
+COLUMNS = "columns"
+"""Name of the note that holds the columns of the support set, if it was a table."""
 
 
 class SupervisedAdapter(Adapter):
@@ -188,7 +190,8 @@ class SupervisedAdapter(Adapter):
             raise ShapeError(
                 f"Expected inputs of the {tasks} task(s) that were adapted to, got {len(tensor)}."
             )
-        found = self.learner.predict(self._adapted, tensor, mask=as_mask(mask, tensor, many))
+        own = as_mask(mask, tensor, many, self.origin.ranges)
+        found = self.learner.predict(self._adapted, tensor, mask=own)
         if self._scaling is not None:
             found = restored(found, self._scaling, self.origin.ranges["target_shape"])
         chosen = found if self._many else map_tensors(lambda t: t[0], found)
@@ -231,12 +234,13 @@ class SupervisedAdapter(Adapter):
         self._adapted = Adapted(params, torch.empty(1, 0))
 
     def notes(self) -> dict[str, str]:
-        """Returns the labels of the task, which predictions are given in.
+        """Returns the columns of the inputs, and the labels, which predictions are given in.
 
         Warns of labels that are neither names nor numbers: they are not stored.
         """
+        notes = {} if self._columns is None else {COLUMNS: json.dumps(self._columns)}
         if self.classes is None:
-            return {}
+            return notes
         if self.classes[0].dtype.kind not in "biufU":
             warnings.warn(
                 f"The labels, of the type {self.classes[0].dtype}, are not stored with the "
@@ -244,10 +248,12 @@ class SupervisedAdapter(Adapter):
                 "as labels to keep them.",
                 stacklevel=3,
             )
-            return {}
-        return {LABELS: json.dumps(self.classes[0].tolist())}
+            return notes
+        return {**notes, LABELS: json.dumps(self.classes[0].tolist())}
 
     def load_notes(self, notes: dict[str, str]) -> None:
+        if COLUMNS in notes:
+            self._columns = [str(name) for name in json.loads(notes[COLUMNS])]
         if LABELS in notes:
             labels = np.array(json.loads(notes[LABELS]))
             if labels.ndim != 1 or labels.dtype.kind not in "biufU" or not labels.size:
@@ -307,7 +313,7 @@ class SupervisedAdapter(Adapter):
                 f"{list(values.shape[:2])}."
             )
         self._many = many
-        own = as_mask(mask, inputs, many, weights)
+        own = as_mask(mask, inputs, many, self.origin.ranges, weights)
         return Examples(inputs, self._targets(values, inputs, own), weights, own)
 
     def _prepare(self) -> None:

@@ -1,6 +1,7 @@
 """What users have instead of arrays: images of Pillow, frames, masked arrays, names as objects."""
 
 import datetime
+import warnings
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from torch import nn
 
 from metarl.adaptation import MAML, GradientLearner
 from metarl.deploy.adapter import Origin
-from metarl.deploy.loading import adapter_of
+from metarl.deploy.loading import adapter_of, load
 from metarl.errors import ShapeError, TaskError
+from metarl.tasks import Characters, FewShotData
+from tests.deploy.conftest import train
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(6, 4))
@@ -111,3 +114,47 @@ def test_labels_that_are_not_saved_warn(tmp_path):
     adapter.adapt(X, np.array(["2020", "2020", "2021", "2021", "2022", "2022"], "datetime64[Y]"))
     with pytest.warns(UserWarning, match="are not stored"):
         adapter.save(tmp_path / "adapted.safetensors")
+
+
+def test_sequences_that_end_with_zeros_without_a_mask_warn(tmp_path):
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("abc"), 1 + n % 4)) for n in range(24)]
+    tasks = FewShotData(
+        texts, np.arange(24) // 4, way=2, shots=2, queries=2, characters=Characters("abc")
+    )
+    train(GradientLearner(MAML(Reader(), inner_lr=0.1)), tasks, tmp_path / "run")
+    adapter = load(tmp_path / "run", network=Reader())
+    indices, labels = np.array([[2, 3, 4, 2], [3, 2, 0, 0]]), ["long", "short"]
+    with pytest.warns(RuntimeWarning, match=r"1 of 2 sequences end with zeros.*give mask="):
+        adapter.adapt(indices, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapter.adapt(indices, labels, mask=indices > 0)
+        adapter.predict(indices[:1])
+
+
+class Reader(nn.Module):
+    """Means of embedded characters."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(5, 4), nn.Linear(4, 2)
+
+    def forward(self, inputs, mask=None):
+        real = torch.ones_like(inputs) if mask is None else mask
+        hidden = self.table(inputs) * real.unsqueeze(2)
+        return self.head(hidden.sum(1) / real.sum(1, keepdim=True))
+
+
+def test_saved_weights_know_the_columns_of_their_support_set(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X[:, :2], columns=["angle", "load"])
+    adapter = classifier((2,))
+    adapter.adapt(frame, NAMES)
+    expected = adapter.predict(frame)
+    adapter.save(tmp_path / "adapted.safetensors")
+    other = classifier((2,))
+    other.restore(tmp_path / "adapted.safetensors")
+    np.testing.assert_array_equal(other.predict(frame), expected)
+    with pytest.raises(ShapeError, match=r"columns angle, load in this order.*got load, angle"):
+        other.predict(frame[["load", "angle"]])
