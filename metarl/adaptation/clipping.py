@@ -27,7 +27,9 @@ def clip_per_task(grads: Params, max_norm: float) -> Params:
     # The square root has no derivative at 0; the clamps cut it off there.
     ratio = (largest / max_norm) * squares.clamp(min=tiny).sqrt()
     scale = ratio.clamp(min=1).reciprocal()
-    return {n: g * scale.view(-1, *[1] * (g.dim() - 1)) for n, g in grads.items()}
+    return {
+        n: g * scale.to(_real(g).dtype).view(-1, *[1] * (g.dim() - 1)) for n, g in grads.items()
+    }
 
 
 def _real(grad: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TypeVar
@@ -17,16 +18,23 @@ from metarl.ranges import ANY_INT, check_int
 R = TypeVar("R", bound=nn.Module)
 
 
-def pack(params: Params) -> Tensor:
-    """Returns all parameters of each task in one row, [T, P]."""
-    return torch.cat([task_rows(p) for p in params.values()], dim=1)
+def pack(params: Params, dtype: torch.dtype | None = None) -> Tensor:
+    """Returns all parameters of each task in one row, [T, P].
+
+    Args:
+        params: The parameters, [T, *shape] per name.
+        dtype: Type of the row; None: the widest of the parameters' types.
+    """
+    return torch.cat([task_rows(p) for p in params.values()], dim=1).to(dtype)
 
 
 def unpack(row: Tensor, like: Params) -> Params:
-    """Cuts rows [T, P] into parameters of the names and shapes of `like`."""
+    """Cuts rows [T, P] into parameters of the names, shapes and types of `like`."""
     sizes = [p[0].numel() for p in like.values()]
     parts = row.split(sizes, dim=1)
-    return {n: part.view_as(p) for (n, p), part in zip(like.items(), parts, strict=True)}
+    return {
+        n: part.to(p.dtype).view_as(p) for (n, p), part in zip(like.items(), parts, strict=True)
+    }
 
 
 def log_sign(x: Tensor, p: float = 10.0) -> Tensor:
@@ -93,6 +101,6 @@ def uniform(
 
 
 def in_type_of(network: nn.Module, rule: R) -> R:
-    """Returns a rule with weights of the type of the network's parameters, such as float64."""
-    kinds = (p.dtype for p in network.parameters() if p.is_floating_point())
-    return rule.to(next(kinds, torch.get_default_dtype()))
+    """Returns a rule with weights of the widest type of the network's parameters, for `pack`."""
+    kinds = [p.dtype for p in network.parameters() if p.is_floating_point()]
+    return rule.to(functools.reduce(torch.promote_types, kinds or [torch.get_default_dtype()]))

@@ -5,8 +5,9 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
-from metarl.adaptation import LearnedOptimizer, LSTMMetaLearner, MetaSGD
+from metarl.adaptation import MAML, LearnedOptimizer, LSTMMetaLearner, MetaSGD
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.algorithms.learned_optimizer import LearnedOptimizerRule
 from metarl.adaptation.algorithms.lstm_meta_learner import LSTMMetaLearnerRule
@@ -242,3 +243,31 @@ def test_learned_rules_have_the_type_of_the_network(algorithm, mlp, regression, 
     learner = GradientLearner(algorithm(mlp.float(), generator))  # the default is float64 here
     assert {p.dtype for p in learner.parameters()} == {torch.float32}
     assert learner(learner.collect(tasks, generator, 0)).losses.isfinite().all()
+
+
+class TwoTypes(nn.Module):
+    """A body in float64 and a head in float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(1, 4).double(), nn.Linear(4, 1).float()
+
+    def forward(self, inputs):
+        return self.head(self.body(inputs).tanh().float()).double()
+
+
+@pytest.mark.parametrize("frozen", [(), ("body.*",)])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda net, **options: MAML(net, max_inner_grad_norm=0.1, **options),
+        lambda net, **options: LSTMMetaLearner(net, torch.Generator(), **options),
+        lambda net, **options: LearnedOptimizer(net, torch.Generator(), unroll=2, **options),
+    ],
+)
+def test_parameters_of_two_types_keep_them(build, frozen, regression, generator):
+    learner = GradientLearner(build(TwoTypes(), frozen=frozen))
+    assert learner(learner.collect(regression, generator, 0)).losses.isfinite().all()
+    *_, adapted = learner.adapt(regression.support, 2, generator)
+    for name, p in learner.model.named_parameters():
+        assert adapted.params[name].dtype == p.dtype

@@ -94,7 +94,7 @@ class LearnedOptimizerRule(UpdateRule):
 
     def init(self, params: Params) -> State:
         """Returns zero hidden states, [T, P, units] each."""
-        row = pack(params)
+        row = pack(params, self.output.dtype)
         zero = row.new_zeros(*row.shape, self.lower.units)
         return {layer: {"hidden": zero, "cell": zero} for layer in LAYERS}
 
@@ -102,7 +102,8 @@ class LearnedOptimizerRule(UpdateRule):
         self, grads: Params, state: State, params: Params, loss: Tensor
     ) -> tuple[Params, State]:
         del loss
-        theta, gradient = pack(params), pack(grads).detach()
+        theta, gradient = (pack(values, self.output.dtype) for values in (params, grads))
+        gradient = gradient.detach()
         x = log_sign(gradient, self.p).flatten(0, 1)
         new_state: State = {}
         for layer in LAYERS:

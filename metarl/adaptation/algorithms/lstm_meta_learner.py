@@ -94,18 +94,21 @@ class LSTMMetaLearnerRule(UpdateRule):
 
     def init(self, params: Params) -> State:
         """Returns a hidden state [T, P, units] and gate logits [T, P, 2], all zero."""
-        row = pack(params)
+        row = pack(params, self.gate_weight.dtype)
         hidden = row.new_zeros(*row.shape, self.cell.units)
         return {"hidden": hidden, "cell": hidden, "logits": row.new_zeros(*row.shape, 2)}
 
     def update(
         self, grads: Params, state: State, params: Params, loss: Tensor
     ) -> tuple[Params, State]:
-        theta, gradient = pack(params), pack(grads).detach()
+        theta, gradient = (pack(values, self.gate_weight.dtype) for values in (params, grads))
+        gradient = gradient.detach()
         inputs = torch.cat(
             (
                 log_sign(gradient, self.p),
-                log_sign(loss.detach(), self.p).unsqueeze(1).expand(*gradient.shape, 2),
+                log_sign(loss.detach().to(gradient), self.p)
+                .unsqueeze(1)
+                .expand(*gradient.shape, 2),
             ),
             dim=-1,
         )
