@@ -280,12 +280,11 @@ def _trajectory(parts: Mapping[str, Any], spaces: ControlSpaces, where: str) -> 
 
 
 def _observations(value: Any, spaces: ControlSpaces, count: int, where: str) -> np.ndarray:
+    source = source_of(spaces.observation)
     try:
-        length = count_of(value, source := source_of(spaces.observation))
+        length = count_of(value, source)
     except (TypeError, KeyError, ValueError) as error:
-        raise ShapeError(
-            f"Expected observations of {source_of(spaces.observation)} for each step in {where}."
-        ) from error
+        raise _no_parts("observations", value, source, where) from error
     if length not in (count, count + 1):
         raise ShapeError(
             f"Expected {count} or {count + 1} observations in {where} with {count} rewards, got "
@@ -354,7 +353,16 @@ def _composite_actions(
     except (TypeError, KeyError, IndexError, ValueError) as error:
         if isinstance(error, ShapeError):
             raise
-        raise ShapeError(f"Expected actions of {source} for each step in {where}.") from error
+        raise _no_parts("actions", value, source, where) from error
+
+
+def _no_parts(what: str, value: Any, space: Any, where: str) -> ShapeError:
+    """Returns the error of a part of a log that is not of the parts of its space."""
+    first = value[0] if isinstance(value, Sequence) and value else value
+    found = short_repr(value, 60)
+    if isinstance(first, Mapping):
+        found = f"the parts {', '.join(map(str, first))}"
+    return ShapeError(f"Expected {what} of {space} for each step in {where}, got {found}.")
 
 
 def _counter(value: Any, count: int) -> np.ndarray | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from torch import Tensor
 
 from metarl.deploy.arrays import as_array
 from metarl.errors import DataError, ShapeError, short_repr
@@ -318,7 +319,7 @@ def _columns_of(value: Any, space: spaces.Space[Any]) -> list[tuple[Any, Any, An
     if isinstance(space, spaces.Dict) and isinstance(value, Mapping):
         return [(name, value[name], part) for name, part in space.spaces.items()]
     first = value[0] if isinstance(value, tuple) and value else None
-    if isinstance(space, spaces.Tuple) and isinstance(first, np.ndarray | Mapping):
+    if isinstance(space, spaces.Tuple) and isinstance(first, np.ndarray | Tensor | Mapping):
         return [(i, *pair) for i, pair in enumerate(zip(value, space.spaces, strict=True))]
     return None
 

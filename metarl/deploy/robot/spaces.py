@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ class ControlSpaces:
     def read(self, observation: Any, row: np.ndarray) -> bool:
         """Writes an observation into a row [O] float32; returns whether it is finite.
 
-        Entries that a mask of NumPy leaves out are NaN.
+        Entries that a mask of NumPy leaves out are NaN. Choices may be whole numbers of any type.
 
         Raises:
             ShapeError: It has another shape, or is not of numbers.
@@ -75,7 +76,7 @@ class ControlSpaces:
             if known and not isinstance(observation, np.ndarray):
                 observation = np.asarray(observation)  # of pandas and other libraries
             if not (known and observation.dtype.kind in f"{REAL}O"):
-                observation = self._flatten(observation)
+                observation = self._flatten(_typed(observation, self._source))
             row[:] = observation
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise ShapeError(
@@ -194,6 +195,28 @@ class ControlSpaces:
                     RuntimeWarning,
                     stacklevel=5,
                 )
+
+
+def _typed(value: Any, space: spaces.Space[Any]) -> Any:
+    """Returns an observation with the shape and the type that its space has.
+
+    Logs and drivers have choices as floats, parts as tensors, and tables flat rows.
+    """
+    if isinstance(space, spaces.Dict):
+        known = space.spaces
+        if not isinstance(value, Mapping):
+            return value
+        return {n: _typed(part, known[n]) if n in known else part for n, part in value.items()}
+    if isinstance(space, spaces.Tuple):
+        if not isinstance(value, tuple | list | np.ndarray) or len(value) != len(space.spaces):
+            return value
+        return tuple(_typed(part, own) for part, own in zip(value, space.spaces, strict=True))
+    array = as_array(value, "the observation")
+    if array.ndim < 2 and array.size == int(np.prod(space.shape or ())):
+        array = array.reshape(space.shape or ())
+    if isinstance(space, spaces.Box) or array.dtype.kind not in REAL:
+        return array
+    return array.astype(np.int64) if (array == np.round(array)).all() else array
 
 
 def _equal(a: Action, b: Action) -> bool:

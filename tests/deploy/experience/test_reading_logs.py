@@ -39,6 +39,52 @@ def test_parts_of_spaces_are_read():
     assert spaces.to_environment(one.actions[1]) == {"brake": 2, "force": np.float32(-0.5)}
 
 
+def parts_of_a_log(kind):
+    """Observations and actions of several parts, two steps, in a type that logs have."""
+    gear, camera = kind([1, 3]), kind([[0.0, 1, 2, 3], [4, 5, 6, 7]])
+    return {
+        "observations": {"gear": gear, "lamps": kind([[1, 0], [0, 1]]), "camera": camera},
+        "actions": (kind([[0.5], [-0.5]]), kind([1, 2])),
+        "rewards": kind([0.0, 1.0]),
+        "terminated": [False, True],
+    }
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        np.array,
+        lambda values: np.array(values, float),
+        lambda values: np.array(values, float).reshape(2, -1),  # a column has a dimension
+        torch.tensor,
+        lambda values: torch.tensor(values, dtype=torch.float64),
+    ],
+)
+def test_choices_among_the_parts_may_be_floats_tensors_and_flat_rows(kind):
+    observation = gymnasium.spaces.Dict(
+        {
+            "gear": gymnasium.spaces.Discrete(3, start=1),
+            "lamps": gymnasium.spaces.MultiDiscrete([2, 2]),
+            "camera": gymnasium.spaces.Box(-9, 9, (2, 2)),
+        }
+    )
+    action = gymnasium.spaces.Tuple(
+        (gymnasium.spaces.Box(-1, 1, (1,)), gymnasium.spaces.Discrete(2, start=1))
+    )
+    spaces = ControlSpaces(flat_observations(observation), flat_actions(action))
+    (one,) = read_trajectories(parts_of_a_log(kind), spaces)
+    expected = [[0, 1, 2, 3, 1, 0, 0, 0, 1, 1, 0], [4, 5, 6, 7, 0, 0, 1, 1, 0, 0, 1]]
+    np.testing.assert_array_equal(one.observations, expected)
+    np.testing.assert_array_equal(one.actions, [[0.5, 0], [-0.5, 1]])
+    log = parts_of_a_log(kind)
+    log["observations"]["gear"] = np.array([1.5, 3])
+    with pytest.raises(ShapeError, match=r"Discrete\(3, start=1\), got array\(1.5\)"):
+        read_trajectories(log, spaces)
+    del log["observations"]["gear"]
+    with pytest.raises(ShapeError, match=r"episode 0, got the parts lamps, camera"):
+        read_trajectories(log, spaces)
+
+
 def test_an_end_that_was_cut_off_is_no_termination():
     spaces = ControlSpaces(
         flat_observations(gymnasium.spaces.Box(-1, 1, (2,))),
