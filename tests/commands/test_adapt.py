@@ -281,6 +281,27 @@ def test_what_a_constructor_derives_follows_an_attribute():
     assert usual.length == 0.5 and usual.polemass_length == pytest.approx(0.05)
 
 
+class Rod(gymnasium.Env):
+    """Computes its inertia from an argument, and its angle in radians from one in degrees."""
+
+    observation_space = action_space = gymnasium.spaces.Box(-1, 1, (2,))
+
+    def __init__(self, length=1.0, angle=90.0, render_mode=None):
+        self.length, self.inertia = float(length), length**2 / 3
+        self.angle = np.radians(angle)
+
+
+def test_what_a_constructor_derives_follows_its_argument(recwarn):
+    gymnasium.register("Rod-v1", Rod, max_episode_steps=20)
+    try:
+        env = changed_env("Rod-v1", {"length": 3, "angle": 0.5, "max_episode_steps": 7})
+    finally:
+        del gymnasium.registry["Rod-v1"]
+    assert (env.unwrapped.length, env.unwrapped.inertia) == (3, 3)
+    assert env.unwrapped.angle == 0.5  # of the attribute
+    assert env.spec.max_episode_steps == 7 and not recwarn.list
+
+
 def test_keyword_arguments_and_unknown_names():
     env = changed_env("CartPole-v1", {"sutton_barto_reward": True})
     env.reset(seed=0)

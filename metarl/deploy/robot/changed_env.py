@@ -15,7 +15,7 @@ import numpy as np
 from metarl.errors import SettingsError, UnknownNameError, short_repr
 from metarl.registry import did_you_mean
 from metarl.sim.gymnasium.check_parameters import MOST_DEPTH, same_values
-from metarl.sim.gymnasium.fixed_attributes import FixedAttribute, installed
+from metarl.sim.gymnasium.fixed_attributes import FixedAttribute, installed, is_kept
 from metarl.sim.gymnasium.observations import REAL
 from metarl.sim.gymnasium.tasks import own_names, takes_number
 
@@ -26,8 +26,8 @@ WORDS = {"true": True, "false": False, "none": None}
 def changed_env(name: str, values: Mapping[str, Any], render_mode: str | None = None) -> Any:
     """Builds an environment whose attributes or keyword arguments have other values.
 
-    An attribute has its value throughout the constructor, so that the numbers that this derives
-    from it follow (a pole's moment from its length).
+    An attribute has its value throughout the constructor, which is also given the value if it takes
+    it, so that the numbers that it derives follow (a pole's moment from its length).
 
     Args:
         name: An id of gymnasium; `module:Name-v1` imports the module, as gymnasium does.
@@ -53,11 +53,12 @@ def changed_env(name: str, values: Mapping[str, Any], render_mode: str | None = 
         if hasattr(usual.unwrapped, n)
     }
     keywords = {n: v for n, v in values.items() if n not in attributes}
+    kept = {n: v for n, v in attributes.items() if _is_argument(name, kind, n, v)}
     try:
         with ExitStack() as stack:
             for attribute, value in attributes.items():
                 stack.enter_context(installed(FixedAttribute(attribute, value), kind))
-            env = gymnasium.make(name, **modes, **keywords)
+            env = gymnasium.make(name, **modes, **keywords, **kept)
         for attribute, value in attributes.items():
             setattr(env.unwrapped, attribute, value)
     except (TypeError, AttributeError, ValueError) as error:
@@ -68,7 +69,8 @@ def changed_env(name: str, values: Mapping[str, Any], render_mode: str | None = 
         ) from error
     finally:
         usual.close()
-    swallowed = [n for n in keywords if n not in _keywords(kind)]
+    own = _keywords(kind) | inspect.signature(gymnasium.make).parameters.keys()
+    swallowed = [n for n in keywords if n not in own]
     if swallowed and same_values(usual.unwrapped, env.unwrapped, swallowed[0], MOST_DEPTH):
         warnings.warn(
             f"{name!r} looks the same with other values of {', '.join(swallowed)}: its constructor "
@@ -78,6 +80,18 @@ def changed_env(name: str, values: Mapping[str, Any], render_mode: str | None = 
             stacklevel=2,
         )
     return env
+
+
+def _is_argument(env: str, kind: type, name: str, value: Any) -> bool:
+    """Returns whether a constructor takes the value of an attribute, which keeps it as it is."""
+    if name not in _keywords(kind):
+        return False
+    try:
+        made = gymnasium.make(env, **{name: value})
+    except Exception:  # what it takes is something else than the attribute
+        return False
+    made.close()
+    return is_kept(getattr(made.unwrapped, name, None), value)
 
 
 def _keywords(kind: type) -> set[str]:

@@ -11,7 +11,12 @@ import numpy as np
 from metarl.sim.gymnasium.check_environments import Player, Start, difference, starts
 from metarl.sim.gymnasium.environments import WorldError
 from metarl.sim.gymnasium.family import Task, each_task
-from metarl.sim.gymnasium.fixed_attributes import FixedAttribute, installed, reads_attribute
+from metarl.sim.gymnasium.fixed_attributes import (
+    FixedAttribute,
+    installed,
+    is_kept,
+    reads_attribute,
+)
 from metarl.sim.gymnasium.tasks import GymTasks, owner, takes_keyword
 from metarl.tasks.check_sampling import NUM_TASKS, seeded
 
@@ -100,7 +105,7 @@ def _advice_to_build(family: GymTasks, name: str) -> str:
     if not takes_keyword(family.builder, name):
         return ""
     return (
-        "; its constructor takes it, so build an environment for each task by a function whose "
+        "; the constructor takes it, so build an environment for each task by a function whose "
         f"keyword has another name, as `lambda other: make({name}=other)`"
     )
 
@@ -192,17 +197,20 @@ def _derived_problem(
                 f"setting {name!r} comes too late: the constructor has derived other numbers from "
                 f"it{which}, and {change} differs from an environment that is built with it. "
                 "Derive them in `reset`, make them properties, or make it a keyword argument that "
-                "the environment keeps under another name"
+                f"the environment keeps under another name{_advice_to_build(family, name)}"
             )
     return None
 
 
 def _built_with(family: GymTasks, name: str, task: Task) -> gymnasium.Env | None:
-    """Builds an environment in whose constructors an attribute has the task's value throughout.
+    """Builds an environment with the task's value of an attribute.
 
-    Returns None if this cannot be arranged: for properties, slots and classes of C.
+    Its constructor takes the value, where it has such an argument; else the attribute has the value
+    throughout. Returns None if neither can be arranged: for properties, slots and classes of C.
     """
     value = family.value_of(name, task)
+    if (given := _built_by_keyword(family, name, task)) is not None:
+        return given
     attribute = FixedAttribute(name, value)
     with installed(attribute, type(owner(family.probe, name))) as works:
         if not works:
@@ -213,6 +221,21 @@ def _built_with(family: GymTasks, name: str, task: Task) -> gymnasium.Env | None
             return None
     family.set_attributes(env, task)
     return env
+
+
+def _built_by_keyword(family: GymTasks, name: str, task: Task) -> gymnasium.Env | None:
+    """Builds an environment by a keyword argument that an attribute keeps; None if none does."""
+    if not takes_keyword(family.builder, name):
+        return None
+    value = family.value_of(name, task)
+    try:
+        env = family.build(**{**family.keywords(task), name: value})
+    except Exception:  # `**kwargs` may pass it to a constructor that does not know it
+        return None
+    if is_kept(getattr(owner(env, name), name), value):
+        return env
+    env.close()
+    return None
 
 
 def _differing_numbers(a: gymnasium.Env, b: gymnasium.Env, name: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Attributes that have a value throughout a constructor, and who reads attributes."""
+"""Attributes that have a value throughout a constructor or keep one, and who reads attributes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType
 from typing import Any
+
+import numpy as np
+
+from metarl.sim.gymnasium.observations import REAL
 
 
 class FixedAttribute:
@@ -64,6 +68,19 @@ def installed(attribute: FixedAttribute, kind: type) -> Iterator[bool]:
             setattr(kind, name, old)
         else:
             delattr(kind, name)
+
+
+def is_kept(found: Any, value: Any) -> bool:
+    """Returns whether an attribute has the value that a constructor was given, up to rounding."""
+    try:
+        mine, given = np.asarray(found), np.asarray(value)
+    except ValueError:  # lists of unequal lengths
+        return False
+    if mine.shape != given.shape:
+        return False
+    if mine.dtype.kind in REAL and given.dtype.kind in REAL:
+        return bool(np.allclose(mine.astype(float), given.astype(float), atol=0, equal_nan=True))
+    return mine.dtype.kind == given.dtype.kind and bool((mine == given).all())
 
 
 def reads_attribute(kind: type, name: str) -> bool:

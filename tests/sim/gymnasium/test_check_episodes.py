@@ -298,6 +298,27 @@ def test_numbers_that_a_constructor_derived(name):
     assert Pole.density == 2.0 and "length" not in vars(Pole)
 
 
+class ArguedPole(Pole):
+    """Its weight comes from the argument of the constructor, which the attribute keeps."""
+
+    def __init__(self, length=0.5, mirrored=1.0):
+        super().__init__()
+        self.length, self.mirrored = length, -mirrored
+        self.weight = self.density * length * mirrored
+
+
+def test_numbers_that_a_constructor_derived_from_its_argument():
+    text = problems(GymTasks(ArguedPole, {"length": Uniform(1, 2)}, horizon=8))
+    assert "setting 'length' comes too late" in text and "(weight)" in text
+    assert "lambda other: make(length=other)" in text
+    check_family(
+        GymTasks(lambda other=1: ArguedPole(length=other), {"other": Uniform(1, 2)}, horizon=8)
+    )
+    # An argument that is something else than the attribute says nothing about it.
+    text = problems(GymTasks(ArguedPole, {"mirrored": Uniform(1, 2)}, horizon=8))
+    assert "too late" not in text
+
+
 @pytest.mark.parametrize(
     ("name", "derived"),
     [("length", "polemass_length"), ("masspole", "polemass_length, total_mass"), ("gravity", "")],
