@@ -69,7 +69,8 @@ def run_episodes(
         env: A single environment with the spaces of training; it is not closed.
         episodes: Episodes, at least 0.
         adapt_every: Adapts after so many episodes; 0: never. None: as many as an adaptation step
-            had in training. A recurrent policy adapts while it acts.
+            had in training. They are counted from the last adaptation or roll-back, which forgets
+            the episodes before it. A recurrent policy adapts while it acts.
         explore: See `ControlAdapter.act`.
         steps: Adaptation steps each time.
         seed: Seed of the first reset; None: none.
@@ -95,17 +96,20 @@ def run_episodes(
     own = getattr(spec, "max_episode_steps", None) or time_limit(env)
     limit = max_steps or own or adapter.family.horizon
     curve = Curve(step_seconds=step_seconds(env) or adapter.family.step_seconds)
-    known = len(adapter.events)
+    known, since = len(adapter.events), 0
     for episode in range(episodes):
+        version = adapter.version
         try:
             found = _episode(adapter, env, reader, seed if episode == 0 else None, limit, explore)
         except ResultError as error:
             raise SimulationError(f"The environment {env} does not fit. {error}") from error
         curve.returns.append(found[0])
         curve.lengths.append(found[1])
-        if adapt_every and (episode + 1) % adapt_every == 0 and not adapter.learner.plays_trials:
+        since = since + 1 if adapter.version >= version else 0  # 0: it was rolled back
+        if since == adapt_every > 0 and not adapter.learner.plays_trials:
             curve.reports.append(adapter.adapt(steps=steps))
             curve.adapted_after.append(episode + 1)
+            since = 0
         curve.versions.append(adapter.version)
     curve.events = adapter.events[known:]
     if usual and adapt_every and episodes < adapt_every and not adapter.learner.plays_trials:

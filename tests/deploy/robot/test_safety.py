@@ -277,6 +277,17 @@ def test_an_adapted_policy_that_does_worse_is_given_up(point_run):
     )
 
 
+def test_a_run_continues_after_a_roll_back(point_run):
+    rollback = RollBack(lambda start, adapted: True, least=1)
+    adapter = metarl.load(point_run[1], rollback=rollback)
+    curve = adapter.run(point(), 6, 1, seed=0)
+    # Each adapted policy is given up after its first episode, of which nothing is left.
+    assert curve.versions == [1, 0, 2, 0, 3, 0] and curve.adapted_after == [1, 3, 5]
+    assert len(curve.returns) == 6 and len(curve.events) == 3
+    adapter = metarl.load(point_run[1], rollback=rollback)
+    assert adapter.run(point(), 6, 2, seed=0).adapted_after == [2, 5]
+
+
 def test_returns_of_most_likely_actions_are_no_match_for_sampled_ones(point_run):
     compared = []
 
