@@ -42,8 +42,11 @@ NAMES = {
     "next_observations": ("next_observations", "next_observation", "next_obs", "next_states"),
     "actions": ("actions", "action", "acts"),
     "rewards": ("rewards", "reward", "next.reward"),
-    "terminated": ("terminated", "terminations", "terminals", "next.done", "dones", "done"),
-    "truncated": ("truncated", "truncations", "timeouts", "next.truncated"),
+    "terminated": (
+        "terminated", "terminations", "terminals", "termination", "terminal", "next.done", "dones",
+        "done",
+    ),
+    "truncated": ("truncated", "truncations", "timeouts", "truncation", "next.truncated"),
     "log_probs": ("log_probs", "log_prob", "action_log_probs"),
     "episode": ("episode", "episode_index", "episode_id", "episodes"),
     "times": ("timestamps", "timestamp"),

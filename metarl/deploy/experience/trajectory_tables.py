@@ -25,11 +25,15 @@ LISTED = re.compile(r"\s*[\[(][^\[\]()]*[\])]\s*")
 """Texts of lists and arrays of numbers, as data frames write them into CSV files."""
 MARKS = re.compile(
     r"(ep|episode|traj|trajectory|trial|rollout|demo|demonstration|run)s?"
-    r"([_.]?(ids?|idx|index|num|number|nr|no|ends?|starts?))?"
+    r"([_.]?(ids?|idx|(data_)?index|num|number|nr|no|ends?|starts?))?"
     r"|(is_?)?(first|last|end|start|terminal|reset)s?|done\w*|not_dones?|masks?"
     r"|terminals?|terminat(ed|ions?)|truncat(ed|ions?)|time_?(out|limit)s?"
 )
 """Names that say where episodes end, though nobody knows in which way."""
+LENGTHS = re.compile(
+    r"((ep|episode|traj|trajectory|trial|rollout|demo|demonstration|run)s?[_.]?)?(len|length|size)s?"
+)
+"""Names of the lengths of episodes."""
 RLDS = " Logs of RLDS have both `is_last` and `is_terminal`, of which one is missing."
 
 
@@ -188,6 +192,12 @@ def check_marks(log: Mapping[str, Any], count: int) -> None:
         log: What a log has besides its known parts, none of which says where episodes end.
         count: The number of its steps.
     """
+    lengths = [name for name, value in log.items() if _are_lengths(name, value, count)]
+    if lengths:
+        raise DataError(
+            f"Expected a log that numbers its episodes, it has their lengths, {lengths[0]}: add "
+            "episode=np.repeat(range(len(lengths)), lengths)."
+        )
     marks = [
         name
         for name, value in log.items()
@@ -204,6 +214,8 @@ def check_marks(log: Mapping[str, Any], count: int) -> None:
 
 def _differs(value: Any, count: int) -> bool:
     """Returns whether a part of a log is flags or numbers of several episodes, or their ends."""
+    if isinstance(value, Mapping):
+        return any(_differs(part, count) for part in value.values())
     values = np.ravel(np.asarray(value))
     if values.size == count:
         return 1 < len(set(values.tolist())) <= max(2, count // 2)
@@ -212,6 +224,16 @@ def _differs(value: Any, count: int) -> bool:
     return bool(
         (np.diff(values.astype(np.int64)) > 0).all() and 0 <= values[0] < values[-1] <= count
     )
+
+
+def _are_lengths(name: Any, value: Any, count: int) -> bool:
+    """Returns whether a part of a log has the lengths of several episodes."""
+    if not LENGTHS.fullmatch(str(name).lower()):
+        return False
+    values = np.ravel(np.asarray(value))
+    if values.size < 2 or values.dtype.kind not in "iu":
+        return False
+    return bool((values > 0).all() and values.sum() == count)
 
 
 def check_counter(numbers: np.ndarray, where: str, names: str) -> None:

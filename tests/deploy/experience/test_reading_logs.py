@@ -1,6 +1,7 @@
 """The forms of logs: parts, ends, counters, files and times, read or refused."""
 
 import warnings
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -139,6 +140,30 @@ def test_steps_that_do_not_follow_each_other_are_refused(order):
         read_trajectories(log, POINTS)
     with pytest.raises(ShapeError, match="Expected 5 or 6 observations"):
         read_trajectories({**log, "next_observations": np.zeros((3, 2))}, POINTS)
+
+
+def test_lengths_of_episodes_are_refused():
+    log = {n: v for n, v in two_episodes().items() if n != "next_observations"}
+    for name in ("lengths", "episode_lengths", "traj_len", "ep_lens"):
+        with pytest.raises(DataError, match=f"has their lengths, {name}: add episode="):
+            read_trajectories({**log, name: np.array([3, 2])}, POINTS)
+        numbered = {**log, name: [3, 2], "episode": np.repeat(range(2), [3, 2])}
+        assert [len(one.rewards) for one in read_trajectories(numbered, POINTS)] == [3, 2]
+        for other in ([0.2, 0.3], [2, 2], 5):  # sizes of something else, or of one episode
+            assert len(read_trajectories({**log, name: other}, POINTS)) == 1
+    index = {"from": np.array([0, 3]), "to": np.array([3, 5])}  # of LeRobot
+    with pytest.raises(DataError, match="by a name that is known, it has episode_data_index"):
+        read_trajectories({**log, "episode_data_index": index}, POINTS)
+
+
+@pytest.mark.parametrize("name", ["terminal", "termination", "terminated"])
+def test_an_end_may_be_that_of_the_whole_episode(name):
+    log = {n: v for n, v in two_episodes().items() if n != "next_observations"}
+    for end in (True, False):
+        (one,) = read_trajectories([{**log, name: end}], POINTS)
+        assert (one.terminated, one.ended) == (end, end)
+        (one,) = read_trajectories([SimpleNamespace(**log, **{name: end})], POINTS)
+        assert (one.terminated, one.ended) == (end, end)
 
 
 @pytest.mark.parametrize(
@@ -442,7 +467,7 @@ def test_ends_of_listed_episodes_under_other_names_are_refused():
     """`is_terminal` was passed over: a termination counted as a time limit, in silence."""
     last = np.arange(4) == 3
     one = {"obs": np.ones((4, 2)), "action": np.zeros(4, int), "reward": np.arange(4.0)}
-    for name in ("is_terminal", "terminal", "is_last"):
+    for name in ("is_terminal", "end", "is_last"):
         with pytest.raises(DataError, match=f"a name that is known, it has {name}") as error:
             read_trajectories([one, {**one, name: last}], POINTS)
         assert ("Logs of RLDS have both" in str(error.value)) == name.startswith("is_")
