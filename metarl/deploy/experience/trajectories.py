@@ -13,6 +13,7 @@ from gymnasium.spaces import Dict, Discrete, Tuple
 from torch import Tensor
 
 from metarl.deploy.arrays import as_array
+from metarl.deploy.experience.parts import gathered
 from metarl.deploy.experience.rlds import is_rlds, rlds_episodes
 from metarl.deploy.experience.trajectory_tables import (
     as_flags,
@@ -111,7 +112,8 @@ def read_trajectories(source: Any, spaces: ControlSpaces) -> list[Trajectory]:
         ShapeError: Parts do not fit each other or the spaces of training.
     """
     found = [
-        _trajectory(parts, spaces, f"episode {i}") for i, parts in enumerate(_episodes(source))
+        _trajectory(parts, spaces, f"episode {i}")
+        for i, parts in enumerate(_episodes(source, spaces))
     ]
     found = [one for one in found if len(one.rewards)]
     if not found:
@@ -119,21 +121,21 @@ def read_trajectories(source: Any, spaces: ControlSpaces) -> list[Trajectory]:
     return found
 
 
-def _episodes(source: Any) -> Iterator[Mapping[str, Any]]:
+def _episodes(source: Any, spaces: ControlSpaces) -> Iterator[Mapping[str, Any]]:
     """Yields the parts of each episode by the names of `NAMES`."""
     source = _opened(source)
     if is_rlds(source) or (isinstance(source, Sequence) and source and all(map(is_rlds, source))):
         source = list(rlds_episodes(source))
     if isinstance(source, Mapping):
-        found = _named(source)
+        found = _named(gathered(source, NAMES, spaces))
         _check_parts(found, "the log", list(map(str, source)))
         _check_ends(found, source)
         yield from split_episodes(found)
     elif isinstance(source, Sequence) and len(source) and all(map(_is_table, source)):
         for one in source:
-            yield from _episodes(one)
+            yield from _episodes(one, spaces)
     elif isinstance(source, Sequence):
-        found = [_named(one) for one in source]
+        found = [_named(gathered(one, NAMES, spaces)) for one in source]
         if found and all(shape_of(one.get("rewards", ())) == () for one in found):  # single steps
             names = set().union(*found)
             names -= {n for n in ("steps", "times") if any(n not in one for one in found)}
@@ -224,7 +226,7 @@ def _check_parts(parts: Mapping[str, Any], where: str, names: Sequence[str] = ()
         raise DataError(
             f"Expected {', '.join(missing)} in {where}; known names are "
             f"{', '.join(', '.join(NAMES[n]) for n in missing)}, in tables also numbered from 0, "
-            f"as observation_0.{found}"
+            f"as observation_0, and of a Dict by parts, as observation.NAME.{found}"
         )
 
 

@@ -86,6 +86,34 @@ def test_choices_among_the_parts_may_be_floats_tensors_and_flat_rows(kind):
         read_trajectories(log, spaces)
 
 
+def test_parts_of_a_dict_may_be_columns_of_a_file(tmp_path):
+    observation = gymnasium.spaces.Dict(
+        {
+            "state": gymnasium.spaces.Box(-9, 9, (2,)),
+            "hand": gymnasium.spaces.Dict({"open": gymnasium.spaces.Discrete(2)}),
+        }
+    )
+    action = gymnasium.spaces.Dict({"force": gymnasium.spaces.Box(-1, 1, (1,))})
+    spaces = ControlSpaces(flat_observations(observation), flat_actions(action))
+    states, opens, forces = np.arange(8.0).reshape(4, 2), [0, 1, 1, 0], [0.5, 0.1, 0.2, -0.5]
+    rest = {"reward": np.arange(4.0), "episode": [0, 0, 1, 1]}
+    numbered = {f"observation.state_{i}": states[:, i] for i in range(2)}
+    table = {**numbered, "observation.hand.open": opens, "action.force": forces, **rest}
+    pandas.DataFrame(table).to_csv(tmp_path / "log.csv")
+    after = np.concatenate((states[1:], [[8, 9]]))
+    arrays = {"obs/state": states, "obs/hand/open": opens, "next_obs/state": after}
+    arrays |= {"next_obs/hand/open": [*opens[1:], 1], "actions/force": forces}
+    np.savez(tmp_path / "log.npz", **arrays, rewards=np.arange(4.0))
+    first, second = read_trajectories(tmp_path / "log.csv", spaces)
+    np.testing.assert_array_equal(first.observations, [[1, 0, 0, 1], [0, 1, 2, 3]])
+    np.testing.assert_array_equal(second.actions, np.array([[0.2], [-0.5]], np.float32))
+    (whole,) = read_trajectories(tmp_path / "log.npz", spaces)
+    assert whole.observations.shape == (5, 4) and whole.observations[4].tolist() == [0, 1, 8, 9]
+    del arrays["obs/hand/open"]
+    with pytest.raises(DataError, match=r"of a Dict by parts, as observation.NAME\. It has"):
+        read_trajectories({**arrays, "rewards": np.arange(4.0)}, spaces)
+
+
 def test_an_end_that_was_cut_off_is_no_termination():
     spaces = ControlSpaces(
         flat_observations(gymnasium.spaces.Box(-1, 1, (2,))),

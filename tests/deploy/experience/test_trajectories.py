@@ -279,7 +279,9 @@ def test_a_damaged_file_is_refused(point_run, tmp_path):
 def test_names_that_a_log_has_in_place_of_the_known_ones_are_in_the_error(point_run, episodes):
     flat = joined(episodes)
     flat["joint_positions"] = flat.pop("observations")
-    with pytest.raises(DataError, match=r"as observation_0\. It has actions, .*joint_positions"):
+    with pytest.raises(
+        DataError, match=r"as observation\.NAME\. It has actions, .*joint_positions"
+    ):
         metarl.load(point_run[1]).adapt(flat)
 
 
