@@ -18,6 +18,8 @@ from metarl.ranges import user_path
 from metarl.tasks.files import check_regular, result_path
 
 ADAPTED_VERSION = "1"
+RULE = "update rule/"
+"""Before the names of the tensors of an update rule's state, in files of adapted weights."""
 RECURRENT = "A recurrent policy adapts by its memory; it has no such weights."
 
 
@@ -71,6 +73,9 @@ class Adapter(ABC):
     """
 
     origin: Origin
+    _policy_weights: Any = (
+        None  # an `AdaptedPolicy`, which knows what `save` writes besides the weights
+    )
 
     @abstractmethod
     def reset(self) -> None:
@@ -109,7 +114,8 @@ class Adapter(ABC):
             "adapted_from": json.dumps([self.origin.path, self.origin.iteration]),
             **self.notes(),
         }  # fmt: skip
-        tensors = {n: t.detach().cpu().clone().contiguous() for n, t in self.state().items()}
+        kept = {**self.state(), **{RULE + n: t for n, t in self.rule_state().items()}}
+        tensors = {n: t.detach().cpu().clone().contiguous() for n, t in kept.items()}
         with result_path(path, "adapted weights") as temporary:
             temporary.write_bytes(safetensors.torch.save(tensors, metadata=note))
 
@@ -138,23 +144,38 @@ class Adapter(ABC):
                 f"{note['format_version']} of MetaRL {note.get('metarl')}; install a newer one."
             )
         self.check_notes(note)
-        self.load_state(tensors)
+        rule = {n.removeprefix(RULE): t for n, t in tensors.items() if n.startswith(RULE)}
+        self.load_state({n: t for n, t in tensors.items() if not n.startswith(RULE)})
         try:
             self.load_notes(note)
         except ValueError as error:
             raise CheckpointError(f"The notes of {path} are damaged: {error}.") from error
+        if rule:  # earlier versions did not write it
+            self.load_rule_state(rule)
 
     def notes(self) -> dict[str, str]:
         """Returns what `save` writes besides the weights, texts by name."""
-        return {}
+        return {} if self._policy_weights is None else self._policy_weights.notes()
 
     def check_notes(self, notes: dict[str, str]) -> None:
         """Raises CheckpointError if weights with these notes would mean something else here."""
-        del notes
+        if self._policy_weights is not None:
+            self._policy_weights.check_notes(notes)
 
     def load_notes(self, notes: dict[str, str]) -> None:
         """Takes over what `notes` returned; raises ValueError if it is damaged."""
-        del notes
+        if self._policy_weights is not None:
+            self._policy_weights.load_notes(notes)
+
+    def rule_state(self) -> dict[str, Tensor]:
+        """Returns what the update rule knows of the steps so far, such as moments, by name."""
+        return {} if self._policy_weights is None else self._policy_weights.rule_state
+
+    def load_rule_state(self, state: dict[str, Tensor]) -> None:
+        """Takes over what `rule_state` returned; raises CheckpointError if it is another one's."""
+        self._check_state(state, self.rule_state())
+        if self._policy_weights is not None:
+            self._policy_weights.rule_state = state
 
     def _check_state(self, state: dict[str, Tensor], like: dict[str, Tensor]) -> None:
         """Raises CheckpointError unless weights have the names and shapes of this learner."""
@@ -162,7 +183,8 @@ class Adapter(ABC):
         if shapes != expected:
             other = sorted(set(shapes.items()) ^ set(expected.items()))[:3]
             raise CheckpointError(
-                f"Expected the adapted weights of this learner; these differ: {other}."
+                "Expected the adapted weights, and the state of the update rule, of this learner; "
+                f"these differ: {other}."
             )
 
     def _refuse(self, method: str, *arguments: Any) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ import torch
 
 from metarl.adaptation.update_rules import State
 from metarl.deploy.adapter import AdaptationReport
-from metarl.errors import CheckpointError, NonFiniteError, SettingsError
+from metarl.deploy.export.state import flatten, unflatten
+from metarl.errors import CheckpointError, ExportError, NonFiniteError, SettingsError
 from metarl.models.base import Params, task_params
 from metarl.rl.experience import Experience
 from metarl.trees import map_tensors
@@ -148,6 +150,25 @@ class AdaptedPolicy:
     def load_notes(self, notes: dict[str, str]) -> None:
         """Goes on counting adaptation steps; raises ValueError for notes that are damaged."""
         self._steps = int(notes.get("steps", 0))
+
+    @property
+    def rule_state(self) -> dict[str, torch.Tensor]:
+        """The state of the update rule, tensors by name, from which it adapts further. Settable."""
+        state = self._learner.rule.init(self.params) if self._state is None else self._state
+        try:
+            return flatten(state)
+        except ExportError as error:
+            warnings.warn(
+                "The state of the update rule is not saved, so that weights that are opened adapt "
+                f"further as from a first step. {error}",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+            return {}
+
+    @rule_state.setter
+    def rule_state(self, state: dict[str, torch.Tensor]) -> None:
+        self._state = unflatten(state, self._learner.rule.init(self.params))
 
     @property
     def _units(self) -> str:

@@ -95,6 +95,7 @@ class ControlAdapter(Adapter):
         self._rollback = rollback
         self._generator = torch.Generator().manual_seed(seed)
         self._weights = None if learner.plays_trials else AdaptedPolicy(learner)
+        self._policy_weights = self._weights
         self.reset()
 
     # Acting
@@ -260,17 +261,6 @@ class ControlAdapter(Adapter):
         self._check_state(state, self.state())
         self.reset()
         self._use({n: t.clone().unsqueeze(0) for n, t in state.items()}, None, 0)
-
-    def notes(self) -> dict[str, str]:
-        return {} if self._weights is None else self._weights.notes()
-
-    def check_notes(self, notes: dict[str, str]) -> None:
-        if self._weights is not None:
-            self._weights.check_notes(notes)
-
-    def load_notes(self, notes: dict[str, str]) -> None:
-        if self._weights is not None:
-            self._weights.load_notes(notes)
 
     @property
     def version(self) -> int:

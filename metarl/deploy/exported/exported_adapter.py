@@ -113,6 +113,15 @@ class ExportedAdapter(Adapter):
         prefix, values = self._kept()
         values.update({prefix + n: t.numpy().copy() for n, t in state.items()})
 
+    def rule_state(self) -> dict[str, Tensor]:
+        if self.program.kind != "control":
+            return {}
+        return {n: torch.from_numpy(v.copy()) for n, v in self.program.state.items()}
+
+    def load_rule_state(self, state: dict[str, Tensor]) -> None:
+        super().load_rule_state(state)
+        self.program.state.update({n: t.numpy().copy() for n, t in state.items()})
+
     def notes(self) -> dict[str, str]:
         return {"steps": str(self.program.steps)}
 

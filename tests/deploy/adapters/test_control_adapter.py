@@ -10,6 +10,7 @@ import torch
 from metarl_envs.navigation import Navigation2D
 
 import metarl
+from metarl.adaptation import MAMLPlusPlus, Reptile
 from metarl.deploy.experience.episode_log import EpisodeLog, experience_of
 from metarl.deploy.loading import adapter_of
 from metarl.deploy.robot.safety import RollBack
@@ -18,7 +19,7 @@ from metarl.rl.experience import estimate_advantages
 from metarl.sim import GymTasks, Uniform
 from metarl.sim.family import ControlTasks
 from metarl.sim.single_env import SingleEnv
-from tests.deploy.conftest import make_policy_learner
+from tests.deploy.conftest import make_policy_learner, train
 
 GOAL = {"goal": [0.3, -0.2]}
 
@@ -233,6 +234,41 @@ def test_restored_weights_count_their_steps(point_run, tmp_path):
         one.adapt(log, behaviour="adapted")
     for name, value in adapter.state().items():
         torch.testing.assert_close(other.state()[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [MAMLPlusPlus, lambda policy, inner_lr: Reptile(policy, inner_lr=inner_lr, batch_size=None)],
+)
+def test_restored_weights_have_the_state_of_their_rule(algorithm, tmp_path):
+    family = Navigation2D(horizon=6)
+    learner = make_policy_learner(family, algorithm)
+    _, run = train(learner, family, tmp_path / "run")
+    adapter = metarl.load(run)
+    play(adapter, point(), 3)
+    adapter.adapt()
+    adapter.save(tmp_path / "adapted.safetensors")
+    other = metarl.load(run, adapted=tmp_path / "adapted.safetensors")
+    assert (
+        adapter.state().keys()
+        == other.state().keys()
+        == dict(learner.policy.named_parameters()).keys()
+    )
+    log = logs_of_adapter(adapter)
+    for one in (adapter, other):
+        one.adapt(log, behaviour="adapted")
+    for name, value in adapter.state().items():
+        torch.testing.assert_close(other.state()[name], value, rtol=0, atol=0)
+    with pytest.raises(CheckpointError, match="the state of the update rule"):
+        adapter.load_rule_state({"another": torch.zeros(())})
+
+
+def test_a_state_of_a_rule_that_is_not_saved_warns(point_run, tmp_path):
+    adapter = metarl.load(point_run[1])
+    adapter._weights._state = {"trust": 0.5}  # of a rule of the user's own
+    with pytest.warns(RuntimeWarning, match="state of the update rule is not saved"):
+        adapter.save(tmp_path / "adapted.safetensors")
+    assert metarl.load(point_run[1], adapted=tmp_path / "adapted.safetensors").version == 1
 
 
 def test_weights_of_other_units_are_refused(tmp_path):
