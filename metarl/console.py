@@ -9,6 +9,7 @@ import re
 import select
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
@@ -84,7 +85,8 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         try:
             accept_interrupts()
-            main()
+            with _readable_warnings():
+                main()
         finally:
             sys.stdout.flush()  # a closed pipe shows here, not at the exit of Python
     except MetarlError as error:
@@ -123,6 +125,24 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the process ends
         elif getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+
+
+@contextlib.contextmanager
+def _readable_warnings() -> Iterator[None]:
+    """Prints warnings as messages: the place in the code comes last, its source line not at all."""
+    previous = warnings.formatwarning
+    warnings.formatwarning = _warning_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = previous
+
+
+def _warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int,
+    line: str | None = None,
+) -> str:  # fmt: skip
+    return f"{category.__name__}: {message} ({short_path(Path(filename))}:{lineno})\n"
 
 
 @contextlib.contextmanager

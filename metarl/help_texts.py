@@ -11,9 +11,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import FunctionType
-from typing import Any
+from typing import Annotated, Any, cast
 
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
 _BREAK = re.compile(r"[ \t]*\n[ \t]*(?=\S)")
 _CONTINUED = re.compile(r"\n {8,}(?=\S)")  # in an argument's text of a Google docstring
@@ -37,9 +43,7 @@ def settings_registry() -> ConstructorRegistry:
             inside = False
         if not isinstance(spec, StructConstructorSpec):
             return None
-        return replace(
-            spec, fields=tuple(replace(f, helptext=_joined(f.helptext)) for f in spec.fields)
-        )
+        return replace(spec, fields=tuple(map(_readable, spec.fields)))
 
     return registry
 
@@ -56,6 +60,15 @@ def with_joined_help(command: Callable[..., Any]) -> Callable[..., Any]:
     copied.__annotations__ = command.__annotations__
     copied.__doc__ = _CONTINUED.sub(" ", inspect.cleandoc(command.__doc__ or ""))
     return copied
+
+
+def _readable(field: StructFieldSpec) -> StructFieldSpec:
+    """Returns a field with a joined help text; an empty default is shown as "none"."""
+    text = _joined(field.helptext)
+    if field.default != ():
+        return replace(field, helptext=text)
+    hint = tyro.conf.arg(help_behavior_hint="(default: none)")
+    return replace(field, helptext=text, type=cast(Any, Annotated[field.type, hint]))
 
 
 def _joined(text: HelpText) -> HelpText:

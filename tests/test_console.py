@@ -25,6 +25,17 @@ def printed(width):
     return file.getvalue()
 
 
+def test_a_warning_is_a_message_without_code():
+    program = (
+        "import warnings\n"
+        "from metarl.console import run_script\n"
+        "run_script(lambda: warnings.warn('Take fewer steps.', RuntimeWarning))\n"
+    )
+    run = [sys.executable, "-c", program]
+    shown = subprocess.run(run, capture_output=True, text=True, check=True).stderr
+    assert shown == "RuntimeWarning: Take fewer steps. (<string>:3)\n"
+
+
 @pytest.mark.parametrize("width", [10, 40, 80])
 def test_a_table_keeps_its_digits_in_a_narrow_terminal(width):
     text = printed(width)

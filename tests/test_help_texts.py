@@ -55,6 +55,25 @@ def test_the_rules_build_the_same_settings():
     assert settings == Outer(Inner(2.0), 4)
 
 
+@dataclass(frozen=True)
+class Lists:
+    """Settings."""
+
+    names: tuple[str, ...] = ()
+    """Names."""
+    sizes: tuple[int, ...] = (1, 2)
+    """Sizes."""
+
+
+def test_an_empty_default_has_a_word(capsys):
+    with pytest.raises(SystemExit):
+        tyro.cli(Lists, args=["--help"], registry=settings_registry())
+    out = capsys.readouterr().out
+    assert "Names. (default: none)" in out and "Sizes. (default: 1 2)" in out
+    settings = tyro.cli(Lists, args=["--names", "a", "b"], registry=settings_registry())
+    assert settings == Lists(("a", "b"))
+
+
 def test_a_terminal_wraps_the_texts_of_a_commands_arguments(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     joined = with_joined_help(command)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -13,12 +12,14 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from metarl.evaluation.statistics import Summary
     from metarl.runs.run_curves import Comparison
 
 
 def compare(
-    run: tyro.conf.Positional[tuple[Path, ...]],
+    run: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]],
+        tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
+    ],
     out: Path = Path("compare.png"),
     split: str | None = None,
     by: Literal["iterations", "environment-steps"] = "iterations",
@@ -100,7 +101,7 @@ def comparison_table(comparison: Comparison) -> Table:
     from rich.markup import escape
 
     from metarl.evaluation.statistics import telling_steps
-    from metarl.evaluation.tables import report_table
+    from metarl.evaluation.tables import interval_cell, report_table
 
     table = report_table(
         f"{comparison.metric}, {comparison.split.replace('_', ' ')} tasks",
@@ -114,13 +115,6 @@ def comparison_table(comparison: Comparison) -> Table:
     for step in telling_steps(max(max(r.adaptation) for r in runs)):
         reached = [r.adaptation.get(step) for r in runs]
         if any(reached):
-            cells = ["" if s is None else _cell(s, digits) for s in reached]
+            cells = ["" if s is None else interval_cell(s, digits) for s in reached]
             table.add_row(str(step), *cells)
     return table
-
-
-def _cell(summary: Summary, digits: int) -> str:
-    if math.isnan(summary.mean_low):  # of one seed
-        return f"{summary.mean:.{digits}f}"
-    low, high = (f"{value:.{digits}f}" for value in (summary.mean_low, summary.mean_high))
-    return f"{summary.mean:.{digits}f} [{low}, {high}]"

@@ -12,7 +12,7 @@ from metarl.commands.options import Device, Run, TestSteps
 
 def export(
     run: Run,
-    out: tyro.conf.Positional[Path],
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")],
     to: Literal["sb3", "onnx", "torch"],
     test_steps: TestSteps = 0,
     task: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-Run = Annotated[Path, tyro.conf.Positional]
+Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 """A run folder, whose newest valid checkpoint is used; `RUN/best`; a checkpoint; or `latest`."""
 
 _TASKS = tyro.conf.arg(aliases=["--tasks"])

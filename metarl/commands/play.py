@@ -11,6 +11,12 @@ from metarl.errors import SettingsError
 
 T = TypeVar("T")
 
+_KINDS = {
+    "film": ("film", "Leave out --video for a picture in the terminal; --out FILE writes it."),
+    "show": ("picture", "`metarl evaluate` prints its table."),
+}
+"""Component -> what it makes, and what to do without it."""
+
 
 def play(
     run: Run,
@@ -74,8 +80,9 @@ def play(
 
 def _require(component: Callable[..., T] | None, name: str, run: Path) -> Callable[..., T]:
     if component is None:
+        kind, instead = _KINDS[name]
         raise SettingsError(
-            f"The experiment of {run} has no picture of an adaptation of this kind; give its "
-            f"`Components` a `{name}`, or see `metarl evaluate`."
+            f"The experiment of {run} has no {kind} of an adaptation. {instead} In an experiment "
+            f"of yours, give its `Components` a `{name}`."
         )
     return component

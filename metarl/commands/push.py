@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -11,7 +12,7 @@ from metarl.commands.options import Run
 
 def push(
     run: Run,
-    destination: tyro.conf.Positional[str],
+    destination: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DESTINATION")],
     licence: str = "unknown",
     public: bool = False,
     runs: Path = Path("runs"),

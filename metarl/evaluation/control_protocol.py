@@ -15,7 +15,7 @@ from metarl.chunks import FittingChunks
 from metarl.devices import seeded_generator
 from metarl.evaluation.curves import AdaptationCurve, fitted, warn_if_not_finite
 from metarl.evaluation.statistics import Summary, telling_steps
-from metarl.evaluation.tables import report_table
+from metarl.evaluation.tables import number_cell, report_table
 from metarl.evaluation.watch import Watch, unwatched, watched
 from metarl.rl.control_learner import ControlLearner
 from metarl.sim.family import ControlTasks
@@ -157,7 +157,7 @@ def return_table(
             cells += _cells(summaries, step)[: 1 if name in explained else 2]
             if published.get(name):
                 value = published[name].get(step)
-                cells.append("" if value is None else f"{value:.2f}")
+                cells.append("" if value is None else number_cell(value))
             for evaluations in (others or {}).values():
                 if name in evaluations:
                     cells += _cells(evaluations[name], step)
@@ -169,8 +169,9 @@ def _cells(summaries: Sequence[Summary], step: int) -> list[str]:
     """Returns the mean after a step and that of the worst tenth; empty if there is no such step."""
     if step >= len(summaries):
         return ["", ""]
-    return [_cell(summaries[step]), f"{summaries[step].lowest_tenth:.2f}"]
+    return [_cell(summaries[step]), number_cell(summaries[step].lowest_tenth)]
 
 
 def _cell(summary: Summary) -> str:
-    return f"{summary.mean:.2f} ±{(summary.mean_high - summary.mean_low) / 2:.2f}"
+    half = (summary.mean_high - summary.mean_low) / 2
+    return f"{number_cell(summary.mean)} ±{number_cell(half)}"

@@ -14,7 +14,7 @@ from metarl.errors import SettingsError
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve, warn_if_not_finite
 from metarl.evaluation.lake import LakeRuns, check_uncontaminated
 from metarl.evaluation.statistics import Summary
-from metarl.evaluation.tables import report_table
+from metarl.evaluation.tables import interval_cell, report_table
 from metarl.evaluation.watch import Watch, unwatched, watched
 from metarl.tasks.base import TaskDistribution
 
@@ -140,8 +140,7 @@ def few_shot_table(
     if lake:
         table.add_column("error on Lake's runs, %", justify="right")
     for name, s in summaries.items():
-        mean, low, high = (f"{factor * v:.{digits}f}" for v in (s.mean, s.mean_low, s.mean_high))
-        interval = f"{mean}  [{low}, {high}]"
+        interval = interval_cell(s, digits, factor)
         table.add_row(name, interval, *([f"{lake[name]:.1f}"] if lake else []))
     return table
 

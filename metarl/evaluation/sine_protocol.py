@@ -13,7 +13,7 @@ from metarl.adaptation.learner import SupervisedLearner
 from metarl.devices import seeded_generator
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
 from metarl.evaluation.statistics import Summary
-from metarl.evaluation.tables import report_table
+from metarl.evaluation.tables import interval_cell, number_cell, report_table
 from metarl.evaluation.watch import Watch, unwatched
 from metarl.tasks.sine import Sine
 
@@ -103,14 +103,19 @@ def sine_table(
     count = next(iter(curves.values()))[0].count
     name = "Mean squared error" if metric == "mse" else metric
     title = f"{name} on {count} test tasks, mean [95 % interval]"
-    caption = "K: support points per task; paper: Finn et al. 2017, K=5"
+    caption = "K: support points per task"
+    columns = ["steps", *(f"K={shots}" for shots in curves)]
+    if published:
+        caption += "; paper: Finn et al. 2017, K=5"
+        columns.append("paper")
     table = report_table(title, caption)
-    for name in ("steps", *(f"K={shots}" for shots in curves), "paper"):
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for step in range(len(next(iter(curves.values())))):
-        cells = [_cell(summaries[step]) for summaries in curves.values()]
-        value = f"{published[step]:.2f}" if step in published else ""
-        table.add_row(str(step), *cells, value)
+        cells = [interval_cell(summaries[step]) for summaries in curves.values()]
+        if published:
+            cells.append(number_cell(published[step]) if step in published else "")
+        table.add_row(str(step), *cells)
     return table
 
 
@@ -153,7 +158,3 @@ def sine_panels(
             SinePanel(inputs, target, support_inputs, support_targets, predictions, title)
         )
     return panels
-
-
-def _cell(summary: Summary) -> str:
-    return f"{summary.mean:.2f} [{summary.mean_low:.2f}, {summary.mean_high:.2f}]"

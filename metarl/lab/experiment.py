@@ -21,7 +21,7 @@ from rich.table import Table
 
 from metarl import ranks
 from metarl.adaptation.learner import Learner
-from metarl.console import OutputConsole, run_script, short_path
+from metarl.console import OutputConsole, run_script, say, short_path
 from metarl.devices import resolve_device, set_threads
 from metarl.errors import MetarlError, SettingsError, UntrustedError, short_repr
 from metarl.lab.command_line import parse_settings
@@ -139,6 +139,7 @@ class Experiment(Generic[S]):
                 loop = _loop(settings, components, *resume, to_json(settings))
                 if ranks.is_first():
                     write_config(resume.folder, settings)  # later resumptions keep the changes
+            say(_resumed(loop))
             return loop
         resolve_device(settings.training.device)  # raises before a folder is created
         folder = ranks.from_first(
@@ -249,6 +250,17 @@ def _loop(
         update=components.update,
         resume=checkpoint,
         config=config,
+    )
+
+
+def _resumed(loop: OuterLoop) -> str:
+    """Returns a line about where a resumed run begins."""
+    folder, done, total = short_path(loop.folder), loop.iteration, loop.settings.iterations
+    if done < total:
+        return f"Resuming {folder} at meta-iteration {done} of {total}."
+    return (
+        f"{folder} has trained for {done} meta-iterations, --training.iterations is {total}: only "
+        "its report is made again. A larger number trains it further."
     )
 
 

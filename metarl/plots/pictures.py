@@ -19,6 +19,7 @@ from rich.text import Text
 from metarl.evaluation.curves import AdaptationCurve
 from metarl.evaluation.sine_protocol import SinePanel
 from metarl.evaluation.statistics import summarise_curve, telling_steps
+from metarl.evaluation.tables import number_cell
 from metarl.plots.figures import (
     COLOURS,
     adaptation_figure,
@@ -105,7 +106,10 @@ def sine_picture(panels: Sequence[SinePanel], *, width: int = 22, rows: int = 8)
                 canvas.mark(point, "o", _GOAL)
             cells.append(canvas.text())
         drawings.append((panel.title, cells))
-    key = Text.assemble(("o", _GOAL), " support points   ", ("──", _TRUTH), " truth")
+    key = Text.assemble(
+        ("o", _GOAL), " support points   ", ("──", _TRUTH), " truth   ", ("──", COLOURS[0]),
+        " network",
+    )  # fmt: skip
     return Picture("fits", figure, _Grid(columns, drawings, "", key))
 
 
@@ -131,7 +135,7 @@ def step_table(columns: Mapping[str, Sequence[float]], metric: str) -> Table:
         table.add_column(escape(name), justify="right")
     rows = list(zip(*columns.values(), strict=True))
     for step in telling_steps(len(rows) - 1):
-        table.add_row(str(step), *(f"{value:.2f}" for value in rows[step]))
+        table.add_row(str(step), *(number_cell(value) for value in rows[step]))
     return table
 
 

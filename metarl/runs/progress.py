@@ -145,7 +145,7 @@ class Progress:
         share = 100 * self.done / max(self.total, 1)
         remaining = f"{_duration((self.total - self.done) / rate)} left" if rate > 0 else ""
         count = f"{self.done}/{self.total} ({share:.0f} %)"
-        return [self.label, count, f"{rate:.4g} {self.unit}/s", remaining, self._metrics]
+        return [self.label, count, f"{_rate(rate)} {self.unit}/s", remaining, self._metrics]
 
 
 class _Rate(ProgressColumn):
@@ -162,7 +162,7 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text(
-            "" if speed is None else f"{speed:.4g} {self._unit}/s", style="progress.data.speed"
+            "" if speed is None else f"{_rate(speed)} {self._unit}/s", style="progress.data.speed"
         )
 
 
@@ -185,6 +185,11 @@ def _bar(console: Console, clock: Callable[[], float], unit: str) -> RichProgres
         auto_refresh=False,
         get_time=clock,
     )
+
+
+def _rate(speed: float) -> str:
+    """Returns a rate with four digits, those before the point at least: 0.3436, 257.1, 39240."""
+    return f"{speed:.0f}" if speed >= 1000 else f"{speed:.4g}"
 
 
 def _duration(seconds: float) -> str:

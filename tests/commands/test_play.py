@@ -24,6 +24,7 @@ def test_sine_shows_its_fits(trained, metarl, tmp_path):
     status, printed = metarl("play", trained["sine"], "--out", tmp_path / "fits.svg")
     assert status == 0
     assert printed.out.count("A = ") == 3 and "after 10 steps" in printed.out
+    assert "truth" in printed.out and "network" in printed.out
     assert "<svg" in (tmp_path / "fits.svg").read_text()
 
 
@@ -54,6 +55,8 @@ def test_what_cannot_be_played_is_told(trained, metarl, monkeypatch):
     monkeypatch.setattr(saved_run, "reopened", Without)
     status, printed = metarl("play", trained["bandit"])
     assert status == 1 and "metarl evaluate" in printed.err
+    status, printed = metarl("play", trained["sine"], "--video", "sine.gif")
+    assert status == 1 and "no film of an adaptation. Leave out --video" in printed.err
 
 
 def test_a_film_is_made_of_control_tasks_alone(trained, metarl, tmp_path):

@@ -51,7 +51,7 @@ def test_the_table_holds_percentages():
     summary = summarise(torch.full((10,), 0.5), torch.Generator())
     table = few_shot_table({"transductive": summary}, {"transductive": 38.0}, "5-way 1-shot")
     cells = [list(column.cells) for column in table.columns]
-    assert cells == [["transductive"], ["50.0  [50.0, 50.0]"], ["38.0"]]
+    assert cells == [["transductive"], ["50.0 [50.0, 50.0]"], ["38.0"]]
 
 
 def test_runs_on_which_a_learner_diverges_are_named(learner, runs):
@@ -65,7 +65,7 @@ def test_the_table_names_another_metric():
     summary = summarise(torch.full((10,), 0.5), torch.Generator())
     table = few_shot_table({"non-transductive": summary}, {}, "5-way 1-shot", "f1")
     assert table.columns[1].header == "f1"
-    assert list(table.columns[1].cells) == ["0.500  [0.500, 0.500]"]
+    assert list(table.columns[1].cells) == ["0.500 [0.500, 0.500]"]
 
 
 def test_errors_on_lakes_runs_are_those_of_the_accuracy(learner, runs):

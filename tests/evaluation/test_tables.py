@@ -1,6 +1,7 @@
 """Tables of reports, and what watches an evaluation."""
 
 import io
+import math
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -14,7 +15,8 @@ from metarl.evaluation.control_protocol import return_table
 from metarl.evaluation.curves import adaptation_curve
 from metarl.evaluation.sine_protocol import SHOTS, sine_curves
 from metarl.evaluation.statistics import summarise_curve
-from metarl.evaluation.tables import report_table
+from metarl.evaluation.sine_protocol import sine_table
+from metarl.evaluation.tables import interval_cell, number_cell, report_table
 from metarl.models import MLP
 from metarl.tasks import Sine
 
@@ -33,6 +35,27 @@ def test_the_title_of_a_narrow_table_does_not_break():
     lines = printed(table)
     assert lines[0] == title and lines[-1] == caption
     assert all(len(line) <= 30 for line in printed(table, 30)), "but not beyond the terminal"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.346, "0.35"), (-123456.0, "-123456.00"), (1.557e12, "1.56e+12")]
+)
+def test_long_numbers_have_an_exponent(value, text):
+    assert number_cell(value) == text
+
+
+def test_a_cell_without_an_interval_has_no_brackets():
+    summary = summarise_curve(torch.tensor([[1.0, 3.0]]), torch.Generator())[0]
+    assert interval_cell(summary) == "2.00 [1.00, 3.00]"
+    assert interval_cell(replace(summary, mean_low=math.nan)) == "2.00"
+    assert interval_cell(replace(summary, mean=math.inf, mean_high=math.inf)) == "inf"
+
+
+def test_the_table_of_sine_has_published_values_only_where_there_are_some():
+    curves = {5: summarise_curve(torch.tensor([[1.0, 3.0]]), torch.Generator())}
+    without, with_some = (printed(sine_table(curves, p, "mse")) for p in ({}, {0: 0.5}))
+    assert not any("paper" in line for line in without)
+    assert any("0.50" in line for line in with_some) and "paper" in with_some[-1]
 
 
 def test_the_columns_of_protocols_are_explained_and_their_cells_stay_whole():

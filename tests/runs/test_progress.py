@@ -50,6 +50,14 @@ def test_plain_lines_come_at_intervals(clock):
     assert "\x1b" not in text(console)
 
 
+def test_fast_rates_are_written_in_full(clock):
+    console = plain()
+    with Progress(100_000, console=console, line_interval=10.0, clock=clock) as progress:
+        clock.now += 2.0
+        progress.advance(43_820)
+    assert "21910 it/s" in text(console)
+
+
 def test_nothing_is_drawn_between_two_intervals(clock):
     console = plain()
     with Progress(10, console=console, clock=clock) as progress:

@@ -18,7 +18,7 @@ from metarl.deploy.adapters.control_adapter import ControlAdapter
 from metarl.deploy.adapters.running import Curve, check_environment, evaluate
 from metarl.errors import SettingsError
 from metarl.evaluation.statistics import Summary, summarise
-from metarl.evaluation.tables import report_table
+from metarl.evaluation.tables import interval_cell, report_table
 from metarl.plots.terminal_plot import TerminalPlot
 
 WIDTH, ROWS = 64, 10
@@ -129,7 +129,9 @@ def curve_plot(values: list[float], label: str, width: int = WIDTH) -> Group:
     plot = TerminalPlot(min(width, WIDTH), ROWS, low, high)
     points = np.stack([np.arange(1, len(values) + 1), np.asarray(values)], 1)
     plot.line(points, "cyan")
-    head = Text(f"{label}: {ends[0]:.4g} to {ends[1]:.4g}, over episodes 1 to {len(values)}")
+    head = Text(
+        f"The {label} of episodes 1 to {len(values)}, between {ends[0]:.4g} and {ends[1]:.4g}"
+    )
     return Group(head, plot.text())
 
 
@@ -141,8 +143,7 @@ def summary(values: np.ndarray) -> Summary:
 def _cell(values: np.ndarray) -> str:
     if not len(values):
         return "not measured"
-    found = summary(values)
-    return f"{found.mean:.2f} [{found.mean_low:.2f}, {found.mean_high:.2f}]"
+    return interval_cell(summary(values))
 
 
 def _filmed(adapter: ControlAdapter, env: Any, seed: int) -> list[np.ndarray]:
