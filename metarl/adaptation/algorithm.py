@@ -22,6 +22,7 @@ from metarl.devices import check_generator
 from metarl.models.base import Adaptable
 from metarl.models.modules import as_adaptable
 from metarl.ranges import COUNT, NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields
+from metarl.registry import check_choice
 from metarl.tasks.losses import TaskLoss
 from metarl.tasks.metrics import MetricFunction
 
@@ -128,6 +129,7 @@ def as_function(
     """
 
     def function(network: nn.Module, *args: P.args, **kwargs: P.kwargs) -> Adaptation:
+        _check_options(function, kwargs)
         kwargs.update(_named(network, kwargs))
         options = algorithm(*args, **kwargs)
         return options.clipped_adaptation(as_adaptable(network), torch.Generator())
@@ -149,12 +151,20 @@ def as_seeded_function(
         network: nn.Module, generator: torch.Generator, *args: P.args, **kwargs: P.kwargs
     ) -> Adaptation:
         check_generator(generator)
+        _check_options(function, kwargs)
         kwargs.update(_named(network, kwargs))
         options = algorithm(*args, **kwargs)
         return options.clipped_adaptation(as_adaptable(network), generator)
 
     _document(function, algorithm, ["network", "generator"])
     return function
+
+
+def _check_options(function: Any, given: Mapping[str, Any]) -> None:
+    """Raises SettingsError if an algorithm has no option of a name that was given."""
+    known = inspect.signature(function).parameters
+    for name in given:
+        check_choice(f"option of {function.__name__}", name, known)
 
 
 def _named(network: nn.Module, options: dict[str, Any]) -> dict[str, Any]:

@@ -342,7 +342,7 @@ class FewShot:
         needed, fewest = self.shots + self.queries, int(counts.argmin())
         if needed > counts[fewest] and self.small_classes != "take":
             raise SettingsError(
-                f"{self.shots} shots and {self.queries} queries need {needed} images per class; "
+                f"{self.shots} shots and {self.queries} queries need {needed} examples per class; "
                 f"{self.names[fewest]!r} of the {self.part} split has {int(counts[fewest])}. "
                 "Lower the shots or the queries, or leave small classes out (small_classes='drop') "
                 "or take what they have ('take')."
@@ -350,7 +350,7 @@ class FewShot:
 
     def _note_left_out(self) -> str:
         names = self.left_out
-        return f" with enough images ({len(names)} left out)" if names else ""
+        return f" with enough examples ({len(names)} left out)" if names else ""
 
 
 def check_episode(way: int, shots: int, queries: int) -> None:

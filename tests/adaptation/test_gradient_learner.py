@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from metarl import adaptation
 from metarl.adaptation import Adaptation, GradientLearner, Scratch
 from metarl.adaptation.gradient_learner import ACTIVATION
 from metarl.adaptation.inner_loop import inner_loop
@@ -108,6 +109,15 @@ def test_targets_of_another_shape_are_refused(mlp, regression, generator):
 def test_bad_settings_are_refused(mlp, changes):
     with pytest.raises(SettingsError, match=r"Expected|constants"):
         Adaptation(mlp, GradientDescent(0.1), QueryLoss(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("lr", "Unknown option of MAML 'lr'. Known: .*inner_lr"), ("inner_step", "Did you mean")],
+)
+def test_an_unknown_option_names_those_there_are(mlp, option, message):
+    with pytest.raises(SettingsError, match=message):
+        adaptation.MAML(mlp, **{option: 1})
 
 
 def test_a_frozen_pattern_that_matches_nothing_is_refused(conv):

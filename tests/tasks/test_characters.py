@@ -35,8 +35,8 @@ def test_omniglot_where_data_is_named(official_data, monkeypatch):
     ("change", "message"),
     [
         ({"way": 500}, "way of at most"),
-        ({"shots": 15, "queries": 10}, "need 25 images per class"),
-        ({"train_shots": 40}, "need 41 images per class"),
+        ({"shots": 15, "queries": 10}, "need 25 examples per class"),
+        ({"train_shots": 40}, "need 41 examples per class"),
         ({"way": 50, "train_way": 5, "grouping": "alphabets"}, "way of at most"),
         ({"grouping": "alphabets", "train_way": 60}, "classes of the largest alphabet"),
         ({"image_size": 4096}, "image_size"),

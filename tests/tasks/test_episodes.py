@@ -243,7 +243,7 @@ def test_way_larger_than_the_classes(tasks):
 
 
 def test_more_images_wanted_than_drawn(tasks):
-    with pytest.raises(SettingsError, match=r"need 5 images per class; 'B/character01'.*has 4"):
+    with pytest.raises(SettingsError, match=r"need 5 examples per class; 'B/character01'.*has 4"):
         replace(tasks, queries=3)
 
 

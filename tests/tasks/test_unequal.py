@@ -37,7 +37,7 @@ def test_small_classes_are_dropped():
     assert batch.support.weights is None
     assert set(batch.info["classes"].unique().tolist()) == {0, 5, 6}
     assert set(batch.info["labels"].unique().tolist()) == {0, 1, 2}
-    with pytest.raises(SettingsError, match=r"at most 3, .* with enough images \(5 left out\)"):
+    with pytest.raises(SettingsError, match=r"at most 3, .* with enough examples \(5 left out\)"):
         few_shot(small_classes="drop", way=4)
     with pytest.raises(TaskError, match="All classes of the train split have too few images"):
         few_shot(small_classes="drop", shots=40)
