@@ -13,9 +13,8 @@ from rich.console import Console
 from metarl.adaptation import MAML, GradientLearner
 from metarl.evaluation.control_protocol import return_table
 from metarl.evaluation.curves import adaptation_curve
-from metarl.evaluation.sine_protocol import SHOTS, sine_curves
+from metarl.evaluation.sine_protocol import SHOTS, sine_curves, sine_table
 from metarl.evaluation.statistics import summarise_curve
-from metarl.evaluation.sine_protocol import sine_table
 from metarl.evaluation.tables import interval_cell, number_cell, report_table
 from metarl.models import MLP
 from metarl.tasks import Sine
