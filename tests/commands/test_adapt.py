@@ -125,7 +125,9 @@ def test_a_supervised_learner_adapts_on_a_table(kind, trained, metarl, tmp_path)
     assert "3 adaptation steps on 10 examples, measured on 10 others" in printed.out
     assert "squared error (10)" in printed.out
     status, printed = metarl(*arguments, "--target", "z")
-    assert status == 1 and "Unknown column 'z'" in printed.err
+    assert status == 1 and "the targets (--target) 'z'. Known: x, y" in printed.err
+    status, printed = metarl(*arguments, "--target", "y", "--support", 30)
+    assert status == 1 and "All 20 examples are to adapt on" in printed.err
     status, printed = metarl(*arguments, "--target", "y", "--support", -1)
     assert status == 1 and "`support` of at least 1" in printed.err
     named = table.append_column("name", [["a", "b"] * 10])
@@ -204,7 +206,7 @@ def test_images_in_folders(metarl, tmp_path):
     assert status == 0, printed.err
     assert "on 6 examples, measured on 6 others" in printed.out and "accuracy (6)" in printed.out
     status, printed = metarl(*arguments, "--support", 4)
-    assert status == 1 and "Expected more examples" in printed.err
+    assert status == 1 and "All 12 examples are to adapt on" in printed.err
     status, printed = metarl("adapt", run, "--images", tmp_path / "none")
     assert status == 1 and "Cannot read the folder" in printed.err
 

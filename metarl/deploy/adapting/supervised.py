@@ -101,7 +101,7 @@ def _measured(
     chosen = _chosen(targets, support, np.random.default_rng(seed), by_class)
     if chosen.all():
         raise DataError(
-            f"Expected more examples than the {int(chosen.sum())} to adapt on, to measure on: add "
+            f"All {len(chosen)} examples are to adapt on, and none is left to measure on: add "
             "some, or adapt on fewer (--support)."
         )
     found: list[np.ndarray] = []
@@ -112,10 +112,11 @@ def _measured(
         found.append(_errors(adapter, predicted, targets[~chosen]))
     _check_classes(adapter, targets[~chosen], int(chosen.sum()))
     metric = "accuracy" if adapter.classes is not None else "squared error"
+    count = reports[1].steps
     note = (
-        f"{reports[1].steps} adaptation steps on {int(chosen.sum())} examples, measured on "
-        f"{int((~chosen).sum())} others; loss {_number(reports[1].loss_before)} -> "
-        f"{_number(reports[1].loss_after)}."
+        f"{count} adaptation step{'s' * (count != 1)} on {int(chosen.sum())} examples, measured on "
+        f"{int((~chosen).sum())} others; loss of the examples adapted on: "
+        f"{_number(reports[1].loss_before)} before, {_number(reports[1].loss_after)} after."
     )
     return Adapted(metric, found[0], found[1], notes=[note])
 
@@ -161,7 +162,8 @@ def _targets(columns: dict[str, np.ndarray], target: str) -> tuple[np.ndarray, l
     """
     if target not in columns:
         joined = joined_columns(columns)
-        check_choice("column", target, [*columns, *(joined if target in joined else ())], DataError)
+        known = [*columns, *(joined if target in joined else ())]
+        check_choice("column of the targets (--target)", target, known, DataError)
         matches = {name: NUMBERED.fullmatch(name) for name in columns}
         return joined[target], [n for n, m in matches.items() if m is None or m["name"] != target]
     return columns[target], [name for name in columns if name != target]
