@@ -37,6 +37,7 @@ class ControlProtocol:
         scales: Factor on the inner rate of each step; see `PolicyLearner.rollouts`.
         published: Algorithm -> steps -> published mean return.
         source: Publication of these values.
+        trial: Whether step k is episode k of a trial; see `trial_protocols`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ControlProtocol:
     scales: Sequence[float] = ()
     published: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     source: str = ""
+    trial: bool = False
 
     def extended(self, steps: int) -> ControlProtocol:
         """Returns the protocol with at least `steps` steps; the added ones repeat its last one."""
@@ -58,6 +60,9 @@ class ControlProtocol:
 
     def explained(self) -> str:
         """Returns what the protocol does, in a line: the source, the rollouts and the rates."""
+        source = f"the tasks of {self.source}, " if self.source else ""
+        if self.trial:
+            return f"{self.title}: {source}{self.steps + 1} episodes of a trial"
         parts = [f"{self.steps} steps of {self.trajectories} rollouts per task"]
         if any(scale != 1 for scale in self.scales):
             first, *later = self.scales
@@ -66,13 +71,27 @@ class ControlProtocol:
                 f"{later[0]:g} after step 1" if same else ", ".join(f"{s:g}" for s in self.scales)
             )
             parts.append(f"inner rate times {factors}")
-        source = f"the tasks of {self.source}, " if self.source else ""
         return f"{self.title}: {source}{', '.join(parts)}"
 
     @property
     def title(self) -> str:
         """The name in tables, which wraps between words."""
         return self.name.replace("_", " ")
+
+
+def trial_protocols(protocols: Iterable[ControlProtocol]) -> list[ControlProtocol]:
+    """Returns the protocols for a learner whose adaptation steps are the episodes of a trial.
+
+    Such a learner has no inner rate, and plays one episode per step. Of protocols on the same tasks
+    that differ in rates and rollouts alone, the first is left.
+
+    Args:
+        protocols: Protocols of learners that adapt by gradients.
+    """
+    kept: dict[tuple[int, int], ControlProtocol] = {}
+    for protocol in protocols:
+        kept.setdefault((id(protocol.tasks), protocol.steps), replace(protocol, trial=True))
+    return list(kept.values())
 
 
 def protocol_curve(

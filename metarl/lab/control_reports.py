@@ -15,6 +15,7 @@ from metarl.evaluation.control_protocol import (
     ControlProtocol,
     protocol_curve,
     return_table,
+    trial_protocols,
 )
 from metarl.evaluation.curves import AdaptationCurve, adaptation_curve
 from metarl.evaluation.statistics import Summary, summarise_curve
@@ -85,6 +86,8 @@ class ControlReports:
         self._settings = settings
         # Learners that train in an evaluation would take as long again for each of these.
         self._protocols = () if learner.learns_in_evaluation else protocols
+        if learner.plays_trials:
+            self._protocols = trial_protocols(self._protocols)
         self._draw = None if learner.learns_in_evaluation else draw
 
     def show(self, loop: OuterLoop, num_tasks: int, steps: int | None) -> Picture:

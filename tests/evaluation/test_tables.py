@@ -11,7 +11,7 @@ from metarl_envs.protocols import icml_navigation
 from rich.console import Console
 
 from metarl.adaptation import MAML, GradientLearner
-from metarl.evaluation.control_protocol import return_table
+from metarl.evaluation.control_protocol import return_table, trial_protocols
 from metarl.evaluation.curves import adaptation_curve
 from metarl.evaluation.sine_protocol import SHOTS, sine_curves, sine_table
 from metarl.evaluation.statistics import summarise_curve
@@ -75,6 +75,12 @@ def test_the_columns_of_protocols_are_explained_and_their_cells_stay_whole():
     assert any(line.count(cell) == 4 for line in lines), "a row is one line in 80 letters"
     text = " ".join(lines)
     assert "(n): n tasks" in text and "icml2017 rate kept: the tasks" in text
+
+
+def test_trials_have_neither_rates_nor_several_rollouts():
+    (only,) = trial_protocols(icml_navigation())
+    assert only.explained() == "icml2017: the tasks of Finn et al. 2017, 4 episodes of a trial"
+    assert only.published["maml"][1] == -11.68
 
 
 @pytest.fixture
