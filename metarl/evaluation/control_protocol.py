@@ -158,30 +158,33 @@ def return_table(
     explained = {p.name for p in protocols}
     table = report_table(f"{title}: return", "\n".join(caption))
     table.add_column("steps", justify="right", no_wrap=True)
+    steps = telling_steps(max(map(len, rows.values())) - 1)
+    columns = [[str(step) for step in steps]]
     for name, summaries in rows.items():
         words = f"{name.replace('_', ' ')} ({summaries[0].count})"
         heading = "\n".join(textwrap.wrap(words, _HEADER, break_long_words=False))
+        means, worst = _columns(summaries, steps)
         table.add_column(escape(heading), justify="right", no_wrap=True)
+        columns.append(means)
         if name not in explained:
             table.add_column("worst", justify="right", no_wrap=True)
-        if published.get(name):
+            columns.append(worst)
+        if values := published.get(name):
             table.add_column("published", justify="right")
-        for metric, evaluations in (others or {}).items():
-            if name in evaluations:
-                table.add_column(escape(metric), justify="right", overflow="fold")
-                table.add_column("worst", justify="right")
-    for step in telling_steps(max(map(len, rows.values())) - 1):
-        cells = [str(step)]
-        for name, summaries in rows.items():
-            cells += _cells(summaries, step)[: 1 if name in explained else 2]
-            if published.get(name):
-                value = published[name].get(step)
-                cells.append("" if value is None else number_cell(value))
-            for evaluations in (others or {}).values():
-                if name in evaluations:
-                    cells += _cells(evaluations[name], step)
+            columns.append([number_cell(values[k]) if k in values else "" for k in steps])
+        measured = {m: e[name] for m, e in (others or {}).items() if name in e}
+        for metric, further in measured.items():
+            table.add_column(escape(metric), justify="right", overflow="fold")
+            table.add_column("worst", justify="right")
+            columns += _columns(further, steps)
+    for cells in zip(*columns, strict=True):
         table.add_row(*cells)
     return table
+
+
+def _columns(summaries: Sequence[Summary], steps: Sequence[int]) -> list[list[str]]:
+    """Returns two columns: the means after some steps, and those of the worst tenth."""
+    return list(map(list, zip(*(_cells(summaries, step) for step in steps), strict=True)))
 
 
 def _cells(summaries: Sequence[Summary], step: int) -> list[str]:

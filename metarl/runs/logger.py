@@ -151,21 +151,44 @@ class RunLogger:
 
         generator = torch.Generator().manual_seed(BOOTSTRAP_SEED)
         summaries = summarise_curve(curve.values, generator)
-        tag = f"{prefix}/{curve.metric}"
         self._layout(prefix, curve.metric)
-        if prefix in self._repeated:
-            numbered = enumerate(summaries, curve.first_step)
-            values = {f"{tag}/step_{k}": s.mean for k, s in numbered}
-            values |= {f"{tag}/{n}": getattr(summaries[-1], n) for n in STATISTICS}
-            self.scalars(values, iteration)
-        else:
-            means = [s.mean for s in summaries]
-            for values, step in over_adaptation_steps(tag, means, curve.first_step):
-                self.scalars(values, step)
+        self._curve_scalars(curve, summaries, iteration, prefix)
         figure = adaptation_figure(
             {prefix: summaries}, curve.metric, title=prefix, first_step=curve.first_step
         )
         self.image(f"curve/{name or prefix}", figure_pixels(figure), iteration)
+        self._curve_line(curve, summaries, iteration, prefix, extra, environment_steps)
+        for other, measured in curve.others.items():
+            further = dataclasses.replace(curve, metric=other, values=measured, others={})
+            self.curve(further, iteration, prefix, extra, environment_steps, f"{prefix}_{other}")
+        self.flush()
+        return summaries
+
+    def _curve_scalars(
+        self, curve: AdaptationCurve, summaries: Sequence[Summary], iteration: int, prefix: str
+    ) -> None:
+        """Writes a curve over meta-iterations if training repeats it, else over its steps."""
+        tag = f"{prefix}/{curve.metric}"
+        if prefix not in self._repeated:
+            means = [s.mean for s in summaries]
+            for values, step in over_adaptation_steps(tag, means, curve.first_step):
+                self.scalars(values, step)
+            return
+        numbered = enumerate(summaries, curve.first_step)
+        values = {f"{tag}/step_{k}": s.mean for k, s in numbered}
+        values |= {f"{tag}/{n}": getattr(summaries[-1], n) for n in STATISTICS}
+        self.scalars(values, iteration)
+
+    def _curve_line(
+        self,
+        curve: AdaptationCurve,
+        summaries: Sequence[Summary],
+        iteration: int,
+        prefix: str,
+        extra: Mapping[str, Any] | None,
+        environment_steps: int | None,
+    ) -> None:
+        """Appends a curve to eval.jsonl; of a resumed run, in place of the line it has already."""
         head = {"iteration": iteration, "split": prefix.removeprefix("eval_")}
         head |= {"metric": curve.metric, "transductive": curve.transductive, **(extra or {})}
         if iteration == self._resumed_from:
@@ -177,14 +200,10 @@ class RunLogger:
         if environment_steps is not None:
             line["environment_steps"] = environment_steps
             if prefix in self._repeated:
+                tag = f"{prefix}/{curve.metric}"
                 with self._writing():
                     self._board.by_environment_steps(tag, columns["mean"], environment_steps)
         self._append({**line, **columns})
-        for other, measured in curve.others.items():
-            further = dataclasses.replace(curve, metric=other, values=measured, others={})
-            self.curve(further, iteration, prefix, extra, environment_steps, f"{prefix}_{other}")
-        self.flush()
-        return summaries
 
     def image(self, name: str, pixels: np.ndarray, iteration: int) -> None:
         """Writes an image as `adaptation/<name>`.

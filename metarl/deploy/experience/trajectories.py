@@ -135,30 +135,44 @@ def _episodes(source: Any, spaces: ControlSpaces) -> Iterator[Mapping[str, Any]]
         for one in source:
             yield from _episodes(one, spaces)
     elif isinstance(source, Sequence):
-        found = [_named(gathered(one, NAMES, spaces)) for one in source]
-        if found and all(shape_of(one.get("rewards", ())) == () for one in found):  # single steps
-            names = set().union(*found)
-            names -= {n for n in ("steps", "times") if any(n not in one for one in found)}
-            for name in sorted(names):
-                if (known := sum(name in one for one in found)) < len(found):
-                    raise DataError(
-                        f"Expected {name} in each of the {len(found)} steps of the log, got it in "
-                        f"{known}; an end is false where the episode continues."
-                    )
-            found = [{name: [one[name] for one in found] for name in names}]
-            first = source[0] if isinstance(source[0], Mapping) else {}
-            _check_ends(found[0], {name: [one.get(name) for one in source] for name in first})
-        else:
-            for one, log in zip(found, source, strict=True):
-                names = log if isinstance(log, Mapping) else {}
-                _check_ends(one, {n: v for n, v in names.items() if not STARTS.search(str(n))})
-        for one in found:
+        for one in _listed(source, spaces):
             yield from split_episodes(one)
     else:
         raise DataError(
             "Expected trajectories as a dict of arrays, a list of episodes, a Minari data set, a "
             f"table or the path of a Parquet, CSV or .npz file, got {short_repr(source, 60)}."
         )
+
+
+def _listed(source: Sequence[Any], spaces: ControlSpaces) -> list[dict[str, Any]]:
+    """Returns the parts of listed episodes, or one part with all of listed steps, with their ends.
+
+    Raises:
+        DataError: Steps or ends are incomplete.
+    """
+    found = [_named(gathered(one, NAMES, spaces)) for one in source]
+    if found and all(shape_of(one.get("rewards", ())) == () for one in found):  # single steps
+        first = source[0] if isinstance(source[0], Mapping) else {}
+        steps = _joined_steps(found)
+        _check_ends(steps, {name: [one.get(name) for one in source] for name in first})
+        return [steps]
+    for one, log in zip(found, source, strict=True):
+        names = log if isinstance(log, Mapping) else {}
+        _check_ends(one, {n: v for n, v in names.items() if not STARTS.search(str(n))})
+    return found
+
+
+def _joined_steps(found: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Returns the parts of single steps as lists; counters and times only if each step has one."""
+    names = set().union(*found)
+    names -= {n for n in ("steps", "times") if any(n not in one for one in found)}
+    for name in sorted(names):
+        if (known := sum(name in one for one in found)) < len(found):
+            raise DataError(
+                f"Expected {name} in each of the {len(found)} steps of the log, got it in "
+                f"{known}; an end is false where the episode continues."
+            )
+    return {name: [one[name] for one in found] for name in names}
 
 
 def _opened(source: Any) -> Any:

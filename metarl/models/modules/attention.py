@@ -119,34 +119,44 @@ def multi_head_attention(
     if single:
         query, key, value = (x.unsqueeze(1) for x in (query, key, value))
         key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
-    if use_separate_proj_weight:
-        weights: Any = (q_proj_weight, k_proj_weight, v_proj_weight)
-    else:
+    weights: Any = (q_proj_weight, k_proj_weight, v_proj_weight)
+    if not use_separate_proj_weight:
         assert in_proj_weight is not None
         weights = in_proj_weight.chunk(3)
     biases = (None, None, None) if in_proj_bias is None else in_proj_bias.chunk(3)
-    projected = [
+    queries, keys, values = (
         linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)
-    ]
-    for i, extra in enumerate((bias_k, bias_v), start=1):
-        if extra is not None:  # [1, 1, E]: one more element of the sequence
-            projected[i] = torch.cat((projected[i], extra.expand(1, query.shape[1], -1)))
-    if add_zero_attn:
-        projected[1:] = [F.pad(x, (0, 0, 0, 0, 0, 1)) for x in projected[1:]]
-    heads = [x.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3) for x in projected]
-    # [N, heads, L, E / heads] each
-    mask = _joined(attn_mask, key_padding_mask, num_heads, heads[0])
-    if mask is not None:  # none hides the elements that were added
-        mask = F.pad(mask, (0, heads[1].shape[2] - mask.shape[-1]))
-    attention = functional_dropout(
-        _weights(heads[0], heads[1], mask, False, None), dropout_p, training
     )
-    out = (attention @ heads[2]).permute(2, 0, 1, 3).flatten(2)
+    keys = _with_extra_elements(keys, bias_k, add_zero_attn)
+    values = _with_extra_elements(values, bias_v, add_zero_attn)
+    # [N, heads, L or S, E / heads] each
+    queries, keys, values = (
+        x.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3) for x in (queries, keys, values)
+    )
+    mask = _joined(attn_mask, key_padding_mask, num_heads, queries)
+    if mask is not None:  # none hides the elements that were added
+        mask = F.pad(mask, (0, keys.shape[2] - mask.shape[-1]))
+    attention = _weights(queries, keys, mask, False, None)  # [N, heads, L, S]
+    attention = functional_dropout(attention, dropout_p, training)
+    out = (attention @ values).permute(2, 0, 1, 3).flatten(2)  # [L, N, E]
     out = linear(out, out_proj_weight, out_proj_bias)
     shown = attention.mean(1) if average_attn_weights else attention
     if single:
         out, shown = out.squeeze(1), shown.squeeze(0)
     return out, (shown if need_weights else None)
+
+
+def _with_extra_elements(sequence: Tensor, learned: Tensor | None, add_zero: bool) -> Tensor:
+    """Returns keys or values [S, N, E] with one more element for each of torch's options.
+
+    Args:
+        sequence: The keys or values, [S, N, E].
+        learned: `bias_k` or `bias_v`, [1, 1, E]; None: no such element.
+        add_zero: Whether to append an element of zeros, as `add_zero_attn` does.
+    """
+    if learned is not None:
+        sequence = torch.cat((sequence, learned.expand(1, sequence.shape[1], -1)))
+    return F.pad(sequence, (0, 0, 0, 0, 0, 1)) if add_zero else sequence
 
 
 def _joined(
