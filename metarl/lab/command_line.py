@@ -65,14 +65,14 @@ def parse_settings(
     point = None
     chosen = _value_of("--algorithm", arguments)
     resume = _value_of("--resume", arguments)
-    if resume is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
-        raise SettingsError(
-            "torchrun --max-restarts needs --resume auto: without it, a restart begins another run."
-        )
     if resume is not None:
         runs = user_path(_value_of("--runs", arguments) or default.runs, "runs")
         which = resume
         point = ranks.from_first(lambda: find_run_or_none(runs, experiment, name, which))
+    elif int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        raise SettingsError(
+            "torchrun --max-restarts needs --resume auto: without it, a restart begins another run."
+        )
     if point is not None:
         _check_experiment(point.folder, experiment)
         default = saved_settings(configs, point.folder)

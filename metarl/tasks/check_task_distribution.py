@@ -99,24 +99,32 @@ def _tasks_lead(tasks: TaskBatch, num_tasks: int) -> Iterator[str]:
 
 
 def _shapes(tasks: TaskBatch) -> Iterator[str]:
-    for name, examples in (("support", tasks.support), ("query", tasks.query)):
-        inputs, targets = examples.inputs, examples.targets
-        if inputs.dim() < 2 or inputs.shape[:2] != targets.shape[:2]:
-            yield (
-                f"{name} needs as many targets as inputs, [T, N, ...] each, got "
-                f"{tuple(inputs.shape)} and {tuple(targets.shape)}"
-            )
-        elif inputs.dim() < 3:
-            yield f"{name}.inputs must be [T, N, *input], got {tuple(inputs.shape)}"
-        elif inputs.shape[1] < 1:
-            yield f"{name} has no examples"
-        if targets.dtype == torch.int64 and targets.dim() != 2:
-            yield f"{name}.targets are class labels and must be [T, N], got {tuple(targets.shape)}"
-        if inputs.dtype not in (torch.float32, torch.int64):
-            yield f"{name}.inputs must be float32, got {inputs.dtype}"
-        if targets.dtype not in (torch.float32, torch.int64):
-            yield f"{name}.targets must be float32 or int64, got {targets.dtype}"
-        yield from padding_shapes(name, examples)
+    yield from _shapes_of_set("support", tasks.support)
+    yield from _shapes_of_set("query", tasks.query)
+    yield from _differences_of_sets(tasks)
+
+
+def _shapes_of_set(name: str, examples: Examples) -> Iterator[str]:
+    inputs, targets = examples.inputs, examples.targets
+    if inputs.dim() < 2 or inputs.shape[:2] != targets.shape[:2]:
+        yield (
+            f"{name} needs as many targets as inputs, [T, N, ...] each, got "
+            f"{tuple(inputs.shape)} and {tuple(targets.shape)}"
+        )
+    elif inputs.dim() < 3:
+        yield f"{name}.inputs must be [T, N, *input], got {tuple(inputs.shape)}"
+    elif inputs.shape[1] < 1:
+        yield f"{name} has no examples"
+    if targets.dtype == torch.int64 and targets.dim() != 2:
+        yield f"{name}.targets are class labels and must be [T, N], got {tuple(targets.shape)}"
+    if inputs.dtype not in (torch.float32, torch.int64):
+        yield f"{name}.inputs must be float32, got {inputs.dtype}"
+    if targets.dtype not in (torch.float32, torch.int64):
+        yield f"{name}.targets must be float32 or int64, got {targets.dtype}"
+    yield from padding_shapes(name, examples)
+
+
+def _differences_of_sets(tasks: TaskBatch) -> Iterator[str]:
     if tasks.support.inputs.shape[2:] != tasks.query.inputs.shape[2:]:
         yield "support and query inputs must have one shape per example"
     if (tasks.support.inputs.dtype == torch.int64) != (tasks.query.inputs.dtype == torch.int64):

@@ -130,23 +130,27 @@ def _all_classes(classes: SplitClasses, root: Path) -> list[str]:
 def _check_images(files: ClassFiles, classes: SplitClasses) -> None:
     """Checks that no image is in two classes or splits: by links, nested folders or spellings."""
     owner: dict[object, tuple[str, Split]] = {}
-    for part, names in classes.items():
-        for name in names:
-            for path in files[name]:
-                identity = _identity(path)
-                other, other_part = owner.get(identity, (name, part))
-                if other_part != part:
-                    raise TaskError(
-                        f"The image {path} of the class {name!r} is in two splits, {other_part} "
-                        f"(as an image of {other!r}) and {part}; the splits must share none."
-                    )
-                if identity in owner:
-                    where = "twice" if other == name else f"in the class {other!r}, too"
-                    raise TaskError(
-                        f"The image {path} of the class {name!r} is {where}: an episode may have "
-                        "it in its support set and among its queries. List each image once."
-                    )
-                owner[identity] = name, part
+    listed = (
+        (part, name, path)
+        for part, names in classes.items()
+        for name in names
+        for path in files[name]
+    )
+    for part, name, path in listed:
+        identity = _identity(path)
+        other, other_part = owner.get(identity, (name, part))
+        if other_part != part:
+            raise TaskError(
+                f"The image {path} of the class {name!r} is in two splits, {other_part} "
+                f"(as an image of {other!r}) and {part}; the splits must share none."
+            )
+        if identity in owner:
+            where = "twice" if other == name else f"in the class {other!r}, too"
+            raise TaskError(
+                f"The image {path} of the class {name!r} is {where}: an episode may have "
+                "it in its support set and among its queries. List each image once."
+            )
+        owner[identity] = name, part
 
 
 def _identity(path: Path) -> object:

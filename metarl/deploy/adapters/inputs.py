@@ -225,10 +225,13 @@ def warn_of_ranges(
         values = values.reshape(-1, 1)
     if len(low) != values.shape[1]:
         return
+    # An entry may have been constant in training: rounding alone is not far from it.
     scale = np.maximum(deviation, 1e-6 * np.maximum(np.abs(mean), 1e-6))
     margin = np.maximum(FAR * scale, high - low)
     found_low, found_high = values.min(0), values.max(0)
     far = (found_high > high + margin) | (found_low < low - margin)
+    # Larger units give smaller numbers. Entries that are all 0 may be unused, and those whose
+    # deviation in training came from few outliers say nothing.
     narrow = (values.std(0) < NARROW * scale) & (np.abs(values).max(0) > 0)
     narrow &= narrow_too & (len(values) >= FEWEST) & (deviation > 1e-3 * (high - low))
     entries = np.flatnonzero(far | narrow)

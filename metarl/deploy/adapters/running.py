@@ -97,22 +97,23 @@ def run_episodes(
     limit = max_steps or own or adapter.family.horizon
     curve = Curve(step_seconds=step_seconds(env) or adapter.family.step_seconds)
     known, since = len(adapter.events), 0
+    adapts = adapt_every > 0 and not adapter.learner.plays_trials
     for episode in range(episodes):
-        version = adapter.version
+        version, first_seed = adapter.version, seed if episode == 0 else None
         try:
-            found = _episode(adapter, env, reader, seed if episode == 0 else None, limit, explore)
+            total, length = _episode(adapter, env, reader, first_seed, limit, explore)
         except ResultError as error:
             raise SimulationError(f"The environment {env} does not fit. {error}") from error
-        curve.returns.append(found[0])
-        curve.lengths.append(found[1])
+        curve.returns.append(total)
+        curve.lengths.append(length)
         since = since + 1 if adapter.version >= version else 0  # 0: it was rolled back
-        if since == adapt_every > 0 and not adapter.learner.plays_trials:
+        if adapts and since == adapt_every:
             curve.reports.append(adapter.adapt(steps=steps))
             curve.adapted_after.append(episode + 1)
             since = 0
         curve.versions.append(adapter.version)
     curve.events = adapter.events[known:]
-    if usual and adapt_every and episodes < adapt_every and not adapter.learner.plays_trials:
+    if usual and adapts and episodes < adapt_every:
         warnings.warn(
             f"Nothing was adapted after {episodes} episodes, an adaptation step had {adapt_every} "
             "in training: choose `adapt_every`, or call `adapt()` for what was observed so far.",

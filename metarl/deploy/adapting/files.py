@@ -44,11 +44,13 @@ def save_events(found: Adapted, folder: Path) -> None:
             path.unlink()
         if not len(found.before):  # on a log nothing is measured
             return
+        tag = f"adapt/{found.metric}"
+        measured = enumerate((found.before, found.after))
+        means = {step: float(np.mean(values)) for step, values in measured if len(values)}
         with SummaryWriter(str(folder)) as writer:
             for episode, value in enumerate(found.curve, 1):
-                writer.add_scalar(f"adapt/{found.metric}", value, episode)
-            for step, values in enumerate((found.before, found.after)):
-                if len(values):
-                    writer.add_scalar(f"adapt/{found.metric}/mean", float(np.mean(values)), step)
+                writer.add_scalar(tag, value, episode)
+            for step, mean in means.items():
+                writer.add_scalar(f"{tag}/mean", mean, step)
     except OSError as error:
         raise CheckpointError(f"Cannot write into the folder {folder}: {error}.") from error

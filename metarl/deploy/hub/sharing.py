@@ -127,34 +127,24 @@ def pull(source: str, runs: Path = Path("runs"), revision: str | None = None) ->
 
 
 def _write(run: Path, folder: Path, source: str, licence: str) -> list[str]:
+    """Writes a run into an empty folder; returns the names of the files."""
     point = find_good(run)
     checkpoint = load_checkpoint(point.checkpoint)
     described = [n for n in OPTIONAL if (point.folder / n).is_file()]
     is_library = LEARNER_FILE in described and not (point.folder / EXPERIMENT_FILE).exists()
-    named = _json_of(point.folder, EXPERIMENT_FILE).get("experiment")
-    experiment = LIBRARY if is_library else named
-    if not isinstance(experiment, str) or not _NAME.fullmatch(experiment):
-        raise CheckpointError(
-            f"Expected the name of an experiment in {point.folder / EXPERIMENT_FILE}, got "
-            f"{short_repr(experiment)}."
-        )
+    experiment = LIBRARY if is_library else _experiment_name(point.folder)
     settings = _without_paths(_json_of(point.folder, CONFIG))
     fallback = _learner_name(point.folder) if is_library else point.folder.parent.name
     algorithm = str(settings.get("algorithm", fallback))
-    tensors: Tensors = {}
-    state = packed(checkpoint.state, tensors)
     curves = read_curves(point.folder)
-    _dump(folder / STATE, state)
     _dump(folder / CONFIG, settings)
     _dump(folder / CURVES, curves)
     _dump(folder / VERSIONS, _json_of(point.folder, VERSIONS))
     _dump(folder / EXPERIMENT_FILE, {"format_version": 1, "experiment": experiment})
-    weights = {n: t.cpu().contiguous() for n, t in checkpoint.weights.items()}
-    # Its save_file raises no OSError where the disk is full.
-    (folder / WEIGHTS).write_bytes(safetensors.torch.save(weights))
-    (folder / STATE_TENSORS).write_bytes(safetensors.torch.save(tensors))
     for name in described:
         (folder / name).write_bytes(read_regular(point.folder / name, MOST_BYTES))
+    weights = {n: t.cpu().contiguous() for n, t in checkpoint.weights.items()}
+    _write_tensors(folder, weights, checkpoint.state)
     files = [*FILES, *described]
     index = {
         "format": FORMAT,
@@ -169,6 +159,30 @@ def _write(run: Path, folder: Path, source: str, licence: str) -> list[str]:
     text = card(index, settings, curves, weights, source, licence)
     (folder / CARD).write_text(text, encoding="utf-8")
     return [CARD, INDEX, *files]
+
+
+def _experiment_name(folder: Path) -> str:
+    """Returns the name of the experiment of a run.
+
+    Raises:
+        CheckpointError: Its experiment.json has none.
+    """
+    name = _json_of(folder, EXPERIMENT_FILE).get("experiment")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise CheckpointError(
+            f"Expected the name of an experiment in {folder / EXPERIMENT_FILE}, got "
+            f"{short_repr(name)}."
+        )
+    return name
+
+
+def _write_tensors(folder: Path, weights: Tensors, state: Any) -> None:
+    """Writes the weights and the state of a checkpoint: its structure as JSON, and its tensors."""
+    tensors: Tensors = {}
+    _dump(folder / STATE, packed(state, tensors))
+    # safetensors' own save_file raises no OSError where the disk is full.
+    (folder / WEIGHTS).write_bytes(safetensors.torch.save(weights))
+    (folder / STATE_TENSORS).write_bytes(safetensors.torch.save(tensors))
 
 
 def _usable(name: str) -> str:

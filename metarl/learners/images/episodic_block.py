@@ -130,6 +130,7 @@ class _Block(Function):
         filter_grads: list[Tensor] = []
         for part in convolution.parts:
             convolved = convolution.convolve_part(part, images, filters, cache)
+            # dx = (first term, through the max-pooling) + slope x + offset
             inner = part.select(grad)
             if convolution.block.pool:
                 inner = _max_pool_backward(inner, convolved)

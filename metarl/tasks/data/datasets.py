@@ -223,22 +223,27 @@ def _known_labels(reader: ItemReader, labels: Any) -> Any:
     dataset = reader.dataset
     if labels is not None and not isinstance(labels, str):
         return labels
-    for name in LABEL_ATTRIBUTES:
+    for name in LABEL_ATTRIBUTES if labels is None else ():
         known = _attribute(dataset, name)
-        if labels is None and known is not None and len(known) == len(dataset):
-            for row in (0, len(dataset) - 1):
-                reader = ItemReader(dataset, 1)
-                label = _plain_label(reader.part(reader.item(row)))
-                if _plain_label(known[row]) != label:
-                    raise DataError(
-                        f"The label of item {row} of the data set is {label!r}, its `{name}` has "
-                        f"{known[row]!r}; pass `labels`, one for each item."
-                    )
+        if known is not None and len(known) == len(dataset):
+            _check_ends(dataset, known, name)
             return known
     raise SettingsError(
         "The labels of a data set whose items stay on disk have to be known at the start: pass "
         "`labels`, one for each item, or give the data set an attribute `targets`."
     )
+
+
+def _check_ends(dataset: Any, known: Any, name: str) -> None:
+    """Raises DataError if the first or last item has another label than an attribute says."""
+    for row in (0, len(dataset) - 1):
+        reader = ItemReader(dataset, 1)
+        label = _plain_label(reader.part(reader.item(row)))
+        if _plain_label(known[row]) != label:
+            raise DataError(
+                f"The label of item {row} of the data set is {label!r}, its `{name}` has "
+                f"{known[row]!r}; pass `labels`, one for each item."
+            )
 
 
 def _attribute(dataset: Any, name: str) -> Any:
