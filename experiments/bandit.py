@@ -40,7 +40,7 @@ from metarl.training.trust_region import TrustRegionSettings
 
 @dataclass(frozen=True)
 class BanditSettings(ControlSettings):
-    """An experiment on bandits; `--algorithm` chooses the defaults of all the rest."""
+    """Bandits. Options and defaults are those of the chosen `--algorithm`."""
 
     ranges: ClassVar[Mapping[str, Range]] = {"arms": Range(2), "pulls": COUNT}
 

@@ -29,10 +29,10 @@ from metarl.training import TrainingSettings
 
 @dataclass(frozen=True)
 class SineSettings:
-    """Sine regression; `--algorithm` chooses the defaults of all the rest."""
+    """Sine regression. Options and defaults are those of the chosen `--algorithm`."""
 
     algorithm: str = "maml"
-    """The algorithm; an unknown name lists them all."""
+    """Name of the algorithm; an unknown name lists them all."""
     learner: algorithms.GradientAlgorithm = field(default_factory=algorithms.MAMLAlgorithm)
     """The options of the algorithm."""
     training: TrainingSettings = field(default_factory=TrainingSettings)

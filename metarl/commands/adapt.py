@@ -79,11 +79,13 @@ def adapt(
     import metarl
     from metarl.deploy.adapting.files import check_writable
     from metarl.runs.run_folder import CHECKPOINTS
+    from metarl.runs.run_search import run_path
 
     if (out / CHECKPOINTS).is_dir():
         raise SettingsError(
             f"Expected `out` to be no run folder, whose curves stay those of training; got {out}."
         )
+    run = run_path(run, runs)
     adapter: Any = metarl.load(run, seed=seed, runs=runs, trust=trust)
     check_writable(out)  # before a robot moves for a result that would be lost
     if data is not None:
@@ -199,13 +201,13 @@ def _on_examples(adapter: Any, asked: _Asked) -> Adapted:
 
 def _report(adapter: Any, found: Adapted, run: Path, out: Path, video: Path | None) -> None:
     """Prints the result, and writes weights, events and the film."""
-    from metarl.console import OutputConsole
+    from metarl.console import OutputConsole, short_path
     from metarl.deploy.adapting.control import curve_plot, result_table
     from metarl.deploy.adapting.files import save_events
 
     console = OutputConsole()
     if len(found.before):
-        console.print_whole(result_table(f"Adapted: {run}", found))
+        console.print_whole(result_table(f"Adapted: {short_path(run)}", found))
     if len(found.curve) > 1:
         console.print(curve_plot(found.curve, found.metric, console.width))
     for note in found.notes:

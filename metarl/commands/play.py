@@ -60,11 +60,12 @@ def play(
         check_film(video)
     picture = film = None
     with reopened(run, runs=runs, script=script, trust=trust, training__device=device) as reopening:
-        components, loop, _ = reopening
+        components, loop, checkpoint = reopening
+        folder = checkpoint.parents[1]
         if video is not None:
-            film = _require(components.film, "film", run)(loop, test_tasks, test_steps)
+            film = _require(components.film, "film", folder)(loop, test_tasks, test_steps)
         if video is None or out is not None:
-            picture = _require(components.show, "show", run)(loop, test_tasks, test_steps)
+            picture = _require(components.show, "show", folder)(loop, test_tasks, test_steps)
     console = OutputConsole()
     if picture is not None:
         console.print_whole(picture.drawing)

@@ -27,14 +27,14 @@ from metarl.training.untrained import check_untrained
 
 @dataclass(frozen=True)
 class ControlSettings:
-    """An experiment on control tasks; `--algorithm` chooses the defaults of all the rest."""
+    """Control tasks. Options and defaults are those of the chosen `--algorithm`."""
 
     only_at_start: ClassVar[tuple[str, ...]] = ("init_std",)
     ranges: ClassVar[Mapping[str, Range]] = {}
     """The ranges of the numbers that a subclass adds."""
 
     algorithm: str = "maml"
-    """The algorithm; an unknown name lists them all."""
+    """Name of the algorithm; an unknown name lists them all."""
     learner: ControlAlgorithm = field(default_factory=MAMLAlgorithm)
     """The options of the algorithm."""
     gradients: PolicyGradientSettings = field(default_factory=PolicyGradientSettings)
@@ -109,7 +109,7 @@ def build_control(
     if settings.training.eval_every:
         learner.check_steps(settings.training.eval_steps)
     if not any(p.requires_grad for p in learner.parameters()):
-        check_untrained(type(settings.learner).__name__, settings.training)
+        check_untrained(settings.training, f"--algorithm {settings.algorithm}")
     reports = ControlReports(learner, family, settings, protocols, draw)
     return Components(
         learner,

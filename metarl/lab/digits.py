@@ -39,13 +39,13 @@ NEW_CLASSES = Distortion(15.0, 0.2, 0.2, 0.08, 0.05, novelty=2.0)
 
 @dataclass(frozen=True)
 class DigitSettings:
-    """scikit-learn's digits; `--algorithm` chooses the defaults of all the rest."""
+    """scikit-learn's digits. Options and defaults are those of the chosen `--algorithm`."""
 
     only_at_start: ClassVar[tuple[str, ...]] = ("split_seed",)
     """With another split, a resumed run would be tested on digits that it was trained on."""
 
     algorithm: str = "maml"
-    """The algorithm; an unknown name lists them all."""
+    """Name of the algorithm; an unknown name lists them all."""
     learner: ImageAlgorithm = field(default_factory=MAMLAlgorithm)
     """The options of the algorithm."""
     training: TrainingSettings = field(default_factory=TrainingSettings)

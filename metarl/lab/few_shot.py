@@ -22,10 +22,10 @@ from metarl.training.settings import TrainingSettings
 
 @dataclass(frozen=True)
 class OmniglotSettings:
-    """Omniglot; `--algorithm` chooses the defaults of all the rest."""
+    """Omniglot. Options and defaults are those of the chosen `--algorithm`."""
 
     algorithm: str = "maml"
-    """The algorithm; an unknown name lists them all."""
+    """Name of the algorithm; an unknown name lists them all."""
     learner: ImageAlgorithm = field(default_factory=MAMLAlgorithm)
     """The options of the algorithm."""
     training: TrainingSettings = field(default_factory=TrainingSettings)

@@ -21,12 +21,13 @@ Protocols = Callable[[TaskFamily], Sequence[ControlProtocol]]
 
 @dataclass(frozen=True)
 class FamilySettings(ControlSettings):
-    """An experiment on a family; `--algorithm` chooses the defaults of all the rest."""
+    """A family of control tasks. Options and defaults are those of the chosen `--algorithm`."""
 
     ranges: ClassVar[Mapping[str, Range]] = {"horizon": COUNT}
 
     family: str = ""
-    """Name of the family, such as "AntGoal-v1"; an unknown name lists them all."""
+    """Name of the family, such as AntGoal-v1, or module:Name of your own; an unknown name lists
+    those that are installed."""
     horizon: int | None = None
     """Steps of an episode. None: the family's default."""
     options: tuple[str, ...] = ()

@@ -23,7 +23,7 @@ from metarl.training.settings import TrainingSettings
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """Streams of characters; `--algorithm` chooses the defaults of all the rest."""
+    """Streams of characters. Options and defaults are those of the chosen `--algorithm`."""
 
     algorithm: str = "mann"
     """mann, lstm, feedforward; each with -strings for 15 classes and labels of five letters."""

@@ -130,7 +130,7 @@ def _all_classes(classes: SplitClasses, root: Path) -> list[str]:
 def _check_images(files: ClassFiles, classes: SplitClasses) -> None:
     """Checks that no image is in two classes or splits: by links, nested folders or spellings."""
     owner: dict[object, tuple[str, Split]] = {}
-    listed = (
+    listed: Iterator[tuple[Split, str, Path]] = (
         (part, name, path)
         for part, names in classes.items()
         for name in names

@@ -16,7 +16,7 @@ class UntrainedSettings(UpdateSettings):
     """No outer update: the learner is evaluated as it is."""
 
     def build(self, learner: Learner, training: TrainingSettings) -> OuterUpdate:
-        check_untrained(type(learner).__name__, training)
+        check_untrained(training)
         return Untrained()
 
 
@@ -40,18 +40,18 @@ class Untrained(OuterUpdate):
             raise ValueError("it is that of a learner that was trained")
 
 
-def check_untrained(name: str, training: TrainingSettings) -> None:
+def check_untrained(training: TrainingSettings, name: str = "This algorithm") -> None:
     """Checks that no meta-iterations are asked for.
 
     Args:
-        name: The learner or algorithm, for the message.
         training: The settings of the outer loop.
+        name: The algorithm, for the message.
 
     Raises:
         SettingsError: There are meta-iterations.
     """
     if training.iterations:
         raise SettingsError(
-            f"A {name} has nothing to meta-train: expected --training.iterations 0, got "
+            f"{name} has nothing to meta-train: expected --training.iterations 0, got "
             f"{training.iterations}."
         )
