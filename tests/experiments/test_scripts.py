@@ -139,6 +139,18 @@ def test_what_does_not_fit_is_told_before_training(tmp_path, monkeypatch):
     assert not (tmp_path / "omniglot").exists()
 
 
+def test_a_resumed_run_says_where_it_begins(tmp_path, monkeypatch, capsys):
+    small = ("--test-tasks", "4", "--training.eval-every", "0", "--training.iterations")
+    run("sine", monkeypatch, tmp_path, *small, "2")
+    assert "Resuming" not in capsys.readouterr().err
+    for iterations, text in (
+        ("4", "at meta-iteration 2 of 4."),
+        ("3", "has trained for 4 meta-iterations, --training.iterations is 3: only its report"),
+    ):
+        run("sine", monkeypatch, tmp_path, *small, iterations, "--resume", "latest")
+        assert text in capsys.readouterr().err
+
+
 def test_a_killed_run_resumes_to_the_bit(tmp_path):
     arguments = [
         sys.executable, str(ROOT / "experiments" / "sine.py"), "--training.eval-every", "0",
