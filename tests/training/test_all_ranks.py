@@ -12,6 +12,8 @@ CONTRACTS = [*SUPERVISED, *CONTROL]
 ILL_CONDITIONED = {"mann:mann", "mann:mann-strings"}
 """Rounding changes the gradients of an empty memory by a twentieth in float32, by 1e-10 in float64,
 on one process too: chunks of tasks show the same."""
+ROUGH = {"omniglot:mann": 5e-5}
+"""Differences that rounding makes of weights after two steps of the optimiser."""
 ON_FOUR = ["maml/navigation/trpo", "rl2/navigation/promp", "learned-optimizer/sine"]
 
 
@@ -28,7 +30,8 @@ def assert_ranks_agree(cases, results, folder):
             for other in results[1:]:
                 trees_close(other[case], results[0][case], rtol=0, atol=0)
             if case not in ILL_CONDITIONED:
-                trees_close(results[0][case], train(case, folder / case), rtol=2e-4, atol=2e-5)
+                atol = ROUGH.get(case, 2e-5)
+                trees_close(results[0][case], train(case, folder / case), rtol=2e-4, atol=atol)
         except AssertionError as error:
             failures.append(f"{case}: {error}")
     assert not failures, "\n".join(failures)
