@@ -238,16 +238,17 @@ class ProximalUpdate(OuterUpdate):
         It is restored on the device if the flag is there, without reading it, unless the optimiser
         has made its state since.
         """
-        now = tensors_of((list(self.step.params), self.step.state_dict()["state"]))
-        before = tensors_of((start[0], start[1]["state"]))
-        if isinstance(finite, bool) or len(now) != len(before):
-            if not finite:
-                self._restore(start)
-            return bool(finite)
-        with torch.no_grad():
-            kept = [torch.where(finite, t, old) for t, old in zip(now, before, strict=True)]
-            torch._foreach_copy_(now, kept)
-        return finite
+        if isinstance(finite, Tensor):
+            now = tensors_of((list(self.step.params), self.step.state_dict()["state"]))
+            before = tensors_of((start[0], start[1]["state"]))
+            if len(now) == len(before):
+                with torch.no_grad():
+                    kept = [torch.where(finite, *pair) for pair in zip(now, before, strict=True)]
+                    torch._foreach_copy_(now, kept)
+                return finite
+        if not finite:
+            self._restore(start)
+        return bool(finite)
 
     def _restore(self, snapshot: _Snapshot) -> None:
         params, optimizer = snapshot
