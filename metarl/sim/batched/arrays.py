@@ -27,7 +27,7 @@ def rows(what: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> T
 
     Raises:
         SimulationError: The value has another shape, or holds no real numbers; or bytes are
-            expected, and it holds fractions.
+            expected, and it holds other numbers.
     """
     tensor = _tensor(value)
     if tensor is None or tensor.shape not in (shape, (*shape, 1)):
@@ -41,6 +41,11 @@ def rows(what: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> T
             f"Expected {what} of the simulator that are pictures as bytes, got {tensor.dtype}: "
             "numbers of 0..1 would be divided by 255 once more. Return bytes, or declare a Box of "
             "float32 with the bounds that the pictures have."
+        )
+    if dtype == torch.uint8 and not torch.equal(tensor, tensor.clamp(0, 255)):
+        raise SimulationError(
+            f"Expected {what} of the simulator that are pictures as bytes, got {int(tensor.min())} "
+            f"to {int(tensor.max())}: as bytes, they would be other numbers."
         )
     return tensor.reshape(shape).to(dtype, copy=True)
 
@@ -57,7 +62,9 @@ def _tensor(value: Any) -> Tensor | None:
         return None
     if array.dtype.kind not in REAL:
         return None
-    return torch.tensor(array.astype(np.int64) if array.dtype.kind == "u" else array)
+    is_wide = array.dtype.kind == "u" and array.itemsize > 1  # torch hardly computes with these
+    kind = np.dtype(np.int64) if is_wide else array.dtype.newbyteorder("=")
+    return torch.from_numpy(np.array(array, kind, order="C"))
 
 
 def flattener(space: spaces.Space[Any], worlds: int) -> Callable[[Any], Tensor]:
@@ -89,12 +96,17 @@ def _one_hot(
 ) -> Callable[[Any], Tensor]:
     """Returns a function that encodes choices, each as zeros and a one."""
     counts = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec).tolist()
-    first = torch.from_numpy(np.ravel(space.start).astype(np.int64))
+    first, number = (torch.tensor(np.ravel(n), dtype=torch.float64) for n in (space.start, counts))
 
     def encode(value: Any) -> Tensor:
-        chosen = rows("observations", value, shape, torch.int64).reshape(shape[0], -1)
-        chosen = chosen - first.to(chosen.device)
-        columns = zip(chosen.unbind(1), counts, strict=True)
+        chosen = rows("observations", value, shape, torch.float64).reshape(shape[0], -1)
+        index = chosen - first.to(chosen.device)
+        known = (index >= 0) & (index < number.to(chosen.device)) & (index == index.round())
+        if not known.all():  # an index out of range would end a CUDA process
+            raise SimulationError(
+                f"Expected observations of the simulator in {space}, got {chosen[~known][0]:g}."
+            )
+        columns = zip(index.long().unbind(1), counts, strict=True)
         return torch.cat([F.one_hot(column, count) for column, count in columns], 1).float()
 
     return encode

@@ -181,7 +181,7 @@ class Simulator:
                 f"truncated and info, got {short_repr(result)}."
             )
         seen, reward, terminated, truncated, info = result
-        info = info if isinstance(info, Mapping) else {}
+        info = self._read_info("info", info)
         self.reported = tuple(info)
         shape = (self.num_worlds,)
         state = {
@@ -240,12 +240,12 @@ class Simulator:
         return values.cpu().numpy() if self._device is None else values.to(self._device)
 
     def _env_actions(self, actions: Tensor) -> Any:
-        """Returns flat actions in the shape and type of the simulator's."""
+        """Returns flat actions in the shape of the simulator's; integers for a Box of integers."""
         space = _attribute(self.env, "single_action_space")
         if isinstance(space, spaces.Discrete):
             return self._like(actions + int(space.start))
         actions = actions.reshape(self.num_worlds, *space.shape)
-        actions = actions.round() if space.dtype.kind in "iu" else actions
+        actions = actions.round().long() if space.dtype.kind in "iu" else actions
         given = self._like(actions)
         return given if isinstance(given, Tensor) else given.astype(space.dtype)
 
@@ -261,7 +261,7 @@ class Simulator:
 
     def _final(self, info: Mapping[str, Any], ended: Tensor, before: Tensor) -> Tensor:
         """Returns the observations before the reset of the worlds that have ended, [N, O]."""
-        found = [info[name] for name in FINAL if name in info]
+        found = [info[name] for name in FINAL if info.get(name) is not None]
         if not found:
             return before
         if not (isinstance(found[0], np.ndarray) and found[0].dtype == object):
@@ -275,17 +275,26 @@ class Simulator:
 
     def _measured(self, info: Mapping[str, Any], ended: Tensor) -> Tensor:
         """Returns the numbers of `info` of each metric, [N, M] float32; NaN where there is none."""
-        final = info.get("final_info")
-        columns = []
-        known = {*info, *final} if isinstance(final, Mapping) else info
-        self.unmeasured = [name for name in self.unmeasured if name not in known]
+        final, columns = self._read_info("final_info", info.get("final_info")), []
+        self.unmeasured = [name for name in self.unmeasured if name not in {*info, *final}]
         for name in self._metrics:
-            values = self._numbers(info, name, ended.device)
-            if isinstance(final, Mapping):  # `info` is that of the reset there
-                last = self._numbers(final, name, ended.device)
-                values = torch.where(ended & ~last.isnan(), last, values)
-            columns.append(values)
+            values, last = (self._numbers(part, name, ended.device) for part in (info, final))
+            # `info` may be that of the resets alone; ManiSkill's `final_info` is of all worlds.
+            from_last = ended | (name not in info)
+            columns.append(torch.where(from_last & ~last.isnan(), last, values))
         return torch.stack(columns, 1)
+
+    def _read_info(self, name: str, info: Any) -> Mapping[str, Any]:
+        """Returns what `step` reports of all worlds; SimulationError unless it is a dict or None.
+
+        Lists and arrays of dicts, one of each world, would hide observations and metrics of ends.
+        """
+        if not isinstance(info, Mapping | None):
+            raise SimulationError(
+                f"Expected `{name}` of `step` of {self._title!r} as a dict of arrays, a row for "
+                f"each world, got {short_repr(info)}: leave out wrappers that make a list of it."
+            )
+        return info or {}
 
     def _numbers(self, info: Mapping[str, Any], name: str, device: torch.device) -> Tensor:
         """Returns a number of each world, [N] float32; NaN for those that gymnasium masks."""

@@ -1,7 +1,11 @@
 """Episodes of batched simulators: the same as those of each world by itself."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from metarl.errors import SettingsError, SimulationError
@@ -133,6 +137,63 @@ def test_metrics_are_those_of_info_and_of_the_end():
             torch.testing.assert_close(info["metrics"]["far"], kept)
 
 
+class InfoOfResets(Points):
+    """Returns the `info` of the resets where worlds have ended; `final_info` has all worlds."""
+
+    def step(self, actions):
+        *result, _ = super().step(actions)
+        far = self.reward.abs().sqrt()
+        over = self.steps == 0
+        return *result, {"final_info": {"far": far}} if over.any() else {"far": far}
+
+
+def test_metrics_of_worlds_that_continue_where_others_end():
+    points = VectorEnvTasks(
+        lambda: InfoOfResets(3, "same_step"), set_gains, {"gain": Uniform(0.5, 2)}, HORIZON,
+        metrics={"far": "mean"},
+    )  # fmt: skip
+    env = make_vec(points, 3, "cpu")
+    played = env.episode(lambda seen: torch.tensor([[1.0], [0.3], [-0.1]]))
+    lengths = (played.rewards != 0).sum(1)
+    assert len(lengths.unique()) > 1
+    far = played.rewards.abs().sqrt().sum(1) / lengths
+    torch.testing.assert_close(env.episode_metrics()["far"], far)
+
+
+def test_lists_of_the_ends_of_worlds_are_refused():
+    class Listed(InfoOfResets):
+        def step(self, actions):
+            *result, info = super().step(actions)
+            return *result, {name: [value] * 3 for name, value in info.items()}
+
+    points = VectorEnvTasks(
+        lambda: Listed(3, "same_step"), set_gains, {"gain": Uniform(0.5, 2)}, HORIZON
+    )
+    make_vec(points, 3, "cpu").episode(lambda seen: torch.zeros(3, 1))  # nothing reads them
+    env = make_vec(dataclasses.replace(points, metrics={"other": "any"}), 3, "cpu")
+    with pytest.raises(SimulationError, match=r"Expected `final_info` .* as a dict of arrays"):
+        env.episode(lambda seen: torch.zeros(3, 1))
+
+
+@pytest.mark.parametrize("numpy", [False, True])
+def test_actions_of_a_box_of_integers_are_integers(numpy):
+    given = []
+
+    class Whole(Points):
+        def step(self, actions):
+            given.append(actions)
+            return super().step(torch.as_tensor(actions).float().numpy())
+
+    simulator = Whole(3, numpy=numpy)
+    simulator.single_action_space = spaces.Box(-1, 1, (1,), np.int64)
+    points = VectorEnvTasks(simulator, set_gains, {"gain": Uniform(0.5, 2)}, HORIZON)
+    env = make_vec(points, 3, "cpu")
+    env.reset()
+    env.step(torch.tensor([[0.8], [-3.0], [0.3]]))
+    assert given[0].tolist() == [[1], [-1], [0]]
+    assert given[0].dtype == (np.int64 if numpy else torch.int64)
+
+
 @pytest.mark.parametrize("horizon", [3, HORIZON])
 def test_a_metric_that_no_step_reports_is_an_error(horizon):
     env = make_vec(family(metrics={"fare": "last"}, horizon=horizon), 4, "cpu")
@@ -170,6 +231,7 @@ class Failing(Points):
         (lambda r: (r[0][:1], *r[1:]), r"observations .* shape \[8, 2\].* got \[1, 2\]"),
         (lambda r: (r[0], r[1].mean(), *r[2:]), r"rewards .* shape \[8\].* got \[\]"),
         (lambda r: (r[0], ["a"] * 8, *r[2:]), "rewards .* as numbers"),
+        (lambda r: (*r[:4], [{}] * 8), "Expected `info` .* as a dict of arrays"),
         (lambda r: 1 / 0, "`step` of 'Failing' raises ZeroDivisionError"),
     ],
 )

@@ -192,6 +192,8 @@ def test_arrays_of_several_packages():
     for value in (numbers, numbers.numpy(), numbers.tolist(), OfJax(numbers), unsigned):
         found = rows("x", value, (3, 2), torch.float32)
         assert torch.equal(found, numbers) and found.data_ptr() != numbers.data_ptr()
+    for value in (numbers.flip(0).numpy()[::-1], numbers.numpy().astype(">f8")):
+        assert torch.equal(rows("x", value, (3, 2), torch.float32), numbers)
     assert rows("x", numbers[:, :1] > 2, (3,), torch.bool).tolist() == [False, False, True]
 
 
@@ -212,5 +214,12 @@ def test_observations_are_flattened_as_those_of_one_world():
     }
     found = flattener(space, 5)(batch)
     assert np.array_equal(found.numpy(), expected)
-    with pytest.raises(SimulationError, match="pictures as bytes"):
-        flattener(space, 5)({**batch, "image": batch["image"] / 255})
+    for part, wrong, message in (
+        ("image", batch["image"] / 255, "pictures as bytes, got torch.float64"),
+        ("image", batch["image"].astype(int) + 200, "pictures as bytes, got 2.. to 4"),
+        ("gear", batch["gear"] + 3, r"in Discrete\(3, start=-1\), got [234]"),
+        ("gear", batch["gear"] + 0.5, "in Discrete"),
+        ("gear", batch["gear"] * np.nan, "got nan"),
+    ):
+        with pytest.raises(SimulationError, match=message):
+            flattener(space, 5)({**batch, part: wrong})
