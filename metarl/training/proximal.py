@@ -97,21 +97,22 @@ class ProximalUpdate(OuterUpdate):
             "meta/backtracks".
         """
         parts, start = self._minibatches(inputs), self._snapshot()
+        count = len(parts)  # what is kept to be read later does not hold the rollouts
         if self.settings.max_kl is None:
-            steps, counts = self._all_epochs(parts, iteration)
+            steps, counted = self._all_epochs(parts, iteration)
         else:
-            steps, counts = self._bounded_epochs(parts, iteration, start)
+            steps, counted = self._bounded_epochs(parts, iteration, start)
         total = ranks.total_tasks(inputs.tasks.num_tasks, self._total)
 
         def failed() -> MetaResult:
             number = next(k for k, step in enumerate(steps) if not step.finite)
-            return _among(steps[number], number % len(parts), len(parts), total)
+            return _among(steps[number], number % count, count, total)
 
         finite = self._kept_if(steps[-1].finite, start)
         if finite is False:
             return failed()
-        first, last = _joined(steps[: len(parts)], len(parts)), steps[-1]
-        metrics = {n: torch.full_like(first.losses, count) for n, count in counts.items()}
+        first, last = _joined(steps[:count]), steps[-1]
+        metrics = {n: torch.full_like(first.losses, number) for n, number in counted.items()}
         if "meta/kl" in last.metrics:
             metrics["meta/kl"] = last.metrics["meta/kl"].mean().expand_as(first.losses)
         late = None if finite is True else failed
@@ -277,22 +278,16 @@ def _among(result: MetaResult, number: int, parts: int, total: int) -> MetaResul
     return result._replace(losses=losses, metrics=metrics, finite=False)
 
 
-def _joined(results: list[MetaResult], parts: int) -> MetaResult:
-    """Returns the results of an epoch as one, in the order of the tasks.
+def _joined(results: list[MetaResult]) -> MetaResult:
+    """Returns the results of the minibatches of an epoch as one, in the order of the tasks.
 
-    Args:
-        results: The results of the minibatches, fewer than `parts` if one is not finite.
-        parts: The number of minibatches.
-
-    Returns:
-        The result, with the mean norm of the gradients, and the flag of the last.
+    It has the mean norm of the gradients, and the flag of the last minibatch.
     """
     if len(results) == 1:
         return results[0]
     norm = torch.stack([result.grad_norm for result in results]).mean()
     losses, metrics, carry = concatenate_tasks([result[:3] for result in results])
-    if len(results) == parts:
-        tasks = torch.arange(len(losses), device=losses.device)
-        place = torch.cat([tasks[k::parts] for k in range(parts)]).argsort()
-        losses, metrics, carry = map_tensors(lambda t: t[place], (losses, metrics, carry))
+    tasks = torch.arange(len(losses), device=losses.device)
+    place = torch.cat([tasks[k :: len(results)] for k in range(len(results))]).argsort()
+    losses, metrics, carry = map_tensors(lambda t: t[place], (losses, metrics, carry))
     return MetaResult(losses, metrics, carry, norm, results[-1].finite)

@@ -1,5 +1,6 @@
 """Several steps on the same rollouts whose finiteness is read later: the same as at once."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -52,6 +53,18 @@ def test_epochs_do_not_wait(minibatches):
                 assert isinstance(result.finite, torch.Tensor) and result.finite
         found.append((result.losses, result.metrics, learner.environment_steps, state(update.step)))
     torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+def test_a_result_that_is_read_later_does_not_keep_the_rollouts():
+    generator = torch.Generator().manual_seed(0)
+    learner, update, _ = make(True, 1)
+    update.read_late()
+    for i in range(4):
+        inputs = learner.collect(FAMILY.sample(TASKS, generator), generator, i)
+        result = update(inputs, i)
+        rollouts = weakref.ref(inputs)
+        del inputs
+    assert result.failed is not None and rollouts() is None
 
 
 class Breaking(PolicyLearner):
