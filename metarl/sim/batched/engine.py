@@ -104,7 +104,7 @@ class BatchedVectorEnv(TensorVectorEnv):
 
     @property
     def reported(self) -> tuple[Any, ...]:
-        """Names in the `info` of the last step."""
+        """Names in `info` and `final_info` of the last step."""
         return self._simulator.reported
 
     def state_dict(self) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Simulator:
 
     Attributes:
         user: The vector environment whose episode is running.
-        reported: Names in the `info` of the last step.
+        reported: Names in `info` and `final_info` of the last step.
         unmeasured: Metrics that no step since the last reset has reported.
     """
 
@@ -99,7 +99,7 @@ class Simulator:
             raise SettingsError(
                 f"{self._title!r} does not say when it resets worlds whose episode has ended: set "
                 '`autoreset` to "same_step" (Isaac Lab, ManiSkill, Brax) or "next_step" (EnvPool, '
-                "gymnasium)."
+                "gymnasium, and one that never does)."
             )
         check_choice(f"autoreset of {self._title!r}", mode, RESETS)
         return mode == "same_step"
@@ -182,7 +182,8 @@ class Simulator:
             )
         seen, reward, terminated, truncated, info = result
         info = self._read_info("info", info)
-        self.reported = tuple(info)
+        last = info.get("final_info")
+        self.reported = tuple({**info, **last} if isinstance(last, Mapping) else info)
         shape = (self.num_worlds,)
         state = {
             "observation": self._observed(seen),

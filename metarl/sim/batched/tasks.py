@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -26,6 +26,9 @@ from metarl.sim.gymnasium.rates import step_seconds
 from metarl.sim.reported_states import ReportedFamily
 from metarl.sim.sampled_parameters import SampledFamily, check_parameters
 from metarl.tasks.base import Split, check_split
+
+OF_SIMULATOR = frozenset({"env", "autoreset", "observed", "metrics"})
+"""Settings with which a simulator is built and read."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,13 @@ class VectorEnvTasks(SampledFamily, ReportedFamily):
             MetaRL delays the actions and adds the noise.
         horizon: The number of steps of an episode.
         name: Name with a version; by default that of `env` and the parameters.
-        autoreset: When the simulator resets a world that has ended: "same_step", or "next_step";
-            "" for what its `metadata["autoreset_mode"]` says.
+        autoreset: When the simulator resets a world that has ended: "same_step", or "next_step",
+            also for one that never does; "" for what its `metadata["autoreset_mode"]` says.
         part: The split that tasks are drawn from.
         observed: The part of a Dict observation that policies see, such as "policy" of Isaac Lab;
             "" for all parts.
-        metrics: Numbers [N] of `info` that become metrics: name in `info` -> "any", "last" or
-            "mean" of the steps of an episode.
+        metrics: Numbers [N] of `info`, or of its dict "final_info", that become metrics: name ->
+            "any", "last" or "mean" of the steps of an episode.
     """
 
     engine: ClassVar[str] = "batched"
@@ -106,11 +109,12 @@ class VectorEnvTasks(SampledFamily, ReportedFamily):
             )
         if not self.name:
             object.__setattr__(self, "name", default_name(self.title, ",".join(self.parameters)))
-        simulator = Simulator(
-            self.env, self.title, self.autoreset, self.observed, tuple(self.metrics)
-        )
-        object.__setattr__(self, "simulator", simulator)
-        _ = self.observation_space, self.action_space, simulator.resets_within_step
+        if not hasattr(self, "simulator"):  # a copy with other settings has it
+            simulator = Simulator(
+                self.env, self.title, self.autoreset, self.observed, tuple(self.metrics)
+            )
+            object.__setattr__(self, "simulator", simulator)
+        _ = self.observation_space, self.action_space, self.simulator.resets_within_step
         if self.noisy_sensors:
             self.sensor_deviation(self.sample(1, torch.Generator()).values)  # checks the entries
 
@@ -140,6 +144,20 @@ class VectorEnvTasks(SampledFamily, ReportedFamily):
     @property
     def world_settings(self) -> dict[str, Any]:
         return {**super().world_settings, "simulator": self.title, "observed": self.observed}
+
+    def with_settings(self, **settings: Any) -> Self:
+        """Returns the same family with other settings; see the class.
+
+        It shares the simulator, unless `env`, `autoreset`, `observed` or `metrics` are among them.
+        """
+        shared = {f.name for f in fields(self) if f.init} - OF_SIMULATOR
+        if not settings.keys() <= shared:
+            return replace(self, **settings)
+        other = copy.copy(self)
+        for name, value in settings.items():
+            object.__setattr__(other, name, value)
+        other.__post_init__()
+        return other
 
     def split(self, name: Split) -> Self:
         """Returns the family restricted to a split; it shares the simulator."""

@@ -158,6 +158,7 @@ def test_metrics_of_worlds_that_continue_where_others_end():
     assert len(lengths.unique()) > 1
     far = played.rewards.abs().sqrt().sum(1) / lengths
     torch.testing.assert_close(env.episode_metrics()["far"], far)
+    assert env.reported == ("final_info", "far")
 
 
 def test_lists_of_the_ends_of_worlds_are_refused():

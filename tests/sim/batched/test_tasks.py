@@ -11,8 +11,9 @@ from metarl.errors import SettingsError, SimulationError, TaskError
 from metarl.rl.policies import policy_for
 from metarl.rl.policy_learner import PolicyLearner
 from metarl.rl.settings import PolicyGradientSettings
-from metarl.sim import Choice, Uniform, VectorEnvTasks, check_family
+from metarl.sim import Choice, Uniform, VectorEnvTasks, check_family, make_family
 from metarl.sim.batched.arrays import flattener, rows
+from metarl.sim.make import FAMILIES
 from metarl.training import OuterLoop, TrainingSettings
 from tests.sim.batched.simulators import LIMIT, TIME_LIMIT, Points, set_gains
 
@@ -82,6 +83,18 @@ def test_copies_share_the_simulator_and_pickles_build_their_own():
     assert points(build=simulator).simulator.env is simulator
     train, test = (family.split(s).sample(500, torch.Generator()).values for s in ("train", "test"))
     assert not set(train["gain"].tolist()) & set(test["gain"].tolist())
+
+
+def test_other_settings_share_the_simulator(monkeypatch):
+    monkeypatch.setitem(FAMILIES._values, "Points-v1", points())
+    family, longer = make_family("Points-v1"), make_family("Points-v1", horizon=12)
+    assert isinstance(family, VectorEnvTasks) and isinstance(longer, VectorEnvTasks)
+    assert (family.horizon, longer.horizon) == (8, 12) and longer.simulator is family.simulator
+    changed = family.with_settings(metrics={"far": "last"}, horizon=3)
+    assert changed.simulator is not family.simulator and changed.horizon == 3
+    for wrong in ({"horizon": 0}, {"horizons": 3}):
+        with pytest.raises(SettingsError, match="horizon"):
+            make_family("Points-v1", **wrong)
 
 
 @pytest.mark.parametrize(("tasks", "trajectories"), [(2, 4), (5, 3), (3, 8), (2, 13)])
