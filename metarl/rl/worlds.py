@@ -156,7 +156,7 @@ class Worlds:
         }
 
     def notes(self) -> list[str]:
-        """Returns a line about successes that an environment reports and no metric reads."""
+        """Returns a line about each success that `info` reports and no metric reads."""
         names = [name for env in self._envs.values() for name in getattr(env, "reported", ())]
         return [
             f'The environment reports {name!r} in `info`: metrics={{{name!r}: "any"}} of its '

@@ -12,12 +12,7 @@ from torch import Tensor
 
 from metarl.deploy.arrays import as_array
 from metarl.deploy.experience.logged_parts import NAMES, check_parts, episodes_of
-from metarl.deploy.experience.trajectory_tables import (
-    as_flags,
-    check_counter,
-    count_of,
-    step_of,
-)
+from metarl.deploy.experience.trajectory_tables import as_flags, check_counter, count_of, step_of
 from metarl.deploy.robot.actor import Action
 from metarl.deploy.robot.spaces import ControlSpaces
 from metarl.errors import DataError, ShapeError, short_repr

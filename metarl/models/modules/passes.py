@@ -42,8 +42,8 @@ class Pass:
     def moments_by_layer(self) -> dict[str, Moments]:
         """Returns the moments of each layer: of one that was called several times, their mean."""
         calls: dict[str, list[Moments]] = {}
-        for layer, *moments in self.moments:
-            calls.setdefault(layer, []).append((moments[0], moments[1]))
+        for layer, mean, variance in self.moments:
+            calls.setdefault(layer, []).append((mean, variance))
         return {
             layer: found[0] if len(found) == 1 else _mean(found) for layer, found in calls.items()
         }
