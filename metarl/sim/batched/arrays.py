@@ -42,7 +42,8 @@ def rows(what: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> T
             "numbers of 0..1 would be divided by 255 once more. Return bytes, or declare a Box of "
             "float32 with the bounds that the pictures have."
         )
-    if dtype == torch.uint8 and not torch.equal(tensor, tensor.clamp(0, 255)):
+    is_wider = dtype == torch.uint8 != tensor.dtype
+    if is_wider and not torch.equal(tensor, tensor.clamp(0, 255)):
         raise SimulationError(
             f"Expected {what} of the simulator that are pictures as bytes, got {int(tensor.min())} "
             f"to {int(tensor.max())}: as bytes, they would be other numbers."
