@@ -1,4 +1,11 @@
-"""MetaRL: meta-learning and robot adaptation in PyTorch, tasks as a tensor dimension."""
+"""MetaRL: meta-learning and robot adaptation in PyTorch, with tasks as a tensor dimension.
+
+- `metarl.load` opens a trained run to adapt it to a new task.
+- `metarl.tasks` has supervised tasks, `metarl.sim` families of control tasks.
+- `metarl.models` has networks, `metarl.rl` policies.
+- `metarl.adaptation` has the gradient algorithms, `metarl.learners` metric and memory learners.
+- `metarl.training` has the outer loop.
+"""
 
 from __future__ import annotations
 

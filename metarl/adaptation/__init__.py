@@ -1,4 +1,9 @@
-"""The inner loop, its update rules, the algorithms, and the interface of learners."""
+"""The inner loop: gradient algorithms, update rules, and learners that adapt.
+
+A gradient algorithm such as `MAML` is a function from a network to an `Adaptation`.
+`GradientLearner` trains an adaptation on supervised tasks, `metarl.rl.PolicyLearner` on control
+tasks.
+"""
 
 from metarl.adaptation.adaptation import Adaptation
 from metarl.adaptation.algorithm import GradientAlgorithm, Problem

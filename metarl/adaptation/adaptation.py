@@ -1,4 +1,4 @@
-"""How a network adapts: the plain value that every gradient-based algorithm makes."""
+"""How a network adapts: the immutable object that every gradient algorithm returns."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Adaptation:
         first_order: Drops the second derivatives of the inner loop.
         batch_size: Support examples per step, drawn without replacement and reshuffled each pass;
             None takes the whole support set each step.
-        frozen: Patterns of names of parameters that the inner loop leaves as they are
-            (`blocks.*.norm.*`), each of which must match, or modules of the network; the outer loop
-            trains them. Parameters with `requires_grad_(False)` are left by both loops.
-        unroll: Truncates the unroll: each meta-iteration runs this many of the `steps` and
-            carries parameters and state to the next; None unrolls all.
+        frozen: Name patterns of parameters that the inner loop does not change (`blocks.*.norm.*`),
+            or modules of the network; the outer loop trains them. Each pattern must match. Neither
+            loop changes parameters with `requires_grad_(False)`.
+        unroll: Truncates the unroll: each meta-iteration runs this many of the `steps`, and the
+            next one continues from its parameters and state. None: all steps.
         fresh_start: Adapts from random initial parameters, drawn for each task, instead of theta;
             theta is then not trained.
         statistics_momentum: Keeps running batch-norm statistics of each episode with this weight
@@ -62,8 +62,8 @@ class Adaptation:
         outer_loss: The loss of the queries; None for `loss`.
         metric: The metric: a name of `METRICS`, "loss" for the outer loss, or a function; None for
             the default.
-        algorithm: The options of the algorithm that made it, which a run stores; None for one
-            that was put together by hand.
+        algorithm: The options of the algorithm that made it, which a run stores; None if you
+            construct an `Adaptation` yourself.
 
     Raises:
         SettingsError: A number is out of its range, or a pattern matches no parameter.

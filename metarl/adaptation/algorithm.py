@@ -32,7 +32,7 @@ L_co = TypeVar("L_co", bound=Learner, covariant=True)
 
 
 class Problem(Protocol[L_co]):
-    """What a gradient-based algorithm needs to know of the tasks it is built for."""
+    """What a gradient algorithm needs to know about the tasks that it is built for."""
 
     @property
     def generator(self) -> torch.Generator:
@@ -72,7 +72,7 @@ class GradientAlgorithm(ABC):
     }  # fmt: skip
 
     frozen: tuple[str, ...] = field(default=(), kw_only=True)
-    """Name patterns of parameters that the inner loop leaves as they are."""
+    """Name patterns of parameters that the inner loop does not change."""
     max_inner_grad_norm: float | None = field(default=None, kw_only=True)
     """Clips each task's gradient in each inner step to this norm, above 0. None: no clipping."""
     loss: TaskLoss | None = field(default=None, kw_only=True, metadata=FROM_PYTHON)
@@ -122,7 +122,7 @@ class GradientAlgorithm(ABC):
 def as_function(
     algorithm: Callable[P, GradientAlgorithm],
 ) -> Callable[Concatenate[nn.Module, P], Adaptation]:
-    """Returns the function from a network and an algorithm's options to the adaptation.
+    """Returns the user's function: it takes a network and options and makes the adaptation.
 
     Args:
         algorithm: An algorithm whose rule has no initial values to draw.
@@ -141,7 +141,7 @@ def as_function(
 def as_seeded_function(
     algorithm: Callable[P, GradientAlgorithm],
 ) -> Callable[Concatenate[nn.Module, torch.Generator, P], Adaptation]:
-    """Returns the function from a network, a generator and options to the adaptation.
+    """Returns the user's function: it takes a network, a generator and options.
 
     Args:
         algorithm: An algorithm whose rule draws its initial values from the generator.

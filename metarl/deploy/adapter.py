@@ -1,4 +1,4 @@
-"""A trained start on a task that nobody described: the interface of adapters."""
+"""The interface of adapters, which adapt a trained learner to a new task."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class AdaptationReport:
     Attributes:
         steps: Adaptation steps taken.
         examples: Examples, or environment steps, that it used.
-        episodes: Episodes, or parts of some, that it used; 0 for supervised tasks.
+        episodes: Episodes, or parts of episodes, that it used; 0 for supervised tasks.
         loss_before: Loss on these data before the adaptation; None for learners without a loss.
-        loss_after: The same after it.
+        loss_after: Loss on these data after the adaptation.
         effective: Effective sample size of data that another policy collected, in environment
             steps; None where the policy itself collected them.
         seconds: Time that the computation took, in seconds.
@@ -54,7 +54,7 @@ class Origin:
     Attributes:
         path: The checkpoint, or "" for a learner of this process.
         iteration: Its meta-iteration.
-        ranges: The ranges of the data of training, from learner.json.
+        ranges: The ranges of the training data, from learner.json.
     """
 
     path: str
@@ -63,10 +63,11 @@ class Origin:
 
 
 class Adapter(ABC):
-    """Interface of a trained learner that adapts to one task of the user's; `metarl.load` makes it.
+    """Interface of a trained learner that adapts to the user's task; `metarl.load` returns one.
 
-    Supervised learners have `adapt(support)` and `predict(inputs)`; policies have `act`, `observe`,
-    `adapt` and `run`. Both `reset` to the trained start, and save what they adapted.
+    Supervised learners have `adapt(support)` and `predict(inputs)`. Policies have `act`, `observe`,
+    `adapt` and `run`. For both, `reset` returns to the trained start, and `save` writes the adapted
+    weights.
 
     Attributes:
         origin: Where the weights come from.
@@ -79,7 +80,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def reset(self) -> None:
-        """Goes back to the trained start, and forgets the task."""
+        """Returns to the trained start, and discards the adaptation."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
@@ -87,19 +88,19 @@ class Adapter(ABC):
 
     @abstractmethod
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Takes over adapted weights that `state` returned."""
+        """Loads adapted weights that `state` returned."""
 
     def adapt(self, *data: Any, **options: Any) -> Any:
-        """Adapts; see the subclasses."""
+        """Adapts to data of a task; see `SupervisedAdapter` and `ControlAdapter`."""
         self._refuse("adapt", data, options)
 
     def predict(self, inputs: Any, *, mask: Any = None) -> Any:
-        """Predicts; see `SupervisedAdapter`."""
+        """Predicts targets of the task; see `SupervisedAdapter`."""
         del mask
         self._refuse("predict", inputs)
 
     def act(self, observation: Any) -> Any:
-        """Acts; see `ControlAdapter`."""
+        """Returns an action for an observation; see `ControlAdapter`."""
         self._refuse("act", observation)
 
     def save(self, path: Path | str) -> None:
@@ -120,7 +121,7 @@ class Adapter(ABC):
             temporary.write_bytes(safetensors.torch.save(tensors, metadata=note))
 
     def restore(self, path: Path | str) -> None:
-        """Takes over adapted weights that `save` wrote.
+        """Loads adapted weights that `save` wrote.
 
         Raises:
             CheckpointError: The file cannot be read, is of a newer version, or of another learner.
@@ -154,7 +155,7 @@ class Adapter(ABC):
             self.load_rule_state(rule)
 
     def notes(self) -> dict[str, str]:
-        """Returns what `save` writes besides the weights, texts by name."""
+        """Returns the texts, by name, that `save` writes in addition to the weights."""
         return {} if self._policy_weights is None else self._policy_weights.notes()
 
     def check_notes(self, notes: dict[str, str]) -> None:
@@ -163,16 +164,16 @@ class Adapter(ABC):
             self._policy_weights.check_notes(notes)
 
     def load_notes(self, notes: dict[str, str]) -> None:
-        """Takes over what `notes` returned; raises ValueError if it is damaged."""
+        """Loads what `notes` returned; raises ValueError if it is damaged."""
         if self._policy_weights is not None:
             self._policy_weights.load_notes(notes)
 
     def rule_state(self) -> dict[str, Tensor]:
-        """Returns what the update rule knows of the steps so far, such as moments, by name."""
+        """Returns the state of the update rule after the steps so far, such as moments, by name."""
         return {} if self._policy_weights is None else self._policy_weights.rule_state
 
     def load_rule_state(self, state: dict[str, Tensor]) -> None:
-        """Takes over what `rule_state` returned; raises CheckpointError if it is another one's."""
+        """Loads what `rule_state` returned; raises CheckpointError if another rule returned it."""
         self._check_state(state, self.rule_state())
         if self._policy_weights is not None:
             self._policy_weights.rule_state = state

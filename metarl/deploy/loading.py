@@ -1,4 +1,4 @@
-"""`metarl.load`: opens a run for use on a task of the user's."""
+"""`metarl.load`: opens a run to use it on the user's task."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def load(
     trust: bool = False,
     **options: Any,
 ) -> Adapter:
-    """Opens a run, to adapt its learner to a task that nobody described.
+    """Opens a run to adapt its learner to a new task.
 
-    The script that made the run is not needed and not executed: learner, statistics, spaces and
-    rate are in its learner.json, the weights in its newest valid checkpoint.
+    The script that made the run is not needed and not executed. The run's learner.json has the
+    learner, statistics, spaces and rate; its newest valid checkpoint has the weights.
 
     Args:
         run: A run folder; a checkpoint; "RUN/best", the checkpoint of the best value on validation
             tasks; "latest" for the newest run below `runs`; or the folder of an exported adaptation
             (`metarl export RUN FOLDER --to onnx --with adaptation`), which takes `seed` and
             `explore` only; see `ExportedAdapter`.
-        network: The network of a run that could not describe it (a module of yours), built as in
-            training; its weights are loaded.
-        learner: The whole learner, for other parts that a run could not describe.
+        network: Your own module, built as in training, if the run could not store its structure;
+            its weights are loaded.
+        learner: The whole learner, if the run could not store other parts of it.
         adapted: Adapted weights that `Adapter.save` wrote.
         rate: Control steps per second of your robot; refused if the run was trained at another.
         seed: Seed of sampled actions and of what is random in adaptations.
@@ -61,7 +61,7 @@ def load(
 
     Raises:
         CheckpointError: There is no such run, it is damaged, was altered or is of a newer version.
-        SettingsError: Part of the learner has to be handed in, the rate is another one, or torch's
+        SettingsError: `network` or `learner` is missing, the rate is another one, or torch's
             default device is not the CPU.
     """
     check_inference_mode()

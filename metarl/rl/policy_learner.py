@@ -38,18 +38,18 @@ from metarl.trees import concatenate_tasks, cut_tasks, map_tensors
 class PolicyLearner(ControlLearner):
     """Adapts a policy by an update rule whose gradients come from rollouts.
 
-    Rollouts are collected before every adaptation step, with the parameters of that step. `collect`
-    adapts and collects; `forward` repeats the adaptation on the stored rollouts, differentiably,
-    from the current theta. Several outer updates, a line search or Fisher products can therefore
-    use one set of rollouts.
+    It collects rollouts before every adaptation step, with the parameters of that step. `collect`
+    adapts and stores the rollouts. `forward` repeats the adaptation on the stored rollouts,
+    differentiably, from the current theta. Several outer updates, a line search or Fisher products
+    can therefore use one set of rollouts.
 
     Args:
-        adaptation: Policy, update rule, objective and steps, as an algorithm makes them
-            (`MAML(policy, inner_lr=0.1)`).
+        adaptation: Policy, update rule, objective and number of steps: what an algorithm returns,
+            such as `MAML(policy, inner_lr=0.1)`.
         family: The family of the tasks.
         settings: See `PolicyGradientSettings`.
         task_chunk_size: Tasks whose rollouts are collected at once. None: all.
-        observe_task: Appends the `task_vector` to the observations (an oracle).
+        observe_task: Whether the `task_vector` is appended to the observations (an oracle).
 
     Raises:
         SettingsError: See `checked_policy` and `check_fits`.
@@ -150,7 +150,7 @@ class PolicyLearner(ControlLearner):
         return MetaLoss(losses, metrics, map_tensors(torch.Tensor.detach, carry))
 
     def after_update(self, carry: dict[str, Any]) -> None:
-        """Counts the environment steps, updates the units, and carries the rule's state on."""
+        """Counts the environment steps, updates the units, and stores the rule's state."""
         self.count_steps(carry["environment_steps"])
         if self.policy.units is not None and "moments" in carry:
             self.policy.units.update(carry["moments"])
@@ -163,10 +163,10 @@ class PolicyLearner(ControlLearner):
         """Returns the action distributions of the adapted policies, differentiable in theta.
 
         Args:
-            inputs: The rollouts that the policies adapt on, and the last ones.
-            path: The values of the adapted parameters after 1..K steps, if not those that the
-                rollouts of `inputs` give; derivatives are still those of `inputs`. With few of the
-                rollouts, it makes the policies those that adapted on all of them.
+            inputs: The rollouts that the policies adapt on, and those after the last step.
+            path: Adapted parameters after 1..K steps, in place of those that follow from `inputs`;
+                derivatives still come from `inputs`. If `inputs` has few of the rollouts, the
+                policies are then those that adapted on all of them.
 
         Returns:
             The distribution at every observation of the last rollouts, each field [T, N, H, *].
@@ -209,10 +209,10 @@ class PolicyLearner(ControlLearner):
             tasks: T tasks.
             steps: Adaptation steps, at least 0.
             generator: Source of all randomness.
-            scales: Factor on the inner loss of each step, 1 after the last factor. For gradient
-                descent it scales the rate (the ICML protocol halves it after the first step).
+            scales: Factor on the inner loss of each step; 1 for further steps. In gradient descent
+                it scales the rate (the ICML protocol halves the rate after the first step).
             trajectories: Rollouts per task and step; None for those of the settings.
-            noises: Random numbers of the `steps` + 1 batches, in place of drawn ones.
+            noises: Random numbers of the `steps` + 1 batches; by default they are drawn.
         """
         self._calibrate(tasks, generator, trajectories)
         start = self._fresh(tasks.num_tasks, generator)
@@ -251,17 +251,17 @@ class PolicyLearner(ControlLearner):
         params: Params | None = None,
         state: State | None = None,
     ) -> Iterator[Step]:
-        """Adapts on given rollouts, such as those of a robot; steps no environment.
+        """Adapts on given rollouts, such as those of a robot, without an environment.
 
-        Every step uses the same rollouts; the surrogates `ratio` and `dice` correct for the policy
-        that acted in them by `experience.log_probs`. Yields parameters and state of the rule after
+        Every step uses the same rollouts. The surrogates `ratio` and `dice` correct for the policy
+        that acted, by `experience.log_probs`. Yields parameters and state of the rule after
         0, 1, ..., `steps` steps.
 
         Args:
             experience: Rollouts of T tasks, their advantages and weights.
             steps: Adaptation steps, at least 0.
             params: The parameters to start from, [T, *shape] per name; None for theta.
-            state: The update rule's state to go on from; None for a fresh one.
+            state: The update rule's state to continue from; None for a new one.
         """
         self._frozen.refresh()
         start = params or task_params(self.policy, len(experience.weights))

@@ -1,4 +1,9 @@
-"""Distributions over supervised tasks."""
+"""Distributions over supervised tasks, and the batches of tasks that they sample.
+
+`Sine`, `Omniglot` and `Glyphs` are ready to use. `FewShotData`, `GroupedExamples`, `Forecasting`
+and `ImageFolder` make tasks from your data. `check_task_distribution` checks a distribution that
+you wrote.
+"""
 
 from metarl.tasks.background import Background
 from metarl.tasks.base import Examples, Split, TaskBatch, TaskDistribution

@@ -1,4 +1,4 @@
-"""Adapts a policy to one robot, or to one environment, from what it does there."""
+"""Adapts a policy to one robot or environment, from its own experience there."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ from metarl.sim.arguments import check_default_type
 
 
 class ControlAdapter(Adapter):
-    """Acts, records what happens, and adapts the policy to it.
+    """Acts, records the steps, and adapts the policy to them.
 
         action = adapter.act(observation)
         observation, reward, terminated, truncated, _ = env.step(action)
         adapter.observe(observation, action, reward, terminated, truncated)
         adapter.adapt()  # after whole or part episodes
 
-    A policy that adapts by gradients adapts from the actions that it sampled. An action of somebody
-    else, or one that was held, counts as a part of the environment. For a policy with a memory
-    (RL^2, VariBAD) acting is adapting, and `adapt()` does nothing; `belief` is what VariBAD has
-    inferred of the task.
+    A policy that adapts by gradients learns only from actions that it sampled. Held actions, and
+    those of another controller, count as a part of the environment. A policy with a memory (RL^2,
+    VariBAD) adapts while it acts, so `adapt()` does nothing; `belief` is the posterior of the task
+    that VariBAD has inferred.
 
     Args:
         learner: The trained learner.
         origin: Where it comes from, and the ranges of its training data.
-        explore: Whether `act` samples; False takes the most likely action. Settable.
+        explore: Whether `act` samples actions; if False, it takes the most likely one. Settable.
         safety: Limits on the actions; None: the bounds of the action space.
-        rollback: When an adapted policy is given up for the start; None: never.
+        rollback: When to discard an adapted policy and return to the start; None: never.
         seed: Seed of sampled actions.
 
     Attributes:
         learner: The learner.
         explore: See Args.
         spaces: The spaces of training.
-        events: What happened besides adaptations, in words: roll-backs, failures in the background.
+        events: Messages about roll-backs and failures in the background.
 
     Raises:
         SettingsError: The learner observes the task, a limit does not suit the actions, or torch's
@@ -134,15 +134,15 @@ class ControlAdapter(Adapter):
     def observe(
         self, observation: Any, action: Any, reward: float, terminated: bool, truncated: bool
     ) -> None:
-        """Records what became of an action.
+        """Records the result of an action.
 
         Args:
             observation: The observation after the action.
-            action: The action that was executed; one that differs from that of `act` counts as
-                somebody else's. None: that of `act`.
+            action: The action that was executed. If it differs from that of `act`, it counts as
+                that of another controller. None: that of `act`.
             reward: Its reward.
             terminated: Whether the episode terminated.
-            truncated: Whether it was cut off, as by a time limit.
+            truncated: Whether the episode was cut off, such as by a time limit.
 
         Raises:
             SimulationError: The reward is no finite number, an end is neither true nor false, or
@@ -166,7 +166,7 @@ class ControlAdapter(Adapter):
             self._judge()
 
     def abandon(self) -> None:
-        """Ends the episode without a return, as when somebody resets the robot in between."""
+        """Ends the episode without a return, such as when a person resets the robot."""
         self._recorder.abandon()
         self._actor.end()
         self._filter.forget()
@@ -188,14 +188,14 @@ class ControlAdapter(Adapter):
             trajectories: Logged episodes in place of the observed ones; see `read_trajectories`.
             steps: Adaptation steps on these data, at least 1.
             scale: Factor on the inner loss, and with it on the rate of gradient descent, above 0.
-                None: 1 for as many steps as in training, then 0.5, as the evaluation of Finn et al.
-                2017: a whole step further often overshoots.
-            background: Returns at once, while the old policy acts; the new one acts from the `act`
-                after it is ready.
+                None: 1 for as many steps as in training, then 0.5, as in the evaluation of Finn et
+                al. 2017, because further full steps often overshoot.
+            background: Returns at once. The old policy acts until the new one is ready; then the
+                next `act` uses the new one.
             **options: With trajectories: `behaviour`, `correction`, `least_effective`; see `weigh`.
 
         Returns:
-            What it did, an `AdaptationReport`; in the background a `Future` of that.
+            An `AdaptationReport`; in the background, a `Future` of it.
 
         Raises:
             SettingsError: There are no data, no sampled actions, or too small an effective sample.
@@ -230,9 +230,9 @@ class ControlAdapter(Adapter):
         return run_episodes(self, env, episodes, adapt_every, **options)
 
     def evaluate(self, env: gymnasium.Env, episodes: int, **options: Any) -> np.ndarray:
-        """Returns the returns of episodes from which nothing is adapted; see `evaluate`.
+        """Returns the returns of episodes without adaptation; see `evaluate`.
 
-        An adaptation that is computed in the background takes effect before or after them.
+        An adaptation in the background takes effect before or after these episodes.
         """
         self._take_ready()
         with nullcontext() if self._weights is None else self._weights.waiting():
@@ -247,7 +247,7 @@ class ControlAdapter(Adapter):
         self._watch = RangeWatch(self.origin.ranges.get("observations"), "observations")
 
     def state(self) -> dict[str, Tensor]:
-        """Returns the adapted parameters by name; those that are ready act from now on.
+        """Returns the adapted parameters by name; new ones that are ready act from now on.
 
         Raises:
             SettingsError: The policy is recurrent: it adapts by its memory.
@@ -289,7 +289,7 @@ class ControlAdapter(Adapter):
 
     @property
     def held(self) -> int:
-        """How often an action was held, as an observation or an action was not finite."""
+        """How often an action was held because an observation or an action was not finite."""
         return self._filter.held
 
     @property

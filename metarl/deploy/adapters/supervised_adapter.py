@@ -45,22 +45,22 @@ COLUMNS = "columns"
 
 
 class SupervisedAdapter(Adapter):
-    """Adapts a learner on few examples of one task or of many, and predicts.
+    """Adapts a learner to a few examples of one task or of several tasks, and predicts.
 
     Args:
         learner: The trained learner.
         origin: Where it comes from, and the ranges of its training data.
-        seed: Seed of what is random in the adaptation.
-        standardise: Inputs and targets come in the units of the table, and are standardised by the
-            means and deviations of training, as `GroupedExamples(standardise=True)` did; values are
-            predicted in these units. The losses stay those of training.
+        seed: Seed of the random numbers of the adaptation.
+        standardise: Takes inputs and targets, and predicts values, in the units of the table. They
+            are standardised by the means and deviations of training, as by
+            `GroupedExamples(standardise=True)`. Losses are those of the standardised values.
 
     Attributes:
         learner: The learner.
-        classes: The labels of each task, in the order of the outputs; None for values.
+        classes: The labels of each task, in the order of the outputs; None for regression.
 
     Raises:
-        SettingsError: The run does not know how to standardise.
+        SettingsError: The run has no means and deviations to standardise by.
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class SupervisedAdapter(Adapter):
 
         Args:
             support: Inputs of one task, [N, *input], or of T tasks, [T, N, *input]: arrays,
-                tensors, images, rows of a table (a data frame, a mapping of columns, a table of
-                Arrow), whose columns are found by name. Bytes of images become 0..1 if training had
-                such.
+                tensors, images, or rows of a table (a data frame, a mapping of columns, a table of
+                Arrow), whose columns are found by name. Bytes of images are scaled to 0..1 if
+                training inputs were in 0..1.
                 With `targets` None: `Examples`, or a pair of inputs and targets.
             targets: Values, or labels of any kind (numbers, names), [N] or [T, N].
             steps: Adaptation steps; None: as in training. Learners without a gradient ignore it.
@@ -115,14 +115,14 @@ class SupervisedAdapter(Adapter):
             described: Which classes have a description, [way] or [T, way]; None: all.
 
         Returns:
-            What it did; the losses are those of the support set.
+            A report, whose losses are those of the support set.
 
         Raises:
             ShapeError: The examples do not have the shape of training.
             TaskError: There are more classes than outputs.
             SettingsError: Descriptions are missing, or the learner takes none.
-            NonFiniteError: The adaptation diverged; there is no task then. After other errors it is
-                the one before.
+            NonFiniteError: The adaptation diverged, and the adapter is reset. After other errors,
+                it keeps the previous task.
         """
         started = time.perf_counter()
         steps = self.steps if steps is None else check_int("steps", steps, NOT_NEGATIVE)
