@@ -149,7 +149,7 @@ class Adaptation:
 
     @property
     def frozen_names(self) -> frozenset[str]:
-        """Names of the parameters that the inner loop leaves as they are."""
+        """Names of the parameters that the inner loop does not change."""
         return matching_names(self.network, self._patterns) | self._constants
 
     @property
@@ -179,7 +179,7 @@ class Adaptation:
 
 
 class Frozen:
-    """The parameters that the inner loop of a learner leaves as they are.
+    """The parameters that the inner loop of a learner does not change.
 
     Args:
         adaptation: The learner's adaptation.

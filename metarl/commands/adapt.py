@@ -1,4 +1,4 @@
-"""`metarl adapt`: a run on a task that nobody described: an environment, a log, images."""
+"""`metarl adapt`: adapts a run to a new task: an environment, a log, a table or images."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class MAMLPlusPlusAlgorithm(GradientAlgorithm):
     learned_rates: bool = True
     """Whether the rates are learned; if not, only the multi-step loss is left of MAML++."""
     frozen: tuple[str, ...] | None = field(default=None, kw_only=True)  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Name patterns of parameters that the inner loop leaves as they are. None: those of
+    """Name patterns of parameters that the inner loop does not change. None: those of
     normalisation layers."""
 
     def adaptation(self, network: Adaptable, generator: torch.Generator) -> Adaptation:

@@ -31,8 +31,8 @@ class TrialSettings(ABC):
     entropy_weight: float = 0.0
     """Weight of the policy's entropy in the loss, at least 0."""
     memory: MemoryName = "gru"
-    """What remembers the trial: gru, or attention (a causal transformer), which plays no trials
-    longer than those of training."""
+    """Network that reads the trial: gru, or attention (a causal transformer), which cannot play
+    longer trials than those of training."""
     layer_norm: bool = False
     """Layer normalisation of the GRU's products; a transformer always has its own."""
     blocks: int = 2
