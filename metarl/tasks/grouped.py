@@ -59,6 +59,7 @@ class GroupTasks:
         augment_query: Changes the query inputs of training tasks.
         columns: The names of the columns of the inputs, in their order, which a run records; None
             without names.
+        target_columns: Those of the targets.
     """
 
     source: Source = field(repr=False)
@@ -77,6 +78,7 @@ class GroupTasks:
     augment_support: Augment | None = field(default=None, repr=False)
     augment_query: Augment | None = field(default=None, repr=False)
     columns: tuple[str, ...] | None = field(default=None, repr=False)
+    target_columns: tuple[str, ...] | None = field(default=None, repr=False)
     _groups: Tensor = field(init=False, repr=False)
     _offsets: Tensor = field(init=False, repr=False)
     _most: int = field(init=False, repr=False)

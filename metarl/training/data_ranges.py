@@ -37,10 +37,12 @@ class DataRanges:
         self._ends: dict[str, tuple[Tensor, Tensor]] = {}
         self._moments: dict[str, Moments] = {}
 
-    def name(self, columns: Any) -> None:
-        """Records the names of the columns, a tuple of strings; ignores other values."""
-        if isinstance(columns, tuple) and _are_names([*columns]):
-            self._shapes["columns"] = [*columns]
+    def name(self, tasks: Any) -> None:
+        """Records the tasks' `columns` and `target_columns` that are tuples of strings."""
+        for kind in ("columns", "target_columns"):
+            names = getattr(tasks, kind, None)
+            if isinstance(names, tuple) and _are_names([*names]):
+                self._shapes[kind] = [*names]
 
     def scale(self, scaling: Any) -> None:
         """Records what examples were standardised by, a `Scaling`; ignores other values."""
@@ -224,7 +226,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "input_shape": _is_shape,
     "target_shape": _is_shape,
     "input_type": lambda v: isinstance(v, str) and isinstance(getattr(torch, v, 0), torch.dtype),
-    "columns": _are_names,
+    **dict.fromkeys(("columns", "target_columns"), _are_names),
     "scaling": _is_scaling,
     **dict.fromkeys(("labels", "masked"), lambda v: isinstance(v, bool)),
     "support_examples": _is_count,

@@ -40,8 +40,8 @@ class LearnerFile:
     Args:
         folder: The run folder.
         learner: The learner.
-        tasks: What it is trained on, whose `columns` are the names of the inputs, and whose
-            `scaling` standardised them, if it has any.
+        tasks: What it is trained on, whose `columns` and `target_columns` are the names of inputs
+            and targets, and whose `scaling` standardised them, if it has any.
         resumed: The run folder that training is resumed from, whose data count as well.
     """
 
@@ -55,7 +55,7 @@ class LearnerFile:
         if ranks.is_first():  # of a resumed run: the others begin with nothing, so it counts once
             with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
                 self._ranges = DataRanges.from_json(read_json(earlier)["data"])
-        self._ranges.name(getattr(tasks, "columns", None))
+        self._ranges.name(tasks)
         self._ranges.scale(getattr(tasks, "scaling", None))
 
     def see(self, inputs: Any) -> None:

@@ -1,5 +1,7 @@
 """The record of the training data: merged over iterations, and small for large data."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -62,12 +64,15 @@ def test_numbers_that_are_not_finite_are_left_out():
 def test_names_of_columns_are_recorded_and_nothing_else():
     ranges = DataRanges()
     for columns in (None, 3, "ab", ("a", 1), property(lambda self: ("a",))):
+        ranges.name(SimpleNamespace(columns=columns, target_columns=columns))
         ranges.name(columns)
-        assert "columns" not in ranges.to_json()
-    ranges.name(("a", "b"))
-    assert DataRanges.from_json(ranges.to_json()).to_json()["columns"] == ["a", "b"]
-    with pytest.raises(ValueError, match="'columns'"):
-        DataRanges.from_json({"columns": "ab"})
+        assert not ranges.to_json()
+    ranges.name(SimpleNamespace(columns=("a", "b"), target_columns=("y", "z")))
+    found = DataRanges.from_json(ranges.to_json()).to_json()
+    assert found == {"columns": ["a", "b"], "target_columns": ["y", "z"]}
+    for kind in found:
+        with pytest.raises(ValueError, match=f"'{kind}'"):
+            DataRanges.from_json({kind: "ab"})
 
 
 def test_what_standardised_the_examples_is_recorded_until_nothing_does():

@@ -23,7 +23,7 @@ from metarl.deploy.adapters.inputs import (
     as_mask,
     check_columns,
     column_names,
-    table_array,
+    in_training_order,
     warn_of_ranges,
 )
 from metarl.deploy.adapters.standardised import advice, restored, scaling_of
@@ -106,7 +106,7 @@ class SupervisedAdapter(Adapter):
                 Arrow), whose columns are found by name. Bytes of images are scaled to 0..1 if
                 training inputs were in 0..1.
                 With `targets` None: `Examples`, or a pair of inputs and targets.
-            targets: Values, or labels of any kind (numbers, names), [N] or [T, N].
+            targets: Values, or labels of any kind, [N] or [T, N]; columns of tables by their names.
             steps: Adaptation steps; None: as in training. Learners without a gradient ignore it.
             mask: True for the real elements of padded sequences, [N, L] or [T, N, L]; None: all.
             descriptions: For `ZeroShotPrototypes`: numbers that describe each class, [way, D] or
@@ -305,7 +305,8 @@ class SupervisedAdapter(Adapter):
         self._shape = {"input_shape": list(inputs.shape[2:])}
         if "columns" not in self.origin.ranges:  # those of training are known otherwise
             self._columns = column_names(support)
-        values = plain_labels(as_array(table_array(targets), "targets"))
+        targets = in_training_order(targets, self.origin.ranges.get("target_columns"), "targets")
+        values = plain_labels(as_array(targets, "targets"))
         values = values if many else values[None]
         if values.shape[:2] != inputs.shape[:2]:
             raise ShapeError(
@@ -396,5 +397,4 @@ class SupervisedAdapter(Adapter):
         outputs = self.learner.predict(adapted, examples.inputs, mask=examples.mask)
         if not isinstance(outputs, Tensor):
             return None
-        rows = examples.targets, examples.weights, examples.mask
-        return float(task_loss(outputs, *rows).mean())
+        return float(task_loss(outputs, *examples[1:]).mean())

@@ -188,6 +188,7 @@ class ExportedAdapter(Adapter):
     ) -> AdaptationReport:
         if targets is None and isinstance(support, tuple | list) and len(support) == 2:
             support, targets = support
+        targets = self._ordered(targets, "target_columns", "targets")
         given = {"inputs": self._ordered(support), "targets": targets, **options}
         batch: dict[str, Any] = {n: np.asarray(v) for n, v in given.items() if v is not None}
         if "inputs" in batch:
@@ -272,9 +273,9 @@ class ExportedAdapter(Adapter):
         own = None if mask is None else np.asarray(mask)
         return self.program.predict(values, mask=own)
 
-    def _ordered(self, inputs: Any) -> Any:
-        """Returns the columns of training of a data frame, in their order."""
-        return in_training_order(inputs, self.origin.ranges.get("columns"), "inputs")
+    def _ordered(self, data: Any, columns: str = "columns", what: str = "inputs") -> Any:
+        """Returns the columns of training of a table, in their order."""
+        return in_training_order(data, self.origin.ranges.get(columns), what)
 
     def act(self, observation: Any, explore: bool | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Returns the action for an observation [O]; samples are clipped by the environment.

@@ -9,7 +9,7 @@ from metarl.errors import SettingsError, ShapeError, short_repr
 from metarl.ranges import check_int
 from metarl.tasks.data.labels import Splits, first_split, number_labels, split_labels
 from metarl.tasks.data.table_files import open_table
-from metarl.tasks.data.table_sources import TableSettings, load_table
+from metarl.tasks.data.table_sources import TableSettings, load_table, names_of
 from metarl.tasks.data.tables import check_columns, column_names, is_table, listed_columns, numbers
 from metarl.tasks.grouped import GroupTasks
 from metarl.tasks.scaling import training_scaling
@@ -90,7 +90,7 @@ def GroupedExamples(  # noqa: N802 - reads like the other distributions
         source, values, numbered.order, numbered.counts, numbered.names, parts, shots, queries,
         part=first_split(parts), small_groups=small_groups, min_examples=min_examples,
         fewest_shots=fewest_shots, scaling=scaling, augment_support=augment_support,
-        augment_query=augment_query, columns=columns,
+        augment_query=augment_query, columns=columns, target_columns=names_of(target_names),
     )  # fmt: skip
 
 

@@ -173,7 +173,7 @@ def warn_if_given_away(table: Any, columns: list[str], labels: Any) -> None:
 
 
 def names_of(columns: Sequence[Any]) -> tuple[str, ...] | None:
-    """Returns the names of several columns of inputs, whose order matters; else None."""
+    """Returns the names of several columns, whose order matters; None of a single one."""
     return tuple(map(str, columns)) if len(columns) > 1 else None
 
 

@@ -13,7 +13,8 @@ from metarl.adaptation import MAML, GradientLearner
 from metarl.deploy.adapter import Origin
 from metarl.deploy.loading import adapter_of, load
 from metarl.errors import ShapeError, TaskError
-from metarl.tasks import Characters, FewShotData
+from metarl.tasks import Characters, FewShotData, GroupedExamples
+from metarl.training import OuterLoop, TrainingSettings
 from tests.deploy.conftest import train
 
 RNG = np.random.default_rng(0)
@@ -158,3 +159,24 @@ def test_saved_weights_know_the_columns_of_their_support_set(tmp_path):
     np.testing.assert_array_equal(other.predict(frame), expected)
     with pytest.raises(ShapeError, match=r"columns angle, load in this order.*got load, angle"):
         other.predict(frame[["load", "angle"]])
+
+
+def test_a_run_finds_the_columns_of_its_targets_by_name(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(RNG.random((40, 4)), columns=["angle", "load", "y", "z"])
+    table["robot"] = [f"r{k % 4}" for k in range(40)]
+    tasks = GroupedExamples(table, "robot", ["angle", "load"], ["y", "z"], shots=3, queries=3)
+    settings = TrainingSettings(iterations=2, meta_batch_size=2, eval_every=0)
+    OuterLoop(MAML(nn.Linear(2, 2), 0.5), tasks, settings, tmp_path / "run").run()
+    adapter = load(tmp_path / "run")
+    support = table[:6]
+    adapter.adapt(support, support[["y", "z"]].to_numpy())
+    expected = adapter.predict(table)
+    columns = {name: support[name].to_numpy() for name in ("z", "y")}
+    nameless = pandas.DataFrame(support[["y", "z"]].to_numpy())
+    for targets in (support[["z", "y"]], support, columns, nameless):
+        adapter.adapt(support, targets)
+        np.testing.assert_array_equal(adapter.predict(table), expected)
+    for wrong in (support[["y", "load"]], support[["y"]], {"y": columns["y"]}):
+        with pytest.raises(ShapeError, match="targets with the columns of training, 'y, z'; 'z' m"):
+            adapter.adapt(support, wrong)

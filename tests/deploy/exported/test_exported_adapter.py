@@ -92,6 +92,12 @@ def test_columns_of_a_data_frame_are_found_by_name(sine, tmp_path):
     np.testing.assert_array_equal(adapter.predict(frame), expected)
     with pytest.raises(ShapeError, match="columns of training, 'x'; 'x' missing, got 'time'"):
         adapter.predict(frame[["time"]])
+    export_adaptation(learner, tmp_path / "y", tasks=tasks, ranges={"target_columns": ["y"]})
+    adapter, frame = metarl.load(tmp_path / "y"), frame.assign(y=targets[:, 0])
+    adapter.adapt(inputs, frame[["time", "y"]])
+    np.testing.assert_array_equal(adapter.predict(inputs), expected)
+    with pytest.raises(ShapeError, match="targets with the columns of training, 'y'; 'y' missing"):
+        adapter.adapt(inputs, frame[["time"]])
 
 
 def test_what_an_export_does_not_take_is_refused(sine, robot, tmp_path):
