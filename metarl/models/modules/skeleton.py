@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import is_pruned
 
 from metarl.errors import SettingsError
 from metarl.models.modules import recurrent
@@ -148,6 +149,13 @@ def copied(net: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(net)
     except Exception as error:
+        if is_pruned(net):
+            raise SettingsError(
+                f"Expected a module without `torch.nn.utils.prune`, got a {type(net).__name__} "
+                "whose hooks mask its weights, which cannot be copied. `prune.remove(layer, name)` "
+                'makes a mask permanent (name: "weight"): pruned weights begin at 0, and are '
+                "trained like all others."
+            ) from error
         raise SettingsError(
             f"Expected a module that `copy.deepcopy` copies, got a {type(net).__name__} that does "
             f"not ({error}). Weights computed by hooks, such as those of the old "

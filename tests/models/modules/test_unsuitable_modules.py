@@ -5,10 +5,12 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from metarl.adaptation import MAML
 from metarl.errors import SettingsError, ShapeError
 from metarl.models import from_module
+from metarl.models.base import task_params
 
 TASKS = 3
 
@@ -189,6 +191,18 @@ def test_attributes_without_lost_weights_do_not_warn():
         warnings.simplefilter("error")
         from_module(nn.Sequential(layer, Holds(around)))
         from_module(recurrent)
+
+
+def test_pruned_layers_are_named_and_permanent_masks_run(generator):
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    prune.l1_unstructured(net[0], "weight", 0.5)
+    model = from_module(net)
+    x = torch.randn(TASKS, 5, 3, generator=generator)
+    with pytest.raises(SettingsError, match=r"without `torch.nn.utils.prune`.*`prune.remove\("):
+        model(task_params(model, TASKS), x)
+    prune.remove(net[0], "weight")
+    model = from_module(net)
+    torch.testing.assert_close(model(task_params(model, TASKS), x)[0], net(x[0]))
 
 
 @pytest.mark.parametrize(
