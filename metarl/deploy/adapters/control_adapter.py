@@ -244,7 +244,7 @@ class ControlAdapter(Adapter):
         self._recorder = Recorder(keeps=self._weights is not None)
         self._actor = self._make_actor()
         self._filter.forget()
-        self._watch = RangeWatch(self.origin.ranges.get("observations"), "observations")
+        self._watch = RangeWatch(self._ranges, "observations")
 
     def state(self) -> dict[str, Tensor]:
         """Returns the adapted parameters by name; new ones that are ready act from now on.
@@ -348,6 +348,11 @@ class ControlAdapter(Adapter):
             del weights.ready
             self._use(found.params, found.state, found.report.steps)
 
+    @property
+    def _ranges(self) -> dict[str, Any] | None:
+        """The ranges of observations in training."""
+        return self.spaces.ranges(self.origin.ranges.get("observations"))
+
     def _executed(self, action: Any) -> Acted:
         """Returns the action that was executed, and who chose it."""
         recorder = self._recorder
@@ -377,7 +382,7 @@ class ControlAdapter(Adapter):
         warn_of_lengths(found, self.family.horizon)
         warn_of_times(found, self.family.step_seconds)
         rows = np.concatenate([t.observations for t in found])
-        warn_of_ranges(rows, self.origin.ranges.get("observations"), "observations of the log")
+        warn_of_ranges(rows, self._ranges, "observations of the log")
         return found
 
     def _judge(self) -> None:

@@ -19,6 +19,8 @@ from metarl.sim.spaces import (
     action_reader,
     flat_actions,
     flat_observations,
+    is_image,
+    observation_leaves,
     source_of,
 )
 
@@ -84,6 +86,22 @@ class ControlSpaces:
                 f"{short_repr(observation, 60)}. ({error})"
             ) from error
         return bool(np.isfinite(row).all())
+
+    def ranges(self, record: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Returns the ranges of observations in training, infinite for entries without a unit.
+
+        These are choices and images: a value that training never had is of no other unit.
+
+        Args:
+            record: As `DataRanges.to_json` has it, [O] or [1] each; None: unknown.
+        """
+        if record is None or len(record["low"]) != self.size:
+            return record
+        low, high = np.array(record["low"], float), np.array(record["high"], float)
+        for leaf in observation_leaves(self.observation):
+            if not isinstance(leaf.space, spaces.Box) or is_image(leaf.space):
+                low[leaf.start : leaf.stop], high[leaf.start : leaf.stop] = -np.inf, np.inf
+        return {**record, "low": low, "high": high}
 
     def to_environment(self, action: Action) -> Any:
         """Returns a flat action as the environment of training takes it."""

@@ -163,3 +163,21 @@ def test_actions_without_bounds_are_clipped_nowhere(tmp_path):
         torch.testing.assert_close(found, mode)
     notes = control_notes(learner)["action"]
     assert notes["low"] == [0] and notes["high"] == [None]
+
+
+def test_choices_and_images_that_training_never_had_are_of_no_other_unit(tmp_path):
+    image = spaces.Box(0, 255, (8, 8), np.uint8)
+    parts = {"camera": image, "gear": spaces.Discrete(3), "speed": spaces.Box(-9, 9, (1,), F32)}
+    adapter = metarl.load(run_in(odd(spaces.Dict(parts), BOX), tmp_path))
+    seen = {"camera": np.full((8, 8), 7, np.uint8), "gear": 0, "speed": np.zeros(1, F32)}
+    numbers = {n: [0.0] * 68 for n in ("low", "high", "mean", "deviation")}
+    adapter.origin.ranges["observations"] = {"count": [9.0], **numbers}  # all were 0
+    adapter.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapter.act({**seen, "gear": 2})
+        adapter.observe({**seen, "gear": 2}, None, 1.0, False, False)
+        log = {"observations": [seen, seen], "actions": np.zeros((1, 2)), "rewards": [1.0]}
+        adapter._read([log])
+    with pytest.warns(RuntimeWarning, match="not fit those of training: entry 67: 3 to 3"):
+        adapter._read([{**log, "observations": [{**seen, "speed": np.full(1, 3, F32)}] * 2}])
