@@ -37,8 +37,9 @@ class SB3VecEnv(VecEnv):
     [-1, 1], with a warning: Stable-Baselines3 clips actions to that.
 
     Worlds keep their tasks, unless `resample` is set. `env_method("set_task", task, indices=[i])`
-    changes the task of world i immediately; `env_method("get_task")` returns the tasks of all
-    worlds. All worlds share one generator: `seed(s)` seeds it with s at the next reset.
+    changes the task of world i immediately, but for families of gymnasium environments and batched
+    simulators at its next reset; `env_method("get_task")` returns the tasks of all worlds. All
+    worlds share one generator: `seed(s)` seeds it with s at the next reset.
 
     Args:
         env: The vector environment, with `autoreset="disabled"`.

@@ -270,7 +270,7 @@ class TensorVectorEnv(VectorEnv, ABC):
     # Tasks and randomness
 
     def set_tasks(self, tasks: Tasks) -> None:
-        """Sets the task of each world, with immediate effect on the running episode.
+        """Sets each world's task: at once; from its next reset on in gymnasium and batched worlds.
 
         Args:
             tasks: One task per world, [W, *] per name.
