@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from metarl.sim.card import Card
+    from metarl.sim.family import TaskFamily
 
 Found = Any
 """An `Experiment`; or the exception of one that cannot be imported."""
@@ -26,15 +27,31 @@ def list_names(card: str | None = None) -> None:
         card: A family: prints all of its coefficients, ranges and horizons, with their sources.
     """
     from metarl.console import OutputConsole
-    from metarl.sim import make_family
 
     console = OutputConsole()
     if card is not None:
-        console.print_whole(card_table(make_family(card).card()))
+        console.print_whole(card_table(_family(card).card()))
         return
     found = _found_experiments()
     for table in (_families(), _surrogates(), _algorithms(found), _experiments(found)):
         console.print_whole(table)
+
+
+def _family(name: str) -> TaskFamily:
+    """Returns a family; raises UnknownNameError for another name, such as that of an experiment."""
+    from metarl.errors import UnknownNameError
+    from metarl.lab.installed import EXPERIMENTS
+    from metarl.registry import did_you_mean
+    from metarl.sim import FAMILIES, make_family
+
+    families = FAMILIES.names()
+    if name in EXPERIMENTS.names() and name not in families:
+        raise UnknownNameError(
+            f"Expected a family of control tasks, and {name!r} is an experiment."
+            f"{did_you_mean(name, families)} `metarl list` prints the families, and `metarl train "
+            f"{name} --help` the settings of the experiment."
+        )
+    return make_family(name)
 
 
 def card_table(card: Card) -> Table:

@@ -107,6 +107,13 @@ def test_an_unknown_card_gets_a_suggestion_and_no_traceback(metarl):
     assert "Did you mean 'Bandit-v1'?" in printed.err and "Traceback" not in printed.err
 
 
+def test_a_card_of_an_experiment_is_refused_as_one(metarl):
+    for name, advice in (("sine", ""), ("navigation2d", "Did you mean 'Navigation2D-v1'?")):
+        status, printed = metarl("list", "--card", name, columns=300)
+        assert status == 1 and f"'{name}' is an experiment. {advice}" in printed.err
+        assert f"`metarl train {name} --help`" in printed.err and "Known:" not in printed.err
+
+
 def test_experiments_have_their_minutes_on_this_machine(metarl, monkeypatch):
     monkeypatch.setattr("metarl.lab.machine.seconds_of_reference", lambda: 2 * REFERENCE_SECONDS)
     table = metarl("list")[1].out.partition("Experiments: metarl train NAME")[2]
