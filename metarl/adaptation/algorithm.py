@@ -58,6 +58,7 @@ class GradientAlgorithm(ABC):
 
     Attributes:
         meta_trains: Whether there is anything to meta-train.
+        unused: Settings of an experiment that have no effect, which its command line refuses.
         ranges: The ranges of options by name, checked on construction. A number without a range may
             have any finite value.
 
@@ -66,6 +67,7 @@ class GradientAlgorithm(ABC):
     """
 
     meta_trains: ClassVar[bool] = True
+    unused: ClassVar[tuple[str, ...]] = ()
     ranges: ClassVar[Mapping[str, Range]] = {
         "inner_lr": POSITIVE, "steps": NOT_NEGATIVE, "batch_size": COUNT, "units": WIDTH,
         "max_inner_grad_norm": POSITIVE,

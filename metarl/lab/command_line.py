@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -56,6 +56,7 @@ def parse_settings(
         UnknownNameError: No configuration has the algorithm's name.
         CheckpointError: There is no such run to resume.
         UntrustedError: The run names code that the arguments do not allow.
+        SettingsError: The arguments change settings that the algorithm does not use.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     trusted, arguments = TRUST in arguments, [a for a in arguments if a != TRUST]
@@ -89,6 +90,7 @@ def parse_settings(
         type(default), default=default, args=arguments, prog=prog, config=hidden,
         registry=settings_registry(),
     )  # fmt: skip
+    _refuse_unused(default, parsed)
     if point is not None:
         if not trusted:
             check_trusted(parsed, point.folder, _values(arguments))
@@ -97,6 +99,33 @@ def parse_settings(
         changed: Any = parsed
         parsed = dataclasses.replace(changed, resume=None)
     return parsed, point
+
+
+def _refuse_unused(default: Any, given: Any) -> None:
+    """Raises SettingsError if settings differ that the `unused` of the algorithm's options names.
+
+    Args:
+        default: The settings without the arguments; what an older run has stored stays as it is.
+        given: The settings with the arguments.
+    """
+    unused = getattr(getattr(given, "learner", None), "unused", ())
+    typed = [p for p in _different(default, given) if p in unused or p.split(".")[0] in unused]
+    if typed:
+        options = ", ".join(f"--{path.replace('_', '-')}" for path in typed)
+        raise SettingsError(
+            f"--algorithm {given.algorithm} makes no use of {options}: leave "
+            f"{'it' if len(typed) == 1 else 'them'} out."
+        )
+
+
+def _different(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    """Yields the settings that differ, as update.max_kl."""
+    for name in (f.name for f in dataclasses.fields(old)):
+        before, after = getattr(old, name), getattr(new, name)
+        if dataclasses.is_dataclass(before) and type(before) is type(after):
+            yield from _different(before, after, f"{prefix}{name}.")
+        elif before != after:
+            yield prefix + name
 
 
 def _check_experiment(folder: Path, experiment: str) -> None:

@@ -91,7 +91,11 @@ class ControlProblem:
 
 @runtime_checkable
 class ControlAlgorithm(Protocol):
-    """Interface of the options of an algorithm for control tasks: a frozen dataclass."""
+    """Interface of the options of an algorithm for control tasks: a frozen dataclass.
+
+    A class attribute `unused`, a tuple of names such as "update" or "gradients.discount", may name
+    the settings of an experiment that have no effect: its command line refuses them.
+    """
 
     def build(self, problem: ControlProblem, /) -> ControlLearner:
         """Builds the learner of a problem.

@@ -227,3 +227,31 @@ def test_auto_resumes_the_latest_run_or_begins_one(tmp_path):
     again, point = parse(*arguments)
     assert point is not None and (point.folder, point.checkpoint) == (folder, checkpoint)
     assert again.learner == ReptileAlgorithm(steps=9)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "algorithm", "typed"),
+    [
+        ("navigation2d", "scratch", ("--update.max-kl", "0.3")),
+        ("bandit", "ucb1", ("--hidden", "7")),
+        ("bandit", "ucb1", ("--gradients.discount", "0.5")),
+        ("bandit", "ucb1", ("--policy.layer-norm",)),
+    ],
+)
+def test_settings_that_the_algorithm_makes_no_use_of_are_refused(experiment, algorithm, typed):
+    configs = find_experiment(experiment).configs
+    chosen = ("--algorithm", algorithm)
+    used = ("--gradients.trajectories", "3", "--test-tasks", "3")
+    settings, _ = parse_settings(configs, experiment, (*chosen, *used))
+    assert settings.gradients.trajectories == 3
+    with pytest.raises(SettingsError, match=f"--algorithm {algorithm} makes no use of {typed[0]}:"):
+        parse_settings(configs, experiment, (*chosen, *used, *typed))
+
+
+def test_a_saved_setting_of_no_use_stays(tmp_path):
+    configs = find_experiment("bandit").configs
+    saved = replace(configs["ucb1"], hidden=(7,), runs=tmp_path)
+    folder = create_run_folder(tmp_path, "bandit", "ucb1", 0, saved)
+    Checkpoints(folder / "checkpoints").save(0, {}, {})
+    settings, _ = parse_settings(configs, "bandit", ("--resume", str(folder), "--test-tasks", "3"))
+    assert settings.hidden == (7,) and settings.test_tasks == 3

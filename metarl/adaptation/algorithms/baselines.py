@@ -33,6 +33,7 @@ class ScratchAlgorithm(GradientAlgorithm):
     """Baseline: each task learned alone, from random parameters; there is nothing to meta-train."""
 
     meta_trains: ClassVar[bool] = False
+    unused: ClassVar[tuple[str, ...]] = ("update",)
 
     inner_lr: float = 0.01
     """Rate of Adam, above 0."""

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NoReturn
+from dataclasses import fields
+from typing import Any, ClassVar, NoReturn
 
 import torch
 
 from metarl.errors import SettingsError
 from metarl.rl.problem import ControlProblem
+from metarl.rl.settings import PolicyGradientSettings
 from metarl.rl.trials.play import Agent
 from metarl.rl.trials.trial_learner import TrialLearner
 from metarl.sim.family import ControlTasks, TaskFamily
 
+GRADIENTS = tuple(f.name for f in fields(PolicyGradientSettings))
+
 
 class StrategyAlgorithm(ABC):
-    """Interface of the options of a fixed strategy, which has nothing to meta-train."""
+    """Interface of the options of a fixed strategy, which has nothing to meta-train.
+
+    Attributes:
+        unused: See `ControlAlgorithm`: a strategy has no policy, and plays `trajectories` trials.
+    """
+
+    unused: ClassVar[tuple[str, ...]] = (
+        "update", "policy", "hidden", "init_std", "observe_task",
+        *(f"gradients.{name}" for name in GRADIENTS if name != "trajectories"),
+    )  # fmt: skip
 
     @abstractmethod
     def agent(self, family: TaskFamily) -> Agent:
