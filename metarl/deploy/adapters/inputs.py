@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Sequence
+from decimal import Decimal
 from numbers import Real
 from typing import Any
 
@@ -17,6 +19,7 @@ from metarl.errors import ShapeError, short_repr
 from metarl.models.base import task_rows
 from metarl.ranges import LARGEST_NUMBER
 from metarl.tasks.data import tables
+from metarl.tasks.data.labels import is_missing
 from metarl.tasks.data.plain import image_array, is_image
 from metarl.tasks.data.table_files import open_table
 
@@ -47,8 +50,7 @@ def as_inputs(data: Any, ranges: dict[str, Any], what: str = "inputs") -> tuple[
     """
     data = in_training_order(data, ranges.get("columns"), what)
     array = as_array(_pictures(data, ranges.get("input_shape", ())), what)
-    if array.dtype == object and all(isinstance(value, Real) for value in array.flat):
-        array = array.astype(np.float64)  # rows of a table with columns of several types
+    array = plain_numbers(array)
     if array.dtype.kind not in "biuf":
         raise ShapeError(
             f"Expected {what} of numbers, got {array.dtype}: {short_repr(array.flat[:1])}. Encode "
@@ -68,6 +70,19 @@ def as_inputs(data: Any, ranges: dict[str, Any], what: str = "inputs") -> tuple[
     if not bool(torch.isfinite(tensor).all()):
         raise ShapeError(f"Expected finite {what}, got NaN, infinity or numbers beyond float32.")
     return tensor if many else tensor.unsqueeze(0), many
+
+
+def plain_numbers(array: np.ndarray) -> np.ndarray:
+    """Returns numbers that are objects, as tables with several types have them, as float64.
+
+    Missing ones are NaN; arrays of other objects are returned as they are.
+    """
+    if array.dtype != object:
+        return array
+    values = [math.nan if is_missing(value) else value for value in array.flat]
+    if not all(isinstance(value, Real | Decimal) for value in values):
+        return array
+    return np.array(values, np.float64).reshape(array.shape)
 
 
 def column_names(data: Any) -> list[str] | None:
@@ -96,12 +111,15 @@ def check_columns(data: Any, expected: list[str] | None) -> None:
 def in_training_order(data: Any, columns: list[str] | None, what: str) -> Any:
     """Returns the columns of training of a table, in their order; other data as they are.
 
-    Mappings of columns, structured arrays and tables of Arrow become arrays.
+    Mappings of columns, structured arrays and tables of Arrow become arrays. A list of tables, one
+    for each task, becomes a list.
 
     Raises:
         ShapeError: A column is missing, or does not hold numbers.
         TaskError: A number is missing.
     """
+    if _are_tables(data):
+        return [in_training_order(part, columns, what) for part in data]
     names, is_frame = column_names(data), not _is_other_table(data)
     if names is None:
         return data
@@ -138,6 +156,11 @@ def table_array(data: Any, columns: list[str] | None = None) -> Any:
         if column.lengths is None:
             return column.values
     return tables.numbers(table, names).numpy()
+
+
+def _are_tables(data: Any) -> bool:
+    """Returns whether data are a list of tables, by its first element."""
+    return isinstance(data, list | tuple) and bool(data) and column_names(data[0]) is not None
 
 
 def _is_other_table(data: Any) -> bool:

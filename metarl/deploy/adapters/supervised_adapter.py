@@ -23,11 +23,10 @@ from metarl.deploy.adapters.inputs import (
     as_mask,
     check_columns,
     column_names,
-    in_training_order,
     warn_of_ranges,
 )
 from metarl.deploy.adapters.standardised import advice, restored, scaling_of
-from metarl.deploy.adapters.targets import check_labels, class_targets, plain_labels, value_targets
+from metarl.deploy.adapters.targets import class_targets, labels_of, target_array, value_targets
 from metarl.deploy.arrays import as_array
 from metarl.errors import NonFiniteError, SettingsError, ShapeError, short_repr
 from metarl.learners.metric.zero_shot import DESCRIPTIONS
@@ -305,8 +304,7 @@ class SupervisedAdapter(Adapter):
         self._shape = {"input_shape": list(inputs.shape[2:])}
         if "columns" not in self.origin.ranges:  # those of training are known otherwise
             self._columns = column_names(support)
-        targets = in_training_order(targets, self.origin.ranges.get("target_columns"), "targets")
-        values = plain_labels(as_array(targets, "targets"))
+        values = target_array(targets, support, self.origin.ranges)
         values = values if many else values[None]
         if values.shape[:2] != inputs.shape[:2]:
             raise ShapeError(
@@ -354,7 +352,7 @@ class SupervisedAdapter(Adapter):
         self.classes = None
         if not ranges.get("labels", values.dtype.kind != "f"):
             return value_targets(values, ranges, parameter_type(self.learner), self._scaling)
-        check_labels(values, ranges)
+        values = labels_of(values, ranges)
         if not self._classifies(values, inputs, mask):
             return value_targets(values, ranges, torch.int64)
         fixed, ignored = hasattr(self.learner, "adaptation"), ignored_label(self._own_loss)

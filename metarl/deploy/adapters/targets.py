@@ -3,17 +3,50 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.deploy.adapters.inputs import warn_of_ranges
+from metarl.deploy.adapters.inputs import in_training_order, plain_numbers, warn_of_ranges
 from metarl.deploy.adapters.standardised import advice
-from metarl.deploy.arrays import native
+from metarl.deploy.arrays import as_array, native
 from metarl.errors import ShapeError, TaskError
 from metarl.tasks.scaling import Scaling
+
+
+def target_array(targets: Any, inputs: Any, ranges: dict[str, Any]) -> np.ndarray:
+    """Returns the user's targets as an array, [N, *] or [T, N, *], of tables in training's order.
+
+    Args:
+        targets: Values or labels.
+        inputs: Their inputs: data frames of rows in another order warn.
+        ranges: The ranges of the training data.
+    """
+    _warn_of_order(inputs, targets)
+    targets = in_training_order(targets, ranges.get("target_columns"), "targets")
+    return plain_labels(as_array(targets, "targets"))
+
+
+def _warn_of_order(inputs: Any, targets: Any) -> None:
+    """Warns of data frames whose rows have the same names, in another order."""
+    rows, others = _row_names(inputs), _row_names(targets)
+    if rows != others and len(rows) == len(others) and set(rows) == set(others):
+        warnings.warn(
+            "The rows of the targets have another order than those of the inputs, by their index, "
+            "and are taken in the order that they have: targets.loc[inputs.index] is in that of "
+            "the inputs. If they are in order, pass targets.to_numpy().",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+
+
+def _row_names(data: Any) -> list[Any]:
+    """Returns the names of the rows of a data frame; none of other data."""
+    index: Any = getattr(data, "index", None)
+    return list(index) if hasattr(index, "is_unique") and index.is_unique else []
 
 
 def value_targets(
@@ -33,7 +66,7 @@ def value_targets(
     Raises:
         ShapeError: They are no finite numbers of the shape of training.
     """
-    shape = tuple(ranges.get("target_shape", values.shape[2:]))
+    shape, values = tuple(ranges.get("target_shape", values.shape[2:])), plain_numbers(values)
     if values.dtype.kind not in "biuf":
         raise ShapeError(f"Expected targets of numbers, as in training, got {values.dtype}.")
     if values.shape[2:] != shape and values.size == np.prod((*values.shape[:2], *shape)):
@@ -66,11 +99,21 @@ def plain_labels(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def check_labels(values: np.ndarray, ranges: dict[str, Any]) -> None:
-    """Raises ShapeError unless targets [T, N, *] are labels as in training, of any kind."""
-    if values.ndim != 2 and not ranges.get("target_shape"):
-        raise ShapeError(f"Expected a label per example, got targets {list(values.shape)}.")
-    if values.dtype.kind == "f" and np.isnan(values).any():
+def labels_of(values: np.ndarray, ranges: dict[str, Any]) -> np.ndarray:
+    """Returns targets [T, N, *] that are labels as in training, of any kind; a column as [T, N].
+
+    Raises:
+        ShapeError: They are none.
+    """
+    is_single = not ranges.get("target_shape")
+    if is_single and values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    if is_single and values.ndim != 2:
+        raise ShapeError(
+            f"Expected a label per example, got targets {list(values.shape)}; of one-hot rows "
+            "take the argmax."
+        )
+    if values.dtype.kind in "fmM" and np.isnan(values).any():
         raise ShapeError(
             "Expected a label of every example, got NaN or masked ones: leave these examples out."
         )
@@ -79,6 +122,7 @@ def check_labels(values: np.ndarray, ranges: dict[str, Any]) -> None:
             "Expected labels, as in training, got numbers that are not whole: the run was "
             "trained to classify."
         )
+    return values
 
 
 def class_targets(

@@ -180,3 +180,57 @@ def test_a_run_finds_the_columns_of_its_targets_by_name(tmp_path):
     for wrong in (support[["y", "load"]], support[["y"]], {"y": columns["y"]}):
         with pytest.raises(ShapeError, match="targets with the columns of training, 'y, z'; 'z' m"):
             adapter.adapt(support, wrong)
+    tables = [support[["load", "angle"]], support]  # of two tasks
+    adapter.adapt(tables, [support[["z", "y"]], support[["y", "z"]]])
+    for found in adapter.predict([table, table[["load", "angle"]]]):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def values(inputs, targets):
+    """Predictions after adaptation to targets that are numbers."""
+    torch.manual_seed(0)
+    ranges = {"labels": False, "input_shape": [4], "target_shape": [1]}
+    learner = GradientLearner(MAML(nn.Linear(4, 1), inner_lr=0.5))
+    adapter = adapter_of(learner, Origin("", 0, ranges))
+    adapter.adapt(inputs, targets)
+    return adapter.predict(X)
+
+
+def test_numbers_of_several_types_are_targets_and_missing_ones_are_named():
+    pandas = pytest.importorskip("pandas")
+    expected = values(X, X[:, 0])
+    for column in (pandas.Series(X[:, 0], dtype="Float64"), pandas.Series(X[:, 0], dtype=object)):
+        np.testing.assert_array_equal(values(X, column), expected)
+        np.testing.assert_array_equal(values(X, column.to_frame()), expected)
+        column[0] = None
+        with pytest.raises(ShapeError, match=r"finite targets .* 1 of them NaN"):
+            values(X, column)
+    inputs = pandas.DataFrame(X).astype("Float64")
+    inputs.loc[0, 0] = pandas.NA
+    with pytest.raises(ShapeError, match="finite support inputs, got NaN"):
+        values(inputs, X[:, 0])
+
+
+def test_targets_with_rows_in_another_order_warn():
+    pandas = pytest.importorskip("pandas")
+    inputs, targets = pandas.DataFrame(X), pandas.Series(X[:, 0])
+    with pytest.warns(RuntimeWarning, match="rows of the targets have another order"):
+        values(inputs, targets[::-1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected = values(inputs, targets)
+        for same in (targets.set_axis(range(1, 7)), targets[::-1].loc[inputs.index]):
+            np.testing.assert_array_equal(values(inputs, same), expected)
+        values(inputs, targets[::-1].to_numpy())
+
+
+def test_labels_may_be_a_column_and_dates_without_a_value_are_none():
+    pandas = pytest.importorskip("pandas")
+    expected = outputs(X)
+    for column in (pandas.DataFrame({"kind": NAMES}), np.array(NAMES)[:, None]):
+        np.testing.assert_array_equal(outputs(X, column), expected)
+    with pytest.raises(ShapeError, match="of one-hot rows take the argmax"):
+        outputs(X, pandas.get_dummies(pandas.Series(NAMES)))
+    days = pandas.Series(pandas.to_datetime(["2020-01-01", "2020-01-02", None] * 2))
+    with pytest.raises(ShapeError, match="a label of every example, got NaN"):
+        outputs(X, days)
