@@ -54,7 +54,7 @@ def adapt(
         data: For policies: logged trajectories, .parquet, .csv or .npz. For the others: a table,
             .parquet or .csv, whose other columns are the inputs.
         images: A folder with a folder of images for each class.
-        target: The column of the targets in a table.
+        target: The column of the targets in a table; of several, one of them.
         support: Rows, or images of each class, to adapt on; the others measure. By default half of
             them, in a table those of each class.
         episodes: Episodes to adapt from.

@@ -31,15 +31,17 @@ def adapt_on_table(
     Args:
         adapter: The adapter.
         path: A .csv, .tsv or Parquet file.
-        target: The column of the targets, or y for y_0, y_1, ...; the inputs are the columns of
-            training, if the run knows their names, else all others in their order.
+        target: The column of the targets, or y for y_0, y_1, ...; one of several that the run was
+            trained on stands for all of them. The inputs are the columns of training, if the run
+            knows their names, else all others in their order.
         support: Rows to adapt on; None: half of them, of each class where the targets are labels.
         steps: Adaptation steps.
         seed: Seed of the choice of the rows.
     """
     columns = file_columns(path)
-    targets, others = _targets(columns, target)
-    names = _inputs(others, adapter.origin.ranges.get("columns"), path)
+    ranges = adapter.origin.ranges
+    targets, others = _targets(columns, target, ranges.get("target_columns", []), path)
+    names = _of_training(others, ranges.get("columns"), path)
     texts = [name for name in names if columns[name].dtype.kind not in "biuf"]
     if texts or not names:
         raise DataError(
@@ -154,12 +156,18 @@ def _chosen(
     return chosen
 
 
-def _targets(columns: dict[str, np.ndarray], target: str) -> tuple[np.ndarray, list[str]]:
+def _targets(
+    columns: dict[str, np.ndarray], target: str, trained: list[str], path: Path
+) -> tuple[np.ndarray, list[str]]:
     """Returns the targets of a table, [N, *], and the names of its other columns.
 
     Raises:
-        DataError: There is no such column.
+        DataError: There is no such column, or another of the targets of training is missing.
     """
+    if target in trained:
+        others = [name for name in columns if name not in trained]
+        names = _of_training([*columns], trained, path)
+        return np.stack([columns[name] for name in names], 1), others
     if target not in columns:
         joined = joined_columns(columns)
         known = [*columns, *(joined if target in joined else ())]
@@ -169,8 +177,8 @@ def _targets(columns: dict[str, np.ndarray], target: str) -> tuple[np.ndarray, l
     return columns[target], [name for name in columns if name != target]
 
 
-def _inputs(others: list[str], trained: list[str] | None, path: Path) -> list[str]:
-    """Returns the columns of the inputs: those of training, or all without the numbers of rows.
+def _of_training(others: list[str], trained: list[str] | None, path: Path) -> list[str]:
+    """Returns the columns of training; if they are unknown, all without the numbers of rows.
 
     Raises:
         DataError: A column of training is missing.
@@ -180,7 +188,7 @@ def _inputs(others: list[str], trained: list[str] | None, path: Path) -> list[st
     if missing := [name for name in trained if name not in others]:
         raise DataError(
             f"Expected the columns of training, {short_repr(', '.join(trained), 200)}, in {path}; "
-            f"{short_repr(', '.join(missing), 100)} missing besides the targets, got "
+            f"{short_repr(', '.join(missing), 100)} missing, got "
             f"{short_repr(', '.join(others), 200)}. Rename them."
         )
     return trained

@@ -11,8 +11,9 @@ from torch import nn
 
 from metarl.adaptation import MAML, GradientLearner
 from metarl.deploy.adapter import Origin
+from metarl.deploy.adapting.supervised import adapt_on_table
 from metarl.deploy.loading import adapter_of, load
-from metarl.errors import ShapeError, TaskError
+from metarl.errors import DataError, ShapeError, TaskError
 from metarl.tasks import Characters, FewShotData, GroupedExamples
 from metarl.training import OuterLoop, TrainingSettings
 from tests.deploy.conftest import train
@@ -184,6 +185,12 @@ def test_a_run_finds_the_columns_of_its_targets_by_name(tmp_path):
     adapter.adapt(tables, [support[["z", "y"]], support[["y", "z"]]])
     for found in adapter.predict([table, table[["load", "angle"]]]):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
+    table.to_csv(tmp_path / "whole.csv", index=False)
+    table.drop(columns="z").to_csv(tmp_path / "part.csv", index=False)
+    one, other = (adapt_on_table(adapter, tmp_path / "whole.csv", n, 6, 1, 0) for n in "yz")
+    np.testing.assert_array_equal(one.before, other.before)
+    with pytest.raises(DataError, match=r"columns of training, 'y, z', in .*'z' missing"):
+        adapt_on_table(adapter, tmp_path / "part.csv", "y", 6, 1, 0)
 
 
 def values(inputs, targets):
