@@ -85,7 +85,14 @@ def _batched(settings: CustomBenchmark, name: str) -> Callable[[], None]:
         setattr(env.unwrapped, parameter, tasks[parameter])
 
     family = VectorEnvTasks(simulator, set_tasks, {parameter: Uniform(9, 10)}, horizon=500)
-    return _stepped(make_vec(family, settings.worlds, device="cpu"), settings)
+    env = make_vec(family, settings.worlds, device="cpu")
+    run = _stepped(env, settings)
+
+    def run_from_start() -> None:
+        env.reset(seed=0)  # it does not step worlds that have all ended
+        run()
+
+    return run_from_start
 
 
 def _stepped(env: TensorVectorEnv, settings: CustomBenchmark) -> Callable[[], None]:
